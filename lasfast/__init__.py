@@ -1,0 +1,55 @@
+"""lasfast: fast one-shot search of convolutional networks.
+
+Submodules and classes load on first use, so that spaces, searchers and journals work without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from lasfast._version import __version__
+
+if TYPE_CHECKING:
+    from lasfast import costs, data, engine, nn, ops, ranking, searchers, spaces, supernets, train
+    from lasfast.evaluate import Evaluator
+    from lasfast.measurement import Measurement
+    from lasfast.study import Study
+
+_MODULES = ("costs", "data", "engine", "nn", "ops", "ranking", "searchers", "spaces", "supernets", "train")
+_CLASSES = {
+    "Evaluator": "lasfast.evaluate",
+    "Measurement": "lasfast.measurement",
+    "Study": "lasfast.study",
+}
+
+__all__ = [
+    "Evaluator",
+    "Measurement",
+    "Study",
+    "__version__",
+    "costs",
+    "data",
+    "engine",
+    "nn",
+    "ops",
+    "ranking",
+    "searchers",
+    "spaces",
+    "supernets",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the submodule, or the class's module, on first access."""
+    if name in _MODULES:
+        return importlib.import_module(f"lasfast.{name}")
+    if name in _CLASSES:
+        return getattr(importlib.import_module(_CLASSES[name]), name)
+    raise AttributeError(f"module 'lasfast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted(__all__)

@@ -1,0 +1,51 @@
+"""Writing files so that a kill or a power cut leaves the old content or the new, never half of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file whose content takes the place of `path` when the block ends without an exception.
+
+    Written aside (`path` + ".tmp"), flushed to disk, renamed, and the rename flushed too. An exception
+    leaves `path` as it was. What a kill leaves aside the next write overwrites: one writer per path at a time.
+
+    Args:
+        path: the file to replace or create; its directory must exist.
+
+    Yields:
+        The binary file to write to.
+    """
+    path = Path(path)
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Replace the content of `path` by `text` (UTF-8) in one step; see `atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def sync_directory(path: str | os.PathLike[str]) -> None:
+    """Flush a directory's entries to disk: a rename is only durable once its directory is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

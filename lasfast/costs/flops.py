@@ -1,0 +1,60 @@
+"""Multiply-adds of an architecture, as the papers count them: convolutions and fully connected layers."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from math import prod
+from typing import Protocol
+
+from lasfast.spaces import Architecture
+from lasfast.supernets import layers
+from lasfast.supernets.layers import Op, Path, Shape, path_shapes
+
+
+class HasPath(Protocol):
+    """What a cost model needs to know of a supernet."""
+
+    in_channels: int
+
+    def path(self, architecture: Architecture) -> Path:
+        """Return the layers that an architecture runs."""
+
+
+def flops(supernet: HasPath, architecture: Architecture, input_size: tuple[int, int] = (224, 224)) -> int:
+    """Return the multiply-adds for one image of `input_size` = (height, width), biases not counted.
+
+    Raises ValueError where the architecture is invalid or the image does not fit the network.
+    """
+    if len(input_size) != 2 or not all(isinstance(size, int) and size > 0 for size in input_size):
+        raise ValueError(f"input_size must be (height, width), two positive ints, got {input_size!r}")
+    return path_flops(supernet.path(architecture), (supernet.in_channels, *input_size))
+
+
+def path_flops(path: Path, input_shape: Shape) -> int:
+    """Return the multiply-adds of a path for one image of shape (channels, height, width)."""
+    return sum(
+        op_flops(op, shape)
+        for layer, shapes in path_shapes(path, input_shape)
+        for op, shape in zip(layer.ops, shapes[1:], strict=True)
+    )
+
+
+@singledispatch
+def op_flops(op: Op, output: Shape) -> int:
+    """Return the multiply-adds of one op for one image, from the shape of its output."""
+    return 0
+
+
+@op_flops.register
+def _(op: layers.Conv2d, output: Shape) -> int:
+    return prod(output) * op.in_channels // op.groups * op.kernel_size**2
+
+
+@op_flops.register
+def _(op: layers.Linear, output: Shape) -> int:
+    return op.in_features * op.out_features
+
+
+@op_flops.register
+def _(op: layers.Opaque, output: Shape) -> int:
+    return op.flops_per_position * prod(output[1:])

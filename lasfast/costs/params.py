@@ -1,0 +1,51 @@
+"""Weights of an architecture. The papers' tables leave batch norm out."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from lasfast.costs.flops import HasPath
+from lasfast.spaces import Architecture
+from lasfast.supernets import layers
+from lasfast.supernets.layers import Op, Path
+
+
+def params(supernet: HasPath, architecture: Architecture, batch_norm: bool = True) -> int:
+    """Return the number of weights and biases that an architecture reads.
+
+    `batch_norm=False` leaves the scales and shifts of batch norm out, as the papers' tables do.
+    """
+    return path_params(supernet.path(architecture), batch_norm)
+
+
+def path_params(path: Path, batch_norm: bool = True) -> int:
+    """Return the number of weights and biases of a path."""
+    ops = (op for layer in path for op in layer.ops)
+    return sum(op_params(op) for op in ops if batch_norm or not isinstance(op, layers.BatchNorm2d))
+
+
+@singledispatch
+def op_params(op: Op) -> int:
+    """Return the number of weights and biases of one op."""
+    return 0
+
+
+@op_params.register
+def _(op: layers.Conv2d) -> int:
+    bias = op.out_channels if op.bias else 0
+    return op.out_channels * (op.in_channels // op.groups) * op.kernel_size**2 + bias
+
+
+@op_params.register
+def _(op: layers.BatchNorm2d) -> int:
+    return 2 * op.channels
+
+
+@op_params.register
+def _(op: layers.Linear) -> int:
+    return op.out_features * (op.in_features + op.bias)
+
+
+@op_params.register
+def _(op: layers.Opaque) -> int:
+    return op.params

@@ -1,0 +1,89 @@
+"""The conventions by which calibration keeps BatchNorm statistics.
+
+Each calibration batch is normalised by its own statistics, whatever the convention; the conventions
+differ in what is kept of them for prediction.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+class RunningStatistics(ABC):
+    """Mean and variance of one batch norm, gathered batch by batch, in float64."""
+
+    convention: ClassVar[str]
+
+    def __init__(self, channels: int, device: torch.device) -> None:
+        self.mean = torch.zeros(channels, dtype=torch.float64, device=device)
+        self.variance = torch.zeros(channels, dtype=torch.float64, device=device)
+
+    @abstractmethod
+    def update(self, mean: Tensor, variance: Tensor, images: int, count: int) -> None:
+        """Take in one batch.
+
+        `mean` and `variance` [C] are its own, the variance unbiased; `images` is the batch size and
+        `count` the values per channel, images * height * width.
+        """
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Return mean and variance, float32 [C], as prediction uses them."""
+        return self.mean.float(), self.variance.float()
+
+
+class Cumulative(RunningStatistics):
+    """Mean of the batch means and of the unbiased batch variances: `BatchNorm2d(momentum=None)`."""
+
+    convention = "cumulative"
+
+    def __init__(self, channels: int, device: torch.device) -> None:
+        super().__init__(channels, device)
+        self.batches = 0
+
+    def update(self, mean: Tensor, variance: Tensor, images: int, count: int) -> None:
+        """Average every batch alike, a smaller last one too (as torch does)."""
+        self.batches += 1
+        self.mean += (mean - self.mean) / self.batches
+        self.variance += (variance - self.variance) / self.batches
+
+
+class ExponentialMovingAverage(RunningStatistics):
+    """From mean 0 and variance 1, each batch with weight 0.1: `BatchNorm2d(momentum=0.1)`."""
+
+    convention = "ema"
+    momentum = 0.1
+
+    def __init__(self, channels: int, device: torch.device) -> None:
+        super().__init__(channels, device)
+        self.variance += 1
+
+    def update(self, mean: Tensor, variance: Tensor, images: int, count: int) -> None:
+        """Move a tenth of the way to the batch's mean and unbiased variance."""
+        self.mean += self.momentum * (mean - self.mean)
+        self.variance += self.momentum * (variance - self.variance)
+
+
+class BatchMean(RunningStatistics):
+    """Mean of batch means and of *biased* batch variances, weighted by batch size (once-for-all)."""
+
+    convention = "batch_mean"
+
+    def __init__(self, channels: int, device: torch.device) -> None:
+        super().__init__(channels, device)
+        self.images = 0
+
+    def update(self, mean: Tensor, variance: Tensor, images: int, count: int) -> None:
+        """Weight the batch by its number of images."""
+        self.images += images
+        self.mean += (mean - self.mean) * (images / self.images)
+        biased = variance * ((count - 1) / count)
+        self.variance += (biased - self.variance) * (images / self.images)
+
+
+CONVENTIONS: dict[str, type[RunningStatistics]] = {
+    kind.convention: kind for kind in (Cumulative, ExponentialMovingAverage, BatchMean)
+}

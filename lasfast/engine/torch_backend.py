@@ -1,0 +1,131 @@
+"""The reference backend: pure PyTorch, runs anywhere, and is what every other backend must agree with.
+
+Its results for one path do not depend on the other paths of the plan: every node runs the same
+operators on the same shapes as it would alone, so sharing changes no bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lasfast.engine.plan import ROOT, Plan
+from lasfast.engine.statistics import CONVENTIONS, RunningStatistics
+from lasfast.supernets import Supernet, layers
+from lasfast.supernets.run import BatchNormFunction, leading, run_layer
+
+NodeStatistics = dict[str, tuple[Tensor, Tensor]]
+"""Batch norm module -> (mean [C], variance [C]), of the batch norms of one node."""
+
+
+class TorchBackend:
+    """Calibrates and predicts the plans of one supernet; `precision` "bf16" means autocast."""
+
+    name = "torch"
+
+    def __init__(self, supernet: Supernet, precision: str = "fp32") -> None:
+        self.supernet = supernet
+        self.precision = precision
+        self.itemsize = 4 if precision == "fp32" else 2
+
+    def calibrate(self, plan: Plan, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
+        """Return the statistics of every node, from batches of images [N, C, H, W].
+
+        Every batch is normalised by its own statistics. The supernet's own buffers stay as they are.
+        """
+        modules = dict(self.supernet.named_modules())
+        running: list[dict[str, RunningStatistics]] = [{} for _ in plan.nodes]
+        kind = CONVENTIONS[convention]
+
+        def normalise(node: int) -> BatchNormFunction:
+            def batch_norm(op: layers.BatchNorm2d, x: Tensor) -> Tensor:
+                count = x.numel() // x.shape[1]
+                if count < 2:
+                    raise ValueError(
+                        f"calibration: batch norm {op.module!r} sees one value per channel in a batch of "
+                        f"{x.shape[0]} image(s), which has no variance; use larger calibration batches"
+                    )
+                # With momentum 1, torch leaves the batch's own mean and unbiased variance in the buffers.
+                mean, variance = torch.zeros(2, op.channels, device=x.device)
+                output = _batch_norm(modules[op.module], op, x, mean, variance, training=True)
+                if op.module not in running[node]:
+                    running[node][op.module] = kind(op.channels, x.device)
+                running[node][op.module].update(mean, variance, x.shape[0], count)
+                return output
+
+            return batch_norm
+
+        functions = [normalise(node) for node in range(len(plan.nodes))]
+        with self._inference():
+            for images in batches:
+                for _ in self._run(plan, images, functions):
+                    pass
+        return [{name: one.result() for name, one in node.items()} for node in running]
+
+    def predict(
+        self, plan: Plan, statistics: list[NodeStatistics], batches: Iterable[Tensor]
+    ) -> Iterator[dict[int, Tensor]]:
+        """Give, for each batch of images [N, C, H, W], the logits [N, classes] (float32) of every leaf."""
+        modules = dict(self.supernet.named_modules())
+
+        def normalise(node: int) -> BatchNormFunction:
+            return lambda op, x: _batch_norm(modules[op.module], op, x, *statistics[node][op.module])
+
+        functions = [normalise(node) for node in range(len(plan.nodes))]
+        for images in batches:
+            with self._inference():
+                outputs = {leaf: logits.float() for leaf, logits in self._run(plan, images, functions)}
+            yield outputs
+
+    def _run(
+        self, plan: Plan, images: Tensor, functions: list[BatchNormFunction]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Run the tree on one batch, giving each leaf's output as it is ready."""
+        modules = dict(self.supernet.named_modules())
+        outputs = {ROOT: images}
+        waiting = [node.uses for node in plan.nodes]
+        for index, node in enumerate(plan.nodes):
+            output = run_layer(node.layer, outputs[node.parent], modules, functions[index])
+            if node.uses:
+                outputs[index] = output
+            else:
+                yield index, output
+            if node.parent != ROOT:
+                waiting[node.parent] -= 1
+                if not waiting[node.parent]:
+                    del outputs[node.parent]
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Evaluation mode, no gradients, the wanted precision; the supernet's mode is put back afterwards."""
+        device = next(self.supernet.parameters()).device.type
+        modes = [(module, module.training) for module in self.supernet.modules()]
+        self.supernet.eval()
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"),
+            ):
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def _batch_norm(
+    module: nn.Module,
+    op: layers.BatchNorm2d,
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    *,
+    training: bool = False,
+) -> Tensor:
+    """Normalise x by mean and variance [C]; in training by its own, which are written to them."""
+    assert isinstance(module, nn.BatchNorm2d)
+    weight, bias = leading(module.weight, op.channels), leading(module.bias, op.channels)
+    return F.batch_norm(x, mean, variance, weight, bias, training, momentum=1.0, eps=op.eps)

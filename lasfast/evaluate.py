@@ -1,0 +1,296 @@
+"""The evaluator: how good are these sub-networks with the weights they inherit?"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from lasfast.engine import CONVENTIONS, Plan, TorchBackend
+from lasfast.engine.torch_backend import NodeStatistics
+from lasfast.measurement import Measurement
+from lasfast.spaces import Architecture
+from lasfast.supernets import Supernet
+from lasfast.supernets.base import check_choice, check_positive
+from lasfast.supernets.extract import Statistics
+
+Calibration = Tensor | Iterable[Any]
+"""Images [N, C, H, W], or a loader of such batches (or of pairs that begin with one)."""
+Validation = tuple[Tensor, Tensor] | Iterable[Any]
+"""(images [N, C, H, W], labels [N]), or a loader of such pairs."""
+
+BACKENDS = ("auto", "torch")
+PRECISIONS = ("fp32", "bf16")
+
+
+class Evaluator:
+    """Recomputes BatchNorm statistics and predicts, for many architectures in one pass.
+
+    Args:
+        supernet: owns the weights; its parameters' device is where everything runs.
+        calibration: images [N, C, H, W], floating point, or a loader that can be iterated repeatedly. A
+            tensor is cut into batches of nearly equal size, at most `calibration_batch`; a loader's batches
+            are taken as they are. All architectures see the same batches in the same order.
+        validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs.
+        backend: "torch" (the reference), or "auto" for the fastest there is.
+        precision: "fp32", or "bf16" for bfloat16 autocast.
+        statistics: which statistics are kept for prediction: "cumulative", "ema" or "batch_mean"
+            (see `lasfast.engine.statistics`).
+        memory_budget: bytes of activations to stay within, or None. Architectures are evaluated in
+            chunks that fit; one that does not fit alone is predicted in smaller batches. A calibration
+            batch is never cut, since that would change its statistics: choose `calibration_batch`.
+        calibration_batch, validation_batch: images per batch, of tensors.
+
+    Raises:
+        ValueError, TypeError: an argument has the wrong type, shape or range.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        calibration: Calibration,
+        validation: Validation,
+        backend: str = "auto",
+        precision: str = "fp32",
+        statistics: str = "cumulative",
+        memory_budget: int | None = None,
+        *,
+        calibration_batch: int = 125,
+        validation_batch: int = 250,
+    ) -> None:
+        if not isinstance(supernet, Supernet):
+            raise TypeError(f"supernet must be a lasfast Supernet, got {type(supernet).__name__}")
+        check_choice("backend", backend, BACKENDS)
+        check_choice("precision", precision, PRECISIONS)
+        check_choice("statistics", statistics, tuple(CONVENTIONS))
+        check_positive(calibration_batch=calibration_batch, validation_batch=validation_batch)
+        if memory_budget is not None:
+            check_positive(memory_budget=memory_budget)
+        self.supernet = supernet
+        self.statistics_convention = statistics
+        self.memory_budget = memory_budget
+        self.backend = TorchBackend(supernet, precision)
+        self.calibration_batch, self.validation_batch = calibration_batch, validation_batch
+        self.calibration, self.validation = calibration, validation
+        if isinstance(calibration, Tensor):
+            _check_images("calibration", calibration, supernet.in_channels)
+        _check_validation(validation, supernet.in_channels, supernet.num_classes)
+        first = calibration if isinstance(calibration, Tensor) else next(self._calibration_batches(), None)
+        if first is None:
+            raise ValueError("calibration gave no batch of images")
+        self.image_shape = tuple(first.shape[1:])
+        # What plans are cut for: a loader's batches are as large as its first.
+        largest = calibration_batch if isinstance(calibration, Tensor) else len(first)
+        self._images_per_pass = max(largest, validation_batch)
+
+    def __call__(self, architectures: Sequence[Architecture]) -> list[Measurement]:
+        """Return a measurement for each architecture, in order.
+
+        The result for one architecture is the same whatever others it is asked with.
+        """
+        measured: dict[Architecture, Measurement] = {}
+        for chunk, names in self._chunks(architectures):
+            statistics = self._calibrate(chunk)
+            measured |= self._predict(chunk, names, statistics)
+        return [measured[architecture] for architecture in self._validate(architectures)]
+
+    def statistics(self, architecture: Architecture) -> Statistics:
+        """Return the calibrated BatchNorm statistics of one architecture: module -> (mean, variance)."""
+        plan = Plan([self.supernet.path(architecture)])
+        return {name: one for node in self._calibrate(plan) for name, one in node.items()}
+
+    def extract(self, architecture: Architecture) -> fx.GraphModule:
+        """Return the stand-alone network with its inherited weights, calibrated and ready to predict."""
+        network = self.supernet.extract(architecture, self.statistics(architecture))
+        return network.eval()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies the measurements this makes, as JSON-able values."""
+        return {
+            "backend": self.backend.name,
+            "precision": self.backend.precision,
+            "statistics": self.statistics_convention,
+            "calibration": _fingerprint(self.calibration),
+            "calibration_batch": self.calibration_batch,
+            "validation": _fingerprint(self.validation),
+            "validation_batch": self.validation_batch,
+        }
+
+    def _validate(self, architectures: Sequence[Architecture]) -> list[Architecture]:
+        return [self.supernet.space.validate(architecture) for architecture in architectures]
+
+    def _chunks(self, architectures: Sequence[Architecture]) -> Iterator[tuple[Plan, list[Architecture]]]:
+        """Give plans within the memory budget, each with the architectures of its paths."""
+        names = {
+            self.supernet.path(architecture): architecture for architecture in self._validate(architectures)
+        }
+        if not names:
+            return
+        plan = Plan(list(names))
+        itemsize = self.backend.itemsize
+        for chunk in plan.chunks(self.memory_budget, self.image_shape, self._images_per_pass, itemsize):
+            yield chunk, [names[path] for path in chunk.paths]
+
+    def _calibrate(self, plan: Plan) -> list[NodeStatistics]:
+        return self.backend.calibrate(plan, self._calibration_batches(), self.statistics_convention)
+
+    def _predict(
+        self, plan: Plan, names: list[Architecture], statistics: list[NodeStatistics]
+    ) -> dict[Architecture, Measurement]:
+        batch = self.validation_batch
+        budget = self.memory_budget
+        if budget is not None:
+            per_image = plan.peak_bytes(self.image_shape, 1, self.backend.itemsize)
+            batch = max(1, min(batch, budget // per_image))
+        tallies = {leaf: Tally() for leaf in plan.leaves}
+        labels: list[Tensor] = []
+
+        def images() -> Iterator[Tensor]:
+            for image_batch, label_batch in batches(self.validation, batch, self._device):
+                labels.append(label_batch)
+                yield image_batch
+
+        for outputs in self.backend.predict(plan, statistics, images()):
+            for leaf, logits in outputs.items():
+                tallies[leaf].add(logits, labels[-1])
+        return {name: tallies[leaf].measurement(name) for name, leaf in zip(names, plan.leaves, strict=True)}
+
+    def _calibration_batches(self) -> Iterator[Tensor]:
+        if isinstance(self.calibration, Tensor):
+            count = -(-len(self.calibration) // self.calibration_batch)
+            parts: Iterable[Any] = self.calibration.tensor_split(count)
+        else:
+            parts = self.calibration
+        for part in parts:
+            images = part if isinstance(part, Tensor) else part[0]
+            _check_images("calibration", images, self.supernet.in_channels)
+            yield images.to(self._device, non_blocking=True)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.supernet.parameters()).device
+
+
+class Tally:
+    """Counts right answers batch by batch, on the device; nothing is read back before the end."""
+
+    def __init__(self) -> None:
+        self.right: list[Tensor] = []
+        self.top5: list[Tensor] = []
+        self.loss: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Take in logits [N, classes] and labels [N]. A row with NaN counts as wrong."""
+        valid = ~logits.isnan().any(1)
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        hits = (top == labels[:, None]) & valid[:, None]
+        self.right.append((logits.argmax(1) == labels) & valid)
+        self.top5.append(hits.any(1).sum())
+        self.loss.append(F.cross_entropy(logits.double(), labels, reduction="sum"))
+
+    def measurement(self, architecture: Architecture) -> Measurement:
+        """Return the shares and means over all batches."""
+        right = torch.cat(self.right).cpu().numpy()
+        images = len(right)
+        return Measurement(
+            architecture=architecture,
+            top1=int(right.sum()) / images,
+            top5=int(torch.stack(self.top5).sum()) / images,
+            loss=float(torch.stack(self.loss).sum()) / images,
+            images=images,
+            correct=np.packbits(right).tobytes(),
+        )
+
+
+def evaluate_network(
+    network: nn.Module,
+    validation: Validation,
+    architecture: Architecture = (),
+    *,
+    precision: str = "fp32",
+    batch: int = 250,
+) -> Measurement:
+    """Return the measurement of a stand-alone network, with its own BatchNorm statistics."""
+    check_choice("precision", precision, PRECISIONS)
+    device = next(network.parameters()).device
+    autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    tally = Tally()
+    try:
+        with torch.inference_mode(), autocast:
+            for images, labels in batches(validation, batch, device):
+                tally.add(network(images).float(), labels)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return tally.measurement(architecture)
+
+
+def batches(validation: Validation, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give batches of (images, labels) on the device, of a pair of tensors or a loader."""
+    pairs: Iterable[Any] = validation
+    if _is_pair(validation):
+        images, labels = validation
+        pairs = zip(images.split(batch), labels.split(batch), strict=True)
+    for images, labels in pairs:
+        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def _is_pair(validation: Any) -> bool:
+    return isinstance(validation, tuple | list) and any(isinstance(part, Tensor) for part in validation)
+
+
+def _check_images(name: str, images: object, channels: int) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"{name} must be a tensor of images or a loader of them, got {type(images).__name__}")
+    if images.dim() != 4 or images.shape[1] != channels or not len(images):
+        raise ValueError(
+            f"{name} must be images [N, {channels}, H, W], N > 0, got shape {tuple(images.shape)}"
+        )
+    if not images.is_floating_point():
+        raise TypeError(f"{name} must be normalized floating-point images, got {images.dtype}")
+
+
+def _check_validation(validation: Any, channels: int, num_classes: int) -> None:
+    """Check a pair of tensors; a loader is checked by what it gives."""
+    if not _is_pair(validation):
+        if not isinstance(validation, Iterable):
+            raise TypeError(
+                "validation must be (images, labels) or a loader of such pairs, "
+                f"got {type(validation).__name__}"
+            )
+        return
+    if len(validation) != 2:
+        raise ValueError(f"validation must be a pair (images, labels), got {len(validation)} parts")
+    images, labels = validation
+    _check_images("validation images", images, channels)
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        raise TypeError(
+            f"validation labels must be an int64 tensor, got {getattr(labels, 'dtype', type(labels))}"
+        )
+    if labels.shape != (len(images),):
+        raise ValueError(
+            f"validation labels must have one entry per image, shape ({len(images)},), "
+            f"got {tuple(labels.shape)}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(f"validation labels must lie in 0 to {num_classes - 1}, got {low} to {high}")
+
+
+def _fingerprint(images: Any) -> str:
+    """Return a short text that tells one set of images from another."""
+    if _is_pair(images):
+        return " ".join(_fingerprint(part) for part in images)
+    if not isinstance(images, Tensor):
+        return type(images).__name__
+    data = images.detach().cpu().contiguous()
+    checksum = zlib.crc32(data.view(torch.uint8).numpy().data)
+    return f"{tuple(data.shape)}:{checksum:08x}"

@@ -1,0 +1,21 @@
+"""Supernets: the shared weights, and the path of each architecture through them as layer records."""
+
+from lasfast.supernets.base import LayerAssignmentSupernet, Supernet
+from lasfast.supernets.builder import LayerBuilder
+from lasfast.supernets.layers import Layer, Path
+from lasfast.supernets.mobilenet_v1 import MobileNetV1
+from lasfast.supernets.plain import PlainNet
+from lasfast.supernets.residual import ResidualNet
+from lasfast.supernets.resnet50 import ResNet50
+
+__all__ = [
+    "Layer",
+    "LayerAssignmentSupernet",
+    "LayerBuilder",
+    "MobileNetV1",
+    "Path",
+    "PlainNet",
+    "ResNet50",
+    "ResidualNet",
+    "Supernet",
+]

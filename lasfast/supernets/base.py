@@ -1,0 +1,183 @@
+"""The supernet: owns the shared weights, and says which path an architecture takes through them."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
+from lasfast.supernets import layers
+from lasfast.supernets.extract import Statistics, extract
+from lasfast.supernets.layers import Op, Path
+from lasfast.supernets.modules import add_module, make_module
+from lasfast.supernets.run import leading, run_layer
+
+
+class Supernet(nn.Module, ABC):
+    """Base class of supernets.
+
+    A subclass sets up what its `path` needs, calls `super().__init__(space, ...)` and then
+    `self.create_modules(path, ...)` with paths that together reach every layer at its full width.
+    """
+
+    def __init__(self, space: SearchSpace, *, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        check_positive(num_classes=num_classes, in_channels=in_channels)
+        self.space = space
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+
+    @abstractmethod
+    def path(self, architecture: Architecture) -> Path:
+        """Return the layers that an architecture runs, in order; ValueError for an invalid one."""
+
+    def create_modules(self, *paths: Path) -> None:
+        """Create the modules that the ops of these paths name, each at its greatest width.
+
+        Modules that exist already (an opaque module of the user's own) are left alone.
+        """
+        widest: dict[str, Op] = {}
+        for op in (op for path in paths for layer in path for op in layer.ops):
+            name = getattr(op, "module", None)
+            if name is not None:
+                widest[name] = _widest(widest.get(name, op), op)
+        existing = dict(self.named_modules())
+        for name, op in widest.items():
+            if name not in existing:
+                add_module(self, name, make_module(op))
+
+    def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
+        """Run one sub-network, images [N, C, H, W] -> logits [N, num_classes].
+
+        Batch norm behaves as torch's does: batch statistics in training mode (the supernet's own
+        running statistics follow), running statistics in evaluation mode.
+        """
+        modules = dict(self.named_modules())
+
+        def batch_norm(op: layers.BatchNorm2d, value: Tensor) -> Tensor:
+            owner = modules[op.module]
+            assert isinstance(owner, nn.BatchNorm2d)
+            mean, variance = owner.running_mean, owner.running_var
+            assert mean is not None
+            assert variance is not None
+            return F.batch_norm(
+                value,
+                leading(mean, op.channels),
+                leading(variance, op.channels),
+                leading(owner.weight, op.channels),
+                leading(owner.bias, op.channels),
+                training=self.training,
+                eps=op.eps,
+            )
+
+        for layer in self.path(architecture):
+            x = run_layer(layer, x, modules, batch_norm)
+        return x
+
+    def extract(
+        self, architecture: Architecture, statistics: Statistics | None = None, *, fresh: bool = False
+    ) -> fx.GraphModule:
+        """Return the stand-alone network of an architecture, made of plain torch modules.
+
+        Weights are copied. `statistics` (from `Evaluator.statistics`) sets the batch norm buffers;
+        `fresh=True` initialises the weights anew, for training from scratch. The result pickles, scripts
+        and exports without lasfast.
+        """
+        return extract(self.path(architecture), self, statistics, fresh=fresh)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies this supernet's structure, as JSON-able values."""
+        structure = repr(sorted((name, tuple(p.shape)) for name, p in self.named_parameters()))
+        return {
+            "supernet": type(self).__name__,
+            "space": self.space.describe(),
+            "num_classes": self.num_classes,
+            "in_channels": self.in_channels,
+            "weights": hashlib.blake2b(structure.encode(), digest_size=8).hexdigest(),
+        }
+
+
+class LayerAssignmentSupernet(Supernet):
+    """A supernet whose architectures say how many layers each group has (NIR, Eq. 1).
+
+    Group g of an assignment runs the first a_g layers of that group, so assignments share prefixes
+    within groups. A subclass gives the stem, the layers of a group and the head.
+    """
+
+    space: LayerAssignmentSpace
+    handcrafted_assignments: tuple[Architecture, ...] = ()
+
+    def __init__(
+        self, groups: int, max_layers: int | Sequence[int], *, num_classes: int, in_channels: int
+    ) -> None:
+        space = LayerAssignmentSpace(groups, max_layers)
+        super().__init__(space, num_classes=num_classes, in_channels=in_channels)
+        self._stem = self.stem_layers()
+        self._groups = tuple(
+            tuple(self.layer(group, index) for index in range(count))
+            for group, count in enumerate(space.max_layers)
+        )
+        self._ends = tuple(self.group_end(group) for group in range(groups))
+        self._head = self.head_layers()
+        self.create_modules(self.path(space.deepest))
+
+    @abstractmethod
+    def stem_layers(self) -> Path:
+        """Return what runs before the first group."""
+
+    @abstractmethod
+    def layer(self, group: int, index: int) -> layers.Layer:
+        """Return layer `index` of a group, both from 0; index 0 is the one that changes shape."""
+
+    def group_end(self, group: int) -> Path:
+        """Return what runs after the last layer of a group; nothing by default."""
+        return ()
+
+    @abstractmethod
+    def head_layers(self) -> Path:
+        """Return what runs after the last group, the classifier last."""
+
+    def path(self, architecture: Architecture) -> Path:
+        """Return stem, the first a_g layers of each group g with the group's end, head."""
+        architecture = self.space.validate(architecture)
+        path = list(self._stem)
+        for count, group, end in zip(architecture, self._groups, self._ends, strict=True):
+            path += group[:count]
+            path += end
+        return (*path, *self._head)
+
+    def handcrafted(self, depth: int) -> Architecture:
+        """Return the assignment a person would take: the paper's at its own depth, else the most even."""
+        for architecture in self.handcrafted_assignments:
+            if sum(architecture) == depth and architecture in self.space:
+                return architecture
+        return self.space.even(depth)
+
+
+def check_positive(**values: int) -> None:
+    """Raise a ValueError that names the first argument that is not a positive int."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive int, got {value!r}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise a ValueError that names the argument and its choices, unless the value is one of them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _widest(one: Op, other: Op) -> Op:
+    """Return the op whose module has room for both: the greatest of each size; the rest must be equal."""
+    sizes = ("in_channels", "out_channels", "channels", "in_features", "out_features")
+    wider = {size: max(getattr(one, size), getattr(other, size)) for size in sizes if hasattr(one, size)}
+    one, other = (replace(op, inputs=(), **wider) for op in (one, other))
+    if one != other:
+        raise ValueError(f"module {getattr(one, 'module', '')!r} is used in two ways: {one} and {other}")
+    return one

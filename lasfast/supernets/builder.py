@@ -1,0 +1,134 @@
+"""Write a layer as one would write a forward function: values in, values out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lasfast.supernets import layers
+from lasfast.supernets.layers import ActivationKind, Layer, Op, PoolKind
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of the layer under construction: its number and its channels (or features)."""
+
+    number: int
+    channels: int
+
+
+class LayerBuilder:
+    """Collects the ops of one layer.
+
+    >>> block = LayerBuilder("groups.0.1", channels=16)
+    >>> y = block.conv_bn_act("1", block.input, 16, kernel_size=3)      # modules groups.0.1.conv1 and .bn1
+    >>> y = block.conv_bn("2", y, 16, kernel_size=3)
+    >>> y = block.activation(block.add(y, block.input))
+    >>> layer = block.build()
+    """
+
+    def __init__(self, name: str, channels: int) -> None:
+        self.name = name
+        self.input = Value(0, channels)
+        self._ops: list[Op] = []
+
+    def conv(
+        self,
+        module: str,
+        x: Value,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        padding: int | None = None,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> Value:
+        """Append a convolution; the default padding, kernel_size // 2, keeps the size at stride 1."""
+        padding = kernel_size // 2 if padding is None else padding
+        op = layers.Conv2d(
+            self._module(module), x.channels, out_channels, kernel_size, stride, padding, groups, bias
+        )
+        return self._append(op, out_channels, x)
+
+    def batch_norm(self, module: str, x: Value) -> Value:
+        """Append a batch normalisation."""
+        return self._append(layers.BatchNorm2d(self._module(module), x.channels), x.channels, x)
+
+    def activation(self, x: Value, kind: ActivationKind = "relu") -> Value:
+        """Append an activation."""
+        return self._append(layers.Activation(kind), x.channels, x)
+
+    def conv_bn(
+        self, suffix: str, x: Value, out_channels: int, kernel_size: int, stride: int = 1, *, groups: int = 1
+    ) -> Value:
+        """Append a convolution `conv<suffix>` and its normalisation `bn<suffix>`."""
+        y = self.conv(f"conv{suffix}", x, out_channels, kernel_size, stride, groups=groups)
+        return self.batch_norm(f"bn{suffix}", y)
+
+    def conv_bn_act(
+        self,
+        suffix: str,
+        x: Value,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        kind: ActivationKind = "relu",
+    ) -> Value:
+        """Append convolution, normalisation and activation."""
+        y = self.conv_bn(suffix, x, out_channels, kernel_size, stride, groups=groups)
+        return self.activation(y, kind)
+
+    def pool(self, x: Value, kind: PoolKind, kernel_size: int, stride: int, padding: int = 0) -> Value:
+        """Append a max or average pooling."""
+        return self._append(layers.Pool(kind, kernel_size, stride, padding), x.channels, x)
+
+    def global_avg_pool(self, x: Value) -> Value:
+        """Append the mean over height and width."""
+        return self._append(layers.GlobalAvgPool(), x.channels, x)
+
+    def add(self, x: Value, y: Value) -> Value:
+        """Append x + y; y may have fewer channels (the missing ones count as zero)."""
+        return self._append(layers.Add(missing=x.channels - y.channels), x.channels, x, y)
+
+    def flatten(self, x: Value, features: int) -> Value:
+        """Append the flattening to `features` = channels * height * width."""
+        return self._append(layers.Flatten(), features, x)
+
+    def linear(self, module: str, x: Value, out_features: int, *, bias: bool = True) -> Value:
+        """Append a fully connected layer."""
+        op = layers.Linear(self._module(module), x.channels, out_features, bias)
+        return self._append(op, out_features, x)
+
+    def dropout(self, x: Value, p: float) -> Value:
+        """Append a dropout; nothing where p is 0."""
+        return self._append(layers.Dropout(p), x.channels, x) if p else x
+
+    def opaque(
+        self,
+        module: str,
+        x: Value,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        flops_per_position: int = 0,
+        params: int = 0,
+    ) -> Value:
+        """Append a call of a module of the user's own (see `layers.Opaque`)."""
+        op = layers.Opaque(self._module(module), out_channels, stride, flops_per_position, params)
+        return self._append(op, out_channels, x)
+
+    def build(self) -> Layer:
+        """Return the layer; its output is the value appended last."""
+        return Layer(self.name, tuple(self._ops))
+
+    def _module(self, name: str) -> str:
+        return f"{self.name}.{name}"
+
+    def _append(self, op: Op, channels: int, *inputs: Value) -> Value:
+        previous = (len(self._ops),)
+        numbers = tuple(value.number for value in inputs)
+        # The usual case, "the value just before", is written as the empty tuple: one spelling per program.
+        self._ops.append(op if numbers == previous else replace(op, inputs=numbers))
+        return Value(len(self._ops), channels)

@@ -1,0 +1,79 @@
+"""Build a stand-alone network from a path: a plain `torch.fx.GraphModule` with weights of its own."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from lasfast.supernets import layers
+from lasfast.supernets.layers import Layer, Op, Path
+from lasfast.supernets.modules import add_module, copy_leading, make_module
+
+Statistics = Mapping[str, tuple[Tensor, Tensor]]
+"""Calibrated statistics of one network: batch norm module -> (mean [C], variance [C])."""
+
+
+def extract(
+    path: Path, supernet: nn.Module, statistics: Statistics | None = None, *, fresh: bool = False
+) -> fx.GraphModule:
+    """Return a network that computes what `path` computes with the weights of `supernet`, copied.
+
+    The result needs torch alone: it holds `nn.Conv2d`, `nn.BatchNorm2d`, ... under the supernet's own
+    names, sliced to their active channels. `statistics` replaces the batch norm buffers it inherits;
+    `fresh` keeps the initial weights of new modules instead (opaque ones are reset where they can be).
+    """
+    owners = dict(supernet.named_modules())
+    root, graph = nn.Module(), fx.Graph()
+    value = graph.placeholder("images")
+    for layer in path:
+        values = [value]
+        for number, (op, sources) in enumerate(layer.steps(), start=1):
+            inputs = [values[source] for source in sources]
+            if isinstance(op, layers.Add):
+                values.append(_add(graph, op.missing, *inputs))
+                continue
+            name = getattr(op, "module", "") or _free_name(layer, number, op)
+            add_module(root, name, _module(op, owners.get(name), fresh))
+            values.append(graph.call_module(name, tuple(inputs)))
+        value = values[-1]
+    graph.output(value)
+    network = fx.GraphModule(root, graph, class_name="Network")
+    for name, (mean, variance) in (statistics or {}).items():
+        batch_norm = network.get_submodule(name)
+        batch_norm.get_buffer("running_mean").copy_(mean)
+        batch_norm.get_buffer("running_var").copy_(variance)
+    return network.train(supernet.training)
+
+
+def _module(op: Op, owner: nn.Module | None, fresh: bool) -> nn.Module:
+    """Return a new module for an op, with the owner's weights unless they are to be fresh."""
+    if isinstance(op, layers.Opaque):
+        module = copy.deepcopy(owner)
+        assert module is not None
+        if fresh:
+            for part in module.modules():
+                getattr(part, "reset_parameters", lambda: None)()
+        return module
+    module = make_module(op)
+    if owner is not None:
+        example = next(owner.parameters(), None)
+        if example is not None:
+            module.to(example.device, example.dtype)
+        if not fresh:
+            copy_leading(module, owner)
+    return module
+
+
+def _add(graph: fx.Graph, missing: int, x: fx.Node, y: fx.Node) -> fx.Node:
+    if missing:
+        y = graph.call_function(F.pad, (y, (0, 0, 0, 0, 0, missing)))
+    return graph.call_function(operator.add, (x, y))
+
+
+def _free_name(layer: Layer, number: int, op: Op) -> str:
+    kind = getattr(op, "kind", type(op).__name__.lower())
+    return f"{layer.name}.{kind}{number}"

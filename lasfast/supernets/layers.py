@@ -1,0 +1,254 @@
+"""The layer records: the one description of a network that everything else reads.
+
+A `Layer` is a short straight-line program. Value 0 is the layer's input, value k the output of its
+k-th op, and the last value is the layer's output. Every op names the module that owns its weights and
+says the active shape, so **equal records compute equal functions**: prefix sharing stands on that.
+Channel counts below the module's own select a slice, `weight[:out_channels, :in_channels]`.
+
+Records are plain data and import no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+Shape = tuple[int, ...]
+"""Shape of one image's value, without the batch: `(channels, height, width)` or `(features,)`."""
+
+ActivationKind = Literal["relu", "relu6", "hardswish", "swish", "sigmoid"]
+PoolKind = Literal["max", "avg"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """One operation of a layer.
+
+    `inputs` are the numbers of the values it reads; empty means the value just before.
+    """
+
+    arity: ClassVar[int] = 1
+    inputs: tuple[int, ...] = ()
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Return the shape of the output for these input shapes; ValueError where they do not fit."""
+        return shapes[0]
+
+
+@dataclass(frozen=True)
+class Conv2d(Op):
+    """Convolution, [N, in_channels, H, W] -> [N, out_channels, H', W'], with square kernel and stride."""
+
+    module: str
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    bias: bool = False
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Follow the usual rule, (H + 2 padding - kernel) // stride + 1."""
+        _expect_channels(self.module, shapes[0], self.in_channels)
+        height, width = _window(self.module, shapes[0], self.kernel_size, self.stride, self.padding)
+        return (self.out_channels, height, width)
+
+
+@dataclass(frozen=True)
+class BatchNorm2d(Op):
+    """Batch normalisation with scale and shift over [N, channels, H, W]."""
+
+    module: str
+    channels: int
+    eps: float = 1e-5
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Keep the shape."""
+        _expect_channels(self.module, shapes[0], self.channels)
+        return shapes[0]
+
+
+@dataclass(frozen=True)
+class Activation(Op):
+    """Elementwise activation."""
+
+    kind: ActivationKind = "relu"
+
+
+@dataclass(frozen=True)
+class Pool(Op):
+    """Max or average pooling; padded values never count."""
+
+    kind: PoolKind
+    kernel_size: int
+    stride: int
+    padding: int = 0
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Follow the usual rule, (H + 2 padding - kernel) // stride + 1."""
+        height, width = _window(f"{self.kind} pool", shapes[0], self.kernel_size, self.stride, self.padding)
+        return (shapes[0][0], height, width)
+
+
+@dataclass(frozen=True)
+class GlobalAvgPool(Op):
+    """Mean over height and width, [N, C, H, W] -> [N, C]."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Keep the channels."""
+        return (_image(type(self).__name__, shapes[0])[0],)
+
+
+@dataclass(frozen=True)
+class Add(Op):
+    """Sum of two values of one height and width.
+
+    The second has `missing` channels less than the first, which count as zero (the parameter-free
+    shortcut "A" of He et al. 2016, section 3.3).
+    """
+
+    arity: ClassVar[int] = 2
+    missing: int = 0
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Take the first input's shape."""
+        first, second = shapes
+        if first[1:] != second[1:] or second[0] + self.missing != first[0]:
+            raise ValueError(f"add: cannot add a value of shape {second} to one of shape {first}")
+        return first
+
+
+@dataclass(frozen=True)
+class Flatten(Op):
+    """[N, C, H, W] -> [N, C * H * W]."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Multiply the sizes."""
+        channels, height, width = _image("flatten", shapes[0])
+        return (channels * height * width,)
+
+
+@dataclass(frozen=True)
+class Linear(Op):
+    """[N, in_features] -> [N, out_features]."""
+
+    module: str
+    in_features: int
+    out_features: int
+    bias: bool = True
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Replace the features."""
+        if shapes[0] != (self.in_features,):
+            raise ValueError(
+                f"{self.module}: expects {self.in_features} features, got a value of shape {shapes[0]}; "
+                "does the image size fit this network?"
+            )
+        return (self.out_features,)
+
+
+@dataclass(frozen=True)
+class Dropout(Op):
+    """Zeroes a value with probability `p` in training; nothing otherwise."""
+
+    p: float = 0.5
+
+
+@dataclass(frozen=True)
+class Opaque(Op):
+    """A module of the user's own, called as it is; torch runs it in every backend.
+
+    It must treat images independently of each other (no batch statistics). `out_channels` and
+    `stride` say its output shape; the multiply-adds and params are what the cost models count for it.
+    """
+
+    module: str
+    out_channels: int
+    stride: int = 1
+    flops_per_position: int = 0
+    params: int = 0
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Divide height and width by the stride, rounding up."""
+        return (self.out_channels, *(-(-size // self.stride) for size in shapes[0][1:]))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A named straight-line program of ops; immutable and hashable."""
+
+    _hash: ClassVar[int]
+    name: str
+    ops: tuple[Op, ...]
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[type[Layer], tuple[str, tuple[Op, ...]]]:
+        # Python salts the hashes of strings in each process: a hash must not travel with a pickle.
+        return Layer, (self.name, self.ops)
+
+    def __post_init__(self) -> None:
+        # Plans and caches look layers up all the time; hashing a whole program each time is slow.
+        object.__setattr__(self, "_hash", hash((self.name, self.ops)))
+        if not self.ops:
+            raise ValueError(f"layer {self.name!r} has no ops")
+        for number, (op, sources) in enumerate(self.steps(), start=1):
+            if len(sources) != op.arity or not all(0 <= source < number for source in sources):
+                raise ValueError(
+                    f"layer {self.name!r}: op {number}, {type(op).__name__}, reads values {sources}; "
+                    f"expected {op.arity} of the values 0 to {number - 1}"
+                )
+
+    def steps(self) -> Iterator[tuple[Op, tuple[int, ...]]]:
+        """Give each op with the numbers of the values it reads, in order."""
+        for number, op in enumerate(self.ops):
+            yield op, op.inputs or (number,)
+
+    def shapes(self, input_shape: Shape) -> tuple[Shape, ...]:
+        """Return the shape of every value, the input first; ValueError where an op does not fit."""
+        shapes = [tuple(input_shape)]
+        for op, sources in self.steps():
+            try:
+                shapes.append(op.output_shape(*(shapes[source] for source in sources)))
+            except ValueError as error:
+                raise ValueError(f"layer {self.name!r}: {error}") from None
+        return tuple(shapes)
+
+
+Path = tuple[Layer, ...]
+"""The layers that an architecture runs, in order."""
+
+
+def path_shapes(path: Path, input_shape: Shape) -> Iterator[tuple[Layer, tuple[Shape, ...]]]:
+    """Give each layer of a path with the shapes of all its values."""
+    shape = input_shape
+    for layer in path:
+        shapes = layer.shapes(shape)
+        yield layer, shapes
+        shape = shapes[-1]
+
+
+def _image(what: str, shape: Shape) -> Shape:
+    if len(shape) != 3:
+        raise ValueError(f"{what}: expects a value of shape (channels, height, width), got {shape}")
+    return shape
+
+
+def _expect_channels(what: str, shape: Shape, channels: int) -> None:
+    if _image(what, shape)[0] != channels:
+        raise ValueError(f"{what}: expects {channels} channels, got a value of shape {shape}")
+
+
+def _window(what: str, shape: Shape, kernel_size: int, stride: int, padding: int) -> tuple[int, int]:
+    _, height, width = _image(what, shape)
+    if min(height, width) + 2 * padding < kernel_size:
+        raise ValueError(
+            f"{what}: a {kernel_size}x{kernel_size} window with padding {padding} does not fit in an input "
+            f"of shape {shape}; the image is too small for this network"
+        )
+    out_height = (height + 2 * padding - kernel_size) // stride + 1
+    out_width = (width + 2 * padding - kernel_size) // stride + 1
+    return out_height, out_width

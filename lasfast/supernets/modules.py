@@ -1,0 +1,97 @@
+"""The torch module of an op: what a supernet owns, and what an extracted network is made of."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import torch
+from torch import nn
+
+from lasfast.supernets import layers
+from lasfast.supernets.layers import Op
+from lasfast.supernets.run import leading
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hardswish": nn.Hardswish,
+    "swish": nn.SiLU,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+@singledispatch
+def make_module(op: Op) -> nn.Module:
+    """Return a new torch module of the op's own shape, initialised; TypeError where there is none."""
+    raise TypeError(f"op {op!r} has no module of its own")
+
+
+@make_module.register
+def _(op: layers.Conv2d) -> nn.Module:
+    conv = nn.Conv2d(
+        op.in_channels,
+        op.out_channels,
+        op.kernel_size,
+        op.stride,
+        op.padding,
+        groups=op.groups,
+        bias=op.bias,
+    )
+    # He et al. 2015, Eq. 10: networks of every depth that a supernet holds start with unit variance.
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+@make_module.register
+def _(op: layers.BatchNorm2d) -> nn.Module:
+    return nn.BatchNorm2d(op.channels, eps=op.eps)
+
+
+@make_module.register
+def _(op: layers.Linear) -> nn.Module:
+    return nn.Linear(op.in_features, op.out_features, bias=op.bias)
+
+
+@make_module.register
+def _(op: layers.Activation) -> nn.Module:
+    return _ACTIVATIONS[op.kind]()
+
+
+@make_module.register
+def _(op: layers.Pool) -> nn.Module:
+    if op.kind == "max":
+        return nn.MaxPool2d(op.kernel_size, op.stride, op.padding)
+    return nn.AvgPool2d(op.kernel_size, op.stride, op.padding, count_include_pad=False)
+
+
+@make_module.register
+def _(op: layers.GlobalAvgPool) -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@make_module.register
+def _(op: layers.Flatten) -> nn.Module:
+    return nn.Flatten()
+
+
+@make_module.register
+def _(op: layers.Dropout) -> nn.Module:
+    return nn.Dropout(op.p)
+
+
+def add_module(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Register `module` as `root`'s submodule under a dotted name, making the modules on the way."""
+    *parents, last = name.split(".")
+    for parent in parents:
+        if not hasattr(root, parent):
+            root.add_module(parent, nn.Module())
+        root = getattr(root, parent)
+    root.add_module(last, module)
+
+
+def copy_leading(target: nn.Module, source: nn.Module) -> None:
+    """Copy every parameter and buffer of `source` into `target`, of each the leading part that fits."""
+    tensors = dict(source.state_dict(keep_vars=True))
+    with torch.no_grad():
+        for name, tensor in target.state_dict(keep_vars=True).items():
+            tensor.copy_(leading(tensors[name], *tensor.shape))

@@ -1,0 +1,124 @@
+"""Interpret layer records with PyTorch operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache, singledispatch
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lasfast.supernets import layers
+from lasfast.supernets.layers import Layer, Op
+
+Modules = Mapping[str, Any]
+"""The supernet's modules by dotted name; "" is the supernet itself."""
+BatchNormFunction = Callable[[layers.BatchNorm2d, Tensor], Tensor]
+"""What a batch norm op does with its input [N, C, H, W]: the reader's choice of statistics."""
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hardswish": F.hardswish,
+    "swish": F.silu,
+    "sigmoid": torch.sigmoid,
+}
+
+
+def run_layer(layer: Layer, x: Tensor, modules: Modules, batch_norm: BatchNormFunction) -> Tensor:
+    """Run one layer on x [N, C, H, W] (or [N, F]), reading weights from `modules` by name.
+
+    Batch norm ops go to `batch_norm`; dropout follows the root module's training flag (`modules[""]`).
+    Values are dropped after their last use, so a layer holds no more than it needs.
+    """
+    values: list[Any] = [x]
+    for (op, sources), dead in zip(layer.steps(), _last_uses(layer), strict=True):
+        inputs = [values[source] for source in sources]
+        if isinstance(op, layers.BatchNorm2d):
+            output = batch_norm(op, inputs[0])
+        else:
+            output = run_op(op, modules, *inputs)
+        values.append(output)
+        for source in dead:
+            values[source] = None
+    return values[-1]
+
+
+@lru_cache(maxsize=4096)
+def _last_uses(layer: Layer) -> tuple[tuple[int, ...], ...]:
+    """For each op, the values nobody reads after it."""
+    last = {source: number for number, (_, sources) in enumerate(layer.steps()) for source in sources}
+    return tuple(
+        tuple(source for source, final in last.items() if final == number) for number in range(len(layer.ops))
+    )
+
+
+@singledispatch
+def run_op(op: Op, modules: Modules, *inputs: Tensor) -> Tensor:
+    """Run one op other than batch norm."""
+    raise TypeError(f"no torch implementation of op {op!r}")
+
+
+@run_op.register
+def _(op: layers.Conv2d, modules: Modules, x: Tensor) -> Tensor:
+    module = modules[op.module]
+    weight = leading(module.weight, op.out_channels, op.in_channels // op.groups)
+    bias = leading(module.bias, op.out_channels) if op.bias else None
+    return F.conv2d(x, weight, bias, op.stride, op.padding, groups=op.groups)
+
+
+@run_op.register
+def _(op: layers.Linear, modules: Modules, x: Tensor) -> Tensor:
+    module = modules[op.module]
+    bias = leading(module.bias, op.out_features) if op.bias else None
+    return F.linear(x, leading(module.weight, op.out_features, op.in_features), bias)
+
+
+@run_op.register
+def _(op: layers.Activation, modules: Modules, x: Tensor) -> Tensor:
+    return ACTIVATIONS[op.kind](x)
+
+
+@run_op.register
+def _(op: layers.Pool, modules: Modules, x: Tensor) -> Tensor:
+    if op.kind == "max":
+        return F.max_pool2d(x, op.kernel_size, op.stride, op.padding)
+    return F.avg_pool2d(x, op.kernel_size, op.stride, op.padding, count_include_pad=False)
+
+
+@run_op.register
+def _(op: layers.GlobalAvgPool, modules: Modules, x: Tensor) -> Tensor:
+    return x.mean((2, 3))
+
+
+@run_op.register
+def _(op: layers.Add, modules: Modules, x: Tensor, y: Tensor) -> Tensor:
+    return x + (F.pad(y, (0, 0, 0, 0, 0, op.missing)) if op.missing else y)
+
+
+@run_op.register
+def _(op: layers.Flatten, modules: Modules, x: Tensor) -> Tensor:
+    return x.flatten(1)
+
+
+@run_op.register
+def _(op: layers.Dropout, modules: Modules, x: Tensor) -> Tensor:
+    return F.dropout(x, op.p, training=modules[""].training)
+
+
+@run_op.register
+def _(op: layers.Opaque, modules: Modules, x: Tensor) -> Tensor:
+    return modules[op.module](x)
+
+
+def leading(tensor: Tensor, *sizes: int) -> Tensor:
+    """Return the leading `sizes` of the first dimensions as a view; the tensor itself where that is all.
+
+    (Autocast caches its cast of a leaf, not of a view.)
+    """
+    for dimension, size in enumerate(sizes):
+        if size != tensor.shape[dimension]:
+            tensor = tensor.narrow(dimension, 0, size)
+    return tensor

@@ -1,0 +1,79 @@
+"""Checkpoints: a safetensors file with a description and a digest, written in one step.
+
+Any safetensors reader opens one. The metadata's "lasfast" entry is JSON; "blake2b" is a digest over it and
+every tensor's name, type, shape and bytes, so that a damaged file is found before anything of it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+
+from lasfast.files import atomic_write
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; says which file, what is wrong and what to do."""
+
+
+def save(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
+    """Write `tensors` (any device) and `metadata` (JSON values) to `path`, replacing it in one step.
+
+    A kill at any moment leaves the old file or the new one. Equal content gives equal bytes.
+    """
+    held = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    text = json.dumps({"format": FORMAT, **metadata}, sort_keys=True)
+    with atomic_write(path) as file:
+        file.write(serialize(held, metadata={"lasfast": text, "blake2b": digest(held, text)}))
+
+
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and metadata of a checkpoint.
+
+    Raises FileNotFoundError where there is none, CheckpointError where it is damaged or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, f"it does not read as safetensors ({error})") from error
+    if "lasfast" not in header or "blake2b" not in header:
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint of lasfast: its metadata lacks 'lasfast' or 'blake2b'"
+        )
+    if digest(tensors, header["lasfast"]) != header["blake2b"]:
+        raise _damaged(path, "its content does not have the digest noted in it")
+    metadata = json.loads(header["lasfast"])
+    if metadata.pop("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is of another checkpoint format than {FORMAT}: use the version that wrote it"
+        )
+    return tensors, metadata
+
+
+def digest(tensors: dict[str, torch.Tensor], text: str = "") -> str:
+    """A blake2b digest of tensors (on any device; in the order of their names) and a text, in hexadecimal."""
+    state = hashlib.blake2b(text.encode(), digest_size=32)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        state.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def _damaged(path: str | os.PathLike[str], problem: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged: {problem}. Put back a copy of it; or delete it, and resuming trains again "
+        "from the start to the same weights, keeping the measurements"
+    )

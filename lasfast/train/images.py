@@ -1,0 +1,124 @@
+"""Whatever holds training images, as batches that are a pure function of (seed, batch number).
+
+The data sets of `lasfast.data` already are; a pair of tensors or a DataLoader is adapted here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch.utils.data import DataLoader
+
+from lasfast.train.seeds import torch_seed
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+@runtime_checkable
+class TrainingImages(Protocol):
+    """Images for training, in batches that repeat: batch k depends on (seed, k, batch_size) alone."""
+
+    def num_batches(self, batch_size: int) -> int:
+        """Batches in an epoch."""
+
+    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+        """An epoch from batch `start` on: images float [B, C, H, W], labels int64 [B]."""
+
+
+def as_training_images(data: Any) -> TrainingImages:
+    """`data` as TrainingImages: itself, a pair of tensors (images, labels), or a DataLoader of such pairs."""
+    if isinstance(data, TrainingImages):
+        return data
+    if isinstance(data, DataLoader):
+        return LoaderImages(data)
+    if isinstance(data, Sequence) and len(data) == 2 and all(isinstance(part, torch.Tensor) for part in data):
+        return PairImages(*data)
+    raise TypeError(
+        f"data is a {type(data).__name__}; expected training images with num_batches() and batches() as in "
+        "lasfast.data, a pair of tensors (images, labels), or a torch DataLoader"
+    )
+
+
+class PairImages:
+    """A pair of tensors as they are, shuffled anew each epoch; no augmentation."""
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        if images.ndim != 4 or not images.is_floating_point() or not len(images):
+            raise ValueError(
+                f"images is {images.dtype} {tuple(images.shape)}; expected floating point [N, C, H, W], N > 0"
+            )
+        if labels.dtype != torch.int64 or labels.shape != (len(images),):
+            raise ValueError(
+                f"labels is {labels.dtype} {tuple(labels.shape)}; expected int64 [{len(images)}]"
+            )
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def num_batches(self, batch_size: int) -> int:
+        """Full batches in an epoch; one smaller batch where there are fewer images than that."""
+        return max(1, len(self) // batch_size)
+
+    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+        """Shuffled by `seed`; the last incomplete batch is left out."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        for batch in range(start, self.num_batches(batch_size)):
+            chosen = order[batch * batch_size : (batch + 1) * batch_size].to(self.images.device)
+            yield self.images[chosen], self.labels[chosen.to(self.labels.device)]
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the images, as JSON values."""
+        return {"images": list(self.images.shape)}
+
+
+class LoaderImages:
+    """A DataLoader, whose own batch size and order hold. Its randomness, if torch's, repeats with the seed.
+
+    A transform that draws from Python's or NumPy's global generator does not repeat; use torch's, or the data
+    sets of `lasfast.data`. Starting in mid-epoch reads and drops the batches before.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        try:
+            self.length = len(loader)
+        except TypeError as error:
+            raise TypeError(
+                "data is a DataLoader without a length; training needs to know its batches"
+            ) from error
+        if not self.length:
+            raise ValueError("data is a DataLoader without any batch")
+        self.loader = loader
+
+    def num_batches(self, batch_size: int) -> int:
+        """The loader's own number of batches, whatever `batch_size`."""
+        return self.length
+
+    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+        """The loader's batches, with torch's generators (global and the loader's own) seeded by `seed`."""
+        for holder in (self.loader, self.loader.sampler):
+            generator = getattr(holder, "generator", None)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(seed)
+        with torch_seed(seed):
+            batches = iter(self.loader)
+            state = torch.get_rng_state()
+        position = 0
+        while True:
+            with torch_seed(seed):
+                torch.set_rng_state(state)
+                batch = next(batches, None)
+                state = torch.get_rng_state()
+            if batch is None:
+                return
+            if position >= start:
+                images, labels = batch
+                yield images, labels
+            position += 1
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the loader, as JSON values."""
+        return {"loader_batches": self.length, "batch_size": self.loader.batch_size}

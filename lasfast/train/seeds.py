@@ -1,0 +1,34 @@
+"""Counter-based seeds: every random choice of training is a function of where training is.
+
+Nothing random is carried from one batch to the next, so a run cut anywhere continues with the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def derive(*counters: int, bits: int = 63) -> int:
+    """A seed of `bits` bits from non-negative counters such as (seed, step, epoch, batch).
+
+    Different counters give unrelated seeds: this is a hash (blake2b), not arithmetic on the seed.
+    """
+    packed = struct.pack(f"<{len(counters)}Q", *counters)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> (64 - bits)
+
+
+@contextmanager
+def torch_seed(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Draw from torch's generators as if just seeded with `seed`; their states come back afterwards."""
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.random.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(devices[0]):
+                torch.cuda.manual_seed(seed)
+        yield

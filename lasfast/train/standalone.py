@@ -1,0 +1,65 @@
+"""Training one network from scratch: SGD with the learning rate falling at milestones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from lasfast.train.progress import Progress
+from lasfast.train.settings import TrainSettings, resolve
+from lasfast.train.trainer import Trainer
+
+
+class StandaloneTrainer(Trainer):
+    """Trains one network for `standalone_epochs`, the learning rate falling at each of `milestones`.
+
+    `data` and `settings` as for SupernetTrainer. `seed` (the settings' own where None) decides order,
+    augmentation and dropout, not the initial weights: those the network brings (`supernet.extract(a,
+    fresh=True)`).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data: Any,
+        settings: TrainSettings | str = "small",
+        seed: int | None = None,
+        **overrides: Any,
+    ) -> None:
+        resolved = resolve(settings, **overrides)
+        super().__init__(network, data, resolved, resolved.seed if seed is None else seed)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.position[1] >= self.settings.standalone_epochs * self.batches
+
+    def train(self, start: int | None = None) -> Iterator[Progress]:
+        """Train from batch `start` (None: where the trainer stands) to the end; a Progress every batch."""
+        if start is None:
+            start = self.position[1]
+        return self._run(0, self.settings.standalone_epochs, start, (), slice(None))
+
+    def _logits(self, images: torch.Tensor, path: None) -> torch.Tensor:
+        return self.module(images)
+
+    def _paths(self, step: int, batch: int, candidates: object) -> tuple[None]:
+        return (None,)
+
+    def _learning_rate(self, step: int, batch: int) -> float:
+        passed = sum(batch >= milestone * self.batches for milestone in self.settings.milestones)
+        return self.settings.learning_rate * self.settings.milestone_factor**passed
+
+
+def train_standalone(
+    network: nn.Module,
+    data: Any,
+    settings: TrainSettings | str = "small",
+    seed: int | None = None,
+    **overrides: Any,
+) -> Iterator[Progress]:
+    """Train `network` in place from its present weights; a Progress after every batch."""
+    return StandaloneTrainer(network, data, settings, seed, **overrides).train()

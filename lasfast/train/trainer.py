@@ -1,0 +1,268 @@
+"""What supernet and stand-alone training share: updates, learning rates by position, readings, state."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lasfast.train.images import TrainingImages, as_training_images
+from lasfast.train.progress import Progress
+from lasfast.train.seeds import derive, torch_seed
+from lasfast.train.settings import TrainSettings
+
+READ_EVERY = 0.5  # seconds between readings of loss and accuracy, each of which waits for the device
+DROPOUT = 1  # what a seed is for: the last counter of `derive`
+CHOICE = 2
+
+
+class NonFiniteLossError(ArithmeticError):
+    """Training diverged: a loss is infinite or not a number."""
+
+
+class Trainer:
+    """SGD on one module, batch by batch, from any position.
+
+    Subclasses say what an update runs (`_logits`), and at which learning rate (`_learning_rate`). Losses and
+    right answers gather on the device; they are read at most every half second and at the end of an epoch, so
+    a GPU never waits for Python. The position is (step, batch): `batch` batches of `step` are done.
+    """
+
+    def __init__(self, module: nn.Module, data: Any, settings: TrainSettings, seed: int) -> None:
+        self.module = module
+        self.data: TrainingImages = as_training_images(data)
+        self.settings = settings
+        self.seed = seed
+        self.position = (0, 0)
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise ValueError(f"the {type(module).__name__} has no parameters to train")
+        self.device = parameters[0].device
+        self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        if settings.channels_last:
+            module.to(memory_format=torch.channels_last)
+        self._optimizer = torch.optim.SGD(
+            parameters,
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+        self._record: _Record | None = None
+        self._within_batch = False
+
+    @property
+    def batches(self) -> int:
+        """Batches in an epoch."""
+        return self.data.num_batches(self.settings.batch_size)
+
+    def _logits(self, images: torch.Tensor, path: Any) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _learning_rate(self, step: int, batch: int) -> float:
+        raise NotImplementedError
+
+    def _paths(self, step: int, batch: int, candidates: Sequence[Any]) -> Sequence[Any]:
+        """What to train on a batch, an update each, in order; as many for every batch of a step."""
+        raise NotImplementedError
+
+    def _run(
+        self, step: int, epochs: int, start: int, candidates: Sequence[Any], counted: slice
+    ) -> Iterator[Progress]:
+        """Train `epochs` epochs from batch `start`; `counted` are the updates whose loss is reported."""
+        batches = self.batches
+        if not 0 <= start <= epochs * batches:
+            raise ValueError(f"start is {start}; expected a batch of step {step}, 0 to {epochs * batches}")
+        began = read_at = time.perf_counter()
+        images_seen = 0
+        self.position = (step, start)
+        loss = accuracy = math.nan
+        for epoch in range(start // batches, epochs):
+            first = start % batches if epoch == start // batches else 0
+            record = self._record = None
+            source = self.data.batches(self.settings.batch_size, derive(self.seed, step, epoch), first)
+            for batch, (images, labels) in enumerate(source, first):
+                done = epoch * batches + batch
+                paths = self._paths(step, done, candidates)
+                rate = self._learning_rate(step, done)
+                if record is None:
+                    record = self._record = _Record(step, epoch, first, batches, paths, rate, self.device)
+                self._train_batch(images, labels, paths, rate, record, derive(self.seed, step, done, DROPOUT))
+                self.position = (step, done + 1)
+                images_seen += len(labels)
+                now = time.perf_counter()
+                if batch + 1 == batches or now - read_at >= READ_EVERY:
+                    loss, accuracy = record.read(counted)
+                    read_at = now = time.perf_counter()
+                yield Progress(
+                    step,
+                    epoch,
+                    epochs,
+                    batch,
+                    batches,
+                    rate,
+                    loss,
+                    accuracy,
+                    images_seen / (now - began),
+                    now - began,
+                )
+            if record is None or record.next != batches:
+                raise ValueError(
+                    f"data ended after batch {0 if record is None else record.next} in epoch {epoch + 1} of "
+                    f"step {step}, but its num_batches({self.settings.batch_size}) is {batches}"
+                )
+
+    def _train_batch(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        paths: Sequence[Any],
+        rate: float,
+        record: _Record,
+        seed: int,
+    ) -> None:
+        images = images.to(self.device, memory_format=self._format, non_blocking=True)
+        labels = labels.to(self.device, non_blocking=True)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        record.begin(paths, rate, len(labels))
+        self._within_batch = True
+        self.module.train()
+        deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+        with torch_seed(seed, self.device), deterministic:
+            for update, path in enumerate(paths):
+                # None, not zero: an inactive weight gets no update, no weight decay and keeps its momentum.
+                self._optimizer.zero_grad(set_to_none=True)
+                # One context an update, since autocast keeps its bf16 copies of the weights until it is left.
+                with torch.autocast(
+                    self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bf16"
+                ):
+                    logits = self._logits(images, path)
+                    loss = F.cross_entropy(logits.float(), labels)
+                loss.backward()
+                self._optimizer.step()
+                record.write(update, loss, logits, labels)
+        record.next += 1
+        self._within_batch = False
+
+    def check_finite(self) -> None:
+        """Raise NonFiniteLossError where a loss since the last reading was infinite or not a number."""
+        if self._record is not None:
+            self._record.read(slice(None))
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Everything that training goes on from: tensors (copies, on the CPU) and JSON values.
+
+        Weights and buffers are named `weights.*`, momentum `momentum.*` (of those parameters that were
+        updated yet). Raises NonFiniteLossError rather than hand out weights that diverged, and RuntimeError
+        where an exception stopped training within a batch.
+        """
+        if self._within_batch:
+            raise RuntimeError("training stopped within a batch; load a state before asking for one")
+        self.check_finite()
+        tensors = {f"weights.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        for name, parameter in self.module.named_parameters():
+            buffer = self._optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if buffer is not None:
+                tensors[f"momentum.{name}"] = buffer
+        copies = {
+            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+        return copies, {"position": list(self.position)}
+
+    def load_state(self, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
+        """Go on from what `state` gave.
+
+        Raises ValueError, having changed nothing, where it belongs to another network.
+        """
+        own = self.module.state_dict()
+        weights = _with_prefix(tensors, "weights.")
+        parameters = dict(self.module.named_parameters())
+        momentum = _with_prefix(tensors, "momentum.")
+        _check_same_names(weights, own)
+        for kind, saved, target in (("weights", weights, own), ("momentum", momentum, parameters)):
+            for name, tensor in saved.items():
+                if name not in target or target[name].shape != tensor.shape:
+                    expected = tuple(target[name].shape) if name in target else "no such tensor"
+                    raise ValueError(
+                        f"{kind} of {name} are {tuple(tensor.shape)}; this network has {expected}"
+                    )
+        step, batch = values["position"]
+        self.module.load_state_dict(weights)
+        self._optimizer.state.clear()
+        for name, tensor in momentum.items():
+            # Like the parameter in device and memory format, as if SGD had made it from a gradient.
+            buffer = torch.empty_like(parameters[name]).copy_(tensor)
+            self._optimizer.state[parameters[name]]["momentum_buffer"] = buffer.detach()
+        self._record = None
+        self._within_batch = False
+        self.position = (int(step), int(batch))
+
+
+def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _check_same_names(saved: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
+    missing, unknown = own.keys() - saved.keys(), saved.keys() - own.keys()
+    if missing or unknown:
+        problem = f"lack {min(missing)}" if missing else f"have {min(unknown)}, which this network has not"
+        raise ValueError(f"the saved weights are of another network: they {problem}")
+
+
+class _Record:
+    """Loss and right answers of each update of an epoch, on the device until read."""
+
+    def __init__(
+        self,
+        step: int,
+        epoch: int,
+        first: int,
+        batches: int,
+        paths: Sequence[Any],
+        rate: float,
+        device: torch.device,
+    ) -> None:
+        self.step, self.epoch, self.first, self.next = step, epoch, first, first
+        # [2, batches, updates]: mean loss of the batch, number right
+        self.values = torch.zeros(2, batches, len(paths), device=device)
+        self.sizes: list[int] = []
+        self.paths: list[Sequence[Any]] = []
+        self.rates: list[float] = []
+
+    def begin(self, paths: Sequence[Any], rate: float, size: int) -> None:
+        self.paths.append(paths)
+        self.rates.append(rate)
+        self.sizes.append(size)
+
+    def write(self, update: int, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        self.values[0, self.next, update] = loss.detach()
+        self.values[1, self.next, update] = (logits.detach().argmax(1) == labels).sum()
+
+    def read(self, counted: slice) -> tuple[float, float]:
+        """Mean loss and accuracy of the epoch's batches so far; waits for the device."""
+        losses, right = self.values[:, self.first : self.next].cpu().double()
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            batch, update = bad[0].tolist()
+            path = self.paths[batch][update]
+            raise NonFiniteLossError(
+                f"the loss is {losses[batch, update].item()} in step {self.step}, epoch {self.epoch + 1}, "
+                f"batch {self.first + batch + 1}{'' if path is None else f', sub-network {path}'}, "
+                f"at learning rate {self.rates[batch]:g}. Try a smaller learning_rate, precision='fp32' or "
+                "more warm_up_epochs; and check the images for values that are not finite."
+            )
+        if not len(losses):
+            return math.nan, math.nan
+        sizes = torch.tensor(self.sizes, dtype=torch.float64)[:, None]
+        seen = sizes.sum() * losses[:, counted].shape[1]
+        return (
+            ((losses * sizes)[:, counted].sum() / seen).item(),
+            (right[:, counted].sum() / seen).item(),
+        )

@@ -14,7 +14,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a file whose content takes the place of `path` when the block ends without an exception.
 
     Written aside (`path` + ".tmp"), flushed to disk, renamed, and the rename flushed too. An exception
-    leaves `path` as it was. What a kill leaves aside the next write overwrites: one writer per path at a time.
+    leaves `path` as it was. The next write overwrites what a kill leaves aside: one writer per path.
 
     Args:
         path: the file to replace or create; its directory must exist.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lasfast.spaces.base import Architecture, as_int, as_ints
+from lasfast.checks import as_int, as_ints, as_real
+from lasfast.spaces.base import Architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Measurement:
         set_field(self, "architecture", as_ints("architecture", self.architecture))
         set_field(self, "images", as_int("images", self.images, minimum=1))
         for name in ("top1", "top5", "loss"):
-            set_field(self, name, _as_real(name, getattr(self, name)))
+            set_field(self, name, as_real(name, getattr(self, name)))
         for name in ("top1", "top5"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
@@ -138,13 +138,7 @@ def as_value(value: Measurement | float, name: str = "value") -> float:
     """A measurement's `value`, or the finite real number itself, as a float."""
     if isinstance(value, Measurement):
         return value.value
-    number = _as_real(name, value)
+    number = as_real(name, value)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be a finite number, got {number}")
     return number
-
-
-def _as_real(name: str, value: object) -> float:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
-    return float(value)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import abc
-import operator
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 Architecture: TypeAlias = tuple[int, ...]
@@ -54,26 +53,3 @@ class SearchSpace(abc.ABC):
         if not re.fullmatch(r"[0-9]+(-[0-9]+)*", text.strip()):
             raise ValueError(f"text must be numbers joined by '-', such as '2-5-2-3', got {text!r}")
         return self.validate(int(part) for part in text.strip().split("-"))
-
-
-def as_ints(name: str, values: Iterable[int]) -> tuple[int, ...]:
-    """Return `values` as a tuple of plain ints (numpy integers become ints; bools and floats are refused)."""
-    if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a sequence of ints such as (2, 5, 2, 3), got {values!r}")
-    values = tuple(values)
-    try:
-        if any(isinstance(value, bool) for value in values):
-            raise TypeError
-        return tuple(operator.index(value) for value in values)
-    except TypeError:
-        raise TypeError(f"{name} must hold only ints, got {values!r}") from None
-
-
-def as_int(name: str, value: int, minimum: int) -> int:
-    """Return `value` as a plain int of at least `minimum`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    number = operator.index(value)
-    if number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {number}")
-    return number

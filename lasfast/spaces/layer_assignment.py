@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from lasfast.spaces.base import Architecture, SearchSpace, as_int, as_ints
+from lasfast.checks import as_int, as_ints
+from lasfast.spaces.base import Architecture, SearchSpace
 
 
 class LayerAssignmentSpace(SearchSpace):

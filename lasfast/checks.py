@@ -1,0 +1,42 @@
+"""Checks of plain arguments: each returns the value in its plain Python type, or says what was expected."""
+
+from __future__ import annotations
+
+import numbers
+import operator
+from collections.abc import Iterable, Mapping, Set
+
+import numpy as np
+
+
+def as_int(name: str, value: object, minimum: int) -> int:
+    """Return `value` as a plain int of at least `minimum`; bools and floats are refused."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    return number
+
+
+def as_ints(name: str, values: object) -> tuple[int, ...]:
+    """Return an ordered collection of ints (also of numpy's) as a tuple of plain ints."""
+    if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence of ints such as (2, 5, 2, 3), got {values!r}")
+    values = tuple(values)
+    try:
+        if any(isinstance(value, bool | np.bool_) for value in values):
+            raise TypeError
+        return tuple(operator.index(value) for value in values)
+    except TypeError:
+        raise TypeError(f"{name} must hold only ints, got {values!r}") from None
+
+
+def as_real(name: str, value: object) -> float:
+    """Return a real number (also numpy's) as a float; bools are refused."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    return float(value)

@@ -1,0 +1,86 @@
+"""Neural Inheritance Relation search: the best assignment grows by one layer per step (Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lasfast.checks import as_int
+from lasfast.searchers.base import Result, Searcher, best_per_depth, ranked
+from lasfast.spaces import Architecture, LayerAssignmentSpace
+
+
+class NIR(Searcher):
+    """Greedy search over layer assignments, from shallow to deep (Eq. 6, Algorithm 1).
+
+    The best assignments for deep networks are taken to inherit from those for shallow ones. So each step
+    tries the (at most n) assignments with one layer more than the best of the step before, and keeps the best
+    of them: O(depth * n) evaluations where enumeration takes O(depth ** n).
+
+    One depth is one step; the depth of the start itself has one candidate only and is not evaluated. Of equal
+    values the candidate that was asked first wins: the better parent's, and the earlier group's.
+
+    Args:
+        space: the layer assignments.
+        depth: the depth to reach, beyond that of `start`.
+        beam: how many assignments of a depth are kept as parents; 1 is the paper.
+        start: where to start from; None is one layer in each group.
+
+    Attributes:
+        history: for each completed depth, (assignment, value) of its candidates.
+    """
+
+    space: LayerAssignmentSpace
+
+    def __init__(
+        self, space: LayerAssignmentSpace, *, depth: int, beam: int = 1, start: Iterable[int] | None = None
+    ) -> None:
+        if not isinstance(space, LayerAssignmentSpace):
+            raise TypeError(f"space must be a LayerAssignmentSpace, got {type(space).__name__}")
+        super().__init__(space)
+        self.start = space.seed_architecture if start is None else space.validate(start)
+        self.depth = as_int("depth", depth, minimum=1)
+        self.beam = as_int("beam", beam, minimum=1)
+        if not sum(self.start) < self.depth <= space.max_depth:
+            raise ValueError(
+                f"depth must be from {sum(self.start) + 1} (one layer more than the start {self.start}) "
+                f"to {space.max_depth} (all that {space} has), got {depth}"
+            )
+
+    def propose(self) -> list[Architecture]:
+        """Inherited sampling: one layer more than each parent, in each group in turn."""
+        parents = [architecture for architecture, _ in self.kept] if self.history else [self.start]
+        if sum(parents[0]) == self.depth:
+            return []
+        return [child for parent in parents for child in self.space.inherit(parent)]
+
+    @property
+    def kept(self) -> list[Result]:
+        """The best `beam` of the last completed depth, the parents of the next; [] before the first."""
+        return ranked(self.history[-1])[: self.beam] if self.history else []
+
+    @property
+    def winners(self) -> dict[int, Result]:
+        """(assignment, value) of the best of each completed depth, by depth."""
+        return best_per_depth(result for step in self.history for result in step)
+
+    @property
+    def best(self) -> Result:
+        """(assignment, value) of the winner at the deepest completed depth.
+
+        Raises:
+            RuntimeError: no depth was completed yet.
+        """
+        if not self.history:
+            raise RuntimeError("there is no best architecture yet: no depth was completed")
+        return self.kept[0]
+
+    def describe(self) -> dict[str, Any]:
+        """Name, hyper-parameters and space."""
+        return {
+            "name": "nir",
+            "depth": self.depth,
+            "beam": self.beam,
+            "start": list(self.start),
+            "space": self.space.describe(),
+        }

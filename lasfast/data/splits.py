@@ -1,0 +1,117 @@
+"""Who goes where: seeded, stratified choices of image indices. Numpy only; no image is read here."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lasfast.data.errors import DataError
+
+Indices = NDArray[np.int64]
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that is a pure function of ``parts``, the same in every process and on every machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def stratified_counts(sizes: Indices, count: int) -> Indices:
+    """How many of ``count`` images each class gives up, in proportion to its size [classes].
+
+    Largest remainders, ties to the earlier class; every class that has images keeps at least one.
+
+    Raises:
+        DataError: if the classes cannot give up that many.
+    """
+    room = np.maximum(sizes - 1, 0)
+    if count > room.sum():
+        raise DataError(
+            f"cannot hold {count} images out of {sizes.sum()} in {len(sizes)} classes: every class keeps at "
+            f"least one image, so at most {room.sum()} can be held out"
+        )
+    share = sizes * (count / max(int(sizes.sum()), 1))
+    taken = np.minimum(np.floor(share).astype(np.int64), room)
+    while (missing := count - int(taken.sum())) > 0:
+        need = np.where(taken < room, share - taken, -np.inf)
+        open_classes = int((taken < room).sum())
+        taken[np.argsort(-need, kind="stable")[: min(missing, open_classes)]] += 1
+    return taken
+
+
+def balanced_counts(sizes: Indices, count: int) -> Indices:
+    """How many images each class gives to a class-balanced subset of ``count`` [classes].
+
+    As even as the classes allow: a class with too few gives all it has, the others fill up; what does not
+    divide goes to the earlier classes. ``count`` beyond all there is means all there is.
+    """
+    count = min(count, int(sizes.sum()))
+    taken = np.zeros_like(sizes)
+    while (missing := count - int(taken.sum())) > 0:
+        open_classes = np.flatnonzero(taken < sizes)
+        each = missing // len(open_classes)
+        if each == 0:
+            taken[open_classes[:missing]] += 1
+        else:
+            taken[open_classes] += np.minimum(each, sizes[open_classes] - taken[open_classes])
+    return taken
+
+
+def choose(labels: Indices, counts: Indices, seed: int) -> Indices:
+    """``counts[c]`` random positions of each class ``c`` in ``labels``, sorted ascending."""
+    chosen = []
+    for label, count in enumerate(counts):
+        members = np.flatnonzero(labels == label)
+        generator = np.random.default_rng(derive_seed("choose", seed, label))
+        chosen.append(generator.permutation(members)[:count])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def class_sizes(labels: Indices, num_classes: int) -> Indices:
+    """The number of images of each class [classes]."""
+    return np.bincount(labels, minlength=num_classes).astype(np.int64)
+
+
+def hold_out(labels: Indices, num_classes: int, count: int, seed: int) -> tuple[Indices, Indices]:
+    """Split positions into (kept, held out), ``count`` of them held out in proportion to the classes."""
+    held = choose(labels, stratified_counts(class_sizes(labels, num_classes), count), seed)
+    kept = np.setdiff1d(np.arange(len(labels)), held)
+    return kept, held
+
+
+def balanced_subset(labels: Indices, num_classes: int, count: int, seed: int) -> Indices:
+    """Positions of a class-balanced random subset of at most ``count`` images, ascending."""
+    return choose(labels, balanced_counts(class_sizes(labels, num_classes), count), seed)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions in the pool of training images, each ascending.
+
+    ``calibration`` is a part of ``train``; ``validation`` and ``train`` are disjoint.
+    """
+
+    train: Indices
+    calibration: Indices
+    validation: Indices
+
+
+def split_pool(
+    labels: Indices, num_classes: int, *, validation: int, limit: int | None, calibration: int, seed: int
+) -> Split:
+    """Hold ``validation`` images out, keep at most ``limit`` others, and choose ``calibration`` of those.
+
+    Validation is in proportion to the classes and does not depend on ``limit``, so that runs on parts of a
+    set are compared on the same images; the other two are class-balanced.
+
+    Raises:
+        DataError: if the classes are too small for ``validation``.
+    """
+    train, held = hold_out(labels, num_classes, validation, derive_seed("validation", seed))
+    if limit is not None:
+        train = train[balanced_subset(labels[train], num_classes, limit, derive_seed("limit", seed))]
+    chosen = balanced_subset(labels[train], num_classes, calibration, derive_seed("calibration", seed))
+    return Split(train, train[chosen], held)

@@ -1,0 +1,257 @@
+"""Images that are decoded while they are read: for sets too large for memory, or of many sizes.
+
+Both classes read through torch's ``DataLoader``. What comes out does not depend on the number of workers, and
+torch's global random state is neither read nor changed.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as Items
+
+from lasfast.data import augment, decode
+from lasfast.data.decode import Size
+from lasfast.data.errors import DataError
+from lasfast.data.images import check_position, count_batches, epoch_order
+from lasfast.data.splits import derive_seed
+
+Item = tuple["Tensor | DataError", int]
+
+
+class FolderImages:
+    """Training images in files: a random resized crop and a flip, each from a seed of its own.
+
+    The crop has the distribution of torchvision's ``RandomResizedCrop`` with default settings, the paper's
+    augmentation for Tiny-ImageNet and ImageNet (NIR, Experiments on Tiny-ImageNet, Training Details).
+
+    Args:
+        paths: image files.
+        labels: int64 [len(paths)].
+        size: (height, width) of the crops.
+        mean: per channel, of values from 0 to 1; its length (1 or 3) is the number of channels.
+        std: per channel, positive.
+        flip: mirror half of the images, left to right.
+        workers: processes that decode; None: one per core, at most 8. 0: decode in this process.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        labels: Tensor,
+        size: Size,
+        mean: Sequence[float],
+        std: Sequence[float],
+        flip: bool = True,
+        workers: int | None = None,
+    ) -> None:
+        _check_files(paths, labels, mean, std)
+        self.size = size
+        self.mean = tuple(float(value) for value in mean)
+        self.std = tuple(float(value) for value in std)
+        self.flip = bool(flip)
+        self.workers = _workers(workers)
+        self._paths = tuple(paths)
+        self._labels = labels.to(torch.int64)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._paths)
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 [N]."""
+        return self._labels
+
+    def num_batches(self, batch_size: int) -> int:
+        """The number of batches of an epoch; the incomplete last one is dropped unless it is the only one."""
+        return count_batches(len(self), batch_size)
+
+    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches ``start``, ``start + 1``, ... of the epoch that ``seed`` stands for.
+
+        Batch k is a pure function of (seed, k, batch_size).
+
+        Yields:
+            images, float32 [B, C, H, W], augmented and normalized; labels, int64 [B].
+
+        Raises:
+            DataError: naming an image that cannot be decoded.
+        """
+        return self._batches(*check_position(len(self), batch_size, seed, start))
+
+    def _batches(self, batch_size: int, seed: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = epoch_order(len(self), seed)
+        plan = [
+            order[k * batch_size : (k + 1) * batch_size].tolist()
+            for k in range(start, self.num_batches(batch_size))
+        ]
+        items = _TrainingFiles(self._paths, self._labels, self.size, len(self.mean), self.flip, seed)
+        yield from _read(items, plan, self.workers, self.mean, self.std)
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies these training images beside their contents, for JSON."""
+        return {
+            "images": len(self),
+            "size": list(self.size),
+            "flip": self.flip,
+            "resized_crop": True,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+
+class FolderLoader:
+    """Image files in fixed order, resized and center-cropped; every iteration reads them again.
+
+    Iterating yields float32 [B, C, H, W] normalized, with int64 labels [B] beside it where labels were given:
+    ``for images, labels in loader``; else ``for images in loader``.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        labels: Tensor | None,
+        size: Size,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int = 250,
+        workers: int | None = None,
+    ) -> None:
+        _check_files(paths, labels, mean, std)
+        count_batches(len(paths), batch_size)
+        self.size = size
+        self.mean = tuple(float(value) for value in mean)
+        self.std = tuple(float(value) for value in std)
+        self.batch_size = batch_size
+        self.workers = _workers(workers)
+        self.num_images = len(paths)
+        self.labels = labels
+        self._paths = tuple(paths)
+
+    def __len__(self) -> int:
+        """The number of batches, the incomplete last one counted."""
+        return math.ceil(self.num_images / self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Read the files from the beginning."""
+        labels = torch.zeros(self.num_images, dtype=torch.int64) if self.labels is None else self.labels
+        items = _PlainFiles(self._paths, labels, self.size, len(self.mean))
+        order = range(self.num_images)
+        plan = [list(order[i : i + self.batch_size]) for i in range(0, self.num_images, self.batch_size)]
+        for batch in _read(items, plan, self.workers, self.mean, self.std):
+            yield batch[0] if self.labels is None else batch
+
+
+class _PlainFiles(Items[Item]):
+    """Center crops, uint8 [C, H, W].
+
+    A broken file is returned as its error, which a worker would wrap in its own.
+    """
+
+    def __init__(self, paths: tuple[str, ...], labels: Tensor, size: Size, channels: int) -> None:
+        self.paths = paths
+        self.labels = labels
+        self.size = size
+        self.channels = channels
+
+    def __getitem__(self, index: int) -> Item:
+        label = int(self.labels[index])
+        try:
+            return decode.to_tensor(
+                self.crop(decode.open_image(self.paths[index], self.channels), index)
+            ), label
+        except DataError as error:
+            return error, label
+
+    def crop(self, image: Image.Image, index: int) -> Image.Image:
+        return decode.center_crop(image, self.size)
+
+
+class _TrainingFiles(_PlainFiles):
+    """Random resized crops; image i of an epoch is cut by a generator of its own, seeded by (seed, i)."""
+
+    def __init__(
+        self, paths: tuple[str, ...], labels: Tensor, size: Size, channels: int, flip: bool, seed: int
+    ) -> None:
+        super().__init__(paths, labels, size, channels)
+        self.flip = flip
+        self.seed = seed
+
+    def crop(self, image: Image.Image, index: int) -> Image.Image:
+        rng = random.Random(derive_seed("item", self.seed, index))
+        top, left, height, width = random_box(image.height, image.width, rng)
+        part = image.crop((left, top, left + width, top + height))
+        part = part.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
+        if self.flip and rng.random() < 0.5:
+            part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return part
+
+
+def random_box(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random resized crop of one image; see ``augment.draw_boxes``."""
+    for _ in range(augment.ATTEMPTS):
+        area = height * width * rng.uniform(*augment.SCALE)
+        ratio = math.exp(rng.uniform(math.log(augment.RATIO[0]), math.log(augment.RATIO[1])))
+        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top, left = rng.randrange(height - box_height + 1), rng.randrange(width - box_width + 1)
+            return top, left, box_height, box_width
+    return augment.central_box(height, width)
+
+
+def _read(
+    items: _PlainFiles, plan: list[list[int]], workers: int, mean: Sequence[float], std: Sequence[float]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read the batches of ``plan``, normalized here: a worker sends bytes, a quarter of the floats."""
+    loader: DataLoader[Item] = DataLoader(
+        items,
+        batch_sampler=plan,
+        num_workers=min(workers, len(plan)),
+        collate_fn=_collate,
+        generator=torch.Generator(),  # without it, the loader draws a seed from the global generator
+    )
+    for images, labels in loader:
+        if isinstance(images, DataError):
+            raise images
+        yield augment.normalize(images, mean, std), labels
+
+
+def _collate(items: list[Item]) -> tuple[Tensor | DataError, Tensor]:
+    labels = torch.tensor([label for _, label in items], dtype=torch.int64)
+    images = []
+    for image, _ in items:
+        if isinstance(image, DataError):
+            return image, labels
+        images.append(image)
+    return torch.stack(images), labels
+
+
+def _workers(workers: int | None) -> int:
+    if workers is None:
+        return min(8, decode.available_cores())
+    if isinstance(workers, bool) or not isinstance(workers, int):
+        raise TypeError(f"workers must be an integer or None, got {workers!r}")
+    if workers < 0:
+        raise ValueError(f"workers must be at least 0, got {workers}")
+    return workers
+
+
+def _check_files(
+    paths: Sequence[str], labels: Tensor | None, mean: Sequence[float], std: Sequence[float]
+) -> None:
+    if len(paths) == 0:
+        raise ValueError("paths must name at least one image file, got none")
+    if labels is not None and labels.shape != (len(paths),):
+        raise ValueError(f"labels must be [{len(paths)}], one per file, got shape {tuple(labels.shape)}")
+    if len(mean) not in (1, 3) or len(std) != len(mean):
+        raise ValueError(f"mean and std must have 1 or 3 values each, got {mean!r} and {std!r}")
+    if not all(value > 0 for value in std):
+        raise ValueError(f"std must be positive, got {std!r}")

@@ -1,0 +1,349 @@
+"""``load``: from the name of a set to a ``Dataset``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lasfast.data import decode
+from lasfast.data.augment import normalize
+from lasfast.data.dataset import Dataset
+from lasfast.data.decode import Size
+from lasfast.data.errors import DataError
+from lasfast.data.folder import FolderSource, ImageFiles, open_image_folder
+from lasfast.data.images import TensorImages
+from lasfast.data.loaders import FolderImages, FolderLoader
+from lasfast.data.sources import (
+    RECIPES,
+    ArraySource,
+    Recipe,
+    open_digits,
+    open_tiny_imagenet,
+    open_torchvision,
+)
+from lasfast.data.splits import Indices, Split, balanced_subset, split_pool
+from lasfast.data.statistics import channel_statistics, digest_of
+
+IN_MEMORY_SIZE = 96  # images of one size up to this many pixels a side are decoded once, to memory
+STATISTICS_IMAGES = 10_000
+STATISTICS_LARGE_IMAGES = 1_000  # a large image has as many pixels as dozens of small ones
+MAX_VALIDATION = 10_000
+ROOT_VARIABLE = "LASFAST_DATA"
+
+
+class Options(NamedTuple):
+    """The arguments of ``load`` that say how a set is cut and read, checked."""
+
+    calibration: int
+    validation: int | float | None
+    limit: int | None
+    seed: int
+    image_size: Size | None
+    batch_size: int
+    pad: int | None
+    flip: bool | None
+    workers: int | None
+
+
+def load(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    calibration: int = 1000,
+    validation: int | float | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    image_size: int | tuple[int, int] | None = None,
+    batch_size: int = 250,
+    pad: int | None = None,
+    flip: bool | None = None,
+    workers: int | None = None,
+) -> Dataset:
+    """Load a labelled image set and split it into train, calibration and validation.
+
+    Images of one size, up to 96 pixels a side, are held in memory as bytes and augmented by batches:
+    zero-padded and cropped, and flipped where a mirrored image means the same (``sources.RECIPES``). Larger
+    ones, and all where ``image_size`` asks for another size, are read from their files while they are used:
+    random resized crops and flips for training, resized and center-cropped otherwise.
+
+    Args:
+        name: ``digits``, ``cifar10``, ``cifar100``, ``fashion-mnist``, ``tiny-imagenet``, or
+            ``imagefolder:PATH`` with ``PATH/train/<class>/<image>`` and optionally ``PATH/test`` or
+            ``PATH/val`` as the test split, or with ``PATH/<class>/<image>``, of which a fifth becomes the
+            test split. Files that are not images by their suffix are ignored (and counted in ``describe``).
+        root: folder of the named sets; default: the environment's ``LASFAST_DATA``, or else ``data``.
+        download: get a set that is not there; otherwise it is an error.
+        calibration: training images, class-balanced, on which BatchNorm statistics are recomputed; fewer
+            where there are fewer (1,000 in the paper).
+        validation: how many training images (an int) or which part of them (a float) to hold out, in
+            proportion to the classes; default: a tenth, a quarter of digits, at most 10,000. Independent of
+            ``limit``.
+        limit: train on at most this many images, class-balanced.
+        seed: of the split. The test split does not depend on it.
+        image_size: pixels, (height, width) or one number for both.
+        batch_size: of the calibration and validation loaders, where the set is not held in memory.
+        pad: zeros added on each side before the random crop, instead of the set's own; 0: no crop.
+        flip: whether training images are flipped, instead of the set's own.
+        workers: processes that decode images while they are used; default: one per core, at most 8.
+
+    Raises:
+        DataError: (a ValueError) data missing, broken or of wrong shape: names the file and what to do.
+        TypeError, ValueError: naming the argument that is wrong.
+    """
+    options = _check_options(calibration, validation, limit, seed, image_size, batch_size, pad, flip, workers)
+    kind, source = _open(name, root, download)
+    labels = source.labels if isinstance(source, ArraySource) else source.pool.labels
+    classes = source.classes if isinstance(source, ArraySource) else source.pool.classes
+    split = _split(labels, len(classes), RECIPES[kind], options)
+    if isinstance(source, ArraySource):
+        return _from_arrays(name, source, split, RECIPES[kind], options)
+    return _from_files(name, source, split, RECIPES[kind], options)
+
+
+def _open(
+    name: str, root: str | os.PathLike[str] | None, download: bool
+) -> tuple[str, ArraySource | FolderSource]:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, got {name!r}")
+    place = Path(root if root is not None else os.environ.get(ROOT_VARIABLE, "data")).expanduser()
+    kind, _, path = name.partition(":")
+    if kind == "imagefolder" and path:
+        return kind, open_image_folder(Path(path).expanduser())
+    if name == "digits":
+        return name, open_digits()
+    if name == "tiny-imagenet":
+        return name, open_tiny_imagenet(place, download)
+    if name in RECIPES and name != "imagefolder":
+        return name, open_torchvision(name, place, download)
+    known = ", ".join("imagefolder:PATH" if known == "imagefolder" else known for known in RECIPES)
+    raise ValueError(f"name must be one of {known}; got {name!r}")
+
+
+def _split(labels: Indices, num_classes: int, recipe: Recipe, options: Options) -> Split:
+    wanted = options.validation
+    if wanted is None:
+        wanted = min(MAX_VALIDATION, max(1, round(recipe.validation * len(labels))))
+    elif isinstance(wanted, float):
+        wanted = max(1, round(wanted * len(labels)))
+    if options.limit is not None and options.limit < num_classes:
+        raise ValueError(f"limit must be at least {num_classes}, one image per class, got {options.limit}")
+    try:
+        return split_pool(
+            labels,
+            num_classes,
+            validation=wanted,
+            limit=options.limit,
+            calibration=options.calibration,
+            seed=options.seed,
+        )
+    except DataError as error:
+        raise DataError(f"validation={wanted}: {error}") from error
+
+
+def _from_arrays(name: str, source: ArraySource, split: Split, recipe: Recipe, options: Options) -> Dataset:
+    size = (int(source.images.shape[2]), int(source.images.shape[3]))
+    if options.image_size not in (None, size):
+        raise ValueError(
+            f"image_size must be None or {size}, the size of {name} (only image files are resized), "
+            f"got {options.image_size}"
+        )
+
+    def read(positions: Indices) -> Tensor:
+        return source.images[torch.from_numpy(positions)]
+
+    return _in_memory(name, source.classes, source.labels, split, read, source.test, recipe, options, 0)
+
+
+def _from_files(name: str, source: FolderSource, split: Split, recipe: Recipe, options: Options) -> Dataset:
+    pool = source.pool
+    used = pool.select(np.union1d(split.train, split.validation))
+    headers = decode.read_headers(used.paths)
+    channels = 1 if all(header.gray for header in headers) else 3
+    same = len({header.size for header in headers}) == 1
+    size = options.image_size
+    if size is None or (same and headers[0].size == size):
+        size = decode.common_size(used.paths, headers)
+        if max(size) <= IN_MEMORY_SIZE:
+
+            def read(positions: Indices) -> Tensor:
+                return decode.decode_exact(pool.select(positions).paths, channels, size)
+
+            def read_test() -> tuple[Tensor, Indices]:
+                files = source.test()
+                return decode.decode_exact(files.paths, channels, size), files.labels
+
+            return _in_memory(
+                name, pool.classes, pool.labels, split, read, read_test, recipe, options, pool.ignored
+            )
+    return _while_used(name, source, split, size, channels, recipe, options)
+
+
+def _in_memory(
+    name: str,
+    classes: tuple[str, ...],
+    labels: Indices,
+    split: Split,
+    read: Callable[[Indices], Tensor],
+    read_test: Callable[[], tuple[Tensor, Indices]],
+    recipe: Recipe,
+    options: Options,
+    ignored: int,
+) -> Dataset:
+    images = read(split.train)
+    validation = read(split.validation)
+    train_labels, validation_labels = (
+        torch.from_numpy(labels[split.train]),
+        torch.from_numpy(labels[split.validation]),
+    )
+    sample = balanced_subset(labels[split.train], len(classes), STATISTICS_IMAGES, seed=0)
+    mean, std = channel_statistics(images[torch.from_numpy(sample)])
+    size = (int(images.shape[2]), int(images.shape[3]))
+    pad = recipe.pad if recipe.pad is not None else max(size) // 8
+    train = TensorImages(
+        images,
+        train_labels,
+        mean,
+        std,
+        pad=pad if options.pad is None else options.pad,
+        flip=recipe.flip if options.flip is None else options.flip,
+        resized_crop=recipe.resized_crop and options.pad is None,
+    )
+    calibration = images[torch.from_numpy(np.searchsorted(split.train, split.calibration))]
+
+    def test() -> tuple[Tensor, Tensor]:
+        test_images, test_labels = read_test()
+        return normalize(test_images, mean, std), torch.from_numpy(test_labels)
+
+    digest = digest_of(images.numpy(), train_labels.numpy(), validation.numpy(), validation_labels.numpy())
+    return Dataset(
+        name=name,
+        classes=classes,
+        channels=int(images.shape[1]),
+        image_size=size,
+        train=train,
+        calibration=normalize(calibration, mean, std),
+        validation=(normalize(validation, mean, std), validation_labels),
+        mean=mean,
+        std=std,
+        description=_describe(name, classes, split, options.seed, train.describe(), digest, ignored),
+        read_test=test,
+    )
+
+
+def _while_used(
+    name: str, source: FolderSource, split: Split, size: Size, channels: int, recipe: Recipe, options: Options
+) -> Dataset:
+    if options.pad is not None:
+        raise ValueError(
+            "pad must be None where images are read while they are used (random resized crops), "
+            f"got {options.pad}"
+        )
+    pool = source.pool
+    train, calibration, validation = (
+        pool.select(positions) for positions in (split.train, split.calibration, split.validation)
+    )
+    sample = train.select(balanced_subset(train.labels, len(pool.classes), STATISTICS_LARGE_IMAGES, seed=0))
+    mean, std = channel_statistics(decode.decode_cropped(sample.paths, channels, size))
+
+    def loader(files: ImageFiles, labelled: bool = True) -> FolderLoader:
+        labels = torch.from_numpy(files.labels) if labelled else None
+        return FolderLoader(files.paths, labels, size, mean, std, options.batch_size, options.workers)
+
+    flip = recipe.flip if options.flip is None else options.flip
+    images = FolderImages(train.paths, torch.from_numpy(train.labels), size, mean, std, flip, options.workers)
+    stamps = [f"{Path(path).name} {os.path.getsize(path)}" for path in (*train.paths, *validation.paths)]
+    names = np.frombuffer("\n".join(stamps).encode(), dtype=np.uint8)
+    digest = digest_of(names, train.labels, validation.labels)
+    description = _describe(name, pool.classes, split, options.seed, images.describe(), digest, pool.ignored)
+    return Dataset(
+        name=name,
+        classes=pool.classes,
+        channels=channels,
+        image_size=size,
+        train=images,
+        calibration=loader(calibration, labelled=False),
+        validation=loader(validation),
+        mean=mean,
+        std=std,
+        description={**description, "batch_size": options.batch_size},
+        read_test=lambda: loader(source.test()),
+    )
+
+
+def _describe(
+    name: str,
+    classes: Sequence[str],
+    split: Split,
+    seed: int,
+    training: dict[str, Any],
+    digest: str,
+    ignored: int,
+) -> dict[str, Any]:
+    # Of a folder only its last part: the same images are the same set wherever they are moved.
+    kind, _, path = name.partition(":")
+    return {
+        "name": f"{kind}:{Path(path).name}" if path else name,
+        "classes": len(classes),
+        "train": len(split.train),
+        "calibration": len(split.calibration),
+        "validation": len(split.validation),
+        "seed": seed,
+        "training_images": training,
+        "ignored_files": ignored,
+        "digest": digest,
+    }
+
+
+def _check_options(
+    calibration: int,
+    validation: int | float | None,
+    limit: int | None,
+    seed: int,
+    image_size: int | tuple[int, int] | None,
+    batch_size: int,
+    pad: int | None,
+    flip: bool | None,
+    workers: int | None,
+) -> Options:
+    _check_integer("calibration", calibration, 1)
+    _check_integer("batch_size", batch_size, 1)
+    _check_integer("seed", seed, None)
+    for name, value, least in (("limit", limit, 1), ("pad", pad, 0), ("workers", workers, 0)):
+        if value is not None:
+            _check_integer(name, value, least)
+    if isinstance(validation, float):
+        if not 0 < validation < 1:
+            raise ValueError(f"validation must be a count, or a part between 0 and 1, got {validation}")
+    elif validation is not None:
+        _check_integer("validation", validation, 1)
+    if flip is not None and not isinstance(flip, bool):
+        raise TypeError(f"flip must be True, False or None, got {flip!r}")
+    return Options(
+        calibration, validation, limit, seed, _check_size(image_size), batch_size, pad, flip, workers
+    )
+
+
+def _check_size(image_size: int | tuple[int, int] | None) -> Size | None:
+    if image_size is None:
+        return None
+    if isinstance(image_size, int):
+        image_size = (image_size, image_size)
+    if not isinstance(image_size, tuple) or len(image_size) != 2:
+        raise TypeError(f"image_size must be an integer or a (height, width) tuple, got {image_size!r}")
+    for value in image_size:
+        _check_integer("image_size", value, 1)
+    return image_size
+
+
+def _check_integer(name: str, value: Any, least: int | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -1,0 +1,173 @@
+"""Where the images of each named set come from.
+
+| name | images | from | test split |
+|---|---|---|---|
+| digits | 1,797 gray 8x8 | scikit-learn, installed with it | the last fifth of every class (other writers) |
+| cifar10, cifar100 | 60,000 color 32x32 | torchvision | its test set, 10,000 |
+| fashion-mnist | 70,000 gray 28x28 | torchvision | its test set, 10,000 |
+| tiny-imagenet | 110,000 color 64x64 | folder ``tiny-imagenet-200`` | its ``val``, 10,000 (labelled) |
+| imagefolder:PATH | any | a folder | see ``folder.open_image_folder`` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lasfast.data.errors import DataError
+from lasfast.data.folder import FolderSource, ImageFiles, scan
+from lasfast.data.splits import Indices
+
+TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+TINY_IMAGENET_FOLDER = "tiny-imagenet-200"
+
+
+class Recipe(NamedTuple):
+    """How a set is augmented, and which part of its training images is held out for validation."""
+
+    pad: int | None  # zeros around an image before the random crop; None: an eighth of the longer side
+    flip: bool
+    resized_crop: bool
+    validation: float
+
+
+# A mirrored digit is another symbol; a shirt is not. Tiny-ImageNet as in the paper (NIR, Experiments on
+# Tiny-ImageNet, Training Details). Digits are few: a quarter, or candidates could not be told apart.
+RECIPES = {
+    "digits": Recipe(pad=1, flip=False, resized_crop=False, validation=0.25),
+    "cifar10": Recipe(pad=4, flip=True, resized_crop=False, validation=0.1),
+    "cifar100": Recipe(pad=4, flip=True, resized_crop=False, validation=0.1),
+    "fashion-mnist": Recipe(pad=4, flip=True, resized_crop=False, validation=0.1),
+    "tiny-imagenet": Recipe(pad=0, flip=True, resized_crop=True, validation=0.1),
+    "imagefolder": Recipe(pad=None, flip=True, resized_crop=False, validation=0.1),
+}
+
+_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """A pool of training images in memory, and how to read the test images.
+
+    ``images`` is uint8 [N, C, H, W], ``labels`` int64 [N]; ``test()`` gives the same two of the test split.
+    """
+
+    classes: tuple[str, ...]
+    images: Tensor
+    labels: Indices
+    test: Callable[[], tuple[Tensor, Indices]]
+
+
+def open_digits() -> ArraySource:
+    """scikit-learn's handwritten digits.
+
+    The test split is the last fifth of every class in the order of the file. The file goes from writer to
+    writer, so the test images are mostly by other people, and harder than the validation images.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    # 0 .. 16 spread over 0 .. 255, one to one
+    images = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    labels: Indices = bunch.target.astype(np.int64)
+    members = [np.flatnonzero(labels == digit) for digit in range(10)]
+    kept = np.sort(np.concatenate([of_class[: -(len(of_class) // 5)] for of_class in members]))
+    held = np.setdiff1d(np.arange(len(labels)), kept)
+    classes = tuple(str(digit) for digit in range(10))
+    return ArraySource(classes, images[kept], labels[kept], lambda: (images[held], labels[held]))
+
+
+def import_torchvision(wanted: str) -> Any:
+    """``torchvision.datasets``, or a ``DataError`` that says why it does not import and what to do."""
+    try:
+        from torchvision import datasets
+    except Exception as error:  # also OSError and RuntimeError, where it was built for another torch
+        raise DataError(
+            f"{wanted} is read through torchvision, which does not import here ({type(error).__name__}: "
+            f"{error}). Install the torchvision that belongs to torch {torch.__version__} (see "
+            "https://pytorch.org/get-started), or use 'digits' or 'imagefolder:PATH', which do without"
+        ) from error
+    return datasets
+
+
+def open_torchvision(name: str, root: Path, download: bool) -> ArraySource:
+    """cifar10, cifar100 or fashion-mnist below ``root``, where torchvision puts them.
+
+    Raises:
+        DataError: if torchvision does not import, or the files are missing or damaged.
+    """
+    constructor = getattr(import_torchvision(name), _TORCHVISION[name])
+
+    def read(train: bool) -> tuple[Any, Tensor, Indices]:
+        try:
+            part = constructor(root=str(root), train=train, download=download)
+        except Exception as error:
+            raise _missing(name, root, download, error) from error
+        images = torch.as_tensor(part.data)
+        images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
+        return part, images, np.asarray(part.targets, dtype=np.int64)
+
+    part, images, labels = read(train=True)
+    return ArraySource(tuple(part.classes), images, labels, lambda: read(train=False)[1:])
+
+
+def open_tiny_imagenet(root: Path, download: bool) -> FolderSource:
+    """Tiny-ImageNet in ``root/tiny-imagenet-200``; its ``val`` is the test split.
+
+    Raises:
+        DataError: if it is not there.
+    """
+    folder = root / TINY_IMAGENET_FOLDER
+    if not (folder / "train").is_dir():
+        _download_tiny_imagenet(root, folder, download)
+    pool = scan(folder / "train")
+    return FolderSource(pool, lambda: _tiny_imagenet_test(folder / "val", pool.classes))
+
+
+def _download_tiny_imagenet(root: Path, folder: Path, download: bool) -> None:
+    if not download:
+        raise _missing("tiny-imagenet", folder, download, None)
+    import_torchvision("tiny-imagenet")
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    try:
+        download_and_extract_archive(TINY_IMAGENET_URL, str(root), md5=TINY_IMAGENET_MD5)
+    except Exception as error:
+        raise _missing("tiny-imagenet", folder, download, error) from error
+
+
+def _tiny_imagenet_test(folder: Path, classes: tuple[str, ...]) -> ImageFiles:
+    """The images of ``val``, labelled by ``val_annotations.txt`` (file name, class, box; tab-separated)."""
+    table = folder / "val_annotations.txt"
+    label_of = {name: label for label, name in enumerate(classes)}
+    paths, labels = [], []
+    try:
+        lines = table.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{table}: cannot be read ({error}); unpack {TINY_IMAGENET_URL} again") from error
+    for number, line in enumerate(lines, start=1):
+        fields = line.split("\t")
+        if len(fields) < 2 or fields[1] not in label_of:
+            raise DataError(f"{table}, line {number}: expected a file name and a known class, got {line!r}")
+        paths.append(str(folder / "images" / fields[0]))
+        labels.append(label_of[fields[1]])
+    return ImageFiles(classes, tuple(paths), np.array(labels, dtype=np.int64))
+
+
+def _missing(name: str, place: Path, download: bool, error: Exception | None) -> DataError:
+    reason = f" ({type(error).__name__}: {error})" if error else ""
+    if download:
+        return DataError(
+            f"{name} could not be downloaded to {place}{reason}; put it there by hand, or try again"
+        )
+    return DataError(
+        f"{name} was not found, or is damaged, in {place}{reason}; pass download=True to download it, "
+        "or root=... to say where it is"
+    )

@@ -40,7 +40,7 @@ def kendall_tau(stand_alone: Accuracies, one_shot: Accuracies) -> float:
 
 
 def spearman_rho(stand_alone: Accuracies, one_shot: Accuracies) -> float:
-    """Spearman's rank correlation of the two sides, from -1 (reversed) to 1 (the same); ties share their rank.
+    """Spearman's rank correlation of both sides, from -1 (reversed) to 1 (the same); ties share their rank.
 
     NaN where all accuracies of a side are equal, which ranks nothing. Arguments and errors are those of
     `accuracy_gap`, with at least two architectures.

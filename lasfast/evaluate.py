@@ -1,4 +1,4 @@
-"""The evaluator: how good are these sub-networks with the weights they inherit?"""
+"""The evaluator: says how good sub-networks are with the weights they inherit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lasfast.engine import CONVENTIONS, Plan, TorchBackend
 from lasfast.engine.torch_backend import NodeStatistics
 from lasfast.measurement import Measurement
 from lasfast.spaces import Architecture
-from lasfast.supernets import Supernet
+from lasfast.supernets import Path, Supernet
 from lasfast.supernets.base import check_choice, check_positive
 from lasfast.supernets.extract import Statistics
 
@@ -94,11 +94,21 @@ class Evaluator:
 
         The result for one architecture is the same whatever others it is asked with.
         """
-        measured: dict[Architecture, Measurement] = {}
-        for chunk, names in self._chunks(architectures):
-            statistics = self._calibrate(chunk)
-            measured |= self._predict(chunk, names, statistics)
-        return [measured[architecture] for architecture in self._validate(architectures)]
+        paths = {
+            architecture: self.supernet.path(architecture)
+            for architecture in map(self.supernet.space.validate, architectures)
+        }
+        if not paths:
+            return []
+        itemsize = self.backend.itemsize
+        plan = Plan(list(dict.fromkeys(paths.values())))
+        tallies: dict[Path, Tally] = {}
+        for chunk in plan.chunks(self.memory_budget, self.image_shape, self._images_per_pass, itemsize):
+            tallies |= self._predict(chunk, self._calibrate(chunk))
+        measured = {
+            architecture: tallies[path].measurement(architecture) for architecture, path in paths.items()
+        }
+        return [measured[tuple(architecture)] for architecture in architectures]
 
     def statistics(self, architecture: Architecture) -> Statistics:
         """Return the calibrated BatchNorm statistics of one architecture: module -> (mean, variance)."""
@@ -122,44 +132,20 @@ class Evaluator:
             "validation_batch": self.validation_batch,
         }
 
-    def _validate(self, architectures: Sequence[Architecture]) -> list[Architecture]:
-        return [self.supernet.space.validate(architecture) for architecture in architectures]
-
-    def _chunks(self, architectures: Sequence[Architecture]) -> Iterator[tuple[Plan, list[Architecture]]]:
-        """Give plans within the memory budget, each with the architectures of its paths."""
-        names = {
-            self.supernet.path(architecture): architecture for architecture in self._validate(architectures)
-        }
-        if not names:
-            return
-        plan = Plan(list(names))
-        itemsize = self.backend.itemsize
-        for chunk in plan.chunks(self.memory_budget, self.image_shape, self._images_per_pass, itemsize):
-            yield chunk, [names[path] for path in chunk.paths]
-
     def _calibrate(self, plan: Plan) -> list[NodeStatistics]:
         return self.backend.calibrate(plan, self._calibration_batches(), self.statistics_convention)
 
-    def _predict(
-        self, plan: Plan, names: list[Architecture], statistics: list[NodeStatistics]
-    ) -> dict[Architecture, Measurement]:
+    def _predict(self, plan: Plan, statistics: list[NodeStatistics]) -> dict[Path, Tally]:
         batch = self.validation_batch
-        budget = self.memory_budget
-        if budget is not None:
+        if self.memory_budget is not None:
             per_image = plan.peak_bytes(self.image_shape, 1, self.backend.itemsize)
-            batch = max(1, min(batch, budget // per_image))
-        tallies = {leaf: Tally() for leaf in plan.leaves}
-        labels: list[Tensor] = []
-
-        def images() -> Iterator[Tensor]:
-            for image_batch, label_batch in batches(self.validation, batch, self._device):
-                labels.append(label_batch)
-                yield image_batch
-
-        for outputs in self.backend.predict(plan, statistics, images()):
-            for leaf, logits in outputs.items():
-                tallies[leaf].add(logits, labels[-1])
-        return {name: tallies[leaf].measurement(name) for name, leaf in zip(names, plan.leaves, strict=True)}
+            batch = max(1, min(batch, self.memory_budget // per_image))
+        tallies = [Tally() for _ in plan.paths]
+        for images, labels in batches(self.validation, batch, self._device):
+            outputs = self.backend.predict(plan, statistics, images)
+            for tally, leaf in zip(tallies, plan.leaves, strict=True):
+                tally.add(outputs[leaf], labels)
+        return dict(zip(plan.paths, tallies, strict=True))
 
     def _calibration_batches(self) -> Iterator[Tensor]:
         if isinstance(self.calibration, Tensor):

@@ -25,7 +25,8 @@ def flops(supernet: HasPath, architecture: Architecture, input_size: tuple[int, 
 
     Raises ValueError where the architecture is invalid or the image does not fit the network.
     """
-    if len(input_size) != 2 or not all(isinstance(size, int) and size > 0 for size in input_size):
+    pair = isinstance(input_size, tuple | list) and len(input_size) == 2
+    if not pair or not all(isinstance(size, int) and size > 0 for size in input_size):
         raise ValueError(f"input_size must be (height, width), two positive ints, got {input_size!r}")
     return path_flops(supernet.path(architecture), (supernet.in_channels, *input_size))
 
@@ -57,4 +58,4 @@ def _(op: layers.Linear, output: Shape) -> int:
 
 @op_flops.register
 def _(op: layers.Opaque, output: Shape) -> int:
-    return op.flops_per_position * prod(output[1:])
+    return op.flops_per_position * prod(output[1:]) + op.flops_per_image

@@ -66,20 +66,16 @@ class TorchBackend:
                     pass
         return [{name: one.result() for name, one in node.items()} for node in running]
 
-    def predict(
-        self, plan: Plan, statistics: list[NodeStatistics], batches: Iterable[Tensor]
-    ) -> Iterator[dict[int, Tensor]]:
-        """Give, for each batch of images [N, C, H, W], the logits [N, classes] (float32) of every leaf."""
+    def predict(self, plan: Plan, statistics: list[NodeStatistics], images: Tensor) -> dict[int, Tensor]:
+        """Return the logits [N, classes] (float32) of every leaf for a batch of images [N, C, H, W]."""
         modules = dict(self.supernet.named_modules())
 
         def normalise(node: int) -> BatchNormFunction:
             return lambda op, x: _batch_norm(modules[op.module], op, x, *statistics[node][op.module])
 
         functions = [normalise(node) for node in range(len(plan.nodes))]
-        for images in batches:
-            with self._inference():
-                outputs = {leaf: logits.float() for leaf, logits in self._run(plan, images, functions)}
-            yield outputs
+        with self._inference():
+            return {leaf: logits.float() for leaf, logits in self._run(plan, images, functions)}
 
     def _run(
         self, plan: Plan, images: Tensor, functions: list[BatchNormFunction]

@@ -40,7 +40,7 @@ class Supernet(nn.Module, ABC):
     def create_modules(self, *paths: Path) -> None:
         """Create the modules that the ops of these paths name, each at its greatest width.
 
-        Modules that exist already (an opaque module of the user's own) are left alone.
+        Modules that exist already are left alone; those that opaque ops call must (`add_opaque`).
         """
         widest: dict[str, Op] = {}
         for op in (op for path in paths for layer in path for op in layer.ops):
@@ -49,8 +49,14 @@ class Supernet(nn.Module, ABC):
                 widest[name] = _widest(widest.get(name, op), op)
         existing = dict(self.named_modules())
         for name, op in widest.items():
-            if name not in existing:
+            if isinstance(op, layers.Opaque):
+                _check_opaque(op, existing.get(name))
+            elif name not in existing:
                 add_module(self, name, make_module(op))
+
+    def add_opaque(self, name: str, module: nn.Module) -> None:
+        """Own a module under a dotted name, for `LayerBuilder.opaque` to call; before `create_modules`."""
+        add_module(self, name, module)
 
     def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
         """Run one sub-network, images [N, C, H, W] -> logits [N, num_classes].
@@ -171,6 +177,16 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise a ValueError that names the argument and its choices, unless the value is one of them."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _check_opaque(op: layers.Opaque, module: nn.Module | None) -> None:
+    if module is None:
+        raise ValueError(f"module {op.module!r} of an opaque op does not exist; call add_opaque before")
+    count = sum(parameter.numel() for parameter in module.parameters())
+    if count != op.params:
+        raise ValueError(
+            f"params of opaque module {op.module!r} must be its {count} weights, got {op.params}"
+        )
 
 
 def _widest(one: Op, other: Op) -> Op:

@@ -112,11 +112,13 @@ class LayerBuilder:
         out_channels: int,
         stride: int = 1,
         *,
-        flops_per_position: int = 0,
         params: int = 0,
+        flops_per_position: int = 0,
+        flops_per_image: int = 0,
     ) -> Value:
         """Append a call of a module of the user's own (see `layers.Opaque`)."""
-        op = layers.Opaque(self._module(module), out_channels, stride, flops_per_position, params)
+        costs = (params, flops_per_position, flops_per_image)
+        op = layers.Opaque(self._module(module), out_channels, stride, *costs)
         return self._append(op, out_channels, x)
 
     def build(self) -> Layer:

@@ -161,14 +161,16 @@ class Opaque(Op):
     """A module of the user's own, called as it is; torch runs it in every backend.
 
     It must treat images independently of each other (no batch statistics). `out_channels` and
-    `stride` say its output shape; the multiply-adds and params are what the cost models count for it.
+    `stride` say its output shape. For the cost models: its weights, and its multiply-adds for each
+    position of the output and, beside those, for each image.
     """
 
     module: str
     out_channels: int
     stride: int = 1
-    flops_per_position: int = 0
     params: int = 0
+    flops_per_position: int = 0
+    flops_per_image: int = 0
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """Divide height and width by the stride, rounding up."""

@@ -1,0 +1,164 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
+
+import lasfast
+from lasfast import supernets
+from lasfast.evaluate import evaluate_network
+
+ARCHITECTURES = [(1, 1, 2), (1, 2, 1), (2, 1, 1), (2, 2, 2), (1, 1, 1)]
+
+
+@pytest.fixture(scope="module")
+def supernet() -> supernets.ResidualNet:
+    torch.manual_seed(0)
+    return supernets.ResidualNet((2, 2, 2), 7)
+
+
+@pytest.fixture(scope="module")
+def calibration() -> torch.Tensor:
+    return torch.randn(23, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def validation() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(41, 3, 12, 12, generator=generator), torch.randint(0, 7, (41,), generator=generator)
+
+
+def test_a_measurement_is_what_the_extracted_network_gives(supernet, calibration, validation) -> None:
+    evaluator = lasfast.Evaluator(supernet, calibration, validation, calibration_batch=8)
+    images, labels = validation
+    for architecture, measurement in zip(ARCHITECTURES, evaluator(ARCHITECTURES), strict=True):
+        network = supernet.extract(architecture)
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.reset_running_stats()
+                module.momentum = None
+        with torch.no_grad():
+            for batch in calibration.tensor_split(3):
+                network.train()(batch)
+            logits = network.eval()(images)
+        right = logits.argmax(1) == labels
+        top5 = (logits.topk(5).indices == labels[:, None]).any(1)
+        assert measurement.architecture == architecture
+        assert measurement.images == 41
+        assert measurement.top1 == right.sum().item() / 41
+        assert measurement.top5 == top5.sum().item() / 41
+        assert measurement.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+        np.testing.assert_array_equal(measurement.right(), right.numpy())
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    chosen=st.lists(st.sampled_from(ARCHITECTURES), min_size=1, max_size=6),
+    budget=st.sampled_from([None, 1, 100_000, 1_000_000, 3_000_000]),
+    batch=st.sampled_from([3, 7, 50]),
+)
+def test_neither_company_nor_budget_changes_a_result(
+    supernet, calibration, validation, chosen: list[tuple[int, ...]], budget: int | None, batch: int
+) -> None:
+    options = {"calibration_batch": 6, "validation_batch": batch}
+    together = lasfast.Evaluator(supernet, calibration, validation, memory_budget=budget, **options)(chosen)
+    alone = lasfast.Evaluator(supernet, calibration, validation, **options)
+    for architecture, measurement in zip(chosen, together, strict=True):
+        [expected] = alone([architecture])
+        assert measurement.architecture == architecture
+        assert measurement.correct == expected.correct
+        assert measurement.loss == pytest.approx(expected.loss, rel=1e-6)
+        if budget is None:
+            assert measurement == expected
+
+
+def test_loaders_give_what_tensors_give(supernet, calibration, validation) -> None:
+    tensors = lasfast.Evaluator(
+        supernet, calibration[:20], validation, calibration_batch=10, validation_batch=9
+    )
+    loaders = lasfast.Evaluator(
+        supernet,
+        DataLoader(TensorDataset(calibration[:20], torch.zeros(20)), batch_size=10),
+        DataLoader(TensorDataset(*validation), batch_size=9),
+    )
+    assert loaders(ARCHITECTURES) == tensors(ARCHITECTURES)
+    assert loaders(ARCHITECTURES[:1]) == tensors(ARCHITECTURES[:1])  # a loader is read again
+
+
+def test_extract_gives_the_measured_network(supernet, calibration, validation) -> None:
+    evaluator = lasfast.Evaluator(supernet, calibration, validation)
+    network = evaluator.extract((2, 1, 1))
+    assert not network.training
+    [expected] = evaluator([(2, 1, 1)])
+    assert evaluate_network(network, validation, (2, 1, 1)) == expected
+
+
+def test_nothing_asked_nothing_done(supernet, calibration, validation) -> None:
+    assert lasfast.Evaluator(supernet, calibration, validation)([]) == []
+
+
+def test_nan_is_never_right(calibration, validation) -> None:
+    supernet = supernets.ResidualNet((1, 1, 1), 7)
+    with torch.no_grad():
+        supernet.get_parameter("classifier.fc.bias").fill_(float("nan"))
+    images = validation[0]
+    [measurement] = lasfast.Evaluator(supernet, calibration, (images, torch.zeros(41, dtype=torch.int64)))(
+        [(1, 1, 1)]
+    )
+    assert (measurement.top1, measurement.top5) == (0, 0)
+    assert np.isnan(measurement.loss)
+
+
+def test_the_supernets_buffers_stay(supernet, calibration, validation) -> None:
+    before = copy.deepcopy(supernet.state_dict())
+    lasfast.Evaluator(supernet, calibration, validation)(ARCHITECTURES)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
+
+
+def test_describe_tells_settings_and_images_apart(supernet, calibration, validation) -> None:
+    describe = lasfast.Evaluator(supernet, calibration, validation).describe()
+    assert describe == lasfast.Evaluator(supernet, calibration.clone(), validation).describe()
+    assert describe != lasfast.Evaluator(supernet, calibration + 1, validation).describe()
+    assert describe != lasfast.Evaluator(supernet, calibration, validation, statistics="ema").describe()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"supernet": torch.nn.Linear(1, 1)}, TypeError, "supernet must be a lasfast Supernet, got Linear"),
+        ({"backend": "fast"}, ValueError, "backend must be one of 'auto', 'torch', got 'fast'"),
+        ({"precision": "fp16"}, ValueError, "precision must be one of 'fp32', 'bf16', got 'fp16'"),
+        ({"statistics": "mean"}, ValueError, "statistics must be one of 'cumulative', 'ema', 'batch_mean'"),
+        ({"memory_budget": 0}, ValueError, "memory_budget must be a positive int, got 0"),
+        ({"calibration": torch.zeros(0, 3, 8, 8)}, ValueError, "calibration must be images"),
+        ({"calibration": torch.zeros(4, 1, 8, 8)}, ValueError, r"\[N, 3, H, W\].*got shape \(4, 1, 8, 8\)"),
+        ({"calibration": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)}, TypeError, "got torch.uint8"),
+        ({"calibration": []}, ValueError, "calibration gave no batch"),
+        ({"validation": (torch.zeros(4, 3, 8, 8),)}, ValueError, "a pair"),
+        (
+            {"validation": (torch.zeros(4, 3, 8, 8), torch.zeros(4))},
+            TypeError,
+            "int64 tensor, got torch.float32",
+        ),
+        (
+            {"validation": (torch.zeros(4, 3, 8, 8), torch.zeros(5).long())},
+            ValueError,
+            r"shape \(4,\), got \(5,\)",
+        ),
+        ({"validation": (torch.zeros(4, 3, 8, 8), torch.full((4,), 7))}, ValueError, "0 to 6, got 7 to 7"),
+        ({"validation": 3}, TypeError, "got int"),
+    ],
+)
+def test_bad_arguments_are_named(supernet, calibration, validation, change, error, message: str) -> None:
+    arguments = {"supernet": supernet, "calibration": calibration, "validation": validation, **change}
+    with pytest.raises(error, match=message):
+        lasfast.Evaluator(**arguments)
+
+
+def test_an_invalid_architecture_is_refused_before_work(supernet, calibration, validation) -> None:
+    with pytest.raises(ValueError, match="architecture"):
+        lasfast.Evaluator(supernet, calibration, validation)([(1, 1, 1), (9, 1, 1)])

@@ -1,0 +1,321 @@
+"""What every searcher must do. A new one is added to SEARCHERS and nowhere else."""
+
+import inspect
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+
+from lasfast import searchers
+from lasfast.measurement import Measurement
+from lasfast.searchers import NIR, Random, Searcher
+from lasfast.spaces import LayerAssignmentSpace
+
+SEARCHERS = {
+    "nir": lambda: NIR(LayerAssignmentSpace(3, 4), depth=8),
+    "nir to the deepest": lambda: NIR(LayerAssignmentSpace(3, (1, 3, 4)), depth=8),
+    "nir with a beam": lambda: NIR(LayerAssignmentSpace(3, 4), depth=9, beam=3),
+    "nir from a start": lambda: NIR(LayerAssignmentSpace(4, 5), depth=12, beam=2, start=(2, 1, 3, 1)),
+    "random": lambda: Random(LayerAssignmentSpace(3, 4), samples=12, seed=3),
+    "random at a depth": lambda: Random(LayerAssignmentSpace(3, 9), samples=10, depth=12),
+    "random, the whole space": lambda: Random(LayerAssignmentSpace(2, 3), samples=100),
+}
+
+
+def value_of(architecture):
+    """Arbitrary, the same in every process, and with ties."""
+    return zlib.crc32(repr(architecture).encode()) % 16 / 16
+
+
+def play(searcher, limit=1000):
+    """Run a searcher to its end."""
+    for _ in range(limit):
+        for architecture in searcher.ask():
+            searcher.tell(architecture, value_of(architecture))
+        if searcher.finished:
+            return searcher
+    raise AssertionError(f"not finished after {limit} steps")
+
+
+def saved(searcher):
+    return json.loads(json.dumps(searcher.state(), allow_nan=False))
+
+
+@pytest.fixture(params=SEARCHERS)
+def make(request):
+    return SEARCHERS[request.param]
+
+
+@pytest.fixture
+def searcher(make):
+    return make()
+
+
+def test_every_searcher_is_in_this_suite():
+    public = {getattr(searchers, name) for name in searchers.__all__} - {Searcher}
+    assert {type(make()) for make in SEARCHERS.values()} == public
+
+
+def test_hyper_parameters_are_keyword_only(searcher):
+    _, *others = inspect.signature(type(searcher)).parameters.values()
+    assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in others)
+
+
+def test_is_described_in_json_by_its_hyper_parameters(make):
+    description = make().describe()
+    assert json.loads(json.dumps(description, allow_nan=False)) == description
+    assert description == make().describe() == play(make()).describe()
+    assert [other().describe() for other in SEARCHERS.values()].count(description) == 1
+
+
+def test_knows_nothing_at_first(searcher):
+    assert not searcher.finished
+    assert searcher.step == 0
+    assert searcher.history == []
+    with pytest.raises(RuntimeError, match="there is no best architecture yet"):
+        _ = searcher.best
+
+
+def test_asks_for_distinct_architectures_of_its_space(searcher):
+    while candidates := searcher.ask():
+        assert len(set(candidates)) == len(candidates)
+        for candidate in candidates:
+            assert type(candidate) is tuple
+            assert searcher.space.validate(candidate) == candidate
+            searcher.tell(candidate, value_of(candidate))
+
+
+def test_asking_changes_nothing(make):
+    asked, unasked = make(), make()
+    while candidates := asked.ask():
+        before = saved(asked)
+        for n in range(1, len(candidates) + 2):
+            assert asked.ask(n) == candidates[:n]
+        assert asked.ask() == candidates
+        assert saved(asked) == before
+        asked.ask().clear()
+        for candidate in candidates:
+            asked.tell(candidate, value_of(candidate))
+            unasked.tell(candidate, value_of(candidate))
+    assert asked.history == unasked.history
+    assert unasked.finished
+
+
+@pytest.mark.parametrize(
+    ("n", "error"), [(0, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError)]
+)
+def test_asks_for_a_number_of_them(searcher, n, error):
+    with pytest.raises(error, match=f"n must be .*got {n}"):
+        searcher.ask(n)
+
+
+def test_a_step_is_complete_when_all_its_candidates_were_told(searcher):
+    steps = 0
+    while candidates := searcher.ask():
+        for told, candidate in enumerate(candidates):
+            assert searcher.ask() == candidates[told:]
+            assert searcher.step == steps
+            searcher.tell(candidate, value_of(candidate))
+        steps += 1
+        assert searcher.step == steps
+        assert searcher.history[-1] == [(candidate, value_of(candidate)) for candidate in candidates]
+
+
+def test_ends(make):
+    searcher = play(make())
+    assert searcher.finished
+    assert searcher.ask() == searcher.ask(1) == []
+    (architecture, _), *_ = searcher.history[-1]
+    before = saved(searcher)
+    with pytest.raises(ValueError, match="is not a candidate"):
+        searcher.tell(architecture, 1.0)
+    assert saved(searcher) == before
+
+
+def test_the_best_was_told(make):
+    searcher = play(make())
+    told = [result for step in searcher.history for result in step]
+    assert searcher.best in told
+    architecture, value = searcher.best
+    assert type(architecture) is tuple
+    assert type(value) is float
+    assert value == value_of(architecture)
+
+
+def test_the_order_of_telling_does_not_matter(make):
+    in_order, shuffled = make(), make()
+    rng = random.Random(0)
+    while candidates := in_order.ask():
+        assert shuffled.ask() == candidates
+        for candidate in candidates:
+            in_order.tell(candidate, value_of(candidate))
+        for candidate in rng.sample(candidates, len(candidates)):
+            shuffled.tell(candidate, value_of(candidate))
+    assert shuffled.history == in_order.history
+    assert shuffled.best == in_order.best
+
+
+def test_of_equal_values_the_first_asked_wins(searcher):
+    while candidates := searcher.ask():
+        first = candidates[0]
+        for candidate in reversed(candidates):
+            searcher.tell(candidate, 0.5)
+    assert searcher.best == (first, 0.5)
+
+
+def test_learns_from_measurements_as_from_numbers(make):
+    with_numbers, with_measurements = make(), make()
+    while candidates := with_numbers.ask():
+        for candidate in candidates:
+            top1 = value_of(candidate)
+            with_numbers.tell(list(candidate), np.float32(top1))
+            with_measurements.tell(candidate, Measurement(candidate, top1, 1.0, 0.1, 16))
+    assert with_measurements.history == with_numbers.history
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (math.nan, ValueError),
+        (math.inf, ValueError),
+        (-math.inf, ValueError),
+        (None, TypeError),
+        ("0.5", TypeError),
+        (True, TypeError),
+        ([0.5], TypeError),
+    ],
+)
+def test_refuses_what_is_no_finite_number(searcher, value, error):
+    before = saved(searcher)
+    with pytest.raises(error, match="value must be a"):
+        searcher.tell(searcher.ask()[0], value)
+    assert saved(searcher) == before
+    assert searcher.step == 0
+
+
+def test_refuses_to_be_told_twice(searcher):
+    first, *others = searcher.ask()
+    searcher.tell(first, 0.5)
+    before = saved(searcher)
+    with pytest.raises(ValueError, match=r"already told, with value 0\.5|is not a candidate of step 1"):
+        searcher.tell(first, 0.6)
+    assert saved(searcher) == before
+    assert searcher.ask()[: len(others)] == others or not others
+
+
+def test_refuses_what_it_did_not_ask_for(searcher):
+    unasked = next((a for a in searcher.space.enumerate() if a not in searcher.ask()), None)
+    before = saved(searcher)
+    if unasked is not None:
+        with pytest.raises(
+            ValueError, match=r"is not a candidate of step 0; tell those that ask\(\) gives: \("
+        ):
+            searcher.tell(unasked, 0.5)
+    with pytest.raises(ValueError, match="architecture"):
+        searcher.tell((99,) * len(searcher.ask()[0]), 0.5)
+    with pytest.raises(TypeError, match="architecture"):
+        searcher.tell("1-1-1", 0.5)
+    assert saved(searcher) == before
+
+
+def test_refuses_another_architectures_measurement(searcher):
+    architecture = searcher.ask()[0]
+    other = Measurement((*architecture, 1), 0.5, 1.0, 0.1, 2)
+    with pytest.raises(ValueError, match="must be the measurement of architecture"):
+        searcher.tell(architecture, other)
+
+
+def test_continues_alike_from_a_state_saved_at_any_point(make):
+    whole = play(make())
+    searcher = make()
+    states = [saved(searcher)]
+    while candidates := searcher.ask():
+        for candidate in reversed(candidates):
+            searcher.tell(candidate, value_of(candidate))
+            states.append(saved(searcher))
+    for state in states:
+        restored = make()
+        restored.load_state(state)
+        assert saved(restored) == state
+        play(restored)
+        assert restored.history == whole.history
+        assert restored.best == whole.best
+
+
+def test_a_loaded_state_takes_the_place_of_what_was_learned(make):
+    searcher = play(make())
+    searcher.load_state(make().state())
+    assert searcher.step == 0
+    assert searcher.ask() == make().ask()
+
+
+def test_a_saved_state_does_not_change_any_more(searcher):
+    state = searcher.state()
+    before = json.dumps(state)
+    play(searcher)
+    assert json.dumps(state) == before
+
+
+def test_refuses_the_state_of_another_searcher(make):
+    for other in SEARCHERS.values():
+        if other is not make:
+            with pytest.raises(ValueError, match="but this searcher is"):
+                make().load_state(other().state())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: None,
+        lambda state: {},
+        lambda state: {**state, "told": None},
+        lambda state: {**state, "told": [[]]},
+        lambda state: {**state, "told": state["told"] + state["told"][:1]},
+        lambda state: {**state, "told": [[[99, 99, 99], 0.5]]},
+        lambda state: {**state, "told": [[state["told"][0][0], None]]},
+    ],
+)
+def test_a_damaged_state_is_refused_and_leaves_the_searcher_as_it_was(make, damage):
+    searcher = make()
+    searcher.tell(searcher.ask()[-1], 0.25)
+    before = saved(searcher)
+    with pytest.raises(ValueError, match="state"):
+        searcher.load_state(damage(saved(play(make()))))
+    assert saved(searcher) == before
+
+
+def test_leaves_the_global_generators_alone(make):
+    random.seed(0)
+    np.random.seed(0)
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    first = play(make()).history
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+    random.seed(1)
+    assert play(make()).history == first
+
+
+def test_repeats_in_another_process():
+    """All of them at once, under another hash seed: starting a process takes a while."""
+    here = {
+        name: [[list(a), v] for step in play(make()).history for a, v in step]
+        for name, make in SEARCHERS.items()
+    }
+    there = (
+        "import json, runpy, sys; suite = runpy.run_path(sys.argv[1])\n"
+        "play = suite['play']\n"
+        "print(json.dumps({name: play(make()).state()['told'] for name, make in suite['SEARCHERS'].items()}))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", there, __file__],
+        env={**os.environ, "PYTHONHASHSEED": "12345"},
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    assert json.loads(output) == here

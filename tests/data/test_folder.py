@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import functional
+
+from lasfast.data import DataError, FolderImages, FolderLoader, TrainingImages, augment, decode
+from lasfast.data.folder import open_image_folder, scan
+from lasfast.data.loaders import random_box
+from lasfast.data.splits import derive_seed
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+FORKING = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+def truncate(path: Path, keep: float = 0.5) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+
+
+def test_scan_sorts_recurses_and_counts_what_it_ignores(make_classes):
+    folder = make_classes("a", (2, 3))
+    (folder / "class0" / "deep").mkdir()
+    (folder / "class0" / "000.png").rename(folder / "class0" / "deep" / "x.PNG")
+    (folder / "class1" / "notes.txt").write_text("not an image")
+    (folder / ".cache").mkdir()
+    files = scan(folder)
+    assert files.classes == ("class0", "class1")
+    assert [Path(path).name for path in files.paths] == ["001.png", "x.PNG", "000.png", "001.png", "002.png"]
+    assert files.labels.tolist() == [0, 0, 1, 1, 1]
+    assert files.ignored == 1
+
+
+def test_unusable_folders_are_named(make_classes, tmp_path):
+    with pytest.raises(DataError, match=r"nowhere: no such folder; expected .*train/<class>/<image>"):
+        open_image_folder(tmp_path / "nowhere")
+    one = make_classes("one", (3,))
+    with pytest.raises(DataError, match=r"one: expected at least two class folders.*found only 'class0'"):
+        open_image_folder(one)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"at least two class folders with images in them, found none"):
+        open_image_folder(tmp_path / "none")
+    empty = make_classes("empty", (3, 0))
+    (empty / "class1" / "readme.md").write_text("")
+    with pytest.raises(DataError, match=r"empty.class1: no image in this class folder \(1 other files\)"):
+        open_image_folder(empty)
+
+
+@pytest.mark.parametrize("tests", [["test"], ["val"], ["test", "val"]])
+def test_test_part_is_test_or_else_val_and_found_on_demand(make_classes, tests):
+    root = make_classes("root/train", (4, 4)).parent
+    source = open_image_folder(root)
+    with pytest.raises(DataError, match="has no test images: expected class folders in"):
+        source.test()
+    for name in tests:
+        make_classes(f"root/{name}", (0, 2) if name == "test" else (1, 1))
+    if "test" in tests:
+        (root / "test" / "class0").rmdir()
+        (root / "test" / "class0x").mkdir()
+        (root / "test" / "class1" / "000.png").rename(root / "test" / "class0x" / "000.png")
+        with pytest.raises(DataError, match="test: class 'class0x' is not among the 2 classes"):
+            source.test()
+        (root / "test" / "class0x").rename(root / "test" / "class0")
+    files = source.test()
+    assert {Path(path).parts[-3] for path in files.paths} == {tests[0]}
+    assert files.labels.tolist() == [0, 1]
+
+
+def test_without_a_train_folder_a_fifth_is_held_out_the_same_for_every_seed(make_classes):
+    folder = make_classes("plain", (10, 20))
+    source = open_image_folder(folder)
+    held = source.test()
+    assert np.bincount(held.labels).tolist() == [2, 4]
+    assert np.bincount(source.pool.labels).tolist() == [8, 16]
+    assert set(held.paths) | set(source.pool.paths) == set(scan(folder).paths)
+    assert open_image_folder(folder).test().paths == held.paths
+
+
+def test_a_class_may_be_called_train(make_classes):
+    folder = make_classes("vehicles", (3, 3))
+    (folder / "class0").rename(folder / "train")
+    assert open_image_folder(folder).pool.classes == ("class1", "train")
+
+
+def test_decoding_gives_the_pixels(make_classes):
+    files = scan(make_classes("a", (5, 5), size=(7, 9)))
+    images = decode.decode_exact(files.paths, 3, (7, 9))
+    for path, image in zip(files.paths, images, strict=True):
+        with Image.open(path) as picture:
+            assert np.array_equal(np.asarray(picture).transpose(2, 0, 1), image)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "gray"),
+    [
+        ("1", ".png", True),
+        ("L", ".png", True),
+        ("L", ".jpg", True),
+        ("P", ".png", False),
+        ("RGBA", ".png", False),
+        ("CMYK", ".jpg", False),
+        ("RGB", ".webp", False),
+        ("RGB", ".bmp", False),
+    ],
+)
+def test_kinds_of_pixels(make_classes, mode, suffix, gray):
+    files = scan(make_classes("a", (1, 1), mode=mode, suffix=suffix))
+    assert decode.read_headers(files.paths) == [((8, 8), gray)] * 2
+    for channels in (1, 3):
+        images = decode.decode_exact(files.paths, channels, (8, 8))
+        assert images.shape == (2, channels, 8, 8)
+        assert images.float().std() > 0
+
+
+def test_palette_with_transparency_is_read_without_a_warning(tmp_path):
+    picture = Image.new("P", (8, 8), 1)
+    picture.putpalette([0, 0, 0, 10, 20, 30])
+    picture.save(tmp_path / "a.png", transparency=b"\x00\xff")
+    image = decode.to_tensor(decode.open_image(str(tmp_path / "a.png"), 3))
+    assert image[:, 0, 0].tolist() == [10, 20, 30]
+
+
+def test_sixteen_bit_images_are_refused_rather_than_clipped(tmp_path):
+    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(DataError, match=r"deep.png: pixels of kind 'I;16'; expected 8 bits a channel"):
+        decode.read_header(str(tmp_path / "deep.png"))
+
+
+def test_broken_files_are_named_all_at_once(make_classes):
+    files = scan(make_classes("a", (9, 9), suffix=".jpg", size=(32, 32)))
+    Path(files.paths[3]).write_bytes(b"this is not a picture")
+    with pytest.raises(DataError, match=r"^\S*003.jpg: not an image, or broken; repair or remove the file$"):
+        decode.read_headers(files.paths)
+    truncate(Path(files.paths[5]), 0.8)
+    decode.read_headers(files.paths[5:6])  # its beginning is in order
+    with pytest.raises(DataError, match=r"(?s)^2 of 18 image files are unusable:\n.*003.jpg.*\n.*005.jpg"):
+        decode.decode_exact(files.paths, 3, (32, 32))
+    for path in files.paths[:8]:
+        Path(path).write_bytes(b"")
+    with pytest.raises(DataError, match=r"(?s)8 of 18 image files are unusable.*004.jpg.*and 3 more$"):
+        decode.decode_exact(files.paths, 3, (32, 32))
+
+
+def test_wrong_sizes_are_named(make_classes):
+    files = scan(make_classes("a", (4, 4), size=(8, 10)))
+    with Image.open(files.paths[6]) as picture:
+        picture.resize((5, 6)).save(files.paths[6])
+    with pytest.raises(DataError, match=r"7 of 8 are 10x8 pixels, but \S*002.png is 5x6; pass image_size"):
+        decode.common_size(files.paths, decode.read_headers(files.paths))
+    with pytest.raises(DataError, match=r"002.png: 5x6 pixels; expected 10x8"):
+        decode.decode_exact(files.paths, 3, (8, 10))
+
+
+@pytest.mark.parametrize("size", [(300, 400), (500, 260), (100, 80), (224, 224)])
+def test_center_crop_is_torchvisions(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    ours = decode.center_crop(picture, (224, 224))
+    theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(picture)
+    expected = picture if size == (224, 224) else theirs
+    assert np.array_equal(np.asarray(ours), np.asarray(expected))
+
+
+@pytest.fixture
+def files(make_classes):
+    return scan(make_classes("large", (9, 9), size=(40, 30), suffix=".jpg"))
+
+
+def folder_images(files, **options):
+    return FolderImages(files.paths, torch.from_numpy(files.labels), (16, 12), MEAN, STD, **options)
+
+
+@FORKING
+def test_folder_batches_do_not_depend_on_workers_start_or_global_state(files):
+    data = folder_images(files, workers=0)
+    assert isinstance(data, TrainingImages)
+    assert (len(data), data.num_batches(4), data.num_batches(40)) == (18, 4, 1)
+    before = torch.get_rng_state()
+    whole = list(data.batches(4, 7))
+    assert torch.equal(before, torch.get_rng_state())
+    assert [images.shape for images, _ in whole] == [(4, 3, 16, 12)] * 4
+    other = next(data.batches(4, 8))
+    assert not torch.equal(whole[0][0], other[0])
+    for workers, start in ((0, 0), (0, 2), (2, 0), (1, 3)):
+        again = list(folder_images(files, workers=workers).batches(4, 7, start))
+        assert len(again) == 4 - start
+        for (a, b), (c, d) in zip(whole[start:], again, strict=True):
+            assert torch.equal(a, c)
+            assert torch.equal(b, d)
+    assert list(data.batches(4, 7, 4)) == []
+
+
+def test_folder_crops_equal_torchvisions_functions_on_the_same_boxes(files):
+    data = folder_images(files, workers=0)
+    (images, _), *_ = data.batches(18, 5)
+    order = torch.randperm(18, generator=torch.Generator().manual_seed(derive_seed("order", 5))).tolist()
+    flips = 0
+    for image, index in zip(images, order, strict=True):
+        rng = random.Random(derive_seed("item", 5, index))
+        picture = decode.open_image(files.paths[index], 3)
+        crop = functional.resized_crop(picture, *random_box(40, 30, rng), [16, 12])
+        if rng.random() < 0.5:
+            crop = functional.hflip(crop)
+            flips += 1
+        expected = functional.normalize(functional.to_tensor(crop), MEAN, STD)
+        torch.testing.assert_close(image, expected, rtol=1e-5, atol=1e-5)
+    assert 0 < flips < 18
+
+
+def test_boxes_of_files_have_the_distribution_of_the_batched_ones():
+    rng = random.Random(0)
+    one_by_one = torch.tensor([random_box(64, 48, rng) for _ in range(4000)]).double()
+    batched = augment.draw_boxes(4000, 64, 48, torch.Generator().manual_seed(0)).double()
+    error = batched.std(0) * (2 / 4000) ** 0.5
+    assert ((one_by_one.mean(0) - batched.mean(0)).abs() < 5 * error).all()
+    assert random_box(10, 1000, rng) in [augment.central_box(10, 1000)]
+
+
+@FORKING
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_broken_while_training_is_named(files, workers):
+    truncate(Path(files.paths[4]))
+    with pytest.raises(
+        DataError, match=r"^\S*004.jpg: cannot be decoded \((?i:.*truncated).*\); repair or remove"
+    ):
+        list(folder_images(files, workers=workers).batches(6, 0))
+
+
+@FORKING
+def test_loader_is_re_iterable_and_does_not_depend_on_workers(files):
+    labels = torch.from_numpy(files.labels)
+    loader = FolderLoader(files.paths, labels, (16, 12), MEAN, STD, batch_size=7, workers=0)
+    assert len(loader) == 3
+    first, again = list(loader), list(loader)
+    parallel = list(FolderLoader(files.paths, labels, (16, 12), MEAN, STD, batch_size=7, workers=2))
+    assert [len(batch[1]) for batch in first] == [7, 7, 4]
+    for one, two, three in zip(first, again, parallel, strict=True):
+        assert torch.equal(one[0], two[0])
+        assert torch.equal(one[0], three[0])
+    assert torch.equal(torch.cat([batch[1] for batch in first]), labels)
+    expected = augment.normalize(decode.decode_cropped(files.paths, 3, (16, 12)), MEAN, STD)
+    assert torch.equal(torch.cat([batch[0] for batch in first]), expected)
+    unlabelled = FolderLoader(files.paths, None, (16, 12), MEAN, STD, batch_size=18, workers=0)
+    assert torch.equal(next(iter(unlabelled)), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"paths": []}, ValueError, "paths must name at least one image file"),
+        ({"labels": torch.zeros(3)}, ValueError, r"labels must be \[2\], one per file, got shape \(3,\)"),
+        ({"mean": (0.5, 0.5)}, ValueError, "mean and std must have 1 or 3 values each"),
+        ({"std": (0.5, 0.5, -1.0)}, ValueError, "std must be positive"),
+        ({"workers": -1}, ValueError, "workers must be at least 0, got -1"),
+        ({"workers": 1.5}, TypeError, "workers must be an integer or None, got 1.5"),
+    ],
+)
+@pytest.mark.parametrize("kind", [FolderImages, FolderLoader])
+def test_bad_arguments_are_named(kind, changes, error, message):
+    good = {
+        "paths": ["a.png", "b.png"],
+        "labels": torch.zeros(2, dtype=torch.int64),
+        "size": (8, 8),
+        "mean": MEAN,
+        "std": STD,
+    }
+    with pytest.raises(error, match=message):
+        kind(**{**good, **changes})

@@ -1,0 +1,66 @@
+# Everything is installed in .venv; stamp files there say what is, so that nothing is installed twice.
+# Needed beforehand: Python 3.10 or newer, a C++17 compiler, and a network for pip the first time.
+
+PYTHON ?= python3
+DEMO_ARGS ?= --data digits --depth 9 --directory runs/demo
+TEST_ARGS ?=
+BENCH_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := $(shell find csrc -type f)
+NATIVE_CODE := $(filter %.h %.hpp %.cuh %.cpp %.cu,$(NATIVE))
+PYTHON_CODE := $(wildcard lasfast tests examples benchmarks setup.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench clean
+
+help:  ## say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.package  ## install, then search layer assignments for handwritten digits (no download)
+	$(BIN)/lasfast search nir $(DEMO_ARGS)
+
+test: $(VENV)/.test  ## run the test-suite (TEST_ARGS="-m slow" for the slow tests)
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: $(VENV)/.lint  ## check style and types, change nothing
+	$(BIN)/ruff check $(PYTHON_CODE)
+	$(BIN)/ruff format --check $(PYTHON_CODE)
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE_CODE)
+
+format: $(VENV)/.lint  ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix $(PYTHON_CODE)
+	$(BIN)/ruff format $(PYTHON_CODE)
+	$(BIN)/clang-format -i $(NATIVE_CODE)
+
+bench: $(VENV)/.test  ## run the benchmarks of single operations
+	$(BIN)/python -m pytest benchmarks $(BENCH_ARGS)
+
+clean:  ## remove what was installed and built; runs/ and data/ stay
+	rm -rf $(VENV) build dist lasfast.egg-info lasfast/_C*.so
+	rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find $(PYTHON_CODE) -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.environment:
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON): install Python 3.10 or newer," \
+	  "or name it, as in: make PYTHON=/usr/bin/python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "lasfast needs Python 3.10 or" \
+	  "newer, and $(PYTHON) is `$(PYTHON) --version 2>&1`: name another, as in: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) cannot make virtual environments: on Debian and" \
+	  "Ubuntu, install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.environment pyproject.toml setup.py CMakeLists.txt $(NATIVE)
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+# What pyproject.toml lists as an extra is read back from the installed package: installing `.[test]` would build
+# the extension once more.
+$(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.package
+	$(BIN)/python -I -c 'import importlib.metadata, re; print(*(requirement.split(";")[0] for requirement in \
+	  importlib.metadata.requires("lasfast") if re.search("extra == .$*.$$", requirement)), sep="\n")' >$@.txt
+	$(BIN)/python -m pip install -r $@.txt
+	@touch $@

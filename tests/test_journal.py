@@ -240,6 +240,8 @@ def test_killed_while_creating_it_can_be_created_again(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", killed, path]).returncode == -signal.SIGKILL
     assert not path.exists()
+    (aside,) = tmp_path.iterdir()
+    aside.write_bytes(b"half a header, longer than what comes" * 100)
     Journal.create(path, HEADER).close()
     assert list(tmp_path.iterdir()) == [path]
     assert Journal.read(path) == (HEADER, [])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextmanager
@@ -40,6 +41,11 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     """Replace the content of `path` by `text` (UTF-8) in one step; see `atomic_write`."""
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Replace the content of `path` by indented JSON in one step; NaN and infinity are refused (ValueError)."""
+    atomic_write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:

@@ -1,9 +1,11 @@
+import json
+import math
 import subprocess
 import sys
 
 import pytest
 
-from lasfast.files import atomic_write, atomic_write_text
+from lasfast.files import atomic_write, atomic_write_json, atomic_write_text
 
 
 def test_replaces_the_content_and_leaves_nothing_aside(tmp_path):
@@ -19,6 +21,15 @@ def test_replaces_the_content_and_leaves_nothing_aside(tmp_path):
 def test_text_is_utf8(tmp_path):
     atomic_write_text(tmp_path / "a", "τ = 0.8\n")
     assert (tmp_path / "a").read_bytes() == "τ = 0.8\n".encode()
+
+
+def test_json_is_strict(tmp_path):
+    path = tmp_path / "a.json"
+    atomic_write_json(path, {"winners": [[1, 2]]})
+    assert json.loads(path.read_text()) == {"winners": [[1, 2]]}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        atomic_write_json(path, math.nan)
+    assert json.loads(path.read_text()) == {"winners": [[1, 2]]}
 
 
 def test_an_exception_leaves_the_old_content(tmp_path):

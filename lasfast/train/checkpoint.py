@@ -1,7 +1,8 @@
 """Checkpoints: a safetensors file with a description and a digest, written in one step.
 
-Any safetensors reader opens one. The metadata's "lasfast" entry is JSON; "blake2b" is a digest over it and
-every tensor's name, type, shape and bytes, so that a damaged file is found before anything of it is used.
+Any safetensors reader opens one. The metadata has one entry, "lasfast": JSON with what was saved beside the
+tensors ("content"), and a blake2b digest over that and every tensor's name, type, shape and bytes, so that a
+damaged file is found before anything of it is used.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ def save(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], metadat
     A kill at any moment leaves the old file or the new one. Equal content gives equal bytes.
     """
     held = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
-    text = json.dumps({"format": FORMAT, **metadata}, sort_keys=True)
+    content = {"format": FORMAT, **metadata}
+    text = json.dumps({"blake2b": _digest_all(held, content), "content": content}, sort_keys=True)
+    # A single entry, since safetensors writes several in no fixed order.
     with atomic_write(path) as file:
-        file.write(serialize(held, metadata={"lasfast": text, "blake2b": digest(held, text)}))
+        file.write(serialize(held, metadata={"lasfast": text}))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -48,18 +51,20 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[st
         raise
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise _damaged(path, f"it does not read as safetensors ({error})") from error
-    if "lasfast" not in header or "blake2b" not in header:
-        raise CheckpointError(
-            f"{path} is damaged or no checkpoint of lasfast: its metadata lacks 'lasfast' or 'blake2b'"
-        )
-    if digest(tensors, header["lasfast"]) != header["blake2b"]:
+    if "lasfast" not in header:
+        raise _damaged(path, "its metadata has no entry 'lasfast' (if it is a checkpoint of lasfast at all)")
+    try:
+        entry = json.loads(header["lasfast"])
+        content, noted = entry["content"], entry["blake2b"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, "its metadata is not what lasfast writes") from error
+    if _digest_all(tensors, content) != noted:
         raise _damaged(path, "its content does not have the digest noted in it")
-    metadata = json.loads(header["lasfast"])
-    if metadata.pop("format") != FORMAT:
+    if content.pop("format") != FORMAT:
         raise CheckpointError(
             f"{path} is of another checkpoint format than {FORMAT}: use the version that wrote it"
         )
-    return tensors, metadata
+    return tensors, content
 
 
 def digest(tensors: dict[str, torch.Tensor], text: str = "") -> str:
@@ -70,6 +75,10 @@ def digest(tensors: dict[str, torch.Tensor], text: str = "") -> str:
         state.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
+
+
+def _digest_all(tensors: dict[str, torch.Tensor], content: dict[str, Any]) -> str:
+    return digest(tensors, json.dumps(content, sort_keys=True))
 
 
 def _damaged(path: str | os.PathLike[str], problem: str) -> CheckpointError:

@@ -48,6 +48,12 @@ class SupernetTrainer(Trainer):
             raise ValueError(f"paths is {paths!r}; expected one of {', '.join(PATHS)}")
         resolved = resolve(settings, **overrides)
         super().__init__(supernet, data, resolved, resolved.seed)
+        labels = getattr(self.data, "labels", None)
+        if isinstance(labels, torch.Tensor) and labels.max() >= supernet.num_classes:
+            raise ValueError(
+                f"data has labels up to {labels.max().item()}; expected less than the supernet's "
+                f"{supernet.num_classes} classes"
+            )
         self.supernet = supernet
         self.paths = paths
         self.deepest: Architecture = supernet.space.validate(

@@ -52,6 +52,7 @@ class Trainer:
             momentum=settings.momentum,
             nesterov=settings.nesterov,
             weight_decay=settings.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
         )
         self._record: _Record | None = None
         self._within_batch = False
@@ -75,10 +76,17 @@ class Trainer:
         self, step: int, epochs: int, start: int, candidates: Sequence[Any], counted: slice
     ) -> Iterator[Progress]:
         """Train `epochs` epochs from batch `start`; `counted` are the updates whose loss is reported."""
+        total = epochs * self.batches
+        if not 0 <= start <= total:
+            raise ValueError(f"start is {start}; expected a batch of step {step}, 0 to {total}")
+        return self._generate(step, epochs, start, candidates, counted)
+
+    def _generate(
+        self, step: int, epochs: int, start: int, candidates: Sequence[Any], counted: slice
+    ) -> Iterator[Progress]:
         batches = self.batches
-        if not 0 <= start <= epochs * batches:
-            raise ValueError(f"start is {start}; expected a batch of step {step}, 0 to {epochs * batches}")
-        began = read_at = time.perf_counter()
+        began = time.perf_counter()
+        read_at = -math.inf
         images_seen = 0
         self.position = (step, start)
         loss = accuracy = math.nan

@@ -1,0 +1,80 @@
+import pytest
+
+from lasfast.train import PRESETS, TrainSettings, preset
+from lasfast.train.settings import resolve
+
+
+def test_cifar100_is_as_printed():
+    settings = preset("cifar100")
+    assert settings.batch_size == 128
+    assert settings.learning_rate == 0.1
+    assert settings.learning_rate / 2 == 0.05  # "the base learning rate is set to 0.05 ... for each step"
+    assert (settings.momentum, settings.nesterov, settings.weight_decay) == (0.9, True, 0.0005)
+    assert (settings.warm_up_epochs, settings.epochs_per_step) == (60, 10)
+    assert settings.standalone_epochs == 200
+    assert (settings.milestones, settings.milestone_factor) == ((60, 120, 160), 0.2)
+
+
+def test_tiny_imagenet_is_as_printed():
+    settings = preset("tiny-imagenet")
+    assert (settings.batch_size, settings.learning_rate, settings.weight_decay) == (256, 0.1, 0.0001)
+    assert (settings.standalone_epochs, settings.milestones) == (200, (100, 150, 175))
+    assert settings.milestone_factor == 0.1
+    assert preset("tiny-imagenet-resnet50") == settings.replace(weight_decay=0.0005)
+
+
+def test_imagenet_is_as_printed():
+    settings = preset("imagenet")
+    assert (settings.batch_size, settings.learning_rate, settings.weight_decay) == (7 * 128, 0.6, 0.00004)
+    assert (settings.warm_up_epochs, settings.epochs_per_step, settings.standalone_epochs) == (60, 10, 90)
+    assert settings.milestones == preset("tiny-imagenet", standalone_epochs=90).milestones
+
+
+def test_fewer_epochs_scale_the_milestones():
+    assert preset("cifar100", standalone_epochs=20).milestones == (6, 12, 16)
+    assert preset("cifar100", standalone_epochs=1).milestones == (0.3, 0.6, 0.8)
+    assert preset("cifar100", standalone_epochs=20, milestones=(5,)).milestones == (5,)
+    assert preset("cifar100", seed=3).milestones == (60, 120, 160)
+
+
+def test_presets_and_settings_resolve():
+    assert resolve("small", seed=2) == PRESETS["small"].replace(seed=2)
+    assert resolve(TrainSettings(seed=1), batch_size=4) == TrainSettings(seed=1, batch_size=4)
+    with pytest.raises(ValueError, match=r"settings is 'cifar'; expected one of cifar100, "):
+        resolve("cifar")
+    with pytest.raises(TypeError, match="'batchsize' is not a training setting; expected one of batch_size"):
+        resolve("small", batchsize=4)
+    with pytest.raises(TypeError, match="settings is a dict"):
+        resolve({})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "text"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size is 0; expected 1 or more"),
+        ({"batch_size": 2.5}, TypeError, "batch_size is 2.5; expected an integer"),
+        ({"learning_rate": 0}, ValueError, "learning_rate is 0; expected a finite number, above 0"),
+        ({"learning_rate": float("nan")}, ValueError, "learning_rate is nan"),
+        ({"momentum": 1}, ValueError, "momentum is 1; expected a finite number, 0 or more and below 1"),
+        ({"momentum": 0}, ValueError, "nesterov is True, which needs a momentum above 0"),
+        ({"weight_decay": -1e-4}, ValueError, "weight_decay is -0.0001"),
+        ({"warm_up_epochs": -1}, ValueError, "warm_up_epochs is -1"),
+        ({"epochs_per_step": 0}, ValueError, "epochs_per_step is 0"),
+        ({"milestones": (3, 3)}, ValueError, "milestones is .* expected increasing epochs"),
+        ({"milestones": (0,)}, ValueError, "milestones is 0"),
+        ({"milestones": (10, 200)}, ValueError, "before the last of the 200 standalone_epochs"),
+        ({"milestones": 10}, TypeError, "expected a tuple of epochs"),
+        ({"precision": "fp16"}, ValueError, "precision is 'fp16'; expected one of fp32, bf16"),
+        ({"channels_last": 1}, TypeError, "channels_last is 1; expected True or False"),
+        ({"seed": -1}, ValueError, "seed is -1"),
+    ],
+)
+def test_bad_settings_are_named(overrides, error, text):
+    with pytest.raises(error, match=text):
+        TrainSettings(**overrides)
+
+
+def test_description_is_json():
+    import json
+
+    assert json.loads(json.dumps(preset("imagenet").describe())) == preset("imagenet").describe()

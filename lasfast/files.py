@@ -44,7 +44,7 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Replace the content of `path` by indented JSON in one step; NaN and infinity are refused (ValueError)."""
+    """Replace the content of `path` by JSON in one step; NaN and infinity are refused (ValueError)."""
     atomic_write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 

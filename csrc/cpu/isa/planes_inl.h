@@ -1,0 +1,136 @@
+// The loops of planes.h, written once over a vector type `Vec` that each including file defines first:
+//   Vec::width, zero(), load(p), load_partial(p, n), broadcast(p), fma(a, b, c), store(p), sum().
+//
+// Everything here has internal linkage, and nothing of the standard library is called: a function shared
+// between files that are compiled for different instruction sets could be linked in the variant that others
+// cannot run.
+
+namespace {
+
+using lasfast::CorrelateArgs;
+using lasfast::DotArgs;
+
+inline int64_t at_most(int64_t value, int64_t bound) { return value < bound ? value : bound; }
+
+// Copies the part of `values` (flat positions q .. q + count) that belongs to outputs.
+inline void scatter(const CorrelateArgs& a, float* output, const float* values, int64_t q, int64_t count) {
+  int64_t row = q / a.pitch, col = q % a.pitch;
+  for (int64_t done = 0; done < count && row < a.rows;) {
+    const int64_t run = at_most(a.pitch - col, count - done);
+    const int64_t valid = at_most(a.cols - col, run);
+    float* to = output + row * a.output_row + col * a.output_col;
+    const float* from = values + done;
+    if (a.output_col == 1)
+      for (int64_t i = 0; i < valid; ++i) to[i] = from[i];
+    else
+      for (int64_t i = 0; i < valid; ++i) to[i * a.output_col] = from[i];
+    done += run;
+    col = 0;
+    ++row;
+  }
+}
+
+// M output channels (those past `a.m` repeat the last one and are dropped) by N vectors of positions, in
+// registers.
+template <int M, int N>
+void correlate_tile(const CorrelateArgs& a, int64_t m0, int64_t q) {
+  constexpr int W = Vec::width;
+  const float* weight[M];
+  for (int r = 0; r < M; ++r) weight[r] = a.weight + at_most(m0 + r, a.m - 1) * a.weight_m;
+  Vec acc[M][N];
+  for (int r = 0; r < M; ++r)
+    for (int v = 0; v < N; ++v) acc[r][v] = Vec::zero();
+  for (int64_t c = 0; c < a.channels; ++c) {
+    const float* plane = a.planes + c * a.plane_channel + q;
+    const int64_t channel = c * a.weight_channel;
+    for (int64_t t = 0; t < a.taps; ++t) {
+      const float* from = plane + a.tap_plane[t];
+      const int64_t offset = channel + a.tap_weight[t];
+      Vec x[N];
+      for (int v = 0; v < N; ++v) x[v] = Vec::load(from + v * W);
+      for (int r = 0; r < M; ++r) {
+        const Vec w = Vec::broadcast(weight[r] + offset);
+        for (int v = 0; v < N; ++v) acc[r][v] = Vec::fma(x[v], w, acc[r][v]);
+      }
+    }
+  }
+  alignas(64) float values[N * W];
+  for (int r = 0; r < M && m0 + r < a.m; ++r) {
+    for (int v = 0; v < N; ++v) acc[r][v].store(values + v * W);
+    scatter(a, a.output + (m0 + r) * a.output_m, values, q, N * W);
+  }
+}
+
+// All positions from q on, in tiles of N vectors, then of fewer.
+template <int M, int N>
+void correlate_row(const CorrelateArgs& a, int64_t m0, int64_t q, int64_t end) {
+  constexpr int64_t step = int64_t{N} * Vec::width;
+  while (end - q > step - Vec::width) {
+    correlate_tile<M, N>(a, m0, q);
+    q += step;
+  }
+  if constexpr (N > 1)
+    if (q < end) correlate_row<M, N / 2>(a, m0, q, end);
+}
+
+template <int M, int N>
+void correlate_rows(const CorrelateArgs& a, int64_t& m0, int64_t least, int64_t end) {
+  for (; a.m - m0 >= least; m0 += M) correlate_row<M, N>(a, m0, 0, end);
+}
+
+// One dot product per (row, column of the result), M by N of them at a time. A column is a (channel, tap)
+// pair.
+template <int M, int N>
+void dot_tile(const DotArgs& a, int64_t m0, int64_t column0) {
+  constexpr int W = Vec::width;
+  const int64_t columns = a.channels * a.taps;
+  int64_t left[M], right[N];
+  for (int r = 0; r < M; ++r) left[r] = at_most(m0 + r, a.m - 1) * a.left_m;
+  for (int n = 0; n < N; ++n) {
+    const int64_t column = at_most(column0 + n, columns - 1);
+    right[n] = column / a.taps * a.plane_channel + a.tap_plane[column % a.taps];
+  }
+  Vec acc[M][N];
+  for (int r = 0; r < M; ++r)
+    for (int n = 0; n < N; ++n) acc[r][n] = Vec::zero();
+  for (int64_t image = 0; image < a.images; ++image) {
+    for (int64_t segment = 0; segment < a.segments; ++segment) {
+      const float* l = a.left + image * a.left_image + segment * a.pitch;
+      const float* p = a.planes + image * a.plane_image + segment * a.pitch;
+      int64_t x = 0;
+      for (; x + W <= a.length; x += W) {
+        Vec lv[M];
+        for (int r = 0; r < M; ++r) lv[r] = Vec::load(l + left[r] + x);
+        for (int n = 0; n < N; ++n) {
+          const Vec pv = Vec::load(p + right[n] + x);
+          for (int r = 0; r < M; ++r) acc[r][n] = Vec::fma(lv[r], pv, acc[r][n]);
+        }
+      }
+      if (x < a.length) {
+        const int rest = static_cast<int>(a.length - x);
+        Vec lv[M];
+        for (int r = 0; r < M; ++r) lv[r] = Vec::load_partial(l + left[r] + x, rest);
+        for (int n = 0; n < N; ++n) {
+          const Vec pv = Vec::load_partial(p + right[n] + x, rest);
+          for (int r = 0; r < M; ++r) acc[r][n] = Vec::fma(lv[r], pv, acc[r][n]);
+        }
+      }
+    }
+  }
+  for (int r = 0; r < M && m0 + r < a.m; ++r) {
+    for (int n = 0; n < N && column0 + n < columns; ++n) {
+      const int64_t channel = (column0 + n) / a.taps, tap = (column0 + n) % a.taps;
+      float* to = a.result + (m0 + r) * a.result_m + channel * a.result_channel + a.tap_weight[tap];
+      const float value = acc[r][n].sum();
+      *to = a.accumulate ? *to + value : value;
+    }
+  }
+}
+
+template <int M, int N>
+void dot_all(const DotArgs& a) {
+  for (int64_t m0 = 0; m0 < a.m; m0 += M)
+    for (int64_t column = 0; column < a.channels * a.taps; column += N) dot_tile<M, N>(a, m0, column);
+}
+
+}  // namespace

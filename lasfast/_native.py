@@ -1,0 +1,125 @@
+"""The door to the compiled module `lasfast._C`: nothing else imports it.
+
+Importing this never fails for want of the module; :func:`load` does, with what to do about it.
+
+``LASFAST_ISA=generic|avx2|avx512`` forces the CPU kernels' instruction set. It is read at every call, so
+tests can go through all of them in one process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+from typing import Any
+
+# First, on purpose: the module then finds torch's OpenMP library loaded, and both share its threads.
+import torch
+
+_C: ModuleType | None
+_error: ImportError | None
+try:
+    _C, _error = importlib.import_module("lasfast._C"), None
+except ImportError as error:
+    _C, _error = None, error
+
+
+def available() -> bool:
+    """Whether the compiled module loads."""
+    return _C is not None
+
+
+def load() -> Any:
+    """The compiled module. Raises ImportError, with the reason and the remedy, where it does not load."""
+    if _C is None:
+        raise ImportError(
+            f"lasfast's compiled module lasfast._C does not load ({_error}). Build it with `pip install .` in "
+            "a checkout of lasfast (a C++17 compiler is needed); without it lasfast runs on PyTorch alone."
+        ) from _error
+    return _C
+
+
+def isa() -> str:
+    """The instruction set that CPU kernels use now: the best of this machine, or what ``LASFAST_ISA`` says.
+
+    Raises ValueError where that names one that does not exist, or that this build or this machine lacks.
+    """
+    supported: list[str] = load().isas_supported()
+    wanted = os.environ.get("LASFAST_ISA")
+    if not wanted:
+        return supported[-1]
+    if wanted not in supported:
+        known = load().isa_names()
+        if wanted not in known:
+            raise ValueError(f"LASFAST_ISA is {wanted!r}, expected one of {', '.join(known)}")
+        lacks = "this machine" if wanted in load().isas_compiled() else "this build of lasfast"
+        raise ValueError(f"LASFAST_ISA is {wanted!r}, which {lacks} lacks; here are: {', '.join(supported)}")
+    return wanted
+
+
+def isa_number() -> int:
+    """:func:`isa` as the native entry points take it."""
+    names: list[str] = load().isa_names()
+    return names.index(isa())
+
+
+def arch_runs_on(arch: str, capability: tuple[int, int]) -> bool:
+    """Whether code for `arch` ("80", "90a", "90-virtual") runs on a GPU of this compute capability."""
+    number = arch.removesuffix("-virtual").rstrip("af")
+    major, minor = int(number[:-1]), int(number[-1])
+    if arch.removesuffix("-virtual")[-1] == "a":
+        return capability == (major, minor)
+    if arch.endswith("-virtual") and number == arch.removesuffix("-virtual"):
+        return capability >= (major, minor)
+    return capability[0] == major and capability[1] >= minor
+
+
+def cuda_runs_on(device: int) -> bool:
+    """Whether the module holds CUDA kernels that this GPU, with the driver that is installed, can run."""
+    if _C is None or not _C.cuda or _C.cuda_device_count() <= device:
+        return False
+    capability = torch.cuda.get_device_capability(device)
+    return any(arch_runs_on(arch, capability) for arch in _C.cuda_archs())
+
+
+def build_info() -> dict[str, Any]:
+    """What was compiled and what this machine has, JSON-able.
+
+    ``available`` (bool), ``error`` (why not, or None), ``compiler``, ``openmp``;
+    ``isa``: ``compiled`` and ``supported`` (lists, worst first), ``selected`` (what runs now);
+    ``cuda``: ``compiled`` (bool), ``archs`` (list), ``runtime`` (linked in) and ``driver`` (the highest it
+    supports), as "13.0" or None, ``devices`` (those torch sees: list of ``name``, ``capability``, ``supported``).
+    Raises ValueError as :func:`isa` does.
+    """
+    devices = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(index)
+            name = torch.cuda.get_device_name(index)
+            devices.append(
+                {"name": name, "capability": f"{major}.{minor}", "supported": cuda_runs_on(index)},
+            )
+    compiled = _C is not None and _C.cuda
+    return {
+        "available": _C is not None,
+        "error": None if _error is None else str(_error),
+        "compiler": None if _C is None else _C.compiler,
+        "openmp": _C is not None and _C.openmp,
+        "isa": {
+            "compiled": [] if _C is None else _C.isas_compiled(),
+            "supported": [] if _C is None else _C.isas_supported(),
+            "selected": None if _C is None else isa(),
+        },
+        "cuda": {
+            "compiled": compiled,
+            "archs": [] if _C is None else _C.cuda_archs(),
+            "runtime": _version(_C.cuda_runtime_version()) if _C is not None and compiled else None,
+            "driver": _version(_C.cuda_driver_version()) if _C is not None and compiled else None,
+            "devices": devices,
+        },
+    }
+
+
+def _version(number: int) -> str | None:
+    """CUDA's 13020 as "13.2"; None for 0."""
+    return f"{number // 1000}.{number % 1000 // 10}" if number else None

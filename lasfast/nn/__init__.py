@@ -1,0 +1,7 @@
+"""Drop-in modules whose forward pass uses as many channels as it is given, with the state dicts of torch's."""
+
+from __future__ import annotations
+
+from lasfast.nn.sliced import SlicedBatchNorm2d, SlicedConv2d
+
+__all__ = ["SlicedBatchNorm2d", "SlicedConv2d"]

@@ -1,0 +1,8 @@
+"""Operators on tensors, registered with torch under `torch.ops.lasfast`, with fakes and gradients."""
+
+from __future__ import annotations
+
+from lasfast._native import build_info
+from lasfast.ops.sliced_conv2d import sliced_conv2d
+
+__all__ = ["build_info", "sliced_conv2d"]

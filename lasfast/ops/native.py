@@ -1,0 +1,118 @@
+"""The operators through the compiled module: CPU in float32, CUDA in float32 and bfloat16.
+
+Arguments were checked by the caller; tensors may have any strides.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lasfast import _native
+
+logger = logging.getLogger("lasfast")
+
+_CUDA_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    logger.warning("%s", text)
+
+
+@functools.cache
+def _cuda_usable(device: int) -> bool:
+    if _native.cuda_runs_on(device):
+        return True
+    _say_once("lasfast has no CUDA kernels that this GPU and its driver can run; using PyTorch's operators")
+    return False
+
+
+def supports(tensor: Tensor) -> bool:
+    """Whether the native kernels take tensors of this device and dtype; says once why not if they should."""
+    kind = tensor.device.type
+    if kind not in ("cpu", "cuda") or tensor.layout != torch.strided:
+        return False
+    if tensor.dtype not in ((torch.float32,) if kind == "cpu" else _CUDA_DTYPES):
+        return False
+    if not _native.available():
+        _say_once("lasfast's compiled module is missing; using PyTorch's operators (lasfast info says why)")
+        return False
+    return kind == "cpu" or _cuda_usable(tensor.device.index)
+
+
+def sliced_conv2d(
+    input: Tensor, weight: Tensor, output: Tensor, stride: int, padding: int, groups: int
+) -> None:
+    """Overwrite `output` [N, c_out, H', W']; `input` [N, c_in, H, W] and `weight` as in lasfast.ops."""
+    params = _params(input, weight, output, stride, padding, groups)
+    _run("forward", params, input, weight, output)
+
+
+def sliced_conv2d_grad_input(
+    grad_output: Tensor, weight: Tensor, grad_input: Tensor, stride: int, padding: int, groups: int
+) -> None:
+    """Overwrite `grad_input` [N, c_in, H, W]."""
+    params = _params(grad_input, weight, grad_output, stride, padding, groups)
+    _run("grad_input", params, grad_output, weight, grad_input)
+
+
+def sliced_conv2d_grad_weight(
+    grad_output: Tensor, input: Tensor, grad_weight: Tensor, stride: int, padding: int, groups: int
+) -> None:
+    """Overwrite the slice of `grad_weight` that the convolution read; the rest stays as it is."""
+    params = _params(input, grad_weight, grad_output, stride, padding, groups)
+    _run("grad_weight", params, grad_output, input, grad_weight)
+
+
+def _params(input: Tensor, weight: Tensor, output: Tensor, stride: int, padding: int, groups: int) -> object:
+    size: Sequence[int] = input.shape
+    return _native.load().SlicedConv2dParams(
+        (size[0], groups),
+        size[1:],
+        output.shape[1:],
+        weight.shape[2:],
+        stride,
+        padding,
+        input.stride(),
+        weight.stride(),
+        output.stride(),
+    )
+
+
+def _run(which: str, params: object, first: Tensor, second: Tensor, result: Tensor) -> None:
+    module = _native.load()
+    kind = getattr(module.Pass, which)
+    device = result.device
+    if device.type == "cpu":
+        isa, threads = _native.isa_number(), torch.get_num_threads()
+        workspace = torch.empty(module.sliced_conv2d_workspace_cpu(params, kind, threads), dtype=torch.uint8)
+        run = getattr(module, f"sliced_conv2d_{which}_cpu")
+        run(
+            params,
+            first.data_ptr(),
+            second.data_ptr(),
+            workspace.data_ptr(),
+            threads,
+            isa,
+            result.data_ptr(),
+        )
+        return
+    with torch.cuda.device(device):
+        bytes_needed = module.sliced_conv2d_workspace_cuda(params, kind)
+        workspace = torch.empty(bytes_needed, dtype=torch.uint8, device=device)
+        run = getattr(module, f"sliced_conv2d_{which}_cuda")
+        run(
+            params,
+            _CUDA_DTYPES[result.dtype],
+            first.data_ptr(),
+            second.data_ptr(),
+            workspace.data_ptr(),
+            device.index,
+            torch.cuda.current_stream(device).cuda_stream,
+            result.data_ptr(),
+        )

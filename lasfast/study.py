@@ -162,6 +162,7 @@ class Study:
         self.description: dict[str, Any] = {}
         self._journal: Journal | None = None
         self._log: Callable[..., None] = _no_log
+        self._saved: tuple[object, int] | None = None
         self._saved_at = 0.0
 
     def run(self, resume: bool = False) -> StudyResult:
@@ -216,7 +217,7 @@ class Study:
             for measurement in measurements:
                 self.searcher.tell(measurement.architecture, measurement)
             steps.append(measurements)
-            if len(known) < len(candidates):
+            if self._here() != self._saved:
                 self._checkpoint()
             for callback in self.callbacks:
                 callback.on_step(step, measurements)
@@ -333,6 +334,7 @@ class Study:
                 )
             assert self.trainer is not None
             self.trainer.load_state(tensors, metadata)
+            self._saved = self.trainer.position, metadata["journal_entries"]
         except BaseException:
             journal.close()
             raise
@@ -342,10 +344,17 @@ class Study:
         if self.trainer is None or self.directory is None:
             return
         tensors, values = self.trainer.state()
-        entries = 0 if self._journal is None else len(self._journal.entries)
-        metadata = {**values, "journal_entries": entries, "study": self.description}
+        metadata = {**values, "journal_entries": self._here()[1], "study": self.description}
         checkpoint.save(self.directory / CHECKPOINT, tensors, metadata)
+        self._saved = self._here()
         self._saved_at = time.monotonic()
+
+    def _here(self) -> tuple[object, int]:
+        """Where the study stands: what was trained and how much was measured."""
+        return (
+            None if self.trainer is None else self.trainer.position,
+            0 if self._journal is None else len(self._journal.entries),
+        )
 
     def _check_replay(self, step: int, candidates: Sequence[Architecture], known: Sequence[Entry]) -> None:
         for asked, (at, measurement) in zip(candidates, known, strict=False):

@@ -1,0 +1,310 @@
+"""The architecture dataset: every layer assignment of some depths, trained stand-alone, as a table.
+
+Meng et al. trained 908 networks so (454 plain and 454 residual ones, 4 to 15 layers, CIFAR-100) to see how
+good a search's winners are; their table was never released. A row depends on its architecture, the settings
+and the data alone, not on which others are in the table, so a table can be resumed and extended to more
+depths.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lasfast import costs, ranking
+from lasfast.evaluate import Validation, batches, evaluate_network
+from lasfast.files import atomic_write_text
+from lasfast.journal import Journal
+from lasfast.measurement import Measurement
+from lasfast.spaces import Architecture, LayerAssignmentSpace
+from lasfast.supernets import Supernet
+from lasfast.train import CheckpointError, Progress, StandaloneTrainer, TrainSettings, checkpoint
+from lasfast.train.images import as_training_images
+from lasfast.train.interrupt import deferred_interrupt
+from lasfast.train.seeds import derive, torch_seed
+from lasfast.train.settings import resolve
+
+JOURNAL, CHECKPOINT, TABLE = "journal.jsonl", "checkpoint.safetensors", "table.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One network of the table: its validation accuracy (0 to 1) and loss, costs, and how it was trained.
+
+    `flops` are multiply-adds, `params` include those of BatchNorm. `seed` gave the initial weights and the
+    order, augmentation and dropout of the training.
+    """
+
+    architecture: Architecture
+    depth: int
+    top1: float
+    top5: float
+    loss: float
+    flops: int
+    params: int
+    epochs: int
+    seed: int
+
+
+class ArchitectureDataset:
+    """Trains every assignment of `depths` from scratch, and writes `directory/table.csv` row by row.
+
+    Args:
+        supernet: gives the networks (`extract(architecture, fresh=True)`); its own weights are not used.
+        train: training images, as for SupernetTrainer.
+        validation: (images [N, C, H, W], labels [N]) or a loader of such pairs; held out of `train`.
+        depths: a depth or several, e.g. `range(4, 16)`.
+        directory: where the table, the journal and the checkpoint of the network at hand go.
+        settings: TrainSettings or a preset's name; further keywords override single fields.
+        checkpoint_seconds: how often to checkpoint the network at hand.
+
+    Raises:
+        TypeError, ValueError: naming what does not fit.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        train: Any,
+        validation: Validation,
+        depths: int | Iterable[int],
+        directory: str | os.PathLike[str],
+        settings: TrainSettings | str = "small",
+        *,
+        checkpoint_seconds: float = 60,
+        **overrides: Any,
+    ) -> None:
+        if not isinstance(supernet.space, LayerAssignmentSpace):
+            raise TypeError(
+                f"supernet is over {supernet.space}; expected one over layer assignments, with depths"
+            )
+        if not checkpoint_seconds >= 0:
+            raise ValueError(f"checkpoint_seconds is {checkpoint_seconds!r}; expected 0 or more")
+        self.supernet = supernet
+        self.train = as_training_images(train)
+        self.validation = validation
+        self.architectures: list[Architecture] = list(supernet.space.enumerate(depth=depths))
+        self.directory = Path(directory)
+        self.settings = resolve(settings, **overrides)
+        self.checkpoint_seconds = checkpoint_seconds
+        images, _ = next(batches(validation, 1, torch.device("cpu")))
+        self.image_size = tuple(images.shape[2:])
+
+    def seed(self, architecture: Architecture) -> int:
+        """The seed of one network, derived from the settings' seed and the architecture."""
+        return derive(self.settings.seed, *architecture, bits=31)
+
+    def run(
+        self,
+        resume: bool = False,
+        *,
+        on_progress: Callable[[Architecture, Progress], None] = lambda architecture, progress: None,
+        on_row: Callable[[Row], None] = lambda row: None,
+    ) -> list[Row]:
+        """Train what is missing, and return the whole table, by depth and then by architecture.
+
+        `on_progress` is called after every batch, `on_row` for every network of this call, those read from
+        the journal included. Stopped or killed, it goes on with `resume=True` in mid-network, to the same
+        table.
+
+        Raises:
+            FileExistsError: there is a table in `directory`, and `resume` is False.
+            JournalError, CheckpointError: a damaged file, or one of other settings; the text says which.
+        """
+        path = self.directory / JOURNAL
+        if path.exists() and not resume:
+            raise FileExistsError(
+                f"{self.directory} holds an architecture dataset already; resume it (resume=True), or choose "
+                "another directory"
+            )
+        self.directory.mkdir(parents=True, exist_ok=True)
+        description = self.describe()
+        if path.exists():
+            journal = Journal.open(path, header=description)
+        else:
+            journal = Journal.create(path, description)
+        with closing(journal):
+            known = {measurement.architecture: measurement for _, measurement in journal.entries}
+            for architecture in self.architectures:
+                if architecture not in known:
+                    known[architecture] = self._train(architecture, description, on_progress)
+                    journal.append(len(journal.entries) + 1, [known[architecture]])
+                    self._write(known.values())
+                on_row(self.row(known[architecture]))
+            rows = self._write(known.values())
+        (self.directory / CHECKPOINT).unlink(missing_ok=True)
+        return rows
+
+    def describe(self) -> dict[str, Any]:
+        """What a row depends on besides its architecture, as JSON values: the journal's header."""
+        return {
+            "dataset": {
+                "supernet": self.supernet.describe(),
+                "settings": self.settings.describe(),
+                "train": _describe(self.train),
+                "validation": _describe(self.validation),
+            }
+        }
+
+    def row(self, measurement: Measurement) -> Row:
+        """The table's row of a measurement."""
+        architecture = measurement.architecture
+        height, width = self.image_size
+        return Row(
+            architecture,
+            sum(architecture),
+            measurement.top1,
+            measurement.top5,
+            measurement.loss,
+            costs.flops(self.supernet, architecture, (height, width)),
+            costs.params(self.supernet, architecture),
+            self.settings.standalone_epochs,
+            self.seed(architecture),
+        )
+
+    def _train(
+        self,
+        architecture: Architecture,
+        description: dict[str, Any],
+        on_progress: Callable[[Architecture, Progress], None],
+    ) -> Measurement:
+        """Train and measure one network, from its checkpoint if that is the one on disk."""
+        seed = self.seed(architecture)
+        with torch_seed(seed):
+            network = self.supernet.extract(architecture, fresh=True)
+        trainer = StandaloneTrainer(network, self.train, self.settings, seed)
+        path = self.directory / CHECKPOINT
+        identity = {**description, "architecture": list(architecture)}
+        if path.exists():
+            tensors, metadata = checkpoint.load(path)
+            if metadata.get("dataset") != description["dataset"]:
+                raise CheckpointError(
+                    f"{path} is of another architecture dataset: delete it, and resuming trains its "
+                    "network again"
+                )
+            if metadata["architecture"] == identity["architecture"]:
+                trainer.load_state(tensors, metadata)
+        saved_at = time.monotonic()
+        with deferred_interrupt() as interrupted:
+            for progress in trainer.train():
+                on_progress(architecture, progress)
+                if interrupted() or time.monotonic() - saved_at >= self.checkpoint_seconds:
+                    tensors, values = trainer.state()
+                    checkpoint.save(path, tensors, {**values, **identity})
+                    saved_at = time.monotonic()
+                if interrupted():
+                    text = self.supernet.space.format(architecture)
+                    raise KeyboardInterrupt(
+                        f"stopped in {text}, after batch {progress.done} of {progress.total}; "
+                        f"{self.directory} holds everything up to here: resume it to go on"
+                    )
+        return evaluate_network(network, self.validation, architecture, precision=self.settings.precision)
+
+    def _write(self, measurements: Iterable[Measurement]) -> list[Row]:
+        rows = sorted(map(self.row, measurements), key=lambda row: (row.depth, row.architecture))
+        save_table(self.directory / TABLE, rows)
+        return rows
+
+
+def save_table(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+    """Write rows as CSV, in one step. Numbers are written in full: reading gives the same ones."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in dataclasses.fields(Row))
+    for row in rows:
+        values = dataclasses.asdict(row) | {"architecture": "-".join(map(str, row.architecture))}
+        writer.writerow(values.values())
+    atomic_write_text(path, text.getvalue())
+
+
+def load_table(path: str | os.PathLike[str]) -> list[Row]:
+    """Read a table that `save_table` wrote, or that of an architecture dataset's directory.
+
+    Raises FileNotFoundError, or ValueError naming file, line and what is wrong.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / TABLE
+    names = [field.name for field in dataclasses.fields(Row)]
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))
+    if not lines or lines[0] != names:
+        raise ValueError(f"{path} is no table of architectures: its first line has to be {','.join(names)}")
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            architecture, depth, top1, top5, loss, *counts = line
+            flops, params, epochs, seed = map(int, counts)
+            layers = tuple(int(layer) for layer in architecture.split("-"))
+            row = Row(layers, int(depth), float(top1), float(top5), float(loss), flops, params, epochs, seed)
+            if row.depth != sum(layers) or not 0 <= row.top1 <= 1:
+                raise ValueError(f"depth {depth} or top1 {top1} does not fit {architecture}")
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged at line {number}: {error}; restore it, or make it again"
+            ) from error
+        rows.append(row)
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How well accuracies with inherited weights stand for stand-alone ones.
+
+    Over `count` architectures: Eq. 7's accuracy gap (0 to 1), Kendall's tau and Spearman's rho; these two are
+    NaN where there is only one architecture, or all are equally good.
+    """
+
+    count: int
+    gap: float
+    tau: float
+    rho: float
+
+
+def compare(
+    table: Iterable[Row], one_shot: Iterable[Measurement]
+) -> tuple[Comparison, dict[int, Comparison]]:
+    """Compare a table with a study's measurements, over the architectures that are in both.
+
+    Returns the comparison over all of them, and one for each depth. `one_shot` is `StudyResult.measurements`,
+    or `[m for _, m in Journal.read(path)[1]]`. ValueError where they have no architecture in common.
+    """
+    stand_alone = {row.architecture: row.top1 for row in table}
+    shared = [m for m in one_shot if m.architecture in stand_alone]
+    if not shared:
+        raise ValueError("table and one_shot have no architecture in common; nothing can be compared")
+    by_depth: dict[int, list[Measurement]] = defaultdict(list)
+    for measurement in shared:
+        by_depth[sum(measurement.architecture)].append(measurement)
+    return _compare(stand_alone, shared), {
+        depth: _compare(stand_alone, measurements) for depth, measurements in sorted(by_depth.items())
+    }
+
+
+def _compare(stand_alone: Mapping[Architecture, float], measurements: Sequence[Measurement]) -> Comparison:
+    one_shot = {m.architecture: m.top1 for m in measurements}
+    pairs = {architecture: stand_alone[architecture] for architecture in one_shot}, one_shot
+    if len(one_shot) < 2:
+        return Comparison(1, ranking.accuracy_gap(*pairs), math.nan, math.nan)
+    return Comparison(
+        len(one_shot), ranking.accuracy_gap(*pairs), ranking.kendall_tau(*pairs), ranking.spearman_rho(*pairs)
+    )
+
+
+def _describe(images: Any) -> Any:
+    """What identifies images, as JSON values: their own description, or a digest of their content."""
+    if isinstance(images, (tuple, list)):
+        return checkpoint.digest({str(number): tensor for number, tensor in enumerate(images)})[:32]
+    describe = getattr(images, "describe", None)
+    return describe() if describe else type(images).__name__

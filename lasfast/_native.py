@@ -33,8 +33,8 @@ def load() -> Any:
     """The compiled module. Raises ImportError, with the reason and the remedy, where it does not load."""
     if _C is None:
         raise ImportError(
-            f"lasfast's compiled module lasfast._C does not load ({_error}). Build it with `pip install .` in "
-            "a checkout of lasfast (a C++17 compiler is needed); without it lasfast runs on PyTorch alone."
+            f"lasfast's compiled module lasfast._C does not load ({_error}). Build it with `pip install .` "
+            "in a checkout of lasfast (a C++17 compiler is needed); without it lasfast runs on PyTorch alone."
         ) from _error
     return _C
 
@@ -88,7 +88,7 @@ def build_info() -> dict[str, Any]:
     ``available`` (bool), ``error`` (why not, or None), ``compiler``, ``openmp``;
     ``isa``: ``compiled`` and ``supported`` (lists, worst first), ``selected`` (what runs now);
     ``cuda``: ``compiled`` (bool), ``archs`` (list), ``runtime`` (linked in) and ``driver`` (the highest it
-    supports), as "13.0" or None, ``devices`` (those torch sees: list of ``name``, ``capability``, ``supported``).
+    supports), as "13.0" or None, ``devices`` (``name``, ``capability``, ``supported`` of those torch sees).
     Raises ValueError as :func:`isa` does.
     """
     devices = []

@@ -1,4 +1,4 @@
-"""Drop-in modules whose forward pass uses as many channels as it is given, with the state dicts of torch's."""
+"""Drop-in modules whose forward pass uses as many channels as it is given; state dicts are torch's."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ class SlicedConv2d(nn.Conv2d):
     """`nn.Conv2d` whose forward pass may use the first channels only, reading the weight in place.
 
     ``forward(x, c_out)`` takes x [N, c_in, H, W] with any c_in up to ``in_channels`` and gives
-    [N, c_out, H', W'], convolved with ``weight[:c_out, :c_in // groups]`` plus ``bias[:c_out]``. Without `c_out`,
-    all output channels. A depthwise convolution (``groups == in_channels == out_channels``) narrows its groups
-    along: x [N, c, H, W] gives [N, c, H', W'] from the first c filters. In any other, `groups` stays what it is.
+    [N, c_out, H', W'], convolved with ``weight[:c_out, :c_in // groups]`` plus ``bias[:c_out]``. Without
+    `c_out`, all output channels. A depthwise convolution (``groups == in_channels == out_channels``) narrows
+    its groups along: x [N, c, H, W] gives [N, c, H', W'] from the first c filters. In any other, groups stay.
 
-    Raises ValueError for what the operator does not have: dilation, padding other than zeros, different strides
-    or paddings of the two axes, padding="same" that is not the same on all sides.
+    Raises ValueError for what the operator does not have: dilation, padding other than zeros, different
+    strides or paddings of the two axes, padding="same" that is not the same on all sides.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -64,8 +64,8 @@ class SlicedConv2d(nn.Conv2d):
 class SlicedBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` that normalizes x [N, c, H, W] with any c up to ``num_features``.
 
-    Reads the first c entries of weight and bias, and reads or updates the first c of the running statistics in
-    place; the others stay as they are. ``num_batches_tracked`` counts every batch, whatever its channels.
+    Reads the first c entries of weight and bias, and reads or updates the first c of the running statistics
+    in place; the others stay as they are. ``num_batches_tracked`` counts every batch, whatever its channels.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -57,9 +57,9 @@ def sliced_conv2d(
         [N, c_out, (H + 2 * padding - kh) // stride + 1, ...], of the input's dtype, channels_last where the
         input is.
 
-    float32 on the CPU, float32 and bfloat16 (with fp32 sums) on CUDA run in lasfast's kernels, everything else
-    through PyTorch. The same inputs give the same bits. The gradient of `weight` has its full size and is zero
-    outside the slice. Under autocast both tensors are cast, as for `F.conv2d`.
+    float32 on the CPU, float32 and bfloat16 (with fp32 sums) on CUDA run in lasfast's kernels, everything
+    else through PyTorch. The same inputs give the same bits. The gradient of `weight` has its full size and
+    is zero outside the slice. Under autocast both tensors are cast, as for `F.conv2d`.
 
     Raises TypeError for arguments of other types, ValueError for values that do not fit, before any work.
     """

@@ -2,7 +2,7 @@
 # Needed beforehand: Python 3.10 or newer, a C++17 compiler, and a network for pip the first time.
 
 PYTHON ?= python3
-DEMO_ARGS ?= --data digits --depth 9 --directory runs/demo
+DEMO_ARGS ?= --data digits --depth 9 --retrain --threads 1 --directory runs/demo --resume
 TEST_ARGS ?=
 BENCH_ARGS ?=
 

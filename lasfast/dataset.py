@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import fx
 
 from lasfast import costs, ranking
 from lasfast.evaluate import Validation, batches, evaluate_network
@@ -58,15 +59,16 @@ class Row:
 
 
 class ArchitectureDataset:
-    """Trains every assignment of `depths` from scratch, and writes `directory/table.csv` row by row.
+    """Trains assignments from scratch, one after another, and writes `directory/table.csv` row by row.
 
     Args:
         supernet: gives the networks (`extract(architecture, fresh=True)`); its own weights are not used.
         train: training images, as for SupernetTrainer.
         validation: (images [N, C, H, W], labels [N]) or a loader of such pairs; held out of `train`.
-        depths: a depth or several, e.g. `range(4, 16)`.
+        architectures: what to train, e.g. `supernet.space.enumerate(depth=range(4, 16))`.
         directory: where the table, the journal and the checkpoint of the network at hand go.
         settings: TrainSettings or a preset's name; further keywords override single fields.
+        keep_weights: write the trained weights too, for `network(architecture)`.
         checkpoint_seconds: how often to checkpoint the network at hand.
 
     Raises:
@@ -78,10 +80,11 @@ class ArchitectureDataset:
         supernet: Supernet,
         train: Any,
         validation: Validation,
-        depths: int | Iterable[int],
+        architectures: Iterable[Architecture],
         directory: str | os.PathLike[str],
         settings: TrainSettings | str = "small",
         *,
+        keep_weights: bool = False,
         checkpoint_seconds: float = 60,
         **overrides: Any,
     ) -> None:
@@ -94,9 +97,12 @@ class ArchitectureDataset:
         self.supernet = supernet
         self.train = as_training_images(train)
         self.validation = validation
-        self.architectures: list[Architecture] = list(supernet.space.enumerate(depth=depths))
+        self.architectures = list(dict.fromkeys(map(supernet.space.validate, architectures)))
+        if not self.architectures:
+            raise ValueError("architectures is empty; expected at least one to train")
         self.directory = Path(directory)
         self.settings = resolve(settings, **overrides)
+        self.keep_weights = keep_weights
         self.checkpoint_seconds = checkpoint_seconds
         images, _ = next(batches(validation, 1, torch.device("cpu")))
         self.image_size = tuple(images.shape[2:])
@@ -137,14 +143,26 @@ class ArchitectureDataset:
         with closing(journal):
             known = {measurement.architecture: measurement for _, measurement in journal.entries}
             for architecture in self.architectures:
-                if architecture not in known:
-                    known[architecture] = self._train(architecture, description, on_progress)
-                    journal.append(len(journal.entries) + 1, [known[architecture]])
-                    self._write(known.values())
+                if architecture not in known or self._lacks_weights(architecture):
+                    measurement = self._train(architecture, description, on_progress)
+                    if architecture not in known:
+                        journal.append(len(journal.entries) + 1, [measurement])
+                        known[architecture] = measurement
+                        self._write(known.values())
                 on_row(self.row(known[architecture]))
             rows = self._write(known.values())
         (self.directory / CHECKPOINT).unlink(missing_ok=True)
         return rows
+
+    def network(self, architecture: Architecture) -> fx.GraphModule:
+        """A trained network, in evaluation mode, of those trained with `keep_weights`.
+
+        Raises FileNotFoundError where its weights were not kept, CheckpointError where they are damaged.
+        """
+        network = self.supernet.extract(architecture)
+        tensors, _ = checkpoint.load(self._weights_path(architecture))
+        network.load_state_dict(tensors)
+        return network.eval()
 
     def describe(self) -> dict[str, Any]:
         """What a row depends on besides its architecture, as JSON values: the journal's header."""
@@ -209,7 +227,18 @@ class ArchitectureDataset:
                         f"stopped in {text}, after batch {progress.done} of {progress.total}; "
                         f"{self.directory} holds everything up to here: resume it to go on"
                     )
+        if self.keep_weights:
+            weights = self._weights_path(architecture)
+            weights.parent.mkdir(exist_ok=True)
+            checkpoint.save(weights, network.state_dict(), identity)
         return evaluate_network(network, self.validation, architecture, precision=self.settings.precision)
+
+    def _lacks_weights(self, architecture: Architecture) -> bool:
+        """Whether weights are wanted of a network that an earlier run trained without keeping them."""
+        return self.keep_weights and not self._weights_path(architecture).exists()
+
+    def _weights_path(self, architecture: Architecture) -> Path:
+        return self.directory / "weights" / f"{self.supernet.space.format(architecture)}.safetensors"
 
     def _write(self, measurements: Iterable[Measurement]) -> list[Row]:
         rows = sorted(map(self.row, measurements), key=lambda row: (row.depth, row.architecture))

@@ -37,7 +37,8 @@ def build(directory, depths=4, weights=0, **overrides):
     train = TensorImages(images[:48], labels[:48], [0.4] * 3, [0.3] * 3, pad=1)
     validation = ((images[48:] / 255 - 0.4) / 0.3, labels[48:])
     options = {"batch_size": 16, "standalone_epochs": 3} | overrides
-    return ArchitectureDataset(supernet, train, validation, depths, directory, **options)
+    architectures = supernet.space.enumerate(depth=depths)
+    return ArchitectureDataset(supernet, train, validation, architectures, directory, **options)
 
 
 def contents(directory):
@@ -79,6 +80,28 @@ def test_a_row_can_be_made_again_from_its_seed(reference, tmp_path):
     list(train_standalone(network, dataset.train, dataset.settings, seed=row.seed))
     measured = evaluate_network(network, dataset.validation)
     assert (measured.top1, measured.top5, measured.loss) == (row.top1, row.top5, row.loss)
+
+
+def test_kept_weights_give_the_measured_network(reference, tmp_path):
+    directory = tmp_path / "run"
+    build(directory).run()
+    with pytest.raises(FileNotFoundError, match=r"weights/1-2-1\.safetensors"):
+        build(directory).network((1, 2, 1))
+    trained = []
+    dataset = build(directory, keep_weights=True)  # asked for later: trained again, to the same rows
+    assert dataset.run(resume=True, on_progress=lambda a, p: trained.append(a)) == reference[1]
+    assert len(trained) == 27
+    assert contents(directory) == contents(reference[0])
+    for row in reference[1]:
+        measured = evaluate_network(dataset.network(row.architecture), dataset.validation)
+        assert (measured.top1, measured.loss) == (row.top1, row.loss)
+    dataset.run(resume=True, on_progress=lambda a, p: trained.append(a))
+    assert len(trained) == 27
+
+
+def test_nothing_to_train_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="architectures is empty"):
+        build(tmp_path, depths=[])
 
 
 def test_rows_do_not_depend_on_the_supernets_weights(reference, tmp_path):

@@ -2,6 +2,7 @@
 
 from lasfast.supernets.base import LayerAssignmentSupernet, Supernet
 from lasfast.supernets.builder import LayerBuilder
+from lasfast.supernets.export import save_network
 from lasfast.supernets.layers import Layer, Path
 from lasfast.supernets.mobilenet_v1 import MobileNetV1
 from lasfast.supernets.plain import PlainNet
@@ -18,4 +19,5 @@ __all__ = [
     "ResNet50",
     "ResidualNet",
     "Supernet",
+    "save_network",
 ]

@@ -1,0 +1,53 @@
+"""The command line: `lasfast search nir`, `lasfast evaluate 2-4-6`, ..."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from lasfast._version import __version__
+from lasfast.cli import dataset, evaluate, info, report, search, train
+
+app = typer.Typer(
+    name="lasfast",
+    help="Fast one-shot search of convolutional networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.add_typer(search.app, name="search")
+for module in (evaluate, train, dataset, report, info):
+    module.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; expected errors end in one line on standard error and status 2."""
+    try:
+        app()
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{interrupt}" if str(interrupt) else "\nstopped", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, TypeError, OSError, ArithmeticError, ImportError) as error:
+        if os.environ.get("LASFAST_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        print("(LASFAST_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+        sys.exit(2)

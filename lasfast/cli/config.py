@@ -1,0 +1,44 @@
+"""What a run writes down of its options, and reads again to build the same objects."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lasfast.files import atomic_write_json
+
+CONFIG = "config.json"
+
+T = TypeVar("T")
+
+
+def write_config(directory: Path, options: Any, **more: Any) -> None:
+    """Write options as `config.json`; one that is there stays, since a resumed run must be the same."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if not (directory / CONFIG).exists():
+        values = dataclasses.asdict(options) | more
+        paths = {name: str(value) for name, value in values.items() if isinstance(value, Path)}
+        atomic_write_json(directory / CONFIG, values | paths)
+
+
+def read_config(directory: Path, options: type[T]) -> T:
+    """Read the options that a run in `directory` was started with.
+
+    Raises:
+        FileNotFoundError: no run there.
+        ValueError: a damaged file.
+    """
+    path = directory / CONFIG
+    if not path.exists():
+        raise FileNotFoundError(f"{directory} holds no run of this command line: there is no {path}")
+    fields = dataclasses.fields(options)  # type: ignore[arg-type]
+    try:
+        values = json.loads(path.read_text())
+        chosen = {field.name: values[field.name] for field in fields}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}); restore it, or start the run again elsewhere"
+        ) from error
+    return options(**chosen)

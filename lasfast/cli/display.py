@@ -1,0 +1,188 @@
+"""What a person sees while a study or a training runs: live on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from lasfast import costs
+from lasfast.measurement import Measurement
+from lasfast.report import candidates_of, ranking_table
+from lasfast.searchers import NIR
+from lasfast.study import Callback, Study, StudyResult
+from lasfast.train import Progress as Training
+
+LINE_SECONDS = 10.0  # between lines of one epoch where there is no terminal
+
+
+def make_console(quiet: bool = False) -> Console:
+    """Return the console for everything but errors; wide enough for tables where it is a file."""
+    console = Console(quiet=quiet, highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    return console
+
+
+class Meter:
+    """Shows one line about a running training: a live bar on a terminal, else one line an epoch or so."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar: Progress | None = None
+        self._printed = time.monotonic()
+
+    def __enter__(self) -> Meter:
+        if self.console.is_terminal and not self.console.quiet:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[text]}"),
+            )
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar.start()
+            self._bar.add_task("", total=None, text="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def show(self, what: str, progress: Training, seconds_left: float) -> None:
+        """Show where a training is."""
+        text = (
+            f"epoch {progress.epoch + 1}/{progress.epochs}  loss {progress.loss:.3f}  "
+            f"accuracy {100 * progress.accuracy:.1f} %  {progress.images_per_second:.0f} images/s  "
+            f"{format_seconds(seconds_left)} left"
+        )
+        if self._bar is not None:
+            self._bar.update(
+                self._bar.task_ids[0],
+                description=what,
+                completed=progress.done,
+                total=progress.total,
+                text=text,
+            )
+        elif progress.last_of_epoch or time.monotonic() - self._printed > LINE_SECONDS:
+            self.console.print(f"{what}  {text}")
+            self._printed = time.monotonic()
+
+
+class StudyDisplay(Callback):
+    """Shows a study: training live, then the ranking of every step's candidates."""
+
+    def __init__(self, console: Console, meter: Meter) -> None:
+        self.console, self.meter = console, meter
+        self._clock = WorkClock([])
+
+    def on_start(self, study: Study) -> None:
+        """Plan the work ahead, for the time left."""
+        self._study = study
+        self._clock = WorkClock(planned_work(study))
+
+    def on_progress(self, progress: Training) -> None:
+        """Show where the step's training is."""
+        steps = self._clock.steps - 1
+        what = f"step {progress.step}/{steps}" if progress.step else "warm-up"
+        self.meter.show(what, progress, self._clock.left(progress.step, progress.done / progress.total))
+
+    def on_step(self, step: int, measurements: Sequence[Measurement]) -> None:
+        """Show the ranking."""
+        supernet, size = self._study.evaluator.supernet, image_size(self._study)
+        candidates = candidates_of(
+            measurements, lambda one: (costs.flops(supernet, one, size), costs.params(supernet, one))
+        )
+        depths = sorted({one.depth for one in candidates})
+        where = f"depth {depths[0]}" if len(depths) == 1 else f"depths {depths[0]} to {depths[-1]}"
+        self.console.print(ranking_table(f"step {step}, {where}: {len(candidates)} candidates", candidates))
+
+    def on_finish(self, result: StudyResult) -> None:
+        """Nothing: the command prints what the search ends with."""
+
+
+class WorkClock:
+    """Estimates the time left from work planned (multiply-adds, in any unit) and work done so far."""
+
+    def __init__(self, work: Sequence[float]) -> None:
+        self.work = list(work)
+        self.began = time.perf_counter()
+        self.first: float | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps are planned, the warm-up included."""
+        return len(self.work)
+
+    def left(self, step: int, share: float) -> float:
+        """Return the seconds left when `share` of a step is done; NaN where the plan does not say."""
+        if step >= len(self.work):
+            return float("nan")
+        done = sum(self.work[:step]) + share * self.work[step]
+        if self.first is None:
+            self.first = done
+            self.began = time.perf_counter()
+            return float("nan")
+        rate = (done - self.first) / (time.perf_counter() - self.began)
+        return (sum(self.work) - done) / rate if rate else float("nan")
+
+
+def planned_work(study: Study) -> list[float]:
+    """Return the multiply-adds of training each step, the warm-up first, in units that cancel.
+
+    What NIR will try is not known beforehand; the most even assignment of each depth stands for it.
+    """
+    trainer, searcher = study.trainer, study.searcher
+    if trainer is None:
+        return []
+    supernet = trainer.supernet
+    size = image_size(study)
+
+    def work(step: int, candidates: Sequence[tuple[int, ...]]) -> float:
+        every = [costs.flops(supernet, candidate, size) for candidate in candidates]
+        trained = sum(every) if trainer.paths == "every" else sum(every) / max(1, len(every))
+        return trainer.epochs(step) * (costs.flops(supernet, trainer.deepest, size) + trained)
+
+    steps = [work(0, ())]
+    if isinstance(searcher, NIR):
+        for depth in range(sum(searcher.start) + 1, searcher.depth + 1):
+            count = len(searcher.start) * (searcher.beam if depth > sum(searcher.start) + 1 else 1)
+            steps.append(work(len(steps), [supernet.space.even(depth)] * count))
+    else:
+        steps.append(work(1, searcher.candidates))
+    return steps
+
+
+def image_size(study: Study) -> tuple[int, int]:
+    """Return (height, width) of the images that a study measures on."""
+    _, height, width = study.evaluator.image_shape
+    return height, width
+
+
+def watch(
+    meter: Meter, title: Callable[[tuple[int, ...]], str]
+) -> Callable[[tuple[int, ...], Training], None]:
+    """Return a function that shows the training of one network after another on a meter."""
+
+    def show(architecture: tuple[int, ...], progress: Training) -> None:
+        left = progress.seconds / progress.done * (progress.total - progress.done)
+        meter.show(title(architecture), progress, left)
+
+    return show
+
+
+def format_seconds(seconds: float) -> str:
+    """Return 0:07, 12:34 or 1:02:03; -:-- where it is not known."""
+    if seconds != seconds:
+        return "-:--"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,108 @@
+"""`lasfast info`: what is installed, what was compiled, what this machine has."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from lasfast import ops
+from lasfast._version import __version__
+from lasfast.cli.options import command
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions:
+    """How to print it."""
+
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+
+    @command(app, "info", InfoOptions)
+    def info(options: InfoOptions) -> None:
+        """Say what is installed, what was compiled and what this machine has.
+
+        **Examples**
+
+        lasfast info
+
+        lasfast info --json | jq .native.isa.selected
+        """
+        facts = gather()
+        if options.json:
+            typer.echo(json.dumps(facts, indent=1))
+            return
+        native, cuda = facts["native"], facts["native"]["cuda"]
+        lines = [
+            ("lasfast", facts["lasfast"]),
+            ("python", facts["python"]),
+            ("processor", f"{facts['processor']}, {facts['cores']} cores"),
+            ("torch", facts["torch"]),
+            ("torch threads", str(facts["threads"])),
+            ("torchvision", facts["torchvision"]),
+            ("compiled module", native["compiler"] if native["available"] else f"missing: {native['error']}"),
+            ("CPU kernels", _listed(native["isa"]["compiled"])),
+            ("  of these here", _listed(native["isa"]["supported"])),
+            ("  used now", native["isa"]["selected"] or "none (PyTorch alone)"),
+            ("CUDA kernels", _listed(cuda["archs"]) if cuda["compiled"] else "not compiled"),
+            ("  CUDA runtime", cuda["runtime"] or "none"),
+            ("  CUDA driver", cuda["driver"] or "none"),
+            ("GPUs", _listed([_gpu(device) for device in cuda["devices"]])),
+        ]
+        for name, value in lines:
+            typer.echo(f"{name:<16} {value}")
+
+
+def gather() -> dict[str, Any]:
+    """Return everything as JSON values; a record of a measurement says the same of its machine."""
+    return {
+        "lasfast": __version__,
+        "python": platform.python_version(),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "torchvision": torchvision_version(),
+        "native": ops.build_info(),
+    }
+
+
+def processor() -> str:
+    """Return the processor's name as the kernel gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def torchvision_version() -> str:
+    """Return torchvision's version, or why it does not import."""
+    try:
+        import torchvision
+    except Exception as error:  # its compiled part fails with whatever it likes where torch does not match
+        try:
+            installed = importlib.metadata.version("torchvision")
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed; CIFAR and Fashion-MNIST need it (pip install torchvision)"
+        return f"{installed}, which does not import with torch {torch.__version__}: {error}"
+    return str(torchvision.__version__)
+
+
+def _listed(values: list[str]) -> str:
+    return ", ".join(values) or "none"
+
+
+def _gpu(device: dict[str, Any]) -> str:
+    usable = "" if device["supported"] else ", no kernels for it"
+    return f"{device['name']} ({device['capability']}{usable})"

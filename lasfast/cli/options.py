@@ -1,0 +1,146 @@
+"""The options of the commands, as dataclasses: each field is an option, with its default and help."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+T = TypeVar("T")
+
+
+def panel(name: str, text: str, *flags: str) -> Any:
+    """Return an option with its help text under a heading of the help page."""
+    return typer.Option(*flags, help=text, rich_help_panel=name, show_default=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which images, and how they are split."""
+
+    data: Annotated[
+        str,
+        panel(
+            "Data",
+            "digits, cifar10, cifar100, tiny-imagenet, fashion-mnist, or imagefolder:PATH with "
+            "PATH/train/<class>/<image>.",
+        ),
+    ] = "digits"
+    data_root: Annotated[
+        Path | None, panel("Data", "Folder of the named sets (default: $LASFAST_DATA, or data).")
+    ] = None
+    download: Annotated[bool, panel("Data", "Download a named set that is not there.", "--download")] = False
+    limit: Annotated[int | None, panel("Data", "Train on this many images, class-balanced.")] = None
+    validation: Annotated[int | None, panel("Data", "Training images held out for validation.")] = None
+    calibration: Annotated[int, panel("Data", "Training images that BatchNorm is recalibrated on.")] = 1000
+    image_size: Annotated[int | None, panel("Data", "Resize image folders to this size.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetOptions:
+    """Which supernet."""
+
+    supernet: Annotated[str, panel("Supernet", "residual, plain, mobilenet-v1 or resnet50.")] = "residual"
+    max_layers: Annotated[
+        str | None,
+        panel("Supernet", "Most layers of each group, as 6,6,6 (default: enough for the depth)."),
+    ] = None
+    stem: Annotated[
+        str | None,
+        panel("Supernet", "cifar (stride 1) or imagenet (default: the family's own; cifar up to 32x32)."),
+    ] = None
+    dropout: Annotated[float, panel("Supernet", "Dropout before the classifier.")] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How to train; what is not given comes from the preset."""
+
+    preset: Annotated[
+        str, panel("Training", "small, cifar100, tiny-imagenet, tiny-imagenet-resnet50 or imagenet.")
+    ] = "small"
+    batch_size: Annotated[int | None, panel("Training", "Images in a batch.")] = None
+    learning_rate: Annotated[float | None, panel("Training", "Base learning rate.")] = None
+    weight_decay: Annotated[float | None, panel("Training", "Weight decay.")] = None
+    warm_up_epochs: Annotated[
+        int | None, panel("Training", "Epochs of the deepest sub-network before the search.")
+    ] = None
+    epochs_per_step: Annotated[int | None, panel("Training", "Epochs of each search step.")] = None
+    standalone_epochs: Annotated[int | None, panel("Training", "Epochs of stand-alone training.")] = None
+    precision: Annotated[str, panel("Training", "fp32, or bf16 (autocast).")] = "fp32"
+    channels_last: Annotated[
+        bool, panel("Training", "Keep weights and images in that layout.", "--channels-last")
+    ] = False
+    seed: Annotated[int, panel("Training", "Of weights, split, order, augmentation and search.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """How candidates are measured."""
+
+    statistics: Annotated[
+        str, panel("Evaluation", "BatchNorm convention: cumulative, ema or batch_mean.")
+    ] = "cumulative"
+    backend: Annotated[str, panel("Evaluation", "auto or torch.")] = "auto"
+    memory_budget: Annotated[int | None, panel("Evaluation", "Bytes of activations to stay within.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """Where to run, and what to say."""
+
+    device: Annotated[str, panel("Machine", "auto, cpu or cuda.")] = "auto"
+    threads: Annotated[int | None, panel("Machine", "CPU threads (default: as many as torch takes).")] = None
+    quiet: Annotated[bool, panel("Machine", "Print the result only.", "--quiet", "-q")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(MachineOptions, EvaluateOptions, TrainOptions, SupernetOptions, DataOptions):
+    """What every search takes."""
+
+    depth: Annotated[int, panel("Search", "Layers of the assignments to end with.")] = 9
+    directory: Annotated[
+        Path | None, panel("Search", "Where to write (default: runs/SEARCHER-DATA).", "--directory", "-o")
+    ] = None
+    resume: Annotated[
+        bool, panel("Search", "Go on with the study in the directory, if there is one.", "--resume")
+    ] = False
+    retrain: Annotated[
+        bool,
+        panel(
+            "Search", "At the end train the winner and a handcrafted assignment from scratch.", "--retrain"
+        ),
+    ] = False
+
+
+def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable[[T], None]], None]:
+    """Register `function(options)` as a command whose options are the dataclass's fields.
+
+    The docstring is the help page; paragraphs that begin with a backslash-b keep their lines.
+    """
+    hints = get_type_hints(options, include_extras=True)
+    parameters = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in dataclasses.fields(options)  # type: ignore[arg-type]
+    ]
+
+    def register(function: Callable[[T], None]) -> None:
+        def run(**values: Any) -> None:
+            function(options(**values))
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = hints
+        run.__doc__ = function.__doc__
+        app.command(name)(run)
+
+    return register

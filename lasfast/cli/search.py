@@ -1,0 +1,123 @@
+"""`lasfast search nir|random`: train a supernet, find the best assignment, report it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+import lasfast
+from lasfast.cli import finish, setup
+from lasfast.cli.config import write_config
+from lasfast.cli.display import Meter, StudyDisplay, make_console
+from lasfast.cli.options import SearchOptions, command, panel
+from lasfast.searchers import NIR, Random, Searcher
+from lasfast.study import Study
+
+app = typer.Typer(
+    help="Search for the best layer assignment.", no_args_is_help=True, rich_markup_mode="markdown"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NIROptions(SearchOptions):
+    """What NIR takes besides."""
+
+    beam: Annotated[int, panel("Search", "Assignments of each depth that are kept as parents.")] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomOptions(SearchOptions):
+    """What random search takes besides."""
+
+    samples: Annotated[int, panel("Search", "How many assignments of the depth to try.")] = 20
+
+
+@command(app, "nir", NIROptions)
+def nir(options: NIROptions) -> None:
+    """Grow the best assignment one layer at a time (Meng et al., AAAI 2020).
+
+    Each step trains the deepest sub-network and the few assignments one layer deeper than the last winner,
+    recalibrates their BatchNorm statistics, measures them and keeps the best.
+
+    **Examples**
+
+    lasfast search nir --depth 12 --retrain
+
+    lasfast search nir --data cifar10 --download --preset cifar100 --depth 15 --precision bf16
+
+    lasfast search nir --data imagefolder:photos --supernet mobilenet-v1 --depth 12 --resume
+    """
+    run_search("nir", options, lambda space: NIR(space, depth=options.depth, beam=options.beam), "every")
+
+
+@command(app, "random", RandomOptions)
+def random(options: RandomOptions) -> None:
+    """Try random assignments of one depth, a baseline.
+
+    The supernet is trained on one of them, drawn uniformly, per batch (beside the deepest), then all are
+    measured.
+
+    **Examples**
+
+    lasfast search random --depth 9 --samples 20
+
+    lasfast search random --data cifar10 --depth 12 --samples 50 --epochs-per-step 60
+    """
+
+    def make(space: Any) -> Searcher:
+        return Random(space, samples=options.samples, depth=options.depth, seed=options.seed)
+
+    run_search("random", options, make, "uniform")
+
+
+def run_search(name: str, options: SearchOptions, make_searcher: Any, paths: str) -> None:
+    """Set everything up, run the study, and show and write what it found."""
+    console = make_console(options.quiet)
+    device = setup.make_device(options)
+    settings = setup.make_settings(options)
+    max_layers = setup.parse_max_layers(options, options.depth)
+    data = setup.load_data(options, options.seed)
+    supernet = setup.make_supernet(options, data, max_layers, options.seed).to(device)
+    searcher = make_searcher(supernet.space)
+    evaluator = setup.make_evaluator(options, supernet, data, options.precision)
+    images = setup.training_images(data, device)
+    trainer = lasfast.train.SupernetTrainer(supernet, images, settings, paths=paths)
+    directory = (
+        options.directory or Path("runs") / f"{name}-{options.data.rpartition('/')[2].replace(':', '-')}"
+    )
+    with Meter(console) as meter:
+        study = Study(
+            searcher,
+            evaluator,
+            trainer=trainer,
+            directory=directory,
+            callbacks=[StudyDisplay(console, meter)],
+        )
+        _introduce(console, name, options, data, supernet, directory, device)
+        write_config(directory, options, search=name, max_layers=supernet.space.format(max_layers))
+        result = study.run(resume=options.resume)
+    finish.finish(console, study, result, data, images, settings, retrain=options.retrain)
+
+
+def _introduce(
+    console: Console,
+    name: str,
+    options: SearchOptions,
+    data: lasfast.data.Dataset,
+    supernet: lasfast.supernets.LayerAssignmentSupernet,
+    directory: Path,
+    device: torch.device,
+) -> None:
+    console.print(f"[bold]{name}[/bold] search to depth {options.depth} in {directory}")
+    console.print(f"{data!r}")
+    weights = sum(parameter.numel() for parameter in supernet.parameters())
+    console.print(
+        f"{type(supernet).__name__}, at most {supernet.space.format(supernet.space.deepest)} layers, "
+        f"{weights / 1e6:.2f} M weights; {options.precision} on {device.type} "
+        f"({torch.get_num_threads()} threads)"
+    )

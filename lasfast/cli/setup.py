@@ -1,0 +1,146 @@
+"""From options to objects: data, supernet, evaluator, trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import lasfast
+from lasfast import supernets
+from lasfast.cli.options import DataOptions, EvaluateOptions, MachineOptions, SupernetOptions, TrainOptions
+from lasfast.data import Dataset, TensorImages
+from lasfast.supernets import LayerAssignmentSupernet
+from lasfast.supernets.base import check_choice
+from lasfast.train.settings import TrainSettings, resolve
+
+FAMILIES: dict[str, Callable[..., LayerAssignmentSupernet]] = {
+    "residual": supernets.ResidualNet,
+    "plain": supernets.PlainNet,
+    "mobilenet-v1": supernets.MobileNetV1,
+    "resnet50": supernets.ResNet50,
+}
+GROUPS = {"residual": 3, "plain": 3, "mobilenet-v1": 4, "resnet50": 4}
+
+
+def make_device(options: MachineOptions) -> torch.device:
+    """Set the number of threads and return the device; ValueError where there is no such device."""
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"--threads must be 1 or more, got {options.threads}")
+        torch.set_num_threads(options.threads)
+    check_choice("--device", options.device, ("auto", "cpu", "cuda"))
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no usable NVIDIA GPU here; use --device cpu")
+    use_cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if use_cuda else "cpu")
+
+
+def load_data(options: DataOptions, seed: int) -> Dataset:
+    """Load and split the images."""
+    return lasfast.data.load(
+        options.data,
+        root=options.data_root,
+        download=options.download,
+        limit=options.limit,
+        validation=options.validation,
+        calibration=options.calibration,
+        image_size=options.image_size,
+        seed=seed,
+    )
+
+
+def check_family(options: SupernetOptions) -> None:
+    """Raise ValueError where there is no such family."""
+    check_choice("--supernet", options.supernet, tuple(FAMILIES))
+
+
+def parse_counts(name: str, text: str, family: str) -> tuple[int, ...]:
+    """Return a positive count for each group of a family, written as 2-4-6 or 2,4,6."""
+    groups = GROUPS[family]
+    try:
+        counts = tuple(int(part) for part in text.replace("-", ",").split(","))
+    except ValueError:
+        counts = ()
+    if len(counts) != groups or min(counts) < 1:
+        example = "-".join(["6"] * groups)
+        raise ValueError(
+            f"{name} must be one positive number for each of the {groups} groups of {family}, "
+            f"as {example}, got {text!r}"
+        )
+    return counts
+
+
+def parse_max_layers(options: SupernetOptions, depth: int) -> tuple[int, ...]:
+    """Return the most layers of each group; by default two more than an even share of `depth`."""
+    check_family(options)
+    groups = GROUPS[options.supernet]
+    if options.max_layers is None:
+        return (math.ceil(depth / groups) + 2,) * groups
+    if options.max_layers.isdigit():
+        return parse_counts("--max-layers", "-".join([options.max_layers] * groups), options.supernet)
+    return parse_counts("--max-layers", options.max_layers, options.supernet)
+
+
+def make_supernet(
+    options: SupernetOptions, data: Dataset, max_layers: tuple[int, ...], seed: int
+) -> LayerAssignmentSupernet:
+    """Build the supernet for the images, its initial weights a function of the seed."""
+    arguments: dict[str, Any] = {"dropout": options.dropout}
+    if options.supernet == "plain":
+        if options.stem is not None:
+            raise ValueError("--stem: the plain network has none; leave the option out")
+        height, width = data.image_size
+        if height != width:
+            raise ValueError(f"--supernet plain needs square images, got {height}x{width}")
+        arguments["image_size"] = height
+    elif options.stem is not None:
+        arguments["stem"] = options.stem
+    elif max(data.image_size) <= 32:
+        arguments["stem"] = "cifar"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FAMILIES[options.supernet](max_layers, data.num_classes, data.channels, **arguments)
+
+
+def make_settings(options: TrainOptions) -> TrainSettings:
+    """Return the preset with what was given in its place."""
+    names = (
+        "batch_size",
+        "learning_rate",
+        "weight_decay",
+        "warm_up_epochs",
+        "epochs_per_step",
+        "standalone_epochs",
+        "precision",
+        "channels_last",
+        "seed",
+    )
+    given = {name: getattr(options, name) for name in names}
+    return resolve(options.preset, **{name: value for name, value in given.items() if value is not None})
+
+
+def make_evaluator(
+    options: EvaluateOptions,
+    supernet: LayerAssignmentSupernet,
+    data: Dataset,
+    precision: str,
+    statistics: str | None = None,
+) -> lasfast.Evaluator:
+    """Build the evaluator on the images' calibration and validation parts."""
+    return lasfast.Evaluator(
+        supernet,
+        data.calibration,
+        data.validation,
+        backend=options.backend,
+        precision=precision,
+        statistics=statistics or options.statistics,
+        memory_budget=options.memory_budget,
+    )
+
+
+def training_images(data: Dataset, device: torch.device) -> Any:
+    """Return the training images, on the device where they are held in memory."""
+    return data.train.to(device) if isinstance(data.train, TensorImages) else data.train

@@ -1,0 +1,7 @@
+"""Tables and plots of a study, finished or not, from the files it wrote."""
+
+from lasfast.report.plot import plot_search
+from lasfast.report.run import Candidate, Run, candidates_of
+from lasfast.report.tables import ranking_table, winners_table
+
+__all__ = ["Candidate", "Run", "candidates_of", "plot_search", "ranking_table", "winners_table"]

@@ -1,0 +1,99 @@
+"""The picture a search ends with: candidates and winners per depth, and how the winner grew."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lasfast.report.run import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette: told apart by everybody, also in gray.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+GRAY = "#9a9a9a"
+
+
+def plot_search(run: Run, path: str | os.PathLike[str]) -> Path:
+    """Write a picture of a study of layer assignments; the suffix of `path` decides the format.
+
+    Left, top-1 accuracy of every candidate by depth, the winners joined; right, the layers of each group
+    in the winner of each depth.
+
+    Raises:
+        ValueError: nothing was measured yet.
+    """
+    if not run.steps:
+        raise ValueError(f"{run.directory} has no measurement yet; there is nothing to plot")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    accuracy, growth = figure.subplots(1, 2, width_ratios=(3, 2))
+    _plot_accuracy(accuracy, run)
+    _plot_growth(growth, run)
+    figure.suptitle(run.title, fontsize=11)
+    figure.savefig(Path(path), dpi=150)
+    return Path(path)
+
+
+def _plot_accuracy(axes: Axes, run: Run) -> None:
+    candidates = [one for step in run.steps for one in step]
+    winners = run.winners
+    axes.plot(
+        [one.depth for one in candidates],
+        [100 * one.measurement.top1 for one in candidates],
+        "o",
+        color=GRAY,
+        markersize=5,
+        label="candidates",
+    )
+    axes.errorbar(
+        list(winners),
+        [100 * one.measurement.top1 for one in winners.values()],
+        [100 * one.measurement.standard_error for one in winners.values()],
+        marker="o",
+        markersize=6,
+        capsize=2,
+        elinewidth=0.8,
+        color=COLORS[0],
+        label="winner (± 1 standard error)",
+    )
+    for depth, one in winners.items():
+        axes.annotate(
+            one.text,
+            (depth, 100 * (one.measurement.top1 + one.measurement.standard_error)),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    axes.margins(x=0.08, y=0.15)
+    axes.set_xticks(list(winners))
+    axes.set_xlabel("depth (layers)")
+    axes.set_ylabel("top-1 with inherited weights (%)")
+    axes.grid(axis="y", linewidth=0.4)
+    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plot_growth(axes: Axes, run: Run) -> None:
+    winners = run.winners
+    depths = list(winners)
+    below = [0] * len(depths)
+    groups = len(next(iter(winners.values())).measurement.architecture)
+    for group in range(groups):
+        layers = [one.measurement.architecture[group] for one in winners.values()]
+        color = COLORS[group % len(COLORS)]
+        bars = axes.bar(depths, layers, bottom=below, color=color, label=f"group {group + 1}", width=0.75)
+        axes.bar_label(bars, label_type="center", fontsize=8, color="white")
+        below = [low + count for low, count in zip(below, layers, strict=True)]
+    axes.set_xticks(depths)
+    axes.set_xlabel("depth (layers)")
+    axes.set_ylabel("layers in each group of the winner")
+    axes.margins(y=0.2)
+    axes.legend(loc="upper left", fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,53 @@
+"""Tables of candidates and winners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.table import Table
+
+from lasfast.report.run import Candidate
+
+
+def ranking_table(title: str, candidates: Iterable[Candidate]) -> Table:
+    """Return the candidates of one step, the best first."""
+    table = make_table(title, "rank", "assignment", "top-1", "loss", "MFLOPs", "params")
+    ranked = sorted(candidates, key=lambda one: -one.measurement.top1)
+    for rank, one in enumerate(ranked, start=1):
+        style = "bold green" if one.won else None
+        table.add_row(
+            str(rank), one.text, _top1(one), f"{one.measurement.loss:.3f}", *_costs(one), style=style
+        )
+    return table
+
+
+def winners_table(title: str, winners: Iterable[Candidate]) -> Table:
+    """Return the winner of each depth, the shallowest first."""
+    table = make_table(title, "depth", "assignment", "top-1", "MFLOPs", "params")
+    for one in winners:
+        table.add_row(str(one.depth), one.text, _top1(one), *_costs(one))
+    return table
+
+
+def make_table(title: str, *columns: str) -> Table:
+    """Return an empty table, in the style of all tables here."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="left" if column == "assignment" else "right", no_wrap=True)
+    return table
+
+
+def _top1(one: Candidate) -> str:
+    return f"{100 * one.measurement.top1:.1f} ± {100 * one.measurement.standard_error:.1f} %"
+
+
+def _costs(one: Candidate) -> tuple[str, str]:
+    flops = "" if one.flops is None else f"{one.flops / 1e6:.1f}"
+    params = "" if one.params is None else format_params(one.params)
+    return flops, params
+
+
+def format_params(params: int) -> str:
+    """Return a count of weights with its unit: 0.27 M, 12.3 k."""
+    return f"{params / 1e6:.2f} M" if params >= 1e5 else f"{params / 1e3:.1f} k"

@@ -1,0 +1,30 @@
+"""Write a stand-alone network as one file that needs torch alone."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+from lasfast.supernets.layers import Shape
+
+
+def save_network(network: nn.Module, path: str | os.PathLike[str], image_shape: Shape) -> None:
+    """Write `network`, in evaluation mode, as a `torch.export` program (conventionally `.pt2`).
+
+    It takes any number of images float32 [N, C, H, W] with (C, H, W) = `image_shape`, and is used by
+
+        network = torch.export.load("winner.pt2").module()
+    """
+    device = next(network.parameters()).device
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        # Two images: torch takes a batch of one for a constant.
+        example = torch.zeros(2, *image_shape, device=device)
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    finally:
+        for module, training in modes:
+            module.training = training
+    torch.export.save(program, path)

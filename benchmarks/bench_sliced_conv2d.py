@@ -1,8 +1,8 @@
 """`sliced_conv2d` against F.conv2d on the same slice: `pytest benchmarks/bench_sliced_conv2d.py`.
 
 Both sides of a group do the same work on the same tensors, on as many threads as torch uses; the group's
-table gives the ratio. GFLOP/s (two per multiply-add) are in the extra info. The slice is part of a weight half
-as large again, so F.conv2d pays what a supernet pays: it reads a non-contiguous weight.
+table gives the ratio. GFLOP/s (two per multiply-add) are in the extra info. The slice is part of a weight
+half as large again, so F.conv2d pays what a supernet pays: it reads a non-contiguous weight.
 """
 
 from __future__ import annotations

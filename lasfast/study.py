@@ -270,7 +270,8 @@ class Study:
         started = journal_path.exists()
         if started and not resume:
             raise FileExistsError(
-                f"{directory} holds a study already; resume it (resume=True), or choose another directory"
+                f"{directory} holds a study already; resume it (resume=True; --resume on the command line), "
+                "or choose another directory"
             )
         saved = None
         if trainer is not None and checkpoint_path.exists():

@@ -323,7 +323,7 @@ def test_resuming_where_nothing_is_starts(reference, tmp_path):
 
 def test_a_study_is_not_overwritten(finished):
     before = contents(finished)
-    with pytest.raises(FileExistsError, match=r"run holds a study already; resume it \(resume=True\)"):
+    with pytest.raises(FileExistsError, match=r"run holds a study already; resume it \(resume=True"):
         tiny_study(finished).run()
     assert contents(finished) == before
 

@@ -78,9 +78,12 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Searcher and supernet, for headings."""
-        searcher, supernet = self.description["searcher"], self.description["supernet"]
-        return f"{searcher['name']} search of {supernet['supernet']}"
+        """Searcher, supernet and data, for headings."""
+        name, supernet = self.description["searcher"]["name"], self.description["supernet"]["supernet"]
+        trainer = self.description.get("trainer") or {}
+        data = trainer.get("data", {}).get("name", "").removeprefix("imagefolder:")
+        searcher = name.upper() if name == "nir" else name.capitalize()
+        return f"{searcher} search of {supernet}" + (f" on {data}" if data else "")
 
 
 def candidates_of(

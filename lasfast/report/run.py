@@ -78,12 +78,9 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Searcher, supernet and data, for headings."""
+        """Searcher and supernet, for headings."""
         name, supernet = self.description["searcher"]["name"], self.description["supernet"]["supernet"]
-        trainer = self.description.get("trainer") or {}
-        data = trainer.get("data", {}).get("name", "").removeprefix("imagefolder:")
-        searcher = name.upper() if name == "nir" else name.capitalize()
-        return f"{searcher} search of {supernet}" + (f" on {data}" if data else "")
+        return f"{name.upper() if name == 'nir' else name.capitalize()} search of {supernet}"
 
 
 def candidates_of(

@@ -14,7 +14,6 @@ STEPS = [
     {(1, 2, 2): 0.70, (1, 3, 1): 0.65, (2, 2, 1): 0.55},
 ]
 HEADER = {"searcher": {"name": "nir"}, "supernet": {"supernet": "ResidualNet"}}
-HEADER["trainer"] = {"data": {"name": "imagefolder:photos"}}
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def text_of(table) -> str:
 def test_a_run_is_read_while_it_is_not_finished(directory) -> None:
     run = Run.load(directory)
     assert not run.finished
-    assert run.title == "NIR search of ResidualNet on photos"
+    assert run.title == "NIR search of ResidualNet"
     assert [[one.text for one in step] for step in run.steps] == [
         ["1-1-2", "1-2-1", "2-1-1"],
         ["1-2-2", "1-3-1", "2-2-1"],

@@ -1,5 +1,6 @@
 """What the README shows works as shown."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -80,3 +81,21 @@ def test_the_front_door_has_what_it_names() -> None:
         getattr(lasfast, name)
     for name in re.findall(r"`lasfast\.(\w+)`", README):
         assert hasattr(lasfast, name), name
+
+
+def test_the_figures_are_those_of_the_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "nir-cifar10.json").read_text())
+    text = " ".join(README.partition("[The record]")[2].partition("\n## ")[0].split())
+    winner = record["winners"]["9"]
+    assert f"{record['options']['limit']:,} CIFAR-10 images" in text
+    assert f"{record['options']['validation']:,} others for validation" in text
+    assert f"in {round(record['seconds']['total'] / 60)} minutes on one thread" in text
+    assert record["options"]["threads"] == 1
+    assert f"{round(record['seconds']['evaluation'])} seconds of which" in text
+    assert f"winner of depth 9 is {winner['text']}, top-1 {100 * winner['top1']:.1f} ± 0.6 %" in text
+    for depth, comparison in record["one_shot_against_stand_alone"].items():
+        if depth == "depth 4":
+            assert f"Kendall's tau {comparison['kendall_tau']:.1f}" in text
+            assert f"accuracy gap {100 * comparison['gap']:.1f} points" in text
+        elif depth == "depth 9":
+            assert f"tau is {comparison['kendall_tau']:.2f}" in text

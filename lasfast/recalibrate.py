@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,7 @@ def _native(network: nn.Module, batches: _Batches, convention: str, precision: s
     with _evaluation_mode(network):
         try:
             plan = Plan([(trace(network),)])
-            backend = NativeBackend(network, precision)
+            backend = NativeBackend(cast(Any, network), precision)
             backend.peak_bytes(plan, tuple(batches.first.shape[1:]), 1)  # lowers the whole of it
         except (UntraceableError, NotLowerableError, ValueError) as error:
             raise _CannotError(str(error)) from error
@@ -198,9 +198,9 @@ def _own_statistics(norms: dict[str, _BatchNorm]) -> Iterator[None]:
         norm.train()
         norm.momentum, norm.track_running_stats = 1.0, True
         weight = next(iter(norm.parameters()), None)
-        place = {"device": None if weight is None else weight.device}
-        norm.running_mean = torch.zeros(norm.num_features, **place)
-        norm.running_var = torch.ones(norm.num_features, **place)
+        device = None if weight is None else weight.device
+        norm.running_mean = torch.zeros(norm.num_features, device=device)
+        norm.running_var = torch.ones(norm.num_features, device=device)
         norm.num_batches_tracked = None
     try:
         yield

@@ -179,7 +179,7 @@ def _flatten_call(node: fx.Node) -> Op:
 
 def _mean_call(node: fx.Node) -> Op:
     dimensions = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if not isinstance(dimensions, list | tuple) or sorted(d % 4 for d in dimensions) != [2, 3]:  # type: ignore[operator]
+    if not isinstance(dimensions, list | tuple) or sorted(d % 4 for d in dimensions) != [2, 3]:
         raise UntraceableError(f"{node.format_node()} is not a mean over height and width")
     if len(node.args) > 2 or node.kwargs.get("keepdim"):
         raise UntraceableError(f"{node.format_node()} keeps the dimensions it takes the mean over")

@@ -1,0 +1,118 @@
+// Packing of weights for the kernels of a schedule, once per plan.
+//
+//   depthwise         [channels / W][taps][W] fp32
+//   dense, vectors    [blocks of 2 W output channels, a last one of W where that is enough][taps][in][block]
+//   fp32 dense, tiles      [blocks of 32 output channels, a last one of 16 where that is enough][steps][tiles
+//   of the
+//                     block][16 pairs][16 output channels][2] bf16: what a step's tile of inputs is
+//                     multiplied by
+#include <cstring>
+
+#include "schedule_check.h"
+#include "schedule_layout.h"
+
+namespace lasfast {
+namespace {
+
+uint16_t to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  if (value != value) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// The weight as [out][row][column][channel of a cell]; zero where there is none.
+struct Source {
+  const DensePlan& plan;
+  const Operation& op;
+  const Value& input;
+  const float* weight;
+  const int64_t* stride;
+
+  float operator()(int64_t out, int64_t row, int64_t column, int64_t channel) const {
+    if (out >= op.out_channels || channel >= plan.channels) return 0.f;
+    if (plan.depthwise) channel = 0;
+    if (plan.flatten)  // positions last in torch's order, first in ours
+      channel = channel % input.channels * input.height * input.width + channel / input.channels;
+    return weight[out * stride[0] + channel * stride[1] + row * stride[2] + column * stride[3]];
+  }
+};
+
+void pack_vectors(const Source& source, int64_t width, float* packed) {
+  const DensePlan& plan = source.plan;
+  for (int64_t o = 0; o < source.op.out_channels;) {
+    const int64_t block = plan.depthwise || source.op.out_channels - o <= width ? width : 2 * width;
+    for (int64_t r = 0; r < plan.kernel; ++r)
+      for (int64_t s = 0; s < plan.kernel; ++s)
+        for (int64_t c = 0; c < (plan.depthwise ? 1 : plan.channels); ++c)
+          for (int64_t i = 0; i < block; ++i) *packed++ = source(o + i, r, s, c);
+    o += block;
+  }
+}
+
+// What a step's value number k is multiplied by.
+float tile_weight(const Source& source, int64_t out, int64_t step, int64_t k) {
+  const DensePlan& plan = source.plan;
+  const int64_t kernel = plan.kernel, chunks = plan.cells.size / tile_depth;
+  if (plan.cells.mode == CellMode::gathered) {
+    const int64_t index = step * tile_depth + k, tap = index / plan.channels;
+    return tap < kernel * kernel ? source(out, tap / kernel, tap % kernel, index % plan.channels) : 0.f;
+  }
+  if (plan.cells.mode == CellMode::direct) {
+    const int64_t tap = step / chunks;
+    return source(out, tap / kernel, tap % kernel, step % chunks * tile_depth + k);
+  }
+  // Columns in pairs. Where their number is odd the last but one is in two pairs, half in each, which is
+  // exact; a zero weight there would turn an infinite input beyond the window into NaN.
+  const int64_t pair = step % plan.pairs(), row = step / plan.pairs();
+  const int64_t column = std::min(2 * pair, kernel - 2) + k / paired_channels;
+  const float value = source(out, row, column, k % paired_channels);
+  return kernel % 2 == 1 && column == kernel - 2 ? 0.5f * value : value;
+}
+
+int64_t tile_steps(const DensePlan& plan) {
+  const int64_t chunks = plan.cells.size / tile_depth;
+  if (plan.cells.mode == CellMode::gathered) return chunks;
+  if (plan.cells.mode == CellMode::direct) return plan.kernel * plan.kernel * chunks;
+  return plan.kernel * plan.pairs();
+}
+
+void pack_tiles(const Source& source, uint16_t* packed) {
+  const int64_t steps = tile_steps(source.plan);
+  for (int64_t o = 0; o < source.op.out_channels;) {
+    const int64_t block = source.op.out_channels - o > tile_cells ? 2 : 1;
+    for (int64_t step = 0; step < steps; ++step)
+      for (int64_t tile = 0; tile < block; ++tile)
+        for (int64_t pair = 0; pair < tile_depth / 2; ++pair)
+          for (int64_t i = 0; i < tile_cells; ++i)
+            for (int64_t k = 0; k < 2; ++k)
+              *packed++ = to_bf16(tile_weight(source, o + tile * tile_cells + i, step, 2 * pair + k));
+    o += block * tile_cells;
+  }
+}
+
+}  // namespace
+
+int64_t schedule_packed_bytes_cpu(const Operation& op, const Value& input, Storage storage, Isa isa) {
+  if (!check_weighted(op, input).ok() || !isa_compiled(isa)) return 0;
+  const DensePlan plan(op, input, storage, isa, 1);
+  if (plan.tiles) return tile_steps(plan) * tile_depth * round_to(op.out_channels, tile_cells) * 2;
+  const int64_t per_channel = plan.kernel * plan.kernel * (plan.depthwise ? 1 : plan.channels);
+  return round_to(per_channel * round_to(op.out_channels, schedule_kernels(isa).width) * 4, scratch_line);
+}
+
+Status schedule_pack_cpu(const Operation& op, const Value& input, Storage storage, Isa isa,
+                         const float* weight, const int64_t weight_stride[4], void* packed) {
+  if (const Status status = check_weighted(op, input); !status.ok()) return status;
+  if (!isa_compiled(isa)) return unsupported("this build lacks the instruction set asked for");
+  if (!weight || !packed) return invalid("the weight or its packed form is missing");
+  const DensePlan plan(op, input, storage, isa, 1);
+  const Source source{plan, op, input, weight, weight_stride};
+  if (plan.tiles)
+    pack_tiles(source, static_cast<uint16_t*>(packed));
+  else
+    pack_vectors(source, schedule_kernels(isa).width, static_cast<float*>(packed));
+  return {};
+}
+
+}  // namespace lasfast

@@ -60,7 +60,10 @@ def test_it_equals_pytorch(network, batches, statistics, momentum, backend) -> N
     squeezes = isinstance(network, torchvision.models.MobileNetV3)  # gates have no native operation yet
     assert used == ("torch" if backend == "torch" or squeezes else "native")
     for name, buffer in running(ours).items():
-        error = (buffer - expected[name]).norm() / expected[name].norm()
+        # Means are judged by the spread of the values: behind a linear layer they are zero but for rounding.
+        scale = expected[name.replace("running_mean", "running_var")]
+        scale = scale.sqrt() if name.endswith("running_mean") else scale
+        error = (buffer - expected[name]).norm() / scale.norm()
         assert error <= (1e-5 if used == "torch" else 1e-4), name
     assert all(module.training for module in ours.modules())
     for name, parameter in ours.named_parameters():

@@ -7,7 +7,8 @@
 // Then each tap of the kernel is a constant shift, and neighbouring outputs read neighbouring cells:
 //   cell(r, x, g) = (((r % s * rows + r / s) * phases + x % s) * cols + x / s) * group + g
 // where r, x count padded rows of the band and padded columns. Three ways of filling cells:
-//   direct    the channels of one position, rounded up for tiles
+//   direct    the channels of one position; for tiles 32 at a time, those of all cells together, since
+//             neighbours then lie next to each other whatever the number of channels
 //   paired    for tiles and up to 16 channels: those of this position and of the next column
 //   gathered  for tiles and very few channels: the whole window of an output; then there is one tap
 //
@@ -15,6 +16,8 @@
 #pragma once
 
 #include <cstdint>
+
+#define LASFAST_INLINE inline __attribute__((always_inline))
 
 namespace lasfast {
 
@@ -33,7 +36,8 @@ enum class CellMode : int32_t { direct = 0, paired = 1, gathered = 2 };
 struct Cells {
   CellMode mode;
   int64_t group, phases, rows, cols;  // rows, cols: per phase
-  int64_t size;                       // elements of a cell
+  int64_t size;                       // elements from cell to cell
+  int64_t chunks, plane;              // for tiles: pieces of 32 values, and elements from one to the next
   int64_t band;                       // output rows at a time
 };
 

@@ -9,9 +9,10 @@
 
 namespace lasfast {
 
-constexpr int64_t scratch_line = 64;                 // bytes
-constexpr int64_t cell_budget_bytes = 384 << 10;     // of cells at a time: they should stay in a core's cache
-constexpr int64_t tile_cells = 16, tile_depth = 32;  // of a tile: rows, and bf16 values per row
+constexpr int64_t scratch_line = 64;              // bytes
+constexpr int64_t cell_budget_bytes = 384 << 10;  // of cells at a time: they should stay in a core's cache
+constexpr int64_t near_budget_bytes = 24 << 10;   // the same for the first level, where bands share no rows
+constexpr int64_t tile_cells = 16, tile_depth = 32;             // of a tile: rows, and bf16 values per row
 constexpr int64_t gathered_channels = 4, paired_channels = 16;  // at most
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -46,7 +47,8 @@ struct DensePlan {
 inline int64_t DensePlan::bytes(int64_t band, int64_t group) const {
   const int64_t more = divide_up(kernel, stride) - 1;
   if (cells.mode == CellMode::gathered) return band * out_width * cells.size * 2;
-  return cells.phases * (band + more) * cells.phases * (out_width + more) * group * cells.size *
+  const int64_t elements = tiles ? cells.chunks * tile_depth : cells.size;
+  return cells.phases * (band + more) * cells.phases * (out_width + more) * group * elements *
          (tiles ? 2 : 4);
 }
 
@@ -77,8 +79,11 @@ inline DensePlan::DensePlan(const Operation& op, const Value& input, Storage sto
       cells.phases = 1;
     } else {
       cells.mode = kernel > 1 && channels <= paired_channels ? CellMode::paired : CellMode::direct;
-      cells.size = round_to(channels, tile_depth);
+      cells.size = flatten ? round_to(channels, tile_depth) : tile_depth;
     }
+    cells.chunks =
+        cells.mode == CellMode::gathered ? cells.size / tile_depth : divide_up(channels, tile_depth);
+    cells.plane = tile_depth;
   }
 
   // Rows that leave tiles or registers part empty are filled up with the rows of other images.
@@ -97,10 +102,14 @@ inline DensePlan::DensePlan(const Operation& op, const Value& input, Storage sto
   }
   cells.group = group;
   cells.band = out_height;
-  while (cells.band > 1 && bytes(cells.band, group) > cell_budget_bytes) cells.band = (cells.band + 1) / 2;
+  const bool apart = tiles && (kernel == 1 || cells.mode == CellMode::gathered);
+  const int64_t budget = apart ? near_budget_bytes : cell_budget_bytes;
+  while (cells.band > 1 && bytes(cells.band, group) > budget) cells.band = (cells.band + 1) / 2;
   const int64_t more = divide_up(kernel, stride) - 1;
   cells.rows = cells.band + more;
   cells.cols = out_width + more;
+  if (tiles && cells.mode == CellMode::direct && !flatten)
+    cells.plane = cells.phases * cells.rows * cells.phases * cells.cols * group * tile_depth;
   cell_bytes = round_to(bytes(cells.band, group) + cell_slack_bytes, scratch_line);
   if (cells.mode == CellMode::gathered) {
     const int64_t rows = (cells.band - 1) * stride + kernel, cols = (out_width - 1) * stride + kernel;

@@ -53,14 +53,14 @@ void pack_vectors(const Source& source, int64_t width, float* packed) {
 // What a step's value number k is multiplied by.
 float tile_weight(const Source& source, int64_t out, int64_t step, int64_t k) {
   const DensePlan& plan = source.plan;
-  const int64_t kernel = plan.kernel, chunks = plan.cells.size / tile_depth;
+  const int64_t kernel = plan.kernel;
   if (plan.cells.mode == CellMode::gathered) {
     const int64_t index = step * tile_depth + k, tap = index / plan.channels;
     return tap < kernel * kernel ? source(out, tap / kernel, tap % kernel, index % plan.channels) : 0.f;
   }
   if (plan.cells.mode == CellMode::direct) {
-    const int64_t tap = step / chunks;
-    return source(out, tap / kernel, tap % kernel, step % chunks * tile_depth + k);
+    const int64_t taps = kernel * kernel, tap = step % taps;
+    return source(out, tap / kernel, tap % kernel, step / taps * tile_depth + k);
   }
   // Columns in pairs. Where their number is odd the last but one is in two pairs, half in each, which is
   // exact; a zero weight there would turn an infinite input beyond the window into NaN.
@@ -71,24 +71,18 @@ float tile_weight(const Source& source, int64_t out, int64_t step, int64_t k) {
 }
 
 int64_t tile_steps(const DensePlan& plan) {
-  const int64_t chunks = plan.cells.size / tile_depth;
-  if (plan.cells.mode == CellMode::gathered) return chunks;
-  if (plan.cells.mode == CellMode::direct) return plan.kernel * plan.kernel * chunks;
+  if (plan.cells.mode == CellMode::gathered) return plan.cells.chunks;
+  if (plan.cells.mode == CellMode::direct) return plan.kernel * plan.kernel * plan.cells.chunks;
   return plan.kernel * plan.pairs();
 }
 
 void pack_tiles(const Source& source, uint16_t* packed) {
   const int64_t steps = tile_steps(source.plan);
-  for (int64_t o = 0; o < source.op.out_channels;) {
-    const int64_t block = source.op.out_channels - o > tile_cells ? 2 : 1;
+  for (int64_t o = 0; o < source.op.out_channels; o += tile_cells)
     for (int64_t step = 0; step < steps; ++step)
-      for (int64_t tile = 0; tile < block; ++tile)
-        for (int64_t pair = 0; pair < tile_depth / 2; ++pair)
-          for (int64_t i = 0; i < tile_cells; ++i)
-            for (int64_t k = 0; k < 2; ++k)
-              *packed++ = to_bf16(tile_weight(source, o + tile * tile_cells + i, step, 2 * pair + k));
-    o += block * tile_cells;
-  }
+      for (int64_t pair = 0; pair < tile_depth / 2; ++pair)
+        for (int64_t i = 0; i < tile_cells; ++i)
+          for (int64_t k = 0; k < 2; ++k) *packed++ = to_bf16(tile_weight(source, o + i, step, 2 * pair + k));
 }
 
 }  // namespace

@@ -1,8 +1,10 @@
 // Dense convolutions on bf16 cells by AMX tiles; part of schedule_inl.h.
 //
 // A tile of inputs is 16 neighbouring cells by 32 values, read where they lie; a tile of weights is 32 values
-// by 16 output channels; a step multiplies them and adds to 16 x 16 sums in fp32. Four such sums are worked
-// on together, two by two, or four by one for the last 16 output channels.
+// by 16 output channels; a step multiplies them and adds to 16 x 16 sums in fp32. Four such sums, of the same
+// channels, are worked on together: the steps' weights then pass through the first-level cache once for 64
+// outputs. All taps of 32 input channels come one after the other, so that the cells they share are still
+// near. While tiles multiply, vector instructions finish what was summed before.
 
 namespace {
 
@@ -21,58 +23,40 @@ struct Strip {
   bool start;
 };
 
-// sums: [2 strips][2 tiles of channels][16][16]
-inline void tiles_two_by_two(const Strip* strips, int64_t pitch, const int64_t* taps, int64_t tap_count,
-                             int64_t chunks, const Bf16* weight, float* sums) {
+// sums: [count strips][16][16]. between() is called after each step.
+template <int count, class F>
+LASFAST_INLINE void multiply_tiles(const Strip* strips, int64_t pitch, const int64_t* taps, int64_t tap_count,
+                                   int64_t chunks, int64_t plane, const Bf16* weight, float* sums,
+                                   F between) {
   _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (int64_t t = 0; t < tap_count; ++t) {
-    const Bf16 *first = strips[0].cells + taps[t], *second = strips[1].cells + taps[t];
-    for (int64_t k = 0; k < chunks; ++k) {
-      _tile_loadd(4, first, pitch);
-      _tile_loadd(6, weight, 64);
-      _tile_loadd(7, weight + 512, 64);
-      _tile_loadd(5, second, pitch);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-      first += tile_depth, second += tile_depth, weight += 1024;
-    }
-  }
-  _tile_stored(0, sums, 64);
-  _tile_stored(1, sums + tile_sums, 64);
-  _tile_stored(2, sums + 2 * tile_sums, 64);
-  _tile_stored(3, sums + 3 * tile_sums, 64);
-}
-
-// sums: [4 strips][16][16]
-inline void tiles_four_by_one(const Strip* strips, int64_t pitch, const int64_t* taps, int64_t tap_count,
-                              int64_t chunks, const Bf16* weight, float* sums) {
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (int64_t t = 0; t < tap_count; ++t)
-    for (int64_t k = 0; k < chunks; ++k) {
-      const int64_t shift = taps[t] + k * tile_depth;
+  if (count > 1) _tile_zero(1);
+  if (count > 2) _tile_zero(2);
+  if (count > 3) _tile_zero(3);
+  for (int64_t k = 0; k < chunks; ++k)
+    for (int64_t t = 0; t < tap_count; ++t) {
+      const int64_t shift = taps[t] + k * plane;
       _tile_loadd(6, weight, 64);
       _tile_loadd(4, strips[0].cells + shift, pitch);
-      _tile_loadd(5, strips[1].cells + shift, pitch);
       _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 5, 6);
-      _tile_loadd(4, strips[2].cells + shift, pitch);
-      _tile_loadd(5, strips[3].cells + shift, pitch);
-      _tile_dpbf16ps(2, 4, 6);
-      _tile_dpbf16ps(3, 5, 6);
-      weight += 512;
+      if (count > 1) {
+        _tile_loadd(5, strips[1].cells + shift, pitch);
+        _tile_dpbf16ps(1, 5, 6);
+      }
+      if (count > 2) {
+        _tile_loadd(7, strips[2].cells + shift, pitch);
+        _tile_dpbf16ps(2, 7, 6);
+      }
+      if (count > 3) {
+        _tile_loadd(4, strips[3].cells + shift, pitch);
+        _tile_dpbf16ps(3, 4, 6);
+      }
+      weight += tile_depth * tile_cells;
+      between();
     }
   _tile_stored(0, sums, 64);
-  _tile_stored(1, sums + tile_sums, 64);
-  _tile_stored(2, sums + 2 * tile_sums, 64);
-  _tile_stored(3, sums + 3 * tile_sums, 64);
+  if (count > 1) _tile_stored(1, sums + tile_sums, 64);
+  if (count > 2) _tile_stored(2, sums + 2 * tile_sums, 64);
+  if (count > 3) _tile_stored(3, sums + 3 * tile_sums, 64);
 }
 
 // The whole window of each output, from rows that are padded first.
@@ -123,52 +107,78 @@ void tile_convolution(const ItemArgs& a) {
       taps[tap_count++] =
           ((((r % s) * e.rows + r / s) * e.phases + x % s) * e.cols + x / s) * e.group * e.size;
     }
-  const int64_t chunks = e.size / tile_depth, steps = tap_count * chunks;
+  const int64_t chunks = e.chunks, steps = tap_count * chunks;
 
   TileConfig config = {};
   config.palette = 1;
   for (int i = 0; i < 8; ++i) config.bytes[i] = 64, config.rows[i] = 16;
   _tile_loadconfig(&config);
 
-  alignas(64) float sums[4 * tile_sums];
+  alignas(64) float sums[2][4 * tile_sums];
+  struct {
+    Strip strips[4];
+    int64_t c;
+    int count, next;  // strips, and which is to be finished
+  } done = {};
+  int which = 0;
+  const auto finish_one = [&] {
+    const Strip& strip = done.strips[done.next];
+    finish<Bf16, U>(a, sums[1 - which] + done.next * tile_sums, tile_cells, strip.position, strip.cell,
+                    strip.count, done.c, strip.start);
+    ++done.next;
+  };
+  const auto between = [&] {
+    if (done.next < done.count) finish_one();
+  };
+
   Bf16* cells = static_cast<Bf16*>(a.cell_scratch);
   for (int64_t y0 = 0; y0 < a.out_height; y0 += e.band) {
     const int64_t rows = at_most(a.out_height - y0, e.band);
+    const bool row_by_row = !gathered && a.kernel > 1;
+    int64_t filled = 0;  // padded rows
     if (gathered)
       gather_cells(a, y0, rows, cells);
-    else
-      fill_cells<Bf16>(a, y0, rows, cells, true);
+    else if (!row_by_row)
+      fill_cells<Bf16>(a, y0, 0, (rows - 1) * a.stride + 1, cells, true);
     const Bf16* weight = static_cast<const Bf16*>(a.weight);
-    for (int64_t c = 0; c < a.out_channels;) {
-      const int wide = a.out_channels - c > tile_cells ? 2 : 1, most = wide == 2 ? 2 : 4;
+    for (int64_t c = 0; c < a.out_channels; c += tile_cells) {
       Strip strips[4];
       int waiting = 0;
       const auto flush = [&] {
-        for (int i = waiting; i < most; ++i) strips[i] = strips[waiting - 1];
-        if (wide == 2)
-          tiles_two_by_two(strips, e.size * 2, taps, tap_count, chunks, weight, sums);
+        float* to = sums[which];
+        if (waiting == 4)
+          multiply_tiles<4>(strips, e.size * 2, taps, tap_count, chunks, e.plane, weight, to, between);
+        else if (waiting == 3)
+          multiply_tiles<3>(strips, e.size * 2, taps, tap_count, chunks, e.plane, weight, to, between);
+        else if (waiting == 2)
+          multiply_tiles<2>(strips, e.size * 2, taps, tap_count, chunks, e.plane, weight, to, between);
         else
-          tiles_four_by_one(strips, e.size * 2, taps, tap_count, chunks, weight, sums);
-        for (int i = 0; i < waiting; ++i)
-          for (int v = 0; v < wide; ++v)
-            if (c + v * W < a.out_channels)
-              finish<Bf16, U>(a, sums + (i * wide + v) * tile_sums, tile_cells, strips[i].position,
-                              strips[i].cell, strips[i].count, c + v * W, strips[i].start);
+          multiply_tiles<1>(strips, e.size * 2, taps, tap_count, chunks, e.plane, weight, to, between);
+        while (done.next < done.count) finish_one();
+        for (int i = 0; i < waiting; ++i) done.strips[i] = strips[i];
+        done.c = c, done.count = waiting, done.next = 0;
+        which = 1 - which;
         waiting = 0;
       };
+      int64_t y = 0;
       for_rows(a, cells, y0, rows, [&](const Bf16* row, int64_t position, int64_t length, bool start) {
+        const int64_t needed = row_by_row ? y++ * a.stride + a.kernel : 0;
+        if (filled < needed) {  // just before they are read, so that they are in the first-level cache
+          fill_cells<Bf16>(a, y0, filled, needed, cells, true);
+          filled = needed;
+        }
         for (int64_t cell = 0; cell < length; cell += tile_cells) {
           strips[waiting++] = {row + cell * e.size, position, cell, at_most(length - cell, tile_cells),
                                start && cell == 0};
-          if (waiting == most) flush();
+          if (waiting == 4) flush();
         }
       });
       if (waiting > 0) flush();
-      weight += steps * wide * (tile_depth * tile_cells);
-      c += wide * tile_cells;
+      weight += steps * (tile_depth * tile_cells);
     }
   }
   _tile_release();
+  while (done.next < done.count) finish_one();
 }
 
 }  // namespace

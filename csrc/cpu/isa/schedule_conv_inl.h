@@ -18,49 +18,64 @@ inline void fill_taps(const ItemArgs& a, int64_t* taps) {
       *taps++ = ((((r % s) * e.rows + r / s) * e.phases + x % s) * e.cols + x / s) * e.group * e.size;
 }
 
+// `size` elements of each cell and each piece of it.
 template <class D>
-inline void zero_cells(D* to, int64_t count, int64_t pitch, int64_t size) {
-  for (int64_t i = 0; i < count; ++i) __builtin_memset(to + i * pitch, 0, size * sizeof(D));
+inline void zero_cells(const Cells& e, D* to, int64_t count, int64_t size) {
+  for (int64_t k = 0; k == 0 || k < e.chunks; ++k)
+    for (int64_t i = 0; i < count; ++i) __builtin_memset(to + k * e.plane + i * e.size, 0, size * sizeof(D));
 }
 
-// `count` positions of one row, `from_pitch` and `to_pitch` elements apart, transformed. Cells of tiles are
-// filled up with zeros; `second`, where not null, gets a copy of the first vector.
-template <bool rectify, class T, class D>
-inline void fill_vectors(const T* from, int64_t from_pitch, D* to, int64_t to_pitch, D* second, int64_t count,
-                         int n, int keep, const Transform& in) {
+// `count` positions of one row, `from_pitch` and `to_pitch` elements apart, transformed. `second`, where not
+// null, gets the same.
+template <bool clamp, bool whole, bool twice, class T, class D>
+LASFAST_INLINE void fill_vectors(const T* from, int64_t from_pitch, D* to, int64_t to_pitch, D* second,
+                                 int64_t count, int n, int keep, const Transform& in) {
   for (int64_t i = 0; i < count; ++i) {
-    Vec v = load_n(from + i * from_pitch, n);
-    v = rectify ? Vec::max(Vec::zero(), Vec::fma(v, in.scale, in.shift)) : in(v);
-    store_n(v, to + i * to_pitch, keep);
-    if (second) store_n(v, second + i * to_pitch, keep);
+    const Vec v = in.activate.template run<clamp>(in.norm(load_n(from + i * from_pitch, whole ? W : n)));
+    store_n(v, to + i * to_pitch, whole ? W : keep);
+    if (twice) store_n(v, second + i * to_pitch, whole ? W : keep);
   }
 }
 
+// Of all channels; `whole_vectors`: cells have room for whole vectors, and get zeros there. Pieces of 32
+// channels are `piece` elements further apart than those.
 template <class T, class D>
 inline void fill_positions(const ItemArgs& a, const T* from, int64_t from_pitch, D* to, int64_t to_pitch,
-                           D* second, int64_t count, bool whole_vectors) {
+                           D* second, int64_t count, bool whole_vectors, int64_t piece = 0) {
   const int64_t channels = a.in_channels;
   for (int64_t c = 0; c < channels; c += W) {
-    const int n = static_cast<int>(at_most(channels - c, W));
+    const int n = static_cast<int>(at_most(channels - c, W)), keep = whole_vectors ? W : n;
     const Transform in(a.in, c, n);
-    const int keep = whole_vectors ? W : n;
-    if (in.norm && in.activation == 1)
-      fill_vectors<true>(from + c, from_pitch, to + c, to_pitch, second, count, n, keep, in);
+    D* const into = to + c + c / 32 * piece;
+    if (!in.activate.clamps())
+      second
+          ? fill_vectors<false, false, true>(from + c, from_pitch, into, to_pitch, second, count, n, keep, in)
+          : fill_vectors<false, false, false>(from + c, from_pitch, into, to_pitch, second, count, n, keep,
+                                              in);
+    else if (n < W)
+      second
+          ? fill_vectors<true, false, true>(from + c, from_pitch, into, to_pitch, second, count, n, keep, in)
+          : fill_vectors<true, false, false>(from + c, from_pitch, into, to_pitch, second, count, n, keep,
+                                             in);
     else
-      fill_vectors<false>(from + c, from_pitch, to + c, to_pitch, second, count, n, keep, in);
+      second
+          ? fill_vectors<true, true, true>(from + c, from_pitch, into, to_pitch, second, count, n, keep, in)
+          : fill_vectors<true, true, false>(from + c, from_pitch, into, to_pitch, second, count, n, keep, in);
   }
 }
 
-// Cells of the output rows y0 .. y0 + rows. `whole_vectors`: cells have room for whole vectors, and what no
-// channel fills becomes zero.
+// Padded rows first .. last of the band of output rows from y0 on. `whole_vectors`: cells have room for whole
+// vectors, and what no channel fills becomes zero.
 template <class T, class D>
-void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, D* cells, bool whole_vectors) {
+void fill_cells(const ItemArgs& a, int64_t y0, int64_t first_row, int64_t last_row, D* cells,
+                bool whole_vectors) {
   const Cells& e = a.cells;
   const T* input = static_cast<const T*>(a.input);
   const int64_t channels = a.in_channels, s = a.stride;
   const int64_t image = a.in_height * a.in_width * channels;
   const bool paired = e.mode == CellMode::paired;
   const int64_t first_channels = (channels + W - 1) / W * W;
+  const int64_t piece = e.plane > 32 ? e.plane - 32 : 0;
 
   if (a.flatten) {
     const int64_t positions = a.in_height * a.in_width;
@@ -76,12 +91,13 @@ void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, D* cells, bool whol
 
   const int64_t row_cells = cell_row(e), pitch = e.group * e.size;
   const int64_t padded_cols = (a.out_width - 1) * s + a.kernel;
-  for (int64_t r = 0; r < (rows - 1) * s + a.kernel; ++r) {
+  for (int64_t r = first_row; r < last_row; ++r) {
     if (r % s >= e.phases) continue;
     D* row = cells + ((r % s) * e.rows + r / s) * row_cells * e.size;
     const int64_t y = y0 * s + r - a.padding;
     if (y < 0 || y >= a.in_height || a.images < e.group) {
-      __builtin_memset(row, 0, row_cells * e.size * sizeof(D));
+      for (int64_t k = 0; k == 0 || k < e.chunks; ++k)
+        __builtin_memset(row + k * e.plane, 0, row_cells * e.size * sizeof(D));
       if (y < 0 || y >= a.in_height) continue;
     }
     for (int64_t f = 0; f < e.phases; ++f) {
@@ -93,8 +109,8 @@ void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, D* cells, bool whol
       int64_t right = at_most(reach > 0 ? (reach + s - 1) / s : 0, steps);
       if (right < left) right = left;
       const int64_t zeros = paired ? 16 : e.size;
-      zero_cells(to, left * e.group, e.size, zeros);
-      zero_cells(to + right * pitch, (steps - right) * e.group, e.size, zeros);
+      zero_cells(e, to, left * e.group, zeros);
+      zero_cells(e, to + right * pitch, (steps - right) * e.group, zeros);
       // The second half of the cell one column to the left holds the same.
       D* second = nullptr;
       int64_t second_from = 0;  // steps whose left neighbour is a cell
@@ -104,9 +120,9 @@ void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, D* cells, bool whol
           second = row + g * e.cols * pitch + 16 - (f == 0 ? pitch : 0);
           second_from = f == 0 ? 1 : 0;
           if (left > second_from)
-            zero_cells(second + second_from * pitch, (left - second_from) * e.group, e.size, 16);
+            zero_cells(e, second + second_from * pitch, (left - second_from) * e.group, 16);
           const int64_t from = right > second_from ? right : second_from;
-          zero_cells(second + from * pitch, (steps - from) * e.group, e.size, 16);
+          zero_cells(e, second + from * pitch, (steps - from) * e.group, 16);
         }
       }
       if (right == left) continue;
@@ -117,14 +133,16 @@ void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, D* cells, bool whol
         D* other = second ? second + left * pitch + g * e.size : nullptr;
         int64_t count = right - left;
         if (other && left < second_from) {  // column 0 has no left neighbour
-          fill_positions(a, from, s * channels, first, pitch, static_cast<D*>(nullptr), 1, whole_vectors);
+          fill_positions(a, from, s * channels, first, pitch, static_cast<D*>(nullptr), 1, whole_vectors,
+                         piece);
           from += s * channels, first += pitch, other += pitch, --count;
         }
-        fill_positions(a, from, s * channels, first, pitch, other, count, whole_vectors);
-        if (whole_vectors && !paired && first_channels < e.size)
+        fill_positions(a, from, s * channels, first, pitch, other, count, whole_vectors, piece);
+        if (whole_vectors && !paired && first_channels % 32 != 0)
           for (int64_t i = 0; i < right - left; ++i)
-            __builtin_memset(to + (left + i) * pitch + g * e.size + first_channels, 0,
-                             (e.size - first_channels) * sizeof(D));
+            __builtin_memset(
+                to + (left + i) * pitch + g * e.size + first_channels + first_channels / 32 * piece, 0,
+                16 * sizeof(D));
       }
     }
   }
@@ -204,7 +222,7 @@ void convolution(const ItemArgs& a) {
   float* cells = static_cast<float*>(a.cell_scratch);
   for (int64_t y0 = 0; y0 < a.out_height; y0 += a.cells.band) {
     const int64_t rows = at_most(a.out_height - y0, a.cells.band);
-    fill_cells<T>(a, y0, rows, cells, false);
+    fill_cells<T>(a, y0, 0, (rows - 1) * a.stride + a.kernel, cells, false);
     const float* weight = static_cast<const float*>(a.weight);
     for (int64_t c = 0; c < a.out_channels;) {
       const bool wide = a.out_channels - c > W;
@@ -245,7 +263,7 @@ void depthwise(const ItemArgs& a) {
   alignas(64) float acc[8 * W];
   for (int64_t y0 = 0; y0 < a.out_height; y0 += a.cells.band) {
     const int64_t rows = at_most(a.out_height - y0, a.cells.band);
-    fill_cells<T>(a, y0, rows, cells, false);
+    fill_cells<T>(a, y0, 0, (rows - 1) * a.stride + a.kernel, cells, false);
     for (int64_t c = 0; c < a.out_channels; c += W) {
       const float* weight = static_cast<const float*>(a.weight) + c * tap_count;
       for_rows(a, cells, y0, rows, [&](const float* row, int64_t position, int64_t length, bool start) {

@@ -21,14 +21,14 @@ using lasfast::Task;
 constexpr int W = Vec::width;
 constexpr int run_length = 16;  // positions at a time where nothing else decides
 
-inline int64_t at_most(int64_t value, int64_t bound) { return value < bound ? value : bound; }
+LASFAST_INLINE int64_t at_most(int64_t value, int64_t bound) { return value < bound ? value : bound; }
 
 template <class T>
-inline Vec load_n(const T* p, int n) {
+LASFAST_INLINE Vec load_n(const T* p, int n) {
   return n == W ? Vec::load(p) : Vec::load_partial(p, n);
 }
 template <class T>
-inline void store_n(Vec v, T* p, int n) {
+LASFAST_INLINE void store_n(Vec v, T* p, int n) {
   n == W ? v.store(p) : v.store_partial(p, n);
 }
 
@@ -50,110 +50,141 @@ inline Vec sigmoid(Vec x) {
   return Vec::div(Vec::set(1.f), Vec::add(Vec::set(1.f), exp(Vec::sub(Vec::zero(), x))));
 }
 
-// The constant comes first in max and min, so that NaN comes through.
-inline Vec activate(Vec x, int32_t kind) {
+// Activations 3 and up; the constant comes first in max and min, so that NaN comes through.
+inline Vec curve(Vec x, int32_t kind) {
   switch (kind) {
-    case 1:
-      return Vec::max(Vec::zero(), x);
-    case 2:
-      return Vec::min(Vec::set(6.f), Vec::max(Vec::zero(), x));
     case 3: {
       const Vec gate = Vec::min(Vec::set(6.f), Vec::max(Vec::zero(), Vec::add(x, Vec::set(3.f))));
       return Vec::div(Vec::mul(x, gate), Vec::set(6.f));
     }
     case 4:
       return Vec::mul(x, sigmoid(x));
-    case 5:
-      return sigmoid(x);
     default:
-      return x;
+      return sigmoid(x);
   }
 }
+
+// None, ReLU and ReLU6 as one expression without branches, the others by curve() behind it.
+struct Activate {
+  Vec low, high;
+  int32_t kind;
+
+  LASFAST_INLINE explicit Activate(int32_t activation)
+      : low(Vec::set(activation == 1 || activation == 2 ? 0.f : -__builtin_inff())),
+        high(Vec::set(activation == 2 ? 6.f : __builtin_inff())),
+        kind(activation) {}
+  LASFAST_INLINE bool clamps() const { return kind < 3; }
+  template <bool clamp>
+  LASFAST_INLINE Vec run(Vec v) const {
+    if (!clamp) return curve(v, kind);
+    return Vec::min(high, Vec::max(low, v));
+  }
+  LASFAST_INLINE Vec operator()(Vec v) const { return clamps() ? run<true>(v) : run<false>(v); }
+};
 
 // norm and activation of W channels.
 struct Transform {
   Vec scale, shift;
-  bool norm;
-  int32_t activation;
+  Activate activate;
 
-  Transform(const Affine& affine, int64_t c, int n)
-      : scale(Vec::zero()), shift(Vec::zero()), norm(affine.scale != nullptr), activation(affine.activation) {
-    if (norm) {
+  LASFAST_INLINE Transform(const Affine& affine, int64_t c, int n)
+      : scale(Vec::set(1.f)), shift(Vec::zero()), activate(affine.activation) {
+    if (affine.scale) {
       scale = load_n(affine.scale + c, n);
       shift = load_n(affine.shift + c, n);
     }
   }
-  Vec operator()(Vec v) const {
-    if (norm) v = Vec::fma(v, scale, shift);
-    return activate(v, activation);
-  }
+  LASFAST_INLINE Vec norm(Vec v) const { return Vec::fma(v, scale, shift); }
+  LASFAST_INLINE Vec operator()(Vec v) const { return activate(norm(v)); }
 };
+
+// Some cells of one image: `count` vectors of sums, `pitch` floats apart, to channels that lie `step`
+// elements apart.
+struct Run {
+  const float* acc;
+  int64_t pitch, count, step;
+};
+
+template <bool whole, bool clamp, class U>
+LASFAST_INLINE void finish_run(const Run& r, const Vec& bias, const Transform& out, int n, U* output) {
+  for (int64_t i = 0; i < r.count; ++i) {
+    const Vec v = out.norm(Vec::add(Vec::load(r.acc + i * r.pitch), bias));
+    store_n(out.activate.template run<clamp>(v), output + i * r.step, whole ? W : n);
+  }
+}
 
 // What follows op(...): acc is [count, pitch] floats, W channels from c on of `count` cells from `cell` on,
 // in cells that are interleaved as a.cells.group says and begin at output position `position`. `start` marks
 // the item's first cells: their first value is what its statistics are shifted by.
 template <class T, class U>
-inline void finish(const ItemArgs& a, const float* acc, int64_t pitch, int64_t position, int64_t cell,
-                   int64_t count, int64_t c, bool start) {
-  const int64_t channels = a.out_channels, group = a.cells.group, images = a.images;
+void finish(const ItemArgs& a, const float* acc, int64_t pitch, int64_t position, int64_t cell, int64_t count,
+            int64_t c, bool start) {
+  const int64_t channels = a.out_channels, group = a.cells.group;
   const int n = static_cast<int>(at_most(channels - c, W));
   const int64_t image = a.out_height * a.out_width * channels;
-  U* output = static_cast<U*>(a.output) + c;
   const Vec bias = a.bias ? load_n(a.bias + c, n) : Vec::zero();
-  int64_t p = position + cell / group, g = cell % group;
+  const Transform out(a.out, c, n);
 
+  const int64_t padded = (channels + W - 1) / W * W;
+  float *shifts = a.sums + c, *sums = shifts + padded, *squares = sums + padded;
+  Vec shift = Vec::zero(), sum = Vec::zero(), square = Vec::zero();
   if (a.partial) {
-    const int64_t padded = (channels + W - 1) / W * W;
-    float *shifts = a.sums + c, *sums = shifts + padded, *squares = sums + padded;
     if (start) {
       Vec::add(Vec::load(acc), bias).store(shifts);
       Vec::zero().store(sums);
       Vec::zero().store(squares);
     }
-    const Vec shift = Vec::load(shifts);
-    Vec sum = Vec::zero(), square = Vec::zero();
-    for (int64_t q = 0; q < count; ++q) {
-      if (g < images) {
-        const Vec v = Vec::add(Vec::load(acc + q * pitch), bias);
-        store_n(v, output + g * image + p * channels, n);
+    shift = Vec::load(shifts);
+  }
+  const int m = static_cast<int>(a.other ? at_most(a.other_channels - c, n) : 0);  // may be negative
+
+  const int64_t p0 =
+      group == 1 ? position + cell : position + static_cast<uint32_t>(cell) / static_cast<uint32_t>(group);
+  const int64_t g0 = group == 1 ? 0 : static_cast<uint32_t>(cell) % static_cast<uint32_t>(group);
+  for (int64_t q = 0; q < group && q < count; ++q) {
+    const int64_t g = g0 + q < group ? g0 + q : g0 + q - group;
+    if (g >= a.images) continue;
+    const int64_t p = p0 + (g0 + q >= group);
+    const Run run = {acc + q * pitch, group * pitch,
+                     group == 1 ? count
+                                : (static_cast<uint32_t>(count - q) + static_cast<uint32_t>(group) - 1) /
+                                      static_cast<uint32_t>(group),
+                     channels};
+    U* output = static_cast<U*>(a.output) + c + g * image + p * channels;
+    if (a.partial) {
+      for (int64_t i = 0; i < run.count; ++i) {
+        const Vec v = Vec::add(Vec::load(run.acc + i * run.pitch), bias);
+        store_n(v, output + i * channels, n);
         const Vec d = Vec::sub(v, shift);
         sum = Vec::add(sum, d);
         square = Vec::fma(d, d, square);
       }
-      if (++g == group) g = 0, ++p;
+    } else if (m <= 0) {
+      if (!out.activate.clamps())
+        finish_run<false, false>(run, bias, out, n, output);
+      else if (n == W)
+        finish_run<true, true>(run, bias, out, n, output);
+      else
+        finish_run<false, true>(run, bias, out, n, output);
+    } else {
+      const Transform with(a.with, c, m);
+      const T* other =
+          static_cast<const T*>(a.other) + c + (g * a.out_height * a.out_width + p) * a.other_channels;
+      for (int64_t i = 0; i < run.count; ++i) {
+        Vec x = with(load_n(other + i * a.other_channels, m));
+        if (m < W) {  // an activation need not map the missing channels to zero
+          float some[W];
+          x.store(some);
+          x = Vec::load_partial(some, m);
+        }
+        const Vec v = out.norm(Vec::add(Vec::load(run.acc + i * run.pitch), bias));
+        store_n(out.activate(Vec::add(v, x)), output + i * channels, n);
+      }
     }
+  }
+  if (a.partial) {
     Vec::add(Vec::load(sums), sum).store(sums);
     Vec::add(Vec::load(squares), square).store(squares);
-    return;
-  }
-
-  const Transform out({a.out.scale, a.out.shift, 0}, c, n);
-  const int32_t activation = a.out.activation;
-  const int m = static_cast<int>(a.other ? at_most(a.other_channels - c, n) : 0);  // may be negative
-  if (m <= 0) {
-    for (int64_t q = 0; q < count; ++q) {
-      if (g < images)
-        store_n(activate(out(Vec::add(Vec::load(acc + q * pitch), bias)), activation),
-                output + g * image + p * channels, n);
-      if (++g == group) g = 0, ++p;
-    }
-    return;
-  }
-  const Transform with(a.with, c, m);
-  const T* other = static_cast<const T*>(a.other) + c;
-  const int64_t other_image = a.out_height * a.out_width * a.other_channels;
-  for (int64_t q = 0; q < count; ++q) {
-    if (g < images) {
-      Vec x = with(load_n(other + g * other_image + p * a.other_channels, m));
-      if (m < W) {  // an activation need not map the missing channels to zero
-        float some[W];
-        x.store(some);
-        x = Vec::load_partial(some, m);
-      }
-      const Vec v = out(Vec::add(Vec::load(acc + q * pitch), bias));
-      store_n(activate(Vec::add(v, x), activation), output + g * image + p * channels, n);
-    }
-    if (++g == group) g = 0, ++p;
   }
 }
 

@@ -80,10 +80,18 @@ class Schedule:
         return x * scale + shift
 
     def add(self, kind: Kind, input: int, output: int, weight: Tensor | None = None, **fields: object) -> int:
-        op = dict(kind=kind, level=len(self.operations), input=input, other=-1, output=output, leaf=-1)
-        op |= dict(kernel=1, stride=1, padding=0, groups=1, input_norm=-1, input_activation=0)
-        op |= dict(other_norm=-1, other_activation=0, output_norm=-1, activation=0, statistics=-1)
-        op |= dict(out_channels=self.values[output][0] if output >= 0 else -1, weight=-1, bias=-1)
+        op = {
+            "kind": kind,
+            "level": len(self.operations),
+            "input": input,
+            "other": -1,
+            "output": output,
+            "leaf": -1,
+        }
+        op |= {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "input_norm": -1, "input_activation": 0}
+        op |= {"leaf": -1}
+        op |= {"other_norm": -1, "other_activation": 0, "output_norm": -1, "activation": 0, "statistics": -1}
+        op |= {"out_channels": self.values[output][0] if output >= 0 else -1, "weight": -1, "bias": -1}
         bias = fields.pop("bias", None)
         op |= fields
         if isinstance(bias, Tensor):
@@ -121,11 +129,19 @@ class Schedule:
         rows = {name: row.data_ptr() for name, row in zip(names, self.tables, strict=True)}
         values, norms, operations = self.arrays
         arguments = dict(
-            values=values.ctypes.data, value_count=len(values), norms=norms.ctypes.data,
-            norm_count=len(norms), operations=operations.ctypes.data, operation_count=len(operations),
-            weights=self.packed.data_ptr(), weight_bytes=self.weight_bytes, biases=self.biases.data_ptr(),
-            bias_count=len(self.biases), channel_count=self.tables.shape[1], **rows,
-        )  # fmt: skip
+            values=values.ctypes.data,
+            value_count=len(values),
+            norms=norms.ctypes.data,
+            norm_count=len(norms),
+            operations=operations.ctypes.data,
+            operation_count=len(operations),
+            weights=self.packed.data_ptr(),
+            weight_bytes=self.weight_bytes,
+            biases=self.biases.data_ptr(),
+            bias_count=len(self.biases),
+            channel_count=self.tables.shape[1],
+            **rows,
+        )
         return self.module.ScheduleTables(**arguments | changes)
 
     def read(self, value: int, images: int) -> Tensor:
@@ -146,9 +162,18 @@ class Schedule:
         arena = -(-self.arena_elements * block * itemsize // 64) * 64
         self.arena = aligned(threads * arena // itemsize, self.dtype, torch.nan)
         self.module.schedule_predict(
-            tables, self.number, self.isa, threads, images.data_ptr(), len(images), block,
-            self.arena.data_ptr(), arena, scratch.data_ptr(), logits.data_ptr(),
-        )  # fmt: skip
+            tables,
+            self.number,
+            self.isa,
+            threads,
+            images.data_ptr(),
+            len(images),
+            block,
+            self.arena.data_ptr(),
+            arena,
+            scratch.data_ptr(),
+            logits.data_ptr(),
+        )
         return logits
 
     def calibrate(self, images: Tensor, threads: int = 1) -> None:
@@ -157,9 +182,16 @@ class Schedule:
         scratch = aligned(size, torch.uint8, 255)
         self.arena = aligned(self.arena_elements * len(images), self.dtype, torch.nan)
         self.module.schedule_calibrate(
-            tables, self.number, self.isa, threads, images.data_ptr(), len(images), self.arena.data_ptr(),
-            self.arena.nbytes, scratch.data_ptr(),
-        )  # fmt: skip
+            tables,
+            self.number,
+            self.isa,
+            threads,
+            images.data_ptr(),
+            len(images),
+            self.arena.data_ptr(),
+            self.arena.nbytes,
+            scratch.data_ptr(),
+        )
 
     def images(self, x: Tensor) -> int:
         value = self.value(*x.shape[1:])
@@ -239,9 +271,15 @@ def test_convolution(case: str, fusion: str, storage: str, isa: int) -> None:
 @pytest.mark.parametrize("fusion", ["plain", "everything"])
 @pytest.mark.parametrize(
     ("channels", "size", "kernel", "stride"),
-    [(16, (8, 8), 3, 1), (37, (9, 12), 3, 2), (96, (14, 14), 5, 1), (24, (15, 13), 7, 2), (5, (4, 1), 1, 1),
-     (64, (70, 40), 3, 1)],
-)  # fmt: skip
+    [
+        (16, (8, 8), 3, 1),
+        (37, (9, 12), 3, 2),
+        (96, (14, 14), 5, 1),
+        (24, (15, 13), 7, 2),
+        (5, (4, 1), 1, 1),
+        (64, (70, 40), 3, 1),
+    ],
+)
 def test_depthwise(
     channels: int, size: tuple[int, int], kernel: int, stride: int, fusion: str, storage: str, isa: int
 ) -> None:
@@ -256,20 +294,24 @@ def convolution_agrees(
     schedule, generator = Schedule(isa, storage), torch.Generator().manual_seed(2)
     x = x.to(STORAGES[storage]).float()
     source = schedule.images(x)
-    fields: dict = dict(kernel=kernel, stride=stride, padding=padding, groups=groups)
+    fields: dict = {"kernel": kernel, "stride": stride, "padding": padding, "groups": groups}
     bias = other = None
     if fusion in ("prologue", "everything"):
-        fields |= dict(input_norm=schedule.norm(x.shape[1], generator), input_activation=RELU)
+        fields |= {"input_norm": schedule.norm(x.shape[1], generator), "input_activation": RELU}
     if fusion in ("epilogue", "everything"):
         bias = randn(cout, seed=3)
-        fields |= dict(output_norm=schedule.norm(cout, generator), activation=RELU)
+        fields |= {"output_norm": schedule.norm(cout, generator), "activation": RELU}
     shape = F.conv2d(x[:1], weight, None, stride, padding, 1, groups).shape[1:]
     if fusion == "everything":
         # A second value of the output's size and fewer channels, from an average of the images' corner.
         fewer = min(x.shape[1], max(1, cout - 3))
         narrow = schedule.value(fewer, *shape[1:])
         other = randn(len(x), fewer, *shape[1:], seed=4).to(STORAGES[storage]).float()
-        fields |= dict(other=narrow, other_norm=schedule.norm(fewer, generator), other_activation=SIGMOID)
+        fields |= {
+            "other": narrow,
+            "other_norm": schedule.norm(fewer, generator),
+            "other_activation": SIGMOID,
+        }
     output = schedule.value(*shape)
     number = schedule.add(Kind.CONV2D, source, output, weight, bias=bias, **fields)
     run_with_other(schedule, x, other, fields.get("other"))
@@ -322,9 +364,9 @@ def test_combine(channels: int, activation: int, storage: str, isa: int) -> None
     # The same sum, with all four parts.
     generator = torch.Generator().manual_seed(1)
     x = randn(2, channels, 7, 11).to(STORAGES[storage]).float()
-    fields = dict(input_norm=schedule.norm(channels, generator), input_activation=activation)
-    fields |= dict(other=source, other_norm=schedule.norm(channels, generator), other_activation=RELU6)
-    fields |= dict(output_norm=schedule.norm(channels, generator), activation=HARDSWISH)
+    fields = {"input_norm": schedule.norm(channels, generator), "input_activation": activation}
+    fields |= {"other": source, "other_norm": schedule.norm(channels, generator), "other_activation": RELU6}
+    fields |= {"output_norm": schedule.norm(channels, generator), "activation": HARDSWISH}
     result = schedule.value(channels, 7, 11)
     schedule.add(Kind.COMBINE, source, result, **fields)
     schedule.predict(x)
@@ -365,9 +407,17 @@ def test_pools(
     truth = expression(torch.float64)
     source, output = schedule.images(x), schedule.value(*truth.shape[1:])
     schedule.add(
-        kind, source, output, kernel=kernel, stride=stride, padding=padding, input_norm=norms[0],
-        input_activation=RELU, output_norm=norms[1], activation=HARDSWISH,
-    )  # fmt: skip
+        kind,
+        source,
+        output,
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        input_norm=norms[0],
+        input_activation=RELU,
+        output_norm=norms[1],
+        activation=HARDSWISH,
+    )
     schedule.predict(x)
     agrees(schedule.read(output, 3), truth, expression(torch.bfloat16), storage)
 
@@ -389,9 +439,16 @@ def test_linear_leaves(
     source = schedule.images(x)
     for leaf, weight in enumerate(weights):
         schedule.add(
-            Kind.LINEAR, source, -1, weight[:, :, None, None], out_channels=classes, leaf=1 - leaf, bias=bias,
-            input_norm=norm, input_activation=SWISH,
-        )  # fmt: skip
+            Kind.LINEAR,
+            source,
+            -1,
+            weight[:, :, None, None],
+            out_channels=classes,
+            leaf=1 - leaf,
+            bias=bias,
+            input_norm=norm,
+            input_activation=SWISH,
+        )
     ours = schedule.predict(x)
     for leaf, weight in enumerate(weights):
         truth, theirs = (
@@ -405,9 +462,12 @@ def residual(schedule: Schedule, x: Tensor, calibration: bool) -> tuple[list[int
     """A small network with everything in it: two levels of sisters, a shortcut of fewer channels, leaves."""
     generator = torch.Generator().manual_seed(0)
     weights = [
-        randn(16, 3, 3, 3, seed=1) / 5, randn(24, 16, 3, 3, seed=2) / 12, randn(24, 1, 3, 3, seed=3) / 3,
-        randn(16, 16, 3, 3, seed=4) / 12, randn(10, 24, seed=5) / 5,
-    ]  # fmt: skip
+        randn(16, 3, 3, 3, seed=1) / 5,
+        randn(24, 16, 3, 3, seed=2) / 12,
+        randn(24, 1, 3, 3, seed=3) / 3,
+        randn(16, 16, 3, 3, seed=4) / 12,
+        randn(10, 24, seed=5) / 5,
+    ]
     norms = [schedule.norm(channels, generator) for channels in (16, 24, 24, 16)]
     source = schedule.images(x)
     height, width = x.shape[2:]
@@ -415,18 +475,26 @@ def residual(schedule: Schedule, x: Tensor, calibration: bool) -> tuple[list[int
     stem = schedule.value(16, height, width)
     wide, deep = schedule.value(24, *half), schedule.value(24, *half)
     same = schedule.value(16, height, width)
-    statistics = [dict(statistics=n) if calibration else {} for n in norms]
-    window = dict(kernel=3, padding=1)
+    statistics = [{"statistics": n} if calibration else {} for n in norms]
+    window = {"kernel": 3, "padding": 1}
     levels = (1, 2, 2, 3)
-    relu = dict(input_norm=norms[0], input_activation=RELU)
+    relu = {"input_norm": norms[0], "input_activation": RELU}
     schedule.add(Kind.CONV2D, source, stem, weights[0], **window, **statistics[0], level=levels[0])
     schedule.add(Kind.CONV2D, stem, wide, weights[1], **window, **relu, **statistics[1], stride=2, level=2)
     schedule.add(Kind.CONV2D, stem, same, weights[3], **window, **relu, **statistics[3], level=2)
-    relu = dict(input_norm=norms[1], input_activation=RELU6)
+    relu = {"input_norm": norms[1], "input_activation": RELU6}
     schedule.add(
-        Kind.CONV2D, wide, deep, weights[2], **window, **relu, **statistics[2], groups=24, level=3,
+        Kind.CONV2D,
+        wide,
+        deep,
+        weights[2],
+        **window,
+        **relu,
+        **statistics[2],
+        groups=24,
+        level=3,
         bias=randn(24, seed=6),
-    )  # fmt: skip
+    )
     shortcut, total, pooled = schedule.value(16, *half), schedule.value(24, *half), schedule.value(24)
     schedule.add(Kind.MAX_POOL, same, shortcut, stride=2, input_norm=norms[3], level=3)
     schedule.add(Kind.COMBINE, deep, total, input_norm=norms[2], other=shortcut, activation=RELU, level=4)
@@ -533,28 +601,28 @@ def test_nonfinite_inputs_come_out_as_torchs_do(
 
 
 REFUSED = {
-    "kind": (dict(kind=9), "kind is unknown"),
-    "activation": (dict(activation=6), "activation is unknown"),
-    "input": (dict(input=7), "input is no value"),
-    "output": (dict(output=-1), "neither a value nor a leaf"),
-    "overlap": (dict(output=0, out_channels=4, padding=1), "overlaps its input"),
-    "kernel": (dict(kernel=12), "kernel is not between"),
-    "stride": (dict(stride=0), "stride is below"),
-    "padding": (dict(padding=3), "padding is not below"),
-    "size": (dict(padding=1), "does not follow"),
-    "out_channels": (dict(out_channels=7), "out_channels is not its value's"),
-    "groups": (dict(groups=2), "groups is neither"),
-    "weight": (dict(weight=-1), "weight is missing"),
-    "weight alignment": (dict(weight=32), "weight is missing, misaligned"),
-    "weight end": (dict(weight=1 << 20), "beyond the packed weights"),
-    "bias": (dict(bias=3), "bias is beyond"),
-    "norm": (dict(input_norm=4), "norm that does not exist"),
-    "norm channels": (dict(input_norm=0), "norm's channels"),
-    "other": (dict(other=9), "other is no value"),
-    "other shape": (dict(other=0), "does not fit"),
-    "statistics": (dict(statistics=0), "takes no statistics"),
-    "level": (dict(level=2), "level is not below"),
-    "leaf": (dict(leaf=0), "neither a value nor a leaf"),
+    "kind": ({"kind": 9}, "kind is unknown"),
+    "activation": ({"activation": 6}, "activation is unknown"),
+    "input": ({"input": 7}, "input is no value"),
+    "output": ({"output": -1}, "neither a value nor a leaf"),
+    "overlap": ({"output": 0, "out_channels": 4, "padding": 1}, "overlaps its input"),
+    "kernel": ({"kernel": 12}, "kernel is not between"),
+    "stride": ({"stride": 0}, "stride is below"),
+    "padding": ({"padding": 3}, "padding is not below"),
+    "size": ({"padding": 1}, "does not follow"),
+    "out_channels": ({"out_channels": 7}, "out_channels is not its value's"),
+    "groups": ({"groups": 2}, "groups is neither"),
+    "weight": ({"weight": -1}, "weight is missing"),
+    "weight alignment": ({"weight": 32}, "weight is missing, misaligned"),
+    "weight end": ({"weight": 1 << 20}, "beyond the packed weights"),
+    "bias": ({"bias": 3}, "bias is beyond"),
+    "norm": ({"input_norm": 4}, "norm that does not exist"),
+    "norm channels": ({"input_norm": 0}, "norm's channels"),
+    "other": ({"other": 9}, "other is no value"),
+    "other shape": ({"other": 0}, "does not fit"),
+    "statistics": ({"statistics": 0}, "takes no statistics"),
+    "level": ({"level": 2}, "level is not below"),
+    "leaf": ({"leaf": 0}, "neither a value nor a leaf"),
 }
 
 
@@ -584,10 +652,18 @@ def test_bad_calls_are_refused() -> None:
     arena = schedule.arena
 
     def predict(tables: object = None, **changes: int) -> None:
-        call = dict(
-            storage=0, isa=0, threads=1, images_nchw=x.data_ptr(), images=2, block=2, arenas=arena.data_ptr(),
-            arena_bytes=arena.nbytes, scratch=scratch.data_ptr(), logits=logits.data_ptr(),
-        )  # fmt: skip
+        call = {
+            "storage": 0,
+            "isa": 0,
+            "threads": 1,
+            "images_nchw": x.data_ptr(),
+            "images": 2,
+            "block": 2,
+            "arenas": arena.data_ptr(),
+            "arena_bytes": arena.nbytes,
+            "scratch": scratch.data_ptr(),
+            "logits": logits.data_ptr(),
+        }
         schedule.module.schedule_predict(tables or schedule.native(), **call | changes)
 
     predict()

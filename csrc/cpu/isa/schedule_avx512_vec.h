@@ -80,6 +80,6 @@ struct Vec {
   }
 };
 
-constexpr int convolution_cells = 12;  // by two vectors, in registers
+constexpr int convolution_cells = 8;  // by two vectors, in registers
 
 }  // namespace

@@ -156,22 +156,33 @@ inline void convolution_tile(const float* cells, int64_t size, int64_t channels,
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < N; ++v) sum[p][v] = Vec::zero();
   for (int64_t t = 0; t < tap_count; ++t) {
-    // A pointer for each three cells; the others are one and two `size` away. The compiler must not know
-    // that they are related, or it keeps twelve addresses and runs out of registers.
     const float* from[G];
-    for (int i = 0; i < G; ++i) {
-      from[i] = cells + taps[t] + 3 * i * size;
-      __asm__("" : "+r"(from[i]));
-    }
-    for (int64_t c = 0; c < channels; ++c) {
+    for (int i = 0; i < G; ++i) from[i] = cells + taps[t] + 3 * i * size;
+    const auto add = [&](int64_t c) __attribute__((always_inline)) {
       Vec w[N];
-      for (int v = 0; v < N; ++v) w[v] = Vec::load(weight + v * W);
+      for (int v = 0; v < N; ++v) w[v] = Vec::load(weight + (c * N + v) * W);
       for (int p = 0; p < P; ++p) {
-        const Vec x = Vec::set(from[p / 3][p % 3 * size]);
+        const Vec x = Vec::set(from[p / 3][p % 3 * size + c]);
         for (int v = 0; v < N; ++v) sum[p][v] = Vec::fma(x, w[v], sum[p][v]);
       }
-      weight += N * W;
-      for (int i = 0; i < G; ++i) ++from[i];
+    };
+    // A pointer for each three cells; the others are one and two `size` away. The compiler must not know that
+    // they are related, or it keeps twelve addresses and runs out of registers.
+    const auto advance = [&](int64_t c) __attribute__((always_inline)) {
+      weight += c * N * W;
+      for (int i = 0; i < G; ++i) {
+        from[i] += c;
+        __asm__("" : "+r"(from[i]));
+      }
+    };
+    int64_t c = 0;
+    for (; c + 4 <= channels; c += 4) {
+      for (int u = 0; u < 4; ++u) add(u);
+      advance(4);
+    }
+    for (; c < channels; ++c) {
+      add(0);
+      advance(1);
     }
   }
   for (int p = 0; p < P; ++p)
@@ -231,8 +242,8 @@ void convolution(const ItemArgs& a) {
           convolution_row<convolution_cells, 2, T, U>(a, row, taps, tap_count, weight, position, 0, length, c,
                                                       start);
         else
-          convolution_row<convolution_cells, 1, T, U>(a, row, taps, tap_count, weight, position, 0, length, c,
-                                                      start);
+          convolution_row<2 * convolution_cells, 1, T, U>(a, row, taps, tap_count, weight, position, 0,
+                                                          length, c, start);
       });
       const int64_t width = wide ? 2 * W : W;
       weight += tap_count * a.cells.size * width;

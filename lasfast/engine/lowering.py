@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from heapq import heappop, heappush
 from math import prod
 
 import numpy as np
@@ -77,15 +78,14 @@ class _Term:
     activation: int = 0
 
 
-def lower(plan: Plan, image_shape: Shape, *, calibration: bool, depth_first: bool = True) -> Schedule:
+def lower(plan: Plan, image_shape: Shape, *, calibration: bool, width: int | None = 1) -> Schedule:
     """Return the schedule of one pass over images [N, *image_shape].
 
-    In calibration, `depth_first` gives every operation a level of its own, in the plan's depth-first order,
-    which holds the fewest values at a time; otherwise operations of all candidates run together as early
-    as they can. Raises NotLowerableError.
+    At most `width` operations are of one level, those that come first in the plan's depth-first order: 1
+    holds the fewest values at a time; None runs as many together as can. Prediction has no use for levels.
+    Raises NotLowerableError.
     """
-    lowering = _Lowering(plan, image_shape, calibration)
-    return lowering.schedule(depth_first or not calibration)
+    return _Lowering(plan, image_shape, calibration).schedule(width if calibration else 1)
 
 
 class _Lowering:
@@ -236,8 +236,8 @@ class _Lowering:
             self.groups.append(group)
         group.leaf = number
 
-    def schedule(self, depth_first: bool) -> Schedule:
-        groups = self._ordered(depth_first)
+    def schedule(self, width: int | None) -> Schedule:
+        groups = self._ordered(width)
         values, arena = _place(groups)
         # Norms that no operation needs are left out of the tables, the others numbered anew.
         used = {group.statistics for group in groups} | {group.output_norm for group in groups}
@@ -314,20 +314,37 @@ class _Lowering:
             classes=self.classes,
         )
 
-    def _ordered(self, depth_first: bool) -> list[_Group]:
+    def _ordered(self, width: int | None) -> list[_Group]:
         """The groups that something comes of, in an order in which they can run, with their levels."""
         # A group can run once everything that it read is there: at its last op. (Sorting is stable.)
         order = sorted(self.groups, key=lambda group: group.last)
-        needed = set()
+        needed = {id(self.groups[0])}
         for group in reversed(order):
             if group.statistics != NONE or group.leaf != NONE or id(group) in needed:
                 needed.add(id(group))
                 needed.update(id(term.group) for term in group.inputs())
-        needed.add(id(self.groups[0]))
         order = [group for group in order if id(group) in needed]
+        if width == 1:
+            for level, group in enumerate(order):
+                group.level = level
+            return order
+        readers: dict[int, list[int]] = {id(group): [] for group in order}
+        missing = [0] * len(order)
         for index, group in enumerate(order):
-            earliest = max((term.group.level + 1 for term in group.inputs()), default=0)
-            group.level = index if depth_first else earliest
+            for source in {id(term.group) for term in group.inputs()}:
+                readers[source].append(index)
+                missing[index] += 1
+        ready = [index for index, count in enumerate(missing) if not count]
+        level = 0
+        while ready:
+            together = [heappop(ready) for _ in range(min(width or len(ready), len(ready)))]
+            for index in together:
+                order[index].level = level
+                for reader in readers[id(order[index])]:
+                    missing[reader] -= 1
+                    if not missing[reader]:
+                        heappush(ready, reader)
+            level += 1
         return sorted(order, key=lambda group: group.level)
 
 

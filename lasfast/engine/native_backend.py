@@ -74,7 +74,7 @@ class NativeBackend(Backend):
             images = _prepared(images)
             shape = tuple(images.shape[1:])
             if shape not in programs:
-                programs[shape] = _Program(self, lower(plan, shape, calibration=True))
+                programs[shape] = self._calibration_program(plan, shape, len(images))
                 programs[shape].load_parameters()
             program = programs[shape]
             batch_norms = program.schedule.batch_norms
@@ -123,6 +123,15 @@ class NativeBackend(Backend):
         program = _Program(self, lower(plan, image_shape, calibration=False))
         rest = budget - program.prediction_bytes(0, 1, 1)
         return max(1, rest // max(1, program.logits_bytes(1)))
+
+    def _calibration_program(self, plan: Plan, image_shape: Shape, images: int) -> _Program:
+        """Run some operations together, to wait less often for the slowest thread, if memory allows."""
+        threads = torch.get_num_threads()
+        if threads > 1:
+            program = _Program(self, lower(plan, image_shape, calibration=True, width=2 * threads))
+            if self.memory_budget is None or program.calibration_bytes(images) <= self.memory_budget:
+                return program
+        return _Program(self, lower(plan, image_shape, calibration=True))
 
     @property
     def held_bytes(self) -> int:
@@ -265,7 +274,9 @@ class _Program:
         """Return how many threads work on a batch, and how many images each takes at a time."""
         threads = min(torch.get_num_threads(), images)
         per_image = max(1, self.schedule.arena * self.backend.itemsize)
-        block = max(1, min(cache_bytes() // per_image, -(-images // threads)))
+        # The arena counts values that wait for another candidate, too, so twice the cache is about right;
+        # and each block reads the weights once, so that very small blocks read little else.
+        block = min(max(4, 2 * cache_bytes() // per_image), -(-images // threads))
         budget = self.backend.memory_budget
         if budget is not None:
             while block > 1 and self.prediction_bytes(images, threads, block) > budget:

@@ -63,10 +63,10 @@ def test_calibration_of_a_residual_block_adds_once_and_ends_with_the_last_statis
 
 
 @pytest.mark.parametrize("calibration", [False, True])
-@pytest.mark.parametrize("depth_first", [False, True])
-def test_operations_come_after_what_they_read(calibration: bool, depth_first: bool) -> None:
+@pytest.mark.parametrize("width", [1, 3, None])
+def test_operations_come_after_what_they_read(calibration: bool, width: int | None) -> None:
     plan = Plan([RESIDUAL.path(a) for a in RESIDUAL.space.enumerate()])
-    schedule = lower(plan, SHAPE, calibration=calibration, depth_first=depth_first)
+    schedule = lower(plan, SHAPE, calibration=calibration, width=width)
     levels: dict[int, int] = {-1: -1}
     for operation in schedule.operations:
         assert levels[operation["input"]] < operation["level"]
@@ -86,12 +86,15 @@ def test_operations_come_after_what_they_read(calibration: bool, depth_first: bo
 
 def test_levels_hold_the_operations_of_all_candidates() -> None:
     plan = Plan([RESIDUAL.path(a) for a in RESIDUAL.space.enumerate()])
-    together = lower(plan, SHAPE, calibration=True, depth_first=False)
-    alone = lower(Plan([RESIDUAL.path((2, 2, 2))]), SHAPE, calibration=True, depth_first=False)
+    together = lower(plan, SHAPE, calibration=True, width=None)
+    alone = lower(Plan([RESIDUAL.path((2, 2, 2))]), SHAPE, calibration=True, width=None)
     assert together.operations["level"].max() == alone.operations["level"].max()
     one_by_one = lower(plan, SHAPE, calibration=True)
     assert len(set(one_by_one.operations["level"])) == len(one_by_one.operations)
     assert one_by_one.arena < together.arena
+    three = lower(plan, SHAPE, calibration=True, width=3)
+    assert np.bincount(three.operations["level"]).max() == 3
+    assert one_by_one.arena <= three.arena <= together.arena
 
 
 def test_weights_are_shared_between_candidates() -> None:

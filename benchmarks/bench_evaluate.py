@@ -8,7 +8,7 @@ Baselines run the extracted networks, images already in memory, in inference mod
 fp32, contiguous; `tuned` channels_last, in the asked precision (bf16: autocast), with the batch size of
 prediction that is fastest here. `torch` is lasfast's own torch backend (which shares prefixes, too).
 Calibration batches are the same for all: other batches would be other statistics. Before any time is taken,
-every candidate's logits are compared.
+every candidate's logits are compared (eight candidates' with --quick).
 """
 
 import argparse
@@ -102,8 +102,13 @@ def measure(workload, options, peak):
     runs = {}
     networks = [supernet.extract(candidate) for candidate in candidates]
     batches = calibration.tensor_split(-(-len(calibration) // CALIBRATION_BATCH))
-    error = compare(supernet, candidates, networks, batches, validation[0][:100], options.precision)
-
+    tuned = [supernet.extract(candidate).to(memory_format=torch.channels_last) for candidate in candidates]
+    tuned_batches = [part.to(memory_format=torch.channels_last) for part in batches]
+    tuned_images = validation[0].to(memory_format=torch.channels_last)
+    step = -(-len(candidates) // 8) if options.quick else 1
+    error = compare(
+        supernet, candidates[::step], tuned[::step], tuned_batches, tuned_images[:100], options.precision
+    )
     evaluator = {
         backend: lasfast.Evaluator(
             supernet,
@@ -116,9 +121,6 @@ def measure(workload, options, peak):
         for backend in ("native", "torch")
     }
     runs["native"] = lambda: evaluator["native"](candidates)
-    tuned = [supernet.extract(candidate).to(memory_format=torch.channels_last) for candidate in candidates]
-    tuned_batches = [part.to(memory_format=torch.channels_last) for part in batches]
-    tuned_images = validation[0].to(memory_format=torch.channels_last)
     batch = best_batch(tuned[0], tuned_images[:1000], options.precision)
     runs["tuned"] = lambda: one_by_one(tuned, tuned_batches, tuned_images, batch, options.precision)
     if "sequential" not in options.without:

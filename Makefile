@@ -4,6 +4,9 @@
 PYTHON ?= python3
 DEMO_ARGS ?= --data digits --depth 9 --retrain --threads 1 --directory runs/demo --resume
 TEST_ARGS ?=
+# The tests' tensors are tiny: a second thread gives little, and on a busy machine waiting for it costs tenfold.
+# Tests of threads set their own number.
+ONE_THREAD := OMP_NUM_THREADS=1
 BENCH_ARGS ?=
 
 VENV := .venv
@@ -23,7 +26,7 @@ demo: $(VENV)/.package  ## install, then search layer assignments for handwritte
 	$(BIN)/lasfast search nir $(DEMO_ARGS)
 
 test: $(VENV)/.test  ## run the test-suite (TEST_ARGS="-m slow" for the slow tests)
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest $(TEST_ARGS)
 
 # A copy of the package with a module of its own, so that the one in use stays as it is. `python -m pytest` would
 # look in this directory first. Python itself leaks.

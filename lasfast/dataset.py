@@ -131,8 +131,8 @@ class ArchitectureDataset:
         path = self.directory / JOURNAL
         if path.exists() and not resume:
             raise FileExistsError(
-                f"{self.directory} holds an architecture dataset already; resume it (resume=True), or choose "
-                "another directory"
+                f"{self.directory} holds an architecture dataset already; resume it (resume=True; --resume "
+                "on the command line), or choose another directory"
             )
         self.directory.mkdir(parents=True, exist_ok=True)
         description = self.describe()

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+CMAKE = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 needs_tools = pytest.mark.skipif(
-    shutil.which("cmake") is None or find_spec("pybind11") is None or find_spec("setuptools") is None,
+    CMAKE is None or find_spec("pybind11") is None or find_spec("setuptools") is None,
     reason="needs cmake, pybind11 and setuptools in this environment (pip brings its own when it builds)",
 )
 
@@ -29,7 +30,7 @@ def configure(build: Path, *arguments: str, nvcc: Path | None = None) -> subproc
         environment["CUDACXX"] = str(nvcc)
     return subprocess.run(
         [
-            "cmake",
+            str(CMAKE),
             *("-S", str(ROOT), "-B", str(build)),
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",

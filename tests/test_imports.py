@@ -22,6 +22,7 @@ ARROWS = {
     "measurement": ["spaces"],
     "journal": ["measurement", "files", "_version"],
     "ranking": ["measurement"],
+    "result": ["measurement"],
     "searchers": ["spaces", "measurement"],
     "_native": [],
     "ops": ["_native", "checks"],
@@ -31,14 +32,24 @@ ARROWS = {
     "engine": ["supernets", "ops"],
     "evaluate": ["engine", "measurement"],
     "train": ["engine", "measurement", "files"],
-    "study": ["searchers", "evaluate", "train", "journal", "ranking", "costs"],
+    "study": ["searchers", "evaluate", "train", "journal", "ranking", "result", "costs"],
     "dataset": ["searchers", "evaluate", "train", "journal", "ranking", "costs"],
     "report": ["study", "dataset"],
     "cli": ["report", "study", "dataset", "data"],
 }
 # The front doors: they open on everything.
 FRONT = {"__init__", "__main__", "cli"}
-TORCH_FREE = ["_version", "checks", "files", "spaces", "measurement", "journal", "ranking", "searchers"]
+TORCH_FREE = [
+    "_version",
+    "checks",
+    "files",
+    "spaces",
+    "measurement",
+    "journal",
+    "ranking",
+    "result",
+    "searchers",
+]
 TORCH = {"torch", "torchvision", "functorch"}
 
 

@@ -61,10 +61,14 @@ def kill_at_random(directory, seed):
         run = Path(directory) / f"killed{finished}"
         while True:
             started, ready = os.pipe()
+            at_once = rng.random() < 0.25  # also while it sets itself up; else once it is under way
+            interval = rng.choice([0.02, 0.1])
             child = os.fork()
             if not child:
-                os.write(ready, b".")
-                tiny_study(run, checkpoint_seconds=rng.choice([0.02, 0.1])).run(resume=True)
+                say = _Watch(on_start=lambda study, pipe=ready: os.write(pipe, b"."))
+                if at_once:
+                    say.on_start(None)
+                tiny_study(run, checkpoint_seconds=interval, callbacks=[say]).run(resume=True)
                 os._exit(0)
             os.read(started, 1)
             os.close(started)
@@ -319,7 +323,7 @@ def test_resuming_where_nothing_is_starts(reference, tmp_path):
 
 def test_a_study_is_not_overwritten(finished):
     before = contents(finished)
-    with pytest.raises(FileExistsError, match=r"run holds a study already; resume it \(resume=True\)"):
+    with pytest.raises(FileExistsError, match=r"run holds a study already; resume it \(resume=True"):
         tiny_study(finished).run()
     assert contents(finished) == before
 

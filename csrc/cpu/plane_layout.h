@@ -95,8 +95,8 @@ struct InputPlanes {
 };
 
 // How one axis of the input gradient falls into phases: position y belongs to phase a = (y + padding) %
-// stride, where it is number i with y = stride * i + a - padding, and gathers output positions i, i - 1, ...
-// one per tap.
+// stride, where it is number i with y = stride * i + a - padding, and gathers output positions i, i - 1, ...,
+// one a tap.
 struct GradAxis {
   int64_t size, kernel, stride, padding;
   int64_t low, high, most_taps;  // over all phases: numbers low .. high

@@ -30,8 +30,10 @@ struct CorrelateArgs {
 };
 constexpr int64_t correlate_slack = 128;
 
-// result[m][c][t] (+)= sum over images, segments, x of
-//   left[image][m][segment * pitch + x] * planes[image][c][segment * pitch + x + tap_plane[t]].
+// result[m][c][t] (+)= sum over images, x of left[image][m][x] * planes[image][c][x + tap_plane[t]].
+//
+// x runs over `length`, which the left planes fill up with zeros beyond their rows' ends and their last row;
+// or, row by row, over the positions that are no such filling, so that an Inf in the planes meets no zero.
 struct DotArgs {
   const float* left;  // [images, m] planes
   int64_t left_image, left_m;
@@ -40,14 +42,17 @@ struct DotArgs {
   const int64_t* tap_plane;
   const int64_t* tap_weight;
   int64_t images, m, channels, taps;
-  int64_t segments, pitch, length;  // stretches summed over: all rows as one, or row by row
-  float* result;                    // [m, channels, taps]
+  int64_t length;             // a multiple of dot_align; that much is readable from each shift on
+  int64_t rows, cols, pitch;  // of the left planes
+  bool row_by_row;
+  float* result;  // [m, channels, taps]
   int64_t result_m, result_channel;
   bool accumulate;  // else overwrite
 };
 
+constexpr int64_t dot_align = 16;  // the widest vector, in floats
+
 struct PlaneKernels {
-  int width;  // floats per vector
   int dot_m;  // rows that dot() is fastest with
   void (*correlate)(const CorrelateArgs&);
   void (*dot)(const DotArgs&);

@@ -74,18 +74,22 @@ Bands grad_input_bands(const SlicedConv2dParams& p, const GradAxis& y, const Gra
 }
 
 struct Blocks {
-  int64_t images, left_image, plane_image;  // images per block; floats per image of either side
+  int64_t left_channel, left_image, plane_image;  // floats, of either side
+  int64_t slack;                                  // read past the last plane, to meet zeros
+  int64_t images;                                 // per block
 
   Blocks(const SlicedConv2dParams& p, const InputPlanes& planes)
-      : left_image(p.c_out * p.out_height * planes.pitch),
-        plane_image(p.c_in * planes.channel_floats(p.out_height)) {
+      : left_channel(round_up(p.out_height * planes.pitch, dot_align)),
+        left_image(p.c_out * left_channel),
+        plane_image(p.c_in * planes.channel_floats(p.out_height)),
+        slack(planes.taps_w + dot_align) {
     images = std::clamp<int64_t>(block_floats / std::max<int64_t>(1, left_image + plane_image), 1, p.batch);
   }
 };
 
 bool finite(const float* p, int64_t count) {
-  constexpr uint32_t exponent =
-      0x7f800000u;  // all set in Inf and NaN; integers, so that compilers vectorize it
+  // Inf and NaN have all of these bits. Integers, because compilers vectorize no sum of floats by themselves.
+  constexpr uint32_t exponent = 0x7f800000u;
   uint32_t found = 0;
   for (int64_t i = 0; i < count; ++i) {
     uint32_t bits;
@@ -183,7 +187,7 @@ int64_t sliced_conv2d_workspace_cpu(const SlicedConv2dParams& p, Pass pass, int 
     floats = threads * grad_input_bands(p, y, x, threads).item_floats;
   } else {
     const Blocks blocks(p, planes);
-    floats = blocks.images * (blocks.left_image + blocks.plane_image) + line;
+    floats = blocks.images * (blocks.left_image + blocks.plane_image) + blocks.slack + line;
   }
   return taps_bytes(p) + 2 * line * int64_t{sizeof(float)} + floats * int64_t{sizeof(float)};
 }
@@ -305,8 +309,8 @@ Status sliced_conv2d_grad_weight_cpu(const SlicedConv2dParams& p, const float* g
   const PlaneKernels& run = kernels(isa);
   const InputPlanes planes(p);
   const Blocks blocks(p, planes);
-  const int64_t left_channel = p.out_height * planes.pitch,
-                plane_channel = planes.channel_floats(p.out_height);
+  const int64_t left_channel = blocks.left_channel, plane_channel = planes.channel_floats(p.out_height);
+  const int64_t left_filled = p.out_height * planes.pitch;
 
   auto* shifts = static_cast<int64_t*>(static_cast<void*>(align_line(workspace)));
   Taps taps{shifts, shifts + p.kernel_h * p.kernel_w};
@@ -316,17 +320,19 @@ Status sliced_conv2d_grad_weight_cpu(const SlicedConv2dParams& p, const float* g
 
   constexpr int64_t piece = 8;  // input channels per item
   const int64_t m_items = ceil_div(cout, run.dot_m), c_items = ceil_div(cin, piece);
-  bool whole_rows =
-      p.out_width % run.width != 0;  // rows that fill vectors lose nothing when summed one by one
+  std::fill_n(right + blocks.images * blocks.plane_image, blocks.slack, 0.f);
+  bool row_by_row = false;
 #pragma omp parallel num_threads(threads)
   for (int64_t n0 = 0; n0 < p.batch; n0 += blocks.images) {
     const int64_t images = std::min(blocks.images, p.batch - n0);
 #pragma omp for schedule(static) nowait
-    for (int64_t item = 0; item < images * p.c_out; ++item)
+    for (int64_t item = 0; item < images * p.c_out; ++item) {
+      float* to = left + item * left_channel;
+      const float* from = grad_output + (n0 + item / p.c_out) * os[0] + item % p.c_out * os[1];
       for (int64_t row = 0; row < p.out_height; ++row)
-        copy_row(left + item * left_channel + row * planes.pitch, planes.pitch,
-                 grad_output + (n0 + item / p.c_out) * os[0] + item % p.c_out * os[1] + row * os[2], 0, 1,
-                 p.out_width, os[3]);
+        copy_row(to + row * planes.pitch, planes.pitch, from + row * os[2], 0, 1, p.out_width, os[3]);
+      std::fill(to + left_filled, to + left_channel, 0.f);
+    }
 #pragma omp for schedule(static)
     for (int64_t item = 0; item < images * p.c_in; ++item) {
       float* to = right + item * plane_channel;
@@ -334,19 +340,34 @@ Status sliced_conv2d_grad_weight_cpu(const SlicedConv2dParams& p, const float* g
                   p.out_height, to);
       if (!finite(to, plane_channel)) {
 #pragma omp atomic write
-        whole_rows = false;
+        row_by_row = true;
       }
     }
 #pragma omp for schedule(static)
     for (int64_t item = 0; item < p.groups * m_items * c_items; ++item) {
       const int64_t c0 = item % c_items * piece, m0 = item / c_items % m_items * run.dot_m;
       const int64_t g = item / c_items / m_items;
-      run.dot({left + (g * cout + m0) * left_channel, blocks.left_image, left_channel,
-               right + (g * cin + c0) * plane_channel, blocks.plane_image, plane_channel, taps.plane,
-               taps.weight, images, std::min<int64_t>(run.dot_m, cout - m0), std::min(piece, cin - c0),
-               taps.count, whole_rows ? 1 : p.out_height, planes.pitch,
-               whole_rows ? (p.out_height - 1) * planes.pitch + p.out_width : p.out_width,
-               grad_weight + (g * cout + m0) * ws[0] + c0 * ws[1], ws[0], ws[1], n0 > 0});
+      run.dot({left + (g * cout + m0) * left_channel,
+               blocks.left_image,
+               left_channel,
+               right + (g * cin + c0) * plane_channel,
+               blocks.plane_image,
+               plane_channel,
+               taps.plane,
+               taps.weight,
+               images,
+               std::min<int64_t>(run.dot_m, cout - m0),
+               std::min(piece, cin - c0),
+               taps.count,
+               left_channel,
+               p.out_height,
+               p.out_width,
+               planes.pitch,
+               row_by_row,
+               grad_weight + (g * cout + m0) * ws[0] + c0 * ws[1],
+               ws[0],
+               ws[1],
+               n0 > 0});
     }
   }
   return {};

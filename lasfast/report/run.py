@@ -79,8 +79,8 @@ class Run:
     @property
     def title(self) -> str:
         """Searcher and supernet, for headings."""
-        searcher, supernet = self.description["searcher"], self.description["supernet"]
-        return f"{searcher['name']} search of {supernet['supernet']}"
+        name, supernet = self.description["searcher"]["name"], self.description["supernet"]["supernet"]
+        return f"{name.upper() if name == 'nir' else name.capitalize()} search of {supernet}"
 
 
 def candidates_of(

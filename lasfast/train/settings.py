@@ -157,7 +157,8 @@ PRESETS: dict[str, TrainSettings] = {
     # Ours: for some thousand small images on a few CPU cores.
     "small": TrainSettings(
         batch_size=64,
-        warm_up_epochs=6,
+        learning_rate=0.03,
+        warm_up_epochs=8,
         epochs_per_step=3,
         standalone_epochs=20,
         milestones=(6, 12, 16),

@@ -44,5 +44,5 @@ void dot(const DotArgs& a) { a.m == 1 ? dot_all<1, 9>(a) : dot_all<3, 3>(a); }
 }  // namespace
 
 namespace lasfast {
-const PlaneKernels avx2_plane_kernels = {Vec::width, 3, correlate, dot};
+const PlaneKernels avx2_plane_kernels = {3, correlate, dot};
 }

@@ -39,5 +39,5 @@ void dot(const DotArgs& a) { a.m == 1 ? dot_all<1, 9>(a) : dot_all<4, 6>(a); }
 }  // namespace
 
 namespace lasfast {
-const PlaneKernels avx512_plane_kernels = {Vec::width, 4, correlate, dot};
+const PlaneKernels avx512_plane_kernels = {4, correlate, dot};
 }

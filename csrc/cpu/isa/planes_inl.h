@@ -78,10 +78,23 @@ void correlate_rows(const CorrelateArgs& a, int64_t& m0, int64_t least, int64_t 
   for (; a.m - m0 >= least; m0 += M) correlate_row<M, N>(a, m0, 0, end);
 }
 
+// One step of a dot tile: `count` floats from x on (all of a vector, unless Partial) of M by N products.
+template <int M, int N, bool Partial>
+inline void dot_step(const float* l, const float* p, const int64_t* left, const int64_t* right, int64_t x,
+                     int count, Vec (&acc)[M][N]) {
+  Vec lv[M];
+  for (int r = 0; r < M; ++r)
+    lv[r] = Partial ? Vec::load_partial(l + left[r] + x, count) : Vec::load(l + left[r] + x);
+  for (int n = 0; n < N; ++n) {
+    const Vec pv = Partial ? Vec::load_partial(p + right[n] + x, count) : Vec::load(p + right[n] + x);
+    for (int r = 0; r < M; ++r) acc[r][n] = Vec::fma(lv[r], pv, acc[r][n]);
+  }
+}
+
 // One dot product per (row, column of the result), M by N of them at a time. A column is a (channel, tap)
 // pair.
 template <int M, int N>
-void dot_tile(const DotArgs& a, int64_t m0, int64_t column0) {
+void dot_tile(const DotArgs& a, int64_t m0, int64_t column0, int64_t image0, int64_t images) {
   constexpr int W = Vec::width;
   const int64_t columns = a.channels * a.taps;
   int64_t left[M], right[N];
@@ -93,44 +106,37 @@ void dot_tile(const DotArgs& a, int64_t m0, int64_t column0) {
   Vec acc[M][N];
   for (int r = 0; r < M; ++r)
     for (int n = 0; n < N; ++n) acc[r][n] = Vec::zero();
-  for (int64_t image = 0; image < a.images; ++image) {
-    for (int64_t segment = 0; segment < a.segments; ++segment) {
-      const float* l = a.left + image * a.left_image + segment * a.pitch;
-      const float* p = a.planes + image * a.plane_image + segment * a.pitch;
-      int64_t x = 0;
-      for (; x + W <= a.length; x += W) {
-        Vec lv[M];
-        for (int r = 0; r < M; ++r) lv[r] = Vec::load(l + left[r] + x);
-        for (int n = 0; n < N; ++n) {
-          const Vec pv = Vec::load(p + right[n] + x);
-          for (int r = 0; r < M; ++r) acc[r][n] = Vec::fma(lv[r], pv, acc[r][n]);
-        }
-      }
-      if (x < a.length) {
-        const int rest = static_cast<int>(a.length - x);
-        Vec lv[M];
-        for (int r = 0; r < M; ++r) lv[r] = Vec::load_partial(l + left[r] + x, rest);
-        for (int n = 0; n < N; ++n) {
-          const Vec pv = Vec::load_partial(p + right[n] + x, rest);
-          for (int r = 0; r < M; ++r) acc[r][n] = Vec::fma(lv[r], pv, acc[r][n]);
-        }
-      }
-    }
+  const float* l = a.left + image0 * a.left_image;
+  const float* p = a.planes + image0 * a.plane_image;
+  if (!a.row_by_row) {
+    for (int64_t image = 0; image < images; ++image, l += a.left_image, p += a.plane_image)
+      for (int64_t x = 0; x < a.length; x += W) dot_step<M, N, false>(l, p, left, right, x, W, acc);
+  } else {
+    for (int64_t image = 0; image < images; ++image, l += a.left_image, p += a.plane_image)
+      for (int64_t row = 0; row < a.rows; ++row)
+        for (int64_t x = 0; x < a.cols; x += W)
+          dot_step<M, N, true>(l, p, left, right, row * a.pitch + x, static_cast<int>(at_most(W, a.cols - x)),
+                               acc);
   }
   for (int r = 0; r < M && m0 + r < a.m; ++r) {
     for (int n = 0; n < N && column0 + n < columns; ++n) {
       const int64_t channel = (column0 + n) / a.taps, tap = (column0 + n) % a.taps;
       float* to = a.result + (m0 + r) * a.result_m + channel * a.result_channel + a.tap_weight[tap];
       const float value = acc[r][n].sum();
-      *to = a.accumulate ? *to + value : value;
+      *to = a.accumulate || image0 > 0 ? *to + value : value;
     }
   }
 }
 
 template <int M, int N>
 void dot_all(const DotArgs& a) {
-  for (int64_t m0 = 0; m0 < a.m; m0 += M)
-    for (int64_t column = 0; column < a.channels * a.taps; column += N) dot_tile<M, N>(a, m0, column);
+  // As many images at once as leave the planes that a tile reads in the first-level cache (32 KiB of floats).
+  const int64_t fitting = 8192 / (a.length * (M + 2));
+  const int64_t images = fitting < 1 ? 1 : fitting;
+  for (int64_t image = 0; image < a.images; image += images)
+    for (int64_t m0 = 0; m0 < a.m; m0 += M)
+      for (int64_t column = 0; column < a.channels * a.taps; column += N)
+        dot_tile<M, N>(a, m0, column, image, at_most(images, a.images - image));
 }
 
 }  // namespace

@@ -1,0 +1,235 @@
+"""The command line as a person uses it, on the digits, with next to no training."""
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+
+from lasfast import cli
+from lasfast.cli.display import WorkClock, format_seconds
+
+QUICK = ["--warm-up-epochs", "1", "--epochs-per-step", "1", "--standalone-epochs", "1", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def lasfast(monkeypatch, capsys):
+    """Run the program; return (exit status, standard output, standard error)."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["lasfast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A finished search, as `lasfast search nir --retrain` leaves it, and what it printed."""
+    directory = tmp_path_factory.mktemp("runs") / "nir"
+    with pytest.MonkeyPatch.context() as patch:
+        arguments = ["search", "nir", "--depth", "5", "--retrain", "-o", str(directory), *QUICK]
+        patch.setattr("sys.argv", ["lasfast", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert not end.value.code
+    return directory
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["search"],
+        *([name] for name in ("evaluate", "train", "dataset", "report", "info")),
+        ["search", "nir"],
+    ],
+)
+def test_every_help_page_explains_itself(lasfast, arguments: list[str]) -> None:
+    status, out, _ = lasfast(*arguments, "--help")
+    assert status == 0
+    if (len(arguments) == 1 and arguments != ["search"]) or len(arguments) == 2:
+        examples = out.partition("Examples")[2].partition("Options")[0]
+        assert f"lasfast {' '.join(arguments)}" in examples
+
+
+def test_a_search_leaves_all_it_says(searched, lasfast) -> None:
+    names = {
+        "journal.jsonl",
+        "result.json",
+        "search.png",
+        "checkpoint.safetensors",
+        "log.jsonl",
+        "config.json",
+    }
+    assert names <= {path.name for path in searched.iterdir()}
+    result = json.loads((searched / "result.json").read_text())
+    assert [int(depth) for depth in result["winners"]] == [4, 5]
+    best = result["best"]["text"]
+    network = torch.export.load(searched / f"{best}.pt2").module()
+    assert network(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+    assert (searched / "search.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_search_is_shown_again(searched, lasfast) -> None:
+    before = (searched / "journal.jsonl").read_bytes()
+    arguments = ["search", "nir", "--depth", 5, "--retrain", "-o", searched, *QUICK]
+    status, out, err = lasfast(*arguments)
+    assert status == 2
+    assert f"error: {searched} holds a study already; resume it" in err
+    status, out, err = lasfast(*arguments, "--resume")
+    assert status == 0, err
+    assert "images/s" not in out  # nothing was trained again
+    for text in ("step 1, depth 4: 3 candidates", "the winner of each depth", "searched", "written to"):
+        assert text in out
+    assert (searched / "journal.jsonl").read_bytes() == before
+
+
+def test_other_settings_do_not_resume(searched, lasfast) -> None:
+    status, _, err = lasfast("search", "nir", "--depth", 5, "-o", searched, *QUICK, "--seed", 1, "--resume")
+    assert status == 2
+    assert "seed" in err
+
+
+def test_plain_lines_say_where_training_is(lasfast, tmp_path) -> None:
+    status, out, _ = lasfast("search", "nir", "--depth", 4, "-o", tmp_path / "run", *QUICK)
+    assert status == 0
+    line = r"epoch 1/1  loss \d+\.\d+  accuracy +\d+\.\d %  \d+ images/s  (\d+:\d\d|-:--) left"
+    assert re.search("warm-up  " + line, out)
+    assert re.search("step 1/1  " + line, out)
+    assert "\x1b" not in out
+
+
+def test_quiet_prints_the_result_only(lasfast, tmp_path) -> None:
+    status, out, err = lasfast("search", "random", "--depth", 5, "--samples", 2, "-q", "-o", tmp_path, *QUICK)
+    assert (status, err) == (0, "")
+    assert re.fullmatch(r"best: \d-\d-\d  top-1 \d+\.\d %  1\.3 MFLOPs  0\.\d+ M params\n", out)
+
+
+def test_evaluate_measures_with_the_weights_of_the_run(searched, lasfast) -> None:
+    result = json.loads((searched / "result.json").read_text())
+    last = result["steps"][-1]
+    texts = ["-".join(map(str, one["architecture"])) for one in last]
+    status, out, err = lasfast("evaluate", *texts, "--run", searched, "--threads", 1)
+    assert status == 0, err
+    for text, one in zip(texts, last, strict=True):
+        assert re.search(rf"{text} +{100 * one['top1']:.1f} ±", out)
+
+
+def test_train_exports_and_tests(lasfast, tmp_path) -> None:
+    arguments = ["train", "1-1-1", "-o", tmp_path / "run", *QUICK]
+    status, out, err = lasfast(*arguments, "--test")
+    assert status == 0, err
+    assert re.search(r"test: top-1 \d+\.\d ± \d\.\d %, 355 images", out)
+    assert torch.export.load(tmp_path / "run" / "1-1-1.pt2").module()(torch.zeros(2, 1, 8, 8)).shape == (
+        2,
+        10,
+    )
+    status, _, err = lasfast(*arguments)
+    assert status == 2
+    assert "--resume" in err or "resume" in err
+
+
+def test_dataset_trains_every_assignment_and_compares(searched, lasfast, tmp_path) -> None:
+    status, out, err = lasfast(
+        "dataset", "--depths", "4", "-o", tmp_path / "table", "--compare", searched, *QUICK
+    )
+    assert status == 0, err
+    table = (tmp_path / "table" / "table.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table[1:]] == ["1-1-2", "1-2-1", "2-1-1"]
+    assert re.search(r"depth 4: 3 assignments, accuracy gap \(Eq\. 7\) \d+\.\d points", out)
+
+
+def test_report_draws_a_running_study_too(searched, lasfast, tmp_path) -> None:
+    (tmp_path / "journal.jsonl").write_bytes(
+        b"".join((searched / "journal.jsonl").read_bytes().splitlines(keepends=True)[:4])
+    )
+    status, out, err = lasfast("report", tmp_path, "--candidates", "--plot", tmp_path / "plot.svg")
+    assert status == 0, err
+    assert "(not finished)" in out
+    assert "<svg" in (tmp_path / "plot.svg").read_text()
+
+
+def test_info_says_what_is_here(lasfast) -> None:
+    status, out, _ = lasfast("info")
+    assert status == 0
+    for name in ("lasfast", "torch", "torchvision", "CPU kernels", "CUDA kernels", "GPUs"):
+        assert re.search(rf"^ *{name} ", out, re.MULTILINE)
+    facts = json.loads(lasfast("info", "--json")[1])
+    assert facts["torch"] == torch.__version__
+    assert facts["native"]["isa"]["compiled"]
+
+
+def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    status, out, _ = lasfast("info")
+    assert status == 0
+    assert "which does not import with torch" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "nir", "--supernet", "vgg"], "--supernet must be one of 'residual', 'plain'"),
+        (
+            ["search", "nir", "--max-layers", "3,3"],
+            "--max-layers must be one positive number for each of the 3",
+        ),
+        (["search", "nir", "--depth", "40", "--max-layers", "5"], "depth must be from 4"),
+        (["search", "nir", "--preset", "large"], "'large'; expected one of cifar100"),
+        (["search", "nir", "--data", "mnist2"], "name must be one of digits"),
+        (["search", "nir", "--data", "imagefolder:/nowhere"], "/nowhere"),
+        (["search", "nir", "--threads", "0"], "--threads must be 1 or more"),
+        (["search", "nir", "--device", "tpu"], "--device must be one of 'auto', 'cpu', 'cuda'"),
+        (["search", "nir", "--supernet", "plain", "--stem", "cifar"], "the plain network has none"),
+        (["search", "random", "--samples", "0"], "samples"),
+        (["dataset", "--depths", "6-4"], "--depths must be a depth or a range"),
+        (["dataset", "--depths", "x"], "--depths must be a depth or a range"),
+        (["train", "2-2"], "ASSIGNMENT must be one positive number for each of the 3 groups"),
+        (["evaluate", "1-1-1", "--run", "/nowhere"], "/nowhere holds no run"),
+        (["report", "/nowhere"], "/nowhere holds no study"),
+    ],
+)
+def test_mistakes_are_named_in_a_line(lasfast, tmp_path, monkeypatch, arguments, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = lasfast(*arguments)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())  # nothing was written before the mistake was found
+
+
+def test_the_traceback_is_there_for_who_asks(lasfast, monkeypatch) -> None:
+    monkeypatch.setenv("LASFAST_TRACEBACK", "1")
+    monkeypatch.setattr("sys.argv", ["lasfast", "report", "/nowhere"])
+    with pytest.raises(FileNotFoundError):
+        cli.main()
+
+
+def test_version(lasfast) -> None:
+    assert lasfast("--version")[1].strip() == "0.1.0"
+
+
+def test_time_left_follows_the_work(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    clock = WorkClock([10.0, 30.0, 60.0])
+    assert format_seconds(clock.left(0, 0.5)) == "-:--"  # no work seen yet to go by
+    now[0] += 5  # 5 units of work in 5 seconds
+    assert clock.left(0, 1.0) == pytest.approx(90)
+    now[0] += 30
+    assert clock.left(1, 1.0) == pytest.approx(60)
+    assert format_seconds(clock.left(5, 0.1)) == "-:--"
+    assert format_seconds(3723.9) == "1:02:03"

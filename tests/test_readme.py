@@ -1,0 +1,101 @@
+"""What the README shows works as shown."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+import lasfast
+from lasfast import cli
+from lasfast.train import settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """One epoch of everything, one thread, in an empty folder."""
+    small = settings.PRESETS["small"].replace(warm_up_epochs=1, epochs_per_step=1)
+    monkeypatch.setitem(settings.PRESETS, "small", small)
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_example_runs_and_the_plain_pytorch_says_the_same(quick, capsys) -> None:
+    names: dict = {}
+    exec(BLOCKS[0], names)
+    assert re.match(r"\d-\d-\d  top-1 \d+\.\d %  \d\.\d MFLOPs  0\.\d\d M params", capsys.readouterr().out)
+    assert (Path("runs/nir") / "result.json").exists()
+    architecture, evaluator = names["result"].best.architecture, names["evaluator"]
+    assert sum(architecture) == 12
+    validation_images, validation_labels = names["data"].validation
+    calibration = names["data"].calibration
+    plain = {
+        "torch": torch,
+        "supernet": names["supernet"],
+        "architecture": architecture,
+        "calibration_batches": calibration.tensor_split(8),
+        "validation_images": validation_images,
+        "validation_labels": validation_labels,
+    }
+    with torch.no_grad():
+        exec(BLOCKS[1], plain)
+    [measurement] = evaluator([architecture])
+    assert int(plain["right"].sum()) == round(measurement.top1 * measurement.images)
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test"} <= set(re.findall(r"^    make (\w+)", README, re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    (lasfast .*?) +#", README, re.MULTILINE))
+def test_every_command_takes_its_options(line: str, monkeypatch, capsys) -> None:
+    words = shlex.split(line)
+    monkeypatch.setattr("sys.argv", [*words, "--help"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    page = capsys.readouterr().out
+    for word in words:
+        assert not word.startswith("--") or word in page
+
+
+def test_every_link_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def test_the_front_door_has_what_it_names() -> None:
+    for name in lasfast.__all__:
+        getattr(lasfast, name)
+    for name in re.findall(r"`lasfast\.(\w+)`", README):
+        assert hasattr(lasfast, name), name
+
+
+def test_the_figures_are_those_of_the_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "nir-cifar10.json").read_text())
+    text = " ".join(README.partition("[The record]")[2].partition("\n## ")[0].split())
+    winner = record["winners"]["9"]
+    assert f"{record['options']['limit']:,} CIFAR-10 images" in text
+    assert f"{record['options']['validation']:,} others for validation" in text
+    assert f"in {round(record['seconds']['total'] / 60)} minutes on one thread" in text
+    assert record["options"]["threads"] == 1
+    assert f"{round(record['seconds']['evaluation'])} seconds of which" in text
+    assert f"winner of depth 9 is {winner['text']}, top-1 {100 * winner['top1']:.1f} ± 0.6 %" in text
+    for depth, comparison in record["one_shot_against_stand_alone"].items():
+        if depth == "depth 4":
+            assert f"Kendall's tau {comparison['kendall_tau']:.1f}" in text
+            assert f"accuracy gap {100 * comparison['gap']:.1f} points" in text
+        elif depth == "depth 9":
+            assert f"tau is {comparison['kendall_tau']:.2f}" in text

@@ -2,8 +2,8 @@
 //
 // An item is one operation on a few images. Calibration takes the operations level by level; all items of a
 // level are shared out among the threads as they come, each writing its partial statistics to a place of its
-// own; then one thread merges those of an operation in the order of images. Prediction gives each thread
-// whole blocks of images, small enough that its activations stay in cache.
+// own; whoever does the last item of an operation merges them, in the order of images. Prediction gives each
+// thread whole blocks of images, small enough that its activations stay in cache.
 #include "lasfast/schedule.h"
 
 #include <cmath>
@@ -220,7 +220,8 @@ int64_t schedule_scratch_bytes_cpu(const ScheduleTables& t, Storage storage, Isa
       partial = std::max(partial, floats);
     }
   }
-  return threads * thread_bytes(t, storage, isa, images) + partial * int64_t{sizeof(float)} + scratch_line;
+  return threads * thread_bytes(t, storage, isa, images) + partial * int64_t{sizeof(float)} +
+         t.operation_count * int64_t{sizeof(int64_t)};
 }
 
 Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa, int threads,
@@ -234,7 +235,9 @@ Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa,
   if (misaligned(arena) || misaligned(scratch)) return invalid("arena or scratch is missing or not aligned");
   const int64_t own_bytes = thread_bytes(t, storage, isa, images), levels = last_level(t) + 1;
   auto* const scratches = static_cast<char*>(scratch);
-  auto* const partials = reinterpret_cast<float*>(scratches + threads * own_bytes);
+  auto* const finished = reinterpret_cast<int64_t*>(scratches + threads * own_bytes);  // items, by operation
+  auto* const partials = reinterpret_cast<float*>(finished + t.operation_count);
+  std::fill_n(finished, t.operation_count, 0);
   const Pass pass{t, storage, isa, images};
 
 #pragma omp parallel num_threads(threads)
@@ -253,18 +256,11 @@ Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa,
           args.partial = op.statistics < 0 ? nullptr : partial + item * 2 * op.out_channels;
           pass.run(op, args, arena, item * group, std::min(group, images - item * group), images_nchw,
                    nullptr);
+          if (op.statistics < 0) continue;
+          if (__atomic_add_fetch(finished + i, 1, __ATOMIC_ACQ_REL) == items)
+            merge(t, op, partial, items, group, images);
         }
         if (op.statistics >= 0) partial += items * 2 * op.out_channels;
-      }
-#pragma omp barrier
-      partial = partials;
-      for (int64_t i = 0; i < t.operation_count; ++i) {
-        const Operation& op = t.operations[i];
-        if (op.level != level || op.leaf >= 0 || op.statistics < 0) continue;
-        const int64_t group = group_of(t, op, storage, isa, images), items = divide_up(images, group);
-#pragma omp single nowait
-        merge(t, op, partial, items, group, images);
-        partial += items * 2 * op.out_channels;
       }
 #pragma omp barrier
     }

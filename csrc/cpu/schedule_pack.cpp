@@ -21,7 +21,7 @@ uint16_t to_bf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-// The weight as [out][row][column][channel of a cell]; zero where there is none.
+// The weight as [out][row][column][channel of a cell].
 struct Source {
   const DensePlan& plan;
   const Operation& op;
@@ -29,12 +29,16 @@ struct Source {
   const float* weight;
   const int64_t* stride;
 
-  float operator()(int64_t out, int64_t row, int64_t column, int64_t channel) const {
-    if (out >= op.out_channels || channel >= plan.channels) return 0.f;
+  // Elements from an output channel's first to this one; -1 where there is none.
+  int64_t place(int64_t row, int64_t column, int64_t channel) const {
+    if (channel >= plan.channels) return -1;
     if (plan.depthwise) channel = 0;
     if (plan.flatten)  // positions last in torch's order, first in ours
       channel = channel % input.channels * input.height * input.width + channel / input.channels;
-    return weight[out * stride[0] + channel * stride[1] + row * stride[2] + column * stride[3]];
+    return channel * stride[1] + row * stride[2] + column * stride[3];
+  }
+  float operator()(int64_t out, int64_t place) const {
+    return out < op.out_channels && place >= 0 ? weight[out * stride[0] + place] : 0.f;
   }
 };
 
@@ -44,30 +48,38 @@ void pack_vectors(const Source& source, int64_t width, float* packed) {
     const int64_t block = plan.depthwise || source.op.out_channels - o <= width ? width : 2 * width;
     for (int64_t r = 0; r < plan.kernel; ++r)
       for (int64_t s = 0; s < plan.kernel; ++s)
-        for (int64_t c = 0; c < (plan.depthwise ? 1 : plan.channels); ++c)
-          for (int64_t i = 0; i < block; ++i) *packed++ = source(o + i, r, s, c);
+        for (int64_t c = 0; c < (plan.depthwise ? 1 : plan.channels); ++c) {
+          const int64_t place = source.place(r, s, c);
+          for (int64_t i = 0; i < block; ++i) *packed++ = source(o + i, place);
+        }
     o += block;
   }
 }
 
-// What a step's value number k is multiplied by.
-float tile_weight(const Source& source, int64_t out, int64_t step, int64_t k) {
+// What a step's value number k is multiplied by: a weight, times a factor.
+struct Factor {
+  int64_t place;
+  float factor;
+};
+
+Factor tile_factor(const Source& source, int64_t step, int64_t k) {
   const DensePlan& plan = source.plan;
   const int64_t kernel = plan.kernel;
   if (plan.cells.mode == CellMode::gathered) {
     const int64_t index = step * tile_depth + k, tap = index / plan.channels;
-    return tap < kernel * kernel ? source(out, tap / kernel, tap % kernel, index % plan.channels) : 0.f;
+    if (tap >= kernel * kernel) return {-1, 1.f};
+    return {source.place(tap / kernel, tap % kernel, index % plan.channels), 1.f};
   }
   if (plan.cells.mode == CellMode::direct) {
     const int64_t taps = kernel * kernel, tap = step % taps;
-    return source(out, tap / kernel, tap % kernel, step / taps * tile_depth + k);
+    return {source.place(tap / kernel, tap % kernel, step / taps * tile_depth + k), 1.f};
   }
   // Columns in pairs. Where their number is odd the last but one is in two pairs, half in each, which is
   // exact; a zero weight there would turn an infinite input beyond the window into NaN.
   const int64_t pair = step % plan.pairs(), row = step / plan.pairs();
   const int64_t column = std::min(2 * pair, kernel - 2) + k / paired_channels;
-  const float value = source(out, row, column, k % paired_channels);
-  return kernel % 2 == 1 && column == kernel - 2 ? 0.5f * value : value;
+  return {source.place(row, column, k % paired_channels),
+          kernel % 2 == 1 && column == kernel - 2 ? 0.5f : 1.f};
 }
 
 int64_t tile_steps(const DensePlan& plan) {
@@ -80,9 +92,13 @@ void pack_tiles(const Source& source, uint16_t* packed) {
   const int64_t steps = tile_steps(source.plan);
   for (int64_t o = 0; o < source.op.out_channels; o += tile_cells)
     for (int64_t step = 0; step < steps; ++step)
-      for (int64_t pair = 0; pair < tile_depth / 2; ++pair)
-        for (int64_t i = 0; i < tile_cells; ++i)
-          for (int64_t k = 0; k < 2; ++k) *packed++ = to_bf16(tile_weight(source, o + i, step, 2 * pair + k));
+      for (int64_t k = 0; k < tile_depth; k += 2) {
+        const Factor first = tile_factor(source, step, k), second = tile_factor(source, step, k + 1);
+        for (int64_t i = o; i < o + tile_cells; ++i) {
+          *packed++ = to_bf16(first.factor * source(i, first.place));
+          *packed++ = to_bf16(second.factor * source(i, second.place));
+        }
+      }
 }
 
 }  // namespace

@@ -46,7 +46,9 @@ def test_an_unknown_instruction_set_is_an_error_before_any_work(monkeypatch: pyt
     from lasfast.ops import sliced_conv2d
 
     monkeypatch.setenv("LASFAST_ISA", "avx1024")
-    with pytest.raises(ValueError, match="LASFAST_ISA is 'avx1024', expected one of generic, avx2, avx512, amx"):
+    with pytest.raises(
+        ValueError, match="LASFAST_ISA is 'avx1024', expected one of generic, avx2, avx512, amx"
+    ):
         sliced_conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3), 1, 1)
 
 

@@ -10,13 +10,14 @@ ONE_THREAD := OMP_NUM_THREADS=1
 BENCH_ARGS ?=
 
 VENV := .venv
+SANITIZED := build/sanitize
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f)
 NATIVE_CODE := $(filter %.h %.hpp %.cuh %.cpp %.cu,$(NATIVE))
 PYTHON_CODE := $(wildcard lasfast tests examples benchmarks setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test sanitize lint format bench clean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,20 @@ demo: $(VENV)/.package  ## install, then search layer assignments for handwritte
 
 test: $(VENV)/.test  ## run the test-suite (TEST_ARGS="-m slow" for the slow tests)
 	$(ONE_THREAD) $(BIN)/python -m pytest $(TEST_ARGS)
+
+# A copy of the package with a module of its own, so that the one in use stays as it is. `python -m pytest` would
+# look in this directory first. Python itself leaks.
+sanitize: $(VENV)/.test  ## run the tests of single operations on native code built with sanitizers
+	$(BIN)/python -m pip install cmake ninja pybind11
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -G Ninja -S . -B $(SANITIZED)/native -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DLASFAST_SANITIZE=ON -DLASFAST_CUDA=OFF -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" \
+	  -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(SANITIZED)/native
+	rm -rf $(SANITIZED)/site && mkdir -p $(SANITIZED)/site && cp -R lasfast $(SANITIZED)/site
+	rm -f $(SANITIZED)/site/lasfast/_C*.so && cp $(SANITIZED)/native/_C*.so $(SANITIZED)/site/lasfast
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/site \
+	  $(BIN)/pytest -p no:cacheprovider tests/ops/test_schedule_kernels.py $(TEST_ARGS)
 
 lint: $(VENV)/.lint  ## check style and types, change nothing
 	$(BIN)/ruff check $(PYTHON_CODE)

@@ -1,5 +1,5 @@
 # ruff: noqa: N999
-# What csrc/bindings/module.cpp offers. Addresses are data_ptr() values, strides are in elements.
+# What csrc/bindings/ offers. Addresses are data_ptr() values, strides are in elements.
 from collections.abc import Sequence
 
 cuda: bool
@@ -13,6 +13,72 @@ def cuda_archs() -> list[str]: ...
 def cuda_runtime_version() -> int: ...
 def cuda_driver_version() -> int: ...
 def cuda_device_count() -> int: ...
+
+# Addresses of arrays that mirror the records of csrc/include/lasfast/schedule.h; 0 where there is none.
+class ScheduleTables:
+    def __init__(
+        self,
+        values: int,
+        value_count: int,
+        norms: int,
+        norm_count: int,
+        operations: int,
+        operation_count: int,
+        weights: int,
+        weight_bytes: int,
+        biases: int,
+        bias_count: int,
+        gamma: int,
+        beta: int,
+        scale: int,
+        shift: int,
+        mean: int,
+        variance: int,
+        channel_count: int,
+    ) -> None: ...
+
+def schedule_packed_bytes(operation: int, input: int, storage: int, isa: int) -> int: ...
+def schedule_pack(
+    operation: int,
+    input: int,
+    storage: int,
+    isa: int,
+    weight: int,
+    weight_stride: Sequence[int],
+    packed: int,
+) -> None: ...
+def schedule_scratch_bytes(
+    tables: ScheduleTables,
+    storage: int,
+    isa: int,
+    images: int,
+    threads: int,
+    calibration: bool,
+) -> int: ...
+def schedule_calibrate(
+    tables: ScheduleTables,
+    storage: int,
+    isa: int,
+    threads: int,
+    images_nchw: int,
+    images: int,
+    arena: int,
+    arena_bytes: int,
+    scratch: int,
+) -> None: ...
+def schedule_predict(
+    tables: ScheduleTables,
+    storage: int,
+    isa: int,
+    threads: int,
+    images_nchw: int,
+    images: int,
+    block: int,
+    arenas: int,
+    arena_bytes: int,
+    scratch: int,
+    logits: int,
+) -> None: ...
 
 class Pass:
     forward: Pass

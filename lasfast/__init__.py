@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from lasfast import costs, data, engine, nn, ops, ranking, searchers, spaces, supernets, train
     from lasfast.evaluate import Evaluator
     from lasfast.measurement import Measurement
+    from lasfast.recalibrate import calibrate
     from lasfast.study import Study
 
 _MODULES = ("costs", "data", "engine", "nn", "ops", "ranking", "searchers", "spaces", "supernets", "train")
-_CLASSES = {
+_OBJECTS = {
     "Evaluator": "lasfast.evaluate",
     "Measurement": "lasfast.measurement",
     "Study": "lasfast.study",
+    "calibrate": "lasfast.recalibrate",
 }
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Measurement",
     "Study",
     "__version__",
+    "calibrate",
     "costs",
     "data",
     "engine",
@@ -42,11 +45,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the submodule, or the class's module, on first access."""
+    """Import the submodule, or the module of the class or function, on first access."""
     if name in _MODULES:
         return importlib.import_module(f"lasfast.{name}")
-    if name in _CLASSES:
-        return getattr(importlib.import_module(_CLASSES[name]), name)
+    if name in _OBJECTS:
+        return getattr(importlib.import_module(_OBJECTS[name]), name)
     raise AttributeError(f"module 'lasfast' has no attribute {name!r}")
 
 

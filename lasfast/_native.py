@@ -2,7 +2,7 @@
 
 Importing this never fails for want of the module; :func:`load` does, with what to do about it.
 
-``LASFAST_ISA=generic|avx2|avx512`` forces the CPU kernels' instruction set. It is read at every call, so
+``LASFAST_ISA=generic|avx2|avx512|amx`` forces the CPU kernels' instruction set. It is read at every call, so
 tests can go through all of them in one process.
 """
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import random
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from lasfast.engine import CONVENTIONS, Plan, TorchBackend
-from lasfast.engine.torch_backend import NodeStatistics
+from lasfast.engine import CONVENTIONS, Backend, NativeBackend, NotLowerableError, Plan, TorchBackend
+from lasfast.engine.backend import NodeStatistics
+from lasfast.engine.lowering import lower
+from lasfast.engine.native_backend import why_missing
 from lasfast.measurement import Measurement
 from lasfast.spaces import Architecture
 from lasfast.supernets import Path, Supernet
@@ -25,8 +29,11 @@ Calibration = Tensor | Iterable[Any]
 Validation = tuple[Tensor, Tensor] | Iterable[Any]
 """(images [N, C, H, W], labels [N]), or a loader of such pairs."""
 
-BACKENDS = ("auto", "torch")
+BACKENDS = ("auto", "torch", "native")
 PRECISIONS = ("fp32", "bf16")
+
+T = TypeVar("T")
+logger = logging.getLogger("lasfast")
 
 
 class Evaluator:
@@ -38,8 +45,9 @@ class Evaluator:
             tensor is cut into batches of nearly equal size, at most `calibration_batch`; a loader's batches
             are taken as they are. All architectures see the same batches in the same order.
         validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs.
-        backend: "torch" (the reference), or "auto" for the fastest there is.
-        precision: "fp32", or "bf16" for bfloat16 autocast.
+        backend: "native" (the compiled module, CPU only), "torch" (the reference, runs anything anywhere), or
+            "auto": native where it can run this supernet, else torch.
+        precision: "fp32", or "bf16": torch's bfloat16 autocast, or values and weights stored in bfloat16.
         statistics: which statistics are kept for prediction: "cumulative", "ema" or "batch_mean"
             (see `lasfast.engine.statistics`).
         memory_budget: bytes of activations to stay within, or None. Architectures are evaluated in
@@ -75,7 +83,6 @@ class Evaluator:
         self.supernet = supernet
         self.statistics_convention = statistics
         self.memory_budget = memory_budget
-        self.backend = TorchBackend(supernet, precision)
         self.calibration_batch, self.validation_batch = calibration_batch, validation_batch
         self.calibration, self.validation = calibration, validation
         if isinstance(calibration, Tensor):
@@ -86,8 +93,9 @@ class Evaluator:
             raise ValueError("calibration gave no batch of images")
         self.image_shape = tuple(first.shape[1:])
         # What plans are cut for: a loader's batches are as large as its first.
-        largest = calibration_batch if isinstance(calibration, Tensor) else len(first)
-        self._images_per_pass = max(largest, validation_batch)
+        self._largest = min(calibration_batch, len(first)) if isinstance(calibration, Tensor) else len(first)
+        self._wanted = backend
+        self.backend = self._choose_backend(precision)
 
     def __call__(self, architectures: Sequence[Architecture]) -> list[Measurement]:
         """Return a measurement for each architecture, in order.
@@ -100,11 +108,8 @@ class Evaluator:
         }
         if not paths:
             return []
-        itemsize = self.backend.itemsize
         plan = Plan(list(dict.fromkeys(paths.values())))
-        tallies: dict[Path, Tally] = {}
-        for chunk in plan.chunks(self.memory_budget, self.image_shape, self._images_per_pass, itemsize):
-            tallies |= self._predict(chunk, self._calibrate(chunk))
+        tallies = self._guarded(lambda: self._measure(plan))
         measured = {
             architecture: tallies[path].measurement(architecture) for architecture, path in paths.items()
         }
@@ -113,7 +118,8 @@ class Evaluator:
     def statistics(self, architecture: Architecture) -> Statistics:
         """Return the calibrated BatchNorm statistics of one architecture: module -> (mean, variance)."""
         plan = Plan([self.supernet.path(architecture)])
-        return {name: one for node in self._calibrate(plan) for name, one in node.items()}
+        nodes = self._guarded(lambda: self._calibrate(plan))
+        return {name: one for node in nodes for name, one in node.items()}
 
     def extract(self, architecture: Architecture) -> fx.GraphModule:
         """Return the stand-alone network with its inherited weights, calibrated and ready to predict."""
@@ -132,17 +138,73 @@ class Evaluator:
             "validation_batch": self.validation_batch,
         }
 
+    def _choose_backend(self, precision: str) -> Backend:
+        """Return the backend that was asked for, or the fastest that can run this supernet."""
+        reference = TorchBackend(self.supernet, precision)
+        if self._wanted == "torch":
+            return reference
+        why = why_missing(self._device)
+        if why is None:
+            try:
+                lower(Plan(self._samples()), self.image_shape, calibration=False)
+            except NotLowerableError as error:
+                why = str(error)
+            except ValueError:
+                pass  # images too small for some architectures: whoever asks for one of them is told
+        if why is None:
+            return NativeBackend(self.supernet, precision, self.memory_budget)
+        if self._wanted == "native":
+            raise ValueError(f"backend 'native' cannot run this supernet: {why}; take 'torch' or 'auto'")
+        return reference
+
+    def _samples(self) -> list[Path]:
+        """Return paths that between them should reach every kind of layer."""
+        space, rng = self.supernet.space, random.Random(0)
+        deepest = getattr(space, "deepest", None)
+        chosen = [deepest] if deepest is not None else [space.sample(rng) for _ in range(8)]
+        return [self.supernet.path(architecture) for architecture in chosen]
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        """Do the work; where "auto" meets a layer that only torch can run, change to torch for good."""
+        try:
+            return work()
+        except NotLowerableError as error:
+            if self._wanted == "native":
+                raise ValueError(
+                    f"backend 'native' cannot run this supernet: {error}; take 'torch'"
+                ) from error
+            logger.warning("lasfast goes on with PyTorch's operators: %s", error)
+            self.backend = TorchBackend(self.supernet, self.backend.precision)
+            return work()
+
+    def _measure(self, plan: Plan) -> dict[Path, Tally]:
+        """Calibrate and predict in chunks that fit in the budget."""
+
+        def cost(part: Plan) -> int:
+            return self.backend.peak_bytes(part, self.image_shape, self._largest)
+
+        tallies: dict[Path, Tally] = {}
+        for chunk in plan.chunks(self.memory_budget, cost):
+            tallies |= self._predict(chunk, self._calibrate(chunk))
+        return tallies
+
     def _calibrate(self, plan: Plan) -> list[NodeStatistics]:
         return self.backend.calibrate(plan, self._calibration_batches(), self.statistics_convention)
 
     def _predict(self, plan: Plan, statistics: list[NodeStatistics]) -> dict[Path, Tally]:
         batch = self.validation_batch
         if self.memory_budget is not None:
-            per_image = plan.peak_bytes(self.image_shape, 1, self.backend.itemsize)
-            batch = max(1, min(batch, self.memory_budget // per_image))
+            batch = min(batch, self.backend.prediction_batch(plan, self.image_shape, self.memory_budget))
         tallies = [Tally() for _ in plan.paths]
-        for images, labels in batches(self.validation, batch, self._device):
-            outputs = self.backend.predict(plan, statistics, images)
+        waiting: list[Tensor] = []
+
+        def images_of_batches() -> Iterator[Tensor]:
+            for images, labels in batches(self.validation, batch, self._device):
+                waiting.append(labels)
+                yield images
+
+        for outputs in self.backend.predict_batches(plan, statistics, images_of_batches()):
+            labels = waiting.pop(0)
             for tally, leaf in zip(tallies, plan.leaves, strict=True):
                 tally.add(outputs[leaf], labels)
         return dict(zip(plan.paths, tallies, strict=True))

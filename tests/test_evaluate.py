@@ -4,15 +4,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 import lasfast
 from lasfast import supernets
+from lasfast.engine import NativeBackend, TorchBackend
+from lasfast.engine.native_backend import why_missing
 from lasfast.evaluate import evaluate_network
+from lasfast.supernets import LayerBuilder
 
+MISSING = why_missing(torch.device("cpu"))
+needs_native = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
 ARCHITECTURES = [(1, 1, 2), (1, 2, 1), (2, 1, 1), (2, 2, 2), (1, 1, 1)]
+
+
+@pytest.fixture(params=["torch", pytest.param("native", marks=needs_native)])
+def backend(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +42,10 @@ def validation() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(41, 3, 12, 12, generator=generator), torch.randint(0, 7, (41,), generator=generator)
 
 
-def test_a_measurement_is_what_the_extracted_network_gives(supernet, calibration, validation) -> None:
-    evaluator = lasfast.Evaluator(supernet, calibration, validation, calibration_batch=8)
+def test_a_measurement_is_what_the_extracted_network_gives(
+    supernet, calibration, validation, backend: str
+) -> None:
+    evaluator = lasfast.Evaluator(supernet, calibration, validation, backend, calibration_batch=8)
     images, labels = validation
     for architecture, measurement in zip(ARCHITECTURES, evaluator(ARCHITECTURES), strict=True):
         network = supernet.extract(architecture)
@@ -55,16 +67,20 @@ def test_a_measurement_is_what_the_extracted_network_gives(supernet, calibration
         np.testing.assert_array_equal(measurement.right(), right.numpy())
 
 
-@settings(deadline=None, max_examples=15)
+@settings(
+    deadline=None,
+    max_examples=15,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+)
 @given(
     chosen=st.lists(st.sampled_from(ARCHITECTURES), min_size=1, max_size=6),
     budget=st.sampled_from([None, 1, 100_000, 1_000_000, 3_000_000]),
     batch=st.sampled_from([3, 7, 50]),
 )
 def test_neither_company_nor_budget_changes_a_result(
-    supernet, calibration, validation, chosen: list[tuple[int, ...]], budget: int | None, batch: int
+    supernet, calibration, validation, backend, chosen: list[tuple[int, ...]], budget: int | None, batch: int
 ) -> None:
-    options = {"calibration_batch": 6, "validation_batch": batch}
+    options = {"calibration_batch": 6, "validation_batch": batch, "backend": backend}
     together = lasfast.Evaluator(supernet, calibration, validation, memory_budget=budget, **options)(chosen)
     alone = lasfast.Evaluator(supernet, calibration, validation, **options)
     for architecture, measurement in zip(chosen, together, strict=True):
@@ -76,46 +92,48 @@ def test_neither_company_nor_budget_changes_a_result(
             assert measurement == expected
 
 
-def test_loaders_give_what_tensors_give(supernet, calibration, validation) -> None:
+def test_loaders_give_what_tensors_give(supernet, calibration, validation, backend: str) -> None:
     tensors = lasfast.Evaluator(
-        supernet, calibration[:20], validation, calibration_batch=10, validation_batch=9
+        supernet, calibration[:20], validation, backend, calibration_batch=10, validation_batch=9
     )
     loaders = lasfast.Evaluator(
         supernet,
         DataLoader(TensorDataset(calibration[:20], torch.zeros(20)), batch_size=10),
         DataLoader(TensorDataset(*validation), batch_size=9),
+        backend,
     )
     assert loaders(ARCHITECTURES) == tensors(ARCHITECTURES)
     assert loaders(ARCHITECTURES[:1]) == tensors(ARCHITECTURES[:1])  # a loader is read again
 
 
-def test_extract_gives_the_measured_network(supernet, calibration, validation) -> None:
-    evaluator = lasfast.Evaluator(supernet, calibration, validation)
+def test_extract_gives_the_measured_network(supernet, calibration, validation, backend: str) -> None:
+    evaluator = lasfast.Evaluator(supernet, calibration, validation, backend)
     network = evaluator.extract((2, 1, 1))
     assert not network.training
     [expected] = evaluator([(2, 1, 1)])
-    assert evaluate_network(network, validation, (2, 1, 1)) == expected
+    measured = evaluate_network(network, validation, (2, 1, 1))
+    assert measured.correct == expected.correct
+    assert measured.loss == pytest.approx(expected.loss, rel=1e-5 if backend == "native" else 0)
 
 
-def test_nothing_asked_nothing_done(supernet, calibration, validation) -> None:
-    assert lasfast.Evaluator(supernet, calibration, validation)([]) == []
+def test_nothing_asked_nothing_done(supernet, calibration, validation, backend: str) -> None:
+    assert lasfast.Evaluator(supernet, calibration, validation, backend)([]) == []
 
 
-def test_nan_is_never_right(calibration, validation) -> None:
+def test_nan_is_never_right(calibration, validation, backend: str) -> None:
     supernet = supernets.ResidualNet((1, 1, 1), 7)
     with torch.no_grad():
         supernet.get_parameter("classifier.fc.bias").fill_(float("nan"))
     images = validation[0]
-    [measurement] = lasfast.Evaluator(supernet, calibration, (images, torch.zeros(41, dtype=torch.int64)))(
-        [(1, 1, 1)]
-    )
+    labels = torch.zeros(41, dtype=torch.int64)
+    [measurement] = lasfast.Evaluator(supernet, calibration, (images, labels), backend)([(1, 1, 1)])
     assert (measurement.top1, measurement.top5) == (0, 0)
     assert np.isnan(measurement.loss)
 
 
-def test_the_supernets_buffers_stay(supernet, calibration, validation) -> None:
+def test_the_supernets_buffers_stay(supernet, calibration, validation, backend: str) -> None:
     before = copy.deepcopy(supernet.state_dict())
-    lasfast.Evaluator(supernet, calibration, validation)(ARCHITECTURES)
+    lasfast.Evaluator(supernet, calibration, validation, backend)(ARCHITECTURES)
     assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
 
 
@@ -126,11 +144,85 @@ def test_describe_tells_settings_and_images_apart(supernet, calibration, validat
     assert describe != lasfast.Evaluator(supernet, calibration, validation, statistics="ema").describe()
 
 
+class Gated(supernets.ResidualNet):
+    """Has a module of its own in its third group, which no native operation stands for."""
+
+    def __init__(self, *, everywhere: bool = True) -> None:
+        self.everywhere = everywhere
+        super().__init__((2, 2, 2), 7)
+
+    def create_modules(self, *paths) -> None:
+        self.add_opaque("gate.module", torch.nn.Hardtanh())
+        super().create_modules(*paths)
+
+    def group_end(self, group: int) -> supernets.Path:
+        if group < 2:
+            return ()
+        block = LayerBuilder("gate", 64)
+        block.opaque("module", block.input, 64)
+        return (block.build(),)
+
+    def path(self, architecture) -> supernets.Path:
+        path = super().path(architecture)
+        deep = self.everywhere or tuple(architecture) == (1, 1, 1)
+        return path if deep else tuple(layer for layer in path if layer.name != "gate")
+
+
+@needs_native
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_auto_takes_native_where_it_can(supernet, calibration, validation, precision: str) -> None:
+    assert isinstance(
+        lasfast.Evaluator(supernet, calibration, validation, precision=precision).backend, NativeBackend
+    )
+    evaluator = lasfast.Evaluator(Gated(), calibration, validation, precision=precision)
+    assert isinstance(evaluator.backend, TorchBackend)
+    assert evaluator.describe()["backend"] == "torch"
+    assert len(evaluator(ARCHITECTURES)) == len(ARCHITECTURES)
+
+
+@needs_native
+def test_auto_changes_to_torch_when_it_meets_what_native_cannot_run(calibration, validation, caplog) -> None:
+    supernet = Gated(everywhere=False)
+    evaluator = lasfast.Evaluator(supernet, calibration, validation)
+    assert isinstance(evaluator.backend, NativeBackend)
+    expected = lasfast.Evaluator(supernet, calibration, validation, "torch")(ARCHITECTURES)
+    assert evaluator(ARCHITECTURES) == expected
+    assert isinstance(evaluator.backend, TorchBackend)
+    assert "layer 'gate': Opaque" in caplog.text
+
+
+@needs_native
+def test_native_says_what_it_cannot_run(calibration, validation) -> None:
+    with pytest.raises(ValueError, match=r"backend 'native' cannot run this.*layer 'gate': Opaque: has no"):
+        lasfast.Evaluator(Gated(), calibration, validation, "native")
+    evaluator = lasfast.Evaluator(Gated(everywhere=False), calibration, validation, "native")
+    assert len(evaluator([(2, 2, 2)])) == 1
+    with pytest.raises(ValueError, match=r"backend 'native' cannot run this.*layer 'gate': Opaque: has no"):
+        evaluator(ARCHITECTURES)
+
+
+def test_without_the_compiled_module_auto_is_torch(supernet, calibration, validation, monkeypatch) -> None:
+    monkeypatch.setattr("lasfast._native._C", None)
+    assert isinstance(lasfast.Evaluator(supernet, calibration, validation).backend, TorchBackend)
+    with pytest.raises(ValueError, match="compiled module is missing"):
+        lasfast.Evaluator(supernet, calibration, validation, "native")
+
+
+@needs_native
+def test_the_workspace_stays_within_the_budget(supernet, calibration, validation) -> None:
+    budget = 2_000_000
+    options = {"calibration_batch": 6, "memory_budget": budget}
+    evaluator = lasfast.Evaluator(supernet, calibration, validation, "native", **options)
+    evaluator(list(supernet.space.enumerate()))
+    assert isinstance(evaluator.backend, NativeBackend)
+    assert 0 < evaluator.backend.held_bytes <= budget
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"supernet": torch.nn.Linear(1, 1)}, TypeError, "supernet must be a lasfast Supernet, got Linear"),
-        ({"backend": "fast"}, ValueError, "backend must be one of 'auto', 'torch', got 'fast'"),
+        ({"backend": "fast"}, ValueError, "backend must be one of 'auto', 'torch', 'native', got 'fast'"),
         ({"precision": "fp16"}, ValueError, "precision must be one of 'fp32', 'bf16', got 'fp16'"),
         ({"statistics": "mean"}, ValueError, "statistics must be one of 'cumulative', 'ema', 'batch_mean'"),
         ({"memory_budget": 0}, ValueError, "memory_budget must be a positive int, got 0"),

@@ -31,6 +31,7 @@ ARROWS = {
     "costs": ["supernets.layers", "spaces"],
     "engine": ["supernets", "ops"],
     "evaluate": ["engine", "measurement"],
+    "recalibrate": ["engine"],
     "train": ["engine", "measurement", "files"],
     "study": ["searchers", "evaluate", "train", "journal", "ranking", "result", "costs"],
     "dataset": ["searchers", "evaluate", "train", "journal", "ranking", "costs"],

@@ -36,7 +36,7 @@ def test_supported_instruction_sets_are_those_the_kernel_reports() -> None:
     except OSError:
         pytest.skip("no /proc/cpuinfo here")
     module = _native.load()
-    for name, flag in (("avx2", "avx2"), ("avx512", "avx512f")):
+    for name, flag in (("avx2", "avx2"), ("avx512", "avx512f"), ("amx", "amx_bf16")):
         expected = flag in flags and name in module.isas_compiled()
         assert (name in module.isas_supported()) == expected
 
@@ -46,7 +46,9 @@ def test_an_unknown_instruction_set_is_an_error_before_any_work(monkeypatch: pyt
     from lasfast.ops import sliced_conv2d
 
     monkeypatch.setenv("LASFAST_ISA", "avx1024")
-    with pytest.raises(ValueError, match="LASFAST_ISA is 'avx1024', expected one of generic, avx2, avx512"):
+    with pytest.raises(
+        ValueError, match="LASFAST_ISA is 'avx1024', expected one of generic, avx2, avx512, amx"
+    ):
         sliced_conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3), 1, 1)
 
 
@@ -178,12 +180,16 @@ def test_native_sources_know_neither_python_nor_torch() -> None:
 
 def test_files_for_one_instruction_set_share_no_code_with_the_rest() -> None:
     """What they include or define could be linked in their variant, and then run on every machine."""
+    kernels = ("planes", "schedule_kernels")
     for path in (ROOT / "csrc/cpu/isa").iterdir():
         text = path.read_text()
-        allowed = {"<immintrin.h>", '"../planes.h"', '"planes_inl.h"'}
+        allowed = {"<immintrin.h>", *(f'"../{name}.h"' for name in kernels)}
+        allowed |= {f'"{other.name}"' for other in path.parent.glob("*.h")}
         assert set(re.findall(r"#include\s*(\S+)", text)) <= allowed, path
         assert "std::" not in text, path
-    assert set(re.findall(r"#include\s*(\S+)", (ROOT / "csrc/cpu/planes.h").read_text())) == {"<cstdint>"}
+    for name in kernels:
+        text = (ROOT / f"csrc/cpu/{name}.h").read_text()
+        assert set(re.findall(r"#include\s*(\S+)", text)) == {"<cstdint>"}
 
 
 def test_cuda_kernels_reach_the_chip_through_one_header() -> None:

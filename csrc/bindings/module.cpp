@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings.h"
 #include "lasfast/isa.h"
 #include "lasfast/sliced_conv2d.h"
 #ifdef LASFAST_CUDA
@@ -18,12 +19,6 @@
 namespace py = pybind11;
 using namespace lasfast;  // this file is one translation unit at the border, with nothing else in scope
 
-namespace {
-
-using Address = uintptr_t;
-using Strides = std::array<int64_t, 4>;
-
-// Raises the Python exception that a status stands for.
 void raise(const Status& status, const char* where) {
   if (status.ok()) return;
   std::string text = std::string(where) + ": " + status.what;
@@ -33,6 +28,10 @@ void raise(const Status& status, const char* where) {
 #endif
   throw std::runtime_error(text);
 }
+
+namespace {
+
+using Strides = std::array<int64_t, 4>;
 
 SlicedConv2dParams make_params(const std::array<int64_t, 2>& sizes, const std::array<int64_t, 3>& input,
                                const std::array<int64_t, 3>& output, const std::array<int64_t, 2>& kernel,
@@ -118,6 +117,8 @@ PYBIND11_MODULE(_C, m) {
 #else
   m.attr("cuda") = false;
 #endif
+
+  bind_schedule(m);
 
   py::enum_<Pass>(m, "Pass")
       .value("forward", Pass::forward)

@@ -14,14 +14,20 @@ import typer
 
 from lasfast import ops
 from lasfast._version import __version__
-from lasfast.cli.options import command
+from lasfast.cli.options import SupernetOptions, command, panel
+from lasfast.cli.plan import describe_plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfoOptions:
-    """How to print it."""
+class InfoOptions(SupernetOptions):
+    """How to print it, and of which plan."""
 
     json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False
+    plan: Annotated[
+        str | None,
+        panel("Supernet", "Say how these assignments, as 3-4-5,2-5-5, would run: layers shared, kernels."),
+    ] = None
+    image_size: Annotated[int, panel("Supernet", "Height and width of the plan's images.")] = 32
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +42,12 @@ def register(app: typer.Typer) -> None:
         lasfast info
 
         lasfast info --json | jq .native.isa.selected
+
+        lasfast info --plan 3-4-5,3-5-4,4-4-4 --supernet residual
         """
+        if options.plan is not None:
+            _print_lines(describe_plan(options, options.plan, options.image_size))
+            return
         facts = gather()
         if options.json:
             typer.echo(json.dumps(facts, indent=1))
@@ -58,8 +69,12 @@ def register(app: typer.Typer) -> None:
             ("  CUDA driver", cuda["driver"] or "none"),
             ("GPUs", _listed([_gpu(device) for device in cuda["devices"]])),
         ]
-        for name, value in lines:
-            typer.echo(f"{name:<16} {value}")
+        _print_lines(lines)
+
+
+def _print_lines(lines: list[tuple[str, str]]) -> None:
+    for name, value in lines:
+        typer.echo(f"{name:<16} {value}")
 
 
 def gather() -> dict[str, Any]:

@@ -86,7 +86,7 @@ class EvaluateOptions:
     statistics: Annotated[
         str, panel("Evaluation", "BatchNorm convention: cumulative, ema or batch_mean.")
     ] = "cumulative"
-    backend: Annotated[str, panel("Evaluation", "auto or torch.")] = "auto"
+    backend: Annotated[str, panel("Evaluation", "auto, native or torch.")] = "auto"
     memory_budget: Annotated[int | None, panel("Evaluation", "Bytes of activations to stay within.")] = None
 
 

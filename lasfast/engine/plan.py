@@ -8,7 +8,7 @@ appearance): running them in that order holds at most one unfinished activation 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -74,26 +74,32 @@ class Plan:
         """
         return images * itemsize * max(self._live(image_shape))
 
-    def chunks(self, budget: int | None, image_shape: Shape, images: int, itemsize: int = 4) -> list[Plan]:
-        """Cut into plans whose `peak_bytes` stay within `budget` bytes, as few as greedy filling gives.
+    def chunks(self, budget: int | None, cost: Callable[[Plan], int]) -> list[Plan]:
+        """Cut into plans whose `cost` stays within `budget` bytes, as few as greedy filling gives.
 
         Neighbours in the tree stay together. A single path that is over the budget is a chunk of its own:
         the caller decides whether fewer images help. The chunks' paths, in order, are this plan's paths in
         depth-first order; `paths` says which is which.
         """
-        if budget is None or self.peak_bytes(image_shape, images, itemsize) <= budget:
+        if budget is None or cost(self) <= budget:
             return [self]
-        ordered = [
+        rest = [
             path for _, path in sorted(zip(self.leaves, self.paths, strict=True), key=lambda pair: pair[0])
         ]
         chunks: list[Plan] = []
-        current: list[Path] = []
-        for path in ordered:
-            if current and Plan([*current, path]).peak_bytes(image_shape, images, itemsize) > budget:
-                chunks.append(Plan(current))
-                current = []
-            current.append(path)
-        return [*chunks, Plan(current)]
+        while rest:
+            # The cost grows with the paths: bisect for the most that fit.
+            best, low, high = Plan(rest[:1]), 1, len(rest)
+            while low < high:
+                middle = (low + high + 1) // 2
+                plan = Plan(rest[:middle])
+                if cost(plan) <= budget:
+                    best, low = plan, middle
+                else:
+                    high = middle - 1
+            chunks.append(best)
+            rest = rest[low:]
+        return chunks
 
     def _live(self, image_shape: Shape) -> Iterator[int]:
         """Give, for each node as it runs, how many activation elements an image needs at that moment."""

@@ -23,11 +23,11 @@ class RunningStatistics(ABC):
         self.variance = torch.zeros(channels, dtype=torch.float64, device=device)
 
     @abstractmethod
-    def update(self, mean: Tensor, variance: Tensor, images: int, count: int) -> None:
+    def update(self, mean: Tensor, variance: Tensor, images: int, count: int | Tensor) -> None:
         """Take in one batch.
 
         `mean` and `variance` [C] are its own, the variance unbiased; `images` is the batch size and
-        `count` the values per channel, images * height * width.
+        `count` the values per channel, images * height * width (float64 [C] where channels differ).
         """
 
     def result(self) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ class Cumulative(RunningStatistics):
         super().__init__(channels, device)
         self.batches = 0
 
-    def update(self, mean: Tensor, variance: Tensor, images: int, count: int) -> None:
+    def update(self, mean: Tensor, variance: Tensor, images: int, count: int | Tensor) -> None:
         """Average every batch alike, a smaller last one too (as torch does)."""
         self.batches += 1
         self.mean += (mean - self.mean) / self.batches
@@ -61,7 +61,7 @@ class ExponentialMovingAverage(RunningStatistics):
         super().__init__(channels, device)
         self.variance += 1
 
-    def update(self, mean: Tensor, variance: Tensor, images: int, count: int) -> None:
+    def update(self, mean: Tensor, variance: Tensor, images: int, count: int | Tensor) -> None:
         """Move a tenth of the way to the batch's mean and unbiased variance."""
         self.mean += self.momentum * (mean - self.mean)
         self.variance += self.momentum * (variance - self.variance)
@@ -76,7 +76,7 @@ class BatchMean(RunningStatistics):
         super().__init__(channels, device)
         self.images = 0
 
-    def update(self, mean: Tensor, variance: Tensor, images: int, count: int) -> None:
+    def update(self, mean: Tensor, variance: Tensor, images: int, count: int | Tensor) -> None:
         """Weight the batch by its number of images."""
         self.images += images
         self.mean += (mean - self.mean) * (images / self.images)

@@ -13,30 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lasfast.engine.backend import Backend, NodeStatistics, too_few_values
 from lasfast.engine.plan import ROOT, Plan
 from lasfast.engine.statistics import CONVENTIONS, RunningStatistics
 from lasfast.supernets import Supernet, layers
+from lasfast.supernets.layers import Shape
 from lasfast.supernets.run import BatchNormFunction, leading, run_layer
 
-NodeStatistics = dict[str, tuple[Tensor, Tensor]]
-"""Batch norm module -> (mean [C], variance [C]), of the batch norms of one node."""
 
-
-class TorchBackend:
-    """Calibrates and predicts the plans of one supernet; `precision` "bf16" means autocast."""
+class TorchBackend(Backend):
+    """Runs layer by layer, candidate after candidate; `precision` "bf16" means autocast."""
 
     name = "torch"
 
     def __init__(self, supernet: Supernet, precision: str = "fp32") -> None:
-        self.supernet = supernet
-        self.precision = precision
+        super().__init__(supernet, precision)
         self.itemsize = 4 if precision == "fp32" else 2
 
     def calibrate(self, plan: Plan, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
-        """Return the statistics of every node, from batches of images [N, C, H, W].
-
-        Every batch is normalised by its own statistics. The supernet's own buffers stay as they are.
-        """
+        """Return the statistics of every node (see `Backend.calibrate`)."""
         modules = dict(self.supernet.named_modules())
         running: list[dict[str, RunningStatistics]] = [{} for _ in plan.nodes]
         kind = CONVENTIONS[convention]
@@ -45,10 +40,7 @@ class TorchBackend:
             def batch_norm(op: layers.BatchNorm2d, x: Tensor) -> Tensor:
                 count = x.numel() // x.shape[1]
                 if count < 2:
-                    raise ValueError(
-                        f"calibration: batch norm {op.module!r} sees one value per channel in a batch of "
-                        f"{x.shape[0]} image(s), which has no variance; use larger calibration batches"
-                    )
+                    raise too_few_values(op.module, x.shape[0])
                 # With momentum 1, torch leaves the batch's own mean and unbiased variance in the buffers.
                 mean, variance = torch.zeros(2, op.channels, device=x.device)
                 output = _batch_norm(modules[op.module], op, x, mean, variance, training=True)
@@ -66,16 +58,28 @@ class TorchBackend:
                     pass
         return [{name: one.result() for name, one in node.items()} for node in running]
 
-    def predict(self, plan: Plan, statistics: list[NodeStatistics], images: Tensor) -> dict[int, Tensor]:
-        """Return the logits [N, classes] (float32) of every leaf for a batch of images [N, C, H, W]."""
+    def predict_batches(
+        self, plan: Plan, statistics: list[NodeStatistics], batches: Iterable[Tensor]
+    ) -> Iterator[dict[int, Tensor]]:
+        """Give the logits of every leaf for each batch (see `Backend.predict_batches`)."""
         modules = dict(self.supernet.named_modules())
 
         def normalise(node: int) -> BatchNormFunction:
             return lambda op, x: _batch_norm(modules[op.module], op, x, *statistics[node][op.module])
 
         functions = [normalise(node) for node in range(len(plan.nodes))]
-        with self._inference():
-            return {leaf: logits.float() for leaf, logits in self._run(plan, images, functions)}
+        for images in batches:
+            with self._inference():
+                logits = {leaf: output.float() for leaf, output in self._run(plan, images, functions)}
+            yield logits
+
+    def peak_bytes(self, plan: Plan, image_shape: Shape, images: int) -> int:
+        """Return the bytes of the values alive at once, layer after layer."""
+        return plan.peak_bytes(image_shape, images, self.itemsize)
+
+    def prediction_batch(self, plan: Plan, image_shape: Shape, budget: int) -> int:
+        """Return how many images fit."""
+        return max(1, budget // plan.peak_bytes(image_shape, 1, self.itemsize))
 
     def _run(
         self, plan: Plan, images: Tensor, functions: list[BatchNormFunction]

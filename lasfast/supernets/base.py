@@ -191,7 +191,12 @@ def _check_opaque(op: layers.Opaque, module: nn.Module | None) -> None:
 
 def _widest(one: Op, other: Op) -> Op:
     """Return the op whose module has room for both: the greatest of each size; the rest must be equal."""
-    sizes = ("in_channels", "out_channels", "channels", "in_features", "out_features")
+    sizes = ["in_channels", "out_channels", "channels", "in_features", "out_features"]
+    if all(
+        isinstance(op, layers.Conv2d) and op.groups == op.in_channels == op.out_channels
+        for op in (one, other)
+    ):
+        sizes.append("groups")  # depthwise: as many groups as channels
     wider = {size: max(getattr(one, size), getattr(other, size)) for size in sizes if hasattr(one, size)}
     one, other = (replace(op, inputs=(), **wider) for op in (one, other))
     if one != other:

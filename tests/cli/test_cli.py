@@ -171,6 +171,15 @@ def test_info_says_what_is_here(lasfast) -> None:
     assert facts["native"]["isa"]["compiled"]
 
 
+def test_info_says_how_a_plan_would_run(lasfast) -> None:
+    status, out, err = lasfast("info", "--plan", "2-1-1,1-2-1,1-1-2")
+    assert status == 0, err
+    assert re.search(r"layers +18 in all, 13 to run", out)
+    assert re.search(r"sharing +1\.38x", out)
+    assert re.search(r"calibration +\d+ native operations", out)
+    assert re.search(r"run by PyTorch +no layer", out)
+
+
 def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     status, out, _ = lasfast("info")
@@ -198,6 +207,7 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         (["dataset", "--depths", "x"], "--depths must be a depth or a range"),
         (["train", "2-2"], "ASSIGNMENT must be one positive number for each of the 3 groups"),
         (["evaluate", "1-1-1", "--run", "/nowhere"], "/nowhere holds no run"),
+        (["info", "--plan", "2-2"], "--plan must be one positive number for each of the 3 groups"),
         (["report", "/nowhere"], "/nowhere holds no study"),
     ],
 )

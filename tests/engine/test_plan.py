@@ -58,16 +58,22 @@ def test_equal_paths_share_a_leaf() -> None:
 @given(assignments, st.integers(0, 4_000_000), st.integers(1, 9))
 def test_chunks_hold_every_path_once_within_the_budget(architectures, budget: int, images: int) -> None:
     plan = plan_of(architectures)
-    chunks = plan.chunks(budget, SHAPE, images)
+    chunks = plan.chunks(budget, lambda part: part.peak_bytes(SHAPE, images))
     chunked = list(itertools.chain.from_iterable(chunk.paths for chunk in chunks))
     assert sorted(map(str, chunked)) == sorted(map(str, plan.paths))
     for chunk in chunks:
         assert chunk.peak_bytes(SHAPE, images) <= budget or len(chunk.paths) == 1
 
 
+def test_a_chunk_is_as_large_as_fits() -> None:
+    plan = plan_of(ASSIGNMENTS)
+    chunks = plan.chunks(5, lambda part: len(part.paths))
+    assert [len(chunk.paths) for chunk in chunks[:-1]] == [5] * (len(chunks) - 1)
+
+
 def test_no_budget_is_one_chunk() -> None:
     plan = plan_of(ASSIGNMENTS)
-    assert plan.chunks(None, SHAPE, 100) == [plan]
+    assert plan.chunks(None, lambda part: 1) == [plan]
 
 
 def test_peak_bytes_of_a_small_tree_by_hand() -> None:

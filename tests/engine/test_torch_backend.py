@@ -10,38 +10,6 @@ from lasfast import supernets
 from lasfast.engine import CONVENTIONS, Plan, TorchBackend
 from lasfast.supernets import Supernet
 
-FAMILIES = {
-    "plain": lambda: supernets.PlainNet((2, 2, 2), 7, image_size=16),
-    "residual": lambda: supernets.ResidualNet((3, 2, 2), 7),
-    "residual-projection": lambda: supernets.ResidualNet((2, 2, 2), 7, shortcut="projection"),
-    "mobilenet-v1": lambda: supernets.MobileNetV1((2, 2, 2, 2), 7, stem="cifar"),
-    "resnet50": lambda: supernets.ResNet50((2, 2, 2, 1), 7, stem="cifar"),
-}
-BATCHES = (5, 4, 7)  # odd sizes, the last one larger than the others
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def supernet(request: pytest.FixtureRequest) -> Supernet:
-    torch.manual_seed(0)
-    supernet = FAMILIES[request.param]()
-    for module in supernet.modules():  # buffers and scales that differ from their initial values
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.2)
-            nn.init.normal_(module.running_mean)
-    return supernet
-
-
-@pytest.fixture(scope="module")
-def calibration() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randn(count, 3, 16, 16, generator=generator) * 2 + 1 for count in BATCHES]
-
-
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(2))
-
 
 def architectures(supernet: Supernet) -> list[tuple[int, ...]]:
     n = supernet.space.groups

@@ -14,7 +14,7 @@ from torch import Tensor
 from lasfast import _native
 from lasfast.ops import native, sliced_conv2d
 
-ISAS = ("generic", "avx2", "avx512")
+ISAS = ("generic", "avx2", "avx512", "amx")
 cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from lasfast import supernets
-from lasfast.supernets import Supernet, layers
+from lasfast.spaces import LayerAssignmentSpace
+from lasfast.supernets import LayerBuilder, Supernet, layers
 from lasfast.supernets.layers import path_shapes
 
 SMALL = {
@@ -171,3 +172,31 @@ def test_an_exported_file_works_without_lasfast(tmp_path: Path) -> None:
     )
     files = [str(tmp_path / "network.pt2"), str(tmp_path / "pair.pt")]
     subprocess.run([sys.executable, "-c", code, *files], check=True)
+
+
+class Widths(Supernet):
+    """A convolution and a depthwise one, whose channels are searched."""
+
+    def __init__(self) -> None:
+        super().__init__(LayerAssignmentSpace(1, 3), num_classes=2, in_channels=3)
+        self.create_modules(*map(self.path, self.space.enumerate()))
+
+    def path(self, architecture):
+        channels = 4 * self.space.validate(architecture)[0]
+        block = LayerBuilder("block", 3)
+        y = block.conv_bn_act("1", block.input, channels, 3)
+        y = block.conv_bn("2", y, channels, 3, groups=channels)
+        block.linear("fc", block.global_avg_pool(y), 2)
+        return (block.build(),)
+
+
+def test_modules_have_room_for_every_width() -> None:
+    torch.manual_seed(0)
+    supernet = Widths().eval()
+    assert supernet.get_parameter("block.conv1.weight").shape == (12, 3, 3, 3)
+    assert supernet.get_parameter("block.conv2.weight").shape == (12, 1, 3, 3)
+    x = torch.randn(2, 3, 8, 8)
+    for architecture in supernet.space.enumerate():
+        network = supernet.extract(architecture)
+        assert network.get_parameter("block.conv2.weight").shape[0] == 4 * architecture[0]
+        torch.testing.assert_close(network(x), supernet(x, architecture), rtol=0, atol=0)

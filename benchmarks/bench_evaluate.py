@@ -1,0 +1,255 @@
+"""Calibrating and predicting many candidates: the native backend against PyTorch, one candidate at a time.
+
+    python -m benchmarks.bench_evaluate                          # every workload, random images
+    python -m benchmarks.bench_evaluate nir-plain --precision fp32 --data imagefolder:data/cifar10
+    python -m benchmarks.bench_evaluate --quick                  # a tenth of the images, two rounds
+
+Baselines run the extracted networks, images already in memory, in inference mode: `sequential` eager in
+fp32, contiguous; `tuned` channels_last, in the asked precision (bf16: autocast), with the batch size of
+prediction that is fastest here. `torch` is lasfast's own torch backend (which shares prefixes, too).
+Calibration batches are the same for all: other batches would be other statistics. Before any time is taken,
+every candidate's logits are compared (eight candidates' with --quick).
+"""
+
+import argparse
+import random
+import statistics
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+import lasfast
+from benchmarks import _harness, _networks
+from lasfast import supernets
+from lasfast.costs.flops import op_flops
+from lasfast.engine import NativeBackend, Plan
+
+CALIBRATION_BATCH = 125
+PREDICTION_BATCHES = (32, 64, 125, 250)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A supernet, the candidates of one step of a search on it, and how many images they are asked for."""
+
+    make: object
+    candidates: object
+    calibration: int
+    validation: int
+
+
+WORKLOADS = {
+    "nir-residual": Workload(
+        lambda: supernets.ResidualNet((6, 6, 6)), lambda space: space.inherit((3, 4, 5)), 1000, 10_000
+    ),
+    "nir-plain": Workload(
+        lambda: supernets.PlainNet((4, 4, 4)), lambda space: space.inherit((3, 3, 2)), 1000, 2000
+    ),
+    "assignments-15": Workload(
+        lambda: supernets.ResidualNet((13, 13, 13)), lambda space: list(space.enumerate(depth=15)), 1000, 1000
+    ),
+    "spos-channels": Workload(_networks.ChannelNet, lambda s: _networks.generation(s, 50), 2000, 2000),
+    "layernas-frontier": Workload(_networks.MobileNet, lambda s: _networks.frontier(s, 60), 2000, 2000),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("workloads", nargs="*", help=f"among {', '.join(WORKLOADS)}; all by default")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--data", help="imagefolder:PATH of 32 x 32 images; random images by default")
+    parser.add_argument("--train", type=int, default=0, help="steps of training beforehand (uniform paths)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--quick", action="store_true", help="a tenth of the images, two rounds")
+    parser.add_argument("--without", nargs="*", default=[], help="what not to run: sequential, torch")
+    parser.add_argument("--output", help="where to write the record")
+    options = parser.parse_args()
+    unknown = set(options.workloads) - set(WORKLOADS)
+    if unknown:
+        parser.error(f"no such workload: {', '.join(sorted(unknown))}")
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    record = {
+        "benchmark": "evaluate",
+        "precision": options.precision,
+        "data": options.data or "random images",
+        "training_steps": options.train,
+        "quick": options.quick,
+        "calibration_batch": CALIBRATION_BATCH,
+        "machine": _harness.machine(),
+        "peak_flops": _harness.peak_flops(options.precision),
+        "workloads": {},
+    }
+    for name in options.workloads or WORKLOADS:
+        record["workloads"][name] = measure(WORKLOADS[name], options, record["peak_flops"])
+        report(name, record["workloads"][name])
+    if options.output:
+        _harness.write(record, options.output)
+
+
+def measure(workload, options, peak):
+    scale = 10 if options.quick else 1
+    counts = workload.calibration // scale, workload.validation // scale
+    supernet = workload.make()
+    calibration, validation, training = load_images(options, supernet, *counts)
+    candidates = list(workload.candidates(supernet.space))
+    if options.train:
+        train(supernet, training, options.train)
+    else:
+        shake(supernet)
+    runs = {}
+    networks = [supernet.extract(candidate) for candidate in candidates]
+    batches = calibration.tensor_split(-(-len(calibration) // CALIBRATION_BATCH))
+    tuned = [supernet.extract(candidate).to(memory_format=torch.channels_last) for candidate in candidates]
+    tuned_batches = [part.to(memory_format=torch.channels_last) for part in batches]
+    tuned_images = validation[0].to(memory_format=torch.channels_last)
+    step = -(-len(candidates) // 8) if options.quick else 1
+    error = compare(
+        supernet, candidates[::step], tuned[::step], tuned_batches, tuned_images[:100], options.precision
+    )
+    evaluator = {
+        backend: lasfast.Evaluator(
+            supernet,
+            calibration,
+            validation,
+            backend,
+            options.precision,
+            calibration_batch=CALIBRATION_BATCH,
+        )
+        for backend in ("native", "torch")
+    }
+    runs["native"] = lambda: evaluator["native"](candidates)
+    batch = best_batch(tuned[0], tuned_images[:1000], options.precision)
+    runs["tuned"] = lambda: one_by_one(tuned, tuned_batches, tuned_images, batch, options.precision)
+    if "sequential" not in options.without:
+        runs["sequential"] = lambda: one_by_one(networks, batches, validation[0], 250, "fp32")
+    if "torch" not in options.without:
+        runs["torch"] = lambda: evaluator["torch"](candidates)
+    rounds = 2 if options.quick else options.rounds
+    seconds = _harness.paired(runs, rounds)
+    plan = Plan([supernet.path(candidate) for candidate in candidates])
+    flops = plan_flops(plan, tuple(calibration.shape[1:])) * sum(counts)
+    return {
+        "candidates": len(candidates),
+        "images": counts,
+        "sharing_ratio": plan.sharing_ratio,
+        "errors": error,
+        "tuned_batch": batch,
+        "seconds": seconds,
+        "times_faster_than": {other: _harness.ratio(seconds, other, "native") for other in runs},
+        "plan_flops": flops,
+        "fraction_of_peak": flops / statistics.median(seconds["native"]) / peak,
+    }
+
+
+def one_by_one(networks, calibration, images, batch, precision):
+    """Calibrate and predict each network in turn; returns the logits of each."""
+    logits = []
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        for network in networks:
+            network.eval()
+            norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None
+                norm.train()
+            for part in calibration:
+                network(part)
+            network.eval()
+            logits.append(torch.cat([network(part) for part in images.split(batch)]).float())
+    return logits
+
+
+def compare(supernet, candidates, networks, calibration, images, precision):
+    """Check that all give the same logits, as far as the precision goes; return the worst errors."""
+    plan = Plan([supernet.path(candidate) for candidate in candidates])
+    native = NativeBackend(supernet, precision)
+    logits = native.predict(plan, native.calibrate(plan, calibration, "cumulative"), images)
+    truth = one_by_one(networks, calibration, images, 250, "fp32")
+    torchs = truth if precision == "fp32" else one_by_one(networks, calibration, images, 250, "bf16")
+    worst = {"native": 0.0, "torch": 0.0}
+    for leaf, expected, theirs in zip(plan.leaves, truth, torchs, strict=True):
+        ours = float((logits[leaf] - expected).norm() / expected.norm())
+        other = float((theirs - expected).norm() / expected.norm())
+        limit = 1e-4 if precision == "fp32" else 2 * other + 0.005
+        if not ours <= limit:
+            raise SystemExit(f"native logits differ from PyTorch's by {ours:.2g}, more than {limit:.2g}")
+        worst = {"native": max(worst["native"], ours), "torch": max(worst["torch"], other)}
+    return worst
+
+
+def best_batch(network, images, precision):
+    """The batch size for which prediction is fastest."""
+    runs = {
+        batch: lambda batch=batch: one_by_one(
+            [network], [images[:CALIBRATION_BATCH]], images, batch, precision
+        )
+        for batch in PREDICTION_BATCHES
+    }
+    seconds = _harness.paired(runs, 3)
+    return min(seconds, key=lambda batch: min(seconds[batch]))
+
+
+def plan_flops(plan, image_shape):
+    """Multiply-adds of the whole tree for one image."""
+    shapes, total = {-1: image_shape}, 0
+    for index, node in enumerate(plan.nodes):
+        values = node.layer.shapes(shapes[node.parent])
+        shapes[index] = values[-1]
+        total += sum(op_flops(op, shape) for op, shape in zip(node.layer.ops, values[1:], strict=True))
+    return total
+
+
+def load_images(options, supernet, calibration, validation):
+    """Return calibration images, (validation images, labels), and images to train on."""
+    if options.data:
+        data = lasfast.data.load(options.data, calibration=calibration, validation=validation)
+        return data.calibration, data.validation, data.train
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(calibration + validation, 3, 32, 32, generator=generator)
+    labels = torch.randint(0, supernet.num_classes, (validation,), generator=generator)
+    return images[:calibration], (images[calibration:], labels), None
+
+
+def train(supernet, training, steps):
+    """Train paths drawn uniformly, a few steps: enough that statistics and logits are no longer random."""
+    if training is None:
+        raise SystemExit("--train needs images to learn from: give --data")
+    rng, done = random.Random(0), 0
+    optimizer = torch.optim.SGD(supernet.parameters(), 0.05, momentum=0.9, weight_decay=1e-4)
+    supernet.train()
+    while done < steps:
+        for images, labels in training.batches(64, seed=done):
+            optimizer.zero_grad()
+            logits = supernet(images, supernet.space.sample(rng))
+            nn.functional.cross_entropy(logits, labels).backward()
+            optimizer.step()
+            done += 1
+            if done == steps:
+                break
+
+
+def shake(supernet):
+    """Give batch norms scales and shifts that differ, as trained ones do."""
+    for module in supernet.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+
+
+def report(name, result):
+    medians = {run: statistics.median(times) for run, times in result["seconds"].items()}
+    ratios = result["times_faster_than"]
+    print(
+        f"{name}: {result['candidates']} candidates, {' + '.join(map(str, result['images']))} images, "
+        f"native {medians['native']:.3g} s, {100 * result['fraction_of_peak']:.0f} % of peak; "
+        + ", ".join(f"{ratios[run]:.2f}x {run} ({medians[run]:.3g} s)" for run in ratios if run != "native")
+        + f"; error {result['errors']['native']:.1e} (PyTorch's {result['errors']['torch']:.1e})",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+// What the files of the Python module share.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "lasfast/status.h"
+
+using Address = uintptr_t;  // of data that Python owns
+
+// Raises the Python exception that a status stands for.
+void raise(const lasfast::Status& status, const char* where);
+
+void bind_schedule(pybind11::module_& m);

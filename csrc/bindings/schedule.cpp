@@ -1,0 +1,110 @@
+// Schedules for Python: tables arrive as addresses of arrays that mirror the structs of schedule.h.
+#include "lasfast/schedule.h"
+
+#include <pybind11/stl.h>
+
+#include <array>
+
+#include "bindings.h"
+
+namespace py = pybind11;
+using namespace lasfast;
+
+namespace {
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+ScheduleTables make_tables(Address values, int64_t value_count, Address norms, int64_t norm_count,
+                           Address operations, int64_t operation_count, Address weights, int64_t weight_bytes,
+                           Address biases, int64_t bias_count, Address gamma, Address beta, Address scale,
+                           Address shift, Address mean, Address variance, int64_t channel_count) {
+  return {at<const Value>(values),
+          value_count,
+          at<const Norm>(norms),
+          norm_count,
+          at<const Operation>(operations),
+          operation_count,
+          at<const void>(weights),
+          weight_bytes,
+          at<const float>(biases),
+          bias_count,
+          at<const float>(gamma),
+          at<const float>(beta),
+          at<float>(scale),
+          at<float>(shift),
+          at<float>(mean),
+          at<float>(variance),
+          channel_count};
+}
+
+int64_t packed_bytes(Address operation, Address input, int storage, int isa) {
+  return schedule_packed_bytes_cpu(*at<const Operation>(operation), *at<const Value>(input),
+                                   static_cast<Storage>(storage), static_cast<Isa>(isa));
+}
+
+void pack(Address operation, Address input, int storage, int isa, Address weight,
+          const std::array<int64_t, 4>& stride, Address packed) {
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = schedule_pack_cpu(*at<const Operation>(operation), *at<const Value>(input),
+                               static_cast<Storage>(storage), static_cast<Isa>(isa), at<const float>(weight),
+                               stride.data(), at<void>(packed));
+  }
+  raise(status, "schedule_pack");
+}
+
+int64_t scratch_bytes(const ScheduleTables& tables, int storage, int isa, int64_t images, int threads,
+                      bool calibration) {
+  return schedule_scratch_bytes_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), images,
+                                    threads, calibration);
+}
+
+void calibrate(const ScheduleTables& tables, int storage, int isa, int threads, Address images_nchw,
+               int64_t images, Address arena, int64_t arena_bytes, Address scratch) {
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = schedule_calibrate_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), threads,
+                                    at<const float>(images_nchw), images, at<void>(arena), arena_bytes,
+                                    at<void>(scratch));
+  }
+  raise(status, "schedule_calibrate");
+}
+
+void predict(const ScheduleTables& tables, int storage, int isa, int threads, Address images_nchw,
+             int64_t images, int64_t block, Address arenas, int64_t arena_bytes, Address scratch,
+             Address logits) {
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = schedule_predict_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), threads,
+                                  at<const float>(images_nchw), images, block, at<void>(arenas), arena_bytes,
+                                  at<void>(scratch), at<float>(logits));
+  }
+  raise(status, "schedule_predict");
+}
+
+}  // namespace
+
+void bind_schedule(py::module_& m) {
+  using py::arg;
+  py::class_<ScheduleTables>(m, "ScheduleTables")
+      .def(py::init(&make_tables), arg("values"), arg("value_count"), arg("norms"), arg("norm_count"),
+           arg("operations"), arg("operation_count"), arg("weights"), arg("weight_bytes"), arg("biases"),
+           arg("bias_count"), arg("gamma"), arg("beta"), arg("scale"), arg("shift"), arg("mean"),
+           arg("variance"), arg("channel_count"));
+  m.def("schedule_packed_bytes", &packed_bytes, arg("operation"), arg("input"), arg("storage"), arg("isa"));
+  m.def("schedule_pack", &pack, arg("operation"), arg("input"), arg("storage"), arg("isa"), arg("weight"),
+        arg("weight_stride"), arg("packed"));
+  m.def("schedule_scratch_bytes", &scratch_bytes, arg("tables"), arg("storage"), arg("isa"), arg("images"),
+        arg("threads"), arg("calibration"));
+  m.def("schedule_calibrate", &calibrate, arg("tables"), arg("storage"), arg("isa"), arg("threads"),
+        arg("images_nchw"), arg("images"), arg("arena"), arg("arena_bytes"), arg("scratch"));
+  m.def("schedule_predict", &predict, arg("tables"), arg("storage"), arg("isa"), arg("threads"),
+        arg("images_nchw"), arg("images"), arg("block"), arg("arenas"), arg("arena_bytes"), arg("scratch"),
+        arg("logits"));
+}

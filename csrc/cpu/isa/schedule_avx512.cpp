@@ -1,0 +1,8 @@
+// The operations of a schedule with AVX-512F: sixteen floats at a time, thirty-two registers.
+#include "schedule_avx512_vec.h"
+#include "schedule_inl.h"
+
+namespace lasfast {
+const ScheduleKernels avx512_schedule_kernels = {Vec::width, run<float, float>, run<Bf16, Bf16>,
+                                                 run<Bf16, float>};
+}

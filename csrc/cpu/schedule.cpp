@@ -1,0 +1,309 @@
+// Runs a schedule on the CPU.
+//
+// An item is one operation on a few images. Calibration takes the operations level by level; all items of a
+// level are shared out among the threads as they come, each writing its partial statistics to a place of its
+// own; whoever does the last item of an operation merges them, in the order of images. Prediction gives each
+// thread whole blocks of images, small enough that its activations stay in cache.
+#include "lasfast/schedule.h"
+
+#include <cmath>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "schedule_check.h"
+#include "schedule_layout.h"
+
+namespace lasfast {
+
+const ScheduleKernels& schedule_kernels(Isa isa) {
+#ifdef LASFAST_HAS_AMX
+  if (isa == Isa::amx) return amx_schedule_kernels;
+#endif
+#ifdef LASFAST_HAS_AVX512
+  if (isa == Isa::avx512) return avx512_schedule_kernels;
+#endif
+#ifdef LASFAST_HAS_AVX2
+  if (isa == Isa::avx2) return avx2_schedule_kernels;
+#endif
+  (void)isa;
+  return generic_schedule_kernels;
+}
+
+namespace {
+
+int thread_number() {
+#ifdef _OPENMP
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+bool is_dense(const Operation& op) { return kind_of(op) == Kind::conv2d || kind_of(op) == Kind::linear; }
+
+// Images per item.
+int64_t group_of(const ScheduleTables& t, const Operation& op, Storage storage, Isa isa, int64_t images) {
+  if (!is_dense(op)) return 1;
+  return DensePlan(op, t.values[op.input], storage, isa, images).cells.group;
+}
+
+int64_t sums_bytes(const Operation& op) { return 3 * (op.out_channels + 16) * int64_t{sizeof(float)}; }
+
+// Of one thread.
+int64_t thread_bytes(const ScheduleTables& t, Storage storage, Isa isa, int64_t images) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < t.operation_count; ++i) {
+    const Operation& op = t.operations[i];
+    int64_t bytes = sums_bytes(op);
+    if (is_dense(op)) {
+      const DensePlan plan(op, t.values[op.input], storage, isa, images);
+      bytes += plan.cell_bytes + plan.gather_bytes;
+    }
+    most = std::max(most, bytes);
+  }
+  return round_to(most, scratch_line);
+}
+
+int64_t partial_floats(const ScheduleTables& t, const Operation& op, Storage storage, Isa isa,
+                       int64_t images) {
+  if (op.statistics < 0) return 0;
+  return divide_up(images, group_of(t, op, storage, isa, images)) * 2 * op.out_channels;
+}
+
+int64_t last_level(const ScheduleTables& t) {
+  int64_t last = 0;
+  for (int64_t i = 0; i < t.operation_count; ++i) last = std::max<int64_t>(last, t.operations[i].level);
+  return last;
+}
+
+// What all items of a pass have in common.
+struct Pass {
+  const ScheduleTables& t;
+  Storage storage;
+  Isa isa;
+  int64_t capacity;
+  int64_t item_bytes() const { return storage == Storage::float32 ? 4 : 2; }
+
+  Affine affine(int32_t norm, int32_t activation) const {
+    if (norm < 0) return {nullptr, nullptr, activation};
+    return {t.scale + t.norms[norm].offset, t.shift + t.norms[norm].offset, activation};
+  }
+  char* at(void* arena, const Value& v, int64_t image) const {
+    const int64_t size = int64_t{v.channels} * v.height * v.width;
+    return static_cast<char*>(arena) + (v.offset * capacity + image * size) * item_bytes();
+  }
+
+  // Everything but which images: `first` is moved on by move().
+  ItemArgs args(const Operation& op, char* scratch) const {
+    ItemArgs a{};
+    const Value out = op.leaf >= 0 ? Value{op.out_channels, 1, 1, 0, 0} : t.values[op.output];
+    a.out_channels = out.channels;
+    a.out_height = out.height;
+    a.out_width = out.width;
+    a.cells.group = 1;
+    a.sums = reinterpret_cast<float*>(scratch);
+    if (kind_of(op) == Kind::input) {
+      a.task = Task::input;
+      a.in_channels = op.out_channels;
+      a.in_height = out.height;
+      a.in_width = out.width;
+      return a;
+    }
+    const Value& in = t.values[op.input];
+    a.in_channels = in.channels;
+    a.in_height = in.height;
+    a.in_width = in.width;
+    a.kernel = op.kernel;
+    a.stride = op.stride;
+    a.padding = op.padding;
+    a.in = affine(op.input_norm, op.input_activation);
+    a.with = affine(op.other_norm, op.other_activation);
+    a.out = affine(op.output_norm, op.activation);
+    a.bias = op.bias < 0 ? nullptr : t.biases + op.bias;
+    if (op.other >= 0) a.other_channels = t.values[op.other].channels;
+    switch (kind_of(op)) {
+      case Kind::max_pool:
+        a.task = Task::max_pool;
+        break;
+      case Kind::avg_pool:
+        a.task = Task::avg_pool;
+        break;
+      case Kind::global_pool:
+        a.task = Task::global_pool;
+        break;
+      case Kind::combine:
+        a.task = Task::combine;
+        break;
+      default: {
+        const DensePlan plan(op, in, storage, isa, capacity);
+        a.task = plan.depthwise ? Task::depthwise : Task::dense;
+        a.kernel = plan.kernel;
+        a.stride = plan.stride;
+        a.padding = plan.padding;
+        a.flatten = plan.flatten;
+        a.cells = plan.cells;
+        a.weight = static_cast<const char*>(t.weights) + op.weight;
+        char* after = scratch + round_to(sums_bytes(op), scratch_line);
+        a.cell_scratch = after;
+        a.gather_scratch = after + plan.cell_bytes;
+      }
+    }
+    return a;
+  }
+
+  void run(const Operation& op, ItemArgs& a, void* arena, int64_t first, int64_t images,
+           const float* images_nchw, float* leaf) const {
+    a.images = images;
+    if (a.task == Task::input)
+      a.input = images_nchw + first * a.in_channels * a.in_height * a.in_width;
+    else
+      a.input = at(arena, t.values[op.input], first);
+    a.other = op.other < 0 ? nullptr : at(arena, t.values[op.other], first);
+    const ScheduleKernels& kernels = schedule_kernels(isa);
+    if (leaf)
+      a.output = leaf + first * op.out_channels;
+    else
+      a.output = at(arena, t.values[op.output], first);
+    if (storage == Storage::float32)
+      kernels.run_f32(a);
+    else if (leaf)
+      kernels.run_bf16_f32(a);
+    else
+      kernels.run_bf16(a);
+  }
+};
+
+// Chan's formula over all items of an operation, in order, in double.
+void merge(const ScheduleTables& t, const Operation& op, const float* partial, int64_t items, int64_t group,
+           int64_t images) {
+  const Norm& norm = t.norms[op.statistics];
+  const Value& out = t.values[op.output];
+  const double positions = static_cast<double>(out.height) * out.width;
+  const double total = positions * static_cast<double>(images);
+  const int64_t channels = out.channels;
+  for (int64_t c = 0; c < channels; ++c) {
+    double mean = 0, deviations = 0, count = 0;
+    for (int64_t i = 0; i < items; ++i) {
+      const double n = positions * static_cast<double>(std::min(group, images - i * group));
+      const double delta = partial[2 * i * channels + c] - mean;
+      count += n;
+      mean += delta * (n / count);
+      deviations += partial[(2 * i + 1) * channels + c] + delta * delta * (n * (count - n) / count);
+    }
+    const double variance = deviations / total;
+    const int64_t at = norm.offset + c;
+    const double scale = t.gamma[at] / std::sqrt(variance + static_cast<double>(norm.eps));
+    t.mean[at] = static_cast<float>(mean);
+    t.variance[at] = static_cast<float>(variance);
+    t.scale[at] = static_cast<float>(scale);
+    t.shift[at] = static_cast<float>(t.beta[at] - mean * scale);
+  }
+}
+
+bool misaligned(const void* p) { return !p || reinterpret_cast<uintptr_t>(p) % scratch_line; }
+
+}  // namespace
+
+int64_t schedule_scratch_bytes_cpu(const ScheduleTables& t, Storage storage, Isa isa, int64_t images,
+                                   int threads, bool calibration) {
+  if (!check_schedule(t, storage, isa, threads, images, -1, calibration).ok()) return 0;
+  int64_t partial = 0;
+  if (calibration) {
+    const int64_t levels = last_level(t) + 1;
+    for (int64_t level = 0; level < levels; ++level) {
+      int64_t floats = 0;
+      for (int64_t i = 0; i < t.operation_count; ++i)
+        if (t.operations[i].level == level)
+          floats += partial_floats(t, t.operations[i], storage, isa, images);
+      partial = std::max(partial, floats);
+    }
+  }
+  return threads * thread_bytes(t, storage, isa, images) + partial * int64_t{sizeof(float)} +
+         t.operation_count * int64_t{sizeof(int64_t)};
+}
+
+Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa, int threads,
+                              const float* images_nchw, int64_t images, void* arena, int64_t arena_bytes,
+                              void* scratch) {
+  if (const Status status =
+          check_schedule(t, storage, isa, threads, images, std::max<int64_t>(0, arena_bytes), true);
+      !status.ok())
+    return status;
+  if (!images_nchw) return invalid("the images are missing");
+  if (misaligned(arena) || misaligned(scratch)) return invalid("arena or scratch is missing or not aligned");
+  const int64_t own_bytes = thread_bytes(t, storage, isa, images), levels = last_level(t) + 1;
+  auto* const scratches = static_cast<char*>(scratch);
+  auto* const finished = reinterpret_cast<int64_t*>(scratches + threads * own_bytes);  // items, by operation
+  auto* const partials = reinterpret_cast<float*>(finished + t.operation_count);
+  std::fill_n(finished, t.operation_count, 0);
+  const Pass pass{t, storage, isa, images};
+
+#pragma omp parallel num_threads(threads)
+  {
+    char* const own = scratches + thread_number() * own_bytes;
+    for (int64_t level = 0; level < levels; ++level) {
+      float* partial = partials;
+      for (int64_t i = 0; i < t.operation_count; ++i) {
+        const Operation& op = t.operations[i];
+        if (op.level != level || op.leaf >= 0) continue;
+        ItemArgs args = pass.args(op, own);
+        const int64_t group = args.cells.group, items = divide_up(images, group);
+        // Items in one order, operations after one another: a thread that is done with one goes on.
+#pragma omp for schedule(dynamic) nowait
+        for (int64_t item = 0; item < items; ++item) {
+          args.partial = op.statistics < 0 ? nullptr : partial + item * 2 * op.out_channels;
+          pass.run(op, args, arena, item * group, std::min(group, images - item * group), images_nchw,
+                   nullptr);
+          if (op.statistics < 0) continue;
+          if (__atomic_add_fetch(finished + i, 1, __ATOMIC_ACQ_REL) == items)
+            merge(t, op, partial, items, group, images);
+        }
+        if (op.statistics >= 0) partial += items * 2 * op.out_channels;
+      }
+#pragma omp barrier
+    }
+  }
+  return {};
+}
+
+Status schedule_predict_cpu(const ScheduleTables& t, Storage storage, Isa isa, int threads,
+                            const float* images_nchw, int64_t images, int64_t block, void* arenas,
+                            int64_t arena_bytes, void* scratch, float* logits) {
+  if (const Status status =
+          check_schedule(t, storage, isa, threads, block, std::max<int64_t>(0, arena_bytes), false);
+      !status.ok())
+    return status;
+  if (images < 0 || images > INT32_MAX) return invalid("the number of images is out of range");
+  if (!images_nchw || !logits) return invalid("images or logits are missing");
+  if (misaligned(arenas) || misaligned(scratch) || arena_bytes % scratch_line)
+    return invalid("arenas or scratch are missing or not aligned");
+  const int64_t own_bytes = thread_bytes(t, storage, isa, block);
+  const Pass pass{t, storage, isa, block};
+  int64_t image_floats = 0;
+  for (int64_t i = 0; i < t.operation_count; ++i) {
+    const Operation& op = t.operations[i];
+    if (kind_of(op) == Kind::input)
+      image_floats = int64_t{op.out_channels} * t.values[op.output].height * t.values[op.output].width;
+  }
+
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t b = 0; b < divide_up(images, block); ++b) {
+    void* const arena = static_cast<char*>(arenas) + thread_number() * arena_bytes;
+    char* const own = static_cast<char*>(scratch) + thread_number() * own_bytes;
+    const int64_t first = b * block, count = std::min(block, images - first);
+    for (int64_t i = 0; i < t.operation_count; ++i) {
+      const Operation& op = t.operations[i];
+      ItemArgs args = pass.args(op, own);
+      float* const leaf =
+          op.leaf < 0 ? nullptr : logits + (op.leaf * images + first) * int64_t{op.out_channels};
+      for (int64_t k = 0; k < count; k += args.cells.group)
+        pass.run(op, args, arena, k, std::min(args.cells.group, count - k),
+                 images_nchw + first * image_floats, leaf);
+    }
+  }
+  return {};
+}
+
+}  // namespace lasfast

@@ -1,0 +1,186 @@
+#include "schedule_check.h"
+
+#include "schedule_layout.h"
+
+namespace lasfast {
+namespace {
+
+constexpr int64_t largest_side = 1 << 20, largest_value = int64_t{1} << 40, largest_offset = int64_t{1} << 46;
+
+bool in_range(int64_t index, int64_t count) { return index >= 0 && index < count; }
+
+int64_t elements(const Value& v) { return int64_t{v.channels} * v.height * v.width; }
+
+Status check_value(const Value& v) {
+  if (v.channels < 1 || v.height < 1 || v.width < 1) return invalid("a value has a size below 1");
+  if (v.channels > largest_side || v.height > largest_side || v.width > largest_side ||
+      int64_t{v.channels} * v.height > largest_value / v.width)
+    return invalid("a value is too large");
+  if (v.offset < 0 || v.offset > largest_offset) return invalid("a value's offset is out of range");
+  return {};
+}
+
+Status check_norm(const ScheduleTables& t, int32_t norm, int64_t channels) {
+  if (norm == -1) return {};
+  if (!in_range(norm, t.norm_count)) return invalid("an operation names a norm that does not exist");
+  if (t.norms[norm].channels != channels) return invalid("a norm's channels are not those of its value");
+  return {};
+}
+
+Status check_window(const Operation& op, const Value& in, const Value& out) {
+  if (op.kernel < 1 || op.kernel > schedule_max_kernel) return invalid("a kernel is not between 1 and 11");
+  if (op.stride < 1 || op.stride > largest_side) return invalid("a stride is below 1");
+  if (op.padding < 0 || op.padding >= op.kernel) return invalid("a padding is not below its kernel");
+  const int64_t height = int64_t{in.height} + 2 * op.padding - op.kernel;
+  const int64_t width = int64_t{in.width} + 2 * op.padding - op.kernel;
+  if (height < 0 || width < 0) return invalid("a kernel is larger than its padded input");
+  if (out.height != 0 && (out.height != height / op.stride + 1 || out.width != width / op.stride + 1))
+    return invalid("an output's height or width does not follow from its input");
+  return {};
+}
+
+bool overlap(const Value& a, const Value& b) {
+  return a.offset < b.offset + elements(b) && b.offset < a.offset + elements(a);
+}
+
+Status check_operation(const ScheduleTables& t, const Operation& op, Storage storage, Isa isa,
+                       bool calibration) {
+  if (!in_range(op.kind, kind_count)) return invalid("an operation's kind is unknown");
+  if (!in_range(op.activation, activation_count) || !in_range(op.input_activation, activation_count) ||
+      !in_range(op.other_activation, activation_count))
+    return invalid("an operation's activation is unknown");
+  if (!in_range(op.level, t.operation_count))
+    return invalid("an operation's level is not below the number of operations");
+  const Kind kind = kind_of(op);
+  const bool leaf = op.leaf >= 0;
+  if (op.out_channels < 1 || op.out_channels > largest_side)
+    return invalid("an operation's out_channels is out of range");
+  if (leaf ? op.output != -1 : !in_range(op.output, t.value_count))
+    return invalid("an operation's output is neither a value nor a leaf");
+  const Value out = leaf ? Value{op.out_channels, 1, 1, 0, 0} : t.values[op.output];
+
+  if (kind == Kind::input) {
+    if (leaf || op.input != -1 || op.other != -1 || op.input_norm != -1 || op.input_activation ||
+        op.output_norm != -1 || op.activation || op.statistics != -1 || op.bias != -1)
+      return invalid("an input operation only copies images");
+    if (op.out_channels > out.channels) return invalid("the images have more channels than their value");
+    return {};
+  }
+
+  if (!in_range(op.input, t.value_count)) return invalid("an operation's input is no value");
+  const Value& in = t.values[op.input];
+  if (op.out_channels != out.channels) return invalid("an operation's out_channels is not its value's");
+  if (!leaf && overlap(in, out)) return invalid("an operation's output overlaps its input");
+  switch (kind) {
+    case Kind::conv2d:
+    case Kind::linear: {
+      if (const Status status = check_weighted(op, in); !status.ok()) return status;
+      if (kind == Kind::conv2d) {
+        if (const Status status = check_window(op, in, out); !status.ok()) return status;
+      } else if (out.height != 1 || out.width != 1) {
+        return invalid("a linear operation's output has positions");
+      }
+      const int64_t bytes = schedule_packed_bytes_cpu(op, in, storage, isa);
+      if (op.weight < 0 || op.weight % scratch_line || !t.weights || op.weight > t.weight_bytes - bytes)
+        return invalid("an operation's weight is missing, misaligned or beyond the packed weights");
+      break;
+    }
+    case Kind::max_pool:
+    case Kind::avg_pool:
+      if (const Status status = check_window(op, in, out); !status.ok()) return status;
+      if (2 * op.padding > op.kernel) return invalid("a pool's padding is more than half its kernel");
+      if (in.channels != out.channels) return invalid("a pool changes the channels");
+      break;
+    case Kind::global_pool:
+      if (out.height != 1 || out.width != 1) return invalid("a global pool's output has positions");
+      if (in.channels != out.channels) return invalid("a pool changes the channels");
+      break;
+    default:
+      if (in.channels != out.channels || in.height != out.height || in.width != out.width)
+        return invalid("a combination's input and output differ in shape");
+  }
+
+  if (op.other != -1) {
+    if (!in_range(op.other, t.value_count)) return invalid("an operation's other is no value");
+    const Value& other = t.values[op.other];
+    if (other.height != out.height || other.width != out.width || other.channels > out.channels)
+      return invalid("an operation's other does not fit its output");
+    if (!leaf && overlap(other, out)) return invalid("an operation's output overlaps its other");
+    if (const Status status = check_norm(t, op.other_norm, other.channels); !status.ok()) return status;
+  }
+  if (const Status status = check_norm(t, op.input_norm, in.channels); !status.ok()) return status;
+  if (const Status status = check_norm(t, op.output_norm, out.channels); !status.ok()) return status;
+  if (const Status status = check_norm(t, op.statistics, out.channels); !status.ok()) return status;
+  if (op.bias != -1 && (op.bias < 0 || !t.biases || op.bias > t.bias_count - op.out_channels))
+    return invalid("an operation's bias is beyond the biases");
+  if (op.statistics != -1) {
+    if (!calibration) return invalid("prediction takes no statistics");
+    if (leaf || op.output_norm != -1 || op.other != -1 || op.activation)
+      return invalid("an operation that takes statistics stores its plain output");
+  }
+  return {};
+}
+
+}  // namespace
+
+Status check_weighted(const Operation& op, const Value& input) {
+  if (const Status status = check_value(input); !status.ok()) return status;
+  if (op.out_channels < 1 || op.out_channels > largest_side)
+    return invalid("an operation's out_channels is out of range");
+  if (kind_of(op) == Kind::linear) {
+    if (elements(input) > largest_side) return invalid("a linear operation has too many inputs");
+    return {};
+  }
+  if (kind_of(op) != Kind::conv2d) return invalid("only convolutions and linear operations have weights");
+  if (op.groups != 1 && (op.groups != input.channels || op.groups != op.out_channels))
+    return invalid("groups is neither 1 nor the number of channels");
+  return check_window(op, input, Value{});
+}
+
+Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int threads, int64_t capacity,
+                      int64_t arena_bytes, bool calibration) {
+  if (storage != Storage::float32 && storage != Storage::bfloat16) return invalid("the storage is unknown");
+  if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
+  if (threads < 1 || threads > 1 << 16) return invalid("threads must be at least 1");
+  if (capacity < 1 || capacity > INT32_MAX) return invalid("there must be at least one image");
+  if (t.value_count < 1 || t.operation_count < 1 || t.norm_count < 0 || t.channel_count < 0 || !t.values ||
+      !t.operations || (t.norm_count && !t.norms))
+    return invalid("a table is missing");
+  if (reinterpret_cast<uintptr_t>(t.weights) % scratch_line) return invalid("the weights are not aligned");
+  const int64_t item = storage == Storage::float32 ? 4 : 2;
+  for (int64_t i = 0; i < t.value_count; ++i) {
+    const Value& v = t.values[i];
+    if (const Status status = check_value(v); !status.ok()) return status;
+    if (arena_bytes >= 0 && v.offset + elements(v) > arena_bytes / item / capacity)
+      return invalid("a value is beyond the arena");
+  }
+  for (int64_t i = 0; i < t.norm_count; ++i) {
+    const Norm& n = t.norms[i];
+    if (n.channels < 1 || n.offset < 0 || n.offset > t.channel_count - n.channels)
+      return invalid("a norm is beyond the tables of channels");
+  }
+  if (t.norm_count && (!t.scale || !t.shift)) return invalid("scale or shift is missing");
+  if (t.norm_count && calibration && (!t.gamma || !t.beta || !t.mean || !t.variance))
+    return invalid("gamma, beta, mean or variance is missing");
+  int64_t leaves = 0, classes = 0;
+  const Operation* images = nullptr;
+  for (int64_t i = 0; i < t.operation_count; ++i) {
+    const Operation& op = t.operations[i];
+    if (const Status status = check_operation(t, op, storage, isa, calibration); !status.ok()) return status;
+    if (kind_of(op) == Kind::input) {
+      if (images && (images->out_channels != op.out_channels ||
+                     t.values[images->output].height != t.values[op.output].height ||
+                     t.values[images->output].width != t.values[op.output].width))
+        return invalid("input operations differ in the size of their images");
+      images = &op;
+    }
+    if (op.leaf < 0) continue;
+    if (leaves++ && op.out_channels != classes) return invalid("leaves differ in their number of classes");
+    classes = op.out_channels;
+  }
+  for (int64_t i = 0; i < t.operation_count; ++i)
+    if (t.operations[i].leaf >= leaves) return invalid("a leaf's number is not below the number of leaves");
+  return {};
+}
+
+}  // namespace lasfast

@@ -1,0 +1,82 @@
+// What runs one operation of a schedule on one item (a few images), as a POD and a table of functions per
+// instruction set.
+//
+// A convolution first copies its input, normalised, rectified and padded, into *cells*: one per padded
+// position, the channels of an image contiguous. `group` images are interleaved, position by position, so
+// that rows of small images fill registers too; with a stride s, rows and columns are parted into s phases.
+// Then each tap of the kernel is a constant shift, and neighbouring outputs read neighbouring cells:
+//   cell(r, x, g) = (((r % s * rows + r / s) * phases + x % s) * cols + x / s) * group + g
+// where r, x count padded rows of the band and padded columns. Three ways of filling cells:
+//   direct    the channels of one position; for tiles 32 at a time, those of all cells together, since
+//             neighbours then lie next to each other whatever the number of channels
+//   paired    for tiles and up to 16 channels: those of this position and of the next column
+//   gathered  for tiles and very few channels: the whole window of an output; then there is one tap
+//
+// Included by files compiled for different instruction sets: plain structs only, nothing inline.
+#pragma once
+
+#include <cstdint>
+
+#define LASFAST_INLINE inline __attribute__((always_inline))
+
+namespace lasfast {
+
+struct Bf16 {
+  uint16_t bits;
+};
+
+struct Affine {
+  const float* scale;  // [channels]; null: none
+  const float* shift;
+  int32_t activation;
+};
+
+enum class CellMode : int32_t { direct = 0, paired = 1, gathered = 2 };
+
+struct Cells {
+  CellMode mode;
+  int64_t group, phases, rows, cols;  // rows, cols: per phase
+  int64_t size;                       // elements from cell to cell
+  int64_t chunks, plane;              // for tiles: pieces of 32 values, and elements from one to the next
+  int64_t band;                       // output rows at a time
+};
+
+enum class Task : int32_t { input, dense, depthwise, max_pool, avg_pool, global_pool, combine };
+
+struct ItemArgs {
+  Task task;          // dense: convolution and linear
+  int64_t images;     // of this item, at most cells.group; 1 but for dense
+  const void* input;  // [images, in_height, in_width, in_channels] (Task::input: NCHW fp32)
+  const void* other;  // [images, out_height, out_width, other_channels], or null
+  void* output;       // [images, out_height, out_width, out_channels]
+  int64_t in_channels, in_height, in_width;
+  int64_t out_channels, out_height, out_width;
+  int64_t other_channels;
+  int64_t kernel, stride, padding;
+  bool flatten;  // linear: all positions of an image are one cell
+  Affine in, with, out;
+  const float* bias;   // [out_channels], or null
+  const void* weight;  // packed
+  Cells cells;
+  void* cell_scratch;
+  void* gather_scratch;  // gathered cells are made from rows here
+  float* sums;           // [3, channels rounded up to vectors]: shift, sum and sum of squares of statistics
+  float* partial;        // [2, out_channels]: mean, and sum of squared deviations; null: no statistics
+};
+
+struct ScheduleKernels {
+  int width;  // floats per vector; weights of convolutions are packed in blocks of two vectors, then one
+  // By storage, and whether the output is fp32 all the same.
+  void (*run_f32)(const ItemArgs&);
+  void (*run_bf16)(const ItemArgs&);
+  void (*run_bf16_f32)(const ItemArgs&);
+};
+
+constexpr int64_t cell_slack_bytes = 4096;  // readable behind the cells
+
+extern const ScheduleKernels generic_schedule_kernels;
+extern const ScheduleKernels avx2_schedule_kernels;
+extern const ScheduleKernels avx512_schedule_kernels;
+extern const ScheduleKernels amx_schedule_kernels;  // dense convolutions on bf16 by tiles
+
+}  // namespace lasfast

@@ -1,0 +1,120 @@
+// How an operation is cut into items, cells and scratch: what packing, checking and running agree on.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "lasfast/schedule.h"
+#include "schedule_kernels.h"
+
+namespace lasfast {
+
+constexpr int64_t scratch_line = 64;              // bytes
+constexpr int64_t cell_budget_bytes = 384 << 10;  // of cells at a time: they should stay in a core's cache
+constexpr int64_t near_budget_bytes = 24 << 10;   // the same for the first level, where bands share no rows
+constexpr int64_t tile_cells = 16, tile_depth = 32;             // of a tile: rows, and bf16 values per row
+constexpr int64_t gathered_channels = 4, paired_channels = 16;  // at most
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_to(int64_t value, int64_t multiple) { return divide_up(value, multiple) * multiple; }
+
+const ScheduleKernels& schedule_kernels(Isa isa);  // isa is compiled in
+
+inline bool by_tiles(Storage storage, Isa isa) { return storage == Storage::bfloat16 && isa == Isa::amx; }
+
+inline Kind kind_of(const Operation& op) { return static_cast<Kind>(op.kind); }
+
+inline bool is_depthwise(const Operation& op) { return kind_of(op) == Kind::conv2d && op.groups > 1; }
+
+// A convolution in cells; linear is one of 1x1 on images of one position.
+struct DensePlan {
+  int64_t kernel, stride, padding, channels;  // channels: of one cell, before rounding up
+  int64_t out_height, out_width;
+  bool flatten, depthwise, tiles;
+  Cells cells;
+  int64_t cell_bytes, gather_bytes;
+
+  // `images`: how many there are to interleave.
+  DensePlan(const Operation& op, const Value& input, Storage storage, Isa isa, int64_t images);
+
+  int64_t items(int64_t images) const { return divide_up(images, cells.group); }
+  int64_t pairs() const { return divide_up(kernel, 2); }
+
+ private:
+  int64_t bytes(int64_t band, int64_t group) const;
+};
+
+inline int64_t DensePlan::bytes(int64_t band, int64_t group) const {
+  const int64_t more = divide_up(kernel, stride) - 1;
+  if (cells.mode == CellMode::gathered) return band * out_width * cells.size * 2;
+  const int64_t elements = tiles ? cells.chunks * tile_depth : cells.size;
+  return cells.phases * (band + more) * cells.phases * (out_width + more) * group * elements *
+         (tiles ? 2 : 4);
+}
+
+inline DensePlan::DensePlan(const Operation& op, const Value& input, Storage storage, Isa isa, int64_t images)
+    : kernel(op.kernel),
+      stride(op.stride),
+      padding(op.padding),
+      channels(input.channels),
+      flatten(kind_of(op) == Kind::linear),
+      depthwise(is_depthwise(op)),
+      tiles(by_tiles(storage, isa) && !depthwise),
+      cells{},
+      cell_bytes(0),
+      gather_bytes(0) {
+  if (flatten) {
+    kernel = stride = 1;
+    padding = 0;
+    channels = int64_t{input.channels} * input.height * input.width;
+  }
+  out_height = flatten ? 1 : (input.height + 2 * padding - kernel) / stride + 1;
+  out_width = flatten ? 1 : (input.width + 2 * padding - kernel) / stride + 1;
+  cells.phases = std::min(kernel, stride);
+  cells.size = channels;
+  if (tiles) {
+    if (kernel > 1 && channels <= gathered_channels) {
+      cells.mode = CellMode::gathered;
+      cells.size = round_to(kernel * kernel * channels, tile_depth);
+      cells.phases = 1;
+    } else {
+      cells.mode = kernel > 1 && channels <= paired_channels ? CellMode::paired : CellMode::direct;
+      cells.size = flatten ? round_to(channels, tile_depth) : tile_depth;
+    }
+    cells.chunks =
+        cells.mode == CellMode::gathered ? cells.size / tile_depth : divide_up(channels, tile_depth);
+    cells.plane = tile_depth;
+  }
+
+  // Rows that leave tiles or registers part empty are filled up with the rows of other images.
+  const int64_t length = kernel == 1 || cells.mode == CellMode::gathered ? out_height * out_width : out_width;
+  int64_t group = 1;
+  if (!depthwise && cells.mode != CellMode::gathered) {
+    const int64_t most = std::min<int64_t>(tile_cells, images);
+    double best = 0;
+    for (int64_t g = 1; g <= most && best < 1; ++g) {
+      if (g > 1 && bytes(out_height, g) > cell_budget_bytes) break;
+      const int64_t unit = tiles ? tile_cells : 4;
+      const int64_t spent = std::max<int64_t>(round_to(length * g, unit), 12);
+      const double use = static_cast<double>(length * g) / static_cast<double>(spent);
+      if (use > 1.05 * best || use == 1) best = use, group = g;
+    }
+  }
+  cells.group = group;
+  cells.band = out_height;
+  const bool apart = tiles && (kernel == 1 || cells.mode == CellMode::gathered);
+  const int64_t budget = apart ? near_budget_bytes : cell_budget_bytes;
+  while (cells.band > 1 && bytes(cells.band, group) > budget) cells.band = (cells.band + 1) / 2;
+  const int64_t more = divide_up(kernel, stride) - 1;
+  cells.rows = cells.band + more;
+  cells.cols = out_width + more;
+  if (tiles && cells.mode == CellMode::direct && !flatten)
+    cells.plane = cells.phases * cells.rows * cells.phases * cells.cols * group * tile_depth;
+  cell_bytes = round_to(bytes(cells.band, group) + cell_slack_bytes, scratch_line);
+  if (cells.mode == CellMode::gathered) {
+    const int64_t rows = (cells.band - 1) * stride + kernel, cols = (out_width - 1) * stride + kernel;
+    gather_bytes = round_to(rows * cols * channels * 2 + cell_slack_bytes, scratch_line);
+  }
+}
+
+}  // namespace lasfast

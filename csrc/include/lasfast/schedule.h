@@ -1,0 +1,131 @@
+// A plan lowered to fused operations, and what runs it.
+//
+// A schedule is an array of Operation records over Values. It is plain data: Python fills the arrays, one
+// call runs a whole pass over one batch of images. Nothing here is particular to a CPU.
+//
+// Values are NHWC, [images, height, width, channels], stored as fp32 or bf16 (all alike) in one arena: value
+// v of image i begins at element  v.offset * capacity + i * v.height * v.width * v.channels,  where capacity
+// is how many images the arena has room for. Vectors (features) have height = width = 1. Offsets of values
+// that are never alive together may overlap; an operation's output never overlaps its inputs.
+//
+// Every operation computes
+//
+//   output = act( norm_o( op( act_i( norm_i(input) ) ) + bias ) + act_x( norm_x(other) ) )
+//
+// in fp32, where norm(v) = scale[c] * v + shift[c] is a batch norm as an affine map, left out where its index
+// is -1, and `other` (same height and width, at most as many channels: missing ones count as zero) is left
+// out where it is -1. Padding is zero *after* norm_i and act_i, as in the network it came from.
+//
+// Calibration: an operation with `statistics` >= 0 has no norm_o, other or activation; it stores op(...) +
+// bias and takes mean and biased variance of that norm's channels over all images and positions of the batch,
+// from the fp32 values before they are rounded to storage. When all images are done, mean[], variance[] and
+// the norm's scale and shift are written: operations of later levels read them. The statistics do not depend
+// on the number of threads: the same inputs give the same bits. Prediction: scale and shift are given, no
+// operation has statistics.
+#pragma once
+
+#include <cstdint>
+
+#include "lasfast/isa.h"
+#include "lasfast/status.h"
+
+namespace lasfast {
+
+enum class Kind : int32_t {
+  input = 0,        // output = the images, NCHW fp32 in, NHWC out (channels beyond the images' are zero)
+  conv2d = 1,       // groups = 1, or groups = channels (depthwise)
+  max_pool = 2,     // padded positions never win
+  avg_pool = 3,     // padded positions do not count
+  global_pool = 4,  // mean over height and width
+  combine = 5,      // op is the identity: for norm, activation and sum of values at rest
+  linear = 6,       // [images, features] -> [images, features]; flattens NHWC -> (c, h, w) order if h * w > 1
+};
+constexpr int kind_count = 7;
+
+enum class Activation : int32_t { none = 0, relu = 1, relu6 = 2, hardswish = 3, swish = 4, sigmoid = 5 };
+constexpr int activation_count = 6;
+
+// These three are laid out alike in Python (numpy structured arrays), so none has a hole.
+struct Value {
+  int32_t channels, height, width, reserved;
+  int64_t offset;  // elements per image
+};
+static_assert(sizeof(Value) == 24, "mirrored in Python");
+
+struct Norm {
+  int32_t channels;
+  int32_t offset;  // of its channels in gamma, beta, scale, shift, mean, variance
+  float eps;
+  int32_t reserved;
+};
+static_assert(sizeof(Norm) == 16, "mirrored in Python");
+
+struct Operation {
+  int32_t kind;
+  int32_t level;  // calibration runs level by level; operations of one level are independent
+  int32_t input, other,
+      output;    // values; other may be -1. input is -1 for Kind::input; output -1 where leaf >= 0
+  int32_t leaf;  // >= 0: the output is fp32 [images, channels] at logits + leaf * images * classes,
+                 // not in the arena; it has height = width = 1
+  int32_t kernel, stride, padding, groups;
+  int32_t input_norm, input_activation;
+  int32_t other_norm, other_activation;
+  int32_t output_norm, activation;
+  int32_t statistics;    // norm, or -1
+  int32_t out_channels;  // of the output, whatever the kind; for Kind::input those of the images
+  int64_t weight;        // byte offset of its packed weight (64-byte aligned), or -1
+  int64_t bias;          // offset in biases, or -1
+};
+static_assert(sizeof(Operation) == 88, "mirrored in Python");
+
+constexpr int schedule_max_kernel = 11;
+
+enum class Storage : int32_t { float32 = 0, bfloat16 = 1 };
+
+// What a pass reads and writes. Norm tables are laid out by Norm::offset.
+struct ScheduleTables {
+  const Value* values;
+  int64_t value_count;
+  const Norm* norms;
+  int64_t norm_count;
+  const Operation* operations;
+  int64_t operation_count;
+  const void* weights;   // packed by schedule_pack_cpu for the same storage and isa; 64-byte aligned
+  int64_t weight_bytes;  // of all of them
+  const float* biases;
+  int64_t bias_count;
+  const float* gamma;
+  const float* beta;
+  float* scale;  // these two read in prediction, written in calibration
+  float* shift;
+  float* mean;  // these two written in calibration (biased variance), unused in prediction
+  float* variance;
+  int64_t channel_count;  // floats in each of gamma to variance
+};
+
+// Bytes of an operation's packed weight; 0 where it has none.
+int64_t schedule_packed_bytes_cpu(const Operation& operation, const Value& input, Storage storage, Isa isa);
+
+// Packs the slice weight[:out_channels, :in_channels / groups] (fp32, strides in elements; linear: [out, in,
+// 1, 1], its inputs in (c, h, w) order). Overwrites.
+Status schedule_pack_cpu(const Operation& operation, const Value& input, Storage storage, Isa isa,
+                         const float* weight, const int64_t weight_stride[4], void* packed);
+
+// Bytes of scratch (64-byte aligned) that calibration of `images` images, or prediction in blocks of
+// `images`, needs; 0 where the tables are not valid.
+int64_t schedule_scratch_bytes_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int64_t images,
+                                   int threads, bool calibration);
+
+// One calibration batch. arena: capacity = images. Leaves are not run (no statistics come of them).
+Status schedule_calibrate_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int threads,
+                              const float* images_nchw, int64_t images, void* arena, int64_t arena_bytes,
+                              void* scratch);
+
+// Prediction. Each thread walks the operations in order over blocks of `block` images, in its own arena of
+// capacity `block`: arenas lie arena_bytes apart. No barrier between operations.
+Status schedule_predict_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int threads,
+                            const float* images_nchw, int64_t images, int64_t block, void* arenas,
+                            int64_t arena_bytes, void* scratch,
+                            float* logits);  // [leaves, images, classes]
+
+}  // namespace lasfast

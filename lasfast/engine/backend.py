@@ -1,0 +1,62 @@
+"""What the evaluator asks of a backend."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+from torch import Tensor
+
+from lasfast.engine.plan import Plan
+from lasfast.supernets import Supernet
+from lasfast.supernets.layers import Shape
+
+NodeStatistics = dict[str, tuple[Tensor, Tensor]]
+"""Batch norm module -> (mean [C], variance [C]), of the batch norms of one node."""
+
+
+class Backend(ABC):
+    """Calibrates and predicts the plans of one supernet, with the weights it has at that moment."""
+
+    name: ClassVar[str]
+
+    def __init__(self, supernet: Supernet, precision: str = "fp32") -> None:
+        self.supernet = supernet
+        self.precision = precision
+
+    @abstractmethod
+    def calibrate(self, plan: Plan, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
+        """Return the statistics of every node, from batches of images [N, C, H, W].
+
+        Every batch is normalised by its own statistics. The supernet's own buffers stay as they are.
+        """
+
+    @abstractmethod
+    def predict_batches(
+        self, plan: Plan, statistics: list[NodeStatistics], batches: Iterable[Tensor]
+    ) -> Iterator[dict[int, Tensor]]:
+        """Give, for each batch of images [N, C, H, W], the logits [N, classes] (float32) of every leaf.
+
+        The weights are those at the first batch. A batch's logits are good until the next one is asked for.
+        """
+
+    def predict(self, plan: Plan, statistics: list[NodeStatistics], images: Tensor) -> dict[int, Tensor]:
+        """Return the logits [N, classes] (float32) of every leaf for a batch of images [N, C, H, W]."""
+        return next(self.predict_batches(plan, statistics, iter([images])))
+
+    @abstractmethod
+    def peak_bytes(self, plan: Plan, image_shape: Shape, images: int) -> int:
+        """Return the most bytes of activations held at once when calibrating on `images` images at a time."""
+
+    @abstractmethod
+    def prediction_batch(self, plan: Plan, image_shape: Shape, budget: int) -> int:
+        """Return how many images may be predicted at a time within `budget` bytes; at least 1."""
+
+
+def too_few_values(module: str, images: int) -> ValueError:
+    """The error of a calibration batch in which a batch norm sees one value per channel."""
+    return ValueError(
+        f"calibration: batch norm {module!r} sees one value per channel in a batch of "
+        f"{images} image(s), which has no variance; use larger calibration batches"
+    )

@@ -1,0 +1,83 @@
+"""A lowered plan as plain data: the records of csrc/include/lasfast/schedule.h, which says what they mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from lasfast.supernets.layers import Conv2d, Linear, Shape
+
+
+class Kind(IntEnum):
+    """What an operation does with its input."""
+
+    INPUT = 0
+    CONV2D = 1
+    MAX_POOL = 2
+    AVG_POOL = 3
+    GLOBAL_POOL = 4
+    COMBINE = 5
+    LINEAR = 6
+
+
+ACTIVATIONS = {"relu": 1, "relu6": 2, "hardswish": 3, "swish": 4, "sigmoid": 5}
+"""Numbers of the activations; 0 is none."""
+
+STORAGES = {"fp32": 0, "bf16": 1}
+"""How values are stored, by the evaluator's precision."""
+
+VALUE = np.dtype(
+    [("channels", "i4"), ("height", "i4"), ("width", "i4"), ("reserved", "i4"), ("offset", "i8")], align=True
+)
+NORM = np.dtype([("channels", "i4"), ("offset", "i4"), ("eps", "f4"), ("reserved", "i4")], align=True)
+OPERATION = np.dtype(
+    [
+        *((name, "i4") for name in ("kind", "level", "input", "other", "output", "leaf")),
+        *((name, "i4") for name in ("kernel", "stride", "padding", "groups")),
+        *((name, "i4") for name in ("input_norm", "input_activation", "other_norm", "other_activation")),
+        *((name, "i4") for name in ("output_norm", "activation", "statistics", "out_channels")),
+        ("weight", "i8"),
+        ("bias", "i8"),
+    ],
+    align=True,
+)
+SIZES = (24, 16, 88)
+"""Bytes of a Value, a Norm and an Operation in C."""
+assert (VALUE.itemsize, NORM.itemsize, OPERATION.itemsize) == SIZES
+
+ALIGNMENT = 32
+"""Offsets of values are multiples of so many elements: 64 bytes in the smallest storage."""
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """A norm of the schedule: which node and module it belongs to, and values per channel of an image."""
+
+    node: int
+    module: str
+    channels: int
+    eps: float
+    positions: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What one pass runs. Weights and biases are filled in by who packs them.
+
+    `weights` are the distinct slices: the op that reads them with its input's shape, and an operation
+    that does; an operation's `weight` is the index in `weights` until packing makes it an offset.
+    `biases` are (module, channels), laid out one after the other. `arena` counts elements per image, and
+    `leaves` are the plan's nodes whose output is logits, in the order of their numbers.
+    """
+
+    values: np.ndarray
+    norms: np.ndarray
+    operations: np.ndarray
+    batch_norms: tuple[BatchNorm, ...]
+    weights: tuple[tuple[Conv2d | Linear, Shape, int], ...]
+    biases: tuple[tuple[str, int], ...]
+    arena: int
+    leaves: tuple[int, ...]
+    classes: int

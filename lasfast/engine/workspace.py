@@ -1,0 +1,30 @@
+"""Where values live: offsets in one arena, so that values alive together never overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def place(sizes: Sequence[int], lives: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
+    """Return an offset for each value, and the size of the arena.
+
+    `lives[i]` is the (first, last) moment of value i, both included. Values are placed in the order of
+    their births, each in the lowest gap that has room for it among those alive then (first fit).
+    """
+    offsets = [0] * len(sizes)
+    total = 0
+    alive: list[int] = []  # in the order of their offsets
+    # Large values first among those born together: small ones fit in the gaps that are left.
+    for value in sorted(range(len(sizes)), key=lambda i: (lives[i][0], -sizes[i])):
+        born = lives[value][0]
+        alive = [other for other in alive if lives[other][1] >= born]
+        start, position = 0, len(alive)
+        for index, other in enumerate(alive):
+            if offsets[other] - start >= sizes[value]:
+                position = index
+                break
+            start = offsets[other] + sizes[other]
+        offsets[value] = start
+        alive.insert(position, value)
+        total = max(total, start + sizes[value])
+    return offsets, total

@@ -1,0 +1,175 @@
+"""Supernets, images and kernels for the backends' tests."""
+
+import importlib.util
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lasfast import _native, supernets
+from lasfast.engine.native_backend import why_missing
+from lasfast.spaces import LayerAssignmentSpace
+from lasfast.supernets import LayerBuilder, Supernet
+
+FAMILIES = {
+    "plain": lambda: supernets.PlainNet((2, 2, 2), 7, image_size=16),
+    "residual": lambda: supernets.ResidualNet((3, 2, 2), 7),
+    "residual-projection": lambda: supernets.ResidualNet((2, 2, 2), 7, shortcut="projection"),
+    "mobilenet-v1": lambda: supernets.MobileNetV1((2, 2, 2, 2), 7, stem="cifar"),
+    "resnet50": lambda: supernets.ResNet50((2, 2, 2, 1), 7, stem="cifar"),
+}
+BATCHES = (5, 4, 7)  # odd sizes, the last one larger than the others
+MISSING = why_missing(torch.device("cpu"))
+ISAS = ["compiled"] if MISSING else _native.load().isas_supported()
+
+
+def load_reference():
+    """The stand-in for the compiled module."""
+    path = Path(__file__).with_name("schedule_reference.py")
+    spec = importlib.util.spec_from_file_location("schedule_reference", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=["reference", *ISAS])
+def kernels(request, monkeypatch):
+    """What runs schedules: the reference, then the compiled module with each instruction set forced."""
+    if request.param == "reference":
+        reference = load_reference()
+        monkeypatch.setattr(_native, "load", lambda: reference)
+        monkeypatch.setattr(_native, "available", lambda: True)
+        monkeypatch.setattr(_native, "isa_number", lambda: 0)
+    elif MISSING:
+        pytest.skip(MISSING)
+    else:
+        monkeypatch.setenv("LASFAST_ISA", request.param)
+    return request.param
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def supernet(request):
+    torch.manual_seed(0)
+    return shaken(FAMILIES[request.param]())
+
+
+def shaken(supernet):
+    """The supernet with buffers and scales that differ from their initial values."""
+    for module in supernet.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+            nn.init.normal_(module.running_mean)
+    return supernet
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(count, 3, 16, 16, generator=generator) * 2 + 1 for count in BATCHES]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture(scope="session")
+def random_net():
+    """The class, for tests that make their own."""
+    return RandomNet
+
+
+class RandomNet(Supernet):
+    """Stages of random layers, each with alternatives that read the same weights, more or fewer of them.
+
+    `candidates` are some paths through it: between them they hold about every form that lowering knows.
+    """
+
+    ACTIVATIONS = ("relu", "relu6", "hardswish", "swish", "sigmoid")
+
+    def __init__(self, seed, image_size):
+        super().__init__(LayerAssignmentSpace(1, 1), num_classes=7, in_channels=3)
+        self.rng = random.Random(seed)
+        self.size = image_size
+        channels = 3
+        stages = []
+        for stage in range(self.rng.randint(1, 4)):
+            channels, layers = self.stage(f"stages.{stage}", channels)
+            stages.append(layers)
+        heads = [self.head(channels)]
+        self.candidates = []
+        for _ in range(4):
+            self.candidates.append((*(self.rng.choice(layers) for layers in stages), *heads))
+        self.create_modules((*(layers[-1] for layers in stages), *heads))  # the widest alternatives
+        shaken(self)
+
+    def path(self, architecture):
+        return self.candidates[0]
+
+    def stage(self, name, channels):
+        kind = self.rng.choice(["conv", "residual", "preactivation", "pool", "inverted", "two norms", "norm"])
+        out = self.rng.choice([3, 5, 16, 24, 33])
+        kernel, stride = self.rng.choice([1, 3, 5, 7]), self.rng.choice([1, 1, 2])
+        act = self.rng.choice(self.ACTIVATIONS)
+        flags = [self.rng.random() < 0.5 for _ in range(3)]
+        padding = self.rng.randint(0, 1) if kind == "pool" else kernel // 2
+        if kind == "pool":
+            kernel = max(2 * padding, self.rng.choice([1, 2, 3]))
+            if self.size + 2 * padding < kernel:
+                kernel, padding = 1, 0
+        keeps = kind in ("residual", "preactivation", "two norms", "norm")
+        layers = []
+        for width in (4, 9, 16):
+            block = LayerBuilder(name, channels)
+            x = block.input
+            if kind == "conv":
+                y = block.conv("conv", x, out, kernel, stride, bias=flags[0])
+                y = block.batch_norm("bn", y) if flags[1] else y
+                y = block.activation(y, act) if flags[2] else y
+            elif kind == "residual":
+                y = block.conv_bn_act("1", x, width, kernel, kind=act)
+                y = block.conv("conv2", y, channels, 3, bias=flags[0])
+                y = block.batch_norm("bn2", y) if flags[1] else y
+                if flags[2]:
+                    x = block.conv_bn("_shortcut", x, channels, 1)
+                y = block.activation(block.add(y, x))
+            elif kind == "preactivation":
+                y = block.activation(block.batch_norm("bn1", x), act)
+                y = block.conv("conv1", y, width, kernel, bias=flags[0])
+                y = block.activation(block.batch_norm("bn2", y), act)
+                y = block.add(block.conv("conv2", y, channels, 3), x)
+            elif kind == "pool":
+                y = block.pool(x, "max" if flags[0] else "avg", kernel, stride, padding)
+                y = block.batch_norm("bn", y) if flags[1] else y
+            elif kind == "inverted":
+                y = block.conv_bn_act("1", x, 8 * width, 1, kind=act)
+                y = block.conv_bn_act("2", y, 8 * width, kernel, stride, groups=8 * width, kind=act)
+                y = block.conv_bn("3", y, out, 1)
+            elif kind == "two norms":
+                y = block.conv("conv", x, channels, 3)
+                one = block.activation(block.batch_norm("bn1", y), act)
+                two = block.activation(block.activation(block.batch_norm("bn2", y)), act)
+                y = block.add(block.add(one, two), y)
+            else:
+                y = block.batch_norm("bn", x)
+                y = block.batch_norm("bn2", block.activation(y, act)) if flags[0] else y
+            layers.append(block.build())
+        self.size = layers[0].shapes((channels, self.size, self.size))[-1][1]
+        return (channels if keeps or kind == "pool" else out), layers
+
+    def head(self, channels):
+        block = LayerBuilder("classifier", channels)
+        if self.rng.random() < 0.5:
+            y = block.global_avg_pool(block.input)
+        else:
+            y = block.flatten(block.input, channels * self.size**2)
+        if self.rng.random() < 0.5:
+            y = block.activation(block.linear("fc1", y, 11))
+        y = block.dropout(y, 0.2)
+        y = block.linear("fc", y, 7, bias=self.rng.random() < 0.5)
+        if self.rng.random() < 0.2:
+            block.activation(y, "hardswish")
+        return block.build()

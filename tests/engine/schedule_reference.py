@@ -1,0 +1,198 @@
+"""What csrc/include/lasfast/schedule.h says, word by word in PyTorch, behind the compiled module's interface.
+
+Addresses are read as the compiled module reads them, so that lowering, workspaces and the layout of records
+are tested without it. Operations of one level run in reverse, since no order among them is promised, and
+arenas begin full of NaN.
+"""
+
+import ctypes
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+INPUT, CONV2D, MAX_POOL, AVG_POOL, GLOBAL_POOL, COMBINE, LINEAR = range(7)
+ACTIVATIONS = [lambda x: x, F.relu, F.relu6, F.hardswish, F.silu, torch.sigmoid]
+STORAGES = [torch.float32, torch.bfloat16]
+
+VALUE = np.dtype(
+    [("channels", "i4"), ("height", "i4"), ("width", "i4"), ("reserved", "i4"), ("offset", "i8")]
+)
+NORM = np.dtype([("channels", "i4"), ("offset", "i4"), ("eps", "f4"), ("reserved", "i4")])
+NAMES = (
+    "kind level input other output leaf kernel stride padding groups input_norm input_activation other_norm "
+    "other_activation output_norm activation statistics out_channels"
+)
+OPERATION = np.dtype([*((name, "i4") for name in NAMES.split()), ("weight", "i8"), ("bias", "i8")])
+
+ScheduleTables = SimpleNamespace
+
+
+def at(address, shape, dtype):
+    """The tensor that lies at an address."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    if not size:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=dtype).view(shape)
+
+
+def records(address, count, dtype):
+    return np.frombuffer((ctypes.c_char * (count * dtype.itemsize)).from_address(address), dtype)
+
+
+def image_shape(tables):
+    first = records(tables.operations, 1, OPERATION)[0]
+    value = records(tables.values, tables.value_count, VALUE)[first["output"]]
+    return tuple(int(value[name]) for name in ("channels", "height", "width"))
+
+
+def weight_shape(op, value):
+    if op["kind"] == LINEAR:
+        return (op["out_channels"], value["channels"] * value["height"] * value["width"], 1, 1)
+    return (op["out_channels"], value["channels"] // op["groups"], op["kernel"], op["kernel"])
+
+
+def schedule_packed_bytes(operation, input_value, storage, isa):
+    op, value = records(operation, 1, OPERATION)[0], records(input_value, 1, VALUE)[0]
+    return 4 * int(np.prod(weight_shape(op, value)))
+
+
+def schedule_pack(operation, input_value, storage, isa, weight, weight_stride, packed):
+    op, value = records(operation, 1, OPERATION)[0], records(input_value, 1, VALUE)[0]
+    shape = weight_shape(op, value)
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(shape, weight_stride, strict=True))
+    source = at(weight, (int(reach),), torch.float32).as_strided(tuple(map(int, shape)), weight_stride)
+    assert packed % 64 == 0
+    at(packed, shape, torch.float32).copy_(source.to(STORAGES[storage]))
+
+
+def schedule_scratch_bytes(tables, storage, isa, images, threads, calibration):
+    return 64 * threads
+
+
+class Pass:
+    def __init__(self, tables, storage, capacity, arena, arena_bytes):
+        self.tables, self.dtype, self.capacity = tables, STORAGES[storage], capacity
+        self.values = records(tables.values, tables.value_count, VALUE)
+        self.norms = records(tables.norms, tables.norm_count, NORM) if tables.norm_count else []
+        self.operations = records(tables.operations, tables.operation_count, OPERATION)
+        self.arena = at(arena, (arena_bytes // self.dtype.itemsize,), self.dtype)
+        assert arena % 64 == 0
+        self.arena.fill_(float("nan"))
+
+    def table(self, name, norm):
+        record = self.norms[norm]
+        address = getattr(self.tables, name) + 4 * int(record["offset"])
+        assert record["offset"] + record["channels"] <= self.tables.channel_count
+        return at(address, (int(record["channels"]),), torch.float32)
+
+    def value(self, number, images):
+        """[images, channels, height, width] of a value at rest, a view of the arena."""
+        value = self.values[number]
+        assert value["offset"] % 32 == 0
+        c, h, w = (int(value[name]) for name in ("channels", "height", "width"))
+        start, size = int(value["offset"]) * self.capacity, h * w * c
+        assert start + self.capacity * size <= self.arena.numel()
+        return self.arena[start : start + images * size].view(images, h, w, c).permute(0, 3, 1, 2)
+
+    def seen(self, x, norm, activation):
+        if norm >= 0:
+            scale, shift = self.table("scale", norm), self.table("shift", norm)
+            x = x * scale[:, None, None] + shift[:, None, None]
+        return ACTIVATIONS[activation](x)
+
+    def run(self, op, images, logits):
+        """Compute one operation for images [N, C, H, W] fp32; logits [N, classes] is where a leaf goes."""
+        count = len(images)
+        if op["kind"] == INPUT:
+            assert op["input"] == -1
+            y = images
+        else:
+            x = self.value(op["input"], count).float()
+            y = self.operate(op, self.seen(x, op["input_norm"], op["input_activation"]))
+        if op["bias"] >= 0:
+            channels = int(op["out_channels"])
+            assert op["bias"] + channels <= self.tables.bias_count
+            y = y + at(self.tables.biases + 4 * int(op["bias"]), (channels, 1, 1), torch.float32)
+        if op["statistics"] >= 0:
+            assert op["output_norm"] < 0
+            assert op["other"] < 0
+            assert op["activation"] == 0
+            assert logits is None
+            self.take_statistics(op["statistics"], y)
+        y = self.seen(y, op["output_norm"], 0)
+        if op["other"] >= 0:
+            other = self.seen(
+                self.value(op["other"], count).float(), op["other_norm"], op["other_activation"]
+            )
+            y = y + F.pad(other, (0, 0, 0, 0, 0, y.shape[1] - other.shape[1]))
+        y = ACTIVATIONS[op["activation"]](y)
+        assert y.shape[1] == op["out_channels"]
+        if op["leaf"] >= 0:
+            assert op["output"] == -1
+            logits[op["leaf"]] = y.flatten(1)
+        else:
+            output = self.value(op["output"], count)
+            assert output.shape == y.shape
+            output.copy_(y)
+
+    def operate(self, op, x):
+        kernel, stride, padding = (int(op[name]) for name in ("kernel", "stride", "padding"))
+        if op["kind"] in (CONV2D, LINEAR):
+            value = self.values[op["input"]]
+            shape = tuple(map(int, weight_shape(op, value)))
+            assert op["weight"] % 64 == 0
+            assert op["weight"] + 4 * np.prod(shape) <= self.tables.weight_bytes
+            weight = at(self.tables.weights + int(op["weight"]), shape, torch.float32)
+            if op["kind"] == LINEAR:
+                return F.conv2d(x.flatten(1)[:, :, None, None], weight)
+            return F.conv2d(x, weight, None, stride, padding, groups=int(op["groups"]))
+        if op["kind"] == MAX_POOL:
+            return F.max_pool2d(x, kernel, stride, padding)
+        if op["kind"] == AVG_POOL:
+            return F.avg_pool2d(x, kernel, stride, padding, count_include_pad=False)
+        if op["kind"] == GLOBAL_POOL:
+            return x.mean((2, 3), keepdim=True)
+        assert op["kind"] == COMBINE
+        return x
+
+    def take_statistics(self, norm, y):
+        y = y.double()
+        mean, variance = y.mean((0, 2, 3)), y.var((0, 2, 3), correction=0)
+        eps = float(self.norms[norm]["eps"])
+        scale = self.table("gamma", norm) / (variance + eps).sqrt()
+        self.table("mean", norm).copy_(mean)
+        self.table("variance", norm).copy_(variance)
+        self.table("scale", norm).copy_(scale)
+        self.table("shift", norm).copy_(self.table("beta", norm) - mean * scale)
+
+
+def schedule_calibrate(tables, storage, isa, threads, images_nchw, images, arena, arena_bytes, scratch):
+    run = Pass(tables, storage, images, arena, arena_bytes)
+    source = run.values[run.operations[0]["output"]]
+    batch = at(
+        images_nchw, (images, *(int(source[n]) for n in ("channels", "height", "width"))), torch.float32
+    )
+    levels = run.operations["level"]
+    assert (np.diff(levels) >= 0).all()
+    for level in np.unique(levels):
+        for op in run.operations[levels == level][::-1]:
+            run.run(op, batch, None)
+
+
+def schedule_predict(
+    tables, storage, isa, threads, images_nchw, images, block, arenas, arena_bytes, scratch, logits
+):
+    operations = records(tables.operations, tables.operation_count, OPERATION)
+    source = records(tables.values, tables.value_count, VALUE)[operations[0]["output"]]
+    batch = at(
+        images_nchw, (images, *(int(source[n]) for n in ("channels", "height", "width"))), torch.float32
+    )
+    leaves = operations[operations["leaf"] >= 0]
+    outputs = at(logits, (len(leaves), images, int(leaves["out_channels"][0])), torch.float32)
+    assert arena_bytes % 64 == 0
+    for number, start in enumerate(range(0, images, block)):
+        run = Pass(tables, storage, block, arenas + number % threads * arena_bytes, arena_bytes)
+        for op in run.operations:
+            run.run(op, batch[start : start + block], outputs[:, start : start + block])

@@ -1,0 +1,129 @@
+"""What becomes of layers: which ops are fused, and what cannot be lowered."""
+
+import numpy as np
+import pytest
+
+from lasfast import supernets
+from lasfast.engine import NotLowerableError, Plan
+from lasfast.engine.lowering import lower
+from lasfast.engine.schedule import Kind
+from lasfast.supernets import LayerBuilder, layers
+
+RESIDUAL = supernets.ResidualNet((2, 2, 2), 7)
+SHAPE = (3, 16, 16)
+
+
+def kinds(schedule) -> list[str]:
+    return [Kind(number).name.lower() for number in schedule.operations["kind"]]
+
+
+def test_prediction_of_a_residual_block_is_two_convolutions() -> None:
+    schedule = lower(Plan([RESIDUAL.path((1, 1, 1))]), SHAPE, calibration=False)
+    blocks = ["conv2d", "conv2d", "max_pool", "conv2d", "conv2d", "max_pool", "conv2d", "conv2d"]
+    # The shortcut's pooling runs before the convolution that adds it.
+    blocks = [
+        "conv2d",
+        "conv2d",
+        *("conv2d", "max_pool", "conv2d"),
+        *("conv2d", "max_pool", "conv2d"),
+    ]
+    assert kinds(schedule) == ["input", "conv2d", *blocks, "global_pool", "linear"]
+    operations = schedule.operations
+    convolutions = operations[operations["kind"] == Kind.CONV2D]
+    assert (convolutions["output_norm"] >= 0).all()
+    assert (convolutions["activation"] == 1).all()
+    assert (convolutions["other"] >= 0).sum() == 3
+    assert (operations["input_norm"] == -1).all()
+    assert operations["leaf"].tolist() == [-1] * (len(operations) - 1) + [0]
+    assert operations["output"][-1] == -1
+
+
+def test_calibration_of_a_residual_block_adds_once_and_ends_with_the_last_statistics() -> None:
+    schedule = lower(Plan([RESIDUAL.path((1, 1, 1))]), SHAPE, calibration=True)
+    block = ["conv2d", "conv2d"]
+    assert kinds(schedule) == [
+        *("input", "conv2d", *block, "combine"),
+        *("conv2d", "max_pool", "conv2d", "combine"),
+        *("conv2d", "max_pool", "conv2d"),
+    ] or kinds(schedule) == [
+        *("input", "conv2d", *block, "combine"),
+        *("conv2d", "conv2d", "max_pool", "combine"),
+        *("conv2d", "conv2d"),
+    ]
+    operations = schedule.operations
+    convolutions = operations[operations["kind"] == Kind.CONV2D]
+    assert (convolutions["statistics"] >= 0).all()
+    assert (operations["output_norm"] == -1).all()
+    sums = operations[operations["kind"] == Kind.COMBINE]
+    assert (sums["input_norm"] >= 0).all()
+    assert (sums["activation"] == 1).all()
+    # The first block's shortcut reads the stem through its batch norm and activation.
+    assert sums["other_norm"][0] >= 0
+    assert sums["other_activation"][0] == 1
+
+
+@pytest.mark.parametrize("calibration", [False, True])
+@pytest.mark.parametrize("width", [1, 3, None])
+def test_operations_come_after_what_they_read(calibration: bool, width: int | None) -> None:
+    plan = Plan([RESIDUAL.path(a) for a in RESIDUAL.space.enumerate()])
+    schedule = lower(plan, SHAPE, calibration=calibration, width=width)
+    levels: dict[int, int] = {-1: -1}
+    for operation in schedule.operations:
+        assert levels[operation["input"]] < operation["level"]
+        assert levels[operation["other"]] < operation["level"]
+        if operation["output"] >= 0:
+            levels[int(operation["output"])] = int(operation["level"])
+    assert (np.diff(schedule.operations["level"]) >= 0).all()
+    norms = {(norm.node, norm.module) for norm in schedule.batch_norms}
+    expected = {
+        (index, op.module)
+        for index, node in enumerate(plan.nodes)
+        for op in node.layer.ops
+        if isinstance(op, layers.BatchNorm2d)
+    }
+    assert norms == expected
+
+
+def test_levels_hold_the_operations_of_all_candidates() -> None:
+    plan = Plan([RESIDUAL.path(a) for a in RESIDUAL.space.enumerate()])
+    together = lower(plan, SHAPE, calibration=True, width=None)
+    alone = lower(Plan([RESIDUAL.path((2, 2, 2))]), SHAPE, calibration=True, width=None)
+    assert together.operations["level"].max() == alone.operations["level"].max()
+    one_by_one = lower(plan, SHAPE, calibration=True)
+    assert len(set(one_by_one.operations["level"])) == len(one_by_one.operations)
+    assert one_by_one.arena < together.arena
+    three = lower(plan, SHAPE, calibration=True, width=3)
+    assert np.bincount(three.operations["level"]).max() == 3
+    assert one_by_one.arena <= three.arena <= together.arena
+
+
+def test_weights_are_shared_between_candidates() -> None:
+    paths = [RESIDUAL.path(a) for a in RESIDUAL.space.enumerate()]
+    schedule = lower(Plan(paths), SHAPE, calibration=False)
+    modules = {op.module for path in paths for layer in path for op in layer.ops if hasattr(op, "module")}
+    readers = {name for name in modules if "conv" in name or "fc" in name}
+    assert sorted(op.module for op, _, _ in schedule.weights) == sorted(readers)
+
+
+def path_of(block: LayerBuilder) -> supernets.Path:
+    head = LayerBuilder("classifier", 8)
+    head.linear("fc", head.global_avg_pool(head.input), 7)
+    return (block.build(), head.build())
+
+
+def test_what_has_no_operation_is_named() -> None:
+    block = LayerBuilder("stages.1", 3)
+    block.opaque("attention", block.input, 8)
+    with pytest.raises(NotLowerableError, match=r"layer 'stages.1': Opaque: has no native operation"):
+        lower(Plan([path_of(block)]), SHAPE, calibration=False)
+    block = LayerBuilder("stages.2", 4)
+    block.conv("conv", block.input, 8, 3, groups=2)
+    with pytest.raises(NotLowerableError, match=r"layer 'stages.2': Conv2d: 2 groups of 4 to 8 channels"):
+        lower(Plan([path_of(block)]), (4, 16, 16), calibration=True)
+
+
+def test_a_path_must_end_in_logits() -> None:
+    block = LayerBuilder("only", 3)
+    block.conv("conv", block.input, 8, 3)
+    with pytest.raises(NotLowerableError, match="layer 'only': Conv2d: ends a path"):
+        lower(Plan([(block.build(),)]), SHAPE, calibration=False)

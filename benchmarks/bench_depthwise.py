@@ -1,0 +1,54 @@
+"""Depthwise convolution, batch norm and ReLU: one fused operation against PyTorch's sequence.
+
+    python -m pytest benchmarks/bench_depthwise.py --benchmark-group-by=group
+
+As `bench_conv`, with one filter for each channel. Memory-bound: `extra_info` has GB/s, counting the input
+read once and the output written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmarks._fused import STORAGES, THREADS, native_run
+
+SHAPES = {  # channels, height and width, images
+    "64 at 32x32": (64, 32, 32),
+    "128 at 16x16": (128, 16, 64),
+    "256 at 8x8": (256, 8, 128),
+    "512 at 4x4": (512, 4, 256),
+}
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("mode", ["calibration", "prediction"])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("who", ["native", "torch"])
+def test_depthwise(benchmark: Callable, who: str, shape: str, kernel: int, mode: str, storage: str) -> None:
+    channels, size, count = SHAPES[shape]
+    x = torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(0))
+    weight = torch.full((channels, 1, kernel, kernel), 1 / kernel**2)
+    calibration = mode == "calibration"
+    benchmark.group = f"{shape}, {kernel}x{kernel}, {storage}, {mode}"
+    torch.set_num_threads(THREADS)
+    if who == "native":
+        run = native_run(weight, x, storage, calibration)
+    else:
+        layout = {"dtype": STORAGES[storage], "memory_format": torch.channels_last}
+        x, weight = x.to(**layout), weight.to(**layout)
+        mean, variance = torch.zeros(channels), torch.ones(channels)
+        gamma, beta = torch.ones(channels), torch.zeros(channels)
+
+        def run() -> None:
+            y = F.conv2d(x, weight, None, 1, kernel // 2, groups=channels)
+            F.relu_(F.batch_norm(y, mean, variance, gamma, beta, calibration, 0.1))
+
+    with torch.inference_mode():
+        benchmark.pedantic(run, rounds=30, warmup_rounds=3)
+    moved = 2 * x.numel() * STORAGES[storage].itemsize
+    benchmark.extra_info["GB/s"] = round(moved / benchmark.stats.stats.median / 1e9, 2)

@@ -85,8 +85,8 @@ def main():
     for name in options.workloads or WORKLOADS:
         record["workloads"][name] = measure(WORKLOADS[name], options, record["peak_flops"])
         report(name, record["workloads"][name])
-    if options.output:
-        _harness.write(record, options.output)
+        if options.output:
+            _harness.write(record, options.output)
 
 
 def measure(workload, options, peak):
@@ -107,7 +107,7 @@ def measure(workload, options, peak):
     tuned_images = validation[0].to(memory_format=torch.channels_last)
     step = -(-len(candidates) // 8) if options.quick else 1
     error = compare(
-        supernet, candidates[::step], tuned[::step], tuned_batches, tuned_images[:100], options.precision
+        supernet, candidates[::step], networks[::step], batches, validation[0][:100], options.precision
     )
     evaluator = {
         backend: lasfast.Evaluator(
@@ -163,7 +163,10 @@ def one_by_one(networks, calibration, images, batch, precision):
 
 
 def compare(supernet, candidates, networks, calibration, images, precision):
-    """Check that all give the same logits, as far as the precision goes; return the worst errors."""
+    """Check that all give the same logits, as far as the precision goes; return the worst errors.
+
+    The truth is PyTorch in fp32 on contiguous images: its batch norm loses digits in channels_last.
+    """
     plan = Plan([supernet.path(candidate) for candidate in candidates])
     native = NativeBackend(supernet, precision)
     logits = native.predict(plan, native.calibrate(plan, calibration, "cumulative"), images)

@@ -31,10 +31,16 @@ weights they inherit?*, BatchNorm recalibration and prediction together. `native
 the batch norms and activations around it.
 
 Times are medians over alternated rounds in one run, ratios medians of the rounds' own ratios; images are in
-memory for all; every candidate's logits are checked against PyTorch's before any time is taken. The
-fraction of peak is the multiply-adds of the *shared* tree over those of a large PyTorch matrix product in
-the same precision. This page is made from [the records](../benchmarks/results) by `python -m
-benchmarks.report`.
+memory for all; logits are checked against PyTorch's before any time is taken (of every candidate, or of
+eight where a tenth of the images is used). The fraction of peak is the multiply-adds of the *shared* tree
+over those of a large PyTorch matrix product in the same precision and run. The machine was shared with
+other work, which the pairing evens out, but not the fractions. This page is made from [the
+records](../benchmarks/results) by `python -m benchmarks.report`.
+
+What limits it: `layernas-frontier` is made of 1x1 and depthwise convolutions, in which filling and
+finishing tiles takes longer than multiplying; `nir-residual` and `nir-plain` have three candidates, that
+share little; and in fp32, PyTorch's convolutions are near the peak themselves, so that only sharing and
+fusion are left to gain.
 
 ![Times faster than PyTorch](performance.png)
 """

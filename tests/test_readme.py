@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import statistics
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,15 @@ def test_the_figures_are_those_of_the_record() -> None:
             assert f"accuracy gap {100 * comparison['gap']:.1f} points" in text
         elif depth == "depth 9":
             assert f"tau is {comparison['kendall_tau']:.2f}" in text
+
+
+def test_the_speeds_are_those_of_the_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "evaluate-bf16.json").read_text())
+    ratios = [one["times_faster_than"] for one in record["workloads"].values()]
+    assert len(ratios) == 5
+    assert record["machine"]["threads"] == 1
+    text = " ".join(README.split())
+    tuned = statistics.geometric_mean(one["tuned"] for one in ratios)
+    sequential = statistics.geometric_mean(one["sequential"] for one in ratios)
+    assert f"**{tuned:.1f} times faster** than PyTorch tuned by hand" in text
+    assert f"{sequential:.0f} times faster than eager PyTorch" in text

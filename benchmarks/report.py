@@ -123,12 +123,9 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     width = 0.8 / len(records)
     names = list(records[0]["workloads"])
     for number, record in enumerate(records):
-        places = [
-            index + (number - (len(records) - 1) / 2) * width
-            for index, name in enumerate(names)
-            if name in record["workloads"]
-        ]
-        ratios = [one["times_faster_than"]["tuned"] for one in record["workloads"].values()]
+        shown = [(index, name) for index, name in enumerate(names) if name in record["workloads"]]
+        places = [index + (number - (len(records) - 1) / 2) * width for index, _ in shown]
+        ratios = [record["workloads"][name]["times_faster_than"]["tuned"] for _, name in shown]
         bars = axes.bar(places, ratios, width, color=COLORS[number], label=record["precision"])
         axes.bar_label(bars, [f"{ratio:.1f}" for ratio in ratios], fontsize=8)
     axes.axhline(1, color="black", linewidth=0.8)

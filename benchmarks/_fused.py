@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lasfast import _native
@@ -96,3 +97,22 @@ def native_run(weight: Tensor | None, images: Tensor, storage: str, calibration:
     if not _native.available():
         pytest.skip("lasfast's compiled module is not built")
     return Fused(weight, images, storage, calibration).prepare()
+
+
+def torch_run(
+    weight: Tensor, images: Tensor, storage: str, calibration: bool, *, alone: bool = False
+) -> Callable[[], None]:
+    """Return what runs PyTorch's convolution, batch norm and ReLU in channels_last; `alone` the first only."""
+    layout = {"dtype": STORAGES[storage], "memory_format": torch.channels_last}
+    x, weight = images.to(**layout), weight.to(**layout)
+    channels = images.shape[1]
+    padding, groups = weight.shape[2] // 2, channels // weight.shape[1]
+    mean, variance = torch.zeros(channels), torch.ones(channels)
+    gamma, beta = torch.ones(channels), torch.zeros(channels)
+
+    def run() -> None:
+        y = F.conv2d(x, weight, None, 1, padding, groups=groups)
+        if not alone:
+            F.relu_(F.batch_norm(y, mean, variance, gamma, beta, calibration, 0.1))
+
+    return run

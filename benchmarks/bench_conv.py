@@ -14,9 +14,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from benchmarks._fused import STORAGES, THREADS, native_run
+from benchmarks._fused import STORAGES, THREADS, native_run, torch_run
 from lasfast import _native
 
 SHAPES = {  # channels in and out, height and width, images
@@ -47,16 +46,7 @@ def test_conv(benchmark: Callable, who: str, shape: str, mode: str, storage: str
     if who == "native":
         run = native_run(weight, x, storage, calibration)
     else:
-        layout = {"dtype": STORAGES[storage], "memory_format": torch.channels_last}
-        x, weight = x.to(**layout), weight.to(**layout)
-        mean, variance = torch.zeros(channels), torch.ones(channels)
-        gamma, beta = torch.ones(channels), torch.zeros(channels)
-
-        def run() -> None:
-            y = F.conv2d(x, weight, None, 1, 1)
-            if who == "torch":
-                F.relu_(F.batch_norm(y, mean, variance, gamma, beta, calibration, 0.1))
-
+        run = torch_run(weight, x, storage, calibration, alone=who != "torch")
     with torch.inference_mode():
         benchmark.pedantic(run, rounds=30, warmup_rounds=3)
     flops = 2 * 9 * channels**2 * size**2 * count

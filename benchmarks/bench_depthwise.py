@@ -12,9 +12,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from benchmarks._fused import STORAGES, THREADS, native_run
+from benchmarks._fused import STORAGES, THREADS, native_run, torch_run
 
 SHAPES = {  # channels, height and width, images
     "64 at 32x32": (64, 32, 32),
@@ -39,15 +38,7 @@ def test_depthwise(benchmark: Callable, who: str, shape: str, kernel: int, mode:
     if who == "native":
         run = native_run(weight, x, storage, calibration)
     else:
-        layout = {"dtype": STORAGES[storage], "memory_format": torch.channels_last}
-        x, weight = x.to(**layout), weight.to(**layout)
-        mean, variance = torch.zeros(channels), torch.ones(channels)
-        gamma, beta = torch.ones(channels), torch.zeros(channels)
-
-        def run() -> None:
-            y = F.conv2d(x, weight, None, 1, kernel // 2, groups=channels)
-            F.relu_(F.batch_norm(y, mean, variance, gamma, beta, calibration, 0.1))
-
+        run = torch_run(weight, x, storage, calibration)
     with torch.inference_mode():
         benchmark.pedantic(run, rounds=30, warmup_rounds=3)
     moved = 2 * x.numel() * STORAGES[storage].itemsize

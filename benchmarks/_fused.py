@@ -102,7 +102,7 @@ def native_run(weight: Tensor | None, images: Tensor, storage: str, calibration:
 def torch_run(
     weight: Tensor, images: Tensor, storage: str, calibration: bool, *, alone: bool = False
 ) -> Callable[[], None]:
-    """Return what runs PyTorch's convolution, batch norm and ReLU in channels_last; `alone` the first only."""
+    """Return what runs PyTorch's sequence in channels_last, or its convolution `alone`."""
     layout = {"dtype": STORAGES[storage], "memory_format": torch.channels_last}
     x, weight = images.to(**layout), weight.to(**layout)
     channels = images.shape[1]

@@ -110,7 +110,8 @@ def conclusion(records: list[dict[str, Any]]) -> str:
                 verdict = "met" if geometric_mean(ratios) >= target else "missed"
                 lines.append(
                     f"| {record['precision']} | {baseline} | {target:g}x | "
-                    f"{geometric_mean(ratios):.1f}x (lowest {min(ratios):.1f}x), {verdict} |"
+                    f"{geometric_mean(ratios):.1f}x (lowest {min(ratios):.1f}x) over "
+                    f"{len(ratios)} workloads, {verdict} |"
                 )
     return "\n".join(lines) + "\n"
 

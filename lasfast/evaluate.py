@@ -14,23 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lasfast.checks import check_choice, check_positive
 from lasfast.engine import CONVENTIONS, Backend, NativeBackend, NotLowerableError, Plan, TorchBackend
-from lasfast.engine.backend import NodeStatistics
+from lasfast.engine.backend import BACKENDS, PRECISIONS, NodeStatistics
 from lasfast.engine.lowering import lower
 from lasfast.engine.native_backend import why_missing
 from lasfast.measurement import Measurement
 from lasfast.spaces import Architecture
 from lasfast.supernets import Path, Supernet
-from lasfast.supernets.base import check_choice, check_positive
 from lasfast.supernets.extract import Statistics
+from lasfast.supernets.run import evaluation_mode
 
 Calibration = Tensor | Iterable[Any]
 """Images [N, C, H, W], or a loader of such batches (or of pairs that begin with one)."""
 Validation = tuple[Tensor, Tensor] | Iterable[Any]
 """(images [N, C, H, W], labels [N]), or a loader of such pairs."""
 
-BACKENDS = ("auto", "torch", "native")
-PRECISIONS = ("fp32", "bf16")
 
 T = TypeVar("T")
 logger = logging.getLogger("lasfast")
@@ -268,16 +267,10 @@ def evaluate_network(
     check_choice("precision", precision, PRECISIONS)
     device = next(network.parameters()).device
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
     tally = Tally()
-    try:
-        with torch.inference_mode(), autocast:
-            for images, labels in batches(validation, batch, device):
-                tally.add(network(images).float(), labels)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluation_mode(network), torch.inference_mode(), autocast:
+        for images, labels in batches(validation, batch, device):
+            tally.add(network(images).float(), labels)
     return tally.measurement(architecture)
 
 

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lasfast.checks import check_choice
 from lasfast.engine import CONVENTIONS, NativeBackend, NotLowerableError, Plan
-from lasfast.engine.backend import too_few_values
+from lasfast.engine.backend import BACKENDS, PRECISIONS, too_few_values
 from lasfast.engine.native_backend import why_missing
 from lasfast.engine.statistics import RunningStatistics
-from lasfast.supernets.base import check_choice
+from lasfast.supernets.run import evaluation_mode
 from lasfast.supernets.trace import UntraceableError, trace
-
-BACKENDS = ("auto", "torch", "native")
-PRECISIONS = ("fp32", "bf16")
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
 
@@ -121,7 +119,7 @@ def _native(network: nn.Module, batches: _Batches, convention: str, precision: s
     missing = why_missing(batches.device)
     if missing is not None:
         raise _CannotError(missing)
-    with _evaluation_mode(network):
+    with evaluation_mode(network):
         try:
             plan = Plan([(trace(network),)])
             backend = NativeBackend(cast(Any, network), precision)
@@ -149,7 +147,7 @@ def _torch(
         if x.numel() // x.shape[1] < 2:
             raise too_few_values(name, len(x))
 
-    with _evaluation_mode(network), _own_statistics(norms):
+    with evaluation_mode(network), _own_statistics(norms):
         handles = [
             norm.register_forward_pre_hook(lambda _, inputs, name=name: check(name, inputs[0]))
             for name, norm in norms.items()
@@ -167,17 +165,6 @@ def _torch(
             for handle in handles:
                 handle.remove()
     return {name: one.result() for name, one in running.items()}
-
-
-@contextmanager
-def _evaluation_mode(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

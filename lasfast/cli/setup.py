@@ -10,10 +10,10 @@ import torch
 
 import lasfast
 from lasfast import supernets
+from lasfast.checks import check_choice
 from lasfast.cli.options import DataOptions, EvaluateOptions, MachineOptions, SupernetOptions, TrainOptions
 from lasfast.data import Dataset, TensorImages
 from lasfast.supernets import LayerAssignmentSupernet
-from lasfast.supernets.base import check_choice
 from lasfast.train.settings import TrainSettings, resolve
 
 FAMILIES: dict[str, Callable[..., LayerAssignmentSupernet]] = {

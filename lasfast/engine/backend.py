@@ -12,6 +12,10 @@ from lasfast.engine.plan import Plan
 from lasfast.supernets import Supernet
 from lasfast.supernets.layers import Shape
 
+BACKENDS = ("auto", "torch", "native")
+"""What can be asked for; "auto" is the fastest of the others that can run what it is asked to."""
+PRECISIONS = ("fp32", "bf16")
+
 NodeStatistics = dict[str, tuple[Tensor, Tensor]]
 """Batch norm module -> (mean [C], variance [C]), of the batch norms of one node."""
 

@@ -18,7 +18,7 @@ from lasfast.engine.plan import ROOT, Plan
 from lasfast.engine.statistics import CONVENTIONS, RunningStatistics
 from lasfast.supernets import Supernet, layers
 from lasfast.supernets.layers import Shape
-from lasfast.supernets.run import BatchNormFunction, leading, run_layer
+from lasfast.supernets.run import BatchNormFunction, Modules, evaluation_mode, leading, run_layer
 
 
 class TorchBackend(Backend):
@@ -54,7 +54,7 @@ class TorchBackend(Backend):
         functions = [normalise(node) for node in range(len(plan.nodes))]
         with self._inference():
             for images in batches:
-                for _ in self._run(plan, images, functions):
+                for _ in self._run(plan, images, modules, functions):
                     pass
         return [{name: one.result() for name, one in node.items()} for node in running]
 
@@ -70,7 +70,9 @@ class TorchBackend(Backend):
         functions = [normalise(node) for node in range(len(plan.nodes))]
         for images in batches:
             with self._inference():
-                logits = {leaf: output.float() for leaf, output in self._run(plan, images, functions)}
+                logits = {
+                    leaf: output.float() for leaf, output in self._run(plan, images, modules, functions)
+                }
             yield logits
 
     def peak_bytes(self, plan: Plan, image_shape: Shape, images: int) -> int:
@@ -82,10 +84,9 @@ class TorchBackend(Backend):
         return max(1, budget // plan.peak_bytes(image_shape, 1, self.itemsize))
 
     def _run(
-        self, plan: Plan, images: Tensor, functions: list[BatchNormFunction]
+        self, plan: Plan, images: Tensor, modules: Modules, functions: list[BatchNormFunction]
     ) -> Iterator[tuple[int, Tensor]]:
         """Run the tree on one batch, giving each leaf's output as it is ready."""
-        modules = dict(self.supernet.named_modules())
         outputs = {ROOT: images}
         waiting = [node.uses for node in plan.nodes]
         for index, node in enumerate(plan.nodes):
@@ -103,17 +104,12 @@ class TorchBackend(Backend):
     def _inference(self) -> Iterator[None]:
         """Evaluation mode, no gradients, the wanted precision; the supernet's mode is put back afterwards."""
         device = next(self.supernet.parameters()).device.type
-        modes = [(module, module.training) for module in self.supernet.modules()]
-        self.supernet.eval()
-        try:
-            with (
-                torch.inference_mode(),
-                torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"),
-            ):
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training
+        with (
+            evaluation_mode(self.supernet),
+            torch.inference_mode(),
+            torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"),
+        ):
+            yield
 
 
 def _batch_norm(

@@ -11,6 +11,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lasfast.checks import check_positive
 from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
 from lasfast.supernets import layers
 from lasfast.supernets.extract import Statistics, extract
@@ -164,19 +165,6 @@ class LayerAssignmentSupernet(Supernet):
             if sum(architecture) == depth and architecture in self.space:
                 return architecture
         return self.space.even(depth)
-
-
-def check_positive(**values: int) -> None:
-    """Raise a ValueError that names the first argument that is not a positive int."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive int, got {value!r}")
-
-
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise a ValueError that names the argument and its choices, unless the value is one of them."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def _check_opaque(op: layers.Opaque, module: nn.Module | None) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lasfast.supernets.layers import Shape
+from lasfast.supernets.run import evaluation_mode
 
 
 def save_network(network: nn.Module, path: str | os.PathLike[str], image_shape: Shape) -> None:
@@ -18,13 +19,8 @@ def save_network(network: nn.Module, path: str | os.PathLike[str], image_shape: 
         network = torch.export.load("winner.pt2").module()
     """
     device = next(network.parameters()).device
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        # Two images: torch takes a batch of one for a constant.
-        example = torch.zeros(2, *image_shape, device=device)
+    # Two images: torch takes a batch of one for a constant.
+    example = torch.zeros(2, *image_shape, device=device)
+    with evaluation_mode(network):
         program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    finally:
-        for module, training in modes:
-            module.training = training
     torch.export.save(program, path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lasfast.supernets.base import LayerAssignmentSupernet, check_choice
+from lasfast.checks import check_choice
+from lasfast.supernets.base import LayerAssignmentSupernet
 from lasfast.supernets.builder import LayerBuilder
 from lasfast.supernets.layers import Layer, Path
 from lasfast.supernets.parts import Stem, classifier

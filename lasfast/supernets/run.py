@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache, singledispatch
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lasfast.supernets import layers
 from lasfast.supernets.layers import Layer, Op
@@ -122,3 +123,15 @@ def leading(tensor: Tensor, *sizes: int) -> Tensor:
         if size != tensor.shape[dimension]:
             tensor = tensor.narrow(dimension, 0, size)
     return tensor
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode, and back to its own afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

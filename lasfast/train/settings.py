@@ -10,7 +10,7 @@ import dataclasses
 import math
 from typing import Any
 
-PRECISIONS = ("fp32", "bf16")
+from lasfast.engine.backend import PRECISIONS
 
 
 def _check_int(name: str, value: object, least: int) -> None:

@@ -92,7 +92,7 @@ void predict(const ScheduleTables& tables, int storage, int isa, int threads, Ad
 
 void bind_schedule(py::module_& m) {
   using py::arg;
-  py::class_<ScheduleTables>(m, "ScheduleTables")
+  py::class_<ScheduleTables>(m, "ScheduleTables", py::module_local())
       .def(py::init(&make_tables), arg("values"), arg("value_count"), arg("norms"), arg("norm_count"),
            arg("operations"), arg("operation_count"), arg("weights"), arg("weight_bytes"), arg("biases"),
            arg("bias_count"), arg("gamma"), arg("beta"), arg("scale"), arg("shift"), arg("mean"),

@@ -143,6 +143,7 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
   m.def("sliced_conv2d_grad_input_cpu", &run_cpu<sliced_conv2d_grad_input_cpu>);
   m.def("sliced_conv2d_grad_weight_cpu", &run_cpu<sliced_conv2d_grad_weight_cpu>);
 #ifdef LASFAST_CUDA
+  bind_schedule_cuda(m);
   m.def("sliced_conv2d_workspace_cuda", &sliced_conv2d_workspace_cuda);
   m.def("sliced_conv2d_forward_cuda", &run_cuda<sliced_conv2d_forward_cuda>);
   m.def("sliced_conv2d_grad_input_cuda", &run_cuda<sliced_conv2d_grad_input_cuda>);

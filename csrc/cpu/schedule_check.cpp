@@ -39,12 +39,12 @@ Status check_window(const Operation& op, const Value& in, const Value& out) {
   return {};
 }
 
-bool overlap(const Value& a, const Value& b) {
-  return a.offset < b.offset + elements(b) && b.offset < a.offset + elements(a);
+bool overlap(const Value& a, const Value& b, const ScheduleLayout& layout) {
+  return a.offset < b.offset + layout.elements(b) && b.offset < a.offset + layout.elements(a);
 }
 
-Status check_operation(const ScheduleTables& t, const Operation& op, Storage storage, Isa isa,
-                       bool calibration) {
+Status check_operation(const ScheduleTables& t, const Operation& op, Storage storage,
+                       const ScheduleLayout& layout, bool calibration) {
   if (!in_range(op.kind, kind_count)) return invalid("an operation's kind is unknown");
   if (!in_range(op.activation, activation_count) || !in_range(op.input_activation, activation_count) ||
       !in_range(op.other_activation, activation_count))
@@ -70,7 +70,7 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
   if (!in_range(op.input, t.value_count)) return invalid("an operation's input is no value");
   const Value& in = t.values[op.input];
   if (op.out_channels != out.channels) return invalid("an operation's out_channels is not its value's");
-  if (!leaf && overlap(in, out)) return invalid("an operation's output overlaps its input");
+  if (!leaf && overlap(in, out, layout)) return invalid("an operation's output overlaps its input");
   switch (kind) {
     case Kind::conv2d:
     case Kind::linear: {
@@ -80,7 +80,7 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
       } else if (out.height != 1 || out.width != 1) {
         return invalid("a linear operation's output has positions");
       }
-      const int64_t bytes = schedule_packed_bytes_cpu(op, in, storage, isa);
+      const int64_t bytes = layout.packed_bytes(op, in, storage);
       if (op.weight < 0 || op.weight % scratch_line || !t.weights || op.weight > t.weight_bytes - bytes)
         return invalid("an operation's weight is missing, misaligned or beyond the packed weights");
       break;
@@ -105,7 +105,7 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
     const Value& other = t.values[op.other];
     if (other.height != out.height || other.width != out.width || other.channels > out.channels)
       return invalid("an operation's other does not fit its output");
-    if (!leaf && overlap(other, out)) return invalid("an operation's output overlaps its other");
+    if (!leaf && overlap(other, out, layout)) return invalid("an operation's output overlaps its other");
     if (const Status status = check_norm(t, op.other_norm, other.channels); !status.ok()) return status;
   }
   if (const Status status = check_norm(t, op.input_norm, in.channels); !status.ok()) return status;
@@ -137,11 +137,9 @@ Status check_weighted(const Operation& op, const Value& input) {
   return check_window(op, input, Value{});
 }
 
-Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int threads, int64_t capacity,
-                      int64_t arena_bytes, bool calibration) {
+Status check_tables(const ScheduleTables& t, Storage storage, int64_t capacity, int64_t arena_bytes,
+                    bool calibration, const ScheduleLayout& layout) {
   if (storage != Storage::float32 && storage != Storage::bfloat16) return invalid("the storage is unknown");
-  if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
-  if (threads < 1 || threads > 1 << 16) return invalid("threads must be at least 1");
   if (capacity < 1 || capacity > INT32_MAX) return invalid("there must be at least one image");
   if (t.value_count < 1 || t.operation_count < 1 || t.norm_count < 0 || t.channel_count < 0 || !t.values ||
       !t.operations || (t.norm_count && !t.norms))
@@ -151,7 +149,7 @@ Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int thr
   for (int64_t i = 0; i < t.value_count; ++i) {
     const Value& v = t.values[i];
     if (const Status status = check_value(v); !status.ok()) return status;
-    if (arena_bytes >= 0 && v.offset + elements(v) > arena_bytes / item / capacity)
+    if (arena_bytes >= 0 && v.offset + layout.elements(v) > arena_bytes / item / capacity)
       return invalid("a value is beyond the arena");
   }
   for (int64_t i = 0; i < t.norm_count; ++i) {
@@ -166,7 +164,8 @@ Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int thr
   const Operation* images = nullptr;
   for (int64_t i = 0; i < t.operation_count; ++i) {
     const Operation& op = t.operations[i];
-    if (const Status status = check_operation(t, op, storage, isa, calibration); !status.ok()) return status;
+    if (const Status status = check_operation(t, op, storage, layout, calibration); !status.ok())
+      return status;
     if (kind_of(op) == Kind::input) {
       if (images && (images->out_channels != op.out_channels ||
                      t.values[images->output].height != t.values[op.output].height ||
@@ -181,6 +180,16 @@ Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int thr
   for (int64_t i = 0; i < t.operation_count; ++i)
     if (t.operations[i].leaf >= leaves) return invalid("a leaf's number is not below the number of leaves");
   return {};
+}
+
+Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int threads, int64_t capacity,
+                      int64_t arena_bytes, bool calibration) {
+  if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
+  if (threads < 1 || threads > 1 << 16) return invalid("threads must be at least 1");
+  const auto packed = [isa](const Operation& op, const Value& input, Storage storage) {
+    return schedule_packed_bytes_cpu(op, input, storage, isa);
+  };
+  return check_tables(t, storage, capacity, arena_bytes, calibration, {elements, packed});
 }
 
 }  // namespace lasfast

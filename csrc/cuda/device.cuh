@@ -15,9 +15,11 @@
 
 #include <cstdint>
 
-#define LASFAST_KERNEL(max_threads) __global__ void __launch_bounds__(max_threads)
+// `blocks`: how many are to fit on a multiprocessor at once; the compiler keeps registers few enough.
+#define LASFAST_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define LASFAST_DEVICE __device__ __forceinline__
 #define LASFAST_UNROLL _Pragma("unroll")
+#define LASFAST_ROLL _Pragma("unroll 1")
 
 namespace lasfast::device {
 
@@ -48,6 +50,11 @@ LASFAST_DEVICE Bits16 load16(const void* from) {
   const uint4 v = __ldg(static_cast<const uint4*>(from));
   return {v.x, v.y, v.z, v.w};
 }
+LASFAST_DEVICE Bits16 load16_shared(const void* from) {
+  const uint4 v = *static_cast<const uint4*>(from);
+  return {v.x, v.y, v.z, v.w};
+}
+// To any memory.
 LASFAST_DEVICE void store16(void* to, const Bits16& bits) {
   *static_cast<uint4*>(to) = make_uint4(bits.word[0], bits.word[1], bits.word[2], bits.word[3]);
 }
@@ -118,13 +125,22 @@ template <>
 LASFAST_DEVICE bfloat16 from_float<bfloat16>(float v) {
   return __float2bfloat16_rn(v);
 }
+LASFAST_DEVICE uint32_t bits_of(float v) { return __float_as_uint(v); }
+LASFAST_DEVICE float float_of(uint32_t bits) { return __uint_as_float(bits); }
+// Two bf16 in a word, the first in its low half.
+LASFAST_DEVICE uint32_t pack_bf16(float first, float second) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
 LASFAST_DEVICE float exp(float v) { return expf(v); }
+LASFAST_DEVICE float reciprocal(float v) { return __fdividef(1.f, v); }  // of 1 or more
 LASFAST_DEVICE float infinity() { return __int_as_float(0x7f800000); }
 LASFAST_DEVICE double sqrt(double v) { return ::sqrt(v); }
 
 // ---- the host's side
 
 constexpr int64_t max_blocks = 0x7fffffff;
+constexpr int64_t max_shared_bytes = 99 << 10;      // of a block, on every GPU from 8.0 on
 constexpr int64_t default_shared_bytes = 48 << 10;  // more has to be asked for
 
 // Queues `kernel` over a flat grid; returns the runtime's error number, 0 for none.

@@ -188,24 +188,23 @@ bool run_block() {
 Exchange& exchange() { return machine.exchanges[machine.current / warp_size]; }
 Gate& warp() { return machine.warps[machine.current / warp_size]; }
 
-// The warp's product, by whichever of its threads comes last; `value` reads element k of a row in pieces of 4
-// bytes.
+// The warp's product, by whichever of its threads comes last. `value` reads element k of a row, of the piece
+// of 4 bytes that holds it.
 template <int depth, typename Value>
 void multiply(const Exchange& e, Value value) {
-  float results[16][8];
-  for (int m = 0; m < 16; ++m)
-    for (int n = 0; n < 8; ++n) {
-      double sum = e.sum[m % 8 * 4 + n / 2][m / 8 * 2 + n % 2];
-      for (int k = 0; k < depth; ++k) {
-        const int quarter = k % (depth / 2) * 8 / depth, half = k / (depth / 2);
-        const float a = value(e.a[m % 8 * 4 + quarter][m / 8 + 2 * half], k);
-        const float b = value(e.b[n * 4 + quarter][half], k);
-        sum += static_cast<double>(a) * b;
-      }
-      results[m][n] = static_cast<float>(sum);
-    }
-  for (int m = 0; m < 16; ++m)
-    for (int n = 0; n < 8; ++n) e.sum[m % 8 * 4 + n / 2][m / 8 * 2 + n % 2] = results[m][n];
+  double a[depth][16], b[depth][8];
+  for (int k = 0; k < depth; ++k) {
+    const int quarter = k % (depth / 2) * 8 / depth, half = k / (depth / 2);
+    for (int m = 0; m < 16; ++m) a[k][m] = value(e.a[m % 8 * 4 + quarter][m / 8 + 2 * half], k);
+    for (int n = 0; n < 8; ++n) b[k][n] = value(e.b[n * 4 + quarter][half], k);
+  }
+  for (int m = 0; m < 16; ++m) {
+    double sums[8];
+    for (int n = 0; n < 8; ++n) sums[n] = e.sum[m % 8 * 4 + n / 2][m / 8 * 2 + n % 2];
+    for (int k = 0; k < depth; ++k)
+      for (int n = 0; n < 8; ++n) sums[n] += a[k][m] * b[k][n];
+    for (int n = 0; n < 8; ++n) e.sum[m % 8 * 4 + n / 2][m / 8 * 2 + n % 2] = static_cast<float>(sums[n]);
+  }
 }
 
 template <int depth, typename Value>

@@ -13,9 +13,10 @@
 #include <cstring>
 #include <limits>
 
-#define LASFAST_KERNEL(max_threads) void
+#define LASFAST_KERNEL(threads, blocks) void
 #define LASFAST_DEVICE inline
 #define LASFAST_UNROLL
+#define LASFAST_ROLL
 
 namespace lasfast::device {
 
@@ -43,6 +44,7 @@ T* shared() {
 const Bits16* aligned16(const void* address);
 
 inline Bits16 load16(const void* from) { return *aligned16(from); }
+inline Bits16 load16_shared(const void* from) { return *aligned16(from); }
 inline void store16(void* to, const Bits16& bits) { *const_cast<Bits16*>(aligned16(to)) = bits; }
 
 void copy16_async(void* shared_to, const void* from, bool valid);
@@ -85,7 +87,11 @@ inline bfloat16 from_float<bfloat16>(float v) {
   if (v != v) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
+inline uint32_t pack_bf16(float first, float second) {
+  return from_float<bfloat16>(first).bits | uint32_t{from_float<bfloat16>(second).bits} << 16;
+}
 inline float exp(float v) { return std::exp(v); }
+inline float reciprocal(float v) { return 1.f / v; }
 inline float infinity() { return std::numeric_limits<float>::infinity(); }
 inline double sqrt(double v) { return std::sqrt(v); }
 

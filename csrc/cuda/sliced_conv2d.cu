@@ -176,7 +176,7 @@ struct GradWeight {
 
 // One thread per element of the slice adds its partial sums, first range first.
 template <typename T>
-LASFAST_KERNEL(tile_threads)
+LASFAST_KERNEL(tile_threads, 1)
 add_ranges(const GradWeight<T> problem) {
   const SlicedConv2dParams& p = problem.p;
   const int64_t size = p.groups * problem.m * problem.n;

@@ -24,7 +24,7 @@ struct Tiles {
 
 // BM x BN elements of C per block; each thread has TM x TN of them.
 template <int BM, int BN, int TM, int TN, typename Problem>
-LASFAST_KERNEL(tile_threads)
+LASFAST_KERNEL(tile_threads, 1)
 tile_product(const Problem problem) {
   static_assert(BM / TM * (BN / TN) == tile_threads, "every thread has one patch");
   static_assert(tile_threads % BN == 0, "a thread loads one column of B");

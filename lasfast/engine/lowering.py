@@ -143,7 +143,7 @@ class _Lowering:
             first, second = inputs
             if first[1:] != second[1:] or second[0] > first[0]:
                 raise NotLowerableError(layer, op, f"cannot add {second} to {first} where one is flattened")
-        elif not isinstance(op, _LOWERABLE):
+        elif not isinstance(op, _LOWERABLE) or getattr(op, "kind", None) == "hardsigmoid":
             raise NotLowerableError(layer, op, "has no native operation")
 
     def _check_leaf(self, layer: Layer, stored: Shape, shape: Shape) -> None:

@@ -51,6 +51,10 @@ int64_t group_of(const ScheduleTables& t, const Operation& op, Storage storage, 
 
 int64_t sums_bytes(const Operation& op) { return 3 * (op.out_channels + 16) * int64_t{sizeof(float)}; }
 
+int64_t source_channels(const ScheduleTables& t, const Operation& op) {
+  return t.values[op.input].channels + (op.other < 0 ? 0 : t.values[op.other].channels);
+}
+
 // Of one thread.
 int64_t thread_bytes(const ScheduleTables& t, Storage storage, Isa isa, int64_t images) {
   int64_t most = 0;
@@ -60,6 +64,8 @@ int64_t thread_bytes(const ScheduleTables& t, Storage storage, Isa isa, int64_t 
     if (is_dense(op)) {
       const DensePlan plan(op, t.values[op.input], storage, isa, images);
       bytes += plan.cell_bytes + plan.gather_bytes;
+    } else if (is_binary(op)) {
+      bytes += channel_scratch_bytes(op, source_channels(t, op));
     }
     most = std::max(most, bytes);
   }
@@ -135,6 +141,14 @@ struct Pass {
         break;
       case Kind::combine:
         a.task = Task::combine;
+        break;
+      case Kind::gate:
+      case Kind::arrange:
+        a.task = kind_of(op) == Kind::gate ? Task::gate : Task::arrange;
+        a.first = op.first;
+        a.groups = op.groups;
+        a.cells.size = arrange_pitch(source_channels(t, op));
+        a.cell_scratch = scratch + round_to(sums_bytes(op), scratch_line);
         break;
       default: {
         const DensePlan plan(op, in, storage, isa, capacity);

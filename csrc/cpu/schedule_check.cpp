@@ -39,6 +39,29 @@ Status check_window(const Operation& op, const Value& in, const Value& out) {
   return {};
 }
 
+bool same_size(const Value& a, const Value& b) { return a.height == b.height && a.width == b.width; }
+
+// What an operation reads beside its input: a value to add, or an operand.
+Status check_other(const ScheduleTables& t, const Operation& op, const Value& in, const Value& out) {
+  const Kind kind = kind_of(op);
+  if (op.other != -1 && !in_range(op.other, t.value_count))
+    return invalid("an operation's other is no value");
+  const Value none = {0, out.height, out.width, 0, 0};
+  const Value& other = op.other == -1 ? none : t.values[op.other];
+  if (kind == Kind::gate) {
+    if (other.channels != in.channels || other.height != 1 || other.width != 1)
+      return invalid("a gate is not one factor for each channel");
+  } else if (!same_size(other, out) || (kind != Kind::arrange && other.channels > out.channels)) {
+    return invalid("an operation's other does not fit its output");
+  }
+  if (kind != Kind::arrange) return op.first ? invalid("only an arrangement has a first channel") : Status{};
+  const int64_t channels = int64_t{in.channels} + other.channels;
+  if (op.groups < 1 || channels % op.groups) return invalid("groups does not divide the channels");
+  if (op.first < 0 || op.first + int64_t{out.channels} > channels)
+    return invalid("an arrangement's channels are beyond those of its sources");
+  return {};
+}
+
 bool overlap(const Value& a, const Value& b, const ScheduleLayout& layout) {
   return a.offset < b.offset + layout.elements(b) && b.offset < a.offset + layout.elements(a);
 }
@@ -95,16 +118,17 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
       if (out.height != 1 || out.width != 1) return invalid("a global pool's output has positions");
       if (in.channels != out.channels) return invalid("a pool changes the channels");
       break;
+    case Kind::arrange:
+      if (!same_size(in, out)) return invalid("an arrangement's input and output differ in size");
+      break;
     default:
-      if (in.channels != out.channels || in.height != out.height || in.width != out.width)
+      if (in.channels != out.channels || !same_size(in, out))
         return invalid("a combination's input and output differ in shape");
   }
 
+  if (const Status status = check_other(t, op, in, out); !status.ok()) return status;
   if (op.other != -1) {
-    if (!in_range(op.other, t.value_count)) return invalid("an operation's other is no value");
     const Value& other = t.values[op.other];
-    if (other.height != out.height || other.width != out.width || other.channels > out.channels)
-      return invalid("an operation's other does not fit its output");
     if (!leaf && overlap(other, out, layout)) return invalid("an operation's output overlaps its other");
     if (const Status status = check_norm(t, op.other_norm, other.channels); !status.ok()) return status;
   }
@@ -115,7 +139,7 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
     return invalid("an operation's bias is beyond the biases");
   if (op.statistics != -1) {
     if (!calibration) return invalid("prediction takes no statistics");
-    if (leaf || op.output_norm != -1 || op.other != -1 || op.activation)
+    if (leaf || op.output_norm != -1 || (op.other != -1 && !is_binary(op)) || op.activation)
       return invalid("an operation that takes statistics stores its plain output");
   }
   return {};

@@ -44,6 +44,10 @@ Work work_of(const Operation& op) {
       return Work::global_pool;
     case Kind::combine:
       return Work::combine;
+    case Kind::gate:
+      return Work::gate;
+    case Kind::arrange:
+      return Work::arrange;
     default:
       return is_depthwise_cuda(op) ? Work::depthwise : conv_work(op.out_channels);
   }
@@ -83,6 +87,9 @@ struct Draft {
     p.norm = op.output_norm < 0 ? -1 : t.norms[op.output_norm].offset;
     p.activation = op.activation;
     p.bias = op.bias;
+    p.adds = op.other >= 0 && work != Work::gate && work != Work::arrange;
+    p.first = op.first;
+    p.groups = op.groups;
     p.partial = p.statistics = -1;
     if (op.statistics >= 0) {
       p.statistics = t.norms[op.statistics].offset;

@@ -122,6 +122,81 @@ struct GlobalPool {
   }
 };
 
+template <typename T>
+struct Gate {
+  static constexpr bool cheap = false;
+  Combine<T> input;
+  const T* factors;
+  int positions, pitch;
+  Seen with;
+
+  LASFAST_DEVICE Gate(const PassArgs& pass, const Problem& p, int c)
+      : input(pass, p, c),
+        factors(static_cast<const T*>(pass.arena) + p.other.offset + c),
+        positions(p.out_height * p.out_width),
+        pitch(p.other.pitch),
+        with(pass, p.other, c) {}
+  LASFAST_DEVICE Chunk operator()(int64_t position) const {
+    Chunk x = input(position);
+    Chunk factor = load_chunk(factors + static_cast<uint32_t>(position) / positions * int64_t{pitch});
+    with(factor);
+    LASFAST_UNROLL
+    for (int i = 0; i < chunk; ++i) x.v[i] *= factor.v[i];
+    return x;
+  }
+};
+
+// Channels that lie together, as in a concatenation, are loaded together where they are aligned.
+template <typename T>
+struct Arrange {
+  static constexpr bool cheap = false;
+  const Problem& p;
+  const T* arena;
+  int source[chunk];  // channel of input ++ other
+  bool together;
+  Chunk scale, shift;
+
+  LASFAST_DEVICE Arrange(const PassArgs& pass, const Problem& p, int c)
+      : p(p), arena(static_cast<const T*>(pass.arena)), together(true) {
+    const int each = (p.input.channels + p.other.channels) / p.groups;
+    LASFAST_UNROLL
+    for (int i = 0; i < chunk; ++i) {
+      const bool some = c + i < p.out_channels;
+      const int k = p.first + (some ? c + i : p.out_channels - 1);
+      source[i] = k % p.groups * each + k / p.groups;
+      const Term& term = this->term(i);
+      const int64_t norm = term.norm + channel(i);
+      scale.v[i] = term.norm < 0 ? 1.f : pass.scale[norm];
+      shift.v[i] = term.norm < 0 ? 0.f : pass.shift[norm];
+      together = together && (!some || (source[i] == source[0] + i && second(i) == second(0)));
+    }
+    together = together && channel(0) % chunk == 0;
+  }
+  LASFAST_DEVICE Chunk operator()(int64_t position) const {
+    Chunk x;
+    if (together) {
+      x = load_chunk(arena + term(0).offset + position * term(0).pitch + channel(0));
+    } else {
+      LASFAST_UNROLL
+      for (int i = 0; i < chunk; ++i)
+        x.v[i] = device::to_float(arena[term(i).offset + position * term(i).pitch + channel(i)]);
+    }
+    LASFAST_UNROLL
+    for (int i = 0; i < chunk; ++i) x.v[i] = x.v[i] * scale.v[i] + shift.v[i];
+    Chunk y = x;
+    activate(x.v, p.input.activation);
+    activate(y.v, p.other.activation);
+    LASFAST_UNROLL
+    for (int i = 0; i < chunk; ++i) x.v[i] = second(i) ? y.v[i] : x.v[i];
+    return x;
+  }
+
+ private:
+  LASFAST_DEVICE bool second(int i) const { return source[i] >= p.input.channels; }
+  LASFAST_DEVICE const Term& term(int i) const { return second(i) ? p.other : p.input; }
+  LASFAST_DEVICE int channel(int i) const { return source[i] - (second(i) ? p.input.channels : 0); }
+};
+
 // Images, [count, channels, height, width] in fp32.
 template <typename T>
 struct Input {
@@ -268,6 +343,10 @@ int launch_of(const Launch& launch, const PassArgs& pass, device::Stream stream)
       return run(planes<T, GlobalPool>);
     case Work::combine:
       return run(planes<T, Combine>);
+    case Work::gate:
+      return run(planes<T, Gate>);
+    case Work::arrange:
+      return run(planes<T, Arrange>);
     default:
       return run(planes<T, Input>);
   }

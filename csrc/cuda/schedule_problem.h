@@ -29,10 +29,12 @@ enum class Work : int32_t {
   avg_pool,
   global_pool,
   combine,
+  gate,
+  arrange,
   input,
   merge,  // the second stage of statistics
 };
-constexpr int work_count = 11;
+constexpr int work_count = 13;
 
 // A value as an operation reads it. `norm`: of its first channel in scale and shift; -1 where there is none.
 struct Term {
@@ -52,6 +54,8 @@ struct Problem {
   int32_t kernel_height, kernel_width, stride, padding;
   int32_t norm, activation;  // of the output, as in Term
   int32_t depth;             // of a convolution: elements in a row of its packed weight
+  int32_t adds;              // whether other is added to the result; else it is an operand, or missing
+  int32_t first, groups;     // of an arrangement
   int64_t weight;            // bytes from the beginning of the weights
   int64_t bias;              // or -1
   int64_t partial;           // statistics: floats from the beginning of the scratch, or -1;

@@ -113,7 +113,7 @@ struct Finish {
       : pass(pass),
         p(p),
         c(c),
-        other(pass, p.other, c),
+        other(pass, p.adds ? p.other.norm : -1, p.other.activation, p.other.channels, c),
         output(pass, p.norm, p.activation, p.out_channels, c) {
     // norm(x + bias) = scale * x + (scale * bias + shift)
     const Chunk bias = load_some(pass.biases, p.bias < 0 ? -1 : p.bias + c, p.out_channels - c, 0.f);
@@ -123,7 +123,7 @@ struct Finish {
 
   LASFAST_DEVICE void store(Chunk x, int64_t position) const {
     output.normalize(x);
-    const int with = p.other.channels - c;
+    const int with = p.adds ? p.other.channels - c : 0;
     if (with > 0) {
       Chunk y = load_chunk(static_cast<const T*>(pass.arena) + p.other.offset + position * p.other.pitch + c);
       other(y);

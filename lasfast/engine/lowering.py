@@ -3,7 +3,8 @@
 The plan's ops, those of all candidates, are one graph of values. A chain of ops in which each value has
 one reader becomes one operation, as far as the form of `schedule.h` goes: the op itself, the batch norm
 of its output, the residual that is added, the activation. What cannot be chained is left to the readers,
-who apply a batch norm and an activation to each element as they load it.
+who apply a batch norm and an activation to each element as they load it. Concatenations, shuffles and
+slices of channels that follow each other become one arrangement of the channels that they begin with.
 
 In calibration the statistics of a batch norm are known only once its whole input is, so a batch norm is
 always left to the readers, and the operation before it takes the statistics as it stores.
@@ -56,6 +57,8 @@ class _Group:
     last: int
     input: _Term | None = None
     other: _Term | None = None
+    groups: int = 1
+    first: int = 0
     output_norm: int = NONE
     activation: int = 0
     statistics: int = NONE
@@ -67,6 +70,11 @@ class _Group:
             yield self.input
         if self.other is not None:
             yield self.other
+
+    @property
+    def adds(self) -> bool:
+        """Whether `other` is added to the operation's result; of these two kinds it is an operand."""
+        return self.other is not None and self.kind not in (Kind.GATE, Kind.ARRANGE)
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,11 @@ class _Lowering:
             first, second = inputs
             if first[1:] != second[1:] or second[0] > first[0]:
                 raise NotLowerableError(layer, op, f"cannot add {second} to {first} where one is flattened")
+        elif isinstance(op, layers.Multiply):
+            if inputs[1] != (inputs[0][0], 1, 1):
+                raise NotLowerableError(
+                    layer, op, f"cannot gate {inputs[0]} by {inputs[1]}, flattened before"
+                )
         elif not isinstance(op, _LOWERABLE):
             raise NotLowerableError(layer, op, "has no native operation")
 
@@ -188,6 +201,14 @@ class _Lowering:
             return _Term(group)
         if isinstance(op, layers.Add):
             return self._add_sum(index)
+        if isinstance(op, layers.Multiply):
+            value, gate = (self.terms[number] for number in entry.sources)
+            return _Term(self._new_group(Kind.GATE, index, value, gate))
+        if isinstance(op, layers.Concat):
+            first, second = (self.terms[number] for number in entry.sources)
+            return _Term(self._new_group(Kind.ARRANGE, index, first, second))
+        if isinstance(op, layers.Shuffle | layers.Slice):
+            return _Term(self._add_arrangement(op, index))
         return _Term(self._new_group(_kind(op), index, self.terms[source]))
 
     def _add_batch_norm(self, op: layers.BatchNorm2d, index: int) -> _Term:
@@ -199,13 +220,13 @@ class _Lowering:
         term = self.terms[source]
         if self.calibration:
             group = term.group
-            fresh = group.kind == Kind.CONV2D and group.last == source and group.statistics == NONE
-            if not (fresh and not group.activation and group.other is None):
+            fresh = group.kind in _WITH_STATISTICS and group.last == source and group.statistics == NONE
+            if not fresh or group.activation or group.adds:
                 group = self._new_group(Kind.COMBINE, index, term)
             group.statistics = norm
             return _Term(group, norm)
         chain = self._chain(source)
-        if chain is not None and chain.output_norm == NONE and not chain.activation and chain.other is None:
+        if chain is not None and chain.output_norm == NONE and not chain.activation and not chain.adds:
             chain.output_norm, chain.last = norm, index
             return _Term(chain)
         if term.norm == NONE and not term.activation:
@@ -225,6 +246,25 @@ class _Lowering:
                 group.other, group.last = self.terms[other], index
                 return _Term(group)
         return _Term(self._new_group(Kind.COMBINE, index, self.terms[first], self.terms[second]))
+
+    def _add_arrangement(self, op: layers.Shuffle | layers.Slice, index: int) -> _Group:
+        """Take the channels from where an arrangement just before takes them, if the form allows."""
+        term = self.terms[self.entries[index].sources[0]]
+        before = term.group
+        stored = before.output_norm == term.norm == NONE and not before.activation and not term.activation
+        in_order = before.groups == 1 and before.shape[0] == sum(
+            one.group.shape[0] for one in before.inputs()
+        )
+        if before.kind == Kind.ARRANGE and stored and (in_order or isinstance(op, layers.Slice)):
+            group = self._new_group(Kind.ARRANGE, index, before.input, before.other)
+            group.groups, group.first = before.groups, before.first
+        else:
+            group = self._new_group(Kind.ARRANGE, index, term)
+        if isinstance(op, layers.Slice):
+            group.first += op.start
+        else:
+            group.groups = op.groups
+        return group
 
     def _make_leaf(self, number: int, entry: int) -> None:
         """Let the group of a path's output write logits."""
@@ -258,7 +298,7 @@ class _Lowering:
         rows = []
         for index, group in enumerate(groups):
             weight = bias = NONE
-            kernel, stride, padding, conv_groups = 1, 1, 0, 1
+            kernel, stride, padding, channel_groups = 1, 1, 0, group.groups
             op = group.op
             if isinstance(op, layers.Conv2d | layers.Linear):
                 assert group.input is not None
@@ -276,7 +316,7 @@ class _Lowering:
             if isinstance(op, layers.Conv2d | layers.Pool):
                 kernel, stride, padding = op.kernel_size, op.stride, op.padding
             if isinstance(op, layers.Conv2d):
-                conv_groups = op.groups
+                channel_groups = op.groups
             one, other = group.input, group.other
             rows.append(
                 (
@@ -289,7 +329,7 @@ class _Lowering:
                     kernel,
                     stride,
                     padding,
-                    conv_groups,
+                    channel_groups,
                     renumbered[one.norm] if one else NONE,
                     one.activation if one else 0,
                     renumbered[other.norm] if other else NONE,
@@ -298,6 +338,8 @@ class _Lowering:
                     group.activation,
                     renumbered[group.statistics],
                     group.shape[0],
+                    group.first,
+                    0,
                     weight,
                     bias,
                 )
@@ -354,7 +396,11 @@ _LOWERABLE = (
     layers.Pool,
     layers.GlobalAvgPool,
     layers.Linear,
+    layers.Concat,
+    layers.Shuffle,
+    layers.Slice,
 )
+_WITH_STATISTICS = (Kind.CONV2D, Kind.GATE, Kind.ARRANGE)
 
 
 def _kind(op: Op | None) -> Kind:

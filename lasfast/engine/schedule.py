@@ -20,9 +20,11 @@ class Kind(IntEnum):
     GLOBAL_POOL = 4
     COMBINE = 5
     LINEAR = 6
+    GATE = 7
+    ARRANGE = 8
 
 
-ACTIVATIONS = {"relu": 1, "relu6": 2, "hardswish": 3, "swish": 4, "sigmoid": 5}
+ACTIVATIONS = {"relu": 1, "relu6": 2, "hardswish": 3, "swish": 4, "sigmoid": 5, "hardsigmoid": 6}
 """Numbers of the activations; 0 is none."""
 
 STORAGES = {"fp32": 0, "bf16": 1}
@@ -38,12 +40,14 @@ OPERATION = np.dtype(
         *((name, "i4") for name in ("kernel", "stride", "padding", "groups")),
         *((name, "i4") for name in ("input_norm", "input_activation", "other_norm", "other_activation")),
         *((name, "i4") for name in ("output_norm", "activation", "statistics", "out_channels")),
+        ("first", "i4"),
+        ("reserved", "i4"),
         ("weight", "i8"),
         ("bias", "i8"),
     ],
     align=True,
 )
-SIZES = (24, 16, 88)
+SIZES = (24, 16, 96)
 """Bytes of a Value, a Norm and an Operation in C."""
 assert (VALUE.itemsize, NORM.itemsize, OPERATION.itemsize) == SIZES
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-INPUT, CONV2D, MAX_POOL, AVG_POOL, GLOBAL_POOL, COMBINE, LINEAR = range(7)
-ACTIVATIONS = [lambda x: x, F.relu, F.relu6, F.hardswish, F.silu, torch.sigmoid]
+INPUT, CONV2D, MAX_POOL, AVG_POOL, GLOBAL_POOL, COMBINE, LINEAR, GATE, ARRANGE = range(9)
+ACTIVATIONS = [lambda x: x, F.relu, F.relu6, F.hardswish, F.silu, torch.sigmoid, F.hardsigmoid]
 STORAGES = [torch.float32, torch.bfloat16]
 
 VALUE = np.dtype(
@@ -22,7 +22,7 @@ VALUE = np.dtype(
 NORM = np.dtype([("channels", "i4"), ("offset", "i4"), ("eps", "f4"), ("reserved", "i4")])
 NAMES = (
     "kind level input other output leaf kernel stride padding groups input_norm input_activation other_norm "
-    "other_activation output_norm activation statistics out_channels"
+    "other_activation output_norm activation statistics out_channels first reserved"
 )
 OPERATION = np.dtype([*((name, "i4") for name in NAMES.split()), ("weight", "i8"), ("bias", "i8")])
 
@@ -107,28 +107,30 @@ class Pass:
         count = len(images)
         if op["kind"] == INPUT:
             assert op["input"] == -1
-            y = images
+            y, other = images, None
         else:
-            x = self.value(op["input"], count).float()
-            y = self.operate(op, self.seen(x, op["input_norm"], op["input_activation"]))
+            x = self.operand(op, "input", count)
+            other = self.operand(op, "other", count) if op["other"] >= 0 else None
+            if op["kind"] in (GATE, ARRANGE):
+                y, other = self.combine_channels(op, x, other), None
+            else:
+                y = self.operate(op, x)
         if op["bias"] >= 0:
             channels = int(op["out_channels"])
             assert op["bias"] + channels <= self.tables.bias_count
             y = y + at(self.tables.biases + 4 * int(op["bias"]), (channels, 1, 1), torch.float32)
         if op["statistics"] >= 0:
             assert op["output_norm"] < 0
-            assert op["other"] < 0
+            assert other is None
             assert op["activation"] == 0
             assert logits is None
             self.take_statistics(op["statistics"], y)
         y = self.seen(y, op["output_norm"], 0)
-        if op["other"] >= 0:
-            other = self.seen(
-                self.value(op["other"], count).float(), op["other_norm"], op["other_activation"]
-            )
+        if other is not None:
             y = y + F.pad(other, (0, 0, 0, 0, 0, y.shape[1] - other.shape[1]))
         y = ACTIVATIONS[op["activation"]](y)
         assert y.shape[1] == op["out_channels"]
+        assert op["first"] == 0 or op["kind"] == ARRANGE
         if op["leaf"] >= 0:
             assert op["output"] == -1
             logits[op["leaf"]] = y.flatten(1)
@@ -136,6 +138,20 @@ class Pass:
             output = self.value(op["output"], count)
             assert output.shape == y.shape
             output.copy_(y)
+
+    def operand(self, op, name, images):
+        x = self.value(op[name], images).float()
+        return self.seen(x, op[f"{name}_norm"], op[f"{name}_activation"])
+
+    def combine_channels(self, op, x, other):
+        """A gate or an arrangement."""
+        if op["kind"] == GATE:
+            assert other.shape == (*x.shape[:2], 1, 1)
+            return x * other
+        x = x if other is None else torch.cat((x, other), 1)
+        order = torch.arange(x.shape[1]).view(int(op["groups"]), -1).t().flatten()
+        first = int(op["first"])
+        return x[:, order[first : first + int(op["out_channels"])]]
 
     def operate(self, op, x):
         kernel, stride, padding = (int(op[name]) for name in ("kernel", "stride", "padding"))

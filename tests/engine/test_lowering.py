@@ -111,6 +111,61 @@ def path_of(block: LayerBuilder) -> supernets.Path:
     return (block.build(), head.build())
 
 
+def test_squeeze_and_excitation_is_four_operations() -> None:
+    block = LayerBuilder("squeezed", 3)
+    y = block.conv_bn_act("1", block.input, 8, 1, kind="swish")
+    y = block.squeeze_excite("se", y, 2, gate="hardsigmoid")
+    block.add(block.conv_bn("2", y, 8, 1), y)
+    plan = Plan([path_of(block)])
+    for calibration in (False, True):
+        schedule = lower(plan, SHAPE, calibration=calibration)
+        squeeze = ["global_pool", "conv2d", "conv2d", "gate", "conv2d"]
+        assert kinds(schedule)[:7] == ["input", "conv2d", *squeeze]
+        assert schedule.operations["activation"][3:5].tolist() == [1, 6]
+        assert schedule.operations["input_norm"][5] == (0 if calibration else -1)
+
+
+@pytest.mark.parametrize("calibration", [False, True])
+def test_channels_that_move_several_times_move_once(calibration: bool) -> None:
+    """A unit's concatenation and shuffle and the next one's split; nobody stores what lies between."""
+    block = LayerBuilder("shuffled", 3)
+    left = block.conv_bn_act("1", block.input, 6, 1)
+    right = block.conv_bn_act("2", block.input, 6, 1)
+    y = block.channel_shuffle(block.concat(left, right), 2)
+    left, right = block.channel_split(y, 5)
+    block.conv_bn("3", block.concat(left, block.conv("4", right, 3, 1)), 8, 1)
+    schedule = lower(Plan([path_of(block)]), SHAPE, calibration=calibration)
+    moves = schedule.operations[schedule.operations["kind"] == Kind.ARRANGE]
+    assert [tuple(move) for move in moves[["groups", "first", "out_channels"]]] == [
+        (2, 0, 5),
+        (2, 5, 7),
+        (1, 0, 8),
+    ]
+    assert moves["input"][0] == moves["input"][1]
+    assert (moves["input_norm"][:2] >= 0).all() == calibration
+
+
+def test_what_an_activation_came_between_is_moved_again() -> None:
+    block = LayerBuilder("shuffled", 4)
+    y = block.channel_shuffle(block.channel_slice(block.input, 0, 4), 2)
+    y = block.channel_shuffle(block.activation(y), 2)
+    y = block.channel_shuffle(y, 4)
+    block.conv("conv", block.channel_slice(y, 1, 2), 8, 1)
+    schedule = lower(Plan([path_of(block)]), (4, 16, 16), calibration=False)
+    moves = schedule.operations[schedule.operations["kind"] == Kind.ARRANGE]
+    assert moves["groups"].tolist() == [2, 2, 4]
+    assert moves["first"].tolist() == [0, 0, 1]
+    assert moves["activation"].tolist() == [1, 0, 0]
+
+
+def test_a_gate_must_be_one_factor_for_each_channel() -> None:
+    block = LayerBuilder("gated", 4)
+    y = block.conv("conv", block.input, 1, 1)
+    block.multiply(block.input, block.flatten(y, 4))
+    with pytest.raises(NotLowerableError, match=r"Multiply: cannot gate \(4, 2, 2\) by \(1, 2, 2\)"):
+        lower(Plan([path_of(block)]), (4, 2, 2), calibration=False)
+
+
 def test_what_has_no_operation_is_named() -> None:
     block = LayerBuilder("stages.1", 3)
     block.opaque("attention", block.input, 8)

@@ -14,10 +14,12 @@
 //
 // in fp32, where norm(v) = scale[c] * v + shift[c] is a batch norm as an affine map, left out where its index
 // is -1, and `other` (same height and width, at most as many channels: missing ones count as zero) is left
-// out where it is -1. Padding is zero *after* norm_i and act_i, as in the network it came from.
+// out where it is -1. Padding is zero *after* norm_i and act_i, as in the network it came from. Two kinds,
+// gate and arrange, take `other` for an operand of op instead, seen through its norm and activation all the
+// same, and add nothing.
 //
-// Calibration: an operation with `statistics` >= 0 has no norm_o, other or activation; it stores op(...) +
-// bias and takes mean and biased variance of that norm's channels over all images and positions of the batch,
+// Calibration: an operation with `statistics` >= 0 has no norm_o, activation or sum; it stores op(...) + bias
+// and takes mean and biased variance of that norm's channels over all images and positions of the batch,
 // from the fp32 values before they are rounded to storage. When all images are done, mean[], variance[] and
 // the norm's scale and shift are written: operations of later levels read them. The statistics do not depend
 // on the number of threads: the same inputs give the same bits. Prediction: scale and shift are given, no
@@ -39,11 +41,23 @@ enum class Kind : int32_t {
   global_pool = 4,  // mean over height and width
   combine = 5,      // op is the identity: for norm, activation and sum of values at rest
   linear = 6,       // [images, features] -> [images, features]; flattens NHWC -> (c, h, w) order if h * w > 1
+  gate = 7,     // input times other, one factor for each channel of an image: other has height = width = 1
+  arrange = 8,  // channels of input ++ other (which may be missing), `out_channels` of them from `first` on
+                // in the order that `groups` says: with C channels in all, number k in that order is
+                // channel (k % groups) * (C / groups) + k / groups. Concatenation, shuffle, slice in one
 };
-constexpr int kind_count = 7;
+constexpr int kind_count = 9;
 
-enum class Activation : int32_t { none = 0, relu = 1, relu6 = 2, hardswish = 3, swish = 4, sigmoid = 5 };
-constexpr int activation_count = 6;
+enum class Activation : int32_t {
+  none = 0,
+  relu = 1,
+  relu6 = 2,
+  hardswish = 3,
+  swish = 4,
+  sigmoid = 5,
+  hardsigmoid = 6
+};
+constexpr int activation_count = 7;
 
 // These three are laid out alike in Python (numpy structured arrays), so none has a hole.
 struct Value {
@@ -73,10 +87,12 @@ struct Operation {
   int32_t output_norm, activation;
   int32_t statistics;    // norm, or -1
   int32_t out_channels;  // of the output, whatever the kind; for Kind::input those of the images
-  int64_t weight;        // byte offset of its packed weight (64-byte aligned), or -1
-  int64_t bias;          // offset in biases, or -1
+  int32_t first;         // of the channels that an arrangement takes; 0 for every other kind
+  int32_t reserved;
+  int64_t weight;  // byte offset of its packed weight (64-byte aligned), or -1
+  int64_t bias;    // offset in biases, or -1
 };
-static_assert(sizeof(Operation) == 88, "mirrored in Python");
+static_assert(sizeof(Operation) == 96, "mirrored in Python");
 
 constexpr int schedule_max_kernel = 11;
 

@@ -10,18 +10,26 @@ namespace lasfast {
 // An operation with a weight, on its own.
 Status check_weighted(const Operation& op, const Value& input);
 
+// Where values lie: how many images there is room for, and its bytes (< 0: not known yet).
+struct Room {
+  int64_t capacity, bytes;
+};
+
 // What differs between devices.
 struct ScheduleLayout {
-  int64_t (*elements)(const Value&);  // of a value in the arena, for an image
+  int64_t (*elements)(const Value&);  // of a value in its arena, for an image
   std::function<int64_t(const Operation&, const Value&, Storage)> packed_bytes;
 };
 
-// All tables, for arenas that hold `capacity` images. arena_bytes < 0: not known yet.
-Status check_tables(const ScheduleTables& tables, Storage storage, int64_t capacity, int64_t arena_bytes,
-                    bool calibration, const ScheduleLayout& layout);
+// All tables.
+Status check_tables(const ScheduleTables& tables, Storage storage, Room own, Room shared, bool calibration,
+                    const ScheduleLayout& layout);
 
 // The same for the CPU.
-Status check_schedule(const ScheduleTables& tables, Storage storage, Isa isa, int threads, int64_t capacity,
-                      int64_t arena_bytes, bool calibration);
+Status check_schedule(const ScheduleTables& tables, Storage storage, Isa isa, int threads, Room own,
+                      Room shared, bool calibration);
+
+// Operations that can be run without the caller.
+Status check_range(const ScheduleTables& tables, Range range);
 
 }  // namespace lasfast

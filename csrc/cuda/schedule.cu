@@ -10,12 +10,18 @@ bool misaligned(const void* address, uintptr_t alignment) {
   return !address || reinterpret_cast<uintptr_t>(address) % alignment != 0;
 }
 
-Status check_pass(const Plan& plan, const CudaPass& pass) {
+Status check_pass(const ScheduleTables& t, const Plan& plan, const CudaPass& pass) {
   if (plan.mark != plan_mark) return invalid("the plan is none, or of another build");
   if (pass.count < 1 || pass.count > plan.images)
     return invalid("the number of images is not between 1 and the plan's");
   if (pass.first_level < 0 || pass.last_level >= plan.levels || pass.first_level > pass.last_level)
     return invalid("the levels are not among the plan's");
+  for (int64_t i = 0; i < t.operation_count; ++i) {
+    const Operation& op = t.operations[i];
+    if (static_cast<Kind>(op.kind) == Kind::opaque && op.level >= pass.first_level &&
+        op.level <= pass.last_level)
+      return invalid("an opaque operation is run by the caller");
+  }
   if (!pass.device_plan || !pass.images) return invalid("the device's plan or the images are missing");
   if (misaligned(pass.arena, 64) || (plan.scratch_bytes && misaligned(pass.scratch, 64)))
     return invalid("arena or scratch is missing or not aligned");
@@ -54,7 +60,7 @@ CudaNeeds schedule_needs_cuda(const void* plan) {
 Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
   if (misaligned(pass.plan, 8)) return invalid("the plan is missing or not aligned");
   const Plan& plan = *static_cast<const Plan*>(pass.plan);
-  if (const Status status = check_pass(plan, pass); !status.ok()) return status;
+  if (const Status status = check_pass(t, plan, pass); !status.ok()) return status;
   const device::Use use(pass.device);
   if (use.error() != 0) return {Code::device_error, use.error(), "the device cannot be used"};
   const auto stream = static_cast<device::Stream>(pass.stream);

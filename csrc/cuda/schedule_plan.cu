@@ -144,7 +144,7 @@ struct Draft {
     int64_t floats = 0;
     for (int64_t i = 0; i < t.operation_count; ++i) {
       const Operation& op = t.operations[i];
-      if (op.level != level || (calibration && op.leaf >= 0)) continue;
+      if (op.level != level || kind_of(op) == Kind::opaque || (calibration && op.leaf >= 0)) continue;
       const Work work = work_of(op);
       Problem p = problem(op, work);
       if (op.statistics >= 0) {
@@ -205,9 +205,12 @@ Status check_plan(const ScheduleTables& t, Storage storage, int64_t images, bool
   const auto packed = [](const Operation& op, const Value& input, Storage storage) {
     return schedule_packed_bytes_cuda(op, input, storage);
   };
-  if (const Status status = check_tables(t, storage, images, -1, calibration, {padded_elements, packed});
+  const Room room{images, -1};
+  if (const Status status = check_tables(t, storage, room, room, calibration, {padded_elements, packed});
       !status.ok())
     return status;
+  for (int64_t i = 0; i < t.value_count; ++i)
+    if (t.values[i].shared) return invalid("there is one arena on CUDA, and no value is shared");
   const Draft draft(t, storage, images, calibration);
   for (const Problem& p : draft.problems)
     if (images * p.out_height * p.out_width >= largest_positions ||

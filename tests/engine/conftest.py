@@ -150,6 +150,7 @@ class RandomNet(Supernet):
 
     ACTIVATIONS = ("relu", "relu6", "hardswish", "swish", "sigmoid", "hardsigmoid")
     KINDS = ("conv", "residual", "preactivation", "pool", "inverted", "two norms", "norm", "gate", "arrange")
+    KINDS += ("grouped", "opaque")
 
     def __init__(self, seed, image_size):
         super().__init__(LayerAssignmentSpace(1, 1), num_classes=7, in_channels=3)
@@ -181,7 +182,9 @@ class RandomNet(Supernet):
             kernel = max(2 * padding, self.rng.choice([1, 2, 3]))
             if self.size + 2 * padding < kernel:
                 kernel, padding = 1, 0
-        keeps = kind in ("residual", "preactivation", "two norms", "norm", "gate")
+        keeps = kind in ("residual", "preactivation", "two norms", "norm", "gate", "opaque")
+        if kind == "opaque":
+            self.add_opaque(f"{name}.curve", nn.Softplus())
         steps = [self.rng.choice(["shuffle", "slice", "norm", "act", "act", "both"]) for _ in range(5)]
         layers = []
         for width in (4, 9, 16):
@@ -220,6 +223,16 @@ class RandomNet(Supernet):
                 y = block.squeeze_excite("se", y, width, kind=act, gate="hardsigmoid")
                 y = block.batch_norm("bn2", y) if flags[1] else y
                 y = block.activation(y, act) if flags[2] else y
+            elif kind == "grouped":
+                y = block.conv("wide", x, 12, 1)
+                y = block.conv("conv", y, 18, 3, groups=6, bias=flags[0])
+                y = block.batch_norm("bn", y) if flags[1] else y
+                y = block.conv_bn("3", block.activation(y, act) if flags[2] else y, out, 1)
+            elif kind == "opaque":
+                y = block.activation(block.batch_norm("bn1", x), act) if flags[0] else x
+                y = block.opaque("curve", y, channels)
+                y = block.batch_norm("bn2", y) if flags[1] else y
+                y = block.add(x, y) if flags[2] else y
             elif kind == "arrange":
                 y = self.arranged(block, width, steps)
                 y = block.conv("conv", y, out, 1)

@@ -151,7 +151,13 @@ class Schedule:
         flat = self.arena[begin : begin + images * channels * height * width]
         return flat.view(images, height, width, channels).permute(0, 3, 1, 2).float()
 
-    def predict(self, images: Tensor, block: int | None = None, threads: int = 1) -> Tensor:
+    def predict(
+        self,
+        images: Tensor,
+        block: int | None = None,
+        threads: int = 1,
+        ranges: list[tuple[int, int]] | None = None,
+    ) -> Tensor:
         """Logits [leaves, images, classes]; with one block, read() gives what values held."""
         leaves = [op for op in self.operations if op["leaf"] >= 0]
         classes = leaves[0]["out_channels"] if leaves else 1
@@ -162,37 +168,47 @@ class Schedule:
         itemsize = self.dtype.itemsize
         arena = -(-self.arena_elements * block * itemsize // 64) * 64
         self.arena = aligned(threads * arena // itemsize, self.dtype, torch.nan)
-        self.module.schedule_predict(
-            tables,
-            self.number,
-            self.isa,
-            threads,
-            images.data_ptr(),
-            len(images),
-            block,
-            self.arena.data_ptr(),
-            arena,
-            scratch.data_ptr(),
-            logits.data_ptr(),
-        )
+        self.shared = aligned(self.arena_elements * len(images), self.dtype, torch.nan)
+        shared = any(value[3] for value in self.values)
+        for operations in ranges or [(0, len(self.operations))]:
+            self.module.schedule_predict(
+                tables,
+                self.number,
+                self.isa,
+                threads,
+                operations,
+                images.data_ptr(),
+                len(images),
+                block,
+                self.shared.data_ptr() if shared else 0,
+                self.shared.nbytes if shared else 0,
+                self.arena.data_ptr(),
+                arena,
+                scratch.data_ptr(),
+                logits.data_ptr(),
+            )
         return logits
 
-    def calibrate(self, images: Tensor, threads: int = 1) -> None:
+    def calibrate(
+        self, images: Tensor, threads: int = 1, ranges: list[tuple[int, int]] | None = None
+    ) -> None:
         tables = self.native()
         size = self.module.schedule_scratch_bytes(tables, self.number, self.isa, len(images), threads, True)
         scratch = aligned(size, torch.uint8, 255)
         self.arena = aligned(self.arena_elements * len(images), self.dtype, torch.nan)
-        self.module.schedule_calibrate(
-            tables,
-            self.number,
-            self.isa,
-            threads,
-            images.data_ptr(),
-            len(images),
-            self.arena.data_ptr(),
-            self.arena.nbytes,
-            scratch.data_ptr(),
-        )
+        for operations in ranges or [(0, len(self.operations))]:
+            self.module.schedule_calibrate(
+                tables,
+                self.number,
+                self.isa,
+                threads,
+                operations,
+                images.data_ptr(),
+                len(images),
+                self.arena.data_ptr(),
+                self.arena.nbytes,
+                scratch.data_ptr(),
+            )
 
     def images(self, x: Tensor) -> int:
         value = self.value(*x.shape[1:])
@@ -733,6 +749,35 @@ def test_the_same_bits_whatever_the_threads_and_blocks(storage: str, isa: int) -
     assert all(torch.equal(one, logits[0]) for one in logits)
 
 
+@pytest.mark.parametrize("cuts", [(3,), (1, 2, 2, 5, 8), (0, 4, 9)])
+def test_the_same_bits_in_one_range_and_in_several(cuts: tuple[int, ...], storage: str, isa: int) -> None:
+    """What operations of several ranges touch is shared; threads are at different images of it."""
+    x = randn(23, 3, 14, 14)
+    results, logits = [], []
+    for several in (False, True):
+        schedule = Schedule(isa, storage)
+        residual(schedule, x, True)
+        count = len(schedule.operations)
+        ranges = list(zip((0, *cuts), (*cuts, count), strict=True)) if several else None
+        schedule.calibrate(x, 2, ranges)
+        results.append(schedule.tables[2:].clone())
+        for op in schedule.operations:
+            op["statistics"] = -1
+        for value in range(len(schedule.values)) if several else ():
+            touching = [
+                number
+                for number, op in enumerate(schedule.operations)
+                if value in (op["input"], op["other"], op["output"])
+            ]
+            crosses = len({sum(number >= cut for cut in cuts) for number in touching}) > 1
+            record = schedule.values[value]
+            schedule.values[value] = (*record[:3], int(crosses), record[4])
+        logits.append(schedule.predict(x, 4, 3, ranges))
+    assert any(record[3] for record in schedule.values)
+    assert torch.equal(*results)
+    assert torch.equal(*logits)
+
+
 def test_statistics_do_not_cancel(isa: int) -> None:
     """A mean a thousand deviations from zero leaves the variance right."""
     x = randn(6, 4, 20, 20) + 1000
@@ -792,6 +837,8 @@ REFUSED = {
     "statistics": ({"statistics": 0}, "takes no statistics"),
     "level": ({"level": 2}, "level is not below"),
     "leaf": ({"leaf": 0}, "neither a value nor a leaf"),
+    "opaque": ({"kind": Kind.OPAQUE}, "run by the caller"),
+    "opaque activation": ({"kind": Kind.OPAQUE, "activation": 1}, "reads and writes plain values"),
     "first": ({"first": 1}, "only an arrangement has a first channel"),
 }
 
@@ -807,7 +854,8 @@ def test_bad_operations_are_refused(case: str) -> None:
     schedule.predict(x)
     schedule.operations[number] |= changes
     tables = schedule.native()
-    assert schedule.module.schedule_scratch_bytes(tables, 0, 0, 2, 1, False) == 0
+    fits = case == "opaque"  # but not in the range that is asked for
+    assert (schedule.module.schedule_scratch_bytes(tables, 0, 0, 2, 1, False) > 0) == fits
     with pytest.raises(ValueError, match=text):
         schedule.predict(x)
 
@@ -826,9 +874,12 @@ def test_bad_calls_are_refused() -> None:
             "storage": 0,
             "isa": 0,
             "threads": 1,
+            "operations": (0, 2),
             "images_nchw": x.data_ptr(),
             "images": 2,
             "block": 2,
+            "shared_arena": 0,
+            "shared_bytes": 0,
             "arenas": arena.data_ptr(),
             "arena_bytes": arena.nbytes,
             "scratch": scratch.data_ptr(),
@@ -840,6 +891,10 @@ def test_bad_calls_are_refused() -> None:
     for changes, text in (
         ({"storage": 2}, "storage"),
         ({"threads": 0}, "threads"),
+        ({"operations": (-1, 2)}, "not within them"),
+        ({"operations": (1, 0)}, "not within them"),
+        ({"operations": (0, 3)}, "not within them"),
+        ({"shared_arena": arena.data_ptr() + 4, "shared_bytes": 64}, "not aligned"),
         ({"block": 0}, "at least one image"),
         ({"images": -1}, "number of images"),
         ({"images_nchw": 0}, "images or logits"),
@@ -853,6 +908,19 @@ def test_bad_calls_are_refused() -> None:
             predict(**changes)
     with pytest.raises(RuntimeError, match="lacks the instruction set"):
         predict(isa=99)
+    schedule.values[output] = (8, 3, 3, 1, 0)
+    with pytest.raises(ValueError, match="beyond the arena"):
+        predict(schedule.native())
+    shared = aligned(2 * 72, torch.float32)
+    predict(schedule.native(), shared_arena=shared.data_ptr(), shared_bytes=shared.nbytes)
+    with pytest.raises(ValueError, match="beyond the arena"):
+        predict(schedule.native(), shared_arena=shared.data_ptr(), shared_bytes=shared.nbytes - 4)
+    with pytest.raises(ValueError, match="shares no value"):
+        schedule.calibrate(x)
+    schedule.values[output] = (8, 3, 3, 2, 0)
+    with pytest.raises(ValueError, match="neither 0 nor 1"):
+        predict(schedule.native())
+    schedule.values[output] = (8, 3, 3, 0, 128)
     for changes, text in (
         ({"values": 0}, "table is missing"),
         ({"operation_count": 0}, "table is missing"),

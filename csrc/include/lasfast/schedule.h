@@ -3,10 +3,15 @@
 // A schedule is an array of Operation records over Values. It is plain data: Python fills the arrays, one
 // call runs a whole pass over one batch of images. Nothing here is particular to a CPU.
 //
-// Values are NHWC, [images, height, width, channels], stored as fp32 or bf16 (all alike) in one arena: value
+// Values are NHWC, [images, height, width, channels], stored as fp32 or bf16 (all alike) in an arena: value
 // v of image i begins at element  v.offset * capacity + i * v.height * v.width * v.channels,  where capacity
 // is how many images the arena has room for. Vectors (features) have height = width = 1. Offsets of values
 // that are never alive together may overlap; an operation's output never overlaps its inputs.
+//
+// The caller itself runs opaque operations, on values in the arena; both calls below take a range of
+// operations that has none. Prediction in several ranges needs two arenas: values that operations of
+// different ranges read and write are `shared`; they keep apart from all others of the ranges that their
+// lives touch, not only while they are alive, since blocks of images go through a range at different times.
 //
 // Every operation computes
 //
@@ -45,8 +50,9 @@ enum class Kind : int32_t {
   arrange = 8,  // channels of input ++ other (which may be missing), `out_channels` of them from `first` on
                 // in the order that `groups` says: with C channels in all, number k in that order is
                 // channel (k % groups) * (C / groups) + k / groups. Concatenation, shuffle, slice in one
+  opaque = 9,   // input (and other) -> output by the caller; no norm, activation, bias or statistics
 };
-constexpr int kind_count = 9;
+constexpr int kind_count = 10;
 
 enum class Activation : int32_t {
   none = 0,
@@ -61,7 +67,8 @@ constexpr int activation_count = 7;
 
 // These three are laid out alike in Python (numpy structured arrays), so none has a hole.
 struct Value {
-  int32_t channels, height, width, reserved;
+  int32_t channels, height, width;
+  int32_t shared;  // prediction: 1 in the arena of all images and threads, 0 in that of a block. Else 0
   int64_t offset;  // elements per image
 };
 static_assert(sizeof(Value) == 24, "mirrored in Python");
@@ -132,16 +139,23 @@ Status schedule_pack_cpu(const Operation& operation, const Value& input, Storage
 int64_t schedule_scratch_bytes_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int64_t images,
                                    int threads, bool calibration);
 
+// A range of operations, first .. last - 1.
+struct Range {
+  int64_t first, last;
+};
+
 // One calibration batch. arena: capacity = images. Leaves are not run (no statistics come of them).
 Status schedule_calibrate_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int threads,
-                              const float* images_nchw, int64_t images, void* arena, int64_t arena_bytes,
-                              void* scratch);
+                              Range operations, const float* images_nchw, int64_t images, void* arena,
+                              int64_t arena_bytes, void* scratch);
 
 // Prediction. Each thread walks the operations in order over blocks of `block` images, in its own arena of
-// capacity `block`: arenas lie arena_bytes apart. No barrier between operations.
+// capacity `block`: arenas lie arena_bytes apart. No barrier between operations. shared_arena: capacity =
+// images; null where no value is shared.
 Status schedule_predict_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int threads,
-                            const float* images_nchw, int64_t images, int64_t block, void* arenas,
-                            int64_t arena_bytes, void* scratch,
+                            Range operations, const float* images_nchw, int64_t images, int64_t block,
+                            void* shared_arena, int64_t shared_bytes, void* arenas, int64_t arena_bytes,
+                            void* scratch,
                             float* logits);  // [leaves, images, classes]
 
 }  // namespace lasfast

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lasfast.checks import as_int, as_ints, as_real
+from lasfast.checks import as_finite, as_int, as_ints, as_real
 from lasfast.spaces.base import Architecture
 
 
@@ -138,7 +138,4 @@ def as_value(value: Measurement | float, name: str = "value") -> float:
     """A measurement's `value`, or the finite real number itself, as a float."""
     if isinstance(value, Measurement):
         return value.value
-    number = as_real(name, value)
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be a finite number, got {number}")
-    return number
+    return as_finite(name, value)

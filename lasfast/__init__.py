@@ -11,13 +11,37 @@ from typing import TYPE_CHECKING, Any
 from lasfast._version import __version__
 
 if TYPE_CHECKING:
-    from lasfast import costs, data, engine, nn, ops, ranking, searchers, spaces, supernets, train
+    from lasfast import (
+        constraints,
+        costs,
+        data,
+        engine,
+        nn,
+        ops,
+        ranking,
+        searchers,
+        spaces,
+        supernets,
+        train,
+    )
     from lasfast.evaluate import Evaluator
     from lasfast.measurement import Measurement
     from lasfast.recalibrate import calibrate
     from lasfast.study import Study
 
-_MODULES = ("costs", "data", "engine", "nn", "ops", "ranking", "searchers", "spaces", "supernets", "train")
+_MODULES = (
+    "constraints",
+    "costs",
+    "data",
+    "engine",
+    "nn",
+    "ops",
+    "ranking",
+    "searchers",
+    "spaces",
+    "supernets",
+    "train",
+)
 _OBJECTS = {
     "Evaluator": "lasfast.evaluate",
     "Measurement": "lasfast.measurement",
@@ -31,6 +55,7 @@ __all__ = [
     "Study",
     "__version__",
     "calibrate",
+    "constraints",
     "costs",
     "data",
     "engine",

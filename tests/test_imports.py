@@ -29,7 +29,7 @@ ARROWS = {
     "ops": ["_native", "checks"],
     "nn": ["ops"],
     "supernets": ["nn", "spaces"],
-    "costs": ["supernets.layers", "spaces"],
+    "costs": ["supernets.layers", "constraints"],
     "engine": ["supernets", "ops"],
     "evaluate": ["engine", "measurement"],
     "recalibrate": ["engine"],

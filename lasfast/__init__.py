@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lasfast.measurement import Measurement
     from lasfast.recalibrate import calibrate
     from lasfast.study import Study
+    from lasfast.tabular import ArchitectureTable, TabularEvaluator
 
 _MODULES = (
     "constraints",
@@ -43,16 +44,20 @@ _MODULES = (
     "train",
 )
 _OBJECTS = {
+    "ArchitectureTable": "lasfast.tabular",
     "Evaluator": "lasfast.evaluate",
     "Measurement": "lasfast.measurement",
     "Study": "lasfast.study",
+    "TabularEvaluator": "lasfast.tabular",
     "calibrate": "lasfast.recalibrate",
 }
 
 __all__ = [
+    "ArchitectureTable",
     "Evaluator",
     "Measurement",
     "Study",
+    "TabularEvaluator",
     "__version__",
     "calibrate",
     "constraints",

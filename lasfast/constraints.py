@@ -14,6 +14,28 @@ from lasfast.spaces.base import Architecture
 Cost: TypeAlias = Callable[[Architecture], float]
 """What an architecture costs; a finite number, the same each time."""
 
+
+class NamedCost:
+    """A cost that a study knows by its name.
+
+    Args:
+        name: as a constraint has it, `flops` or `latency@cpu`.
+        cost: the function of an architecture.
+    """
+
+    def __init__(self, name: str, cost: Cost) -> None:
+        self.name = name
+        self._cost = cost
+
+    def __call__(self, architecture: Architecture) -> float:
+        """What the architecture costs."""
+        return self._cost(architecture)
+
+    def describe(self) -> str:
+        """The name."""
+        return self.name
+
+
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
 _BYTES = {"": 1.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}

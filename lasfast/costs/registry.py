@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from lasfast.constraints import Cost
+from lasfast.constraints import Cost, NamedCost
 from lasfast.costs.bitops import path_bitops
 from lasfast.costs.flops import HasPath, model_input, path_flops
 from lasfast.costs.memory import path_memory
@@ -51,4 +51,4 @@ def functions(supernet: HasPath, input_size: tuple[int, int]) -> dict[str, Cost]
     def of(cost: PathCost, architecture: Architecture) -> float:
         return cost(supernet.path(architecture), shape)
 
-    return {name: partial(of, cost) for name, cost in COSTS.items()}
+    return {name: NamedCost(name, partial(of, cost)) for name, cost in COSTS.items()}

@@ -29,6 +29,7 @@ class LayerNASOptions(ChoiceSearchOptions):
     replicas: Annotated[int, panel("Search", "Candidates that a bucket keeps, k.")] = 3
     parents: Annotated[int, panel("Search", "Candidates that a step goes on from, R.")] = 2
     children: Annotated[int, panel("Search", "Children of each of them, T.")] = 2
+    select: Annotated[str, panel("Search", "Which candidates: random (the paper) or best (ours).")] = "random"
     whole_layers: Annotated[
         bool,
         panel(
@@ -137,6 +138,7 @@ def _layernas(options: LayerNASOptions, space: ChoiceSpace, constraint: Constrai
         replicas=options.replicas,
         parents=None if options.whole_layers else options.parents,
         children=None if options.whole_layers else options.children,
+        select=options.select,
         constraint=Constraint(others, constraint.costs) if others else None,
         evaluations=options.evaluations,
         seed=options.seed,

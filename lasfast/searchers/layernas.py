@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lasfast.checks import as_int, as_real
+from lasfast.checks import as_int, as_real, check_choice
 from lasfast.constraints import Constraint, Cost, describe_function
 from lasfast.searchers.base import Searcher
 from lasfast.searchers.operators import Result
@@ -52,9 +52,11 @@ class LayerNAS(Searcher):
         target: the least and the most that the architecture may cost.
         buckets: H, how many buckets of a layer's candidates.
         replicas: k, how many candidates a bucket keeps.
-        parents: R, from how many candidates a step goes on, drawn at random; None is all. The paper gives no
-            number; 2 is that of its example (appendix I), as for `children`.
+        parents: R, from how many candidates a step goes on; None is all. The paper gives no number; 2 is that
+            of its example (appendix I), as for `children`.
         children: T, how many children each of them gets; None is all.
+        select: which candidates: "random", as in the paper's example, or "best", those of the highest values,
+            which is our addition.
         default: the architecture of default options; None takes the dearest of each layer.
         constraint: what may win besides; the bounds of a `Constraint` prune as the target does.
         phi: what tells the candidates of a layer apart in place of Eq. 4, a function of an architecture.
@@ -77,6 +79,7 @@ class LayerNAS(Searcher):
         replicas: int = 3,
         parents: int | None = 2,
         children: int | None = 2,
+        select: str = "random",
         default: Iterable[int] | None = None,
         constraint: Callable[[Architecture], bool] | None = None,
         phi: Callable[[Architecture], Hashable] | None = None,
@@ -92,6 +95,8 @@ class LayerNAS(Searcher):
         self.replicas = as_int("replicas", replicas, minimum=1)
         self.parents = None if parents is None else as_int("parents", parents, minimum=1)
         self.children = None if children is None else as_int("children", children, minimum=1)
+        check_choice("select", select, ("random", "best"))
+        self.select = select
         self.evaluations = None if evaluations is None else as_int("evaluations", evaluations, minimum=1)
         self.seed = as_int("seed", seed, minimum=0)
         self.phi = phi
@@ -167,7 +172,10 @@ class LayerNAS(Searcher):
         """The beginnings, one layer longer, that candidates of a layer are continued with."""
         able = self._able(layer)
         if layer and self.parents is not None:
-            able = rng.sample(able, min(self.parents, len(able)))
+            rng.shuffle(able)
+            if self.select == "best":
+                able.sort(key=lambda candidate: -candidate.value)
+            del able[self.parents :]
         children = self.children if layer else None
         return [child for parent in able for child in self._children(parent, children, rng)]
 
@@ -204,6 +212,7 @@ class LayerNAS(Searcher):
             "replicas": self.replicas,
             "parents": self.parents,
             "children": self.children,
+            "select": self.select,
             "default": list(self.default),
             "constraint": describe_function(self.constraint),
             "phi": describe_function(self.phi),

@@ -38,7 +38,7 @@ SEARCHERS = {
     ),
     "layernas": lambda: LayerNAS(CHOICES, cost=sum, target=(4, 6)),
     "layernas, few buckets": lambda: LayerNAS(
-        CHOICES, cost=sum, target=(0, 5), buckets=3, replicas=1, parents=3, children=1, seed=1
+        CHOICES, cost=sum, target=(0, 5), buckets=3, replicas=1, parents=3, children=1, select="best", seed=1
     ),
     "layernas, dynamic programming": lambda: LayerNAS(
         CHOICES, cost=sum, target=(3, 4), buckets=4, replicas=2, parents=None, children=None

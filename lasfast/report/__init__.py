@@ -2,6 +2,14 @@
 
 from lasfast.report.plot import plot_search
 from lasfast.report.run import Candidate, Run, candidates_of
-from lasfast.report.tables import ranking_table, winners_table
+from lasfast.report.tables import front_table, ranking_table, winners_table
 
-__all__ = ["Candidate", "Run", "candidates_of", "plot_search", "ranking_table", "winners_table"]
+__all__ = [
+    "Candidate",
+    "Run",
+    "candidates_of",
+    "front_table",
+    "plot_search",
+    "ranking_table",
+    "winners_table",
+]

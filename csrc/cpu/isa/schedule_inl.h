@@ -13,7 +13,6 @@ namespace {
 
 using lasfast::Affine;
 using lasfast::Bf16;
-using lasfast::CellMode;
 using lasfast::Cells;
 using lasfast::ItemArgs;
 using lasfast::Task;
@@ -278,6 +277,8 @@ void input(const ItemArgs& a) {
 
 #include "schedule_conv_inl.h"
 #ifdef LASFAST_TILES
+#include "schedule_amx_cells_inl.h"
+#include "schedule_amx_finish_inl.h"
 #include "schedule_amx_inl.h"
 #endif
 

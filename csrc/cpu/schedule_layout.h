@@ -87,7 +87,7 @@ inline DensePlan::DensePlan(const Operation& op, const Value& input, Storage sto
   out_height = flatten ? 1 : (input.height + 2 * padding - kernel) / stride + 1;
   out_width = flatten ? 1 : (input.width + 2 * padding - kernel) / stride + 1;
   cells.phases = std::min(kernel, stride);
-  cells.size = channels;
+  cells.size = depthwise ? schedule_kernels(isa).width : channels;
   cells.columns = 1;
   if (tiles) {
     const int64_t last = (channels - 1) % tile_depth + 1;

@@ -28,18 +28,19 @@ LASFAST_INLINE void fill_vectors(const T* from, int64_t from_pitch, float* to, i
   }
 }
 
+// `n` channels from c on.
 template <class T>
 inline void fill_positions(const ItemArgs& a, const T* from, int64_t from_pitch, float* to, int64_t to_pitch,
-                           int64_t count) {
-  for (int64_t c = 0; c < a.in_channels; c += W) {
-    const int n = static_cast<int>(at_most(a.in_channels - c, W));
-    const Transform in(a.in, c, n);
+                           int64_t count, int64_t c, int64_t n) {
+  for (const int64_t end = c + n; c < end; c += W, to += W) {
+    const int m = static_cast<int>(at_most(end - c, W));
+    const Transform in(a.in, c, m);
     if (!in.activate.clamps())
-      fill_vectors<false, false>(from + c, from_pitch, to + c, to_pitch, count, n, in);
-    else if (n < W)
-      fill_vectors<true, false>(from + c, from_pitch, to + c, to_pitch, count, n, in);
+      fill_vectors<false, false>(from + c, from_pitch, to, to_pitch, count, m, in);
+    else if (m < W)
+      fill_vectors<true, false>(from + c, from_pitch, to, to_pitch, count, m, in);
     else
-      fill_vectors<true, true>(from + c, from_pitch, to + c, to_pitch, count, n, in);
+      fill_vectors<true, true>(from + c, from_pitch, to, to_pitch, count, m, in);
   }
 }
 
@@ -60,9 +61,11 @@ struct Phase {
   }
 };
 
-// All padded rows of the band of `rows` output rows from y0 on.
+// All padded rows of the band of `rows` output rows from y0 on, of `n` channels from c on. `bordered`: the
+// padding is there already.
 template <class T>
-void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, float* cells) {
+void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, int64_t c, int64_t n, bool bordered,
+                float* cells) {
   const Cells& e = a.cells;
   const T* input = static_cast<const T*>(a.input);
   const int64_t channels = a.in_channels, s = a.stride;
@@ -71,7 +74,8 @@ void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, float* cells) {
   if (a.flatten) {
     __builtin_memset(cells, 0, e.group * e.size * sizeof(float));
     for (int64_t g = 0; g < a.images; ++g)
-      fill_positions(a, input + g * image, channels, cells + g * e.size, channels, a.in_height * a.in_width);
+      fill_positions(a, input + g * image, channels, cells + g * e.size, channels, a.in_height * a.in_width,
+                     c, n);
     return;
   }
 
@@ -81,18 +85,21 @@ void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, float* cells) {
     float* row = cells + ((r % s) * e.rows + r / s) * row_cells * e.size;
     const int64_t y = y0 * s + r - a.padding;
     const bool inside = y >= 0 && y < a.in_height;
-    if (!inside || a.images < e.group) __builtin_memset(row, 0, row_cells * e.size * sizeof(float));
+    if (!bordered && (!inside || a.images < e.group))
+      __builtin_memset(row, 0, row_cells * e.size * sizeof(float));
     if (!inside) continue;
     for (int64_t f = 0; f < e.phases; ++f) {
       const Phase p(a, f);
       float* to = row + f * e.cols * pitch;
-      __builtin_memset(to, 0, p.left * pitch * sizeof(float));
-      __builtin_memset(to + p.right * pitch, 0, (p.steps - p.right) * pitch * sizeof(float));
+      if (!bordered) {
+        __builtin_memset(to, 0, p.left * pitch * sizeof(float));
+        __builtin_memset(to + p.right * pitch, 0, (p.steps - p.right) * pitch * sizeof(float));
+      }
       if (p.right == p.left) continue;
       const T* from = input + (y * a.in_width + p.column) * channels;
       for (int64_t g = 0; g < a.images; ++g)
         fill_positions(a, from + g * image, s * channels, to + p.left * pitch + g * e.size, pitch,
-                       p.right - p.left);
+                       p.right - p.left, c, n);
     }
   }
 }
@@ -182,7 +189,7 @@ void convolution(const ItemArgs& a) {
   float* cells = static_cast<float*>(a.cell_scratch);
   for (int64_t y0 = 0; y0 < a.out_height; y0 += a.cells.band) {
     const int64_t rows = at_most(a.out_height - y0, a.cells.band);
-    fill_cells<T>(a, y0, rows, cells);
+    fill_cells<T>(a, y0, rows, 0, a.in_channels, false, cells);
     const float* weight = static_cast<const float*>(a.weight);
     for (int64_t c = 0; c < a.out_channels;) {
       const bool wide = a.out_channels - c > W;
@@ -202,42 +209,80 @@ void convolution(const ItemArgs& a) {
 }
 
 template <int P>
-inline void depthwise_tile(const float* cells, int64_t size, const int64_t* taps, int64_t tap_count,
-                           const float* weight, float* acc) {
+inline void depthwise_tile(const float* cells, const int64_t* taps, int64_t tap_count, const float* weight,
+                           float* acc) {
   Vec sum[P];
   for (int p = 0; p < P; ++p) sum[p] = Vec::zero();
   for (int64_t t = 0; t < tap_count; ++t) {
     const Vec w = Vec::load(weight + t * W);
     const float* from = cells + taps[t];
-    for (int p = 0; p < P; ++p) sum[p] = Vec::fma(Vec::load(from + p * size), w, sum[p]);
+    for (int p = 0; p < P; ++p) sum[p] = Vec::fma(Vec::load(from + p * W), w, sum[p]);
   }
   for (int p = 0; p < P; ++p) sum[p].store(acc + p * W);
 }
 
+// The same for a kernel of known size and stride 1: each cell of a row is loaded once.
+template <int P, int kernel>
+inline void depthwise_row(const float* cells, int64_t row, const float* weight, float* acc) {
+  Vec sum[P];
+  for (int p = 0; p < P; ++p) sum[p] = Vec::zero();
+  for (int r = 0; r < kernel; ++r, cells += row, weight += kernel * W) {
+    Vec w[kernel];
+    for (int i = 0; i < kernel; ++i) w[i] = Vec::load(weight + i * W);
+#pragma GCC unroll 16
+    for (int x = 0; x < P + kernel - 1; ++x) {
+      const Vec v = Vec::load(cells + x * W);
+#pragma GCC unroll 16
+      for (int i = 0; i < kernel; ++i)
+        if (x >= i && x - i < P) sum[x - i] = Vec::fma(v, w[i], sum[x - i]);
+    }
+  }
+  for (int p = 0; p < P; ++p) sum[p].store(acc + p * W);
+}
+
+// A vector of channels after the other: their cells stay in the first-level cache.
 template <class T, class U>
 void depthwise(const ItemArgs& a) {
+  constexpr int together = 8, most = 64;  // cells in registers, and to finish at a time
   int64_t taps[max_kernel * max_kernel];
   fill_taps(a, taps);
-  const int64_t tap_count = a.kernel * a.kernel, size = a.cells.size;
+  const int64_t tap_count = a.kernel * a.kernel, row = cell_row(a.cells) * W;
   float* cells = static_cast<float*>(a.cell_scratch);
-  alignas(64) float acc[8 * W];
-  for (int64_t y0 = 0; y0 < a.out_height; y0 += a.cells.band) {
-    const int64_t rows = at_most(a.out_height - y0, a.cells.band);
-    fill_cells<T>(a, y0, rows, cells);
-    for (int64_t c = 0; c < a.out_channels; c += W) {
-      const float* weight = static_cast<const float*>(a.weight) + c * tap_count;
-      for_rows(a, cells, y0, rows, [&](const float* row, int64_t position, int64_t length, bool start) {
-        int64_t cell = 0;
-        for (; length - cell >= 8; cell += 8) {
-          depthwise_tile<8>(row + cell * size + c, size, taps, tap_count, weight, acc);
-          finish<T, U>(a, acc, W, position, cell, 8, c, start && cell == 0);
-        }
-        for (; cell < length; ++cell) {
-          depthwise_tile<1>(row + cell * size + c, size, taps, tap_count, weight, acc);
-          finish<T, U>(a, acc, W, position, cell, 1, c, start && cell == 0);
+  alignas(64) float acc[most * W];
+  for (int64_t c = 0; c < a.out_channels; c += W) {
+    const float* weight = static_cast<const float*>(a.weight) + c * tap_count;
+    int64_t first = 0, count = 0;  // position and number of those in acc
+    const auto flush = [&] {
+      finish<T, U>(a, acc, W, first, 0, count, c, first == 0);
+      first += count;
+      count = 0;
+    };
+    for (int64_t y0 = 0; y0 < a.out_height; y0 += a.cells.band) {
+      const int64_t rows = at_most(a.out_height - y0, a.cells.band);
+      const bool bordered = c > 0 && rows == a.out_height;
+      fill_cells<T>(a, y0, rows, c, at_most(a.out_channels - c, W), bordered, cells);
+      for_rows(a, cells, y0, rows, [&](const float* from, int64_t, int64_t length, bool) {
+        for (int64_t cell = 0; cell < length;) {
+          if (count > most - together) flush();
+          float* const to = acc + count * W;
+          const bool wide = length - cell >= together;
+          if (wide && a.stride == 1 && a.kernel == 3)
+            depthwise_row<together, 3>(from + cell * W, row, weight, to);
+          else if (wide && a.stride == 1 && a.kernel == 5)
+            depthwise_row<together, 5>(from + cell * W, row, weight, to);
+          else if (wide && a.stride == 1 && a.kernel == 7)
+            depthwise_row<together, 7>(from + cell * W, row, weight, to);
+          else if (wide)
+            depthwise_tile<together>(from + cell * W, taps, tap_count, weight, to);
+          else
+            depthwise_tile<1>(from + cell * W, taps, tap_count, weight, to);
+          const int64_t done = wide ? together : 1;
+          count += done;
+          cell += done;
         }
       });
     }
+    if (count > 0) flush();
   }
 }
 

@@ -41,7 +41,9 @@ class Fused:
         self.tables[3] = 0
         plain = dict.fromkeys(("input", "other", "leaf", "input_norm", "other_norm", "output_norm"), -1)
         plain |= dict.fromkeys(("statistics", "weight", "bias"), -1)
-        plain |= dict.fromkeys(("padding", "input_activation", "other_activation", "activation"), 0)
+        plain |= dict.fromkeys(
+            ("padding", "input_activation", "other_activation", "activation", "first", "reserved"), 0
+        )
         plain |= {"kernel": 1, "stride": 1, "groups": 1, "out_channels": channels}
         first = plain | {"kind": Kind.INPUT, "level": 0, "output": 0}
         second = plain | {"level": 0, "input": 0, "output": 1, "input_norm": 0, "input_activation": 1}
@@ -77,12 +79,12 @@ class Fused:
         )  # fmt: skip
 
     def run(self, tables: object) -> None:
-        before = (tables, self.number, self.isa, THREADS, self.images.data_ptr(), len(self.images))
+        before = (tables, self.number, self.isa, THREADS, (0, 1), self.images.data_ptr(), len(self.images))
         if self.calibration:
             arena = self.arena.data_ptr(), self.arena.nbytes
             self.module.schedule_calibrate(*before, *arena, self.scratch.data_ptr())
         else:
-            arena = len(self.images), self.arena.data_ptr(), self.arena.nbytes
+            arena = len(self.images), 0, 0, self.arena.data_ptr(), self.arena.nbytes
             self.module.schedule_predict(*before, *arena, self.scratch.data_ptr(), self.logits.data_ptr())
 
     def prepare(self) -> Callable[[], None]:

@@ -3,6 +3,7 @@
     python -m benchmarks.bench_evaluate                          # every workload, random images
     python -m benchmarks.bench_evaluate nir-plain --precision fp32 --data imagefolder:data/cifar10
     python -m benchmarks.bench_evaluate --quick                  # a tenth of the images, two rounds
+    python -m benchmarks.bench_evaluate --profile ofa            # images and statistics as that code has them
 
 Baselines run the extracted networks, images already in memory, in inference mode: `sequential` eager in
 fp32, contiguous; `tuned` channels_last, in the asked precision (bf16: autocast), with the batch size of
@@ -12,6 +13,7 @@ every candidate's logits are compared (eight candidates' with --quick).
 """
 
 import argparse
+import itertools
 import random
 import statistics
 from dataclasses import dataclass
@@ -54,12 +56,21 @@ WORKLOADS = {
 }
 
 
+PROFILES = {  # images of calibration, convention of statistics, images of validation
+    "spos": (25_600, "ema", 8_000),
+    "ofa": (2_000, "batch_mean", 10_000),
+    "bignas": (4_096, "cumulative", 50_000),
+}
+"""What published code takes: single path one-shot, once-for-all, BigNAS."""
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("workloads", nargs="*", help=f"among {', '.join(WORKLOADS)}; all by default")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--data", help="imagefolder:PATH of 32 x 32 images; random images by default")
     parser.add_argument("--train", type=int, default=0, help="steps of training beforehand (uniform paths)")
+    parser.add_argument("--profile", choices=PROFILES, help="images and statistics as in published code")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="a tenth of the images, two rounds")
@@ -77,6 +88,7 @@ def main():
         "data": options.data or "random images",
         "training_steps": options.train,
         "quick": options.quick,
+        "profile": options.profile,
         "calibration_batch": CALIBRATION_BATCH,
         "machine": _harness.machine(),
         "peak_flops": _harness.peak_flops(options.precision),
@@ -90,13 +102,18 @@ def main():
 
 
 def measure(workload, options, peak):
-    scale = 10 if options.quick else 1
-    counts = workload.calibration // scale, workload.validation // scale
+    counts, convention = (workload.calibration, workload.validation), "cumulative"
+    if options.profile:
+        calibration_images, convention, validation_images = PROFILES[options.profile]
+        counts = calibration_images, validation_images
+    if options.quick:
+        counts = counts[0] // 10, counts[1] // 10
     supernet = workload.make()
     calibration, validation, training = load_images(options, supernet, *counts)
     candidates = list(workload.candidates(supernet.space))
     if options.train:
-        train(supernet, training, options.train)
+        rng = random.Random(0)
+        train(supernet, training, options.train, lambda: supernet.space.sample(rng))
     else:
         shake(supernet)
     runs = {}
@@ -107,7 +124,13 @@ def measure(workload, options, peak):
     tuned_images = validation[0].to(memory_format=torch.channels_last)
     step = -(-len(candidates) // 8) if options.quick else 1
     error = compare(
-        supernet, candidates[::step], networks[::step], batches, validation[0][:100], options.precision
+        supernet,
+        candidates[::step],
+        networks[::step],
+        batches,
+        validation[0][:100],
+        options.precision,
+        convention,
     )
     evaluator = {
         backend: lasfast.Evaluator(
@@ -116,15 +139,18 @@ def measure(workload, options, peak):
             validation,
             backend,
             options.precision,
+            convention,
             calibration_batch=CALIBRATION_BATCH,
         )
         for backend in ("native", "torch")
     }
     runs["native"] = lambda: evaluator["native"](candidates)
     batch = best_batch(tuned[0], tuned_images[:1000], options.precision)
-    runs["tuned"] = lambda: one_by_one(tuned, tuned_batches, tuned_images, batch, options.precision)
+    runs["tuned"] = lambda: one_by_one(
+        tuned, tuned_batches, tuned_images, batch, options.precision, convention
+    )
     if "sequential" not in options.without:
-        runs["sequential"] = lambda: one_by_one(networks, batches, validation[0], 250, "fp32")
+        runs["sequential"] = lambda: one_by_one(networks, batches, validation[0], 250, "fp32", convention)
     if "torch" not in options.without:
         runs["torch"] = lambda: evaluator["torch"](candidates)
     rounds = 2 if options.quick else options.rounds
@@ -134,6 +160,7 @@ def measure(workload, options, peak):
     return {
         "candidates": len(candidates),
         "images": counts,
+        "statistics": convention,
         "sharing_ratio": plan.sharing_ratio,
         "errors": error,
         "tuned_batch": batch,
@@ -144,38 +171,46 @@ def measure(workload, options, peak):
     }
 
 
-def one_by_one(networks, calibration, images, batch, precision):
+def one_by_one(networks, calibration, images, batch, precision, convention="cumulative"):
     """Calibrate and predict each network in turn; returns the logits of each."""
     logits = []
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         for network in networks:
-            network.eval()
-            norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None
-                norm.train()
-            for part in calibration:
-                network(part)
-            network.eval()
+            recalibrate(network, calibration, precision, convention)
             logits.append(torch.cat([network(part) for part in images.split(batch)]).float())
     return logits
 
 
-def compare(supernet, candidates, networks, calibration, images, precision):
+def recalibrate(network, batches, precision, convention):
+    """Leave the batches' statistics in the network's batch norms, in evaluation mode."""
+    network.eval()
+    if convention == "batch_mean":  # which PyTorch's batch norm does not have
+        lasfast.calibrate(network, batches, statistics=convention, backend="torch", precision=precision)
+        return
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.reset_running_stats()
+            norm.momentum = None if convention == "cumulative" else 0.1
+            norm.train()
+    for part in batches:
+        network(part)
+    network.eval()
+
+
+def compare(supernet, candidates, networks, calibration, images, precision, convention):
     """Check that all give the same logits, as far as the precision goes; return the worst errors.
 
     The truth is PyTorch in fp32 on contiguous images: its batch norm loses digits in channels_last.
     """
     plan = Plan([supernet.path(candidate) for candidate in candidates])
     native = NativeBackend(supernet, precision)
-    logits = native.predict(plan, native.calibrate(plan, calibration, "cumulative"), images)
-    truth = one_by_one(networks, calibration, images, 250, "fp32")
-    torchs = truth if precision == "fp32" else one_by_one(networks, calibration, images, 250, "bf16")
+    logits = native.predict(plan, native.calibrate(plan, calibration, convention), images)
+    truth = one_by_one(networks, calibration, images, 250, "fp32", convention)
+    theirs = one_by_one(networks, calibration, images, 250, precision, convention)
     worst = {"native": 0.0, "torch": 0.0}
-    for leaf, expected, theirs in zip(plan.leaves, truth, torchs, strict=True):
+    for leaf, expected, torchs in zip(plan.leaves, truth, theirs, strict=True):
         ours = float((logits[leaf] - expected).norm() / expected.norm())
-        other = float((theirs - expected).norm() / expected.norm())
+        other = float((torchs - expected).norm() / expected.norm())
         limit = 1e-4 if precision == "fp32" else 2 * other + 0.005
         if not ours <= limit:
             raise SystemExit(f"native logits differ from PyTorch's by {ours:.2g}, more than {limit:.2g}")
@@ -216,22 +251,22 @@ def load_images(options, supernet, calibration, validation):
     return images[:calibration], (images[calibration:], labels), None
 
 
-def train(supernet, training, steps):
-    """Train paths drawn uniformly, a few steps: enough that statistics and logits are no longer random."""
+def train(supernet, training, steps, draw):
+    """Train the path that `draw()` gives for each batch, in bf16 (autocast); the rate rises and falls."""
     if training is None:
         raise SystemExit("--train needs images to learn from: give --data")
-    rng, done = random.Random(0), 0
-    optimizer = torch.optim.SGD(supernet.parameters(), 0.05, momentum=0.9, weight_decay=1e-4)
-    supernet.train()
-    while done < steps:
-        for images, labels in training.batches(64, seed=done):
-            optimizer.zero_grad()
-            logits = supernet(images, supernet.space.sample(rng))
-            nn.functional.cross_entropy(logits, labels).backward()
-            optimizer.step()
-            done += 1
-            if done == steps:
-                break
+    supernet.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(supernet.parameters(), momentum=0.9, weight_decay=5e-4, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=steps)
+    batches = (batch for epoch in itertools.count() for batch in training.batches(64, seed=epoch))
+    for images, labels in itertools.islice(batches, steps):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = supernet(images.to(memory_format=torch.channels_last), draw())
+        nn.functional.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+        schedule.step()
+    supernet.to(memory_format=torch.contiguous_format)
 
 
 def shake(supernet):

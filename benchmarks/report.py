@@ -1,4 +1,4 @@
-"""Write docs/performance.md and its picture from the records in benchmarks/results.
+"""Write docs/performance.md and its pictures from the records in benchmarks/results.
 
 python -m benchmarks.report
 """
@@ -49,9 +49,16 @@ fusion are left to gain.
 def main() -> None:
     """Read the records, write page and picture."""
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("evaluate-*.json"))]
+    whole, one_by_one = (read("agreement-search.json"), read("agreement-assignments.json"))
     parts = [TEXT, *(section(record) for record in records), conclusion(records)]
+    parts += [agreement(one_by_one, whole), demo(read("demo.json")), operations(read("operations.json"))]
     (ROOT / "docs" / "performance.md").write_text("\n".join(parts))
     draw(records, ROOT / "docs" / "performance.png")
+
+
+def read(name: str) -> Any:
+    """Return one record."""
+    return json.loads((RESULTS / name).read_text())
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -114,6 +121,98 @@ def conclusion(records: list[dict[str, Any]]) -> str:
                     f"{len(ratios)} workloads, {verdict} |"
                 )
     return "\n".join(lines) + "\n"
+
+
+def agreement(assignments: dict[str, Any], search: dict[str, Any]) -> str:
+    """Return what bf16 does to rankings."""
+    lines = [
+        "## Does bf16 change who wins?\n",
+        f"All {len(assignments['architectures'])} assignments of depth 15 of one ResidualNet, trained for "
+        f"{assignments['training_steps']:,} steps on paths drawn uniformly from them, CIFAR-10 "
+        "images; against top-1 of PyTorch in fp32:\n",
+        "| images | bf16 by | Kendall's tau | largest difference of top-1 |",
+        "|---|---|---|---|",
+    ]
+    for images, runs in assignments["agreement"].items():
+        for run, one in runs.items():
+            difference = f"{100 * one['largest_difference']:.2f} points"
+            lines.append(
+                f"| {int(images):,} | {run.removesuffix('-bf16')} | {one['kendall_tau']:.3f} | {difference} |"
+            )
+    lines += [
+        "\nAlong the search of the README's record, who native bf16 says is best in each step, and how far "
+        "that one is behind the best by PyTorch in fp32, on the same images:\n",
+        "| step | PyTorch fp32 | native bf16 | behind, points |",
+        "|---|---|---|---|",
+    ]
+    for number, step in enumerate(search["steps"], start=1):
+        truth, ours = (step["winners"][run] for run in ("torch-fp32", "native-bf16"))
+        names = " | ".join("-".join(map(str, one["architecture"])) for one in (truth, ours))
+        margin = f"{100 * ours['behind']:.2f} ± {100 * ours['standard_error']:.2f}"
+        lines.append(f"| {number} | {names} | {margin} |")
+    return "\n".join(lines) + "\n"
+
+
+def demo(record: dict[str, Any]) -> str:
+    """Return what the kernels do for the demo."""
+    seconds = {
+        part: {backend: statistics.median(times) for backend, times in record[part].items()}
+        for part in ("seconds", "evaluation_seconds")
+    }
+    whole, evaluations = seconds["seconds"], seconds["evaluation_seconds"]
+    ratios = record["times_faster"]
+    return (
+        "## The demo\n\n"
+        f"`make demo` takes {whole['native']:.0f} s with native evaluations and {whole['torch']:.0f} s "
+        f"without ({ratios['seconds']:.2f}x; medians of {len(record['seconds']['native'])} alternated runs, "
+        f"one thread). Of that, evaluations are {evaluations['native']:.2f} s and "
+        f"{evaluations['torch']:.2f} s ({ratios['evaluation_seconds']:.1f}x): the rest is training, "
+        "which is PyTorch's in both.\n"
+    )
+
+
+VARIANTS = ("fp32", "bf16", "calibration", "prediction")
+OPERATIONS = {
+    "conv": "3x3 convolution, batch norm and ReLU against PyTorch's sequence in channels_last",
+    "depthwise": "Depthwise convolution, batch norm and ReLU against the same",
+    "batch_norm": "Batch norm, residual add and ReLU of a value at rest against the same",
+}
+
+
+def operations(record: dict[str, Any]) -> str:
+    """Return a table for each operation."""
+    measured = record["operations"]
+    limits = {group: one["torch"] for group, one in measured["limits"].items()}
+    peaks = {storage: limits[f"matrix product, {storage}"]["TFLOP/s"] for storage in ("fp32", "bf16")}
+    copy = limits["copy"]["GB/s"]
+    lines = [
+        "## Single operations\n",
+        "One thread. Times faster than PyTorch, and in brackets the fraction of the limit, measured in the "
+        f"same run: a large matrix product ({peaks['fp32']:.2f} TFLOP/s in fp32, {peaks['bf16']:.2f} in "
+        f"bf16) for dense convolutions, a copy in memory ({copy:.0f} GB/s) for the others, which beat it "
+        "where a cache holds what they work on.\n",
+    ]
+    for operation, title in OPERATIONS.items():
+        rows: dict[str, dict[str, str]] = {}
+        ratios: dict[str, list[float]] = {}
+        for group, runs in measured[operation].items():
+            parts = group.split(", ")
+            variant = ", ".join(part for part in parts if part in VARIANTS)
+            row = rows.setdefault(", ".join(part for part in parts if part not in VARIANTS), {})
+            ratio = runs["torch"]["seconds"] / runs["native"]["seconds"]
+            rate = runs["native"].get("TFLOP/s")
+            part = (
+                rate / peaks["bf16" if "bf16" in parts else "fp32"] if rate else runs["native"]["GB/s"] / copy
+            )
+            row[variant] = f"{ratio:.1f} ({100 * part:.0f} %)"
+            ratios.setdefault(variant, []).append(ratio)
+        lines += [f"{title}:\n", f"| channels | {' | '.join(ratios)} |", "|---" * (len(ratios) + 1) + "|"]
+        lines += [
+            f"| {name} | {' | '.join(row[variant] for variant in ratios)} |" for name, row in rows.items()
+        ]
+        means = " | ".join(f"**{geometric_mean(values):.1f}**" for values in ratios.values())
+        lines += [f"| **geometric mean** | {means} |", ""]
+    return "\n".join(lines)
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:

@@ -13,7 +13,8 @@ from lasfast import supernets
 from lasfast.engine import NativeBackend, TorchBackend
 from lasfast.engine.native_backend import why_missing
 from lasfast.evaluate import evaluate_network
-from lasfast.supernets import LayerBuilder
+from lasfast.supernets import layers
+from lasfast.supernets.run import run_op
 
 MISSING = why_missing(torch.device("cpu"))
 needs_native = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
@@ -144,23 +145,38 @@ def test_describe_tells_settings_and_images_apart(supernet, calibration, validat
     assert describe != lasfast.Evaluator(supernet, calibration, validation, statistics="ema").describe()
 
 
+class Columns(layers.Op):
+    """Images to [N, C * H, W], which is neither an image nor features; `Rows` makes images of it again."""
+
+    def output_shape(self, *shapes: layers.Shape) -> layers.Shape:
+        channels, height, width = shapes[0]
+        return (channels * height, width)
+
+
+class Rows(layers.Op):
+    def output_shape(self, *shapes: layers.Shape) -> layers.Shape:
+        return (64, shapes[0][0] // 64, shapes[0][1])
+
+
+@run_op.register
+def _(op: Columns, modules, x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(1, 2)
+
+
+@run_op.register
+def _(op: Rows, modules, x: torch.Tensor) -> torch.Tensor:
+    return x.unflatten(1, (64, -1))
+
+
 class Gated(supernets.ResidualNet):
-    """Has a module of its own in its third group, which no native operation stands for."""
+    """Has ops of its own in its third group, between which nothing native has a place."""
 
     def __init__(self, *, everywhere: bool = True) -> None:
         self.everywhere = everywhere
         super().__init__((2, 2, 2), 7)
 
-    def create_modules(self, *paths) -> None:
-        self.add_opaque("gate.module", torch.nn.Hardtanh())
-        super().create_modules(*paths)
-
     def group_end(self, group: int) -> supernets.Path:
-        if group < 2:
-            return ()
-        block = LayerBuilder("gate", 64)
-        block.opaque("module", block.input, 64)
-        return (block.build(),)
+        return () if group < 2 else (supernets.Layer("gate", (Columns(), Rows())),)
 
     def path(self, architecture) -> supernets.Path:
         path = super().path(architecture)
@@ -188,16 +204,16 @@ def test_auto_changes_to_torch_when_it_meets_what_native_cannot_run(calibration,
     expected = lasfast.Evaluator(supernet, calibration, validation, "torch")(ARCHITECTURES)
     assert evaluator(ARCHITECTURES) == expected
     assert isinstance(evaluator.backend, TorchBackend)
-    assert "layer 'gate': Opaque" in caplog.text
+    assert "layer 'gate': Columns" in caplog.text
 
 
 @needs_native
 def test_native_says_what_it_cannot_run(calibration, validation) -> None:
-    with pytest.raises(ValueError, match=r"backend 'native' cannot run this.*layer 'gate': Opaque: has no"):
+    with pytest.raises(ValueError, match=r"backend 'native' cannot run this.*layer 'gate': Columns: makes"):
         lasfast.Evaluator(Gated(), calibration, validation, "native")
     evaluator = lasfast.Evaluator(Gated(everywhere=False), calibration, validation, "native")
     assert len(evaluator([(2, 2, 2)])) == 1
-    with pytest.raises(ValueError, match=r"backend 'native' cannot run this.*layer 'gate': Opaque: has no"):
+    with pytest.raises(ValueError, match=r"backend 'native' cannot run this.*layer 'gate': Columns: makes"):
         evaluator(ARCHITECTURES)
 
 

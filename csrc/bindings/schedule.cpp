@@ -63,26 +63,29 @@ int64_t scratch_bytes(const ScheduleTables& tables, int storage, int isa, int64_
                                     threads, calibration);
 }
 
-void calibrate(const ScheduleTables& tables, int storage, int isa, int threads, Address images_nchw,
-               int64_t images, Address arena, int64_t arena_bytes, Address scratch) {
+using Pair = std::array<int64_t, 2>;  // first and last of a Range
+
+void calibrate(const ScheduleTables& tables, int storage, int isa, int threads, const Pair& operations,
+               Address images_nchw, int64_t images, Address arena, int64_t arena_bytes, Address scratch) {
   Status status;
   {
     const py::gil_scoped_release release;
     status = schedule_calibrate_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), threads,
-                                    at<const float>(images_nchw), images, at<void>(arena), arena_bytes,
-                                    at<void>(scratch));
+                                    {operations[0], operations[1]}, at<const float>(images_nchw), images,
+                                    at<void>(arena), arena_bytes, at<void>(scratch));
   }
   raise(status, "schedule_calibrate");
 }
 
-void predict(const ScheduleTables& tables, int storage, int isa, int threads, Address images_nchw,
-             int64_t images, int64_t block, Address arenas, int64_t arena_bytes, Address scratch,
-             Address logits) {
+void predict(const ScheduleTables& tables, int storage, int isa, int threads, const Pair& operations,
+             Address images_nchw, int64_t images, int64_t block, Address shared_arena, int64_t shared_bytes,
+             Address arenas, int64_t arena_bytes, Address scratch, Address logits) {
   Status status;
   {
     const py::gil_scoped_release release;
     status = schedule_predict_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), threads,
-                                  at<const float>(images_nchw), images, block, at<void>(arenas), arena_bytes,
+                                  {operations[0], operations[1]}, at<const float>(images_nchw), images, block,
+                                  at<void>(shared_arena), shared_bytes, at<void>(arenas), arena_bytes,
                                   at<void>(scratch), at<float>(logits));
   }
   raise(status, "schedule_predict");
@@ -92,6 +95,8 @@ void predict(const ScheduleTables& tables, int storage, int isa, int threads, Ad
 
 void bind_schedule(py::module_& m) {
   using py::arg;
+  // What Python compares with its own records.
+  m.attr("schedule_sizes") = py::make_tuple(sizeof(Value), sizeof(Norm), sizeof(Operation));
   py::class_<ScheduleTables>(m, "ScheduleTables")
       .def(py::init(&make_tables), arg("values"), arg("value_count"), arg("norms"), arg("norm_count"),
            arg("operations"), arg("operation_count"), arg("weights"), arg("weight_bytes"), arg("biases"),
@@ -103,8 +108,9 @@ void bind_schedule(py::module_& m) {
   m.def("schedule_scratch_bytes", &scratch_bytes, arg("tables"), arg("storage"), arg("isa"), arg("images"),
         arg("threads"), arg("calibration"));
   m.def("schedule_calibrate", &calibrate, arg("tables"), arg("storage"), arg("isa"), arg("threads"),
-        arg("images_nchw"), arg("images"), arg("arena"), arg("arena_bytes"), arg("scratch"));
+        arg("operations"), arg("images_nchw"), arg("images"), arg("arena"), arg("arena_bytes"),
+        arg("scratch"));
   m.def("schedule_predict", &predict, arg("tables"), arg("storage"), arg("isa"), arg("threads"),
-        arg("images_nchw"), arg("images"), arg("block"), arg("arenas"), arg("arena_bytes"), arg("scratch"),
-        arg("logits"));
+        arg("operations"), arg("images_nchw"), arg("images"), arg("block"), arg("shared_arena"),
+        arg("shared_bytes"), arg("arenas"), arg("arena_bytes"), arg("scratch"), arg("logits"));
 }

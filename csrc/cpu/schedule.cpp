@@ -51,6 +51,10 @@ int64_t group_of(const ScheduleTables& t, const Operation& op, Storage storage, 
 
 int64_t sums_bytes(const Operation& op) { return 3 * (op.out_channels + 16) * int64_t{sizeof(float)}; }
 
+int64_t source_channels(const ScheduleTables& t, const Operation& op) {
+  return t.values[op.input].channels + (op.other < 0 ? 0 : t.values[op.other].channels);
+}
+
 // Of one thread.
 int64_t thread_bytes(const ScheduleTables& t, Storage storage, Isa isa, int64_t images) {
   int64_t most = 0;
@@ -60,6 +64,8 @@ int64_t thread_bytes(const ScheduleTables& t, Storage storage, Isa isa, int64_t 
     if (is_dense(op)) {
       const DensePlan plan(op, t.values[op.input], storage, isa, images);
       bytes += plan.cell_bytes + plan.gather_bytes;
+    } else if (is_binary(op)) {
+      bytes += channel_scratch_bytes(op, source_channels(t, op));
     }
     most = std::max(most, bytes);
   }
@@ -72,27 +78,41 @@ int64_t partial_floats(const ScheduleTables& t, const Operation& op, Storage sto
   return divide_up(images, group_of(t, op, storage, isa, images)) * 2 * op.out_channels;
 }
 
-int64_t last_level(const ScheduleTables& t) {
-  int64_t last = 0;
-  for (int64_t i = 0; i < t.operation_count; ++i) last = std::max<int64_t>(last, t.operations[i].level);
-  return last;
+// The levels of a range, as a range.
+Range levels_of(const ScheduleTables& t, Range range) {
+  Range levels{t.operation_count, 0};
+  for (int64_t i = range.first; i < range.last; ++i) {
+    levels.first = std::min<int64_t>(levels.first, t.operations[i].level);
+    levels.last = std::max<int64_t>(levels.last, t.operations[i].level + 1);
+  }
+  return levels;
 }
+
+// Where the images of an item are: image 0 of its own arena is image `start` of the shared one.
+struct Arenas {
+  char* own;
+  int64_t capacity;
+  char* shared;
+  int64_t images, start;
+};
 
 // What all items of a pass have in common.
 struct Pass {
   const ScheduleTables& t;
   Storage storage;
   Isa isa;
-  int64_t capacity;
+  int64_t capacity;  // images at a time
   int64_t item_bytes() const { return storage == Storage::float32 ? 4 : 2; }
 
   Affine affine(int32_t norm, int32_t activation) const {
     if (norm < 0) return {nullptr, nullptr, activation};
     return {t.scale + t.norms[norm].offset, t.shift + t.norms[norm].offset, activation};
   }
-  char* at(void* arena, const Value& v, int64_t image) const {
+  char* at(const Arenas& arenas, const Value& v, int64_t image) const {
     const int64_t size = int64_t{v.channels} * v.height * v.width;
-    return static_cast<char*>(arena) + (v.offset * capacity + image * size) * item_bytes();
+    if (v.shared)
+      return arenas.shared + (v.offset * arenas.images + (arenas.start + image) * size) * item_bytes();
+    return arenas.own + (v.offset * arenas.capacity + image * size) * item_bytes();
   }
 
   // Everything but which images: `first` is moved on by move().
@@ -136,6 +156,14 @@ struct Pass {
       case Kind::combine:
         a.task = Task::combine;
         break;
+      case Kind::gate:
+      case Kind::arrange:
+        a.task = kind_of(op) == Kind::gate ? Task::gate : Task::arrange;
+        a.first = op.first;
+        a.groups = op.groups;
+        a.cells.size = arrange_pitch(source_channels(t, op));
+        a.cell_scratch = scratch + round_to(sums_bytes(op), scratch_line);
+        break;
       default: {
         const DensePlan plan(op, in, storage, isa, capacity);
         a.task = plan.depthwise ? Task::depthwise : Task::dense;
@@ -153,19 +181,19 @@ struct Pass {
     return a;
   }
 
-  void run(const Operation& op, ItemArgs& a, void* arena, int64_t first, int64_t images,
+  void run(const Operation& op, ItemArgs& a, const Arenas& arenas, int64_t first, int64_t images,
            const float* images_nchw, float* leaf) const {
     a.images = images;
     if (a.task == Task::input)
       a.input = images_nchw + first * a.in_channels * a.in_height * a.in_width;
     else
-      a.input = at(arena, t.values[op.input], first);
-    a.other = op.other < 0 ? nullptr : at(arena, t.values[op.other], first);
+      a.input = at(arenas, t.values[op.input], first);
+    a.other = op.other < 0 ? nullptr : at(arenas, t.values[op.other], first);
     const ScheduleKernels& kernels = schedule_kernels(isa);
     if (leaf)
       a.output = leaf + first * op.out_channels;
     else
-      a.output = at(arena, t.values[op.output], first);
+      a.output = at(arenas, t.values[op.output], first);
     if (storage == Storage::float32)
       kernels.run_f32(a);
     else if (leaf)
@@ -208,11 +236,11 @@ bool misaligned(const void* p) { return !p || reinterpret_cast<uintptr_t>(p) % s
 
 int64_t schedule_scratch_bytes_cpu(const ScheduleTables& t, Storage storage, Isa isa, int64_t images,
                                    int threads, bool calibration) {
-  if (!check_schedule(t, storage, isa, threads, images, -1, calibration).ok()) return 0;
+  if (!check_schedule(t, storage, isa, threads, {images, -1}, {images, -1}, calibration).ok()) return 0;
   int64_t partial = 0;
   if (calibration) {
-    const int64_t levels = last_level(t) + 1;
-    for (int64_t level = 0; level < levels; ++level) {
+    const Range levels = levels_of(t, {0, t.operation_count});
+    for (int64_t level = levels.first; level < levels.last; ++level) {
       int64_t floats = 0;
       for (int64_t i = 0; i < t.operation_count; ++i)
         if (t.operations[i].level == level)
@@ -225,27 +253,29 @@ int64_t schedule_scratch_bytes_cpu(const ScheduleTables& t, Storage storage, Isa
 }
 
 Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa, int threads,
-                              const float* images_nchw, int64_t images, void* arena, int64_t arena_bytes,
-                              void* scratch) {
-  if (const Status status =
-          check_schedule(t, storage, isa, threads, images, std::max<int64_t>(0, arena_bytes), true);
-      !status.ok())
+                              Range operations, const float* images_nchw, int64_t images, void* arena,
+                              int64_t arena_bytes, void* scratch) {
+  const Room room{images, std::max<int64_t>(0, arena_bytes)};
+  if (const Status status = check_schedule(t, storage, isa, threads, room, room, true); !status.ok())
     return status;
+  if (const Status status = check_range(t, operations); !status.ok()) return status;
   if (!images_nchw) return invalid("the images are missing");
   if (misaligned(arena) || misaligned(scratch)) return invalid("arena or scratch is missing or not aligned");
-  const int64_t own_bytes = thread_bytes(t, storage, isa, images), levels = last_level(t) + 1;
+  const int64_t own_bytes = thread_bytes(t, storage, isa, images);
+  const Range levels = levels_of(t, operations);
   auto* const scratches = static_cast<char*>(scratch);
   auto* const finished = reinterpret_cast<int64_t*>(scratches + threads * own_bytes);  // items, by operation
   auto* const partials = reinterpret_cast<float*>(finished + t.operation_count);
   std::fill_n(finished, t.operation_count, 0);
   const Pass pass{t, storage, isa, images};
+  const Arenas arenas{static_cast<char*>(arena), images, nullptr, 0, 0};
 
 #pragma omp parallel num_threads(threads)
   {
     char* const own = scratches + thread_number() * own_bytes;
-    for (int64_t level = 0; level < levels; ++level) {
+    for (int64_t level = levels.first; level < levels.last; ++level) {
       float* partial = partials;
-      for (int64_t i = 0; i < t.operation_count; ++i) {
+      for (int64_t i = operations.first; i < operations.last; ++i) {
         const Operation& op = t.operations[i];
         if (op.level != level || op.leaf >= 0) continue;
         ItemArgs args = pass.args(op, own);
@@ -254,7 +284,7 @@ Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa,
 #pragma omp for schedule(dynamic) nowait
         for (int64_t item = 0; item < items; ++item) {
           args.partial = op.statistics < 0 ? nullptr : partial + item * 2 * op.out_channels;
-          pass.run(op, args, arena, item * group, std::min(group, images - item * group), images_nchw,
+          pass.run(op, args, arenas, item * group, std::min(group, images - item * group), images_nchw,
                    nullptr);
           if (op.statistics < 0) continue;
           if (__atomic_add_fetch(finished + i, 1, __ATOMIC_ACQ_REL) == items)
@@ -268,16 +298,19 @@ Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa,
   return {};
 }
 
-Status schedule_predict_cpu(const ScheduleTables& t, Storage storage, Isa isa, int threads,
-                            const float* images_nchw, int64_t images, int64_t block, void* arenas,
-                            int64_t arena_bytes, void* scratch, float* logits) {
-  if (const Status status =
-          check_schedule(t, storage, isa, threads, block, std::max<int64_t>(0, arena_bytes), false);
-      !status.ok())
+Status schedule_predict_cpu(const ScheduleTables& t, Storage storage, Isa isa, int threads, Range operations,
+                            const float* images_nchw, int64_t images, int64_t block, void* shared_arena,
+                            int64_t shared_bytes, void* arenas, int64_t arena_bytes, void* scratch,
+                            float* logits) {
+  const Room own{block, std::max<int64_t>(0, arena_bytes)};
+  const Room shared{images, shared_arena ? std::max<int64_t>(0, shared_bytes) : 0};
+  if (const Status status = check_schedule(t, storage, isa, threads, own, shared, false); !status.ok())
     return status;
+  if (const Status status = check_range(t, operations); !status.ok()) return status;
   if (images < 0 || images > INT32_MAX) return invalid("the number of images is out of range");
   if (!images_nchw || !logits) return invalid("images or logits are missing");
-  if (misaligned(arenas) || misaligned(scratch) || arena_bytes % scratch_line)
+  if (misaligned(arenas) || misaligned(scratch) || arena_bytes % scratch_line ||
+      (shared_arena && misaligned(shared_arena)))
     return invalid("arenas or scratch are missing or not aligned");
   const int64_t own_bytes = thread_bytes(t, storage, isa, block);
   const Pass pass{t, storage, isa, block};
@@ -290,16 +323,17 @@ Status schedule_predict_cpu(const ScheduleTables& t, Storage storage, Isa isa, i
 
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t b = 0; b < divide_up(images, block); ++b) {
-    void* const arena = static_cast<char*>(arenas) + thread_number() * arena_bytes;
+    char* const arena = static_cast<char*>(arenas) + thread_number() * arena_bytes;
     char* const own = static_cast<char*>(scratch) + thread_number() * own_bytes;
     const int64_t first = b * block, count = std::min(block, images - first);
-    for (int64_t i = 0; i < t.operation_count; ++i) {
+    const Arenas places{arena, block, static_cast<char*>(shared_arena), images, first};
+    for (int64_t i = operations.first; i < operations.last; ++i) {
       const Operation& op = t.operations[i];
       ItemArgs args = pass.args(op, own);
       float* const leaf =
           op.leaf < 0 ? nullptr : logits + (op.leaf * images + first) * int64_t{op.out_channels};
       for (int64_t k = 0; k < count; k += args.cells.group)
-        pass.run(op, args, arena, k, std::min(args.cells.group, count - k),
+        pass.run(op, args, places, k, std::min(args.cells.group, count - k),
                  images_nchw + first * image_floats, leaf);
     }
   }

@@ -16,6 +16,7 @@ Status check_value(const Value& v) {
   if (v.channels > largest_side || v.height > largest_side || v.width > largest_side ||
       int64_t{v.channels} * v.height > largest_value / v.width)
     return invalid("a value is too large");
+  if (v.shared != 0 && v.shared != 1) return invalid("a value's shared is neither 0 nor 1");
   if (v.offset < 0 || v.offset > largest_offset) return invalid("a value's offset is out of range");
   return {};
 }
@@ -39,8 +40,32 @@ Status check_window(const Operation& op, const Value& in, const Value& out) {
   return {};
 }
 
+bool same_size(const Value& a, const Value& b) { return a.height == b.height && a.width == b.width; }
+
+// What an operation reads beside its input: a value to add, or an operand.
+Status check_other(const ScheduleTables& t, const Operation& op, const Value& in, const Value& out) {
+  const Kind kind = kind_of(op);
+  if (op.other != -1 && !in_range(op.other, t.value_count))
+    return invalid("an operation's other is no value");
+  if (kind == Kind::opaque) return {};
+  const Value none = {0, out.height, out.width, 0, 0};
+  const Value& other = op.other == -1 ? none : t.values[op.other];
+  if (kind == Kind::gate) {
+    if (other.channels != in.channels || other.height != 1 || other.width != 1)
+      return invalid("a gate is not one factor for each channel");
+  } else if (!same_size(other, out) || (kind != Kind::arrange && other.channels > out.channels)) {
+    return invalid("an operation's other does not fit its output");
+  }
+  if (kind != Kind::arrange) return op.first ? invalid("only an arrangement has a first channel") : Status{};
+  const int64_t channels = int64_t{in.channels} + other.channels;
+  if (op.groups < 1 || channels % op.groups) return invalid("groups does not divide the channels");
+  if (op.first < 0 || op.first + int64_t{out.channels} > channels)
+    return invalid("an arrangement's channels are beyond those of its sources");
+  return {};
+}
+
 bool overlap(const Value& a, const Value& b) {
-  return a.offset < b.offset + elements(b) && b.offset < a.offset + elements(a);
+  return a.shared == b.shared && a.offset < b.offset + elements(b) && b.offset < a.offset + elements(a);
 }
 
 Status check_operation(const ScheduleTables& t, const Operation& op, Storage storage, Isa isa,
@@ -95,16 +120,22 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
       if (out.height != 1 || out.width != 1) return invalid("a global pool's output has positions");
       if (in.channels != out.channels) return invalid("a pool changes the channels");
       break;
+    case Kind::opaque:
+      if (leaf || op.input_norm != -1 || op.input_activation || op.other_norm != -1 || op.other_activation ||
+          op.output_norm != -1 || op.activation || op.statistics != -1 || op.bias != -1)
+        return invalid("an opaque operation reads and writes plain values");
+      break;
+    case Kind::arrange:
+      if (!same_size(in, out)) return invalid("an arrangement's input and output differ in size");
+      break;
     default:
-      if (in.channels != out.channels || in.height != out.height || in.width != out.width)
+      if (in.channels != out.channels || !same_size(in, out))
         return invalid("a combination's input and output differ in shape");
   }
 
+  if (const Status status = check_other(t, op, in, out); !status.ok()) return status;
   if (op.other != -1) {
-    if (!in_range(op.other, t.value_count)) return invalid("an operation's other is no value");
     const Value& other = t.values[op.other];
-    if (other.height != out.height || other.width != out.width || other.channels > out.channels)
-      return invalid("an operation's other does not fit its output");
     if (!leaf && overlap(other, out)) return invalid("an operation's output overlaps its other");
     if (const Status status = check_norm(t, op.other_norm, other.channels); !status.ok()) return status;
   }
@@ -115,7 +146,7 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
     return invalid("an operation's bias is beyond the biases");
   if (op.statistics != -1) {
     if (!calibration) return invalid("prediction takes no statistics");
-    if (leaf || op.output_norm != -1 || op.other != -1 || op.activation)
+    if (leaf || op.output_norm != -1 || (op.other != -1 && !is_binary(op)) || op.activation)
       return invalid("an operation that takes statistics stores its plain output");
   }
   return {};
@@ -137,12 +168,20 @@ Status check_weighted(const Operation& op, const Value& input) {
   return check_window(op, input, Value{});
 }
 
-Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int threads, int64_t capacity,
-                      int64_t arena_bytes, bool calibration) {
+Status check_range(const ScheduleTables& t, Range range) {
+  if (range.first < 0 || range.last < range.first || range.last > t.operation_count)
+    return invalid("a range of operations is not within them");
+  for (int64_t i = range.first; i < range.last; ++i)
+    if (kind_of(t.operations[i]) == Kind::opaque) return invalid("an opaque operation is run by the caller");
+  return {};
+}
+
+Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int threads, Room own, Room shared,
+                      bool calibration) {
   if (storage != Storage::float32 && storage != Storage::bfloat16) return invalid("the storage is unknown");
   if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
   if (threads < 1 || threads > 1 << 16) return invalid("threads must be at least 1");
-  if (capacity < 1 || capacity > INT32_MAX) return invalid("there must be at least one image");
+  if (own.capacity < 1 || own.capacity > INT32_MAX) return invalid("there must be at least one image");
   if (t.value_count < 1 || t.operation_count < 1 || t.norm_count < 0 || t.channel_count < 0 || !t.values ||
       !t.operations || (t.norm_count && !t.norms))
     return invalid("a table is missing");
@@ -151,7 +190,9 @@ Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int thr
   for (int64_t i = 0; i < t.value_count; ++i) {
     const Value& v = t.values[i];
     if (const Status status = check_value(v); !status.ok()) return status;
-    if (arena_bytes >= 0 && v.offset + elements(v) > arena_bytes / item / capacity)
+    if (calibration && v.shared) return invalid("calibration has one arena, and shares no value");
+    const Room& room = v.shared ? shared : own;
+    if (room.bytes >= 0 && room.capacity > 0 && v.offset + elements(v) > room.bytes / item / room.capacity)
       return invalid("a value is beyond the arena");
   }
   for (int64_t i = 0; i < t.norm_count; ++i) {

@@ -8,8 +8,16 @@ namespace lasfast {
 // An operation with a weight, on its own.
 Status check_weighted(const Operation& op, const Value& input);
 
-// All tables, for arenas that hold `capacity` images. arena_bytes < 0: not known yet.
-Status check_schedule(const ScheduleTables& tables, Storage storage, Isa isa, int threads, int64_t capacity,
-                      int64_t arena_bytes, bool calibration);
+// Where values lie: how many images there is room for, and its bytes (< 0: not known yet).
+struct Room {
+  int64_t capacity, bytes;
+};
+
+// All tables.
+Status check_schedule(const ScheduleTables& tables, Storage storage, Isa isa, int threads, Room own,
+                      Room shared, bool calibration);
+
+// Operations that can be run without the caller.
+Status check_range(const ScheduleTables& tables, Range range);
 
 }  // namespace lasfast

@@ -41,24 +41,35 @@ struct Cells {
   int64_t band;                       // output rows at a time
 };
 
-enum class Task : int32_t { input, dense, depthwise, max_pool, avg_pool, global_pool, combine };
+enum class Task : int32_t {
+  input,
+  dense,
+  depthwise,
+  max_pool,
+  avg_pool,
+  global_pool,
+  combine,
+  gate,
+  arrange
+};
 
 struct ItemArgs {
   Task task;          // dense: convolution and linear
   int64_t images;     // of this item, at most cells.group; 1 but for dense
   const void* input;  // [images, in_height, in_width, in_channels] (Task::input: NCHW fp32)
-  const void* other;  // [images, out_height, out_width, other_channels], or null
+  const void* other;  // [images, out_height, out_width, other_channels] (gate: [images, channels]), or null
   void* output;       // [images, out_height, out_width, out_channels]
   int64_t in_channels, in_height, in_width;
   int64_t out_channels, out_height, out_width;
   int64_t other_channels;
   int64_t kernel, stride, padding;
-  bool flatten;  // linear: all positions of an image are one cell
+  int64_t first, groups;  // of an arrangement
+  bool flatten;           // linear: all positions of an image are one cell
   Affine in, with, out;
   const float* bias;   // [out_channels], or null
   const void* weight;  // packed
   Cells cells;
-  void* cell_scratch;
+  void* cell_scratch;    // of gates and arrangements: see channel_scratch_bytes
   void* gather_scratch;  // gathered cells are made from rows here
   float* sums;           // [3, channels rounded up to vectors]: shift, sum and sum of squares of statistics
   float* partial;        // [2, out_channels]: mean, and sum of squared deviations; null: no statistics
@@ -73,6 +84,7 @@ struct ScheduleKernels {
 };
 
 constexpr int64_t cell_slack_bytes = 4096;  // readable behind the cells
+constexpr int run_length = 16;              // positions at a time where nothing else decides
 
 extern const ScheduleKernels generic_schedule_kernels;
 extern const ScheduleKernels avx2_schedule_kernels;

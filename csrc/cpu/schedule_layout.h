@@ -24,6 +24,23 @@ inline bool by_tiles(Storage storage, Isa isa) { return storage == Storage::bflo
 
 inline Kind kind_of(const Operation& op) { return static_cast<Kind>(op.kind); }
 
+// `other` is an operand of the operation, not what is added to its result.
+inline bool is_binary(const Operation& op) {
+  return kind_of(op) == Kind::gate || kind_of(op) == Kind::arrange;
+}
+
+// Floats between the rows, one for each position of a run, in which an arrangement lays its sources side by
+// side. `channels`: of both.
+inline int64_t arrange_pitch(int64_t channels) { return round_to(channels, 16); }
+
+// Of a gate: its factors. Of an arrangement: rows, readable a vector beyond the last, and where in a row each
+// output channel is. `channels`: of input and other.
+inline int64_t channel_scratch_bytes(const Operation& op, int64_t channels) {
+  const int64_t own = round_to(op.out_channels, 16) * 4;
+  if (kind_of(op) == Kind::gate) return own;
+  return (run_length * arrange_pitch(channels) + 16) * 4 + own;
+}
+
 inline bool is_depthwise(const Operation& op) { return kind_of(op) == Kind::conv2d && op.groups > 1; }
 
 // A convolution in cells; linear is one of 1x1 on images of one position.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from lasfast.engine.plan import Plan
 from lasfast.supernets import Supernet
 from lasfast.supernets.layers import Shape
+from lasfast.supernets.run import evaluation_mode
 
 BACKENDS = ("auto", "torch", "native")
 """What can be asked for; "auto" is the fastest of the others that can run what it is asked to."""
@@ -56,6 +59,20 @@ class Backend(ABC):
     @abstractmethod
     def prediction_batch(self, plan: Plan, image_shape: Shape, budget: int) -> int:
         """Return how many images may be predicted at a time within `budget` bytes; at least 1."""
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Let torch run in evaluation mode, without gradients, in the wanted precision.
+
+        The supernet's modes are put back afterwards.
+        """
+        device = next(self.supernet.parameters()).device.type
+        with (
+            evaluation_mode(self.supernet),
+            torch.inference_mode(),
+            torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"),
+        ):
+            yield
 
 
 def too_few_values(module: str, images: int) -> ValueError:

@@ -3,12 +3,17 @@
 Calibration runs a schedule whose convolutions sum their output's statistics as they store it. Prediction
 runs another, with the statistics applied as each value is stored: every thread walks all candidates over a
 block of images small enough for its cache.
+
+Opaque operations are torch's, on the values where they lie: the compiled module is called for what is before,
+between and after them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,14 +24,16 @@ from lasfast import _native
 from lasfast.engine.backend import Backend, NodeStatistics, too_few_values
 from lasfast.engine.lowering import lower
 from lasfast.engine.plan import Plan
-from lasfast.engine.schedule import SIZES, STORAGES, BatchNorm, Schedule
+from lasfast.engine.schedule import SIZES, STORAGES, BatchNorm, Call, Schedule
 from lasfast.engine.statistics import CONVENTIONS, RunningStatistics
 from lasfast.supernets import Supernet
 from lasfast.supernets.layers import Shape
-from lasfast.supernets.run import leading
+from lasfast.supernets.run import leading, run_op
 
 SLACK = 4096
 """Bytes behind weights and arenas that kernels may read beyond the end."""
+SHARED_BYTES = 64 << 20
+"""Of values that torch reads or writes: so many images at a time that a call of it costs little."""
 
 
 def why_missing(device: torch.device) -> str | None:
@@ -35,7 +42,7 @@ def why_missing(device: torch.device) -> str | None:
         return f"there are no native kernels for {device.type} yet"
     if not _native.available():
         return "lasfast's compiled module is missing (lasfast info says why)"
-    if not hasattr(_native.load(), "schedule_calibrate"):
+    if getattr(_native.load(), "schedule_sizes", None) != SIZES:
         return "lasfast's compiled module is older than this code; build it again with `pip install .`"
     return None
 
@@ -43,8 +50,8 @@ def why_missing(device: torch.device) -> str | None:
 class NativeBackend(Backend):
     """Runs plans through the compiled module, on the CPU; "bf16" stores values and weights in bfloat16.
 
-    Blocks of images to predict are cut to `memory_budget` bytes of workspace. Raises NotLowerableError when
-    a plan holds an op that has no native operation.
+    Blocks of images to predict are cut to `memory_budget` bytes of workspace, to which torch adds what the
+    modules that it runs need. Raises NotLowerableError where a plan cannot be lowered.
     """
 
     name = "native"
@@ -116,12 +123,12 @@ class NativeBackend(Backend):
         """Return the bytes of workspace of a calibration batch, or of predicting where that needs more."""
         calibration = _Program(self, lower(plan, image_shape, calibration=True))
         prediction = _Program(self, lower(plan, image_shape, calibration=False))
-        return max(calibration.calibration_bytes(images), prediction.prediction_bytes(1, 1, 1))
+        return max(calibration.calibration_bytes(images), prediction.prediction_bytes(1, 1, 1, 1))
 
     def prediction_batch(self, plan: Plan, image_shape: Shape, budget: int) -> int:
         """Return how many images' logits fit beside the smallest workspace."""
         program = _Program(self, lower(plan, image_shape, calibration=False))
-        rest = budget - program.prediction_bytes(0, 1, 1)
+        rest = budget - program.prediction_bytes(0, 1, 1, 1)
         return max(1, rest // max(1, program.logits_bytes(1)))
 
     def _calibration_program(self, plan: Plan, image_shape: Shape, images: int) -> _Program:
@@ -186,7 +193,7 @@ class _Program:
 
     def load_parameters(self) -> None:
         """Pack the weights, and copy biases, scales and shifts, as the supernet has them now."""
-        modules = dict(self.backend.supernet.named_modules())
+        modules = self.modules = dict(self.backend.supernet.named_modules())
         schedule = self.schedule
         with torch.no_grad():
             for (op, _, index), offset in zip(schedule.weights, self.offsets, strict=False):
@@ -219,76 +226,140 @@ class _Program:
 
     def calibrate(self, images: Tensor) -> None:
         """Run one batch; `mean` and `variance` (biased) are then those of its batch norms."""
-        arena = self._arena_bytes(len(images))
+        count = len(images)
+        arena = self._arena_bytes(self.schedule.arena, count)
         threads = torch.get_num_threads()
-        start = self.backend.workspace(self.calibration_bytes(len(images))).data_ptr()
-        self.module.schedule_calibrate(
-            self.native_tables,
-            self.storage,
-            self.isa,
-            threads,
-            images.data_ptr(),
-            len(images),
-            start,
-            arena,
-            start + arena,
-        )
+        space = self.backend.workspace(self.calibration_bytes(count))
+        start = space.data_ptr()
+
+        def native(first: int, last: int) -> None:
+            self.module.schedule_calibrate(
+                self.native_tables,
+                self.storage,
+                self.isa,
+                threads,
+                (first, last),
+                images.data_ptr(),
+                count,
+                start,
+                arena,
+                start + arena,
+            )
+
+        self._run(native, space, count)
 
     def predict(self, images: Tensor) -> Tensor:
         """Return logits [leaves, N, classes]."""
-        count = len(images)
-        threads, block = self._blocks(count)
-        arena = self._arena_bytes(block)
-        logits = torch.empty(len(self.schedule.leaves), count, self.schedule.classes)
-        size = self.prediction_bytes(0, threads, block)
-        start = self.backend.workspace(size).data_ptr()
-        self.module.schedule_predict(
-            self.native_tables,
-            self.storage,
-            self.isa,
-            threads,
-            images.data_ptr(),
-            count,
-            block,
-            start,
-            arena,
-            start + arena * threads,
-            logits.data_ptr(),
-        )
+        threads, block, most = self._blocks(len(images))
+        if most >= len(images):
+            return self._predict(images, threads, block)
+        logits = torch.empty(len(self.schedule.leaves), len(images), self.schedule.classes)
+        for part, place in zip(images.split(most), logits.split(most, 1), strict=True):
+            place.copy_(self._predict(part, threads, min(block, len(part))))
         return logits
+
+    def _predict(self, images: Tensor, threads: int, block: int) -> Tensor:
+        count, schedule = len(images), self.schedule
+        arena = self._arena_bytes(schedule.arena, block)
+        shared = self._arena_bytes(schedule.shared, count) if schedule.shared else 0
+        logits = torch.empty(len(schedule.leaves), count, schedule.classes)
+        space = self.backend.workspace(self.prediction_bytes(0, threads, block, count))
+        start = space.data_ptr()
+        own = start + shared
+
+        def native(first: int, last: int) -> None:
+            self.module.schedule_predict(
+                self.native_tables,
+                self.storage,
+                self.isa,
+                threads,
+                (first, last),
+                images.data_ptr(),
+                count,
+                block,
+                start if shared else 0,
+                shared,
+                own,
+                arena,
+                own + arena * threads,
+                logits.data_ptr(),
+            )
+
+        self._run(native, space, count)
+        return logits
+
+    def _run(self, native: Callable[[int, int], None], space: Tensor, count: int) -> None:
+        """Run the operations in order: ranges of native ones, and what is torch's between them.
+
+        `space` begins with the arena, or with that of shared values, for `count` images.
+        """
+        schedule = self.schedule
+        first, *others = schedule.ranges()
+        with self.backend.inference() if schedule.calls else nullcontext():
+            native(*first)
+            for call, following in zip(schedule.calls, others, strict=True):
+                self._call(call, space, count)
+                native(*following)
+
+    def _call(self, call: Call, space: Tensor, count: int) -> None:
+        operation = self.operations[call.operation]
+        sources = [operation[name] for name in ("input", "other")[: len(call.flat)]]
+        inputs = [self._value(source, space, count) for source in sources]
+        inputs = [x.flatten(1) if flat else x for x, flat in zip(inputs, call.flat, strict=True)]
+        output = self._value(operation["output"], space, count)
+        result = run_op(call.op, self.modules, *inputs)
+        if result.shape != (count, *call.shape):
+            raise ValueError(
+                f"layer {call.layer.name!r}: {call.op} gave {tuple(result.shape)} for {count} image(s), "
+                f"expected {(count, *call.shape)}"
+            )
+        output.copy_(result.reshape(output.shape))
+
+    def _value(self, number: int, space: Tensor, count: int) -> Tensor:
+        """A value [N, C, H, W] where it lies, in channels_last."""
+        value = self.schedule.values[number]
+        shape = (count, int(value["height"]), int(value["width"]), int(value["channels"]))
+        dtype = torch.float32 if self.backend.precision == "fp32" else torch.bfloat16
+        start = int(value["offset"]) * count * dtype.itemsize
+        size = prod(shape) * dtype.itemsize
+        return space[start : start + size].view(dtype).view(shape).permute(0, 3, 1, 2)
 
     def calibration_bytes(self, images: int) -> int:
         """Bytes of workspace for a calibration batch."""
-        return self._arena_bytes(images) + self._scratch_bytes(images, torch.get_num_threads(), True)
+        scratch = self._scratch_bytes(images, torch.get_num_threads(), True)
+        return self._arena_bytes(self.schedule.arena, images) + scratch
 
-    def prediction_bytes(self, images: int, threads: int, block: int) -> int:
-        """Bytes of workspace and logits for a batch to predict, in blocks."""
-        scratch = self._scratch_bytes(block, threads, False)
-        return threads * self._arena_bytes(block) + scratch + self.logits_bytes(images)
+    def prediction_bytes(self, images: int, threads: int, block: int, most: int) -> int:
+        """Bytes of workspace and logits for a batch to predict, in blocks, `most` images at a time."""
+        shared = self._arena_bytes(self.schedule.shared, most) if self.schedule.shared else 0
+        own = threads * self._arena_bytes(self.schedule.arena, block)
+        return shared + own + self._scratch_bytes(block, threads, False) + self.logits_bytes(images)
 
     def logits_bytes(self, images: int) -> int:
         """Bytes of the logits of so many images."""
         return 4 * len(self.schedule.leaves) * images * self.schedule.classes
 
-    def _blocks(self, images: int) -> tuple[int, int]:
-        """Return how many threads work on a batch, and how many images each takes at a time."""
+    def _blocks(self, images: int) -> tuple[int, int, int]:
+        """Return how many threads work on a batch, on how many images each, and on how many in one pass."""
         threads = min(torch.get_num_threads(), images)
         per_image = max(1, self.schedule.arena * self.backend.itemsize)
         # The arena counts values that wait for another candidate, too, so twice the cache is about right;
         # and each block reads the weights once, so that very small blocks read little else.
         block = min(max(4, 2 * cache_bytes() // per_image), -(-images // threads))
+        shared = self.schedule.shared * self.backend.itemsize
+        most = max(1, min(images, SHARED_BYTES // shared)) if shared else 1
         budget = self.backend.memory_budget
         if budget is not None:
-            while block > 1 and self.prediction_bytes(images, threads, block) > budget:
-                block //= 2
-            while threads > 1 and self.prediction_bytes(images, threads, block) > budget:
+            while max(block, most) > 1 and self.prediction_bytes(images, threads, block, most) > budget:
+                block, most = max(1, block // 2), max(1, most // 2)
+            while threads > 1 and self.prediction_bytes(images, threads, block, most) > budget:
                 threads -= 1
-        # As many blocks for each thread, all of about the same size.
-        rounds = -(-images // (block * threads))
-        return threads, -(-images // (rounds * threads))
+        # As many passes and blocks as that takes, all of about the same size.
+        most = _even(images, most) if shared else images
+        return threads, _even(most, block, threads), most
 
-    def _arena_bytes(self, images: int) -> int:
-        return self.schedule.arena * images * self.backend.itemsize + SLACK
+    def _arena_bytes(self, elements: int, images: int) -> int:
+        return elements * images * self.backend.itemsize + SLACK
 
     def _scratch_bytes(self, images: int, threads: int, calibration: bool) -> int:
         size = self.module.schedule_scratch_bytes(
@@ -315,6 +386,12 @@ class _Program:
             self.operations.ctypes.data + index * operation_bytes,
             values.ctypes.data + input * values.itemsize,
         )
+
+
+def _even(images: int, most: int, threads: int = 1) -> int:
+    """Return how many images each thread takes at a time: at most `most`, and in every round as many."""
+    rounds = -(-images // (most * threads))
+    return -(-images // (rounds * threads))
 
 
 def cache_bytes() -> int:

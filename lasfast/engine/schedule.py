@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from lasfast.supernets.layers import Conv2d, Linear, Shape
+from lasfast.supernets.layers import Conv2d, Layer, Linear, Op, Shape
 
 
 class Kind(IntEnum):
@@ -20,16 +20,22 @@ class Kind(IntEnum):
     GLOBAL_POOL = 4
     COMBINE = 5
     LINEAR = 6
+    GATE = 7
+    ARRANGE = 8
+    OPAQUE = 9
 
 
-ACTIVATIONS = {"relu": 1, "relu6": 2, "hardswish": 3, "swish": 4, "sigmoid": 5}
+ACTIVATIONS = {"relu": 1, "relu6": 2, "hardswish": 3, "swish": 4, "sigmoid": 5, "hardsigmoid": 6}
 """Numbers of the activations; 0 is none."""
+
+MAX_KERNEL = 11
+"""Of native convolutions and pools."""
 
 STORAGES = {"fp32": 0, "bf16": 1}
 """How values are stored, by the evaluator's precision."""
 
 VALUE = np.dtype(
-    [("channels", "i4"), ("height", "i4"), ("width", "i4"), ("reserved", "i4"), ("offset", "i8")], align=True
+    [("channels", "i4"), ("height", "i4"), ("width", "i4"), ("shared", "i4"), ("offset", "i8")], align=True
 )
 NORM = np.dtype([("channels", "i4"), ("offset", "i4"), ("eps", "f4"), ("reserved", "i4")], align=True)
 OPERATION = np.dtype(
@@ -38,12 +44,14 @@ OPERATION = np.dtype(
         *((name, "i4") for name in ("kernel", "stride", "padding", "groups")),
         *((name, "i4") for name in ("input_norm", "input_activation", "other_norm", "other_activation")),
         *((name, "i4") for name in ("output_norm", "activation", "statistics", "out_channels")),
+        ("first", "i4"),
+        ("reserved", "i4"),
         ("weight", "i8"),
         ("bias", "i8"),
     ],
     align=True,
 )
-SIZES = (24, 16, 88)
+SIZES = (24, 16, 96)
 """Bytes of a Value, a Norm and an Operation in C."""
 assert (VALUE.itemsize, NORM.itemsize, OPERATION.itemsize) == SIZES
 
@@ -63,12 +71,28 @@ class BatchNorm:
 
 
 @dataclass(frozen=True)
+class Call:
+    """An opaque operation: the op of a layer that torch runs, and its output's shape there.
+
+    `flat` says which of its inputs, images [N, C, H, W] all, it takes for features [N, C * H * W].
+    `operation` is its index in the schedule.
+    """
+
+    layer: Layer
+    op: Op
+    shape: Shape
+    flat: tuple[bool, ...]
+    operation: int = -1
+
+
+@dataclass(frozen=True)
 class Schedule:
     """What one pass runs. Weights and biases are filled in by who packs them.
 
     `weights` are the distinct slices: the op that reads them with its input's shape, and an operation
     that does; an operation's `weight` is the index in `weights` until packing makes it an offset.
-    `biases` are (module, channels), laid out one after the other. `arena` counts elements per image, and
+    `biases` are (module, channels), laid out one after the other. `arena` counts elements per image, those
+    of `shared` values apart, `calls` are the opaque operations in order, and
     `leaves` are the plan's nodes whose output is logits, in the order of their numbers.
     """
 
@@ -79,5 +103,12 @@ class Schedule:
     weights: tuple[tuple[Conv2d | Linear, Shape, int], ...]
     biases: tuple[tuple[str, int], ...]
     arena: int
+    shared: int
+    calls: tuple[Call, ...]
     leaves: tuple[int, ...]
     classes: int
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Return the ranges of operations before, between and after the opaque ones; some are empty."""
+        cuts = [call.operation for call in self.calls]
+        return list(zip([0, *(cut + 1 for cut in cuts)], [*cuts, len(self.operations)], strict=True))

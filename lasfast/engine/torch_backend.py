@@ -7,7 +7,6 @@ operators on the same shapes as it would alone, so sharing changes no bit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from lasfast.engine.plan import ROOT, Plan
 from lasfast.engine.statistics import CONVENTIONS, RunningStatistics
 from lasfast.supernets import Supernet, layers
 from lasfast.supernets.layers import Shape
-from lasfast.supernets.run import BatchNormFunction, Modules, evaluation_mode, leading, run_layer
+from lasfast.supernets.run import BatchNormFunction, Modules, leading, run_layer
 
 
 class TorchBackend(Backend):
@@ -52,7 +51,7 @@ class TorchBackend(Backend):
             return batch_norm
 
         functions = [normalise(node) for node in range(len(plan.nodes))]
-        with self._inference():
+        with self.inference():
             for images in batches:
                 for _ in self._run(plan, images, modules, functions):
                     pass
@@ -69,7 +68,7 @@ class TorchBackend(Backend):
 
         functions = [normalise(node) for node in range(len(plan.nodes))]
         for images in batches:
-            with self._inference():
+            with self.inference():
                 logits = {
                     leaf: output.float() for leaf, output in self._run(plan, images, modules, functions)
                 }
@@ -99,17 +98,6 @@ class TorchBackend(Backend):
                 waiting[node.parent] -= 1
                 if not waiting[node.parent]:
                     del outputs[node.parent]
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """Evaluation mode, no gradients, the wanted precision; the supernet's mode is put back afterwards."""
-        device = next(self.supernet.parameters()).device.type
-        with (
-            evaluation_mode(self.supernet),
-            torch.inference_mode(),
-            torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"),
-        ):
-            yield
 
 
 def _batch_norm(

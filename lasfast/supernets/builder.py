@@ -84,13 +84,52 @@ class LayerBuilder:
         """Append a max or average pooling."""
         return self._append(layers.Pool(kind, kernel_size, stride, padding), x.channels, x)
 
-    def global_avg_pool(self, x: Value) -> Value:
-        """Append the mean over height and width."""
-        return self._append(layers.GlobalAvgPool(), x.channels, x)
+    def global_avg_pool(self, x: Value, *, keep_axes: bool = False) -> Value:
+        """Append the mean over height and width, which `keep_axes` leaves an image of one position."""
+        return self._append(layers.GlobalAvgPool(keep_axes), x.channels, x)
 
     def add(self, x: Value, y: Value) -> Value:
         """Append x + y; y may have fewer channels (the missing ones count as zero)."""
         return self._append(layers.Add(missing=x.channels - y.channels), x.channels, x, y)
+
+    def multiply(self, x: Value, gate: Value) -> Value:
+        """Append x times a factor for each of its channels."""
+        return self._append(layers.Multiply(), x.channels, x, gate)
+
+    def squeeze_excite(
+        self,
+        module: str,
+        x: Value,
+        squeeze: int,
+        *,
+        kind: ActivationKind = "relu",
+        gate: ActivationKind = "sigmoid",
+    ) -> Value:
+        """Append squeeze-and-excitation (Hu et al. 2018) through `squeeze` channels.
+
+        Its 1x1 convolutions are `<module>.fc1`, then `kind`, and `<module>.fc2`, then `gate`; with biases.
+        """
+        y = self.global_avg_pool(x, keep_axes=True)
+        y = self.activation(self.conv(f"{module}.fc1", y, squeeze, 1, bias=True), kind)
+        y = self.activation(self.conv(f"{module}.fc2", y, x.channels, 1, bias=True), gate)
+        return self.multiply(x, y)
+
+    def concat(self, x: Value, y: Value) -> Value:
+        """Append the channels of x, then those of y."""
+        return self._append(layers.Concat(), x.channels + y.channels, x, y)
+
+    def channel_slice(self, x: Value, start: int, channels: int) -> Value:
+        """Append `channels` channels of x, from `start` on."""
+        return self._append(layers.Slice(start, channels), channels, x)
+
+    def channel_split(self, x: Value, channels: int) -> tuple[Value, Value]:
+        """Append the first `channels` channels of x, and the others."""
+        rest = x.channels - channels
+        return self.channel_slice(x, 0, channels), self.channel_slice(x, channels, rest)
+
+    def channel_shuffle(self, x: Value, groups: int) -> Value:
+        """Append x with the channels of its `groups` groups in turn (see `layers.Shuffle`)."""
+        return self._append(layers.Shuffle(groups), x.channels, x)
 
     def flatten(self, x: Value, features: int) -> Value:
         """Append the flattening to `features` = channels * height * width."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
@@ -33,8 +35,9 @@ def extract(
         values = [value]
         for number, (op, sources) in enumerate(layer.steps(), start=1):
             inputs = [values[source] for source in sources]
-            if isinstance(op, layers.Add):
-                values.append(_add(graph, op.missing, *inputs))
+            make = _FUNCTIONS.get(type(op))
+            if make is not None:
+                values.append(make(graph, op, *inputs))
                 continue
             name = getattr(op, "module", "") or _free_name(layer, number, op)
             add_module(root, name, _module(op, owners.get(name), fresh))
@@ -68,10 +71,33 @@ def _module(op: Op, owner: nn.Module | None, fresh: bool) -> nn.Module:
     return module
 
 
-def _add(graph: fx.Graph, missing: int, x: fx.Node, y: fx.Node) -> fx.Node:
-    if missing:
-        y = graph.call_function(F.pad, (y, (0, 0, 0, 0, 0, missing)))
+def _add(graph: fx.Graph, op: Any, x: fx.Node, y: fx.Node) -> fx.Node:
+    if op.missing:
+        y = graph.call_function(F.pad, (y, (0, 0, 0, 0, 0, op.missing)))
     return graph.call_function(operator.add, (x, y))
+
+
+def _multiply(graph: fx.Graph, op: Any, x: fx.Node, gate: fx.Node) -> fx.Node:
+    for method, argument in (("flatten", 1), ("unsqueeze", -1), ("unsqueeze", -1)):
+        gate = graph.call_method(method, (gate, argument))
+    return graph.call_function(operator.mul, (x, gate))
+
+
+def _concat(graph: fx.Graph, op: Any, x: fx.Node, y: fx.Node) -> fx.Node:
+    return graph.call_function(torch.cat, ((x, y), 1))
+
+
+def _slice(graph: fx.Graph, op: Any, x: fx.Node) -> fx.Node:
+    return graph.call_method("narrow", (x, 1, op.start, op.channels))
+
+
+_FUNCTIONS: dict[type[Op], Callable[..., fx.Node]] = {
+    layers.Add: _add,
+    layers.Multiply: _multiply,
+    layers.Concat: _concat,
+    layers.Slice: _slice,
+}
+"""Ops that are calls in the network, not modules of it."""
 
 
 def _free_name(layer: Layer, number: int, op: Op) -> str:

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 Shape = tuple[int, ...]
 """Shape of one image's value, without the batch: `(channels, height, width)` or `(features,)`."""
 
-ActivationKind = Literal["relu", "relu6", "hardswish", "swish", "sigmoid"]
+ActivationKind = Literal["relu", "relu6", "hardswish", "swish", "sigmoid", "hardsigmoid"]
 PoolKind = Literal["max", "avg"]
 
 
@@ -94,11 +94,14 @@ class Pool(Op):
 
 @dataclass(frozen=True)
 class GlobalAvgPool(Op):
-    """Mean over height and width, [N, C, H, W] -> [N, C]."""
+    """Mean over height and width, [N, C, H, W] -> [N, C], or [N, C, 1, 1] with `keep_axes`."""
+
+    keep_axes: bool = False
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """Keep the channels."""
-        return (_image(type(self).__name__, shapes[0])[0],)
+        channels = _image(type(self).__name__, shapes[0])[0]
+        return (channels, 1, 1) if self.keep_axes else (channels,)
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,74 @@ class Add(Op):
         if first[1:] != second[1:] or second[0] + self.missing != first[0]:
             raise ValueError(f"add: cannot add a value of shape {second} to one of shape {first}")
         return first
+
+
+@dataclass(frozen=True)
+class Multiply(Op):
+    """Each channel of the first value, [N, C, H, W], times its gate, the second: [N, C] or [N, C, 1, 1].
+
+    What squeeze-and-excitation ends with (Hu et al. 2018, Eq. 4).
+    """
+
+    arity: ClassVar[int] = 2
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Take the first input's shape."""
+        value, gate = shapes
+        channels = _image("multiply", value)[0]
+        if gate not in ((channels,), (channels, 1, 1)):
+            raise ValueError(
+                f"multiply: a value of shape {value} needs one factor for each channel, got {gate}"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Concat(Op):
+    """The channels of the first value, then those of the second: [N, C1, H, W], [N, C2, H, W]."""
+
+    arity: ClassVar[int] = 2
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Add the channels."""
+        first, second = shapes
+        if _image("concat", first)[1:] != _image("concat", second)[1:]:
+            raise ValueError(
+                f"concat: values of shapes {first} and {second} differ in more than their channels"
+            )
+        return (first[0] + second[0], *first[1:])
+
+
+@dataclass(frozen=True)
+class Shuffle(Op):
+    """Channel shuffle (Zhang et al. 2018, section 3.1): channels [groups, C / groups] are transposed.
+
+    Output channel j * groups + g is input channel g * (C / groups) + j. With C / 2 groups, the even
+    channels come first, then the odd ones.
+    """
+
+    groups: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Keep the shape."""
+        if self.groups < 1 or _image("shuffle", shapes[0])[0] % self.groups:
+            raise ValueError(f"shuffle: a value of shape {shapes[0]} has no {self.groups} equal groups")
+        return shapes[0]
+
+
+@dataclass(frozen=True)
+class Slice(Op):
+    """`channels` channels from `start` on, [N, C, H, W] -> [N, channels, H, W]."""
+
+    start: int
+    channels: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Replace the channels."""
+        end = self.start + self.channels
+        if not 0 <= self.start < end <= _image("slice", shapes[0])[0]:
+            raise ValueError(f"slice: a value of shape {shapes[0]} has no channels {self.start} to {end - 1}")
+        return (self.channels, *shapes[0][1:])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "hardswish": nn.Hardswish,
     "swish": nn.SiLU,
     "sigmoid": nn.Sigmoid,
+    "hardsigmoid": nn.Hardsigmoid,
 }
 
 
@@ -66,7 +67,13 @@ def _(op: layers.Pool) -> nn.Module:
 
 @make_module.register
 def _(op: layers.GlobalAvgPool) -> nn.Module:
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    pool = nn.AdaptiveAvgPool2d(1)
+    return pool if op.keep_axes else nn.Sequential(pool, nn.Flatten())
+
+
+@make_module.register
+def _(op: layers.Shuffle) -> nn.Module:
+    return nn.ChannelShuffle(op.groups)
 
 
 @make_module.register

@@ -25,6 +25,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "hardswish": F.hardswish,
     "swish": F.silu,
     "sigmoid": torch.sigmoid,
+    "hardsigmoid": F.hardsigmoid,
 }
 
 
@@ -91,12 +92,32 @@ def _(op: layers.Pool, modules: Modules, x: Tensor) -> Tensor:
 
 @run_op.register
 def _(op: layers.GlobalAvgPool, modules: Modules, x: Tensor) -> Tensor:
-    return x.mean((2, 3))
+    return x.mean((2, 3), keepdim=op.keep_axes)
 
 
 @run_op.register
 def _(op: layers.Add, modules: Modules, x: Tensor, y: Tensor) -> Tensor:
     return x + (F.pad(y, (0, 0, 0, 0, 0, op.missing)) if op.missing else y)
+
+
+@run_op.register
+def _(op: layers.Multiply, modules: Modules, x: Tensor, gate: Tensor) -> Tensor:
+    return x * gate.reshape(*x.shape[:2], 1, 1)
+
+
+@run_op.register
+def _(op: layers.Concat, modules: Modules, x: Tensor, y: Tensor) -> Tensor:
+    return torch.cat((x, y), 1)
+
+
+@run_op.register
+def _(op: layers.Shuffle, modules: Modules, x: Tensor) -> Tensor:
+    return F.channel_shuffle(x, op.groups)
+
+
+@run_op.register
+def _(op: layers.Slice, modules: Modules, x: Tensor) -> Tensor:
+    return x.narrow(1, op.start, op.channels)
 
 
 @run_op.register

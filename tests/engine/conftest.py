@@ -11,7 +11,8 @@ from torch import nn
 from lasfast import _native, supernets
 from lasfast.engine.native_backend import why_missing
 from lasfast.spaces import LayerAssignmentSpace
-from lasfast.supernets import LayerBuilder, Supernet
+from lasfast.supernets import LayerAssignmentSupernet, LayerBuilder, Supernet
+from lasfast.supernets.parts import classifier
 
 FAMILIES = {
     "plain": lambda: supernets.PlainNet((2, 2, 2), 7, image_size=16),
@@ -19,7 +20,66 @@ FAMILIES = {
     "residual-projection": lambda: supernets.ResidualNet((2, 2, 2), 7, shortcut="projection"),
     "mobilenet-v1": lambda: supernets.MobileNetV1((2, 2, 2, 2), 7, stem="cifar"),
     "resnet50": lambda: supernets.ResNet50((2, 2, 2, 1), 7, stem="cifar"),
+    "squeezed": lambda: SqueezedNet((2, 2), num_classes=7),
+    "shuffled": lambda: ShuffledNet((2, 2), num_classes=7),
 }
+
+
+class SmallNet(LayerAssignmentSupernet):
+    """Two groups of 16 and 24 channels; the first layer of each halves height and width."""
+
+    channels = (16, 24)
+
+    def __init__(self, max_layers, num_classes):
+        super().__init__(2, max_layers, num_classes=num_classes, in_channels=3)
+
+    def stem_layers(self):
+        block = LayerBuilder("stem", 3)
+        block.conv_bn_act("", block.input, 12, 3)
+        return (block.build(),)
+
+    def layer(self, group, index):
+        channels = self.channels[group]
+        before = channels if index else (12, *self.channels)[group]
+        block = LayerBuilder(f"groups.{group}.{index}", before)
+        self.fill(block, channels, 1 if index else 2)
+        return block.build()
+
+    def head_layers(self):
+        return classifier(self.channels[-1], self.num_classes, 0)
+
+
+class SqueezedNet(SmallNet):
+    """The inverted residuals of MobileNetV3 (Howard et al. 2019), gates and all."""
+
+    def fill(self, block, channels, stride):
+        kind = "relu" if channels == 16 else "hardswish"
+        wide = 3 * channels
+        y = block.conv_bn_act("1", block.input, wide, 1, kind=kind)
+        y = block.conv_bn("2", y, wide, 5, stride, groups=wide)
+        y = block.squeeze_excite("se", block.activation(y, kind), 8, gate="hardsigmoid")
+        y = block.conv_bn("3", y, channels, 1)
+        if stride == 1:
+            block.add(y, block.input)
+
+
+class ShuffledNet(SmallNet):
+    """The units of ShuffleNetV2 (Ma et al. 2018, figure 3c, d)."""
+
+    def fill(self, block, channels, stride):
+        half = channels // 2
+        left, right = block.input, block.input
+        if stride == 1:
+            left, right = block.channel_split(block.input, half)
+        else:
+            left = block.conv_bn("4", left, left.channels, 3, 2, groups=left.channels)
+            left = block.activation(block.conv_bn("5", left, half, 1))
+        right = block.conv_bn_act("1", right, half, 1)
+        right = block.conv_bn("2", right, half, 3, stride, groups=half)
+        right = block.conv_bn_act("3", right, half, 1)
+        block.channel_shuffle(block.concat(left, right), 2)
+
+
 BATCHES = (5, 4, 7)  # odd sizes, the last one larger than the others
 MISSING = why_missing(torch.device("cpu"))
 ISAS = ["compiled"] if MISSING else _native.load().isas_supported()
@@ -88,7 +148,9 @@ class RandomNet(Supernet):
     `candidates` are some paths through it: between them they hold about every form that lowering knows.
     """
 
-    ACTIVATIONS = ("relu", "relu6", "hardswish", "swish", "sigmoid")
+    ACTIVATIONS = ("relu", "relu6", "hardswish", "swish", "sigmoid", "hardsigmoid")
+    KINDS = ("conv", "residual", "preactivation", "pool", "inverted", "two norms", "norm", "gate", "arrange")
+    KINDS += ("grouped", "opaque")
 
     def __init__(self, seed, image_size):
         super().__init__(LayerAssignmentSpace(1, 1), num_classes=7, in_channels=3)
@@ -110,7 +172,7 @@ class RandomNet(Supernet):
         return self.candidates[0]
 
     def stage(self, name, channels):
-        kind = self.rng.choice(["conv", "residual", "preactivation", "pool", "inverted", "two norms", "norm"])
+        kind = self.rng.choice(self.KINDS)
         out = self.rng.choice([3, 5, 16, 24, 33])
         kernel, stride = self.rng.choice([1, 3, 5, 7]), self.rng.choice([1, 1, 2])
         act = self.rng.choice(self.ACTIVATIONS)
@@ -120,7 +182,10 @@ class RandomNet(Supernet):
             kernel = max(2 * padding, self.rng.choice([1, 2, 3]))
             if self.size + 2 * padding < kernel:
                 kernel, padding = 1, 0
-        keeps = kind in ("residual", "preactivation", "two norms", "norm")
+        keeps = kind in ("residual", "preactivation", "two norms", "norm", "gate", "opaque")
+        if kind == "opaque":
+            self.add_opaque(f"{name}.curve", nn.Softplus())
+        steps = [self.rng.choice(["shuffle", "slice", "norm", "act", "act", "both"]) for _ in range(5)]
         layers = []
         for width in (4, 9, 16):
             block = LayerBuilder(name, channels)
@@ -153,12 +218,47 @@ class RandomNet(Supernet):
                 one = block.activation(block.batch_norm("bn1", y), act)
                 two = block.activation(block.activation(block.batch_norm("bn2", y)), act)
                 y = block.add(block.add(one, two), y)
+            elif kind == "gate":
+                y = block.activation(block.batch_norm("bn1", x), act) if flags[0] else x
+                y = block.squeeze_excite("se", y, width, kind=act, gate="hardsigmoid")
+                y = block.batch_norm("bn2", y) if flags[1] else y
+                y = block.activation(y, act) if flags[2] else y
+            elif kind == "grouped":
+                y = block.conv("wide", x, 12, 1)
+                y = block.conv("conv", y, 18, 3, groups=6, bias=flags[0])
+                y = block.batch_norm("bn", y) if flags[1] else y
+                y = block.conv_bn("3", block.activation(y, act) if flags[2] else y, out, 1)
+            elif kind == "opaque":
+                y = block.activation(block.batch_norm("bn1", x), act) if flags[0] else x
+                y = block.opaque("curve", y, channels)
+                y = block.batch_norm("bn2", y) if flags[1] else y
+                y = block.add(x, y) if flags[2] else y
+            elif kind == "arrange":
+                y = self.arranged(block, width, steps)
+                y = block.conv("conv", y, out, 1)
             else:
                 y = block.batch_norm("bn", x)
                 y = block.batch_norm("bn2", block.activation(y, act)) if flags[0] else y
             layers.append(block.build())
         self.size = layers[0].shapes((channels, self.size, self.size))[-1][1]
         return (channels if keeps or kind == "pool" else out), layers
+
+    def arranged(self, block, width, steps):
+        """Steps, in any order, on a concatenation; the modules of each fit any width."""
+        y = block.concat(block.conv_bn_act("1", block.input, width, 1, kind="hardswish"), block.input)
+        for number, step in enumerate(steps):
+            before = y
+            if step == "shuffle":
+                y = block.channel_shuffle(y, next(n for n in (3, 2, 5, 1) if y.channels % n == 0))
+            elif step == "slice" and y.channels > 3:
+                y = block.channel_slice(y, 1, y.channels - 2)
+            elif step == "norm":
+                y = block.batch_norm(f"norm{number}", y)
+            elif step == "act":
+                y = block.activation(y, "sigmoid")
+            elif step == "both":
+                y = block.concat(block.activation(before, "swish"), block.channel_slice(before, 0, 2))
+        return y
 
     def head(self, channels):
         block = LayerBuilder("classifier", channels)

@@ -12,21 +12,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-INPUT, CONV2D, MAX_POOL, AVG_POOL, GLOBAL_POOL, COMBINE, LINEAR = range(7)
-ACTIVATIONS = [lambda x: x, F.relu, F.relu6, F.hardswish, F.silu, torch.sigmoid]
+INPUT, CONV2D, MAX_POOL, AVG_POOL, GLOBAL_POOL, COMBINE, LINEAR, GATE, ARRANGE, OPAQUE = range(10)
+ACTIVATIONS = [lambda x: x, F.relu, F.relu6, F.hardswish, F.silu, torch.sigmoid, F.hardsigmoid]
 STORAGES = [torch.float32, torch.bfloat16]
 
-VALUE = np.dtype(
-    [("channels", "i4"), ("height", "i4"), ("width", "i4"), ("reserved", "i4"), ("offset", "i8")]
-)
+VALUE = np.dtype([("channels", "i4"), ("height", "i4"), ("width", "i4"), ("shared", "i4"), ("offset", "i8")])
 NORM = np.dtype([("channels", "i4"), ("offset", "i4"), ("eps", "f4"), ("reserved", "i4")])
 NAMES = (
     "kind level input other output leaf kernel stride padding groups input_norm input_activation other_norm "
-    "other_activation output_norm activation statistics out_channels"
+    "other_activation output_norm activation statistics out_channels first reserved"
 )
 OPERATION = np.dtype([*((name, "i4") for name in NAMES.split()), ("weight", "i8"), ("bias", "i8")])
 
 ScheduleTables = SimpleNamespace
+schedule_sizes = (VALUE.itemsize, NORM.itemsize, OPERATION.itemsize)
 
 
 def at(address, shape, dtype):
@@ -72,14 +71,14 @@ def schedule_scratch_bytes(tables, storage, isa, images, threads, calibration):
 
 
 class Pass:
-    def __init__(self, tables, storage, capacity, arena, arena_bytes):
-        self.tables, self.dtype, self.capacity = tables, STORAGES[storage], capacity
+    """Some images' way through a range of operations: `first` is the number of the first of them."""
+
+    def __init__(self, tables, storage, first, own, shared):
+        self.tables, self.dtype, self.first = tables, STORAGES[storage], first
         self.values = records(tables.values, tables.value_count, VALUE)
         self.norms = records(tables.norms, tables.norm_count, NORM) if tables.norm_count else []
         self.operations = records(tables.operations, tables.operation_count, OPERATION)
-        self.arena = at(arena, (arena_bytes // self.dtype.itemsize,), self.dtype)
-        assert arena % 64 == 0
-        self.arena.fill_(float("nan"))
+        self.own, self.shared = own, shared
 
     def table(self, name, norm):
         record = self.norms[norm]
@@ -92,9 +91,11 @@ class Pass:
         value = self.values[number]
         assert value["offset"] % 32 == 0
         c, h, w = (int(value[name]) for name in ("channels", "height", "width"))
-        start, size = int(value["offset"]) * self.capacity, h * w * c
-        assert start + self.capacity * size <= self.arena.numel()
-        return self.arena[start : start + images * size].view(images, h, w, c).permute(0, 3, 1, 2)
+        (arena, capacity), first = (self.shared, self.first) if value["shared"] else (self.own, 0)
+        start, size = int(value["offset"]) * capacity, h * w * c
+        assert start + capacity * size <= arena.numel()
+        start += first * size
+        return arena[start : start + images * size].view(images, h, w, c).permute(0, 3, 1, 2)
 
     def seen(self, x, norm, activation):
         if norm >= 0:
@@ -107,28 +108,30 @@ class Pass:
         count = len(images)
         if op["kind"] == INPUT:
             assert op["input"] == -1
-            y = images
+            y, other = images, None
         else:
-            x = self.value(op["input"], count).float()
-            y = self.operate(op, self.seen(x, op["input_norm"], op["input_activation"]))
+            x = self.operand(op, "input", count)
+            other = self.operand(op, "other", count) if op["other"] >= 0 else None
+            if op["kind"] in (GATE, ARRANGE):
+                y, other = self.combine_channels(op, x, other), None
+            else:
+                y = self.operate(op, x)
         if op["bias"] >= 0:
             channels = int(op["out_channels"])
             assert op["bias"] + channels <= self.tables.bias_count
             y = y + at(self.tables.biases + 4 * int(op["bias"]), (channels, 1, 1), torch.float32)
         if op["statistics"] >= 0:
             assert op["output_norm"] < 0
-            assert op["other"] < 0
+            assert other is None
             assert op["activation"] == 0
             assert logits is None
             self.take_statistics(op["statistics"], y)
         y = self.seen(y, op["output_norm"], 0)
-        if op["other"] >= 0:
-            other = self.seen(
-                self.value(op["other"], count).float(), op["other_norm"], op["other_activation"]
-            )
+        if other is not None:
             y = y + F.pad(other, (0, 0, 0, 0, 0, y.shape[1] - other.shape[1]))
         y = ACTIVATIONS[op["activation"]](y)
         assert y.shape[1] == op["out_channels"]
+        assert op["first"] == 0 or op["kind"] == ARRANGE
         if op["leaf"] >= 0:
             assert op["output"] == -1
             logits[op["leaf"]] = y.flatten(1)
@@ -136,6 +139,20 @@ class Pass:
             output = self.value(op["output"], count)
             assert output.shape == y.shape
             output.copy_(y)
+
+    def operand(self, op, name, images):
+        x = self.value(op[name], images).float()
+        return self.seen(x, op[f"{name}_norm"], op[f"{name}_activation"])
+
+    def combine_channels(self, op, x, other):
+        """A gate or an arrangement."""
+        if op["kind"] == GATE:
+            assert other.shape == (*x.shape[:2], 1, 1)
+            return x * other
+        x = x if other is None else torch.cat((x, other), 1)
+        order = torch.arange(x.shape[1]).view(int(op["groups"]), -1).t().flatten()
+        first = int(op["first"])
+        return x[:, order[first : first + int(op["out_channels"])]]
 
     def operate(self, op, x):
         kernel, stride, padding = (int(op[name]) for name in ("kernel", "stride", "padding"))
@@ -168,31 +185,65 @@ class Pass:
         self.table("shift", norm).copy_(self.table("beta", norm) - mean * scale)
 
 
-def schedule_calibrate(tables, storage, isa, threads, images_nchw, images, arena, arena_bytes, scratch):
-    run = Pass(tables, storage, images, arena, arena_bytes)
-    source = run.values[run.operations[0]["output"]]
-    batch = at(
-        images_nchw, (images, *(int(source[n]) for n in ("channels", "height", "width"))), torch.float32
-    )
-    levels = run.operations["level"]
-    assert (np.diff(levels) >= 0).all()
-    for level in np.unique(levels):
-        for op in run.operations[levels == level][::-1]:
+def arena_at(address, size, storage, *, fresh):
+    dtype = STORAGES[storage]
+    assert address % 64 == 0
+    arena = at(address, (size // dtype.itemsize,), dtype)
+    return arena.fill_(float("nan")) if fresh else arena
+
+
+def batch_at(tables, address, images):
+    return at(address, (images, *image_shape(tables)), torch.float32)
+
+
+def native_range(tables, operations):
+    first, last = operations
+    chosen = records(tables.operations, tables.operation_count, OPERATION)[first:last]
+    assert (chosen["kind"] != OPAQUE).all()
+    return chosen
+
+
+def schedule_calibrate(
+    tables, storage, isa, threads, operations, images_nchw, images, arena, arena_bytes, scratch
+):
+    own = arena_at(arena, arena_bytes, storage, fresh=operations[0] == 0), images
+    run = Pass(tables, storage, 0, own, None)
+    assert not run.values["shared"].any()
+    batch = batch_at(tables, images_nchw, images)
+    chosen = native_range(tables, operations)
+    assert (np.diff(chosen["level"]) >= 0).all()
+    for level in np.unique(chosen["level"]):
+        for op in chosen[chosen["level"] == level][::-1]:
             run.run(op, batch, None)
 
 
 def schedule_predict(
-    tables, storage, isa, threads, images_nchw, images, block, arenas, arena_bytes, scratch, logits
+    tables,
+    storage,
+    isa,
+    threads,
+    operations,
+    images_nchw,
+    images,
+    block,
+    shared_arena,
+    shared_bytes,
+    arenas,
+    arena_bytes,
+    scratch,
+    logits,
 ):
-    operations = records(tables.operations, tables.operation_count, OPERATION)
-    source = records(tables.values, tables.value_count, VALUE)[operations[0]["output"]]
-    batch = at(
-        images_nchw, (images, *(int(source[n]) for n in ("channels", "height", "width"))), torch.float32
-    )
-    leaves = operations[operations["leaf"] >= 0]
+    every = records(tables.operations, tables.operation_count, OPERATION)
+    batch = batch_at(tables, images_nchw, images)
+    leaves = every[every["leaf"] >= 0]
     outputs = at(logits, (len(leaves), images, int(leaves["out_channels"][0])), torch.float32)
     assert arena_bytes % 64 == 0
+    shared = None
+    if shared_arena:
+        shared = arena_at(shared_arena, shared_bytes, storage, fresh=operations[0] == 0), images
     for number, start in enumerate(range(0, images, block)):
-        run = Pass(tables, storage, block, arenas + number % threads * arena_bytes, arena_bytes)
-        for op in run.operations:
+        address = arenas + number % threads * arena_bytes
+        own = arena_at(address, arena_bytes, storage, fresh=True), block
+        run = Pass(tables, storage, start, own, shared)
+        for op in native_range(tables, operations):
             run.run(op, batch[start : start + block], outputs[:, start : start + block])

@@ -111,15 +111,150 @@ def path_of(block: LayerBuilder) -> supernets.Path:
     return (block.build(), head.build())
 
 
-def test_what_has_no_operation_is_named() -> None:
-    block = LayerBuilder("stages.1", 3)
-    block.opaque("attention", block.input, 8)
-    with pytest.raises(NotLowerableError, match=r"layer 'stages.1': Opaque: has no native operation"):
-        lower(Plan([path_of(block)]), SHAPE, calibration=False)
-    block = LayerBuilder("stages.2", 4)
-    block.conv("conv", block.input, 8, 3, groups=2)
-    with pytest.raises(NotLowerableError, match=r"layer 'stages.2': Conv2d: 2 groups of 4 to 8 channels"):
-        lower(Plan([path_of(block)]), (4, 16, 16), calibration=True)
+def test_squeeze_and_excitation_is_four_operations() -> None:
+    block = LayerBuilder("squeezed", 3)
+    y = block.conv_bn_act("1", block.input, 8, 1, kind="swish")
+    y = block.squeeze_excite("se", y, 2, gate="hardsigmoid")
+    block.add(block.conv_bn("2", y, 8, 1), y)
+    plan = Plan([path_of(block)])
+    for calibration in (False, True):
+        schedule = lower(plan, SHAPE, calibration=calibration)
+        squeeze = ["global_pool", "conv2d", "conv2d", "gate", "conv2d"]
+        assert kinds(schedule)[:7] == ["input", "conv2d", *squeeze]
+        assert schedule.operations["activation"][3:5].tolist() == [1, 6]
+        assert schedule.operations["input_norm"][5] == (0 if calibration else -1)
+
+
+@pytest.mark.parametrize("calibration", [False, True])
+def test_channels_that_move_several_times_move_once(calibration: bool) -> None:
+    """A unit's concatenation and shuffle and the next one's split; nobody stores what lies between."""
+    block = LayerBuilder("shuffled", 3)
+    left = block.conv_bn_act("1", block.input, 6, 1)
+    right = block.conv_bn_act("2", block.input, 6, 1)
+    y = block.channel_shuffle(block.concat(left, right), 2)
+    left, right = block.channel_split(y, 5)
+    block.conv_bn("3", block.concat(left, block.conv("4", right, 3, 1)), 8, 1)
+    schedule = lower(Plan([path_of(block)]), SHAPE, calibration=calibration)
+    moves = schedule.operations[schedule.operations["kind"] == Kind.ARRANGE]
+    assert [tuple(move) for move in moves[["groups", "first", "out_channels"]]] == [
+        (2, 0, 5),
+        (2, 5, 7),
+        (1, 0, 8),
+    ]
+    assert moves["input"][0] == moves["input"][1]
+    assert (moves["input_norm"][:2] >= 0).all() == calibration
+
+
+def test_what_an_activation_came_between_is_moved_again() -> None:
+    block = LayerBuilder("shuffled", 4)
+    y = block.channel_shuffle(block.channel_slice(block.input, 0, 4), 2)
+    y = block.channel_shuffle(block.activation(y), 2)
+    y = block.channel_shuffle(y, 4)
+    block.conv("conv", block.channel_slice(y, 1, 2), 8, 1)
+    schedule = lower(Plan([path_of(block)]), (4, 16, 16), calibration=False)
+    moves = schedule.operations[schedule.operations["kind"] == Kind.ARRANGE]
+    assert moves["groups"].tolist() == [2, 2, 4]
+    assert moves["first"].tolist() == [0, 0, 1]
+    assert moves["activation"].tolist() == [1, 0, 0]
+
+
+def opaque(schedule) -> list[tuple[str, str]]:
+    return [(call.layer.name, type(call.op).__name__) for call in schedule.calls]
+
+
+@pytest.mark.parametrize("width", [1, 3, None])
+@pytest.mark.parametrize("calibration", [False, True])
+def test_what_has_no_operation_is_opaque(calibration: bool, width: int | None) -> None:
+    block = LayerBuilder("stages.1", 4)
+    y = block.conv_bn_act("1", block.input, 8, 3, groups=4)
+    gate = block.opaque("attention", y, 8)
+    shortcut = block.conv_bn("2", block.input, 8, 1)
+    block.conv_bn_act("3", block.add(gate, shortcut), 8, 13)
+    schedule = lower(Plan([path_of(block)]), (4, 16, 16), calibration=calibration, width=width)
+    # Of a kernel of 13 there is none either.
+    assert opaque(schedule) == [("stages.1", "Conv2d"), ("stages.1", "Opaque"), ("stages.1", "Conv2d")]
+    for call in schedule.calls:
+        operation = schedule.operations[call.operation]
+        assert operation["kind"] == Kind.OPAQUE
+        assert (schedule.operations["level"] == operation["level"]).sum() == 1
+        plain = (
+            "input_norm",
+            "input_activation",
+            "output_norm",
+            "activation",
+            "statistics",
+            "bias",
+            "weight",
+        )
+        assert [int(operation[name]) for name in plain] == [-1, 0, -1, 0, -1, -1, -1]
+    assert (np.diff(schedule.operations["level"]) >= 0).all()
+    covered = [index for first, last in schedule.ranges() for index in range(first, last)]
+    cuts = [call.operation for call in schedule.calls]
+    assert sorted(covered + cuts) == list(range(len(schedule.operations)))
+
+
+def test_values_that_ranges_share_never_meet() -> None:
+    """Blocks of images are at different operations of a range at one time: its values stay apart."""
+    paths = [opaque_path(kernel) for kernel in (1, 3, 5)]
+    schedule = lower(Plan(paths), (4, 16, 16), calibration=False)
+    operations, values = schedule.operations, schedule.values
+    assert len(schedule.calls) == 6
+    is_opaque = operations["kind"] == Kind.OPAQUE
+    moments = 2 * np.cumsum(is_opaque) - is_opaque  # even: ranges of native operations; odd: opaque ones
+    touched: dict[int, set[int]] = {}
+    for operation, moment in zip(operations, moments, strict=True):
+        for value in (operation["input"], operation["other"], operation["output"]):
+            touched.setdefault(int(value), set()).add(int(moment))
+    touched.pop(-1)
+    shared = {value: times for value, times in touched.items() if values["shared"][value]}
+    assert shared == {value: times for value, times in touched.items() if len(times) > 1}
+    for one, times in shared.items():
+        for other, others in shared.items():
+            meet = max(min(times), min(others)) <= min(max(times), max(others))
+            assert one == other or not meet or apart(values[one], values[other])
+    assert schedule.shared > 0
+
+
+def apart(one, other) -> bool:
+    def end(value) -> int:
+        return value["offset"] + value["channels"] * value["height"] * value["width"]
+
+    return end(one) <= other["offset"] or end(other) <= one["offset"]
+
+
+def opaque_path(kernel: int) -> supernets.Path:
+    block = LayerBuilder("stem", 4)
+    y = block.conv_bn_act("1", block.input, 8, 3)
+    first = block.build()
+    block = LayerBuilder("body", 8)
+    y = block.opaque("attention", block.conv_bn_act(f"{kernel}", block.input, 8, kernel), 8)
+    y = block.conv_bn("_2", block.add(y, block.input), 8, 3)
+    block.add(block.conv_bn("_3", block.opaque("attention", y, 8), 8, 3), block.input)
+    return (first, *path_of(block))
+
+
+def test_a_gate_of_flattened_positions_is_torchs() -> None:
+    block = LayerBuilder("gated", 4)
+    y = block.conv("conv", block.input, 1, 1)
+    block.conv("last", block.multiply(block.input, block.flatten(y, 4)), 8, 1)
+    schedule = lower(Plan([path_of(block)]), (4, 2, 2), calibration=False)
+    assert opaque(schedule) == [("gated", "Multiply")]
+    assert schedule.calls[0].flat == (False, True)
+
+
+class Tokens(layers.Op):
+    """An op whose value is neither an image nor features."""
+
+    def output_shape(self, *shapes: layers.Shape) -> layers.Shape:
+        return (shapes[0][0], shapes[0][1] * shapes[0][2])
+
+
+def test_what_torch_cannot_run_either_is_named() -> None:
+    layer = supernets.Layer("stages.2", (Tokens(),))
+    with pytest.raises(
+        NotLowerableError, match=r"layer 'stages.2': Tokens: makes a value of shape \(3, 256\)"
+    ):
+        lower(Plan([(layer,)]), SHAPE, calibration=False)
 
 
 def test_a_path_must_end_in_logits() -> None:

@@ -12,8 +12,8 @@ from lasfast import _native
 from lasfast.engine.schedule import NORM, OPERATION, VALUE, Kind
 
 ISAS = ("generic", "avx2", "avx512", "amx")
-ACTIVATIONS = [lambda x: x, F.relu, F.relu6, F.hardswish, F.silu, torch.sigmoid]
-NONE, RELU, RELU6, HARDSWISH, SWISH, SIGMOID = range(6)
+ACTIVATIONS = [lambda x: x, F.relu, F.relu6, F.hardswish, F.silu, torch.sigmoid, F.hardsigmoid]
+NONE, RELU, RELU6, HARDSWISH, SWISH, SIGMOID, HARDSIGMOID = range(7)
 STORAGES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -92,6 +92,7 @@ class Schedule:
         op |= {"leaf": -1}
         op |= {"other_norm": -1, "other_activation": 0, "output_norm": -1, "activation": 0, "statistics": -1}
         op |= {"out_channels": self.values[output][0] if output >= 0 else -1, "weight": -1, "bias": -1}
+        op |= {"first": 0, "reserved": 0}
         bias = fields.pop("bias", None)
         op |= fields
         if isinstance(bias, Tensor):
@@ -150,7 +151,13 @@ class Schedule:
         flat = self.arena[begin : begin + images * channels * height * width]
         return flat.view(images, height, width, channels).permute(0, 3, 1, 2).float()
 
-    def predict(self, images: Tensor, block: int | None = None, threads: int = 1) -> Tensor:
+    def predict(
+        self,
+        images: Tensor,
+        block: int | None = None,
+        threads: int = 1,
+        ranges: list[tuple[int, int]] | None = None,
+    ) -> Tensor:
         """Logits [leaves, images, classes]; with one block, read() gives what values held."""
         leaves = [op for op in self.operations if op["leaf"] >= 0]
         classes = leaves[0]["out_channels"] if leaves else 1
@@ -161,37 +168,47 @@ class Schedule:
         itemsize = self.dtype.itemsize
         arena = -(-self.arena_elements * block * itemsize // 64) * 64
         self.arena = aligned(threads * arena // itemsize, self.dtype, torch.nan)
-        self.module.schedule_predict(
-            tables,
-            self.number,
-            self.isa,
-            threads,
-            images.data_ptr(),
-            len(images),
-            block,
-            self.arena.data_ptr(),
-            arena,
-            scratch.data_ptr(),
-            logits.data_ptr(),
-        )
+        self.shared = aligned(self.arena_elements * len(images), self.dtype, torch.nan)
+        shared = any(value[3] for value in self.values)
+        for operations in ranges or [(0, len(self.operations))]:
+            self.module.schedule_predict(
+                tables,
+                self.number,
+                self.isa,
+                threads,
+                operations,
+                images.data_ptr(),
+                len(images),
+                block,
+                self.shared.data_ptr() if shared else 0,
+                self.shared.nbytes if shared else 0,
+                self.arena.data_ptr(),
+                arena,
+                scratch.data_ptr(),
+                logits.data_ptr(),
+            )
         return logits
 
-    def calibrate(self, images: Tensor, threads: int = 1) -> None:
+    def calibrate(
+        self, images: Tensor, threads: int = 1, ranges: list[tuple[int, int]] | None = None
+    ) -> None:
         tables = self.native()
         size = self.module.schedule_scratch_bytes(tables, self.number, self.isa, len(images), threads, True)
         scratch = aligned(size, torch.uint8, 255)
         self.arena = aligned(self.arena_elements * len(images), self.dtype, torch.nan)
-        self.module.schedule_calibrate(
-            tables,
-            self.number,
-            self.isa,
-            threads,
-            images.data_ptr(),
-            len(images),
-            self.arena.data_ptr(),
-            self.arena.nbytes,
-            scratch.data_ptr(),
-        )
+        for operations in ranges or [(0, len(self.operations))]:
+            self.module.schedule_calibrate(
+                tables,
+                self.number,
+                self.isa,
+                threads,
+                operations,
+                images.data_ptr(),
+                len(images),
+                self.arena.data_ptr(),
+                self.arena.nbytes,
+                scratch.data_ptr(),
+            )
 
     def images(self, x: Tensor) -> int:
         value = self.value(*x.shape[1:])
@@ -458,6 +475,174 @@ def test_linear_leaves(
         agrees(ours[1 - leaf], truth, theirs, storage)
 
 
+def two_images(schedule: Schedule, channels: int, others: int, size: tuple[int, int]) -> tuple:
+    """Images, and the values of two 1x1 convolutions of them, which are rounded as the storage says."""
+    x = randn(3, 5, *size).to(schedule.dtype).float()
+    source, made = schedule.images(x), []
+    for count, seed in ((channels, 8), (others, 9)):
+        value = schedule.value(count, *size)
+        weight = randn(count, 5, 1, 1, seed=seed).to(schedule.dtype).float()
+        schedule.add(Kind.CONV2D, source, value, weight)
+        made.append((value, F.conv2d(x.double(), weight.double()).to(schedule.dtype)))
+    return x, *made
+
+
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize(("channels", "size"), [(16, (8, 8)), (37, (5, 7)), (3, (1, 1)), (130, (3, 13))])
+def test_gates(channels: int, size: tuple[int, int], everything: bool, storage: str, isa: int) -> None:
+    """Both operands are seen through norm and activation, the product too."""
+    schedule, generator = Schedule(isa, storage), torch.Generator().manual_seed(1)
+    x, (value, stored), _ = two_images(schedule, channels, 1, size)
+    pooled, product = schedule.value(channels), schedule.value(channels, *size)
+    schedule.add(Kind.GLOBAL_POOL, value, pooled)
+    fields: dict = {"input_norm": -1, "input_activation": NONE, "other_norm": -1, "output_norm": -1}
+    fields |= {"other_activation": HARDSIGMOID, "activation": NONE}
+    if everything:
+        fields |= {name: schedule.norm(channels, generator) for name in fields if name.endswith("norm")}
+        fields |= {"input_activation": SWISH, "activation": HARDSWISH, "other_activation": SIGMOID}
+    schedule.add(Kind.GATE, value, product, other=pooled, **fields)
+    schedule.predict(x)
+    gates = schedule.read(pooled, 3)
+
+    def expression(dtype: torch.dtype) -> Tensor:
+        y = ACTIVATIONS[fields["input_activation"]](schedule.affine(fields["input_norm"], stored.to(dtype)))
+        z = ACTIVATIONS[fields["other_activation"]](schedule.affine(fields["other_norm"], gates.to(dtype)))
+        return ACTIVATIONS[fields["activation"]](schedule.affine(fields["output_norm"], y * z))
+
+    agrees(schedule.read(product, 3), expression(torch.float64), expression(torch.bfloat16), storage)
+
+
+# channels of input and other (0: none), groups, first, channels of the output
+ARRANGEMENTS = {
+    "concat": (16, 24, 1, 0, 40),
+    "concat odd": (13, 6, 1, 0, 19),
+    "slice": (37, 0, 1, 9, 21),
+    "slice of concat": (13, 20, 1, 5, 22),
+    "shuffle": (58, 0, 2, 0, 58),
+    "concat and shuffle": (24, 24, 2, 0, 48),
+    "first half of a shuffle": (29, 29, 2, 0, 29),
+    "second half of a shuffle": (29, 29, 2, 29, 29),
+    "odd channels": (36, 0, 18, 18, 18),
+    "of a shuffle in threes": (20, 13, 3, 4, 17),
+    "one channel": (3, 3, 3, 4, 1),
+    "many": (300, 277, 577, 100, 333),
+}
+
+
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("size", [(5, 7), (1, 1)])
+@pytest.mark.parametrize("case", ARRANGEMENTS)
+def test_arrangements(case: str, size: tuple[int, int], everything: bool, storage: str, isa: int) -> None:
+    """Channels moved are the same bits; each source, and the result, may have norm and activation."""
+    channels, others, groups, first, count = ARRANGEMENTS[case]
+    schedule, generator = Schedule(isa, storage), torch.Generator().manual_seed(1)
+    x, (one, stored), (two, other) = two_images(schedule, channels, max(1, others), size)
+    result = schedule.value(count, *size)
+    fields: dict = {"groups": groups, "first": first, "other": two if others else -1}
+    norms = {"input_norm": -1, "other_norm": -1, "output_norm": -1}
+    activations = {"input_activation": NONE, "other_activation": NONE, "activation": NONE}
+    if everything:
+        sizes = {"input_norm": channels, "other_norm": max(1, others), "output_norm": count}
+        norms = {name: schedule.norm(sizes[name], generator) for name in norms}
+        activations = {"input_activation": RELU, "other_activation": SIGMOID, "activation": HARDSWISH}
+    schedule.add(Kind.ARRANGE, one, result, **fields, **norms, **activations)
+    schedule.predict(x)
+
+    def expression(dtype: torch.dtype) -> Tensor:
+        parts = [(stored, "input"), (other, "other")][: 2 if others else 1]
+        seen = [
+            ACTIVATIONS[activations[f"{name}_activation"]](
+                schedule.affine(norms[f"{name}_norm"], part.to(dtype))
+            )
+            for part, name in parts
+        ]
+        order = torch.arange(channels + others).view(groups, -1).t().flatten()[first : first + count]
+        y = schedule.affine(norms["output_norm"], torch.cat(seen, 1)[:, order])
+        return ACTIVATIONS[activations["activation"]](y)
+
+    ours = schedule.read(result, 3)
+    if everything:
+        agrees(ours, expression(torch.float64), expression(torch.bfloat16), storage)
+    else:
+        source = torch.cat((schedule.read(one, 3), schedule.read(two, 3)), 1)
+        order = torch.arange(channels + others).view(groups, -1).t().flatten()[first : first + count]
+        assert torch.equal(ours, source[:, order])
+
+
+@pytest.mark.parametrize("kind", [Kind.GATE, Kind.ARRANGE])
+@pytest.mark.parametrize("channels", [16, 21])
+def test_statistics_of_gates_and_arrangements(kind: Kind, channels: int, storage: str, isa: int) -> None:
+    schedule, generator = Schedule(isa, storage), torch.Generator().manual_seed(1)
+    x, (one, stored), (two, other) = two_images(schedule, channels, channels, (6, 9))
+    norm = schedule.norm(channels if kind == Kind.GATE else 2 * channels, generator)
+    if kind == Kind.GATE:
+        pooled, result = schedule.value(channels), schedule.value(channels, 6, 9)
+        schedule.add(Kind.GLOBAL_POOL, two, pooled)
+        factors = other.double().mean((2, 3), keepdim=True).to(schedule.dtype)
+        schedule.add(kind, one, result, other=pooled, other_activation=SIGMOID, statistics=norm)
+        expected = stored.double() * factors.double().sigmoid()
+    else:
+        result = schedule.value(2 * channels, 6, 9)
+        schedule.add(kind, one, result, other=two, groups=2, other_activation=RELU, statistics=norm)
+        expected = F.channel_shuffle(torch.cat((stored, other.relu()), 1).double(), 2)
+    for threads in (1, 2):
+        schedule.calibrate(x, threads)
+        mean, variance = schedule.tables[4:].double()
+        bound = 1e-5 if storage == "fp32" else 0.01
+        assert relative(variance, expected.var((0, 2, 3), correction=0)) <= bound
+        assert (mean - expected.mean((0, 2, 3))).abs().max() <= bound * expected.std()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_nonfinite_channels_stay_where_they_are(value: float, storage: str, isa: int) -> None:
+    x = randn(4, 19, 3, 5)
+    x[1, 7, 2, 2] = x[2, 18, 0, 0] = value
+    schedule = Schedule(isa, storage)
+    source = schedule.images(x)
+    moved, pooled, gated = schedule.value(23, 3, 5), schedule.value(19), schedule.value(19, 3, 5)
+    schedule.add(Kind.ARRANGE, source, moved, other=source, groups=2, first=9)
+    schedule.add(Kind.GLOBAL_POOL, source, pooled)
+    schedule.add(Kind.GATE, source, gated, other=pooled, other_activation=HARDSIGMOID)
+    schedule.predict(x)
+    for ours, truth in (
+        (schedule.read(moved, 4), F.channel_shuffle(torch.cat((x, x), 1), 2)[:, 9:32]),
+        (schedule.read(gated, 4), x * F.hardsigmoid(x.mean((2, 3), keepdim=True))),
+    ):
+        assert torch.equal(ours.isnan(), truth.isnan())
+        assert torch.equal(ours.isposinf(), truth.isposinf())
+
+
+BINARIES = {
+    "gate's size": ({"kind": Kind.GATE, "other": 0}, "not one factor for each channel"),
+    "no gate": ({"kind": Kind.GATE}, "not one factor for each channel"),
+    "groups": ({"groups": 3}, "groups does not divide"),
+    "no groups": ({"groups": 0}, "groups does not divide"),
+    "first": ({"first": -1}, "beyond those of its sources"),
+    "last": ({"first": 5}, "beyond those of its sources"),
+    "other's size": ({"other": 1}, "other does not fit"),
+    "other": ({"other": 9}, "other is no value"),
+    "size": ({"input": 1}, "differ in size"),
+    "overlap": ({"output": 0}, "overlaps its input"),
+    "norm": ({"input_norm": 0}, "norm's channels"),
+    "other's norm": ({"other": 0, "other_norm": 0}, "norm's channels"),
+}
+
+
+@pytest.mark.parametrize("case", BINARIES)
+def test_bad_gates_and_arrangements_are_refused(case: str) -> None:
+    changes, text = BINARIES[case]
+    x = randn(2, 4, 5, 5)
+    schedule = Schedule(isa_number("generic"))
+    schedule.norm(8, torch.Generator())
+    source, pooled, output = schedule.images(x), schedule.value(4), schedule.value(4, 5, 5)
+    schedule.add(Kind.GLOBAL_POOL, source, pooled)
+    number = schedule.add(Kind.ARRANGE, source, output)
+    schedule.predict(x)
+    schedule.operations[number] |= changes
+    with pytest.raises(ValueError, match=text):
+        schedule.predict(x)
+
+
 def residual(schedule: Schedule, x: Tensor, calibration: bool) -> tuple[list[int], list[Tensor]]:
     """A small network with everything in it: two levels of sisters, a shortcut of fewer channels, leaves."""
     generator = torch.Generator().manual_seed(0)
@@ -564,6 +749,35 @@ def test_the_same_bits_whatever_the_threads_and_blocks(storage: str, isa: int) -
     assert all(torch.equal(one, logits[0]) for one in logits)
 
 
+@pytest.mark.parametrize("cuts", [(3,), (1, 2, 2, 5, 8), (0, 4, 9)])
+def test_the_same_bits_in_one_range_and_in_several(cuts: tuple[int, ...], storage: str, isa: int) -> None:
+    """What operations of several ranges touch is shared; threads are at different images of it."""
+    x = randn(23, 3, 14, 14)
+    results, logits = [], []
+    for several in (False, True):
+        schedule = Schedule(isa, storage)
+        residual(schedule, x, True)
+        count = len(schedule.operations)
+        ranges = list(zip((0, *cuts), (*cuts, count), strict=True)) if several else None
+        schedule.calibrate(x, 2, ranges)
+        results.append(schedule.tables[2:].clone())
+        for op in schedule.operations:
+            op["statistics"] = -1
+        for value in range(len(schedule.values)) if several else ():
+            touching = [
+                number
+                for number, op in enumerate(schedule.operations)
+                if value in (op["input"], op["other"], op["output"])
+            ]
+            crosses = len({sum(number >= cut for cut in cuts) for number in touching}) > 1
+            record = schedule.values[value]
+            schedule.values[value] = (*record[:3], int(crosses), record[4])
+        logits.append(schedule.predict(x, 4, 3, ranges))
+    assert any(record[3] for record in schedule.values)
+    assert torch.equal(*results)
+    assert torch.equal(*logits)
+
+
 def test_statistics_do_not_cancel(isa: int) -> None:
     """A mean a thousand deviations from zero leaves the variance right."""
     x = randn(6, 4, 20, 20) + 1000
@@ -601,8 +815,8 @@ def test_nonfinite_inputs_come_out_as_torchs_do(
 
 
 REFUSED = {
-    "kind": ({"kind": 9}, "kind is unknown"),
-    "activation": ({"activation": 6}, "activation is unknown"),
+    "kind": ({"kind": 99}, "kind is unknown"),
+    "activation": ({"activation": 7}, "activation is unknown"),
     "input": ({"input": 7}, "input is no value"),
     "output": ({"output": -1}, "neither a value nor a leaf"),
     "overlap": ({"output": 0, "out_channels": 4, "padding": 1}, "overlaps its input"),
@@ -623,6 +837,9 @@ REFUSED = {
     "statistics": ({"statistics": 0}, "takes no statistics"),
     "level": ({"level": 2}, "level is not below"),
     "leaf": ({"leaf": 0}, "neither a value nor a leaf"),
+    "opaque": ({"kind": Kind.OPAQUE}, "run by the caller"),
+    "opaque activation": ({"kind": Kind.OPAQUE, "activation": 1}, "reads and writes plain values"),
+    "first": ({"first": 1}, "only an arrangement has a first channel"),
 }
 
 
@@ -637,7 +854,8 @@ def test_bad_operations_are_refused(case: str) -> None:
     schedule.predict(x)
     schedule.operations[number] |= changes
     tables = schedule.native()
-    assert schedule.module.schedule_scratch_bytes(tables, 0, 0, 2, 1, False) == 0
+    fits = case == "opaque"  # but not in the range that is asked for
+    assert (schedule.module.schedule_scratch_bytes(tables, 0, 0, 2, 1, False) > 0) == fits
     with pytest.raises(ValueError, match=text):
         schedule.predict(x)
 
@@ -656,9 +874,12 @@ def test_bad_calls_are_refused() -> None:
             "storage": 0,
             "isa": 0,
             "threads": 1,
+            "operations": (0, 2),
             "images_nchw": x.data_ptr(),
             "images": 2,
             "block": 2,
+            "shared_arena": 0,
+            "shared_bytes": 0,
             "arenas": arena.data_ptr(),
             "arena_bytes": arena.nbytes,
             "scratch": scratch.data_ptr(),
@@ -670,6 +891,10 @@ def test_bad_calls_are_refused() -> None:
     for changes, text in (
         ({"storage": 2}, "storage"),
         ({"threads": 0}, "threads"),
+        ({"operations": (-1, 2)}, "not within them"),
+        ({"operations": (1, 0)}, "not within them"),
+        ({"operations": (0, 3)}, "not within them"),
+        ({"shared_arena": arena.data_ptr() + 4, "shared_bytes": 64}, "not aligned"),
         ({"block": 0}, "at least one image"),
         ({"images": -1}, "number of images"),
         ({"images_nchw": 0}, "images or logits"),
@@ -683,6 +908,19 @@ def test_bad_calls_are_refused() -> None:
             predict(**changes)
     with pytest.raises(RuntimeError, match="lacks the instruction set"):
         predict(isa=99)
+    schedule.values[output] = (8, 3, 3, 1, 0)
+    with pytest.raises(ValueError, match="beyond the arena"):
+        predict(schedule.native())
+    shared = aligned(2 * 72, torch.float32)
+    predict(schedule.native(), shared_arena=shared.data_ptr(), shared_bytes=shared.nbytes)
+    with pytest.raises(ValueError, match="beyond the arena"):
+        predict(schedule.native(), shared_arena=shared.data_ptr(), shared_bytes=shared.nbytes - 4)
+    with pytest.raises(ValueError, match="shares no value"):
+        schedule.calibrate(x)
+    schedule.values[output] = (8, 3, 3, 2, 0)
+    with pytest.raises(ValueError, match="neither 0 nor 1"):
+        predict(schedule.native())
+    schedule.values[output] = (8, 3, 3, 0, 128)
     for changes, text in (
         ({"values": 0}, "table is missing"),
         ({"operation_count": 0}, "table is missing"),

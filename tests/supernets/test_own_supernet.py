@@ -7,8 +7,11 @@ import pytest
 import torch
 
 import lasfast
+from lasfast.cli.plan import plan_lines
+from lasfast.engine.native_backend import why_missing
 from lasfast.supernets import LayerBuilder
 
+MISSING = why_missing(torch.device("cpu"))
 FILE = Path(__file__).parents[2] / "examples" / "own_supernet.py"
 
 
@@ -41,6 +44,52 @@ def test_opaque_modules_are_run_counted_and_extracted(example) -> None:
     fresh = supernet.extract((2, 1), fresh=True)
     gates = "groups.0.0.gate.scale.weight"
     assert not torch.equal(fresh.get_parameter(gates), network.get_parameter(gates))
+
+
+@pytest.fixture
+def trained(example):
+    torch.manual_seed(0)
+    supernet = example.GatedNet((3, 2), num_classes=7).train()
+    images = torch.randn(24, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    for architecture in supernet.space.enumerate():
+        supernet(images, architecture)
+    return supernet, images
+
+
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("budget", [None, 200_000])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_its_opaque_layers_run_within_the_native_plan(
+    trained, precision: str, budget: int | None, threads: int
+) -> None:
+    supernet, images = trained
+    validation = images.flip(0), torch.arange(24) % 7
+    architectures = list(supernet.space.enumerate())
+
+    def losses(backend: str, precision: str, **options) -> torch.Tensor:
+        evaluator = lasfast.Evaluator(
+            supernet, images, validation, backend, precision, calibration_batch=12, **options
+        )
+        assert evaluator.backend.name == ("native" if backend == "auto" else "torch")
+        return torch.tensor([measurement.loss for measurement in evaluator(architectures)])
+
+    truth = losses("torch", "fp32")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        ours = losses("auto", precision, memory_budget=budget)
+    finally:
+        torch.set_num_threads(before)
+    bound = 1e-4 if precision == "fp32" else 0.03
+    torch.testing.assert_close(ours, truth, rtol=bound, atol=bound)
+
+
+def test_the_plan_says_which_ops_torch_runs(example) -> None:
+    lines = dict(plan_lines(example.GatedNet((2, 2)), [(1, 2), (2, 1)], (3, 12, 12)))
+    gates = [f"groups.{group}.{index} (Opaque gate)" for group, index in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert sorted(lines["run by PyTorch"].split(", ")) == gates
+    assert lines["plan"] == "2 architectures of GatedNet, 12x12"
 
 
 def test_wrong_counts_and_missing_modules_are_named(example) -> None:

@@ -59,6 +59,9 @@ struct Vec {
   LASFAST_INLINE static Vec select_above(Vec a, float x, Vec b, Vec c) {
     return {_mm256_blendv_ps(c.v, b.v, _mm256_cmp_ps(a.v, _mm256_set1_ps(x), _CMP_GT_OQ))};
   }
+  LASFAST_INLINE static Vec gather(const float* p, const int32_t* indices) {
+    return {_mm256_i32gather_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices)), 4)};
+  }
   LASFAST_INLINE static Vec add_exponent(Vec a, Vec t) {
     return {_mm256_castsi256_ps(
         _mm256_add_epi32(_mm256_castps_si256(a.v), _mm256_slli_epi32(_mm256_castps_si256(t.v), 23)))};

@@ -74,6 +74,9 @@ struct Vec {
   LASFAST_INLINE static Vec select_above(Vec a, float x, Vec b, Vec c) {
     return {_mm512_mask_mov_ps(c.v, _mm512_cmp_ps_mask(a.v, _mm512_set1_ps(x), _CMP_GT_OQ), b.v)};
   }
+  LASFAST_INLINE static Vec gather(const float* p, const int32_t* indices) {
+    return {_mm512_i32gather_ps(_mm512_loadu_si512(indices), p, 4)};
+  }
   LASFAST_INLINE static Vec add_exponent(Vec a, Vec t) {
     return {_mm512_castsi512_ps(
         _mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_slli_epi32(_mm512_castps_si512(t.v), 23)))};

@@ -56,6 +56,9 @@ struct Vec {
   LASFAST_INLINE static Vec select_above(Vec a, float x, Vec b, Vec c) {
     return choose(a.v > set(x).v, b, c);
   }
+  LASFAST_INLINE static Vec gather(const float* p, const int32_t* indices) {
+    return {Floats{p[indices[0]], p[indices[1]], p[indices[2]], p[indices[3]]}};
+  }
   LASFAST_INLINE static Vec add_exponent(Vec a, Vec t) {
     return {reinterpret_cast<Floats>(reinterpret_cast<Bits>(a.v) + (reinterpret_cast<Bits>(t.v) << 23))};
   }

@@ -3,7 +3,8 @@
 //   Vec::width, zero(), set(x), load(p), load_partial(p, n), store(p), store_partial(p, n)  (float and Bf16),
 //   fma(a, b, c), add, sub, mul, div(a, b), max(a, b), min(a, b)  (b where either is NaN),
 //   nan_or(a, b)  (a where a is NaN, else b), select_above(a, x, b, c)  (b where a > x, else c),
-//   add_exponent(a, t)  (adds the integer in the low bits of t to the exponent of a).
+//   add_exponent(a, t)  (adds the integer in the low bits of t to the exponent of a),
+//   gather(p, indices)  (p[indices[i]]).
 //
 // Everything here has internal linkage, and nothing of the standard library is called: a function shared
 // between files that are compiled for different instruction sets could be linked in the variant that others
@@ -16,10 +17,10 @@ using lasfast::Bf16;
 using lasfast::CellMode;
 using lasfast::Cells;
 using lasfast::ItemArgs;
+using lasfast::run_length;
 using lasfast::Task;
 
 constexpr int W = Vec::width;
-constexpr int run_length = 16;  // positions at a time where nothing else decides
 
 LASFAST_INLINE int64_t at_most(int64_t value, int64_t bound) { return value < bound ? value : bound; }
 
@@ -50,15 +51,18 @@ inline Vec sigmoid(Vec x) {
   return Vec::div(Vec::set(1.f), Vec::add(Vec::set(1.f), exp(Vec::sub(Vec::zero(), x))));
 }
 
-// Activations 3 and up; the constant comes first in max and min, so that NaN comes through.
+// The constants come first in max and min, so that NaN comes through.
+inline Vec clamp6(Vec x) { return Vec::min(Vec::set(6.f), Vec::max(Vec::zero(), x)); }
+
+// Activations 3 and up.
 inline Vec curve(Vec x, int32_t kind) {
   switch (kind) {
-    case 3: {
-      const Vec gate = Vec::min(Vec::set(6.f), Vec::max(Vec::zero(), Vec::add(x, Vec::set(3.f))));
-      return Vec::div(Vec::mul(x, gate), Vec::set(6.f));
-    }
+    case 3:
+      return Vec::div(Vec::mul(x, clamp6(Vec::add(x, Vec::set(3.f)))), Vec::set(6.f));
     case 4:
       return Vec::mul(x, sigmoid(x));
+    case 6:
+      return Vec::div(clamp6(Vec::add(x, Vec::set(3.f))), Vec::set(6.f));
     default:
       return sigmoid(x);
   }
@@ -277,6 +281,8 @@ void input(const ItemArgs& a) {
 }  // namespace
 
 #include "schedule_conv_inl.h"
+// (It uses what convolutions fill their cells with.)
+#include "schedule_channels_inl.h"
 #ifdef LASFAST_TILES
 #include "schedule_amx_inl.h"
 #endif
@@ -322,6 +328,12 @@ void run(const ItemArgs& a) {
       break;
     case Task::combine:
       combine<T, U>(a);
+      break;
+    case Task::gate:
+      gate<T, U>(a);
+      break;
+    case Task::arrange:
+      arrange<T, U>(a);
       break;
   }
   if (a.partial) close_statistics(a);

@@ -3,10 +3,15 @@
 // A schedule is an array of Operation records over Values. It is plain data: Python fills the arrays, one
 // call runs a whole pass over one batch of images. Nothing here is particular to a CPU.
 //
-// Values are NHWC, [images, height, width, channels], stored as fp32 or bf16 (all alike) in one arena: value
+// Values are NHWC, [images, height, width, channels], stored as fp32 or bf16 (all alike) in an arena: value
 // v of image i begins at element  v.offset * capacity + i * v.height * v.width * v.channels,  where capacity
 // is how many images the arena has room for. Vectors (features) have height = width = 1. Offsets of values
 // that are never alive together may overlap; an operation's output never overlaps its inputs.
+//
+// The caller itself runs opaque operations, on values in the arena; both calls below take a range of
+// operations that has none. Prediction in several ranges needs two arenas: values that operations of
+// different ranges read and write are `shared`; they keep apart from all others of the ranges that their
+// lives touch, not only while they are alive, since blocks of images go through a range at different times.
 //
 // Every operation computes
 //
@@ -14,10 +19,12 @@
 //
 // in fp32, where norm(v) = scale[c] * v + shift[c] is a batch norm as an affine map, left out where its index
 // is -1, and `other` (same height and width, at most as many channels: missing ones count as zero) is left
-// out where it is -1. Padding is zero *after* norm_i and act_i, as in the network it came from.
+// out where it is -1. Padding is zero *after* norm_i and act_i, as in the network it came from. Two kinds,
+// gate and arrange, take `other` for an operand of op instead, seen through its norm and activation all the
+// same, and add nothing.
 //
-// Calibration: an operation with `statistics` >= 0 has no norm_o, other or activation; it stores op(...) +
-// bias and takes mean and biased variance of that norm's channels over all images and positions of the batch,
+// Calibration: an operation with `statistics` >= 0 has no norm_o, activation or sum; it stores op(...) + bias
+// and takes mean and biased variance of that norm's channels over all images and positions of the batch,
 // from the fp32 values before they are rounded to storage. When all images are done, mean[], variance[] and
 // the norm's scale and shift are written: operations of later levels read them. The statistics do not depend
 // on the number of threads: the same inputs give the same bits. Prediction: scale and shift are given, no
@@ -39,15 +46,29 @@ enum class Kind : int32_t {
   global_pool = 4,  // mean over height and width
   combine = 5,      // op is the identity: for norm, activation and sum of values at rest
   linear = 6,       // [images, features] -> [images, features]; flattens NHWC -> (c, h, w) order if h * w > 1
+  gate = 7,     // input times other, one factor for each channel of an image: other has height = width = 1
+  arrange = 8,  // channels of input ++ other (which may be missing), `out_channels` of them from `first` on
+                // in the order that `groups` says: with C channels in all, number k in that order is
+                // channel (k % groups) * (C / groups) + k / groups. Concatenation, shuffle, slice in one
+  opaque = 9,   // input (and other) -> output by the caller; no norm, activation, bias or statistics
 };
-constexpr int kind_count = 7;
+constexpr int kind_count = 10;
 
-enum class Activation : int32_t { none = 0, relu = 1, relu6 = 2, hardswish = 3, swish = 4, sigmoid = 5 };
-constexpr int activation_count = 6;
+enum class Activation : int32_t {
+  none = 0,
+  relu = 1,
+  relu6 = 2,
+  hardswish = 3,
+  swish = 4,
+  sigmoid = 5,
+  hardsigmoid = 6
+};
+constexpr int activation_count = 7;
 
 // These three are laid out alike in Python (numpy structured arrays), so none has a hole.
 struct Value {
-  int32_t channels, height, width, reserved;
+  int32_t channels, height, width;
+  int32_t shared;  // prediction: 1 in the arena of all images and threads, 0 in that of a block. Else 0
   int64_t offset;  // elements per image
 };
 static_assert(sizeof(Value) == 24, "mirrored in Python");
@@ -73,10 +94,12 @@ struct Operation {
   int32_t output_norm, activation;
   int32_t statistics;    // norm, or -1
   int32_t out_channels;  // of the output, whatever the kind; for Kind::input those of the images
-  int64_t weight;        // byte offset of its packed weight (64-byte aligned), or -1
-  int64_t bias;          // offset in biases, or -1
+  int32_t first;         // of the channels that an arrangement takes; 0 for every other kind
+  int32_t reserved;
+  int64_t weight;  // byte offset of its packed weight (64-byte aligned), or -1
+  int64_t bias;    // offset in biases, or -1
 };
-static_assert(sizeof(Operation) == 88, "mirrored in Python");
+static_assert(sizeof(Operation) == 96, "mirrored in Python");
 
 constexpr int schedule_max_kernel = 11;
 
@@ -116,16 +139,23 @@ Status schedule_pack_cpu(const Operation& operation, const Value& input, Storage
 int64_t schedule_scratch_bytes_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int64_t images,
                                    int threads, bool calibration);
 
+// A range of operations, first .. last - 1.
+struct Range {
+  int64_t first, last;
+};
+
 // One calibration batch. arena: capacity = images. Leaves are not run (no statistics come of them).
 Status schedule_calibrate_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int threads,
-                              const float* images_nchw, int64_t images, void* arena, int64_t arena_bytes,
-                              void* scratch);
+                              Range operations, const float* images_nchw, int64_t images, void* arena,
+                              int64_t arena_bytes, void* scratch);
 
 // Prediction. Each thread walks the operations in order over blocks of `block` images, in its own arena of
-// capacity `block`: arenas lie arena_bytes apart. No barrier between operations.
+// capacity `block`: arenas lie arena_bytes apart. No barrier between operations. shared_arena: capacity =
+// images; null where no value is shared.
 Status schedule_predict_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int threads,
-                            const float* images_nchw, int64_t images, int64_t block, void* arenas,
-                            int64_t arena_bytes, void* scratch,
+                            Range operations, const float* images_nchw, int64_t images, int64_t block,
+                            void* shared_arena, int64_t shared_bytes, void* arenas, int64_t arena_bytes,
+                            void* scratch,
                             float* logits);  // [leaves, images, classes]
 
 }  // namespace lasfast

@@ -1,0 +1,38 @@
+"""Keep what matters of a pytest-benchmark run: medians and rates by operation, and the machine.
+
+python -m pytest benchmarks --benchmark-json=operations.json
+python -m benchmarks.record_operations operations.json benchmarks/results/operations.json
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from benchmarks import _harness
+
+
+def main(source: Path, output: Path) -> None:
+    """Write the record of a run to `output`."""
+    operations: dict[str, dict[str, dict[str, Any]]] = {}
+    for one in json.loads(source.read_text())["benchmarks"]:
+        operation = Path(one["fullname"].partition("::")[0]).stem.removeprefix("bench_")
+        group = operations.setdefault(operation, {}).setdefault(one["group"], {})
+        parameters = one["params"] or {}
+        who = parameters.get("who") or parameters.get("side", "torch")
+        group[who] = {
+            "seconds": one["stats"]["median"],
+            "rounds": one["stats"]["rounds"],
+            **one["extra_info"],
+        }
+    _harness.write(
+        {"record": "operations", "threads": 1, "machine": _harness.machine(), "operations": operations},
+        output,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

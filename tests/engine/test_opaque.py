@@ -1,0 +1,147 @@
+"""What torch runs between native operations: opaque modules, and ops without a kernel."""
+
+import pytest
+import torch
+from torch import nn
+
+from lasfast.engine import CONVENTIONS, NativeBackend, Plan, TorchBackend
+from lasfast.engine.lowering import lower
+from lasfast.spaces import LayerAssignmentSpace
+from lasfast.supernets import LayerBuilder, Supernet
+
+
+class Attention(nn.Module):
+    """Where a position looks is a function of all positions of its image."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, 4, 1)
+        self.dropout = nn.Dropout(0.9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query = self.query(x).flatten(2)
+        weight = (query.transpose(1, 2) @ query / 8).softmax(2)
+        return self.dropout((x.flatten(2) @ weight.transpose(1, 2).to(x.dtype)).view(x.shape))
+
+
+class MixedNet(Supernet):
+    """Layers with an opaque module, a grouped convolution, a wide kernel and flattened sums; one group."""
+
+    def __init__(self, max_layers: int = 3) -> None:
+        super().__init__(LayerAssignmentSpace(1, max_layers), num_classes=7, in_channels=3)
+        for index in range(max_layers):
+            self.add_opaque(f"groups.0.{index}.attention", Attention(12))
+        self.create_modules(self.path(self.space.deepest))
+
+    def path(self, architecture):
+        stem = LayerBuilder("stem", 3)
+        stem.conv_bn_act("", stem.input, 12, 13, 2)
+        layers = [stem.build()]
+        for index in range(architecture[0]):
+            block = LayerBuilder(f"groups.0.{index}", 12)
+            y = block.conv_bn_act("1", block.input, 12, 3, groups=4)
+            y = block.opaque("attention", y, 12, params=52)
+            y = block.activation(block.add(block.conv_bn("2", y, 12, 3), block.input), "hardswish")
+            layers.append(block.build())
+        head = LayerBuilder("classifier", 12)
+        y = head.flatten(head.pool(head.input, "max", 4, 4), 48)
+        y = head.add(y, head.linear("wide", head.global_avg_pool(head.input), 48))
+        head.linear("fc", y, 7)
+        return (*layers, head.build())
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    torch.manual_seed(0)
+    return MixedNet().train()
+
+
+def plan_of(supernet: Supernet) -> Plan:
+    return Plan([supernet.path(a) for a in supernet.space.enumerate()])
+
+
+def error(ours: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((ours - truth).norm() / truth.norm())
+
+
+def run(backend, plan, calibration, images, convention="cumulative"):
+    statistics = backend.calibrate(plan, calibration, convention)
+    return statistics, backend.predict(plan, statistics, images)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_fp32_agrees(kernels, mixed, calibration, images, convention: str) -> None:
+    plan = plan_of(mixed)
+    statistics, logits = run(NativeBackend(mixed), plan, calibration, images, convention)
+    expected_statistics, expected = run(TorchBackend(mixed), plan, calibration, images, convention)
+    for ours, theirs in zip(statistics, expected_statistics, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, (mean, variance) in theirs.items():
+            torch.testing.assert_close(ours[name][0], mean, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ours[name][1], variance, rtol=1e-4, atol=1e-5)
+    for leaf in expected:
+        assert error(logits[leaf], expected[leaf]) <= 1e-4
+    assert mixed.get_submodule("groups.0.0.attention").training
+
+
+def test_bf16_is_as_near_to_the_truth_as_pytorchs(kernels, mixed, calibration, images) -> None:
+    plan = plan_of(mixed)
+    _, truth = run(TorchBackend(mixed), plan, calibration, images)
+    _, torchs = run(TorchBackend(mixed, "bf16"), plan, calibration, images)
+    _, ours = run(NativeBackend(mixed, "bf16"), plan, calibration, images)
+    for leaf in truth:
+        assert 0 < error(ours[leaf], truth[leaf]) <= 2 * error(torchs[leaf], truth[leaf]) + 0.005
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("budget", [1, 100_000, None])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_threads_budgets_and_sharing_change_nothing_but_rounding(
+    kernels, mixed, calibration, precision: str, budget: int | None, threads: int
+) -> None:
+    """Any number of images, in passes and blocks of any size, with the other candidates or alone."""
+    images = torch.randn(23, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    plan = plan_of(mixed)
+    before = torch.get_num_threads()
+    statistics, expected = run(NativeBackend(mixed, precision), plan, calibration, images)
+    bound = 1e-5 if precision == "fp32" else 0.02
+    try:
+        torch.set_num_threads(threads)
+        backend = NativeBackend(mixed, precision, budget)
+        for paths in (plan.paths, plan.paths[1:2]):
+            some = Plan(list(paths))
+            own, logits = run(backend, some, calibration, images)
+            for path, leaf in zip(some.paths, some.leaves, strict=True):
+                whole = plan.leaves[plan.paths.index(path)]
+                assert error(logits[leaf], expected[whole]) <= bound
+                last = own[some.node_path(leaf)[-2]]
+                for name, (_, variance) in last.items():
+                    theirs = statistics[plan.node_path(whole)[-2]][name][1]
+                    assert error(variance, theirs) <= bound
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_budget_is_kept(kernels, mixed, calibration, images) -> None:
+    plan = plan_of(mixed)
+    budget = 60_000
+    free, tight = NativeBackend(mixed), NativeBackend(mixed, memory_budget=budget)
+    statistics = free.calibrate(plan, calibration, "cumulative")
+    free.predict(plan, statistics, images)
+    tight.predict(plan, statistics, images)
+    assert tight.held_bytes <= max(budget, tight.peak_bytes(plan, (3, 16, 16), 1)) < free.held_bytes
+
+
+def test_the_calls_are_those_without_a_kernel(mixed) -> None:
+    schedule = lower(plan_of(mixed), (3, 16, 16), calibration=False)
+    called = [(call.layer.name, type(call.op).__name__) for call in schedule.calls]
+    blocks = [(f"groups.0.{index}", name) for index in range(3) for name in ("Conv2d", "Opaque")]
+    assert sorted(set(called)) == [("classifier", "Add"), *blocks, ("stem", "Conv2d")]
+    assert len(called) == 1 + 6 + 3
+
+
+def test_a_module_that_changes_its_shape_is_named(kernels, calibration) -> None:
+    supernet = MixedNet(1)
+    supernet.groups.get_submodule("0.0").attention = nn.Conv2d(12, 4, 1)
+    with pytest.raises(ValueError, match=r"layer 'groups.0.0': Opaque.*gave \(5, 4, 8, 8\) for 5 image"):
+        NativeBackend(supernet).calibrate(plan_of(supernet), calibration, "cumulative")

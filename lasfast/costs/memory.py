@@ -10,7 +10,14 @@ from lasfast.supernets import layers
 from lasfast.supernets.layers import Layer, Path, Shape, path_shapes
 
 # These may write over the first value they read, where nothing reads it afterwards.
-IN_PLACE = (layers.BatchNorm2d, layers.Activation, layers.Dropout, layers.Flatten, layers.Add)
+IN_PLACE = (
+    layers.BatchNorm2d,
+    layers.Activation,
+    layers.Dropout,
+    layers.Flatten,
+    layers.Add,
+    layers.Multiply,
+)
 
 
 def memory(
@@ -30,7 +37,8 @@ def path_memory(path: Path, input_shape: Shape, bytes_per_value: int = 4) -> int
     """Return the peak bytes of activations of a path for one image of shape (channels, height, width).
 
     Operations run one after another. A value is held from the operation that writes it to the last that
-    reads it; normalisation, activation, dropout, flattening and addition write in place where they can.
+    reads it; normalisation, activation, dropout, flattening, addition and gates write in place where they
+    can.
     Weights and what a kernel needs inside do not count.
     """
     return bytes_per_value * max(_peak(layer, shapes) for layer, shapes in path_shapes(path, input_shape))

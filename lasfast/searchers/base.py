@@ -132,8 +132,7 @@ class Searcher(abc.ABC):
                 f"got that of {value.architecture}"
             )
         number = as_value(value)
-        if self._candidates is None:
-            _ = self.candidates
+        candidates = self.candidates
         if architecture not in self._asked:
             raise ValueError(
                 f"architecture {architecture} is not a candidate of step {self.step}; "
@@ -144,7 +143,7 @@ class Searcher(abc.ABC):
                 f"architecture {architecture} was already told, with value {self._values[architecture]}"
             )
         self._values[architecture] = number
-        if len(self._values) == len(self.candidates):
+        if len(self._values) == len(candidates):
             self._complete_step()
 
     def _complete_step(self) -> None:

@@ -26,6 +26,23 @@ def test_a_shortcut_is_held_until_it_is_added():
     assert peak(residual) == (4 + 12 + 4) * 64
 
 
+def test_a_gate_is_applied_in_place():
+    def gated(b):
+        y = b.conv("1", b.input, 8, 3)
+        b.multiply(y, b.conv("2", b.global_avg_pool(y, keep_axes=True), 8, 1))
+
+    assert peak(gated) == (4 + 8) * 64
+
+
+def test_halves_are_joined_again():
+    def split(b):
+        left, right = b.channel_split(b.input, 2)
+        b.channel_shuffle(b.concat(left, b.conv("1", right, 2, 3)), 2)
+
+    # The input beside its two halves; as much again for two halves beside what they are joined to.
+    assert peak(split) == (4 + 2 + 2) * 64
+
+
 def test_an_activation_of_a_value_that_is_needed_later_is_a_value_more():
     def branch(b):
         y = b.conv("1", b.input, 4, 3)

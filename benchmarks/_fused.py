@@ -41,8 +41,9 @@ class Fused:
         self.tables[3] = 0
         plain = dict.fromkeys(("input", "other", "leaf", "input_norm", "other_norm", "output_norm"), -1)
         plain |= dict.fromkeys(("statistics", "weight", "bias"), -1)
-        plain |= dict.fromkeys(("padding", "input_activation", "other_activation", "activation"), 0)
-        plain |= {"first": 0, "reserved": 0}
+        plain |= dict.fromkeys(
+            ("padding", "input_activation", "other_activation", "activation", "first", "reserved"), 0
+        )
         plain |= {"kernel": 1, "stride": 1, "groups": 1, "out_channels": channels}
         first = plain | {"kind": Kind.INPUT, "level": 0, "output": 0}
         second = plain | {"level": 0, "input": 0, "output": 1, "input_norm": 0, "input_activation": 1}

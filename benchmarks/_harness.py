@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 import time
 from datetime import datetime, timezone
@@ -54,5 +55,8 @@ def write(record, path):
     record = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **record}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(record, indent=1)
+    # Lists of plain values on one line, so that a record can be read.
+    text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    path.write_text(text + "\n", encoding="utf-8")
     print(f"wrote {path}")

@@ -166,7 +166,8 @@ def demo(record: dict[str, Any]) -> str:
         f"`make demo` takes {whole['native']:.0f} s with native evaluations and {whole['torch']:.0f} s "
         f"without ({ratios['seconds']:.2f}x; medians of {len(record['seconds']['native'])} alternated runs, "
         f"one thread). Of that, evaluations are {evaluations['native']:.2f} s and "
-        f"{evaluations['torch']:.2f} s ({ratios['evaluation_seconds']:.1f}x): the rest is training, which is PyTorch's in both.\n"
+        f"{evaluations['torch']:.2f} s ({ratios['evaluation_seconds']:.1f}x): the rest is training, "
+        "which is PyTorch's in both.\n"
     )
 
 
@@ -187,9 +188,9 @@ def operations(record: dict[str, Any]) -> str:
     lines = [
         "## Single operations\n",
         "One thread. Times faster than PyTorch, and in brackets the fraction of the limit, measured in the "
-        f"same run: a large matrix product ({peaks['fp32']:.2f} TFLOP/s in fp32, {peaks['bf16']:.2f} in bf16) "
-        f"for dense convolutions, a copy in memory ({copy:.0f} GB/s) for the others, which beat it where a cache "
-        "holds what they work on.\n",
+        f"same run: a large matrix product ({peaks['fp32']:.2f} TFLOP/s in fp32, {peaks['bf16']:.2f} in "
+        f"bf16) for dense convolutions, a copy in memory ({copy:.0f} GB/s) for the others, which beat it "
+        "where a cache holds what they work on.\n",
     ]
     for operation, title in OPERATIONS.items():
         rows: dict[str, dict[str, str]] = {}

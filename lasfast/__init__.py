@@ -11,26 +11,56 @@ from typing import TYPE_CHECKING, Any
 from lasfast._version import __version__
 
 if TYPE_CHECKING:
-    from lasfast import costs, data, engine, nn, ops, ranking, searchers, spaces, supernets, train
+    from lasfast import (
+        constraints,
+        costs,
+        data,
+        engine,
+        nn,
+        ops,
+        ranking,
+        searchers,
+        spaces,
+        supernets,
+        train,
+    )
     from lasfast.evaluate import Evaluator
     from lasfast.measurement import Measurement
     from lasfast.recalibrate import calibrate
     from lasfast.study import Study
+    from lasfast.tabular import ArchitectureTable, TabularEvaluator
 
-_MODULES = ("costs", "data", "engine", "nn", "ops", "ranking", "searchers", "spaces", "supernets", "train")
+_MODULES = (
+    "constraints",
+    "costs",
+    "data",
+    "engine",
+    "nn",
+    "ops",
+    "ranking",
+    "searchers",
+    "spaces",
+    "supernets",
+    "train",
+)
 _OBJECTS = {
+    "ArchitectureTable": "lasfast.tabular",
     "Evaluator": "lasfast.evaluate",
     "Measurement": "lasfast.measurement",
     "Study": "lasfast.study",
+    "TabularEvaluator": "lasfast.tabular",
     "calibrate": "lasfast.recalibrate",
 }
 
 __all__ = [
+    "ArchitectureTable",
     "Evaluator",
     "Measurement",
     "Study",
+    "TabularEvaluator",
     "__version__",
     "calibrate",
+    "constraints",
     "costs",
     "data",
     "engine",

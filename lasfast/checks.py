@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -40,6 +41,14 @@ def as_real(name: str, value: object) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {value!r}")
     return float(value)
+
+
+def as_finite(name: str, value: object) -> float:
+    """Return a real number that is neither NaN nor infinite as a float."""
+    number = as_real(name, value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number, got {number}")
+    return number
 
 
 def check_positive(**values: int) -> None:

@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from lasfast import costs
 from lasfast.checks import check_choice, check_positive
 from lasfast.engine import CONVENTIONS, Backend, NativeBackend, NotLowerableError, Plan, TorchBackend
 from lasfast.engine.backend import BACKENDS, PRECISIONS, NodeStatistics
 from lasfast.engine.lowering import lower
 from lasfast.engine.native_backend import why_missing
 from lasfast.measurement import Measurement
-from lasfast.spaces import Architecture
+from lasfast.spaces import Architecture, SearchSpace
 from lasfast.supernets import Path, Supernet
 from lasfast.supernets.extract import Statistics
 from lasfast.supernets.run import evaluation_mode
@@ -114,6 +115,20 @@ class Evaluator:
             for architecture, path in paths.items()
         }
         return [measured[tuple(architecture)] for architecture in architectures]
+
+    @property
+    def space(self) -> SearchSpace:
+        """The architectures that can be measured: those of the supernet."""
+        return self.supernet.space
+
+    def costs(self, architecture: Architecture) -> dict[str, float]:
+        """Return FLOPs (multiply-adds for one image of the size measured on) and params, by name."""
+        _, height, width = self.image_shape
+        return {
+            "flops": costs.flops(self.supernet, architecture, (height, width)),
+            "params": costs.params(self.supernet, architecture),
+            "params_without_batch_norm": costs.params(self.supernet, architecture, batch_norm=False),
+        }
 
     def statistics(self, architecture: Architecture) -> Statistics:
         """Return the calibrated BatchNorm statistics of one architecture: module -> (mean, variance)."""

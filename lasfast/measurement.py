@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lasfast.checks import as_int, as_ints, as_real
+from lasfast.checks import as_finite, as_int, as_ints, as_real
 from lasfast.spaces.base import Architecture
 
 
@@ -22,8 +22,8 @@ class Measurement:
     Attributes:
         architecture: the sub-network; () for a network that is none.
         top1: share of images whose class was ranked first, from 0 to 1.
-        top5: share of images whose class was among the first five, from 0 to 1.
-        loss: mean cross-entropy; may be infinite or NaN where training diverged.
+        top5: share of images whose class was among the first five, from 0 to 1; NaN where it is not known.
+        loss: mean cross-entropy; may be infinite or NaN where training diverged, NaN where it is not known.
         images: how many validation images.
         correct: which images were right, `np.packbits` of a bool per image (image 0 is the highest bit of the
             first byte, the last byte is filled with zeros); b"" where it is not known.
@@ -48,7 +48,8 @@ class Measurement:
         for name in ("top1", "top5", "loss"):
             set_field(self, name, as_real(name, getattr(self, name)))
         for name in ("top1", "top5"):
-            if not 0 <= getattr(self, name) <= 1:
+            unknown = name == "top5" and math.isnan(self.top5)
+            if not unknown and not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
         if not isinstance(self.correct, bytes):
             raise TypeError(f"correct must be bytes, got {type(self.correct).__name__}")
@@ -90,12 +91,12 @@ class Measurement:
         return np.unpackbits(np.frombuffer(self.correct, np.uint8), count=self.images).astype(bool)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-able values; `correct` as base64, a loss that is not finite as a string."""
+        """JSON-able values; `correct` as base64, a loss or top5 that is not finite as a string."""
         return {
             "architecture": list(self.architecture),
             "top1": self.top1,
-            "top5": self.top5,
-            "loss": self.loss if math.isfinite(self.loss) else str(self.loss),
+            "top5": _to_json(self.top5),
+            "loss": _to_json(self.loss),
             "images": self.images,
             "correct": base64.b64encode(self.correct).decode("ascii"),
         }
@@ -106,14 +107,12 @@ class Measurement:
         names = ("architecture", "top1", "top5", "loss", "images", "correct")
         if not isinstance(record, Mapping) or set(record) != set(names):
             raise ValueError(f"a measurement must have exactly {', '.join(names)}, got {record!r}")
-        loss = record["loss"]
-        if loss in ("nan", "inf", "-inf"):
-            loss = float(loss)
+        top5, loss = (_from_json(record[name]) for name in ("top5", "loss"))
         try:
             correct = base64.b64decode(record["correct"], validate=True)
         except (TypeError, binascii.Error) as error:
             raise ValueError(f"correct must be base64 text, got {record['correct']!r}") from error
-        return cls(record["architecture"], record["top1"], record["top5"], loss, record["images"], correct)
+        return cls(record["architecture"], record["top1"], top5, loss, record["images"], correct)
 
 
 def paired_difference(a: Measurement, b: Measurement) -> tuple[float, float]:
@@ -134,11 +133,16 @@ def paired_difference(a: Measurement, b: Measurement) -> tuple[float, float]:
     return float(difference.mean()), float(difference.std() / math.sqrt(a.images))
 
 
+def _to_json(number: float) -> float | str:
+    return number if math.isfinite(number) else str(number)
+
+
+def _from_json(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
 def as_value(value: Measurement | float, name: str = "value") -> float:
     """A measurement's `value`, or the finite real number itself, as a float."""
     if isinstance(value, Measurement):
         return value.value
-    number = as_real(name, value)
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be a finite number, got {number}")
-    return number
+    return as_finite(name, value)

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lasfast.checks import check_choice
 from lasfast.engine import CONVENTIONS, NativeBackend, NotLowerableError, Plan
 from lasfast.engine.backend import BACKENDS, PRECISIONS, too_few_values
+from lasfast.engine.lowering import lower
 from lasfast.engine.native_backend import why_missing
 from lasfast.engine.statistics import RunningStatistics
 from lasfast.supernets.run import evaluation_mode
@@ -121,11 +122,12 @@ def _native(network: nn.Module, batches: _Batches, convention: str, precision: s
         raise _CannotError(missing)
     with evaluation_mode(network):
         try:
-            plan = Plan([(trace(network),)])
-            backend = NativeBackend(cast(Any, network), precision)
-            backend.peak_bytes(plan, tuple(batches.first.shape[1:]), 1)  # lowers the whole of it
+            shape = tuple(batches.first.shape[1:])
+            plan = Plan([(trace(network, shape),)])
+            lower(plan, shape, calibration=True)
         except (UntraceableError, NotLowerableError, ValueError) as error:
             raise _CannotError(str(error)) from error
+        backend = NativeBackend(cast(Any, network), precision)
         [statistics] = backend.calibrate(plan, batches, convention)
     return statistics
 

@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 
-from lasfast import costs
 from lasfast.evaluate import Evaluator
 from lasfast.files import atomic_write_text
 from lasfast.journal import Entry, Journal, JournalError
 from lasfast.measurement import Measurement
-from lasfast.result import StudyResult, Winner
+from lasfast.result import Measured, StudyResult
 from lasfast.searchers import Searcher
 from lasfast.spaces import Architecture
+from lasfast.tabular import TabularEvaluator
 from lasfast.train import Progress, SupernetTrainer, checkpoint
 from lasfast.train.interrupt import deferred_interrupt
 
@@ -55,7 +55,7 @@ class Study:
 
     Args:
         searcher: proposes and learns; not told anything yet.
-        evaluator: measures, on its supernet.
+        evaluator: measures, on its supernet, or looks up in a table.
         trainer: trains the same supernet step by step; None searches the supernet as it is.
         directory: where to write; None writes nothing. A study leaves `journal.jsonl` (every measurement),
             `checkpoint.safetensors` (weights, momentum, position; with a trainer), `result.json` (when
@@ -70,7 +70,7 @@ class Study:
     def __init__(
         self,
         searcher: Searcher,
-        evaluator: Evaluator,
+        evaluator: Evaluator | TabularEvaluator,
         trainer: SupernetTrainer | None = None,
         directory: str | os.PathLike[str] | None = None,
         callbacks: Sequence[Callback] = (),
@@ -79,10 +79,11 @@ class Study:
         if trainer is not None and trainer.supernet is not evaluator.supernet:
             raise ValueError("trainer and evaluator have different supernets; expected the same object")
         for architecture in searcher.ask():
-            if architecture not in evaluator.supernet.space:
+            if architecture not in evaluator.space:
+                owner = "table" if evaluator.supernet is None else "supernet"
                 raise ValueError(
-                    f"searcher asks for {architecture}, which is not in the supernet's space, "
-                    f"{evaluator.supernet.space}"
+                    f"searcher asks for {architecture}, which is not in the {owner}'s space, "
+                    f"{evaluator.space}"
                 )
         if not checkpoint_seconds >= 0:
             raise ValueError(f"checkpoint_seconds is {checkpoint_seconds!r}; expected 0 or more")
@@ -234,10 +235,10 @@ class Study:
         supernet = self.evaluator.supernet
         description = {
             "searcher": self.searcher.describe(),
-            "supernet": supernet.describe(),
+            "supernet": None if supernet is None else supernet.describe(),
             "evaluator": self.evaluator.describe(),
             "trainer": None if self.trainer is None else self.trainer.describe(),
-            "initial_weights": checkpoint.digest(supernet.state_dict())[:32],
+            "initial_weights": None if supernet is None else checkpoint.digest(supernet.state_dict())[:32],
         }
         return json.loads(json.dumps(description))
 
@@ -299,29 +300,23 @@ class Study:
                 )
 
     def _result(self, steps: list[list[Measurement]]) -> StudyResult:
-        measured = {m.architecture: m for step in steps for m in step}
-        if not measured:
+        candidates = [self._measured(measurement) for step in steps for measurement in step]
+        if not candidates:
             raise ValueError("the searcher asked for no architecture at all; nothing was measured")
+        by_architecture = {candidate.architecture: candidate for candidate in candidates}
         winners = {
-            depth: self._winner(measured[architecture])
+            depth: by_architecture[architecture]
             for depth, (architecture, _) in getattr(self.searcher, "winners", {}).items()
         }
-        best = self._winner(measured[self.searcher.best[0]])
-        return StudyResult(best, winners, steps, self.description)
+        best = by_architecture[self.searcher.best[0]]
+        return StudyResult(best, winners, steps, self.description, candidates)
 
-    def _winner(self, measurement: Measurement) -> Winner:
-        supernet, architecture = self.evaluator.supernet, measurement.architecture
-        height, width = self.evaluator.image_shape[1:]
-        return Winner(
-            measurement,
-            self._text(architecture),
-            costs.flops(supernet, architecture, (height, width)),
-            costs.params(supernet, architecture),
-            costs.params(supernet, architecture, batch_norm=False),
-        )
+    def _measured(self, measurement: Measurement) -> Measured:
+        architecture = measurement.architecture
+        return Measured(measurement, self._text(architecture), self.evaluator.costs(architecture))
 
     def _text(self, architecture: Architecture) -> str:
-        return self.evaluator.supernet.space.format(architecture)
+        return self.evaluator.space.format(architecture)
 
     def _replay_error(self, problem: str) -> JournalError:
         assert self.directory is not None

@@ -19,22 +19,24 @@ ARROWS = {
     "files": [],
     "data": ["checks", "files"],
     "spaces": ["checks"],
+    "constraints": ["spaces"],
     "measurement": ["spaces"],
     "journal": ["measurement", "files", "_version"],
     "ranking": ["measurement"],
-    "result": ["measurement"],
-    "searchers": ["spaces", "measurement"],
+    "result": ["searchers"],
+    "searchers": ["constraints", "measurement"],
     "_native": [],
     "ops": ["_native", "checks"],
     "nn": ["ops"],
     "supernets": ["nn", "spaces"],
-    "costs": ["supernets.layers", "spaces"],
+    "costs": ["supernets.layers", "constraints"],
     "engine": ["supernets", "ops"],
     "tally": ["measurement"],
-    "evaluate": ["engine", "measurement", "tally"],
+    "evaluate": ["engine", "measurement", "tally", "costs"],
+    "tabular": ["measurement", "constraints"],
     "recalibrate": ["engine"],
     "train": ["engine", "measurement", "files"],
-    "study": ["searchers", "evaluate", "train", "journal", "ranking", "result", "costs"],
+    "study": ["searchers", "evaluate", "tabular", "train", "journal", "ranking", "result"],
     "dataset": ["searchers", "evaluate", "train", "journal", "ranking", "costs"],
     "report": ["study", "dataset"],
     "cli": ["report", "study", "dataset", "data"],
@@ -44,6 +46,7 @@ FRONT = {"__init__", "__main__", "cli"}
 TORCH_FREE = [
     "_version",
     "checks",
+    "constraints",
     "files",
     "spaces",
     "measurement",
@@ -51,6 +54,7 @@ TORCH_FREE = [
     "ranking",
     "result",
     "searchers",
+    "tabular",
 ]
 TORCH = {"torch", "torchvision", "functorch"}
 
@@ -204,9 +208,9 @@ class NoTorch:
 
 
 sys.meta_path.insert(0, NoTorch())
-import lasfast.files, lasfast.journal, lasfast.measurement, lasfast.ranking
-from lasfast.searchers import NIR, Random
-from lasfast.spaces import LayerAssignmentSpace
+import lasfast.constraints, lasfast.files, lasfast.journal, lasfast.measurement, lasfast.ranking
+from lasfast.searchers import LayerNAS, NIR, Random
+from lasfast.spaces import ChoiceSpace, LayerAssignmentSpace
 import lasfast
 
 nir = lasfast.searchers.NIR(lasfast.spaces.LayerAssignmentSpace(3, 4), depth=6)
@@ -216,6 +220,9 @@ while candidates := nir.ask():
         nir.tell(candidate, lasfast.Measurement(candidate, top1, 1.0, 0.1, 4))
 assert nir.best[0] == (4, 1, 1), nir.best
 assert len(Random(nir.space, samples=5).ask()) == 5
+layernas = LayerNAS(ChoiceSpace([5, 25, 125]), cost=sum, target=(50, 60), evaluations=20)
+table = lasfast.ArchitectureTable([(0,), (1,)], [0.5, 0.75], {})
+assert [m.top1 for m in lasfast.TabularEvaluator(table)([(1,), (0,)])] == [0.75, 0.5]
 assert lasfast.ranking.kendall_tau([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]) == 1
 assert lasfast.__version__
 assert "torch" not in sys.modules

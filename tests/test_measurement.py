@@ -34,6 +34,13 @@ def test_a_diverged_loss_survives_json():
     assert math.isnan(Measurement.from_json(json.loads(text)).loss)
 
 
+def test_a_table_need_not_know_top5_nor_loss():
+    measurement = Measurement((1, 2), 0.5, math.nan, math.nan, 100)
+    again = Measurement.from_json(json.loads(json.dumps(measurement.to_json(), allow_nan=False)))
+    assert math.isnan(again.top5)
+    assert math.isnan(again.loss)
+
+
 def test_numpy_numbers_become_plain_ones():
     measurement = Measurement(np.array([1, 2]), np.float32(0.5), np.float64(1), np.float32(2), np.int64(4))
     assert measurement == Measurement((1, 2), 0.5, 1.0, 2.0, 4)
@@ -60,7 +67,8 @@ def test_standard_error_is_the_binomial_one():
     ("change", "error", "text"),
     [
         ({"top1": 93.1}, ValueError, "top1 must be a share from 0 to 1, got 93.1"),
-        ({"top5": math.nan}, ValueError, "top5 must be a share"),
+        ({"top1": math.nan}, ValueError, "top1 must be a share"),
+        ({"top5": math.inf}, ValueError, "top5 must be a share"),
         ({"top1": "0.5"}, TypeError, "top1 must be a real number, got '0.5'"),
         ({"top1": True}, TypeError, "top1 must be a real number"),
         ({"images": 0}, ValueError, "images must be at least 1, got 0"),

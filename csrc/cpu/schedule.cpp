@@ -44,9 +44,9 @@ int thread_number() {
 bool is_dense(const Operation& op) { return kind_of(op) == Kind::conv2d || kind_of(op) == Kind::linear; }
 
 // Images per item.
-int64_t group_of(const ScheduleTables& t, const Operation& op, Storage storage, Isa isa, int64_t images) {
+int64_t item_images(const ScheduleTables& t, const Operation& op, Storage storage, Isa isa, int64_t images) {
   if (!is_dense(op)) return 1;
-  return DensePlan(op, t.values[op.input], storage, isa, images).cells.group;
+  return DensePlan(op, t.values[op.input], storage, isa, images).item_images();
 }
 
 int64_t sums_bytes(const Operation& op) { return 3 * (op.out_channels + 16) * int64_t{sizeof(float)}; }
@@ -63,7 +63,7 @@ int64_t thread_bytes(const ScheduleTables& t, Storage storage, Isa isa, int64_t 
     int64_t bytes = sums_bytes(op);
     if (is_dense(op)) {
       const DensePlan plan(op, t.values[op.input], storage, isa, images);
-      bytes += plan.cell_bytes + plan.gather_bytes;
+      bytes += plan.cell_bytes;
     } else if (is_binary(op)) {
       bytes += channel_scratch_bytes(op, source_channels(t, op));
     }
@@ -75,7 +75,7 @@ int64_t thread_bytes(const ScheduleTables& t, Storage storage, Isa isa, int64_t 
 int64_t partial_floats(const ScheduleTables& t, const Operation& op, Storage storage, Isa isa,
                        int64_t images) {
   if (op.statistics < 0) return 0;
-  return divide_up(images, group_of(t, op, storage, isa, images)) * 2 * op.out_channels;
+  return divide_up(images, item_images(t, op, storage, isa, images)) * 2 * op.out_channels;
 }
 
 // The levels of a range, as a range.
@@ -173,9 +173,7 @@ struct Pass {
         a.flatten = plan.flatten;
         a.cells = plan.cells;
         a.weight = static_cast<const char*>(t.weights) + op.weight;
-        char* after = scratch + round_to(sums_bytes(op), scratch_line);
-        a.cell_scratch = after;
-        a.gather_scratch = after + plan.cell_bytes;
+        a.cell_scratch = scratch + round_to(sums_bytes(op), scratch_line);
       }
     }
     return a;
@@ -204,7 +202,7 @@ struct Pass {
 };
 
 // Chan's formula over all items of an operation, in order, in double.
-void merge(const ScheduleTables& t, const Operation& op, const float* partial, int64_t items, int64_t group,
+void merge(const ScheduleTables& t, const Operation& op, const float* partial, int64_t items, int64_t each,
            int64_t images) {
   const Norm& norm = t.norms[op.statistics];
   const Value& out = t.values[op.output];
@@ -214,7 +212,7 @@ void merge(const ScheduleTables& t, const Operation& op, const float* partial, i
   for (int64_t c = 0; c < channels; ++c) {
     double mean = 0, deviations = 0, count = 0;
     for (int64_t i = 0; i < items; ++i) {
-      const double n = positions * static_cast<double>(std::min(group, images - i * group));
+      const double n = positions * static_cast<double>(std::min(each, images - i * each));
       const double delta = partial[2 * i * channels + c] - mean;
       count += n;
       mean += delta * (n / count);
@@ -279,16 +277,15 @@ Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa,
         const Operation& op = t.operations[i];
         if (op.level != level || op.leaf >= 0) continue;
         ItemArgs args = pass.args(op, own);
-        const int64_t group = args.cells.group, items = divide_up(images, group);
+        const int64_t each = item_images(t, op, storage, isa, images), items = divide_up(images, each);
         // Items in one order, operations after one another: a thread that is done with one goes on.
 #pragma omp for schedule(dynamic) nowait
         for (int64_t item = 0; item < items; ++item) {
           args.partial = op.statistics < 0 ? nullptr : partial + item * 2 * op.out_channels;
-          pass.run(op, args, arenas, item * group, std::min(group, images - item * group), images_nchw,
-                   nullptr);
+          pass.run(op, args, arenas, item * each, std::min(each, images - item * each), images_nchw, nullptr);
           if (op.statistics < 0) continue;
           if (__atomic_add_fetch(finished + i, 1, __ATOMIC_ACQ_REL) == items)
-            merge(t, op, partial, items, group, images);
+            merge(t, op, partial, items, each, images);
         }
         if (op.statistics >= 0) partial += items * 2 * op.out_channels;
       }
@@ -332,9 +329,9 @@ Status schedule_predict_cpu(const ScheduleTables& t, Storage storage, Isa isa, i
       ItemArgs args = pass.args(op, own);
       float* const leaf =
           op.leaf < 0 ? nullptr : logits + (op.leaf * images + first) * int64_t{op.out_channels};
-      for (int64_t k = 0; k < count; k += args.cells.group)
-        pass.run(op, args, places, k, std::min(args.cells.group, count - k),
-                 images_nchw + first * image_floats, leaf);
+      const int64_t each = item_images(t, op, storage, isa, block);
+      for (int64_t k = 0; k < count; k += each)
+        pass.run(op, args, places, k, std::min(each, count - k), images_nchw + first * image_floats, leaf);
     }
   }
   return {};

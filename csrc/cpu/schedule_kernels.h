@@ -6,11 +6,12 @@
 // that rows of small images fill registers too; with a stride s, rows and columns are parted into s phases.
 // Then each tap of the kernel is a constant shift, and neighbouring outputs read neighbouring cells:
 //   cell(r, x, g) = (((r % s * rows + r / s) * phases + x % s) * cols + x / s) * group + g
-// where r, x count padded rows of the band and padded columns. Three ways of filling cells:
-//   direct    the channels of one position; for tiles 32 at a time, those of all cells together, since
-//             neighbours then lie next to each other whatever the number of channels
-//   paired    for tiles and up to 16 channels: those of this position and of the next column
-//   gathered  for tiles and very few channels: the whole window of an output; then there is one tap
+// where r, x count padded rows of the band and padded columns.
+//
+// For tiles a cell is cut into pieces of 32 channels, and the same piece of all cells lies together, since
+// neighbours are then next to each other whatever the number of channels. Where the last piece has 16
+// channels or fewer, it holds those of the next columns, too: of 2, 4 or 8 columns in all, as many as have
+// room. A tap is then as many columns wide.
 //
 // Included by files compiled for different instruction sets: plain structs only, nothing inline.
 #pragma once
@@ -31,13 +32,12 @@ struct Affine {
   int32_t activation;
 };
 
-enum class CellMode : int32_t { direct = 0, paired = 1, gathered = 2 };
-
 struct Cells {
-  CellMode mode;
   int64_t group, phases, rows, cols;  // rows, cols: per phase
   int64_t size;                       // elements from cell to cell
   int64_t chunks, plane;              // for tiles: pieces of 32 values, and elements from one to the next
+  int64_t columns;                    // for tiles: how many a cell of the last piece holds
+  int64_t room;                       // for tiles: elements from one band's cells to those of the next
   int64_t band;                       // output rows at a time
 };
 
@@ -55,7 +55,7 @@ enum class Task : int32_t {
 
 struct ItemArgs {
   Task task;          // dense: convolution and linear
-  int64_t images;     // of this item, at most cells.group; 1 but for dense
+  int64_t images;     // of this item; 1 but for dense
   const void* input;  // [images, in_height, in_width, in_channels] (Task::input: NCHW fp32)
   const void* other;  // [images, out_height, out_width, other_channels] (gate: [images, channels]), or null
   void* output;       // [images, out_height, out_width, out_channels]
@@ -69,10 +69,9 @@ struct ItemArgs {
   const float* bias;   // [out_channels], or null
   const void* weight;  // packed
   Cells cells;
-  void* cell_scratch;    // of gates and arrangements: see channel_scratch_bytes
-  void* gather_scratch;  // gathered cells are made from rows here
-  float* sums;           // [3, channels rounded up to vectors]: shift, sum and sum of squares of statistics
-  float* partial;        // [2, out_channels]: mean, and sum of squared deviations; null: no statistics
+  void* cell_scratch;  // of gates and arrangements: see channel_scratch_bytes
+  float* sums;         // [3, channels rounded up to vectors]: shift, sum and sum of squares of statistics
+  float* partial;      // [2, out_channels]: mean, and sum of squared deviations; null: no statistics
 };
 
 struct ScheduleKernels {

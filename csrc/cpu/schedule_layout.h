@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 
 #include "lasfast/schedule.h"
 #include "schedule_kernels.h"
@@ -12,8 +13,8 @@ namespace lasfast {
 constexpr int64_t scratch_line = 64;              // bytes
 constexpr int64_t cell_budget_bytes = 384 << 10;  // of cells at a time: they should stay in a core's cache
 constexpr int64_t near_budget_bytes = 24 << 10;   // the same for the first level, where bands share no rows
-constexpr int64_t tile_cells = 16, tile_depth = 32;             // of a tile: rows, and bf16 values per row
-constexpr int64_t gathered_channels = 4, paired_channels = 16;  // at most
+constexpr int64_t tile_images = 16;               // of one item by tiles: its bands follow one another
+constexpr int64_t tile_cells = 16, tile_depth = 32;  // of a tile: rows, and bf16 values per row
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_to(int64_t value, int64_t multiple) { return divide_up(value, multiple) * multiple; }
@@ -49,13 +50,13 @@ struct DensePlan {
   int64_t out_height, out_width;
   bool flatten, depthwise, tiles;
   Cells cells;
-  int64_t cell_bytes, gather_bytes;
+  int64_t cell_bytes;
 
   // `images`: how many there are to interleave.
   DensePlan(const Operation& op, const Value& input, Storage storage, Isa isa, int64_t images);
 
-  int64_t items(int64_t images) const { return divide_up(images, cells.group); }
-  int64_t pairs() const { return divide_up(kernel, 2); }
+  int64_t item_images() const { return tiles ? round_to(tile_images, cells.group) : cells.group; }
+  int64_t row_taps() const { return divide_up(kernel, cells.columns); }  // of the last piece
 
  private:
   int64_t bytes(int64_t band, int64_t group) const;
@@ -63,7 +64,6 @@ struct DensePlan {
 
 inline int64_t DensePlan::bytes(int64_t band, int64_t group) const {
   const int64_t more = divide_up(kernel, stride) - 1;
-  if (cells.mode == CellMode::gathered) return band * out_width * cells.size * 2;
   const int64_t elements = tiles ? cells.chunks * tile_depth : cells.size;
   return cells.phases * (band + more) * cells.phases * (out_width + more) * group * elements *
          (tiles ? 2 : 4);
@@ -78,8 +78,7 @@ inline DensePlan::DensePlan(const Operation& op, const Value& input, Storage sto
       depthwise(is_depthwise(op)),
       tiles(by_tiles(storage, isa) && !depthwise),
       cells{},
-      cell_bytes(0),
-      gather_bytes(0) {
+      cell_bytes(0) {
   if (flatten) {
     kernel = stride = 1;
     padding = 0;
@@ -88,25 +87,21 @@ inline DensePlan::DensePlan(const Operation& op, const Value& input, Storage sto
   out_height = flatten ? 1 : (input.height + 2 * padding - kernel) / stride + 1;
   out_width = flatten ? 1 : (input.width + 2 * padding - kernel) / stride + 1;
   cells.phases = std::min(kernel, stride);
-  cells.size = channels;
+  cells.size = depthwise ? schedule_kernels(isa).width : channels;
+  cells.columns = 1;
   if (tiles) {
-    if (kernel > 1 && channels <= gathered_channels) {
-      cells.mode = CellMode::gathered;
-      cells.size = round_to(kernel * kernel * channels, tile_depth);
-      cells.phases = 1;
-    } else {
-      cells.mode = kernel > 1 && channels <= paired_channels ? CellMode::paired : CellMode::direct;
-      cells.size = flatten ? round_to(channels, tile_depth) : tile_depth;
-    }
-    cells.chunks =
-        cells.mode == CellMode::gathered ? cells.size / tile_depth : divide_up(channels, tile_depth);
+    const int64_t last = (channels - 1) % tile_depth + 1;
+    if (kernel > 1) cells.columns = last <= 4 ? 8 : last <= 8 ? 4 : last <= 16 ? 2 : 1;
+    cells.chunks = divide_up(channels, tile_depth);
     cells.plane = tile_depth;
+    cells.size = flatten ? cells.chunks * tile_depth : tile_depth;
   }
 
   // Rows that leave tiles or registers part empty are filled up with the rows of other images.
-  const int64_t length = kernel == 1 || cells.mode == CellMode::gathered ? out_height * out_width : out_width;
+  const bool folded = tiles && kernel == 1 && stride == 1 && !flatten;
+  const int64_t length = kernel == 1 ? out_height * out_width : out_width;
   int64_t group = 1;
-  if (!depthwise && cells.mode != CellMode::gathered) {
+  if (!depthwise && !folded) {
     const int64_t most = std::min<int64_t>(tile_cells, images);
     double best = 0;
     for (int64_t g = 1; g <= most && best < 1; ++g) {
@@ -119,18 +114,23 @@ inline DensePlan::DensePlan(const Operation& op, const Value& input, Storage sto
   }
   cells.group = group;
   cells.band = out_height;
-  const bool apart = tiles && (kernel == 1 || cells.mode == CellMode::gathered);
-  const int64_t budget = apart ? near_budget_bytes : cell_budget_bytes;
-  while (cells.band > 1 && bytes(cells.band, group) > budget) cells.band = (cells.band + 1) / 2;
+  if (folded) {  // images are rows of one image, bands whole strips
+    const int64_t unit = 2 * tile_cells / std::gcd(2 * tile_cells, out_width);
+    cells.band = std::max<int64_t>(unit, near_budget_bytes / bytes(1, 1) / unit * unit);
+    cells.band = std::min(cells.band, out_height * std::min(images, tile_images));
+  } else {
+    const int64_t budget = tiles && kernel == 1 ? near_budget_bytes : cell_budget_bytes;
+    while (cells.band > 1 && bytes(cells.band, group) > budget) cells.band = (cells.band + 1) / 2;
+  }
   const int64_t more = divide_up(kernel, stride) - 1;
   cells.rows = cells.band + more;
   cells.cols = out_width + more;
-  if (tiles && cells.mode == CellMode::direct && !flatten)
+  if (tiles && !flatten)
     cells.plane = cells.phases * cells.rows * cells.phases * cells.cols * group * tile_depth;
   cell_bytes = round_to(bytes(cells.band, group) + cell_slack_bytes, scratch_line);
-  if (cells.mode == CellMode::gathered) {
-    const int64_t rows = (cells.band - 1) * stride + kernel, cols = (out_width - 1) * stride + kernel;
-    gather_bytes = round_to(rows * cols * channels * 2 + cell_slack_bytes, scratch_line);
+  if (tiles) {
+    cells.room = cell_bytes / 2;
+    cell_bytes *= 2;
   }
 }
 

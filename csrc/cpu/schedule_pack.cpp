@@ -2,10 +2,10 @@
 //
 //   depthwise         [channels / W][taps][W] fp32
 //   dense, vectors    [blocks of 2 W output channels, a last one of W where that is enough][taps][in][block]
-//   fp32 dense, tiles      [blocks of 32 output channels, a last one of 16 where that is enough][steps][tiles
-//   of the
-//                     block][16 pairs][16 output channels][2] bf16: what a step's tile of inputs is
-//                     multiplied by
+//                     fp32
+//   dense, tiles      [output channels / 16][steps][16 pairs][16 output channels][2] bf16: what a step's tile
+//                     of inputs is multiplied by
+#include <algorithm>
 #include <cstring>
 
 #include "schedule_check.h"
@@ -64,28 +64,23 @@ struct Factor {
 
 Factor tile_factor(const Source& source, int64_t step, int64_t k) {
   const DensePlan& plan = source.plan;
-  const int64_t kernel = plan.kernel;
-  if (plan.cells.mode == CellMode::gathered) {
-    const int64_t index = step * tile_depth + k, tap = index / plan.channels;
-    if (tap >= kernel * kernel) return {-1, 1.f};
-    return {source.place(tap / kernel, tap % kernel, index % plan.channels), 1.f};
-  }
-  if (plan.cells.mode == CellMode::direct) {
-    const int64_t taps = kernel * kernel, tap = step % taps;
-    return {source.place(tap / kernel, tap % kernel, step / taps * tile_depth + k), 1.f};
-  }
-  // Columns in pairs. Where their number is odd the last but one is in two pairs, half in each, which is
-  // exact; a zero weight there would turn an infinite input beyond the window into NaN.
-  const int64_t pair = step % plan.pairs(), row = step / plan.pairs();
-  const int64_t column = std::min(2 * pair, kernel - 2) + k / paired_channels;
-  return {source.place(row, column, k % paired_channels),
-          kernel % 2 == 1 && column == kernel - 2 ? 0.5f : 1.f};
+  const int64_t kernel = plan.kernel, taps = kernel * kernel;
+  const int64_t piece = std::min(step / taps, plan.cells.chunks - 1);
+  const bool last = piece == plan.cells.chunks - 1;
+  const int64_t columns = last ? plan.cells.columns : 1, depth = tile_depth / columns;
+  const int64_t row_taps = last ? plan.row_taps() : kernel, tap = step - piece * taps;
+  // The last tap of a row may begin before the one ahead of it ends. What both hold counts half in each,
+  // which is exact; a zero weight there would turn an infinite input beyond the window into NaN.
+  const auto first = [&](int64_t i) { return std::max<int64_t>(0, std::min(i * columns, kernel - columns)); };
+  const int64_t i = tap % row_taps, column = first(i) + k / depth;
+  if (column >= kernel) return {-1, 1.f};
+  const bool twice =
+      (i + 1 < row_taps && column >= first(i + 1)) || (i > 0 && column < first(i - 1) + columns);
+  return {source.place(tap / row_taps, column, piece * tile_depth + k % depth), twice ? 0.5f : 1.f};
 }
 
 int64_t tile_steps(const DensePlan& plan) {
-  if (plan.cells.mode == CellMode::gathered) return plan.cells.chunks;
-  if (plan.cells.mode == CellMode::direct) return plan.kernel * plan.kernel * plan.cells.chunks;
-  return plan.kernel * plan.pairs();
+  return plan.kernel * (plan.kernel * (plan.cells.chunks - 1) + plan.row_taps());
 }
 
 void pack_tiles(const Source& source, uint16_t* packed) {

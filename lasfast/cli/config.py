@@ -36,7 +36,9 @@ def read_config(directory: Path, options: type[T]) -> T:
     fields = dataclasses.fields(options)  # type: ignore[arg-type]
     try:
         values = json.loads(path.read_text())
-        chosen = {field.name: values[field.name] for field in fields}
+        # An option that an older version did not have yet is at its default.
+        asked = [field for field in fields if field.name in values or field.default is dataclasses.MISSING]
+        chosen = {field.name: values[field.name] for field in asked}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged ({error!r}); restore it, or start the run again elsewhere"

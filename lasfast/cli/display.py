@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from lasfast import costs
+from lasfast.evaluate import Evaluator
 from lasfast.measurement import Measurement
 from lasfast.report import candidates_of, ranking_table
 from lasfast.searchers import NIR
+from lasfast.spaces import Architecture
 from lasfast.study import Callback, Study, StudyResult
 from lasfast.train import Progress as Training
 
@@ -97,16 +99,44 @@ class StudyDisplay(Callback):
 
     def on_step(self, step: int, measurements: Sequence[Measurement]) -> None:
         """Show the ranking."""
-        supernet, size = self._study.evaluator.supernet, image_size(self._study)
-        candidates = candidates_of(
-            measurements, lambda one: (costs.flops(supernet, one, size), costs.params(supernet, one))
-        )
+        candidates = candidates_of(measurements, self._costs)
         depths = sorted({one.depth for one in candidates})
         where = f"depth {depths[0]}" if len(depths) == 1 else f"depths {depths[0]} to {depths[-1]}"
         self.console.print(ranking_table(f"step {step}, {where}: {len(candidates)} candidates", candidates))
 
     def on_finish(self, result: StudyResult) -> None:
         """Nothing: the command prints what the search ends with."""
+
+    def _costs(self, architecture: Architecture) -> tuple[int, int]:
+        known = self._study.evaluator.costs(architecture)
+        return int(known["flops"]), int(known["params"])
+
+
+class FrontDisplay(Callback):
+    """Shows a study of any space: a line whenever the best so far changes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._measured = 0
+        self._best: Architecture | None = None
+
+    def on_start(self, study: Study) -> None:
+        """Remember the study."""
+        self._study = study
+
+    def on_step(self, step: int, measurements: Sequence[Measurement]) -> None:
+        """Show the best if it is a new one."""
+        self._measured += len(measurements)
+        searcher, evaluator = self._study.searcher, self._study.evaluator
+        if not any(searcher.may_win(architecture) for architecture, _ in searcher.history[-1]):
+            return
+        architecture, value = searcher.best
+        if architecture != self._best:
+            self._best = architecture
+            text = evaluator.space.format(architecture)
+            flops = evaluator.costs(architecture).get("flops")
+            cost = "" if flops is None else f"  {flops / 1e6:.1f} MFLOPs"
+            self.console.print(f"after {self._measured:6} measured: {text}  top-1 {100 * value:.2f} %{cost}")
 
 
 class WorkClock:
@@ -163,6 +193,7 @@ def planned_work(study: Study) -> list[float]:
 
 def image_size(study: Study) -> tuple[int, int]:
     """Return (height, width) of the images that a study measures on."""
+    assert isinstance(study.evaluator, Evaluator)
     _, height, width = study.evaluator.image_shape
     return height, width
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from lasfast.cli.display import make_console
 from lasfast.cli.scratch import export_trained, show_rows, train_from_scratch
 from lasfast.data import Dataset
+from lasfast.evaluate import Evaluator
 from lasfast.report import Run, plot_search, winners_table
 from lasfast.study import CHECKPOINT, JOURNAL, LOG, RESULT, Study, StudyResult
 from lasfast.supernets import LayerAssignmentSupernet, save_network
@@ -28,6 +29,7 @@ def finish(
 ) -> None:
     """Show and write what a search found; train its winner from scratch where `retrain`."""
     assert study.directory is not None
+    assert isinstance(study.evaluator, Evaluator)
     directory = study.directory
     run = Run.load(directory)
     console.print(winners_table(f"{run.title}: the winner of each depth", run.winners.values()))

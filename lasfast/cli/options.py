@@ -100,16 +100,26 @@ class MachineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(MachineOptions, EvaluateOptions, TrainOptions, SupernetOptions, DataOptions):
-    """What every search takes."""
+class StudyOptions:
+    """What every search takes, of a supernet or of a table."""
 
-    depth: Annotated[int, panel("Search", "Layers of the assignments to end with.")] = 9
+    constraint: Annotated[str | None, panel("Search", "Bounds on costs, as flops<=30M,params<=2M.")] = None
     directory: Annotated[
         Path | None, panel("Search", "Where to write (default: runs/SEARCHER-DATA).", "--directory", "-o")
     ] = None
     resume: Annotated[
         bool, panel("Search", "Go on with the study in the directory, if there is one.", "--resume")
     ] = False
+    quiet: Annotated[bool, panel("Machine", "Print the result only.", "--quiet", "-q")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(
+    StudyOptions, MachineOptions, EvaluateOptions, TrainOptions, SupernetOptions, DataOptions
+):
+    """What every search of a supernet takes."""
+
+    depth: Annotated[int, panel("Search", "Layers of the assignments to end with.")] = 9
     retrain: Annotated[
         bool,
         panel(

@@ -10,7 +10,7 @@ import typer
 
 from lasfast.cli.display import make_console
 from lasfast.cli.options import command
-from lasfast.report import Run, plot_search, ranking_table, winners_table
+from lasfast.report import Run, front_table, plot_search, ranking_table, winners_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "report", ReportOptions)
     def report(options: ReportOptions) -> None:
-        """Show a study's winners per depth and draw its picture; also while it runs.
+        """Show a study's winners per depth, or its Pareto front, and draw its picture; also while it runs.
 
         **Examples**
 
@@ -44,7 +44,16 @@ def register(app: typer.Typer) -> None:
         if options.candidates:
             for number, step in enumerate(run.steps, start=1):
                 console.print(ranking_table(f"step {number}", step))
-        state = "" if run.finished else " (not finished)"
-        console.print(winners_table(f"{run.title}: the winner of each depth{state}", run.winners.values()))
+        if run.has_depths:
+            state = "" if run.finished else " (not finished)"
+            console.print(
+                winners_table(f"{run.title}: the winner of each depth{state}", run.winners.values())
+            )
+        elif run.finished:
+            console.print(front_table(f"{run.title}: the Pareto front", run.front))
+        else:
+            candidates = (one for step in run.steps for one in step)
+            best = sorted(candidates, key=lambda one: -one.measurement.top1)[:10]
+            console.print(front_table(f"{run.title}: the ten best so far (not finished)", best))
         path = plot_search(run, options.plot or run.directory / "search.png")
         console.print(f"picture: {path}")

@@ -1,4 +1,4 @@
-"""`lasfast search nir|random`: train a supernet, find the best assignment, report it."""
+"""`lasfast search`: train a supernet, or take a table of trained networks, find the best, report it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import typer
 from rich.console import Console
 
 import lasfast
-from lasfast.cli import finish, setup
+from lasfast import costs
+from lasfast.cli import finish, search_choices, setup
 from lasfast.cli.config import write_config
 from lasfast.cli.display import Meter, StudyDisplay, make_console
 from lasfast.cli.options import SearchOptions, command, panel
+from lasfast.cli.tabular import TableOptions, run_table_search
+from lasfast.constraints import Constraint
 from lasfast.searchers import NIR, Random, Searcher
 from lasfast.study import Study
 
-app = typer.Typer(
-    help="Search for the best layer assignment.", no_args_is_help=True, rich_markup_mode="markdown"
-)
+app = typer.Typer(help="Search for the best architecture.", no_args_is_help=True, rich_markup_mode="markdown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,10 @@ class NIROptions(SearchOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomOptions(SearchOptions):
+class RandomOptions(SearchOptions, TableOptions):
     """What random search takes besides."""
 
-    samples: Annotated[int, panel("Search", "How many assignments of the depth to try.")] = 20
+    samples: Annotated[int, panel("Search", "How many architectures to try.")] = 20
 
 
 @command(app, "nir", NIROptions)
@@ -52,12 +53,16 @@ def nir(options: NIROptions) -> None:
 
     lasfast search nir --data imagefolder:photos --supernet mobilenet-v1 --depth 12 --resume
     """
-    run_search("nir", options, lambda space: NIR(space, depth=options.depth, beam=options.beam), "every")
+
+    def make(space: Any, constraint: Constraint | None) -> Searcher:
+        return NIR(space, depth=options.depth, beam=options.beam, constraint=constraint)
+
+    run_search("nir", options, make, "every")
 
 
 @command(app, "random", RandomOptions)
 def random(options: RandomOptions) -> None:
-    """Try random assignments of one depth, a baseline.
+    """Try random assignments of one depth, a baseline; or random architectures of a table.
 
     The supernet is trained on one of them, drawn uniformly, per batch (beside the deepest), then all are
     measured.
@@ -67,12 +72,21 @@ def random(options: RandomOptions) -> None:
     lasfast search random --depth 9 --samples 20
 
     lasfast search random --data cifar10 --depth 12 --samples 50 --epochs-per-step 60
+
+    lasfast search random --table nasbench_macro.npz --constraint "flops<=42M" --samples 400
     """
+    depth = options.depth if options.table is None else None
 
-    def make(space: Any) -> Searcher:
-        return Random(space, samples=options.samples, depth=options.depth, seed=options.seed)
+    def make(space: Any, constraint: Constraint | None) -> Searcher:
+        return Random(space, samples=options.samples, depth=depth, constraint=constraint, seed=options.seed)
 
+    if options.table is not None:
+        run_table_search("random", options, options, make)
+        return
     run_search("random", options, make, "uniform")
+
+
+search_choices.register(app)
 
 
 def run_search(name: str, options: SearchOptions, make_searcher: Any, paths: str) -> None:
@@ -83,7 +97,10 @@ def run_search(name: str, options: SearchOptions, make_searcher: Any, paths: str
     max_layers = setup.parse_max_layers(options, options.depth)
     data = setup.load_data(options, options.seed)
     supernet = setup.make_supernet(options, data, max_layers, options.seed).to(device)
-    searcher = make_searcher(supernet.space)
+    constraint = None
+    if options.constraint is not None:
+        constraint = Constraint(options.constraint, costs.functions(supernet, data.image_size))
+    searcher = make_searcher(supernet.space, constraint)
     evaluator = setup.make_evaluator(options, supernet, data, options.precision)
     images = setup.training_images(data, device)
     trainer = lasfast.train.SupernetTrainer(supernet, images, settings, paths=paths)

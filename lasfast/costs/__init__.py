@@ -1,6 +1,20 @@
 """What an architecture costs, read off its layer records; nothing is run or built."""
 
+from lasfast.costs.bitops import bitops, path_bitops
 from lasfast.costs.flops import flops, path_flops
+from lasfast.costs.memory import memory, path_memory
 from lasfast.costs.params import params, path_params
+from lasfast.costs.registry import functions, register
 
-__all__ = ["flops", "params", "path_flops", "path_params"]
+__all__ = [
+    "bitops",
+    "flops",
+    "functions",
+    "memory",
+    "params",
+    "path_bitops",
+    "path_flops",
+    "path_memory",
+    "path_params",
+    "register",
+]

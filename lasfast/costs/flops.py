@@ -8,7 +8,7 @@ from typing import Protocol
 
 from lasfast.spaces import Architecture
 from lasfast.supernets import layers
-from lasfast.supernets.layers import Op, Path, Shape, path_shapes
+from lasfast.supernets.layers import Layer, Op, Path, Shape, path_shapes
 
 
 class HasPath(Protocol):
@@ -25,19 +25,25 @@ def flops(supernet: HasPath, architecture: Architecture, input_size: tuple[int, 
 
     Raises ValueError where the architecture is invalid or the image does not fit the network.
     """
+    return path_flops(supernet.path(architecture), model_input(supernet, input_size))
+
+
+def model_input(supernet: HasPath, input_size: tuple[int, int]) -> Shape:
+    """Return the shape of one image; ValueError unless `input_size` is (height, width)."""
     pair = isinstance(input_size, tuple | list) and len(input_size) == 2
     if not pair or not all(isinstance(size, int) and size > 0 for size in input_size):
         raise ValueError(f"input_size must be (height, width), two positive ints, got {input_size!r}")
-    return path_flops(supernet.path(architecture), (supernet.in_channels, *input_size))
+    return (supernet.in_channels, *input_size)
 
 
 def path_flops(path: Path, input_shape: Shape) -> int:
     """Return the multiply-adds of a path for one image of shape (channels, height, width)."""
-    return sum(
-        op_flops(op, shape)
-        for layer, shapes in path_shapes(path, input_shape)
-        for op, shape in zip(layer.ops, shapes[1:], strict=True)
-    )
+    return sum(layer_flops(layer, shapes) for layer, shapes in path_shapes(path, input_shape))
+
+
+def layer_flops(layer: Layer, shapes: tuple[Shape, ...]) -> int:
+    """Return the multiply-adds of one layer for one image, from the shapes of all its values."""
+    return sum(op_flops(op, shape) for op, shape in zip(layer.ops, shapes[1:], strict=True))
 
 
 @singledispatch

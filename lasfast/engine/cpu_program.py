@@ -63,8 +63,12 @@ class CpuProgram(Program):
     def predict(self, images: Tensor) -> Tensor:
         """Return logits [leaves, N, classes]."""
         threads, block, most = self._blocks(len(images))
-        parts = [self._predict(part, threads, min(block, len(part))) for part in images.split(most)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        if most >= len(images):
+            return self._predict(images, threads, block)
+        logits = torch.empty(len(self.schedule.leaves), len(images), self.schedule.classes)
+        for part, place in zip(images.split(most), logits.split(most, 1), strict=True):
+            place.copy_(self._predict(part, threads, min(block, len(part))))
+        return logits
 
     def _predict(self, images: Tensor, threads: int, block: int) -> Tensor:
         count, schedule = len(images), self.schedule

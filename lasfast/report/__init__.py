@@ -1,7 +1,17 @@
 """Tables and plots of a study, finished or not, from the files it wrote."""
 
 from lasfast.report.plot import plot_search
+from lasfast.report.regret import plot_regret
 from lasfast.report.run import Candidate, Run, candidates_of
-from lasfast.report.tables import ranking_table, winners_table
+from lasfast.report.tables import front_table, ranking_table, winners_table
 
-__all__ = ["Candidate", "Run", "candidates_of", "plot_search", "ranking_table", "winners_table"]
+__all__ = [
+    "Candidate",
+    "Run",
+    "candidates_of",
+    "front_table",
+    "plot_regret",
+    "plot_search",
+    "ranking_table",
+    "winners_table",
+]

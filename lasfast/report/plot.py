@@ -1,4 +1,4 @@
-"""The picture a search ends with: candidates and winners per depth, and how the winner grew."""
+"""The picture a search ends with; of layer assignments, winners per depth and how the winner grew."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lasfast.report.front import draw_front
 from lasfast.report.run import Run
+from lasfast.report.style import COLORS, GRAY, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Okabe and Ito's palette: told apart by everybody, also in gray.
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-GRAY = "#9a9a9a"
+    from matplotlib.figure import Figure
 
 
 def plot_search(run: Run, path: str | os.PathLike[str]) -> Path:
-    """Write a picture of a study of layer assignments; the suffix of `path` decides the format.
+    """Write a picture of a study; the suffix of `path` decides the format.
 
-    Left, top-1 accuracy of every candidate by depth, the winners joined; right, the layers of each group
-    in the winner of each depth.
+    Of layer assignments: left, top-1 accuracy of every candidate by depth, the winners joined; right, the
+    layers of each group in the winner of each depth. Of other spaces, see `lasfast.report.front`.
 
     Raises:
         ValueError: nothing was measured yet.
@@ -32,12 +31,19 @@ def plot_search(run: Run, path: str | os.PathLike[str]) -> Path:
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    accuracy, growth = figure.subplots(1, 2, width_ratios=(3, 2))
-    _plot_accuracy(accuracy, run)
-    _plot_growth(growth, run)
+    if run.has_depths:
+        _draw_depths(figure, run)
+    else:
+        draw_front(figure, run)
     figure.suptitle(run.title, fontsize=11)
     figure.savefig(Path(path), dpi=150)
     return Path(path)
+
+
+def _draw_depths(figure: Figure, run: Run) -> None:
+    accuracy, growth = figure.subplots(1, 2, width_ratios=(3, 2))
+    _plot_accuracy(accuracy, run)
+    _plot_growth(growth, run)
 
 
 def _plot_accuracy(axes: Axes, run: Run) -> None:
@@ -75,9 +81,8 @@ def _plot_accuracy(axes: Axes, run: Run) -> None:
     axes.set_xticks(list(winners))
     axes.set_xlabel("depth (layers)")
     axes.set_ylabel("top-1 with inherited weights (%)")
-    axes.grid(axis="y", linewidth=0.4)
     axes.legend(loc="lower right", fontsize=8, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
 
 
 def _plot_growth(axes: Axes, run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -11,8 +12,11 @@ from typing import Any
 
 from lasfast.journal import Journal
 from lasfast.measurement import Measurement
+from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
 from lasfast.study import JOURNAL, RESULT
+
+TITLES = {"nir": "NIR", "layernas": "LayerNAS", "regularized-evolution": "Regularized evolution"}
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Run:
-    """A study's description and its measurements, step by step, in the order they were asked."""
+    """A study's description and its measurements, step by step, in the order they were asked.
+
+    `best` is what the study ended with; None while it runs.
+    """
 
     directory: Path
     description: dict[str, Any]
     steps: tuple[tuple[Candidate, ...], ...]
     finished: bool
+    best: Candidate | None = None
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Run:
@@ -57,19 +65,35 @@ class Run:
         steps: dict[int, list[Measurement]] = {}
         for step, measurement in entries:
             steps.setdefault(step, []).append(measurement)
-        costs = {
-            tuple(winner["architecture"]): (winner["flops"], winner["params"])
-            for winner in result.get("winners", {}).values()
-        }
-        return cls(
-            directory,
-            description,
-            tuple(
-                tuple(candidates_of(step, lambda architecture: costs.get(architecture, (None, None))))
-                for _, step in sorted(steps.items())
-            ),
-            bool(result),
+        written = [*result.get("winners", {}).values(), *itertools.chain(*result.get("steps", []))]
+        known = {tuple(one["architecture"]): one for one in written}
+
+        def costs(architecture: Architecture) -> tuple[int | None, int | None]:
+            one = known.get(architecture, {})
+            return one.get("flops"), one.get("params")
+
+        def text(architecture: Architecture) -> str:
+            return known.get(architecture, {}).get("text") or "-".join(map(str, architecture))
+
+        read = tuple(tuple(candidates_of(step, costs, text)) for _, step in sorted(steps.items()))
+        best = tuple(result["best"]["architecture"]) if "best" in result else None
+        candidates = {one.measurement.architecture: one for step in read for one in step}
+        return cls(directory, description, read, bool(result), None if best is None else candidates[best])
+
+    @property
+    def has_depths(self) -> bool:
+        """Whether it was a search of layer assignments by depth."""
+        return self.description["searcher"]["name"] in ("nir", "random") and (
+            self.description["searcher"].get("space", {}).get("name", "LayerAssignmentSpace")
+            == "LayerAssignmentSpace"
         )
+
+    @property
+    def front(self) -> list[Candidate]:
+        """The Pareto front of accuracy and FLOPs, the cheapest first; [] where FLOPs are not known."""
+        known = {one.measurement.architecture: one for step in self.steps for one in step if one.flops}
+        values = [(architecture, one.measurement.top1) for architecture, one in known.items()]
+        return [known[one] for one, _ in pareto_front(values, lambda one: known[one].flops or 0)]
 
     @property
     def winners(self) -> dict[int, Candidate]:
@@ -79,23 +103,26 @@ class Run:
     @property
     def title(self) -> str:
         """Searcher and supernet, for headings."""
-        name, supernet = self.description["searcher"]["name"], self.description["supernet"]["supernet"]
-        return f"{name.upper() if name == 'nir' else name.capitalize()} search of {supernet}"
+        name, supernet = self.description["searcher"]["name"], self.description["supernet"]
+        where = supernet["supernet"] if supernet else "a table"
+        return f"{TITLES.get(name, name.capitalize())} search of {where}"
 
 
 def candidates_of(
-    measurements: Sequence[Measurement], costs: Callable[[Architecture], tuple[int | None, int | None]]
+    measurements: Sequence[Measurement],
+    costs: Callable[[Architecture], tuple[int | None, int | None]],
+    text: Callable[[Architecture], str] = lambda architecture: "-".join(map(str, architecture)),
 ) -> list[Candidate]:
     """Return a step's measurements as candidates, the best of each depth marked (the first of equals).
 
-    `costs` gives (FLOPs, params) of an architecture.
+    `costs` gives (FLOPs, params) of an architecture, `text` its text form.
     """
     best: dict[int, Measurement] = {}
     for measurement in sorted(measurements, key=lambda one: -one.top1):
         best.setdefault(sum(measurement.architecture), measurement)
     return [
         Candidate(
-            "-".join(map(str, one.architecture)),
+            text(one.architecture),
             one,
             one is best[sum(one.architecture)],
             *costs(one.architecture),

@@ -30,11 +30,21 @@ def winners_table(title: str, winners: Iterable[Candidate]) -> Table:
     return table
 
 
+def front_table(title: str, front: Iterable[Candidate]) -> Table:
+    """Return a Pareto front, the cheapest first."""
+    table = make_table(title, "architecture", "top-1", "MFLOPs", "params")
+    for one in front:
+        table.add_row(one.text, _top1(one), *_costs(one))
+    return table
+
+
 def make_table(title: str, *columns: str) -> Table:
     """Return an empty table, in the style of all tables here."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="left" if column == "assignment" else "right", no_wrap=True)
+        table.add_column(
+            column, justify="left" if column in ("architecture", "assignment") else "right", no_wrap=True
+        )
     return table
 
 

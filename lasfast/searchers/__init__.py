@@ -1,7 +1,9 @@
-"""Search methods as ask/tell objects. No torch."""
+"""Search methods: ask for candidates, tell how good they are. No torch."""
 
 from lasfast.searchers.base import Searcher
+from lasfast.searchers.evolution import Evolution, RegularizedEvolution
+from lasfast.searchers.layernas import LayerNAS
 from lasfast.searchers.nir import NIR
 from lasfast.searchers.random import Random
 
-__all__ = ["NIR", "Random", "Searcher"]
+__all__ = ["NIR", "Evolution", "LayerNAS", "Random", "RegularizedEvolution", "Searcher"]

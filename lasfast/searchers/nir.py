@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lasfast.checks import as_int
-from lasfast.searchers.base import Result, Searcher, best_per_depth, ranked
+from lasfast.constraints import describe_function
+from lasfast.searchers.base import Searcher, best_per_depth
+from lasfast.searchers.operators import Result, ranked
 from lasfast.spaces import Architecture, LayerAssignmentSpace
 
 
@@ -25,6 +27,7 @@ class NIR(Searcher):
         depth: the depth to reach, beyond that of `start`.
         beam: how many assignments of a depth are kept as parents; 1 is the paper.
         start: where to start from; None is one layer in each group.
+        constraint: heirs that do not meet it are left out; the search ends where none are left.
 
     Attributes:
         history: for each completed depth, (assignment, value) of its candidates.
@@ -33,11 +36,17 @@ class NIR(Searcher):
     space: LayerAssignmentSpace
 
     def __init__(
-        self, space: LayerAssignmentSpace, *, depth: int, beam: int = 1, start: Iterable[int] | None = None
+        self,
+        space: LayerAssignmentSpace,
+        *,
+        depth: int,
+        beam: int = 1,
+        start: Iterable[int] | None = None,
+        constraint: Callable[[Architecture], bool] | None = None,
     ) -> None:
         if not isinstance(space, LayerAssignmentSpace):
             raise TypeError(f"space must be a LayerAssignmentSpace, got {type(space).__name__}")
-        super().__init__(space)
+        super().__init__(space, constraint)
         self.start = space.seed_architecture if start is None else space.validate(start)
         self.depth = as_int("depth", depth, minimum=1)
         self.beam = as_int("beam", beam, minimum=1)
@@ -52,7 +61,8 @@ class NIR(Searcher):
         parents = [architecture for architecture, _ in self.kept] if self.history else [self.start]
         if sum(parents[0]) == self.depth:
             return []
-        return [child for parent in parents for child in self.space.inherit(parent)]
+        heirs = dict.fromkeys(child for parent in parents for child in self.space.inherit(parent))
+        return [heir for heir in heirs if self.admits(heir)]
 
     @property
     def kept(self) -> list[Result]:
@@ -82,5 +92,6 @@ class NIR(Searcher):
             "depth": self.depth,
             "beam": self.beam,
             "start": list(self.start),
+            "constraint": describe_function(self.constraint),
             "space": self.space.describe(),
         }

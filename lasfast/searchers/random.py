@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lasfast.checks import as_int
-from lasfast.searchers.base import Result, Searcher, best_per_depth
+from lasfast.constraints import describe_function
+from lasfast.searchers.base import Searcher, best_per_depth
+from lasfast.searchers.operators import Result, initial_sample
 from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
 
 
@@ -19,15 +21,22 @@ class Random(Searcher):
         samples: how many to draw; a space that has fewer gives all it has, in random order.
         depth: for layer assignments, the depth or depths to draw from; None is all of them, so that
             the depths with the most assignments get the most samples.
+        constraint: which ones may be drawn: a function of an architecture, True or False; None is all.
         seed: of the searcher's own generator.
     """
 
     def __init__(
-        self, space: SearchSpace, *, samples: int, depth: int | Iterable[int] | None = None, seed: int = 0
+        self,
+        space: SearchSpace,
+        *,
+        samples: int,
+        depth: int | Iterable[int] | None = None,
+        constraint: Callable[[Architecture], bool] | None = None,
+        seed: int = 0,
     ) -> None:
         if not isinstance(space, SearchSpace):
             raise TypeError(f"space must be a SearchSpace, got {type(space).__name__}")
-        super().__init__(space)
+        super().__init__(space, constraint)
         self.samples = as_int("samples", samples, minimum=1)
         self.seed = as_int("seed", seed, minimum=0)
         self.depths: tuple[int, ...] | None = None
@@ -41,24 +50,14 @@ class Random(Searcher):
         if self.history:
             return []
         rng = random.Random(f"{self.seed} {self.step}")
-        at = {} if self.depths is None else {"depth": self.depths}
-        if self.space.count(**at) <= 2 * self.samples:
-            everything = list(self.space.enumerate(**at))
-            return rng.sample(everything, min(self.samples, len(everything)))
-        return self._draw_distinct(rng, at)
-
-    def _draw_distinct(self, rng: random.Random, at: dict[str, Any]) -> list[Architecture]:
-        # At most half of the space is wanted, so a draw is new with probability 1/2 or more: a space that
-        # samples uniformly never needs 100 for each.
-        distinct: dict[Architecture, None] = {}
-        for _ in range(100 * self.samples):
-            distinct[self.space.sample(rng, **at)] = None
-            if len(distinct) == self.samples:
-                return list(distinct)
-        raise RuntimeError(
-            f"{100 * self.samples} draws from {self.space} gave only {len(distinct)} distinct architectures "
-            f"of the {self.samples} wanted: its sample() is not uniform, or its count() is wrong"
-        )
+        among = {} if self.depths is None else {"depth": self.depths}
+        found = initial_sample(self.space, rng, self.samples, self.admits, **among)
+        if self.constraint is None and len(found) < min(self.samples, self.space.count(**among)):
+            raise RuntimeError(
+                f"{self.space} gave only {len(found)} distinct architectures of the {self.samples} wanted: "
+                f"its sample() is not uniform, or its count() is wrong"
+            )
+        return found
 
     @property
     def winners(self) -> dict[int, Result]:
@@ -71,6 +70,7 @@ class Random(Searcher):
             "name": "random",
             "samples": self.samples,
             "depth": None if self.depths is None else list(self.depths),
+            "constraint": describe_function(self.constraint),
             "seed": self.seed,
             "space": self.space.describe(),
         }

@@ -1,6 +1,15 @@
-"""Search spaces: which architectures there are, and how to sample, enumerate and count them. No torch."""
+"""Search spaces: which architectures there are; sampled, varied, enumerated and counted. No torch."""
 
 from lasfast.spaces.base import Architecture, SearchSpace
+from lasfast.spaces.choice import ChoiceSpace, VirtualLayer
 from lasfast.spaces.layer_assignment import LayerAssignmentSpace
+from lasfast.spaces.product import ProductSpace
 
-__all__ = ["Architecture", "LayerAssignmentSpace", "SearchSpace"]
+__all__ = [
+    "Architecture",
+    "ChoiceSpace",
+    "LayerAssignmentSpace",
+    "ProductSpace",
+    "SearchSpace",
+    "VirtualLayer",
+]

@@ -10,10 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from lasfast.checks import as_int, as_ints
-from lasfast.spaces.base import Architecture, SearchSpace
+from lasfast.spaces.base import Architecture
+from lasfast.spaces.product import ProductSpace
 
 
-class LayerAssignmentSpace(SearchSpace):
+class LayerAssignmentSpace(ProductSpace):
     """Layers per group: n groups with at least one layer each and a bound for each.
 
     An architecture is a layer assignment (a_1, ..., a_n) with 1 <= a_i <= max_layers[i]; its depth is the sum
@@ -28,6 +29,7 @@ class LayerAssignmentSpace(SearchSpace):
 
     Attributes:
         groups: n.
+        options: 1 to the bound of each group.
         max_layers: the bound of each group, a tuple.
         min_depth: n, one layer in each group.
         max_depth: every group at its bound.
@@ -46,6 +48,7 @@ class LayerAssignmentSpace(SearchSpace):
                 f"max_layers must be one bound of at least 1, or one for each of the {self.groups} groups, "
                 f"got {max_layers!r}"
             )
+        self.options = tuple(range(1, bound + 1) for bound in self.max_layers)
         self.min_depth = self.groups
         self.max_depth = sum(self.max_layers)
         self.seed_architecture: Architecture = (1,) * self.groups

@@ -4,211 +4,387 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lasfast.supernets import layers
-from lasfast.supernets.layers import Layer, Op
+from lasfast.supernets.layers import Layer, Op, Shape
+from lasfast.supernets.trace_records import FUNCTIONS, MODULES, UntraceableError
+
+__all__ = ["UntraceableError", "trace"]
 
 
-class UntraceableError(Exception):
-    """A network, or a part of it, that layer records cannot say; the text says what."""
+def trace(network: nn.Module, image_shape: Shape) -> Layer:
+    """Return the program of a network that takes images [N, *image_shape] and gives one tensor.
 
-
-def trace(network: nn.Module) -> Layer:
-    """Return the program of a network that takes images [N, C, H, W] and gives one tensor.
-
-    `torch.fx` follows the network's forward once, in evaluation mode as far as control flow depends on it.
-    Raises UntraceableError where that fails, or where an op, or one of its settings, has no record.
+    `torch.fx` follows the network's forward, in evaluation mode as far as control flow depends on it. A
+    module that it, or the layer records, cannot follow becomes an opaque op, if it holds no batch norm.
+    Raises UntraceableError where that does not help either.
     """
-    try:
-        graph = fx.Tracer().trace(network)
-    except Exception as error:  # whatever the network's own code raises when it meets a proxy
-        raise UntraceableError(f"torch.fx cannot trace {type(network).__name__}: {error}") from error
-    modules = dict(network.named_modules())
-    ops: list[Op] = []
-    values: dict[fx.Node, int] = {}
-    flat: set[int] = set()  # the values that are [N, F]
-    for node in graph.nodes:
+    opaque: set[str] = set()
+    while True:
+        try:
+            return _Reader(network, image_shape, opaque).layer()
+        except UntraceableError as error:
+            part = error.part
+            if not part or part in opaque or _has_batch_norm(network.get_submodule(part)):
+                raise
+            opaque.add(part)
+
+
+def _has_batch_norm(module: nn.Module) -> bool:
+    return any(isinstance(part, _BatchNorm) for part in module.modules())
+
+
+class _Tracer(fx.Tracer):
+    """Notes in which module each node is, and calls the `opaque` ones without looking into them."""
+
+    def __init__(self, opaque: set[str]) -> None:
+        super().__init__()
+        self.opaque = opaque
+        self.parts = [""]  # those entered; after an error, up to the one in which it was
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name in self.opaque or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        name = self.path_of_module(m)
+        if self.is_leaf_module(m, name):
+            return super().call_module(m, forward, args, kwargs)
+        self.parts.append(name)
+        result = super().call_module(m, forward, args, kwargs)
+        self.parts.pop()
+        return result
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        node.meta["part"] = self.parts[-1]
+        return node
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Height or width of a value, whatever it is; or how many images there are, of any value."""
+
+    value: int
+    axis: int
+
+
+_BATCH = _Size(0, 0)
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """Channels of a value that a chunk or split gives."""
+
+    value: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """A value seen as [N, groups, C / groups, H, W], or with these two axes swapped."""
+
+    value: int
+    groups: int
+    swapped: bool = False
+
+
+class _Reader:
+    """Follows a graph node by node. A node is a value of the program, or a fact about values."""
+
+    def __init__(self, network: nn.Module, image_shape: Shape, opaque: set[str]) -> None:
+        self.network, self.opaque = network, opaque
+        self.modules = dict(network.named_modules())
+        self.ops: list[Op] = []
+        self.shapes: list[Shape] = [image_shape]
+        self.values: dict[fx.Node, int] = {}
+        self.facts: dict[fx.Node, Any] = {}
+        self.numbers: dict[tuple[Op, tuple[int, ...]], int] = {}
+
+    def layer(self) -> Layer:
+        """Return the program; UntraceableError names the part that has none."""
+        tracer = _Tracer(self.opaque)
+        try:
+            graph = tracer.trace(self.network)
+        except Exception as error:  # whatever the network's own code raises when it meets a proxy
+            name = type(self.network.get_submodule(tracer.parts[-1])).__name__
+            failure = UntraceableError(f"torch.fx cannot trace {name}: {error}")
+            failure.part = tracer.parts[-1]
+            raise failure from error
+        for node in graph.nodes:
+            try:
+                self.read(node)
+            except UntraceableError as error:
+                error.part = node.meta.get("part", "")
+                raise
+        norms = [op.module for op in self.ops if isinstance(op, layers.BatchNorm2d)]
+        if len(set(norms)) < len(norms):
+            raise UntraceableError("a batch norm is used more than once")
+        return Layer(type(self.network).__name__, tuple(self.ops))
+
+    def read(self, node: fx.Node) -> None:
+        """Read one node."""
         if node.op == "placeholder":
-            if values:
+            if self.values:
                 raise UntraceableError("it takes more than one input")
-            values[node] = 0
-            continue
-        inputs = tuple(values[source] for source in node.all_input_nodes)
-        if node.op == "output":
-            if not isinstance(node.args[0], fx.Node) or inputs != (len(ops),):
+            self.values[node] = 0
+        elif node.op == "output":
+            result = node.args[0]
+            if not isinstance(result, fx.Node) or self.values.get(result) != len(self.ops):
                 raise UntraceableError("it gives more than one value, or not the last one it computes")
-            continue
-        op = _op(node, modules)
-        if op is None or (isinstance(op, layers.Flatten) and inputs[0] in flat):
-            values[node] = inputs[0]
-            continue
+        elif node.op == "call_module":
+            self.call_module(node, str(node.target))
+        elif node.op in ("call_function", "call_method"):
+            method = node.op == "call_method"
+            target = getattr(torch.Tensor, str(node.target), None) if method else node.target
+            if target in _FORMS:
+                _FORMS[target](self, node)
+                return
+            name = f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}"
+            make = FUNCTIONS.get(target) or FUNCTIONS.get(name)
+            if make is None:
+                raise _no_record(node)
+            self.append(node, make(node), *map(self.value, node.all_input_nodes))
+        else:
+            raise _no_record(node)
+
+    def call_module(self, node: fx.Node, name: str) -> None:
+        """Append the record of a leaf module, or an opaque one."""
+        if len(node.all_input_nodes) != 1 or len(node.args) != 1 or node.kwargs:
+            raise UntraceableError(f"{node.format_node()} does not read one value alone")
+        module, value = self.modules[name], self.value(node.args[0])
+        make = None if name in self.opaque else MODULES.get(type(module))
+        try:
+            op = make(name, module) if make else _opaque(name, module, self.shapes[value])
+        except UntraceableError:  # of such a kind, but with settings that the record cannot say
+            if make is None or _has_batch_norm(module):
+                raise
+            op = _opaque(name, module, self.shapes[value])
+        self.append(node, op, value)
+
+    def append(self, node: fx.Node, op: Op | None, *inputs: int) -> None:
+        """Let a node be the value of an op, or its input's where there is none; of equal ops, the first."""
+        if op is None or (isinstance(op, layers.Flatten) and len(self.shapes[inputs[0]]) == 1):
+            self.values[node] = inputs[0]
+            return
         if len(inputs) != op.arity:
             raise UntraceableError(f"{node.format_node()} does not read {op.arity} value(s)")
-        if isinstance(op, _OF_IMAGES) and inputs[0] in flat:
-            raise UntraceableError(f"{node.format_node()} reads the mean over all positions as an image")
-        ops.append(op if inputs == (len(ops),) else replace(op, inputs=inputs))
-        values[node] = len(ops)
-        if isinstance(op, layers.GlobalAvgPool | layers.Flatten | layers.Linear) or inputs[0] in flat:
-            flat.add(len(ops))
-    norms = [op.module for op in ops if isinstance(op, layers.BatchNorm2d)]
-    if len(set(norms)) < len(norms):
-        raise UntraceableError("a batch norm is used more than once")
-    return Layer(type(network).__name__, tuple(ops))
+        known = None if isinstance(op, layers.BatchNorm2d) else self.numbers.get((op, inputs))
+        if known is None:
+            try:
+                shape = op.output_shape(*(self.shapes[number] for number in inputs))
+            except ValueError as error:
+                raise UntraceableError(f"{node.format_node()}: {error}") from None
+            self.ops.append(op if inputs == (len(self.ops),) else replace(op, inputs=inputs))
+            self.shapes.append(shape)
+            known = self.numbers[op, inputs] = len(self.ops)
+        self.values[node] = known
+
+    def value(self, node: Any) -> int:
+        """Return the number of the value that a node is."""
+        if node not in self.values:
+            raise UntraceableError(f"{node} is read as a value, which it is not")
+        return self.values[node]
+
+    def fact(self, argument: Any) -> Any:
+        """Return what is known of an argument, itself where it is no node."""
+        return self.facts.get(argument) if isinstance(argument, fx.Node) else argument
+
+    def sizes(self, value: int) -> tuple[Any, ...]:
+        """The shape of a value, its batch included, as far as it does not depend on the images."""
+        channels, *others = self.shapes[value]
+        return (_BATCH, channels, *(_Size(value, axis) for axis in range(2, 2 + len(others))))
 
 
-_OF_IMAGES = (layers.Conv2d, layers.BatchNorm2d, layers.Pool, layers.GlobalAvgPool)
+def _opaque(name: str, module: nn.Module, shape: Shape) -> Op:
+    """Return the record of a module that is called as it is, if it gives images or features."""
+    kind = type(module).__name__
+    if _has_batch_norm(module):
+        raise UntraceableError(f"module {name!r} is a {kind}, which has no record and holds batch norms")
+    example = next(module.parameters(), torch.zeros(0))
+    try:
+        with torch.no_grad():
+            result = module(torch.zeros(1, *shape, device=example.device, dtype=example.dtype))
+    except Exception as error:  # whatever the module's own code raises
+        raise UntraceableError(f"module {name!r}, a {kind}, fails on zeros {shape}: {error}") from error
+    params = sum(parameter.numel() for parameter in module.parameters())
+    given = tuple(result.shape[1:]) if isinstance(result, torch.Tensor) else ()
+    if given:
+        op = layers.Opaque(name, given[0], -(-shape[-1] // given[-1]) if len(given) > 1 else 1, params)
+        if op.output_shape(shape) == given:
+            return op
+    raise UntraceableError(f"module {name!r} is a {kind}, which makes {given or type(result)} of {shape}")
 
 
-def _op(node: fx.Node, modules: dict[str, nn.Module]) -> Op | None:
-    """Return the record of a node; None for one that changes nothing."""
-    if node.op == "call_module":
-        name = str(node.target)
-        module = modules[name]
-        make = _MODULES.get(type(module))
-        if make is None:
-            raise UntraceableError(f"module {name!r} is a {type(module).__name__}, which has no record")
-        return make(name, module)
-    if node.op not in ("call_function", "call_method"):
-        raise UntraceableError(f"{node.format_node()} has no record")
-    target = node.target if node.op == "call_function" else getattr(torch.Tensor, str(node.target))
-    make_function = _FUNCTIONS.get(target)
-    if make_function is None:
-        raise UntraceableError(f"{node.format_node()} has no record")
-    return make_function(node)
+def _no_record(node: fx.Node) -> UntraceableError:
+    return UntraceableError(f"{node.format_node()} has no record")
 
 
-def _conv(name: str, conv: Any) -> Op:
-    kernel, stride, padding = (
-        _square(name, part, getattr(conv, part)) for part in ("kernel_size", "stride", "padding")
+# ---- calls that are more, or less, than one op
+
+
+def _multiply(reader: _Reader, node: fx.Node) -> None:
+    if len(node.args) != 2 or len(node.all_input_nodes) != 2:
+        raise _no_record(node)
+    one, other = map(reader.value, node.args)
+    # Either may be the gate.
+    channels = reader.shapes[other][0]
+    if reader.shapes[one] in ((channels,), (channels, 1, 1)) and len(reader.shapes[other]) == 3:
+        one, other = other, one
+    reader.append(node, layers.Multiply(), one, other)
+
+
+def _concat(reader: _Reader, node: fx.Node) -> None:
+    parts, axis = _arguments(node, ("tensors", None), ("dim", 0))
+    if axis != 1 or not isinstance(parts, list | tuple):
+        raise UntraceableError(f"{node.format_node()} joins other than channels")
+    reader.values[node] = reader.value(parts[0])
+    for part in parts[1:]:
+        reader.append(node, layers.Concat(), reader.values[node], reader.value(part))
+
+
+def _split(reader: _Reader, node: fx.Node) -> None:
+    pieces = "chunks" if "chunk" in str(node.target) else "split_size"
+    source, size, axis = _arguments(node, ("input", None), (pieces, None), ("dim", 0))
+    if axis != 1:
+        raise UntraceableError(f"{node.format_node()} splits other than channels")
+    value = reader.value(source)
+    channels = reader.shapes[value][0]
+    if isinstance(size, int):
+        step = -(-channels // size) if pieces == "chunks" else size
+        size = [min(step, channels - start) for start in range(0, channels, step)]
+    starts = [sum(size[:index]) for index in range(len(size))]
+    reader.facts[node] = tuple(
+        _Channels(value, start, count) for start, count in zip(starts, size, strict=True)
     )
-    if conv.dilation != (1, 1) or conv.padding_mode != "zeros":
-        raise UntraceableError(f"convolution {name!r} is dilated, or padded with other than zeros")
-    bias = conv.bias is not None
-    return layers.Conv2d(
-        name, conv.in_channels, conv.out_channels, kernel, stride, padding, conv.groups, bias
-    )
 
 
-def _batch_norm(name: str, norm: Any) -> Op:
-    if not norm.affine:
-        raise UntraceableError(f"batch norm {name!r} has no scale and shift")
-    return layers.BatchNorm2d(name, norm.num_features, norm.eps)
+def _item(reader: _Reader, node: fx.Node) -> None:
+    source: Any
+    index: Any
+    source, index = node.args
+    fact = reader.fact(source)
+    if isinstance(fact, tuple) and isinstance(index, int):
+        item = fact[index]
+        if isinstance(item, _Channels):
+            reader.append(node, layers.Slice(item.start, item.count), item.value)
+        else:
+            reader.facts[node] = item
+        return
+    value = reader.value(source)
+    whole = slice(None, None, None)
+    if index == (whole, whole, None, None) and len(reader.shapes[value]) == 1:
+        reader.append(node, None, value)  # a gate needs no axes of its own
+        return
+    if (
+        not isinstance(index, tuple)
+        or len(index) != 2
+        or index[0] != whole
+        or not isinstance(index[1], slice)
+    ):
+        raise _no_record(node)
+    ends = [reader.fact(end) for end in (index[1].start, index[1].stop, index[1].step)]
+    start, end, step = slice(*ends).indices(reader.shapes[value][0])
+    if step != 1:
+        raise _no_record(node)
+    reader.append(node, layers.Slice(start, end - start), value)
 
 
-def _max_pool(name: str, pool: Any) -> Op:
-    kernel, stride, padding = (
-        _square(name, part, getattr(pool, part)) for part in ("kernel_size", "stride", "padding")
-    )
-    if pool.ceil_mode or pool.return_indices or _square(name, "dilation", pool.dilation) != 1:
-        raise UntraceableError(f"pooling {name!r} is dilated, rounds up or gives indices")
-    return layers.Pool("max", kernel, stride, padding)
+def _size(reader: _Reader, node: fx.Node) -> None:
+    source, axis = _arguments(node, ("input", None), ("dim", None))
+    sizes = reader.sizes(reader.value(source))
+    reader.facts[node] = sizes if axis is None else sizes[axis]
 
 
-def _avg_pool(name: str, pool: Any) -> Op:
-    kernel, stride, padding = (
-        _square(name, part, getattr(pool, part)) for part in ("kernel_size", "stride", "padding")
-    )
-    if pool.ceil_mode or pool.divisor_override or (padding and pool.count_include_pad):
-        raise UntraceableError(f"pooling {name!r} rounds up or counts its padding")
-    return layers.Pool("avg", kernel, stride, padding)
+def _attribute(reader: _Reader, node: fx.Node) -> None:
+    if node.args[1] != "shape":
+        raise _no_record(node)
+    reader.facts[node] = reader.sizes(reader.value(node.args[0]))
 
 
-def _global_pool(name: str, pool: Any) -> Op:
-    if pool.output_size not in (1, (1, 1)):
-        raise UntraceableError(f"adaptive pooling {name!r} to {pool.output_size}, not to 1")
-    return layers.GlobalAvgPool()
+def _floor_divide(reader: _Reader, node: fx.Node) -> None:
+    one, other = map(reader.fact, node.args)
+    if not isinstance(one, int) or not isinstance(other, int) or not other:
+        raise _no_record(node)
+    reader.facts[node] = one // other
 
 
-def _linear(name: str, linear: Any) -> Op:
-    return layers.Linear(name, linear.in_features, linear.out_features, linear.bias is not None)
+def _reshape(reader: _Reader, node: fx.Node) -> None:
+    """The two reshapings of a channel shuffle, flattening, and a gate's new axes."""
+    source, *rest = node.args
+    listed = reader.fact(rest[0]) if len(rest) == 1 else rest
+    wanted = tuple(map(reader.fact, listed)) if isinstance(listed, list | tuple) else ()
+    groups = reader.fact(source)
+    value = groups.value if isinstance(groups, _Groups) else reader.value(source)
+    shape, sizes = reader.shapes[value], reader.sizes(value)
+
+    def fits(*expected: Any) -> bool:
+        """Whether the wanted sizes are these, of which one may be left open."""
+        same = [one == -1 or one == other for one, other in zip(wanted, expected, strict=False)]
+        return len(wanted) == len(expected) and all(same) and wanted.count(-1) <= 1
+
+    if isinstance(groups, _Groups):
+        if groups.swapped and fits(*sizes):
+            reader.append(node, layers.Shuffle(groups.groups), value)
+            return
+    elif len(shape) == 3 and len(wanted) == 5 and isinstance(wanted[1], int) and wanted[1] > 0:
+        if shape[0] % wanted[1] == 0 and fits(sizes[0], wanted[1], shape[0] // wanted[1], *sizes[2:]):
+            reader.facts[node] = _Groups(value, wanted[1])
+            return
+    elif len(wanted) == 2 and wanted[1] == -1 and wanted[0] == sizes[0]:
+        reader.append(node, layers.Flatten(), value)
+        return
+    elif len(shape) == 1 and fits(*sizes, 1, 1):
+        reader.append(node, None, value)
+        return
+    raise _no_record(node)
 
 
-def _flatten(name: str, flatten: Any) -> Op:
-    if (flatten.start_dim, flatten.end_dim) != (1, -1):
-        raise UntraceableError(f"{name!r} flattens other dimensions than all but the first")
-    return layers.Flatten()
+def _swap(reader: _Reader, node: fx.Node) -> None:
+    groups = reader.fact(node.args[0])
+    if not isinstance(groups, _Groups) or node.args[1:] not in ((1, 2), (2, 1)):
+        raise _no_record(node)
+    reader.facts[node] = replace(groups, swapped=not groups.swapped)
 
 
-def _square(name: str, part: str, value: Any) -> int:
-    pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, tuple) or len(pair) != 2 or pair[0] != pair[1]:
-        raise UntraceableError(f"{part} of {name!r} is {value}, not the same for both axes")
-    return int(pair[0])
+def _same(reader: _Reader, node: fx.Node) -> None:
+    source: Any = node.args[0]
+    if source in reader.facts:
+        reader.facts[node] = reader.facts[source]
+    else:
+        reader.values[node] = reader.value(source)
 
 
-def _activation(kind: Any) -> Callable[..., Op]:
-    return lambda *_: layers.Activation(kind)
+def _arguments(node: fx.Node, *parameters: tuple[str, Any]) -> list[Any]:
+    """A call's arguments by position or name, with defaults."""
+    known = dict(zip((name for name, _ in parameters), node.args, strict=False)) | node.kwargs
+    return [known.get(name, default) for name, default in parameters]
 
 
-_MODULES: dict[type, Callable[[str, Any], Op | None]] = {
-    nn.Conv2d: _conv,
-    nn.BatchNorm2d: _batch_norm,
-    nn.ReLU: _activation("relu"),
-    nn.ReLU6: _activation("relu6"),
-    nn.Hardswish: _activation("hardswish"),
-    nn.SiLU: _activation("swish"),
-    nn.Sigmoid: _activation("sigmoid"),
-    nn.MaxPool2d: _max_pool,
-    nn.AvgPool2d: _avg_pool,
-    nn.AdaptiveAvgPool2d: _global_pool,
-    nn.Linear: _linear,
-    nn.Flatten: _flatten,
-    nn.Dropout: lambda name, module: layers.Dropout(module.p),
-    nn.Identity: lambda name, module: None,
-}
-
-
-def _add(node: fx.Node) -> Op:
-    if len(node.args) != 2 or node.kwargs or len(node.all_input_nodes) != len(node.args):
-        raise UntraceableError(f"{node.format_node()} is not a sum of two values")
-    return layers.Add()
-
-
-def _flatten_call(node: fx.Node) -> Op:
-    dimensions = (*node.args[1:], *node.kwargs.values())
-    if dimensions not in ((1,), (1, -1)):
-        raise UntraceableError(f"{node.format_node()} flattens other dimensions than all but the first")
-    return layers.Flatten()
-
-
-def _mean_call(node: fx.Node) -> Op:
-    dimensions = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if not isinstance(dimensions, list | tuple) or sorted(d % 4 for d in dimensions) != [2, 3]:
-        raise UntraceableError(f"{node.format_node()} is not a mean over height and width")
-    if len(node.args) > 2 or node.kwargs.get("keepdim"):
-        raise UntraceableError(f"{node.format_node()} keeps the dimensions it takes the mean over")
-    return layers.GlobalAvgPool()
-
-
-def _global_pool_call(node: fx.Node) -> Op:
-    size = node.args[1] if len(node.args) > 1 else node.kwargs.get("output_size")
-    if size not in (1, (1, 1), [1, 1]):
-        raise UntraceableError(f"{node.format_node()} does not pool to 1")
-    return layers.GlobalAvgPool()
-
-
-_FUNCTIONS: dict[Any, Callable[[fx.Node], Op | None]] = {
-    operator.add: _add,
-    operator.iadd: _add,
-    torch.add: _add,
-    torch.Tensor.add: _add,
-    torch.Tensor.add_: _add,
-    torch.flatten: _flatten_call,
-    torch.Tensor.flatten: _flatten_call,
-    torch.Tensor.mean: _mean_call,
-    torch.mean: _mean_call,
-    F.adaptive_avg_pool2d: _global_pool_call,
-    F.relu: _activation("relu"),
-    torch.relu: _activation("relu"),
-    torch.Tensor.relu: _activation("relu"),
-    F.relu6: _activation("relu6"),
-    F.hardswish: _activation("hardswish"),
-    F.silu: _activation("swish"),
-    torch.sigmoid: _activation("sigmoid"),
+_FORMS: dict[Any, Callable[[_Reader, fx.Node], None]] = {
+    operator.mul: _multiply,
+    torch.mul: _multiply,
+    torch.Tensor.mul: _multiply,
+    torch.cat: _concat,
+    torch.concat: _concat,
+    torch.chunk: _split,
+    torch.Tensor.chunk: _split,
+    torch.split: _split,
+    torch.Tensor.split: _split,
+    operator.getitem: _item,
+    torch.Tensor.size: _size,
+    getattr: _attribute,
+    operator.floordiv: _floor_divide,
+    torch.Tensor.view: _reshape,
+    torch.Tensor.reshape: _reshape,
+    torch.reshape: _reshape,
+    torch.Tensor.transpose: _swap,
+    torch.transpose: _swap,
+    torch.Tensor.contiguous: _same,
 }

@@ -1,12 +1,21 @@
 import io
 import json
+import math
 
 import pytest
 from rich.console import Console
 
 from lasfast.journal import Journal
 from lasfast.measurement import Measurement
-from lasfast.report import Run, candidates_of, plot_search, ranking_table, winners_table
+from lasfast.report import (
+    Run,
+    candidates_of,
+    front_table,
+    plot_regret,
+    plot_search,
+    ranking_table,
+    winners_table,
+)
 from lasfast.report.tables import format_params
 
 STEPS = [
@@ -91,3 +100,60 @@ def test_nothing_measured_is_no_picture(tmp_path) -> None:
 
 def test_units() -> None:
     assert [format_params(count) for count in (12_345, 272_474, 4_210_088)] == ["12.3 k", "0.27 M", "4.21 M"]
+
+
+CHOICES = {
+    "searcher": {"name": "layernas", "default": [1, 1], "space": {"name": "ChoiceSpace"}},
+    "supernet": None,
+}
+
+
+@pytest.fixture
+def of_choices(tmp_path):
+    """A finished search in a table of four networks, in two steps."""
+    steps = [{(0, 1): 0.5, (1, 1): 0.7}, {(0, 0): 0.6, (1, 0): 0.65}]
+    with Journal.create(tmp_path / "journal.jsonl", CHOICES) as journal:
+        for number, step in enumerate(steps, start=1):
+            journal.append(number, [Measurement(a, v, math.nan, math.nan, 100) for a, v in step.items()])
+    flops = {(0, 1): 2e6, (1, 1): 4e6, (0, 0): 1e6, (1, 0): 3e6}
+    written = [
+        [{"architecture": a, "text": f"opt{a[0]}-{a[1]}", "flops": flops[a], "params": 1e6} for a in step]
+        for step in steps
+    ]
+    (tmp_path / "result.json").write_text(
+        json.dumps({"best": written[1][1], "winners": {}, "steps": written})
+    )
+    return tmp_path
+
+
+def test_a_search_without_depths_has_a_front_and_a_best(of_choices) -> None:
+    run = Run.load(of_choices)
+    assert not run.has_depths
+    assert run.title == "LayerNAS search of a table"
+    assert [one.text for one in run.front] == ["opt0-0", "opt1-0", "opt1-1"]
+    assert run.best.text == "opt1-0"
+    lines = text_of(front_table("front", run.front)).splitlines()
+    assert [line.split()[0] for line in lines if "±" in line] == ["opt0-0", "opt1-0", "opt1-1"]
+    svg = plot_search(run, of_choices / "plot.svg").read_text()
+    for text in ("front", "opt1-0", "multiply-adds (M)", "layer searched"):
+        assert f"<!-- {text} -->" in svg
+
+
+def test_without_costs_the_picture_shows_how_it_goes(of_choices) -> None:
+    (of_choices / "result.json").unlink()
+    run = Run.load(of_choices)
+    assert run.best is None
+    assert run.front == []
+    svg = plot_search(run, of_choices / "plot.svg").read_text()
+    assert "<!-- best so far -->" in svg
+    assert "<!-- layer searched -->" not in svg
+
+
+def test_regret_is_drawn_for_each_problem_and_searcher(tmp_path) -> None:
+    points = [(1, None, None), (10, 0.5, 0.1), (100, 0.1, 0.0)]
+    panels = {"40 %": {"random": points, "ours": points[1:]}, "60 %": {"random": points, "ours": points}}
+    svg = plot_regret(panels, tmp_path / "plot.svg").read_text()
+    for text in ("40 %", "60 %", "random", "ours", "architectures measured"):
+        assert f"<!-- {text} -->" in svg
+    with pytest.raises(ValueError, match="panels must be at least one"):
+        plot_regret({}, tmp_path / "nothing.svg")

@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 
 from lasfast import searchers
+from lasfast.constraints import Constraint
 from lasfast.measurement import Measurement
-from lasfast.searchers import NIR, Random, Searcher
-from lasfast.spaces import LayerAssignmentSpace
+from lasfast.searchers import NIR, Evolution, LayerNAS, Random, RegularizedEvolution, Searcher
+from lasfast.spaces import ChoiceSpace, LayerAssignmentSpace
+
+CHOICES = ChoiceSpace([3, ["a", "b"], 4, 1, 3])
+SUM = Constraint("sum<=6", {"sum": sum})
 
 SEARCHERS = {
     "nir": lambda: NIR(LayerAssignmentSpace(3, 4), depth=8),
@@ -25,6 +29,28 @@ SEARCHERS = {
     "random": lambda: Random(LayerAssignmentSpace(3, 4), samples=12, seed=3),
     "random at a depth": lambda: Random(LayerAssignmentSpace(3, 9), samples=10, depth=12),
     "random, the whole space": lambda: Random(LayerAssignmentSpace(2, 3), samples=100),
+    "random choices": lambda: Random(CHOICES, samples=20, constraint=SUM),
+    "evolution": lambda: Evolution(CHOICES, population=8, generations=3, top=4),
+    "evolution within a constraint": lambda: Evolution(CHOICES, constraint=SUM, population=6, generations=4),
+    "evolution to the last": lambda: Evolution(ChoiceSpace([2, 3]), population=4, generations=5, seed=2),
+    "evolution of layer assignments": lambda: Evolution(
+        LayerAssignmentSpace(3, 4), population=4, generations=2
+    ),
+    "layernas": lambda: LayerNAS(CHOICES, cost=sum, target=(4, 6)),
+    "layernas, few buckets": lambda: LayerNAS(
+        CHOICES, cost=sum, target=(0, 5), buckets=3, replicas=1, parents=3, children=1, select="best", seed=1
+    ),
+    "layernas, dynamic programming": lambda: LayerNAS(
+        CHOICES, cost=sum, target=(3, 4), buckets=4, replicas=2, parents=None, children=None
+    ),
+    "layernas from the cheapest": lambda: LayerNAS(
+        CHOICES, cost=sum, target=(0, 9), default=(0, 0, 0, 0, 0), constraint=SUM, evaluations=25
+    ),
+    "layernas of layer assignments": lambda: LayerNAS(LayerAssignmentSpace(3, 4), cost=sum, target=(6, 7)),
+    "regularized evolution": lambda: RegularizedEvolution(CHOICES, population=5, sample=3, evaluations=20),
+    "regularized evolution within a constraint": lambda: RegularizedEvolution(
+        CHOICES, constraint=SUM, population=5, sample=3, evaluations=18, children=4, seed=1
+    ),
 }
 
 
@@ -163,10 +189,38 @@ def test_the_order_of_telling_does_not_matter(make):
 
 def test_of_equal_values_the_first_asked_wins(searcher):
     while candidates := searcher.ask():
-        first = candidates[0]
         for candidate in reversed(candidates):
             searcher.tell(candidate, 0.5)
+    # What NIR ends with is of the last depth, whatever came before.
+    steps = searcher.history[-1:] if isinstance(searcher, NIR) else searcher.history
+    first = next(one for step in steps for one, _ in step if searcher.may_win(one))
     assert searcher.best == (first, 0.5)
+
+
+def test_the_front_is_what_nothing_beats(make):
+    searcher = play(make())
+    told = searcher.results
+    beaten = [
+        (a, v)
+        for a, v in told
+        if any(sum(b) <= sum(a) and w >= v and (sum(b), -w) != (sum(a), -v) for b, w in told)
+    ]
+    front = searcher.front(sum)
+    assert {(sum(a), v) for a, v in front} == {(sum(a), v) for a, v in told if (a, v) not in beaten}
+    assert [sum(a) for a, _ in front] == sorted({sum(a) for a, _ in front})
+    if searcher.cost is None:
+        with pytest.raises(ValueError, match="cost must be given"):
+            searcher.front()
+
+
+def test_asks_for_nothing_twice_and_nothing_outside_its_constraint(make):
+    searcher = play(make())
+    asked = [architecture for architecture, _ in searcher.results]
+    assert len(set(asked)) == len(asked)
+    # LayerNAS passes through architectures that cost more.
+    final = [architecture for architecture in asked if searcher.may_win(architecture)]
+    assert len(final) == len(asked) or isinstance(searcher, LayerNAS)
+    assert all(map(searcher.admits, final))
 
 
 def test_learns_from_measurements_as_from_numbers(make):

@@ -98,9 +98,7 @@ def test_any_space_will_do():
 
 
 def test_a_space_that_miscounts_is_found_out_and_does_not_hang():
-    with pytest.raises(
-        RuntimeError, match=r"1000 draws .* gave only 8 distinct architectures of the 10 wanted"
-    ):
+    with pytest.raises(RuntimeError, match="gave only 8 distinct architectures of the 10 wanted"):
         Random(Coins(claimed=100), samples=10).ask()
 
 

@@ -1,14 +1,18 @@
 // Dense convolutions on bf16 cells by AMX tiles; part of schedule_inl.h.
 //
 // A tile of inputs is 16 neighbouring cells by 32 values, read where they lie; a tile of weights is 32 values
-// by 16 output channels; a step multiplies them and adds to 16 x 16 sums in fp32. Four such sums, of the same
-// channels, are worked on together: the steps' weights then pass through the first-level cache once for 64
-// outputs. All taps of 32 input channels come one after the other, so that the cells they share are still
-// near. While tiles multiply, vector instructions finish what was summed before.
+// by 16 output channels; a step multiplies them and adds to 16 x 16 sums in fp32. Four such sums are worked
+// on together, of four strips of cells, or of fewer strips and more output channels where there are not so
+// many. All taps of 32 input channels come one after the other, so that the cells they share are still near.
+//
+// Tiles are multiplied by a unit of its own. What vector instructions have to do meanwhile is given to them
+// in portions, one after each step: to finish what was summed before, and to fill the cells that are read
+// next, of the following band, too. They lie in a second place, and bands follow one another across images.
 
 namespace {
 
-constexpr int tile_cells = 16, tile_depth = 32, tile_sums = 256;
+constexpr int tile_cells = 16, sums_together = 4;
+constexpr int64_t most_pitch = 10240;  // of weights that are near enough to be read for two strips at a time
 
 struct alignas(64) TileConfig {
   uint8_t palette, start_row, reserved[14];
@@ -16,169 +20,288 @@ struct alignas(64) TileConfig {
   uint8_t rows[16];
 };
 
-// Sixteen cells of one row of outputs.
-struct Strip {
-  const Bf16* cells;
-  int64_t position, cell, count;
-  bool start;
+// Some rows of outputs of a group of images, and the cells they are computed from.
+struct Band {
+  ItemArgs a;  // of these images
+  Bf16* cells;
+  int64_t y0, rows;
+  int64_t padded, filled;  // rows of cells: all, and those that are filled
 };
 
-// sums: [count strips][16][16]. between() is called after each step.
-template <int count, class F>
-LASFAST_INLINE void multiply_tiles(const Strip* strips, int64_t pitch, const int64_t* taps, int64_t tap_count,
-                                   int64_t chunks, int64_t plane, const Bf16* weight, float* sums,
+// Shifts of the taps, in elements, where a cell holds so many columns.
+struct Taps {
+  int64_t shift[max_kernel * max_kernel], count = 0;
+
+  Taps(const ItemArgs& a, int64_t columns) {
+    const Cells& e = a.cells;
+    const int64_t s = a.stride;
+    for (int64_t r = 0; r < a.kernel; ++r)
+      for (int64_t first = 0; first < a.kernel; first += columns) {
+        int64_t x = at_most(first, a.kernel - columns);
+        if (x < 0) x = 0;
+        shift[count++] =
+            ((((r % s) * e.rows + r / s) * e.phases + x % s) * e.cols + x / s) * e.group * e.size;
+      }
+  }
+};
+
+// sums: [strips][channels][16][16], of 16 output channels each; their weights are `pitch` elements apart.
+// between() is called after each step.
+template <int strips, int channels, class F>
+LASFAST_INLINE void multiply_tiles(const Strip* strip, const Cells& cells, const Taps& whole,
+                                   const Taps& last, const Bf16* weight, int64_t pitch, float* sums,
                                    F between) {
+  constexpr int count = strips * channels;
+  static_assert(count <= sums_together && (strips == 1 || channels == 1 || count == 4), "fits eight tiles");
+  const int64_t row = cells.size * int64_t{sizeof(Bf16)};
   _tile_zero(0);
   if (count > 1) _tile_zero(1);
   if (count > 2) _tile_zero(2);
   if (count > 3) _tile_zero(3);
-  for (int64_t k = 0; k < chunks; ++k)
-    for (int64_t t = 0; t < tap_count; ++t) {
-      const int64_t shift = taps[t] + k * plane;
+  for (int64_t k = 0; k < cells.chunks; ++k) {
+    const Taps& taps = k + 1 < cells.chunks ? whole : last;
+    for (int64_t t = 0; t < taps.count; ++t) {
+      const int64_t shift = taps.shift[t] + k * cells.plane;
       _tile_loadd(6, weight, 64);
-      _tile_loadd(4, strips[0].cells + shift, pitch);
+      _tile_loadd(4, strip[0].cells + shift, row);
       _tile_dpbf16ps(0, 4, 6);
-      if (count > 1) {
-        _tile_loadd(5, strips[1].cells + shift, pitch);
-        _tile_dpbf16ps(1, 5, 6);
-      }
-      if (count > 2) {
-        _tile_loadd(7, strips[2].cells + shift, pitch);
-        _tile_dpbf16ps(2, 7, 6);
-      }
-      if (count > 3) {
-        _tile_loadd(4, strips[3].cells + shift, pitch);
-        _tile_dpbf16ps(3, 4, 6);
+      if (channels == 1) {
+        if (count > 1) {
+          _tile_loadd(5, strip[1].cells + shift, row);
+          _tile_dpbf16ps(1, 5, 6);
+        }
+        if (count > 2) {
+          _tile_loadd(7, strip[2].cells + shift, row);
+          _tile_dpbf16ps(2, 7, 6);
+        }
+        if (count > 3) {
+          _tile_loadd(4, strip[3].cells + shift, row);
+          _tile_dpbf16ps(3, 4, 6);
+        }
+      } else if (strips == 1) {
+        _tile_loadd(5, weight + pitch, 64);
+        _tile_dpbf16ps(1, 4, 5);
+        if (count > 2) {
+          _tile_loadd(7, weight + 2 * pitch, 64);
+          _tile_dpbf16ps(2, 4, 7);
+        }
+        if (count > 3) {
+          _tile_loadd(6, weight + 3 * pitch, 64);
+          _tile_dpbf16ps(3, 4, 6);
+        }
+      } else {
+        _tile_loadd(7, weight + pitch, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, strip[1].cells + shift, row);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
       }
       weight += tile_depth * tile_cells;
       between();
     }
+  }
   _tile_stored(0, sums, 64);
   if (count > 1) _tile_stored(1, sums + tile_sums, 64);
   if (count > 2) _tile_stored(2, sums + 2 * tile_sums, 64);
   if (count > 3) _tile_stored(3, sums + 3 * tile_sums, 64);
 }
 
-// The whole window of each output, from rows that are padded first.
-void gather_cells(const ItemArgs& a, int64_t y0, int64_t rows, Bf16* cells) {
-  const int64_t k = a.kernel, s = a.stride, channels = a.in_channels, size = a.cells.size;
-  const int64_t cols = (a.out_width - 1) * s + k, pitch = cols * channels;
-  const int64_t copied = at_most(a.in_width, cols - a.padding) * channels;
-  const Bf16* input = static_cast<const Bf16*>(a.input);
-  Bf16* padded = static_cast<Bf16*>(a.gather_scratch);
-  for (int64_t r = 0; r < (rows - 1) * s + k; ++r) {
-    Bf16* row = padded + r * pitch;
-    const int64_t y = y0 * s + r - a.padding;
-    __builtin_memset(row, 0, pitch * sizeof(Bf16));
-    if (y < 0 || y >= a.in_height || copied <= 0) continue;
-    const Bf16* from = input + y * a.in_width * channels;
-    row += a.padding * channels;
-    if (!a.in.scale && a.in.activation == 0)
-      __builtin_memcpy(row, from, copied * sizeof(Bf16));
-    else
-      fill_positions(a, from, channels, row, channels, static_cast<Bf16*>(nullptr), copied / channels, false);
-  }
-  // Whole vectors are copied, too far each time; the next copy overwrites that.
-  const int64_t run = k * channels, used = k * run;
-  for (int64_t y = 0; y < rows; ++y)
-    for (int64_t x = 0; x < a.out_width; ++x) {
-      const Bf16* from = padded + y * s * pitch + x * s * channels;
-      Bf16* to = cells + (y * a.out_width + x) * size;
-      for (int64_t r = 0; r < k; ++r)
-        for (int64_t i = 0; i < run; i += 16)
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + r * run + i),
-                              _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + r * pitch + i)));
-      if (used < size)
-        _mm512_mask_storeu_epi16(to + size - tile_depth, ~0u << (used - (size - tile_depth)),
-                                 _mm512_setzero_si512());
+template <class U>
+class TileConvolution {
+ public:
+  explicit TileConvolution(const ItemArgs& a)
+      : item_(folded(a)),
+        cells_(item_),
+        finish_(item_),
+        whole_(item_, 1),
+        last_(item_, item_.cells.columns) {}
+
+  void run() {
+    static_assert(sizeof(TileConfig) == 64, "as the processor reads it");
+    TileConfig config = {};
+    config.palette = 1;
+    for (int i = 0; i < 8; ++i) config.bytes[i] = 64, config.rows[i] = 16;
+    _tile_loadconfig(&config);
+    // A third band, since sums of the one before the last may still wait for this one's first steps.
+    Band bands[3];
+    Bf16* const cells = static_cast<Bf16*>(item_.cell_scratch);
+    bands[0].a = item_;
+    bands[0].a.images = at_most(item_.images, item_.cells.group);
+    open(bands[0], 0);
+    bands[0].cells = cells;
+    int64_t images = bands[0].a.images;  // of this band and all before
+    bool more = true;
+    for (int64_t i = 0; more; ++i) {
+      now_ = &bands[i % 3];
+      next_ = &bands[(i + 1) % 3];
+      next_->cells = cells + (i + 1) % 2 * item_.cells.room;
+      more = follow(*now_, *next_, images);
+      if (!more) next_ = nullptr;
+      multiply_band();
     }
-}
+    _tile_release();
+    while (done_.next < done_.count) finish_one();
+  }
+
+ private:
+  // Where a cell is one position, images one after another are one of as many rows.
+  static ItemArgs folded(const ItemArgs& a) {
+    ItemArgs item = a;
+    if (a.kernel > 1 || a.stride > 1 || a.flatten) return item;
+    item.in_height *= a.images;
+    item.out_height *= a.images;
+    item.images = 1;
+    return item;
+  }
+
+  void open(Band& band, int64_t y0) const {
+    band.y0 = y0;
+    band.rows = at_most(item_.out_height - y0, item_.cells.band);
+    band.padded = (band.rows - 1) * item_.stride + item_.kernel;
+    band.filled = 0;
+  }
+
+  // Sets up the band after `now`, if there is one.
+  bool follow(const Band& now, Band& next, int64_t& images) const {
+    next.a = now.a;
+    if (now.y0 + now.rows < item_.out_height) {
+      open(next, now.y0 + now.rows);
+      return true;
+    }
+    if (images == item_.images) return false;
+    const int64_t in = now.a.images * item_.in_height * item_.in_width * item_.in_channels;
+    const int64_t out = now.a.images * item_.out_height * item_.out_width;
+    next.a.input = static_cast<const Bf16*>(now.a.input) + in;
+    if (now.a.other) next.a.other = static_cast<const Bf16*>(now.a.other) + out * item_.other_channels;
+    next.a.output = static_cast<U*>(now.a.output) + out * item_.out_channels;
+    next.a.images = at_most(item_.images - images, item_.cells.group);
+    images += next.a.images;
+    open(next, 0);
+    return true;
+  }
+
+  void fill(Band& band, int64_t last) const {
+    cells_.fill(static_cast<const Bf16*>(band.a.input), band.a.images, band.y0, band.filled, last,
+                band.cells);
+    band.filled = last;
+  }
+
+  // One strip, of two tiles of channels where there are so many.
+  void finish_one() {
+    const int i = done_.next, tiles = done_.channels - i % done_.channels > 1 ? 2 : 1;
+    finish_.run(*done_.a, sums_[1 - which_] + i * tile_sums, done_.strips[i / done_.channels],
+                done_.c + i % done_.channels * tile_cells, tiles);
+    done_.next += tiles;
+  }
+
+  void between() {
+    if (done_.next < done_.count)
+      finish_one();
+    else if (now_->filled < now_->padded) {
+      if (now_->filled < reach_) fill(*now_, now_->filled + 1);
+    } else if (next_ && next_->filled < next_->padded)
+      fill(*next_, next_->filled + 1);
+  }
+
+  template <int strips, int channels>
+  void multiply(const Bf16* weight, int64_t pitch) {
+    multiply_tiles<strips, channels>(strips_, item_.cells, whole_, last_, weight, pitch, sums_[which_],
+                                     [this] { between(); });
+  }
+
+  // All strips that wait, by `channels` times 16 output channels from c on.
+  void flush(int64_t c, int channels, const Bf16* weight, int64_t pitch) {
+    switch (channels == 1 ? waiting_ : 4 * waiting_ + channels) {
+      case 1:
+        multiply<1, 1>(weight, pitch);
+        break;
+      case 2:
+        multiply<2, 1>(weight, pitch);
+        break;
+      case 3:
+        multiply<3, 1>(weight, pitch);
+        break;
+      case 4:
+        multiply<4, 1>(weight, pitch);
+        break;
+      case 6:
+        multiply<1, 2>(weight, pitch);
+        break;
+      case 7:
+        multiply<1, 3>(weight, pitch);
+        break;
+      case 8:
+        multiply<1, 4>(weight, pitch);
+        break;
+      default:
+        multiply<2, 2>(weight, pitch);
+    }
+    while (done_.next < done_.count) finish_one();
+    done_.a = &now_->a;
+    for (int i = 0; i < waiting_; ++i) done_.strips[i] = strips_[i];
+    done_.c = c;
+    done_.channels = channels;
+    done_.count = waiting_ * channels;
+    done_.next = 0;
+    which_ = 1 - which_;
+    waiting_ = 0;
+  }
+
+  void multiply_band() {
+    const Cells& e = item_.cells;
+    const bool row_by_row = item_.kernel > 1;
+    const int64_t row_cells = item_.out_width * e.group;
+    const int64_t strips = row_by_row ? now_->rows * ((row_cells + tile_cells - 1) / tile_cells)
+                                      : (now_->rows * row_cells + tile_cells - 1) / tile_cells;
+    const int64_t pitch = (whole_.count * (e.chunks - 1) + last_.count) * (tile_depth * tile_cells);
+    const Bf16* weight = static_cast<const Bf16*>(item_.weight);
+    for (int64_t c = 0; c < item_.out_channels;) {
+      const int64_t left = (item_.out_channels - c + tile_cells - 1) / tile_cells;
+      const int channels = static_cast<int>(at_most(left, strips == 1 ? 4 : pitch <= most_pitch ? 2 : 1));
+      const int together = sums_together / channels;
+      int64_t y = 0;
+      for_rows(now_->a, now_->cells, now_->y0, now_->rows,
+               [&](const Bf16* row, int64_t position, int64_t length, bool start) {
+                 for (int64_t cell = 0; cell < length; cell += tile_cells) {
+                   const int64_t count = at_most(length - cell, tile_cells);
+                   if (now_->filled < now_->padded) {
+                     const int64_t out_row = row_by_row ? y : (cell + count - 1) / row_cells;
+                     const int64_t needed = out_row * item_.stride + item_.kernel;
+                     if (now_->filled < needed) fill(*now_, needed);
+                     reach_ = at_most(needed + sums_together * item_.stride, now_->padded);
+                   }
+                   strips_[waiting_++] = {row + cell * e.size, position, cell, count,
+                                          start && cell == 0 && now_->a.input == item_.input};
+                   if (waiting_ == together) flush(c, channels, weight, pitch);
+                 }
+                 ++y;
+               });
+      if (waiting_ > 0) flush(c, channels, weight, pitch);
+      weight += channels * pitch;
+      c += channels * tile_cells;
+    }
+  }
+
+  const ItemArgs item_;
+  const TileCells cells_;
+  const TileFinish<U> finish_;
+  const Taps whole_, last_;
+  alignas(64) float sums_[2][sums_together * tile_sums];
+  Band *now_ = nullptr, *next_ = nullptr;
+  Strip strips_[sums_together];
+  int waiting_ = 0, which_ = 0;
+  int64_t reach_ = 0;  // rows of cells that are worth filling by now
+  struct {
+    const ItemArgs* a;
+    Strip strips[sums_together];
+    int64_t c;
+    int channels, count, next;  // next: which sum is to be finished
+  } done_ = {};
+};
 
 template <class U>
 void tile_convolution(const ItemArgs& a) {
-  static_assert(sizeof(TileConfig) == 64, "as the processor reads it");
-  const Cells& e = a.cells;
-  const bool gathered = e.mode == CellMode::gathered, paired = e.mode == CellMode::paired;
-  int64_t taps[max_kernel * max_kernel], tap_count = 0;
-  const int64_t kernel = gathered ? 1 : a.kernel, columns = paired ? (kernel + 1) / 2 : kernel;
-  for (int64_t r = 0; r < kernel; ++r)
-    for (int64_t i = 0; i < columns; ++i) {
-      const int64_t x = paired ? at_most(2 * i, kernel - 2) : i, s = a.stride;
-      taps[tap_count++] =
-          ((((r % s) * e.rows + r / s) * e.phases + x % s) * e.cols + x / s) * e.group * e.size;
-    }
-  const int64_t chunks = e.chunks, steps = tap_count * chunks;
-
-  TileConfig config = {};
-  config.palette = 1;
-  for (int i = 0; i < 8; ++i) config.bytes[i] = 64, config.rows[i] = 16;
-  _tile_loadconfig(&config);
-
-  alignas(64) float sums[2][4 * tile_sums];
-  struct {
-    Strip strips[4];
-    int64_t c;
-    int count, next;  // strips, and which is to be finished
-  } done = {};
-  int which = 0;
-  const auto finish_one = [&] {
-    const Strip& strip = done.strips[done.next];
-    finish<Bf16, U>(a, sums[1 - which] + done.next * tile_sums, tile_cells, strip.position, strip.cell,
-                    strip.count, done.c, strip.start);
-    ++done.next;
-  };
-  const auto between = [&] {
-    if (done.next < done.count) finish_one();
-  };
-
-  Bf16* cells = static_cast<Bf16*>(a.cell_scratch);
-  for (int64_t y0 = 0; y0 < a.out_height; y0 += e.band) {
-    const int64_t rows = at_most(a.out_height - y0, e.band);
-    const bool row_by_row = !gathered && a.kernel > 1;
-    int64_t filled = 0;  // padded rows
-    if (gathered)
-      gather_cells(a, y0, rows, cells);
-    else if (!row_by_row)
-      fill_cells<Bf16>(a, y0, 0, (rows - 1) * a.stride + 1, cells, true);
-    const Bf16* weight = static_cast<const Bf16*>(a.weight);
-    for (int64_t c = 0; c < a.out_channels; c += tile_cells) {
-      Strip strips[4];
-      int waiting = 0;
-      const auto flush = [&] {
-        float* to = sums[which];
-        if (waiting == 4)
-          multiply_tiles<4>(strips, e.size * 2, taps, tap_count, chunks, e.plane, weight, to, between);
-        else if (waiting == 3)
-          multiply_tiles<3>(strips, e.size * 2, taps, tap_count, chunks, e.plane, weight, to, between);
-        else if (waiting == 2)
-          multiply_tiles<2>(strips, e.size * 2, taps, tap_count, chunks, e.plane, weight, to, between);
-        else
-          multiply_tiles<1>(strips, e.size * 2, taps, tap_count, chunks, e.plane, weight, to, between);
-        while (done.next < done.count) finish_one();
-        for (int i = 0; i < waiting; ++i) done.strips[i] = strips[i];
-        done.c = c, done.count = waiting, done.next = 0;
-        which = 1 - which;
-        waiting = 0;
-      };
-      int64_t y = 0;
-      for_rows(a, cells, y0, rows, [&](const Bf16* row, int64_t position, int64_t length, bool start) {
-        const int64_t needed = row_by_row ? y++ * a.stride + a.kernel : 0;
-        if (filled < needed) {  // just before they are read, so that they are in the first-level cache
-          fill_cells<Bf16>(a, y0, filled, needed, cells, true);
-          filled = needed;
-        }
-        for (int64_t cell = 0; cell < length; cell += tile_cells) {
-          strips[waiting++] = {row + cell * e.size, position, cell, at_most(length - cell, tile_cells),
-                               start && cell == 0};
-          if (waiting == 4) flush();
-        }
-      });
-      if (waiting > 0) flush();
-      weight += steps * (tile_depth * tile_cells);
-    }
-  }
-  _tile_release();
-  while (done.next < done.count) finish_one();
+  TileConvolution<U>(a).run();
 }
 
 }  // namespace

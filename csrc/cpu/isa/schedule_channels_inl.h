@@ -37,14 +37,13 @@ void arrange(const ItemArgs& a) {
   second.in_channels = a.other_channels;
   result.other = nullptr;  // nothing to add
   float acc[run_length * W];
-  float* const once = nullptr;
   const int64_t positions = a.out_height * a.out_width;
   for (int64_t p = 0; p < positions; p += run_length) {
     const int64_t count = at_most(positions - p, run_length);
-    fill_positions(a, input + p * a.in_channels, a.in_channels, rows, pitch, once, count, false);
+    fill_positions(a, input + p * a.in_channels, a.in_channels, rows, pitch, count, 0, a.in_channels);
     if (other)
       fill_positions(second, other + p * a.other_channels, a.other_channels, rows + a.in_channels, pitch,
-                     once, count, false);
+                     count, 0, a.other_channels);
     for (int64_t c = 0; c < a.out_channels; c += W) {
       for (int64_t q = 0; q < count; ++q) {
         const float* row = rows + q * pitch;

@@ -18,132 +18,88 @@ inline void fill_taps(const ItemArgs& a, int64_t* taps) {
       *taps++ = ((((r % s) * e.rows + r / s) * e.phases + x % s) * e.cols + x / s) * e.group * e.size;
 }
 
-// `size` elements of each cell and each piece of it.
-template <class D>
-inline void zero_cells(const Cells& e, D* to, int64_t count, int64_t size) {
-  for (int64_t k = 0; k == 0 || k < e.chunks; ++k)
-    for (int64_t i = 0; i < count; ++i) __builtin_memset(to + k * e.plane + i * e.size, 0, size * sizeof(D));
-}
-
-// `count` positions of one row, `from_pitch` and `to_pitch` elements apart, transformed. `second`, where not
-// null, gets the same.
-template <bool clamp, bool whole, bool twice, class T, class D>
-LASFAST_INLINE void fill_vectors(const T* from, int64_t from_pitch, D* to, int64_t to_pitch, D* second,
-                                 int64_t count, int n, int keep, const Transform& in) {
+// `count` positions of one row, `from_pitch` and `to_pitch` elements apart, transformed.
+template <bool clamp, bool whole, class T>
+LASFAST_INLINE void fill_vectors(const T* from, int64_t from_pitch, float* to, int64_t to_pitch,
+                                 int64_t count, int n, const Transform& in) {
   for (int64_t i = 0; i < count; ++i) {
     const Vec v = in.activate.template run<clamp>(in.norm(load_n(from + i * from_pitch, whole ? W : n)));
-    store_n(v, to + i * to_pitch, whole ? W : keep);
-    if (twice) store_n(v, second + i * to_pitch, whole ? W : keep);
+    store_n(v, to + i * to_pitch, whole ? W : n);
   }
 }
 
-// Of all channels; `whole_vectors`: cells have room for whole vectors, and get zeros there. Pieces of 32
-// channels are `piece` elements further apart than those.
-template <class T, class D>
-inline void fill_positions(const ItemArgs& a, const T* from, int64_t from_pitch, D* to, int64_t to_pitch,
-                           D* second, int64_t count, bool whole_vectors, int64_t piece = 0) {
-  const int64_t channels = a.in_channels;
-  for (int64_t c = 0; c < channels; c += W) {
-    const int n = static_cast<int>(at_most(channels - c, W)), keep = whole_vectors ? W : n;
-    const Transform in(a.in, c, n);
-    D* const into = to + c + c / 32 * piece;
+// `n` channels from c on.
+template <class T>
+inline void fill_positions(const ItemArgs& a, const T* from, int64_t from_pitch, float* to, int64_t to_pitch,
+                           int64_t count, int64_t c, int64_t n) {
+  for (const int64_t end = c + n; c < end; c += W, to += W) {
+    const int m = static_cast<int>(at_most(end - c, W));
+    const Transform in(a.in, c, m);
     if (!in.activate.clamps())
-      second
-          ? fill_vectors<false, false, true>(from + c, from_pitch, into, to_pitch, second, count, n, keep, in)
-          : fill_vectors<false, false, false>(from + c, from_pitch, into, to_pitch, second, count, n, keep,
-                                              in);
-    else if (n < W)
-      second
-          ? fill_vectors<true, false, true>(from + c, from_pitch, into, to_pitch, second, count, n, keep, in)
-          : fill_vectors<true, false, false>(from + c, from_pitch, into, to_pitch, second, count, n, keep,
-                                             in);
+      fill_vectors<false, false>(from + c, from_pitch, to, to_pitch, count, m, in);
+    else if (m < W)
+      fill_vectors<true, false>(from + c, from_pitch, to, to_pitch, count, m, in);
     else
-      second
-          ? fill_vectors<true, true, true>(from + c, from_pitch, into, to_pitch, second, count, n, keep, in)
-          : fill_vectors<true, true, false>(from + c, from_pitch, into, to_pitch, second, count, n, keep, in);
+      fill_vectors<true, true>(from + c, from_pitch, to, to_pitch, count, m, in);
   }
 }
 
-// Padded rows first .. last of the band of output rows from y0 on. `whole_vectors`: cells have room for whole
-// vectors, and what no channel fills becomes zero.
-template <class T, class D>
-void fill_cells(const ItemArgs& a, int64_t y0, int64_t first_row, int64_t last_row, D* cells,
-                bool whole_vectors) {
+// Where columns f, f + s, ... of a padded row lie in the input: `steps` of them, of which `left` .. `right` -
+// 1 are input, those from column `column` on; the others are padding.
+struct Phase {
+  int64_t steps, left, right, column;
+
+  Phase() = default;
+  LASFAST_INLINE Phase(const ItemArgs& a, int64_t f) {
+    const int64_t s = a.stride, padded_cols = (a.out_width - 1) * s + a.kernel;
+    const int64_t reach = a.padding + a.in_width - f;
+    steps = (padded_cols - f + s - 1) / s;
+    left = at_most(f >= a.padding ? 0 : (a.padding - f + s - 1) / s, steps);
+    right = at_most(reach > 0 ? (reach + s - 1) / s : 0, steps);
+    if (right < left) right = left;
+    column = left * s + f - a.padding;
+  }
+};
+
+// All padded rows of the band of `rows` output rows from y0 on, of `n` channels from c on. `bordered`: the
+// padding is there already.
+template <class T>
+void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, int64_t c, int64_t n, bool bordered,
+                float* cells) {
   const Cells& e = a.cells;
   const T* input = static_cast<const T*>(a.input);
   const int64_t channels = a.in_channels, s = a.stride;
   const int64_t image = a.in_height * a.in_width * channels;
-  const bool paired = e.mode == CellMode::paired;
-  const int64_t first_channels = (channels + W - 1) / W * W;
-  const int64_t piece = e.plane > 32 ? e.plane - 32 : 0;
 
   if (a.flatten) {
-    const int64_t positions = a.in_height * a.in_width;
-    for (int64_t g = 0; g < e.group; ++g) {
-      D* to = cells + g * e.size;
-      __builtin_memset(to, 0, e.size * sizeof(D));
-      if (g < a.images)
-        fill_positions(a, input + g * image, channels, to, channels, static_cast<D*>(nullptr), positions,
-                       false);
-    }
+    __builtin_memset(cells, 0, e.group * e.size * sizeof(float));
+    for (int64_t g = 0; g < a.images; ++g)
+      fill_positions(a, input + g * image, channels, cells + g * e.size, channels, a.in_height * a.in_width,
+                     c, n);
     return;
   }
 
   const int64_t row_cells = cell_row(e), pitch = e.group * e.size;
-  const int64_t padded_cols = (a.out_width - 1) * s + a.kernel;
-  for (int64_t r = first_row; r < last_row; ++r) {
+  for (int64_t r = 0; r < (rows - 1) * s + a.kernel; ++r) {
     if (r % s >= e.phases) continue;
-    D* row = cells + ((r % s) * e.rows + r / s) * row_cells * e.size;
+    float* row = cells + ((r % s) * e.rows + r / s) * row_cells * e.size;
     const int64_t y = y0 * s + r - a.padding;
-    if (y < 0 || y >= a.in_height || a.images < e.group) {
-      for (int64_t k = 0; k == 0 || k < e.chunks; ++k)
-        __builtin_memset(row + k * e.plane, 0, row_cells * e.size * sizeof(D));
-      if (y < 0 || y >= a.in_height) continue;
-    }
+    const bool inside = y >= 0 && y < a.in_height;
+    if (!bordered && (!inside || a.images < e.group))
+      __builtin_memset(row, 0, row_cells * e.size * sizeof(float));
+    if (!inside) continue;
     for (int64_t f = 0; f < e.phases; ++f) {
-      // Padded columns f, f + s, ...: before `left` and from `right` on (in steps of s) they are padding.
-      D* to = row + f * e.cols * pitch;
-      const int64_t steps = (padded_cols - f + s - 1) / s;
-      const int64_t left = at_most(f >= a.padding ? 0 : (a.padding - f + s - 1) / s, steps);
-      const int64_t reach = a.padding + a.in_width - f;
-      int64_t right = at_most(reach > 0 ? (reach + s - 1) / s : 0, steps);
-      if (right < left) right = left;
-      const int64_t zeros = paired ? 16 : e.size;
-      zero_cells(e, to, left * e.group, zeros);
-      zero_cells(e, to + right * pitch, (steps - right) * e.group, zeros);
-      // The second half of the cell one column to the left holds the same.
-      D* second = nullptr;
-      int64_t second_from = 0;  // steps whose left neighbour is a cell
-      if (paired) {
-        const int64_t g = f == 0 ? s - 1 : f - 1;
-        if (g < e.phases) {
-          second = row + g * e.cols * pitch + 16 - (f == 0 ? pitch : 0);
-          second_from = f == 0 ? 1 : 0;
-          if (left > second_from)
-            zero_cells(e, second + second_from * pitch, (left - second_from) * e.group, 16);
-          const int64_t from = right > second_from ? right : second_from;
-          zero_cells(e, second + from * pitch, (steps - from) * e.group, 16);
-        }
+      const Phase p(a, f);
+      float* to = row + f * e.cols * pitch;
+      if (!bordered) {
+        __builtin_memset(to, 0, p.left * pitch * sizeof(float));
+        __builtin_memset(to + p.right * pitch, 0, (p.steps - p.right) * pitch * sizeof(float));
       }
-      if (right == left) continue;
-      const T* from_row = input + (y * a.in_width + left * s + f - a.padding) * channels;
-      for (int64_t g = 0; g < a.images; ++g) {
-        const T* from = from_row + g * image;
-        D* first = to + left * pitch + g * e.size;
-        D* other = second ? second + left * pitch + g * e.size : nullptr;
-        int64_t count = right - left;
-        if (other && left < second_from) {  // column 0 has no left neighbour
-          fill_positions(a, from, s * channels, first, pitch, static_cast<D*>(nullptr), 1, whole_vectors,
-                         piece);
-          from += s * channels, first += pitch, other += pitch, --count;
-        }
-        fill_positions(a, from, s * channels, first, pitch, other, count, whole_vectors, piece);
-        if (whole_vectors && !paired && first_channels % 32 != 0)
-          for (int64_t i = 0; i < right - left; ++i)
-            __builtin_memset(
-                to + (left + i) * pitch + g * e.size + first_channels + first_channels / 32 * piece, 0,
-                16 * sizeof(D));
-      }
+      if (p.right == p.left) continue;
+      const T* from = input + (y * a.in_width + p.column) * channels;
+      for (int64_t g = 0; g < a.images; ++g)
+        fill_positions(a, from + g * image, s * channels, to + p.left * pitch + g * e.size, pitch,
+                       p.right - p.left, c, n);
     }
   }
 }
@@ -216,7 +172,7 @@ inline void convolution_row(const ItemArgs& a, const float* cells, const int64_t
 template <class D, class F>
 inline void for_rows(const ItemArgs& a, const D* cells, int64_t y0, int64_t rows, F row) {
   const int64_t group = a.cells.group, first = y0 * a.out_width;
-  if (a.kernel == 1 || a.cells.mode == CellMode::gathered) {  // no columns between rows
+  if (a.kernel == 1) {  // no columns between rows
     row(cells, first, rows * a.out_width * group, y0 == 0);
     return;
   }
@@ -233,7 +189,7 @@ void convolution(const ItemArgs& a) {
   float* cells = static_cast<float*>(a.cell_scratch);
   for (int64_t y0 = 0; y0 < a.out_height; y0 += a.cells.band) {
     const int64_t rows = at_most(a.out_height - y0, a.cells.band);
-    fill_cells<T>(a, y0, 0, (rows - 1) * a.stride + a.kernel, cells, false);
+    fill_cells<T>(a, y0, rows, 0, a.in_channels, false, cells);
     const float* weight = static_cast<const float*>(a.weight);
     for (int64_t c = 0; c < a.out_channels;) {
       const bool wide = a.out_channels - c > W;
@@ -253,42 +209,80 @@ void convolution(const ItemArgs& a) {
 }
 
 template <int P>
-inline void depthwise_tile(const float* cells, int64_t size, const int64_t* taps, int64_t tap_count,
-                           const float* weight, float* acc) {
+inline void depthwise_tile(const float* cells, const int64_t* taps, int64_t tap_count, const float* weight,
+                           float* acc) {
   Vec sum[P];
   for (int p = 0; p < P; ++p) sum[p] = Vec::zero();
   for (int64_t t = 0; t < tap_count; ++t) {
     const Vec w = Vec::load(weight + t * W);
     const float* from = cells + taps[t];
-    for (int p = 0; p < P; ++p) sum[p] = Vec::fma(Vec::load(from + p * size), w, sum[p]);
+    for (int p = 0; p < P; ++p) sum[p] = Vec::fma(Vec::load(from + p * W), w, sum[p]);
   }
   for (int p = 0; p < P; ++p) sum[p].store(acc + p * W);
 }
 
+// The same for a kernel of known size and stride 1: each cell of a row is loaded once.
+template <int P, int kernel>
+inline void depthwise_row(const float* cells, int64_t row, const float* weight, float* acc) {
+  Vec sum[P];
+  for (int p = 0; p < P; ++p) sum[p] = Vec::zero();
+  for (int r = 0; r < kernel; ++r, cells += row, weight += kernel * W) {
+    Vec w[kernel];
+    for (int i = 0; i < kernel; ++i) w[i] = Vec::load(weight + i * W);
+#pragma GCC unroll 16
+    for (int x = 0; x < P + kernel - 1; ++x) {
+      const Vec v = Vec::load(cells + x * W);
+#pragma GCC unroll 16
+      for (int i = 0; i < kernel; ++i)
+        if (x >= i && x - i < P) sum[x - i] = Vec::fma(v, w[i], sum[x - i]);
+    }
+  }
+  for (int p = 0; p < P; ++p) sum[p].store(acc + p * W);
+}
+
+// A vector of channels after the other: their cells stay in the first-level cache.
 template <class T, class U>
 void depthwise(const ItemArgs& a) {
+  constexpr int together = 8, most = 64;  // cells in registers, and to finish at a time
   int64_t taps[max_kernel * max_kernel];
   fill_taps(a, taps);
-  const int64_t tap_count = a.kernel * a.kernel, size = a.cells.size;
+  const int64_t tap_count = a.kernel * a.kernel, row = cell_row(a.cells) * W;
   float* cells = static_cast<float*>(a.cell_scratch);
-  alignas(64) float acc[8 * W];
-  for (int64_t y0 = 0; y0 < a.out_height; y0 += a.cells.band) {
-    const int64_t rows = at_most(a.out_height - y0, a.cells.band);
-    fill_cells<T>(a, y0, 0, (rows - 1) * a.stride + a.kernel, cells, false);
-    for (int64_t c = 0; c < a.out_channels; c += W) {
-      const float* weight = static_cast<const float*>(a.weight) + c * tap_count;
-      for_rows(a, cells, y0, rows, [&](const float* row, int64_t position, int64_t length, bool start) {
-        int64_t cell = 0;
-        for (; length - cell >= 8; cell += 8) {
-          depthwise_tile<8>(row + cell * size + c, size, taps, tap_count, weight, acc);
-          finish<T, U>(a, acc, W, position, cell, 8, c, start && cell == 0);
-        }
-        for (; cell < length; ++cell) {
-          depthwise_tile<1>(row + cell * size + c, size, taps, tap_count, weight, acc);
-          finish<T, U>(a, acc, W, position, cell, 1, c, start && cell == 0);
+  alignas(64) float acc[most * W];
+  for (int64_t c = 0; c < a.out_channels; c += W) {
+    const float* weight = static_cast<const float*>(a.weight) + c * tap_count;
+    int64_t first = 0, count = 0;  // position and number of those in acc
+    const auto flush = [&] {
+      finish<T, U>(a, acc, W, first, 0, count, c, first == 0);
+      first += count;
+      count = 0;
+    };
+    for (int64_t y0 = 0; y0 < a.out_height; y0 += a.cells.band) {
+      const int64_t rows = at_most(a.out_height - y0, a.cells.band);
+      const bool bordered = c > 0 && rows == a.out_height;
+      fill_cells<T>(a, y0, rows, c, at_most(a.out_channels - c, W), bordered, cells);
+      for_rows(a, cells, y0, rows, [&](const float* from, int64_t, int64_t length, bool) {
+        for (int64_t cell = 0; cell < length;) {
+          if (count > most - together) flush();
+          float* const to = acc + count * W;
+          const bool wide = length - cell >= together;
+          if (wide && a.stride == 1 && a.kernel == 3)
+            depthwise_row<together, 3>(from + cell * W, row, weight, to);
+          else if (wide && a.stride == 1 && a.kernel == 5)
+            depthwise_row<together, 5>(from + cell * W, row, weight, to);
+          else if (wide && a.stride == 1 && a.kernel == 7)
+            depthwise_row<together, 7>(from + cell * W, row, weight, to);
+          else if (wide)
+            depthwise_tile<together>(from + cell * W, taps, tap_count, weight, to);
+          else
+            depthwise_tile<1>(from + cell * W, taps, tap_count, weight, to);
+          const int64_t done = wide ? together : 1;
+          count += done;
+          cell += done;
         }
       });
     }
+    if (count > 0) flush();
   }
 }
 

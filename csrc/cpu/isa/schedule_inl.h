@@ -14,7 +14,6 @@ namespace {
 
 using lasfast::Affine;
 using lasfast::Bf16;
-using lasfast::CellMode;
 using lasfast::Cells;
 using lasfast::ItemArgs;
 using lasfast::run_length;
@@ -284,6 +283,8 @@ void input(const ItemArgs& a) {
 // (It uses what convolutions fill their cells with.)
 #include "schedule_channels_inl.h"
 #ifdef LASFAST_TILES
+#include "schedule_amx_cells_inl.h"
+#include "schedule_amx_finish_inl.h"
 #include "schedule_amx_inl.h"
 #endif
 

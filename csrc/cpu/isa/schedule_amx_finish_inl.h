@@ -1,0 +1,178 @@
+// What follows op(...) where tiles gave the sums, as finish() in schedule_inl.h says; part of schedule_inl.h.
+
+namespace {
+
+constexpr int tile_sums = 256;
+
+// Sixteen cells of one row of outputs.
+struct Strip {
+  const Bf16* cells;
+  int64_t position, cell, count;
+  bool start;
+};
+
+LASFAST_INLINE void store_line(const Vec (&v)[1], float* to, const int (&n)[1]) {
+  v[0].store_partial(to, n[0]);
+}
+LASFAST_INLINE void store_line(const Vec (&v)[1], Bf16* to, const int (&n)[1]) {
+  v[0].store_partial(to, n[0]);
+}
+LASFAST_INLINE void store_line(const Vec (&v)[2], float* to, const int (&n)[2]) {
+  v[0].store_partial(to, n[0]);
+  v[1].store_partial(to + W, n[1]);
+}
+LASFAST_INLINE void store_line(const Vec (&v)[2], Bf16* to, const int (&n)[2]) {
+  const __m512bh halves = _mm512_cvtne2ps_pbh(v[1].v, v[0].v);
+  __m512i bits;
+  __builtin_memcpy(&bits, &halves, sizeof bits);
+  _mm512_mask_storeu_epi16(to, first_values(n[0] + n[1]), bits);
+}
+
+// finish() for the common cases, which are the whole of some networks: at most ReLU or ReLU6, and values that
+// are added as they are. A vector takes few instructions there, and two share a store where they lie next to
+// each other in the output: tiles and vectors draw on the same power, so what the one does not do speeds up
+// the other.
+template <class U>
+class TileFinish {
+ public:
+  explicit TileFinish(const ItemArgs& a)
+      : common_(a.out.activation < 3 && (!a.other || (!a.with.scale && a.with.activation == 0))),
+        one_vector_(a.out_channels == W && a.cells.group == 1 && (!a.other || a.other_channels == W)),
+        group_(a.cells.group),
+        channels_(a.out_channels),
+        image_(a.out_height * a.out_width) {}
+
+  // The sums of a strip, [tiles][16][16], of 16 * tiles output channels from c on; tiles is 1 or 2. `a` is of
+  // the strip's group of images.
+  void run(const ItemArgs& a, const float* sums, const Strip& strip, int64_t c, int tiles) const {
+    if (!common_)
+      for (int i = 0; i < tiles; ++i)
+        finish<Bf16, U>(a, sums + i * tile_sums, W, strip.position, strip.cell, strip.count, c + i * W,
+                        strip.start);
+    else if (tiles == 2)
+      lines<2, 1>(a, sums, strip, c);
+    else if (one_vector_ && strip.count % 2 == 0)
+      lines<2, 2>(a, sums, strip, c);
+    else
+      lines<1, 1>(a, sums, strip, c);
+  }
+
+ private:
+  // A line of `vectors` vectors of output is of that many tiles, or of that many cells.
+  template <int vectors, int cells>
+  void lines(const ItemArgs& a, const float* sums, const Strip& strip, int64_t c) const {
+    constexpr int64_t apart = cells == 1 ? tile_sums : W;  // of a line's sums
+    int n[vectors];
+    Vec bias[vectors], scale[vectors], shift[vectors];
+    for (int i = 0; i < vectors; ++i) {
+      const int64_t ci = cells == 1 ? c + i * W : c;
+      n[i] = static_cast<int>(at_most(channels_ - ci, W));
+      bias[i] = a.bias ? Vec::load_partial(a.bias + ci, n[i]) : Vec::zero();
+      scale[i] = a.out.scale ? Vec::load_partial(a.out.scale + ci, n[i]) : Vec::set(1.f);
+      shift[i] =
+          a.out.scale ? Vec::fma(bias[i], scale[i], Vec::load_partial(a.out.shift + ci, n[i])) : bias[i];
+    }
+    if (a.partial) {
+      statistics<vectors, cells>(a, sums, strip, c, n, bias);
+      return;
+    }
+    const Activate act(a.out.activation);
+    const bool six = a.out.activation == 2;
+    const auto value = [&](const float* s, int i) __attribute__((always_inline)) {
+      return Vec::fma(Vec::load(s + i * apart), scale[i], shift[i]);
+    };
+    const auto store = [&](Vec(&v)[vectors], U* to) __attribute__((always_inline)) {
+      for (int i = 0; i < vectors; ++i) {
+        v[i] = Vec::max(act.low, v[i]);
+        if (six) v[i] = Vec::min(act.high, v[i]);
+      }
+      store_line(v, to, n);
+    };
+    if (!a.other || a.other_channels <= c) {
+      for_lines<cells>(a, sums, strip, c, [&](const float* s, int64_t, U* to) __attribute__((always_inline)) {
+        Vec v[vectors];
+        for (int i = 0; i < vectors; ++i) v[i] = value(s, i);
+        store(v, to);
+      });
+      return;
+    }
+    int m[vectors];
+    for (int i = 0; i < vectors; ++i) {
+      const int64_t left = a.other_channels - (cells == 1 ? c + i * W : c);
+      m[i] = static_cast<int>(at_most(left < 0 ? 0 : left, W));
+    }
+    const Bf16* const other = static_cast<const Bf16*>(a.other) + c;
+    for_lines<cells>(
+        a, sums, strip, c, [&](const float* s, int64_t at, U* to) __attribute__((always_inline)) {
+          Vec v[vectors];
+          for (int i = 0; i < vectors; ++i)
+            v[i] = Vec::add(value(s, i), Vec::load_partial(other + at * a.other_channels + i * W, m[i]));
+          store(v, to);
+        });
+  }
+
+  template <int vectors, int cells>
+  void statistics(const ItemArgs& a, const float* sums, const Strip& strip, int64_t c,
+                  const int (&n)[vectors], const Vec (&bias)[vectors]) const {
+    constexpr int64_t apart = cells == 1 ? tile_sums : W;
+    constexpr int tables = cells == 1 ? vectors : 1;  // a line of cells is of the same channels throughout
+    const int64_t padded = (channels_ + W - 1) / W * W;
+    float* const table = a.sums + c;
+    Vec shift[vectors], total[vectors], square[vectors];
+    for (int i = 0; i < tables; ++i) {
+      if (strip.start) {
+        Vec::add(Vec::load(sums + i * apart), bias[i]).store(table + i * W);
+        Vec::zero().store(table + padded + i * W);
+        Vec::zero().store(table + 2 * padded + i * W);
+      }
+      shift[i] = Vec::load(table + i * W);
+      total[i] = Vec::load(table + padded + i * W);
+      square[i] = Vec::load(table + 2 * padded + i * W);
+    }
+    for (int i = tables; i < vectors; ++i) shift[i] = shift[0], total[i] = square[i] = Vec::zero();
+    for_lines<cells>(a, sums, strip, c, [&](const float* s, int64_t, U* to) __attribute__((always_inline)) {
+      Vec v[vectors];
+      for (int i = 0; i < vectors; ++i) {
+        v[i] = Vec::add(Vec::load(s + i * apart), bias[i]);
+        const Vec d = Vec::sub(v[i], shift[i]);
+        total[i] = Vec::add(total[i], d);
+        square[i] = Vec::fma(d, d, square[i]);
+      }
+      store_line(v, to, n);
+    });
+    for (int i = tables; i < vectors; ++i) {
+      total[0] = Vec::add(total[0], total[i]);
+      square[0] = Vec::add(square[0], square[i]);
+    }
+    for (int i = 0; i < tables; ++i) {
+      total[i].store(table + padded + i * W);
+      square[i].store(table + 2 * padded + i * W);
+    }
+  }
+
+  // Calls line(sums, position among those of all images, output) for each line of a strip.
+  template <int cells, class F>
+  LASFAST_INLINE void for_lines(const ItemArgs& a, const float* sums, const Strip& strip, int64_t c,
+                                F line) const {
+    U* const output = static_cast<U*>(a.output) + c;
+    const int64_t channels = channels_;
+    if (group_ == 1) {
+      const int64_t first = strip.position + strip.cell;
+      for (int64_t i = 0; i < strip.count; i += cells)
+        line(sums + i * W, first + i, output + (first + i) * channels);
+      return;
+    }
+    const uint32_t cell = static_cast<uint32_t>(strip.cell), group = static_cast<uint32_t>(group_);
+    int64_t g = cell % group, at = g * image_ + strip.position + cell / group;
+    for (int64_t i = 0; i < strip.count; ++i) {
+      if (g < a.images) line(sums + i * W, at, output + at * channels);
+      at += image_;
+      if (++g == group_) g = 0, at += 1 - group_ * image_;
+    }
+  }
+
+  const bool common_, one_vector_;
+  const int64_t group_, channels_, image_;
+};
+
+}  // namespace

@@ -1,0 +1,145 @@
+"""`lasfast search layernas|evolution|regularized-evolution`: searches of an option for each layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from lasfast.cli.options import StudyOptions, command, panel
+from lasfast.cli.tabular import TableOptions, run_table_search
+from lasfast.constraints import Constraint
+from lasfast.searchers import Evolution, LayerNAS, RegularizedEvolution, Searcher
+from lasfast.spaces import ChoiceSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceSearchOptions(StudyOptions, TableOptions):
+    """What each of these takes."""
+
+    seed: Annotated[int, panel("Search", "Of the search.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNASOptions(ChoiceSearchOptions):
+    """What LayerNAS takes besides."""
+
+    buckets: Annotated[int, panel("Search", "Cost buckets of each layer's candidates, H.")] = 100
+    replicas: Annotated[int, panel("Search", "Candidates that a bucket keeps, k.")] = 3
+    parents: Annotated[int, panel("Search", "Candidates that a step goes on from, R.")] = 2
+    children: Annotated[int, panel("Search", "Children of each of them, T.")] = 2
+    select: Annotated[str, panel("Search", "Which candidates: random (the paper) or best (ours).")] = "random"
+    whole_layers: Annotated[
+        bool,
+        panel(
+            "Search", "Each step all children of all candidates of a layer (Algorithm 2).", "--whole-layers"
+        ),
+    ] = False
+    evaluations: Annotated[int | None, panel("Search", "Architectures to measure at most.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolutionOptions(ChoiceSearchOptions):
+    """What evolutionary search takes besides."""
+
+    population: Annotated[int, panel("Search", "Architectures of a generation, P.")] = 50
+    generations: Annotated[int, panel("Search", "Generations after the first, T.")] = 20
+    top: Annotated[int, panel("Search", "The best so far that are parents, k.")] = 10
+    probability: Annotated[float, panel("Search", "Of each decision to mutate.")] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularizedEvolutionOptions(ChoiceSearchOptions):
+    """What regularized evolution takes besides."""
+
+    population: Annotated[int, panel("Search", "Members, P.")] = 50
+    sample: Annotated[int, panel("Search", "Members that a parent is the best of, S.")] = 10
+    evaluations: Annotated[int, panel("Search", "Architectures to measure in all.")] = 1000
+    children: Annotated[int, panel("Search", "Children of a step.")] = 1
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+
+    @command(app, "layernas", LayerNASOptions)
+    def layernas(options: LayerNASOptions) -> None:
+        """Search layer by layer within a cost (LayerNAS).
+
+        The first bound of the constraint is the target, and its cost fills the buckets; a lower bound too
+        makes the search shorter.
+
+        **Examples**
+
+        lasfast search layernas --table nasbench_macro.npz --constraint "flops<=42M"
+
+        lasfast search layernas --table t.npz --constraint "flops>=38M,flops<=42M" --whole-layers --buckets 10
+        """
+        run_table_search(
+            "layernas", options, options, lambda space, within: _layernas(options, space, within)
+        )
+
+    @command(app, "evolution", EvolutionOptions)
+    def evolution(options: EvolutionOptions) -> None:
+        """Evolve a population by crossover and mutation (Single Path One-Shot, Algorithm 1).
+
+        **Examples**
+
+        lasfast search evolution --table nasbench_macro.npz --constraint "flops<=42M,params<=2M"
+
+        lasfast search evolution --table mine.csv --architecture-column architecture --accuracy-column top1
+        """
+
+        def make(space: ChoiceSpace, constraint: Constraint | None) -> Searcher:
+            return Evolution(
+                space,
+                constraint=constraint,
+                population=options.population,
+                generations=options.generations,
+                top=options.top,
+                probability=options.probability,
+                seed=options.seed,
+            )
+
+        run_table_search("evolution", options, options, make)
+
+    @command(app, "regularized-evolution", RegularizedEvolutionOptions)
+    def regularized_evolution(options: RegularizedEvolutionOptions) -> None:
+        """Evolve a population in which the oldest makes room (Real et al., AAAI 2019).
+
+        **Examples**
+
+        lasfast search regularized-evolution --table nasbench_macro.npz --constraint "flops<=42M"
+        """
+
+        def make(space: ChoiceSpace, constraint: Constraint | None) -> Searcher:
+            return RegularizedEvolution(
+                space,
+                constraint=constraint,
+                population=options.population,
+                sample=options.sample,
+                evaluations=options.evaluations,
+                children=options.children,
+                seed=options.seed,
+            )
+
+        run_table_search("regularized-evolution", options, options, make)
+
+
+def _layernas(options: LayerNASOptions, space: ChoiceSpace, constraint: Constraint | None) -> LayerNAS:
+    if constraint is None:
+        raise ValueError("--constraint must be given: LayerNAS searches within a cost, as flops<=42M")
+    target, *others = constraint.bounds
+    return LayerNAS(
+        space,
+        cost=constraint.costs[target.cost],
+        target=(target.low, target.high),
+        buckets=options.buckets,
+        replicas=options.replicas,
+        parents=None if options.whole_layers else options.parents,
+        children=None if options.whole_layers else options.children,
+        select=options.select,
+        constraint=Constraint(others, constraint.costs) if others else None,
+        evaluations=options.evaluations,
+        seed=options.seed,
+    )

@@ -1,0 +1,54 @@
+"""The costs by name, as constraints and the command line ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from lasfast.constraints import Cost, NamedCost
+from lasfast.costs.bitops import path_bitops
+from lasfast.costs.flops import HasPath, model_input, path_flops
+from lasfast.costs.memory import path_memory
+from lasfast.costs.params import path_params
+from lasfast.spaces import Architecture
+from lasfast.supernets.layers import Path, Shape
+
+PathCost = Callable[[Path, Shape], float]
+"""What the layers of a path cost, for one image of shape (channels, height, width)."""
+
+COSTS: dict[str, PathCost] = {
+    "flops": path_flops,
+    "params": lambda path, _: path_params(path),
+    "bitops": path_bitops,
+    "memory": path_memory,
+}
+
+
+def register(name: str, cost: PathCost) -> None:
+    """Make a cost of one's own known by a name, as `flops` is.
+
+    Raises:
+        ValueError: the name is taken, or no identifier, which may be followed by `@where`.
+    """
+    if not name.partition("@")[0].isidentifier():
+        raise ValueError(f"name must be an identifier such as 'energy' or 'latency@cpu', got {name!r}")
+    if name in COSTS:
+        raise ValueError(f"name must not be that of another cost, got {name!r}")
+    COSTS[name] = cost
+
+
+def functions(supernet: HasPath, input_size: tuple[int, int]) -> dict[str, Cost]:
+    """Return name -> function of an architecture, for every registered cost.
+
+    What constraints and searchers take: `Constraint("flops<=330M", costs.functions(supernet, (32, 32)))`.
+
+    Args:
+        supernet: gives the paths.
+        input_size: (height, width) of the images.
+    """
+    shape = model_input(supernet, input_size)
+
+    def of(cost: PathCost, architecture: Architecture) -> float:
+        return cost(supernet.path(architecture), shape)
+
+    return {name: NamedCost(name, partial(of, cost)) for name, cost in COSTS.items()}

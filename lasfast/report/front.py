@@ -1,0 +1,94 @@
+"""The picture of a search of any space: accuracy against cost, and how the search went."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from lasfast.report.run import Candidate, Run
+from lasfast.report.style import COLORS, GRAY, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def draw_front(figure: Figure, run: Run) -> None:
+    """Draw, left, top-1 accuracy against FLOPs with the Pareto front; right, what the search method did.
+
+    While a study runs, the costs are not written yet: then there is the right side alone. Right of LayerNAS,
+    the candidates of each layer by cost; of the others, the accuracy of each generation.
+    """
+    candidates = [one for step in run.steps for one in step]
+    if any(one.flops is None for one in candidates):
+        _draw_steps(figure.subplots(), run)
+        return
+    accuracy, method = figure.subplots(1, 2, width_ratios=(1, 1))
+    _draw_accuracy(accuracy, run, candidates)
+    if run.description["searcher"]["name"] == "layernas":
+        _draw_layers(method, candidates, run.description["searcher"]["default"])
+    else:
+        _draw_steps(method, run)
+
+
+def _draw_accuracy(axes: Axes, run: Run, candidates: list[Candidate]) -> None:
+    _dots(axes, [_mega(one) for one in candidates], candidates)
+    front = run.front
+    axes.step(
+        [_mega(one) for one in front],
+        [_percent(one) for one in front],
+        where="post",
+        color=COLORS[0],
+        linewidth=1,
+        label="front",
+    )
+    if run.best is not None:
+        axes.plot(
+            _mega(run.best), _percent(run.best), "*", color=COLORS[4], markersize=12, label=run.best.text
+        )
+    axes.set_xlabel("multiply-adds (M)")
+    axes.set_ylabel("top-1 (%)")
+    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    plain(axes)
+
+
+def _draw_layers(axes: Axes, candidates: list[Candidate], default: list[int]) -> None:
+    """LayerNAS: what the candidates of each layer cost; the layer is the last one off the default."""
+
+    def layer_of(one: Candidate) -> int:
+        pairs = zip(one.measurement.architecture, default, strict=True)
+        return max((layer for layer, (taken, usual) in enumerate(pairs, 1) if taken != usual), default=1)
+
+    costs, accuracies = [_mega(one) for one in candidates], [_percent(one) for one in candidates]
+    shown = axes.scatter(costs, list(map(layer_of, candidates)), c=accuracies, s=14, cmap="viridis")
+    axes.figure.colorbar(shown, ax=axes, label="top-1 (%)")
+    axes.set_yticks(range(1, len(default) + 1))
+    axes.invert_yaxis()
+    axes.set_xlabel("multiply-adds (M)")
+    axes.set_ylabel("layer searched")
+    plain(axes)
+
+
+def _draw_steps(axes: Axes, run: Run) -> None:
+    """The accuracy of every candidate in the order asked, and the best so far."""
+    candidates = [one for step in run.steps for one in step]
+    numbers = range(1, len(candidates) + 1)
+    _dots(axes, list(numbers), candidates)
+    best = list(itertools.accumulate(map(_percent, candidates), max))
+    axes.step(numbers, best, where="post", color=COLORS[0], linewidth=1, label="best so far")
+    axes.set_xlabel("architectures measured")
+    axes.set_ylabel("top-1 (%)")
+    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    plain(axes)
+
+
+def _dots(axes: Axes, places: list[float] | list[int], candidates: list[Candidate]) -> None:
+    axes.plot(places, [_percent(one) for one in candidates], "o", color=GRAY, markersize=3, alpha=0.6)
+
+
+def _mega(one: Candidate) -> float:
+    return (one.flops or 0) / 1e6
+
+
+def _percent(one: Candidate) -> float:
+    return 100 * one.measurement.top1

@@ -1,0 +1,225 @@
+"""Evolutionary search of Single Path One-Shot, and regularized evolution."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lasfast.checks import as_int
+from lasfast.constraints import describe_function
+from lasfast.searchers.base import Searcher
+from lasfast.searchers.operators import (
+    Result,
+    crossover,
+    draw_distinct,
+    initial_sample,
+    ranked,
+    sample_distinct,
+    tournament,
+)
+from lasfast.spaces import Architecture, ProductSpace
+
+
+class _Evolutionary(Searcher):
+    """What both have in common: a random first generation, and no architecture that was asked before."""
+
+    space: ProductSpace
+
+    def __init__(
+        self,
+        space: ProductSpace,
+        constraint: Callable[[Architecture], bool] | None,
+        population: int,
+        seed: int,
+    ) -> None:
+        if not isinstance(space, ProductSpace):
+            raise TypeError(f"space must be a ProductSpace such as ChoiceSpace, got {type(space).__name__}")
+        super().__init__(space, constraint)
+        self.population = as_int("population", population, minimum=2)
+        self.seed = as_int("seed", seed, minimum=0)
+
+    def begin(self) -> None:
+        """Forget everything that was told."""
+        super().begin()
+        self._known: set[Architecture] = set()
+
+    def learn(self, results: Sequence[Result]) -> None:
+        """Remember what was asked."""
+        self._known.update(architecture for architecture, _ in results)
+
+    def generation(
+        self, rng: random.Random, *parts: tuple[int, Callable[[], Architecture]]
+    ) -> list[Architecture]:
+        """New architectures that meet the constraint: so many of each operator, what it lacks at random."""
+        new: dict[Architecture, None] = {}
+
+        def accept(architecture: Architecture) -> bool:
+            return architecture not in self._known and architecture not in new and self.admits(architecture)
+
+        if len(self._known) == self.space.count():
+            return []
+        for wanted, operator in parts:
+            new |= dict.fromkeys(draw_distinct(operator, wanted, accept))
+        lacking = sum(wanted for wanted, _ in parts) - len(new)
+        if lacking:
+            new |= dict.fromkeys(sample_distinct(self.space, rng, lacking, accept))
+        return list(new)
+
+    def describe(self) -> dict[str, Any]:
+        """What both are described by."""
+        return {
+            "population": self.population,
+            "constraint": describe_function(self.constraint),
+            "seed": self.seed,
+            "space": self.space.describe(),
+        }
+
+
+class Evolution(_Evolutionary):
+    """Evolutionary architecture search (Guo et al., Single Path One-Shot, Algorithm 1).
+
+    A random population is followed by `generations` more. Each is half crossovers of two of the `top` best
+    so far, half mutations of one of them, all new and all within the constraint; where these two find too
+    few, random architectures take their place. Every generation is ranked, the last one included, which the
+    paper's listing makes and leaves: `population * (generations + 1)` evaluations in all, one step for each
+    generation.
+
+    Args:
+        space: independent decisions, such as `ChoiceSpace`.
+        constraint: which architectures are proposed: a function of one, True or False; None is all.
+        population: P.
+        generations: the listing's number of iterations, T.
+        top: how many of the best are parents, k.
+        probability: of each decision to be mutated.
+        seed: of the searcher's own generator.
+
+    Attributes:
+        parents: (architecture, value) of the `top` best of the completed steps.
+    """
+
+    def __init__(
+        self,
+        space: ProductSpace,
+        *,
+        constraint: Callable[[Architecture], bool] | None = None,
+        population: int = 50,
+        generations: int = 20,
+        top: int = 10,
+        probability: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(space, constraint, population, seed)
+        self.generations = as_int("generations", generations, minimum=0)
+        self.top = as_int("top", top, minimum=1)
+        if not 0 < probability <= 1:
+            raise ValueError(f"probability must be above 0 and at most 1, got {probability!r}")
+        self.probability = probability
+
+    def begin(self) -> None:
+        """Forget everything that was told."""
+        super().begin()
+        self.parents: list[Result] = []
+
+    def learn(self, results: Sequence[Result]) -> None:
+        """Keep the best of all generations."""
+        super().learn(results)
+        self.parents = ranked(self.parents + list(results))[: self.top]
+
+    def propose(self) -> list[Architecture]:
+        """A generation: random, or of crossovers and mutations of the best."""
+        if self.step > self.generations:
+            return []
+        rng = random.Random(f"{self.seed} {self.step}")
+        if not self.history:
+            return initial_sample(self.space, rng, self.population, self.admits)
+        parents = [architecture for architecture, _ in self.parents]
+
+        def cross() -> Architecture:
+            first, second = rng.sample(parents, 2)
+            return crossover(first, second, rng)
+
+        def mutate() -> Architecture:
+            return self.space.mutate(rng.choice(parents), rng, self.probability)
+
+        crossovers = self.population // 2 if len(parents) > 1 else 0
+        return self.generation(rng, (crossovers, cross), (self.population - crossovers, mutate))
+
+    def describe(self) -> dict[str, Any]:
+        """Name, hyper-parameters and space."""
+        return {
+            "name": "evolution",
+            "generations": self.generations,
+            "top": self.top,
+            "probability": self.probability,
+            **super().describe(),
+        }
+
+
+class RegularizedEvolution(_Evolutionary):
+    """Aging evolution (Real et al., AAAI 2019, Algorithm 1), a baseline.
+
+    A random population; then each child is the best of a random sample of the population with one decision
+    changed, and takes the place of the oldest member. Children are new and within the constraint, by
+    drawing again; where no new one is found, a random architecture takes its place.
+
+    Args:
+        space: independent decisions, such as `ChoiceSpace`.
+        constraint: which architectures are proposed: a function of one, True or False; None is all.
+        population: P; its default and that of `sample` are those of LayerNAS, appendices B and C.
+        sample: how many members a parent is the best of, S.
+        evaluations: how many architectures to try in all.
+        children: how many are asked for in one step; 1 is the paper.
+        seed: of the searcher's own generator.
+
+    Attributes:
+        members: (architecture, value) of the population, the oldest first.
+    """
+
+    def __init__(
+        self,
+        space: ProductSpace,
+        *,
+        constraint: Callable[[Architecture], bool] | None = None,
+        population: int = 50,
+        sample: int = 10,
+        evaluations: int = 1000,
+        children: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(space, constraint, population, seed)
+        self.sample = as_int("sample", sample, minimum=1)
+        self.evaluations = as_int("evaluations", evaluations, minimum=self.population)
+        self.children = as_int("children", children, minimum=1)
+
+    def begin(self) -> None:
+        """Forget everything that was told."""
+        super().begin()
+        self.members: list[Result] = []
+
+    def learn(self, results: Sequence[Result]) -> None:
+        """Let the new ones in, and the oldest out."""
+        super().learn(results)
+        self.members = (self.members + list(results))[-self.population :]
+
+    def propose(self) -> list[Architecture]:
+        """The random population, then children."""
+        rng = random.Random(f"{self.seed} {self.step}")
+        if not self.history:
+            return initial_sample(self.space, rng, self.population, self.admits)
+        wanted = min(self.children, self.evaluations - len(self._known))
+
+        def child() -> Architecture:
+            return self.space.vary(tournament(self.members, self.sample, rng), rng)
+
+        return self.generation(rng, (wanted, child))
+
+    def describe(self) -> dict[str, Any]:
+        """Name, hyper-parameters and space."""
+        return {
+            "name": "regularized-evolution",
+            "sample": self.sample,
+            "evaluations": self.evaluations,
+            "children": self.children,
+            **super().describe(),
+        }

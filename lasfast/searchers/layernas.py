@@ -1,0 +1,231 @@
+"""LayerNAS: layer by layer, the best few of each cost bucket are carried on."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lasfast.checks import as_int, as_real, check_choice
+from lasfast.constraints import Constraint, Cost, describe_function
+from lasfast.searchers.base import Searcher
+from lasfast.searchers.operators import Result
+from lasfast.searchers.reach import Limits, Reach
+from lasfast.spaces import Architecture, ProductSpace
+
+
+@dataclass
+class Candidate:
+    """A model candidate of a layer: options for the layers so far, the default for the rest.
+
+    `untried` are the options of the next layer that it was not yet continued with.
+    """
+
+    beginning: Architecture
+    value: float
+    untried: list[int] = field(default_factory=list)
+
+
+class LayerNAS(Searcher):
+    """Layerwise search within a cost (LayerNAS, Algorithms 1 and 2).
+
+    A candidate of layer l has options for layers 1 to l and the default option elsewhere. Candidates of a
+    layer are kept by what they cost (Eq. 4: `buckets` of equal width), the best `replicas` in each bucket
+    (appendix F). A step goes on from some candidates of a layer: each gets a few children, which take
+    another option at the next layer; after the last layer the search starts again at the first, until no
+    candidate has an option left. An option is dropped where no completion can meet the target. The default
+    option costs no evaluation: the child is the parent's own network.
+
+    The first step asks for every option of the first layer. `parents=None, children=None` goes on from all
+    candidates with all options, and with `replicas=1` that is Algorithm 2, plain dynamic programming.
+
+    On its way the search asks for architectures outside the target, since the default is the dearest option
+    (4, size search); `best` is among those within. It finds the optimum where, of two candidates with the
+    same cost, the better one stays better whatever follows (Assumption 4.2).
+
+    Args:
+        space: independent decisions, such as `ChoiceSpace`, in the order in which they are searched.
+        cost: what an architecture costs; each layer must have a cheapest and a dearest option, whatever the
+            others take, as in any sum over layers.
+        target: the least and the most that the architecture may cost.
+        buckets: H, how many buckets of a layer's candidates.
+        replicas: k, how many candidates a bucket keeps.
+        parents: R, from how many candidates a step goes on; None is all. The paper gives no number; 2 is that
+            of its example (appendix I), as for `children`.
+        children: T, how many children each of them gets; None is all.
+        select: which candidates: "random", as in the paper's example, or "best", those of the highest values,
+            which is our addition.
+        default: the architecture of default options; None takes the dearest of each layer.
+        constraint: what may win besides; the bounds of a `Constraint` prune as the target does.
+        phi: what tells the candidates of a layer apart in place of Eq. 4, a function of an architecture.
+        evaluations: how many architectures to try at most; None goes on to the end.
+        seed: of the searcher's own generator.
+
+    Attributes:
+        table: for each layer, bucket -> its candidates, the best first.
+    """
+
+    space: ProductSpace
+
+    def __init__(
+        self,
+        space: ProductSpace,
+        *,
+        cost: Cost,
+        target: tuple[float, float],
+        buckets: int = 100,
+        replicas: int = 3,
+        parents: int | None = 2,
+        children: int | None = 2,
+        select: str = "random",
+        default: Iterable[int] | None = None,
+        constraint: Callable[[Architecture], bool] | None = None,
+        phi: Callable[[Architecture], Hashable] | None = None,
+        evaluations: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(space, ProductSpace):
+            raise TypeError(f"space must be a ProductSpace such as ChoiceSpace, got {type(space).__name__}")
+        if not callable(cost):
+            raise TypeError(f"cost must be a function of an architecture, got {cost!r}")
+        self.target = _as_target(target)
+        self.buckets = as_int("buckets", buckets, minimum=1)
+        self.replicas = as_int("replicas", replicas, minimum=1)
+        self.parents = None if parents is None else as_int("parents", parents, minimum=1)
+        self.children = None if children is None else as_int("children", children, minimum=1)
+        check_choice("select", select, ("random", "best"))
+        self.select = select
+        self.evaluations = None if evaluations is None else as_int("evaluations", evaluations, minimum=1)
+        self.seed = as_int("seed", seed, minimum=0)
+        self.phi = phi
+        super().__init__(space, constraint)
+        limits: list[Limits] = [(cost, *self.target)]
+        if isinstance(constraint, Constraint):
+            limits += [(constraint.costs[bound.cost], bound.low, bound.high) for bound in constraint.bounds]
+        self.reach = Reach(space, limits, self.admits)
+        self.cost = self.reach.cost
+        self._given_cost = cost
+        self.default = self.reach.dearest if default is None else space.validate(default)
+        low, high = self.reach.range(())
+        if not self.reach.reaches(()):
+            raise ValueError(
+                f"target must be met by an architecture of {space}, which cost {low:.12g} to {high:.12g}; "
+                f"none costs {self.target[0]:.12g} to {self.target[1]:.12g} and meets the constraint"
+            )
+
+    def begin(self) -> None:
+        """Forget everything that was told."""
+        super().begin()
+        layers = len(self.space.options)
+        self.table: list[dict[Hashable, list[Candidate]]] = [{} for _ in range(layers + 1)]
+        self.table[0][0] = [Candidate((), -math.inf, list(self.space.options[0]))]
+        self._layer = 0
+        self._asked_for: dict[Architecture, Architecture] = {}
+        self._evaluated = 0
+
+    def propose(self) -> list[Architecture]:
+        """Children of candidates of the current layer, or of the next that has any to evaluate."""
+        rng = random.Random(f"{self.seed} {self.step}")
+        beginnings: list[Architecture] = []
+        while not beginnings and any(map(self._able, range(len(self.space.options)))):
+            beginnings = self._continue(self._layer, rng)
+            self._layer = (self._layer + 1) % len(self.space.options)
+        self._asked_for = {self.complete(beginning): beginning for beginning in beginnings}
+        room = None if self.evaluations is None else self.evaluations - self._evaluated
+        return list(self._asked_for)[:room]
+
+    def learn(self, results: Sequence[Result]) -> None:
+        """Put the step's candidates into their buckets."""
+        self._evaluated += len(results)
+        for architecture, value in results:
+            self._keep(self._asked_for[architecture], value)
+
+    def complete(self, beginning: Architecture) -> Architecture:
+        """The network of a candidate: the default option at the layers it does not decide."""
+        return (*beginning, *self.default[len(beginning) :])
+
+    def bucket(self, beginning: Architecture) -> Hashable:
+        """The bucket of a candidate of a layer: `phi`, or Eq. 4, the dearest one in the last bucket."""
+        architecture = self.complete(beginning)
+        if self.phi is not None:
+            return self.phi(architecture)
+        layer = len(beginning)
+        least, most = (
+            self.reach.cost(self.complete(end[:layer])) for end in (self.reach.cheapest, self.reach.dearest)
+        )
+        if most <= least:
+            return 0
+        share = (self.reach.cost(architecture) - least) / (most - least)
+        return min(math.floor(share * self.buckets), self.buckets - 1)
+
+    def may_win(self, architecture: Architecture) -> bool:
+        """Whether it meets the target and the constraint."""
+        return self.reach.meets(architecture)
+
+    def _able(self, layer: int) -> list[Candidate]:
+        """The candidates of a layer that have an option left to go on with."""
+        return [one for bucket in self.table[layer].values() for one in bucket if one.untried]
+
+    def _continue(self, layer: int, rng: random.Random) -> list[Architecture]:
+        """The beginnings, one layer longer, that candidates of a layer are continued with."""
+        able = self._able(layer)
+        if layer and self.parents is not None:
+            rng.shuffle(able)
+            if self.select == "best":
+                able.sort(key=lambda candidate: -candidate.value)
+            del able[self.parents :]
+        children = self.children if layer else None
+        return [child for parent in able for child in self._children(parent, children, rng)]
+
+    def _children(self, parent: Candidate, wanted: int | None, rng: random.Random) -> list[Architecture]:
+        """Up to `wanted` children to evaluate; on the way, options without a completion are dropped."""
+        children: list[Architecture] = []
+        while parent.untried and (wanted is None or len(children) < wanted):
+            option = parent.untried.pop(rng.randrange(len(parent.untried)))
+            child = (*parent.beginning, option)
+            if not self.reach.reaches(child):
+                continue
+            if parent.beginning and option == self.default[len(parent.beginning)]:
+                self._keep(child, parent.value)
+            else:
+                children.append(child)
+        return children
+
+    def _keep(self, beginning: Architecture, value: float) -> None:
+        """Keep a candidate if it is among the best of its bucket; of equal ones, those that came first."""
+        layer = len(beginning)
+        untried = list(self.space.options[layer]) if layer < len(self.space.options) else []
+        bucket = self.table[layer].setdefault(self.bucket(beginning), [])
+        bucket.append(Candidate(beginning, value, untried))
+        bucket.sort(key=lambda candidate: -candidate.value)
+        del bucket[self.replicas :]
+
+    def describe(self) -> dict[str, Any]:
+        """Name, hyper-parameters and space."""
+        return {
+            "name": "layernas",
+            "cost": describe_function(self._given_cost),
+            "target": [limit if math.isfinite(limit) else None for limit in self.target],
+            "buckets": self.buckets,
+            "replicas": self.replicas,
+            "parents": self.parents,
+            "children": self.children,
+            "select": self.select,
+            "default": list(self.default),
+            "constraint": describe_function(self.constraint),
+            "phi": describe_function(self.phi),
+            "evaluations": self.evaluations,
+            "seed": self.seed,
+            "space": self.space.describe(),
+        }
+
+
+def _as_target(target: object) -> tuple[float, float]:
+    if not isinstance(target, Sequence) or len(target) != 2:
+        raise TypeError(f"target must be (low, high), the least and the most to cost, got {target!r}")
+    low, high = (as_real("target", limit) for limit in target)
+    if not low <= high:
+        raise ValueError(f"target must be (low, high) with low <= high, got {target!r}")
+    return low, high

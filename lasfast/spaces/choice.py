@@ -1,0 +1,186 @@
+"""One of several options for each layer, and virtual layers for what several layers share (LayerNAS, E.3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from lasfast.checks import as_int, as_ints
+from lasfast.spaces.base import Architecture
+from lasfast.spaces.product import ProductSpace
+
+Option: TypeAlias = Hashable
+"""What a layer may take: a string, an int, or a tuple of these."""
+
+
+@dataclass(frozen=True)
+class VirtualLayer:
+    """A decision that several layers share, such as the width that their shortcuts need to be the same.
+
+    It stands before the layers it decides for, so that a layerwise search settles it first.
+
+    Args:
+        options: what they may share.
+        layers: for how many of the following layers it decides.
+    """
+
+    options: tuple[Option, ...]
+    layers: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", _as_options("options", self.options))
+        as_int("layers", self.layers, minimum=1)
+
+    @classmethod
+    def common(cls, *options: Iterable[Option]) -> VirtualLayer:
+        """What layers that must agree decide together: the options all of them have, in the first's order.
+
+        `VirtualLayer.common([32, 64, 96], [64, 96, 128])` decides between 64 and 96 for two layers.
+
+        Raises:
+            ValueError: no option is in all of them.
+        """
+        if not options:
+            raise ValueError("options must be given for at least one layer, got none")
+        lists = [tuple(one) for one in options]
+        shared = tuple(option for option in lists[0] if all(option in one for one in lists))
+        if not shared:
+            raise ValueError(f"options must have one that all layers share, got {lists}")
+        return cls(shared, len(lists))
+
+
+class ChoiceSpace(ProductSpace):
+    """Each layer takes one of its own options, independently of the others.
+
+    An architecture holds the number of the option of each layer, from 0; virtual layers count among the
+    layers. Its text form joins the names of the options, `5x96-3x64`, or their numbers where they have none.
+
+    Args:
+        layers: for each layer, how many options it has, or the options themselves, or a `VirtualLayer`. An
+            option is a string of letters, digits and `_ . + :`, an int, or a tuple of these (named `5x96`).
+
+    Attributes:
+        options: for each layer, the numbers of its options.
+        layers: for each layer, its options.
+        names: for each layer, the names of its options.
+    """
+
+    def __init__(self, layers: Iterable[int | Sequence[Option] | VirtualLayer]) -> None:
+        if isinstance(layers, str) or not isinstance(layers, Iterable):
+            raise TypeError(f"layers must be a sequence such as [5, 25, 125], got {layers!r}")
+        self._given = tuple(layers)
+        if not self._given:
+            raise ValueError("layers must have at least one layer, got none")
+        self.layers = tuple(_options_of(place, layer) for place, layer in enumerate(self._given))
+        self.names = tuple(tuple(map(_name, options)) for options in self.layers)
+        self.options = tuple(range(len(options)) for options in self.layers)
+        for place, layer in enumerate(self._given):
+            follow = sum(not isinstance(other, VirtualLayer) for other in self._given[place:])
+            if isinstance(layer, VirtualLayer) and layer.layers > follow:
+                raise ValueError(
+                    f"layers: virtual layer {place} decides for {layer.layers} layers, but {follow} follow"
+                )
+
+    def __repr__(self) -> str:
+        return f"ChoiceSpace({list(map(len, self.options))})"
+
+    def validate(self, architecture: Iterable[int]) -> Architecture:
+        """Return the architecture as a tuple of ints.
+
+        Raises:
+            TypeError: not a sequence of ints.
+            ValueError: not one number per layer, or one that is no option of its layer.
+        """
+        chosen = as_ints("architecture", architecture)
+        if len(chosen) != len(self.options):
+            raise ValueError(f"architecture must have {len(self.options)} layers, got {chosen}")
+        for layer, (option, options) in enumerate(zip(chosen, self.options, strict=True)):
+            if option not in options:
+                raise ValueError(
+                    f"architecture {chosen}: layer {layer} must take option 0 to {len(options) - 1}"
+                )
+        return chosen
+
+    def chosen(self, architecture: Iterable[int]) -> tuple[tuple[Option, ...], ...]:
+        """What each layer takes, virtual ones left out: its own option, then what it shares with others.
+
+        In `ChoiceSpace([VirtualLayer((64, 96), 2), ["3x3", "5x5"], ["3x3", "5x5"]])`, the layers of (1, 0, 1)
+        take `(("3x3", 96), ("5x5", 96))`.
+        """
+        taken: list[tuple[Option, ...]] = []
+        shared: list[tuple[int, Option]] = []
+        for layer, options, number in zip(self._given, self.layers, self.validate(architecture), strict=True):
+            if isinstance(layer, VirtualLayer):
+                shared.append((len(taken) + layer.layers, options[number]))
+            else:
+                taken.append((options[number], *(option for end, option in shared if len(taken) < end)))
+        return tuple(taken)
+
+    def format(self, architecture: Iterable[int]) -> str:
+        """The names of the options, joined by '-'."""
+        chosen = self.validate(architecture)
+        return "-".join(names[option] for names, option in zip(self.names, chosen, strict=True))
+
+    def parse(self, text: str) -> Architecture:
+        """Read the text form.
+
+        Raises:
+            TypeError: not a string.
+            ValueError: not one name per layer, or one that no option of its layer has.
+        """
+        example = "-".join(names[0] for names in self.names)
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a string such as {example!r}, got {text!r}")
+        parts = text.strip().split("-")
+        if len(parts) != len(self.names):
+            raise ValueError(
+                f"text must be an option for each of the {len(self.names)} layers joined by '-', such as "
+                f"{example!r}, got {text!r}"
+            )
+        for layer, (part, names) in enumerate(zip(parts, self.names, strict=True)):
+            if part not in names:
+                raise ValueError(
+                    f"text {text!r}: layer {layer} must be one of {', '.join(names)}, got {part!r}"
+                )
+        return tuple(names.index(part) for part, names in zip(parts, self.names, strict=True))
+
+    def describe(self) -> dict[str, Any]:
+        """Name and layers: a number of options, their names, or those of a virtual layer and its reach."""
+        layers: list[Any] = []
+        for given, names in zip(self._given, self.names, strict=True):
+            if isinstance(given, VirtualLayer):
+                layers.append({"virtual": list(names), "layers": given.layers})
+            else:
+                layers.append(list(names) if isinstance(given, Iterable) else len(names))
+        return {"name": "ChoiceSpace", "layers": layers}
+
+
+def _options_of(place: int, layer: int | Sequence[Option] | VirtualLayer) -> tuple[Option, ...]:
+    if isinstance(layer, VirtualLayer):
+        return layer.options
+    if isinstance(layer, Iterable):
+        return _as_options(f"layers[{place}]", layer)
+    return tuple(range(as_int(f"layers[{place}]", layer, minimum=1)))
+
+
+def _as_options(name: str, options: object) -> tuple[Option, ...]:
+    """The options as a tuple; each must have a name, and no two the same."""
+    if isinstance(options, str) or not isinstance(options, Sequence):
+        raise TypeError(f"{name} must be a sequence of options such as ['3x3', '5x5'], got {options!r}")
+    names = [_name(option) for option in options]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{name} must be options with different names, at least one, got {options!r}")
+    return tuple(options)
+
+
+def _name(option: Option) -> str:
+    """How an option is written in an architecture's text form."""
+    if isinstance(option, tuple) and option:
+        return "x".join(map(_name, option))
+    if isinstance(option, bool) or not isinstance(option, str | int):
+        raise TypeError(f"an option must be a string, an int or a tuple of these, got {option!r}")
+    if not re.fullmatch(r"[A-Za-z0-9_.+:]+", str(option)):
+        raise ValueError(f"an option's name must be of letters, digits and _ . + : alone, got {option!r}")
+    return str(option)

@@ -1,0 +1,151 @@
+"""Searches in a table of trained networks, on the command line."""
+
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+
+from lasfast import cli
+
+SEARCHES = {
+    "layernas": ["--buckets", 10, "--replicas", 2],
+    "evolution": ["--population", 8, "--generations", 3],
+    "regularized-evolution": ["--population", 8, "--sample", 3, "--evaluations", 30],
+    "random": ["--samples", 30],
+}
+
+
+@pytest.fixture
+def lasfast(monkeypatch, capsys):
+    """Run the program; return (exit status, standard output, standard error)."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["lasfast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """81 networks of four layers; every layer helps, and costs."""
+    path = tmp_path_factory.mktemp("tables") / "chain.npz"
+    architectures = np.array(list(itertools.product(range(3), repeat=4)))
+    weights = np.array([4.0, 3.0, 2.0, 1.0])
+    accuracies = 60 + (np.sqrt(architectures) * weights).sum(1)
+    np.savez(
+        path,
+        arch=architectures,
+        mean_acc=accuracies,
+        flops=10**6 * (1 + architectures.sum(1)),
+        params=10**5 * (1 + (architectures * [1, 1, 2, 2]).sum(1)),
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_searches_within_a_constraint(lasfast, table, tmp_path, name: str) -> None:
+    arguments = ["search", name, "--table", table, *SEARCHES[name], "-o", tmp_path / "run"]
+    arguments += ["--constraint", "flops<=5M,params<=800k"]
+    status, out, err = lasfast(*arguments)
+    assert status == 0, err
+    assert re.search(r"the best there is: 2-1-1-0  top-1 70\.66 %", out)
+    best = json.loads((tmp_path / "run" / "result.json").read_text())["best"]
+    assert best["flops"] <= 5e6
+    assert best["params"] <= 8e5
+    assert f"best: {best['text']}  top-1 {100 * best['top1']:.1f} %" in out
+    assert (tmp_path / "run" / "search.png").read_bytes().startswith(b"\x89PNG")
+
+    before = (tmp_path / "run" / "journal.jsonl").read_bytes()
+    assert lasfast(*arguments)[0] == 2
+    assert lasfast(*arguments, "--resume")[0] == 0
+    assert (tmp_path / "run" / "journal.jsonl").read_bytes() == before
+
+
+def test_whole_layers_is_dynamic_programming(lasfast, table, tmp_path) -> None:
+    arguments = ["--whole-layers", "--replicas", 1, "--constraint", "flops<=5M", "-o", tmp_path]
+    status, out, err = lasfast("search", "layernas", "--table", table, *arguments)
+    assert status == 0, err
+    assert "best: 2-1-1-0" in out
+    header = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[0])
+    assert header["searcher"]["parents"] is header["searcher"]["children"] is None
+    assert header["searcher"]["cost"] == "flops"
+    assert (
+        1
+        + max(json.loads(line)["step"] for line in (tmp_path / "journal.jsonl").read_text().splitlines()[1:])
+        == 5
+    )
+
+
+def test_quiet_prints_the_result_only(lasfast, table, tmp_path) -> None:
+    status, out, err = lasfast("search", "random", "--table", table, "--samples", 5, "-q", "-o", tmp_path)
+    assert (status, err) == (0, "")
+    assert re.fullmatch(r"best: \d-\d-\d-\d  top-1 \d+\.\d %  \d\.0 MFLOPs  \d\.\d+ M params\n", out)
+
+
+def test_reads_csv_with_other_columns(lasfast, tmp_path) -> None:
+    rows = [f"{a}-{b},{0.5 + a / 10 + b / 20},{a + b}" for a in range(3) for b in range(2)]
+    (tmp_path / "t.csv").write_text("\n".join(["networks,top1,macs", *rows]) + "\n")
+    columns = ["--architecture-column", "networks", "--accuracy-column", "top1", "--cost-columns", "macs"]
+    arguments = ["--table", tmp_path / "t.csv", *columns, "--constraint", "macs<=2", "-o", tmp_path / "run"]
+    status, out, err = lasfast("search", "evolution", *arguments)
+    assert status == 0, err
+    assert "best: 2-0  top-1 70.0 %" in out
+
+
+@pytest.mark.parametrize("keep", [30, None])
+def test_report_shows_the_front_also_while_it_runs(lasfast, table, tmp_path, keep: int | None) -> None:
+    arguments = [*SEARCHES["layernas"], "--constraint", "flops<=5M", "-o", tmp_path / "run"]
+    assert lasfast("search", "layernas", "--table", table, *arguments)[0] == 0
+    if keep is not None:
+        journal = tmp_path / "run" / "journal.jsonl"
+        journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:keep]))
+        (tmp_path / "run" / "result.json").unlink()
+    status, out, err = lasfast("report", tmp_path / "run", "--plot", tmp_path / "plot.svg")
+    assert status == 0, err
+    shown = " ".join(out.split())
+    assert (
+        "the ten best so far (not finished)" if keep else "LayerNAS search of a table: the Pareto front"
+    ) in shown
+    svg = (tmp_path / "plot.svg").read_text()
+    for text in ("best so far",) if keep is not None else ("front", "layer searched", "2-1-1-0"):
+        assert f"<!-- {text} -->" in svg
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_help_page_explains_itself(lasfast, name: str) -> None:
+    status, out, _ = lasfast("search", name, "--help")
+    assert status == 0
+    assert f"lasfast search {name} --table" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["layernas"], "--table must be given"),
+        (["layernas", "--table", "TABLE"], "--constraint must be given"),
+        (["layernas", "--table", "TABLE", "--constraint", "flops<=1k"], "target must be met"),
+        (
+            ["evolution", "--table", "TABLE", "--constraint", "flops<=1k"],
+            "constraint must leave architectures",
+        ),
+        (["evolution", "--table", "TABLE", "--constraint", "latency<=1ms"], "must be one of flops, params"),
+        (["evolution", "--table", "TABLE", "--constraint", "flops<1k"], "constraint must be bounds such as"),
+        (["evolution", "--table", "TABLE", "--accuracy-column", "x"], "there is no column x"),
+        (["evolution", "--table", "TABLE", "--table-run", "1"], "run must be below 1"),
+        (["evolution", "--table", "nothing.npz"], "nothing.npz"),
+        (["random", "--samples", "5", "--depth", "5", "--constraint", "flops<=1k"], "constraint must leave"),
+    ],
+)
+def test_mistakes_are_named_in_a_line(lasfast, table, tmp_path, monkeypatch, arguments, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = lasfast("search", *(table if one == "TABLE" else one for one in arguments))
+    assert status == 2
+    assert err.startswith("error: ")
+    assert message in err
+    assert not list(tmp_path.iterdir())

@@ -976,11 +976,11 @@ def test_bad_cuda_calls_are_refused() -> None:
     source, output = schedule.images(x), schedule.value(8, 3, 3)
     schedule.add(Kind.CONV2D, source, output, randn(8, 4, 3, 3), kernel=3)
     schedule.add(Kind.GLOBAL_POOL, output, -1, leaf=0, out_channels=8)
-    plan, logits = schedule.plan(2, calibration=False), torch.zeros(1, 2, 8)
+    plan, logits, zeros = schedule.plan(2, calibration=False), torch.zeros(1, 2, 8), torch.zeros(64)
     schedule.run(plan, x, logits)
     for changes, text in (
         ({"plan": 0}, "plan is missing"),
-        ({"plan": torch.zeros(64).data_ptr()}, "plan is none"),
+        ({"plan": zeros.data_ptr()}, "plan is none"),
         ({"device_plan": 0}, "device's plan or the images"),
         ({"images": 0}, "device's plan or the images"),
         ({"count": 3}, "number of images"),

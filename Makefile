@@ -33,11 +33,12 @@ test: $(VENV)/.test  ## run the test-suite (TEST_ARGS="-m slow" for the slow tes
 sanitize: $(VENV)/.test  ## run the tests of single operations on native code built with sanitizers
 	$(BIN)/python -m pip install cmake ninja pybind11
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -G Ninja -S . -B $(SANITIZED)/native -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	  -DLASFAST_SANITIZE=ON -DLASFAST_CUDA=OFF -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" \
+	  -DLASFAST_SANITIZE=ON -DLASFAST_CUDA=OFF -DLASFAST_EMULATE=ON \
+	  -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python" \
 	  -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(SANITIZED)/native
 	rm -rf $(SANITIZED)/site && mkdir -p $(SANITIZED)/site && cp -R lasfast $(SANITIZED)/site
-	rm -f $(SANITIZED)/site/lasfast/_C*.so && cp $(SANITIZED)/native/_C*.so $(SANITIZED)/site/lasfast
+	rm -f $(SANITIZED)/site/lasfast/*.so && cp $(SANITIZED)/native/_*.so $(SANITIZED)/site/lasfast
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/site \
 	  $(BIN)/pytest -p no:cacheprovider tests/ops/test_schedule_kernels.py $(TEST_ARGS)
@@ -57,7 +58,7 @@ bench: $(VENV)/.test  ## run the benchmarks of single operations
 	$(BIN)/python -m pytest benchmarks $(BENCH_ARGS)
 
 clean:  ## remove what was installed and built; runs/ and data/ stay
-	rm -rf $(VENV) build dist lasfast.egg-info lasfast/_C*.so
+	rm -rf $(VENV) build dist lasfast.egg-info lasfast/_*.so
 	rm -rf .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(PYTHON_CODE) -name __pycache__ -prune -exec rm -rf {} +
 
@@ -72,7 +73,7 @@ $(VENV)/.environment:
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.environment pyproject.toml setup.py CMakeLists.txt $(NATIVE)
-	$(BIN)/python -m pip install -e .
+	LASFAST_EMULATE=ON $(BIN)/python -m pip install -e .
 	@touch $@
 
 # What pyproject.toml lists as an extra is read back from the installed package: installing `.[test]` would build

@@ -1,7 +1,7 @@
 """Drives CMake; every flag is in CMakeLists.txt, all metadata in pyproject.toml.
 
-Environment: LASFAST_CUDA and LASFAST_CUDA_ARCHS (see CMakeLists.txt), CMAKE_ARGS (passed on),
-CMAKE_BUILD_PARALLEL_LEVEL (how many compilers at once).
+Environment: LASFAST_CUDA, LASFAST_CUDA_ARCHS and LASFAST_EMULATE (see CMakeLists.txt), CMAKE_ARGS (passed
+on), CMAKE_BUILD_PARALLEL_LEVEL (how many compilers at once).
 """
 
 import os
@@ -31,7 +31,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         ]
-        for option in ("LASFAST_CUDA", "LASFAST_CUDA_ARCHS"):
+        for option in ("LASFAST_CUDA", "LASFAST_CUDA_ARCHS", "LASFAST_EMULATE"):
             if os.environ.get(option):
                 configure.append(f"-D{option}={os.environ[option]}")
         ninja = shutil.which("ninja")

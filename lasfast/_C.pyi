@@ -80,6 +80,39 @@ def schedule_predict(
     logits: int,
 ) -> None: ...
 
+# CUDA builds only; weights, images, arena, scratch, logits and device_plan are the device's.
+def schedule_packed_bytes_cuda(operation: int, input: int, storage: int) -> int: ...
+def schedule_pack_cuda(
+    operation: int,
+    input: int,
+    storage: int,
+    weight: int,
+    weight_stride: Sequence[int],
+    device: int,
+    stream: int,
+    packed: int,
+) -> None: ...
+def schedule_plan_bytes_cuda(tables: ScheduleTables, storage: int, images: int, calibration: bool) -> int: ...
+def schedule_plan_cuda(
+    tables: ScheduleTables, storage: int, tf32: bool, images: int, calibration: bool, plan: int
+) -> None: ...
+def schedule_needs_cuda(plan: int) -> list[int]: ...  # bytes of arena and of scratch, levels
+def schedule_run_cuda(
+    tables: ScheduleTables,
+    plan: int,
+    device_plan: int,
+    images: int,
+    count: int,
+    first_level: int,
+    last_level: int,
+    arena: int,
+    scratch: int,
+    logits: int,
+    logit_images: int,
+    device: int,
+    stream: int,
+) -> None: ...
+
 class Pass:
     forward: Pass
     grad_input: Pass

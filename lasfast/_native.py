@@ -16,6 +16,9 @@ from typing import Any
 # First, on purpose: the module then finds torch's OpenMP library loaded, and both share its threads.
 import torch
 
+MINIMUM_CAPABILITY = (8, 0)
+"""Of GPUs that the kernels can be built for: they copy asynchronously and multiply bf16 on tensor cores."""
+
 _C: ModuleType | None
 _error: ImportError | None
 try:
@@ -76,10 +79,36 @@ def arch_runs_on(arch: str, capability: tuple[int, int]) -> bool:
 
 def cuda_runs_on(device: int) -> bool:
     """Whether the module holds CUDA kernels that this GPU, with the driver that is installed, can run."""
-    if _C is None or not _C.cuda or _C.cuda_device_count() <= device:
-        return False
+    return _C is not None and why_no_cuda(device) is None
+
+
+def why_no_cuda(device: int) -> str | None:
+    """Why the compiled module has no kernels for a GPU, with what to do about it; None where it has."""
+    module = load()
+    if not module.cuda:
+        return (
+            "this build of lasfast has no CUDA kernels: build it again with `LASFAST_CUDA=ON pip install .`, "
+            "where the CUDA compiler nvcc is"
+        )
+    if module.cuda_device_count() <= device:
+        runtime, driver = (
+            _version(number()) for number in (module.cuda_runtime_version, module.cuda_driver_version)
+        )
+        return (
+            f"lasfast's CUDA runtime {runtime} does not see GPU {device}: the driver, for CUDA {driver}, may "
+            "be too old for it"
+        )
     capability = torch.cuda.get_device_capability(device)
-    return any(arch_runs_on(arch, capability) for arch in _C.cuda_archs())
+    if any(arch_runs_on(arch, capability) for arch in module.cuda_archs()):
+        return None
+    major, minor = capability
+    name, archs = torch.cuda.get_device_name(device), ", ".join(module.cuda_archs())
+    remedy = (
+        f"build it again with `LASFAST_CUDA_ARCHS={major}{minor} pip install .`"
+        if capability >= MINIMUM_CAPABILITY
+        else "its kernels need 8.0 or newer"
+    )
+    return f"lasfast was built for {archs}, not for {name} of compute capability {major}.{minor}: {remedy}"
 
 
 def build_info() -> dict[str, Any]:

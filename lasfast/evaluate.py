@@ -7,11 +7,10 @@ import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from lasfast import costs
@@ -25,6 +24,7 @@ from lasfast.spaces import Architecture, SearchSpace
 from lasfast.supernets import Path, Supernet
 from lasfast.supernets.extract import Statistics
 from lasfast.supernets.run import evaluation_mode
+from lasfast.tally import Tally
 
 Calibration = Tensor | Iterable[Any]
 """Images [N, C, H, W], or a loader of such batches (or of pairs that begin with one)."""
@@ -45,7 +45,7 @@ class Evaluator:
             tensor is cut into batches of nearly equal size, at most `calibration_batch`; a loader's batches
             are taken as they are. All architectures see the same batches in the same order.
         validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs.
-        backend: "native" (the compiled module, CPU only), "torch" (the reference, runs anything anywhere), or
+        backend: "native" (the compiled module, CPU or CUDA), "torch" (the reference, runs anything anywhere), or
             "auto": native where it can run this supernet, else torch.
         precision: "fp32", or "bf16": torch's bfloat16 autocast, or values and weights stored in bfloat16.
         statistics: which statistics are kept for prediction: "cumulative", "ema" or "batch_mean"
@@ -109,9 +109,10 @@ class Evaluator:
         if not paths:
             return []
         plan = Plan(list(dict.fromkeys(paths.values())))
-        tallies = self._guarded(lambda: self._measure(plan))
+        of_paths = self._guarded(lambda: self._measure(plan))
         measured = {
-            architecture: tallies[path].measurement(architecture) for architecture, path in paths.items()
+            architecture: replace(of_paths[path], architecture=architecture)
+            for architecture, path in paths.items()
         }
         return [measured[tuple(architecture)] for architecture in architectures]
 
@@ -191,25 +192,34 @@ class Evaluator:
             self.backend = TorchBackend(self.supernet, self.backend.precision)
             return work()
 
-    def _measure(self, plan: Plan) -> dict[Path, Tally]:
+    def _measure(self, plan: Plan) -> dict[Path, Measurement]:
         """Calibrate and predict in chunks that fit in the budget."""
 
         def cost(part: Plan) -> int:
             return self.backend.peak_bytes(part, self.image_shape, self._largest)
 
-        tallies: dict[Path, Tally] = {}
-        for chunk in plan.chunks(self.memory_budget, cost):
-            tallies |= self._predict(chunk, self._calibrate(chunk))
-        return tallies
+        measured: dict[Path, Measurement] = {}
+        waiting = plan.chunks(self.memory_budget, cost)
+        while waiting:
+            chunk = waiting.pop(0)
+            try:
+                measured |= self._predict(chunk, self._calibrate(chunk))
+            except torch.OutOfMemoryError:
+                if len(chunk.paths) == 1:
+                    raise
+                logger.warning("not enough memory for %d candidates at once: taking half", len(chunk.paths))
+                half = len(chunk.paths) // 2
+                waiting[:0] = [Plan(chunk.paths[:half]), Plan(chunk.paths[half:])]
+        return measured
 
     def _calibrate(self, plan: Plan) -> list[NodeStatistics]:
         return self.backend.calibrate(plan, self._calibration_batches(), self.statistics_convention)
 
-    def _predict(self, plan: Plan, statistics: list[NodeStatistics]) -> dict[Path, Tally]:
+    def _predict(self, plan: Plan, statistics: list[NodeStatistics]) -> dict[Path, Measurement]:
         batch = self.validation_batch
         if self.memory_budget is not None:
             batch = min(batch, self.backend.prediction_batch(plan, self.image_shape, self.memory_budget))
-        tallies = [Tally() for _ in plan.paths]
+        tally = Tally()
         waiting: list[Tensor] = []
 
         def images_of_batches() -> Iterator[Tensor]:
@@ -218,10 +228,9 @@ class Evaluator:
                 yield images
 
         for outputs in self.backend.predict_batches(plan, statistics, images_of_batches()):
-            labels = waiting.pop(0)
-            for tally, leaf in zip(tallies, plan.leaves, strict=True):
-                tally.add(outputs[leaf], labels)
-        return dict(zip(plan.paths, tallies, strict=True))
+            tally.add(torch.stack([outputs[leaf] for leaf in plan.leaves]), waiting.pop(0))
+        measurements = tally.measurements([()] * len(plan.paths))
+        return dict(zip(plan.paths, measurements, strict=True))
 
     def _calibration_batches(self) -> Iterator[Tensor]:
         if isinstance(self.calibration, Tensor):
@@ -239,37 +248,6 @@ class Evaluator:
         return next(self.supernet.parameters()).device
 
 
-class Tally:
-    """Counts right answers batch by batch, on the device; nothing is read back before the end."""
-
-    def __init__(self) -> None:
-        self.right: list[Tensor] = []
-        self.top5: list[Tensor] = []
-        self.loss: list[Tensor] = []
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Take in logits [N, classes] and labels [N]. A row with NaN counts as wrong."""
-        valid = ~logits.isnan().any(1)
-        top = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        hits = (top == labels[:, None]) & valid[:, None]
-        self.right.append((logits.argmax(1) == labels) & valid)
-        self.top5.append(hits.any(1).sum())
-        self.loss.append(F.cross_entropy(logits.double(), labels, reduction="sum"))
-
-    def measurement(self, architecture: Architecture) -> Measurement:
-        """Return the shares and means over all batches."""
-        right = torch.cat(self.right).cpu().numpy()
-        images = len(right)
-        return Measurement(
-            architecture=architecture,
-            top1=int(right.sum()) / images,
-            top5=int(torch.stack(self.top5).sum()) / images,
-            loss=float(torch.stack(self.loss).sum()) / images,
-            images=images,
-            correct=np.packbits(right).tobytes(),
-        )
-
-
 def evaluate_network(
     network: nn.Module,
     validation: Validation,
@@ -285,8 +263,8 @@ def evaluate_network(
     tally = Tally()
     with evaluation_mode(network), torch.inference_mode(), autocast:
         for images, labels in batches(validation, batch, device):
-            tally.add(network(images).float(), labels)
-    return tally.measurement(architecture)
+            tally.add(network(images).float()[None], labels)
+    return tally.measurements([architecture])[0]
 
 
 def batches(validation: Validation, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

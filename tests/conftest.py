@@ -1,7 +1,10 @@
 """Settings that hold for every test."""
 
+import importlib
 import os
 import signal
+from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -28,3 +31,20 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(params=["forward", "reversed"])
+def emulated(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """The module whose CUDA kernels run on the host, with blocks and threads in either order.
+
+    Its functions are those of lasfast._C; tensors are the CPU's, the device is number 0 and the stream 0.
+    """
+    import torch  # noqa: F401  first, as in lasfast._native
+
+    try:
+        module = importlib.import_module("lasfast._emulated")
+    except ImportError:
+        pytest.skip("lasfast._emulated is not built (LASFAST_EMULATE=ON)")
+    module.set_reversed(request.param == "reversed")
+    yield module
+    module.set_reversed(False)

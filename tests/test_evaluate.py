@@ -117,6 +117,28 @@ def test_extract_gives_the_measured_network(supernet, calibration, validation, b
     assert measured.loss == pytest.approx(expected.loss, rel=1e-5 if backend == "native" else 0)
 
 
+def test_too_little_memory_halves_what_is_asked_at_once(
+    supernet, calibration, validation, backend: str, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    evaluator = lasfast.Evaluator(supernet, calibration, validation, backend)
+    expected = evaluator(ARCHITECTURES)
+    original, asked = evaluator.backend.calibrate, []
+
+    def calibrate(plan, batches, convention):
+        asked.append(len(plan.paths))
+        if len(plan.paths) > 1:
+            raise torch.OutOfMemoryError("as of a GPU")
+        return original(plan, batches, convention)
+
+    monkeypatch.setattr(evaluator.backend, "calibrate", calibrate)
+    assert evaluator(ARCHITECTURES) == expected
+    assert asked[:2] == [len(ARCHITECTURES), len(ARCHITECTURES) // 2]
+    assert "not enough memory" in caplog.text
+    monkeypatch.setattr(evaluator, "_calibrate", lambda plan: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluator(ARCHITECTURES[:1])
+
+
 def test_nothing_asked_nothing_done(supernet, calibration, validation, backend: str) -> None:
     assert lasfast.Evaluator(supernet, calibration, validation, backend)([]) == []
 

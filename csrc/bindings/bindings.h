@@ -11,3 +11,4 @@ using Address = uintptr_t;  // of data that Python owns
 void raise(const lasfast::Status& status, const char* where);
 
 void bind_schedule(pybind11::module_& m);
+void bind_schedule_cuda(pybind11::module_& m);  // in CUDA builds only

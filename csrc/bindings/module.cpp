@@ -1,6 +1,9 @@
 // lasfast._C: the native code for Python. The only place that knows pybind11; tensors arrive as addresses and
 // sizes. The Python side (lasfast/ops/native.py) has checked devices, types and shapes, and keeps the tensors
 // alive.
+//
+// Built once more as lasfast._emulated, in which the CUDA kernels run on the host (csrc/cuda/device_host.h),
+// for the test-suite.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -14,6 +17,9 @@
 #include "lasfast/sliced_conv2d.h"
 #ifdef LASFAST_CUDA
 #include "lasfast/device.h"
+#endif
+#ifdef LASFAST_EMULATE
+#include "../cuda/device_host.h"
 #endif
 
 namespace py = pybind11;
@@ -96,7 +102,7 @@ std::vector<std::string> cuda_archs() {
 
 }  // namespace
 
-PYBIND11_MODULE(_C, m) {
+PYBIND11_MODULE(LASFAST_MODULE, m) {
   m.doc() = "Native code of lasfast. Use lasfast.ops; this module checks little.";
 
   m.def("isa_names", [] { return isas([](Isa) { return true; }); });
@@ -117,15 +123,18 @@ PYBIND11_MODULE(_C, m) {
 #else
   m.attr("cuda") = false;
 #endif
+#ifdef LASFAST_EMULATE
+  m.def("set_reversed", &device::set_reversed);
+#endif
 
   bind_schedule(m);
 
-  py::enum_<Pass>(m, "Pass")
+  py::enum_<Pass>(m, "Pass", py::module_local())
       .value("forward", Pass::forward)
       .value("grad_input", Pass::grad_input)
       .value("grad_weight", Pass::grad_weight);
 
-  py::class_<SlicedConv2dParams>(m, "SlicedConv2dParams")
+  py::class_<SlicedConv2dParams>(m, "SlicedConv2dParams", py::module_local())
       .def(py::init(&make_params), py::arg("sizes"), py::arg("input"), py::arg("output"), py::arg("kernel"),
            py::arg("stride"), py::arg("padding"), py::arg("input_stride"), py::arg("weight_stride"),
            py::arg("output_stride"));
@@ -134,6 +143,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("sliced_conv2d_grad_input_cpu", &run_cpu<sliced_conv2d_grad_input_cpu>);
   m.def("sliced_conv2d_grad_weight_cpu", &run_cpu<sliced_conv2d_grad_weight_cpu>);
 #ifdef LASFAST_CUDA
+  bind_schedule_cuda(m);
   m.def("sliced_conv2d_workspace_cuda", &sliced_conv2d_workspace_cuda);
   m.def("sliced_conv2d_forward_cuda", &run_cuda<sliced_conv2d_forward_cuda>);
   m.def("sliced_conv2d_grad_input_cuda", &run_cuda<sliced_conv2d_grad_input_cuda>);

@@ -97,7 +97,7 @@ void bind_schedule(py::module_& m) {
   using py::arg;
   // What Python compares with its own records.
   m.attr("schedule_sizes") = py::make_tuple(sizeof(Value), sizeof(Norm), sizeof(Operation));
-  py::class_<ScheduleTables>(m, "ScheduleTables")
+  py::class_<ScheduleTables>(m, "ScheduleTables", py::module_local())
       .def(py::init(&make_tables), arg("values"), arg("value_count"), arg("norms"), arg("norm_count"),
            arg("operations"), arg("operation_count"), arg("weights"), arg("weight_bytes"), arg("biases"),
            arg("bias_count"), arg("gamma"), arg("beta"), arg("scale"), arg("shift"), arg("mean"),

@@ -64,12 +64,13 @@ Status check_other(const ScheduleTables& t, const Operation& op, const Value& in
   return {};
 }
 
-bool overlap(const Value& a, const Value& b) {
-  return a.shared == b.shared && a.offset < b.offset + elements(b) && b.offset < a.offset + elements(a);
+bool overlap(const Value& a, const Value& b, const ScheduleLayout& layout) {
+  return a.shared == b.shared && a.offset < b.offset + layout.elements(b) &&
+         b.offset < a.offset + layout.elements(a);
 }
 
-Status check_operation(const ScheduleTables& t, const Operation& op, Storage storage, Isa isa,
-                       bool calibration) {
+Status check_operation(const ScheduleTables& t, const Operation& op, Storage storage,
+                       const ScheduleLayout& layout, bool calibration) {
   if (!in_range(op.kind, kind_count)) return invalid("an operation's kind is unknown");
   if (!in_range(op.activation, activation_count) || !in_range(op.input_activation, activation_count) ||
       !in_range(op.other_activation, activation_count))
@@ -95,7 +96,7 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
   if (!in_range(op.input, t.value_count)) return invalid("an operation's input is no value");
   const Value& in = t.values[op.input];
   if (op.out_channels != out.channels) return invalid("an operation's out_channels is not its value's");
-  if (!leaf && overlap(in, out)) return invalid("an operation's output overlaps its input");
+  if (!leaf && overlap(in, out, layout)) return invalid("an operation's output overlaps its input");
   switch (kind) {
     case Kind::conv2d:
     case Kind::linear: {
@@ -105,7 +106,7 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
       } else if (out.height != 1 || out.width != 1) {
         return invalid("a linear operation's output has positions");
       }
-      const int64_t bytes = schedule_packed_bytes_cpu(op, in, storage, isa);
+      const int64_t bytes = layout.packed_bytes(op, in, storage);
       if (op.weight < 0 || op.weight % scratch_line || !t.weights || op.weight > t.weight_bytes - bytes)
         return invalid("an operation's weight is missing, misaligned or beyond the packed weights");
       break;
@@ -136,7 +137,7 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
   if (const Status status = check_other(t, op, in, out); !status.ok()) return status;
   if (op.other != -1) {
     const Value& other = t.values[op.other];
-    if (!leaf && overlap(other, out)) return invalid("an operation's output overlaps its other");
+    if (!leaf && overlap(other, out, layout)) return invalid("an operation's output overlaps its other");
     if (const Status status = check_norm(t, op.other_norm, other.channels); !status.ok()) return status;
   }
   if (const Status status = check_norm(t, op.input_norm, in.channels); !status.ok()) return status;
@@ -176,11 +177,9 @@ Status check_range(const ScheduleTables& t, Range range) {
   return {};
 }
 
-Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int threads, Room own, Room shared,
-                      bool calibration) {
+Status check_tables(const ScheduleTables& t, Storage storage, Room own, Room shared, bool calibration,
+                    const ScheduleLayout& layout) {
   if (storage != Storage::float32 && storage != Storage::bfloat16) return invalid("the storage is unknown");
-  if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
-  if (threads < 1 || threads > 1 << 16) return invalid("threads must be at least 1");
   if (own.capacity < 1 || own.capacity > INT32_MAX) return invalid("there must be at least one image");
   if (t.value_count < 1 || t.operation_count < 1 || t.norm_count < 0 || t.channel_count < 0 || !t.values ||
       !t.operations || (t.norm_count && !t.norms))
@@ -192,7 +191,8 @@ Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int thr
     if (const Status status = check_value(v); !status.ok()) return status;
     if (calibration && v.shared) return invalid("calibration has one arena, and shares no value");
     const Room& room = v.shared ? shared : own;
-    if (room.bytes >= 0 && room.capacity > 0 && v.offset + elements(v) > room.bytes / item / room.capacity)
+    if (room.bytes >= 0 && room.capacity > 0 &&
+        v.offset + layout.elements(v) > room.bytes / item / room.capacity)
       return invalid("a value is beyond the arena");
   }
   for (int64_t i = 0; i < t.norm_count; ++i) {
@@ -207,7 +207,8 @@ Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int thr
   const Operation* images = nullptr;
   for (int64_t i = 0; i < t.operation_count; ++i) {
     const Operation& op = t.operations[i];
-    if (const Status status = check_operation(t, op, storage, isa, calibration); !status.ok()) return status;
+    if (const Status status = check_operation(t, op, storage, layout, calibration); !status.ok())
+      return status;
     if (kind_of(op) == Kind::input) {
       if (images && (images->out_channels != op.out_channels ||
                      t.values[images->output].height != t.values[op.output].height ||
@@ -222,6 +223,16 @@ Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int thr
   for (int64_t i = 0; i < t.operation_count; ++i)
     if (t.operations[i].leaf >= leaves) return invalid("a leaf's number is not below the number of leaves");
   return {};
+}
+
+Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int threads, Room own, Room shared,
+                      bool calibration) {
+  if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
+  if (threads < 1 || threads > 1 << 16) return invalid("threads must be at least 1");
+  const auto packed = [isa](const Operation& op, const Value& input, Storage storage) {
+    return schedule_packed_bytes_cpu(op, input, storage, isa);
+  };
+  return check_tables(t, storage, own, shared, calibration, {elements, packed});
 }
 
 }  // namespace lasfast

@@ -1,6 +1,8 @@
 // Whether a schedule can be run: everything that kernels then take for granted.
 #pragma once
 
+#include <functional>
+
 #include "lasfast/schedule.h"
 
 namespace lasfast {
@@ -13,7 +15,17 @@ struct Room {
   int64_t capacity, bytes;
 };
 
+// What differs between devices.
+struct ScheduleLayout {
+  int64_t (*elements)(const Value&);  // of a value in its arena, for an image
+  std::function<int64_t(const Operation&, const Value&, Storage)> packed_bytes;
+};
+
 // All tables.
+Status check_tables(const ScheduleTables& tables, Storage storage, Room own, Room shared, bool calibration,
+                    const ScheduleLayout& layout);
+
+// The same for the CPU.
 Status check_schedule(const ScheduleTables& tables, Storage storage, Isa isa, int threads, Room own,
                       Room shared, bool calibration);
 

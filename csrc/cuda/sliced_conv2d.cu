@@ -28,6 +28,22 @@ struct Kernel {  // k or n as (channel, row, column) of a filter
   }
 };
 
+struct Position {  // k or n as (image, y, x) of an image plane
+  int64_t image;
+  int y, x;
+
+  LASFAST_DEVICE Position(int64_t height, int64_t width, int at) {
+    const int w = static_cast<int>(width), h = static_cast<int>(height);
+    x = at % w;
+    y = at / w % h;
+    image = at / w / h;
+  }
+  // Elements from the beginning of a tensor with these strides.
+  LASFAST_DEVICE int64_t offset(const int64_t (&stride)[4], int64_t channel) const {
+    return image * stride[0] + channel * stride[1] + y * stride[2] + x * stride[3];
+  }
+};
+
 // Parts are groups. m: output channel of the group; k: (input channel, row, column); n: (image, y, x) of the
 // output.
 template <typename T>
@@ -47,10 +63,10 @@ struct Forward {
   LASFAST_DEVICE int k_begin(int64_t) const { return 0; }
   LASFAST_DEVICE int k_end(int64_t) const { return k; }
   LASFAST_DEVICE Column column(int64_t g, int at) const {
-    const int ow = static_cast<int>(p.out_width), oh = static_cast<int>(p.out_height);
-    const int x = at % ow, y = at / ow % oh, image = at / ow / oh;
-    return {input + image * p.input_stride[0] + g * (p.c_in / p.groups) * p.input_stride[1],
-            static_cast<int>(y * p.stride - p.padding), static_cast<int>(x * p.stride - p.padding)};
+    const Position at_output(p.out_height, p.out_width, at);
+    return {input + at_output.image * p.input_stride[0] + g * (p.c_in / p.groups) * p.input_stride[1],
+            static_cast<int>(at_output.y * p.stride - p.padding),
+            static_cast<int>(at_output.x * p.stride - p.padding)};
   }
   LASFAST_DEVICE float a(int64_t g, int row, int at) const {
     const Kernel tap(p, at);
@@ -64,10 +80,8 @@ struct Forward {
     return to_float(c.image[tap.channel * p.input_stride[1] + y * p.input_stride[2] + x * p.input_stride[3]]);
   }
   LASFAST_DEVICE void store(int64_t g, int row, int at, float value) const {
-    const int ow = static_cast<int>(p.out_width), oh = static_cast<int>(p.out_height);
-    const int x = at % ow, y = at / ow % oh, image = at / ow / oh;
-    output[image * p.output_stride[0] + (g * m + row) * p.output_stride[1] + y * p.output_stride[2] +
-           x * p.output_stride[3]] = from_float<T>(value);
+    const Position at_output(p.out_height, p.out_width, at);
+    output[at_output.offset(p.output_stride, g * m + row)] = from_float<T>(value);
   }
 };
 
@@ -90,10 +104,9 @@ struct GradInput {
   LASFAST_DEVICE int k_begin(int64_t) const { return 0; }
   LASFAST_DEVICE int k_end(int64_t) const { return k; }
   LASFAST_DEVICE Column column(int64_t g, int at) const {
-    const int w = static_cast<int>(p.width), h = static_cast<int>(p.height);
-    const int x = at % w, y = at / w % h, image = at / w / h;
-    return {grad_output + image * p.output_stride[0] + g * (p.c_out / p.groups) * p.output_stride[1],
-            static_cast<int>(y + p.padding), static_cast<int>(x + p.padding)};
+    const Position at_input(p.height, p.width, at);
+    return {grad_output + at_input.image * p.output_stride[0] + g * (p.c_out / p.groups) * p.output_stride[1],
+            static_cast<int>(at_input.y + p.padding), static_cast<int>(at_input.x + p.padding)};
   }
   LASFAST_DEVICE float a(int64_t g, int row, int at) const {
     const Kernel tap(p, at);
@@ -111,10 +124,8 @@ struct GradInput {
         c.image[tap.channel * p.output_stride[1] + y / s * p.output_stride[2] + x / s * p.output_stride[3]]);
   }
   LASFAST_DEVICE void store(int64_t g, int row, int at, float value) const {
-    const int w = static_cast<int>(p.width), h = static_cast<int>(p.height);
-    const int x = at % w, y = at / w % h, image = at / w / h;
-    grad_input[image * p.input_stride[0] + (g * m + row) * p.input_stride[1] + y * p.input_stride[2] +
-               x * p.input_stride[3]] = from_float<T>(value);
+    const Position at_input(p.height, p.width, at);
+    grad_input[at_input.offset(p.input_stride, g * m + row)] = from_float<T>(value);
   }
 };
 
@@ -147,18 +158,16 @@ struct GradWeight {
             tap.row - static_cast<int>(p.padding), tap.col - static_cast<int>(p.padding)};
   }
   LASFAST_DEVICE float a(int64_t part, int row, int at) const {
-    const int ow = static_cast<int>(p.out_width), oh = static_cast<int>(p.out_height);
-    const int x = at % ow, y = at / ow % oh, image = at / ow / oh;
-    return to_float(
-        grad_output[image * p.output_stride[0] + (part % p.groups * m + row) * p.output_stride[1] +
-                    y * p.output_stride[2] + x * p.output_stride[3]]);
+    const Position at_output(p.out_height, p.out_width, at);
+    return to_float(grad_output[at_output.offset(p.output_stride, part % p.groups * m + row)]);
   }
   LASFAST_DEVICE float b(int64_t, const Column& c, int at) const {
-    const int ow = static_cast<int>(p.out_width), oh = static_cast<int>(p.out_height);
+    const Position at_output(p.out_height, p.out_width, at);
     const int s = static_cast<int>(p.stride);
-    const int image = at / ow / oh, y = at / ow % oh * s + c.row, x = at % ow * s + c.col;
+    const int y = at_output.y * s + c.row, x = at_output.x * s + c.col;
     if (y < 0 || y >= p.height || x < 0 || x >= p.width) return 0.f;
-    return to_float(c.channel[image * p.input_stride[0] + y * p.input_stride[2] + x * p.input_stride[3]]);
+    return to_float(
+        c.channel[at_output.image * p.input_stride[0] + y * p.input_stride[2] + x * p.input_stride[3]]);
   }
   LASFAST_DEVICE void store(int64_t part, int row, int at, float value) const {
     partial[(part * m + row) * n + at] = value;
@@ -167,7 +176,7 @@ struct GradWeight {
 
 // One thread per element of the slice adds its partial sums, first range first.
 template <typename T>
-LASFAST_KERNEL(tile_threads)
+LASFAST_KERNEL(tile_threads, 1)
 add_ranges(const GradWeight<T> problem) {
   const SlicedConv2dParams& p = problem.p;
   const int64_t size = p.groups * problem.m * problem.n;
@@ -252,7 +261,7 @@ int grad_weight_of(const SlicedConv2dParams& p, const void* grad_output, const v
                         p.groups * ranges};
   if (const int error = launch_product(problem, stream); error != 0) return error;
   const int64_t size = p.groups * problem.m * problem.n;
-  return device::launch(add_ranges<T>, (size + tile_threads - 1) / tile_threads, tile_threads, stream,
+  return device::launch(add_ranges<T>, (size + tile_threads - 1) / tile_threads, tile_threads, 0, stream,
                         problem);
 }
 

@@ -16,16 +16,19 @@ namespace lasfast {
 constexpr int tile_threads = 256;
 constexpr int tile_depth = 16;  // of k per step
 
+template <int BM, int BN>
+struct Tiles {
+  float a[tile_depth][BM + 1];  // + 1: a column is written by threads of one bank otherwise
+  float b[tile_depth][BN];
+};
+
 // BM x BN elements of C per block; each thread has TM x TN of them.
 template <int BM, int BN, int TM, int TN, typename Problem>
-LASFAST_KERNEL(tile_threads)
+LASFAST_KERNEL(tile_threads, 1)
 tile_product(const Problem problem) {
   static_assert(BM / TM * (BN / TN) == tile_threads, "every thread has one patch");
   static_assert(tile_threads % BN == 0, "a thread loads one column of B");
-  LASFAST_SHARED float a_tile[tile_depth]
-                             [BM + 1];  // + 1: a column is written by threads of one bank otherwise
-  LASFAST_SHARED float b_tile[tile_depth][BN];
-
+  auto* const tiles = device::shared<Tiles<BM, BN>>();
   const int thread = device::thread_index();
   const int64_t n_tiles = (problem.n + BN - 1) / BN, m_tiles = (problem.m + BM - 1) / BM;
   const int64_t block = device::block_index();
@@ -43,18 +46,16 @@ tile_product(const Problem problem) {
   for (int k0 = problem.k_begin(part); k0 < k_end; k0 += tile_depth) {
     for (int e = thread; e < BM * tile_depth; e += tile_threads) {
       const int m = m0 + e / tile_depth, k = k0 + e % tile_depth;
-      a_tile[e % tile_depth][e / tile_depth] = m < problem.m && k < k_end ? problem.a(part, m, k) : 0.f;
+      tiles->a[e % tile_depth][e / tile_depth] = m < problem.m && k < k_end ? problem.a(part, m, k) : 0.f;
     }
     for (int i = thread / BN; i < tile_depth; i += tile_threads / BN)
-      b_tile[i][load_n] = has_column && k0 + i < k_end ? problem.b(part, column, k0 + i) : 0.f;
+      tiles->b[i][load_n] = has_column && k0 + i < k_end ? problem.b(part, column, k0 + i) : 0.f;
     device::barrier();
-#pragma unroll
-    for (int i = 0; i < tile_depth; ++i)
-#pragma unroll
-      for (int r = 0; r < TM; ++r)
-#pragma unroll
-        for (int c = 0; c < TN; ++c)
-          sum[r][c] += a_tile[i][row + r * (BM / TM)] * b_tile[i][col + c * (BN / TN)];
+    LASFAST_UNROLL
+    for (int i = 0; i < tile_depth; ++i) LASFAST_UNROLL
+    for (int r = 0; r < TM; ++r) LASFAST_UNROLL
+    for (int c = 0; c < TN; ++c)
+      sum[r][c] += tiles->a[i][row + r * (BM / TM)] * tiles->b[i][col + c * (BN / TN)];
     device::barrier();
   }
   for (int r = 0; r < TM; ++r)
@@ -70,7 +71,8 @@ int launch_tiles(const Problem& problem, device::Stream stream) {
   const int64_t blocks =
       ((problem.n + int64_t{BN} - 1) / BN) * ((problem.m + int64_t{BM} - 1) / BM) * problem.parts;
   if (blocks > device::max_blocks) return -1;
-  return device::launch(tile_product<BM, BN, TM, TN, Problem>, blocks, tile_threads, stream, problem);
+  return device::launch(tile_product<BM, BN, TM, TN, Problem>, blocks, tile_threads, sizeof(Tiles<BM, BN>),
+                        stream, problem);
 }
 
 // Square tiles, or flat ones where m is small (depthwise convolutions have one row).

@@ -9,7 +9,17 @@ from math import prod
 
 import numpy as np
 
-from lasfast.engine.schedule import ALIGNMENT, NORM, OPERATION, VALUE, BatchNorm, Call, Kind, Schedule
+from lasfast.engine.schedule import (
+    ALIGNMENT,
+    CUDA_CHANNELS,
+    NORM,
+    OPERATION,
+    VALUE,
+    BatchNorm,
+    Call,
+    Kind,
+    Schedule,
+)
 from lasfast.engine.workspace import place
 from lasfast.supernets import layers
 from lasfast.supernets.layers import Op, Shape
@@ -67,15 +77,17 @@ def emit(
     leaves: tuple[int, ...],
     classes: int,
     *,
-    calibration: bool,
+    by_levels: bool,
     width: int | None,
+    cuda: bool,
 ) -> Schedule:
     """Return the schedule of these groups, those left out of which nothing comes.
 
-    At most `width` operations of a calibration are of one level; None is any number.
+    Where all images go through a level before the next, at most `width` operations are of one level (None is
+    any number), and there is one arena.
     """
-    groups = _ordered(groups, width if calibration else 1)
-    values, arena, shared = _place(groups, calibration)
+    groups = _ordered(groups, width if by_levels else 1)
+    values, arena, shared = _place(groups, by_levels, CUDA_CHANNELS if cuda else 1)
     # Norms that no operation needs are left out of the tables, the others numbered anew.
     used = {group.statistics for group in groups} | {group.output_norm for group in groups}
     used |= {term.norm for group in groups for term in group.inputs()}
@@ -224,10 +236,14 @@ def _any_opaque(order: list[Group], *indices: int) -> bool:
     return any(order[index].kind == Kind.OPAQUE for index in indices)
 
 
-def _place(groups: list[Group], calibration: bool) -> tuple[np.ndarray, int, int]:
-    """Return the values of the groups that store one, and elements per image of both arenas."""
+def _place(groups: list[Group], one_arena: bool, multiple: int) -> tuple[np.ndarray, int, int]:
+    """Return the values of the groups that store one, and elements per image of both arenas.
+
+    Positions are as large as the next `multiple` of the channels.
+    """
     stored = [group for group in groups if group.leaf == NONE]
-    sizes = [-(-prod(group.shape) // ALIGNMENT) * ALIGNMENT for group in stored]
+    shapes = [(-(-group.shape[0] // multiple) * multiple, *group.shape[1:]) for group in stored]
+    sizes = [-(-prod(shape) // ALIGNMENT) * ALIGNMENT for shape in shapes]
     lives = _lives(groups, [group.level for group in groups])
     # Moments of the shared arena: 0 is the first range of native operations, 1 the first opaque one, ...
     moments, moment = [], 0
@@ -236,7 +252,7 @@ def _place(groups: list[Group], calibration: bool) -> tuple[np.ndarray, int, int
         moments.append(moment + opaque)
         moment += 2 * opaque
     spans = _lives(groups, moments)
-    crosses = [not calibration and (first < last or first % 2 == 1) for first, last in spans]
+    crosses = [not one_arena and (first < last or first % 2 == 1) for first, last in spans]
     offsets = [0] * len(stored)
     arenas = [0, 0]
     for shared, times in enumerate((lives, spans)):

@@ -46,12 +46,14 @@ class _Entry:
     uses: int = 0
 
 
-def lower(plan: Plan, image_shape: Shape, *, calibration: bool, width: int | None = 1) -> Schedule:
-    """Return the schedule of one pass over images [N, *image_shape].
+def lower(
+    plan: Plan, image_shape: Shape, *, calibration: bool, width: int | None = 1, cuda: bool = False
+) -> Schedule:
+    """Return the schedule of one pass over images [N, *image_shape], for the CPU or for CUDA.
 
     At most `width` operations are of one level, those that come first in the plan's depth-first order: 1
-    holds the fewest values at a time; None runs as many together as can. Prediction has no use for levels.
-    Raises NotLowerableError.
+    holds the fewest values at a time; None runs as many together as can. On the CPU, prediction has no use
+    for levels. Raises NotLowerableError.
     """
     lowering = _Lowering(plan, image_shape, calibration)
     return emit(
@@ -59,8 +61,9 @@ def lower(plan: Plan, image_shape: Shape, *, calibration: bool, width: int | Non
         lowering.batch_norms,
         lowering.leaves,
         lowering.classes,
-        calibration=calibration,
+        by_levels=calibration or cuda,
         width=width,
+        cuda=cuda,
     )
 
 

@@ -1,57 +1,52 @@
-"""The native backend: the whole plan in one call of the compiled module for each batch of images.
+"""The native backend: the whole plan in one pass of the compiled module for each batch of images.
 
-Calibration runs a schedule whose convolutions sum their output's statistics as they store it. Prediction
-runs another, with the statistics applied as each value is stored: every thread walks all candidates over a
-block of images small enough for its cache.
-
-Opaque operations are torch's, on the values where they lie: the compiled module is called for what is before,
-between and after them.
+Calibration runs a schedule whose operations sum their output's statistics as they store it. Prediction runs
+another, with the statistics applied as each value is stored. Opaque operations are torch's, on the values
+where they lie: the compiled module is called for what is before, between and after them.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
-from math import prod
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lasfast import _native
 from lasfast.engine.backend import Backend, NodeStatistics, too_few_values
+from lasfast.engine.cpu_program import CpuProgram
+from lasfast.engine.cuda_program import CudaProgram
 from lasfast.engine.lowering import lower
 from lasfast.engine.plan import Plan
-from lasfast.engine.schedule import SIZES, STORAGES, BatchNorm, Call, Schedule
+from lasfast.engine.program import Program
+from lasfast.engine.schedule import SIZES, BatchNorm
 from lasfast.engine.statistics import CONVENTIONS, RunningStatistics
 from lasfast.supernets import Supernet
 from lasfast.supernets.layers import Shape
-from lasfast.supernets.run import leading, run_op
 
-SLACK = 4096
-"""Bytes behind weights and arenas that kernels may read beyond the end."""
-SHARED_BYTES = 64 << 20
-"""Of values that torch reads or writes: so many images at a time that a call of it costs little."""
+PROGRAMS: dict[str, type[Program]] = {"cpu": CpuProgram, "cuda": CudaProgram}
+"""What runs a schedule, by the type of the device where the supernet's parameters are."""
 
 
 def why_missing(device: torch.device) -> str | None:
     """Why there is no native code for this device, or None where there is."""
-    if device.type != "cpu":
-        return f"there are no native kernels for {device.type} yet"
+    if device.type not in PROGRAMS:
+        return f"there are no native kernels for {device.type}"
     if not _native.available():
         return "lasfast's compiled module is missing (lasfast info says why)"
     if getattr(_native.load(), "schedule_sizes", None) != SIZES:
         return "lasfast's compiled module is older than this code; build it again with `pip install .`"
+    if device.type == "cuda":
+        return _native.why_no_cuda(device.index or 0)
     return None
 
 
 class NativeBackend(Backend):
-    """Runs plans through the compiled module, on the CPU; "bf16" stores values and weights in bfloat16.
+    """Runs plans through the compiled module; "bf16" stores values and weights in bfloat16.
 
-    Blocks of images to predict are cut to `memory_budget` bytes of workspace, to which torch adds what the
-    modules that it runs need. Raises NotLowerableError where a plan cannot be lowered.
+    It runs where the supernet's parameters are, on the CPU or a GPU. Blocks of images to predict are cut to
+    `memory_budget` bytes of workspace, to which torch adds what the modules that it runs need. Raises
+    NotLowerableError where a plan cannot be lowered, ValueError where no kernels are for the device.
     """
 
     name = "native"
@@ -60,28 +55,21 @@ class NativeBackend(Backend):
         super().__init__(supernet, precision)
         self.memory_budget = memory_budget
         self.module = _native.load()
-        self._workspace = torch.empty(0, dtype=torch.uint8)
-
-    @property
-    def storage(self) -> int:
-        """How the native code stores values."""
-        return STORAGES[self.precision]
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of a stored element."""
-        return 4 if self.precision == "fp32" else 2
+        self.device = next(supernet.parameters()).device
+        if self.device.type not in PROGRAMS:
+            raise ValueError(f"supernet is on {self.device}, and {why_missing(self.device)}")
+        self._workspace = torch.empty(0, dtype=torch.uint8, device=self.device)
 
     def calibrate(self, plan: Plan, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
         """Return the statistics of every node (see `Backend.calibrate`)."""
-        programs: dict[Shape, _Program] = {}
+        programs: dict[Shape, Program] = {}
         running: RunningStatistics | None = None
         batch_norms: tuple[BatchNorm, ...] = ()
         for images in batches:
             images = _prepared(images)
             shape = tuple(images.shape[1:])
             if shape not in programs:
-                programs[shape] = self._calibration_program(plan, shape, len(images))
+                programs[shape] = self._program(plan, shape, len(images), calibration=True)
                 programs[shape].load_parameters()
             program = programs[shape]
             batch_norms = program.schedule.batch_norms
@@ -107,12 +95,12 @@ class NativeBackend(Backend):
         self, plan: Plan, statistics: list[NodeStatistics], batches: Iterable[Tensor]
     ) -> Iterator[dict[int, Tensor]]:
         """Give the logits of every leaf for each batch (see `Backend.predict_batches`)."""
-        programs: dict[Shape, _Program] = {}
+        programs: dict[Shape, Program] = {}
         for images in batches:
             images = _prepared(images)
             shape = tuple(images.shape[1:])
             if shape not in programs:
-                programs[shape] = _Program(self, lower(plan, shape, calibration=False))
+                programs[shape] = self._program(plan, shape, len(images), calibration=False)
                 programs[shape].load_parameters()
                 programs[shape].load_statistics(statistics)
             program = programs[shape]
@@ -121,24 +109,29 @@ class NativeBackend(Backend):
 
     def peak_bytes(self, plan: Plan, image_shape: Shape, images: int) -> int:
         """Return the bytes of workspace of a calibration batch, or of predicting where that needs more."""
-        calibration = _Program(self, lower(plan, image_shape, calibration=True))
-        prediction = _Program(self, lower(plan, image_shape, calibration=False))
-        return max(calibration.calibration_bytes(images), prediction.prediction_bytes(1, 1, 1, 1))
+        calibration = self._make(plan, image_shape, calibration=True)
+        prediction = self._make(plan, image_shape, calibration=False)
+        return max(calibration.batch_bytes(images), prediction.least_bytes(1))
 
     def prediction_batch(self, plan: Plan, image_shape: Shape, budget: int) -> int:
         """Return how many images' logits fit beside the smallest workspace."""
-        program = _Program(self, lower(plan, image_shape, calibration=False))
-        rest = budget - program.prediction_bytes(0, 1, 1, 1)
+        program = self._make(plan, image_shape, calibration=False)
+        rest = budget - program.least_bytes(0)
         return max(1, rest // max(1, program.logits_bytes(1)))
 
-    def _calibration_program(self, plan: Plan, image_shape: Shape, images: int) -> _Program:
-        """Run some operations together, to wait less often for the slowest thread, if memory allows."""
-        threads = torch.get_num_threads()
-        if threads > 1:
-            program = _Program(self, lower(plan, image_shape, calibration=True, width=2 * threads))
-            if self.memory_budget is None or program.calibration_bytes(images) <= self.memory_budget:
+    def _program(self, plan: Plan, image_shape: Shape, images: int, *, calibration: bool) -> Program:
+        """Return the fastest program for batches of so many images that the memory allows."""
+        for width in PROGRAMS[self.device.type].widths(calibration):
+            program = self._make(plan, image_shape, width, calibration=calibration)
+            if self.memory_budget is None or program.batch_bytes(images) <= self.memory_budget:
                 return program
-        return _Program(self, lower(plan, image_shape, calibration=True))
+        return self._make(plan, image_shape, calibration=calibration)
+
+    def _make(self, plan: Plan, image_shape: Shape, width: int = 1, *, calibration: bool) -> Program:
+        """Return a program that runs at most `width` operations together; 1 needs the least memory."""
+        kind = PROGRAMS[self.device.type]
+        schedule = lower(plan, image_shape, calibration=calibration, width=width, cuda=kind.cuda)
+        return kind(self, schedule, calibration=calibration)
 
     @property
     def held_bytes(self) -> int:
@@ -148,257 +141,10 @@ class NativeBackend(Backend):
     def workspace(self, size: int) -> Tensor:
         """Return at least `size` bytes, 64-byte aligned, the same memory as long as it is large enough."""
         if self._workspace.numel() < size:
-            self._workspace = torch.empty(0, dtype=torch.uint8)  # give back the old before taking the new
-            self._workspace = torch.empty(size, dtype=torch.uint8)
+            # Give back the old before taking the new.
+            self._workspace = torch.empty(0, dtype=torch.uint8, device=self.device)
+            self._workspace = torch.empty(size, dtype=torch.uint8, device=self.device)
         return self._workspace
-
-
-class _Program:
-    """A schedule with its parameters and tables, ready to run."""
-
-    def __init__(self, backend: NativeBackend, schedule: Schedule) -> None:
-        self.backend = backend
-        self.schedule = schedule
-        self.module = backend.module
-        self.storage, self.isa = backend.storage, _native.isa_number()
-        self.operations = schedule.operations.copy()
-        self.channels = sum(norm.channels for norm in schedule.batch_norms)
-        self.positions = torch.tensor(
-            [norm.positions for norm in schedule.batch_norms], dtype=torch.float64
-        ).repeat_interleave(torch.tensor([norm.channels for norm in schedule.batch_norms], dtype=torch.int64))
-        self.offsets = self._place_weights()
-        self.tables = torch.zeros(6, max(1, self.channels))
-        self.gamma, self.beta, self.scale, self.shift, self.mean, self.variance = self.tables
-        self.biases = torch.zeros(max(1, sum(count for _, count in schedule.biases)))
-        self.weights = torch.empty(int(self.offsets[-1]) + SLACK, dtype=torch.uint8)
-        self.native_tables = self.module.ScheduleTables(
-            values=schedule.values.ctypes.data,
-            value_count=len(schedule.values),
-            norms=schedule.norms.ctypes.data,
-            norm_count=len(schedule.norms),
-            operations=self.operations.ctypes.data,
-            operation_count=len(self.operations),
-            weights=self.weights.data_ptr(),
-            weight_bytes=self.weights.numel(),
-            biases=self.biases.data_ptr(),
-            bias_count=self.biases.numel(),
-            gamma=self.gamma.data_ptr(),
-            beta=self.beta.data_ptr(),
-            scale=self.scale.data_ptr(),
-            shift=self.shift.data_ptr(),
-            mean=self.mean.data_ptr(),
-            variance=self.variance.data_ptr(),
-            channel_count=self.tables.shape[1],
-        )
-
-    def load_parameters(self) -> None:
-        """Pack the weights, and copy biases, scales and shifts, as the supernet has them now."""
-        modules = self.modules = dict(self.backend.supernet.named_modules())
-        schedule = self.schedule
-        with torch.no_grad():
-            for (op, _, index), offset in zip(schedule.weights, self.offsets, strict=False):
-                weight: Any = modules[op.module].weight
-                weight = weight.detach().float()
-                strides = (*weight.stride(), 1, 1)[:4]
-                packed = self.weights.data_ptr() + int(offset)
-                where = self._operation(index)
-                self.module.schedule_pack(*where, self.storage, self.isa, weight.data_ptr(), strides, packed)
-            if schedule.biases:
-                biases = [leading(modules[name].bias, count) for name, count in schedule.biases]
-                torch.cat(biases, out=self.biases)
-            if schedule.batch_norms:
-                norms = [(modules[norm.module], norm.channels) for norm in schedule.batch_norms]
-                torch.cat([leading(module.weight, channels) for module, channels in norms], out=self.gamma)
-                torch.cat([leading(module.bias, channels) for module, channels in norms], out=self.beta)
-
-    def load_statistics(self, statistics: list[NodeStatistics]) -> None:
-        """Make the scale and shift of every norm from its statistics."""
-        norms = self.schedule.batch_norms
-        if not norms:
-            return
-        kept = [statistics[norm.node][norm.module] for norm in norms]
-        mean, variance = (torch.cat(parts).double() for parts in zip(*kept, strict=True))
-        eps = torch.tensor([norm.eps for norm in norms], dtype=torch.float64)
-        eps = eps.repeat_interleave(torch.tensor([norm.channels for norm in norms]))
-        scale = self.gamma.double() / (variance + eps).sqrt()
-        self.scale.copy_(scale)
-        self.shift.copy_(self.beta - mean * scale)
-
-    def calibrate(self, images: Tensor) -> None:
-        """Run one batch; `mean` and `variance` (biased) are then those of its batch norms."""
-        count = len(images)
-        arena = self._arena_bytes(self.schedule.arena, count)
-        threads = torch.get_num_threads()
-        space = self.backend.workspace(self.calibration_bytes(count))
-        start = space.data_ptr()
-
-        def native(first: int, last: int) -> None:
-            self.module.schedule_calibrate(
-                self.native_tables,
-                self.storage,
-                self.isa,
-                threads,
-                (first, last),
-                images.data_ptr(),
-                count,
-                start,
-                arena,
-                start + arena,
-            )
-
-        self._run(native, space, count)
-
-    def predict(self, images: Tensor) -> Tensor:
-        """Return logits [leaves, N, classes]."""
-        threads, block, most = self._blocks(len(images))
-        if most >= len(images):
-            return self._predict(images, threads, block)
-        logits = torch.empty(len(self.schedule.leaves), len(images), self.schedule.classes)
-        for part, place in zip(images.split(most), logits.split(most, 1), strict=True):
-            place.copy_(self._predict(part, threads, min(block, len(part))))
-        return logits
-
-    def _predict(self, images: Tensor, threads: int, block: int) -> Tensor:
-        count, schedule = len(images), self.schedule
-        arena = self._arena_bytes(schedule.arena, block)
-        shared = self._arena_bytes(schedule.shared, count) if schedule.shared else 0
-        logits = torch.empty(len(schedule.leaves), count, schedule.classes)
-        space = self.backend.workspace(self.prediction_bytes(0, threads, block, count))
-        start = space.data_ptr()
-        own = start + shared
-
-        def native(first: int, last: int) -> None:
-            self.module.schedule_predict(
-                self.native_tables,
-                self.storage,
-                self.isa,
-                threads,
-                (first, last),
-                images.data_ptr(),
-                count,
-                block,
-                start if shared else 0,
-                shared,
-                own,
-                arena,
-                own + arena * threads,
-                logits.data_ptr(),
-            )
-
-        self._run(native, space, count)
-        return logits
-
-    def _run(self, native: Callable[[int, int], None], space: Tensor, count: int) -> None:
-        """Run the operations in order: ranges of native ones, and what is torch's between them.
-
-        `space` begins with the arena, or with that of shared values, for `count` images.
-        """
-        schedule = self.schedule
-        first, *others = schedule.ranges()
-        with self.backend.inference() if schedule.calls else nullcontext():
-            native(*first)
-            for call, following in zip(schedule.calls, others, strict=True):
-                self._call(call, space, count)
-                native(*following)
-
-    def _call(self, call: Call, space: Tensor, count: int) -> None:
-        operation = self.operations[call.operation]
-        sources = [operation[name] for name in ("input", "other")[: len(call.flat)]]
-        inputs = [self._value(source, space, count) for source in sources]
-        inputs = [x.flatten(1) if flat else x for x, flat in zip(inputs, call.flat, strict=True)]
-        output = self._value(operation["output"], space, count)
-        result = run_op(call.op, self.modules, *inputs)
-        if result.shape != (count, *call.shape):
-            raise ValueError(
-                f"layer {call.layer.name!r}: {call.op} gave {tuple(result.shape)} for {count} image(s), "
-                f"expected {(count, *call.shape)}"
-            )
-        output.copy_(result.reshape(output.shape))
-
-    def _value(self, number: int, space: Tensor, count: int) -> Tensor:
-        """A value [N, C, H, W] where it lies, in channels_last."""
-        value = self.schedule.values[number]
-        shape = (count, int(value["height"]), int(value["width"]), int(value["channels"]))
-        dtype = torch.float32 if self.backend.precision == "fp32" else torch.bfloat16
-        start = int(value["offset"]) * count * dtype.itemsize
-        size = prod(shape) * dtype.itemsize
-        return space[start : start + size].view(dtype).view(shape).permute(0, 3, 1, 2)
-
-    def calibration_bytes(self, images: int) -> int:
-        """Bytes of workspace for a calibration batch."""
-        scratch = self._scratch_bytes(images, torch.get_num_threads(), True)
-        return self._arena_bytes(self.schedule.arena, images) + scratch
-
-    def prediction_bytes(self, images: int, threads: int, block: int, most: int) -> int:
-        """Bytes of workspace and logits for a batch to predict, in blocks, `most` images at a time."""
-        shared = self._arena_bytes(self.schedule.shared, most) if self.schedule.shared else 0
-        own = threads * self._arena_bytes(self.schedule.arena, block)
-        return shared + own + self._scratch_bytes(block, threads, False) + self.logits_bytes(images)
-
-    def logits_bytes(self, images: int) -> int:
-        """Bytes of the logits of so many images."""
-        return 4 * len(self.schedule.leaves) * images * self.schedule.classes
-
-    def _blocks(self, images: int) -> tuple[int, int, int]:
-        """Return how many threads work on a batch, on how many images each, and on how many in one pass."""
-        threads = min(torch.get_num_threads(), images)
-        per_image = max(1, self.schedule.arena * self.backend.itemsize)
-        # The arena counts values that wait for another candidate, too, so twice the cache is about right;
-        # and each block reads the weights once, so that very small blocks read little else.
-        block = min(max(4, 2 * cache_bytes() // per_image), -(-images // threads))
-        shared = self.schedule.shared * self.backend.itemsize
-        most = max(1, min(images, SHARED_BYTES // shared)) if shared else 1
-        budget = self.backend.memory_budget
-        if budget is not None:
-            while max(block, most) > 1 and self.prediction_bytes(images, threads, block, most) > budget:
-                block, most = max(1, block // 2), max(1, most // 2)
-            while threads > 1 and self.prediction_bytes(images, threads, block, most) > budget:
-                threads -= 1
-        # As many passes and blocks as that takes, all of about the same size.
-        most = _even(images, most) if shared else images
-        return threads, _even(most, block, threads), most
-
-    def _arena_bytes(self, elements: int, images: int) -> int:
-        return elements * images * self.backend.itemsize + SLACK
-
-    def _scratch_bytes(self, images: int, threads: int, calibration: bool) -> int:
-        size = self.module.schedule_scratch_bytes(
-            self.native_tables, self.storage, self.isa, images, threads, calibration
-        )
-        return int(size)
-
-    def _place_weights(self) -> np.ndarray:
-        """Lay the packed weights out; return where each begins, and the end."""
-        sizes = [
-            self.module.schedule_packed_bytes(*self._operation(index), self.storage, self.isa)
-            for _, _, index in self.schedule.weights
-        ]
-        offsets = np.cumsum([0, *(-(-size // 64) * 64 for size in sizes)])
-        column = self.operations["weight"]
-        self.operations["weight"] = np.where(column < 0, column, offsets[column])
-        return offsets
-
-    def _operation(self, index: int) -> tuple[int, int]:
-        """Return the addresses of an operation and of its input value."""
-        values, (_, _, operation_bytes) = self.schedule.values, SIZES
-        input = int(self.operations["input"][index])
-        return (
-            self.operations.ctypes.data + index * operation_bytes,
-            values.ctypes.data + input * values.itemsize,
-        )
-
-
-def _even(images: int, most: int, threads: int = 1) -> int:
-    """Return how many images each thread takes at a time: at most `most`, and in every round as many."""
-    rounds = -(-images // (most * threads))
-    return -(-images // (rounds * threads))
-
-
-def cache_bytes() -> int:
-    """Return the size of a core's own cache (level 2) in bytes, or a common one where it is not known."""
-    name = "SC_LEVEL2_CACHE_SIZE"
-    size = os.sysconf(name) if name in getattr(os, "sysconf_names", {}) else 0
-    return size if size > 0 else 1 << 20
 
 
 def _prepared(images: Tensor) -> Tensor:

@@ -57,6 +57,8 @@ assert (VALUE.itemsize, NORM.itemsize, OPERATION.itemsize) == SIZES
 
 ALIGNMENT = 32
 """Offsets of values are multiples of so many elements: 64 bytes in the smallest storage."""
+CUDA_CHANNELS = 8
+"""On CUDA, a position of a value has room for a multiple of so many channels."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Supernets, images and kernels for the backends' tests."""
 
+import importlib
 import importlib.util
 import random
 from pathlib import Path
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from lasfast import _native, supernets
-from lasfast.engine.native_backend import why_missing
+from lasfast.engine.cuda_program import CudaProgram
+from lasfast.engine.native_backend import PROGRAMS, why_missing
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerAssignmentSupernet, LayerBuilder, Supernet
 from lasfast.supernets.parts import classifier
@@ -94,14 +96,27 @@ def load_reference():
     return module
 
 
-@pytest.fixture(params=["reference", *ISAS])
+@pytest.fixture
+def emulated_cuda(monkeypatch):
+    """CUDA's programs and kernels in place of the CPU's, on the host: little networks take seconds."""
+    try:
+        emulated = importlib.import_module("lasfast._emulated")
+    except ImportError:
+        pytest.skip("lasfast._emulated is not built (LASFAST_EMULATE=ON)")
+    monkeypatch.setattr(_native, "load", lambda: emulated)
+    monkeypatch.setitem(PROGRAMS, "cpu", CudaProgram)
+
+
+@pytest.fixture(params=["reference", *ISAS, pytest.param("cuda", marks=pytest.mark.slow)])
 def kernels(request, monkeypatch):
-    """What runs schedules: the reference, then the compiled module with each instruction set forced."""
+    """What runs schedules: the reference, each instruction set, and CUDA's kernels on the host."""
     if request.param == "reference":
         reference = load_reference()
         monkeypatch.setattr(_native, "load", lambda: reference)
         monkeypatch.setattr(_native, "available", lambda: True)
         monkeypatch.setattr(_native, "isa_number", lambda: 0)
+    elif request.param == "cuda":
+        request.getfixturevalue("emulated_cuda")
     elif MISSING:
         pytest.skip(MISSING)
     else:

@@ -1,6 +1,11 @@
-"""Every operation of a schedule against the PyTorch expression it stands for, on every instruction set."""
+"""Every operation of a schedule against the PyTorch expression it stands for, on every instruction set.
+
+CUDA's kernels are run on the host, with their blocks and threads in either order.
+"""
 
 from __future__ import annotations
+
+import importlib
 
 import numpy as np
 import pytest
@@ -11,10 +16,14 @@ from torch import Tensor
 from lasfast import _native
 from lasfast.engine.schedule import NORM, OPERATION, VALUE, Kind
 
-ISAS = ("generic", "avx2", "avx512", "amx")
+CPU_ISAS = ("generic", "avx2", "avx512", "amx")
+ISAS = (*CPU_ISAS, "cuda", "cuda reversed")
 ACTIVATIONS = [lambda x: x, F.relu, F.relu6, F.hardswish, F.silu, torch.sigmoid, F.hardsigmoid]
 NONE, RELU, RELU6, HARDSWISH, SWISH, SIGMOID, HARDSIGMOID = range(7)
 STORAGES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+FORWARD, REVERSED = -1, -2
+CUDA = {"cuda": FORWARD, "cuda reversed": REVERSED}
+"""Stand where numbers of instruction sets do."""
 
 
 @pytest.fixture(params=ISAS)
@@ -28,6 +37,12 @@ def storage(request: pytest.FixtureRequest) -> str:
 
 
 def isa_number(name: str) -> int:
+    if name in CUDA:
+        try:
+            importlib.import_module("lasfast._emulated").set_reversed(CUDA[name] == REVERSED)
+        except ImportError:
+            pytest.skip("lasfast._emulated is not built (LASFAST_EMULATE=ON)")
+        return CUDA[name]
     if not _native.available():
         pytest.skip("lasfast's compiled module is not built")
     if name not in _native.load().isas_supported():
@@ -45,6 +60,9 @@ def aligned(count: int, dtype: torch.dtype, fill: float | None = None) -> Tensor
 class Schedule:
     """Values, norms and operations, added one by one; no two values share memory."""
 
+    def __new__(cls, isa: int, storage: str = "fp32") -> Schedule:
+        return super().__new__(CudaSchedule if isa < 0 else cls)
+
     def __init__(self, isa: int, storage: str = "fp32") -> None:
         self.isa, self.storage = isa, storage
         self.dtype = STORAGES[storage]
@@ -61,8 +79,13 @@ class Schedule:
 
     def value(self, channels: int, height: int = 1, width: int = 1) -> int:
         self.values.append((channels, height, width, 0, self.arena_elements))
-        self.arena_elements += -(-channels * height * width // 32) * 32
+        self.arena_elements += -(-self.pitch(channels) * height * width // 32) * 32
         return len(self.values) - 1
+
+    @staticmethod
+    def pitch(channels: int) -> int:
+        """Elements from one position of a value to the next."""
+        return channels
 
     def norm(self, channels: int, generator: torch.Generator, eps: float = 1e-5) -> int:
         offset = self.tables.shape[1]
@@ -100,17 +123,21 @@ class Schedule:
             self.biases = torch.cat((self.biases, bias))
         if weight is not None:
             record, value = self.record(op), np.array([self.values[input]], VALUE)
-            arguments = (record.ctypes.data, value.ctypes.data, self.number, self.isa)
-            size = self.module.schedule_packed_bytes(*arguments)
-            assert size > 0
-            assert size % 64 == 0
-            packed = aligned(size, torch.uint8)
-            self.module.schedule_pack(*arguments, weight.data_ptr(), weight.stride(), packed.data_ptr())
+            packed = self.pack(record.ctypes.data, value.ctypes.data, weight)
             op["weight"] = self.weight_bytes
-            self.weight_bytes += size
+            self.weight_bytes += len(packed)
             self.weights.append(packed)
         self.operations.append(op)
         return len(self.operations) - 1
+
+    def pack(self, operation: int, value: int, weight: Tensor) -> Tensor:
+        arguments = (operation, value, self.number, self.isa)
+        size = self.module.schedule_packed_bytes(*arguments)
+        assert size > 0
+        assert size % 64 == 0
+        packed = aligned(size, torch.uint8)
+        self.module.schedule_pack(*arguments, weight.data_ptr(), weight.stride(), packed.data_ptr())
+        return packed
 
     @staticmethod
     def record(op: dict) -> np.ndarray:
@@ -147,9 +174,9 @@ class Schedule:
 
     def read(self, value: int, images: int) -> Tensor:
         channels, height, width, _, offset = self.values[value]
-        begin = offset * images
-        flat = self.arena[begin : begin + images * channels * height * width]
-        return flat.view(images, height, width, channels).permute(0, 3, 1, 2).float()
+        begin, pitch = offset * images, self.pitch(channels)
+        flat = self.arena[begin : begin + images * pitch * height * width]
+        return flat.view(images, height, width, pitch)[..., :channels].permute(0, 3, 1, 2).float()
 
     def predict(
         self,
@@ -214,6 +241,73 @@ class Schedule:
         value = self.value(*x.shape[1:])
         self.add(Kind.INPUT, -1, value)
         return value
+
+
+class CudaSchedule(Schedule):
+    """The same through the module in which CUDA's kernels run on the host."""
+
+    tf32 = False
+
+    def __init__(self, isa: int, storage: str = "fp32") -> None:
+        super().__init__(isa, storage)
+        self.module = importlib.import_module("lasfast._emulated")
+
+    @staticmethod
+    def pitch(channels: int) -> int:
+        return -(-channels // 8) * 8
+
+    def pack(self, operation: int, value: int, weight: Tensor) -> Tensor:
+        size = self.module.schedule_packed_bytes_cuda(operation, value, self.number)
+        assert size > 0
+        assert size % 64 == 0
+        packed = aligned(size, torch.uint8, 255)
+        where = weight.data_ptr(), weight.stride(), 0, 0, packed.data_ptr()
+        self.module.schedule_pack_cuda(operation, value, self.number, *where)
+        return packed
+
+    def predict(self, images: Tensor, block: int | None = None, threads: int = 1) -> Tensor:
+        leaves = [op for op in self.operations if op["leaf"] >= 0]
+        classes = leaves[0]["out_channels"] if leaves else 1
+        logits = torch.full((max(1, len(leaves)), len(images), classes), torch.nan)
+        block = block or len(images)
+        plan = self.plan(block, calibration=False)
+        for start in range(0, len(images), block):
+            self.run(plan, images[start : start + block], logits[:, start:])
+        return logits
+
+    def calibrate(self, images: Tensor, threads: int = 1) -> None:
+        self.run(self.plan(len(images), calibration=True), images, torch.zeros(1, 1, 1))
+
+    def plan(self, images: int, calibration: bool) -> Tensor:
+        tables = self.native()
+        size = self.module.schedule_plan_bytes_cuda(tables, self.number, images, calibration)
+        plan = aligned(max(8, size), torch.uint8, 255)
+        self.module.schedule_plan_cuda(tables, self.number, self.tf32, images, calibration, plan.data_ptr())
+        arena, scratch, _ = self.module.schedule_needs_cuda(plan.data_ptr())
+        assert arena <= self.arena_elements * images * self.dtype.itemsize
+        self.arena = aligned(self.arena_elements * images, self.dtype, torch.nan)
+        self.scratch = aligned(scratch, torch.uint8, 255)
+        return plan
+
+    def run(self, plan: Tensor, images: Tensor, logits: Tensor, /, **changes: int) -> None:
+        """Images in order; the first of `logits` [leaves, images, classes] are theirs."""
+        images, on_device = images.contiguous(), plan.clone()
+        _, _, levels = self.module.schedule_needs_cuda(plan.data_ptr())
+        call = {
+            "plan": plan.data_ptr(),
+            "device_plan": on_device.data_ptr(),
+            "images": images.data_ptr(),
+            "count": len(images),
+            "first_level": 0,
+            "last_level": levels - 1,
+            "arena": self.arena.data_ptr(),
+            "scratch": self.scratch.data_ptr(),
+            "logits": logits.data_ptr(),
+            "logit_images": logits.stride(0) // logits.stride(1),
+            "device": 0,
+            "stream": 0,
+        }
+        self.module.schedule_run_cuda(self.native(), **call | changes)
 
 
 def relative(a: Tensor, truth: Tensor) -> float:
@@ -348,13 +442,14 @@ def run_with_other(schedule: Schedule, x: Tensor, other: Tensor | None, value: i
     if other is None:
         schedule.predict(x)
         return
-    original = aligned
+    original, channels = aligned, other.shape[1]
+    rows = F.pad(other.permute(0, 2, 3, 1), (0, schedule.pitch(channels) - channels))
 
     def filled(count: int, dtype: torch.dtype, fill: float | None = None) -> Tensor:
         tensor = original(count, dtype, fill)
         if dtype == schedule.dtype and count == -(-schedule.arena_elements * len(x) // 32) * 32:
             begin = schedule.values[value][-1] * len(x)
-            tensor[begin : begin + other.numel()] = other.permute(0, 2, 3, 1).reshape(-1).to(dtype)
+            tensor[begin : begin + rows.numel()] = rows.reshape(-1).to(dtype)
         return tensor
 
     with pytest.MonkeyPatch.context() as patch:
@@ -749,6 +844,7 @@ def test_the_same_bits_whatever_the_threads_and_blocks(storage: str, isa: int) -
     assert all(torch.equal(one, logits[0]) for one in logits)
 
 
+@pytest.mark.parametrize("isa", CPU_ISAS, indirect=True)
 @pytest.mark.parametrize("cuts", [(3,), (1, 2, 2, 5, 8), (0, 4, 9)])
 def test_the_same_bits_in_one_range_and_in_several(cuts: tuple[int, ...], storage: str, isa: int) -> None:
     """What operations of several ranges touch is shared; threads are at different images of it."""
@@ -858,6 +954,82 @@ def test_bad_operations_are_refused(case: str) -> None:
     assert (schedule.module.schedule_scratch_bytes(tables, 0, 0, 2, 1, False) > 0) == fits
     with pytest.raises(ValueError, match=text):
         schedule.predict(x)
+
+
+def test_tf32_rounds_inputs_and_weights_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    isa = isa_number("cuda")
+    monkeypatch.setattr(CudaSchedule, "tf32", True)
+    x, weight = randn(2, 19, 9, 7), randn(37, 19, 3, 3, seed=1)
+    for values, bound in ((x, 1e-3), (x.bfloat16().float(), 1e-6)):
+        rounded = weight if bound == 1e-3 else weight.bfloat16().float()
+        schedule = Schedule(isa)
+        source, output = schedule.images(values), schedule.value(37, 9, 7)
+        schedule.add(Kind.CONV2D, source, output, rounded, kernel=3, padding=1)
+        schedule.predict(values)
+        truth = F.conv2d(values.double(), rounded.double(), padding=1)
+        assert relative(schedule.read(output, 2), truth) <= bound
+
+
+def test_bad_cuda_calls_are_refused() -> None:
+    x = randn(2, 4, 5, 5)
+    schedule = Schedule(isa_number("cuda"))
+    source, output = schedule.images(x), schedule.value(8, 3, 3)
+    schedule.add(Kind.CONV2D, source, output, randn(8, 4, 3, 3), kernel=3)
+    schedule.add(Kind.GLOBAL_POOL, output, -1, leaf=0, out_channels=8)
+    plan, logits = schedule.plan(2, calibration=False), torch.zeros(1, 2, 8)
+    schedule.run(plan, x, logits)
+    for changes, text in (
+        ({"plan": 0}, "plan is missing"),
+        ({"plan": torch.zeros(64).data_ptr()}, "plan is none"),
+        ({"device_plan": 0}, "device's plan or the images"),
+        ({"images": 0}, "device's plan or the images"),
+        ({"count": 3}, "number of images"),
+        ({"count": 0}, "number of images"),
+        ({"first_level": 2, "last_level": 1}, "levels are not among"),
+        ({"last_level": 3}, "levels are not among"),
+        ({"arena": schedule.arena.data_ptr() + 4}, "not aligned"),
+        ({"logits": 0}, "logits are missing"),
+        ({"logit_images": 1}, "logits are missing"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            schedule.run(plan, x, logits, **changes)
+    with pytest.raises(RuntimeError, match="device cannot be used"):
+        schedule.run(plan, x, logits, device=1)
+    schedule.values[0] = (4, 1 << 15, 1 << 16, 0, 0)  # too many positions for one launch
+    schedule.values[1] = (8, (1 << 15) - 2, (1 << 16) - 2, 0, 1 << 40)
+    assert schedule.module.schedule_plan_bytes_cuda(schedule.native(), 0, 2, False) == 0
+    with pytest.raises(RuntimeError, match="fewer images"):
+        schedule.module.schedule_plan_cuda(schedule.native(), 0, False, 2, False, plan.data_ptr())
+
+
+def test_the_same_bits_in_several_ranges_of_levels(storage: str) -> None:
+    """An opaque operation has a level of its own, which the caller runs."""
+    x = randn(23, 3, 14, 14)
+    schedule = Schedule(isa_number("cuda"), storage)
+    residual(schedule, x, False)
+    expected = schedule.predict(x)
+    plan, logits = schedule.plan(23, calibration=False), torch.full((1, 23, 10), torch.nan)
+    for first, last in ((0, 0), (1, 3), (4, 6)):
+        schedule.run(plan, x, logits, first_level=first, last_level=last)
+    assert torch.equal(logits, expected)
+    schedule.operations[-2]["kind"] = Kind.OPAQUE
+    plan = schedule.plan(23, calibration=False)
+    schedule.run(plan, x, logits, last_level=4)
+    with pytest.raises(ValueError, match="run by the caller"):
+        schedule.run(plan, x, logits, first_level=5, last_level=5)
+
+
+@pytest.mark.parametrize("count", [1, 5, 23])
+def test_a_plan_is_good_for_fewer_images(count: int, storage: str) -> None:
+    """With fewer images, some blocks of a launch have nothing to do."""
+    x = randn(23, 3, 14, 14)
+    schedule = Schedule(isa_number("cuda"), storage)
+    residual(schedule, x, False)
+    expected = schedule.predict(x)
+    plan, logits = schedule.plan(23, calibration=False), torch.full((1, 30, 10), torch.nan)
+    schedule.run(plan, x[:count], logits)
+    assert torch.equal(logits[:, :count], expected[:, :count])
+    assert logits[:, count:].isnan().all()
 
 
 def test_bad_calls_are_refused() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from types import ModuleType
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -343,6 +344,50 @@ def test_it_is_the_native_kernel_that_was_tested() -> None:
     assert native.supports(X)
     assert not native.supports(X.double())
     assert not native.supports(X.to("meta"))
+
+
+def emulate(module: ModuleType, x: Tensor, weight: Tensor, grad: Tensor, *numbers: int) -> list[Tensor]:
+    """What the CUDA kernels make of it on the host: output and both gradients."""
+    _, c_out, stride, padding, groups = numbers
+    results = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype) for t in (grad, x, weight)]
+    for result, fill in zip(results, (torch.nan, torch.nan, 0), strict=True):
+        result.fill_(fill)
+    for which, operands, result in (
+        ("forward", (x, weight), results[0]),
+        ("grad_input", (grad, weight), results[1]),
+        ("grad_weight", (grad, x), results[2]),
+    ):
+        params = module.SlicedConv2dParams(
+            (x.shape[0], groups), x.shape[1:], (c_out, *grad.shape[2:]), weight.shape[2:], stride, padding,
+            x.stride(), weight.stride(), grad.stride(),
+        )  # fmt: skip
+        size = module.sliced_conv2d_workspace_cuda(params, getattr(module.Pass, which))
+        workspace = torch.full((size,), 255, dtype=torch.uint8)
+        run = getattr(module, f"sliced_conv2d_{which}_cuda")
+        dtype = int(x.dtype == torch.bfloat16)
+        addresses = [t.data_ptr() for t in (*operands, workspace)]
+        run(params, dtype, *addresses, 0, 0, result.data_ptr())
+    return results
+
+
+@pytest.mark.parametrize("name", ["stride 2", "1x1", "kernel under stride", "depthwise"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_emulated_cuda_agrees(name: str, dtype: torch.dtype, emulated: ModuleType) -> None:
+    x, weight, grad, numbers = case(name)
+    x, weight, grad = (t.to(dtype) for t in (x, weight, grad))
+    truth = with_gradients(plain, x.double(), weight.double(), grad, *numbers)
+    bound = 2e-6 if dtype == torch.float32 else 3e-3
+    for ours, exact in zip(emulate(emulated, x, weight, grad, *numbers), truth, strict=True):
+        assert relative_error(ours, exact) <= bound
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(problem=problems())
+def test_emulated_cuda_takes_any_shape_stride_and_layout(emulated: ModuleType, problem) -> None:
+    x, weight, grad, numbers = problem
+    truth = with_gradients(plain, x.double(), weight.double(), grad, *numbers)
+    for ours, exact in zip(emulate(emulated, x, weight, grad, *numbers), truth, strict=True):
+        assert relative_error(ours, exact) <= 3e-6
 
 
 @pytest.mark.cuda

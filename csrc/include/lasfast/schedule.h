@@ -158,4 +158,53 @@ Status schedule_predict_cpu(const ScheduleTables& tables, Storage storage, Isa i
                             void* scratch,
                             float* logits);  // [leaves, images, classes]
 
+// ---- CUDA. Values, norms and operations lie on the host; all else that the tables name, and what is below,
+// in memory of one device, in place before the work queued on `stream` runs. Otherwise as above, but:
+// - Positions hold cuda_channels(v.channels) elements, zero beyond v.channels: value v of image i begins at
+//   element  v.offset * capacity + i * v.height * v.width * cuda_channels(v.channels).
+// - Prediction runs level by level too, all operations of a level at once. The caller runs the levels of
+//   opaque operations, which have no other operations, and no value is `shared`.
+// - The host's share is done once: schedule_plan_cuda makes a plan of the tables, plain bytes of which the
+//   caller puts a copy on the device. It holds no addresses, and is good for as many images as it was made
+//   for, or fewer.
+
+inline int64_t cuda_channels(int64_t channels) { return (channels + 7) / 8 * 8; }
+
+int64_t schedule_packed_bytes_cuda(const Operation& operation, const Value& input, Storage storage);
+
+// As schedule_pack_cpu; weight and packed lie on the device.
+Status schedule_pack_cuda(const Operation& operation, const Value& input, Storage storage,
+                          const float* weight, const int64_t weight_stride[4], int device, void* stream,
+                          void* packed);
+
+// Bytes of a plan; 0 where the tables are not valid.
+int64_t schedule_plan_bytes_cuda(const ScheduleTables& tables, Storage storage, int64_t images,
+                                 bool calibration);
+
+// `tf32`: products of fp32 values are rounded to TF32 and run on tensor cores. plan: 8-byte aligned.
+Status schedule_plan_cuda(const ScheduleTables& tables, Storage storage, bool tf32, int64_t images,
+                          bool calibration, void* plan);
+
+struct CudaNeeds {
+  int64_t arena_bytes, scratch_bytes, levels;
+};
+CudaNeeds schedule_needs_cuda(const void* plan);
+
+struct CudaPass {
+  const void* plan;                 // on the host
+  const void* device_plan;          // the same bytes on the device
+  const float* images;              // [count, channels, height, width]
+  int64_t count;                    // at most the plan's
+  int64_t first_level, last_level;  // both included
+  void* arena;                      // these two 64-byte aligned, as large as schedule_needs_cuda says
+  void* scratch;
+  float* logits;  // [leaves, logit_images, classes], of which images 0 .. count are written; prediction
+  int64_t logit_images;  // only
+  int device;
+  void* stream;
+};
+
+// Queues the pass, and returns.
+Status schedule_run_cuda(const ScheduleTables& tables, const CudaPass& pass);
+
 }  // namespace lasfast

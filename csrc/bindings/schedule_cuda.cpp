@@ -1,0 +1,89 @@
+// Schedules on CUDA for Python. As in schedule.cpp, addresses stand for what Python owns.
+#include <pybind11/stl.h>
+
+#include <array>
+
+#include "bindings.h"
+#include "lasfast/schedule.h"
+
+namespace py = pybind11;
+using namespace lasfast;
+
+#ifdef LASFAST_CUDA
+
+namespace {
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+int64_t packed_bytes(Address operation, Address input, int storage) {
+  return schedule_packed_bytes_cuda(*at<const Operation>(operation), *at<const Value>(input),
+                                    static_cast<Storage>(storage));
+}
+
+void pack(Address operation, Address input, int storage, Address weight, const std::array<int64_t, 4>& stride,
+          int device, Address stream, Address packed) {
+  raise(schedule_pack_cuda(*at<const Operation>(operation), *at<const Value>(input),
+                           static_cast<Storage>(storage), at<const float>(weight), stride.data(), device,
+                           at<void>(stream), at<void>(packed)),
+        "schedule_pack");
+}
+
+int64_t plan_bytes(const ScheduleTables& tables, int storage, int64_t images, bool calibration) {
+  return schedule_plan_bytes_cuda(tables, static_cast<Storage>(storage), images, calibration);
+}
+
+void plan(const ScheduleTables& tables, int storage, bool tf32, int64_t images, bool calibration,
+          Address plan) {
+  raise(schedule_plan_cuda(tables, static_cast<Storage>(storage), tf32, images, calibration, at<void>(plan)),
+        "schedule_plan");
+}
+
+std::array<int64_t, 3> needs(Address plan) {
+  const CudaNeeds needs = schedule_needs_cuda(at<const void>(plan));
+  return {needs.arena_bytes, needs.scratch_bytes, needs.levels};
+}
+
+void run(const ScheduleTables& tables, Address plan, Address device_plan, Address images, int64_t count,
+         int64_t first_level, int64_t last_level, Address arena, Address scratch, Address logits,
+         int64_t logit_images, int device, Address stream) {
+  const CudaPass pass{at<const void>(plan),
+                      at<const void>(device_plan),
+                      at<const float>(images),
+                      count,
+                      first_level,
+                      last_level,
+                      at<void>(arena),
+                      at<void>(scratch),
+                      at<float>(logits),
+                      logit_images,
+                      device,
+                      at<void>(stream)};
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = schedule_run_cuda(tables, pass);
+  }
+  raise(status, "schedule_run");
+}
+
+}  // namespace
+
+void bind_schedule_cuda(py::module_& m) {
+  using py::arg;
+  m.def("schedule_packed_bytes_cuda", &packed_bytes, arg("operation"), arg("input"), arg("storage"));
+  m.def("schedule_pack_cuda", &pack, arg("operation"), arg("input"), arg("storage"), arg("weight"),
+        arg("weight_stride"), arg("device"), arg("stream"), arg("packed"));
+  m.def("schedule_plan_bytes_cuda", &plan_bytes, arg("tables"), arg("storage"), arg("images"),
+        arg("calibration"));
+  m.def("schedule_plan_cuda", &plan, arg("tables"), arg("storage"), arg("tf32"), arg("images"),
+        arg("calibration"), arg("plan"));
+  m.def("schedule_needs_cuda", &needs, arg("plan"));
+  m.def("schedule_run_cuda", &run, arg("tables"), arg("plan"), arg("device_plan"), arg("images"),
+        arg("count"), arg("first_level"), arg("last_level"), arg("arena"), arg("scratch"), arg("logits"),
+        arg("logit_images"), arg("device"), arg("stream"));
+}
+
+#endif

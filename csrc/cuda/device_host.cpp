@@ -1,0 +1,313 @@
+// Threads of a block as fibres: each has a stack and goes on where it left off, all within one thread of the
+// operating system.
+#include "device_host.h"
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "lasfast/device.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define LASFAST_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define LASFAST_ASAN 1
+#endif
+#endif
+#ifdef LASFAST_ASAN
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace lasfast::device {
+namespace {
+
+constexpr int warp_size = 32, most_threads = 1024;
+constexpr size_t stack_bytes = 256 << 10;
+
+enum Error { none = 0, no_device = 1, bad_launch = 2, stuck = 3 };
+
+// A place where `expected` threads wait for one another.
+struct Gate {
+  int expected = 0, arrived = 0;
+  unsigned opened = 0;
+};
+
+struct Copy {
+  void* to;
+  const void* from;
+  bool valid;
+};
+
+struct Fibre {
+  std::unique_ptr<char[]> stack;
+  ucontext_t start;
+  jmp_buf resume;
+  bool started = false, finished = true;
+  const Gate* gate = nullptr;
+  unsigned ticket = 0;  // what `gate->opened` was when it began to wait
+  std::deque<std::vector<Copy>> copies;
+#ifdef LASFAST_ASAN
+  void* fake_stack = nullptr;
+#endif
+
+  bool ready() const { return !finished && (!gate || gate->opened != ticket); }
+};
+
+// What the threads of a warp show one another.
+struct Exchange {
+  const void* row[warp_size];
+  const uint32_t *a[warp_size], *b[warp_size];
+  float* sum[warp_size];
+};
+
+struct Machine {
+  std::vector<Fibre> fibres;
+  std::vector<Gate> warps;
+  std::vector<Exchange> exchanges;
+  Gate block;
+  void (*body)(const void*) = nullptr;
+  const void* argument = nullptr;
+  std::unique_ptr<char[]> shared;
+  int64_t block_index = 0;
+  int threads = 0, current = 0, left = 0;
+  bool reversed = false;
+  jmp_buf outside;
+#ifdef LASFAST_ASAN
+  void* outside_fake_stack = nullptr;
+  const void* outside_stack = nullptr;
+  size_t outside_size = 0;
+#endif
+};
+
+Machine machine;
+std::mutex machine_lock;
+
+void leave_for(Fibre* from, Fibre* to) {
+  (void)from;
+#ifdef LASFAST_ASAN
+  __sanitizer_start_switch_fiber(from ? &from->fake_stack : &machine.outside_fake_stack,
+                                 to ? to->stack.get() : machine.outside_stack,
+                                 to ? stack_bytes : machine.outside_size);
+#endif
+  if (!to) _longjmp(machine.outside, 1);
+  if (to->started) _longjmp(to->resume, 1);
+  to->started = true;
+  setcontext(&to->start);
+}
+
+void arrived_at(Fibre* at) {
+  (void)at;
+#ifdef LASFAST_ASAN
+  const void* stack = nullptr;
+  size_t size = 0;
+  __sanitizer_finish_switch_fiber(at ? at->fake_stack : machine.outside_fake_stack, &stack, &size);
+  if (!machine.outside_stack) machine.outside_stack = stack, machine.outside_size = size;
+#endif
+}
+
+// The next thread that can run, from the current one on; null where there is none.
+Fibre* next_ready() {
+  const int step = machine.reversed ? machine.threads - 1 : 1;
+  for (int i = 0, at = machine.current; i < machine.threads; ++i) {
+    at = (at + step) % machine.threads;
+    if (!machine.fibres[at].ready()) continue;
+    machine.current = at;
+    return &machine.fibres[at];
+  }
+  return nullptr;
+}
+
+// Lets others run; returns once `self` may go on. Without any that can run, the block is done or stuck.
+void yield(Fibre& self) {
+  if (_setjmp(self.resume) == 0) leave_for(&self, next_ready());
+  arrived_at(&self);
+}
+
+void wait_at(Gate& gate) {
+  Fibre& self = machine.fibres[machine.current];
+  if (++gate.arrived == gate.expected) {
+    gate.arrived = 0;
+    ++gate.opened;
+    return;
+  }
+  self.gate = &gate;
+  self.ticket = gate.opened;
+  yield(self);
+  self.gate = nullptr;
+}
+
+// A fibre runs one thread after another: that with its number in every block.
+void live() {
+  Fibre& self = machine.fibres[machine.current];
+  arrived_at(&self);
+  for (;;) {
+    machine.body(machine.argument);
+    self.finished = true;
+    --machine.left;
+    yield(self);
+  }
+}
+
+void prepare_fibres(int threads) {
+  if (machine.fibres.empty()) machine.fibres = std::vector<Fibre>(most_threads);
+  for (int i = 0; i < threads; ++i) {
+    Fibre& fibre = machine.fibres[i];
+    if (fibre.stack) continue;
+    fibre.stack.reset(new char[stack_bytes]);  // not zeroed: most of it is never touched
+    getcontext(&fibre.start);
+    fibre.start.uc_stack.ss_sp = fibre.stack.get();
+    fibre.start.uc_stack.ss_size = stack_bytes;
+    makecontext(&fibre.start, live, 0);
+  }
+}
+
+bool run_block() {
+  for (int i = 0; i < machine.threads; ++i) {
+    Fibre& fibre = machine.fibres[i];
+    fibre.finished = false;
+    fibre.gate = nullptr;
+    fibre.copies.assign(1, {});
+  }
+  for (Gate& warp : machine.warps) warp.arrived = 0;
+  machine.block = {machine.threads, 0, 0};
+  machine.left = machine.threads;
+  machine.current = machine.reversed ? machine.threads - 1 : 0;
+  if (_setjmp(machine.outside) == 0) leave_for(nullptr, &machine.fibres[machine.current]);
+  arrived_at(nullptr);
+  return machine.left == 0;
+}
+
+Exchange& exchange() { return machine.exchanges[machine.current / warp_size]; }
+Gate& warp() { return machine.warps[machine.current / warp_size]; }
+
+// The warp's product, by whichever of its threads comes last. `value` reads element k of a row, of the piece
+// of 4 bytes that holds it.
+template <int depth, typename Value>
+void multiply(const Exchange& e, Value value) {
+  double a[depth][16], b[depth][8];
+  for (int k = 0; k < depth; ++k) {
+    const int quarter = k % (depth / 2) * 8 / depth, half = k / (depth / 2);
+    for (int m = 0; m < 16; ++m) a[k][m] = value(e.a[m % 8 * 4 + quarter][m / 8 + 2 * half], k);
+    for (int n = 0; n < 8; ++n) b[k][n] = value(e.b[n * 4 + quarter][half], k);
+  }
+  for (int m = 0; m < 16; ++m) {
+    double sums[8];
+    for (int n = 0; n < 8; ++n) sums[n] = e.sum[m % 8 * 4 + n / 2][m / 8 * 2 + n % 2];
+    for (int k = 0; k < depth; ++k)
+      for (int n = 0; n < 8; ++n) sums[n] += a[k][m] * b[k][n];
+    for (int n = 0; n < 8; ++n) e.sum[m % 8 * 4 + n / 2][m / 8 * 2 + n % 2] = static_cast<float>(sums[n]);
+  }
+}
+
+template <int depth, typename Value>
+void mma(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Value value) {
+  Exchange& e = exchange();
+  const int lane = machine.current % warp_size;
+  e.a[lane] = a, e.b[lane] = b, e.sum[lane] = sum;
+  Gate& gate = warp();
+  if (gate.arrived == warp_size - 1) multiply<depth>(e, value);
+  wait_at(gate);
+}
+
+}  // namespace
+
+int thread_index() { return machine.current; }
+int64_t block_index() { return machine.block_index; }
+void barrier() { wait_at(machine.block); }
+void* shared_memory() { return machine.shared.get(); }
+void set_reversed(bool reversed) { machine.reversed = reversed; }
+
+const Bits16* aligned16(const void* address) {
+  if (reinterpret_cast<uintptr_t>(address) % 16 != 0) {
+    std::fprintf(stderr, "lasfast: a kernel accesses 16 bytes at the misaligned address %p\n", address);
+    std::abort();
+  }
+  return static_cast<const Bits16*>(address);
+}
+
+void copy16_async(void* shared_to, const void* from, bool valid) {
+  aligned16(shared_to), aligned16(from);
+  machine.fibres[machine.current].copies.back().push_back({shared_to, from, valid});
+}
+void copy_commit() { machine.fibres[machine.current].copies.emplace_back(); }
+void copy_wait_for(int pending) {
+  auto& copies = machine.fibres[machine.current].copies;
+  while (static_cast<int>(copies.size()) - 1 > pending) {  // the last group is still open
+    for (const Copy& copy : copies.front()) store16(copy.to, copy.valid ? load16(copy.from) : Bits16{});
+    copies.pop_front();
+  }
+}
+
+void load_matrix(uint32_t (&to)[4], const void* shared_row) {
+  Exchange& e = exchange();
+  const int lane = machine.current % warp_size;
+  e.row[lane] = aligned16(shared_row);
+  wait_at(warp());
+  for (int i = 0; i < 4; ++i) to[i] = static_cast<const Bits16*>(e.row[8 * i + lane / 4])->word[lane % 4];
+  wait_at(warp());  // nobody's address changes before all have read
+}
+
+void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  mma<16>(sum, a, b, [](uint32_t pair, int k) { return float_of(k % 2 ? pair & 0xffff0000u : pair << 16); });
+}
+void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  mma<8>(sum, a, b, [](uint32_t bits, int) { return float_of(bits & ~0x1fffu); });
+}
+
+int run_blocks(void (*body)(const void*), const void* argument, int64_t blocks, int threads,
+               int64_t shared_bytes) {
+  const std::lock_guard<std::mutex> guard(machine_lock);
+  if (blocks < 1 || blocks > max_blocks || threads < 1 || threads > most_threads || shared_bytes < 0 ||
+      shared_bytes > max_shared_bytes)
+    return bad_launch;
+  prepare_fibres(threads);
+  machine.body = body;
+  machine.argument = argument;
+  machine.threads = threads;
+  const int warps = (threads + warp_size - 1) / warp_size;
+  machine.warps.assign(warps, Gate{});
+  for (int i = 0; i < warps; ++i) machine.warps[i].expected = std::min(warp_size, threads - i * warp_size);
+  machine.exchanges.resize(warps);
+  for (int64_t i = 0; i < blocks; ++i) {
+    machine.block_index = machine.reversed ? blocks - 1 - i : i;
+    // Exactly as much as was asked for, anew for each block, so that tools see an overrun.
+    machine.shared = std::make_unique<char[]>(static_cast<size_t>(shared_bytes));
+    std::memset(machine.shared.get(), 0xff, static_cast<size_t>(shared_bytes));
+    if (!run_block()) {
+      machine.fibres.clear();  // they wait in the middle of a kernel
+      return stuck;
+    }
+  }
+  return none;
+}
+
+}  // namespace lasfast::device
+
+namespace lasfast {
+
+int cuda_runtime_version() { return 0; }
+int cuda_driver_version() { return 0; }
+int cuda_device_count() { return 1; }
+
+const char* cuda_error_text(int error) {
+  switch (error) {
+    case device::no_device:
+      return "the stand-in has one device, number 0";
+    case device::bad_launch:
+      return "the launch asks for more blocks, threads or shared memory than there are";
+    case device::stuck:
+      return "some threads wait at a barrier that others never reach";
+    default:
+      return "no error";
+  }
+}
+
+}  // namespace lasfast

@@ -1,0 +1,134 @@
+// The host's stand-in for a GPU: what device.cuh declares, for a host compiler.
+//
+// launch() runs a kernel before it returns, block after block. The threads of a block run for real, each on a
+// stack of its own, one at a time: a thread runs until it waits for others. What a GPU leaves open is chosen
+// to the kernel's disadvantage: shared memory begins as NaN, asynchronous copies happen no sooner than they
+// are waited for, and set_reversed(true) runs blocks and threads from the last to the first, so that a
+// missing barrier, wait or initialization changes results. A block that can go on no more is an error of the
+// launch.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#define LASFAST_KERNEL(threads, blocks) void
+#define LASFAST_DEVICE inline
+#define LASFAST_UNROLL
+#define LASFAST_ROLL
+
+namespace lasfast::device {
+
+using Stream = void*;
+
+struct bfloat16 {
+  uint16_t bits;
+};
+
+struct alignas(16) Bits16 {
+  uint32_t word[4];
+};
+
+int thread_index();
+int64_t block_index();
+void barrier();
+void* shared_memory();
+
+template <typename T>
+T* shared() {
+  return static_cast<T*>(shared_memory());
+}
+
+// Every access of 16 bytes: a misaligned one ends the program, as on a GPU.
+const Bits16* aligned16(const void* address);
+
+inline Bits16 load16(const void* from) { return *aligned16(from); }
+inline Bits16 load16_shared(const void* from) { return *aligned16(from); }
+inline void store16(void* to, const Bits16& bits) { *const_cast<Bits16*>(aligned16(to)) = bits; }
+
+void copy16_async(void* shared_to, const void* from, bool valid);
+void copy_commit();
+void copy_wait_for(int pending);
+template <int pending>
+void copy_wait() {
+  copy_wait_for(pending);
+}
+
+void load_matrix(uint32_t (&to)[4], const void* shared_row);
+void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+
+inline uint32_t bits_of(float v) {
+  uint32_t bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  return bits;
+}
+inline float float_of(uint32_t bits) {
+  float v;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+inline uint32_t to_tf32(uint32_t bits) {
+  return float_of(bits) != float_of(bits) ? bits : (bits + 0x1000u) & ~0x1fffu;
+}
+
+inline float to_float(float v) { return v; }
+inline float to_float(bfloat16 v) { return float_of(uint32_t{v.bits} << 16); }
+template <typename T>
+T from_float(float v);
+template <>
+inline float from_float<float>(float v) {
+  return v;
+}
+template <>
+inline bfloat16 from_float<bfloat16>(float v) {
+  const uint32_t bits = bits_of(v);
+  if (v != v) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+inline uint32_t pack_bf16(float first, float second) {
+  return from_float<bfloat16>(first).bits | uint32_t{from_float<bfloat16>(second).bits} << 16;
+}
+inline float exp(float v) { return std::exp(v); }
+inline float reciprocal(float v) { return 1.f / v; }
+inline float infinity() { return std::numeric_limits<float>::infinity(); }
+inline double sqrt(double v) { return std::sqrt(v); }
+
+constexpr int64_t max_blocks = 0x7fffffff;
+constexpr int64_t max_shared_bytes = 99 << 10;  // what a block may have on every GPU from 8.0 on
+
+void set_reversed(bool reversed);
+
+// Runs body(argument) as the threads of `blocks` blocks; returns 0, or an error number of cuda_error_text().
+int run_blocks(void (*body)(const void*), const void* argument, int64_t blocks, int threads,
+               int64_t shared_bytes);
+
+template <typename Argument>
+struct Job {
+  void (*kernel)(Argument);
+  const Argument& argument;
+
+  static void run(const void* job) {
+    const auto* const self = static_cast<const Job*>(job);
+    self->kernel(self->argument);
+  }
+};
+
+template <typename Argument>
+int launch(void (*kernel)(Argument), int64_t blocks, int threads, int64_t shared_bytes, Stream,
+           const Argument& argument) {
+  const Job<Argument> job{kernel, argument};
+  return run_blocks(Job<Argument>::run, &job, blocks, threads, shared_bytes);
+}
+
+class Use {
+ public:
+  explicit Use(int wanted) : error_(wanted == 0 ? 0 : 1) {}
+  int error() const { return error_; }
+
+ private:
+  int error_;
+};
+
+}  // namespace lasfast::device

@@ -1,0 +1,95 @@
+// A schedule's entry points on CUDA: check, then queue the launches of a plan one after another.
+#include "lasfast/schedule.h"
+#include "schedule_kernels.cuh"
+#include "schedule_plan.h"
+
+namespace lasfast {
+namespace {
+
+bool misaligned(const void* address, uintptr_t alignment) {
+  return !address || reinterpret_cast<uintptr_t>(address) % alignment != 0;
+}
+
+Status check_pass(const ScheduleTables& t, const Plan& plan, const CudaPass& pass) {
+  if (plan.mark != plan_mark) return invalid("the plan is none, or of another build");
+  if (pass.count < 1 || pass.count > plan.images)
+    return invalid("the number of images is not between 1 and the plan's");
+  if (pass.first_level < 0 || pass.last_level >= plan.levels || pass.first_level > pass.last_level)
+    return invalid("the levels are not among the plan's");
+  for (int64_t i = 0; i < t.operation_count; ++i) {
+    const Operation& op = t.operations[i];
+    if (static_cast<Kind>(op.kind) == Kind::opaque && op.level >= pass.first_level &&
+        op.level <= pass.last_level)
+      return invalid("an opaque operation is run by the caller");
+  }
+  if (!pass.device_plan || !pass.images) return invalid("the device's plan or the images are missing");
+  if (misaligned(pass.arena, 64) || (plan.scratch_bytes && misaligned(pass.scratch, 64)))
+    return invalid("arena or scratch is missing or not aligned");
+  if (plan.leaves && (!pass.logits || pass.logit_images < pass.count))
+    return invalid("the logits are missing or have too few images");
+  return {};
+}
+
+int run(const Launch& launch, const Plan& plan, const PassArgs& args, device::Stream stream) {
+  if (launch.work == Work::merge) return launch_merge(launch, args, stream);
+  if (launch.work <= Work::conv_128) return launch_conv(launch, plan.bfloat16, plan.tf32, args, stream);
+  return launch_planes(launch, plan.bfloat16, args, stream);
+}
+
+}  // namespace
+
+int64_t schedule_plan_bytes_cuda(const ScheduleTables& tables, Storage storage, int64_t images,
+                                 bool calibration) {
+  if (!check_plan(tables, storage, images, calibration).ok()) return 0;
+  return make_plan(tables, storage, false, images, calibration, nullptr);
+}
+
+Status schedule_plan_cuda(const ScheduleTables& tables, Storage storage, bool tf32, int64_t images,
+                          bool calibration, void* plan) {
+  if (const Status status = check_plan(tables, storage, images, calibration); !status.ok()) return status;
+  if (misaligned(plan, 8)) return invalid("the plan is missing or not aligned");
+  make_plan(tables, storage, tf32, images, calibration, plan);
+  return {};
+}
+
+CudaNeeds schedule_needs_cuda(const void* plan) {
+  const auto& header = *static_cast<const Plan*>(plan);
+  return {header.arena_bytes, header.scratch_bytes, header.levels};
+}
+
+Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
+  if (misaligned(pass.plan, 8)) return invalid("the plan is missing or not aligned");
+  const Plan& plan = *static_cast<const Plan*>(pass.plan);
+  if (const Status status = check_pass(t, plan, pass); !status.ok()) return status;
+  const device::Use use(pass.device);
+  if (use.error() != 0) return {Code::device_error, use.error(), "the device cannot be used"};
+  const auto stream = static_cast<device::Stream>(pass.stream);
+  const auto* const problems = reinterpret_cast<const Problem*>(
+      static_cast<const char*>(pass.device_plan) +
+      (reinterpret_cast<const char*>(plan.first_problem()) - static_cast<const char*>(pass.plan)));
+  for (int64_t i = 0; i < plan.launches; ++i) {
+    const Launch& launch = plan.first_launch()[i];
+    if (launch.level < pass.first_level || launch.level > pass.last_level) continue;
+    const PassArgs args{problems + launch.first_problem,
+                        launch.problems,
+                        pass.count,
+                        pass.images,
+                        pass.arena,
+                        pass.logits,
+                        pass.logit_images,
+                        static_cast<const char*>(t.weights),
+                        t.biases,
+                        t.gamma,
+                        t.beta,
+                        t.scale,
+                        t.shift,
+                        t.mean,
+                        t.variance,
+                        static_cast<float*>(pass.scratch)};
+    if (const int error = run(launch, plan, args, stream); error != 0)
+      return {Code::device_error, error, "CUDA launch failed"};
+  }
+  return {};
+}
+
+}  // namespace lasfast

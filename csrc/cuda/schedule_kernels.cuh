@@ -1,0 +1,18 @@
+// The kernels of a schedule, as functions that queue one launch of a plan. They return the runtime's error
+// number, 0 for none.
+#pragma once
+
+#include "device.cuh"
+#include "schedule_problem.h"
+
+namespace lasfast {
+
+int launch_conv(const Launch& launch, bool bfloat16, bool tf32, const PassArgs& pass, device::Stream stream);
+int launch_planes(const Launch& launch, bool bfloat16, const PassArgs& pass, device::Stream stream);
+int launch_merge(const Launch& launch, const PassArgs& pass, device::Stream stream);
+
+// What their blocks need of shared memory.
+int64_t conv_shared_bytes(Work work, int64_t input_pitch);
+int64_t plane_shared_bytes(Work work, const Problem& problem);
+
+}  // namespace lasfast

@@ -1,0 +1,80 @@
+// Packing of a weight slice into the rows that schedule_plan.h describes. A thread per packed element.
+#include "../cpu/schedule_check.h"
+#include "device.cuh"
+#include "lasfast/schedule.h"
+#include "schedule_plan.h"
+
+namespace lasfast {
+namespace {
+
+struct Slice {
+  const float* weight;
+  int64_t stride[4];
+  void* packed;
+  int64_t elements;
+  int32_t width, taps, channels, pitch, depth;
+  bool linear;  // its weight is [out, (channel, row, column)]
+};
+
+LASFAST_DEVICE int64_t place(const Slice& s, int64_t tap, int64_t channel) {
+  if (s.linear) return (channel * s.taps + tap) * s.stride[1];
+  return channel * s.stride[1] + tap / s.width * s.stride[2] + tap % s.width * s.stride[3];
+}
+
+template <typename T>
+LASFAST_KERNEL(schedule_threads, 2)
+pack_rows(const Slice s) {
+  const int64_t at = device::block_index() * schedule_threads + device::thread_index();
+  if (at >= s.elements) return;
+  const int64_t k = at % s.depth, tap = k / s.pitch, channel = k % s.pitch;
+  const bool some = tap < s.taps && channel < s.channels;
+  const float value = some ? s.weight[at / s.depth * s.stride[0] + place(s, tap, channel)] : 0.f;
+  static_cast<T*>(s.packed)[at] = device::from_float<T>(value);
+}
+
+LASFAST_KERNEL(schedule_threads, 2)
+pack_depthwise(const Slice s) {
+  const int64_t at = device::block_index() * schedule_threads + device::thread_index();
+  if (at >= s.elements) return;
+  const int64_t tap = at / s.pitch, channel = at % s.pitch;
+  const bool some = channel < s.channels;
+  static_cast<float*>(s.packed)[at] = some ? s.weight[channel * s.stride[0] + place(s, tap, 0)] : 0.f;
+}
+
+}  // namespace
+
+int64_t schedule_packed_bytes_cuda(const Operation& op, const Value& input, Storage storage) {
+  return check_weighted(op, input).ok() ? PackedShape(op, input, storage).bytes : 0;
+}
+
+Status schedule_pack_cuda(const Operation& op, const Value& input, Storage storage, const float* weight,
+                          const int64_t weight_stride[4], int device, void* stream, void* packed) {
+  if (const Status status = check_weighted(op, input); !status.ok()) return status;
+  if (!weight || !packed) return invalid("the weight or its packed form is missing");
+  const PackedShape shape(op, input, storage);
+  const int32_t taps = shape.kernel_height * shape.kernel_width;
+  Slice slice{weight,
+              {},
+              packed,
+              0,
+              shape.kernel_width,
+              taps,
+              shape.channels,
+              shape.pitch,
+              shape.depth,
+              static_cast<Kind>(op.kind) == Kind::linear};
+  for (int i = 0; i < 4; ++i) slice.stride[i] = weight_stride[i];
+  const bool depthwise = is_depthwise_cuda(op);
+  slice.elements = int64_t{depthwise ? taps : op.out_channels} * shape.depth;
+  const device::Use use(device);
+  if (use.error() != 0) return {Code::device_error, use.error(), "the device cannot be used"};
+  auto* const kernel = depthwise                      ? pack_depthwise
+                       : storage == Storage::bfloat16 ? pack_rows<device::bfloat16>
+                                                      : pack_rows<float>;
+  const int error = device::launch(kernel, (slice.elements + schedule_threads - 1) / schedule_threads,
+                                   schedule_threads, 0, static_cast<device::Stream>(stream), slice);
+  if (error != 0) return {Code::device_error, error, "CUDA launch failed"};
+  return {};
+}
+
+}  // namespace lasfast

@@ -1,0 +1,251 @@
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "../cpu/schedule_check.h"
+#include "schedule_kernels.cuh"
+#include "schedule_plan.h"
+
+namespace lasfast {
+namespace {
+
+constexpr int64_t largest_positions = int64_t{1} << 31, alignment = 64;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_to(int64_t value, int64_t multiple) { return divide_up(value, multiple) * multiple; }
+int32_t pitch_of(int64_t channels) { return static_cast<int32_t>(cuda_channels(channels)); }
+Kind kind_of(const Operation& op) { return static_cast<Kind>(op.kind); }
+bool is_conv(Work work) { return work <= Work::conv_128; }
+
+int64_t itemsize(Storage storage) { return storage == Storage::float32 ? 4 : 2; }
+
+Value output_of(const ScheduleTables& t, const Operation& op) {
+  return op.leaf >= 0 ? Value{op.out_channels, 1, 1, 0, 0} : t.values[op.output];
+}
+
+// The narrowest tile that holds all channels; of the two widest, the one that computes less in vain.
+Work conv_work(int64_t channels) {
+  if (channels <= 16) return Work::conv_16;
+  if (channels <= 32) return Work::conv_32;
+  return round_to(channels, 64) < round_to(channels, 128) ? Work::conv_64 : Work::conv_128;
+}
+
+int64_t conv_columns(Work work) { return int64_t{16} << static_cast<int>(work); }
+
+Work work_of(const Operation& op) {
+  switch (kind_of(op)) {
+    case Kind::input:
+      return Work::input;
+    case Kind::max_pool:
+      return Work::max_pool;
+    case Kind::avg_pool:
+      return Work::avg_pool;
+    case Kind::global_pool:
+      return Work::global_pool;
+    case Kind::combine:
+      return Work::combine;
+    case Kind::gate:
+      return Work::gate;
+    case Kind::arrange:
+      return Work::arrange;
+    default:
+      return is_depthwise_cuda(op) ? Work::depthwise : conv_work(op.out_channels);
+  }
+}
+
+// Everything of a plan but its layout in memory.
+struct Draft {
+  const ScheduleTables& t;
+  Storage storage;
+  int64_t images;
+  std::vector<Launch> launches;
+  std::vector<Problem> problems;
+  int64_t arena_bytes = 0, scratch_floats = 0, leaves = 0, levels = 0;
+
+  Term term(int32_t value, int32_t norm, int32_t activation) const {
+    if (value < 0) return Term{0, 0, 0, 0, 0, -1, 0};
+    const Value& v = t.values[value];
+    const int32_t channel = norm < 0 ? -1 : t.norms[norm].offset;
+    return Term{v.offset * images, v.channels, pitch_of(v.channels), v.height, v.width, channel, activation};
+  }
+
+  Problem problem(const Operation& op, Work work) const {
+    Problem p{};
+    const Value out = output_of(t, op);
+    p.input = term(op.input, op.input_norm, op.input_activation);
+    p.other = term(op.other, op.other_norm, op.other_activation);
+    if (work == Work::input) p.input.channels = op.out_channels;
+    p.output = out.offset * images;
+    p.leaf = op.leaf;
+    p.out_channels = out.channels;
+    p.out_pitch = pitch_of(out.channels);
+    p.out_height = out.height;
+    p.out_width = out.width;
+    p.kernel_height = p.kernel_width = op.kernel;
+    p.stride = op.stride;
+    p.padding = op.padding;
+    p.norm = op.output_norm < 0 ? -1 : t.norms[op.output_norm].offset;
+    p.activation = op.activation;
+    p.bias = op.bias;
+    p.adds = op.other >= 0 && work != Work::gate && work != Work::arrange;
+    p.first = op.first;
+    p.groups = op.groups;
+    p.partial = p.statistics = -1;
+    if (op.statistics >= 0) {
+      p.statistics = t.norms[op.statistics].offset;
+      p.eps = t.norms[op.statistics].eps;
+    }
+    if (is_conv(work) || work == Work::depthwise) {
+      const PackedShape packed(op, t.values[op.input], storage);
+      p.kernel_height = packed.kernel_height;
+      p.kernel_width = packed.kernel_width;
+      if (kind_of(op) == Kind::linear) p.stride = 1, p.padding = 0;
+      p.depth = packed.depth;
+      p.weight = op.weight;
+    }
+    if (is_conv(work)) {
+      p.rows = conv_rows;
+      p.columns = static_cast<int32_t>(conv_columns(work));
+    } else {
+      const int64_t chunks = p.out_pitch / chunk;
+      const int64_t across = divide_up(chunks, divide_up(chunks, plane_chunks));
+      p.columns = static_cast<int32_t>(across * chunk);
+      p.rows = static_cast<int32_t>(schedule_threads / across * plane_rows);
+    }
+    p.row_tiles = static_cast<int32_t>(divide_up(images * p.out_height * p.out_width, p.rows));
+    p.column_tiles = static_cast<int32_t>(divide_up(p.out_pitch, p.columns));
+    return p;
+  }
+
+  // Adds one launch of what is in `some`, if anything is.
+  void add_launch(Work work, int64_t level, std::vector<Problem>& some) {
+    if (some.empty()) return;
+    Launch launch{work,
+                  static_cast<int32_t>(level),
+                  static_cast<int32_t>(problems.size()),
+                  static_cast<int32_t>(some.size()),
+                  0,
+                  0};
+    for (Problem& p : some) {
+      p.first_tile = launch.blocks;
+      launch.blocks += work == Work::merge ? divide_up(p.out_channels, merge_columns)
+                                           : int64_t{p.row_tiles} * p.column_tiles;
+      const int64_t bytes = work == Work::merge ? 0
+                            : is_conv(work)     ? conv_shared_bytes(work, p.input.pitch)
+                                                : plane_shared_bytes(work, p);
+      launch.shared_bytes = std::max(launch.shared_bytes, bytes);
+    }
+    launches.push_back(launch);
+    problems.insert(problems.end(), some.begin(), some.end());
+  }
+
+  void add_level(int64_t level, bool calibration) {
+    std::vector<Problem> by_work[work_count];
+    int64_t floats = 0;
+    for (int64_t i = 0; i < t.operation_count; ++i) {
+      const Operation& op = t.operations[i];
+      if (op.level != level || kind_of(op) == Kind::opaque || (calibration && op.leaf >= 0)) continue;
+      const Work work = work_of(op);
+      Problem p = problem(op, work);
+      if (op.statistics >= 0) {
+        p.partial = floats;
+        floats += int64_t{2} * p.row_tiles * p.out_pitch;
+        by_work[static_cast<int>(Work::merge)].push_back(p);
+      }
+      by_work[static_cast<int>(work)].push_back(p);
+    }
+    scratch_floats = std::max(scratch_floats, floats);
+    for (int work = 0; work < work_count; ++work) add_launch(static_cast<Work>(work), level, by_work[work]);
+  }
+
+  Draft(const ScheduleTables& t, Storage storage, int64_t images, bool calibration)
+      : t(t), storage(storage), images(images) {
+    for (int64_t i = 0; i < t.operation_count; ++i) {
+      levels = std::max<int64_t>(levels, t.operations[i].level + 1);
+      leaves += t.operations[i].leaf >= 0;
+    }
+    for (int64_t level = 0; level < levels; ++level) add_level(level, calibration);
+    for (int64_t i = 0; i < t.value_count; ++i) {
+      const Value& v = t.values[i];
+      const int64_t elements = int64_t{v.height} * v.width * cuda_channels(v.channels);
+      arena_bytes = std::max(arena_bytes, (v.offset + elements) * images * itemsize(storage));
+    }
+  }
+};
+
+int64_t padded_elements(const Value& v) { return int64_t{v.height} * v.width * cuda_channels(v.channels); }
+
+}  // namespace
+
+bool is_depthwise_cuda(const Operation& op) { return kind_of(op) == Kind::conv2d && op.groups > 1; }
+
+PackedShape::PackedShape(const Operation& op, const Value& input, Storage storage)
+    : kernel_height(op.kernel),
+      kernel_width(op.kernel),
+      channels(input.channels),
+      pitch(pitch_of(input.channels)),
+      depth(0),
+      bytes(0) {
+  if (kind_of(op) == Kind::linear) {  // a window as large as the image
+    kernel_height = input.height;
+    kernel_width = input.width;
+  }
+  const int64_t taps = int64_t{kernel_height} * kernel_width;
+  if (is_depthwise_cuda(op)) {
+    depth = pitch;
+    bytes = round_to(taps * pitch * 4, alignment);
+  } else {
+    const int64_t elements = round_to(taps * pitch, conv_step_bytes / itemsize(storage));
+    depth = static_cast<int32_t>(elements);
+    bytes = round_to(op.out_channels * elements * itemsize(storage), alignment);
+  }
+}
+
+Status check_plan(const ScheduleTables& t, Storage storage, int64_t images, bool calibration) {
+  const auto packed = [](const Operation& op, const Value& input, Storage storage) {
+    return schedule_packed_bytes_cuda(op, input, storage);
+  };
+  const Room room{images, -1};
+  if (const Status status = check_tables(t, storage, room, room, calibration, {padded_elements, packed});
+      !status.ok())
+    return status;
+  for (int64_t i = 0; i < t.value_count; ++i)
+    if (t.values[i].shared) return invalid("there is one arena on CUDA, and no value is shared");
+  const Draft draft(t, storage, images, calibration);
+  for (const Problem& p : draft.problems)
+    if (images * p.out_height * p.out_width >= largest_positions ||
+        (p.other.channels && images * p.input.height * p.input.width >= largest_positions))
+      return unsupported("more than 2^31 positions of one value at a time; run fewer images at once");
+  for (const Launch& launch : draft.launches)
+    if (launch.blocks > device::max_blocks || launch.shared_bytes > device::max_shared_bytes)
+      return unsupported("an operation has too many channels or positions for one launch");
+  return {};
+}
+
+int64_t make_plan(const ScheduleTables& t, Storage storage, bool tf32, int64_t images, bool calibration,
+                  void* plan) {
+  const Draft draft(t, storage, images, calibration);
+  const size_t launch_bytes = draft.launches.size() * sizeof(Launch);
+  const size_t problem_bytes = draft.problems.size() * sizeof(Problem);
+  Plan header{};
+  header.mark = plan_mark;
+  header.bytes = static_cast<int64_t>(sizeof(Plan) + launch_bytes + problem_bytes);
+  header.images = images;
+  header.levels = draft.levels;
+  header.launches = static_cast<int64_t>(draft.launches.size());
+  header.problems = static_cast<int64_t>(draft.problems.size());
+  header.arena_bytes = round_to(draft.arena_bytes, alignment);
+  header.scratch_bytes = draft.scratch_floats * int64_t{sizeof(float)};
+  header.leaves = calibration ? 0 : draft.leaves;
+  header.bfloat16 = storage == Storage::bfloat16;
+  header.tf32 = tf32;
+  if (plan) {
+    auto* to = static_cast<char*>(plan);
+    std::memcpy(to, &header, sizeof header);
+    std::memcpy(to += sizeof header, draft.launches.data(), launch_bytes);
+    std::memcpy(to += launch_bytes, draft.problems.data(), problem_bytes);
+  }
+  return header.bytes;
+}
+
+}  // namespace lasfast

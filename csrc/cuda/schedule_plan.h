@@ -1,0 +1,28 @@
+// From tables to a plan: which kernel computes what, in which tiles.
+#pragma once
+
+#include "lasfast/schedule.h"
+#include "schedule_problem.h"
+
+namespace lasfast {
+
+// A weight as the kernels read it: a row of `depth` elements for each output channel, k being (tap, input
+// channel up to its padding), zero at the end; of a depthwise convolution, a row of fp32 channels for each
+// tap.
+struct PackedShape {
+  int32_t kernel_height, kernel_width, channels, pitch, depth;
+  int64_t bytes;
+
+  PackedShape(const Operation& op, const Value& input, Storage storage);
+};
+
+bool is_depthwise_cuda(const Operation& op);
+
+// Everything that kernels and launches take for granted.
+Status check_plan(const ScheduleTables& tables, Storage storage, int64_t images, bool calibration);
+
+// Writes a plan of tables that passed check_plan; returns its bytes. plan may be null.
+int64_t make_plan(const ScheduleTables& tables, Storage storage, bool tf32, int64_t images, bool calibration,
+                  void* plan);
+
+}  // namespace lasfast

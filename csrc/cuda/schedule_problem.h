@@ -1,0 +1,100 @@
+// What a plan is made of: the bytes that schedule_plan_cuda writes, read by the host when it launches and by
+// the device when it computes.
+//
+// A plan is a header, launches and problems. A launch is all operations of one level that one kernel
+// computes; a problem is one of them. Its output is cut into tiles of positions and channels, and the blocks
+// of a launch are the tiles of its problems, one problem after another.
+#pragma once
+
+#include <cstdint>
+
+namespace lasfast {
+
+constexpr int schedule_threads = 256;  // of every kernel
+constexpr int chunk = 8;               // channels that a thread handles together
+constexpr int conv_rows = 128;         // positions in a tile of a convolution
+constexpr int conv_step_bytes = 64;    // of a row that convolutions read at a time
+constexpr int plane_chunks = 8;        // at most, side by side in a tile of the other operations
+constexpr int plane_rows = 4;          // that a thread of theirs computes
+constexpr int merge_columns = 32;      // channels whose statistics a block merges
+
+// Which kernel. Convolutions by the columns of their tiles.
+enum class Work : int32_t {
+  conv_16,
+  conv_32,
+  conv_64,
+  conv_128,
+  depthwise,
+  max_pool,
+  avg_pool,
+  global_pool,
+  combine,
+  gate,
+  arrange,
+  input,
+  merge,  // the second stage of statistics
+};
+constexpr int work_count = 13;
+
+// A value as an operation reads it. `norm`: of its first channel in scale and shift; -1 where there is none.
+struct Term {
+  int64_t offset;                          // elements from the beginning of the arena
+  int32_t channels, pitch, height, width;  // pitch: from position to position; channels = 0: no value
+  int32_t norm, activation;
+};
+
+struct Problem {
+  int64_t first_tile;  // of this problem among those of its launch
+  int32_t row_tiles, column_tiles;
+  int32_t rows, columns;  // of a tile: positions, channels
+  Term input, other;
+  int64_t output;  // elements from the beginning of the arena
+  int32_t leaf;    // or -1
+  int32_t out_channels, out_pitch, out_height, out_width;
+  int32_t kernel_height, kernel_width, stride, padding;
+  int32_t norm, activation;  // of the output, as in Term
+  int32_t depth;             // of a convolution: elements in a row of its packed weight
+  int32_t adds;              // whether other is added to the result; else it is an operand, or missing
+  int32_t first, groups;     // of an arrangement
+  int64_t weight;            // bytes from the beginning of the weights
+  int64_t bias;              // or -1
+  int64_t partial;           // statistics: floats from the beginning of the scratch, or -1;
+                             // [row tiles][mean, squared deviations][out_pitch]
+  int32_t statistics;        // of its first channel in mean, variance, ...
+  float eps;
+};
+static_assert(sizeof(Problem) % 8 == 0, "an array of them has no holes");
+
+struct Launch {
+  Work work;
+  int32_t level;
+  int32_t first_problem, problems;
+  int64_t blocks, shared_bytes;
+};
+
+struct Plan {
+  uint64_t mark;  // tells a plan from other bytes
+  int64_t bytes, images, levels, launches, problems, arena_bytes, scratch_bytes, leaves;
+  int32_t bfloat16, tf32;
+
+  const Launch* first_launch() const { return reinterpret_cast<const Launch*>(this + 1); }
+  const Problem* first_problem() const { return reinterpret_cast<const Problem*>(first_launch() + launches); }
+};
+constexpr uint64_t plan_mark = 0x316e616c7066736cull;
+
+// The argument of every kernel.
+struct PassArgs {
+  const Problem* problems;  // of the launch
+  int64_t problem_count;
+  int64_t count;  // images
+  const float* images;
+  void* arena;
+  float* logits;
+  int64_t logit_images;
+  const char* weights;
+  const float *biases, *gamma, *beta;
+  float *scale, *shift, *mean, *variance;
+  float* partial;
+};
+
+}  // namespace lasfast

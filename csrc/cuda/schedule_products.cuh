@@ -1,0 +1,108 @@
+// The product of two tiles in shared memory, A [rows, 64 bytes of k] and B [columns, 64 bytes of k], added to
+// sums in registers: by tensor cores (bf16 and TF32), or exactly in fp32.
+//
+// A row's four pieces of 16 bytes are permuted, so that eight rows' pieces of one number lie in different
+// banks: the four of a row in half a line of all banks, two rows a line, and piece j of row r at j ^ (r / 2).
+//
+// Each warp has a patch of the sums, WM x WN.
+#pragma once
+
+#include "device.cuh"
+#include "schedule_problem.h"
+
+namespace lasfast {
+
+LASFAST_DEVICE int piece_offset(int row, int piece) {
+  return row * conv_step_bytes + ((piece ^ (row >> 1)) & 3) * 16;
+}
+
+// What a warp adds: `a` is at its first row, `b` at its first column; both are multiples of eight.
+template <typename T, int WM, int WN>
+struct TensorProduct {
+  float sum[WM / 16][WN / 8][4] = {};
+
+  LASFAST_DEVICE void add(const char* a, const char* b) {
+    const int lane = device::thread_index() % 32;
+    const int a_row = lane % 16, a_half = lane / 16;                    // rows, then halves of k
+    const int b_row = lane % 8 + lane / 16 * 8, b_half = lane / 8 % 2;  // halves of k, then columns
+    LASFAST_UNROLL
+    for (int k = 0; k < 2; ++k) {
+      uint32_t rows[WM / 16][4], columns[WN / 16][4];
+      LASFAST_UNROLL
+      for (int m = 0; m < WM / 16; ++m) {
+        device::load_matrix(rows[m], a + piece_offset(16 * m + a_row, 2 * k + a_half));
+        round(rows[m]);
+      }
+      LASFAST_UNROLL
+      for (int n = 0; n < WN / 16; ++n) {
+        device::load_matrix(columns[n], b + piece_offset(16 * n + b_row, 2 * k + b_half));
+        round(columns[n]);
+      }
+      LASFAST_UNROLL
+      for (int m = 0; m < WM / 16; ++m) LASFAST_UNROLL
+      for (int n = 0; n < WN / 8; ++n) {
+        const uint32_t column[2] = {columns[n / 2][n % 2 * 2], columns[n / 2][n % 2 * 2 + 1]};
+        multiply(sum[m][n], rows[m], column);
+      }
+    }
+  }
+
+  // To a tile of floats, `pitch` apart.
+  LASFAST_DEVICE void store(float* to, int pitch) const {
+    const int lane = device::thread_index() % 32;
+    LASFAST_UNROLL
+    for (int m = 0; m < WM / 16; ++m) LASFAST_UNROLL
+    for (int n = 0; n < WN / 8; ++n) LASFAST_UNROLL
+    for (int i = 0; i < 4; ++i)
+      to[(16 * m + lane / 4 + i / 2 * 8) * pitch + 8 * n + lane % 4 * 2 + i % 2] = sum[m][n][i];
+  }
+
+ private:
+  LASFAST_DEVICE static void round(uint32_t (&bits)[4]) {
+    if constexpr (sizeof(T) == 4) {
+      LASFAST_UNROLL
+      for (int i = 0; i < 4; ++i) bits[i] = device::to_tf32(bits[i]);
+    }
+  }
+  LASFAST_DEVICE static void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    if constexpr (sizeof(T) == 4)
+      device::mma_tf32(sum, a, b);
+    else
+      device::mma_bf16(sum, a, b);
+  }
+};
+
+// Every sum by one thread, in rising k.
+template <typename T, int WM, int WN>
+struct ExactProduct {
+  static_assert(sizeof(T) == 4, "bf16 has tensor cores everywhere");
+  float sum[WM / 8][WN / 4] = {};
+
+  LASFAST_DEVICE void add(const char* a, const char* b) {
+    const int lane = device::thread_index() % 32;
+    LASFAST_UNROLL
+    for (int piece = 0; piece < 4; ++piece) {
+      device::Bits16 columns[WN / 4];
+      LASFAST_UNROLL
+      for (int n = 0; n < WN / 4; ++n)
+        columns[n] = device::load16_shared(b + piece_offset(4 * n + lane / 8, piece));
+      LASFAST_UNROLL
+      for (int m = 0; m < WM / 8; ++m) {
+        const device::Bits16 row = device::load16_shared(a + piece_offset(8 * m + lane % 8, piece));
+        LASFAST_UNROLL
+        for (int n = 0; n < WN / 4; ++n) LASFAST_UNROLL
+        for (int i = 0; i < 4; ++i)
+          sum[m][n] += device::float_of(row.word[i]) * device::float_of(columns[n].word[i]);
+      }
+    }
+  }
+
+  LASFAST_DEVICE void store(float* to, int pitch) const {
+    const int lane = device::thread_index() % 32;
+    LASFAST_UNROLL
+    for (int m = 0; m < WM / 8; ++m) LASFAST_UNROLL
+    for (int n = 0; n < WN / 4; ++n) to[(8 * m + lane % 8) * pitch + 4 * n + lane / 8] = sum[m][n];
+  }
+};
+
+}  // namespace lasfast

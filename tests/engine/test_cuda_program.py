@@ -1,0 +1,235 @@
+"""Plans on CUDA, run on the host, and on a GPU where there is one."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lasfast
+from lasfast import _native, supernets
+from lasfast.engine import NativeBackend, Plan, TorchBackend, graphs
+from lasfast.engine.graphs import Replays
+from lasfast.engine.native_backend import why_missing
+from lasfast.spaces import LayerAssignmentSpace
+from lasfast.supernets import LayerBuilder, Supernet
+
+
+class Wave(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sin()
+
+
+class OpaqueNet(Supernet):
+    """A block with an opaque module in it, of channels that are no multiple of eight."""
+
+    def __init__(self) -> None:
+        super().__init__(LayerAssignmentSpace(1, 2), num_classes=7, in_channels=3)
+        for index in range(2):
+            self.add_opaque(f"groups.0.{index}.wave", Wave())
+        self.create_modules(self.path(self.space.deepest))
+
+    def path(self, architecture):
+        stem = LayerBuilder("stem", 3)
+        stem.conv_bn_act("", stem.input, 12, 3, 2)
+        blocks = []
+        for index in range(architecture[0]):
+            block = LayerBuilder(f"groups.0.{index}", 12)
+            y = block.opaque("wave", block.conv_bn("1", block.input, 12, 3), 12)
+            block.activation(block.add(block.conv_bn("2", y, 12, 3), block.input))
+            blocks.append(block.build())
+        head = LayerBuilder("classifier", 12)
+        head.linear("fc", head.global_avg_pool(head.input), 7)
+        return (stem.build(), *blocks, head.build())
+
+
+NETS = {
+    "residual": lambda: supernets.ResidualNet((2, 1, 1), 7),
+    "depthwise": lambda: supernets.MobileNetV1((1, 1, 1, 1), 7, stem="cifar"),
+    "opaque": OpaqueNet,
+}
+
+
+def batches(*counts: int, size: int = 8, device: str = "cpu") -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(count, 3, size, size, generator=generator).to(device) * 2 + 1 for count in counts]
+
+
+def plan_of(supernet: Supernet) -> Plan:
+    space = supernet.space
+    return Plan([supernet.path(a) for a in ((1,) * space.groups, space.deepest)])
+
+
+def run(backend, plan: Plan, calibration: list[Tensor], images: list[Tensor]):
+    """The statistics, and for each batch the logits of all leaves."""
+    statistics = backend.calibrate(plan, calibration, "cumulative")
+    outputs = backend.predict_batches(plan, statistics, images)
+    return statistics, [torch.stack([one[leaf] for leaf in plan.leaves]) for one in outputs]
+
+
+def error(ours: Tensor, truth: Tensor) -> float:
+    return float((ours - truth).norm() / truth.norm())
+
+
+def agree(supernet: Supernet, precision: str, device: str = "cpu") -> None:
+    plan = plan_of(supernet)
+    calibration, images = batches(5, 4, 5, device=device), batches(3, 3, 2, 3, device=device)
+    statistics, ours = run(NativeBackend(supernet, precision), plan, calibration, images)
+    expected, truth = run(TorchBackend(supernet), plan, calibration, images)
+    _, theirs = run(TorchBackend(supernet, precision), plan, calibration, images)
+    for one, right, torchs in zip(ours, truth, theirs, strict=True):
+        assert one.dtype == torch.float32
+        bound = 1e-4 if precision == "fp32" else 2 * error(torchs, right) + 0.005
+        assert error(one, right) <= bound
+    for node, right in zip(statistics, expected, strict=True):
+        assert node.keys() == right.keys()
+        for name in node if precision == "fp32" else ():
+            for a, b in zip(node[name], right[name], strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", NETS)
+def test_emulated_agrees_with_torch(emulated_cuda, name: str, precision: str) -> None:
+    torch.manual_seed(0)
+    agree(NETS[name](), precision)
+
+
+@pytest.mark.parametrize("name", ["residual", "opaque"])
+def test_memory_changes_no_bit(emulated_cuda, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Neither a budget, which has fewer operations run together and fewer images, nor a GPU that is full."""
+    torch.manual_seed(0)
+    supernet = NETS[name]()
+    plan, calibration, images = plan_of(supernet), batches(4), batches(5)
+    free, tight = NativeBackend(supernet), NativeBackend(supernet, memory_budget=1)
+    statistics, [expected] = run(free, plan, calibration, images)
+    assert torch.equal(run(tight, plan, calibration, images)[1][0], expected)
+    assert tight.held_bytes < free.held_bytes
+
+    full, asked = NativeBackend(supernet), []
+    original = full.workspace
+
+    def workspace(size: int) -> Tensor:
+        asked.append(size)
+        if size >= asked[0]:
+            raise torch.OutOfMemoryError("as of a GPU")
+        return original(size)
+
+    monkeypatch.setattr(full, "workspace", workspace)
+    [[logits]] = [list(full.predict_batches(plan, statistics, images))]
+    assert torch.equal(torch.stack([logits[leaf] for leaf in plan.leaves]), expected)
+    assert len(asked) > 1
+
+
+def test_tf32_is_by_choice(emulated_cuda) -> None:
+    supernet = NETS["residual"]()
+    plan, calibration, images = plan_of(supernet), batches(4), batches(5)
+    results = {}
+    before = torch.get_float32_matmul_precision()
+    try:
+        for choice in ("highest", "high"):
+            torch.set_float32_matmul_precision(choice)
+            results[choice] = run(NativeBackend(supernet), plan, calibration, images)[1][0]
+    finally:
+        torch.set_float32_matmul_precision(before)
+    truth = run(TorchBackend(supernet), plan, calibration, images)[1][0]
+    assert error(results["highest"], truth) < 1e-5 < error(results["high"], truth) < 1e-2
+
+
+def test_work_is_recorded_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+
+    class Graph:
+        def replay(self) -> None:
+            done.append("replayed")
+
+    monkeypatch.setattr(graphs, "_record", lambda work: done.append("recorded") or Graph())
+    replays = Replays(enabled=True)
+    for key in ("a", "b", "a", "a", "b"):
+        replays.run(key, lambda: done.append("run"))
+    assert done == ["run", "run", "recorded", "replayed", "replayed", "recorded", "replayed"]
+    done.clear()
+    for _ in range(3):
+        Replays(enabled=False).run("a", lambda: done.append("run"))
+    assert done == ["run"] * 3
+
+
+@pytest.mark.parametrize(
+    ("module", "capability", "text"),
+    [
+        ({"cuda": False}, (9, 0), "no CUDA kernels: build it again with `LASFAST_CUDA=ON pip install .`"),
+        (
+            {"cuda_device_count": lambda: 0},
+            (9, 0),
+            "runtime 13.0 does not see GPU 0: the driver, for CUDA 12.2",
+        ),
+        ({"cuda_archs": lambda: ["90a"]}, (8, 6), "built for 90a, not for Some GPU.*LASFAST_CUDA_ARCHS=86"),
+        ({}, (7, 5), "not for Some GPU of compute capability 7.5: its kernels need 8.0 or newer"),
+        ({}, (8, 6), None),
+    ],
+)
+def test_what_a_gpu_lacks_is_named(
+    monkeypatch: pytest.MonkeyPatch, module: dict, capability: tuple[int, int], text: str | None
+) -> None:
+    class Module:
+        schedule_sizes = (24, 16, 96)
+        cuda = True
+        cuda_device_count = staticmethod(lambda: 1)
+        cuda_archs = staticmethod(lambda: ["80", "90a"])
+        cuda_runtime_version = staticmethod(lambda: 13000)
+        cuda_driver_version = staticmethod(lambda: 12020)
+
+    changed = type(
+        "Changed", (Module,), {k: staticmethod(v) if callable(v) else v for k, v in module.items()}
+    )
+    monkeypatch.setattr(_native, "_C", changed())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
+    why = why_missing(torch.device("cuda", 0))
+    if text is None:
+        assert why is None
+    else:
+        assert why is not None
+        assert re.search(text, why)
+
+
+def test_other_devices_are_refused() -> None:
+    with pytest.raises(ValueError, match="supernet is on meta, and there are no native kernels for meta"):
+        NativeBackend(supernets.ResidualNet((1, 1, 1), 7).to("meta"))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", NETS)
+def test_gpu_agrees_with_torch(name: str, precision: str) -> None:
+    """Batches of one size are run three times: as they are, recorded as a graph, and replayed."""
+    torch.manual_seed(0)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        agree(NETS[name]().cuda(), precision, "cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gpu_gives_the_same_bits_twice_and_within_a_budget(precision: str) -> None:
+    supernet = NETS["residual"]().cuda()
+    plan, calibration = plan_of(supernet), batches(40, 40, 40, size=16, device="cuda")
+    images = batches(50, 50, 50, size=16, device="cuda")
+    results = [
+        run(NativeBackend(supernet, precision, budget), plan, calibration, images)
+        for budget in (None, None, 10_000_000)
+    ]
+    for _, logits in results[1:]:
+        for one, expected in zip(logits, results[0][1], strict=True):
+            assert torch.equal(one, expected)
+
+
+@pytest.mark.cuda
+def test_gpu_evaluates_as_the_reference_does() -> None:
+    supernet = NETS["residual"]().cuda()
+    images, labels = batches(64, size=16, device="cuda")[0], torch.randint(0, 7, (64,), device="cuda")
+    measured = {
+        backend: lasfast.Evaluator(supernet, images, (images, labels), backend)([(1, 1, 1), (2, 1, 1)])
+        for backend in ("native", "torch")
+    }
+    for ours, theirs in zip(measured["native"], measured["torch"], strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)

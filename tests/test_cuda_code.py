@@ -1,0 +1,84 @@
+"""What the CUDA compiler makes of the kernels: no spilled registers, and the instructions that are meant."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
+KERNELS = ["schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack"]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc"),
+]
+
+
+def disassembler() -> str | None:
+    """cuobjdump, of the CUDA toolkit or as Triton brings it."""
+    found = shutil.which("cuobjdump")
+    spec = find_spec("triton")
+    if found is None and spec is not None and spec.origin is not None:
+        brought = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        found = str(brought) if brought.exists() else None
+    return found
+
+
+@pytest.fixture(scope="module", params=["80", "90a"])
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Kernel file -> (its machine code, what ptxas says of it)."""
+    results = {}
+    for name in KERNELS:
+        target = tmp_path_factory.mktemp(f"sm_{request.param}") / f"{name}.cubin"
+        flags = [f"-arch=sm_{request.param}", "-std=c++17", "-cubin", "-Xptxas", "-v"]
+        include = ["-I", str(CUDA.parent / "include")]
+        command = ["nvcc", *flags, *include, str(CUDA / f"{name}.cu"), "-o", str(target)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        results[name] = target, done.stdout + done.stderr
+    return results
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_nothing_is_spilled_or_warned_of(compiled: dict, name: str) -> None:
+    _, report = compiled[name]
+    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
+    assert spills
+    assert set(spills) == {("0", "0", "0")}
+    assert "warning" not in report
+
+
+def functions(cubin: Path) -> dict[str, str]:
+    """Mangled name -> its instructions."""
+    tool = disassembler()
+    if tool is None:
+        pytest.skip("needs cuobjdump")
+    done = subprocess.run([tool, "-sass", str(cubin)], capture_output=True, text=True, check=True)
+    _, *parts = done.stdout.split("Function : ")
+    return {part.partition("\n")[0].strip(): part for part in parts}
+
+
+def test_convolutions_run_on_tensor_cores_and_copy_16_bytes_asynchronously(compiled: dict) -> None:
+    kernels = functions(compiled["schedule_conv"][0])
+    tensor = {name: code for name, code in kernels.items() if "TensorProduct" in name}
+    exact = {name: code for name, code in kernels.items() if "ExactProduct" in name}
+    assert (len(tensor), len(exact)) == (8, 4)
+    for code in kernels.values():
+        assert re.search(r"LDGSTS\S*\.128", code)
+    for code in tensor.values():
+        assert "HMMA" in code
+        assert "LDSM" in code
+    for code in exact.values():
+        assert "HMMA" not in code
+        assert code.count("FFMA") >= 128
+
+
+def test_other_operations_load_and_store_16_bytes(compiled: dict) -> None:
+    for name, code in functions(compiled["schedule_planes"][0]).items():
+        if "Input" not in name:  # it reads fp32 planes
+            assert re.search(r"LDG\S*\.128", code), name
+        assert re.search(r"STG\S*\.128", code), name

@@ -11,33 +11,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lasfast import _native
+from lasfast.engine.native_backend import why_missing
 from lasfast.engine.schedule import NORM, OPERATION, VALUE, Kind
 
 STORAGES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 THREADS = 1
-
-
-def aligned(count: int, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(count, dtype=dtype)  # torch aligns to 64 bytes
+REPEATS = 20
+UNCACHED = 1 << 26
+"""Elements: 128 MiB in bf16."""
 
 
 class Fused:
-    """Two schedules of one operation each: the images become a value, and the operation reads it.
+    """Two operations: the images become a value, and the operation that is timed reads it.
 
     The operation normalises and rectifies its input as it reads it, and takes statistics of its output
     (calibration), or normalises and rectifies that too (prediction). With a weight [C, C or 1, K, K] it is a
-    convolution, dense or depthwise, that keeps the size; without, it adds the value to itself.
+    convolution, dense or depthwise, that keeps the size; without, it adds the value to itself. C is a
+    multiple of eight.
     """
 
     def __init__(self, weight: Tensor | None, images: Tensor, storage: str, calibration: bool) -> None:
-        self.module, self.isa = _native.load(), _native.isa_number()
+        self.module = _native.load()
         self.images, self.calibration = images, calibration
         self.number = list(STORAGES).index(storage)
         count, channels, height, width = images.shape
         elements = channels * height * width
         self.values = np.array([(channels, height, width, 0, i * elements) for i in range(2)], VALUE)
         self.norms = np.array([(channels, i * channels, 1e-5, 0) for i in range(2)], NORM)
-        self.tables = torch.ones(6, 2 * channels)
+        self.tables = torch.ones(6, 2 * channels, device=images.device)
         self.tables[3] = 0
         plain = dict.fromkeys(("input", "other", "leaf", "input_norm", "other_norm", "output_norm"), -1)
         plain |= dict.fromkeys(("statistics", "weight", "bias"), -1)
@@ -46,40 +47,56 @@ class Fused:
         )
         plain |= {"kernel": 1, "stride": 1, "groups": 1, "out_channels": channels}
         first = plain | {"kind": Kind.INPUT, "level": 0, "output": 0}
-        second = plain | {"level": 0, "input": 0, "output": 1, "input_norm": 0, "input_activation": 1}
+        second = plain | {"level": 1, "input": 0, "output": 1, "input_norm": 0, "input_activation": 1}
         if weight is None:
-            second |= {"kind": Kind.COMBINE, "other": 0}
+            second |= {"kind": Kind.COMBINE, "other": 0, "input_activation": 0, "activation": 1}
         else:
             kernel, groups = weight.shape[2], channels if weight.shape[1] == 1 else 1
             second |= {"kind": Kind.CONV2D, "kernel": kernel, "padding": kernel // 2}
             second |= {"groups": groups, "weight": 0}
-        if weight is None:
-            second |= {"input_activation": 0, "activation": 1}
-        elif calibration:
-            second |= {"statistics": 1}
-        else:
-            second |= {"output_norm": 1, "activation": 1}
+            second |= {"statistics": 1} if calibration else {"output_norm": 1, "activation": 1}
         rows = [tuple(int(op[name]) for name in OPERATION.names) for op in (first, second)]
         self.operations = np.array(rows, OPERATION)
-        arguments = (self.operations[1:].ctypes.data, self.values.ctypes.data, self.number, self.isa)
-        self.packed = aligned(self.module.schedule_packed_bytes(*arguments), torch.uint8)
+        self.packed = torch.zeros(0, dtype=torch.uint8, device=images.device)
         if weight is not None:
-            self.module.schedule_pack(*arguments, weight.data_ptr(), weight.stride(), self.packed.data_ptr())
-        self.arena = aligned(2 * elements * count, STORAGES[storage])
-        size = self.module.schedule_scratch_bytes(
-            self.native(1), self.number, self.isa, count, THREADS, calibration
-        )
-        self.scratch, self.logits = aligned(size, torch.uint8), torch.zeros(1)
+            self.packed = self.pack(self.operations[1:].ctypes.data, self.values.ctypes.data, weight)
+        self.arena = torch.zeros(2 * elements * count, dtype=STORAGES[storage], device=images.device)
+        self.logits = torch.zeros(1, device=images.device)
 
-    def native(self, operation: int) -> object:
+    def native(self) -> object:
         rows = [row.data_ptr() for row in self.tables]
         return self.module.ScheduleTables(
-            self.values.ctypes.data, 2, self.norms.ctypes.data, 2, self.operations[operation:].ctypes.data, 1,
+            self.values.ctypes.data, 2, self.norms.ctypes.data, 2, self.operations.ctypes.data, 2,
             self.packed.data_ptr(), self.packed.numel(), 0, 0, *rows, self.tables.shape[1],
         )  # fmt: skip
 
-    def run(self, tables: object) -> None:
-        before = (tables, self.number, self.isa, THREADS, (0, 1), self.images.data_ptr(), len(self.images))
+    def pack(self, operation: int, value: int, weight: Tensor) -> Tensor:
+        """The weight as the operation reads it."""
+        raise NotImplementedError
+
+    def prepare(self) -> Callable[[], None]:
+        """Put the input where it belongs, and return what runs the operation on it."""
+        raise NotImplementedError
+
+
+class CpuFused(Fused):
+    def __init__(self, weight: Tensor | None, images: Tensor, storage: str, calibration: bool) -> None:
+        self.isa = _native.isa_number()
+        super().__init__(weight, images, storage, calibration)
+        size = self.module.schedule_scratch_bytes(
+            self.native(), self.number, self.isa, len(images), THREADS, calibration
+        )
+        self.scratch = torch.zeros(size, dtype=torch.uint8)
+
+    def pack(self, operation: int, value: int, weight: Tensor) -> Tensor:
+        arguments = (operation, value, self.number, self.isa)
+        packed = torch.zeros(self.module.schedule_packed_bytes(*arguments), dtype=torch.uint8)
+        self.module.schedule_pack(*arguments, weight.data_ptr(), weight.stride(), packed.data_ptr())
+        return packed
+
+    def run(self, tables: object, operation: int) -> None:
+        span = (operation, operation + 1)
+        before = (tables, self.number, self.isa, THREADS, span, self.images.data_ptr(), len(self.images))
         if self.calibration:
             arena = self.arena.data_ptr(), self.arena.nbytes
             self.module.schedule_calibrate(*before, *arena, self.scratch.data_ptr())
@@ -88,17 +105,50 @@ class Fused:
             self.module.schedule_predict(*before, *arena, self.scratch.data_ptr(), self.logits.data_ptr())
 
     def prepare(self) -> Callable[[], None]:
-        """Put the input where it belongs, and return what runs the operation on it."""
-        self.run(self.native(0))
-        tables = self.native(1)
-        return lambda: self.run(tables)
+        tables = self.native()
+        self.run(tables, 0)
+        return lambda: self.run(tables, 1)
+
+
+class CudaFused(Fused):
+    def pack(self, operation: int, value: int, weight: Tensor) -> Tensor:
+        arguments = (operation, value, self.number)
+        size = self.module.schedule_packed_bytes_cuda(*arguments)
+        packed = torch.zeros(size, dtype=torch.uint8, device=weight.device)
+        where = weight.data_ptr(), weight.stride(), 0, stream(weight.device), packed.data_ptr()
+        self.module.schedule_pack_cuda(*arguments, *where)
+        return packed
+
+    def prepare(self) -> Callable[[], None]:
+        tables, count, device = self.native(), len(self.images), self.images.device
+        size = self.module.schedule_plan_bytes_cuda(tables, self.number, count, self.calibration)
+        plan = torch.zeros(size, dtype=torch.uint8)
+        self.module.schedule_plan_cuda(tables, self.number, False, count, self.calibration, plan.data_ptr())
+        on_device = plan.to(device)
+        _, scratch_bytes, _ = self.module.schedule_needs_cuda(plan.data_ptr())
+        scratch = torch.zeros(scratch_bytes, dtype=torch.uint8, device=device)
+
+        def run(level: int) -> None:
+            self.module.schedule_run_cuda(
+                tables, plan.data_ptr(), on_device.data_ptr(), self.images.data_ptr(), count, level, level,
+                self.arena.data_ptr(), scratch.data_ptr(), self.logits.data_ptr(), count, 0, stream(device),
+            )  # fmt: skip
+
+        run(0)
+        return lambda: run(1)
+
+
+def stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 def native_run(weight: Tensor | None, images: Tensor, storage: str, calibration: bool) -> Callable[[], None]:
-    """Return what runs the native operation once; skip the benchmark where the module is not built."""
-    if not _native.available():
-        pytest.skip("lasfast's compiled module is not built")
-    return Fused(weight, images, storage, calibration).prepare()
+    """Return what runs the native operation once; skip the benchmark where there is no native code."""
+    why = why_missing(images.device)
+    if why is not None:
+        pytest.skip(why)
+    kind = CpuFused if images.device.type == "cpu" else CudaFused
+    return kind(weight, images, storage, calibration).prepare()
 
 
 def torch_run(
@@ -109,8 +159,8 @@ def torch_run(
     x, weight = images.to(**layout), weight.to(**layout)
     channels = images.shape[1]
     padding, groups = weight.shape[2] // 2, channels // weight.shape[1]
-    mean, variance = torch.zeros(channels), torch.ones(channels)
-    gamma, beta = torch.ones(channels), torch.zeros(channels)
+    mean, beta = torch.zeros(2, channels, device=images.device)
+    variance, gamma = torch.ones(2, channels, device=images.device)
 
     def run() -> None:
         y = F.conv2d(x, weight, None, 1, padding, groups=groups)
@@ -118,3 +168,40 @@ def torch_run(
             F.relu_(F.batch_norm(y, mean, variance, gamma, beta, calibration, 0.1))
 
     return run
+
+
+def timed(benchmark: Callable, run: Callable[[], None], device: str) -> float:
+    """Time it, and return the median seconds of one run.
+
+    On a GPU, many runs are one graph, so that neither launching nor waiting counts.
+    """
+    rounds, repeats = 30, 1
+    if device == "cuda":
+        run, rounds, repeats = _repeated(run), 10, REPEATS
+    with torch.inference_mode():
+        benchmark.pedantic(run, rounds=rounds, warmup_rounds=3)
+    benchmark.extra_info["repeats"] = repeats
+    return benchmark.stats.stats.median / repeats
+
+
+def _repeated(run: Callable[[], None]) -> Callable[[], None]:
+    with torch.inference_mode():
+        run()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(REPEATS):
+                run()
+
+    def replay() -> None:
+        graph.replay()
+        torch.cuda.synchronize()
+
+    return replay
+
+
+def random_images(count: int, channels: int, size: int, device: str) -> Tensor:
+    """Images [count, channels, size, size]; on a GPU as many more as no cache holds."""
+    if device == "cuda":
+        count = max(count, UNCACHED // (channels * size**2))
+    generator = torch.Generator(device).manual_seed(0)
+    return torch.randn(count, channels, size, size, generator=generator, device=device)

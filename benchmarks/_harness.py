@@ -35,13 +35,25 @@ def ratio(seconds, baseline, ours):
     return statistics.median(b / o for b, o in zip(seconds[baseline], seconds[ours], strict=True))
 
 
-def peak_flops(precision, size=2048, rounds=5):
+def peak_flops(precision, device="cpu", rounds=5):
     """Multiply-adds per second of a large matrix product with torch, the best of several."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    size = 2048 if device == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+
+    def product():
+        _ = a @ b
+        synchronize(device)
+
     with torch.inference_mode():
-        best = min(paired({"product": lambda: a @ b}, rounds)["product"])
+        best = min(paired({"product": product}, rounds)["product"])
     return size**3 / best
+
+
+def synchronize(device):
+    """Wait for what was queued."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def machine():

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks._fused import STORAGES, THREADS, native_run
+from benchmarks._fused import STORAGES, THREADS, native_run, random_images, timed
 
 SHAPES = {  # channels, height and width, images
     "16 at 32x32": (16, 32, 128),
@@ -27,17 +27,18 @@ SHAPES = {  # channels, height and width, images
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("who", ["native", "torch", "copy"])
-def test_batch_norm(benchmark: Callable, who: str, shape: str, storage: str) -> None:
+def test_batch_norm(benchmark: Callable, who: str, shape: str, storage: str, device: str) -> None:
     channels, size, count = SHAPES[shape]
-    x = torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(0))
+    x = random_images(count, channels, size, device)
     benchmark.group = f"{shape}, {storage}"
     torch.set_num_threads(THREADS)
     if who == "native":
         run = native_run(None, x, storage, True)
     else:
         x = x.to(dtype=STORAGES[storage], memory_format=torch.channels_last)
-        mean, variance = torch.zeros(channels), torch.ones(channels)
-        gamma, beta, target = torch.ones(channels), torch.zeros(channels), torch.empty_like(x)
+        mean, beta = torch.zeros(2, channels, device=device)
+        variance, gamma = torch.ones(2, channels, device=device)
+        target = torch.empty_like(x)
 
         def run() -> None:
             if who == "copy":
@@ -45,7 +46,6 @@ def test_batch_norm(benchmark: Callable, who: str, shape: str, storage: str) -> 
             else:
                 F.relu_(F.batch_norm(x, mean, variance, gamma, beta).add_(x))
 
-    with torch.inference_mode():
-        benchmark.pedantic(run, rounds=30, warmup_rounds=3)
+    seconds = timed(benchmark, run, device)
     moved = 2 * x.numel() * STORAGES[storage].itemsize
-    benchmark.extra_info["GB/s"] = round(moved / benchmark.stats.stats.median / 1e9, 2)
+    benchmark.extra_info["GB/s"] = round(moved / seconds / 1e9, 2)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from benchmarks._fused import STORAGES, THREADS, native_run, torch_run
+from benchmarks._fused import STORAGES, THREADS, native_run, random_images, timed, torch_run
 from lasfast import _native
 
 SHAPES = {  # channels in and out, height and width, images
@@ -35,11 +35,10 @@ SHAPES = {  # channels in and out, height and width, images
 @pytest.mark.parametrize("mode", ["calibration", "prediction"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("who", ["native", "torch", "torch: convolution alone"])
-def test_conv(benchmark: Callable, who: str, shape: str, mode: str, storage: str) -> None:
+def test_conv(benchmark: Callable, who: str, shape: str, mode: str, storage: str, device: str) -> None:
     channels, size, count = SHAPES[shape]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(count, channels, size, size, generator=generator)
-    weight = torch.randn(channels, channels, 3, 3, generator=generator) / (9 * channels) ** 0.5
+    x = random_images(count, channels, size, device)
+    weight = random_images(channels, channels, 3, "cpu").to(device) / (9 * channels) ** 0.5
     calibration = mode == "calibration"
     benchmark.group = f"{shape}, {storage}, {mode}"
     torch.set_num_threads(THREADS)
@@ -47,8 +46,8 @@ def test_conv(benchmark: Callable, who: str, shape: str, mode: str, storage: str
         run = native_run(weight, x, storage, calibration)
     else:
         run = torch_run(weight, x, storage, calibration, alone=who != "torch")
-    with torch.inference_mode():
-        benchmark.pedantic(run, rounds=30, warmup_rounds=3)
-    flops = 2 * 9 * channels**2 * size**2 * count
-    benchmark.extra_info["TFLOP/s"] = round(flops / benchmark.stats.stats.median / 1e12, 3)
-    benchmark.extra_info["isa"] = _native.isa() if who == "native" else "oneDNN"
+    seconds = timed(benchmark, run, device)
+    flops = 2 * 9 * channels**2 * size**2 * len(x)
+    benchmark.extra_info["TFLOP/s"] = round(flops / seconds / 1e12, 3)
+    if device == "cpu":
+        benchmark.extra_info["isa"] = _native.isa() if who == "native" else "oneDNN"

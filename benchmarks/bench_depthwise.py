@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from benchmarks._fused import STORAGES, THREADS, native_run, torch_run
+from benchmarks._fused import STORAGES, THREADS, native_run, random_images, timed, torch_run
 
 SHAPES = {  # channels, height and width, images
     "64 at 32x32": (64, 32, 32),
@@ -28,10 +28,12 @@ SHAPES = {  # channels, height and width, images
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("who", ["native", "torch"])
-def test_depthwise(benchmark: Callable, who: str, shape: str, kernel: int, mode: str, storage: str) -> None:
+def test_depthwise(
+    benchmark: Callable, who: str, shape: str, kernel: int, mode: str, storage: str, device: str
+) -> None:
     channels, size, count = SHAPES[shape]
-    x = torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(0))
-    weight = torch.full((channels, 1, kernel, kernel), 1 / kernel**2)
+    x = random_images(count, channels, size, device)
+    weight = torch.full((channels, 1, kernel, kernel), 1 / kernel**2, device=device)
     calibration = mode == "calibration"
     benchmark.group = f"{shape}, {kernel}x{kernel}, {storage}, {mode}"
     torch.set_num_threads(THREADS)
@@ -39,7 +41,6 @@ def test_depthwise(benchmark: Callable, who: str, shape: str, kernel: int, mode:
         run = native_run(weight, x, storage, calibration)
     else:
         run = torch_run(weight, x, storage, calibration)
-    with torch.inference_mode():
-        benchmark.pedantic(run, rounds=30, warmup_rounds=3)
+    seconds = timed(benchmark, run, device)
     moved = 2 * x.numel() * STORAGES[storage].itemsize
-    benchmark.extra_info["GB/s"] = round(moved / benchmark.stats.stats.median / 1e9, 2)
+    benchmark.extra_info["GB/s"] = round(moved / seconds / 1e9, 2)

@@ -12,25 +12,25 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from benchmarks._fused import STORAGES, THREADS
+from benchmarks._fused import STORAGES, THREADS, timed
 
-SIZE = 2048
+SIZES = {"cpu": 2048, "cuda": 8192}
 COPIED = 256 * 2**20
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_matrix_product(benchmark: Callable, storage: str) -> None:
+def test_matrix_product(benchmark: Callable, storage: str, device: str) -> None:
     torch.set_num_threads(THREADS)
-    a, b = (torch.randn(SIZE, SIZE).to(STORAGES[storage]) for _ in range(2))
+    size = SIZES[device]
+    a, b = (torch.randn(size, size, device=device).to(STORAGES[storage]) for _ in range(2))
     benchmark.group = f"matrix product, {storage}"
-    with torch.inference_mode():
-        benchmark.pedantic(lambda: a @ b, rounds=10, warmup_rounds=2)
-    benchmark.extra_info["TFLOP/s"] = round(2 * SIZE**3 / benchmark.stats.stats.min / 1e12, 3)
+    seconds = timed(benchmark, lambda: a @ b, device)
+    benchmark.extra_info["TFLOP/s"] = round(2 * size**3 / seconds / 1e12, 3)
 
 
-def test_copy(benchmark: Callable) -> None:
+def test_copy(benchmark: Callable, device: str) -> None:
     torch.set_num_threads(THREADS)
-    source, target = (torch.ones(COPIED // 4) for _ in range(2))
+    source, target = (torch.ones(COPIED // 4, device=device) for _ in range(2))
     benchmark.group = "copy"
-    benchmark.pedantic(lambda: target.copy_(source), rounds=10, warmup_rounds=2)
-    benchmark.extra_info["GB/s"] = round(2 * COPIED / benchmark.stats.stats.min / 1e9, 2)
+    seconds = timed(benchmark, lambda: target.copy_(source), device)
+    benchmark.extra_info["GB/s"] = round(2 * COPIED / seconds / 1e9, 2)

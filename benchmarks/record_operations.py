@@ -24,7 +24,7 @@ def main(source: Path, output: Path) -> None:
         parameters = one["params"] or {}
         who = parameters.get("who") or parameters.get("side", "torch")
         group[who] = {
-            "seconds": one["stats"]["median"],
+            "seconds": one["stats"]["median"] / one["extra_info"].pop("repeats", 1),
             "rounds": one["stats"]["rounds"],
             **one["extra_info"],
         }

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Everything that awaits a GPU, on a machine that may have no network: builds lasfast with CUDA, runs the tests
+# that need a GPU, and measures. Takes less than nine minutes; a step that fails or takes too long is named at
+# the end, and the others run all the same.
+#
+#   benchmarks/gpu.sh [directory for records and logs]     PYTHON=python3.12 benchmarks/gpu.sh
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+records=$(mkdir -p "${1:-benchmarks/results/gpu}" && cd "${1:-benchmarks/results/gpu}" && pwd)
+python=${PYTHON:-python3}
+started=$SECONDS
+failed=()
+
+# Runs a step for at most so many seconds: step NAME SECONDS COMMAND...
+step() {
+  local name=$1 limit=$2 before=$SECONDS
+  shift 2
+  timeout --kill-after=5 "$limit" "$@" >"$records/$name.log" 2>&1
+  local status=$?
+  if [ $status -eq 0 ]; then
+    echo "$name: done in $((SECONDS - before)) s"
+  else
+    failed+=("$name")
+    echo "$name: FAILED with status $status after $((SECONDS - before)) s; $records/$name.log ends with"
+    tail -n 15 "$records/$name.log" | sed 's/^/    /'
+  fi
+}
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no nvidia-smi here"
+# Code for this GPU alone, which takes a minute less.
+arch=$("$python" -c 'import torch; major, minor = torch.cuda.get_device_capability(); print(f"{major}{minor}")')
+case "$arch" in 90) arch=90a ;; esac
+
+step build 150 env LASFAST_CUDA=ON LASFAST_CUDA_ARCHS="$arch" \
+  "$python" -m pip install --no-build-isolation --no-deps --force-reinstall .
+# From here on, the installed package and not the checkout: tests and benchmarks are taken along.
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp -R tests benchmarks pyproject.toml "$work" && cd "$work" || exit 1
+
+step tests 80 "$python" -m pytest -m cuda -p no:cacheprovider tests/engine/test_cuda_program.py tests/ops
+for precision in bf16 fp32; do
+  step "evaluate-$precision" 70 "$python" -m benchmarks.bench_evaluate --device cuda --precision "$precision" \
+    --rounds 3 --output "$records/evaluate-$precision.json"
+done
+for operation in limits conv depthwise batch_norm; do
+  step "$operation" 30 "$python" -m pytest "benchmarks/bench_$operation.py" --device cuda \
+    --benchmark-json="$records/$operation-raw.json" --benchmark-columns=median --benchmark-group-by=group
+  if [ -s "$records/$operation-raw.json" ]; then
+    step "$operation-record" 10 "$python" -m benchmarks.record_operations "$records/$operation-raw.json" \
+      "$records/$operation.json"
+    rm -f "$records/$operation-raw.json"
+  fi
+done
+
+echo
+grep -h " of peak; " "$records"/evaluate-*.log
+grep -h "passed\|failed" "$records/tests.log" | tail -n 1
+echo "records: $records; $((SECONDS - started)) s in all"
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "FAILED: ${failed[*]}"
+  exit 1
+fi

@@ -17,17 +17,29 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 
 
+MODULES = ["lasfast._C"]
+if os.environ.get("LASFAST_EMULATE", "OFF") not in ("", "0", "OFF"):
+    MODULES.append("lasfast._emulated")  # by the same build
+
+
 class CMakeBuild(build_ext):
-    """Builds the one extension with CMake, straight into the place where setuptools expects it."""
+    """Builds the extension modules with CMake, straight into the place where setuptools expects them."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Configure, build, and check that the module is where it should be."""
+        """Build all of them with the first, and check that the module is where it should be."""
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        if ext.name == MODULES[0]:
+            self.build_all(target.parent)
+        if not target.exists():
+            raise RuntimeError(f"the build did not write {target}")
+
+    def build_all(self, directory: Path) -> None:
+        """Configure and build."""
         import pybind11
 
-        target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(self.build_temp).resolve() / "cmake"
         configure = [
-            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={directory}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         ]
@@ -41,8 +53,6 @@ class CMakeBuild(build_ext):
         # --fresh: an isolated build's tools are gone when the next one looks for them where the cache says.
         subprocess.run(["cmake", "--fresh", "-S", str(ROOT), "-B", str(build), *configure], check=True)
         subprocess.run(["cmake", "--build", str(build), "--parallel"], check=True)
-        if not target.exists():
-            raise RuntimeError(f"the build did not write {target}")
 
 
-setup(ext_modules=[Extension("lasfast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(ext_modules=[Extension(name, sources=[]) for name in MODULES], cmdclass={"build_ext": CMakeBuild})

@@ -91,13 +91,9 @@ def why_no_cuda(device: int) -> str | None:
             "where the CUDA compiler nvcc is"
         )
     if module.cuda_device_count() <= device:
-        runtime, driver = (
-            _version(number()) for number in (module.cuda_runtime_version, module.cuda_driver_version)
-        )
-        return (
-            f"lasfast's CUDA runtime {runtime} does not see GPU {device}: the driver, for CUDA {driver}, may "
-            "be too old for it"
-        )
+        runtime, driver = _version(module.cuda_runtime_version()), _version(module.cuda_driver_version())
+        known = f"the driver, for CUDA {driver}, may be too old for it" if driver else "there is no driver"
+        return f"lasfast's CUDA runtime {runtime} does not see GPU {device}: {known}"
     capability = torch.cuda.get_device_capability(device)
     if any(arch_runs_on(arch, capability) for arch in module.cuda_archs()):
         return None

@@ -274,9 +274,9 @@ class _Program:
         """Return how many threads work on a batch, and how many images each takes at a time."""
         threads = min(torch.get_num_threads(), images)
         per_image = max(1, self.schedule.arena * self.backend.itemsize)
-        # The arena counts values that wait for another candidate, too, so twice the cache is about right;
+        # The arena counts values that wait for another candidate, too, so several times the cache is right;
         # and each block reads the weights once, so that very small blocks read little else.
-        block = min(max(4, 2 * cache_bytes() // per_image), -(-images // threads))
+        block = min(max(4, 4 * cache_bytes() // per_image), -(-images // threads))
         budget = self.backend.memory_budget
         if budget is not None:
             while block > 1 and self.prediction_bytes(images, threads, block) > budget:

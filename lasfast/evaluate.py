@@ -45,8 +45,8 @@ class Evaluator:
             tensor is cut into batches of nearly equal size, at most `calibration_batch`; a loader's batches
             are taken as they are. All architectures see the same batches in the same order.
         validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs.
-        backend: "native" (the compiled module, CPU or CUDA), "torch" (the reference, runs anything anywhere),
-            or "auto": native where it can run this supernet, else torch.
+        backend: "native" (the compiled module, CPU or CUDA), "torch" (the reference, runs anything), or
+            "auto": native where it can run this supernet, else torch.
         precision: "fp32", or "bf16": torch's bfloat16 autocast, or values and weights stored in bfloat16.
         statistics: which statistics are kept for prediction: "cumulative", "ema" or "batch_mean"
             (see `lasfast.engine.statistics`).

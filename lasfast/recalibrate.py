@@ -42,8 +42,9 @@ def calibrate(
         network: any module that takes images [N, C, H, W]; changed in place, its modes left as they are.
         loader: batches of images, or tuples that begin with one.
         statistics: the convention: "cumulative", "ema" or "batch_mean" (`lasfast.engine.statistics`).
-        backend: "native" for lasfast's kernels, for networks that `torch.fx` can trace and whose layers
-            they know; "torch" for any; "auto" for native where possible.
+        backend: "native" for lasfast's kernels, for networks that `torch.fx` can trace (parts without batch
+            norm that it cannot, or that there is no kernel for, run through torch); "torch" for any; "auto"
+            for native where possible.
         precision: "fp32", or "bf16" (autocast, or bf16 kernels).
 
     Returns:

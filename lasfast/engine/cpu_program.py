@@ -132,9 +132,9 @@ class CpuProgram(Program):
         """Return how many threads work on a batch, on how many images each, and on how many in one pass."""
         threads = min(torch.get_num_threads(), images)
         per_image = max(1, self.schedule.arena * self.dtype.itemsize)
-        # The arena counts values that wait for another candidate, too, so twice the cache is about right;
+        # The arena counts values that wait for another candidate, too, so several times the cache is right;
         # and each block reads the weights once, so that very small blocks read little else.
-        block = min(max(4, 2 * cache_bytes() // per_image), -(-images // threads))
+        block = min(max(4, 4 * cache_bytes() // per_image), -(-images // threads))
         shared = self.schedule.shared * self.dtype.itemsize
         most = max(1, min(images, SHARED_BYTES // shared)) if shared else 1
         budget = self.backend.memory_budget

@@ -116,6 +116,16 @@ LASFAST_INLINE void finish_run(const Run& r, const Vec& bias, const Transform& o
   }
 }
 
+// The same where whole vectors are added as they are, `step` elements apart.
+template <class T, class U>
+LASFAST_INLINE void finish_sum(const Run& r, const Vec& bias, const Transform& out, const T* other,
+                               int64_t step, U* output) {
+  for (int64_t i = 0; i < r.count; ++i) {
+    const Vec v = out.norm(Vec::add(Vec::load(r.acc + i * r.pitch), bias));
+    out.activate.template run<true>(Vec::add(v, Vec::load(other + i * step))).store(output + i * r.step);
+  }
+}
+
 // What follows op(...): acc is [count, pitch] floats, W channels from c on of `count` cells from `cell` on,
 // in cells that are interleaved as a.cells.group says and begin at output position `position`. `start` marks
 // the item's first cells: their first value is what its statistics are shifted by.
@@ -173,6 +183,10 @@ void finish(const ItemArgs& a, const float* acc, int64_t pitch, int64_t position
       const Transform with(a.with, c, m);
       const T* other =
           static_cast<const T*>(a.other) + c + (g * a.out_height * a.out_width + p) * a.other_channels;
+      if (m == W && !a.with.scale && a.with.activation == 0 && out.activate.clamps()) {
+        finish_sum(run, bias, out, other, a.other_channels, output);
+        continue;
+      }
       for (int64_t i = 0; i < run.count; ++i) {
         Vec x = with(load_n(other + i * a.other_channels, m));
         if (m < W) {  // an activation need not map the missing channels to zero

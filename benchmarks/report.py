@@ -37,10 +37,11 @@ over those of a large PyTorch matrix product in the same precision and run. The 
 other work, which the pairing evens out, but not the fractions. This page is made from [the
 records](../benchmarks/results) by `python -m benchmarks.report`.
 
-What limits it: `layernas-frontier` is made of 1x1 and depthwise convolutions, in which filling and
-finishing tiles takes longer than multiplying; `nir-residual` and `nir-plain` have three candidates, that
-share little; and in fp32, PyTorch's convolutions are near the peak themselves, so that only sharing and
-fusion are left to gain.
+What limits it: `layernas-frontier` is made of 1x1 convolutions, in which filling and finishing tiles takes
+longer than multiplying, and of depthwise ones up to 7x7, which have no use for tiles; `nir-residual` and
+`nir-plain` have three candidates, that share little; what vector instructions do beside the tiles seems to
+slow these down (as if both drew on one power budget); and in fp32, PyTorch's convolutions are near the peak
+themselves, so that only sharing and fusion are left to gain.
 
 ![Times faster than PyTorch](performance.png)
 """

@@ -13,10 +13,11 @@ import torch
 from lasfast.cli.info import gather
 
 
-def paired(runs, rounds, warm_up=1):
+def paired(runs, rounds, warm_up=1, once=()):
     """Time each of `runs` (name -> function) once in every round, in turn, the order reversed each round.
 
-    Returns name -> seconds of each round. What else the machine does then hits all of them alike.
+    Returns name -> seconds of each round. What else the machine does then hits all of them alike. What is
+    named in `once` is timed in the first round only.
     """
     for _ in range(warm_up):
         for run in runs.values():
@@ -24,6 +25,8 @@ def paired(runs, rounds, warm_up=1):
     seconds = {name: [] for name in runs}
     for number in range(rounds):
         for name in list(runs)[:: -1 if number % 2 else 1]:
+            if number and name in once:
+                continue
             start = time.perf_counter()
             runs[name]()
             seconds[name].append(time.perf_counter() - start)
@@ -31,23 +34,31 @@ def paired(runs, rounds, warm_up=1):
 
 
 def ratio(seconds, baseline, ours):
-    """The median over the rounds of baseline / ours."""
-    return statistics.median(b / o for b, o in zip(seconds[baseline], seconds[ours], strict=True))
+    """The median of baseline / ours over the rounds that have both."""
+    return statistics.median(b / o for b, o in zip(seconds[baseline], seconds[ours], strict=False))
 
 
 def peak_flops(precision, device="cpu", rounds=5):
-    """Multiply-adds per second of a large matrix product with torch, the best of several."""
+    """Multiply-adds per second of torch's best: a large matrix product or a 3x3 convolution of 256 channels."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    size = 2048 if device == "cpu" else 8192
+    size, images = (1024, 16) if device == "cpu" else (8192, 1024)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    x, weight = (
+        torch.randn(shape, device=device).to(dtype, memory_format=torch.channels_last)
+        for shape in [(images, 256, 16, 16), (256, 256, 3, 3)]
+    )
 
     def product():
         _ = a @ b
         synchronize(device)
 
+    def convolution():
+        _ = torch.nn.functional.conv2d(x, weight, padding=1)
+        synchronize(device)
+
     with torch.inference_mode():
-        best = min(paired({"product": product}, rounds)["product"])
-    return size**3 / best
+        seconds = paired({"product": product, "convolution": convolution}, rounds)
+    return max(size**3 / min(seconds["product"]), x.numel() * 256 * 9 / min(seconds["convolution"]))
 
 
 def synchronize(device):

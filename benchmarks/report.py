@@ -31,10 +31,11 @@ weights they inherit?*, BatchNorm recalibration and prediction together. `native
 the batch norms and activations around it.
 
 Times are medians over alternated rounds in one run, ratios medians of the rounds' own ratios; images are in
-memory for all; logits are checked against PyTorch's before any time is taken (of every candidate, or of
-eight where a tenth of the images is used). The fraction of peak is the multiply-adds of the *shared* tree
-over those of a large PyTorch matrix product in the same precision and run, which our kernels can beat. The
-machine was shared with other work, which the pairing evens out, but not the fractions. This page is made from
+memory for all; the logits of eight candidates are checked against PyTorch's before any time is taken. *Tuned*
+runs in every round, *sequential*, which takes longest, in the first only. The fraction of peak is the
+multiply-adds of the *shared* tree over those of the best that PyTorch does in the same precision and run, a
+large matrix product or a 3x3 convolution of 256 channels. The machine was shared with other work, which the
+pairing evens out, but not the fractions. This page is made from
 [the records](../benchmarks/results) by `python -m benchmarks.report`.
 
 What limits it: `layernas-frontier` is made of 1x1 convolutions, in which filling and finishing tiles takes

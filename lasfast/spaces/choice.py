@@ -62,6 +62,7 @@ class ChoiceSpace(ProductSpace):
             option is a string of letters, digits and `_ . + :`, an int, or a tuple of these (named `5x96`).
 
     Attributes:
+        given: the layers as they were given.
         options: for each layer, the numbers of its options.
         layers: for each layer, its options.
         names: for each layer, the names of its options.
@@ -70,14 +71,14 @@ class ChoiceSpace(ProductSpace):
     def __init__(self, layers: Iterable[int | Sequence[Option] | VirtualLayer]) -> None:
         if isinstance(layers, str) or not isinstance(layers, Iterable):
             raise TypeError(f"layers must be a sequence such as [5, 25, 125], got {layers!r}")
-        self._given = tuple(layers)
-        if not self._given:
+        self.given = tuple(layers)
+        if not self.given:
             raise ValueError("layers must have at least one layer, got none")
-        self.layers = tuple(_options_of(place, layer) for place, layer in enumerate(self._given))
+        self.layers = tuple(_options_of(place, layer) for place, layer in enumerate(self.given))
         self.names = tuple(tuple(map(_name, options)) for options in self.layers)
         self.options = tuple(range(len(options)) for options in self.layers)
-        for place, layer in enumerate(self._given):
-            follow = sum(not isinstance(other, VirtualLayer) for other in self._given[place:])
+        for place, layer in enumerate(self.given):
+            follow = sum(not isinstance(other, VirtualLayer) for other in self.given[place:])
             if isinstance(layer, VirtualLayer) and layer.layers > follow:
                 raise ValueError(
                     f"layers: virtual layer {place} decides for {layer.layers} layers, but {follow} follow"
@@ -111,7 +112,7 @@ class ChoiceSpace(ProductSpace):
         """
         taken: list[tuple[Option, ...]] = []
         shared: list[tuple[int, Option]] = []
-        for layer, options, number in zip(self._given, self.layers, self.validate(architecture), strict=True):
+        for layer, options, number in zip(self.given, self.layers, self.validate(architecture), strict=True):
             if isinstance(layer, VirtualLayer):
                 shared.append((len(taken) + layer.layers, options[number]))
             else:
@@ -149,7 +150,7 @@ class ChoiceSpace(ProductSpace):
     def describe(self) -> dict[str, Any]:
         """Name and layers: a number of options, their names, or those of a virtual layer and its reach."""
         layers: list[Any] = []
-        for given, names in zip(self._given, self.names, strict=True):
+        for given, names in zip(self.given, self.names, strict=True):
             if isinstance(given, VirtualLayer):
                 layers.append({"virtual": list(names), "layers": given.layers})
             else:

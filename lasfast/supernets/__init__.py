@@ -2,6 +2,7 @@
 
 from lasfast.supernets.base import LayerAssignmentSupernet, Supernet
 from lasfast.supernets.builder import LayerBuilder
+from lasfast.supernets.choice import ChoiceSupernet
 from lasfast.supernets.export import save_network
 from lasfast.supernets.layers import Layer, Path
 from lasfast.supernets.mobilenet_v1 import MobileNetV1
@@ -10,6 +11,7 @@ from lasfast.supernets.residual import ResidualNet
 from lasfast.supernets.resnet50 import ResNet50
 
 __all__ = [
+    "ChoiceSupernet",
     "Layer",
     "LayerAssignmentSupernet",
     "LayerBuilder",

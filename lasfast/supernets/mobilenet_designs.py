@@ -55,6 +55,7 @@ class Bottleneck:
             raise ValueError(f"a bottleneck must have kernels, and expanded or filters; got {self}")
         if self.expanded and self.filters and len(self.expanded) != len(self.filters):
             raise ValueError(f"filters must be as many as expanded, {len(self.expanded)}, got {self.filters}")
+        _check_widths(kernels=self.kernels, expanded=self.expanded, filters=self.filters)
 
     def options(self) -> dict[str, Shape]:
         """Its options by name: `k5e96`, `k3f24` without expansion, `k3e1216f280` with filters of its own."""
@@ -71,6 +72,9 @@ class Block:
     bottlenecks: tuple[Bottleneck, ...]
 
     def __init__(self, filters: tuple[int, ...], *bottlenecks: Bottleneck) -> None:
+        if not filters or not bottlenecks:
+            raise ValueError(f"a block must have bottlenecks and filters, got {bottlenecks} and {filters}")
+        _check_widths(filters=filters)
         object.__setattr__(self, "filters", filters)
         object.__setattr__(self, "bottlenecks", bottlenecks)
 
@@ -93,6 +97,12 @@ class MobileNetDesign:
     hidden: tuple[int, ...]
     published: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_positive(stem=self.stem)
+        if not self.hidden:
+            raise ValueError("hidden must have at least one width, got none")
+        _check_widths(features=self.features, hidden=self.hidden)
+
     def bottlenecks(self) -> list[tuple[Bottleneck, int]]:
         """Each one that is decided by itself, with its stride, in order."""
         rows: list[Bottleneck] = []
@@ -110,6 +120,13 @@ class MobileNetDesign:
             layers += [tuple(row.options()) for row in rows for _ in range(row.repeats)]
         layers += [widths for widths in (self.features, self.hidden) if widths]
         return ChoiceSpace(layers)
+
+
+def _check_widths(**widths: tuple[int, ...]) -> None:
+    """Each option's weights are slices of the last one's."""
+    for name, values in widths.items():
+        if list(values) != sorted({value for value in values if value > 0}):
+            raise ValueError(f"{name} must be positive and rise, got {values}")
 
 
 def _name(kernel: int, expanded: int, filters: int) -> str:

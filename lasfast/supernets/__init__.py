@@ -7,8 +7,10 @@ from lasfast.supernets.export import save_network
 from lasfast.supernets.layers import Layer, Path
 from lasfast.supernets.mobilenet_v1 import MobileNetV1
 from lasfast.supernets.plain import PlainNet
+from lasfast.supernets.proxyless import ProxylessNAS
 from lasfast.supernets.residual import ResidualNet
 from lasfast.supernets.resnet50 import ResNet50
+from lasfast.supernets.shufflenet import ShuffleNetV2
 
 __all__ = [
     "ChoiceSupernet",
@@ -18,8 +20,10 @@ __all__ = [
     "MobileNetV1",
     "Path",
     "PlainNet",
+    "ProxylessNAS",
     "ResNet50",
     "ResidualNet",
+    "ShuffleNetV2",
     "Supernet",
     "save_network",
 ]

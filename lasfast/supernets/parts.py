@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from typing import Literal
 
+from lasfast.checks import as_finite, check_choice
 from lasfast.supernets.builder import LayerBuilder
 from lasfast.supernets.layers import Path
 
 Stem = Literal["cifar", "imagenet"]
+DeepStem = Literal["cifar", "tiny-imagenet", "imagenet"]
+"""Of networks that halve five times."""
+HALVINGS_LEFT_OUT = {"imagenet": 0, "tiny-imagenet": 1, "cifar": 2}
+
+
+def deep_strides(stem: DeepStem, strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of stem and stages: the given ones, without the first that small images cannot bear.
+
+    Five halvings leave 7x7 positions of a 224x224 image, four leave 4x4 of 64x64, three 4x4 of 32x32.
+    """
+    check_choice("stem", stem, tuple(HALVINGS_LEFT_OUT))
+    wanted = list(strides)
+    for _ in range(HALVINGS_LEFT_OUT[stem]):
+        wanted[wanted.index(2)] = 1
+    return tuple(wanted)
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return `width` times as many channels, to the nearest multiple of 8 and at least 8."""
+    if as_finite("width", width) <= 0:
+        raise ValueError(f"width must be greater than 0, got {width}")
+    return max(8, 8 * round(width * channels / 8))
 
 
 def resnet_stem(stem: Stem, in_channels: int, channels: int) -> Path:

@@ -66,10 +66,16 @@ class SupernetOptions(FamilyOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneShotOptions:
-    """How a supernet of choices is made and trained."""
+class WidthOptions:
+    """How wide a supernet of choices is."""
 
     width: Annotated[float, panel("Supernet", "Multiplies all channels of a supernet of choices.")] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShotOptions(WidthOptions):
+    """How a supernet of choices is made and trained."""
+
     supernet_epochs: Annotated[
         int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
     ] = None

@@ -74,6 +74,11 @@ def check_family(options: FamilyOptions) -> None:
     check_choice("--supernet", options.supernet, tuple(FAMILIES))
 
 
+def check_any_family(options: FamilyOptions) -> None:
+    """Raise ValueError where there is no such family of either kind."""
+    check_choice("--supernet", options.supernet, (*FAMILIES, *CHOICE_FAMILIES))
+
+
 def parse_counts(name: str, text: str, family: str) -> tuple[int, ...]:
     """Return a positive count for each group of a family, written as 2-4-6 or 2,4,6."""
     groups = GROUPS[family]
@@ -120,9 +125,7 @@ def make_supernet(
     return _seeded(FAMILIES[options.supernet], seed, max_layers, data.num_classes, data.channels, **arguments)
 
 
-def make_choice_supernet(
-    options: FamilyOptions, data: Dataset, width: float, seed: int
-) -> ChoiceSupernet:
+def make_choice_supernet(options: FamilyOptions, data: Dataset, width: float, seed: int) -> ChoiceSupernet:
     """Build the supernet of choices for the images, its initial weights a function of the seed.
 
     Raises:

@@ -5,6 +5,8 @@ from lasfast.supernets.builder import LayerBuilder
 from lasfast.supernets.choice import ChoiceSupernet
 from lasfast.supernets.export import save_network
 from lasfast.supernets.layers import Layer, Path
+from lasfast.supernets.mobilenet import MobileNet
+from lasfast.supernets.mobilenet_designs import MobileNetDesign
 from lasfast.supernets.mobilenet_v1 import MobileNetV1
 from lasfast.supernets.plain import PlainNet
 from lasfast.supernets.proxyless import ProxylessNAS
@@ -17,6 +19,8 @@ __all__ = [
     "Layer",
     "LayerAssignmentSupernet",
     "LayerBuilder",
+    "MobileNet",
+    "MobileNetDesign",
     "MobileNetV1",
     "Path",
     "PlainNet",

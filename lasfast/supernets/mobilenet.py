@@ -1,0 +1,140 @@
+"""MobileNets whose kernels, expansions and filters are searched (LayerNAS 2023, section 5.1, appendix H)."""
+
+from __future__ import annotations
+
+from lasfast.checks import check_choice
+from lasfast.spaces.choice import Option
+from lasfast.supernets.builder import LayerBuilder
+from lasfast.supernets.choice import ChoiceSupernet, Part
+from lasfast.supernets.layers import ActivationKind, Path
+from lasfast.supernets.mobilenet_designs import DESIGNS, MobileNetDesign
+from lasfast.supernets.parts import DeepStem, deep_strides
+
+ACTIVATIONS = ("relu", "relu6", "hardswish", "swish")
+
+
+class MobileNet(ChoiceSupernet):
+    """Inverted residuals, with the filters of a block decided before the kernels and expansions in it.
+
+    Each bottleneck decides between kernel sizes of 3, 5 and 7 and several expanded widths, named `k5e96`. The
+    filters that a block's bottlenecks share are a virtual layer before them, and the widths of the head are
+    layers at the end: `k3f18-24-k3e64-k3e48-56-...-960-1280`. The shortcut is there where a bottleneck's
+    input has its output's shape.
+
+    A kernel size has a bottleneck of its own, 1x1 convolutions and all, as the choice blocks of one-shot
+    supernets have (Guo et al. 2020): what one kernel learns, no other one disturbs. Widths are slices of its
+    weights.
+
+    The found networks (`published`, Tables 8, 10, 12 and 14), in millions of multiply-adds at 224x224 and of
+    weights with 1,001 classes, without and with squeeze-and-excitation (SE):
+
+        design  printed without  printed with  here without  here with
+        60M                       61, 3.7      62.3, 3.3     62.6, 3.6
+        220M                     229, 5.1     228.9, 3.8    229.9, 4.8
+        300M    319, 3.5         322, 5.2     305.6, 4.3    307.3, 6.0
+        600M    598, 7.6         627, 9.7     579.2, 7.0    582.9, 10.7
+
+    The tables leave open, and it is here:
+
+    - whether the first bottleneck, which prints no expanded filters, expands: no. A 1x1 convolution there
+      would be 12.8 M of what the 300M and 600M networks lack.
+    - where SE is: in every bottleneck; its width: a quarter of the expanded one, as in MobileNetV3; and its
+      activations: ReLU and sigmoid (Hu et al. 2018).
+    - what has biases beside batch norm: the two convolutions after the mean, and those of SE.
+    - whether figures with and without SE are of one architecture. The weights printed for 300M are those of a
+      head of 1,280 filters, not of the 1,920 of Table 12.
+
+    Args:
+        design: the space: "60M", "220M", "300M", "600M", or a description of one's own.
+        num_classes, in_channels: of the classifier and the images.
+        stem: what halves height and width: all strides of the tables, 1/32 in all ("imagenet", 224 -> 7); all
+            but the first, 1/16 ("tiny-imagenet", 64 -> 4); all but the first two, 1/8 ("cifar", 32 -> 4).
+        squeeze_excite: whether bottlenecks have squeeze-and-excitation after the depthwise convolution.
+        activation: "relu", "relu6", "hardswish" or "swish"; the paper has swish, and ReLU for its figures
+            without squeeze-and-excitation.
+        width: multiplies all channels but `in_channels`; names keep those of the design.
+        dropout: probability, before the classifier.
+
+    Attributes:
+        published: architectures that were found in this space, in their text form, by name.
+    """
+
+    def __init__(
+        self,
+        design: str | MobileNetDesign = "220M",
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        stem: DeepStem = "imagenet",
+        squeeze_excite: bool = False,
+        activation: ActivationKind = "relu",
+        width: float = 1.0,
+        dropout: float = 0.0,
+    ) -> None:
+        if not isinstance(design, MobileNetDesign):
+            check_choice("design", design, tuple(DESIGNS))
+            design = DESIGNS[design]
+        check_choice("activation", activation, ACTIVATIONS)
+        if not width > 0:
+            raise ValueError(f"width must be greater than 0, got {width!r}")
+        self.design, self.published = design, dict(design.published)
+        self.squeeze_excite, self.activation = squeeze_excite, activation
+        self.width, self.dropout = width, dropout
+        self._bottlenecks = [row.options() for row, _ in design.bottlenecks()]
+        strides = deep_strides(stem, (2, *(stride for _, stride in design.bottlenecks())))
+        self._stem_stride, *self._strides = strides
+        super().__init__(design.space(), num_classes=num_classes, in_channels=in_channels)
+
+    def stem(self) -> Part:
+        """Return the first convolution."""
+        block = LayerBuilder("first", self.in_channels)
+        channels = self._scaled(self.design.stem)
+        block.conv_bn_act("", block.input, channels, 3, self._stem_stride, kind=self.activation)
+        return (block.build(),), channels
+
+    def choice(self, index: int, taken: tuple[Option, ...], channels: int) -> Part:
+        """Return a bottleneck, or the convolution of the head before or after the mean."""
+        if index < len(self._bottlenecks):
+            return self._bottleneck(index, taken, channels)
+        (filters,) = taken
+        after = index - len(self._bottlenecks) == bool(self.design.features)
+        return (self._hidden if after else self._features)(channels, self._scaled(filters))
+
+    def head(self, channels: int) -> Path:
+        """Return the classifier."""
+        block = LayerBuilder("classifier", channels)
+        block.linear("fc", block.dropout(block.input, self.dropout), self.num_classes)
+        return (block.build(),)
+
+    def _bottleneck(self, index: int, taken: tuple[Option, ...], channels: int) -> Part:
+        name, *shared = taken
+        kernel, expanded, filters = self._bottlenecks[index][str(name)]
+        stride, out_channels = self._strides[index], self._scaled(filters or shared[0])
+        block = LayerBuilder(f"bottlenecks.{index}.k{kernel}", channels)
+        y = block.input
+        if expanded:
+            y = block.conv_bn_act("_expand", y, self._scaled(expanded), 1, kind=self.activation)
+        y = block.conv_bn_act(
+            "_depthwise", y, y.channels, kernel, stride, groups=y.channels, kind=self.activation
+        )
+        if self.squeeze_excite:
+            y = block.squeeze_excite("se", y, max(1, y.channels // 4))
+        y = block.conv_bn("_project", y, out_channels, 1)
+        if stride == 1 and channels == out_channels:
+            block.add(y, block.input)
+        return (block.build(),), out_channels
+
+    def _features(self, channels: int, filters: int) -> Part:
+        block = LayerBuilder("features", channels)
+        block.conv_bn_act("", block.input, filters, 1, kind=self.activation)
+        return (block.build(),), filters
+
+    def _hidden(self, channels: int, filters: int) -> Part:
+        block = LayerBuilder("hidden", channels)
+        y = block.linear("fc", block.global_avg_pool(block.input), filters)
+        block.activation(y, self.activation)
+        return (block.build(),), filters
+
+    def _scaled(self, filters: Option) -> int:
+        assert isinstance(filters, int)
+        return max(1, round(filters * self.width))

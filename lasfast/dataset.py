@@ -1,4 +1,4 @@
-"""The architecture dataset: every layer assignment of some depths, trained stand-alone, as a table.
+"""The architecture dataset: architectures trained stand-alone, such as all of some depths, as a table.
 
 Meng et al. trained 908 networks so (454 plain and 454 residual ones, 4 to 15 layers, CIFAR-100) to see how
 good a search's winners are; their table was never released. A row depends on its architecture, the settings
@@ -25,7 +25,7 @@ from torch import fx
 
 from lasfast import costs, ranking
 from lasfast.evaluate import Validation, batches, evaluate_network
-from lasfast.files import atomic_write_text
+from lasfast.files import atomic_write_text, file_stem
 from lasfast.journal import Journal
 from lasfast.measurement import Measurement
 from lasfast.spaces import Architecture, LayerAssignmentSpace
@@ -43,7 +43,8 @@ JOURNAL, CHECKPOINT, TABLE = "journal.jsonl", "checkpoint.safetensors", "table.c
 class Row:
     """One network of the table: its validation accuracy (0 to 1) and loss, costs, and how it was trained.
 
-    `flops` are multiply-adds, `params` include those of BatchNorm. `seed` gave the initial weights and the
+    `depth` is that of an assignment, of other architectures how many layers they run. `flops` are
+    multiply-adds, `params` include those of BatchNorm. `seed` gave the initial weights and the
     order, augmentation and dropout of the training.
     """
 
@@ -59,7 +60,7 @@ class Row:
 
 
 class ArchitectureDataset:
-    """Trains assignments from scratch, one after another, and writes `directory/table.csv` row by row.
+    """Trains architectures from scratch, one after another, and writes `directory/table.csv` row by row.
 
     Args:
         supernet: gives the networks (`extract(architecture, fresh=True)`); its own weights are not used.
@@ -88,10 +89,6 @@ class ArchitectureDataset:
         checkpoint_seconds: float = 60,
         **overrides: Any,
     ) -> None:
-        if not isinstance(supernet.space, LayerAssignmentSpace):
-            raise TypeError(
-                f"supernet is over {supernet.space}; expected one over layer assignments, with depths"
-            )
         if not checkpoint_seconds >= 0:
             raise ValueError(f"checkpoint_seconds is {checkpoint_seconds!r}; expected 0 or more")
         self.supernet = supernet
@@ -178,10 +175,11 @@ class ArchitectureDataset:
     def row(self, measurement: Measurement) -> Row:
         """The table's row of a measurement."""
         architecture = measurement.architecture
+        assigned = isinstance(self.supernet.space, LayerAssignmentSpace)
         height, width = self.image_size
         return Row(
             architecture,
-            sum(architecture),
+            sum(architecture) if assigned else len(self.supernet.path(architecture)),
             measurement.top1,
             measurement.top5,
             measurement.loss,
@@ -238,7 +236,9 @@ class ArchitectureDataset:
         return self.keep_weights and not self._weights_path(architecture).exists()
 
     def _weights_path(self, architecture: Architecture) -> Path:
-        return self.directory / "weights" / f"{self.supernet.space.format(architecture)}.safetensors"
+        return (
+            self.directory / "weights" / f"{file_stem(self.supernet.space.format(architecture))}.safetensors"
+        )
 
     def _write(self, measurements: Iterable[Measurement]) -> list[Row]:
         rows = sorted(map(self.row, measurements), key=lambda row: (row.depth, row.architecture))
@@ -277,8 +277,8 @@ def load_table(path: str | os.PathLike[str]) -> list[Row]:
             flops, params, epochs, seed = map(int, counts)
             layers = tuple(int(layer) for layer in architecture.split("-"))
             row = Row(layers, int(depth), float(top1), float(top5), float(loss), flops, params, epochs, seed)
-            if row.depth != sum(layers) or not 0 <= row.top1 <= 1:
-                raise ValueError(f"depth {depth} or top1 {top1} does not fit {architecture}")
+            if row.depth < 1 or not 0 <= row.top1 <= 1:
+                raise ValueError(f"depth {depth} or top1 {top1} is out of range")
         except ValueError as error:
             raise ValueError(
                 f"{path} is damaged at line {number}: {error}; restore it, or make it again"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+LONGEST_STEM = 120  # characters; file systems take 255 bytes, of which endings need some
 
 
 @contextmanager
@@ -46,6 +49,14 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
 def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Replace the content of `path` by JSON in one step; NaN and infinity are refused (ValueError)."""
     atomic_write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def file_stem(text: str) -> str:
+    """A text as the name of a file: itself, or its beginning and a digest where that would be too long."""
+    if len(text) <= LONGEST_STEM:
+        return text
+    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    return f"{text[: LONGEST_STEM - len(digest) - 1]}-{digest}"
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:

@@ -28,7 +28,7 @@ from lasfast.result import Measured, StudyResult
 from lasfast.searchers import Searcher
 from lasfast.spaces import Architecture
 from lasfast.tabular import TabularEvaluator
-from lasfast.train import Progress, SupernetTrainer, checkpoint
+from lasfast.train import PathTrainer, Progress, checkpoint
 from lasfast.train.interrupt import deferred_interrupt
 
 JOURNAL, CHECKPOINT, LOG, RESULT = "journal.jsonl", "checkpoint.safetensors", "log.jsonl", "result.json"
@@ -56,7 +56,7 @@ class Study:
     Args:
         searcher: proposes and learns; not told anything yet.
         evaluator: measures, on its supernet, or looks up in a table.
-        trainer: trains the same supernet step by step; None searches the supernet as it is.
+        trainer: trains the same supernet, step by step or before the first; None searches it as it is.
         directory: where to write; None writes nothing. A study leaves `journal.jsonl` (every measurement),
             `checkpoint.safetensors` (weights, momentum, position; with a trainer), `result.json` (when
             finished) and `log.jsonl` (times and losses, for information: it is not read again).
@@ -71,7 +71,7 @@ class Study:
         self,
         searcher: Searcher,
         evaluator: Evaluator | TabularEvaluator,
-        trainer: SupernetTrainer | None = None,
+        trainer: PathTrainer | None = None,
         directory: str | os.PathLike[str] | None = None,
         callbacks: Sequence[Callback] = (),
         checkpoint_seconds: float = 60,

@@ -35,7 +35,7 @@ ARROWS = {
     "evaluate": ["engine", "measurement", "tally", "costs"],
     "tabular": ["measurement", "constraints"],
     "recalibrate": ["engine"],
-    "train": ["engine", "measurement", "files"],
+    "train": ["engine", "measurement", "files", "constraints"],
     "study": ["searchers", "evaluate", "tabular", "train", "journal", "ranking", "result"],
     "dataset": ["searchers", "evaluate", "train", "journal", "ranking", "costs"],
     "report": ["study", "dataset"],

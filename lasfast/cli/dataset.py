@@ -79,7 +79,7 @@ def register(app: typer.Typer) -> None:
             resume=options.resume,
         )
         results = make_console()
-        show_rows(results, f"{len(rows)} networks trained from scratch", rows, {})
+        show_rows(results, supernet.space, f"{len(rows)} networks trained from scratch", rows, {})
         if options.compare is not None:
             measured = [measurement for _, measurement in Journal.read(options.compare / JOURNAL)[1]]
             whole, by_depth = compare(rows, measured)

@@ -16,7 +16,9 @@ from lasfast.report import candidates_of, ranking_table
 from lasfast.searchers import NIR
 from lasfast.spaces import Architecture
 from lasfast.study import Callback, Study, StudyResult
+from lasfast.supernets import LayerAssignmentSupernet
 from lasfast.train import Progress as Training
+from lasfast.train import SupernetTrainer
 
 LINE_SECONDS = 10.0  # between lines of one epoch where there is no terminal
 
@@ -113,16 +115,21 @@ class StudyDisplay(Callback):
 
 
 class FrontDisplay(Callback):
-    """Shows a study of any space: a line whenever the best so far changes."""
+    """Shows a study of any space: the training of its supernet, a line whenever the best so far changes."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, meter: Meter | None = None) -> None:
+        self.console, self.meter = console, meter
         self._measured = 0
         self._best: Architecture | None = None
 
     def on_start(self, study: Study) -> None:
         """Remember the study."""
         self._study = study
+
+    def on_progress(self, progress: Training) -> None:
+        """Show where training is."""
+        if self.meter is not None:
+            self.meter.show("supernet", progress, seconds_left(progress))
 
     def on_step(self, step: int, measurements: Sequence[Measurement]) -> None:
         """Show the best if it is a new one."""
@@ -171,9 +178,10 @@ def planned_work(study: Study) -> list[float]:
     What NIR will try is not known beforehand; the most even assignment of each depth stands for it.
     """
     trainer, searcher = study.trainer, study.searcher
-    if trainer is None:
+    if not isinstance(trainer, SupernetTrainer):
         return []
     supernet = trainer.supernet
+    assert isinstance(supernet, LayerAssignmentSupernet)
     size = image_size(study)
 
     def work(step: int, candidates: Sequence[tuple[int, ...]]) -> float:
@@ -204,10 +212,14 @@ def watch(
     """Return a function that shows the training of one network after another on a meter."""
 
     def show(architecture: tuple[int, ...], progress: Training) -> None:
-        left = progress.seconds / progress.done * (progress.total - progress.done)
-        meter.show(title(architecture), progress, left)
+        meter.show(title(architecture), progress, seconds_left(progress))
 
     return show
+
+
+def seconds_left(progress: Training) -> float:
+    """Return how long the rest of a step takes if it goes on like this."""
+    return progress.seconds / progress.done * (progress.total - progress.done)
 
 
 def format_seconds(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""`lasfast evaluate ASSIGNMENT...`: measure assignments with the weights a search left."""
+"""`lasfast evaluate ARCHITECTURE...`: measure architectures with the weights a search left."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from lasfast import costs
 from lasfast.cli import setup
 from lasfast.cli.config import read_config
 from lasfast.cli.display import make_console
-from lasfast.cli.options import MachineOptions, SearchOptions, command
+from lasfast.cli.options import ChoiceOptions, MachineOptions, SearchOptions, command
 from lasfast.report import candidates_of, ranking_table
 from lasfast.study import CHECKPOINT
+from lasfast.supernets import Supernet
 from lasfast.train import checkpoint
 
 
@@ -22,8 +23,9 @@ from lasfast.train import checkpoint
 class EvaluateCommandOptions(MachineOptions):
     """What to measure."""
 
-    assignments: Annotated[
-        list[str], typer.Argument(help="Layers of each group, as 2-4-6.", metavar="ASSIGNMENT...")
+    architectures: Annotated[
+        list[str],
+        typer.Argument(help="Layers of each group, as 2-4-6, or choices.", metavar="ARCHITECTURE..."),
     ]
     run: Annotated[Path, typer.Option("--run", help="The study whose weights are taken.", metavar="RUN")]
     statistics: Annotated[
@@ -37,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "evaluate", EvaluateCommandOptions)
     def evaluate(options: EvaluateCommandOptions) -> None:
-        """Measure assignments with the weights they inherit from a study's supernet.
+        """Measure architectures with the weights they inherit from a study's supernet.
 
         **Examples**
 
@@ -47,11 +49,18 @@ def register(app: typer.Typer) -> None:
         """
         console = make_console(options.quiet)
         device = setup.make_device(options)
-        config = read_config(options.run, SearchOptions)
+        config: SearchOptions | ChoiceOptions = read_config(options.run, SearchOptions)
+        if config.supernet in setup.CHOICE_FAMILIES:
+            config = read_config(options.run, ChoiceOptions)
         data = setup.load_data(config, config.seed)
-        max_layers = setup.parse_max_layers(config, config.depth)
-        supernet = setup.make_supernet(config, data, max_layers, config.seed).to(device)
-        architectures = [supernet.space.parse(text) for text in options.assignments]
+        supernet: Supernet
+        if isinstance(config, ChoiceOptions):
+            supernet = setup.make_choice_supernet(config, data, config.width, config.seed)
+        else:
+            max_layers = setup.parse_max_layers(config, config.depth)
+            supernet = setup.make_supernet(config, data, max_layers, config.seed)
+        supernet.to(device)
+        architectures = [supernet.space.parse(text) for text in options.architectures]
         tensors, metadata = checkpoint.load(options.run / CHECKPOINT)
         prefix = "weights."
         weights = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
@@ -63,5 +72,6 @@ def register(app: typer.Typer) -> None:
         candidates = candidates_of(
             evaluator(architectures),
             lambda one: (costs.flops(supernet, one, data.image_size), costs.params(supernet, one)),
+            supernet.space.format,
         )
         make_console().print(ranking_table("", candidates))

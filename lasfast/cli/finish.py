@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ from lasfast.cli.display import make_console
 from lasfast.cli.scratch import export_trained, show_rows, train_from_scratch
 from lasfast.data import Dataset
 from lasfast.evaluate import Evaluator
-from lasfast.report import Run, plot_search, winners_table
+from lasfast.files import file_stem
+from lasfast.report import Run, front_table, plot_search, winners_table
+from lasfast.searchers.operators import sample_distinct
+from lasfast.spaces import Architecture
 from lasfast.study import CHECKPOINT, JOURNAL, LOG, RESULT, Study, StudyResult
 from lasfast.supernets import LayerAssignmentSupernet, save_network
 from lasfast.train import TrainSettings
+
+BASELINES = 200  # random architectures, of which one is trained beside the winner
 
 
 def finish(
@@ -32,15 +38,18 @@ def finish(
     assert isinstance(study.evaluator, Evaluator)
     directory = study.directory
     run = Run.load(directory)
-    console.print(winners_table(f"{run.title}: the winner of each depth", run.winners.values()))
+    if run.has_depths:
+        console.print(winners_table(f"{run.title}: the winner of each depth", run.winners.values()))
+    else:
+        console.print(front_table(f"{run.title}: the Pareto front", run.front))
     written = {
         JOURNAL: "every measurement",
-        RESULT: "the winners",
+        RESULT: "the winners" if run.has_depths else "all candidates with costs",
         plot_search(run, directory / "search.png").name: "the picture",
         CHECKPOINT: "the supernet's weights",
         LOG: "losses and times",
     }
-    network = directory / f"{result.best.text}.pt2"
+    network = directory / f"{file_stem(result.best.text)}.pt2"
     if retrain:
         _retrain(console, study, result, data, images, settings, directory / "scratch", network)
         written["scratch/"] = "the networks trained from scratch"
@@ -65,17 +74,17 @@ def _retrain(
     directory: Path,
     network: Path,
 ) -> None:
-    """Train the winner and a handcrafted assignment of its depth from scratch, and show both."""
+    """Train the winner and what it is compared with from scratch, and show both."""
     supernet = study.evaluator.supernet
-    assert isinstance(supernet, LayerAssignmentSupernet)
+    assert supernet is not None
     winner = result.best.architecture
-    handcrafted = supernet.handcrafted(sum(winner))
-    same = winner == handcrafted
-    console.print("the winner is the handcrafted assignment" if same else "training from scratch")
+    kind, baseline = _baseline(study, winner, settings.seed)
+    same = winner == baseline
+    console.print(f"the winner is the {kind} one" if same else "training from scratch")
     dataset, rows = train_from_scratch(
         console,
         supernet,
-        [winner, handcrafted],
+        [winner, baseline],
         data,
         images,
         settings,
@@ -83,8 +92,26 @@ def _retrain(
         keep_weights=True,
         resume=True,
     )
-    notes = {handcrafted: "handcrafted", winner: "searched, handcrafted" if same else "searched"}
+    notes = {baseline: kind, winner: f"searched, {kind}" if same else "searched"}
     shown = [row for row in rows if row.architecture in notes]
     title = f"trained from scratch, {settings.standalone_epochs} epochs"
-    show_rows(console, title, shown, notes)
+    show_rows(console, supernet.space, title, shown, notes)
     export_trained(dataset, winner, data, network)
+
+
+def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Architecture]:
+    """What the winner is to beat: a handcrafted assignment of its depth, or a random architecture.
+
+    The random one is that of some hundred, all within the constraint, whose FLOPs are nearest to the winner's.
+    """
+    supernet, searcher = study.evaluator.supernet, study.searcher
+    if isinstance(supernet, LayerAssignmentSupernet):
+        return "handcrafted", supernet.handcrafted(sum(winner))
+
+    def admits(architecture: Architecture) -> bool:
+        return architecture != winner and searcher.admits(architecture)
+
+    drawn = sample_distinct(searcher.space, random.Random(f"baseline {seed}"), BASELINES, admits)
+    wanted = study.evaluator.costs(winner)["flops"]
+    nearest = min(drawn or [winner], key=lambda one: abs(study.evaluator.costs(one)["flops"] - wanted))
+    return "random", nearest

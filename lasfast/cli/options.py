@@ -42,19 +42,46 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupernetOptions:
-    """Which supernet."""
+class FamilyOptions:
+    """Which supernet, of either kind."""
 
-    supernet: Annotated[str, panel("Supernet", "residual, plain, mobilenet-v1 or resnet50.")] = "residual"
+    supernet: Annotated[
+        str, panel("Supernet", "residual, plain, mobilenet-v1 or resnet50; more in `lasfast spaces`.")
+    ] = "residual"
+    stem: Annotated[
+        str | None,
+        panel("Supernet", "cifar or imagenet, which halves more often (default: what fits the images)."),
+    ] = None
+    dropout: Annotated[float, panel("Supernet", "Dropout before the classifier.")] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetOptions(FamilyOptions):
+    """Which supernet of layer assignments."""
+
     max_layers: Annotated[
         str | None,
         panel("Supernet", "Most layers of each group, as 6,6,6 (default: enough for the depth)."),
     ] = None
-    stem: Annotated[
-        str | None,
-        panel("Supernet", "cifar (stride 1) or imagenet (default: the family's own; cifar up to 32x32)."),
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidthOptions:
+    """How wide a supernet of choices is."""
+
+    width: Annotated[float, panel("Supernet", "Multiplies all channels of a supernet of choices.")] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShotOptions(WidthOptions):
+    """How a supernet of choices is made and trained."""
+
+    supernet_epochs: Annotated[
+        int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
     ] = None
-    dropout: Annotated[float, panel("Supernet", "Dropout before the classifier.")] = 0.0
+    sampling: Annotated[
+        str, panel("Training", "What a batch of them trains: uniform, uniform-cost or sandwich.")
+    ] = "uniform"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,18 +141,32 @@ class StudyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(
-    StudyOptions, MachineOptions, EvaluateOptions, TrainOptions, SupernetOptions, DataOptions
+class SupernetSearchOptions(
+    StudyOptions, MachineOptions, EvaluateOptions, TrainOptions, FamilyOptions, DataOptions
 ):
     """What every search of a supernet takes."""
 
-    depth: Annotated[int, panel("Search", "Layers of the assignments to end with.")] = 9
     retrain: Annotated[
         bool,
         panel(
-            "Search", "At the end train the winner and a handcrafted assignment from scratch.", "--retrain"
+            "Search",
+            "At the end train from scratch the winner, and a handcrafted assignment or a random architecture "
+            "of as many FLOPs.",
+            "--retrain",
         ),
     ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(SupernetSearchOptions, SupernetOptions):
+    """What every search of layer assignments takes."""
+
+    depth: Annotated[int, panel("Search", "Layers of the assignments to end with.")] = 9
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceOptions(SupernetSearchOptions, OneShotOptions):
+    """What every search of a supernet of choices takes."""
 
 
 def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable[[T], None]], None]:

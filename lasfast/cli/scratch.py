@@ -1,4 +1,4 @@
-"""Training assignments from scratch, for the commands that do."""
+"""Training networks from scratch, for the commands that do."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lasfast.cli.display import Meter, watch
 from lasfast.data import Dataset
 from lasfast.dataset import ArchitectureDataset, Row
 from lasfast.report.tables import format_params, make_table
-from lasfast.spaces import Architecture
-from lasfast.supernets import LayerAssignmentSupernet, save_network
+from lasfast.spaces import Architecture, SearchSpace
+from lasfast.supernets import Supernet, save_network
 from lasfast.train import TrainSettings
 
 
 def train_from_scratch(
     console: Console,
-    supernet: LayerAssignmentSupernet,
+    supernet: Supernet,
     architectures: Iterable[Architecture],
     data: Dataset,
     images: Any,
@@ -29,7 +29,7 @@ def train_from_scratch(
     keep_weights: bool,
     resume: bool,
 ) -> tuple[ArchitectureDataset, list[Row]]:
-    """Train assignments one after another, showing progress; return the dataset and the whole table."""
+    """Train networks one after another, showing progress; return the dataset and the whole table."""
     dataset = ArchitectureDataset(
         supernet, images, data.validation, architectures, directory, settings, keep_weights=keep_weights
     )
@@ -47,12 +47,14 @@ def train_from_scratch(
     return dataset, table
 
 
-def show_rows(console: Console, title: str, rows: Iterable[Row], notes: dict[Architecture, str]) -> None:
+def show_rows(
+    console: Console, space: SearchSpace, title: str, rows: Iterable[Row], notes: dict[Architecture, str]
+) -> None:
     """Print networks trained from scratch, the best first."""
-    table = make_table(title, "assignment", "top-1", "top-5", "loss", "MFLOPs", "params", "")
+    table = make_table(title, "architecture", "top-1", "top-5", "loss", "MFLOPs", "params", "")
     for row in sorted(rows, key=lambda row: -row.top1):
         table.add_row(
-            "-".join(map(str, row.architecture)),
+            space.format(row.architecture),
             f"{100 * row.top1:.1f} %",
             f"{100 * row.top5:.1f} %",
             f"{row.loss:.3f}",

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
 import lasfast
-from lasfast import supernets
+from lasfast import costs, supernets
 from lasfast.checks import check_choice
-from lasfast.cli.options import DataOptions, EvaluateOptions, MachineOptions, SupernetOptions, TrainOptions
+from lasfast.cli.options import (
+    DataOptions,
+    EvaluateOptions,
+    FamilyOptions,
+    MachineOptions,
+    SupernetOptions,
+    TrainOptions,
+)
+from lasfast.constraints import Bound, Constraint
 from lasfast.data import Dataset, TensorImages
-from lasfast.supernets import LayerAssignmentSupernet
+from lasfast.supernets import ChoiceSupernet, LayerAssignmentSupernet, Supernet
+from lasfast.train import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
 from lasfast.train.settings import TrainSettings, resolve
 
 FAMILIES: dict[str, Callable[..., LayerAssignmentSupernet]] = {
@@ -23,6 +33,13 @@ FAMILIES: dict[str, Callable[..., LayerAssignmentSupernet]] = {
     "resnet50": supernets.ResNet50,
 }
 GROUPS = {"residual": 3, "plain": 3, "mobilenet-v1": 4, "resnet50": 4}
+CHOICE_FAMILIES: dict[str, Callable[..., ChoiceSupernet]] = {
+    "shufflenet-v2": partial(supernets.ShuffleNetV2, search="blocks"),
+    "shufflenet-v2-channels": partial(supernets.ShuffleNetV2, search="channels"),
+    "shufflenet-v2-both": partial(supernets.ShuffleNetV2, search="both"),
+    "proxyless": supernets.ProxylessNAS,
+}
+SAMPLERS = ("uniform", "uniform-cost", "sandwich")
 
 
 def make_device(options: MachineOptions) -> torch.device:
@@ -52,9 +69,14 @@ def load_data(options: DataOptions, seed: int) -> Dataset:
     )
 
 
-def check_family(options: SupernetOptions) -> None:
-    """Raise ValueError where there is no such family."""
+def check_family(options: FamilyOptions) -> None:
+    """Raise ValueError where there is no such family of layer assignments."""
     check_choice("--supernet", options.supernet, tuple(FAMILIES))
+
+
+def check_any_family(options: FamilyOptions) -> None:
+    """Raise ValueError where there is no such family of either kind."""
+    check_choice("--supernet", options.supernet, (*FAMILIES, *CHOICE_FAMILIES))
 
 
 def parse_counts(name: str, text: str, family: str) -> tuple[int, ...]:
@@ -100,9 +122,46 @@ def make_supernet(
         arguments["stem"] = options.stem
     elif max(data.image_size) <= 32:
         arguments["stem"] = "cifar"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return FAMILIES[options.supernet](max_layers, data.num_classes, data.channels, **arguments)
+    return _seeded(FAMILIES[options.supernet], seed, max_layers, data.num_classes, data.channels, **arguments)
+
+
+def make_choice_supernet(options: FamilyOptions, data: Dataset, width: float, seed: int) -> ChoiceSupernet:
+    """Build the supernet of choices for the images, its initial weights a function of the seed.
+
+    Raises:
+        ValueError: no such family.
+    """
+    check_choice("--supernet", options.supernet, tuple(CHOICE_FAMILIES))
+    largest = max(data.image_size)
+    fitting = "cifar" if largest <= 32 else "tiny-imagenet" if largest <= 64 else "imagenet"
+    return _seeded(
+        CHOICE_FAMILIES[options.supernet],
+        seed,
+        data.num_classes,
+        data.channels,
+        stem=options.stem or fitting,
+        width=width,
+        dropout=options.dropout,
+    )
+
+
+def make_sampler(
+    name: str, supernet: ChoiceSupernet, constraint: Constraint | None, image_size: tuple[int, int]
+) -> PathSampler:
+    """Return the path sampler of a name; what it needs of costs are the constraint's first, or FLOPs.
+
+    Raises:
+        ValueError: no such sampler, or no architecture within the constraint.
+    """
+    check_choice("--sampling", name, SAMPLERS)
+    if name == "uniform":
+        return UniformSampler(supernet.space)
+    bound = Bound("flops") if constraint is None else constraint.bounds[0]
+    cost = costs.functions(supernet, image_size)[bound.cost]
+    if name == "sandwich":
+        return SandwichSampler(supernet.space, cost)
+    low, high = (limit if math.isfinite(limit) else None for limit in (bound.low, bound.high))
+    return UniformCostSampler(supernet.space, cost, low, high)
 
 
 def make_settings(options: TrainOptions) -> TrainSettings:
@@ -113,18 +172,19 @@ def make_settings(options: TrainOptions) -> TrainSettings:
         "weight_decay",
         "warm_up_epochs",
         "epochs_per_step",
+        "supernet_epochs",
         "standalone_epochs",
         "precision",
         "channels_last",
         "seed",
     )
-    given = {name: getattr(options, name) for name in names}
+    given = {name: getattr(options, name, None) for name in names}
     return resolve(options.preset, **{name: value for name, value in given.items() if value is not None})
 
 
 def make_evaluator(
     options: EvaluateOptions,
-    supernet: LayerAssignmentSupernet,
+    supernet: Supernet,
     data: Dataset,
     precision: str,
     statistics: str | None = None,
@@ -144,3 +204,13 @@ def make_evaluator(
 def training_images(data: Dataset, device: torch.device) -> Any:
     """Return the training images, on the device where they are held in memory."""
     return data.train.to(device) if isinstance(data.train, TensorImages) else data.train
+
+
+S = TypeVar("S")
+
+
+def _seeded(make: Callable[..., S], seed: int, *arguments: Any, **named: Any) -> S:
+    """Make something random as a function of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make(*arguments, **named)

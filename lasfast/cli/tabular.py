@@ -53,7 +53,7 @@ def load_table(options: TableOptions) -> ArchitectureTable:
     )
 
 
-def run_table_search(
+def search_table(
     name: str,
     options: TableOptions,
     study_options: StudyOptions,

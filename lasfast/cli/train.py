@@ -1,4 +1,4 @@
-"""`lasfast train ASSIGNMENT`: train one assignment from scratch and export it."""
+"""`lasfast train ARCHITECTURE`: train one architecture from scratch and export it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,31 @@ import typer
 
 from lasfast.cli import setup
 from lasfast.cli.display import make_console
-from lasfast.cli.options import DataOptions, MachineOptions, SupernetOptions, TrainOptions, command, panel
+from lasfast.cli.options import (
+    DataOptions,
+    MachineOptions,
+    SupernetOptions,
+    TrainOptions,
+    WidthOptions,
+    command,
+    panel,
+)
 from lasfast.cli.scratch import export_trained, show_rows, train_from_scratch
 from lasfast.evaluate import evaluate_network
+from lasfast.files import file_stem
+from lasfast.supernets import Supernet
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCommandOptions(MachineOptions, TrainOptions, SupernetOptions, DataOptions):
+class TrainCommandOptions(MachineOptions, TrainOptions, SupernetOptions, WidthOptions, DataOptions):
     """What to train, and where to write."""
 
-    assignment: Annotated[str, typer.Argument(help="Layers of each group, as 2-4-6.", metavar="ASSIGNMENT")]
+    architecture: Annotated[
+        str, typer.Argument(help="Layers of each group, as 2-4-6, or choices.", metavar="ARCHITECTURE")
+    ]
     directory: Annotated[
-        Path | None, panel("Output", "Where to write (default: runs/train-ASSIGNMENT).", "--directory", "-o")
+        Path | None,
+        panel("Output", "Where to write (default: runs/train-ARCHITECTURE).", "--directory", "-o"),
     ] = None
     resume: Annotated[
         bool, panel("Output", "Go on with what is in the directory, if there is anything.", "--resume")
@@ -34,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "train", TrainCommandOptions)
     def train(options: TrainCommandOptions) -> None:
-        """Train one assignment from scratch, measure it and write it as a torch.export program.
+        """Train one architecture from scratch, measure it and write it as a torch.export program.
 
         **Examples**
 
@@ -45,16 +58,23 @@ def register(app: typer.Typer) -> None:
         console = make_console(options.quiet)
         device = setup.make_device(options)
         settings = setup.make_settings(options)
-        setup.check_family(options)
-        architecture = setup.parse_counts("ASSIGNMENT", options.assignment, options.supernet)
-        max_layers = (
-            architecture if options.max_layers is None else setup.parse_max_layers(options, len(architecture))
-        )
-        data = setup.load_data(options, options.seed)
-        supernet = setup.make_supernet(options, data, max_layers, options.seed).to(device)
+        setup.check_any_family(options)
+        supernet: Supernet
+        if options.supernet in setup.CHOICE_FAMILIES:
+            data = setup.load_data(options, options.seed)
+            supernet = setup.make_choice_supernet(options, data, options.width, options.seed)
+            architecture = supernet.space.parse(options.architecture)
+        else:
+            architecture = setup.parse_counts("ARCHITECTURE", options.architecture, options.supernet)
+            max_layers = architecture
+            if options.max_layers is not None:
+                max_layers = setup.parse_max_layers(options, len(architecture))
+            data = setup.load_data(options, options.seed)
+            supernet = setup.make_supernet(options, data, max_layers, options.seed)
+        supernet.to(device)
         images = setup.training_images(data, device)
         text = supernet.space.format(architecture)
-        directory = options.directory or Path("runs") / f"train-{text}"
+        directory = options.directory or Path("runs") / f"train-{file_stem(text)}"
         console.print(f"training {type(supernet).__name__} {text} from scratch in {directory}")
         console.print(f"{data!r}")
         dataset, rows = train_from_scratch(
@@ -68,10 +88,10 @@ def register(app: typer.Typer) -> None:
             keep_weights=True,
             resume=options.resume,
         )
-        path = directory / f"{text}.pt2"
+        path = directory / f"{file_stem(text)}.pt2"
         export_trained(dataset, architecture, data, path)
         results = make_console()
-        show_rows(results, "validation", rows, {})
+        show_rows(results, supernet.space, "validation", rows, {})
         if options.test:
             network = dataset.network(architecture).to(device)
             tested = evaluate_network(network, data.test, architecture, precision=settings.precision)

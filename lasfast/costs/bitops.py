@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lasfast.checks import check_positive
-from lasfast.costs.flops import HasPath, layer_flops, model_input
+from lasfast.costs.flops import HasPath, flops_of_layers, model_input
 from lasfast.spaces import Architecture
-from lasfast.supernets.layers import Path, Shape, path_shapes
+from lasfast.supernets.layers import Path, Shape
 
 Bits = tuple[int, int]
 """Bits of a layer's weights, and of the values it reads."""
@@ -42,8 +42,8 @@ def path_bitops(
     """
     bits = bits or {}
     total = 0
-    for layer, shapes in path_shapes(path, input_shape):
+    for layer, flops in zip(path, flops_of_layers(path, input_shape), strict=True):
         weight_bits, activation_bits = bits.get(layer.name, default)
         check_positive(weight_bits=weight_bits, activation_bits=activation_bits)
-        total += layer_flops(layer, shapes) * weight_bits * activation_bits
+        total += flops * weight_bits * activation_bits
     return total

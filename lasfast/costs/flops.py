@@ -6,9 +6,10 @@ from functools import singledispatch
 from math import prod
 from typing import Protocol
 
+from lasfast.costs.layerwise import layerwise
 from lasfast.spaces import Architecture
 from lasfast.supernets import layers
-from lasfast.supernets.layers import Layer, Op, Path, Shape, path_shapes
+from lasfast.supernets.layers import Layer, Op, Path, Shape
 
 
 class HasPath(Protocol):
@@ -38,12 +39,16 @@ def model_input(supernet: HasPath, input_size: tuple[int, int]) -> Shape:
 
 def path_flops(path: Path, input_shape: Shape) -> int:
     """Return the multiply-adds of a path for one image of shape (channels, height, width)."""
-    return sum(layer_flops(layer, shapes) for layer, shapes in path_shapes(path, input_shape))
+    return sum(flops_of_layers(path, input_shape))
 
 
-def layer_flops(layer: Layer, shapes: tuple[Shape, ...]) -> int:
+def _layer_flops(layer: Layer, shapes: tuple[Shape, ...]) -> int:
     """Return the multiply-adds of one layer for one image, from the shapes of all its values."""
     return sum(op_flops(op, shape) for op, shape in zip(layer.ops, shapes[1:], strict=True))
+
+
+flops_of_layers = layerwise(_layer_flops)
+"""The multiply-adds of each layer of a path for one image of a shape."""
 
 
 @singledispatch

@@ -5,9 +5,10 @@ from __future__ import annotations
 from math import prod
 
 from lasfast.costs.flops import HasPath, model_input
+from lasfast.costs.layerwise import layerwise
 from lasfast.spaces import Architecture
 from lasfast.supernets import layers
-from lasfast.supernets.layers import Layer, Path, Shape, path_shapes
+from lasfast.supernets.layers import Layer, Path, Shape
 
 # These may write over the first value they read, where nothing reads it afterwards.
 IN_PLACE = (
@@ -41,7 +42,7 @@ def path_memory(path: Path, input_shape: Shape, bytes_per_value: int = 4) -> int
     can.
     Weights and what a kernel needs inside do not count.
     """
-    return bytes_per_value * max(_peak(layer, shapes) for layer, shapes in path_shapes(path, input_shape))
+    return bytes_per_value * max(_peaks(path, input_shape))
 
 
 def _peak(layer: Layer, shapes: tuple[Shape, ...]) -> int:
@@ -57,3 +58,6 @@ def _peak(layer: Layer, shapes: tuple[Shape, ...]) -> int:
         held[number] = size
         held = {value: size for value, size in held.items() if last_read.get(value, len(steps) + 1) > number}
     return peak
+
+
+_peaks = layerwise(_peak)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import singledispatch
+from functools import lru_cache, singledispatch
 
 from lasfast.costs.flops import HasPath
+from lasfast.costs.layerwise import REMEMBERED
 from lasfast.spaces import Architecture
 from lasfast.supernets import layers
-from lasfast.supernets.layers import Op, Path
+from lasfast.supernets.layers import Layer, Op, Path
 
 
 def params(supernet: HasPath, architecture: Architecture, batch_norm: bool = True) -> int:
@@ -20,8 +21,12 @@ def params(supernet: HasPath, architecture: Architecture, batch_norm: bool = Tru
 
 def path_params(path: Path, batch_norm: bool = True) -> int:
     """Return the number of weights and biases of a path."""
-    ops = (op for layer in path for op in layer.ops)
-    return sum(op_params(op) for op in ops if batch_norm or not isinstance(op, layers.BatchNorm2d))
+    return sum(_layer_params(layer, batch_norm) for layer in path)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _layer_params(layer: Layer, batch_norm: bool) -> int:
+    return sum(op_params(op) for op in layer.ops if batch_norm or not isinstance(op, layers.BatchNorm2d))
 
 
 @singledispatch

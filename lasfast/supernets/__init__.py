@@ -9,8 +9,10 @@ from lasfast.supernets.mobilenet import MobileNet
 from lasfast.supernets.mobilenet_designs import MobileNetDesign
 from lasfast.supernets.mobilenet_v1 import MobileNetV1
 from lasfast.supernets.plain import PlainNet
+from lasfast.supernets.proxyless import ProxylessNAS
 from lasfast.supernets.residual import ResidualNet
 from lasfast.supernets.resnet50 import ResNet50
+from lasfast.supernets.shufflenet import ShuffleNetV2
 
 __all__ = [
     "ChoiceSupernet",
@@ -22,8 +24,10 @@ __all__ = [
     "MobileNetV1",
     "Path",
     "PlainNet",
+    "ProxylessNAS",
     "ResNet50",
     "ResidualNet",
+    "ShuffleNetV2",
     "Supernet",
     "save_network",
 ]

@@ -27,7 +27,10 @@ class ChoiceSupernet(Supernet):
 
     def __init__(self, space: ChoiceSpace, *, num_classes: int, in_channels: int) -> None:
         super().__init__(space, num_classes=num_classes, in_channels=in_channels)
+        # Searchers ask for the paths of thousands of architectures: records are made once.
+        self._stem_part = self.stem()
         self._parts: dict[tuple[int, tuple[Option, ...], int], Part] = {}
+        self._heads: dict[int, Path] = {}
         self.create_modules(*map(self.path, _covering(space)))
 
     @abstractmethod
@@ -50,15 +53,17 @@ class ChoiceSupernet(Supernet):
 
     def path(self, architecture: Architecture) -> Path:
         """Return stem, what the architecture takes of each layer, head."""
-        first, channels = self.stem()
+        first, channels = self._stem_part
         path = list(first)
         for index, taken in enumerate(self.space.chosen(architecture)):
             key = (index, taken, channels)
-            if key not in self._parts:  # searchers ask for the paths of thousands of architectures
+            if key not in self._parts:
                 self._parts[key] = self.choice(*key)
             part, channels = self._parts[key]
             path += part
-        return (*path, *self.head(channels))
+        if channels not in self._heads:
+            self._heads[channels] = self.head(channels)
+        return (*path, *self._heads[channels])
 
 
 def _covering(space: ChoiceSpace) -> Iterator[Architecture]:

@@ -1,7 +1,8 @@
 """Training settings, and the paper's own as presets.
 
 Source of the presets: Meng et al., "Neural Inheritance Relation Guided One-Shot Layer Assignment Search"
-(AAAI 2020), "Implementation Details" and the "Training Details" of the three experiments.
+(AAAI 2020), "Implementation Details" and the "Training Details" of the three experiments; `supernet_epochs`
+is of Guo et al., "Single Path One-Shot Neural Architecture Search with Uniform Sampling", section 4.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class TrainSettings:
 
     `learning_rate` is the base rate. Warm-up uses it as it is; a search step uses half of it, falling
     linearly to zero over the step; stand-alone training multiplies it by `milestone_factor` at each of
-    `milestones` (in epochs from the start; fractions of an epoch are allowed).
+    `milestones` (in epochs from the start; fractions of an epoch are allowed). A one-shot supernet is trained
+    for `supernet_epochs` beforehand, the base rate falling linearly to zero.
 
     `precision="bf16"` runs forward passes under autocast, weights and momentum stay fp32; `channels_last`
     keeps the weights and images in that memory format. All randomness of training is a function of `seed`.
@@ -71,6 +73,7 @@ class TrainSettings:
     weight_decay: float = 5e-4
     warm_up_epochs: int = 60
     epochs_per_step: int = 10
+    supernet_epochs: int = 120
     standalone_epochs: int = 200
     milestones: tuple[float, ...] = (60, 120, 160)
     milestone_factor: float = 0.2
@@ -89,6 +92,7 @@ class TrainSettings:
         _check_number("weight_decay", self.weight_decay, least=0)
         _check_int("warm_up_epochs", self.warm_up_epochs, least=0)
         _check_int("epochs_per_step", self.epochs_per_step, least=1)
+        _check_int("supernet_epochs", self.supernet_epochs, least=0)
         _check_int("standalone_epochs", self.standalone_epochs, least=1)
         _check_number("milestone_factor", self.milestone_factor, above=0)
         _check_bool("channels_last", self.channels_last)
@@ -160,6 +164,7 @@ PRESETS: dict[str, TrainSettings] = {
         learning_rate=0.03,
         warm_up_epochs=8,
         epochs_per_step=3,
+        supernet_epochs=20,
         standalone_epochs=20,
         milestones=(6, 12, 16),
     ),

@@ -1,22 +1,22 @@
-"""Training a supernet step by step: Algorithm 1 of the NIR paper, or one uniform path per batch (SPOS)."""
+"""Training a supernet step by step, for the candidates of each step (Algorithm 1 of the NIR paper)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-
+from lasfast.spaces import Architecture
+from lasfast.supernets import LayerAssignmentSupernet
+from lasfast.train.path_trainer import PathTrainer
 from lasfast.train.progress import Progress
 from lasfast.train.seeds import derive
-from lasfast.train.settings import TrainSettings, resolve
-from lasfast.train.trainer import CHOICE, Trainer
+from lasfast.train.settings import TrainSettings
+from lasfast.train.trainer import CHOICE
 
-Architecture = tuple[int, ...]
 PATHS = ("every", "uniform")
 
 
-class SupernetTrainer(Trainer):
+class SupernetTrainer(PathTrainer):
     """Trains the deepest sub-network first, then in each step the deepest and the step's candidates.
 
     `paths="every"` is Algorithm 1 of Meng et al. (lines 5 to 12): every batch trains the deepest and then
@@ -25,7 +25,8 @@ class SupernetTrainer(Trainer):
 
     Warm-up (step 0) is at the base learning rate; a step is at half of it, falling linearly to zero. Weights
     that an update does not use get no gradient, no weight decay, and keep their momentum. Momentum is kept
-    from step to step.
+    from step to step. `update="joint"` makes one update of all that a batch trains, with their gradients'
+    sum; `"sequential"`, an update each, is the paper's.
 
     `data` is `dataset.train` of `lasfast.data`, a pair of tensors (images [N, C, H, W], labels [N] int64), or
     a DataLoader. `settings` is a preset's name or TrainSettings; further keywords override single fields:
@@ -36,37 +37,25 @@ class SupernetTrainer(Trainer):
 
     def __init__(
         self,
-        supernet: Any,
+        supernet: LayerAssignmentSupernet,
         data: Any,
         settings: TrainSettings | str = "small",
         *,
         deepest: Sequence[int] | None = None,
         paths: str = "every",
+        update: str = "sequential",
         **overrides: Any,
     ) -> None:
         if paths not in PATHS:
             raise ValueError(f"paths is {paths!r}; expected one of {', '.join(PATHS)}")
-        resolved = resolve(settings, **overrides)
-        super().__init__(supernet, data, resolved, resolved.seed)
-        labels = getattr(self.data, "labels", None)
-        if isinstance(labels, torch.Tensor) and labels.max() >= supernet.num_classes:
-            raise ValueError(
-                f"data has labels up to {labels.max().item()}; expected less than the supernet's "
-                f"{supernet.num_classes} classes"
-            )
-        self.supernet = supernet
+        super().__init__(supernet, data, settings, update=update, **overrides)
         self.paths = paths
-        self.deepest: Architecture = supernet.space.validate(
-            supernet.space.deepest if deepest is None else deepest
-        )
+        space = supernet.space
+        self.deepest: Architecture = space.validate(space.deepest if deepest is None else deepest)
 
     def epochs(self, step: int) -> int:
         """Epochs of a step."""
         return self.settings.epochs_per_step if step else self.settings.warm_up_epochs
-
-    def finished(self, step: int) -> bool:
-        """Whether the weights already went through all of a step."""
-        return self.position >= (step, self.epochs(step) * self.batches)
 
     def train(
         self, step: int, candidates: Sequence[Sequence[int]] = (), start: int = 0
@@ -85,9 +74,6 @@ class SupernetTrainer(Trainer):
         counted = slice(1, None) if valid else slice(None)
         return self._run(step, self.epochs(step), start, valid, counted)
 
-    def _logits(self, images: torch.Tensor, path: Architecture) -> torch.Tensor:
-        return self.supernet(images, path)
-
     def _paths(self, step: int, batch: int, candidates: Sequence[Architecture]) -> Sequence[Architecture]:
         if self.paths == "every" or not candidates:
             return (self.deepest, *candidates)
@@ -100,10 +86,4 @@ class SupernetTrainer(Trainer):
 
     def describe(self) -> dict[str, Any]:
         """What the weights depend on besides the supernet, as JSON values; a study's header holds it."""
-        describe = getattr(self.data, "describe", None)
-        return {
-            "settings": self.settings.describe(),
-            "paths": self.paths,
-            "deepest": list(self.deepest),
-            "data": {"batches": self.batches, **(describe() if describe else {})},
-        }
+        return super().describe() | {"paths": self.paths, "deepest": list(self.deepest)}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lasfast.checks import check_choice
 from lasfast.train.images import TrainingImages, as_training_images
 from lasfast.train.progress import Progress
 from lasfast.train.seeds import derive, torch_seed
@@ -19,6 +20,7 @@ from lasfast.train.settings import TrainSettings
 READ_EVERY = 0.5  # seconds between readings of loss and accuracy, each of which waits for the device
 DROPOUT = 1  # what a seed is for: the last counter of `derive`
 CHOICE = 2
+UPDATES = ("sequential", "joint")
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -31,15 +33,28 @@ class Trainer:
     Subclasses say what an update runs (`_logits`), and at which learning rate (`_learning_rate`). Losses and
     right answers gather on the device; they are read at most every half second and at the end of an epoch, so
     a GPU never waits for Python. The position is (step, batch): `batch` batches of `step` are done.
+
+    Of several paths that a batch trains, each makes an update of the weights (`update="sequential"`), or all
+    make one together, with the sum of their gradients (`"joint"`).
     """
 
-    def __init__(self, module: nn.Module, data: Any, settings: TrainSettings, seed: int) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        data: Any,
+        settings: TrainSettings,
+        seed: int,
+        *,
+        update: str = "sequential",
+    ) -> None:
+        check_choice("update", update, UPDATES)
         self.module = module
+        self.update = update
         self.data: TrainingImages = as_training_images(data)
         self.settings = settings
         self.seed = seed
         self.position = (0, 0)
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._parameters = parameters = [one for one in module.parameters() if one.requires_grad]
         if not parameters:
             raise ValueError(f"the {type(module).__name__} has no parameters to train")
         self.device = parameters[0].device
@@ -69,13 +84,13 @@ class Trainer:
         raise NotImplementedError
 
     def _paths(self, step: int, batch: int, candidates: Sequence[Any]) -> Sequence[Any]:
-        """What to train on a batch, an update each, in order; as many for every batch of a step."""
+        """What to train on a batch, in order; as many for every batch of a step."""
         raise NotImplementedError
 
     def _run(
         self, step: int, epochs: int, start: int, candidates: Sequence[Any], counted: slice
     ) -> Iterator[Progress]:
-        """Train `epochs` epochs from batch `start`; `counted` are the updates whose loss is reported."""
+        """Train `epochs` epochs from batch `start`; `counted` are the paths whose loss is reported."""
         total = epochs * self.batches
         if not 0 <= start <= total:
             raise ValueError(f"start is {start}; expected a batch of step {step}, 0 to {total}")
@@ -143,9 +158,10 @@ class Trainer:
         self.module.train()
         deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
         with torch_seed(seed, self.device), deterministic:
-            for update, path in enumerate(paths):
-                # None, not zero: an inactive weight gets no update, no weight decay and keeps its momentum.
-                self._optimizer.zero_grad(set_to_none=True)
+            for number, path in enumerate(paths):
+                if number == 0 or self.update == "sequential":
+                    # None, not zero: an inactive weight gets no update, no weight decay, keeps its momentum.
+                    self._optimizer.zero_grad(set_to_none=True)
                 # One context an update, since autocast keeps its bf16 copies of the weights until it is left.
                 with torch.autocast(
                     self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bf16"
@@ -153,10 +169,20 @@ class Trainer:
                     logits = self._logits(images, path)
                     loss = F.cross_entropy(logits.float(), labels)
                 loss.backward()
-                self._optimizer.step()
-                record.write(update, loss, logits, labels)
+                if number == len(paths) - 1 or self.update == "sequential":
+                    self._step()
+                record.write(number, loss, logits, labels)
         record.next += 1
         self._within_batch = False
+
+    def _step(self) -> None:
+        """Update the weights that have gradients."""
+        for parameter in self._parameters:
+            state = self._optimizer.state[parameter]
+            if self.settings.momentum and parameter.grad is not None and "momentum_buffer" not in state:
+                # As SGD begins; its fused kind does so only where all weights take their first step.
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+        self._optimizer.step()
 
     def check_finite(self) -> None:
         """Raise NonFiniteLossError where a loss since the last reading was infinite or not a number."""
@@ -225,7 +251,7 @@ def _check_same_names(saved: dict[str, torch.Tensor], own: dict[str, torch.Tenso
 
 
 class _Record:
-    """Loss and right answers of each update of an epoch, on the device until read."""
+    """Loss and right answers of each path of an epoch's batches, on the device until read."""
 
     def __init__(
         self,
@@ -238,7 +264,7 @@ class _Record:
         device: torch.device,
     ) -> None:
         self.step, self.epoch, self.first, self.next = step, epoch, first, first
-        # [2, batches, updates]: mean loss of the batch, number right
+        # [2, batches, paths]: mean loss of the batch, number right
         self.values = torch.zeros(2, batches, len(paths), device=device)
         self.sizes: list[int] = []
         self.paths: list[Sequence[Any]] = []
@@ -249,19 +275,19 @@ class _Record:
         self.rates.append(rate)
         self.sizes.append(size)
 
-    def write(self, update: int, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        self.values[0, self.next, update] = loss.detach()
-        self.values[1, self.next, update] = (logits.detach().argmax(1) == labels).sum()
+    def write(self, number: int, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        self.values[0, self.next, number] = loss.detach()
+        self.values[1, self.next, number] = (logits.detach().argmax(1) == labels).sum()
 
     def read(self, counted: slice) -> tuple[float, float]:
         """Mean loss and accuracy of the epoch's batches so far; waits for the device."""
         losses, right = self.values[:, self.first : self.next].cpu().double()
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
-            batch, update = bad[0].tolist()
-            path = self.paths[batch][update]
+            batch, number = bad[0].tolist()
+            path = self.paths[batch][number]
             raise NonFiniteLossError(
-                f"the loss is {losses[batch, update].item()} in step {self.step}, epoch {self.epoch + 1}, "
+                f"the loss is {losses[batch, number].item()} in step {self.step}, epoch {self.epoch + 1}, "
                 f"batch {self.first + batch + 1}{'' if path is None else f', sub-network {path}'}, "
                 f"at learning rate {self.rates[batch]:g}. Try a smaller learning_rate, precision='fp32' or "
                 "more warm_up_epochs; and check the images for values that are not finite."

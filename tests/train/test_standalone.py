@@ -10,14 +10,6 @@ from lasfast.train import NonFiniteLossError, StandaloneTrainer, preset, train_s
 SETTINGS = preset("cifar100", batch_size=16, standalone_epochs=5)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def images():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(48) % 3

@@ -15,15 +15,6 @@ SETTINGS = TrainSettings(batch_size=16, warm_up_epochs=2, epochs_per_step=2, wei
 CANDIDATES = [(2, 1, 1), (1, 2, 1), (1, 1, 2)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    # Small tensors: more threads only wait for each other, above all on a busy machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def images(count=48, classes=3, seed=0):
     """Easy images: the class sets the mean of a channel."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,7 @@
-"""`lasfast search layernas|evolution|regularized-evolution`: searches of an option for each layer."""
+"""`lasfast search layernas|evolution|regularized-evolution`: searches of an option for each layer.
+
+Of a supernet that is trained beforehand, or in a table of trained networks.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,21 @@ from typing import Annotated
 
 import typer
 
-from lasfast.cli.options import StudyOptions, command, panel
-from lasfast.cli.tabular import TableOptions, run_table_search
+from lasfast.cli.options import ChoiceOptions, command, panel
+from lasfast.cli.search_supernet import MakeSearcher, search_choices
+from lasfast.cli.tabular import TableOptions, search_table
 from lasfast.constraints import Constraint
 from lasfast.searchers import Evolution, LayerNAS, RegularizedEvolution, Searcher
 from lasfast.spaces import ChoiceSpace
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceSearchOptions(StudyOptions, TableOptions):
+class ChoiceSearchOptions(ChoiceOptions, TableOptions):
     """What each of these takes."""
 
-    seed: Annotated[int, panel("Search", "Of the search.")] = 0
+    supernet: Annotated[
+        str, panel("Supernet", "shufflenet-v2, proxyless or another of choices in `lasfast spaces`.")
+    ] = "proxyless"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,19 +77,21 @@ def register(app: typer.Typer) -> None:
 
         **Examples**
 
+        lasfast search layernas --data cifar10 --supernet proxyless --constraint "flops<=20M"
+
         lasfast search layernas --table nasbench_macro.npz --constraint "flops<=42M"
 
         lasfast search layernas --table t.npz --constraint "flops>=38M,flops<=42M" --whole-layers --buckets 10
         """
-        run_table_search(
-            "layernas", options, options, lambda space, within: _layernas(options, space, within)
-        )
+        _search("layernas", options, lambda space, within: _layernas(options, space, within))
 
     @command(app, "evolution", EvolutionOptions)
     def evolution(options: EvolutionOptions) -> None:
         """Evolve a population by crossover and mutation (Single Path One-Shot, Algorithm 1).
 
         **Examples**
+
+        lasfast search evolution --data cifar10 --supernet shufflenet-v2 --constraint "flops<=20M" --retrain
 
         lasfast search evolution --table nasbench_macro.npz --constraint "flops<=42M,params<=2M"
 
@@ -101,13 +109,15 @@ def register(app: typer.Typer) -> None:
                 seed=options.seed,
             )
 
-        run_table_search("evolution", options, options, make)
+        _search("evolution", options, make)
 
     @command(app, "regularized-evolution", RegularizedEvolutionOptions)
     def regularized_evolution(options: RegularizedEvolutionOptions) -> None:
         """Evolve a population in which the oldest makes room (Real et al., AAAI 2019).
 
         **Examples**
+
+        lasfast search regularized-evolution --data cifar10 --constraint "flops<=20M" --evaluations 500
 
         lasfast search regularized-evolution --table nasbench_macro.npz --constraint "flops<=42M"
         """
@@ -123,7 +133,14 @@ def register(app: typer.Typer) -> None:
                 seed=options.seed,
             )
 
-        run_table_search("regularized-evolution", options, options, make)
+        _search("regularized-evolution", options, make)
+
+
+def _search(name: str, options: ChoiceSearchOptions, make: MakeSearcher) -> None:
+    if options.table is not None:
+        search_table(name, options, options, make)
+    else:
+        search_choices(name, options, make)
 
 
 def _layernas(options: LayerNASOptions, space: ChoiceSpace, constraint: Constraint | None) -> LayerNAS:

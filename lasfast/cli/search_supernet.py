@@ -1,0 +1,112 @@
+"""A search of a supernet: from options to a study, its run and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from lasfast import costs
+from lasfast.cli import setup
+from lasfast.cli.config import write_config
+from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay, make_console
+from lasfast.cli.finish import finish
+from lasfast.cli.options import ChoiceOptions, SearchOptions, SupernetSearchOptions
+from lasfast.constraints import Constraint
+from lasfast.data import Dataset
+from lasfast.searchers import Searcher
+from lasfast.study import Study
+from lasfast.supernets import LayerAssignmentSupernet, Supernet
+from lasfast.train import OneShotTrainer, PathTrainer, SupernetTrainer, TrainSettings
+
+MakeSearcher = Callable[[Any, Constraint | None], Searcher]
+"""From a space and a constraint."""
+
+
+def search_assignments(name: str, options: SearchOptions, make_searcher: MakeSearcher, paths: str) -> None:
+    """Search layer assignments, training the supernet for the candidates of each step."""
+    max_layers = setup.parse_max_layers(options, options.depth)
+    given = _Given.of(options)
+    supernet = setup.make_supernet(options, given.data, max_layers, options.seed).to(given.device)
+    searcher = make_searcher(supernet.space, _constraint(options, supernet, given.data))
+    trainer = SupernetTrainer(supernet, given.images, given.settings, paths=paths)
+    more = {"max_layers": supernet.space.format(max_layers)}
+    _search(name, f" to depth {options.depth}", options, given, searcher, trainer, more)
+
+
+def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearcher) -> None:
+    """Search choices, the supernet trained beforehand."""
+    given = _Given.of(options)
+    supernet = setup.make_choice_supernet(options, given.data, options.width, options.seed).to(given.device)
+    constraint = _constraint(options, supernet, given.data)
+    searcher = make_searcher(supernet.space, constraint)
+    sampler = setup.make_sampler(options.sampling, supernet, constraint, given.data.image_size)
+    trainer = OneShotTrainer(supernet, given.images, given.settings, sampler=sampler)
+    within = "" if constraint is None else f" within {constraint}"
+    _search(name, within, options, given, searcher, trainer, {})
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a search is given besides its supernet."""
+
+    console: Console
+    device: torch.device
+    settings: TrainSettings
+    data: Dataset
+    images: Any  # those of training, on the device
+
+    @classmethod
+    def of(cls, options: SupernetSearchOptions) -> _Given:
+        console, device = make_console(options.quiet), setup.make_device(options)
+        settings = setup.make_settings(options)
+        data = setup.load_data(options, options.seed)
+        return cls(console, device, settings, data, setup.training_images(data, device))
+
+
+def _constraint(options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> Constraint | None:
+    if options.constraint is None:
+        return None
+    return Constraint(options.constraint, costs.functions(supernet, data.image_size))
+
+
+def _search(
+    name: str,
+    what: str,
+    options: SupernetSearchOptions,
+    given: _Given,
+    searcher: Searcher,
+    trainer: PathTrainer,
+    more: dict[str, str],
+) -> None:
+    """Run the study, and show and write what it found; `more` is for the configuration."""
+    console, data, supernet = given.console, given.data, trainer.supernet
+    evaluator = setup.make_evaluator(options, supernet, data, options.precision)
+    source = options.data.rpartition("/")[2].replace(":", "-")
+    directory = options.directory or Path("runs") / f"{name}-{source}"
+    with Meter(console) as meter:
+        by_depth = isinstance(supernet, LayerAssignmentSupernet)
+        display = StudyDisplay(console, meter) if by_depth else FrontDisplay(console, meter)
+        study = Study(searcher, evaluator, trainer=trainer, directory=directory, callbacks=[display])
+        console.print(f"[bold]{name}[/bold] search{what} in {directory}")
+        console.print(f"{data!r}")
+        console.print(f"{_title(supernet)}; {options.precision} on {_machine(given.device)}")
+        write_config(directory, options, search=name, **more)
+        result = study.run(resume=options.resume)
+    finish(console, study, result, data, given.images, given.settings, retrain=options.retrain)
+
+
+def _title(supernet: Supernet) -> str:
+    weights = f"{sum(parameter.numel() for parameter in supernet.parameters()) / 1e6:.2f} M weights"
+    if isinstance(supernet, LayerAssignmentSupernet):
+        deepest = supernet.space.format(supernet.space.deepest)
+        return f"{type(supernet).__name__}, at most {deepest} layers, {weights}"
+    return f"{type(supernet).__name__}, {supernet.space.count():.3g} architectures, {weights}"
+
+
+def _machine(device: torch.device) -> str:
+    return f"{device.type} ({torch.get_num_threads()} threads)"

@@ -1,0 +1,112 @@
+"""The ProxylessNAS space (Cai et al. 2019), as Single Path One-Shot searches it (section 4, Table 5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+from lasfast.spaces import ChoiceSpace
+from lasfast.spaces.choice import Option
+from lasfast.supernets.builder import LayerBuilder
+from lasfast.supernets.choice import ChoiceSupernet, Part
+from lasfast.supernets.layers import Layer, Path
+from lasfast.supernets.parts import DeepStem, classifier, deep_strides, scaled
+
+BLOCKS = tuple(f"k{kernel_size}e{expansion}" for expansion in (3, 6) for kernel_size in (3, 5, 7))
+"""Kernel size and expansion; the cheapest first."""
+
+
+class ProxylessNAS(ChoiceSupernet):
+    """21 choice blocks, inverted residuals of MobileNetV2 (Sandler et al. 2018), in 6 stages.
+
+    A block is `k3e3` to `k7e6`: a depthwise convolution of size 3, 5 or 7, on 3 or 6 times as many channels
+    as the block reads, with ReLU6. All blocks but the first of each stage have a shortcut, and may be left
+    out altogether, `skip`: 6^6 * 7^15 architectures (the paper counts 7^21). Before them stands a fixed
+    block without expansion.
+
+    Each kind of each block has weights of its own, as published: the options of a choice block compete, and
+    one-shot training is to couple them as little as it can (Guo et al. 2020, section 3.2). Expansions that
+    are slices of one weight would save a third of the memory, but no time: these layers differ either way.
+
+    Single Path One-Shot prints neither widths nor networks. The widths here are those of the mobile network
+    that the authors of ProxylessNAS published, which `published` has in the text form: its 320 M
+    multiply-adds are the figure of Table 5. (Their code searches a first stage of 24 channels.)
+
+    Args:
+        num_classes, in_channels: of the classifier, of the images.
+        stem: what halves height and width. "imagenet": the stem and stages 1, 2, 3 and 5, 224 -> 7;
+            "tiny-imagenet": these stages, 64 -> 4; "cifar": stages 2, 3 and 5, 32 -> 4.
+        width: multiplies all of the network's channels, each rounded to a multiple of 8.
+        dropout: probability, before the classifier.
+    """
+
+    stem_channels = 32
+    first_channels = 16
+    channels = (32, 40, 80, 96, 192, 320)
+    repeats = (4, 4, 4, 4, 4, 1)
+    head_channels = 1280
+    published: ClassVar[Mapping[str, str]] = {
+        "proxyless-r-mobile": "k5e3-k3e3-skip-skip-k7e3-k3e3-k5e3-k5e3-k7e6-k5e3-k5e3-k5e3-"
+        "k5e6-k5e3-k5e3-k5e3-k7e6-k7e6-k7e3-k7e3-k7e6",
+    }
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        stem: DeepStem = "imagenet",
+        width: float = 1.0,
+        dropout: float = 0.0,
+    ) -> None:
+        self.dropout = dropout
+        stem_stride, *strides = deep_strides(stem, (2, 2, 2, 2, 1, 2, 1))
+        self._stem = (scaled(self.stem_channels, width), stem_stride)
+        self._first_channels = scaled(self.first_channels, width)
+        self._head_channels = scaled(self.head_channels, width)
+        # Of each block: its channels, and its stride where it is the first of a stage.
+        self._shapes = [
+            (scaled(channels, width), None if index else stride)
+            for channels, stride, count in zip(self.channels, strides, self.repeats, strict=True)
+            for index in range(count)
+        ]
+        space = ChoiceSpace([BLOCKS if stride else ("skip", *BLOCKS) for _, stride in self._shapes])
+        super().__init__(space, num_classes=num_classes, in_channels=in_channels)
+
+    def stem(self) -> Part:
+        """Return the first convolution and the fixed block."""
+        channels, stride = self._stem
+        block = LayerBuilder("first", self.in_channels)
+        block.conv_bn_act("", block.input, channels, 3, stride, kind="relu6")
+        fixed = LayerBuilder("fixed", channels)
+        y = fixed.conv_bn_act("2", fixed.input, channels, 3, groups=channels, kind="relu6")
+        fixed.conv_bn("3", y, self._first_channels, 1)
+        return (block.build(), fixed.build()), self._first_channels
+
+    def choice(self, index: int, taken: tuple[Option, ...], channels: int) -> Part:
+        """Return the block of a kind, or none."""
+        (kind,) = map(str, taken)
+        if kind == "skip":
+            return (), channels
+        out, stride = self._shapes[index]
+        return (_inverted_residual(f"blocks.{index}.{kind}", kind, channels, out, stride),), out
+
+    def head(self, channels: int) -> Path:
+        """Return the last convolution, the mean over all positions and the classifier."""
+        block = LayerBuilder("last", channels)
+        block.conv_bn_act("", block.input, self._head_channels, 1, kind="relu6")
+        return (block.build(), *classifier(self._head_channels, self.num_classes, self.dropout))
+
+
+def _inverted_residual(name: str, kind: str, channels: int, out: int, stride: int | None) -> Layer:
+    """1x1, depthwise and 1x1 convolution, with a shortcut where there is no stride."""
+    kernel_size, expansion = map(int, re.findall(r"\d+", kind))
+    block = LayerBuilder(name, channels)
+    middle = expansion * channels
+    y = block.conv_bn_act("1", block.input, middle, 1, kind="relu6")
+    y = block.conv_bn_act("2", y, middle, kernel_size, stride or 1, groups=middle, kind="relu6")
+    y = block.conv_bn("3", y, out, 1)
+    if stride is None:
+        block.add(y, block.input)
+    return block.build()

@@ -1,0 +1,157 @@
+"""The ShuffleNetV2 supernet of Single Path One-Shot (Guo et al. 2020, Table 2 and section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, Literal
+
+from lasfast.checks import check_choice
+from lasfast.spaces import ChoiceSpace, VirtualLayer
+from lasfast.spaces.choice import Option
+from lasfast.supernets.builder import LayerBuilder, Value
+from lasfast.supernets.choice import ChoiceSupernet, Part
+from lasfast.supernets.layers import Path
+from lasfast.supernets.parts import DeepStem, classifier, deep_strides, scaled
+
+Search = Literal["blocks", "channels", "both"]
+
+KERNELS = {"3x3": 3, "5x5": 5, "7x7": 7, "xception": 3}
+RATIOS = {str(tenths / 10): tenths for tenths in range(2, 18, 2)}
+
+
+class ShuffleNetV2(ChoiceSupernet):
+    """20 choice blocks in 4 stages of 64, 160, 320 and 640 channels, made of ShuffleNetV2 units.
+
+    A block is `3x3`, `5x5` or `7x7`, the unit of Ma et al. 2018 (figure 3c, d) with a depthwise convolution
+    of that size, or `xception`, which has three depthwise 3x3 convolutions, a 1x1 convolution after each. The
+    first block of a stage reads its whole input in both branches, and its shortcut keeps the number of
+    channels; the others split their input. Each kind of each block has weights of its own. Between its
+    convolutions a block has half as many channels as it gives, times 0.2 to 1.6 where these are searched:
+    slices of one weight (the paper's Figure 4). In the text form the ratio stands before the block's kind,
+    as in `1.4-3x3-0.8-xception-...`.
+
+    The paper leaves open how many channels the shortcuts of first blocks have, and how ratios are rounded.
+    Both are as in the networks that its authors published: as many as the block reads, and down. Of these,
+    `published` has in the text form those found by searching blocks, and by searching both.
+
+    Args:
+        num_classes, in_channels: of the classifier, of the images.
+        search: what is searched: "blocks" (4^20 architectures), "channels" (8^20) or "both" (32^20).
+        blocks: the kind of all blocks, or of each one, where channels alone are searched.
+        stem: what halves height and width. "imagenet": the stem and each stage, 224 -> 7; "tiny-imagenet":
+            each stage, 64 -> 4; "cifar": each stage but the first, 32 -> 4.
+        width: multiplies all of the network's channels, each rounded to a multiple of 8.
+        dropout: probability, before the classifier.
+
+    Raises:
+        ValueError: an argument is none of its choices, or `width` too small for channels that grow from
+            stage to stage.
+    """
+
+    stem_channels = 16
+    channels = (64, 160, 320, 640)
+    repeats = (4, 4, 8, 4)
+    head_channels = 1024
+    published: ClassVar[Mapping[str, str]] = {
+        "blocks": "7x7-5x5-3x3-5x5-7x7-3x3-7x7-3x3-7x7-3x3-7x7-xception-3x3-3x3-3x3-3x3-xception-7x7-"
+        "xception-xception",
+        "both": "1.4-3x3-1.2-3x3-0.8-xception-1.2-5x5-0.6-5x5-1.4-5x5-0.8-3x3-1.0-3x3-0.6-7x7-1.2-3x3-"
+        "1.6-7x7-1.2-5x5-1.0-5x5-1.4-3x3-1.6-7x7-1.0-3x3-1.0-7x7-1.2-5x5-1.0-xception-0.8-7x7",
+    }
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        search: Search = "blocks",
+        blocks: str | Sequence[str] = "3x3",
+        stem: DeepStem = "imagenet",
+        width: float = 1.0,
+        dropout: float = 0.0,
+    ) -> None:
+        check_choice("search", search, ("blocks", "channels", "both"))
+        self.search, self.dropout = search, dropout
+        self.kinds = _kinds(blocks, sum(self.repeats))
+        stem_stride, *strides = deep_strides(stem, (2, 2, 2, 2, 2))
+        before, *widths = (scaled(channels, width) for channels in (self.stem_channels, *self.channels))
+        self._stem = (before, stem_stride)
+        self._head_channels = scaled(self.head_channels, width)
+        for channels in widths:
+            if channels <= before:
+                raise ValueError(f"width must let channels grow from stage to stage, {width} is too small")
+            before = channels
+        # Of each block: its channels, and its stride where it is the first of a stage.
+        self._shapes = [
+            (channels, None if index else stride)
+            for channels, stride, count in zip(widths, strides, self.repeats, strict=True)
+            for index in range(count)
+        ]
+        super().__init__(_space(search, len(self._shapes)), num_classes=num_classes, in_channels=in_channels)
+
+    def stem(self) -> Part:
+        """Return the first convolution."""
+        channels, stride = self._stem
+        block = LayerBuilder("first", self.in_channels)
+        block.conv_bn_act("", block.input, channels, 3, stride)
+        return (block.build(),), channels
+
+    def choice(self, index: int, taken: tuple[Option, ...], channels: int) -> Part:
+        """Return the block of a kind and a ratio, of which one may be fixed."""
+        kind = self.kinds[index] if self.search == "channels" else str(taken[0])
+        tenths = 10 if self.search == "blocks" else RATIOS[str(taken[-1])]
+        out, stride = self._shapes[index]
+        block = LayerBuilder(f"blocks.{index}.{kind}", channels)
+        if stride is None:
+            left, right = block.channel_split(block.input, channels // 2)
+        else:
+            right = block.input
+            left = _depthwise(block, "_shortcut1", right, KERNELS[kind], stride)
+            left = block.conv_bn_act("_shortcut2", left, channels, 1)
+        middle = max(1, out // 2 * tenths // 10)
+        right = _branch(block, kind, right, middle, out - left.channels, stride or 1)
+        block.channel_shuffle(block.concat(left, right), 2)
+        return (block.build(),), out
+
+    def head(self, channels: int) -> Path:
+        """Return the last convolution, the mean over all positions and the classifier."""
+        block = LayerBuilder("last", channels)
+        block.conv_bn_act("", block.input, self._head_channels, 1)
+        return (block.build(), *classifier(self._head_channels, self.num_classes, self.dropout))
+
+
+def _branch(block: LayerBuilder, kind: str, x: Value, middle: int, out: int, stride: int) -> Value:
+    """The convolutions of a block, from x to `out` channels."""
+    if kind != "xception":
+        y = block.conv_bn_act("1", x, middle, 1)
+        y = _depthwise(block, "2", y, KERNELS[kind], stride)
+        return block.conv_bn_act("3", y, out, 1)
+    for number, channels in enumerate((middle, middle, out)):
+        x = _depthwise(block, f"{2 * number + 1}", x, KERNELS[kind], 1 if number else stride)
+        x = block.conv_bn_act(f"{2 * number + 2}", x, channels, 1)
+    return x
+
+
+def _depthwise(block: LayerBuilder, suffix: str, x: Value, kernel_size: int, stride: int) -> Value:
+    return block.conv_bn(suffix, x, x.channels, kernel_size, stride, groups=x.channels)
+
+
+def _space(search: Search, count: int) -> ChoiceSpace:
+    """The decisions about so many blocks; a ratio is one of its own where the kind is searched, too."""
+    ratio, kind = tuple(RATIOS), tuple(KERNELS)
+    decisions: dict[str, list[VirtualLayer | tuple[str, ...]]] = {
+        "blocks": [kind],
+        "channels": [ratio],
+        "both": [VirtualLayer(ratio, 1), kind],
+    }
+    return ChoiceSpace(decisions[search] * count)
+
+
+def _kinds(blocks: str | Iterable[str], count: int) -> tuple[str, ...]:
+    """The kind of each block."""
+    kinds = (blocks,) * count if isinstance(blocks, str) else tuple(blocks)
+    for kind in kinds:
+        check_choice("blocks", kind, tuple(KERNELS))
+    if len(kinds) != count:
+        raise ValueError(f"blocks must be one kind, or those of all {count} blocks, got {len(kinds)}")
+    return kinds

@@ -1,0 +1,64 @@
+"""What all trainers of a supernet share: sub-networks as paths, steps, and what the weights depend on."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from lasfast.spaces import Architecture
+from lasfast.supernets import Supernet
+from lasfast.train.progress import Progress
+from lasfast.train.settings import TrainSettings, resolve
+from lasfast.train.trainer import Trainer
+
+
+class PathTrainer(Trainer):
+    """Trains sub-networks of a supernet, step by step; a study calls `train` before it measures a step."""
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        data: Any,
+        settings: TrainSettings | str,
+        *,
+        update: str,
+        **overrides: Any,
+    ) -> None:
+        resolved = resolve(settings, **overrides)
+        super().__init__(supernet, data, resolved, resolved.seed, update=update)
+        labels = getattr(self.data, "labels", None)
+        if isinstance(labels, torch.Tensor) and labels.max() >= supernet.num_classes:
+            raise ValueError(
+                f"data has labels up to {labels.max().item()}; expected less than the supernet's "
+                f"{supernet.num_classes} classes"
+            )
+        self.supernet = supernet
+
+    @abstractmethod
+    def epochs(self, step: int) -> int:
+        """Epochs of a step."""
+
+    @abstractmethod
+    def train(
+        self, step: int, candidates: Sequence[Sequence[int]] = (), start: int = 0
+    ) -> Iterator[Progress]:
+        """Train one step from batch `start`, a Progress after every batch."""
+
+    def finished(self, step: int) -> bool:
+        """Whether the weights already went through all of a step."""
+        return self.position >= (step, self.epochs(step) * self.batches)
+
+    def _logits(self, images: torch.Tensor, path: Architecture) -> torch.Tensor:
+        return self.supernet(images, path)
+
+    def describe(self) -> dict[str, Any]:
+        """What the weights depend on besides the supernet, as JSON values; a study's header holds it."""
+        describe = getattr(self.data, "describe", None)
+        return {
+            "settings": self.settings.describe(),
+            "update": self.update,
+            "data": {"batches": self.batches, **(describe() if describe else {})},
+        }

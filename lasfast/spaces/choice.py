@@ -77,12 +77,7 @@ class ChoiceSpace(ProductSpace):
         self.layers = tuple(_options_of(place, layer) for place, layer in enumerate(self.given))
         self.names = tuple(tuple(map(_name, options)) for options in self.layers)
         self.options = tuple(range(len(options)) for options in self.layers)
-        for place, layer in enumerate(self.given):
-            follow = sum(not isinstance(other, VirtualLayer) for other in self.given[place:])
-            if isinstance(layer, VirtualLayer) and layer.layers > follow:
-                raise ValueError(
-                    f"layers: virtual layer {place} decides for {layer.layers} layers, but {follow} follow"
-                )
+        self._decided_by = self._places_of_layers()
 
     def __repr__(self) -> str:
         return f"ChoiceSpace({list(map(len, self.options))})"
@@ -110,14 +105,26 @@ class ChoiceSpace(ProductSpace):
         In `ChoiceSpace([VirtualLayer((64, 96), 2), ["3x3", "5x5"], ["3x3", "5x5"]])`, the layers of (1, 0, 1)
         take `(("3x3", 96), ("5x5", 96))`.
         """
-        taken: list[tuple[Option, ...]] = []
-        shared: list[tuple[int, Option]] = []
-        for layer, options, number in zip(self.given, self.layers, self.validate(architecture), strict=True):
-            if isinstance(layer, VirtualLayer):
-                shared.append((len(taken) + layer.layers, options[number]))
-            else:
-                taken.append((options[number], *(option for end, option in shared if len(taken) < end)))
-        return tuple(taken)
+        numbers = self.validate(architecture)
+        taken = [options[number] for options, number in zip(self.layers, numbers, strict=True)]
+        return tuple([tuple([taken[place] for place in places]) for places in self._decided_by])
+
+    def _places_of_layers(self) -> list[tuple[int, ...]]:
+        """For each layer that is not virtual, its place among the decisions, then those of virtual ones."""
+        total = sum(not isinstance(layer, VirtualLayer) for layer in self.given)
+        places: list[tuple[int, ...]] = []
+        shared: list[tuple[int, int]] = []  # where a virtual layer's reach ends, its place
+        for place, layer in enumerate(self.given):
+            if not isinstance(layer, VirtualLayer):
+                places.append((place, *(one for end, one in shared if len(places) < end)))
+                continue
+            follow = total - len(places)
+            if layer.layers > follow:
+                raise ValueError(
+                    f"layers: virtual layer {place} decides for {layer.layers} layers, but {follow} follow"
+                )
+            shared.append((len(places) + layer.layers, place))
+        return places
 
     def format(self, architecture: Iterable[int]) -> str:
         """The names of the options, joined by '-'."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lasfast.checks import check_choice
 from lasfast.spaces.choice import Option
 from lasfast.supernets.builder import LayerBuilder
@@ -79,7 +81,7 @@ class MobileNet(ChoiceSupernet):
             raise ValueError(f"width must be greater than 0, got {width!r}")
         self.design, self.published = design, dict(design.published)
         self.squeeze_excite, self.activation = squeeze_excite, activation
-        self.width, self.dropout = width, dropout
+        self.stem_kind, self.width, self.dropout = stem, width, dropout
         self._bottlenecks = [row.options() for row, _ in design.bottlenecks()]
         strides = deep_strides(stem, (2, *(stride for _, stride in design.bottlenecks())))
         self._stem_stride, *self._strides = strides
@@ -105,6 +107,10 @@ class MobileNet(ChoiceSupernet):
         block = LayerBuilder("classifier", channels)
         block.linear("fc", block.dropout(block.input, self.dropout), self.num_classes)
         return (block.build(),)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies this supernet's structure; weights do not say strides and activations."""
+        return {**super().describe(), "stem": self.stem_kind, "activation": self.activation}
 
     def _bottleneck(self, index: int, taken: tuple[Option, ...], channels: int) -> Part:
         name, *shared = taken

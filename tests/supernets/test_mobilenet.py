@@ -12,7 +12,7 @@ from lasfast.engine.lowering import lower
 from lasfast.engine.native_backend import why_missing
 from lasfast.supernets import MobileNet, MobileNetDesign, layers
 from lasfast.supernets.layers import path_shapes
-from lasfast.supernets.mobilenet_designs import DESIGNS, TABLE_9, Block, Bottleneck
+from lasfast.supernets.mobilenet_designs import DESIGNS, Block, Bottleneck
 
 MISSING = why_missing(torch.device("cpu"))
 IMAGE = (3, 32, 32)
@@ -249,6 +249,7 @@ def test_bad_arguments_are_named(make, message: str) -> None:
 
 
 def test_structures_are_told_apart() -> None:
-    assert small().describe() == small().describe()
-    assert small().describe() != small(squeeze_excite=True).describe()
-    assert TABLE_9.space().describe() != DESIGNS["60M"].space().describe()
+    options = [{}, {"squeeze_excite": True}, {"activation": "swish"}, {"design": "220M"}]
+    supernets = [small(**one) for one in options] + [MobileNet("60M", 7, stem="imagenet", width=0.1)]
+    assert len({str(one.describe()) for one in supernets}) == 5
+    assert supernets[0].describe() == small().describe()

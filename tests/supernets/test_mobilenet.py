@@ -18,16 +18,10 @@ MISSING = why_missing(torch.device("cpu"))
 IMAGE = (3, 32, 32)
 
 
-def small(design: str = "60M", **options) -> MobileNet:
-    """A narrow supernet for images of 32x32."""
+def small(design: str = "60M", *, stem: str = "cifar", **options) -> MobileNet:
+    """A narrow supernet, for images of 32x32 unless told otherwise."""
     torch.manual_seed(0)
-    return MobileNet(design, 7, stem="cifar", width=0.1, **options)
-
-
-def full(design: str, **options) -> MobileNet:
-    """The paper's; costs need no weights."""
-    with torch.device("meta"):
-        return MobileNet(design, 1001, **options)
+    return MobileNet(design, 7, stem=stem, width=0.1, **options)
 
 
 def sampled(supernet: MobileNet, count: int) -> list[tuple[int, ...]]:
@@ -71,7 +65,7 @@ def test_found_networks_cost_what_the_paper_prints(
     design: str, with_gates: bool, millions: tuple[float, float], tolerance: tuple[float, float]
 ) -> None:
     """Table 2; the tolerance is what the tables leave open."""
-    supernet = full(design, squeeze_excite=with_gates)
+    supernet = MobileNet(design, 1001, squeeze_excite=with_gates)
     (architecture,) = map(supernet.space.parse, supernet.published.values())
     flops, params = costs.flops(supernet, architecture), costs.params(supernet, architecture)
     assert math.isclose(flops, millions[0] * 1e6, rel_tol=tolerance[0])
@@ -89,14 +83,14 @@ def test_found_networks_cost_what_the_paper_prints(
 )
 def test_found_networks_without_gates(design: str, flops: int, params: int) -> None:
     """Worked out from Tables 8, 10, 12 and 14 by hand, row by row."""
-    supernet = full(design)
+    supernet = MobileNet(design, 1001)
     architecture = supernet.space.parse(supernet.published["layernas"])
     assert costs.flops(supernet, architecture) == flops
     assert costs.params(supernet, architecture, batch_norm=False) == params
 
 
 def test_the_found_network_of_table_10_row_by_row() -> None:
-    supernet = full("220M")
+    supernet = MobileNet("220M", 1001)
     path = supernet.path(supernet.space.parse(supernet.published["layernas"]))
     shapes = [shapes[-1] for _, shapes in path_shapes(path, (3, 224, 224))]
     filters = [16, 18, 24, 24, 56, 56, 56, 80, 80, 80, 80, 112, 112, 160, 160, 160, 960]
@@ -114,15 +108,14 @@ def test_the_found_network_of_table_10_row_by_row() -> None:
 )
 @pytest.mark.parametrize("design", DESIGNS)
 def test_stems_fit_their_images(design: str, stem: str, size: int, positions: int) -> None:
-    with torch.device("meta"):
-        supernet = MobileNet(design, 7, stem=stem)
+    supernet = small(design, stem=stem)
     shapes = path_shapes(supernet.path(sampled(supernet, 1)[0]), (3, size, size))
     images = [shapes[-1] for _, shapes in shapes if len(shapes[-1]) == 3]
     assert images[-1][1:] == (positions, positions)
 
 
 def test_a_block_shares_its_filters_and_its_shortcuts() -> None:
-    supernet = full("60M")
+    supernet = MobileNet("60M")
     for architecture in sampled(supernet, 20):
         *bottlenecks, _, _, _ = supernet.path(architecture)[1:]
         ends = [layer.shapes((layer.ops[0].in_channels, 8, 8))[-1][0] for layer in bottlenecks]
@@ -250,6 +243,6 @@ def test_bad_arguments_are_named(make, message: str) -> None:
 
 def test_structures_are_told_apart() -> None:
     options = [{}, {"squeeze_excite": True}, {"activation": "swish"}, {"design": "220M"}]
-    supernets = [small(**one) for one in options] + [MobileNet("60M", 7, stem="imagenet", width=0.1)]
+    supernets = [small(**one) for one in [*options, {"stem": "imagenet"}]]
     assert len({str(one.describe()) for one in supernets}) == 5
     assert supernets[0].describe() == small().describe()

@@ -1,0 +1,75 @@
+"""What searchers take themselves: asking and telling, with many candidates known.
+
+pytest benchmarks/bench_searcher.py --benchmark-group-by=param:who
+
+The space is Table 13 of LayerNAS (31 decisions, 1.6e39 architectures), the bound its 600 M multiply-adds, and
+the value of an architecture a sum over its options, which takes no time. FLOPs are reckoned by the searchers
+while they run, and count; `extra_info` says how many candidates a second were asked for and told. A search
+method that went through all it knows in each step would be slower the more it knows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from lasfast import costs
+from lasfast.constraints import Constraint
+from lasfast.searchers import Evolution, LayerNAS, Random, RegularizedEvolution, Searcher
+from lasfast.supernets import MobileNet
+
+MOST = 2**17
+STEPS, ROUNDS = 200, 5
+KNOWN = (1_000, 10_000, 100_000)
+
+SUPERNET = MobileNet("600M")
+SPACE = SUPERNET.space
+FLOPS = costs.functions(SUPERNET, (224, 224))
+AT_MOST = Constraint("flops<=600M", FLOPS)
+
+SEARCHERS: dict[str, Callable[[], Searcher]] = {
+    "layernas, 580 to 600 M": lambda: LayerNAS(SPACE, cost=FLOPS["flops"], target=(580e6, 600e6)),
+    "layernas, 599 to 600 M": lambda: LayerNAS(SPACE, cost=FLOPS["flops"], target=(599e6, 600e6)),
+    "evolution": lambda: Evolution(SPACE, constraint=AT_MOST, generations=MOST // 50),
+    "regularized evolution": lambda: RegularizedEvolution(SPACE, constraint=AT_MOST, evaluations=MOST),
+    "random": lambda: Random(SPACE, samples=MOST, constraint=AT_MOST),
+}
+
+
+@pytest.fixture(scope="module", params=SEARCHERS)
+def playing(request: pytest.FixtureRequest) -> tuple[str, Searcher]:
+    """A search, which goes on from one number of known candidates to the next."""
+    return request.param, SEARCHERS[request.param]()
+
+
+@pytest.fixture(scope="module")
+def value() -> Callable[[tuple[int, ...]], float]:
+    rng = random.Random(0)
+    values = [[rng.random() for _ in options] for options in SPACE.options]
+    return lambda architecture: sum(map(list.__getitem__, values, architecture))
+
+
+def play(searcher: Searcher, value: Callable[[tuple[int, ...]], float], wanted: int) -> int:
+    """Go on until so many candidates more are known, at least; return how many."""
+    told = 0
+    while told < wanted:
+        candidates = searcher.ask(50)
+        assert candidates, f"the search ended after {len(searcher.results)} candidates"
+        for candidate in candidates:
+            searcher.tell(candidate, value(candidate))
+        told += len(candidates)
+    return told
+
+
+@pytest.mark.parametrize("known", KNOWN)
+def test_ask_and_tell(benchmark: Callable, playing: tuple, value: Callable, known: int) -> None:
+    who, searcher = playing
+    play(searcher, value, known - len(searcher.results))
+    told = []
+    benchmark.group = f"{known:,} candidates known"
+    benchmark.extra_info["who"] = who
+    benchmark.pedantic(lambda: told.append(play(searcher, value, STEPS)), rounds=ROUNDS)
+    seconds = sum(benchmark.stats.stats.data)
+    benchmark.extra_info["candidates/s"] = round(sum(told) / seconds)

@@ -98,4 +98,4 @@ def _finish(
     written = {JOURNAL: "every measurement", RESULT: "all candidates with costs", picture.name: "the picture"}
     console.print(f"\nwritten to {study.directory}:")
     for file, what in written.items():
-        console.print(f"  {file:<26}{what}")
+        console.print(f"  {file:<24}  {what}")

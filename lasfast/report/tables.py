@@ -43,7 +43,9 @@ def make_table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(
-            column, justify="left" if column in ("architecture", "assignment") else "right", no_wrap=True
+            column,
+            justify="left" if column in ("architecture", "assignment", "supernet") else "right",
+            no_wrap=True,
         )
     return table
 

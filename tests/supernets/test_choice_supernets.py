@@ -1,6 +1,7 @@
 """What holds for every family whose layers each take one of several options."""
 
 import io
+import json
 import random
 import warnings
 
@@ -75,6 +76,8 @@ def test_the_text_form_and_the_description(choice_supernet) -> None:
     described = choice_supernet.describe()
     assert described["supernet"] == type(choice_supernet).__name__
     assert len(described["space"]["layers"]) == len(architecture)
+    assert described == json.loads(json.dumps(described))
+    assert described["stem"] == "cifar"  # strides are in no weight
 
 
 def test_ratios_shorten_a_layer_and_nothing_else(choice_supernet) -> None:

@@ -179,8 +179,15 @@ def test_images_of_three_sizes(stem: str, size: int, last: int) -> None:
     ("options", "message"),
     [
         ({"search": "kernels"}, "search must be one of 'blocks', 'channels', 'both', got 'kernels'"),
-        ({"blocks": "9x9"}, "blocks must be one of '3x3', '5x5', '7x7', 'xception', got '9x9'"),
-        ({"blocks": ["3x3"] * 19}, "blocks must be one kind, or those of all 20 blocks, got 19"),
+        ({"blocks": "5x5"}, "blocks must be given only where channels alone are searched, got '5x5'"),
+        (
+            {"search": "channels", "blocks": "9x9"},
+            "blocks must be one of '3x3', '5x5', '7x7', 'xception', got '9x9'",
+        ),
+        (
+            {"search": "channels", "blocks": ["3x3"] * 19},
+            "blocks must be one kind, or those of all 20 blocks, got 19",
+        ),
         ({"stem": "resnet"}, "stem must be one of 'imagenet', 'tiny-imagenet', 'cifar', got 'resnet'"),
         ({"width": 0}, "width must be greater than 0, got 0"),
         ({"width": 0.1}, "width must let channels grow from stage to stage, 0.1 is too small"),

@@ -75,7 +75,7 @@ class ShuffleNetV2(ChoiceSupernet):
         self.search, self.stem_kind, self.dropout = search, stem, dropout
         if blocks is not None and search != "channels":
             raise ValueError(f"blocks must be given only where channels alone are searched, got {blocks!r}")
-        self.kinds = _kinds(blocks or "3x3", sum(self.repeats))
+        self.kinds = _kinds("3x3" if blocks is None else blocks, sum(self.repeats))
         stem_stride, *strides = deep_strides(stem, (2, 2, 2, 2, 2))
         before, *widths = (scaled(channels, width) for channels in (self.stem_channels, *self.channels))
         self._stem = (before, stem_stride)

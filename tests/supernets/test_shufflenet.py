@@ -188,6 +188,7 @@ def test_images_of_three_sizes(stem: str, size: int, last: int) -> None:
             {"search": "channels", "blocks": ["3x3"] * 19},
             "blocks must be one kind, or those of all 20 blocks, got 19",
         ),
+        ({"search": "channels", "blocks": []}, "blocks must be one kind, or those of all 20 blocks, got 0"),
         ({"stem": "resnet"}, "stem must be one of 'imagenet', 'tiny-imagenet', 'cifar', got 'resnet'"),
         ({"width": 0}, "width must be greater than 0, got 0"),
         ({"width": 0.1}, "width must let channels grow from stage to stage, 0.1 is too small"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lasfast.spaces import ChoiceSpace
 from lasfast.spaces.choice import Option
@@ -60,7 +60,7 @@ class ProxylessNAS(ChoiceSupernet):
         width: float = 1.0,
         dropout: float = 0.0,
     ) -> None:
-        self.dropout = dropout
+        self.stem_kind, self.dropout = stem, dropout
         stem_stride, *strides = deep_strides(stem, (2, 2, 2, 2, 1, 2, 1))
         self._stem = (scaled(self.stem_channels, width), stem_stride)
         self._first_channels = scaled(self.first_channels, width)
@@ -97,6 +97,10 @@ class ProxylessNAS(ChoiceSupernet):
         block = LayerBuilder("last", channels)
         block.conv_bn_act("", block.input, self._head_channels, 1, kind="relu6")
         return (block.build(), *classifier(self._head_channels, self.num_classes, self.dropout))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies this supernet's structure; the weights do not say the strides."""
+        return {**super().describe(), "stem": self.stem_kind}
 
 
 def _inverted_residual(name: str, kind: str, channels: int, out: int, stride: int | None) -> Layer:

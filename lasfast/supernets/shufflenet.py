@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from lasfast.checks import check_choice
 from lasfast.spaces import ChoiceSpace, VirtualLayer
@@ -37,7 +37,8 @@ class ShuffleNetV2(ChoiceSupernet):
     Args:
         num_classes, in_channels: of the classifier, of the images.
         search: what is searched: "blocks" (4^20 architectures), "channels" (8^20) or "both" (32^20).
-        blocks: the kind of all blocks, or of each one, where channels alone are searched.
+        blocks: the kind of all blocks, or of each one, where channels alone are searched; by default 3x3, as
+            in the paper's Table 4.
         stem: what halves height and width. "imagenet": the stem and each stage, 224 -> 7; "tiny-imagenet":
             each stage, 64 -> 4; "cifar": each stage but the first, 32 -> 4.
         width: multiplies all of the network's channels, each rounded to a multiple of 8.
@@ -65,14 +66,16 @@ class ShuffleNetV2(ChoiceSupernet):
         in_channels: int = 3,
         *,
         search: Search = "blocks",
-        blocks: str | Sequence[str] = "3x3",
+        blocks: str | Sequence[str] | None = None,
         stem: DeepStem = "imagenet",
         width: float = 1.0,
         dropout: float = 0.0,
     ) -> None:
         check_choice("search", search, ("blocks", "channels", "both"))
-        self.search, self.dropout = search, dropout
-        self.kinds = _kinds(blocks, sum(self.repeats))
+        self.search, self.stem_kind, self.dropout = search, stem, dropout
+        if blocks is not None and search != "channels":
+            raise ValueError(f"blocks must be given only where channels alone are searched, got {blocks!r}")
+        self.kinds = _kinds("3x3" if blocks is None else blocks, sum(self.repeats))
         stem_stride, *strides = deep_strides(stem, (2, 2, 2, 2, 2))
         before, *widths = (scaled(channels, width) for channels in (self.stem_channels, *self.channels))
         self._stem = (before, stem_stride)
@@ -118,6 +121,10 @@ class ShuffleNetV2(ChoiceSupernet):
         block = LayerBuilder("last", channels)
         block.conv_bn_act("", block.input, self._head_channels, 1)
         return (block.build(), *classifier(self._head_channels, self.num_classes, self.dropout))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies this supernet's structure; the weights do not say the strides."""
+        return {**super().describe(), "stem": self.stem_kind}
 
 
 def _branch(block: LayerBuilder, kind: str, x: Value, middle: int, out: int, stride: int) -> Value:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 from lasfast.spaces import ChoiceSpace
 from lasfast.spaces.choice import Option
@@ -46,10 +46,12 @@ class ProxylessNAS(ChoiceSupernet):
     channels = (32, 40, 80, 96, 192, 320)
     repeats = (4, 4, 4, 4, 4, 1)
     head_channels = 1280
-    published: ClassVar[Mapping[str, str]] = {
-        "proxyless-r-mobile": "k5e3-k3e3-skip-skip-k7e3-k3e3-k5e3-k5e3-k7e6-k5e3-k5e3-k5e3-"
-        "k5e6-k5e3-k5e3-k5e3-k7e6-k7e6-k7e3-k7e3-k7e6",
-    }
+    published = MappingProxyType(
+        {
+            "proxyless-r-mobile": "k5e3-k3e3-skip-skip-k7e3-k3e3-k5e3-k5e3-k7e6-k5e3-k5e3-k5e3-"
+            "k5e6-k5e3-k5e3-k5e3-k7e6-k7e6-k7e3-k7e3-k7e6",
+        }
+    )
 
     def __init__(
         self,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from lasfast.checks import check_choice
 from lasfast.spaces import ChoiceSpace, VirtualLayer
@@ -19,6 +19,15 @@ KERNELS = {"3x3": 3, "5x5": 5, "7x7": 7, "xception": 3}
 RATIOS = {str(tenths / 10): tenths for tenths in range(2, 18, 2)}
 
 
+PUBLISHED = {
+    "blocks": "7x7-5x5-3x3-5x5-7x7-3x3-7x7-3x3-7x7-3x3-7x7-xception-3x3-3x3-3x3-3x3-xception-7x7-"
+    "xception-xception",
+    "both": "1.4-3x3-1.2-3x3-0.8-xception-1.2-5x5-0.6-5x5-1.4-5x5-0.8-3x3-1.0-3x3-0.6-7x7-1.2-3x3-"
+    "1.6-7x7-1.2-5x5-1.0-5x5-1.4-3x3-1.6-7x7-1.0-3x3-1.0-7x7-1.2-5x5-1.0-xception-0.8-7x7",
+}
+"""What the authors found by searching these."""
+
+
 class ShuffleNetV2(ChoiceSupernet):
     """20 choice blocks in 4 stages of 64, 160, 320 and 640 channels, made of ShuffleNetV2 units.
 
@@ -32,7 +41,7 @@ class ShuffleNetV2(ChoiceSupernet):
 
     The paper leaves open how many channels the shortcuts of first blocks have, and how ratios are rounded.
     Both are as in the networks that its authors published: as many as the block reads, and down. Of these,
-    `published` has in the text form those found by searching blocks, and by searching both.
+    `published` has in the text form the one found in this space.
 
     Args:
         num_classes, in_channels: of the classifier, of the images.
@@ -53,12 +62,6 @@ class ShuffleNetV2(ChoiceSupernet):
     channels = (64, 160, 320, 640)
     repeats = (4, 4, 8, 4)
     head_channels = 1024
-    published: ClassVar[Mapping[str, str]] = {
-        "blocks": "7x7-5x5-3x3-5x5-7x7-3x3-7x7-3x3-7x7-3x3-7x7-xception-3x3-3x3-3x3-3x3-xception-7x7-"
-        "xception-xception",
-        "both": "1.4-3x3-1.2-3x3-0.8-xception-1.2-5x5-0.6-5x5-1.4-5x5-0.8-3x3-1.0-3x3-0.6-7x7-1.2-3x3-"
-        "1.6-7x7-1.2-5x5-1.0-5x5-1.4-3x3-1.6-7x7-1.0-3x3-1.0-7x7-1.2-5x5-1.0-xception-0.8-7x7",
-    }
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """The ProxylessNAS space: its blocks, options and published networks."""
 
-from typing import ClassVar
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -20,10 +20,12 @@ class Gpu(ProxylessNAS):
     first_channels = 24
     channels = (32, 56, 112, 128, 256, 432)
     head_channels = 1728
-    published: ClassVar = {
-        "gpu": "k5e3-skip-skip-skip-k7e3-skip-skip-k3e3-k7e6-skip-skip-k5e3-k5e6-skip-k3e3-k5e3-"
-        "k7e6-k7e6-k7e6-k5e6-k7e6"
-    }
+    published = MappingProxyType(
+        {
+            "gpu": "k5e3-skip-skip-skip-k7e3-skip-skip-k3e3-k7e6-skip-skip-k5e3-k5e6-skip-k3e3-k5e3-"
+            "k7e6-k7e6-k7e6-k5e6-k7e6"
+        }
+    )
 
 
 @pytest.mark.parametrize(("family", "flops"), [(ProxylessNAS, 320), (Gpu, 465)])

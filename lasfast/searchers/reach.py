@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -13,7 +15,7 @@ from lasfast.spaces import Architecture, ProductSpace
 Limits: TypeAlias = tuple[Cost, float, float]
 """A cost, and the least and the most that it may be."""
 
-NODES = 1000  # beginnings that one question goes through at most; past these the answer is "perhaps"
+TRIALS = 1000  # completions that one question tries at most; past these the answer is "perhaps"
 REMEMBERED = 2**17  # costs kept, of each cost
 
 
@@ -45,6 +47,12 @@ class Reach:
             for order in self._orders
         ]
         self.cheapest, self.dearest = self._ends[0]
+        # From the cheapest architecture to the dearest, layer after layer, option after option.
+        self._stairs = [
+            (layer, option) for layer, order in enumerate(self._orders[0]) for option in order[1:]
+        ]
+        lengths = (len(order) - 1 for order in self._orders[0])
+        self._first_stair = list(itertools.accumulate(lengths, initial=0))
 
     def cost(self, architecture: Architecture) -> float:
         """The first cost of an architecture."""
@@ -79,24 +87,55 @@ class Reach:
     def reaches(self, beginning: Architecture) -> bool:
         """Whether some architecture that begins so meets all limits.
 
-        False is certain. So is True, unless NODES longer beginnings did not settle it.
+        False is certain. So is True, unless TRIALS completions did not settle it.
         """
-        return self._search(beginning, [NODES])
+        completions = self._completions(beginning)
+        if any(map(self.meets, itertools.islice(completions, TRIALS))):
+            return True
+        return next(completions, None) is not None
 
-    def _search(self, beginning: Architecture, left: list[int]) -> bool:
+    def _completions(self, beginning: Architecture) -> Iterator[Architecture]:
+        """Completions that may meet all limits, the likely ones first, and each that does at last."""
+        open_ = deque([beginning])  # the shorter first: there is more to try behind them
+        while open_:
+            beginning = open_.popleft()
+            if self._straddles(beginning):
+                yield from self._near(beginning)
+                if len(beginning) < len(self.space.options):
+                    open_.extend((*beginning, option) for option in self._orders[0][len(beginning)])
+
+    def _straddles(self, beginning: Architecture) -> bool:
+        """Whether, of each cost, something between the two extreme completions is within the limits."""
         for number, (_, low, high) in enumerate(self._limits):
             least, most = self.range(beginning, number)
             if least > high or most < low:
                 return False
-        if len(beginning) == len(self.space.options):
-            return self.accept(beginning)
-        if any(self.meets((*beginning, *end[len(beginning) :])) for end in self._ends[0]):
-            return True
-        for option in self._orders[0][len(beginning)]:
-            left[0] -= 1
-            if left[0] < 0 or self._search((*beginning, option), left):
-                return True
-        return False
+        return True
+
+    def _near(self, beginning: Architecture) -> Iterator[Architecture]:
+        """Completions that draw near to the limits of the first cost, from both ends.
+
+        Those on the way from the cheapest completion to the dearest differ from the next at one layer alone.
+        Bisecting finds the last that is too cheap; what it has up to that layer is kept, and the way from
+        there on has smaller steps.
+        """
+        cost, low, _ = self._limits[0]
+        yield (*beginning, *self.cheapest[len(beginning) :])
+        yield (*beginning, *self.dearest[len(beginning) :])
+        while (decided := len(beginning)) < len(self.space.options):
+            first, end = self._first_stair[decided], len(self._stairs)
+            kept = (*beginning, self.cheapest[decided])
+            while first < end:
+                middle = (first + end) // 2
+                layer, option = self._stairs[middle]
+                way = (*beginning, *self.dearest[decided:layer], option)
+                near = (*way, *self.cheapest[layer + 1 :])
+                yield near
+                if cost(near) < low:
+                    first, kept = middle + 1, way
+                else:
+                    end = middle
+            beginning = kept
 
 
 def _remembered(cost: Cost) -> Cost:

@@ -69,12 +69,10 @@ def _list(console: Console, options: SpacesOptions) -> None:
     for name, make in FAMILIES.items():
         sized = {"image_size": options.image_size} if name == "plain" else {}
         with torch.device("meta"):
-            supernet = make(LAYERS, options.num_classes, **sized)
-        shallow, deep = (1,) * GROUPS[name], supernet.space.deepest
-        flops = costs.functions(supernet, (options.image_size,) * 2)["flops"]
-        table.add_row(
-            name, str(GROUPS[name]), f"{supernet.space.count():,}", _range(flops(shallow), flops(deep))
-        )
+            assigned = make(LAYERS, options.num_classes, **sized)
+        flops = costs.functions(assigned, (options.image_size,) * 2)["flops"]
+        shallow, deep = flops((1,) * GROUPS[name]), flops(assigned.space.deepest)
+        table.add_row(name, str(GROUPS[name]), f"{assigned.space.count():,}", _range(shallow, deep))
     console.print(table)
     title = "choices, for lasfast search evolution|layernas|regularized-evolution|random"
     table = make_table(title, "supernet", "decisions", "architectures", "MFLOPs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from lasfast.checks import check_choice
 from lasfast.spaces import ChoiceSpace, VirtualLayer
@@ -76,6 +76,7 @@ class ShuffleNetV2(ChoiceSupernet):
     ) -> None:
         check_choice("search", search, ("blocks", "channels", "both"))
         self.search, self.stem_kind, self.dropout = search, stem, dropout
+        self.published = {"spos": PUBLISHED[search]} if search in PUBLISHED else {}
         if blocks is not None and search != "channels":
             raise ValueError(f"blocks must be given only where channels alone are searched, got {blocks!r}")
         self.kinds = _kinds("3x3" if blocks is None else blocks, sum(self.repeats))

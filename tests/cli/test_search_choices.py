@@ -113,7 +113,7 @@ def test_an_architecture_of_choices_is_trained_from_scratch(lasfast, tmp_path) -
         (["--supernet", "residual"], "--supernet must be one of 'shufflenet-v2', "),
         (["--sampling", "often"], "--sampling must be one of 'uniform', 'uniform-cost', 'sandwich'"),
         (["--width", "-1"], "width must be greater than 0, got -1.0"),
-        (["--constraint", "flops<=1"], "no architecture"),
+        (["--constraint", "flops<=1"], "constraint must leave architectures"),
         (["--constraint", "price<=1"], "the cost must be one of flops"),
     ],
 )

@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 from hypothesis import settings
 
+import lasfast
+
 # The same examples in every run, and no time limit on one: machines that run several things at once are slow.
 settings.register_profile("default", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
@@ -48,3 +50,25 @@ def emulated(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     module.set_reversed(request.param == "reversed")
     yield module
     module.set_reversed(False)
+
+
+SMALL = {"num_classes": 7, "stem": "cifar", "width": 0.2}
+CHOICE_SUPERNETS = {
+    "shufflenet-blocks": lambda: lasfast.supernets.ShuffleNetV2(**SMALL),
+    "shufflenet-channels": lambda: lasfast.supernets.ShuffleNetV2(**SMALL, search="channels", blocks="5x5"),
+    "shufflenet-both": lambda: lasfast.supernets.ShuffleNetV2(**SMALL, search="both"),
+    "proxyless": lambda: lasfast.supernets.ProxylessNAS(**SMALL),
+    "mobilenet": lambda: lasfast.supernets.MobileNet("60M", **SMALL),
+    "mobilenet-squeezed": lambda: lasfast.supernets.MobileNet(
+        "60M", **SMALL, squeeze_excite=True, activation="swish"
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CHOICE_SUPERNETS)
+def choice_supernet(request: pytest.FixtureRequest):
+    """A small supernet of each family whose layers each take one of several options."""
+    import torch
+
+    torch.manual_seed(0)
+    return CHOICE_SUPERNETS[request.param]()

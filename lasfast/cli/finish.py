@@ -61,7 +61,7 @@ def finish(
     make_console().print(f"best: {result.best}")
     console.print(f"\nwritten to {directory}:")
     for name, what in written.items():
-        console.print(f"  {name:<26}{what}")
+        console.print(f"  {name:<24}  {what}")
 
 
 def _retrain(
@@ -102,7 +102,7 @@ def _retrain(
 def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Architecture]:
     """What the winner is to beat: a handcrafted assignment of its depth, or a random architecture.
 
-    The random one is that of some hundred, all within the constraint, whose FLOPs are nearest to the winner's.
+    The random one is that of some hundred, within the constraint, whose FLOPs are nearest to the winner's.
     """
     supernet, searcher = study.evaluator.supernet, study.searcher
     if isinstance(supernet, LayerAssignmentSupernet):

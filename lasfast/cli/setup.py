@@ -23,6 +23,7 @@ from lasfast.cli.options import (
 from lasfast.constraints import Bound, Constraint
 from lasfast.data import Dataset, TensorImages
 from lasfast.supernets import ChoiceSupernet, LayerAssignmentSupernet, Supernet
+from lasfast.supernets.mobilenet_designs import DESIGNS
 from lasfast.train import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
 from lasfast.train.settings import TrainSettings, resolve
 
@@ -38,6 +39,7 @@ CHOICE_FAMILIES: dict[str, Callable[..., ChoiceSupernet]] = {
     "shufflenet-v2-channels": partial(supernets.ShuffleNetV2, search="channels"),
     "shufflenet-v2-both": partial(supernets.ShuffleNetV2, search="both"),
     "proxyless": supernets.ProxylessNAS,
+    **{f"mobilenet-{design.lower()}": partial(supernets.MobileNet, design) for design in DESIGNS},
 }
 SAMPLERS = ("uniform", "uniform-cost", "sandwich")
 
@@ -132,17 +134,20 @@ def make_choice_supernet(options: FamilyOptions, data: Dataset, width: float, se
         ValueError: no such family.
     """
     check_choice("--supernet", options.supernet, tuple(CHOICE_FAMILIES))
-    largest = max(data.image_size)
-    fitting = "cifar" if largest <= 32 else "tiny-imagenet" if largest <= 64 else "imagenet"
     return _seeded(
         CHOICE_FAMILIES[options.supernet],
         seed,
         data.num_classes,
         data.channels,
-        stem=options.stem or fitting,
+        stem=options.stem or fitting_stem(max(data.image_size)),
         width=width,
         dropout=options.dropout,
     )
+
+
+def fitting_stem(image_size: int) -> str:
+    """Return which stem of a supernet of choices fits images of this size: 32, 64 or 224."""
+    return "cifar" if image_size <= 32 else "tiny-imagenet" if image_size <= 64 else "imagenet"
 
 
 def make_sampler(

@@ -40,13 +40,8 @@ class TableOptions:
 
 
 def load_table(options: TableOptions) -> ArchitectureTable:
-    """Read the table.
-
-    Raises:
-        ValueError: no table was named, or it cannot be read.
-    """
-    if options.table is None:
-        raise ValueError("--table must be given: a table of trained networks, .npz or .csv")
+    """Read the table that was named; ValueError where it cannot be read."""
+    assert options.table is not None
     costs = tuple(name.strip() for name in options.cost_columns.split(",") if name.strip())
     return ArchitectureTable.load(
         options.table, Schema(options.architecture_column, options.accuracy_column, costs)
@@ -98,4 +93,4 @@ def _finish(
     written = {JOURNAL: "every measurement", RESULT: "all candidates with costs", picture.name: "the picture"}
     console.print(f"\nwritten to {study.directory}:")
     for file, what in written.items():
-        console.print(f"  {file:<26}{what}")
+        console.print(f"  {file:<24}  {what}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from lasfast.spaces import Architecture, ChoiceSpace
 from lasfast.spaces.choice import Option, VirtualLayer
@@ -21,9 +22,13 @@ class ChoiceSupernet(Supernet):
     layers of the space, `choice` what an option stands for, `head` what comes after. Options that differ in
     width alone name the same modules, and read slices of them; the last option of a virtual layer must be the
     widest.
+
+    Attributes:
+        published: architectures of the space that papers print, in their text form, by name.
     """
 
     space: ChoiceSpace
+    published: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, space: ChoiceSpace, *, num_classes: int, in_channels: int) -> None:
         super().__init__(space, num_classes=num_classes, in_channels=in_channels)

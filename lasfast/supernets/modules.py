@@ -87,12 +87,18 @@ def _(op: layers.Dropout) -> nn.Module:
 
 
 def add_module(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Register `module` as `root`'s submodule under a dotted name, making the modules on the way."""
+    """Register `module` as `root`'s submodule under a dotted name, making the modules on the way.
+
+    Raises ValueError where the name is that of an attribute, such as a method, which it would hide.
+    """
     *parents, last = name.split(".")
     for parent in parents:
         if not hasattr(root, parent):
             root.add_module(parent, nn.Module())
-        root = getattr(root, parent)
+        child = getattr(root, parent)
+        if not isinstance(child, nn.Module):
+            raise ValueError(f"no layer may be named {parent!r}: {type(root).__name__} has that attribute")
+        root = child
     root.add_module(last, module)
 
 

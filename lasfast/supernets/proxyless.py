@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any
 
 from lasfast.spaces import ChoiceSpace
 from lasfast.spaces.choice import Option
@@ -46,10 +46,12 @@ class ProxylessNAS(ChoiceSupernet):
     channels = (32, 40, 80, 96, 192, 320)
     repeats = (4, 4, 4, 4, 4, 1)
     head_channels = 1280
-    published: ClassVar[Mapping[str, str]] = {
-        "proxyless-r-mobile": "k5e3-k3e3-skip-skip-k7e3-k3e3-k5e3-k5e3-k7e6-k5e3-k5e3-k5e3-"
-        "k5e6-k5e3-k5e3-k5e3-k7e6-k7e6-k7e3-k7e3-k7e6",
-    }
+    published = MappingProxyType(
+        {
+            "proxyless-r-mobile": "k5e3-k3e3-skip-skip-k7e3-k3e3-k5e3-k5e3-k7e6-k5e3-k5e3-k5e3-"
+            "k5e6-k5e3-k5e3-k5e3-k7e6-k7e6-k7e3-k7e3-k7e6",
+        }
+    )
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class ProxylessNAS(ChoiceSupernet):
         width: float = 1.0,
         dropout: float = 0.0,
     ) -> None:
-        self.dropout = dropout
+        self.stem_kind, self.dropout = stem, dropout
         stem_stride, *strides = deep_strides(stem, (2, 2, 2, 2, 1, 2, 1))
         self._stem = (scaled(self.stem_channels, width), stem_stride)
         self._first_channels = scaled(self.first_channels, width)
@@ -97,6 +99,10 @@ class ProxylessNAS(ChoiceSupernet):
         block = LayerBuilder("last", channels)
         block.conv_bn_act("", block.input, self._head_channels, 1, kind="relu6")
         return (block.build(), *classifier(self._head_channels, self.num_classes, self.dropout))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies this supernet's structure; the weights do not say the strides."""
+        return {**super().describe(), "stem": self.stem_kind}
 
 
 def _inverted_residual(name: str, kind: str, channels: int, out: int, stride: int | None) -> Layer:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from lasfast.checks import check_choice
 from lasfast.spaces import ChoiceSpace, VirtualLayer
@@ -19,6 +19,15 @@ KERNELS = {"3x3": 3, "5x5": 5, "7x7": 7, "xception": 3}
 RATIOS = {str(tenths / 10): tenths for tenths in range(2, 18, 2)}
 
 
+PUBLISHED = {
+    "blocks": "7x7-5x5-3x3-5x5-7x7-3x3-7x7-3x3-7x7-3x3-7x7-xception-3x3-3x3-3x3-3x3-xception-7x7-"
+    "xception-xception",
+    "both": "1.4-3x3-1.2-3x3-0.8-xception-1.2-5x5-0.6-5x5-1.4-5x5-0.8-3x3-1.0-3x3-0.6-7x7-1.2-3x3-"
+    "1.6-7x7-1.2-5x5-1.0-5x5-1.4-3x3-1.6-7x7-1.0-3x3-1.0-7x7-1.2-5x5-1.0-xception-0.8-7x7",
+}
+"""What the authors found by searching these."""
+
+
 class ShuffleNetV2(ChoiceSupernet):
     """20 choice blocks in 4 stages of 64, 160, 320 and 640 channels, made of ShuffleNetV2 units.
 
@@ -32,12 +41,13 @@ class ShuffleNetV2(ChoiceSupernet):
 
     The paper leaves open how many channels the shortcuts of first blocks have, and how ratios are rounded.
     Both are as in the networks that its authors published: as many as the block reads, and down. Of these,
-    `published` has in the text form those found by searching blocks, and by searching both.
+    `published` has in the text form the one found in this space.
 
     Args:
         num_classes, in_channels: of the classifier, of the images.
         search: what is searched: "blocks" (4^20 architectures), "channels" (8^20) or "both" (32^20).
-        blocks: the kind of all blocks, or of each one, where channels alone are searched.
+        blocks: the kind of all blocks, or of each one, where channels alone are searched; by default 3x3, as
+            in the paper's Table 4.
         stem: what halves height and width. "imagenet": the stem and each stage, 224 -> 7; "tiny-imagenet":
             each stage, 64 -> 4; "cifar": each stage but the first, 32 -> 4.
         width: multiplies all of the network's channels, each rounded to a multiple of 8.
@@ -52,12 +62,6 @@ class ShuffleNetV2(ChoiceSupernet):
     channels = (64, 160, 320, 640)
     repeats = (4, 4, 8, 4)
     head_channels = 1024
-    published: ClassVar[Mapping[str, str]] = {
-        "blocks": "7x7-5x5-3x3-5x5-7x7-3x3-7x7-3x3-7x7-3x3-7x7-xception-3x3-3x3-3x3-3x3-xception-7x7-"
-        "xception-xception",
-        "both": "1.4-3x3-1.2-3x3-0.8-xception-1.2-5x5-0.6-5x5-1.4-5x5-0.8-3x3-1.0-3x3-0.6-7x7-1.2-3x3-"
-        "1.6-7x7-1.2-5x5-1.0-5x5-1.4-3x3-1.6-7x7-1.0-3x3-1.0-7x7-1.2-5x5-1.0-xception-0.8-7x7",
-    }
 
     def __init__(
         self,
@@ -65,14 +69,17 @@ class ShuffleNetV2(ChoiceSupernet):
         in_channels: int = 3,
         *,
         search: Search = "blocks",
-        blocks: str | Sequence[str] = "3x3",
+        blocks: str | Sequence[str] | None = None,
         stem: DeepStem = "imagenet",
         width: float = 1.0,
         dropout: float = 0.0,
     ) -> None:
         check_choice("search", search, ("blocks", "channels", "both"))
-        self.search, self.dropout = search, dropout
-        self.kinds = _kinds(blocks, sum(self.repeats))
+        self.search, self.stem_kind, self.dropout = search, stem, dropout
+        self.published = {"spos": PUBLISHED[search]} if search in PUBLISHED else {}
+        if blocks is not None and search != "channels":
+            raise ValueError(f"blocks must be given only where channels alone are searched, got {blocks!r}")
+        self.kinds = _kinds("3x3" if blocks is None else blocks, sum(self.repeats))
         stem_stride, *strides = deep_strides(stem, (2, 2, 2, 2, 2))
         before, *widths = (scaled(channels, width) for channels in (self.stem_channels, *self.channels))
         self._stem = (before, stem_stride)
@@ -118,6 +125,10 @@ class ShuffleNetV2(ChoiceSupernet):
         block = LayerBuilder("last", channels)
         block.conv_bn_act("", block.input, self._head_channels, 1)
         return (block.build(), *classifier(self._head_channels, self.num_classes, self.dropout))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies this supernet's structure; the weights do not say the strides."""
+        return {**super().describe(), "stem": self.stem_kind}
 
 
 def _branch(block: LayerBuilder, kind: str, x: Value, middle: int, out: int, stride: int) -> Value:

@@ -127,7 +127,7 @@ def test_every_help_page_explains_itself(lasfast, name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["layernas"], "--table must be given"),
+        (["layernas"], "--constraint must be given"),
         (["layernas", "--table", "TABLE"], "--constraint must be given"),
         (["layernas", "--table", "TABLE", "--constraint", "flops<=1k"], "target must be met"),
         (

@@ -130,6 +130,11 @@ def supernet(request):
     return shaken(FAMILIES[request.param]())
 
 
+@pytest.fixture(scope="module")
+def choice_net(choice_supernet):
+    return shaken(choice_supernet)
+
+
 def shaken(supernet):
     """The supernet with buffers and scales that differ from their initial values."""
     for module in supernet.modules():

@@ -200,3 +200,15 @@ def test_modules_have_room_for_every_width() -> None:
         network = supernet.extract(architecture)
         assert network.get_parameter("block.conv2.weight").shape[0] == 4 * architecture[0]
         torch.testing.assert_close(network(x), supernet(x, architecture), rtol=0, atol=0)
+
+
+class Named(Widths):
+    """Names its layer like an attribute of its own."""
+
+    def block(self) -> None:
+        """What a layer of this name would hide."""
+
+
+def test_a_layer_must_not_hide_an_attribute() -> None:
+    with pytest.raises(ValueError, match="no layer may be named 'block': Named has that attribute"):
+        Named()

@@ -1,0 +1,131 @@
+"""`lasfast spaces`: the supernets there are, how many architectures they hold, and what these decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from lasfast import costs
+from lasfast.checks import check_choice
+from lasfast.cli.display import make_console
+from lasfast.cli.options import WidthOptions, command
+from lasfast.cli.setup import CHOICE_FAMILIES, FAMILIES, GROUPS, fitting_stem
+from lasfast.report.tables import make_table
+from lasfast.spaces.choice import VirtualLayer
+from lasfast.supernets import ChoiceSupernet
+
+LAYERS = 6  # of each group of the assignments that are counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpacesOptions(WidthOptions):
+    """Which spaces to show."""
+
+    supernet: Annotated[
+        str | None, typer.Argument(help="Show the decisions of this one.", metavar="[SUPERNET]")
+    ] = None
+    image_size: Annotated[int, typer.Option(help="Height and width that FLOPs are counted for.")] = 32
+    num_classes: Annotated[int, typer.Option(help="Classes of the classifier.")] = 10
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+
+    @command(app, "spaces", SpacesOptions)
+    def spaces(options: SpacesOptions) -> None:
+        """List the supernets that `--supernet` takes; of one of choices, its decisions.
+
+        Nothing is trained or run.
+
+        **Examples**
+
+        lasfast spaces
+
+        lasfast spaces proxyless
+
+        lasfast spaces mobilenet-220m --image-size 224 --num-classes 1000
+        """
+        if options.image_size < 1 or options.num_classes < 1:
+            raise ValueError(
+                "--image-size and --num-classes must be 1 or more, "
+                f"got {options.image_size} and {options.num_classes}"
+            )
+        console = make_console()
+        if options.supernet is None:
+            _list(console, options)
+        else:
+            check_choice("SUPERNET", options.supernet, tuple(CHOICE_FAMILIES))
+            _show(console, options.supernet, options)
+
+
+def _list(console: Console, options: SpacesOptions) -> None:
+    title = f"layer assignments, up to {LAYERS} layers in each group, for lasfast search nir|random"
+    table = make_table(title, "supernet", "groups", "architectures", "MFLOPs")
+    for name, make in FAMILIES.items():
+        sized = {"image_size": options.image_size} if name == "plain" else {}
+        with torch.device("meta"):
+            assigned = make(LAYERS, options.num_classes, **sized)
+        flops = costs.functions(assigned, (options.image_size,) * 2)["flops"]
+        shallow, deep = flops((1,) * GROUPS[name]), flops(assigned.space.deepest)
+        table.add_row(name, str(GROUPS[name]), f"{assigned.space.count():,}", _range(shallow, deep))
+    console.print(table)
+    title = "choices, for lasfast search evolution|layernas|regularized-evolution|random"
+    table = make_table(title, "supernet", "decisions", "architectures", "MFLOPs")
+    for name in CHOICE_FAMILIES:
+        supernet = _make(name, options)
+        table.add_row(
+            name,
+            str(len(supernet.space.options)),
+            f"{supernet.space.count():.2g}",
+            _range(*_extremes(supernet, options)),
+        )
+    console.print(table)
+
+
+def _show(console: Console, name: str, options: SpacesOptions) -> None:
+    supernet = _make(name, options)
+    low, high = _extremes(supernet, options)
+    console.print(
+        f"{name}: {supernet.space.count():.3g} architectures, {_range(low, high)} MFLOPs (multiply-adds) "
+        f"at {options.image_size}x{options.image_size}; decisions and their options:"
+    )
+    given = zip(supernet.space.given, supernet.space.names, strict=True)
+    number = 0
+    for (shared, names), alike in groupby((_reach(layer), names) for layer, names in given):
+        count = len(list(alike))
+        places = str(number + 1) if count == 1 else f"{number + 1} to {number + count}"
+        console.print(f"{places:>8}  {' '.join(names)}{shared}")
+        number += count
+    flops = costs.functions(supernet, (options.image_size,) * 2)["flops"]
+    for title, text in supernet.published.items():
+        cost = flops(supernet.space.parse(text)) / 1e6
+        console.print(f"published as {title}, {cost:.1f} MFLOPs:\n  {text}")
+
+
+def _reach(layer: object) -> str:
+    if not isinstance(layer, VirtualLayer):
+        return ""
+    return "  (for the next decision)" if layer.layers == 1 else f"  (shared by the next {layer.layers})"
+
+
+def _make(name: str, options: SpacesOptions) -> ChoiceSupernet:
+    """A supernet without weights: costs do not look at them."""
+    with torch.device("meta"):
+        return CHOICE_FAMILIES[name](
+            options.num_classes, stem=fitting_stem(options.image_size), width=options.width
+        )
+
+
+def _extremes(supernet: ChoiceSupernet, options: SpacesOptions) -> tuple[float, float]:
+    flops = costs.functions(supernet, (options.image_size,) * 2)["flops"]
+    ordered = supernet.space.by_cost(flops)
+    return tuple(flops(tuple(chosen[end] for chosen in ordered)) for end in (0, -1))  # type: ignore[return-value]
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low / 1e6:.1f} to {high / 1e6:.1f}"

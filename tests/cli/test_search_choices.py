@@ -1,0 +1,136 @@
+"""Searches of supernets of choices, on the command line: trained once, then searched."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from lasfast import cli
+from lasfast.dataset import load_table
+
+TINY = [
+    "--supernet",
+    "mobilenet-60m",
+    "--width",
+    0.25,
+    "--limit",
+    200,
+    "--validation",
+    100,
+    "--calibration",
+    60,
+]
+TINY += ["--supernet-epochs", 1]
+SEARCHES = {
+    "layernas": ["--buckets", 5, "--replicas", 1, "--evaluations", 12],
+    "evolution": ["--population", 6, "--generations", 1, "--top", 3],
+    "regularized-evolution": ["--population", 6, "--sample", 3, "--evaluations", 12, "--children", 3],
+    "random": ["--samples", 8],
+}
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def lasfast(monkeypatch, capsys):
+    """Run the program; return (exit status, standard output, standard error)."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["lasfast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_supernet_is_trained_and_searched(lasfast, tmp_path, name: str) -> None:
+    arguments = ["search", name, *TINY, *SEARCHES[name], "--constraint", "flops<=600k", "-o", tmp_path]
+    status, out, err = lasfast(*arguments, "--threads", 1)
+    assert status == 0, err
+    assert re.search(r"supernet +epoch 1/1 +loss [0-9.]+", out)
+    best = json.loads((tmp_path / "result.json").read_text())["best"]
+    assert best["flops"] <= 6e5
+    assert f"best: {best['text']}  top-1 {100 * best['top1']:.1f}" in out
+    for file in ("journal.jsonl", "checkpoint.safetensors", "search.png"):
+        assert (tmp_path / file).exists()
+    (network,) = tmp_path.glob("*.pt2")
+    assert torch.export.load(network).module()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+    before = (tmp_path / "journal.jsonl").read_bytes()
+    assert "resume it" in lasfast(*arguments, "--threads", 1)[2]
+    assert lasfast(*arguments, "--threads", 1, "--resume")[0] == 0
+    assert (tmp_path / "journal.jsonl").read_bytes() == before
+
+    status, out, err = lasfast("evaluate", best["text"], "--run", tmp_path, "--threads", 1)
+    assert status == 0, err
+    assert f"{100 * best['top1']:.1f} ±" in out
+
+
+def test_the_winner_is_trained_beside_a_random_one_that_costs_as_much(lasfast, tmp_path) -> None:
+    arguments = ["search", "random", *TINY, "--samples", 4, "-o", tmp_path, "--threads", 1]
+    status, out, err = lasfast(*arguments, "--retrain", "--standalone-epochs", 1, "--sampling", "sandwich")
+    assert status == 0, err
+    trained = out.partition("trained from scratch, 1 epochs")[2]
+    assert re.search(r" searched *$", trained, re.MULTILINE)
+    assert re.search(r" random *$", trained, re.MULTILINE)
+    one, other = (row.flops for row in load_table(tmp_path / "scratch"))
+    assert one == pytest.approx(other, rel=0.2)
+    assert len(list((tmp_path / "scratch" / "weights").iterdir())) == 2
+
+
+def test_an_architecture_of_choices_is_trained_from_scratch(lasfast, tmp_path) -> None:
+    text = "-".join(["k3e3"] * 21)
+    arguments = [
+        "--supernet",
+        "proxyless",
+        "--width",
+        0.25,
+        "--limit",
+        100,
+        "--validation",
+        50,
+        "--threads",
+        1,
+    ]
+    status, out, err = lasfast("train", text, *arguments, "--standalone-epochs", 1, "-o", tmp_path)
+    assert status == 0, err
+    assert text in out
+    assert len(list(tmp_path.glob("*.pt2"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--supernet", "residual"], "--supernet must be one of 'shufflenet-v2', "),
+        (["--sampling", "often"], "--sampling must be one of 'uniform', 'uniform-cost', 'sandwich'"),
+        (["--width", "-1"], "width must be greater than 0, got -1.0"),
+        (["--constraint", "flops<=1"], "constraint must leave architectures"),
+        (["--constraint", "price<=1"], "the cost must be one of flops"),
+    ],
+)
+def test_mistakes_are_named_before_training(lasfast, tmp_path, arguments, message: str) -> None:
+    status, _, err = lasfast("search", "evolution", *TINY, *arguments, "-o", tmp_path / "run")
+    assert status == 2
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_spaces_are_listed_and_shown(lasfast) -> None:
+    status, out, _ = lasfast("spaces")
+    assert status == 0
+    for name in ("residual", "shufflenet-v2", "proxyless", "mobilenet-600m"):
+        assert name in out
+    status, out, _ = lasfast("spaces", "mobilenet-220m", "--image-size", 224, "--num-classes", 1001)
+    assert status == 0
+    assert "(shared by the next 2)" in out
+    assert "published as layernas, 228.9 MFLOPs" in out
+    assert "SUPERNET must be one of" in lasfast("spaces", "vgg")[2]

@@ -1,0 +1,85 @@
+"""Supernets of options on the native backend: every option in the plan, none left to PyTorch."""
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from lasfast import supernets
+from lasfast.engine import NativeBackend, Plan, TorchBackend
+from lasfast.engine.lowering import lower
+from lasfast.supernets import ChoiceSupernet
+
+
+def sampled(supernet: ChoiceSupernet) -> Plan:
+    """Two random architectures that share their first half."""
+    space, rng = supernet.space, random.Random(0)
+    one, other = space.sample(rng), space.sample(rng)
+    half = len(one) // 2
+    return Plan([supernet.path(one), supernet.path((*one[:half], *other[half:]))])
+
+
+def error(ours: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((ours - truth).norm() / truth.norm())
+
+
+def logits(backend, plan, calibration, images):
+    return backend.predict(plan, backend.calibrate(plan, calibration, "cumulative"), images)
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("calibration", [False, True])
+def test_every_option_is_native(choice_supernet, calibration: bool, cuda: bool) -> None:
+    space = choice_supernet.space
+    rotations = range(max(map(len, space.options)))
+    paths = [
+        choice_supernet.path((layer + turn) % len(options) for layer, options in enumerate(space.options))
+        for turn in rotations
+    ]
+    schedule = lower(Plan(paths), (3, 16, 16), calibration=calibration, cuda=cuda)
+    assert not schedule.calls
+
+
+def test_backends_agree(kernels, choice_net, calibration, images) -> None:
+    plan = sampled(choice_net)
+    assert plan.sharing_ratio > 1
+    truth = logits(TorchBackend(choice_net), plan, calibration, images)
+    ours = logits(NativeBackend(choice_net), plan, calibration, images)
+    torchs_bf16 = logits(TorchBackend(choice_net, "bf16"), plan, calibration, images)
+    ours_bf16 = logits(NativeBackend(choice_net, "bf16"), plan, calibration, images)
+    for leaf in truth:
+        assert error(ours[leaf], truth[leaf]) <= 1e-4
+        bound = 2 * error(torchs_bf16[leaf], truth[leaf]) + 0.005
+        assert 0 < error(ours_bf16[leaf], truth[leaf]) <= bound
+
+
+def test_backends_agree_on_odd_sizes(kernels, choice_net) -> None:
+    plan = sampled(choice_net)
+    generator = torch.Generator().manual_seed(3)
+    batches = [torch.randn(count, 3, 17, 11, generator=generator) for count in (9, 6)]
+    images = torch.randn(3, 3, 13, 19, generator=generator)
+    truth = logits(TorchBackend(choice_net), plan, batches, images)
+    for leaf, ours in logits(NativeBackend(choice_net), plan, batches, images).items():
+        assert error(ours, truth[leaf]) <= 1e-4
+
+
+def test_rounding_grows_through_the_deepest_network_as_it_does_in_torch(kernels, calibration, images) -> None:
+    """120 convolutions with random weights: PyTorch's own fp32 is more than 1e-4 from the truth."""
+    torch.manual_seed(0)
+    supernet = supernets.ShuffleNetV2(7, stem="cifar", width=0.2)
+    architecture = supernet.space.parse("-".join(["xception"] * 20))
+    plan = Plan([supernet.path(architecture)])
+    exact = supernet.extract(architecture).double().train()
+    for module in exact.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the cumulative convention
+    with torch.no_grad():
+        for batch in calibration:
+            exact(batch.double())
+        truth = exact.eval()(images.double())
+    torchs, ours = (
+        next(iter(logits(backend, plan, calibration, images).values()))
+        for backend in (TorchBackend(supernet), NativeBackend(supernet))
+    )
+    assert error(ours, truth) <= 2 * error(torchs, truth)

@@ -120,6 +120,10 @@ class SearchOptions(
     """What every search of a supernet takes."""
 
     depth: Annotated[int, panel("Search", "Layers of the assignments to end with.")] = 9
+    latency_table: Annotated[
+        Path | None,
+        panel("Search", "The file of latency<=12ms@cpu in a constraint (lasfast latency build)."),
+    ] = None
     retrain: Annotated[
         bool,
         panel(

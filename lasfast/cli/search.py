@@ -99,7 +99,8 @@ def run_search(name: str, options: SearchOptions, make_searcher: Any, paths: str
     supernet = setup.make_supernet(options, data, max_layers, options.seed).to(device)
     constraint = None
     if options.constraint is not None:
-        constraint = Constraint(options.constraint, costs.functions(supernet, data.image_size))
+        tables = [costs.LatencyTable.load(options.latency_table)] if options.latency_table else []
+        constraint = Constraint(options.constraint, costs.functions(supernet, data.image_size, tables))
     searcher = make_searcher(supernet.space, constraint)
     evaluator = setup.make_evaluator(options, supernet, data, options.precision)
     images = setup.training_images(data, device)

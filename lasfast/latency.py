@@ -1,7 +1,8 @@
 """Time each distinct layer of a supernet, and see how well the sum of the times predicts whole networks.
 
-A layer alone, again and again, finds its weights in the caches, which in a network it need not; so the sum is
-not what a network takes. `check` says how far off it is, and fits overhead + scale * sum.
+A layer that runs alone, again and again, finds its weights in the caches, which in a network the other layers
+have filled with theirs. So before each run, as many bytes are read as a network's weights have. What is left
+is not the truth either: `check` says how far off the sum is, and fits overhead + scale * sum.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from lasfast.checks import as_int, check_choice, check_positive
 from lasfast.costs.flops import model_input
 from lasfast.costs.latency import LatencyTable, layer_key
+from lasfast.costs.params import path_params
 from lasfast.engine import NativeBackend, Plan
 from lasfast.engine.backend import PRECISIONS
 from lasfast.engine.native_backend import why_missing
@@ -32,8 +34,8 @@ from lasfast.supernets import Layer, Path, Supernet, layers
 from lasfast.supernets.extract import extract
 from lasfast.supernets.layers import Shape, path_shapes
 
-Timer = Callable[[Callable[[], None]], float]
-"""Runs a function repeatedly, and returns the seconds of one run."""
+Timer = Callable[[Callable[[], None], Callable[[], None]], float]
+"""Runs a function repeatedly, another before each run, and returns the seconds of one run without that."""
 Progress = Callable[[int, int, str], None]
 """Is told what is done, how many there are, and what was timed."""
 
@@ -46,11 +48,12 @@ PATIENCE = 500
 def least_seconds(seconds: float = 0.2, runs: int = 5) -> Timer:
     """Return a timer that runs for so long, and at least so often, and takes the least disturbed run."""
 
-    def timer(run: Callable[[], None]) -> float:
+    def timer(run: Callable[[], None], before: Callable[[], None]) -> float:
         run()
         times: list[float] = []
         end = time.perf_counter() + seconds
         while len(times) < runs or time.perf_counter() < end:
+            before()
             start = time.perf_counter()
             run()
             times.append(time.perf_counter() - start)
@@ -111,9 +114,16 @@ def build(
     found = distinct_layers(supernet, input_size)
     missing = {key: one for key, one in found.items() if key not in table.seconds}
     runner = _Runner(supernet, settings)
+    others = torch.ones(_weights(supernet), dtype=torch.float32 if precision == "fp32" else torch.bfloat16)
+    others = others.to(device)
     timer = timer or least_seconds()
+
+    def read_others() -> None:
+        others.sum()
+        runner.synchronize()
+
     for done, (key, (layer, shape)) in enumerate(missing.items(), start=1):
-        table.seconds[key] = _layer_seconds(runner, timer, layer, shape)
+        table.seconds[key] = _layer_seconds(runner, timer, read_others, layer, shape)
         table.save()
         if progress is not None:
             progress(done, len(missing), f"{layer.name} on {shape}: {1e3 * table.seconds[key]:.3f} ms")
@@ -233,7 +243,7 @@ def check(
     # Round by round, so that a time when the machine was busy with something else hits no network alone.
     for number in range(rounds * len(paths)):
         index = number % len(paths)
-        measured[index] = min(measured[index], timer(runner(paths[index], shape)))
+        measured[index] = min(measured[index], timer(runner(paths[index], shape), lambda: None))
         if progress is not None:
             text = f"{supernet.space.format(chosen[index])}: {1e3 * measured[index]:.3f} ms"
             progress(number + 1, rounds * len(paths), text)
@@ -259,10 +269,14 @@ class _Runner:
 
         def run() -> None:
             next(outputs)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+            self.synchronize()
 
         return run
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _native(self, path: Path, images: Tensor) -> Iterator[Any]:
         assert self.native is not None
@@ -291,7 +305,9 @@ class _Runner:
             yield output
 
 
-def _layer_seconds(runner: _Runner, timer: Timer, layer: Layer, shape: Shape) -> float:
+def _layer_seconds(
+    runner: _Runner, timer: Timer, before: Callable[[], None], layer: Layer, shape: Shape
+) -> float:
     """Seconds of a layer alone.
 
     The compiled module runs paths from images to features. So a layer that gives images is timed with a mean
@@ -300,8 +316,9 @@ def _layer_seconds(runner: _Runner, timer: Timer, layer: Layer, shape: Shape) ->
     """
     output = layer.shapes(shape)[-1]
     if runner.native is None or len(output) != 3:
-        return timer(runner((layer,), shape))
-    return max(0.0, timer(runner((layer, _MEAN), shape)) - timer(runner((_MEAN,), output)))
+        return timer(runner((layer,), shape), before)
+    whole, rest = runner((layer, _MEAN), shape), runner((_MEAN,), output)
+    return max(0.0, timer(whole, before) - timer(rest, before))
 
 
 def _same(here: LatencyTable, table: LatencyTable) -> LatencyTable:
@@ -316,6 +333,13 @@ def _same(here: LatencyTable, table: LatencyTable) -> LatencyTable:
             "layers timed differently do not add up: use another file"
         )
     return table
+
+
+def _weights(supernet: Supernet, architectures: int = 30) -> int:
+    """How many weights a network of the supernet has in the mean."""
+    rng = random.Random(0)
+    paths = [supernet.path(supernet.space.sample(rng)) for _ in range(architectures)]
+    return sum(map(path_params, paths)) // architectures
 
 
 def _architectures(supernet: Supernet) -> Iterator[Architecture]:

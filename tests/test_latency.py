@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lasfast import latency, supernets
-from lasfast.costs import LatencyTable
+from lasfast.costs import LatencyTable, path_params
 from lasfast.engine.native_backend import why_missing
 from lasfast.supernets import LayerBuilder
 from lasfast.supernets.layers import path_shapes
@@ -33,9 +33,10 @@ class Counted:
     def __init__(self, stop=math.inf):
         self.calls, self.stop = 0, stop
 
-    def __call__(self, run):
+    def __call__(self, run, before):
         if self.calls == self.stop:
             raise KeyboardInterrupt
+        before()
         run()
         self.calls += 1
         return self.calls * 1e-3
@@ -74,9 +75,12 @@ def test_what_surrounds_a_layer_natively_is_taken_off(supernet) -> None:
         def __call__(self, path, shape):
             return sum(len(layer.ops) for layer in path)
 
+    def alone(layer, shape):
+        return latency._layer_seconds(Runner(), lambda run, _: run, lambda: None, layer, shape)
+
     stem, *_, classifier = supernet.path((1, 1, 1))
-    assert latency._layer_seconds(Runner(), float, stem, (1, 8, 8)) == len(stem.ops)
-    assert latency._layer_seconds(Runner(), float, classifier, (64, 2, 2)) == len(classifier.ops)
+    assert alone(stem, (1, 8, 8)) == len(stem.ops)
+    assert alone(classifier, (64, 2, 2)) == len(classifier.ops)
 
 
 def test_goes_on_where_it_was_stopped(supernet, tmp_path) -> None:
@@ -140,7 +144,7 @@ def test_a_check_compares_sums_with_whole_networks(supernet, tmp_path) -> None:
     rounds = []
 
     class Whole:
-        def __call__(self, run):
+        def __call__(self, run, before):
             run()
             path = paths[len(rounds) % len(paths)]
             rounds.append(path)
@@ -164,7 +168,7 @@ def test_a_small_space_is_checked_whole(tmp_path) -> None:
     table = latency.build(supernet, SIZE, tmp_path / "t.json", backend="torch", timer=Counted())
     with pytest.raises(ValueError, match="fitted must be 2 to 2 of 4 architectures, got 3"):
         latency.check(supernet, SIZE, table, fitted=3)
-    result = latency.check(supernet, SIZE, table, fitted=2, timer=lambda run: 1.0)
+    result = latency.check(supernet, SIZE, table, fitted=2, timer=lambda run, before: 1.0)
     assert sorted(result.architectures) == list(supernet.space.enumerate())
     assert math.isnan(result.of_sum().tau)
 
@@ -180,11 +184,29 @@ def test_a_real_run_predicts_within_reason(supernet, tmp_path, backend: str) -> 
 
 
 def test_the_least_of_the_runs_counts(monkeypatch) -> None:
-    moments = iter([0.0, 1.0, 4.0, 5.0, 5.5, 6.0, 8.0, 9.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(moments))
-    ran = []
-    assert latency.least_seconds(0.0, runs=3)(lambda: ran.append(1)) == 0.5
-    assert len(ran) == 4  # one to warm up
+    clock = [0.0]
+    durations = iter([9.0, 3.0, 0.5, 2.0])  # the first is to warm up
+
+    def run() -> None:
+        clock[0] += next(durations)
+
+    def before() -> None:
+        clock[0] += 0.1
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    assert latency.least_seconds(0.0, runs=3)(run, before) == pytest.approx(0.5)
+    assert next(durations, None) is None
+
+
+def test_the_weights_of_the_others_are_read_between_runs(supernet, tmp_path, monkeypatch) -> None:
+    read = []
+    original = torch.Tensor.sum
+    monkeypatch.setattr(torch.Tensor, "sum", lambda self: read.append(self.numel()) or original(self))
+    latency.build(supernet, SIZE, tmp_path / "t.json", backend="torch", timer=Counted())
+    sizes = [path_params(supernet.path(one)) for one in supernet.space.enumerate()]
+    assert len(read) == 7
+    assert len(set(read)) == 1
+    assert min(sizes) < read[0] < max(sizes)
 
 
 @pytest.mark.parametrize(

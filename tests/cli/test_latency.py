@@ -60,7 +60,7 @@ def test_the_fit_is_kept_where_asked(lasfast, tmp_path, monkeypatch) -> None:
     file = tmp_path / "t.json"
     same = ("--image-size", 8, "--max-layers", 3, "--table", file)
     seconds = iter(range(1, 8))
-    monkeypatch.setattr("lasfast.latency.least_seconds", lambda _: lambda run: next(seconds) * 1e-3)
+    monkeypatch.setattr("lasfast.latency.least_seconds", lambda _: lambda run, before: next(seconds) * 1e-3)
     status, _, err = lasfast("latency", "build", "--backend", "torch", *same)
     assert (status, err) == (0, "")
     sums = []
@@ -71,7 +71,7 @@ def test_the_fit_is_kept_where_asked(lasfast, tmp_path, monkeypatch) -> None:
         return sums[-1]
 
     monkeypatch.setattr(LatencyTable, "sum", add)
-    monkeypatch.setattr("lasfast.latency.least_seconds", lambda _: lambda run: 2 * sums.pop(0))
+    monkeypatch.setattr("lasfast.latency.least_seconds", lambda _: lambda run, before: 2 * sums.pop(0))
     few = ("--architectures", 8, "--fitted", 4, "--rounds", 1)
     status, out, err = lasfast("latency", "check", *same, *few, "--keep-fit")
     assert (status, err) == (0, "")

@@ -1,0 +1,247 @@
+"""A one-shot search on images: one trained supernet, several searchers, as many evaluations each.
+
+    python -m benchmarks.record_one_shot record runs/one-shot benchmarks/results/one-shot-cifar10.json
+    python -m benchmarks.record_one_shot page benchmarks/results/one-shot-cifar10.json docs/one-shot.md
+
+`record` trains a ProxylessNAS supernet by uniform sampling, and searches it within a bound on FLOPs. In some
+steps the torch backend measures the same candidates too, before or after the native one, for the times. Then
+the winners, and a random architecture of as many FLOPs, are trained from scratch, several seeds each, and
+tested. Weights and trained networks stay in the first directory: run again, it goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from safetensors.torch import load_model, save_model
+
+import lasfast
+from benchmarks import _harness
+from lasfast import costs
+from lasfast.dataset import ArchitectureDataset
+from lasfast.engine import Plan
+from lasfast.searchers import Evolution, LayerNAS, Random, Searcher
+from lasfast.searchers.operators import sample_distinct
+from lasfast.supernets import ProxylessNAS, Supernet
+from lasfast.train import OneShotTrainer, preset
+
+app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
+Architecture = tuple[int, ...]
+BOTH = 5  # in every so many steps, torch measures the candidates, too
+BASELINES = 200
+
+
+def searchers(space: Any, flops: Any, limit: float, evaluations: int) -> dict[str, Searcher]:
+    """The searchers that are compared; none may evaluate more."""
+
+    def within(architecture: Architecture) -> bool:
+        return bool(flops(architecture) <= limit)
+
+    population = evaluations // 10
+    target = (0.9 * limit, limit)
+    return {
+        "random": Random(space, samples=evaluations, constraint=within),
+        "evolution": Evolution(space, constraint=within, population=population, generations=9),
+        "LayerNAS": LayerNAS(space, cost=flops, target=target, evaluations=evaluations),
+        "LayerNAS, 20 candidates a step (ours)": LayerNAS(
+            space, cost=flops, target=target, parents=10, children=2, select="best", evaluations=evaluations
+        ),
+    }
+
+
+@app.command()
+def record(
+    directory: Path,
+    output: Path,
+    data: str = "imagefolder:data/cifar10",
+    width: float = 0.25,
+    epochs: int = 20,
+    share: float = 0.4,
+    evaluations: int = 200,
+    calibration: int = 500,
+    validation: int = 1000,
+    standalone_epochs: int = 12,
+    seeds: int = 3,
+    threads: int = 1,
+) -> None:
+    """Train, search, train the winners from scratch. `share` is of the way from the least FLOPs to the most."""
+    torch.set_num_threads(threads)
+    directory.mkdir(parents=True, exist_ok=True)
+    images = lasfast.data.load(data, calibration=calibration, validation=validation)
+    settings = preset(
+        "small",
+        precision="bf16",
+        channels_last=True,
+        supernet_epochs=epochs,
+        standalone_epochs=standalone_epochs,
+    )
+    torch.manual_seed(0)
+    supernet = ProxylessNAS(len(images.classes), stem="cifar", width=width)
+    seconds = train(supernet, images, settings, directory / "supernet.safetensors")
+    supernet.to(memory_format=torch.contiguous_format)
+    flops = costs.functions(supernet, images.image_size)["flops"]
+    ordered = supernet.space.by_cost(flops)
+    low, high = (flops(tuple(options[end] for options in ordered)) for end in (0, -1))
+    limit = low + share * (high - low)
+    evaluators = {
+        backend: lasfast.Evaluator(supernet, images.calibration, images.validation, backend, "bf16")
+        for backend in ("native", "torch")
+    }
+    evaluators["native"]([ordered_first(ordered)])  # warm up
+    result: dict[str, Any] = {
+        "benchmark": "one-shot",
+        "machine": _harness.machine(),
+        "data": data,
+        "supernet": f"ProxylessNAS, width {width:g}",
+        "images": {"train": len(images.train), "calibration": calibration, "validation": validation},
+        "training": {"epochs": epochs, "seconds": seconds},
+        "flops": {"least": low, "most": high, "limit": limit},
+        "evaluations": evaluations,
+        "searches": {},
+    }
+    winners: dict[str, Architecture] = {}
+    for name, searcher in searchers(supernet.space, flops, limit, evaluations).items():
+        result["searches"][name] = search(searcher, evaluators, supernet)
+        winners[name] = searcher.best[0]
+        one = result["searches"][name] | {"flops": flops(winners[name])}
+        result["searches"][name] = one
+        typer.echo(f"{name}: {one['best']} {one['top1']:.4f}, {one['candidates_per_second']:.2f} a second")
+        _harness.write(result, output)
+    winner = winners["evolution"]
+    rng = random.Random("baseline")
+    drawn = sample_distinct(supernet.space, rng, BASELINES, lambda one: flops(one) <= limit)
+    winners["a random architecture"] = min(drawn, key=lambda one: abs(flops(one) - flops(winner)))
+    result["standalone_epochs"] = standalone_epochs
+    result["standalone"] = {
+        name: {"flops": flops(one), "architecture": supernet.space.format(one), "top1": []}
+        for name, one in winners.items()
+    }
+    for seed in range(seeds):
+        dataset = ArchitectureDataset(
+            supernet,
+            images.train,
+            images.test,
+            winners.values(),
+            directory / f"seed{seed}",
+            settings,
+            seed=seed,
+        )
+        top1 = {row.architecture: row.top1 for row in dataset.run(resume=True)}
+        for name, one in winners.items():
+            result["standalone"][name]["top1"].append(top1[one])
+        _harness.write(result, output)
+
+
+def ordered_first(ordered: tuple[tuple[int, ...], ...]) -> Architecture:
+    """The cheapest architecture."""
+    return tuple(options[0] for options in ordered)
+
+
+def train(supernet: Supernet, images: Any, settings: Any, path: Path) -> float:
+    """Train the supernet, or load what an earlier run trained; return the seconds that it took."""
+    noted = path.with_suffix(".json")
+    if noted.exists():
+        load_model(supernet, path)
+        return float(json.loads(noted.read_text())["seconds"])
+    progress = None
+    for progress in OneShotTrainer(supernet, images.train, settings).train(0):
+        if progress.last_of_epoch:
+            typer.echo(f"epoch {progress.epoch + 1}: loss {progress.loss:.3f} ({progress.seconds:.0f} s)")
+    save_model(supernet, str(path))
+    seconds = 0.0 if progress is None else progress.seconds
+    noted.write_text(json.dumps({"seconds": seconds}))
+    return seconds
+
+
+def search(
+    searcher: Searcher, evaluators: dict[str, lasfast.Evaluator], supernet: Supernet
+) -> dict[str, Any]:
+    """Run a search with the native backend; time torch beside it in some of its steps."""
+    seconds: list[float] = []
+    ratios: list[float] = []
+    layers = nodes = 0
+    while candidates := searcher.ask():
+        plan = Plan([supernet.path(one) for one in candidates])
+        layers, nodes = layers + sum(map(len, plan.paths)), nodes + len(plan.nodes)
+        both = searcher.step % BOTH == 0
+        order = ["native", "torch"] if both else ["native"]
+        took: dict[str, float] = {}
+        for backend in order[:: -1 if len(ratios) % 2 else 1]:
+            began = time.perf_counter()
+            measured = evaluators[backend](candidates)
+            took[backend] = time.perf_counter() - began
+            if backend == "native":
+                measurements = measured
+        seconds.append(took["native"])
+        if both:
+            ratios.append(took["torch"] / took["native"])
+        for measurement in measurements:
+            searcher.tell(measurement.architecture, measurement)
+    architecture, value = searcher.best
+    count = len(searcher.results)
+    return {
+        "best": supernet.space.format(architecture),
+        "top1": value,
+        "evaluations": count,
+        "steps": len(seconds),
+        "seconds": sum(seconds),
+        "candidates_per_second": count / sum(seconds),
+        "sharing_ratio": layers / nodes,
+        "times_faster_than_torch": ratios,
+    }
+
+
+@app.command()
+def page(source: Path, target: Path) -> None:
+    """Write the page of a record."""
+    record = json.loads(source.read_text())
+    flops, images = record["flops"], record["images"]
+    lines = [
+        "# One-shot search on images",
+        "",
+        f"{record['supernet']}, on {images['train']:,} images of CIFAR-10 ({record['data']}), trained once by "
+        f"uniform sampling ({record['training']['epochs']} epochs, {record['training']['seconds']:.0f} s); then "
+        f"each searcher measured {record['evaluations']} architectures with inherited weights "
+        f"({images['calibration']:,} images of calibration, {images['validation']:,} of validation), within "
+        f"{flops['limit'] / 1e6:.1f} M multiply-adds (the space has {flops['least'] / 1e6:.1f} to "
+        f"{flops['most'] / 1e6:.1f} M). bf16, {record['machine']['threads']} thread. Made from "
+        f"[the record](../benchmarks/results/{source.name}) by `python -m benchmarks.record_one_shot page`.",
+        "",
+        "| searcher | steps | best, inherited weights | MFLOPs | candidates a second | sharing | x torch |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, one in record["searches"].items():
+        faster = statistics.median(one["times_faster_than_torch"])
+        lines.append(
+            f"| {name} | {one['steps']} | {100 * one['top1']:.1f} % | {one['flops'] / 1e6:.1f} | "
+            f"{one['candidates_per_second']:.2f} | {one['sharing_ratio']:.2f} | {faster:.1f} |"
+        )
+    lines += [
+        "",
+        "*Sharing* is the layers of all candidates over those that were run; *x torch* how much faster the native "
+        f"backend is than lasfast's torch backend (which shares, too), the median of every {BOTH}th step, where "
+        "both measured the same candidates.",
+        "",
+        f"Trained from scratch, {record['standalone_epochs']} epochs, top-1 on the test images:",
+        "",
+        "| architecture of | MFLOPs | each seed | mean |",
+        "|---|---|---|---|",
+    ]
+    for name, one in record["standalone"].items():
+        each = ", ".join(f"{100 * value:.1f}" for value in one["top1"])
+        mean = 100 * statistics.fmean(one["top1"])
+        lines.append(f"| {name} | {one['flops'] / 1e6:.1f} | {each} | {mean:.1f} % |")
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    typer.echo(f"wrote {target}")
+
+
+if __name__ == "__main__":
+    app()

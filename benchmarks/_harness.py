@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lasfast.cli.info import gather
+from lasfast.machine import gather
 
 
 def paired(runs, rounds, warm_up=1, once=()):
@@ -39,7 +39,7 @@ def ratio(seconds, baseline, ours):
 
 
 def peak_flops(precision, device="cpu", rounds=5):
-    """Multiply-adds per second of torch's best: a large matrix product or a 3x3 convolution of 256 channels."""
+    """Multiply-adds a second of torch: a large matrix product or 3x3 convolution, whichever is faster."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     size, images = (1024, 16) if device == "cpu" else (8192, 1024)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

@@ -21,10 +21,10 @@ import typer
 from lasfast.cli import setup
 from lasfast.cli.config import CONFIG, read_config
 from lasfast.cli.display import make_console
-from lasfast.cli.info import gather
 from lasfast.cli.options import SearchOptions
 from lasfast.cli.scratch import train_from_scratch
 from lasfast.dataset import compare, load_table
+from lasfast.machine import gather
 from lasfast.measurement import Measurement, paired_difference
 from lasfast.report import Run, candidates_of, plot_search
 from lasfast.study import LOG, RESULT

@@ -24,7 +24,7 @@ import torch
 from torch import fx
 
 from lasfast import costs, ranking
-from lasfast.evaluate import Validation, batches, evaluate_network
+from lasfast.evaluate import evaluate_network
 from lasfast.files import atomic_write_text, file_stem
 from lasfast.journal import Journal
 from lasfast.measurement import Measurement
@@ -35,6 +35,7 @@ from lasfast.train.images import as_training_images
 from lasfast.train.interrupt import deferred_interrupt
 from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import resolve
+from lasfast.validation import Validation, batches
 
 JOURNAL, CHECKPOINT, TABLE = "journal.jsonl", "checkpoint.safetensors", "table.csv"
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import random
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -20,17 +21,25 @@ from lasfast.engine.backend import BACKENDS, PRECISIONS, NodeStatistics
 from lasfast.engine.lowering import lower
 from lasfast.engine.native_backend import why_missing
 from lasfast.measurement import Measurement
+from lasfast.racing import Race, RaceResult
 from lasfast.spaces import Architecture, SearchSpace
 from lasfast.supernets import Path, Supernet
 from lasfast.supernets.extract import Statistics
 from lasfast.supernets.run import evaluation_mode
-from lasfast.tally import Tally
+from lasfast.tally import Tally, measurement
+from lasfast.validation import (
+    Calibration,
+    Validation,
+    batches,
+    check_images,
+    check_validation,
+    fingerprint,
+    is_pair,
+    random_order,
+)
 
-Calibration = Tensor | Iterable[Any]
-"""Images [N, C, H, W], or a loader of such batches (or of pairs that begin with one)."""
-Validation = tuple[Tensor, Tensor] | Iterable[Any]
-"""(images [N, C, H, W], labels [N]), or a loader of such pairs."""
-
+Seen = tuple[np.ndarray, np.ndarray]
+"""Of each image [N] that a network has seen: the rank of its class (0 is right), and the cross-entropy."""
 
 T = TypeVar("T")
 logger = logging.getLogger("lasfast")
@@ -44,7 +53,8 @@ class Evaluator:
         calibration: images [N, C, H, W], floating point, or a loader that can be iterated repeatedly. A
             tensor is cut into batches of nearly equal size, at most `calibration_batch`; a loader's batches
             are taken as they are. All architectures see the same batches in the same order.
-        validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs.
+        validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs. Tensors are predicted
+            in a random order, always the same, so that a race (see `race`) may stop anywhere.
         backend: "native" (the compiled module, CPU or CUDA), "torch" (the reference, runs anything), or
             "auto": native where it can run this supernet, else torch.
         precision: "fp32", or "bf16": torch's bfloat16 autocast, or values and weights stored in bfloat16.
@@ -86,8 +96,8 @@ class Evaluator:
         self.calibration_batch, self.validation_batch = calibration_batch, validation_batch
         self.calibration, self.validation = calibration, validation
         if isinstance(calibration, Tensor):
-            _check_images("calibration", calibration, supernet.in_channels)
-        _check_validation(validation, supernet.in_channels, supernet.num_classes)
+            check_images("calibration", calibration, supernet.in_channels)
+        check_validation(validation, supernet.in_channels, supernet.num_classes)
         first = calibration if isinstance(calibration, Tensor) else next(self._calibration_batches(), None)
         if first is None:
             raise ValueError("calibration gave no batch of images")
@@ -115,6 +125,38 @@ class Evaluator:
             for architecture, path in paths.items()
         }
         return [measured[tuple(architecture)] for architecture in architectures]
+
+    def race(self, architectures: Sequence[Architecture], *, keep: int, error: float = 0.05) -> RaceResult:
+        """Find the best `keep` without predicting every image for those that fall behind.
+
+        All are calibrated; then validation images are predicted in random order, in growing parts, and a
+        candidate is dropped once `keep` others beat it (`lasfast.racing.Race` says when).
+
+        Args:
+            architectures: the candidates; one that is asked for twice runs once.
+            keep: how many.
+            error: the greatest probability that one of the true best is dropped, over the order of the
+                images; below 0.5. With 0, only candidates that the images left cannot bring back are dropped.
+
+        Returns:
+            The best and the others. The measurements of the best are what calling the evaluator gives, bit
+            for bit unless a memory budget cuts batches.
+
+        Raises:
+            TypeError: validation images that come from a loader, which has an order of its own.
+            ValueError: `keep` or `error` out of range, or an invalid architecture.
+        """
+        if not is_pair(self.validation):
+            raise TypeError(
+                "race needs validation images as tensors (images, labels), which it takes in random order; "
+                f"got a {type(self.validation).__name__}, so call the evaluator instead"
+            )
+        asked = list(dict.fromkeys(map(self.space.validate, architectures)))
+        images = len(self.validation[1])
+        begin = partial(Race, len(asked), images, keep=keep, error=error, step=self.validation_batch)
+        begin()  # says what is wrong with the arguments
+        paths = [self.supernet.path(architecture) for architecture in asked]
+        return self._guarded(lambda: self._race(begin(), asked, paths))
 
     @property
     def space(self) -> SearchSpace:
@@ -147,9 +189,9 @@ class Evaluator:
             "backend": self.backend.name,
             "precision": self.backend.precision,
             "statistics": self.statistics_convention,
-            "calibration": _fingerprint(self.calibration),
+            "calibration": fingerprint(self.calibration),
             "calibration_batch": self.calibration_batch,
-            "validation": _fingerprint(self.validation),
+            "validation": fingerprint(self.validation),
             "validation_batch": self.validation_batch,
         }
 
@@ -194,28 +236,79 @@ class Evaluator:
 
     def _measure(self, plan: Plan) -> dict[Path, Measurement]:
         """Calibrate and predict in chunks that fit in the budget."""
+        measured: dict[Path, Measurement] = {}
+        for results in self._in_chunks(plan, lambda chunk: self._predict(chunk, self._calibrate(chunk))):
+            measured |= {path: self._measurement(*seen) for path, seen in results.items()}
+        return measured
+
+    def _race(self, race: Race, asked: Sequence[Architecture], paths: Sequence[Path]) -> RaceResult:
+        statistics: dict[Path, list[NodeStatistics]] = {}
+        for calibrated in self._in_chunks(Plan(list(dict.fromkeys(paths))), self._calibrate_paths):
+            statistics |= calibrated
+        parts: list[list[Seen]] = [[] for _ in paths]
+        for start, stop in race.parts():
+            predict = partial(self._predict_part, statistics, start, stop)
+            plan = Plan(list(dict.fromkeys(paths[number] for number in race.alive)))
+            seen = {path: one for results in self._in_chunks(plan, predict) for path, one in results.items()}
+            for number in race.alive:
+                parts[number].append(seen[paths[number]])
+            race.see(np.stack([seen[paths[number]][0] == 0 for number in race.alive]))
+        measured = []
+        for architecture, of_one in zip(asked, parts, strict=True):
+            ranks, losses = map(np.concatenate, zip(*of_one, strict=True))
+            measured.append(replace(self._measurement(ranks, losses), architecture=architecture))
+        kept = [measured[number] for number in race.alive]
+        return RaceResult(
+            kept=sorted(kept, key=lambda one: -one.top1),
+            dropped=[one for number, one in enumerate(measured) if number not in set(race.alive)],
+            predicted=sum(one.images for one in measured),
+            full=race.images * len(asked),
+        )
+
+    def _in_chunks(self, plan: Plan, work: Callable[[Plan], T]) -> Iterator[T]:
+        """Do the work for chunks of the plan that fit in the budget, halved where memory is too little."""
 
         def cost(part: Plan) -> int:
             return self.backend.peak_bytes(part, self.image_shape, self._largest)
 
-        measured: dict[Path, Measurement] = {}
         waiting = plan.chunks(self.memory_budget, cost)
         while waiting:
             chunk = waiting.pop(0)
             try:
-                measured |= self._predict(chunk, self._calibrate(chunk))
+                result = work(chunk)
             except torch.OutOfMemoryError:
                 if len(chunk.paths) == 1:
                     raise
                 logger.warning("not enough memory for %d candidates at once: taking half", len(chunk.paths))
                 half = len(chunk.paths) // 2
                 waiting[:0] = [Plan(chunk.paths[:half]), Plan(chunk.paths[half:])]
-        return measured
+            else:
+                yield result
 
     def _calibrate(self, plan: Plan) -> list[NodeStatistics]:
         return self.backend.calibrate(plan, self._calibration_batches(), self.statistics_convention)
 
-    def _predict(self, plan: Plan, statistics: list[NodeStatistics]) -> dict[Path, Measurement]:
+    def _calibrate_paths(self, plan: Plan) -> dict[Path, list[NodeStatistics]]:
+        """Return the statistics of each layer of each path."""
+        nodes = self._calibrate(plan)
+        return {
+            path: [nodes[node] for node in plan.node_path(leaf)]
+            for path, leaf in zip(plan.paths, plan.leaves, strict=True)
+        }
+
+    def _predict_part(
+        self, statistics: dict[Path, list[NodeStatistics]], start: int, stop: int, plan: Plan
+    ) -> dict[Path, Seen]:
+        """Predict images `start` to `stop`, with the statistics of each path's layers."""
+        nodes: list[NodeStatistics] = [{} for _ in plan.nodes]
+        for path, leaf in zip(plan.paths, plan.leaves, strict=True):
+            for node, one in zip(plan.node_path(leaf), statistics[path], strict=True):
+                nodes[node] = one
+        return self._predict(plan, nodes, start, stop)
+
+    def _predict(
+        self, plan: Plan, statistics: list[NodeStatistics], start: int = 0, stop: int | None = None
+    ) -> dict[Path, Seen]:
         batch = self.validation_batch
         if self.memory_budget is not None:
             batch = min(batch, self.backend.prediction_batch(plan, self.image_shape, self.memory_budget))
@@ -223,14 +316,35 @@ class Evaluator:
         waiting: list[Tensor] = []
 
         def images_of_batches() -> Iterator[Tensor]:
-            for images, labels in batches(self.validation, batch, self._device):
+            for images, labels in self._validation_batches(batch, start, stop):
                 waiting.append(labels)
                 yield images
 
         for outputs in self.backend.predict_batches(plan, statistics, images_of_batches()):
             tally.add(torch.stack([outputs[leaf] for leaf in plan.leaves]), waiting.pop(0))
-        measurements = tally.measurements([()] * len(plan.paths))
-        return dict(zip(plan.paths, measurements, strict=True))
+        return dict(zip(plan.paths, zip(*tally.result(), strict=True), strict=True))
+
+    def _measurement(self, ranks: np.ndarray, losses: np.ndarray) -> Measurement:
+        """The measurement of a network that has seen images in the order of `_validation_batches`."""
+        if not is_pair(self.validation):
+            return measurement((), ranks, losses)
+        order = random_order(len(self.validation[1])).numpy()
+        if len(ranks) < len(order):
+            return replace(measurement((), ranks, losses), correct=b"")
+        back = np.argsort(order)
+        return measurement((), ranks[back], losses[back])
+
+    def _validation_batches(
+        self, batch: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give batches on the device: all of a loader, or images `start` to `stop` of the random order."""
+        if not is_pair(self.validation):
+            yield from batches(self.validation, batch, self._device)
+            return
+        images, labels = self.validation
+        for chosen in random_order(len(labels))[start:stop].split(batch):
+            of_labels = labels[chosen.to(labels.device)].to(self._device, non_blocking=True)
+            yield images[chosen.to(images.device)].to(self._device, non_blocking=True), of_labels
 
     def _calibration_batches(self) -> Iterator[Tensor]:
         if isinstance(self.calibration, Tensor):
@@ -240,7 +354,7 @@ class Evaluator:
             parts = self.calibration
         for part in parts:
             images = part if isinstance(part, Tensor) else part[0]
-            _check_images("calibration", images, self.supernet.in_channels)
+            check_images("calibration", images, self.supernet.in_channels)
             yield images.to(self._device, non_blocking=True)
 
     @property
@@ -265,66 +379,3 @@ def evaluate_network(
         for images, labels in batches(validation, batch, device):
             tally.add(network(images).float()[None], labels)
     return tally.measurements([architecture])[0]
-
-
-def batches(validation: Validation, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give batches of (images, labels) on the device, of a pair of tensors or a loader."""
-    pairs: Iterable[Any] = validation
-    if _is_pair(validation):
-        images, labels = validation
-        pairs = zip(images.split(batch), labels.split(batch), strict=True)
-    for images, labels in pairs:
-        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-
-
-def _is_pair(validation: Any) -> bool:
-    return isinstance(validation, tuple | list) and any(isinstance(part, Tensor) for part in validation)
-
-
-def _check_images(name: str, images: object, channels: int) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"{name} must be a tensor of images or a loader of them, got {type(images).__name__}")
-    if images.dim() != 4 or images.shape[1] != channels or not len(images):
-        raise ValueError(
-            f"{name} must be images [N, {channels}, H, W], N > 0, got shape {tuple(images.shape)}"
-        )
-    if not images.is_floating_point():
-        raise TypeError(f"{name} must be normalized floating-point images, got {images.dtype}")
-
-
-def _check_validation(validation: Any, channels: int, num_classes: int) -> None:
-    """Check a pair of tensors; a loader is checked by what it gives."""
-    if not _is_pair(validation):
-        if not isinstance(validation, Iterable):
-            raise TypeError(
-                "validation must be (images, labels) or a loader of such pairs, "
-                f"got {type(validation).__name__}"
-            )
-        return
-    if len(validation) != 2:
-        raise ValueError(f"validation must be a pair (images, labels), got {len(validation)} parts")
-    images, labels = validation
-    _check_images("validation images", images, channels)
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        raise TypeError(
-            f"validation labels must be an int64 tensor, got {getattr(labels, 'dtype', type(labels))}"
-        )
-    if labels.shape != (len(images),):
-        raise ValueError(
-            f"validation labels must have one entry per image, shape ({len(images)},), "
-            f"got {tuple(labels.shape)}"
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise ValueError(f"validation labels must lie in 0 to {num_classes - 1}, got {low} to {high}")
-
-
-def _fingerprint(images: Any) -> str:
-    """Return a short text that tells one set of images from another."""
-    if _is_pair(images):
-        return " ".join(_fingerprint(part) for part in images)
-    if not isinstance(images, Tensor):
-        return type(images).__name__
-    data = images.detach().cpu().contiguous()
-    checksum = zlib.crc32(data.view(torch.uint8).numpy().data)
-    return f"{tuple(data.shape)}:{checksum:08x}"

@@ -33,11 +33,16 @@ class Tally:
         self._losses.append(losses.view(own.shape))
         self._ranks.append(torch.where(logits.isnan().any(2), NEVER, _rank(logits, own)))
 
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return how many classes were before the right one (int64) and the cross-entropy (float64).
+
+        Both [networks, N].
+        """
+        return torch.cat(self._ranks, 1).cpu().numpy(), torch.cat(self._losses, 1).cpu().numpy()
+
     def measurements(self, architectures: Sequence[Architecture]) -> list[Measurement]:
         """Return the shares and means over all batches, for each network that of its architecture."""
-        ranks = torch.cat(self._ranks, 1).cpu().numpy()
-        losses = torch.cat(self._losses, 1).cpu().numpy()
-        return [_measurement(*parts) for parts in zip(architectures, ranks, losses, strict=True)]
+        return [measurement(*parts) for parts in zip(architectures, *self.result(), strict=True)]
 
 
 def _rank(logits: Tensor, own: Tensor) -> Tensor:
@@ -47,7 +52,8 @@ def _rank(logits: Tensor, own: Tensor) -> Tensor:
     return ((logits > right) | ((logits == right) & first)).sum(2)
 
 
-def _measurement(architecture: Architecture, ranks: np.ndarray, losses: np.ndarray) -> Measurement:
+def measurement(architecture: Architecture, ranks: np.ndarray, losses: np.ndarray) -> Measurement:
+    """Return the shares and means of one network, from the `result` of its images [N]."""
     right = ranks == 0
     return Measurement(
         architecture=architecture,

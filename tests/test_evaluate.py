@@ -292,3 +292,70 @@ def test_bad_arguments_are_named(supernet, calibration, validation, change, erro
 def test_an_invalid_architecture_is_refused_before_work(supernet, calibration, validation) -> None:
     with pytest.raises(ValueError, match="architecture"):
         lasfast.Evaluator(supernet, calibration, validation)([(1, 1, 1), (9, 1, 1)])
+
+
+@pytest.mark.parametrize("error", [0.0, 0.2])
+def test_a_race_keeps_what_is_best_and_measures_it_in_full(
+    supernet, calibration, validation, backend: str, error: float
+) -> None:
+    evaluator = lasfast.Evaluator(
+        supernet, calibration, validation, backend, calibration_batch=8, validation_batch=6
+    )
+    result = evaluator.race([*ARCHITECTURES, ARCHITECTURES[0]], keep=2, error=error)
+    everything = evaluator(ARCHITECTURES)
+    assert result.kept == sorted(everything, key=lambda one: -one.top1)[:2]
+    kept = {one.architecture for one in result.kept}
+    assert [one.architecture for one in result.dropped] == [one for one in ARCHITECTURES if one not in kept]
+    assert result.full == 41 * 5
+    assert result.predicted == 2 * 41 + sum(one.images for one in result.dropped)
+    assert result.saved == 1 - result.predicted / result.full
+    for one in result.dropped:
+        assert one in everything or (one.images < 41 and one.correct == b"")
+
+
+def test_a_race_drops_who_is_far_behind(supernet, calibration, validation, backend: str) -> None:
+    """Labels that one architecture gives: all others are behind, and see less."""
+    images, _ = validation
+    supernet = copy.deepcopy(supernet)
+    logits = lasfast.Evaluator(supernet, calibration, validation, "torch").extract((2, 1, 1))(images).detach()
+    with torch.no_grad():  # untrained networks say the same of all images, but for this
+        supernet.get_parameter("classifier.fc.bias").sub_(logits.mean(0))
+    labelled = (images, (logits - logits.mean(0)).argmax(1))
+    for options in ({}, {"memory_budget": 300_000}):
+        evaluator = lasfast.Evaluator(supernet, calibration, labelled, backend, validation_batch=4, **options)
+        result = evaluator.race(ARCHITECTURES, keep=1, error=0.0)
+        [winner] = result.kept
+        assert (winner.architecture, winner.top1, winner.images) == ((2, 1, 1), 1.0, 41)
+        assert result.saved > 0
+        assert [winner.correct] == [one.correct for one in evaluator([(2, 1, 1)])]
+
+
+def test_a_race_of_unsorted_images_is_fair(supernet, calibration, validation, backend: str) -> None:
+    """Images sorted by class are seen in random order."""
+    images, labels = validation
+    order = labels.argsort(stable=True)
+    evaluator = lasfast.Evaluator(
+        supernet, calibration, (images[order], labels[order]), backend, validation_batch=10
+    )
+    seen = []
+    original = evaluator.backend.predict_batches
+
+    def predict_batches(plan, statistics, batches):
+        return original(plan, statistics, (seen.append(batch.clone()) or batch for batch in batches))
+
+    evaluator.backend.predict_batches = predict_batches
+    evaluator.race(ARCHITECTURES[:2], keep=1)
+    classes = [labels[(images == image).flatten(1).all(1)].item() for image in seen[0]]
+    assert len(set(classes)) > 2
+
+
+def test_a_race_refuses_what_it_cannot_run(supernet, calibration, validation, backend: str) -> None:
+    evaluator = lasfast.Evaluator(supernet, calibration, validation, backend)
+    with pytest.raises(ValueError, match="keep must be at most the 5 candidates, got 6"):
+        evaluator.race(ARCHITECTURES, keep=6)
+    with pytest.raises(ValueError, match="architecture"):
+        evaluator.race([(9, 1, 1)], keep=1)
+    loader = DataLoader(TensorDataset(*validation), batch_size=9)
+    evaluator = lasfast.Evaluator(supernet, calibration, loader, backend)
+    with pytest.raises(TypeError, match=r"race needs validation images as tensors.*got a DataLoader"):
+        evaluator.race(ARCHITECTURES, keep=1)

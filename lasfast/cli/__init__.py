@@ -8,7 +8,7 @@ import sys
 import typer
 
 from lasfast._version import __version__
-from lasfast.cli import dataset, evaluate, info, report, search, spaces, train
+from lasfast.cli import dataset, evaluate, info, latency, report, search, spaces, train
 
 app = typer.Typer(
     name="lasfast",
@@ -19,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(search.app, name="search")
+app.add_typer(latency.app, name="latency")
 for module in (evaluate, train, dataset, report, spaces, info):
     module.register(app)
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
 import typer
 
-from lasfast import ops
-from lasfast._version import __version__
 from lasfast.cli.options import SupernetOptions, command, panel
 from lasfast.cli.plan import describe_plan
+from lasfast.machine import gather
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,43 +70,6 @@ def register(app: typer.Typer) -> None:
 def _print_lines(lines: list[tuple[str, str]]) -> None:
     for name, value in lines:
         typer.echo(f"{name:<16} {value}")
-
-
-def gather() -> dict[str, Any]:
-    """Return everything as JSON values; a record of a measurement says the same of its machine."""
-    return {
-        "lasfast": __version__,
-        "python": platform.python_version(),
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "torchvision": torchvision_version(),
-        "native": ops.build_info(),
-    }
-
-
-def processor() -> str:
-    """Return the processor's name as the kernel gives it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def torchvision_version() -> str:
-    """Return torchvision's version, or why it does not import."""
-    try:
-        import torchvision
-    except Exception as error:  # its compiled part fails with whatever it likes where torch does not match
-        try:
-            installed = importlib.metadata.version("torchvision")
-        except importlib.metadata.PackageNotFoundError:
-            return "not installed; CIFAR and Fashion-MNIST need it (pip install torchvision)"
-        return f"{installed}, which does not import with torch {torch.__version__}: {error}"
-    return str(torchvision.__version__)
 
 
 def _listed(values: list[str]) -> str:

@@ -146,6 +146,10 @@ class SupernetSearchOptions(
 ):
     """What every search of a supernet takes."""
 
+    latency_table: Annotated[
+        Path | None,
+        panel("Search", "The file of latency<=12ms@cpu in a constraint (lasfast latency build)."),
+    ] = None
     retrain: Annotated[
         bool,
         panel(

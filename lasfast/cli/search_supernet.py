@@ -71,7 +71,8 @@ class _Given:
 def _constraint(options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> Constraint | None:
     if options.constraint is None:
         return None
-    return Constraint(options.constraint, costs.functions(supernet, data.image_size))
+    tables = [costs.LatencyTable.load(options.latency_table)] if options.latency_table else []
+    return Constraint(options.constraint, costs.functions(supernet, data.image_size, tables))
 
 
 def _search(

@@ -161,8 +161,11 @@ def make_sampler(
     check_choice("--sampling", name, SAMPLERS)
     if name == "uniform":
         return UniformSampler(supernet.space)
-    bound = Bound("flops") if constraint is None else constraint.bounds[0]
-    cost = costs.functions(supernet, image_size)[bound.cost]
+    if constraint is None:
+        bound, cost = Bound("flops"), costs.functions(supernet, image_size)["flops"]
+    else:
+        bound = constraint.bounds[0]
+        cost = constraint.costs[bound.cost]
     if name == "sandwich":
         return SandwichSampler(supernet.space, cost)
     low, high = (limit if math.isfinite(limit) else None for limit in (bound.low, bound.high))

@@ -2,11 +2,13 @@
 
 from lasfast.costs.bitops import bitops, path_bitops
 from lasfast.costs.flops import flops, path_flops
+from lasfast.costs.latency import LatencyTable
 from lasfast.costs.memory import memory, path_memory
 from lasfast.costs.params import params, path_params
 from lasfast.costs.registry import functions, register
 
 __all__ = [
+    "LatencyTable",
     "bitops",
     "flops",
     "functions",

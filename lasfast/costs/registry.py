@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from lasfast.constraints import Cost, NamedCost
 from lasfast.costs.bitops import path_bitops
 from lasfast.costs.flops import HasPath, model_input, path_flops
+from lasfast.costs.latency import LatencyTable
 from lasfast.costs.memory import path_memory
 from lasfast.costs.params import path_params
 from lasfast.spaces import Architecture
@@ -37,18 +38,22 @@ def register(name: str, cost: PathCost) -> None:
     COSTS[name] = cost
 
 
-def functions(supernet: HasPath, input_size: tuple[int, int]) -> dict[str, Cost]:
-    """Return name -> function of an architecture, for every registered cost.
+def functions(
+    supernet: HasPath, input_size: tuple[int, int], tables: Iterable[LatencyTable] = ()
+) -> dict[str, Cost]:
+    """Return name -> function of an architecture, for every registered cost and `latency@NAME` of tables.
 
     What constraints and searchers take: `Constraint("flops<=330M", costs.functions(supernet, (32, 32)))`.
 
     Args:
         supernet: gives the paths.
         input_size: (height, width) of the images.
+        tables: of latencies.
     """
     shape = model_input(supernet, input_size)
 
     def of(cost: PathCost, architecture: Architecture) -> float:
         return cost(supernet.path(architecture), shape)
 
-    return {name: NamedCost(name, partial(of, cost)) for name, cost in COSTS.items()}
+    known: dict[str, PathCost] = {**COSTS, **{f"latency@{table.name}": table for table in tables}}
+    return {name: NamedCost(name, partial(of, cost)) for name, cost in known.items()}

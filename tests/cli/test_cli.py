@@ -54,6 +54,8 @@ def searched(tmp_path_factory):
         ["search"],
         *([name] for name in ("evaluate", "train", "dataset", "report", "info")),
         ["search", "nir"],
+        ["latency", "build"],
+        ["latency", "check"],
     ],
 )
 def test_every_help_page_explains_itself(lasfast, arguments: list[str]) -> None:
@@ -209,6 +211,9 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         (["evaluate", "1-1-1", "--run", "/nowhere"], "/nowhere holds no run"),
         (["info", "--plan", "2-2"], "--plan must be one positive number for each of the 3 groups"),
         (["report", "/nowhere"], "/nowhere holds no study"),
+        (["latency", "build", "--table", "/nowhere/t.json", "--batch", "0"], "batch must be a positive int"),
+        (["latency", "build", "--name", "a b"], "name must be one such as 'cpu'"),
+        (["latency", "check", "--table", "/nowhere/t.json"], "/nowhere/t.json"),
     ],
 )
 def test_mistakes_are_named_in_a_line(lasfast, tmp_path, monkeypatch, arguments, message: str) -> None:

@@ -1,0 +1,168 @@
+"""`lasfast latency`: time a supernet's layers on this machine, and see what their sum is worth."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lasfast import latency
+from lasfast.cli.display import make_console
+from lasfast.cli.options import MachineOptions, SupernetOptions, command, panel
+from lasfast.cli.setup import FAMILIES, make_device, parse_max_layers
+from lasfast.costs import LatencyTable
+from lasfast.supernets import Supernet
+
+app = typer.Typer(
+    help="Time a supernet's layers on this machine.", no_args_is_help=True, rich_markup_mode="markdown"
+)
+
+LINE_SECONDS = 5.0  # between lines about long work
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyOptions(MachineOptions, SupernetOptions):
+    """Which table, and of which supernet."""
+
+    table: Annotated[Path, panel("Table", "The file.")] = Path("latency.json")
+    depth: Annotated[int, panel("Supernet", "That --max-layers is enough for, as in a search.")] = 9
+    image_size: Annotated[int, panel("Supernet", "Height and width of the images.")] = 32
+    channels: Annotated[int, panel("Supernet", "Channels of the images.")] = 3
+    classes: Annotated[int, panel("Supernet", "Classes.")] = 10
+    seconds: Annotated[float, panel("Timing", "How long each timing lasts; the best run counts.")] = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(LatencyOptions):
+    """How layers run."""
+
+    name: Annotated[str, panel("Table", "Of the machine, as in latency<=12ms@NAME.")] = "cpu"
+    backend: Annotated[str, panel("Timing", "native, or torch (channels_last).")] = "native"
+    precision: Annotated[str, panel("Timing", "fp32 or bf16.")] = "fp32"
+    batch: Annotated[int, panel("Timing", "Images at a time.")] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(LatencyOptions):
+    """Against how many networks."""
+
+    architectures: Annotated[int, panel("Check", "Random networks to time.")] = 30
+    fitted: Annotated[int, panel("Check", "On how many of them overhead + scale * sum is fitted.")] = 10
+    rounds: Annotated[int, panel("Check", "Turns of each network; its best counts.")] = 3
+    seed: Annotated[int, panel("Check", "Of the networks.")] = 0
+    keep_fit: Annotated[
+        bool, panel("Check", "Write the fit to the table: costs follow it from then on.", "--keep-fit")
+    ] = False
+
+
+@command(app, "build", BuildOptions)
+def build(options: BuildOptions) -> None:
+    """Time each distinct layer, and write a table for constraints such as latency<=12ms@cpu.
+
+    Stopped at any moment, it goes on where it was: what is in the table is not timed again.
+
+    **Examples**
+
+    lasfast latency build --supernet residual --table latency.json
+
+    lasfast latency build --supernet mobilenet-v1 --image-size 64 --backend torch --name torch --table t.json
+
+    lasfast search random --data cifar10 --latency-table latency.json --constraint "latency<=2ms@cpu"
+    """
+    console = make_console(options.quiet)
+    supernet = _supernet(options)
+    table = latency.build(
+        supernet,
+        (options.image_size, options.image_size),
+        options.table,
+        name=options.name,
+        backend=options.backend,
+        precision=options.precision,
+        batch=options.batch,
+        timer=latency.least_seconds(options.seconds),
+        progress=_Lines(console),
+    )
+    make_console().print(
+        f"{options.table}: {len(table.seconds)} layers, for latency@{table.name}; "
+        "`lasfast latency check` says how well they predict networks"
+    )
+
+
+@command(app, "check", CheckOptions)
+def check(options: CheckOptions) -> None:
+    """Time whole random networks, and compare them with the sums of their layers.
+
+    Give the supernet's options as for the build; the table says how networks are run.
+
+    **Examples**
+
+    lasfast latency check --supernet residual --table latency.json
+
+    lasfast latency check --supernet residual --table latency.json --architectures 50 --keep-fit
+    """
+    console = make_console(options.quiet)
+    table = LatencyTable.load(options.table)
+    supernet = _supernet(options)
+    result = latency.check(
+        supernet,
+        (options.image_size, options.image_size),
+        table,
+        architectures=options.architectures,
+        fitted=options.fitted,
+        rounds=options.rounds,
+        seed=options.seed,
+        timer=latency.least_seconds(options.seconds),
+        progress=_Lines(console),
+    )
+    least, most = 1e3 * min(result.measured), 1e3 * max(result.measured)
+    count, others = len(result.measured), len(result.measured) - result.fitted
+    rows = Table(title=f"latency@{table.name}: {count} networks of {least:.2f} to {most:.2f} ms")
+    for column in ("predicted by", "networks", "mean error", "Kendall's tau", "Spearman's rho"):
+        rows.add_column(column, justify="left" if column == "predicted by" else "right")
+    fit = f"{1e3 * result.overhead:.3f} ms + {result.scale:.3f} * sum"
+    for what, networks, one in (
+        ("sum of layers", count, result.of_sum()),
+        ("sum of layers", others, result.of_sum_held_out()),
+        (fit, others, result.of_fit()),
+    ):
+        rows.add_row(what, str(networks), f"{100 * one.error:.1f} %", f"{one.tau:.2f}", f"{one.rho:.2f}")
+    results = make_console()
+    results.print(rows)
+    if options.keep_fit:
+        if result.scale <= 0:
+            raise ValueError(f"--keep-fit: the fit has a scale of {result.scale:.3f}; the table says nothing")
+        table.overhead, table.scale = result.overhead, result.scale
+        table.save()
+        results.print(f"the fit is written to {options.table}")
+
+
+def _supernet(options: LatencyOptions) -> Supernet:
+    device = make_device(options)
+    if options.seconds < 0:
+        raise ValueError(f"--seconds must not be negative, got {options.seconds}")
+    max_layers = parse_max_layers(options, options.depth)
+    arguments: dict[str, Any] = {}
+    if options.supernet == "plain":
+        arguments["image_size"] = options.image_size
+    elif options.stem is not None or options.image_size <= 32:
+        arguments["stem"] = options.stem or "cifar"
+    make = FAMILIES[options.supernet]
+    return make(max_layers, options.classes, options.channels, **arguments).to(device)
+
+
+class _Lines:
+    """Prints what was timed: the last, and before it a line every few seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._printed = time.monotonic()
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        if done == total or time.monotonic() - self._printed > LINE_SECONDS:
+            self._console.print(f"{done}/{total}  {text}")
+            self._printed = time.monotonic()

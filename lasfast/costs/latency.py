@@ -1,0 +1,110 @@
+"""Latency: the sum of what each layer alone took on some machine, read from a table of such times.
+
+`lasfast.latency` makes the tables. Reading one runs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path as FilePath
+from typing import Any
+
+from lasfast.checks import as_finite
+from lasfast.files import atomic_write_json
+from lasfast.supernets import layers
+from lasfast.supernets.layers import Layer, Op, Path, Shape, path_shapes
+
+
+@dataclass
+class LatencyTable:
+    """Seconds of each layer, for a batch of images, by what the layer computes.
+
+    Attributes:
+        name: of the machine, as the cost `latency@NAME` has it.
+        settings: how layers ran: backend, precision, batch, threads, device.
+        machine: where they ran (`lasfast.machine.gather`).
+        seconds: `layer_key` -> seconds.
+        overhead, scale: a network takes overhead + scale * sum, in seconds; from a fit to whole networks.
+        path: the file it was read from, or is written to.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+    overhead: float = 0.0
+    scale: float = 1.0
+    path: FilePath | None = None
+
+    def __call__(self, path: Path, input_shape: Shape) -> float:
+        """Return the seconds of a network on a batch of images of shape (channels, height, width).
+
+        Raises:
+            ValueError: a layer that was not timed.
+        """
+        return self.overhead + self.scale * self.sum(path, input_shape)
+
+    def sum(self, path: Path, input_shape: Shape) -> float:
+        """Return the sum of the seconds of a path's layers; ValueError for one that was not timed."""
+        total = 0.0
+        for layer, shapes in path_shapes(path, input_shape):
+            seconds = self.seconds.get(layer_key(layer, shapes[0]))
+            if seconds is None:
+                options = " ".join(f"--{name} {self.settings[name]}" for name in ("backend", "batch"))
+                raise ValueError(
+                    f"latency@{self.name}: layer {layer.name!r} on a value of shape {shapes[0]} was not "
+                    f"timed; time it with `lasfast latency build --table {self.path} {options}` and the "
+                    "supernet's options, or with lasfast.latency.build"
+                )
+            total += seconds
+        return total
+
+    def save(self) -> None:
+        """Write the table to its file in one step."""
+        assert self.path is not None
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "path"}
+        atomic_write_json(self.path, values)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LatencyTable:
+        """Read a table.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a damaged file, which is named.
+        """
+        path = FilePath(path)
+        try:
+            table = cls(**json.loads(path.read_text(encoding="utf-8")), path=path)
+            for name, value in {"overhead": table.overhead, "scale": table.scale, **table.seconds}.items():
+                if as_finite(name, value) < 0 and name != "overhead":
+                    raise ValueError(f"{name} must not be negative, got {value}")
+            if not isinstance(table.name, str) or not {"backend", "batch"} <= set(table.settings):
+                raise ValueError("its name or its settings are missing")
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} is no table of latencies ({error}); restore it, or delete it and build it again"
+            ) from error
+        return table
+
+
+@lru_cache(maxsize=65536)
+def layer_key(layer: Layer, input_shape: Shape) -> str:
+    """Return what a layer computes on an input as text; layers that differ in names alone have the same."""
+    return f"{'x'.join(map(str, input_shape))}: " + "; ".join(map(_op_key, layer.ops))
+
+
+def _op_key(op: Op) -> str:
+    # An opaque module is what its name says; of the others, only weights go by the name.
+    unnamed = () if isinstance(op, layers.Opaque) else ("module",)
+    values = [
+        f"{one.name}={getattr(op, one.name)}"
+        for one in dataclasses.fields(op)
+        if one.name not in unnamed and getattr(op, one.name) != one.default
+    ]
+    return f"{type(op).__name__}({', '.join(values)})"

@@ -81,7 +81,7 @@ class MobileNet(ChoiceSupernet):
             raise ValueError(f"width must be greater than 0, got {width}")
         self.design, self.published = design, dict(design.published)
         self.squeeze_excite, self.activation = squeeze_excite, activation
-        self.width, self.dropout = width, dropout
+        self.stem_kind, self.width, self.dropout = stem, width, dropout
         self._bottlenecks = [row.options() for row, _ in design.bottlenecks()]
         strides = deep_strides(stem, (2, *(stride for _, stride in design.bottlenecks())))
         self._stem_stride, *self._strides = strides
@@ -110,8 +110,8 @@ class MobileNet(ChoiceSupernet):
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies this supernet's structure; weights do not say strides and activations."""
-        strides = [self._stem_stride, *self._strides]
-        return {**super().describe(), "strides": strides, "activation": self.activation}
+        own = {"stem": self.stem_kind, "strides": self._strides, "activation": self.activation}
+        return {**super().describe(), **own}
 
     def _bottleneck(self, index: int, taken: tuple[Option, ...], channels: int) -> Part:
         name, *shared = taken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lasfast.checks import check_choice
+from lasfast.checks import as_finite, check_choice
 from lasfast.spaces.choice import Option
 from lasfast.supernets.builder import LayerBuilder
 from lasfast.supernets.choice import ChoiceSupernet, Part
@@ -77,8 +77,8 @@ class MobileNet(ChoiceSupernet):
             check_choice("design", design, tuple(DESIGNS))
             design = DESIGNS[design]
         check_choice("activation", activation, ACTIVATIONS)
-        if not width > 0:
-            raise ValueError(f"width must be greater than 0, got {width!r}")
+        if as_finite("width", width) <= 0:
+            raise ValueError(f"width must be greater than 0, got {width}")
         self.design, self.published = design, dict(design.published)
         self.squeeze_excite, self.activation = squeeze_excite, activation
         self.stem_kind, self.width, self.dropout = stem, width, dropout
@@ -110,7 +110,8 @@ class MobileNet(ChoiceSupernet):
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies this supernet's structure; weights do not say strides and activations."""
-        return {**super().describe(), "stem": self.stem_kind, "activation": self.activation}
+        own = {"stem": self.stem_kind, "strides": self._strides, "activation": self.activation}
+        return {**super().describe(), **own}
 
     def _bottleneck(self, index: int, taken: tuple[Option, ...], channels: int) -> Part:
         name, *shared = taken

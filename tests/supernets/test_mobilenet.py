@@ -1,4 +1,7 @@
-"""The MobileNet spaces of LayerNAS against the paper's figures, and their supernet."""
+"""The MobileNet spaces of LayerNAS against the paper's figures, and their supernet.
+
+What holds for all supernets of choices is tested in test_choice_supernets, here and in tests/engine.
+"""
 
 import math
 import random
@@ -7,14 +10,12 @@ import pytest
 import torch
 
 from lasfast import costs
-from lasfast.engine import NativeBackend, Plan, TorchBackend
+from lasfast.engine import Plan
 from lasfast.engine.lowering import lower
-from lasfast.engine.native_backend import why_missing
 from lasfast.supernets import MobileNet, MobileNetDesign, layers
 from lasfast.supernets.layers import path_shapes
 from lasfast.supernets.mobilenet_designs import DESIGNS, Block, Bottleneck
 
-MISSING = why_missing(torch.device("cpu"))
 IMAGE = (3, 32, 32)
 
 
@@ -27,15 +28,6 @@ def small(design: str = "60M", *, stem: str = "cifar", **options) -> MobileNet:
 def sampled(supernet: MobileNet, count: int) -> list[tuple[int, ...]]:
     rng = random.Random(1)
     return [supernet.space.sample(rng) for _ in range(count)]
-
-
-def shaken(supernet: MobileNet) -> MobileNet:
-    """The supernet with scales and shifts that differ from their initial values."""
-    for module in supernet.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, 0, 0.2)
-    return supernet
 
 
 @pytest.mark.parametrize(
@@ -143,58 +135,12 @@ def test_each_kernel_size_has_weights_of_its_own_and_widths_are_slices() -> None
     assert torch.equal(narrow.get_parameter("bottlenecks.3.k5.conv_depthwise.weight"), whole[:10])
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_an_extracted_network_computes_the_same(training: bool) -> None:
-    supernet = small(squeeze_excite=True, activation="swish", dropout=0.0).train(training)
-    x = torch.randn(4, *IMAGE)
-    for architecture in sampled(supernet, 2):
-        network = supernet.extract(architecture)
-        torch.testing.assert_close(network(x), supernet(x, architecture), rtol=0, atol=0)
-        assert costs.params(supernet, architecture) == sum(p.numel() for p in network.parameters())
-
-
 @pytest.mark.parametrize("calibration", [False, True])
 @pytest.mark.parametrize("design", DESIGNS)
 def test_lowers_without_opaque_calls(design: str, calibration: bool) -> None:
     supernet = small(design, squeeze_excite=True, activation="swish")
     plan = Plan([supernet.path(architecture) for architecture in sampled(supernet, 4)])
     assert not lower(plan, IMAGE, calibration=calibration).calls
-
-
-@pytest.fixture(scope="module", params=[("60M", "swish"), ("300M", "relu")])
-def logits(request: pytest.FixtureRequest):
-    """Logits of sampled architectures by a backend in a precision, with squeeze-and-excitation."""
-    if MISSING is not None:
-        pytest.skip(MISSING)
-    design, activation = request.param
-    supernet = shaken(small(design, squeeze_excite=True, activation=activation))
-    plan = Plan([supernet.path(architecture) for architecture in sampled(supernet, 3)])
-    calibration = [torch.randn(count, 3, 24, 24) for count in (8, 9)]
-    images = torch.randn(6, 3, 24, 24)
-
-    def run(kind, precision: str) -> dict[int, torch.Tensor]:
-        backend = kind(supernet, precision)
-        return backend.predict(plan, backend.calibrate(plan, calibration, "cumulative"), images)
-
-    return run
-
-
-def error(ours: torch.Tensor, truth: torch.Tensor) -> float:
-    return float((ours - truth).norm() / truth.norm())
-
-
-def test_native_agrees_in_fp32(logits) -> None:
-    truth, ours = logits(TorchBackend, "fp32"), logits(NativeBackend, "fp32")
-    assert len(truth) == 3
-    assert all(error(ours[leaf], truth[leaf]) <= 1e-4 for leaf in truth)
-
-
-def test_native_is_as_near_to_the_truth_in_bf16_as_pytorch(logits) -> None:
-    truth, torchs = logits(TorchBackend, "fp32"), logits(TorchBackend, "bf16")
-    ours = logits(NativeBackend, "bf16")
-    assert all(
-        0 < error(ours[leaf], truth[leaf]) <= 2 * error(torchs[leaf], truth[leaf]) + 0.005 for leaf in truth
-    )
 
 
 def test_a_design_of_ones_own() -> None:

@@ -15,7 +15,6 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,35 +25,48 @@ from safetensors.torch import load_model, save_model
 import lasfast
 from benchmarks import _harness
 from lasfast import costs
+from lasfast.constraints import Cost
 from lasfast.dataset import ArchitectureDataset
 from lasfast.engine import Plan
 from lasfast.searchers import Evolution, LayerNAS, Random, Searcher
 from lasfast.searchers.operators import sample_distinct
+from lasfast.spaces import Architecture, ChoiceSpace
 from lasfast.supernets import ProxylessNAS, Supernet
 from lasfast.train import OneShotTrainer, preset
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
-Architecture = tuple[int, ...]
 BOTH = 5  # in every so many steps, torch measures the candidates, too
 BASELINES = 200
 
 
-def searchers(space: Any, flops: Any, limit: float, evaluations: int) -> dict[str, Searcher]:
+def searchers(space: ChoiceSpace, flops: Cost, limit: float, evaluations: int) -> dict[str, Searcher]:
     """The searchers that are compared; none may evaluate more."""
 
     def within(architecture: Architecture) -> bool:
-        return bool(flops(architecture) <= limit)
+        return flops(architecture) <= limit
 
-    population = evaluations // 10
     target = (0.9 * limit, limit)
     return {
         "random": Random(space, samples=evaluations, constraint=within),
-        "evolution": Evolution(space, constraint=within, population=population, generations=9),
+        "evolution": Evolution(space, constraint=within, population=evaluations // 10, generations=9),
         "LayerNAS": LayerNAS(space, cost=flops, target=target, evaluations=evaluations),
-        "LayerNAS, 20 candidates a step (ours)": LayerNAS(
-            space, cost=flops, target=target, parents=10, children=2, select="best", evaluations=evaluations
+        "LayerNAS, best parents, default within the bound (ours)": LayerNAS(
+            space,
+            cost=flops,
+            target=target,
+            select="best",
+            default=middle(space, flops, limit),
+            evaluations=evaluations,
         ),
     }
+
+
+def middle(space: ChoiceSpace, flops: Cost, limit: float) -> Architecture:
+    """The dearest architecture within the limit that is as far up in the options of each layer."""
+    ordered = space.by_cost(flops)
+    shares = (tenth / 20 for tenth in range(21))
+    alike = [tuple(options[round(share * (len(options) - 1))] for options in ordered) for share in shares]
+    return max((one for one in alike if flops(one) <= limit), key=flops)
 
 
 @app.command()
@@ -72,7 +84,7 @@ def record(
     seeds: int = 3,
     threads: int = 1,
 ) -> None:
-    """Train, search, train the winners from scratch. `share` is of the way from the least FLOPs to the most."""
+    """Train, search, train winners from scratch. `share` is of the way from the least FLOPs to the most."""
     torch.set_num_threads(threads)
     directory.mkdir(parents=True, exist_ok=True)
     images = lasfast.data.load(data, calibration=calibration, validation=validation)
@@ -95,7 +107,7 @@ def record(
         backend: lasfast.Evaluator(supernet, images.calibration, images.validation, backend, "bf16")
         for backend in ("native", "torch")
     }
-    evaluators["native"]([ordered_first(ordered)])  # warm up
+    evaluators["native"]([middle(supernet.space, flops, limit)])  # warm up
     result: dict[str, Any] = {
         "benchmark": "one-shot",
         "machine": _harness.machine(),
@@ -138,11 +150,6 @@ def record(
         for name, one in winners.items():
             result["standalone"][name]["top1"].append(top1[one])
         _harness.write(result, output)
-
-
-def ordered_first(ordered: tuple[tuple[int, ...], ...]) -> Architecture:
-    """The cheapest architecture."""
-    return tuple(options[0] for options in ordered)
 
 
 def train(supernet: Supernet, images: Any, settings: Any, path: Path) -> float:
@@ -207,9 +214,9 @@ def page(source: Path, target: Path) -> None:
     lines = [
         "# One-shot search on images",
         "",
-        f"{record['supernet']}, on {images['train']:,} images of CIFAR-10 ({record['data']}), trained once by "
-        f"uniform sampling ({record['training']['epochs']} epochs, {record['training']['seconds']:.0f} s); then "
-        f"each searcher measured {record['evaluations']} architectures with inherited weights "
+        f"{record['supernet']}, on {images['train']:,} images of CIFAR-10, trained once by uniform sampling "
+        f"({record['training']['epochs']} epochs, {record['training']['seconds']:.0f} s); then each searcher "
+        f" measured {record['evaluations']} architectures with inherited weights "
         f"({images['calibration']:,} images of calibration, {images['validation']:,} of validation), within "
         f"{flops['limit'] / 1e6:.1f} M multiply-adds (the space has {flops['least'] / 1e6:.1f} to "
         f"{flops['most'] / 1e6:.1f} M). bf16, {record['machine']['threads']} thread. Made from "
@@ -226,9 +233,9 @@ def page(source: Path, target: Path) -> None:
         )
     lines += [
         "",
-        "*Sharing* is the layers of all candidates over those that were run; *x torch* how much faster the native "
-        f"backend is than lasfast's torch backend (which shares, too), the median of every {BOTH}th step, where "
-        "both measured the same candidates.",
+        "*Sharing* is the layers of all candidates over those that were run; *x torch* how much faster the "
+        f"native backend is than lasfast's torch backend (which shares, too), the median of every {BOTH}th "
+        "step, where both measured the same candidates.",
         "",
         f"Trained from scratch, {record['standalone_epochs']} epochs, top-1 on the test images:",
         "",

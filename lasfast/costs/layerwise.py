@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from lasfast.supernets.layers import Layer, Path, Shape
 
-REMEMBERED = 2**14
+REMEMBERED = 2**16
 """Layers whose cost is remembered: searchers ask for many architectures, made of the same few layers."""
 
 

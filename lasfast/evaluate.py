@@ -257,10 +257,10 @@ class Evaluator:
         for architecture, of_one in zip(asked, parts, strict=True):
             ranks, losses = map(np.concatenate, zip(*of_one, strict=True))
             measured.append(replace(self._measurement(ranks, losses), architecture=architecture))
-        kept = [measured[number] for number in race.alive]
+        kept = set(race.alive)
         return RaceResult(
-            kept=sorted(kept, key=lambda one: -one.top1),
-            dropped=[one for number, one in enumerate(measured) if number not in set(race.alive)],
+            kept=sorted((measured[number] for number in race.alive), key=lambda one: -one.top1),
+            dropped=[one for number, one in enumerate(measured) if number not in kept],
             predicted=sum(one.images for one in measured),
             full=race.images * len(asked),
         )

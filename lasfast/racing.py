@@ -48,15 +48,18 @@ class Race:
     A candidate beats another if, of the images that only one of them got right, so many are its own that
 
     - the images left cannot make up for it (equal ones rank in the order they were asked), or
-    - the exact sign test (McNemar's test, one-sided) rejects that the other is as good on the whole set.
+    - McNemar's test, one-sided and of a finite set, rejects that the other is as good on the whole set.
 
     With what certainty: let the images be in random order. If one of the true best is dropped, `keep` others
     beat it, hence one that is not among the true best: some pair (one of the best, one of the others) was
     decided wrongly. There are keep * (candidates - keep) such pairs, each tested once a look, so tests at the
-    level error / (pairs * looks) go wrong anywhere with a probability of at most `error`. The images that one
-    of two candidates alone got right so far are drawn without replacement from those of the whole set, which
-    makes a long lead of the worse one no likelier than independent draws would (Hoeffding, 1956): at every
-    look, the binomial distribution bounds it. The first rule is never wrong.
+    level error / (pairs * looks) go wrong anywhere with a probability of at most `error`. The first rule is
+    never wrong.
+
+    The test: the images that one of two candidates alone got right so far are drawn without replacement from
+    those of the whole set, of which the worse one has half at most. How many there are is bounded from above
+    at a tenth of the level (Serfling, 1974; to test at such a bound: Berger and Boos, 1994). The tail of the
+    hypergeometric distribution for so many has the rest: more of them only make a long lead likelier.
 
     Args:
         candidates: how many.
@@ -112,7 +115,7 @@ class Race:
         certain = lead + earlier > left
         if not self._level or not left:
             return certain
-        return certain | (wins >= _critical(wins + wins.T, self._level))
+        return certain | (wins >= _critical(wins + wins.T, self.seen, self.images, self._level))
 
 
 def _looks(images: int, step: int) -> list[int]:
@@ -124,10 +127,31 @@ def _looks(images: int, step: int) -> list[int]:
     return looks
 
 
-def _critical(trials: np.ndarray, level: float) -> np.ndarray:
-    """The fewest of so many fair coins that show heads with a probability of at most `level`, or more."""
-    from scipy.stats import binom
+def _critical(split: np.ndarray, seen: int, images: int, level: float) -> np.ndarray:
+    """How many images a candidate must have for itself to be better, of `split` that only one of two has.
 
-    numbers, places = np.unique(trials, return_inverse=True)
-    fewest = binom.isf(level, numbers, 0.5) + 1
-    return fewest[places.reshape(trials.shape)]
+    Out of `seen` of all `images`; one more than `split` where no number is enough.
+    """
+    from scipy.special import gammaln
+
+    drawn, places = np.unique(split, return_inverse=True)
+    slack = np.sqrt(np.log(10 / level) * (1 - (seen - 1) / images) / (2 * seen))
+    whole = np.minimum(np.floor(images * (drawn / seen + slack)), drawn + images - seen)
+    half = (whole + whole % 2) / 2
+
+    def log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
+        return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+
+    def enough(own: np.ndarray) -> np.ndarray:
+        ratio = (half - own) * (drawn - own) / ((own + 1) * (half - drawn + own + 1))
+        first = log_choose(half, own) + log_choose(half, drawn - own) - log_choose(2 * half, drawn)
+        # The terms of the tail fall faster and faster: a geometric series bounds them.
+        falls = ratio < 1
+        return falls & (first - np.log1p(-np.where(falls, ratio, 0)) <= np.log(0.9 * level))
+
+    low, high = drawn // 2 + 1, drawn + 1
+    while (low < high).any():
+        middle = (low + high) // 2
+        yes = (low == high) | enough(middle)
+        low, high = np.where(yes, low, middle + 1), np.where(yes, middle, high)
+    return low[places.reshape(split.shape)]

@@ -9,6 +9,7 @@ import torch
 from lasfast import latency, supernets
 from lasfast.costs import LatencyTable, path_params
 from lasfast.engine.native_backend import why_missing
+from lasfast.spaces import ChoiceSpace
 from lasfast.supernets import LayerBuilder
 from lasfast.supernets.layers import path_shapes
 
@@ -136,6 +137,37 @@ def test_every_kind_of_layer_can_be_timed(tmp_path, backend: str) -> None:
     )
     assert any(key.startswith("64: Linear") for key in table.seconds)
     assert any("Opaque(module=own.module" in key for key in table.seconds)
+
+
+class Widths(supernets.ChoiceSupernet):
+    """Layers of several widths, so that what each reads depends on the one before."""
+
+    def stem(self):
+        return (), self.in_channels
+
+    def choice(self, index, taken, channels):
+        [width] = taken
+        if not width:
+            return (), channels
+        layer = LayerBuilder(f"layers.{index}", channels)
+        layer.conv_bn_act("", layer.input, width, 3)
+        return (layer.build(),), width
+
+    def head(self, channels):
+        layer = LayerBuilder("classifier", channels)
+        layer.linear("fc", layer.global_avg_pool(layer.input), 5)
+        return (layer.build(),)
+
+
+def test_layers_of_any_space_are_found() -> None:
+    supernet = Widths(ChoiceSpace([[0, 2, 4], [0, 2, 6], [2, 4, 8]]), num_classes=5, in_channels=1)
+    every = {
+        latency.layer_key(layer, shapes[0])
+        for architecture in supernet.space.enumerate()
+        for layer, shapes in path_shapes(supernet.path(architecture), (1, *SIZE))
+    }
+    assert set(latency.distinct_layers(supernet, SIZE)) == every
+    assert len(every) > 15
 
 
 def test_a_check_compares_sums_with_whole_networks(supernet, tmp_path) -> None:

@@ -98,21 +98,40 @@ def test_equal_candidates_rank_in_order():
 
 
 @pytest.mark.parametrize("level", [0.49, 0.05, 1e-5])
-def test_the_critical_lead_is_that_of_the_sign_test(level):
-    trials = np.arange(60)
-    fewest = _critical(trials.reshape(6, 10), level).reshape(-1)
-    assert (2 * fewest > trials).all()  # never both of a pair
-    assert (binom.sf(fewest - 1, trials, 0.5) <= level).all()
-    assert (binom.sf(fewest - 2, trials, 0.5) > level).all()
+@pytest.mark.parametrize("images", [61, 100, 3000])
+def test_the_test_keeps_its_level_whatever_the_set(images, level):
+    """Of sets in which as many images are one's own as are the other's, which must not be told apart.
+
+    All that a look at 60 images may show is summed up, with its probability.
+    """
+    seen = 60
+    split = np.arange(seen + 1)
+    fewest = _critical(split.reshape(1, -1), seen, images, level)[0]
+    assert (2 * fewest > split).all()  # never both of a pair
+    assert fewest[0] == 1  # impossible
+    for whole in {2, 10, 30, images // 2, images}:
+        shown = hypergeom.pmf(split, images, whole, seen)
+        wrong = hypergeom.sf(fewest - 1, whole, whole // 2, split)
+        assert np.nansum(shown * np.where(split <= whole, wrong, 0)) <= level
 
 
-def test_drawing_without_replacement_makes_no_long_lead_likelier():
-    """What the binomial test of a finite set rests on."""
-    for whole in (2, 5, 20, 51):
-        for drawn in range(1, whole + 1):
-            lead = np.arange(drawn // 2 + 1, drawn + 1)
-            finite = hypergeom.sf(lead - 1, whole, whole // 2, drawn)
-            assert (finite <= binom.sf(lead - 1, drawn, 0.5) + 1e-12).all()
+def test_the_test_is_hardly_weaker_than_exact_ones():
+    split = np.arange(20, 200)
+    sign_test = binom.isf(0.001, split, 0.5) + 1  # of independent images
+    assert (_critical(split, 500, 100_000, 0.001) - sign_test <= 2).all()
+    exact = [next(b for b in range(151) if hypergeom.sf(b - 1, 166, 83, 150) <= 0.001)]  # 166 are known
+    assert _critical(np.array([150]), 4500, 5000, 0.001) <= exact[0] + 7 < sign_test[130]
+
+
+def test_more_images_to_come_make_a_long_lead_likelier():
+    """What taking the upper bound rests on."""
+    for drawn in range(1, 30):
+        own = np.arange(drawn // 2 + 1, drawn + 1)
+        wholes = range(drawn + drawn % 2, 120, 2)
+        tails = np.array([hypergeom.sf(own - 1, whole, whole // 2, drawn) for whole in wholes])
+        odd = np.array([hypergeom.sf(own - 1, whole + 1, whole // 2, drawn) for whole in wholes])
+        assert (np.diff(tails, axis=0) >= -1e-12).all()
+        assert (odd <= tails + 1e-12).all()
 
 
 def test_looks_grow_and_end_with_all_images():

@@ -15,10 +15,12 @@ the logits of eight candidates are compared. `sequential`, which takes longest, 
 
 import argparse
 import itertools
+import json
 import random
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -78,7 +80,7 @@ def main():
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="a tenth of the images, two rounds")
     parser.add_argument("--without", nargs="*", default=[], help="what not to run: sequential, torch")
-    parser.add_argument("--output", help="where to write the record")
+    parser.add_argument("--output", help="the record; what it holds of other workloads stays")
     options = parser.parse_args()
     unknown = set(options.workloads) - set(WORKLOADS)
     if unknown:
@@ -90,7 +92,6 @@ def main():
         "precision": options.precision,
         "data": options.data or "random images",
         "training_steps": options.train,
-        "quick": options.quick,
         "profile": options.profile,
         "calibration_batch": CALIBRATION_BATCH,
         "machine": _harness.machine(),
@@ -98,11 +99,23 @@ def main():
         "peak_flops": _harness.peak_flops(options.precision, options.device),
         "workloads": {},
     }
+    if options.output and Path(options.output).exists():
+        record["workloads"] = kept(record, json.loads(Path(options.output).read_text()))
     for name in options.workloads or WORKLOADS:
         record["workloads"][name] = measure(WORKLOADS[name], options, record["peak_flops"])
         report(name, record["workloads"][name])
         if options.output:
             _harness.write(record, options.output)
+
+
+def kept(record, earlier):
+    """The workloads of an earlier record, if that was made alike."""
+    for name in ("precision", "data", "profile", "device"):
+        if record[name] != earlier[name]:
+            raise SystemExit(f"--output holds a record of {name} {earlier[name]}, not {record[name]}")
+    if record["machine"]["threads"] != earlier["machine"]["threads"]:
+        raise SystemExit(f"--output holds a record of {earlier['machine']['threads']} threads")
+    return earlier["workloads"]
 
 
 def measure(workload, options, peak):
@@ -166,6 +179,7 @@ def measure(workload, options, peak):
     return {
         "candidates": len(candidates),
         "images": counts,
+        "quick": options.quick,
         "statistics": convention,
         "sharing_ratio": plan.sharing_ratio,
         "errors": error,

@@ -74,7 +74,8 @@ def section(record: dict[str, Any]) -> str:
     workloads = record["workloads"]
     baselines = [name for name in BASELINES if name in next(iter(workloads.values()))["times_faster_than"]]
     images = "random images" if record["data"] == "random images" else "CIFAR-10 images"
-    scale = ", a tenth of the images of the full workloads" if record["quick"] else ""
+    parts = [f"`{name}`" for name, one in workloads.items() if one["quick"]]
+    scale = f" (a tenth of the images of {', '.join(parts)})" if parts else ""
     lines = [
         f"## {record['precision']}\n",
         f"{machine['processor']}, {machine['threads']} thread(s), "

@@ -8,21 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from lasfast.cli.options import SupernetOptions, command, panel
-from lasfast.cli.plan import describe_plan
+from lasfast.cli.options import command, panel
+from lasfast.cli.plan import PlanOptions, describe_plan
 from lasfast.machine import gather
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfoOptions(SupernetOptions):
+class InfoOptions(PlanOptions):
     """How to print it, and of which plan."""
 
     json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False
     plan: Annotated[
         str | None,
-        panel("Supernet", "Say how these assignments, as 3-4-5,2-5-5, would run: layers shared, kernels."),
+        panel("Supernet", "Say how these architectures, as 3-4-5,2-5-5, would run: layers shared, kernels."),
     ] = None
-    image_size: Annotated[int, panel("Supernet", "Height and width of the plan's images.")] = 32
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +40,7 @@ def register(app: typer.Typer) -> None:
         lasfast info --plan 3-4-5,3-5-4,4-4-4 --supernet residual
         """
         if options.plan is not None:
-            _print_lines(describe_plan(options, options.plan, options.image_size))
+            _print_lines(describe_plan(options, options.plan))
             return
         facts = gather()
         if options.json:

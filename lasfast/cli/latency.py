@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from lasfast import latency
+from lasfast.cli import setup
 from lasfast.cli.display import make_console
-from lasfast.cli.options import MachineOptions, SupernetOptions, command, panel
-from lasfast.cli.setup import FAMILIES, make_device, parse_max_layers
+from lasfast.cli.options import MachineOptions, SupernetOptions, WidthOptions, command, panel
 from lasfast.costs import LatencyTable
 from lasfast.supernets import Supernet
 
@@ -26,7 +26,7 @@ LINE_SECONDS = 5.0  # between lines about long work
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyOptions(MachineOptions, SupernetOptions):
+class LatencyOptions(MachineOptions, SupernetOptions, WidthOptions):
     """Which table, and of which supernet."""
 
     table: Annotated[Path, panel("Table", "The file.")] = Path("latency.json")
@@ -70,9 +70,11 @@ def build(options: BuildOptions) -> None:
 
     lasfast latency build --supernet residual --table latency.json
 
+    lasfast latency build --supernet proxyless --table latency.json
+
     lasfast latency build --supernet mobilenet-v1 --image-size 64 --backend torch --name torch --table t.json
 
-    lasfast search random --data cifar10 --latency-table latency.json --constraint "latency<=2ms@cpu"
+    lasfast search evolution --data cifar10 --latency-table latency.json --constraint "latency<=2ms@cpu"
     """
     console = make_console(options.quiet)
     supernet = _supernet(options)
@@ -142,17 +144,15 @@ def check(options: CheckOptions) -> None:
 
 
 def _supernet(options: LatencyOptions) -> Supernet:
-    device = make_device(options)
+    device = setup.make_device(options)
     if options.seconds < 0:
         raise ValueError(f"--seconds must not be negative, got {options.seconds}")
-    max_layers = parse_max_layers(options, options.depth)
-    arguments: dict[str, Any] = {}
-    if options.supernet == "plain":
-        arguments["image_size"] = options.image_size
-    elif options.stem is not None or options.image_size <= 32:
-        arguments["stem"] = options.stem or "cifar"
-    make = FAMILIES[options.supernet]
-    return make(max_layers, options.classes, options.channels, **arguments).to(device)
+    setup.check_any_family(options)
+    images = setup.ImageKind(options.classes, options.channels, (options.image_size, options.image_size))
+    if options.supernet in setup.CHOICE_FAMILIES:
+        return setup.make_choice_supernet(options, images, options.width, 0).to(device)
+    max_layers = setup.parse_max_layers(options, options.depth)
+    return setup.make_supernet(options, images, max_layers, 0).to(device)
 
 
 class _Lines:

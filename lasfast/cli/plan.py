@@ -1,11 +1,13 @@
-"""How a batch of assignments would run: what `lasfast info --plan` says."""
+"""How a batch of architectures would run: what `lasfast info --plan` says."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
-from lasfast.cli.options import SupernetOptions
-from lasfast.cli.setup import FAMILIES, check_family, parse_counts
+from lasfast.cli import setup
+from lasfast.cli.options import SupernetOptions, WidthOptions, panel
 from lasfast.engine import NotLowerableError, Plan
 from lasfast.engine.lowering import lower
 from lasfast.engine.schedule import Call
@@ -14,16 +16,28 @@ from lasfast.supernets import Supernet
 from lasfast.supernets.layers import Shape
 
 
-def describe_plan(options: SupernetOptions, assignments: str, image_size: int) -> list[tuple[str, str]]:
-    """Return (name, value) lines about the plan of assignments, written as 3-4-5,2-5-5."""
-    check_family(options)
-    architectures = [
-        parse_counts("--plan", text.strip(), options.supernet) for text in assignments.split(",")
-    ]
-    most = tuple(max(counts) for counts in zip(*architectures, strict=True))
-    sized = {"image_size": image_size} if options.supernet == "plain" else {"stem": options.stem or "cifar"}
-    supernet = FAMILIES[options.supernet](most, 10, 3, **sized)
-    return plan_lines(supernet, architectures, (3, image_size, image_size))
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(SupernetOptions, WidthOptions):
+    """Of which supernet, for which images."""
+
+    image_size: Annotated[int, panel("Supernet", "Height and width of the plan's images.")] = 32
+
+
+def describe_plan(options: PlanOptions, texts: str) -> list[tuple[str, str]]:
+    """Return (name, value) lines about the plan of architectures, written as 3-4-5,2-5-5."""
+    setup.check_any_family(options)
+    size = options.image_size
+    images = setup.ImageKind(10, 3, (size, size))
+    parts = [text.strip() for text in texts.split(",")]
+    supernet: Supernet
+    if options.supernet in setup.CHOICE_FAMILIES:
+        supernet = setup.make_choice_supernet(options, images, options.width, 0)
+        architectures = [supernet.space.parse(text) for text in parts]
+    else:
+        architectures = [setup.parse_counts("--plan", text, options.supernet) for text in parts]
+        most = tuple(max(counts) for counts in zip(*architectures, strict=True))
+        supernet = setup.make_supernet(options, images, most, 0)
+    return plan_lines(supernet, architectures, (3, size, size))
 
 
 def plan_lines(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -108,8 +109,17 @@ def parse_max_layers(options: SupernetOptions, depth: int) -> tuple[int, ...]:
     return parse_counts("--max-layers", options.max_layers, options.supernet)
 
 
+@dataclass(frozen=True)
+class ImageKind:
+    """What a supernet needs to know of images, where there are none."""
+
+    num_classes: int
+    channels: int
+    image_size: tuple[int, int]
+
+
 def make_supernet(
-    options: SupernetOptions, data: Dataset, max_layers: tuple[int, ...], seed: int
+    options: SupernetOptions, data: Dataset | ImageKind, max_layers: tuple[int, ...], seed: int
 ) -> LayerAssignmentSupernet:
     """Build the supernet for the images, its initial weights a function of the seed."""
     arguments: dict[str, Any] = {"dropout": options.dropout}
@@ -127,7 +137,9 @@ def make_supernet(
     return _seeded(FAMILIES[options.supernet], seed, max_layers, data.num_classes, data.channels, **arguments)
 
 
-def make_choice_supernet(options: FamilyOptions, data: Dataset, width: float, seed: int) -> ChoiceSupernet:
+def make_choice_supernet(
+    options: FamilyOptions, data: Dataset | ImageKind, width: float, seed: int
+) -> ChoiceSupernet:
     """Build the supernet of choices for the images, its initial weights a function of the seed.
 
     Raises:

@@ -13,27 +13,6 @@ from lasfast.cli.display import WorkClock, format_seconds
 QUICK = ["--warm-up-epochs", "1", "--epochs-per-step", "1", "--standalone-epochs", "1", "--threads", "1"]
 
 
-@pytest.fixture(autouse=True)
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def lasfast(monkeypatch, capsys):
-    """Run the program; return (exit status, standard output, standard error)."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["lasfast", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     """A finished search, as `lasfast search nir --retrain` leaves it, and what it printed."""
@@ -182,6 +161,15 @@ def test_info_says_how_a_plan_would_run(lasfast) -> None:
     assert re.search(r"run by PyTorch +no layer", out)
 
 
+def test_info_says_how_a_plan_of_choices_would_run(lasfast) -> None:
+    blocks = ["3x3"] * 20
+    plan = ",".join("-".join([*blocks[:19], last]) for last in ("3x3", "xception"))
+    status, out, err = lasfast("info", "--plan", plan, "--supernet", "shufflenet-v2", "--width", 0.25)
+    assert status == 0, err
+    assert re.search(r"plan +2 architectures of ShuffleNetV2, 32x32", out)
+    assert re.search(r"run by PyTorch +no layer", out)
+
+
 def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     status, out, _ = lasfast("info")
@@ -207,7 +195,7 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         (["search", "random", "--samples", "0"], "samples"),
         (["dataset", "--depths", "6-4"], "--depths must be a depth or a range"),
         (["dataset", "--depths", "x"], "--depths must be a depth or a range"),
-        (["train", "2-2"], "ASSIGNMENT must be one positive number for each of the 3 groups"),
+        (["train", "2-2"], "ARCHITECTURE must be one positive number for each of the 3 groups"),
         (["evaluate", "1-1-1", "--run", "/nowhere"], "/nowhere holds no run"),
         (["info", "--plan", "2-2"], "--plan must be one positive number for each of the 3 groups"),
         (["report", "/nowhere"], "/nowhere holds no study"),

@@ -5,25 +5,10 @@ import re
 import pytest
 import torch
 
-from lasfast import cli
 from lasfast.costs import LatencyTable
 from lasfast.engine.native_backend import why_missing
 
 MISSING = why_missing(torch.device("cpu"))
-
-
-@pytest.fixture
-def lasfast(monkeypatch, capsys):
-    """Run the program; return (exit status, standard output, standard error)."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["lasfast", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
@@ -79,3 +64,20 @@ def test_the_fit_is_kept_where_asked(lasfast, tmp_path, monkeypatch) -> None:
     table = LatencyTable.load(file)
     assert table.scale == pytest.approx(2)
     assert table.overhead == pytest.approx(0, abs=1e-9)
+
+
+def test_a_supernet_of_choices_is_timed_and_searched(lasfast, tmp_path, monkeypatch) -> None:
+    file = tmp_path / "t.json"
+    monkeypatch.setattr("lasfast.latency.least_seconds", lambda _: lambda run, before: 1e-3)
+    small = ("--supernet", "shufflenet-v2", "--width", 0.25)
+    digits = ("--image-size", 8, "--channels", 1, "--table", file, "--backend", "torch")
+    status, out, err = lasfast("latency", "build", *small, *digits)
+    assert (status, err) == (0, "")
+    assert "for latency@cpu" in out
+    search = ("search", "evolution", *small, "--limit", 50, "--latency-table", file, "-o", tmp_path / "run")
+    status, _, err = lasfast(*search, "--constraint", "latency<=1ms@cpu")
+    assert status == 2
+    assert "none that meets it was found" in err  # 20 blocks take 20 ms
+    status, _, err = lasfast(*search, "--width", 0.5, "--constraint", "latency<=1ms@cpu")
+    assert status == 2
+    assert "lasfast latency build" in err

@@ -6,7 +6,6 @@ import re
 import pytest
 import torch
 
-from lasfast import cli
 from lasfast.dataset import load_table
 
 TINY = [
@@ -28,27 +27,6 @@ SEARCHES = {
     "regularized-evolution": ["--population", 6, "--sample", 3, "--evaluations", 12, "--children", 3],
     "random": ["--samples", 8],
 }
-
-
-@pytest.fixture(autouse=True)
-def same_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def lasfast(monkeypatch, capsys):
-    """Run the program; return (exit status, standard output, standard error)."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["lasfast", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.mark.parametrize("name", SEARCHES)

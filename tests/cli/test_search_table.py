@@ -7,28 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from lasfast import cli
-
 SEARCHES = {
     "layernas": ["--buckets", 10, "--replicas", 2],
     "evolution": ["--population", 8, "--generations", 3],
     "regularized-evolution": ["--population", 8, "--sample", 3, "--evaluations", 30],
     "random": ["--samples", 30],
 }
-
-
-@pytest.fixture
-def lasfast(monkeypatch, capsys):
-    """Run the program; return (exit status, standard output, standard error)."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["lasfast", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@
     python -m benchmarks.record_one_shot page benchmarks/results/one-shot-cifar10.json docs/one-shot.md
 
 `record` trains a MobileNet supernet (LayerNAS, Table 7) by uniform sampling, and searches it within a bound
-on FLOPs. In some steps the torch backend measures the same candidates too, before or after the native one, for
-the times. Then the winners, and a random architecture of as many FLOPs, are trained from scratch, several
+on FLOPs. In some steps the torch backend measures the same candidates too, before or after the native one,
+for the times. Then the winners, and a random architecture of as many FLOPs, are trained from scratch, several
 seeds each, and tested. Weights and trained networks stay in the first directory: run again, it goes on from
 there.
 """

@@ -9,8 +9,11 @@ from torch.nn import functional as F
 
 from lasfast import costs
 from lasfast.data.images import TensorImages
+from lasfast.evaluate import Evaluator
+from lasfast.searchers import Evolution, LayerNAS, Random, RegularizedEvolution
 from lasfast.spaces import ChoiceSpace
 from lasfast.spaces.choice import VirtualLayer
+from lasfast.study import Callback, Study
 from lasfast.supernets import ChoiceSupernet, LayerBuilder, ResidualNet
 from lasfast.train import (
     OneShotTrainer,
@@ -208,3 +211,55 @@ def test_a_joint_step_sums_the_gradients_of_the_candidates():
 def test_bad_updates_are_named():
     with pytest.raises(ValueError, match="update must be one of 'sequential', 'joint', got 'both'"):
         SupernetTrainer(ResidualNet((1, 1, 1), num_classes=3), images(), SETTINGS, update="both")
+
+
+class Killed(Exception):
+    """Stops a study where it stands; nothing is written on the way out."""
+
+
+class KillAt(Callback):
+    """Stops after a batch of training, or after a step."""
+
+    def __init__(self, batch=None, step=None):
+        self.batch, self.step = batch, step
+
+    def on_progress(self, progress):
+        if progress.done == self.batch:
+            raise Killed
+
+    def on_step(self, step, measurements):
+        if step == self.step:
+            raise Killed
+
+
+def tiny_study(directory, name, *callbacks):
+    supernet = make_supernet()
+    cost = flops(supernet)
+    data = images(80)
+    floats = (data.images[:, :, 1:-1, 1:-1] / 255 - 0.4) / 0.3  # without the padding
+    evaluator = Evaluator(supernet, floats[:32], (floats[48:], data.labels[48:]))
+    every = sorted(map(cost, supernet.space.enumerate()))
+    limit = every[len(every) // 2]
+    searcher = {
+        "evolution": lambda: Evolution(
+            supernet.space, constraint=lambda one: cost(one) <= limit, population=4, generations=2, top=2
+        ),
+        "layernas": lambda: LayerNAS(supernet.space, cost=cost, target=(0, limit), evaluations=12),
+        "regularized": lambda: RegularizedEvolution(supernet.space, population=4, sample=2, evaluations=8),
+        "random": lambda: Random(supernet.space, samples=6),
+    }[name]()
+    trainer = OneShotTrainer(supernet, data, SETTINGS)
+    return Study(
+        searcher, evaluator, trainer=trainer, directory=directory, callbacks=callbacks, checkpoint_seconds=0
+    )
+
+
+@pytest.mark.parametrize("name", ["evolution", "layernas", "regularized", "random"])
+def test_a_study_that_was_stopped_ends_with_the_same_bytes(name, tmp_path):
+    tiny_study(tmp_path / "whole", name).run()
+    for cut in (KillAt(batch=5), KillAt(batch=12), KillAt(step=1)):
+        with pytest.raises(Killed):
+            tiny_study(tmp_path / "cut", name, cut).run(resume=True)
+    tiny_study(tmp_path / "cut", name).run(resume=True)
+    for file in ("journal.jsonl", "checkpoint.safetensors", "result.json"):
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file

@@ -213,7 +213,7 @@ def test_bad_updates_are_named():
         SupernetTrainer(ResidualNet((1, 1, 1), num_classes=3), images(), SETTINGS, update="both")
 
 
-class Killed(Exception):
+class StoppedError(Exception):
     """Stops a study where it stands; nothing is written on the way out."""
 
 
@@ -225,11 +225,11 @@ class KillAt(Callback):
 
     def on_progress(self, progress):
         if progress.done == self.batch:
-            raise Killed
+            raise StoppedError
 
     def on_step(self, step, measurements):
         if step == self.step:
-            raise Killed
+            raise StoppedError
 
 
 def tiny_study(directory, name, *callbacks):
@@ -258,7 +258,7 @@ def tiny_study(directory, name, *callbacks):
 def test_a_study_that_was_stopped_ends_with_the_same_bytes(name, tmp_path):
     tiny_study(tmp_path / "whole", name).run()
     for cut in (KillAt(batch=5), KillAt(batch=12), KillAt(step=1)):
-        with pytest.raises(Killed):
+        with pytest.raises(StoppedError):
             tiny_study(tmp_path / "cut", name, cut).run(resume=True)
     tiny_study(tmp_path / "cut", name).run(resume=True)
     for file in ("journal.jsonl", "checkpoint.safetensors", "result.json"):

@@ -101,8 +101,9 @@ class TrainOptions:
     standalone_epochs: Annotated[int | None, panel("Training", "Epochs of stand-alone training.")] = None
     precision: Annotated[str, panel("Training", "fp32, or bf16 (autocast).")] = "fp32"
     channels_last: Annotated[
-        bool, panel("Training", "Keep weights and images in that layout.", "--channels-last")
-    ] = False
+        bool | None,
+        panel("Training", "Keep weights and images in that layout.", "--channels-last/--no-channels-last"),
+    ] = None
     seed: Annotated[int, panel("Training", "Of weights, split, order, augmentation and search.")] = 0
 
 

@@ -167,6 +167,7 @@ PRESETS: dict[str, TrainSettings] = {
         supernet_epochs=20,
         standalone_epochs=20,
         milestones=(6, 12, 16),
+        channels_last=True,  # what PyTorch's convolutions are fastest in on a CPU
     ),
 }
 

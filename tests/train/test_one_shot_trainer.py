@@ -1,13 +1,20 @@
 import copy
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+import lasfast
 from lasfast import costs
+from lasfast.constraints import Bound, Constraint, NamedCost
 from lasfast.data.images import TensorImages
 from lasfast.evaluate import Evaluator
 from lasfast.searchers import Evolution, LayerNAS, Random, RegularizedEvolution
@@ -26,6 +33,20 @@ from lasfast.train import (
 from lasfast.train.seeds import derive
 from lasfast.train.trainer import CHOICE
 
+SEARCHERS = {
+    "evolution": lambda space, cost, limit: Evolution(
+        space,
+        constraint=Constraint([Bound("flops", high=limit)], {"flops": cost}),
+        population=4,
+        generations=2,
+        top=2,
+    ),
+    "layernas": lambda space, cost, limit: LayerNAS(space, cost=cost, target=(0, limit), evaluations=12),
+    "regularized": lambda space, cost, limit: RegularizedEvolution(
+        space, population=4, sample=2, evaluations=8
+    ),
+    "random": lambda space, cost, limit: Random(space, samples=6),
+}
 SETTINGS = TrainSettings(batch_size=16, supernet_epochs=3, learning_rate=0.05, weight_decay=0.01)
 
 
@@ -213,23 +234,19 @@ def test_bad_updates_are_named():
         SupernetTrainer(ResidualNet((1, 1, 1), num_classes=3), images(), SETTINGS, update="both")
 
 
-class StoppedError(Exception):
-    """Stops a study where it stands; nothing is written on the way out."""
-
-
 class KillAt(Callback):
-    """Stops after a batch of training, or after a step."""
+    """Kills the process after a batch of training, or after a step."""
 
     def __init__(self, batch=None, step=None):
         self.batch, self.step = batch, step
 
     def on_progress(self, progress):
         if progress.done == self.batch:
-            raise StoppedError
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def on_step(self, step, measurements):
         if step == self.step:
-            raise StoppedError
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def tiny_study(directory, name, *callbacks):
@@ -240,26 +257,39 @@ def tiny_study(directory, name, *callbacks):
     evaluator = Evaluator(supernet, floats[:32], (floats[48:], data.labels[48:]))
     every = sorted(map(cost, supernet.space.enumerate()))
     limit = every[len(every) // 2]
-    searcher = {
-        "evolution": lambda: Evolution(
-            supernet.space, constraint=lambda one: cost(one) <= limit, population=4, generations=2, top=2
-        ),
-        "layernas": lambda: LayerNAS(supernet.space, cost=cost, target=(0, limit), evaluations=12),
-        "regularized": lambda: RegularizedEvolution(supernet.space, population=4, sample=2, evaluations=8),
-        "random": lambda: Random(supernet.space, samples=6),
-    }[name]()
+    searcher = SEARCHERS[name](supernet.space, NamedCost("flops", cost), limit)
     trainer = OneShotTrainer(supernet, data, SETTINGS)
     return Study(
         searcher, evaluator, trainer=trainer, directory=directory, callbacks=callbacks, checkpoint_seconds=0
     )
 
 
-@pytest.mark.parametrize("name", ["evolution", "layernas", "regularized", "random"])
-def test_a_study_that_was_stopped_ends_with_the_same_bytes(name, tmp_path):
-    tiny_study(tmp_path / "whole", name).run()
-    for cut in (KillAt(batch=5), KillAt(batch=12), KillAt(step=1)):
-        with pytest.raises(StoppedError):
-            tiny_study(tmp_path / "cut", name, cut).run(resume=True)
-    tiny_study(tmp_path / "cut", name).run(resume=True)
-    for file in ("journal.jsonl", "checkpoint.safetensors", "result.json"):
-        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+def kill_each(directory):
+    """Kill the studies of each searcher three times; no thread runs before a fork."""
+    torch.set_num_threads(1)
+    for name in SEARCHERS:
+        tiny_study(directory / f"{name}-whole", name).run()
+        for cut in (KillAt(batch=5), KillAt(batch=12), KillAt(step=1)):
+            child = os.fork()
+            if not child:
+                tiny_study(directory / f"{name}-killed", name, cut).run(resume=True)
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            assert os.WTERMSIG(status) == signal.SIGKILL
+        tiny_study(directory / f"{name}-killed", name).run(resume=True)
+
+
+def test_studies_that_were_killed_end_with_the_same_bytes(tmp_path):
+    root = Path(lasfast.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for name in SEARCHERS:
+        for file in ("journal.jsonl", "checkpoint.safetensors", "result.json"):
+            whole, killed = (tmp_path / f"{name}-{kind}" / file for kind in ("whole", "killed"))
+            assert killed.read_bytes() == whole.read_bytes(), (name, file)
+
+
+if __name__ == "__main__":
+    kill_each(Path(sys.argv[1]))

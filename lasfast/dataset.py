@@ -160,6 +160,8 @@ class ArchitectureDataset:
         network = self.supernet.extract(architecture)
         tensors, _ = checkpoint.load(self._weights_path(architecture))
         network.load_state_dict(tensors)
+        if self.settings.channels_last:  # as it was measured: another layout rounds otherwise
+            network.to(memory_format=torch.channels_last)
         return network.eval()
 
     def describe(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from lasfast.checks import check_positive
 from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
 from lasfast.supernets import layers
 from lasfast.supernets.extract import Statistics, extract
-from lasfast.supernets.layers import Op, Path
+from lasfast.supernets.layers import Layer, Op, Path
 from lasfast.supernets.modules import add_module, make_module
 from lasfast.supernets.run import leading, run_layer
 
@@ -65,6 +65,13 @@ class Supernet(nn.Module, ABC):
         Batch norm behaves as torch's does: batch statistics in training mode (the supernet's own
         running statistics follow), running statistics in evaluation mode.
         """
+        run = self.layer_runner()
+        for layer in self.path(architecture):
+            x = run(layer, x)
+        return x
+
+    def layer_runner(self) -> Callable[[Layer, Tensor], Tensor]:
+        """Return what `forward` runs each layer with: a function of a layer and its input."""
         modules = dict(self.named_modules())
 
         def batch_norm(op: layers.BatchNorm2d, value: Tensor) -> Tensor:
@@ -83,9 +90,7 @@ class Supernet(nn.Module, ABC):
                 eps=op.eps,
             )
 
-        for layer in self.path(architecture):
-            x = run_layer(layer, x, modules, batch_norm)
-        return x
+        return lambda layer, x: run_layer(layer, x, modules, batch_norm)
 
     def extract(
         self, architecture: Architecture, statistics: Statistics | None = None, *, fresh: bool = False
@@ -139,7 +144,7 @@ class LayerAssignmentSupernet(Supernet):
         """Return what runs before the first group."""
 
     @abstractmethod
-    def layer(self, group: int, index: int) -> layers.Layer:
+    def layer(self, group: int, index: int) -> Layer:
         """Return layer `index` of a group, both from 0; index 0 is the one that changes shape."""
 
     def group_end(self, group: int) -> Path:

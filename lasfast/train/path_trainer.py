@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lasfast.engine.plan import ROOT, Plan
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
 from lasfast.train.progress import Progress
@@ -51,8 +52,14 @@ class PathTrainer(Trainer):
         """Whether the weights already went through all of a step."""
         return self.position >= (step, self.epochs(step) * self.batches)
 
-    def _logits(self, images: torch.Tensor, path: Architecture) -> torch.Tensor:
-        return self.supernet(images, path)
+    def _logits(self, images: torch.Tensor, paths: Sequence[Architecture]) -> list[torch.Tensor]:
+        """Run each distinct prefix of the paths once: its gradient is the sum of theirs."""
+        plan = Plan([self.supernet.path(path) for path in paths])
+        run = self.supernet.layer_runner()
+        outputs = {ROOT: images}
+        for number, node in enumerate(plan.nodes):
+            outputs[number] = run(node.layer, outputs[node.parent])
+        return [outputs[leaf] for leaf in plan.leaves]
 
     def describe(self) -> dict[str, Any]:
         """What the weights depend on besides the supernet, as JSON values; a study's header holds it."""

@@ -43,8 +43,8 @@ class StandaloneTrainer(Trainer):
             start = self.position[1]
         return self._run(0, self.settings.standalone_epochs, start, (), slice(None))
 
-    def _logits(self, images: torch.Tensor, path: None) -> torch.Tensor:
-        return self.module(images)
+    def _logits(self, images: torch.Tensor, paths: object) -> list[torch.Tensor]:
+        return [self.module(images)]
 
     def _paths(self, step: int, batch: int, candidates: object) -> tuple[None]:
         return (None,)

@@ -25,8 +25,8 @@ class SupernetTrainer(PathTrainer):
 
     Warm-up (step 0) is at the base learning rate; a step is at half of it, falling linearly to zero. Weights
     that an update does not use get no gradient, no weight decay, and keep their momentum. Momentum is kept
-    from step to step. `update="joint"` makes one update of all that a batch trains, with their gradients'
-    sum; `"sequential"`, an update each, is the paper's.
+    from step to step. `update="joint"` makes one update of all that a batch trains, with the sum of
+    their gradients, and runs the layers that they share once; `"sequential"`, an update each, is the paper's.
 
     `data` is `dataset.train` of `lasfast.data`, a pair of tensors (images [N, C, H, W], labels [N] int64), or
     a DataLoader. `settings` is a preset's name or TrainSettings; further keywords override single fields:

@@ -77,7 +77,8 @@ class Trainer:
         """Batches in an epoch."""
         return self.data.num_batches(self.settings.batch_size)
 
-    def _logits(self, images: torch.Tensor, path: Any) -> torch.Tensor:
+    def _logits(self, images: torch.Tensor, paths: Sequence[Any]) -> list[torch.Tensor]:
+        """The logits of each path; what several have in common may run once."""
         raise NotImplementedError
 
     def _learning_rate(self, step: int, batch: int) -> float:
@@ -158,20 +159,21 @@ class Trainer:
         self.module.train()
         deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
         with torch_seed(seed, self.device), deterministic:
-            for number, path in enumerate(paths):
-                if number == 0 or self.update == "sequential":
-                    # None, not zero: an inactive weight gets no update, no weight decay, keeps its momentum.
-                    self._optimizer.zero_grad(set_to_none=True)
+            number = 0
+            for together in [paths] if self.update == "joint" else [(path,) for path in paths]:
+                # None, not zero: an inactive weight gets no update, no weight decay and keeps its momentum.
+                self._optimizer.zero_grad(set_to_none=True)
                 # One context an update, since autocast keeps its bf16 copies of the weights until it is left.
                 with torch.autocast(
                     self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bf16"
                 ):
-                    logits = self._logits(images, path)
-                    loss = F.cross_entropy(logits.float(), labels)
-                loss.backward()
-                if number == len(paths) - 1 or self.update == "sequential":
-                    self._step()
-                record.write(number, loss, logits, labels)
+                    every = self._logits(images, together)
+                    losses = torch.stack([F.cross_entropy(logits.float(), labels) for logits in every])
+                losses.sum().backward()
+                self._step()
+                for logits, loss in zip(every, losses.detach(), strict=True):
+                    record.write(number, loss, logits, labels)
+                    number += 1
         record.next += 1
         self._within_batch = False
 

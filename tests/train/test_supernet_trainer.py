@@ -209,9 +209,9 @@ def test_dropout_differs_from_batch_to_batch():
 def test_uniform_trains_the_deepest_and_one_candidate_a_batch():
     supernet = residual()
     trained = []
-    forward = supernet.forward
-    supernet.forward = lambda x, path: trained.append(path) or forward(x, path)
     trainer = SupernetTrainer(supernet, images(), SETTINGS, paths="uniform", epochs_per_step=30)
+    path = supernet.path
+    supernet.path = lambda architecture: trained.append(architecture) or path(architecture)
     list(trainer.train(1, CANDIDATES))
     assert trained[::2] == [(2, 2, 2)] * 90
     counts = [trained[1::2].count(path) for path in CANDIDATES]
@@ -252,16 +252,16 @@ def test_diverging_training_is_named():
 def test_no_state_from_within_a_batch():
     supernet = residual()
     trainer = SupernetTrainer(supernet, images(), SETTINGS)
-    forward, calls = supernet.forward, []
+    path, calls = supernet.path, []
 
-    def interrupted(x, path):
-        calls.append(path)
+    def interrupted(architecture):
+        calls.append(architecture)
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return forward(x, path)
+        return path(architecture)
 
     good = trainer.state()
-    supernet.forward = interrupted
+    supernet.path = interrupted
     with pytest.raises(KeyboardInterrupt):
         list(trainer.train(1, CANDIDATES))
     with pytest.raises(RuntimeError, match="stopped within a batch"):

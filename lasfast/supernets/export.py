@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 import torch
@@ -18,6 +19,8 @@ def save_network(network: nn.Module, path: str | os.PathLike[str], image_shape: 
 
         network = torch.export.load("winner.pt2").module()
     """
+    # torch.export.save warns of weights in channels_last.
+    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
     device = next(network.parameters()).device
     # Two images: torch takes a batch of one for a constant.
     example = torch.zeros(2, *image_shape, device=device)

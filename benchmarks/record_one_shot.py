@@ -232,8 +232,8 @@ busy machine. Made from [the record](../benchmarks/results/{source.name}) by
 |---|---|---|---|---|---|---|
 {chr(10).join(map(_search_line, *zip(*record["searches"].items(), strict=True)))}
 
-*Sharing* is the layers of all candidates over those that were run. *X torch* is how many times faster the
-native backend is than lasfast's torch backend, which shares, too: the median of every {BOTH}th step, where both
+*Sharing* is the layers of all candidates over those that ran. *X torch* is how many times faster the native
+backend is than lasfast's torch backend, which shares, too: the median of every {BOTH}th step, where both
 measured the same candidates. Small steps share little and leave kernels little to do at once: LayerNAS asks
 for four candidates at a time.
 
@@ -243,11 +243,11 @@ Trained from scratch, {record["standalone_epochs"]} epochs, top-1 on the test im
 |---|---|---|---|
 {chr(10).join(map(_trained_line, *zip(*record["standalone"].items(), strict=True)))}
 
-**What this does not show.** Accuracies with inherited weights have a standard error of {error:.1f} points here,
-and networks trained this briefly differ as much from seed to seed as from each other: neither the searchers
-nor their winners and the random architecture can be told apart. For that, see [the searchers on a table of
-fully trained networks](tabular-macro.md). What it shows is how fast such a search runs, and how much its
-candidates share.
+**What this does not show.** Accuracies with inherited weights have a standard error of {error:.1f} points
+here, and networks trained this briefly differ as much from seed to seed as from each other: neither the
+searchers nor their winners and the random architecture can be told apart. For that, see [the searchers on
+a table of fully trained networks](tabular-macro.md). What it shows is how fast such a search runs, and how
+much its candidates share.
 """
     target.write_text(text, encoding="utf-8")
     typer.echo(f"wrote {target}")

@@ -72,3 +72,14 @@ def choice_supernet(request: pytest.FixtureRequest):
 
     torch.manual_seed(0)
     return CHOICE_SUPERNETS[request.param]()
+
+
+@pytest.fixture
+def one_thread():
+    """For small tensors: more threads only wait for each other, above all on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -15,15 +15,8 @@ from lasfast.measurement import Measurement
 from lasfast.supernets import ResidualNet
 from lasfast.train import CheckpointError, train_standalone
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FILES = ("journal.jsonl", "table.csv")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(directory, depths=4, weights=0, **overrides):

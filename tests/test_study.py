@@ -23,6 +23,7 @@ from lasfast.study import Callback, Study
 from lasfast.supernets import ResidualNet
 from lasfast.train import CheckpointError, SupernetTrainer, TrainSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = TrainSettings(batch_size=16, warm_up_epochs=2, epochs_per_step=2)
 FILES = ("journal.jsonl", "checkpoint.safetensors", "result.json")
 KILLS = 12
@@ -94,14 +95,6 @@ def _wait_for(path):
     end = time.monotonic() + 0.3
     while not path.exists() and time.monotonic() < end:
         time.sleep(0.0002)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

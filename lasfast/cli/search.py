@@ -22,6 +22,14 @@ class NIROptions(SearchOptions):
     """What NIR takes besides."""
 
     beam: Annotated[int, panel("Search", "Assignments of each depth that are kept as parents.")] = 1
+    update: Annotated[
+        str,
+        panel(
+            "Training",
+            "sequential, an update for each sub-network of a batch (the paper), or joint, one for all: "
+            "batches are faster, updates fewer.",
+        ),
+    ] = "sequential"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +58,7 @@ def nir(options: NIROptions) -> None:
     def make(space: Any, constraint: Constraint | None) -> Searcher:
         return NIR(space, depth=options.depth, beam=options.beam, constraint=constraint)
 
-    search_assignments("nir", options, make, "every")
+    search_assignments("nir", options, make, "every", options.update)
 
 
 @command(app, "random", RandomOptions)

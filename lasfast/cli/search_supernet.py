@@ -27,13 +27,19 @@ MakeSearcher = Callable[[Any, Constraint | None], Searcher]
 """From a space and a constraint."""
 
 
-def search_assignments(name: str, options: SearchOptions, make_searcher: MakeSearcher, paths: str) -> None:
+def search_assignments(
+    name: str,
+    options: SearchOptions,
+    make_searcher: MakeSearcher,
+    paths: str,
+    update: str = "sequential",
+) -> None:
     """Search layer assignments, training the supernet for the candidates of each step."""
     max_layers = setup.parse_max_layers(options, options.depth)
     given = _Given.of(options)
     supernet = setup.make_supernet(options, given.data, max_layers, options.seed).to(given.device)
     searcher = make_searcher(supernet.space, _constraint(options, supernet, given.data))
-    trainer = SupernetTrainer(supernet, given.images, given.settings, paths=paths)
+    trainer = SupernetTrainer(supernet, given.images, given.settings, paths=paths, update=update)
     more = {"max_layers": supernet.space.format(max_layers)}
     _search(name, f" to depth {options.depth}", options, given, searcher, trainer, more)
 

@@ -92,6 +92,13 @@ def test_plain_lines_say_where_training_is(lasfast, tmp_path) -> None:
     assert "\x1b" not in out
 
 
+def test_updates_are_joint_where_asked(lasfast, tmp_path) -> None:
+    status, _, err = lasfast("search", "nir", "--depth", 4, "--update", "joint", "-o", tmp_path, "-q", *QUICK)
+    assert (status, err) == (0, "")
+    header = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[0])
+    assert header["trainer"]["update"] == "joint"
+
+
 def test_quiet_prints_the_result_only(lasfast, tmp_path) -> None:
     status, out, err = lasfast("search", "random", "--depth", 5, "--samples", 2, "-q", "-o", tmp_path, *QUICK)
     assert (status, err) == (0, "")
@@ -185,6 +192,7 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
             ["search", "nir", "--max-layers", "3,3"],
             "--max-layers must be one positive number for each of the 3",
         ),
+        (["search", "nir", "--update", "all"], "update must be one of 'sequential', 'joint', got 'all'"),
         (["search", "nir", "--depth", "40", "--max-layers", "5"], "depth must be from 4"),
         (["search", "nir", "--preset", "large"], "'large'; expected one of cifar100"),
         (["search", "nir", "--data", "mnist2"], "name must be one of digits"),

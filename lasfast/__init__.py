@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lasfast.evaluate import Evaluator
     from lasfast.measurement import Measurement
     from lasfast.recalibrate import calibrate
+    from lasfast.standalone import StandaloneEvaluator
     from lasfast.study import Study
     from lasfast.tabular import ArchitectureTable, TabularEvaluator
 
@@ -49,6 +50,7 @@ _OBJECTS = {
     "ArchitectureTable": "lasfast.tabular",
     "Evaluator": "lasfast.evaluate",
     "Measurement": "lasfast.measurement",
+    "StandaloneEvaluator": "lasfast.standalone",
     "Study": "lasfast.study",
     "TabularEvaluator": "lasfast.tabular",
     "calibrate": "lasfast.recalibrate",
@@ -58,6 +60,7 @@ __all__ = [
     "ArchitectureTable",
     "Evaluator",
     "Measurement",
+    "StandaloneEvaluator",
     "Study",
     "TabularEvaluator",
     "__version__",

@@ -35,7 +35,7 @@ from lasfast.train.images import as_training_images
 from lasfast.train.interrupt import deferred_interrupt
 from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import resolve
-from lasfast.validation import Validation, batches
+from lasfast.validation import Validation, image_size
 
 JOURNAL, CHECKPOINT, TABLE = "journal.jsonl", "checkpoint.safetensors", "table.csv"
 
@@ -102,8 +102,7 @@ class ArchitectureDataset:
         self.settings = resolve(settings, **overrides)
         self.keep_weights = keep_weights
         self.checkpoint_seconds = checkpoint_seconds
-        images, _ = next(batches(validation, 1, torch.device("cpu")))
-        self.image_size = tuple(images.shape[2:])
+        self.image_size = image_size(validation)
 
     def seed(self, architecture: Architecture) -> int:
         """The seed of one network, derived from the settings' seed and the architecture."""
@@ -179,14 +178,13 @@ class ArchitectureDataset:
         """The table's row of a measurement."""
         architecture = measurement.architecture
         assigned = isinstance(self.supernet.space, LayerAssignmentSpace)
-        height, width = self.image_size
         return Row(
             architecture,
             sum(architecture) if assigned else len(self.supernet.path(architecture)),
             measurement.top1,
             measurement.top5,
             measurement.loss,
-            costs.flops(self.supernet, architecture, (height, width)),
+            costs.flops(self.supernet, architecture, self.image_size),
             costs.params(self.supernet, architecture),
             self.settings.standalone_epochs,
             self.seed(architecture),

@@ -27,6 +27,7 @@ from lasfast.measurement import Measurement
 from lasfast.result import Measured, StudyResult
 from lasfast.searchers import Searcher
 from lasfast.spaces import Architecture
+from lasfast.standalone import StandaloneEvaluator
 from lasfast.tabular import TabularEvaluator
 from lasfast.train import PathTrainer, Progress, checkpoint
 from lasfast.train.interrupt import deferred_interrupt
@@ -55,7 +56,7 @@ class Study:
 
     Args:
         searcher: proposes and learns; not told anything yet.
-        evaluator: measures, on its supernet, or looks up in a table.
+        evaluator: measures, on its supernet, or looks up in a table, or trains from scratch.
         trainer: trains the same supernet, step by step or before the first; None searches it as it is.
         directory: where to write; None writes nothing. A study leaves `journal.jsonl` (every measurement),
             `checkpoint.safetensors` (weights, momentum, position; with a trainer), `result.json` (when
@@ -70,7 +71,7 @@ class Study:
     def __init__(
         self,
         searcher: Searcher,
-        evaluator: Evaluator | TabularEvaluator,
+        evaluator: Evaluator | TabularEvaluator | StandaloneEvaluator,
         trainer: PathTrainer | None = None,
         directory: str | os.PathLike[str] | None = None,
         callbacks: Sequence[Callback] = (),

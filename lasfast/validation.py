@@ -74,6 +74,13 @@ def check_validation(validation: Any, channels: int, num_classes: int) -> None:
         raise ValueError(f"validation labels must lie in 0 to {num_classes - 1}, got {low} to {high}")
 
 
+def image_size(validation: Validation) -> tuple[int, int]:
+    """Return height and width of the images."""
+    images, _ = next(batches(validation, 1, torch.device("cpu")))
+    height, width = images.shape[2:]
+    return height, width
+
+
 def fingerprint(images: Any) -> str:
     """Return a short text that tells one set of images from another."""
     if is_pair(images):

@@ -1,4 +1,4 @@
-"""`lasfast search layernas|evolution|regularized-evolution`: searches of an option for each layer.
+"""`lasfast search layernas|evolution|regularized`: searches of an option for each layer.
 
 Of a supernet that is trained beforehand, or in a table of trained networks.
 """
@@ -111,15 +111,15 @@ def register(app: typer.Typer) -> None:
 
         _search("evolution", options, make)
 
-    @command(app, "regularized-evolution", RegularizedEvolutionOptions)
+    @command(app, "regularized", RegularizedEvolutionOptions)
     def regularized_evolution(options: RegularizedEvolutionOptions) -> None:
         """Evolve a population in which the oldest makes room (Real et al., AAAI 2019).
 
         **Examples**
 
-        lasfast search regularized-evolution --data cifar10 --constraint "flops<=20M" --evaluations 500
+        lasfast search regularized --data cifar10 --constraint "flops<=20M" --evaluations 500
 
-        lasfast search regularized-evolution --table nasbench_macro.npz --constraint "flops<=42M"
+        lasfast search regularized --table nasbench_macro.npz --constraint "flops<=42M"
         """
 
         def make(space: ChoiceSpace, constraint: Constraint | None) -> Searcher:
@@ -133,7 +133,7 @@ def register(app: typer.Typer) -> None:
                 seed=options.seed,
             )
 
-        _search("regularized-evolution", options, make)
+        _search("regularized", options, make)
 
 
 def _search(name: str, options: ChoiceSearchOptions, make: MakeSearcher) -> None:

@@ -74,7 +74,7 @@ def _list(console: Console, options: SpacesOptions) -> None:
         shallow, deep = flops((1,) * GROUPS[name]), flops(assigned.space.deepest)
         table.add_row(name, str(GROUPS[name]), f"{assigned.space.count():,}", _range(shallow, deep))
     console.print(table)
-    title = "choices, for lasfast search evolution|layernas|regularized-evolution|random"
+    title = "choices, for lasfast search evolution|layernas|regularized|random"
     table = make_table(title, "supernet", "decisions", "architectures", "MFLOPs")
     for name in CHOICE_FAMILIES:
         supernet = _make(name, options)

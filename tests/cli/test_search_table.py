@@ -10,7 +10,7 @@ import pytest
 SEARCHES = {
     "layernas": ["--buckets", 10, "--replicas", 2],
     "evolution": ["--population", 8, "--generations", 3],
-    "regularized-evolution": ["--population", 8, "--sample", 3, "--evaluations", 30],
+    "regularized": ["--population", 8, "--sample", 3, "--evaluations", 30],
     "random": ["--samples", 30],
 }
 

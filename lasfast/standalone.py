@@ -1,0 +1,92 @@
+"""An evaluator that trains: each architecture from scratch, as searches without a supernet do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lasfast import costs
+from lasfast.evaluate import evaluate_network
+from lasfast.measurement import Measurement
+from lasfast.spaces import Architecture, SearchSpace
+from lasfast.supernets import Supernet
+from lasfast.train import Progress, StandaloneTrainer, TrainSettings
+from lasfast.train.images import as_training_images
+from lasfast.train.seeds import derive, torch_seed
+from lasfast.train.settings import resolve
+from lasfast.validation import Validation, check_validation, fingerprint, image_size
+
+
+class StandaloneEvaluator:
+    """Trains every architecture that it is asked for from scratch, and measures it: what LayerNAS does.
+
+    Weights start from a seed of the architecture's own, so a measurement does not depend on what else was
+    asked. A study writes measurements down when its step is complete: killed, it trains that step again.
+
+    Args:
+        supernet: gives the networks (`extract(architecture, fresh=True)`); its own weights are not used.
+        train: training images, as for `SupernetTrainer`.
+        validation: (images [N, C, H, W], labels [N]) or a loader of such pairs; held out of `train`.
+        settings: TrainSettings or a preset's name; further keywords override single fields, such as
+            `standalone_epochs=5`.
+        on_progress: called after every batch with the architecture and where its training is.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or range.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        train: Any,
+        validation: Validation,
+        settings: TrainSettings | str = "small",
+        *,
+        on_progress: Callable[[Architecture, Progress], None] = lambda architecture, progress: None,
+        **overrides: Any,
+    ) -> None:
+        if not isinstance(supernet, Supernet):
+            raise TypeError(f"supernet must be a lasfast Supernet, got {type(supernet).__name__}")
+        check_validation(validation, supernet.in_channels, supernet.num_classes)
+        self.supernet = supernet
+        self.train = as_training_images(train)
+        self.validation = validation
+        self.settings = resolve(settings, **overrides)
+        self.on_progress = on_progress
+        self.image_size = image_size(validation)
+
+    def __call__(self, architectures: Sequence[Architecture]) -> list[Measurement]:
+        """Train each architecture; return a measurement for each, in order."""
+        wanted = dict.fromkeys(map(self.space.validate, architectures))
+        measured = {architecture: self._measure(architecture) for architecture in wanted}
+        return [measured[tuple(architecture)] for architecture in architectures]
+
+    @property
+    def space(self) -> SearchSpace:
+        """The architectures that can be measured: those of the supernet."""
+        return self.supernet.space
+
+    def costs(self, architecture: Architecture) -> dict[str, float]:
+        """Return FLOPs (multiply-adds for one image of the size measured on) and params, by name."""
+        return {
+            "flops": costs.flops(self.supernet, architecture, self.image_size),
+            "params": costs.params(self.supernet, architecture),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies the measurements this makes, as JSON-able values."""
+        describe = getattr(self.train, "describe", None)
+        return {
+            "standalone": self.settings.describe(),
+            "train": describe() if describe else None,
+            "validation": fingerprint(self.validation),
+        }
+
+    def _measure(self, architecture: Architecture) -> Measurement:
+        seed = derive(self.settings.seed, *architecture, bits=31)
+        device = next(self.supernet.parameters()).device
+        with torch_seed(seed, device):
+            network = self.supernet.extract(architecture, fresh=True)
+        for progress in StandaloneTrainer(network, self.train, self.settings, seed).train():
+            self.on_progress(architecture, progress)
+        return evaluate_network(network, self.validation, architecture, precision=self.settings.precision)

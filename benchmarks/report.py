@@ -167,7 +167,7 @@ def demo(record: dict[str, Any]) -> str:
     ratios = record["times_faster"]
     return (
         "## The demo\n\n"
-        f"`make demo` takes {whole['native']:.0f} s with native evaluations and {whole['torch']:.0f} s "
+        f"`make demo` takes {whole['native']:.1f} s with native evaluations and {whole['torch']:.1f} s "
         f"without ({ratios['seconds']:.2f}x; medians of {len(record['seconds']['native'])} alternated runs, "
         f"one thread). Of that, evaluations are {evaluations['native']:.2f} s and "
         f"{evaluations['torch']:.2f} s ({ratios['evaluation_seconds']:.1f}x): the rest is training, "

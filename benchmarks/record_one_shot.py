@@ -31,7 +31,7 @@ from lasfast.constraints import Cost
 from lasfast.dataset import ArchitectureDataset
 from lasfast.engine import Plan
 from lasfast.searchers import Evolution, LayerNAS, Random, Searcher
-from lasfast.searchers.operators import sample_distinct
+from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture, ChoiceSpace
 from lasfast.supernets import MobileNet, Supernet
 from lasfast.train import OneShotTrainer, preset
@@ -39,7 +39,6 @@ from lasfast.train import OneShotTrainer, preset
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
 BOTH = 5  # in every so many steps, torch measures the candidates, too
 TRAINED = ("evolution", "LayerNAS")  # whose winners are trained from scratch
-BASELINES = 200
 
 
 def searchers(space: ChoiceSpace, flops: Cost, limit: float, evaluations: int) -> dict[str, Searcher]:
@@ -134,8 +133,9 @@ def record(
         _harness.write(result, output)
     winner = winners["evolution"]
     rng = random.Random("baseline")
-    drawn = sample_distinct(supernet.space, rng, BASELINES, lambda one: flops(one) <= bound)
-    winners["a random architecture"] = min(drawn, key=lambda one: abs(flops(one) - flops(winner)))
+    nearest = sample_nearest(supernet.space, rng, flops, flops(winner), lambda one: flops(one) <= bound)
+    assert nearest is not None  # evolution found some within the bound
+    winners["a random architecture"] = nearest
     result["standalone_epochs"] = standalone_epochs
     result["standalone"] = {
         name: {"flops": flops(one), "architecture": supernet.space.format(one), "top1": []}

@@ -33,8 +33,8 @@ from lasfast.supernets import Supernet
 from lasfast.train import CheckpointError, Progress, StandaloneTrainer, TrainSettings, checkpoint
 from lasfast.train.images import as_training_images
 from lasfast.train.interrupt import deferred_interrupt
-from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import resolve
+from lasfast.train.standalone import seed_of
 from lasfast.validation import Validation, image_size
 
 JOURNAL, CHECKPOINT, TABLE = "journal.jsonl", "checkpoint.safetensors", "table.csv"
@@ -106,7 +106,7 @@ class ArchitectureDataset:
 
     def seed(self, architecture: Architecture) -> int:
         """The seed of one network, derived from the settings' seed and the architecture."""
-        return derive(self.settings.seed, *architecture, bits=31)
+        return seed_of(self.settings, architecture)
 
     def run(
         self,
@@ -197,10 +197,8 @@ class ArchitectureDataset:
         on_progress: Callable[[Architecture, Progress], None],
     ) -> Measurement:
         """Train and measure one network, from its checkpoint if that is the one on disk."""
-        seed = self.seed(architecture)
-        with torch_seed(seed):
-            network = self.supernet.extract(architecture, fresh=True)
-        trainer = StandaloneTrainer(network, self.train, self.settings, seed)
+        trainer = StandaloneTrainer.of(self.supernet, architecture, self.train, self.settings)
+        network = trainer.module
         path = self.directory / CHECKPOINT
         identity = {**description, "architecture": list(architecture)}
         if path.exists():

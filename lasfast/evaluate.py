@@ -331,8 +331,10 @@ class Evaluator:
         order = random_order(len(self.validation[1])).numpy()
         if len(ranks) < len(order):
             return replace(measurement((), ranks, losses), correct=b"")
-        back = np.argsort(order)
-        return measurement((), ranks[back], losses[back])
+        of_images = np.empty_like(ranks), np.empty_like(losses)
+        for put_back, predicted in zip(of_images, (ranks, losses), strict=True):
+            put_back[order] = predicted
+        return measurement((), *of_images)
 
     def _validation_batches(
         self, batch: int, start: int = 0, stop: int | None = None

@@ -29,6 +29,7 @@ from lasfast.engine.backend import PRECISIONS
 from lasfast.engine.native_backend import why_missing
 from lasfast.machine import gather
 from lasfast.ranking import kendall_tau, spearman_rho
+from lasfast.searchers.operators import sample_distinct
 from lasfast.spaces import Architecture
 from lasfast.supernets import Layer, Path, Supernet, layers
 from lasfast.supernets.extract import extract
@@ -230,7 +231,7 @@ def check(
     """
     architectures = as_int("architectures", architectures, minimum=4)
     check_positive(rounds=rounds)
-    chosen = _random(supernet, architectures, seed)
+    chosen = sample_distinct(supernet.space, random.Random(seed), architectures, lambda _: True)
     if not 2 <= fitted <= len(chosen) - 2:
         raise ValueError(
             f"fitted must be 2 to {len(chosen) - 2} of {len(chosen)} architectures, got {fitted}"
@@ -353,18 +354,6 @@ def _architectures(supernet: Supernet) -> Iterator[Architecture]:
     rng = random.Random(0)
     while True:
         yield supernet.space.sample(rng)
-
-
-def _random(supernet: Supernet, count: int, seed: int) -> list[Architecture]:
-    """Different random architectures; all of a space that has no more."""
-    rng = random.Random(seed)
-    if supernet.space.count() <= 2 * count:
-        every = list(supernet.space.enumerate())
-        return rng.sample(every, min(count, len(every)))
-    chosen: dict[Architecture, None] = {}
-    while len(chosen) < count:  # ends: each draw is new with a probability above one half
-        chosen[supernet.space.sample(rng)] = None
-    return list(chosen)
 
 
 def _agreement(predicted: list[float], measured: list[float]) -> Agreement:

@@ -12,7 +12,6 @@ from lasfast.spaces import Architecture, SearchSpace
 from lasfast.supernets import Supernet
 from lasfast.train import Progress, StandaloneTrainer, TrainSettings
 from lasfast.train.images import as_training_images
-from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import resolve
 from lasfast.validation import Validation, check_validation, fingerprint, image_size
 
@@ -83,10 +82,9 @@ class StandaloneEvaluator:
         }
 
     def _measure(self, architecture: Architecture) -> Measurement:
-        seed = derive(self.settings.seed, *architecture, bits=31)
-        device = next(self.supernet.parameters()).device
-        with torch_seed(seed, device):
-            network = self.supernet.extract(architecture, fresh=True)
-        for progress in StandaloneTrainer(network, self.train, self.settings, seed).train():
+        trainer = StandaloneTrainer.of(self.supernet, architecture, self.train, self.settings)
+        for progress in trainer.train():
             self.on_progress(architecture, progress)
-        return evaluate_network(network, self.validation, architecture, precision=self.settings.precision)
+        return evaluate_network(
+            trainer.module, self.validation, architecture, precision=self.settings.precision
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 import torch
@@ -25,8 +26,9 @@ def batches(validation: Validation, batch: int, device: torch.device) -> Iterato
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
+@lru_cache(maxsize=8)
 def random_order(images: int) -> Tensor:
-    """The order in which validation images are predicted, int64 [images]."""
+    """The order in which validation images are predicted, int64 [images]; not to be changed in place."""
     return torch.randperm(images, generator=torch.Generator().manual_seed(0))
 
 

@@ -31,7 +31,7 @@ ARROWS = {
     "supernets": ["nn", "spaces"],
     "costs": ["supernets.layers", "constraints", "files"],
     "machine": ["ops", "_version"],
-    "latency": ["engine", "costs", "machine", "ranking"],
+    "latency": ["engine", "costs", "machine", "ranking", "searchers"],
     "engine": ["supernets", "ops"],
     "tally": ["measurement"],
     "racing": ["measurement"],

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from lasfast import latency, supernets
 from lasfast.costs import LatencyTable, path_params
 from lasfast.engine.native_backend import why_missing
+from lasfast.searchers.operators import sample_distinct
 from lasfast.spaces import ChoiceSpace
 from lasfast.supernets import LayerBuilder
 from lasfast.supernets.layers import path_shapes
@@ -183,7 +185,7 @@ def test_a_check_compares_sums_with_whole_networks(supernet, tmp_path) -> None:
             slow = 5.0 if len(rounds) <= len(paths) else 0.0
             return 2e-3 + 3 * table.sum(path, (1, *SIZE)) + slow
 
-    chosen = latency._random(supernet, 12, 4)
+    chosen = sample_distinct(supernet.space, random.Random(4), 12, lambda _: True)
     paths = [supernet.path(one) for one in chosen]
     result = latency.check(supernet, SIZE, table, architectures=12, fitted=5, rounds=2, seed=4, timer=Whole())
     assert len(rounds) == 24

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -119,6 +120,7 @@ class FrontDisplay(Callback):
 
     def __init__(self, console: Console, meter: Meter | None = None) -> None:
         self.console, self.meter = console, meter
+        self._clock = WorkClock([1.0])  # all training is one step
         self._measured = 0
         self._best: Architecture | None = None
 
@@ -129,7 +131,8 @@ class FrontDisplay(Callback):
     def on_progress(self, progress: Training) -> None:
         """Show where training is."""
         if self.meter is not None:
-            self.meter.show("supernet", progress, seconds_left(progress))
+            left = self._clock.left(progress.step, progress.done / progress.total)
+            self.meter.show("supernet", progress, left)
 
     def on_step(self, step: int, measurements: Sequence[Measurement]) -> None:
         """Show the best if it is a new one."""
@@ -212,14 +215,17 @@ def watch(
     """Return a function that shows the training of one network after another on a meter."""
 
     def show(architecture: tuple[int, ...], progress: Training) -> None:
-        meter.show(title(architecture), progress, seconds_left(progress))
+        left = progress.seconds / progress.done * (progress.total - progress.done)
+        meter.show(title(architecture), progress, left)
 
     return show
 
 
-def seconds_left(progress: Training) -> float:
-    """Return how long the rest of a step takes if it goes on like this."""
-    return progress.seconds / progress.done * (progress.total - progress.done)
+def show_written(console: Console, directory: Path, written: Mapping[str, str]) -> None:
+    """Say what a command left in a directory: file -> what it holds."""
+    console.print(f"\nwritten to {directory}:")
+    for file, what in written.items():
+        console.print(f"  {file:<24}  {what}")
 
 
 def format_seconds(seconds: float) -> str:

@@ -15,7 +15,6 @@ from lasfast.cli.display import make_console
 from lasfast.cli.options import ChoiceOptions, MachineOptions, SearchOptions, command
 from lasfast.report import candidates_of, ranking_table
 from lasfast.study import CHECKPOINT
-from lasfast.supernets import Supernet
 from lasfast.train import checkpoint
 
 
@@ -34,6 +33,11 @@ class EvaluateCommandOptions(MachineOptions):
     precision: Annotated[str | None, typer.Option(help="Another precision: fp32 or bf16.")] = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SearchOptions, ChoiceOptions):
+    """What a search of either kind of supernet was run with."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
 
@@ -49,17 +53,11 @@ def register(app: typer.Typer) -> None:
         """
         console = make_console(options.quiet)
         device = setup.make_device(options)
-        config: SearchOptions | ChoiceOptions = read_config(options.run, SearchOptions)
-        if config.supernet in setup.CHOICE_FAMILIES:
-            config = read_config(options.run, ChoiceOptions)
+        config = read_config(options.run, RunOptions)
         data = setup.load_data(config, config.seed)
-        supernet: Supernet
-        if isinstance(config, ChoiceOptions):
-            supernet = setup.make_choice_supernet(config, data, config.width, config.seed)
-        else:
-            max_layers = setup.parse_max_layers(config, config.depth)
-            supernet = setup.make_supernet(config, data, max_layers, config.seed)
-        supernet.to(device)
+        supernet = setup.make_any_supernet(
+            config, data, depth=config.depth, width=config.width, seed=config.seed
+        ).to(device)
         architectures = [supernet.space.parse(text) for text in options.architectures]
         tensors, metadata = checkpoint.load(options.run / CHECKPOINT)
         prefix = "weights."

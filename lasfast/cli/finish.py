@@ -8,19 +8,17 @@ from typing import Any
 
 from rich.console import Console
 
-from lasfast.cli.display import make_console
+from lasfast.cli.display import make_console, show_written
 from lasfast.cli.scratch import export_trained, show_rows, train_from_scratch
 from lasfast.data import Dataset
 from lasfast.evaluate import Evaluator
 from lasfast.files import file_stem
 from lasfast.report import Run, front_table, plot_search, winners_table
-from lasfast.searchers.operators import sample_distinct
+from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
 from lasfast.study import CHECKPOINT, JOURNAL, LOG, RESULT, Study, StudyResult
 from lasfast.supernets import LayerAssignmentSupernet, save_network
 from lasfast.train import TrainSettings
-
-BASELINES = 200  # random architectures, of which one is trained beside the winner
 
 
 def finish(
@@ -59,9 +57,7 @@ def finish(
         save_network(inherited, network, study.evaluator.image_shape)
         written[network.name] = "the winner, with inherited weights, as a torch.export program"
     make_console().print(f"best: {result.best}")
-    console.print(f"\nwritten to {directory}:")
-    for name, what in written.items():
-        console.print(f"  {name:<24}  {what}")
+    show_written(console, directory, written)
 
 
 def _retrain(
@@ -111,7 +107,8 @@ def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Archi
     def admits(architecture: Architecture) -> bool:
         return architecture != winner and searcher.admits(architecture)
 
-    drawn = sample_distinct(searcher.space, random.Random(f"baseline {seed}"), BASELINES, admits)
-    wanted = study.evaluator.costs(winner)["flops"]
-    nearest = min(drawn or [winner], key=lambda one: abs(study.evaluator.costs(one)["flops"] - wanted))
-    return "random", nearest
+    def flops(architecture: Architecture) -> float:
+        return study.evaluator.costs(architecture)["flops"]
+
+    rng = random.Random(f"baseline {seed}")
+    return "random", sample_nearest(searcher.space, rng, flops, flops(winner), admits) or winner

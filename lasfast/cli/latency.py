@@ -147,12 +147,9 @@ def _supernet(options: LatencyOptions) -> Supernet:
     device = setup.make_device(options)
     if options.seconds < 0:
         raise ValueError(f"--seconds must not be negative, got {options.seconds}")
-    setup.check_any_family(options)
     images = setup.ImageKind(options.classes, options.channels, (options.image_size, options.image_size))
-    if options.supernet in setup.CHOICE_FAMILIES:
-        return setup.make_choice_supernet(options, images, options.width, 0).to(device)
-    max_layers = setup.parse_max_layers(options, options.depth)
-    return setup.make_supernet(options, images, max_layers, 0).to(device)
+    supernet = setup.make_any_supernet(options, images, depth=options.depth, width=options.width, seed=0)
+    return supernet.to(device)
 
 
 class _Lines:

@@ -151,13 +151,27 @@ def make_choice_supernet(
         seed,
         data.num_classes,
         data.channels,
-        stem=options.stem or fitting_stem(max(data.image_size)),
+        stem=options.stem or _fitting_stem(max(data.image_size)),
         width=width,
         dropout=options.dropout,
     )
 
 
-def fitting_stem(image_size: int) -> str:
+def make_any_supernet(
+    options: SupernetOptions, data: Dataset | ImageKind, *, depth: int, width: float, seed: int
+) -> Supernet:
+    """Build the supernet of either kind: `depth` is for layer assignments, `width` for choices.
+
+    Raises:
+        ValueError: no such family, or options that it does not take.
+    """
+    check_any_family(options)
+    if options.supernet in CHOICE_FAMILIES:
+        return make_choice_supernet(options, data, width, seed)
+    return make_supernet(options, data, parse_max_layers(options, depth), seed)
+
+
+def _fitting_stem(image_size: int) -> str:
     """Return which stem of a supernet of choices fits images of this size: 32, 64 or 224."""
     return "cifar" if image_size <= 32 else "tiny-imagenet" if image_size <= 64 else "imagenet"
 

@@ -13,8 +13,15 @@ from rich.console import Console
 from lasfast import costs
 from lasfast.checks import check_choice
 from lasfast.cli.display import make_console
-from lasfast.cli.options import WidthOptions, command
-from lasfast.cli.setup import CHOICE_FAMILIES, FAMILIES, GROUPS, fitting_stem
+from lasfast.cli.options import FamilyOptions, SupernetOptions, WidthOptions, command
+from lasfast.cli.setup import (
+    CHOICE_FAMILIES,
+    FAMILIES,
+    GROUPS,
+    ImageKind,
+    make_choice_supernet,
+    make_supernet,
+)
 from lasfast.report.tables import make_table
 from lasfast.spaces.choice import VirtualLayer
 from lasfast.supernets import ChoiceSupernet
@@ -66,10 +73,11 @@ def register(app: typer.Typer) -> None:
 def _list(console: Console, options: SpacesOptions) -> None:
     title = f"layer assignments, up to {LAYERS} layers in each group, for lasfast search nir|random"
     table = make_table(title, "supernet", "groups", "architectures", "MFLOPs")
-    for name, make in FAMILIES.items():
-        sized = {"image_size": options.image_size} if name == "plain" else {}
+    for name in FAMILIES:
         with torch.device("meta"):
-            assigned = make(LAYERS, options.num_classes, **sized)
+            assigned = make_supernet(
+                SupernetOptions(supernet=name), _images(options), (LAYERS,) * GROUPS[name], 0
+            )
         flops = costs.functions(assigned, (options.image_size,) * 2)["flops"]
         shallow, deep = flops((1,) * GROUPS[name]), flops(assigned.space.deepest)
         table.add_row(name, str(GROUPS[name]), f"{assigned.space.count():,}", _range(shallow, deep))
@@ -116,9 +124,11 @@ def _reach(layer: object) -> str:
 def _make(name: str, options: SpacesOptions) -> ChoiceSupernet:
     """A supernet without weights: costs do not look at them."""
     with torch.device("meta"):
-        return CHOICE_FAMILIES[name](
-            options.num_classes, stem=fitting_stem(options.image_size), width=options.width
-        )
+        return make_choice_supernet(FamilyOptions(supernet=name), _images(options), options.width, 0)
+
+
+def _images(options: SpacesOptions) -> ImageKind:
+    return ImageKind(options.num_classes, 3, (options.image_size, options.image_size))
 
 
 def _extremes(supernet: ChoiceSupernet, options: SpacesOptions) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from typing import Annotated
 from rich.console import Console
 
 from lasfast.cli.config import write_config
-from lasfast.cli.display import FrontDisplay, make_console
+from lasfast.cli.display import FrontDisplay, make_console, show_written
 from lasfast.cli.options import StudyOptions, panel
 from lasfast.constraints import Constraint
 from lasfast.report import Run, front_table, plot_search
@@ -91,6 +91,4 @@ def _finish(
     )
     make_console().print(f"best: {result.best}")
     written = {JOURNAL: "every measurement", RESULT: "all candidates with costs", picture.name: "the picture"}
-    console.print(f"\nwritten to {study.directory}:")
-    for file, what in written.items():
-        console.print(f"  {file:<24}  {what}")
+    show_written(console, study.directory, written)

@@ -15,6 +15,7 @@ Result: TypeAlias = tuple[Architecture, float]
 
 ATTEMPTS = 100  # draws at most for each architecture that is wanted
 ENUMERABLE = 100_000  # spaces up to this size are gone through where drawing finds too few
+NEAREST = 200  # random architectures that one of a wanted cost is chosen from
 
 logger = logging.getLogger("lasfast")
 
@@ -58,6 +59,18 @@ def draw_distinct(
             if len(found) == wanted:
                 break
     return list(found)
+
+
+def sample_nearest(
+    space: SearchSpace,
+    rng: random.Random,
+    cost: Cost,
+    wanted: float,
+    accept: Callable[[Architecture], bool],
+) -> Architecture | None:
+    """Of NEAREST random architectures that `accept` takes, that whose cost is nearest to `wanted`, if any."""
+    drawn = sample_distinct(space, rng, NEAREST, accept)
+    return min(drawn, key=lambda one: abs(cost(one) - wanted), default=None)
 
 
 def initial_sample(

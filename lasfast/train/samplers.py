@@ -76,6 +76,8 @@ class UniformCostSampler(PathSampler):
         costs = [value for value, _ in pool]
         self.low = min(costs) if low is None else as_finite("low", low)
         self.high = max(costs) if high is None else as_finite("high", high)
+        width = self.high - self.low
+        self._edges = [self.low + width * number / self.bins for number in range(1, self.bins)]
         self._held: dict[int, list[Architecture]] = {}
         for value, architecture in pool:
             if self.low <= value <= self.high:
@@ -106,8 +108,7 @@ class UniformCostSampler(PathSampler):
         }
 
     def _bin(self, cost: float) -> int:
-        edges = [self.low + (self.high - self.low) * number / self.bins for number in range(1, self.bins)]
-        return bisect.bisect_right(edges, cost)
+        return bisect.bisect_right(self._edges, cost)
 
 
 class SandwichSampler(PathSampler):

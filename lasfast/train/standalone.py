@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from lasfast.spaces import Architecture
+from lasfast.supernets import Supernet
 from lasfast.train.progress import Progress
+from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.trainer import Trainer
 
@@ -32,6 +35,19 @@ class StandaloneTrainer(Trainer):
         resolved = resolve(settings, **overrides)
         super().__init__(network, data, resolved, resolved.seed if seed is None else seed)
 
+    @classmethod
+    def of(
+        cls, supernet: Supernet, architecture: Architecture, data: Any, settings: TrainSettings
+    ) -> StandaloneTrainer:
+        """A trainer of the network of an architecture with new weights, its seed `seed_of` them.
+
+        The network is `trainer.module`.
+        """
+        seed = seed_of(settings, architecture)
+        with torch_seed(seed, next(supernet.parameters()).device):
+            network = supernet.extract(architecture, fresh=True)
+        return cls(network, data, settings, seed)
+
     @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
@@ -52,6 +68,11 @@ class StandaloneTrainer(Trainer):
     def _learning_rate(self, step: int, batch: int) -> float:
         passed = sum(batch >= milestone * self.batches for milestone in self.settings.milestones)
         return self.settings.learning_rate * self.settings.milestone_factor**passed
+
+
+def seed_of(settings: TrainSettings, architecture: Architecture) -> int:
+    """The seed of one of many networks, derived from the settings' seed and the architecture."""
+    return derive(settings.seed, *architecture, bits=31)
 
 
 def train_standalone(

@@ -18,13 +18,9 @@
 
 #include <cstdint>
 
-#define LASFAST_INLINE inline __attribute__((always_inline))
+#include "vec.h"
 
 namespace lasfast {
-
-struct Bf16 {
-  uint16_t bits;
-};
 
 struct Affine {
   const float* scale;  // [channels]; null: none

@@ -1,6 +1,11 @@
 // The operations of a schedule with AVX-512 (BW, VL, BF16) and AMX: convolutions on bf16 go through tiles.
 #define LASFAST_TILES
-#include "schedule_avx512_vec.h"
+#include "vec_avx512.h"
+
+namespace {
+constexpr int convolution_cells = 8;  // by two vectors, in registers
+}  // namespace
+
 #include "schedule_inl.h"
 
 namespace lasfast {

@@ -1,5 +1,10 @@
 // The operations of a schedule with AVX-512F: sixteen floats at a time, thirty-two registers.
-#include "schedule_avx512_vec.h"
+#include "vec_avx512.h"
+
+namespace {
+constexpr int convolution_cells = 8;  // by two vectors, in registers
+}  // namespace
+
 #include "schedule_inl.h"
 
 namespace lasfast {

@@ -1,14 +1,10 @@
-// The operations of schedule_kernels.h, written once over a vector type `Vec` that each including file
-// defines first:
-//   Vec::width, zero(), set(x), load(p), load_partial(p, n), store(p), store_partial(p, n)  (float and Bf16),
-//   fma(a, b, c), add, sub, mul, div(a, b), max(a, b), min(a, b)  (b where either is NaN),
-//   nan_or(a, b)  (a where a is NaN, else b), select_above(a, x, b, c)  (b where a > x, else c),
-//   add_exponent(a, t)  (adds the integer in the low bits of t to the exponent of a),
-//   gather(p, indices)  (p[indices[i]]).
+// The operations of schedule_kernels.h, written once over a vector type (see vec.h).
 //
 // Everything here has internal linkage, and nothing of the standard library is called: a function shared
 // between files that are compiled for different instruction sets could be linked in the variant that others
 // cannot run.
+
+#include "../schedule_kernels.h"
 
 namespace {
 

@@ -1,8 +1,9 @@
-// The vector type of schedule_inl.h with AVX-512F; with AVX-512BW and the BF16 conversions where
-// LASFAST_TILES is defined.
+// Sixteen floats with AVX-512F; with AVX-512BW and the BF16 conversions where LASFAST_TILES is defined.
+#pragma once
+
 #include <immintrin.h>
 
-#include "../schedule_kernels.h"
+#include "../vec.h"
 
 namespace {
 
@@ -82,7 +83,5 @@ struct Vec {
         _mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_slli_epi32(_mm512_castps_si512(t.v), 23)))};
   }
 };
-
-constexpr int convolution_cells = 8;  // by two vectors, in registers
 
 }  // namespace

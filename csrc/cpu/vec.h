@@ -1,0 +1,21 @@
+// What the vector types of isa/vec_*.h share. Each file of isa/ includes one of them, which defines
+// `struct Vec`, some floats, and then its loops. All of it has internal linkage (planes_inl.h says why).
+//
+//   Vec::width, zero(), set(x), load(p), load_partial(p, n), store(p), store_partial(p, n)  (float and Bf16),
+//   fma(a, b, c), add, sub, mul, div(a, b), max(a, b), min(a, b)  (b where either is NaN),
+//   nan_or(a, b)  (a where a is NaN, else b), select_above(a, x, b, c)  (b where a > x, else c),
+//   add_exponent(a, t)  (adds the integer in the low bits of t to the exponent of a),
+//   gather(p, indices)  (p[indices[i]]).
+#pragma once
+
+#include <cstdint>
+
+#define LASFAST_INLINE inline __attribute__((always_inline))
+
+namespace lasfast {
+
+struct Bf16 {
+  uint16_t bits;
+};
+
+}  // namespace lasfast

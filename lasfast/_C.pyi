@@ -118,6 +118,54 @@ class Pass:
     grad_input: Pass
     grad_weight: Pass
 
+class DepthwiseNhwcParams:
+    def __init__(
+        self,
+        sizes: Sequence[int],  # batch, channels
+        input: Sequence[int],  # height, width
+        output: Sequence[int],  # height, width
+        kernel: int,
+        stride: int,
+        padding: int,
+        weight_stride: Sequence[int],  # channels, kernel, kernel
+        weight_dtype: int,
+        storage: int,
+    ) -> None: ...
+
+def depthwise_nhwc_workspace_cpu(params: DepthwiseNhwcParams, which: Pass, isa: int, /) -> int: ...
+def depthwise_nhwc_forward_cpu(
+    params: DepthwiseNhwcParams,
+    input: int,
+    weight: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    output: int,
+    mean: int,
+    variance: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_grad_input_cpu(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    weight: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_input: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_grad_weight_cpu(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    input: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_weight: int,
+    /,
+) -> None: ...
+
 class SlicedConv2dParams:
     def __init__(
         self,

@@ -134,6 +134,7 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
       .value("grad_input", Pass::grad_input)
       .value("grad_weight", Pass::grad_weight);
   bind_depthwise_nhwc(m);
+  bind_conv2d_nhwc(m);
 
   py::class_<SlicedConv2dParams>(m, "SlicedConv2dParams", py::module_local())
       .def(py::init(&make_params), py::arg("sizes"), py::arg("input"), py::arg("output"), py::arg("kernel"),

@@ -14,12 +14,6 @@ namespace {
 constexpr int tile_cells = 16, sums_together = 4;
 constexpr int64_t most_pitch = 10240;  // of weights that are near enough to be read for two strips at a time
 
-struct alignas(64) TileConfig {
-  uint8_t palette, start_row, reserved[14];
-  uint16_t bytes[16];
-  uint8_t rows[16];
-};
-
 // Some rows of outputs of a group of images, and the cells they are computed from.
 struct Band {
   ItemArgs a;  // of these images
@@ -117,11 +111,7 @@ class TileConvolution {
         last_(item_, item_.cells.columns) {}
 
   void run() {
-    static_assert(sizeof(TileConfig) == 64, "as the processor reads it");
-    TileConfig config = {};
-    config.palette = 1;
-    for (int i = 0; i < 8; ++i) config.bytes[i] = 64, config.rows[i] = 16;
-    _tile_loadconfig(&config);
+    configure_tiles();
     // A third band, since sums of the one before the last may still wait for this one's first steps.
     Band bands[3];
     Bf16* const cells = static_cast<Bf16*>(item_.cell_scratch);

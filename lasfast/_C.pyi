@@ -14,6 +14,64 @@ def cuda_runtime_version() -> int: ...
 def cuda_driver_version() -> int: ...
 def cuda_device_count() -> int: ...
 
+# Of csrc/include/lasfast/bn_act.h; 0 for tensors that are missing or not wanted.
+def bn_act_workspace_cpu(rows: int, channels: int, residual_channels: int, threads: int, /) -> int: ...
+def batch_statistics_cpu(
+    rows: int,
+    channels: int,
+    storage: int,
+    x: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    mean: int,
+    var: int,
+    /,
+) -> None: ...
+def bn_act_forward_cpu(
+    rows: int,
+    channels: int,
+    residual_channels: int,
+    storage: int,
+    activation: int,
+    eps: float,
+    x: int,
+    mean: int,
+    var: int,
+    weight: int,
+    bias: int,
+    residual: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    y: int,
+    /,
+) -> None: ...
+def bn_act_backward_cpu(
+    rows: int,
+    channels: int,
+    residual_channels: int,
+    storage: int,
+    activation: int,
+    batch_statistics: bool,
+    eps: float,
+    grad: int,
+    x: int,
+    mean: int,
+    var: int,
+    weight: int,
+    bias: int,
+    residual: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_x: int,
+    grad_weight: int,
+    grad_bias: int,
+    grad_residual: int,
+    /,
+) -> None: ...
+
 # Addresses of arrays that mirror the records of csrc/include/lasfast/schedule.h; 0 where there is none.
 class ScheduleTables:
     def __init__(

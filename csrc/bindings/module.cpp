@@ -127,6 +127,7 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
   m.def("set_reversed", &device::set_reversed);
 #endif
 
+  bind_bn_act(m);
   bind_schedule(m);
 
   py::enum_<Pass>(m, "Pass", py::module_local())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lasfast._native import build_info
+from lasfast.ops.bn_act import bn_act
 from lasfast.ops.sliced_conv2d import sliced_conv2d
 
-__all__ = ["build_info", "sliced_conv2d"]
+__all__ = ["bn_act", "build_info", "sliced_conv2d"]

@@ -22,6 +22,7 @@ constexpr int64_t piece_bytes = 256 << 10;  // read and written
 constexpr int64_t least_rows = 8;           // of a band: the rows above and below it are read twice
 constexpr int64_t most_parts = 32;          // of the weight's gradient
 constexpr int64_t line = 64;
+constexpr int most_width = 16;  // of vectors
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -94,9 +95,9 @@ float* align_line(void* p) {
   return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(p) + line - 1) / line * line);
 }
 
-float weight_at(const DepthwiseNhwcParams& p, const void* weight, int64_t offset) {
-  if (p.weight_dtype == Dtype::float32) return static_cast<const float*>(weight)[offset];
-  const uint32_t bits = uint32_t{static_cast<const Bf16*>(weight)[offset].bits} << 16;
+float widened(float value) { return value; }
+float widened(Bf16 half) {
+  const uint32_t bits = uint32_t{half.bits} << 16;
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
@@ -119,16 +120,14 @@ void for_taps(const DepthwiseNhwcParams& p, F call) {
     for (int64_t c = 0; c < p.kernel; ++c) call(r, c);
 }
 
-void pack(const DepthwiseNhwcParams& p, Pass pass, const void* weight, int width, float* packed) {
+template <class T>
+void pack_as(const DepthwiseNhwcParams& p, Pass pass, const T* weight, int width, float* packed) {
   const int64_t* stride = p.weight_stride;
   for (int64_t v = 0; v < vector_count(p, width); ++v) {
-    const int64_t begin = slot_begin(p, v, width);
+    const int64_t begin = slot_begin(p, v, width), channels = p.channels - begin;
     const auto put = [&](int64_t r, int64_t s) {
-      for (int64_t i = 0; i < width; ++i) {
-        const int64_t c = begin + i;
-        *packed++ =
-            c < p.channels ? weight_at(p, weight, c * stride[0] + r * stride[1] + s * stride[2]) : 0.f;
-      }
+      const T* from = weight + begin * stride[0] + r * stride[1] + s * stride[2];
+      for (int64_t i = 0; i < width; ++i) *packed++ = i < channels ? widened(from[i * stride[0]]) : 0.f;
     };
     if (pass == Pass::forward)
       for_taps(p, put);
@@ -137,33 +136,60 @@ void pack(const DepthwiseNhwcParams& p, Pass pass, const void* weight, int width
   }
 }
 
-DepthwiseArgs arguments(const DepthwiseNhwcParams& p, const Piece& piece, const float* weight) {
-  return {nullptr,  nullptr,  piece.images, p.channels, p.height,   p.width, p.out_height, p.out_width,
-          p.kernel, p.stride, p.padding,    piece.row,  piece.rows, weight,  nullptr,      nullptr};
-}
-
 const char* bytes_at(const void* p, int64_t bytes) { return static_cast<const char*>(p) + bytes; }
 char* bytes_at(void* p, int64_t bytes) { return static_cast<char*>(p) + bytes; }
+
+// What the piece after `number` uses of two tensors, of so many bytes an image.
+DepthwiseAhead ahead_of(const DepthwiseNhwcParams& p, const Pieces& pieces, int64_t height, int64_t number,
+                        const void* first, int64_t first_image, const void* second, int64_t second_image) {
+  const auto begin = [&](int64_t i, int64_t image) {
+    if (i >= pieces.count) return p.batch * image;
+    const Piece piece(p, pieces, height, i);
+    return piece.image * image + image * piece.row / height;
+  };
+  const int64_t next = number + 1, past = number + 2;
+  return {bytes_at(first, begin(next, first_image)), bytes_at(second, begin(next, second_image)),
+          begin(past, first_image) - begin(next, first_image),
+          begin(past, second_image) - begin(next, second_image)};
+}
+
+void pack(const DepthwiseNhwcParams& p, Pass pass, const void* weight, int width, float* packed) {
+  if (p.weight_dtype == Dtype::float32)
+    pack_as(p, pass, static_cast<const float*>(weight), width, packed);
+  else
+    pack_as(p, pass, static_cast<const Bf16*>(weight), width, packed);
+}
+
+DepthwiseArgs arguments(const DepthwiseNhwcParams& p, const Piece& piece, const float* weight) {
+  return {nullptr,      nullptr,     piece.images, p.channels, p.height,  p.width,
+          p.out_height, p.out_width, p.kernel,     p.stride,   p.padding, piece.row,
+          piece.rows,   {},          weight,       nullptr,    nullptr};
+}
 
 // Statistics of all pieces from those of each, [pieces][mean, squares][slots].
 void merge_statistics(const DepthwiseNhwcParams& p, const Pieces& pieces, const float* all, int width,
                       float* mean, float* variance) {
   const int64_t slots = vector_count(p, width) * width;
   const double total = static_cast<double>(p.batch * p.out_height * p.out_width);
-  const auto values = [&](int64_t number) {
-    const Piece piece(p, pieces, p.out_height, number);
-    return static_cast<double>(piece.images * piece.rows * p.out_width);
-  };
-  for (int64_t c = 0; c < p.channels; ++c) {
-    const int64_t v = c / width, at = v * width + c - slot_begin(p, v, width);
-    double average = 0, squares = 0;
-    for (int64_t i = 0; i < pieces.count; ++i) average += values(i) / total * all[2 * i * slots + at];
-    for (int64_t i = 0; i < pieces.count; ++i) {
-      const double away = all[2 * i * slots + at] - average;
-      squares += all[(2 * i + 1) * slots + at] + values(i) * away * away;
+  for (int64_t v = 0; v < vector_count(p, width); ++v) {
+    double average[most_width] = {}, squares[most_width] = {};
+    const auto add = [&](auto call) {
+      for (int64_t number = 0; number < pieces.count; ++number) {
+        const Piece piece(p, pieces, p.out_height, number);
+        const double values = static_cast<double>(piece.images * piece.rows * p.out_width);
+        const float* means = all + 2 * number * slots + v * width;
+        for (int i = 0; i < width; ++i) call(i, values, double{means[i]}, double{means[slots + i]});
+      }
+    };
+    add([&](int i, double values, double mean, double) { average[i] += values / total * mean; });
+    add([&](int i, double values, double mean, double square) {
+      squares[i] += square + values * (mean - average[i]) * (mean - average[i]);
+    });
+    const int64_t begin = slot_begin(p, v, width);
+    for (int64_t i = 0; i < std::min<int64_t>(width, p.channels - begin); ++i) {
+      mean[begin + i] = static_cast<float>(average[i]);
+      variance[begin + i] = static_cast<float>(squares[i] / total);
     }
-    mean[c] = static_cast<float>(average);
-    variance[c] = static_cast<float>(squares / total);
   }
 }
 
@@ -211,6 +237,8 @@ Status depthwise_nhwc_forward_cpu(const DepthwiseNhwcParams& p, const void* inpu
       a.mean = statistics + 2 * i * slots;
       a.squares = a.mean + slots;
     }
+    a.ahead = ahead_of(p, pieces, p.out_height, i, input, p.height * p.width * pixel, output,
+                       p.out_height * p.out_width * pixel);
     forward(a);
   }
   if (mean) merge_statistics(p, pieces, statistics, run.width, mean, variance);
@@ -235,6 +263,8 @@ Status depthwise_nhwc_grad_input_cpu(const DepthwiseNhwcParams& p, const void* g
     DepthwiseArgs a = arguments(p, piece, packed);
     a.from = bytes_at(grad_output, piece.image * p.out_height * p.out_width * pixel);
     a.to = bytes_at(grad_input, piece.image * p.height * p.width * pixel);
+    a.ahead = ahead_of(p, pieces, p.height, i, grad_output, p.out_height * p.out_width * pixel, grad_input,
+                       p.height * p.width * pixel);
     gradient(a);
   }
   return {};
@@ -274,6 +304,8 @@ Status depthwise_nhwc_grad_weight_cpu(const DepthwiseNhwcParams& p, const void* 
       gradient({bytes_at(grad_output, piece.image * p.out_height * p.out_width * pixel),
                 bytes_at(input, piece.image * p.height * p.width * pixel), piece.images, p.channels, p.height,
                 p.width, p.out_height, p.out_width, p.kernel, p.stride, p.padding, piece.row, piece.rows,
+                ahead_of(p, pieces, p.out_height, i, grad_output, p.out_height * p.out_width * pixel, input,
+                         p.height * p.width * pixel),
                 vector, next - vector, i > begin, sums + part * part_floats});
     }
   }

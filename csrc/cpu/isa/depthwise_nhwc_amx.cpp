@@ -2,6 +2,10 @@
 #define LASFAST_TILES
 #include "vec_avx512.h"
 
+namespace {
+constexpr int weight_sums = 28;  // of the weight's gradient, in registers
+}  // namespace
+
 #include "depthwise_nhwc_inl.h"
 
 namespace lasfast {

@@ -1,5 +1,9 @@
-// Depthwise convolution with AVX-512F: sixteen floats at a time.
+// Depthwise convolution with AVX-512F: sixteen floats at a time, thirty-two registers.
 #include "vec_avx512.h"
+
+namespace {
+constexpr int weight_sums = 28;  // of the weight's gradient, in registers
+}  // namespace
 
 #include "depthwise_nhwc_inl.h"
 

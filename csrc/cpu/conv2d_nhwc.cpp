@@ -12,6 +12,7 @@
 
 #include "conv2d_nhwc_plan.h"
 #include "partial_statistics.h"
+#include "schedule_check.h"
 #include "schedule_pack.h"
 
 namespace lasfast {
@@ -96,30 +97,71 @@ struct Source {
     std::memcpy(&result, &bits, sizeof result);
     return result;
   }
-  float operator()(int64_t out, int64_t row, int64_t column, int64_t channel) const {
+  // Elements from the first tap to that of an output channel's phase; -1 where there is none.
+  int64_t tap(int64_t out, int64_t row, int64_t column) const {
     const int64_t* step = p.weight_stride;
-    if (!transposed)
-      return value(weight[out * step[0] + channel * step[1] + row * step[2] + column * step[3]]);
+    if (!transposed) return row * step[2] + column * step[3];
     const int64_t phase = out / c.width;
     const int64_t r = phase / c.phases + p.stride * (c.op.kernel - 1 - row);
     const int64_t s = phase % c.phases + p.stride * (c.op.kernel - 1 - column);
-    if (r >= p.kernel || s >= p.kernel) return 0.f;
-    return value(weight[channel * step[0] + out % c.width * step[1] + r * step[2] + s * step[3]]);
+    return r < p.kernel && s < p.kernel ? r * step[2] + s * step[3] : -1;
+  }
+  float operator()(int64_t out, int64_t row, int64_t column, int64_t channel) const {
+    const int64_t offset = tap(out, row, column);
+    if (offset < 0) return 0.f;
+    const int64_t *step = p.weight_stride, own = out % c.width;
+    return value(weight[offset + (transposed ? channel * step[0] + own * step[1]
+                                             : own * step[0] + channel * step[1])]);
   }
 };
 
-template <class F>
-void pack(const Layout& layout, const Convolution& c, Isa isa, int threads, F source, char* packed) {
-  const int64_t outs = c.op.out_channels;
+// Sixteen output channels from o on, but for a last piece of channels whose cells hold several columns.
+// Returns the steps that were packed.
+#ifdef LASFAST_HAS_AMX
+template <class W>
+int64_t pack_pieces(const DensePlan& plan, const Source<W>& source, int64_t o, uint16_t* packed) {
+  const Convolution& c = source.c;
+  const int64_t* step = source.p.weight_stride;
+  const int64_t shared = plan.cells.columns > 1 ? 1 : 0;
+  // They are neighbours in the weight, but at the border of two phases.
+  if (o / c.width != (std::min<int64_t>(o + tile_cells, c.op.out_channels) - 1) / c.width) return 0;
+  int64_t offset[schedule_max_kernel * schedule_max_kernel];
+  for (int64_t r = 0; r < plan.kernel; ++r)
+    for (int64_t s = 0; s < plan.kernel; ++s) offset[r * plan.kernel + s] = source.tap(o, r, s);
+  PackTiles tiles{};
+  tiles.weight = source.weight + o % c.width * step[source.transposed ? 1 : 0];
+  tiles.bf16 = source.p.weight == Storage::bfloat16;
+  tiles.outs = std::min<int64_t>(tile_cells, c.op.out_channels - o);
+  tiles.channels = shared ? (plan.cells.chunks - 1) * tile_depth : plan.channels;
+  tiles.out_step = step[source.transposed ? 1 : 0];
+  tiles.in_step = step[source.transposed ? 0 : 1];
+  tiles.tap_offset = offset;
+  tiles.taps = plan.kernel * plan.kernel;
+  tiles.packed = reinterpret_cast<Bf16*>(packed);
+  amx_pack_tiles(tiles);
+  return (plan.cells.chunks - shared) * tiles.taps;
+}
+#else
+template <class W>
+int64_t pack_pieces(const DensePlan&, const Source<W>&, int64_t, uint16_t*) {
+  return 0;
+}
+#endif
+
+template <class W>
+void pack(const Layout& layout, const Source<W>& source, Isa isa, int threads, char* packed) {
+  const int64_t outs = source.c.op.out_channels;
   if (!layout.plan.tiles) {
     pack_vectors(layout.plan, outs, schedule_kernels(isa).width, source, reinterpret_cast<float*>(packed));
     return;
   }
-  auto* const tiles = reinterpret_cast<uint16_t*>(packed);
   const int64_t block = tile_steps(layout.plan) * tile_values;
 #pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < divide_up(outs, tile_cells); ++i)
-    pack_tiles(layout.plan, outs, i * tile_cells, source, tiles + i * block);
+  for (int64_t i = 0; i < divide_up(outs, tile_cells); ++i) {
+    auto* const tiles = reinterpret_cast<uint16_t*>(packed) + i * block;
+    const int64_t done = pack_pieces(layout.plan, source, i * tile_cells, tiles);
+    pack_tiles(layout.plan, outs, i * tile_cells, done, source, tiles);
+  }
 }
 
 // Images of which all phases were computed, to their places. `from`: [images, out_height, out_width, phases,
@@ -155,9 +197,9 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
   char* const own = packed + layout.packed_bytes + layout.partial_bytes;
   const bool transposed = pass == Pass::grad_input;
   if (p.weight == Storage::float32)
-    pack(layout, c, isa, threads, Source<float>{p, c, transposed, static_cast<const float*>(weight)}, packed);
+    pack(layout, Source<float>{p, c, transposed, static_cast<const float*>(weight)}, isa, threads, packed);
   else
-    pack(layout, c, isa, threads, Source<Bf16>{p, c, transposed, static_cast<const Bf16*>(weight)}, packed);
+    pack(layout, Source<Bf16>{p, c, transposed, static_cast<const Bf16*>(weight)}, isa, threads, packed);
 
   ItemArgs args{};
   args.task = Task::dense;
@@ -226,7 +268,7 @@ Status validate(const Conv2dNhwcParams& p) {
                                  p.out_height, p.out_width, p.kernel, p.kernel, p.stride,
                                  p.padding,    1,           {},       {},       {}};
   for (const int64_t size : {p.batch, p.c_in, p.height, p.width, p.c_out, p.stride, p.padding})
-    if (size > (1 << 28)) return invalid("a size is out of range");
+    if (size > (1 << 24)) return invalid("a size is out of range");
   for (const Storage storage : {p.storage, p.weight})
     if (storage != Storage::float32 && storage != Storage::bfloat16) return invalid("a storage is unknown");
   return validate(sizes);
@@ -239,9 +281,9 @@ Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa) {
   if (p.storage == Storage::float32 && pass == Pass::grad_weight)
     return unsupported("the weight gradient is for bf16 only");
   if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");
-  if (p.batch == 0 || empty(p)) return {};
-  if (pass == Pass::grad_input && p.stride == 1 && p.padding >= p.kernel)
-    return unsupported("the gradient of the input needs padding below the kernel's size");
+  if (empty(p) || pass == Pass::grad_weight) return {};
+  const Convolution c(p, pass);
+  if (const Status status = check_weighted(c.op, c.input); !status.ok()) return unsupported(status.what);
   return {};
 }
 

@@ -227,6 +227,7 @@ class TileConvolution {
         multiply<2, 2>(weight, pitch);
     }
     while (done_.next < done_.count) finish_one();
+    if (c == 0) finish_.prefetch(now_->a, strips_[waiting_ - 1]);
     done_.a = &now_->a;
     for (int i = 0; i < waiting_; ++i) done_.strips[i] = strips_[i];
     done_.c = c;

@@ -269,6 +269,8 @@ Status validate(const Conv2dNhwcParams& p) {
                                  p.padding,    1,           {},       {},       {}};
   for (const int64_t size : {p.batch, p.c_in, p.height, p.width, p.c_out, p.stride, p.padding})
     if (size > (1 << 24)) return invalid("a size is out of range");
+  for (const int64_t step : p.weight_stride)
+    if (step > (1 << 26) || step < -(1 << 26)) return invalid("a stride of the weight is out of range");
   for (const Storage storage : {p.storage, p.weight})
     if (storage != Storage::float32 && storage != Storage::bfloat16) return invalid("a storage is unknown");
   return validate(sizes);
@@ -299,7 +301,11 @@ Status conv2d_nhwc_forward_cpu(const Conv2dNhwcParams& p, const void* input, con
                                float* variance) {
   if (const Status status = check(p, Pass::forward, threads, isa); !status.ok()) return status;
   if (!mean != !variance) return invalid("mean and variance come together");
-  if (empty(p)) return invalid("the forward pass of nothing");
+  if (empty(p)) {
+    if (mean || p.batch * p.c_out * p.out_height * p.out_width > 0)
+      return invalid("a convolution of nothing has no statistics, and needs channels");
+    return {};
+  }
   return run(p, Pass::forward, input, weight, workspace, threads, isa, output, mean, variance);
 }
 

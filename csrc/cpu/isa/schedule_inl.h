@@ -13,6 +13,7 @@ using lasfast::Bf16;
 using lasfast::Cells;
 using lasfast::ItemArgs;
 using lasfast::run_length;
+using lasfast::TapRange;
 using lasfast::Task;
 
 constexpr int W = Vec::width;

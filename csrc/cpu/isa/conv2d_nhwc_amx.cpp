@@ -54,16 +54,18 @@ LASFAST_INLINE void transpose_values(const Bf16* from, int64_t count, Bf16* to) 
 
 // `length` neighbouring values of each image. They are copied first: images lie powers of two apart, and a
 // line of one would be out of the cache before all of its values are read.
-void pack_left_run(const Bf16* from, int64_t image, int64_t images, int64_t length, Bf16* to) {
+void pack_left_run(const Bf16* from, int64_t image, int64_t images, int64_t length, int64_t ahead, Bf16* to) {
   alignas(64) Bf16 copy[images_together * copied_pitch];
   for (int64_t first = 0; first < length; first += copied_values) {
     const int64_t count = at_most(length - first, copied_values);
     for (int64_t i = 0; i < images_together; ++i)
-      for (int64_t c = 0; c < count; c += 32)
+      for (int64_t c = 0; c < count; c += 32) {
+        __builtin_prefetch(from + i * image + first + c + ahead);
         _mm512_store_si512(
             copy + i * copied_pitch + c,
             i < images ? _mm512_maskz_loadu_epi16(first_values(count - c), from + i * image + first + c)
                        : _mm512_setzero_si512());
+      }
     for (int64_t c = 0; c < count; c += 8)
       transpose_values(copy + c, count - c, to + (first + c) * images_together);
   }
@@ -72,7 +74,8 @@ void pack_left_run(const Bf16* from, int64_t image, int64_t images, int64_t leng
 // ---- right side: [values / 16][16 pairs of images][16 values][2]
 
 // `length` neighbouring values of each image, of which those beyond the last become zero.
-void pack_right_run(const Bf16* from, int64_t image, int64_t images, int64_t length, Bf16* to) {
+void pack_right_run(const Bf16* from, int64_t image, int64_t images, int64_t length, int64_t ahead,
+                    Bf16* to) {
   const __m512i low = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
   const __m512i high = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
   for (int64_t c = 0; c < length; c += 32, to += 2 * right_tile) {
@@ -80,6 +83,8 @@ void pack_right_run(const Bf16* from, int64_t image, int64_t images, int64_t len
     const bool both = length - c > tile;
     for (int64_t i = 0; i < images_together; i += 2) {
       const Bf16* p = from + i * image + c;
+      __builtin_prefetch(p + ahead);
+      __builtin_prefetch(p + image + ahead);
       const __m512i a = _mm512_maskz_loadu_epi16(i < images ? mask : 0, p);
       const __m512i b = _mm512_maskz_loadu_epi16(i + 1 < images ? mask : 0, p + image);
       const __m512i even = _mm512_unpacklo_epi16(a, b), odd = _mm512_unpackhi_epi16(a, b);
@@ -190,6 +195,11 @@ class GradWeight {
  private:
   int64_t slot(int64_t row) const { return (row + a_.padding) % a_.left_rows; }
 
+  // Elements to what is packed a little later. Images lie too far apart for the processor to foresee it.
+  static int64_t ahead(const GradWeightSide& side, int64_t height) {
+    return height > 1 ? side.row : images_together * side.image;
+  }
+
   void pack_left(int64_t image, int64_t g, int64_t row) const {
     const GradWeightSide& side = a_.left;
     const int64_t start = image + g * images_together;
@@ -201,7 +211,7 @@ class GradWeight {
     const int64_t length = side.channels * (dense ? columns : 1);
     for (int64_t x = 0; x < columns; x += dense ? columns : 1)
       pack_left_run(from + x * side.column, side.image, a_.images - start, length,
-                    to + x * side.channels * images_together);
+                    ahead(side, a_.left_height), to + x * side.channels * images_together);
   }
 
   void pack_right(int64_t image, int64_t g, int64_t y0, int64_t rows) const {
@@ -213,7 +223,7 @@ class GradWeight {
     for (int64_t y = y0; y < y0 + rows; ++y)
       for (int64_t x = 0; x < a_.out_width; x += together, to += together * right_column_)
         pack_right_run(side.values + start * side.image + y * side.row + x * side.column, side.image,
-                       a_.images - start, side.channels * together, to);
+                       a_.images - start, side.channels * together, ahead(side, a_.out_height), to);
   }
 
   // All products of the band of `rows` output rows from y0 on.

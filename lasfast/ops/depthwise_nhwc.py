@@ -1,7 +1,7 @@
 """Depthwise convolution on channels_last values through the compiled module: its three passes, on the CPU.
 
-Arguments were checked by the caller: values (input, output and their gradients) are dense channels_last tensors
-of one dtype, float32 or bfloat16; weights, of either dtype, may have any strides.
+Arguments were checked by the caller: values (input, output and their gradients) are dense channels_last
+tensors of one dtype, float32 or bfloat16; weights, of either dtype, may have any strides.
 """
 
 from __future__ import annotations

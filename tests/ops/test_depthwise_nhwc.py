@@ -1,4 +1,4 @@
-"""The passes of a depthwise convolution on channels_last values, on every instruction set this machine has."""
+"""Depthwise passes on channels_last values against torch, on every instruction set this machine has."""
 
 from __future__ import annotations
 

@@ -1,7 +1,12 @@
 // Depthwise convolution with AVX-512 (BW, VL) and its BF16 conversions.
 #define LASFAST_TILES
-#include "depthwise_nhwc_inl.h"
 #include "vec_avx512.h"
+
+namespace {
+constexpr int weight_sums = 28;  // of the weight's gradient, in registers
+}  // namespace
+
+#include "depthwise_nhwc_inl.h"
 
 namespace lasfast {
 const DepthwiseKernels amx_depthwise_kernels = depthwise_kernels;

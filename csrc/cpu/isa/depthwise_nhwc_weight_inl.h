@@ -5,8 +5,6 @@
 
 namespace {
 
-constexpr int max_sums = W == 16 ? 28 : 12;  // of the 32 or 16 registers
-
 template <class T>
 struct WeightPlane {
   const T* input;  // image
@@ -76,7 +74,7 @@ void weight_rows(const DepthwiseWeightArgs& a, int64_t v, int64_t tap) {
 
 template <int K, int S, class T>
 void weight_all(const DepthwiseWeightArgs& a, int64_t v) {
-  constexpr int R = K * K <= max_sums ? K : max_sums / K;
+  constexpr int R = K * K <= weight_sums ? K : weight_sums / K;
   for (int64_t tap = 0; tap < K; tap += R) weight_rows<R, K, S, T>(a, v, tap);
 }
 

@@ -6,7 +6,7 @@ function on top of them, which stands for `F.batch_norm` and what comes after it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -81,40 +81,40 @@ def bn_act(
         raise TypeError(f"x is a {type(x).__name__}, expected a tensor [N, C, H, W]")
     if x.dim() != 4:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected 4 dimensions [N, C, H, W]")
-    dtype, direct = statistics_dtype(x.dtype), _direct(x)
+    _check_running(x, running_mean, running_var)
+    dtype = statistics_dtype(x.dtype)
+    rows = x.shape[0] * x.shape[2] * x.shape[3]
+    mean: Tensor | None
+    var: Tensor | None
     if training:
-        _check_running(x, running_mean, running_var)
-        rows = x.shape[0] * x.shape[2] * x.shape[3]
+        mean, var = (None, None) if statistics is None else statistics
         if rows == 1:
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {x.size()}"
             )
-        if statistics is not None:
-            mean, var = statistics
-        else:
-            mean, var = (native if direct else torch.ops.lasfast).batch_statistics(x)
-        if running_mean is not None and running_var is not None and rows > 0:
-            with torch.no_grad():
-                running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-                running_var.mul_(1 - momentum).add_(var, alpha=momentum * rows / (rows - 1))
     else:
         if statistics is not None:
             raise ValueError("statistics are given, expected none in evaluation, which uses the running ones")
         if running_mean is None or running_var is None:
             raise ValueError("running_mean or running_var is None, expected tensors [C] in evaluation")
         mean, var = running_mean.to(dtype), running_var.to(dtype)
+    if weight is not None and weight.dtype != dtype:
+        weight = weight.to(dtype)
+    if bias is not None and bias.dtype != dtype:
+        bias = bias.to(dtype)
+    if residual is not None and residual.dtype != x.dtype:
+        residual = residual.to(x.dtype)
+    _check(x, mean, var, weight, bias, residual, activation)
+
+    direct = _direct(x)
+    if mean is None or var is None:
+        mean, var = (native if direct else torch.ops.lasfast).batch_statistics(x)
+    if training and running_mean is not None and running_var is not None and rows > 0:
+        with torch.no_grad():
+            running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
+            running_var.mul_(1 - momentum).add_(var, alpha=momentum * rows / (rows - 1))
     run = _Direct.apply if direct else torch.ops.lasfast.bn_act
-    result: Tensor = run(
-        x,
-        mean,
-        var,
-        weight if weight is None or weight.dtype == dtype else weight.to(dtype),
-        bias if bias is None or bias.dtype == dtype else bias.to(dtype),
-        residual if residual is None or residual.dtype == x.dtype else residual.to(x.dtype),
-        training,
-        eps,
-        activation,
-    )
+    result: Tensor = run(x, mean, var, weight, bias, residual, training, eps, activation)
     return result
 
 
@@ -130,7 +130,7 @@ def _direct(x: Tensor) -> bool:
 
 
 def _check_running(x: Tensor, *running: Tensor | None) -> None:
-    """Raise unless the running statistics can be updated: an error after half an update would be too late."""
+    """Raise unless the running statistics fit x: in the middle of an update would be too late."""
     for name, values in zip(("running_mean", "running_var"), running, strict=True):
         if values is not None:
             _check_channels(name, values, x, values.dtype)
@@ -167,8 +167,8 @@ def _check_image(name: str, values: Tensor, x: Tensor, channels: int, expected: 
 
 def _check(
     x: Tensor,
-    mean: Tensor,
-    var: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
@@ -176,12 +176,9 @@ def _check(
 ) -> None:
     _check_x(x)
     dtype = statistics_dtype(x.dtype)
-    _check_channels("mean", mean, x, dtype)
-    _check_channels("var", var, x, dtype)
-    if weight is not None:
-        _check_channels("weight", weight, x, dtype)
-    if bias is not None:
-        _check_channels("bias", bias, x, dtype)
+    for name, values in (("mean", mean), ("var", var), ("weight", weight), ("bias", bias)):
+        if values is not None:
+            _check_channels(name, values, x, dtype)
     if residual is not None:
         channels = residual.shape[1] if residual.dim() == 4 else -1
         if not 1 <= channels <= x.shape[1]:
@@ -239,8 +236,8 @@ def _results(x: Tensor, mean: Tensor, residual: Tensor | None, needed: Needed) -
     """Room for the gradients of x, weight, bias and residual; None for those that nobody needs."""
     return [
         torch.empty_like(x) if needed[0] else None,
-        mean.new_empty(mean.shape[0]) if needed[1] else None,
-        mean.new_empty(mean.shape[0]) if needed[2] else None,
+        torch.empty_like(mean) if needed[1] else None,
+        torch.empty_like(mean) if needed[2] else None,
         torch.empty_like(residual) if needed[3] and residual is not None else None,
     ]
 
@@ -268,7 +265,7 @@ def _backward(
     results = _results(x, mean, residual, needed)
     arguments = (grad, x, mean, var, weight, bias, residual, batch_statistics, eps, activation)
     if native.supports(x):
-        native.bn_act_backward(*arguments, results)
+        native.bn_act_backward(*arguments, results=results)
     else:
         for result, gradient in zip(results, reference.bn_act_backward(*arguments), strict=True):
             if result is not None:
@@ -299,31 +296,36 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.rest = inputs[6:]
 
 
-def _gradients(ctx: Any, grad: Tensor, run: Callable[..., tuple[Tensor, ...]]) -> tuple[Any, ...]:
-    wanted = ctx.needs_input_grad
-    needed = [wanted[0], wanted[3], wanted[4], wanted[5]]
-    results = run(grad, *ctx.saved_tensors, *ctx.rest, needed)
+def _needed(ctx: Any) -> Needed:
+    x, _, _, *rest = ctx.needs_input_grad
+    return [x, *rest[:3]]
+
+
+@once_differentiable
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    needed = _needed(ctx)
+    results = torch.ops.lasfast.bn_act_backward(grad, *ctx.saved_tensors, *ctx.rest, needed)
     x, weight, bias, residual = (r if n else None for r, n in zip(results, needed, strict=True))
     return x, None, None, weight, bias, residual, None, None, None
 
 
-@once_differentiable
-def _dispatched_gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return _gradients(ctx, grad, torch.ops.lasfast.bn_act_backward)
-
-
 class _Direct(torch.autograd.Function):
-    """The operator without the dispatcher."""
+    """The operator without the dispatcher, and without checks of what was checked before."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         _setup(ctx, inputs, inputs[0])
-        return _forward(*inputs)
+        return native.bn_act(*inputs[:6], *inputs[7:])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        return _gradients(ctx, grad, _backward)
+        if torch.is_grad_enabled():  # somebody may want to differentiate again: that takes longer to refuse
+            return _gradients(ctx, grad)
+        saved: tuple[Any, ...] = ctx.saved_tensors
+        results = _results(saved[0], saved[1], saved[5], _needed(ctx))
+        native.bn_act_backward(grad, *saved, *ctx.rest, results=results)
+        x, weight, bias, residual = results
+        return x, None, None, weight, bias, residual, None, None, None
 
 
 for _name, _kernel, _fake_kernel in (
@@ -333,7 +335,7 @@ for _name, _kernel, _fake_kernel in (
 ):
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"lasfast::{_name}", _fake_kernel, lib=_library)
-torch.library.register_autograd("lasfast::bn_act", _dispatched_gradients, setup_context=_setup, lib=_library)
+torch.library.register_autograd("lasfast::bn_act", _gradients, setup_context=_setup, lib=_library)
 # No gradient flows through these two: that of bn_act counts what flows through the statistics.
 for _name in ("batch_statistics", "bn_act_backward"):
     _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")

@@ -395,6 +395,7 @@ X, C4 = torch.zeros(2, 4, 5, 5), torch.ones(4)
         ),
         ((X, C4[:3], C4), {}, ValueError, r"running_mean has shape \(3,\), expected \[4\]"),
         ((X, C4, C4[:3]), {}, ValueError, r"running_var has shape \(3,\), expected \[4\]"),
+        ((X, C4[:3], C4), {"training": False}, ValueError, r"running_mean has shape \(3,\), expected \[4\]"),
         ((X, None, None), {"training": False}, ValueError, "running_mean or running_var is None"),
         ((X, C4, C4), {"training": False, "statistics": (C4, C4)}, ValueError, "statistics are given"),
         ((X, None, None), {"statistics": (C4.double(), C4)}, TypeError, "mean has dtype torch.float64"),
@@ -416,7 +417,7 @@ X, C4 = torch.zeros(2, 4, 5, 5), torch.ones(4)
         ((X, None, None, None, None, X[:, :, :1]), {}, ValueError, r"residual has shape \(2, 4, 1, 5\)"),
         ((X, None, None, None, None, X.to("meta")), {}, ValueError, "residual is on meta, expected cpu"),
         (
-            (X, None, None),
+            (X, C4, C4),
             {"activation": "tanh"},
             ValueError,
             "activation is 'tanh', expected one of none, relu, relu6, hardswish, swish, sigmoid, hardsigmoid",

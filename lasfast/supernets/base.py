@@ -70,8 +70,13 @@ class Supernet(nn.Module, ABC):
             x = run(layer, x)
         return x
 
-    def layer_runner(self) -> Callable[[Layer, Tensor], Tensor]:
-        """Return what `forward` runs each layer with: a function of a layer and its input."""
+    def layer_runner(
+        self, normalise: Callable[..., Tensor] = F.batch_norm
+    ) -> Callable[[Layer, Tensor], Tensor]:
+        """Return what `forward` runs each layer with: a function of a layer and its input.
+
+        `normalise` is called as `torch.nn.functional.batch_norm` is.
+        """
         modules = dict(self.named_modules())
 
         def batch_norm(op: layers.BatchNorm2d, value: Tensor) -> Tensor:
@@ -80,7 +85,7 @@ class Supernet(nn.Module, ABC):
             mean, variance = owner.running_mean, owner.running_var
             assert mean is not None
             assert variance is not None
-            return F.batch_norm(
+            return normalise(
                 value,
                 leading(mean, op.channels),
                 leading(variance, op.channels),

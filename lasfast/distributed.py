@@ -1,8 +1,8 @@
 """Several processes that work as one: which of them this is, and what they exchange.
 
-`torchrun` starts the processes, called ranks; `start` joins them. Code asks `world()` where it stands, and reads
-the same for one process, whose world has nobody to exchange anything with. What exchanges something has to be
-called by all ranks, in the same order: one that does not come keeps the others waiting until it ends.
+`torchrun` starts the processes, called ranks; `start` joins them. Code asks `world()` where it stands, and
+reads the same for one process, whose world has nobody to exchange anything with. What exchanges something has
+to be called by all ranks, in the same order: one that does not come keeps the others waiting until it ends.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ def _exchange() -> Iterator[None]:
         ) from error
 
 
-def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+def _attempt(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
     """The result of work, or its error, either of which can travel."""
     try:
         return work(), None

@@ -119,8 +119,8 @@ class LoaderImages:
             raise ValueError("data is a DataLoader without any batch")
         if isinstance(loader.sampler, DistributedSampler):
             raise ValueError(
-                "data is a DataLoader with a DistributedSampler; expected whole batches, the same on all ranks, "
-                "of which the trainer takes each rank's images"
+                "data is a DataLoader with a DistributedSampler; expected whole batches, the same on all "
+                "ranks: the trainer takes each rank's images of them"
             )
         self.loader = loader
 

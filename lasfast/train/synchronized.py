@@ -109,6 +109,6 @@ def check_batch_norms(supernet: Supernet, plan: Plan) -> None:
     for op in opaque:
         if any(isinstance(part, _BatchNorm) for part in supernet.get_submodule(op.module).modules()):
             raise ValueError(
-                f"opaque module {op.module!r} has a BatchNorm of its own, whose statistics would be those of a "
-                "part of the batch: describe it by a BatchNorm2d op, or train in one process"
+                f"opaque module {op.module!r} has a BatchNorm of its own, whose statistics would be those of "
+                "a part of the batch: describe it by a BatchNorm2d op, or train in one process"
             )

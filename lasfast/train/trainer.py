@@ -38,10 +38,10 @@ class Trainer:
     Of several paths that a batch trains, each makes an update of the weights (`update="sequential"`), or all
     make one together, with the sum of their gradients (`"joint"`).
 
-    Of several ranks (`_world`), each runs its images of a batch; gradients are summed over all, so an update is
-    that of the whole batch. Not by torch's DistributedDataParallel: that hooks a module's forward, where layers
-    run here one by one, and expects the same weights in every batch, or searches each graph for those it lacks;
-    and there is little to hide a sum behind in a backward pass that waits for all ranks at every batch norm.
+    Of several ranks (`_world`), each runs its images of a batch; gradients are summed over all, so an update
+    is that of the whole batch. Not by torch's DistributedDataParallel: that hooks a module's forward, where
+    layers run here one by one, and expects the same weights in every batch, or searches each graph for those
+    it lacks; and little hides a sum in a backward pass that waits for all ranks at every batch norm.
     """
 
     def __init__(

@@ -71,10 +71,13 @@ class Supernet(nn.Module, ABC):
             x = run(layer, x)
         return x
 
-    def layer_runner(self, *, fused: bool = False) -> Callable[[Layer, Tensor], Tensor]:
+    def layer_runner(
+        self, normalise: Callable[..., Tensor] = F.batch_norm, *, fused: bool = False
+    ) -> Callable[[Layer, Tensor], Tensor]:
         """Return what `forward` runs each layer with: a function of a layer and its input.
 
-        With `fused`, lasfast's fused operators run it, to the same results but for rounding.
+        `normalise` is called as `torch.nn.functional.batch_norm` is. With `fused`, lasfast's fused operators
+        run the layer and normalise as that does, to the same results but for rounding.
         """
         modules = dict(self.named_modules())
         if fused:
@@ -86,7 +89,7 @@ class Supernet(nn.Module, ABC):
             mean, variance = owner.running_mean, owner.running_var
             assert mean is not None
             assert variance is not None
-            return F.batch_norm(
+            return normalise(
                 value,
                 leading(mean, op.channels),
                 leading(variance, op.channels),

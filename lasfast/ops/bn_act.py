@@ -106,19 +106,17 @@ def bn_act(
         residual = residual.to(x.dtype)
     _check(x, mean, var, weight, bias, residual, activation)
 
-    direct = _direct(x)
+    direct = is_direct(x)
     if mean is None or var is None:
         mean, var = (native if direct else torch.ops.lasfast).batch_statistics(x)
-    if training and running_mean is not None and running_var is not None and rows > 0:
-        with torch.no_grad():
-            running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-            running_var.mul_(1 - momentum).add_(var, alpha=momentum * rows / (rows - 1))
+    if training and rows > 0:
+        update_running(running_mean, running_var, mean, var, momentum, rows)
     run = _Direct.apply if direct else torch.ops.lasfast.bn_act
     result: Tensor = run(x, mean, var, weight, bias, residual, training, eps, activation)
     return result
 
 
-def _direct(x: Tensor) -> bool:
+def is_direct(x: Tensor) -> bool:
     """Whether the kernels can be called without the dispatcher, which takes longer than a small layer."""
     return (
         not torch.compiler.is_compiling()
@@ -127,6 +125,21 @@ def _direct(x: Tensor) -> bool:
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+@torch.no_grad()
+def update_running(
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    momentum: float,
+    rows: int,
+) -> None:
+    """Update running statistics in place by those of a batch of `rows` values per channel."""
+    if running_mean is not None and running_var is not None:
+        running_mean.lerp_(mean, momentum)
+        running_var.mul_(1 - momentum).add_(var, alpha=momentum * rows / (rows - 1))
 
 
 def _check_running(x: Tensor, *running: Tensor | None) -> None:
@@ -232,7 +245,7 @@ def _fake_forward(
     return torch.empty_like(x)
 
 
-def _results(x: Tensor, mean: Tensor, residual: Tensor | None, needed: Needed) -> list[Tensor | None]:
+def bn_results(x: Tensor, mean: Tensor, residual: Tensor | None, needed: Needed) -> list[Tensor | None]:
     """Room for the gradients of x, weight, bias and residual; None for those that nobody needs."""
     return [
         torch.empty_like(x) if needed[0] else None,
@@ -262,7 +275,7 @@ def _backward(
 ) -> tuple[Tensor, ...]:
     _check(x, mean, var, weight, bias, residual, activation)
     _check_image("grad", grad, x, x.shape[1], "[N, C, H, W]")
-    results = _results(x, mean, residual, needed)
+    results = bn_results(x, mean, residual, needed)
     arguments = (grad, x, mean, var, weight, bias, residual, batch_statistics, eps, activation)
     if native.supports(x):
         native.bn_act_backward(*arguments, results=results)
@@ -288,7 +301,7 @@ def _fake_backward(
 ) -> tuple[Tensor, ...]:
     _check(x, mean, var, weight, bias, residual, activation)
     _check_image("grad", grad, x, x.shape[1], "[N, C, H, W]")
-    return _filled(_results(x, mean, residual, needed), x)
+    return _filled(bn_results(x, mean, residual, needed), x)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -322,8 +335,9 @@ class _Direct(torch.autograd.Function):
         if torch.is_grad_enabled():  # somebody may want to differentiate again: that takes longer to refuse
             return _gradients(ctx, grad)
         saved: tuple[Any, ...] = ctx.saved_tensors
-        results = _results(saved[0], saved[1], saved[5], _needed(ctx))
-        native.bn_act_backward(grad, *saved, *ctx.rest, results=results)
+        results = bn_results(saved[0], saved[1], saved[5], _needed(ctx))
+        arguments: tuple[Any, ...] = (grad, *saved, *ctx.rest, results)
+        native.bn_act_backward(*arguments)
         x, weight, bias, residual = results
         return x, None, None, weight, bias, residual, None, None, None
 

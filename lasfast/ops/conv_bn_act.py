@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from lasfast.ops.bn_act import bn_act
-from lasfast.ops.sliced_conv2d import sliced_conv2d, sliced_conv2d_statistics
+from lasfast.ops import native_bn_act
+from lasfast.ops.bn_act import bn_act, bn_results, is_direct, update_running
+from lasfast.ops.convolution import Convolution
+from lasfast.ops.sliced_conv2d import as_arguments, check, find, sliced_conv2d, sliced_conv2d_statistics
 
 
 def conv_bn_act(
@@ -64,6 +69,14 @@ def conv_bn_act(
         padding,
         groups,
     )
+    vectors = (running_mean, running_var, bn_weight, bn_bias, residual)
+    if training and is_direct(x):
+        input, kernel, *numbers = as_arguments(*convolution)
+        size = check(input, kernel, *numbers)
+        if _fits(size, *vectors, activation):
+            found = find(input, input.shape, size, kernel, *numbers[2:])
+            result: Tensor = _Direct.apply(found, input, kernel, *vectors, momentum, eps, activation)
+            return result
     statistics = None
     if training:
         x, mean, var = sliced_conv2d_statistics(*convolution)
@@ -72,14 +85,83 @@ def conv_bn_act(
         x = sliced_conv2d(*convolution)
     return bn_act(
         x,
-        running_mean,
-        running_var,
-        bn_weight,
-        bn_bias,
-        residual,
+        *vectors,
         training=training,
         momentum=momentum,
         eps=eps,
         activation=activation,
         statistics=statistics,
     )
+
+
+def _fits(
+    size: tuple[int, int, int, int],
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
+) -> bool:
+    """Whether all is as it should be for an output of this size; `bn_act` says what is not."""
+    batch, channels, height, width = size
+    for vector in (running_mean, running_var, weight, bias):
+        if vector is not None and (
+            vector.shape != (channels,) or vector.dtype != torch.float32 or vector.device.type != "cpu"
+        ):
+            return False
+    if residual is not None:
+        last = torch.channels_last
+        if (
+            residual.dim() != 4
+            or residual.shape[1] > channels
+            or not residual.is_contiguous(memory_format=last)
+        ):
+            return False
+        if residual.device.type != "cpu" or (residual.shape[0], *residual.shape[2:]) != (
+            batch,
+            height,
+            width,
+        ):
+            return False
+    return activation in native_bn_act.ACTIVATIONS and batch * height * width > 1
+
+
+class _Direct(torch.autograd.Function):
+    """One node of autograd's graph, whose passes call the kernels: dispatching takes longer than a layer."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        convolution: Convolution,
+        x: Tensor,
+        conv_weight: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        momentum: float,
+        eps: float,
+        activation: str,
+    ) -> Tensor:
+        y, mean, var = convolution.forward_statistics(x, conv_weight)
+        residual = None if residual is None else residual.to(y.dtype)
+        update_running(running_mean, running_var, mean, var, momentum, y.numel() // y.shape[1])
+        ctx.save_for_backward(x, conv_weight, y, mean, var, weight, bias, residual)
+        ctx.convolution, ctx.rest = convolution, (True, eps, activation)
+        return native_bn_act.bn_act(y, mean, var, weight, bias, residual, eps, activation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, conv_weight, y, mean, var, weight, bias, residual = ctx.saved_tensors
+        _, of_x, of_kernel, _, _, *of_rest = ctx.needs_input_grad
+        results = bn_results(y, mean, residual, (of_x or of_kernel, *of_rest[:3]))
+        arguments = (grad, y, mean, var, weight, bias, residual, *ctx.rest, results)
+        native_bn_act.bn_act_backward(*arguments)
+        grad_y, grad_weight, grad_bias, grad_residual = results
+        grad_x = ctx.convolution.grad_input(grad_y, conv_weight) if of_x else None
+        grad_kernel = ctx.convolution.grad_weight(grad_y, x) if of_kernel else None
+        gradients = (grad_x, grad_kernel, None, None, grad_weight, grad_bias, grad_residual)
+        return (None, *gradients, None, None, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -21,7 +20,8 @@ class Convolution:
     """The passes of a convolution; arguments were checked, and have the sizes that it is for.
 
     Results are channels_last where the values are (`channels_last`), contiguous otherwise. A gradient of
-    the weight has the weight's full size, and is zero outside the slice.
+    the weight has the weight's full size, and is zero outside the slice. `isa` is the instruction set's
+    number, and `wanted` what LASFAST_CHOICE says.
     """
 
     def __init__(
@@ -36,6 +36,8 @@ class Convolution:
         numbers: tuple[int, int, int],
         channels_last: bool,
         threads: int,
+        isa: int,
+        wanted: str | None,
     ) -> None:
         self.input_size, self.output_size, self.numbers = input_size, output_size, numbers
         self.channels_last = channels_last
@@ -48,11 +50,12 @@ class Convolution:
             f"to {output_size[1]}, kernel {tuple(weight_size[2:])} stride {numbers[0]} padding {numbers[1]} "
             f"groups {numbers[2]}, {threads} threads"
         )
+        self._wanted = wanted
         self._chosen: dict[str, str] = {}
         self._nhwc: NhwcPasses | None = None
         if channels_last and device.type == "cpu":
             sizes = (input_size, output_size, weight_size, weight_stride, self._grad_stride)
-            self._nhwc = NhwcPasses(*sizes, dtype, weight_dtype, *numbers, threads)
+            self._nhwc = NhwcPasses(*sizes, dtype, weight_dtype, *numbers, threads, isa)
 
     def forward(self, input: Tensor, weight: Tensor) -> Tensor:
         """Output [N, c_out, H', W']."""
@@ -166,10 +169,7 @@ class Convolution:
         return self._dtype == self._weight_dtype and native.supports(values)
 
     def _fastest(self, which: str, ours: Callable[[], T], theirs: Callable[[], T]) -> T:
-        wanted = os.environ.get("LASFAST_CHOICE")
-        if wanted == "torch":
-            return theirs()
-        if wanted == "native":
+        if self._wanted == "native":
             return ours()
         name = self._chosen.get(which)
         if name is None:

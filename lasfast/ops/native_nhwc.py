@@ -24,7 +24,8 @@ class NhwcPasses:
         weight_stride, grad_stride: in elements, of the weight and of its gradient.
         dtype, weight_dtype: of values and weight; the weight's gradient is float32.
         stride, padding, groups: of the convolution.
-        threads: for which scratch memory is sized.
+        threads: how many run.
+        isa: the instruction set's number.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class NhwcPasses:
         padding: int,
         groups: int,
         threads: int,
+        isa: int,
     ) -> None:
-        self._threads = threads
+        self._threads, self._isa = threads, isa
         self._params: dict[str, Any] = {}
-        self._bytes: dict[tuple[str, int], int] = {}
+        self._bytes: dict[str, int] = {}
         square = weight_size[2] == weight_size[3]
         if not (square and dtype in DTYPES and weight_dtype in DTYPES and native.available()):
             return
@@ -61,18 +63,15 @@ class NhwcPasses:
                 )
             elif groups == 1:
                 sizes = (input_size[0], input_size[1:], output_size[1:])
-                self._params[which] = module.Conv2dNhwcParams(
+                params = module.Conv2dNhwcParams(
                     *sizes, *numbers, strides, DTYPES[dtype], DTYPES[weight_dtype]
                 )
+                if module.conv2d_nhwc_why_not(params, getattr(module.Pass, which), isa) is None:
+                    self._params[which] = params
 
     def has(self, which: str) -> bool:
-        """Whether "forward", "grad_input" or "grad_weight" can be run, by the instruction set used now."""
-        if which not in self._params:
-            return False
-        if self._depthwise:
-            return True
-        kind = getattr(self._module.Pass, which)
-        return self._module.conv2d_nhwc_why_not(self._params[which], kind, _native.isa_number()) is None
+        """Whether "forward", "grad_input" or "grad_weight" can be run by these kernels."""
+        return which in self._params
 
     def forward(
         self,
@@ -95,14 +94,14 @@ class NhwcPasses:
         return self._run("grad_weight", grad_output, input, result)
 
     def _run(self, which: str, first: Tensor, second: Tensor, result: Tensor, *more: int) -> Tensor:
-        isa, params = _native.isa_number(), self._params[which]
+        params = self._params[which]
         name = f"{'depthwise' if self._depthwise else 'conv2d'}_nhwc"
-        size = self._bytes.get((which, isa))
+        size = self._bytes.get(which)
         if size is None:
             kind = getattr(self._module.Pass, which)
             threads = () if self._depthwise else (self._threads,)
-            size = getattr(self._module, f"{name}_workspace_cpu")(params, kind, *threads, isa)
-            self._bytes[which, isa] = size
+            size = getattr(self._module, f"{name}_workspace_cpu")(params, kind, *threads, self._isa)
+            self._bytes[which] = size
         workspace = torch.empty(size, dtype=torch.uint8)
         getattr(self._module, f"{name}_{which}_cpu")(
             params,
@@ -110,7 +109,7 @@ class NhwcPasses:
             second.data_ptr(),
             workspace.data_ptr(),
             self._threads,
-            isa,
+            self._isa,
             result.data_ptr(),
             *more,
         )

@@ -7,12 +7,14 @@ operator can be differentiated any number of times.
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lasfast import _native
 from lasfast.ops.convolution import Convolution, Size, find_convolution
 
 _library = torch.library.Library("lasfast", "FRAGMENT")
@@ -71,7 +73,7 @@ def sliced_conv2d(
     Raises TypeError for arguments of other types, ValueError for values that do not fit, before any work.
     """
     result: Tensor = torch.ops.lasfast.sliced_conv2d(
-        *_arguments(input, weight, c_in, c_out, stride, padding, groups)
+        *as_arguments(input, weight, c_in, c_out, stride, padding, groups)
     )
     return result
 
@@ -93,12 +95,12 @@ def sliced_conv2d_statistics(
         through these two.
     """
     output, mean, var = torch.ops.lasfast.sliced_conv2d_statistics(
-        *_arguments(input, weight, c_in, c_out, stride, padding, groups)
+        *as_arguments(input, weight, c_in, c_out, stride, padding, groups)
     )
     return output, mean, var
 
 
-def _arguments(
+def as_arguments(
     input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
 ) -> tuple[Any, ...]:
     """The operators' arguments: ints as ints, tensors as autocast wants them; TypeError for other types."""
@@ -201,7 +203,7 @@ def _empty(size: Sequence[int], like: Tensor) -> Tensor:
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
-def _check(
+def check(
     input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
 ) -> tuple[int, int, int, int]:
     """The size of the output."""
@@ -228,7 +230,7 @@ def _check_for_grad_input(
 def _fake(
     input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
 ) -> Tensor:
-    return _empty(_check(input, weight, c_in, c_out, stride, padding, groups), input)
+    return _empty(check(input, weight, c_in, c_out, stride, padding, groups), input)
 
 
 def _fake_statistics(
@@ -267,7 +269,7 @@ def _fake_grad_weight(
     return torch.empty_like(weight)
 
 
-def _find(values: Tensor, input_size: Size, output_size: Size, weight: Tensor, *numbers: int) -> Convolution:
+def find(values: Tensor, input_size: Size, output_size: Size, weight: Tensor, *numbers: int) -> Convolution:
     """The convolution of these sizes on values laid out like `values`."""
     return find_convolution(
         input_size,
@@ -280,21 +282,23 @@ def _find(values: Tensor, input_size: Size, output_size: Size, weight: Tensor, *
         numbers,
         _is_channels_last(values),
         torch.get_num_threads(),
+        _native.isa_number() if values.device.type == "cpu" and _native.available() else 0,
+        os.environ.get("LASFAST_CHOICE"),
     )
 
 
 def _forward(
     input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
 ) -> Tensor:
-    size = _check(input, weight, c_in, c_out, stride, padding, groups)
-    return _find(input, input.shape, size, weight, stride, padding, groups).forward(input, weight)
+    size = check(input, weight, c_in, c_out, stride, padding, groups)
+    return find(input, input.shape, size, weight, stride, padding, groups).forward(input, weight)
 
 
 def _forward_statistics(
     input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    size = _check(input, weight, c_in, c_out, stride, padding, groups)
-    return _find(input, input.shape, size, weight, stride, padding, groups).forward_statistics(input, weight)
+    size = check(input, weight, c_in, c_out, stride, padding, groups)
+    return find(input, input.shape, size, weight, stride, padding, groups).forward_statistics(input, weight)
 
 
 def _grad_input(
@@ -309,7 +313,7 @@ def _grad_input(
 ) -> Tensor:
     size = (grad_output.shape[0], c_in, height, width)
     _check_for_grad_input(grad_output, weight, size, stride, padding, groups)
-    convolution = _find(grad_output, size, grad_output.shape, weight, stride, padding, groups)
+    convolution = find(grad_output, size, grad_output.shape, weight, stride, padding, groups)
     return convolution.grad_input(grad_output, weight)
 
 
@@ -319,7 +323,7 @@ def _grad_weight(
     _fake_grad_weight(grad_output, input, weight, stride, padding, groups)
     if _is_channels_last(input) and not _is_channels_last(grad_output):
         grad_output = grad_output.contiguous(memory_format=torch.channels_last)
-    convolution = _find(input, input.shape, grad_output.shape, weight, stride, padding, groups)
+    convolution = find(input, input.shape, grad_output.shape, weight, stride, padding, groups)
     return convolution.grad_weight(grad_output, input)
 
 

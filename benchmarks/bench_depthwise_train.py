@@ -61,11 +61,14 @@ def work(shape: str, dtype: torch.dtype, which: str) -> tuple[dict[str, Callable
             wanted = moments if "statistics" in which else None
             depthwise_nhwc.forward(x, weight, y, stride, padding, wanted)
             return y
-        if which != "grad_weight":
-            depthwise_nhwc.grad_input(grad, weight, grad_x, stride, padding)
-        if which != "grad_input":
+        if which == "grad_weight":
             depthwise_nhwc.grad_weight(grad, x, grad_weight, stride, padding)
-        return grad_weight if which == "grad_weight" else grad_x
+            return grad_weight
+        if which == "grad_input":
+            depthwise_nhwc.grad_input(grad, weight, grad_x, stride, padding)
+        else:
+            depthwise_nhwc.backward(grad, x, weight, grad_x, grad_weight, stride, padding)
+        return grad_x
 
     def theirs() -> object:
         if which.startswith("forward"):
@@ -76,7 +79,7 @@ def work(shape: str, dtype: torch.dtype, which: str) -> tuple[dict[str, Callable
         )
         return both[which == "grad_weight"]
 
-    moved = (x.nbytes + y.nbytes) * (2 if which == "backward" else 1)
+    moved = x.nbytes + y.nbytes + (x.nbytes if which == "backward" else 0)
     source = torch.zeros(moved // 2, dtype=torch.uint8)
     target = torch.empty_like(source)
     return {"lasfast": ours, "torch": theirs, "copy": lambda: target.copy_(source)}, moved

@@ -8,7 +8,6 @@
 #include "lasfast/depthwise_nhwc.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -18,7 +17,7 @@
 namespace lasfast {
 namespace {
 
-constexpr int64_t piece_bytes = 256 << 10;  // read and written
+constexpr int64_t piece_bytes = 128 << 10;  // read and written; the next one is prefetched beside it
 constexpr int64_t least_rows = 8;           // of a band: the rows above and below it are read twice
 constexpr int64_t most_parts = 32;          // of the weight's gradient
 constexpr int64_t line = 64;

@@ -271,6 +271,20 @@ def depthwise_nhwc_grad_weight_cpu(
     /,
 ) -> None: ...
 
+def depthwise_nhwc_backward_cpu(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    input: int,
+    weight: int,
+    grad_weight_stride: Sequence[int],
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_input: int,
+    grad_weight: int,
+    /,
+) -> None: ...
+
 class SlicedConv2dParams:
     def __init__(
         self,

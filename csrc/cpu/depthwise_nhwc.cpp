@@ -8,7 +8,6 @@
 #include "lasfast/depthwise_nhwc.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -18,7 +17,7 @@
 namespace lasfast {
 namespace {
 
-constexpr int64_t piece_bytes = 256 << 10;  // read and written
+constexpr int64_t piece_bytes = 128 << 10;  // read and written; the next one is prefetched beside it
 constexpr int64_t least_rows = 8;           // of a band: the rows above and below it are read twice
 constexpr int64_t most_parts = 32;          // of the weight's gradient
 constexpr int64_t line = 64;
@@ -193,11 +192,64 @@ void merge_statistics(const DepthwiseNhwcParams& p, const Pieces& pieces, const 
   }
 }
 
+// Calls before(pieces, number) once for each piece, before its products are added.
+template <class F>
+void weight_gradient(const DepthwiseNhwcParams& p, const void* grad_output, const void* input, float* sums,
+                     int threads, const DepthwiseKernels& run, const int64_t* stride, float* grad_weight,
+                     F before) {
+  if (p.batch * p.out_height * p.out_width == 0) {
+    for (int64_t c = 0; c < p.channels; ++c)
+      for_taps(
+          p, [&](int64_t r, int64_t s) { grad_weight[c * stride[0] + r * stride[1] + s * stride[2]] = 0.f; });
+    return;
+  }
+  if (p.channels == 0) return;
+  const auto gradient = run.storage[static_cast<int>(p.storage)].grad_weight;
+  const int width = run.width;
+  const int64_t vectors = vector_count(p, width), taps = p.kernel * p.kernel,
+                part_floats = vectors * taps * width;
+  const int64_t pixel = p.channels * item_size(p.storage);
+  const Pieces pieces(p, p.out_height);
+  const int64_t parts = part_count(p, pieces.count);
+  // Channels do not meet, so that where parts are few, threads share those too.
+  const int64_t blocks = std::min(vectors, ceil_div(threads, parts));
+
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t item = 0; item < parts * blocks; ++item) {
+    const int64_t part = item / blocks, block = item % blocks;
+    const int64_t begin = pieces.count * part / parts, end = pieces.count * (part + 1) / parts;
+    const int64_t vector = vectors * block / blocks, next = vectors * (block + 1) / blocks;
+    for (int64_t i = begin; i < end; ++i) {
+      if (block == 0) before(pieces, i);
+      const Piece piece(p, pieces, p.out_height, i);
+      gradient({bytes_at(grad_output, piece.image * p.out_height * p.out_width * pixel),
+                bytes_at(input, piece.image * p.height * p.width * pixel), piece.images, p.channels, p.height,
+                p.width, p.out_height, p.out_width, p.kernel, p.stride, p.padding, piece.row, piece.rows,
+                ahead_of(p, pieces, p.out_height, i, grad_output, p.out_height * p.out_width * pixel, input,
+                         p.height * p.width * pixel),
+                vector, next - vector, i > begin, sums + part * part_floats});
+    }
+  }
+
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t v = 0; v < vectors; ++v) {
+    float* total = sums + v * taps * width;
+    for (int64_t part = 1; part < parts; ++part)
+      for (int64_t i = 0; i < taps * width; ++i) total[i] += total[part * part_floats + i];
+    const int64_t begin = slot_begin(p, v, width);
+    for (int64_t c = v * width; c < std::min(p.channels, (v + 1) * width); ++c)
+      for_taps(p, [&](int64_t r, int64_t s) {
+        grad_weight[c * stride[0] + r * stride[1] + s * stride[2]] =
+            total[(r * p.kernel + s) * width + c - begin];
+      });
+  }
+}
+
 }  // namespace
 
 int64_t depthwise_nhwc_workspace_cpu(const DepthwiseNhwcParams& p, Pass pass, Isa isa) {
   if (!validate(p).ok() || !isa_supported(isa)) return 0;
-  if (p.batch * p.channels * p.height * p.width == 0) return 0;
+  if (p.batch * p.channels == 0) return 0;
   if (pass != Pass::grad_input && p.out_height * p.out_width == 0) return 0;
   const int width = kernels(isa).width;
   const int64_t slots = vector_count(p, width) * width, taps = p.kernel * p.kernel * slots;
@@ -274,54 +326,44 @@ Status depthwise_nhwc_grad_weight_cpu(const DepthwiseNhwcParams& p, const void* 
                                       const void* input, void* workspace, int threads, Isa isa,
                                       float* grad_weight) {
   if (const Status status = check(p, threads, isa); !status.ok()) return status;
-  const int64_t* stride = p.weight_stride;
-  if (p.batch * p.out_height * p.out_width == 0) {
-    for (int64_t c = 0; c < p.channels; ++c)
-      for_taps(
-          p, [&](int64_t r, int64_t s) { grad_weight[c * stride[0] + r * stride[1] + s * stride[2]] = 0.f; });
-    return {};
+  weight_gradient(p, grad_output, input, align_line(workspace), threads, kernels(isa), p.weight_stride,
+                  grad_weight, [](const Pieces&, int64_t) {});
+  return {};
+}
+
+Status depthwise_nhwc_backward_cpu(const DepthwiseNhwcParams& p, const void* grad_output, const void* input,
+                                   const void* weight, const int64_t* grad_weight_stride, void* workspace,
+                                   int threads, Isa isa, void* grad_input, float* grad_weight) {
+  if (const Status status = check(p, threads, isa); !status.ok()) return status;
+  if (p.batch * p.out_height * p.out_width * p.channels == 0) {  // no pieces
+    weight_gradient(p, grad_output, input, nullptr, threads, kernels(isa), grad_weight_stride, grad_weight,
+                    [](const Pieces&, int64_t) {});
+    return depthwise_nhwc_grad_input_cpu(p, grad_output, weight, workspace, threads, isa, grad_input);
   }
-  if (p.channels == 0) return {};
   const DepthwiseKernels& run = kernels(isa);
-  const auto gradient = run.storage[static_cast<int>(p.storage)].grad_weight;
-  const int width = run.width;
-  const int64_t vectors = vector_count(p, width), taps = p.kernel * p.kernel,
-                part_floats = vectors * taps * width;
+  const auto gradient = run.storage[static_cast<int>(p.storage)].grad_input;
   const int64_t pixel = p.channels * item_size(p.storage);
-  const Pieces pieces(p, p.out_height);
-  const int64_t parts = part_count(p, pieces.count);
-  // Channels do not meet, so that where parts are few, threads share those too.
-  const int64_t blocks = std::min(vectors, ceil_div(threads, parts));
-  float* sums = align_line(workspace);
+  const int64_t image = p.height * p.width * pixel, out_image = p.out_height * p.out_width * pixel;
+  float* packed = align_line(workspace);
+  float* sums = packed + p.kernel * p.kernel * vector_count(p, run.width) * run.width;
+  pack(p, Pass::grad_input, weight, run.width, packed);
 
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t item = 0; item < parts * blocks; ++item) {
-    const int64_t part = item / blocks, block = item % blocks;
-    const int64_t begin = pieces.count * part / parts, end = pieces.count * (part + 1) / parts;
-    const int64_t vector = vectors * block / blocks, next = vectors * (block + 1) / blocks;
-    for (int64_t i = begin; i < end; ++i) {
-      const Piece piece(p, pieces, p.out_height, i);
-      gradient({bytes_at(grad_output, piece.image * p.out_height * p.out_width * pixel),
-                bytes_at(input, piece.image * p.height * p.width * pixel), piece.images, p.channels, p.height,
-                p.width, p.out_height, p.out_width, p.kernel, p.stride, p.padding, piece.row, piece.rows,
-                ahead_of(p, pieces, p.out_height, i, grad_output, p.out_height * p.out_width * pixel, input,
-                         p.height * p.width * pixel),
-                vector, next - vector, i > begin, sums + part * part_floats});
-    }
-  }
-
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t v = 0; v < vectors; ++v) {
-    float* total = sums + v * taps * width;
-    for (int64_t part = 1; part < parts; ++part)
-      for (int64_t i = 0; i < taps * width; ++i) total[i] += total[part * part_floats + i];
-    const int64_t begin = slot_begin(p, v, width);
-    for (int64_t c = v * width; c < std::min(p.channels, (v + 1) * width); ++c)
-      for_taps(p, [&](int64_t r, int64_t s) {
-        grad_weight[c * stride[0] + r * stride[1] + s * stride[2]] =
-            total[(r * p.kernel + s) * width + c - begin];
-      });
-  }
+  const auto grad_input_piece = [&](const Pieces& pieces, int64_t number) {
+    const Piece piece(p, pieces, p.out_height, number);
+    const auto begin = [&](int64_t row) {
+      return row < p.out_height ? std::min(p.height, row * p.stride) : p.height;
+    };
+    DepthwiseArgs a = arguments(p, piece, packed);
+    a.row = begin(piece.row);
+    a.rows = begin(piece.row + piece.rows) - a.row;
+    if (a.rows * p.width == 0) return;
+    a.from = bytes_at(grad_output, piece.image * out_image);
+    a.to = bytes_at(grad_input, piece.image * image);
+    a.ahead = ahead_of(p, pieces, p.out_height, number, grad_output, out_image, grad_input, image);
+    gradient(a);
+  };
+  weight_gradient(p, grad_output, input, sums, threads, run, grad_weight_stride, grad_weight,
+                  grad_input_piece);
   return {};
 }
 

@@ -15,6 +15,7 @@ from lasfast.checks import check_positive
 from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
 from lasfast.supernets import layers
 from lasfast.supernets.extract import Statistics, extract
+from lasfast.supernets.fused import run_fused
 from lasfast.supernets.layers import Layer, Op, Path
 from lasfast.supernets.modules import add_module, make_module
 from lasfast.supernets.run import leading, run_layer
@@ -70,9 +71,14 @@ class Supernet(nn.Module, ABC):
             x = run(layer, x)
         return x
 
-    def layer_runner(self) -> Callable[[Layer, Tensor], Tensor]:
-        """Return what `forward` runs each layer with: a function of a layer and its input."""
+    def layer_runner(self, *, fused: bool = False) -> Callable[[Layer, Tensor], Tensor]:
+        """Return what `forward` runs each layer with: a function of a layer and its input.
+
+        With `fused`, lasfast's fused operators run it, to the same results but for rounding.
+        """
         modules = dict(self.named_modules())
+        if fused:
+            return lambda layer, x: run_fused(layer, x, modules)
 
         def batch_norm(op: layers.BatchNorm2d, value: Tensor) -> Tensor:
             owner = modules[op.module]

@@ -55,7 +55,7 @@ class PathTrainer(Trainer):
     def _logits(self, images: torch.Tensor, paths: Sequence[Architecture]) -> list[torch.Tensor]:
         """Run each distinct prefix of the paths once: its gradient is the sum of theirs."""
         plan = Plan([self.supernet.path(path) for path in paths])
-        run = self.supernet.layer_runner()
+        run = self.supernet.layer_runner(fused=self.operators == "native")
         outputs = {ROOT: images}
         for number, node in enumerate(plan.nodes):
             outputs[number] = run(node.layer, outputs[node.parent])

@@ -2,9 +2,9 @@
 
     python -m pytest benchmarks/bench_conv_train.py --benchmark-group-by=group
 
-fp32 weights are packed (by PyTorch: converted to its own layout, from bf16 in channels_last) at each call, as
-they change at each step. `extra_info` has the median ratio of PyTorch's time to ours, pair by pair, TFLOP/s, and
-the fraction of what a large product or convolution of PyTorch's reaches. One thread, 128 images.
+fp32 weights are packed (by PyTorch: converted to its own layout, from bf16 in channels_last) at each call,
+as they change at each step. `extra_info` has the median ratio of PyTorch's time to ours, pair by pair,
+TFLOP/s, and the fraction of what a large product or convolution of PyTorch's reaches. One thread, 128 images.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ GradWeightPlan::GradWeightPlan(const Conv2dNhwcParams& p) : item{} {
   item.left_rows = (item.band - 1) * item.stride + item.kernel;
   item.left_row = ((item.out_width - 1) * item.stride + item.kernel) * slab * images_together;
   left_bytes = round_to((item.groups * item.left_rows * item.left_row + left_slack) * 2, scratch_line);
-  right_bytes = item.groups * item.band * item.out_width * right_together * tile * images_together * 2;
+  right_bytes = item.groups * item.band * item.out_width * item.right_tiles * tile * images_together * 2;
   slab_floats = floats_of(slab);
   part_floats = slab_floats * slabs;
 }

@@ -5,7 +5,7 @@
 // Thirty-two images at a time are what a tile's products are summed over, so that a tap, whatever the stride,
 // is but another position of the left side, and what falls into the padding is not computed:
 //   left   [columns of the padded row][channels][32 images]
-//   right  [position][2][16 pairs of images][16 channels][2], of 32 channels
+//   right  [position][channels / 16][16 pairs of images][16 channels][2]
 // The channels of the kernel's columns, which are neighbours on the left, are one row of sums:
 //   sums   [kernel][left tiles of column, channel][right tiles][16][16]
 //

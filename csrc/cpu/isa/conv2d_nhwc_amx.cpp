@@ -13,8 +13,6 @@ using lasfast::GradWeightResult;
 using lasfast::GradWeightSide;
 using lasfast::images_together;
 
-using lasfast::right_together;
-
 constexpr int64_t tile = 16, tile_sums = 256, right_tile = tile * images_together;
 
 LASFAST_INLINE int64_t at_most(int64_t value, int64_t bound) { return value < bound ? value : bound; }
@@ -167,7 +165,7 @@ class GradWeight {
   explicit GradWeight(const GradWeightItem& a)
       : a_(a),
         left_group_(a.left_rows * a.left_row),
-        right_column_(right_together * right_tile),
+        right_column_(a.right_tiles * right_tile),
         right_group_(a.band * a.out_width * right_column_) {}
 
   void run() {
@@ -183,7 +181,8 @@ class GradWeight {
         packed = at_least(packed, top);
         for (; packed < at_most(bottom, a_.left_height); ++packed)
           for (int64_t g = 0; g < groups_; ++g) pack_left(i, g, packed);
-        add(i, y, rows, first);
+        for (int64_t g = 0; g < groups_; ++g) pack_right(i, g, y, rows);
+        add(y, rows, first);
         first = false;
       }
     }
@@ -207,35 +206,39 @@ class GradWeight {
                     to + x * side.channels * images_together);
   }
 
-  // Of tiles n and n + 1.
-  void pack_right(int64_t image, int64_t g, int64_t y0, int64_t rows, int64_t n) const {
+  void pack_right(int64_t image, int64_t g, int64_t y0, int64_t rows) const {
     const GradWeightSide& side = a_.right;
     const int64_t start = image + g * images_together;
-    const int64_t length = at_most(side.channels - n * tile, right_together * tile);
     Bf16* to = a_.right_scratch + g * right_group_;
+    const bool dense = side.column == side.channels && side.channels % tile == 0;
+    const int64_t together = dense ? a_.out_width : 1;
     for (int64_t y = y0; y < y0 + rows; ++y)
-      for (int64_t x = 0; x < a_.out_width; ++x, to += right_column_)
-        pack_right_run(side.values + start * side.image + y * side.row + x * side.column + n * tile,
-                       side.image, a_.images - start, length, to);
+      for (int64_t x = 0; x < a_.out_width; x += together, to += together * right_column_)
+        pack_right_run(side.values + start * side.image + y * side.row + x * side.column, side.image,
+                       a_.images - start, side.channels * together, to);
   }
 
-  // All products of the band of `rows` output rows from y0 on. Of the right side no more is packed at a time
-  // than stays in the first-level cache, while all of the left side passes.
-  void add(int64_t image, int64_t y0, int64_t rows, bool first) const {
+  // All products of the band of `rows` output rows from y0 on.
+  void add(int64_t y0, int64_t rows, bool first) const {
+    // The panel of the side that has fewer tiles stays in the first-level cache, while the other's pass.
+    const bool left_outside = a_.left_tiles < a_.right_tiles;
     const int64_t left_blocks = a_.right_tiles == 1 ? 4 : 2;
-    for (int64_t n = 0; n < a_.right_tiles; n += right_together) {
-      for (int64_t g = 0; g < groups_; ++g) pack_right(image, g, y0, rows, n);
-      for (int64_t r = 0; r < a_.kernel; ++r)
+    for (int64_t r = 0; r < a_.kernel; ++r) {
+      if (left_outside) {
         for (int64_t m = 0; m < a_.left_tiles; m += left_blocks)
-          add_block(y0, rows, r, m, left_blocks, n, first);
+          for (int64_t n = 0; n < a_.right_tiles; n += 2) add_block(y0, rows, r, m, left_blocks, n, first);
+      } else {
+        for (int64_t n = 0; n < a_.right_tiles; n += 2)
+          for (int64_t m = 0; m < a_.left_tiles; m += left_blocks)
+            add_block(y0, rows, r, m, left_blocks, n, first);
+      }
     }
   }
 
   void add_block(int64_t y0, int64_t rows, int64_t r, int64_t m, int64_t left_blocks, int64_t n,
                  bool first) const {
     const int64_t s = a_.stride, p = a_.padding, channels = a_.left.channels;
-    const int64_t M = at_most(a_.left_tiles - m, left_blocks),
-                  N = at_most(a_.right_tiles - n, right_together);
+    const int64_t M = at_most(a_.left_tiles - m, left_blocks), N = at_most(a_.right_tiles - n, 2);
     // Columns of the kernel that the block has channels of, and output positions that see input there.
     const int64_t low = m * tile / channels,
                   high = at_most(a_.kernel, (((m + M) * tile - 1) / channels) + 1) - 1;
@@ -250,7 +253,7 @@ class GradWeight {
     steps.right_row = a_.out_width * right_column_;
     steps.right_column = right_column_;
     steps.left = a_.left_scratch + (xa * s * channels + m * tile) * images_together;
-    steps.right = a_.right_scratch + (ya - y0) * steps.right_row + xa * right_column_;
+    steps.right = a_.right_scratch + (ya - y0) * steps.right_row + xa * right_column_ + n * right_tile;
     steps.groups = groups_;
     steps.rows = yb - ya;
     steps.columns = xb - xa;

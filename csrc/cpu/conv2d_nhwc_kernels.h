@@ -62,6 +62,7 @@ struct PackTiles {
 };
 
 constexpr int64_t images_together = 32;
+constexpr int64_t right_together = 2;                 // tiles of right channels that are packed at a time
 constexpr int64_t left_slack = 16 * images_together;  // elements, readable behind the last row
 
 extern const GradWeightKernels amx_grad_weight_kernels;

@@ -2,6 +2,7 @@
 #define LASFAST_TILES
 #include "../conv2d_nhwc_kernels.h"
 #include "tile_config_amx.h"
+#include "transpose_avx512.h"
 #include "vec_avx512.h"
 
 namespace {
@@ -54,13 +55,12 @@ LASFAST_INLINE void transpose_values(const Bf16* from, int64_t count, Bf16* to) 
 
 // `length` neighbouring values of each image. They are copied first: images lie powers of two apart, and a
 // line of one would be out of the cache before all of its values are read.
-void pack_left_run(const Bf16* from, int64_t image, int64_t images, int64_t length, int64_t ahead, Bf16* to) {
+void pack_left_run(const Bf16* from, int64_t image, int64_t images, int64_t length, Bf16* to) {
   alignas(64) Bf16 copy[images_together * copied_pitch];
   for (int64_t first = 0; first < length; first += copied_values) {
     const int64_t count = at_most(length - first, copied_values);
     for (int64_t i = 0; i < images_together; ++i)
       for (int64_t c = 0; c < count; c += 32) {
-        __builtin_prefetch(from + i * image + first + c + ahead);
         _mm512_store_si512(
             copy + i * copied_pitch + c,
             i < images ? _mm512_maskz_loadu_epi16(first_values(count - c), from + i * image + first + c)
@@ -74,8 +74,7 @@ void pack_left_run(const Bf16* from, int64_t image, int64_t images, int64_t leng
 // ---- right side: [values / 16][16 pairs of images][16 values][2]
 
 // `length` neighbouring values of each image, of which those beyond the last become zero.
-void pack_right_run(const Bf16* from, int64_t image, int64_t images, int64_t length, int64_t ahead,
-                    Bf16* to) {
+void pack_right_run(const Bf16* from, int64_t image, int64_t images, int64_t length, Bf16* to) {
   const __m512i low = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
   const __m512i high = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
   for (int64_t c = 0; c < length; c += 32, to += 2 * right_tile) {
@@ -83,8 +82,6 @@ void pack_right_run(const Bf16* from, int64_t image, int64_t images, int64_t len
     const bool both = length - c > tile;
     for (int64_t i = 0; i < images_together; i += 2) {
       const Bf16* p = from + i * image + c;
-      __builtin_prefetch(p + ahead);
-      __builtin_prefetch(p + image + ahead);
       const __m512i a = _mm512_maskz_loadu_epi16(i < images ? mask : 0, p);
       const __m512i b = _mm512_maskz_loadu_epi16(i + 1 < images ? mask : 0, p + image);
       const __m512i even = _mm512_unpacklo_epi16(a, b), odd = _mm512_unpackhi_epi16(a, b);
@@ -195,11 +192,6 @@ class GradWeight {
  private:
   int64_t slot(int64_t row) const { return (row + a_.padding) % a_.left_rows; }
 
-  // Elements to what is packed a little later. Images lie too far apart for the processor to foresee it.
-  static int64_t ahead(const GradWeightSide& side, int64_t height) {
-    return height > 1 ? side.row : images_together * side.image;
-  }
-
   void pack_left(int64_t image, int64_t g, int64_t row) const {
     const GradWeightSide& side = a_.left;
     const int64_t start = image + g * images_together;
@@ -211,7 +203,7 @@ class GradWeight {
     const int64_t length = side.channels * (dense ? columns : 1);
     for (int64_t x = 0; x < columns; x += dense ? columns : 1)
       pack_left_run(from + x * side.column, side.image, a_.images - start, length,
-                    ahead(side, a_.left_height), to + x * side.channels * images_together);
+                    to + x * side.channels * images_together);
   }
 
   void pack_right(int64_t image, int64_t g, int64_t y0, int64_t rows) const {
@@ -223,7 +215,7 @@ class GradWeight {
     for (int64_t y = y0; y < y0 + rows; ++y)
       for (int64_t x = 0; x < a_.out_width; x += together, to += together * right_column_)
         pack_right_run(side.values + start * side.image + y * side.row + x * side.column, side.image,
-                       a_.images - start, side.channels * together, ahead(side, a_.out_height), to);
+                       a_.images - start, side.channels * together, to);
   }
 
   // All products of the band of `rows` output rows from y0 on.
@@ -299,29 +291,48 @@ class GradWeight {
 
 void run(const GradWeightItem& a) { GradWeight(a).run(); }
 
+// Left channels (and columns of the kernel) m * 16 .. + 15 by right channels n * 16 .. + 15, of row r.
+void store_tile(const GradWeightResult& a, int64_t r, int64_t m, int64_t n) {
+  const float* sums = a.sums + ((r * a.left_tiles + m) * a.right_tiles + n) * tile_sums;
+  const int64_t row = m * tile, right = n * tile, rights = at_most(a.right_channels - right, tile);
+  const int64_t lefts = at_most(a.kernel * a.left_channels - row, tile);
+  __m512i total[tile];
+  int64_t step[tile];
+  bool neighbours = true;
+  for (int64_t i = 0; i < tile; ++i) {
+    Vec v = Vec::load(sums + i * tile);
+    for (int64_t part = 1; part < a.parts; ++part)
+      v = Vec::add(v, Vec::load(sums + part * a.part_floats + i * tile));
+    total[i] = _mm512_castps_si512(v.v);
+    step[i] = (row + i) % a.left_channels * a.left_step + (row + i) / a.left_channels * a.column_step;
+    neighbours &= i >= lefts || step[i] == step[0] + i;
+  }
+  float* const to = a.result + r * a.row_step + right * a.right_step;
+  if (a.right_step == 1) {
+    for (int64_t i = 0; i < lefts; ++i)
+      Vec{_mm512_castsi512_ps(total[i])}.store_partial(to + step[i], static_cast<int>(rights));
+    return;
+  }
+  transpose(total);
+  if (neighbours) {
+    for (int64_t j = 0; j < rights; ++j)
+      Vec{_mm512_castsi512_ps(total[j])}.store_partial(to + j * a.right_step + step[0],
+                                                       static_cast<int>(lefts));
+    return;
+  }
+  for (int64_t j = 0; j < rights; ++j) {
+    alignas(64) float some[tile];
+    _mm512_store_si512(some, total[j]);
+    for (int64_t i = 0; i < lefts; ++i) to[j * a.right_step + step[i]] = some[i];
+  }
+}
+
+// All taps of some channels together, since they may be neighbours in memory.
 void store(const GradWeightResult& a, int64_t n) {
-  alignas(64) float total[tile_sums];
-  const int64_t right = n * tile, count = at_most(a.right_channels - right, tile);
-  for (int64_t r = 0; r < a.kernel; ++r)
-    for (int64_t m = 0; m < a.left_tiles; ++m) {
-      const float* sums = a.sums + ((r * a.left_tiles + m) * a.right_tiles + n) * tile_sums;
-      for (int64_t i = 0; i < tile_sums; i += 16) {
-        Vec v = Vec::load(sums + i);
-        for (int64_t part = 1; part < a.parts; ++part)
-          v = Vec::add(v, Vec::load(sums + part * a.part_floats + i));
-        v.store(total + i);
-      }
-      for (int64_t i = 0; i < tile; ++i) {
-        const int64_t row = m * tile + i, column = row / a.left_channels, left = row % a.left_channels;
-        if (column >= a.kernel) break;
-        float* to =
-            a.result + left * a.left_step + r * a.row_step + column * a.column_step + right * a.right_step;
-        if (a.right_step == 1)
-          Vec::load(total + i * tile).store_partial(to, static_cast<int>(count));
-        else
-          for (int64_t j = 0; j < count; ++j) to[j * a.right_step] = total[i * tile + j];
-      }
-    }
+  const int64_t together = a.left_channels % tile == 0 ? a.left_channels / tile : a.left_tiles;
+  for (int64_t first = 0; first < together; ++first)
+    for (int64_t r = 0; r < a.kernel; ++r)
+      for (int64_t m = first; m < a.left_tiles; m += together) store_tile(a, r, m, n);
 }
 
 }  // namespace

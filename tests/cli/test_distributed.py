@@ -12,7 +12,7 @@ import pytest
 
 import lasfast as package
 
-# Next to no learning: sums over ranks are in another order, and what a ReLU makes of it grows with each batch.
+# Next to no learning: sums over ranks are in another order, and what a ReLU makes of it grows batch by batch.
 QUICK = [
     "--learning-rate",
     "1e-5",
@@ -89,6 +89,7 @@ def test_a_search_leaves_the_journal_of_one_process(lasfast, tmp_path):
     assert (tmp_path / "two" / "journal.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_mistake_is_named_once(tmp_path):
     status, out, err = finish(torchrun("search", *NIR, "--batch-size", "1", "-o", tmp_path / "run"))
     assert status

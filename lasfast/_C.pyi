@@ -14,6 +14,64 @@ def cuda_runtime_version() -> int: ...
 def cuda_driver_version() -> int: ...
 def cuda_device_count() -> int: ...
 
+# Of csrc/include/lasfast/bn_act.h; 0 for tensors that are missing or not wanted.
+def bn_act_workspace_cpu(rows: int, channels: int, residual_channels: int, threads: int, /) -> int: ...
+def batch_statistics_cpu(
+    rows: int,
+    channels: int,
+    storage: int,
+    x: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    mean: int,
+    var: int,
+    /,
+) -> None: ...
+def bn_act_forward_cpu(
+    rows: int,
+    channels: int,
+    residual_channels: int,
+    storage: int,
+    activation: int,
+    eps: float,
+    x: int,
+    mean: int,
+    var: int,
+    weight: int,
+    bias: int,
+    residual: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    y: int,
+    /,
+) -> None: ...
+def bn_act_backward_cpu(
+    rows: int,
+    channels: int,
+    residual_channels: int,
+    storage: int,
+    activation: int,
+    batch_statistics: bool,
+    eps: float,
+    grad: int,
+    x: int,
+    mean: int,
+    var: int,
+    weight: int,
+    bias: int,
+    residual: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_x: int,
+    grad_weight: int,
+    grad_bias: int,
+    grad_residual: int,
+    /,
+) -> None: ...
+
 # Addresses of arrays that mirror the records of csrc/include/lasfast/schedule.h; 0 where there is none.
 class ScheduleTables:
     def __init__(
@@ -117,6 +175,101 @@ class Pass:
     forward: Pass
     grad_input: Pass
     grad_weight: Pass
+
+# Dense NHWC values. `storage` and `weight`: 0 fp32, 1 bf16.
+class Conv2dNhwcParams:
+    def __init__(
+        self,
+        batch: int,
+        input: Sequence[int],  # c_in, height, width
+        output: Sequence[int],  # c_out, height, width
+        kernel: int,
+        stride: int,
+        padding: int,
+        weight_stride: Sequence[int],
+        storage: int,
+        weight: int,
+    ) -> None: ...
+
+def conv2d_nhwc_why_not(params: Conv2dNhwcParams, which: Pass, isa: int) -> str | None: ...
+def conv2d_nhwc_workspace_cpu(params: Conv2dNhwcParams, which: Pass, threads: int, isa: int) -> int: ...
+def conv2d_nhwc_forward_cpu(
+    params: Conv2dNhwcParams,
+    input: int,
+    weight: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    output: int,
+    mean: int,  # these two may be 0
+    variance: int,
+) -> None: ...
+def conv2d_nhwc_grad_input_cpu(
+    params: Conv2dNhwcParams,
+    grad_output: int,
+    weight: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_input: int,
+) -> None: ...
+def conv2d_nhwc_grad_weight_cpu(
+    params: Conv2dNhwcParams,
+    grad_output: int,
+    input: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_weight: int,
+) -> None: ...
+
+class DepthwiseNhwcParams:
+    def __init__(
+        self,
+        sizes: Sequence[int],  # batch, channels
+        input: Sequence[int],  # height, width
+        output: Sequence[int],  # height, width
+        kernel: int,
+        stride: int,
+        padding: int,
+        weight_stride: Sequence[int],  # channels, kernel, kernel
+        weight_dtype: int,
+        storage: int,
+    ) -> None: ...
+
+def depthwise_nhwc_workspace_cpu(params: DepthwiseNhwcParams, which: Pass, isa: int, /) -> int: ...
+def depthwise_nhwc_forward_cpu(
+    params: DepthwiseNhwcParams,
+    input: int,
+    weight: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    output: int,
+    mean: int,
+    variance: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_grad_input_cpu(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    weight: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_input: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_grad_weight_cpu(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    input: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_weight: int,
+    /,
+) -> None: ...
 
 class SlicedConv2dParams:
     def __init__(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from lasfast.evaluate import Evaluator
     from lasfast.measurement import Measurement
+    from lasfast.nn import accelerate
     from lasfast.recalibrate import calibrate
     from lasfast.standalone import StandaloneEvaluator
     from lasfast.study import Study
@@ -55,6 +56,7 @@ _OBJECTS = {
     "StandaloneEvaluator": "lasfast.standalone",
     "Study": "lasfast.study",
     "TabularEvaluator": "lasfast.tabular",
+    "accelerate": "lasfast.nn",
     "calibrate": "lasfast.recalibrate",
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "Study",
     "TabularEvaluator",
     "__version__",
+    "accelerate",
     "calibrate",
     "constraints",
     "costs",

@@ -8,6 +8,7 @@ tests can go through all of them in one process.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from types import ModuleType
@@ -62,6 +63,11 @@ def isa() -> str:
 
 def isa_number() -> int:
     """:func:`isa` as the native entry points take it."""
+    return _isa_number(os.environ.get("LASFAST_ISA"))
+
+
+@functools.cache  # operators ask at every call
+def _isa_number(wanted: str | None) -> int:
     names: list[str] = load().isa_names()
     return names.index(isa())
 

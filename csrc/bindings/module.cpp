@@ -127,12 +127,15 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
   m.def("set_reversed", &device::set_reversed);
 #endif
 
+  bind_bn_act(m);
   bind_schedule(m);
 
   py::enum_<Pass>(m, "Pass", py::module_local())
       .value("forward", Pass::forward)
       .value("grad_input", Pass::grad_input)
       .value("grad_weight", Pass::grad_weight);
+  bind_depthwise_nhwc(m);
+  bind_conv2d_nhwc(m);
 
   py::class_<SlicedConv2dParams>(m, "SlicedConv2dParams", py::module_local())
       .def(py::init(&make_params), py::arg("sizes"), py::arg("input"), py::arg("output"), py::arg("kernel"),

@@ -12,6 +12,7 @@
 #include <omp.h>
 #endif
 
+#include "partial_statistics.h"
 #include "schedule_check.h"
 #include "schedule_layout.h"
 
@@ -201,30 +202,20 @@ struct Pass {
   }
 };
 
-// Chan's formula over all items of an operation, in order, in double.
 void merge(const ScheduleTables& t, const Operation& op, const float* partial, int64_t items, int64_t each,
            int64_t images) {
   const Norm& norm = t.norms[op.statistics];
   const Value& out = t.values[op.output];
-  const double positions = static_cast<double>(out.height) * out.width;
-  const double total = positions * static_cast<double>(images);
-  const int64_t channels = out.channels;
-  for (int64_t c = 0; c < channels; ++c) {
-    double mean = 0, deviations = 0, count = 0;
-    for (int64_t i = 0; i < items; ++i) {
-      const double n = positions * static_cast<double>(std::min(each, images - i * each));
-      const double delta = partial[2 * i * channels + c] - mean;
-      count += n;
-      mean += delta * (n / count);
-      deviations += partial[(2 * i + 1) * channels + c] + delta * delta * (n * (count - n) / count);
-    }
-    const double variance = deviations / total;
+  const PartialStatistics statistics{partial, out.channels, items,
+                                     each,    images,       int64_t{out.height} * out.width};
+  for (int64_t c = 0; c < out.channels; ++c) {
+    const Moments moments = statistics.merged(c);
     const int64_t at = norm.offset + c;
-    const double scale = t.gamma[at] / std::sqrt(variance + static_cast<double>(norm.eps));
-    t.mean[at] = static_cast<float>(mean);
-    t.variance[at] = static_cast<float>(variance);
+    const double scale = t.gamma[at] / std::sqrt(moments.variance + static_cast<double>(norm.eps));
+    t.mean[at] = static_cast<float>(moments.mean);
+    t.variance[at] = static_cast<float>(moments.variance);
     t.scale[at] = static_cast<float>(scale);
-    t.shift[at] = static_cast<float>(t.beta[at] - mean * scale);
+    t.shift[at] = static_cast<float>(t.beta[at] - moments.mean * scale);
   }
 }
 

@@ -108,6 +108,9 @@ class TrainOptions:
         bool | None,
         panel("Training", "Keep weights and images in that layout.", "--channels-last/--no-channels-last"),
     ] = None
+    operators: Annotated[
+        str, panel("Training", "auto, native (lasfast's fused operators) or torch (PyTorch's own).")
+    ] = "auto"
     seed: Annotated[int, panel("Training", "Of weights, split, order, augmentation and search.")] = 0
 
 

@@ -32,6 +32,13 @@ def _cuda_usable(device: int) -> bool:
     return False
 
 
+def available() -> bool:
+    """Whether the compiled module loads; says once if not."""
+    if not _native.available():
+        _say_once("lasfast's compiled module is missing; using PyTorch's operators (lasfast info says why)")
+    return _native.available()
+
+
 def supports(tensor: Tensor) -> bool:
     """Whether the native kernels take tensors of this device and dtype; says once why not if they should."""
     kind = tensor.device.type
@@ -39,10 +46,7 @@ def supports(tensor: Tensor) -> bool:
         return False
     if tensor.dtype not in ((torch.float32,) if kind == "cpu" else _CUDA_DTYPES):
         return False
-    if not _native.available():
-        _say_once("lasfast's compiled module is missing; using PyTorch's operators (lasfast info says why)")
-        return False
-    return kind == "cpu" or _cuda_usable(tensor.device.index)
+    return available() and (kind == "cpu" or _cuda_usable(tensor.device.index))
 
 
 def sliced_conv2d(

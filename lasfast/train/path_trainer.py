@@ -71,9 +71,11 @@ class PathTrainer(Trainer):
     def _logits(self, images: torch.Tensor, paths: Sequence[Architecture]) -> list[torch.Tensor]:
         """Run each distinct prefix of the paths once: its gradient is the sum of theirs."""
         plan = Plan([self.supernet.path(path) for path in paths])
-        if self._world.size > 1:
+        alone = self._world.size == 1
+        if not alone:
             check_batch_norms(self.supernet, plan)
-        run = self.supernet.layer_runner(self._batch_norm)
+        # Fused operators know the batch statistics of this process alone.
+        run = self.supernet.layer_runner(self._batch_norm, fused=alone and self.operators == "native")
         outputs = {ROOT: images}
         for number, node in enumerate(plan.nodes):
             outputs[number] = run(node.layer, outputs[node.parent])

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lasfast import _native
 from lasfast.checks import check_choice
 from lasfast.distributed import World
 from lasfast.train.images import TrainingImages, as_training_images, shards
@@ -64,6 +65,7 @@ class Trainer:
         if not parameters:
             raise ValueError(f"the {type(module).__name__} has no parameters to train")
         self.device = parameters[0].device
+        self.operators = _operators(settings, self.device)  # "native" or "torch"
         self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
         if settings.channels_last:
             module.to(memory_format=torch.channels_last)
@@ -259,6 +261,16 @@ class Trainer:
         self._record = None
         self._within_batch = False
         self.position = (int(step), int(batch))
+
+
+def _operators(settings: TrainSettings, device: torch.device) -> str:
+    """Return "native" or "torch"; ImportError where "native" is wanted but was not compiled."""
+    if settings.operators == "native":
+        _native.load()
+    if settings.operators != "auto":
+        return settings.operators
+    fitting = device.type == "cpu" and settings.channels_last and _native.available()
+    return "native" if fitting else "torch"
 
 
 def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

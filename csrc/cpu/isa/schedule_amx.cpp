@@ -1,5 +1,6 @@
 // The operations of a schedule with AVX-512 (BW, VL, BF16) and AMX: convolutions on bf16 go through tiles.
 #define LASFAST_TILES
+#include "tile_config_amx.h"
 #include "vec_avx512.h"
 
 namespace {

@@ -61,6 +61,10 @@ struct Vec {
   LASFAST_INLINE static Vec select_above(Vec a, float x, Vec b, Vec c) {
     return {_mm256_blendv_ps(c.v, b.v, _mm256_cmp_ps(a.v, _mm256_set1_ps(x), _CMP_GT_OQ))};
   }
+  LASFAST_INLINE static Vec zero_outside(Vec a, Vec x, Vec low, Vec high) {
+    return {_mm256_and_ps(
+        a.v, _mm256_and_ps(_mm256_cmp_ps(x.v, low.v, _CMP_NLE_UQ), _mm256_cmp_ps(x.v, high.v, _CMP_NGE_UQ)))};
+  }
   LASFAST_INLINE static Vec gather(const float* p, const int32_t* indices) {
     return {_mm256_i32gather_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices)), 4)};
   }

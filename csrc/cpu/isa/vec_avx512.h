@@ -75,6 +75,10 @@ struct Vec {
   LASFAST_INLINE static Vec select_above(Vec a, float x, Vec b, Vec c) {
     return {_mm512_mask_mov_ps(c.v, _mm512_cmp_ps_mask(a.v, _mm512_set1_ps(x), _CMP_GT_OQ), b.v)};
   }
+  LASFAST_INLINE static Vec zero_outside(Vec a, Vec x, Vec low, Vec high) {
+    const __mmask16 above = _mm512_cmp_ps_mask(x.v, low.v, _CMP_NLE_UQ);
+    return {_mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask(above, x.v, high.v, _CMP_NGE_UQ), a.v)};
+  }
   LASFAST_INLINE static Vec gather(const float* p, const int32_t* indices) {
     return {_mm512_i32gather_ps(_mm512_loadu_si512(indices), p, 4)};
   }

@@ -57,6 +57,9 @@ struct Vec {
   LASFAST_INLINE static Vec select_above(Vec a, float x, Vec b, Vec c) {
     return choose(a.v > set(x).v, b, c);
   }
+  LASFAST_INLINE static Vec zero_outside(Vec a, Vec x, Vec low, Vec high) {
+    return choose((x.v <= low.v) | (x.v >= high.v), zero(), a);
+  }
   LASFAST_INLINE static Vec gather(const float* p, const int32_t* indices) {
     return {Floats{p[indices[0]], p[indices[1]], p[indices[2]], p[indices[3]]}};
   }

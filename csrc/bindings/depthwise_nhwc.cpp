@@ -1,0 +1,77 @@
+// Depthwise convolution on NHWC values for Python; tensors arrive as addresses.
+#include "lasfast/depthwise_nhwc.h"
+
+#include <pybind11/stl.h>
+
+#include <array>
+
+#include "bindings.h"
+
+namespace py = pybind11;
+using namespace lasfast;
+
+namespace {
+
+DepthwiseNhwcParams make_params(const std::array<int64_t, 2>& sizes, const std::array<int64_t, 2>& input,
+                                const std::array<int64_t, 2>& output, int64_t kernel, int64_t stride,
+                                int64_t padding, const std::array<int64_t, 3>& weight_stride,
+                                int weight_dtype, int storage) {
+  return {sizes[0],
+          sizes[1],
+          input[0],
+          input[1],
+          output[0],
+          output[1],
+          kernel,
+          stride,
+          padding,
+          {weight_stride[0], weight_stride[1], weight_stride[2]},
+          static_cast<Dtype>(weight_dtype),
+          static_cast<Dtype>(storage)};
+}
+
+int64_t workspace_bytes(const DepthwiseNhwcParams& p, Pass pass, int isa) {
+  return depthwise_nhwc_workspace_cpu(p, pass, static_cast<Isa>(isa));
+}
+
+void forward(const DepthwiseNhwcParams& p, Address input, Address weight, Address workspace, int threads,
+             int isa, Address output, Address mean, Address variance) {
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = depthwise_nhwc_forward_cpu(
+        p, reinterpret_cast<const void*>(input), reinterpret_cast<const void*>(weight),
+        reinterpret_cast<void*>(workspace), threads, static_cast<Isa>(isa), reinterpret_cast<void*>(output),
+        reinterpret_cast<float*>(mean), reinterpret_cast<float*>(variance));
+  }
+  raise(status, "depthwise_nhwc");
+}
+
+template <class T>
+using Gradient = Status (*)(const DepthwiseNhwcParams&, const void*, const void*, void*, int, Isa, T*);
+
+template <class T, Gradient<T> pass>
+void gradient(const DepthwiseNhwcParams& p, Address grad_output, Address other, Address workspace,
+              int threads, int isa, Address result) {
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = pass(p, reinterpret_cast<const void*>(grad_output), reinterpret_cast<const void*>(other),
+                  reinterpret_cast<void*>(workspace), threads, static_cast<Isa>(isa),
+                  reinterpret_cast<T*>(result));
+  }
+  raise(status, "depthwise_nhwc");
+}
+
+}  // namespace
+
+void bind_depthwise_nhwc(py::module_& m) {
+  py::class_<DepthwiseNhwcParams>(m, "DepthwiseNhwcParams", py::module_local())
+      .def(py::init(&make_params), py::arg("sizes"), py::arg("input"), py::arg("output"), py::arg("kernel"),
+           py::arg("stride"), py::arg("padding"), py::arg("weight_stride"), py::arg("weight_dtype"),
+           py::arg("storage"));
+  m.def("depthwise_nhwc_workspace_cpu", &workspace_bytes);
+  m.def("depthwise_nhwc_forward_cpu", &forward);
+  m.def("depthwise_nhwc_grad_input_cpu", &gradient<void, depthwise_nhwc_grad_input_cpu>);
+  m.def("depthwise_nhwc_grad_weight_cpu", &gradient<float, depthwise_nhwc_grad_weight_cpu>);
+}

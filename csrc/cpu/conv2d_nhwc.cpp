@@ -1,0 +1,221 @@
+// 2-D convolution on dense NHWC values: forward and gradient of the input, as the convolutions of a schedule
+// (see schedule_kernels.h), of weights that are packed at each call.
+//
+// The gradient of the input is a convolution of the output's gradient; with a stride, several (see
+// conv2d_nhwc_plan.h), computed as one into scratch memory, from where each image's rows are put together.
+#include "lasfast/conv2d_nhwc.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "conv2d_nhwc_plan.h"
+#include "partial_statistics.h"
+#include "schedule_check.h"
+
+namespace lasfast {
+namespace {
+
+// Scratch memory, from the front: packed weights, partial statistics, then each thread's own.
+struct Layout {
+  DensePlan plan;
+  int64_t items, each;  // images of an item
+  int64_t weight_bytes, partial_bytes, sums_bytes, phase_bytes;
+
+  Layout(const Conv2dNhwcParams& p, const Convolution& c, Isa isa)
+      : plan(c.plan(isa, p.batch)), each(plan.item_images()) {
+    items = divide_up(p.batch, each);
+    weight_bytes = round_to(packed_bytes(c, plan, isa), scratch_line);
+    partial_bytes = round_to(items * 2 * c.out_channels * 4, scratch_line);
+    sums_bytes = round_to(3 * (c.out_channels + 16) * 4, scratch_line);
+    const int64_t values = each * c.out_height * c.out_width * c.out_channels;
+    phase_bytes = c.phased ? round_to(values * c.item_bytes(), scratch_line) : 0;
+  }
+  int64_t thread_bytes() const { return sums_bytes + plan.cell_bytes + phase_bytes; }
+};
+
+// Copies of a few lines, which a call would take longer than.
+void copy(char* to, const char* from, int64_t bytes) {
+  for (; bytes >= 32; bytes -= 32, to += 32, from += 32) std::memcpy(to, from, 32);
+  for (int64_t i = 0; i < bytes; ++i) to[i] = from[i];
+}
+
+// Images of which all phases were computed, to their places. What no tap reaches becomes zero.
+void interleave(const Conv2dNhwcParams& p, const Convolution& c, const char* from, int64_t images, char* to) {
+  const int64_t bytes = p.c_in * c.item_bytes(), part = c.width * c.item_bytes();
+  const int64_t row_bytes = p.width * bytes, from_row = c.out_width * c.phases * c.phases * part;
+  const bool dense = c.phases == p.stride && part == bytes;
+  if (c.phases < p.stride || c.out_height * p.stride < p.height || c.out_width * p.stride < p.width)
+    std::memset(to, 0, images * p.height * row_bytes);
+  for (int64_t i = 0; i < images; ++i)
+    for (int64_t a = 0; a < c.phases; ++a)
+      for (int64_t y = c.phase[a].residue; y < std::min(p.height, c.out_height * p.stride); y += p.stride) {
+        const char* row = from + (i * c.out_height + y / p.stride) * from_row + a * c.phases * part;
+        char* const into = to + (i * p.height + y) * row_bytes;
+        for (int64_t x = 0; x < c.out_width; ++x, row += c.phases * c.phases * part) {
+          if (dense) {
+            copy(into + x * p.stride * bytes, row, std::min(p.stride, p.width - x * p.stride) * bytes);
+            continue;
+          }
+          for (int64_t b = 0; b < c.phases; ++b) {
+            const int64_t column = x * p.stride + c.phase[b].residue;
+            if (column < p.width) copy(into + column * bytes, row + b * part, bytes);
+          }
+        }
+      }
+}
+
+Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* weight, void* workspace,
+           int threads, Isa isa, void* output, float* mean, float* variance) {
+  const Convolution c(p, pass, isa);
+  const Layout layout(p, c, isa);
+  char* const packed = align_scratch(workspace);
+  auto* const partial = reinterpret_cast<float*>(packed + layout.weight_bytes);
+  char* const own = packed + layout.weight_bytes + layout.partial_bytes;
+  pack_weight(p, c, layout.plan, weight, threads, isa, packed);
+
+  TapRange ranges[schedule_max_kernel];
+  for (int64_t i = 0; i < c.phases; ++i) ranges[i] = c.phase[i].range;
+  ItemArgs args{};
+  args.task = Task::dense;
+  args.in_channels = c.in_channels;
+  args.in_height = c.in_height;
+  args.in_width = c.in_width;
+  args.out_channels = c.out_channels;
+  args.out_height = c.out_height;
+  args.out_width = c.out_width;
+  args.kernel = c.kernel;
+  args.stride = c.stride;
+  args.padding = c.padding;
+  args.weight = packed;
+  args.cells = layout.plan.cells;
+  args.phases = c.phased && c.tiles ? c.phases : 0;
+  args.tap_ranges = ranges;
+  const int64_t in_bytes = c.in_channels * c.in_height * c.in_width * c.item_bytes();
+  const int64_t out_bytes = c.item_bytes() * (pass == Pass::forward ? p.c_out * p.out_height * p.out_width
+                                                                    : p.c_in * p.height * p.width);
+  const ScheduleKernels& kernels = schedule_kernels(isa);
+#pragma omp parallel for schedule(dynamic) num_threads(threads) firstprivate(args)
+  for (int64_t i = 0; i < layout.items; ++i) {
+    const int64_t first = i * layout.each;
+    char* const scratch = own + thread_number() * layout.thread_bytes();
+    char* const result = static_cast<char*>(output) + first * out_bytes;
+    char* const phases = scratch + layout.sums_bytes + layout.plan.cell_bytes;
+    args.images = std::min(layout.each, p.batch - first);
+    args.input = static_cast<const char*>(input) + first * in_bytes;
+    args.output = c.phased ? phases : result;
+    args.sums = reinterpret_cast<float*>(scratch);
+    args.cell_scratch = scratch + layout.sums_bytes;
+    args.partial = mean ? partial + i * 2 * args.out_channels : nullptr;
+    p.storage == Storage::float32 ? kernels.run_f32(args) : kernels.run_bf16(args);
+    if (c.phased) interleave(p, c, phases, args.images, result);
+  }
+  if (!mean) return {};
+  const PartialStatistics statistics{partial,     args.out_channels, layout.items,
+                                     layout.each, p.batch,           c.out_height * c.out_width};
+  for (int64_t o = 0; o < args.out_channels; ++o) {
+    const Moments moments = statistics.merged(o);
+    mean[o] = static_cast<float>(moments.mean);
+    variance[o] = static_cast<float>(moments.variance);
+  }
+  return {};
+}
+
+bool empty(const Conv2dNhwcParams& p) {
+  return p.batch * p.c_in * p.height * p.width * p.c_out * p.out_height * p.out_width == 0;
+}
+
+const GradWeightKernels* grad_weight_kernels() {
+#ifdef LASFAST_HAS_AMX
+  return &amx_grad_weight_kernels;
+#else
+  return nullptr;
+#endif
+}
+
+Status check(const Conv2dNhwcParams& p, Pass pass, int threads, Isa isa) {
+  if (threads < 1) return invalid("threads must be at least 1");
+  return conv2d_nhwc_supported(p, pass, isa);
+}
+
+}  // namespace
+
+Status validate(const Conv2dNhwcParams& p) {
+  const SlicedConv2dParams sizes{p.batch,      p.c_in,      p.height, p.width,  p.c_out,
+                                 p.out_height, p.out_width, p.kernel, p.kernel, p.stride,
+                                 p.padding,    1,           {},       {},       {}};
+  for (const int64_t size : {p.batch, p.c_in, p.height, p.width, p.c_out, p.stride, p.padding})
+    if (size > (1 << 24)) return invalid("a size is out of range");
+  for (const int64_t step : p.weight_stride)
+    if (step > (1 << 26) || step < -(1 << 26)) return invalid("a stride of the weight is out of range");
+  for (const Storage storage : {p.storage, p.weight})
+    if (storage != Storage::float32 && storage != Storage::bfloat16) return invalid("a storage is unknown");
+  return validate(sizes);
+}
+
+Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa) {
+  if (const Status status = validate(p); !status.ok()) return status;
+  if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
+  if (p.storage == Storage::bfloat16 && isa != Isa::amx) return unsupported("bf16 needs amx");
+  if (p.storage == Storage::float32 && pass == Pass::grad_weight)
+    return unsupported("the weight gradient is for bf16 only");
+  if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");
+  if (empty(p) || pass == Pass::grad_weight) return {};
+  if (pass == Pass::grad_input && p.kernel + p.padding > schedule_max_kernel)
+    return unsupported("the padding is too large");
+  const Convolution c(p, pass, isa);
+  if (const Status status = check_weighted(c.operation(), c.input()); !status.ok())
+    return unsupported(status.what);
+  return {};
+}
+
+int64_t conv2d_nhwc_workspace_cpu(const Conv2dNhwcParams& p, Pass pass, int threads, Isa isa) {
+  if (!check(p, pass, threads, isa).ok() || empty(p)) return 0;
+  if (pass == Pass::grad_weight) return grad_weight_workspace(p, threads);
+  const Layout layout(p, Convolution(p, pass, isa), isa);
+  return scratch_line + layout.weight_bytes + layout.partial_bytes + threads * layout.thread_bytes();
+}
+
+Status conv2d_nhwc_forward_cpu(const Conv2dNhwcParams& p, const void* input, const void* weight,
+                               void* workspace, int threads, Isa isa, void* output, float* mean,
+                               float* variance) {
+  if (const Status status = check(p, Pass::forward, threads, isa); !status.ok()) return status;
+  if (!mean != !variance) return invalid("mean and variance come together");
+  if (empty(p)) {
+    if (mean || p.batch * p.c_out * p.out_height * p.out_width > 0)
+      return invalid("a convolution of nothing has no statistics, and needs channels");
+    return {};
+  }
+  return run(p, Pass::forward, input, weight, workspace, threads, isa, output, mean, variance);
+}
+
+Status conv2d_nhwc_grad_input_cpu(const Conv2dNhwcParams& p, const void* grad_output, const void* weight,
+                                  void* workspace, int threads, Isa isa, void* grad_input) {
+  if (const Status status = check(p, Pass::grad_input, threads, isa); !status.ok()) return status;
+  if (empty(p)) {
+    std::memset(grad_input, 0,
+                p.batch * p.height * p.width * p.c_in * (p.storage == Storage::float32 ? 4 : 2));
+    return {};
+  }
+  return run(p, Pass::grad_input, grad_output, weight, workspace, threads, isa, grad_input, nullptr, nullptr);
+}
+
+Status conv2d_nhwc_grad_weight_cpu(const Conv2dNhwcParams& p, const void* grad_output, const void* input,
+                                   void* workspace, int threads, Isa isa, float* result) {
+  if (const Status status = check(p, Pass::grad_weight, threads, isa); !status.ok()) return status;
+  const GradWeightKernels* const kernels = grad_weight_kernels();
+  if (!kernels) return unsupported("this build lacks the instruction set asked for");
+  if (!empty(p)) {
+    grad_weight(p, *kernels, static_cast<const Bf16*>(grad_output), static_cast<const Bf16*>(input),
+                workspace, threads, result);
+    return {};
+  }
+  const int64_t* step = p.weight_stride;
+  for (int64_t o = 0; o < p.c_out; ++o)
+    for (int64_t i = 0; i < p.c_in; ++i)
+      for (int64_t r = 0; r < p.kernel; ++r)
+        for (int64_t s = 0; s < p.kernel; ++s)
+          result[o * step[0] + i * step[1] + r * step[2] + s * step[3]] = 0.f;
+  return {};
+}
+
+}  // namespace lasfast

@@ -1,0 +1,139 @@
+// The weight gradient of a convolution on dense NHWC bf16 values: how it is cut into items.
+//
+// An item is some images and some channels of the left side (see conv2d_nhwc_kernels.h), with sums of its
+// own, so that threads meet only where the sums of all parts are added up. How many parts there are follows
+// from the sizes alone.
+#include <algorithm>
+
+#include "conv2d_nhwc_kernels.h"
+#include "conv2d_nhwc_plan.h"
+
+namespace lasfast {
+namespace {
+
+constexpr int64_t tile = 16, tile_sums = tile * tile;
+constexpr int64_t steps_together =
+    16;  // products that a block of sums stays in tiles for: L1 holds their operands
+constexpr int64_t sums_bytes = 1 << 20;  // of an item: they should stay in a core's second-level cache
+constexpr int64_t least_slab_of_one = 128, least_slab = 32;  // channels, of a 1x1 kernel and others
+constexpr int64_t part_steps = 64, most_items = 8;
+
+struct GradWeightPlan {
+  GradWeightItem item;  // of all images and channels
+  bool swapped;         // the left side is the gradient
+  int64_t slab, slabs;  // channels of an item, and how many such
+  int64_t part_images, parts;
+  int64_t left_bytes, right_bytes, part_floats, slab_floats;
+
+  explicit GradWeightPlan(const Conv2dNhwcParams& p);
+
+  int64_t scratch_bytes() const { return left_bytes + right_bytes; }
+  int64_t slab_channels(int64_t i) const { return std::min(slab, item.left.channels - i * slab); }
+
+ private:
+  int64_t tiles_of(int64_t channels) const { return divide_up(item.kernel * channels, tile); }
+  int64_t floats_of(int64_t channels) const {
+    return item.kernel * tiles_of(channels) * item.right_tiles * tile_sums;
+  }
+};
+
+GradWeightPlan::GradWeightPlan(const Conv2dNhwcParams& p) : item{} {
+  GradWeightSide input{nullptr, p.height * p.width * p.c_in, p.width * p.c_in, p.c_in, p.c_in};
+  GradWeightSide grad{nullptr, p.out_height * p.out_width * p.c_out, p.out_width * p.c_out, p.c_out, p.c_out};
+  item.images = p.batch;
+  item.left_height = p.height;
+  item.left_width = p.width;
+  item.out_height = p.out_height;
+  item.out_width = p.out_width;
+  item.kernel = p.kernel;
+  item.stride = p.stride;
+  item.padding = p.padding;
+  swapped = false;
+  if (p.kernel == 1 && p.padding == 0) {  // no taps: as if there were no other positions than those read
+    input.row *= p.stride;
+    input.column *= p.stride;
+    item.stride = 1;
+    item.left_height = p.out_height;
+    item.left_width = p.out_width;
+    if (p.stride == 1) {  // positions are images
+      item.images *= p.height * p.width;
+      item.left_height = item.left_width = item.out_height = item.out_width = 1;
+      input.image = input.row = input.column;
+      grad.image = grad.row = grad.column;
+    }
+    swapped = p.c_out < p.c_in;  // the left side takes longer to pack
+  }
+  item.left = swapped ? grad : input;
+  item.right = swapped ? input : grad;
+  item.right_tiles = divide_up(item.right.channels, tile);
+
+  const int64_t all_groups = divide_up(item.images, images_together);
+  const int64_t positions = item.out_height * item.out_width;
+  item.groups = std::clamp<int64_t>(steps_together / positions, 1, all_groups);
+  item.band = item.groups > 1 ? item.out_height
+                              : std::clamp<int64_t>(steps_together / item.out_width, 1, item.out_height);
+
+  slab = item.left.channels;
+  const int64_t least = item.kernel == 1 ? least_slab_of_one : least_slab;
+  if (slab % tile == 0)
+    while (slab > least && floats_of(slab) * int64_t{sizeof(float)} > sums_bytes)
+      slab = std::max(least, round_to(slab / 2, 2 * tile));
+  slabs = divide_up(item.left.channels, slab);
+  item.left_tiles = tiles_of(slab);
+  const int64_t most_parts = std::max<int64_t>(1, most_items / slabs);
+  parts = std::clamp<int64_t>(all_groups * positions / part_steps, 1, std::min(most_parts, all_groups));
+  part_images = divide_up(all_groups, parts) * images_together;
+  parts = divide_up(item.images, part_images);
+
+  item.left_rows = (item.band - 1) * item.stride + item.kernel;
+  item.left_row = ((item.out_width - 1) * item.stride + item.kernel) * slab * images_together;
+  left_bytes = round_to((item.groups * item.left_rows * item.left_row + left_slack) * 2, scratch_line);
+  right_bytes = item.groups * item.band * item.out_width * item.right_tiles * tile * images_together * 2;
+  slab_floats = floats_of(slab);
+  part_floats = slab_floats * slabs;
+}
+
+}  // namespace
+
+int64_t grad_weight_workspace(const Conv2dNhwcParams& p, int threads) {
+  const GradWeightPlan plan(p);
+  return scratch_line + threads * plan.scratch_bytes() +
+         plan.parts * plan.part_floats * int64_t{sizeof(float)};
+}
+
+void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, const Bf16* grad_output,
+                 const Bf16* input, void* workspace, int threads, float* result) {
+  const GradWeightPlan plan(p);
+  char* const scratch = align_scratch(workspace);
+  float* const sums = reinterpret_cast<float*>(scratch + threads * plan.scratch_bytes());
+
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t i = 0; i < plan.parts * plan.slabs; ++i) {
+    const int64_t part = i / plan.slabs, slab = i % plan.slabs;
+    const int64_t first = part * plan.part_images;
+    char* const own = scratch + thread_number() * plan.scratch_bytes();
+    GradWeightItem item = plan.item;
+    item.images = std::min(plan.part_images, item.images - first);
+    item.left.values = (plan.swapped ? grad_output : input) + first * item.left.image + slab * plan.slab;
+    item.right.values = (plan.swapped ? input : grad_output) + first * item.right.image;
+    item.left.channels = plan.slab_channels(slab);
+    item.left_tiles = divide_up(item.kernel * item.left.channels, tile);
+    item.left_scratch = reinterpret_cast<Bf16*>(own);
+    item.right_scratch = reinterpret_cast<Bf16*>(own + plan.left_bytes);
+    item.sums = sums + part * plan.part_floats + slab * plan.slab_floats;
+    kernels.run(item);
+  }
+
+  const int64_t right_tiles = plan.item.right_tiles, *step = p.weight_stride;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t i = 0; i < plan.slabs * right_tiles; ++i) {
+    const int64_t slab = i / right_tiles, channels = plan.slab_channels(slab);
+    const int64_t left_step = step[plan.swapped ? 0 : 1], right_step = step[plan.swapped ? 1 : 0];
+    kernels.store({sums + slab * plan.slab_floats, plan.parts, plan.part_floats, plan.item.kernel, channels,
+                   plan.item.right.channels, divide_up(plan.item.kernel * channels, tile), right_tiles,
+                   result + slab * plan.slab * left_step, left_step, right_step, step[2], step[3]},
+                  i % right_tiles);
+  }
+}
+
+}  // namespace lasfast

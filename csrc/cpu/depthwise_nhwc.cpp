@@ -1,0 +1,328 @@
+// Depthwise convolution on NHWC values on the CPU: forward and both gradients.
+//
+// Work is cut into pieces that a second-level cache holds: some whole images, or a band of rows of one.
+// Within a piece the channels go by one vector at a time, so that a few rows of it stay in the first-level
+// cache. Statistics and the weight's gradient are summed per piece or run of pieces, and those sums in order.
+// How the work is cut depends on the sizes only; which thread takes which piece then changes no bit.
+
+#include "lasfast/depthwise_nhwc.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "depthwise_nhwc_kernels.h"
+#include "vec.h"
+
+namespace lasfast {
+namespace {
+
+constexpr int64_t piece_bytes = 256 << 10;  // read and written
+constexpr int64_t least_rows = 8;           // of a band: the rows above and below it are read twice
+constexpr int64_t most_parts = 32;          // of the weight's gradient
+constexpr int64_t line = 64;
+constexpr int most_width = 16;  // of vectors
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+const DepthwiseKernels& kernels(Isa isa) {
+#ifdef LASFAST_HAS_AMX
+  if (isa == Isa::amx) return amx_depthwise_kernels;
+#endif
+#ifdef LASFAST_HAS_AVX512
+  if (isa == Isa::avx512) return avx512_depthwise_kernels;
+#endif
+#ifdef LASFAST_HAS_AVX2
+  if (isa == Isa::avx2) return avx2_depthwise_kernels;
+#endif
+  (void)isa;
+  return generic_depthwise_kernels;
+}
+
+Status check(const DepthwiseNhwcParams& p, int threads, Isa isa) {
+  if (const Status status = validate(p); !status.ok()) return status;
+  if (threads < 1) return invalid("threads must be at least 1");
+  if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
+  return {};
+}
+
+int64_t item_size(Dtype dtype) { return dtype == Dtype::bfloat16 ? sizeof(Bf16) : sizeof(float); }
+
+int64_t image_bytes(const DepthwiseNhwcParams& p) {
+  return (p.height * p.width + p.out_height * p.out_width) * p.channels * item_size(p.storage);
+}
+
+// How a batch of images of `height` rows is cut.
+struct Pieces {
+  int64_t images, rows, bands, count;
+
+  Pieces(const DepthwiseNhwcParams& p, int64_t height) {
+    const int64_t bytes = std::max<int64_t>(1, image_bytes(p));
+    images = std::clamp<int64_t>(piece_bytes / bytes, 1, std::max<int64_t>(1, p.batch));
+    const int64_t fitting = ceil_div(height, ceil_div(bytes, piece_bytes));
+    rows = std::clamp<int64_t>(fitting, std::min(least_rows, height), height);
+    bands = ceil_div(height, rows);
+    count = ceil_div(p.batch, images) * bands;
+  }
+};
+
+struct Piece {
+  int64_t image, images, row, rows;
+
+  Piece(const DepthwiseNhwcParams& p, const Pieces& all, int64_t height, int64_t number)
+      : image(number / all.bands * all.images),
+        images(std::min(all.images, p.batch - image)),
+        row(number % all.bands * all.rows),
+        rows(std::min(all.rows, height - row)) {}
+};
+
+// Runs of pieces whose sums are kept apart: several, for threads to share, where they are few beside the
+// values.
+int64_t part_count(const DepthwiseNhwcParams& p, int64_t pieces) {
+  const int64_t sums = p.kernel * p.kernel * p.channels * int64_t{sizeof(float)};
+  return std::clamp<int64_t>(p.batch * image_bytes(p) / (8 * sums), 1, std::min(most_parts, pieces));
+}
+
+int64_t vector_count(const DepthwiseNhwcParams& p, int width) { return ceil_div(p.channels, width); }
+
+// Slot and place in it of a channel, in the arrays kept per vector (depthwise_nhwc_kernels.h).
+int64_t slot_begin(const DepthwiseNhwcParams& p, int64_t vector, int width) {
+  return std::max<int64_t>(0, std::min(vector * width, p.channels - width));
+}
+
+float* align_line(void* p) {
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(p) + line - 1) / line * line);
+}
+
+float widened(float value) { return value; }
+float widened(Bf16 half) {
+  const uint32_t bits = uint32_t{half.bits} << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// The taps of all phases in the order that DepthwiseArgs asks for; `call` gets row and column of each.
+template <class F>
+void for_phases(const DepthwiseNhwcParams& p, F call) {
+  const int64_t k = p.kernel, s = p.stride;
+  const auto last = [&](int64_t phase) { return phase + (k - 1 - phase) / s * s; };
+  for (int64_t a = 0; a < std::min(s, k); ++a)
+    for (int64_t b = 0; b < std::min(s, k); ++b)
+      for (int64_t r = last(a); r >= 0; r -= s)
+        for (int64_t c = last(b); c >= 0; c -= s) call(r, c);
+}
+
+template <class F>
+void for_taps(const DepthwiseNhwcParams& p, F call) {
+  for (int64_t r = 0; r < p.kernel; ++r)
+    for (int64_t c = 0; c < p.kernel; ++c) call(r, c);
+}
+
+template <class T>
+void pack_as(const DepthwiseNhwcParams& p, Pass pass, const T* weight, int width, float* packed) {
+  const int64_t* stride = p.weight_stride;
+  for (int64_t v = 0; v < vector_count(p, width); ++v) {
+    const int64_t begin = slot_begin(p, v, width), channels = p.channels - begin;
+    const auto put = [&](int64_t r, int64_t s) {
+      const T* from = weight + begin * stride[0] + r * stride[1] + s * stride[2];
+      for (int64_t i = 0; i < width; ++i) *packed++ = i < channels ? widened(from[i * stride[0]]) : 0.f;
+    };
+    if (pass == Pass::forward)
+      for_taps(p, put);
+    else
+      for_phases(p, put);
+  }
+}
+
+const char* bytes_at(const void* p, int64_t bytes) { return static_cast<const char*>(p) + bytes; }
+char* bytes_at(void* p, int64_t bytes) { return static_cast<char*>(p) + bytes; }
+
+// What the piece after `number` uses of two tensors, of so many bytes an image.
+DepthwiseAhead ahead_of(const DepthwiseNhwcParams& p, const Pieces& pieces, int64_t height, int64_t number,
+                        const void* first, int64_t first_image, const void* second, int64_t second_image) {
+  const auto begin = [&](int64_t i, int64_t image) {
+    if (i >= pieces.count) return p.batch * image;
+    const Piece piece(p, pieces, height, i);
+    return piece.image * image + image * piece.row / height;
+  };
+  const int64_t next = number + 1, past = number + 2;
+  return {bytes_at(first, begin(next, first_image)), bytes_at(second, begin(next, second_image)),
+          begin(past, first_image) - begin(next, first_image),
+          begin(past, second_image) - begin(next, second_image)};
+}
+
+void pack(const DepthwiseNhwcParams& p, Pass pass, const void* weight, int width, float* packed) {
+  if (p.weight_dtype == Dtype::float32)
+    pack_as(p, pass, static_cast<const float*>(weight), width, packed);
+  else
+    pack_as(p, pass, static_cast<const Bf16*>(weight), width, packed);
+}
+
+DepthwiseArgs arguments(const DepthwiseNhwcParams& p, const Piece& piece, const float* weight) {
+  return {nullptr,      nullptr,     piece.images, p.channels, p.height,  p.width,
+          p.out_height, p.out_width, p.kernel,     p.stride,   p.padding, piece.row,
+          piece.rows,   {},          weight,       nullptr,    nullptr};
+}
+
+// Statistics of all pieces from those of each, [pieces][mean, squares][slots].
+void merge_statistics(const DepthwiseNhwcParams& p, const Pieces& pieces, const float* all, int width,
+                      float* mean, float* variance) {
+  const int64_t slots = vector_count(p, width) * width;
+  const double total = static_cast<double>(p.batch * p.out_height * p.out_width);
+  for (int64_t v = 0; v < vector_count(p, width); ++v) {
+    double average[most_width] = {}, squares[most_width] = {};
+    const auto add = [&](auto call) {
+      for (int64_t number = 0; number < pieces.count; ++number) {
+        const Piece piece(p, pieces, p.out_height, number);
+        const double values = static_cast<double>(piece.images * piece.rows * p.out_width);
+        const float* means = all + 2 * number * slots + v * width;
+        for (int i = 0; i < width; ++i) call(i, values, double{means[i]}, double{means[slots + i]});
+      }
+    };
+    add([&](int i, double values, double mean, double) { average[i] += values / total * mean; });
+    add([&](int i, double values, double mean, double square) {
+      squares[i] += square + values * (mean - average[i]) * (mean - average[i]);
+    });
+    const int64_t begin = slot_begin(p, v, width);
+    for (int64_t i = 0; i < std::min<int64_t>(width, p.channels - begin); ++i) {
+      mean[begin + i] = static_cast<float>(average[i]);
+      variance[begin + i] = static_cast<float>(squares[i] / total);
+    }
+  }
+}
+
+}  // namespace
+
+int64_t depthwise_nhwc_workspace_cpu(const DepthwiseNhwcParams& p, Pass pass, Isa isa) {
+  if (!validate(p).ok() || !isa_supported(isa)) return 0;
+  if (p.batch * p.channels * p.height * p.width == 0) return 0;
+  if (pass != Pass::grad_input && p.out_height * p.out_width == 0) return 0;
+  const int width = kernels(isa).width;
+  const int64_t slots = vector_count(p, width) * width, taps = p.kernel * p.kernel * slots;
+  int64_t floats = taps;
+  if (pass == Pass::forward) floats += 2 * slots * Pieces(p, p.out_height).count;
+  if (pass == Pass::grad_weight) floats = taps * part_count(p, Pieces(p, p.out_height).count);
+  return floats * int64_t{sizeof(float)} + line;
+}
+
+Status depthwise_nhwc_forward_cpu(const DepthwiseNhwcParams& p, const void* input, const void* weight,
+                                  void* workspace, int threads, Isa isa, void* output, float* mean,
+                                  float* variance) {
+  if (const Status status = check(p, threads, isa); !status.ok()) return status;
+  if ((mean == nullptr) != (variance == nullptr)) return invalid("mean and variance are wanted together");
+  if (p.batch * p.out_height * p.out_width * p.channels == 0) {
+    if (mean) {
+      std::fill_n(mean, p.channels, std::numeric_limits<float>::quiet_NaN());
+      std::fill_n(variance, p.channels, std::numeric_limits<float>::quiet_NaN());
+    }
+    return {};
+  }
+  const DepthwiseKernels& run = kernels(isa);
+  const auto forward = run.storage[static_cast<int>(p.storage)].forward;
+  const int64_t slots = vector_count(p, run.width) * run.width, pixel = p.channels * item_size(p.storage);
+  const Pieces pieces(p, p.out_height);
+  float* packed = align_line(workspace);
+  float* statistics = packed + p.kernel * p.kernel * slots;
+  pack(p, Pass::forward, weight, run.width, packed);
+
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t i = 0; i < pieces.count; ++i) {
+    const Piece piece(p, pieces, p.out_height, i);
+    DepthwiseArgs a = arguments(p, piece, packed);
+    a.from = bytes_at(input, piece.image * p.height * p.width * pixel);
+    a.to = bytes_at(output, piece.image * p.out_height * p.out_width * pixel);
+    if (mean) {
+      a.mean = statistics + 2 * i * slots;
+      a.squares = a.mean + slots;
+    }
+    a.ahead = ahead_of(p, pieces, p.out_height, i, input, p.height * p.width * pixel, output,
+                       p.out_height * p.out_width * pixel);
+    forward(a);
+  }
+  if (mean) merge_statistics(p, pieces, statistics, run.width, mean, variance);
+  return {};
+}
+
+Status depthwise_nhwc_grad_input_cpu(const DepthwiseNhwcParams& p, const void* grad_output,
+                                     const void* weight, void* workspace, int threads, Isa isa,
+                                     void* grad_input) {
+  if (const Status status = check(p, threads, isa); !status.ok()) return status;
+  if (p.batch * p.height * p.width * p.channels == 0) return {};
+  const DepthwiseKernels& run = kernels(isa);
+  const auto gradient = run.storage[static_cast<int>(p.storage)].grad_input;
+  const int64_t pixel = p.channels * item_size(p.storage);
+  const Pieces pieces(p, p.height);
+  float* packed = align_line(workspace);
+  pack(p, Pass::grad_input, weight, run.width, packed);
+
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t i = 0; i < pieces.count; ++i) {
+    const Piece piece(p, pieces, p.height, i);
+    DepthwiseArgs a = arguments(p, piece, packed);
+    a.from = bytes_at(grad_output, piece.image * p.out_height * p.out_width * pixel);
+    a.to = bytes_at(grad_input, piece.image * p.height * p.width * pixel);
+    a.ahead = ahead_of(p, pieces, p.height, i, grad_output, p.out_height * p.out_width * pixel, grad_input,
+                       p.height * p.width * pixel);
+    gradient(a);
+  }
+  return {};
+}
+
+Status depthwise_nhwc_grad_weight_cpu(const DepthwiseNhwcParams& p, const void* grad_output,
+                                      const void* input, void* workspace, int threads, Isa isa,
+                                      float* grad_weight) {
+  if (const Status status = check(p, threads, isa); !status.ok()) return status;
+  const int64_t* stride = p.weight_stride;
+  if (p.batch * p.out_height * p.out_width == 0) {
+    for (int64_t c = 0; c < p.channels; ++c)
+      for_taps(
+          p, [&](int64_t r, int64_t s) { grad_weight[c * stride[0] + r * stride[1] + s * stride[2]] = 0.f; });
+    return {};
+  }
+  if (p.channels == 0) return {};
+  const DepthwiseKernels& run = kernels(isa);
+  const auto gradient = run.storage[static_cast<int>(p.storage)].grad_weight;
+  const int width = run.width;
+  const int64_t vectors = vector_count(p, width), taps = p.kernel * p.kernel,
+                part_floats = vectors * taps * width;
+  const int64_t pixel = p.channels * item_size(p.storage);
+  const Pieces pieces(p, p.out_height);
+  const int64_t parts = part_count(p, pieces.count);
+  // Channels do not meet, so that where parts are few, threads share those too.
+  const int64_t blocks = std::min(vectors, ceil_div(threads, parts));
+  float* sums = align_line(workspace);
+
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t item = 0; item < parts * blocks; ++item) {
+    const int64_t part = item / blocks, block = item % blocks;
+    const int64_t begin = pieces.count * part / parts, end = pieces.count * (part + 1) / parts;
+    const int64_t vector = vectors * block / blocks, next = vectors * (block + 1) / blocks;
+    for (int64_t i = begin; i < end; ++i) {
+      const Piece piece(p, pieces, p.out_height, i);
+      gradient({bytes_at(grad_output, piece.image * p.out_height * p.out_width * pixel),
+                bytes_at(input, piece.image * p.height * p.width * pixel), piece.images, p.channels, p.height,
+                p.width, p.out_height, p.out_width, p.kernel, p.stride, p.padding, piece.row, piece.rows,
+                ahead_of(p, pieces, p.out_height, i, grad_output, p.out_height * p.out_width * pixel, input,
+                         p.height * p.width * pixel),
+                vector, next - vector, i > begin, sums + part * part_floats});
+    }
+  }
+
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t v = 0; v < vectors; ++v) {
+    float* total = sums + v * taps * width;
+    for (int64_t part = 1; part < parts; ++part)
+      for (int64_t i = 0; i < taps * width; ++i) total[i] += total[part * part_floats + i];
+    const int64_t begin = slot_begin(p, v, width);
+    for (int64_t c = v * width; c < std::min(p.channels, (v + 1) * width); ++c)
+      for_taps(p, [&](int64_t r, int64_t s) {
+        grad_weight[c * stride[0] + r * stride[1] + s * stride[2]] =
+            total[(r * p.kernel + s) * width + c - begin];
+      });
+  }
+  return {};
+}
+
+}  // namespace lasfast

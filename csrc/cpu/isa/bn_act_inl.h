@@ -1,0 +1,185 @@
+// The passes of bn_act_kernels.h, written once over a vector type (see vec.h).
+//
+// Everything here has internal linkage, and nothing of the standard library is called: a function shared
+// between files that are compiled for different instruction sets could be linked in the variant that others
+// cannot run.
+
+#include "../bn_act_kernels.h"
+#include "pointwise_inl.h"
+
+namespace {
+
+using lasfast::Bf16;
+using lasfast::BnActRows;
+
+constexpr int together = 4;  // wide rows at a time, for which the values of a channel are loaded once
+
+// Each column is some operation on one vector of `together` wide rows (or of one), n of whose values exist:
+//   run<R>(a, first, c, n): values first + r * a.width, of the channels at c.
+template <class Column>
+void run_rows(const BnActRows& rows) {
+  const BnActRows a = rows;  // a copy that stores of floats cannot have changed
+  const Column column(a);
+  int64_t row = 0;
+  for (; row + together <= a.count; row += together)
+    for (int64_t c = 0; c < a.width; c += W) column.template run<together>(a, row * a.width + c, c, W);
+  for (; row < a.count; ++row)
+    for (int64_t c = 0; c < a.width; c += W) column.template run<1>(a, row * a.width + c, c, W);
+  for (int64_t c = 0; c < a.tail; c += W)
+    column.template run<1>(a, row * a.width + c, c, static_cast<int>(at_most(a.tail - c, W)));
+}
+
+template <class T>
+LASFAST_INLINE Vec value(const void* values, int64_t i, int n) {
+  return load_n(static_cast<const T*>(values) + i, n);
+}
+
+// Two sums per channel, begun with what is there. (Values that do not exist add zeros: see value.)
+struct Sums {
+  float* at;
+  int64_t pitch;
+  Vec first, second;
+
+  LASFAST_INLINE Sums(const BnActRows& a, int64_t c)
+      : at(a.sums + c), pitch(a.width), first(Vec::load(at)), second(Vec::load(at + pitch)) {}
+  LASFAST_INLINE void add(Vec x, Vec y, Vec z) {
+    first = Vec::add(first, x);
+    second = Vec::fma(y, z, second);
+  }
+  LASFAST_INLINE void close() const {
+    first.store(at);
+    second.store(at + pitch);
+  }
+};
+
+template <class T>
+struct Statistics {
+  LASFAST_INLINE explicit Statistics(const BnActRows&) {}
+  template <int R>
+  LASFAST_INLINE void run(const BnActRows& a, int64_t first, int64_t c, int n) const {
+    const Vec mean = load_n(a.mean + c, n);
+    Sums sums(a, c);
+    for (int r = 0; r < R; ++r) {
+      const Vec d = Vec::sub(value<T>(a.x, first + r * a.width, n), mean);
+      sums.add(d, d, d);
+    }
+    sums.close();
+  }
+};
+
+// x - mean, and what the activation is taken of.
+template <class T, bool residual>
+struct Norm {
+  Vec mean, scale, bias;
+
+  LASFAST_INLINE Norm(const BnActRows& a, int64_t c, int n)
+      : mean(load_n(a.mean + c, n)), scale(load_n(a.scale + c, n)), bias(load_n(a.bias + c, n)) {}
+  LASFAST_INLINE Vec deviation(const BnActRows& a, int64_t i, int n) const {
+    return Vec::sub(value<T>(a.x, i, n), mean);
+  }
+  LASFAST_INLINE Vec operator()(const BnActRows& a, Vec d, int64_t i, int n) const {
+    const Vec z = Vec::fma(d, scale, bias);
+    return residual ? Vec::add(z, value<T>(a.residual, i, n)) : z;
+  }
+};
+
+template <class T, bool residual, bool clamp>
+struct Forward {
+  Activate activate;
+
+  LASFAST_INLINE explicit Forward(const BnActRows& a) : activate(a.activation) {}
+  template <int R>
+  LASFAST_INLINE void run(const BnActRows& a, int64_t first, int64_t c, int n) const {
+    const Norm<T, residual> norm(a, c, n);
+    for (int r = 0; r < R; ++r) {
+      const int64_t i = first + r * a.width;
+      const Vec z = norm(a, norm.deviation(a, i, n), i, n);
+      store_n(activate.template run<clamp>(z), static_cast<T*>(a.output) + i, n);
+    }
+  }
+};
+
+template <class T, bool residual, bool clamp>
+struct Reduce {
+  ActivateGradient gradient;
+
+  LASFAST_INLINE explicit Reduce(const BnActRows& a) : gradient(a.activation) {}
+  template <int R>
+  LASFAST_INLINE void run(const BnActRows& a, int64_t first, int64_t c, int n) const {
+    const Norm<T, residual> norm(a, c, n);
+    Sums sums(a, c);
+    for (int r = 0; r < R; ++r) {
+      const int64_t i = first + r * a.width;
+      const Vec d = norm.deviation(a, i, n);
+      const Vec dz = gradient.template run<clamp>(value<T>(a.grad, i, n), norm(a, d, i, n));
+      if (residual && a.output) store_n(dz, static_cast<T*>(a.output) + i, n);
+      sums.add(dz, dz, d);
+    }
+    sums.close();
+  }
+};
+
+enum class From { dz, grad, grad_and_residual };
+
+template <class T, From from, bool clamp, bool constant>
+struct GradX {
+  ActivateGradient gradient;
+
+  LASFAST_INLINE explicit GradX(const BnActRows& a) : gradient(a.activation) {}
+  template <int R>
+  LASFAST_INLINE void run(const BnActRows& a, int64_t first, int64_t c, int n) const {
+    const Norm<T, from == From::grad_and_residual> norm(a, c, n);
+    const Vec mean = constant ? Vec::zero() : load_n(a.grad_mean + c, n);
+    const Vec slope = constant ? Vec::zero() : load_n(a.grad_slope + c, n);
+    for (int r = 0; r < R; ++r) {
+      const int64_t i = first + r * a.width;
+      const Vec d = norm.deviation(a, i, n);
+      Vec dz = from == From::dz ? value<T>(a.dz, i, n)
+                                : gradient.template run<clamp>(value<T>(a.grad, i, n), norm(a, d, i, n));
+      if (!constant) dz = Vec::sub(Vec::sub(dz, mean), Vec::mul(d, slope));
+      store_n(Vec::mul(dz, norm.scale), static_cast<T*>(a.output) + i, n);
+    }
+  }
+};
+
+template <class T>
+void statistics(const BnActRows& a) {
+  run_rows<Statistics<T>>(a);
+}
+
+template <template <class, bool, bool> class Column, class T>
+void by_residual(const BnActRows& a) {
+  const bool clamp = Activate(a.activation).clamps();
+  if (a.residual)
+    clamp ? run_rows<Column<T, true, true>>(a) : run_rows<Column<T, true, false>>(a);
+  else
+    clamp ? run_rows<Column<T, false, true>>(a) : run_rows<Column<T, false, false>>(a);
+}
+
+template <class T, bool constant>
+void grad_x_by_source(const BnActRows& a) {
+  const bool clamp = Activate(a.activation).clamps();
+  if (a.dz)
+    run_rows<GradX<T, From::dz, true, constant>>(a);
+  else if (a.residual)
+    clamp ? run_rows<GradX<T, From::grad_and_residual, true, constant>>(a)
+          : run_rows<GradX<T, From::grad_and_residual, false, constant>>(a);
+  else
+    clamp ? run_rows<GradX<T, From::grad, true, constant>>(a)
+          : run_rows<GradX<T, From::grad, false, constant>>(a);
+}
+
+template <class T>
+void grad_x(const BnActRows& a) {
+  a.grad_mean ? grad_x_by_source<T, false>(a) : grad_x_by_source<T, true>(a);
+}
+
+constexpr lasfast::BnActKernels bn_act_kernels = {
+    W,
+    {statistics<float>, statistics<Bf16>},
+    {by_residual<Forward, float>, by_residual<Forward, Bf16>},
+    {by_residual<Reduce, float>, by_residual<Reduce, Bf16>},
+    {grad_x<float>, grad_x<Bf16>},
+};
+
+}  // namespace

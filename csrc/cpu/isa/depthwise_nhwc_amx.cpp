@@ -1,0 +1,13 @@
+// Depthwise convolution with AVX-512 (BW, VL) and its BF16 conversions.
+#define LASFAST_TILES
+#include "vec_avx512.h"
+
+namespace {
+constexpr int weight_sums = 28;  // of the weight's gradient, in registers
+}  // namespace
+
+#include "depthwise_nhwc_inl.h"
+
+namespace lasfast {
+const DepthwiseKernels amx_depthwise_kernels = depthwise_kernels;
+}  // namespace lasfast

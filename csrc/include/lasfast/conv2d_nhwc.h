@@ -1,0 +1,68 @@
+// 2-D convolution on dense NHWC values ("channels_last"), one group: what a training step computes of it.
+//
+//   output[n, y, x, o] = sum over i, r, s of
+//     input[n, y * stride + r - padding, x * stride + s - padding, i] * weight[o, i, r, s]
+//
+// terms that fall into the padding left out, with its two gradients. The weight is the slice [:c_out, :c_in]
+// of a larger one, read in place; on bf16 values it is rounded to bf16 (and its gradient is not). Sums are
+// fp32, in an order that does not depend on the number of threads: the same inputs give the same bits.
+// Nothing is allocated, or kept between calls.
+//
+// By pass: on bf16 values all three with Isa::amx; on fp32 values forward and gradient of the input with any.
+// Everything else gives Code::unsupported.
+#pragma once
+
+#include <cstdint>
+
+#include "lasfast/isa.h"
+#include "lasfast/schedule.h"
+#include "lasfast/sliced_conv2d.h"
+#include "lasfast/status.h"
+
+namespace lasfast {
+
+struct Conv2dNhwcParams {
+  int64_t batch;
+  int64_t c_in, height, width;
+  int64_t c_out, out_height, out_width;
+  int64_t kernel, stride, padding;
+  int64_t weight_stride[4];  // [c_out, c_in, kernel, kernel]; of the weight, or of its gradient
+  Storage storage;           // of input and output and their gradients
+  Storage weight;            // of the weight; its gradient is fp32
+};
+
+// Checks that the sizes fit one another. Every entry point begins with it.
+Status validate(const Conv2dNhwcParams& p);
+
+// Whether the pass can be run; Code::unsupported, and why, or Code::invalid_argument.
+Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa);
+
+// Bytes of scratch memory (any alignment) that a pass needs with this many threads; 0 if it cannot be run.
+int64_t conv2d_nhwc_workspace_cpu(const Conv2dNhwcParams& p, Pass pass, int threads, Isa isa);
+
+// Overwrites output and, where they are not null, mean and (biased) variance over all images and positions of
+// each channel, of the sums before they are rounded.
+Status conv2d_nhwc_forward_cpu(const Conv2dNhwcParams& p,
+                               const void* input,   // [batch, height, width, c_in]
+                               const void* weight,  // [>= c_out, >= c_in, kernel, kernel]
+                               void* workspace, int threads, Isa isa,
+                               void* output,      // [batch, out_height, out_width, c_out]
+                               float* mean,       // [c_out], or null
+                               float* variance);  // [c_out], or null
+
+// Overwrites grad_input.
+Status conv2d_nhwc_grad_input_cpu(const Conv2dNhwcParams& p,
+                                  const void* grad_output,  // [batch, out_height, out_width, c_out]
+                                  const void* weight,       // [>= c_out, >= c_in, kernel, kernel]
+                                  void* workspace, int threads, Isa isa,
+                                  void* grad_input);  // [batch, height, width, c_in]
+
+// Overwrites the slice grad_weight[:c_out, :c_in] and touches nothing else: the caller zeroes the rest.
+// Quickest where the input channels of grad_weight are neighbours in memory.
+Status conv2d_nhwc_grad_weight_cpu(const Conv2dNhwcParams& p,
+                                   const void* grad_output,  // [batch, out_height, out_width, c_out]
+                                   const void* input,        // [batch, height, width, c_in]
+                                   void* workspace, int threads, Isa isa,
+                                   float* grad_weight);  // [>= c_out, >= c_in, kernel, kernel]
+
+}  // namespace lasfast

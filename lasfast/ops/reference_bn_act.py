@@ -1,0 +1,113 @@
+"""Batch norm with activation and residual in plain PyTorch: any device, any dtype, any strides.
+
+It says what the native kernels must compute. Arguments are those of :mod:`lasfast.ops.bn_act`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_AXES = (0, 2, 3)
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda z: z,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hardswish": F.hardswish,
+    "swish": F.silu,
+    "sigmoid": torch.sigmoid,
+    "hardsigmoid": F.hardsigmoid,
+}
+
+_aten = torch.ops.aten
+_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "none": lambda grad, z: grad,
+    "relu": lambda grad, z: _aten.threshold_backward(grad, z, 0),
+    "relu6": lambda grad, z: _aten.hardtanh_backward(grad, z, 0, 6),
+    "hardswish": lambda grad, z: _aten.hardswish_backward(grad, z),
+    "swish": lambda grad, z: _aten.silu_backward(grad, z),
+    "sigmoid": lambda grad, z: _aten.sigmoid_backward(grad, torch.sigmoid(z)),
+    "hardsigmoid": lambda grad, z: _aten.hardsigmoid_backward(grad, z),
+}
+
+
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of statistics, parameters and arithmetic for values of this dtype."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance [C] of x [N, C, H, W]; zeros where x is empty."""
+    if x.numel() == 0:
+        zeros = torch.zeros(2, x.shape[1], dtype=statistics_dtype(x.dtype), device=x.device)
+        return zeros[0], zeros[1]
+    var, mean = torch.var_mean(x.to(statistics_dtype(x.dtype)), _AXES, correction=0)
+    return mean, var
+
+
+def bn_act(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: str,
+) -> Tensor:
+    """[N, C, H, W], in the statistics' dtype."""
+    return ACTIVATIONS[activation](_normalize(x, mean, var, weight, bias, residual, eps)[1])
+
+
+def bn_act_backward(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    batch_statistics: bool,
+    eps: float,
+    activation: str,
+) -> Sequence[Tensor]:
+    """Gradients of x, weight, bias and residual (with all channels of x), in the statistics' dtype."""
+    xhat, z = _normalize(x, mean, var, weight, bias, residual, eps)
+    dz = _GRADIENTS[activation](grad.to(mean.dtype), z)
+    grad_weight, grad_bias = (dz * xhat).sum(_AXES), dz.sum(_AXES)
+    scale = (var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    through = dz
+    if batch_statistics:
+        rows = max(1, x.numel() // x.shape[1])
+        through = dz - (_channels(grad_bias) + xhat * _channels(grad_weight)) / rows
+    return through * _channels(scale), grad_weight, grad_bias, dz
+
+
+def _channels(values: Tensor) -> Tensor:
+    return values.view(1, -1, 1, 1)
+
+
+def _normalize(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """X normalized, and what the activation is taken of."""
+    xhat = (x.to(mean.dtype) - _channels(mean)) * _channels((var + eps).rsqrt())
+    z = xhat if weight is None else xhat * _channels(weight)
+    if bias is not None:
+        z = z + _channels(bias)
+    if residual is not None:
+        missing = x.shape[1] - residual.shape[1]
+        z = z + F.pad(residual, (0, 0, 0, 0, 0, missing)).to(z.dtype)
+    return xhat, z

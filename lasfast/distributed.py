@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
@@ -138,22 +141,16 @@ class _Ranks(World):
         outcome: list[Any] = [_attempt(work) if self.main else None]
         with _exchange():
             dist.broadcast_object_list(outcome, src=0)
-        result, error = outcome[0]
-        if error is not None:
-            raise error
-        return result
+        return _result(outcome[0])
 
     def spread(self, tasks: Sequence[T], work: Callable[[T], R]) -> list[R]:
-        done = {}
+        done: dict[int, Any] = {}
         for number in self._taken(len(tasks)):
-            done[number] = _attempt(lambda task=tasks[number]: work(task))  # type: ignore[misc]
-            if done[number][1] is not None:
-                break
+            done[number] = _attempt(partial(work, tasks[number]))
+            if isinstance(done[number], _Failure):
+                break  # the others end what they are at
         every = {number: outcome for part in self._gather(done) for number, outcome in part.items()}
-        for _, (_, error) in sorted(every.items()):
-            if error is not None:
-                raise error
-        return [every[number][0] for number in range(len(tasks))]
+        return [_result(outcome) for _, outcome in sorted(every.items())]
 
     def check_same(self, name: str, value: dict[str, Any]) -> None:
         every = self._gather(value)
@@ -265,16 +262,35 @@ def _exchange() -> Iterator[None]:
         ) from error
 
 
-def _attempt(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    """The result of work, or its error, either of which can travel."""
+@dataclass(frozen=True)
+class _Failure:
+    """An error on its way to all ranks: what it is made of again, and where it came from."""
+
+    kind: type[Exception]
+    arguments: tuple[Any, ...]
+    traceback: str
+
+
+def _attempt(work: Callable[[], T]) -> T | _Failure:
+    """The result of work, or its error."""
     try:
-        return work(), None
+        return work()
     except Exception as error:
+        where = traceback.format_exc()
         try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            return None, RuntimeError(f"{type(error).__name__}: {error}")
-        return None, error
+            pickle.dumps((type(error), error.args))
+        except Exception:  # a class or a value of one process alone
+            return _Failure(RuntimeError, (f"{type(error).__name__}: {error}",), where)
+        return _Failure(type(error), error.args, where)
+
+
+def _result(outcome: T | _Failure) -> T:
+    """What `_attempt` gave, its error raised."""
+    if isinstance(outcome, _Failure):
+        # Not by calling the class, whose arguments need not be those that the error keeps.
+        error = outcome.kind.__new__(outcome.kind, *outcome.arguments)
+        raise error from RuntimeError(f"on the rank where it happened:\n{outcome.traceback}")
+    return outcome
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -21,11 +21,13 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import lasfast
 from lasfast import distributed
 from lasfast.data.images import TensorImages
+from lasfast.engine import NotLowerableError
 from lasfast.evaluate import Evaluator
 from lasfast.searchers import NIR, Random
+from lasfast.spaces import LayerAssignmentSpace
 from lasfast.standalone import StandaloneEvaluator
 from lasfast.study import Callback, Study
-from lasfast.supernets import ResidualNet
+from lasfast.supernets import LayerBuilder, ResidualNet, Supernet
 from lasfast.train import OneShotTrainer, SupernetTrainer, TrainSettings
 from lasfast.train.synchronized import batch_norm
 
@@ -87,6 +89,21 @@ def loader_trainer():
     return SupernetTrainer(supernet().double(), loader, SETTINGS)
 
 
+class OpaqueNet(Supernet):
+    """A batch norm that only torch knows of, and a classifier."""
+
+    def __init__(self):
+        super().__init__(LayerAssignmentSpace(1, 1), num_classes=3, in_channels=3)
+        self.add_opaque("layer.norm", nn.BatchNorm2d(3))
+        self.create_modules(self.path((1,)))
+
+    def path(self, architecture):
+        builder = LayerBuilder("layer", 3)
+        x = builder.opaque("norm", builder.input, 3, params=6)
+        builder.linear("fc", builder.global_avg_pool(x), 3)
+        return (builder.build(),)
+
+
 TRAINERS = {
     "sequential": nir_trainer,
     "joint": lambda: nir_trainer(update="joint"),
@@ -131,8 +148,20 @@ def measured(world, directory):
     small = StandaloneEvaluator(
         supernet(), training_images(), pair(), SETTINGS, standalone_epochs=1, milestones=()
     )
+    falls_back = evaluator()
+    measure = falls_back._measure
+
+    def lacks_a_kernel(plan):
+        if falls_back.backend.name == "native" and world.rank == 1:
+            layer = plan.nodes[0].layer
+            raise NotLowerableError(layer, layer.ops[0], "no kernel for this on rank 1")
+        time.sleep(0.05)
+        return measure(plan)
+
+    falls_back._measure = lacks_a_kernel
     return {
         **{backend: evaluator(backend)(asked) for backend in ("auto", "torch")},
+        "fallen back": falls_back(asked),
         "scratch": small(CANDIDATES),
     }
 
@@ -217,12 +246,11 @@ def mistakes(world, directory):
         # Batch norm spreads what is not a number to all ranks; the classifier's loss alone must, too.
         list(trainer.train(0))
 
-    class Own(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm = nn.BatchNorm2d(3)
+    def opaque():
+        list(SupernetTrainer(OpaqueNet(), training_images(), SETTINGS).train(0))
 
     return {
+        "opaque": raised(opaque),
         "main": raised(lambda: world.share(fails_on_main)),
         "task": raised(lambda: world.spread(range(5), fails_at_three)),
         "own": raised(lambda: world.spread(range(2), fails_with_own)),
@@ -236,6 +264,19 @@ def mistakes(world, directory):
         "exists": raised(lambda: study(directory / "exists", train=False).run())
         or raised(lambda: study(directory / "exists", train=False).run()),
     }
+
+
+def on_gpus(world, directory):
+    trainer = gpu_trainer(world.device("cuda"))
+    floats, labels = pair()
+    measure = Evaluator(
+        trainer.supernet, floats[:32].double(), (floats[48:].double(), labels[48:]), backend="torch"
+    )
+    return train(trainer), measure(CANDIDATES)
+
+
+def gpu_trainer(device):
+    return SupernetTrainer(supernet().double().to(device), DoubleImages(training_images()), SETTINGS)
 
 
 def one_fails(world, directory):
@@ -317,10 +358,14 @@ def _be_rank(name, rank, size, port, directory):
     os._exit(status)
 
 
-def main(directory):
-    """All that is forked, in one process that has torch once; no thread runs before a fork."""
+def main(directory, *names):
+    """What is named, or all that needs no GPU: forked, from one process that has torch once; no thread runs before a fork."""
     torch.set_num_threads(1)
     study(None)  # what torch imports late, no rank has to import
+    if names:
+        ends = {name: fork_ranks(name, 2, directory / name) for name in names}
+        (directory / "ends.json").write_text(json.dumps(ends))
+        return
     ends = {
         name: fork_ranks(name, 2, directory / name)
         for name in ("trained", "measured", "searched", "exchanges", "mistakes")
@@ -337,20 +382,23 @@ def main(directory):
     (directory / "ends.json").write_text(json.dumps(ends))
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """The directory of all that the ranks did, and how they ended."""
-    directory = tmp_path_factory.mktemp("ranks")
+def run_script(directory, *names):
+    """The directory of what the ranks did, and how they ended."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(lasfast.__file__).parents[1]),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    command = [sys.executable, __file__, str(directory)]
+    command = [sys.executable, __file__, str(directory), *names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return directory, json.loads((directory / "ends.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    return run_script(tmp_path_factory.mktemp("ranks"))
 
 
 def results(ranks, name, size=2, function=None):
@@ -403,6 +451,8 @@ def test_evaluation_is_that_of_one_process_bit_for_bit(ranks):
     for result in results(ranks, "measured"):
         for backend, one in expected.items():
             assert result[backend] == one(asked)
+        # What one rank has no kernel for, none runs natively.
+        assert result["fallen back"] == result["torch"]
         assert [m.architecture for m in result["scratch"]] == CANDIDATES
     assert results(ranks, "measured")[0]["scratch"] == results(ranks, "measured")[1]["scratch"]
 
@@ -521,6 +571,7 @@ def test_mistakes_are_raised_on_all_ranks(ranks):
     one, other = results(ranks, "mistakes")
     assert one == other
     expected = {
+        "opaque": "ValueError: opaque module 'layer.norm' has a BatchNorm of its own",
         "main": "FileExistsError: there is one already",
         "task": "ZeroDivisionError: three",
         "own": "RuntimeError: OnlyHereError: oh",
@@ -534,6 +585,19 @@ def test_mistakes_are_raised_on_all_ranks(ranks):
         assert re.match(text, one[name]), one[name]
     if torch.cuda.device_count() < 2:
         assert "2 processes were started on this machine" in one["cuda"]
+
+
+@pytest.mark.cuda
+def test_two_gpus_train_as_one(tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two NVIDIA GPUs, for NCCL")
+    ((tensors, _), progress), measured = results(run_script(tmp_path, "on_gpus"), "on_gpus")[0]
+    expected_trainer = gpu_trainer("cuda")
+    (expected, _), expected_progress = train(expected_trainer)
+    for key, tensor in expected.items():
+        torch.testing.assert_close(tensors[key], tensor, rtol=1e-6, atol=1e-8, msg=key)
+    assert progress.loss == pytest.approx(expected_progress.loss, rel=1e-5)
+    assert [m.architecture for m in measured] == CANDIDATES
 
 
 def test_shards_of_a_batch_are_its_rows():
@@ -556,4 +620,4 @@ def test_a_loader_that_shards_by_itself_is_refused():
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

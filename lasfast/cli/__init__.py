@@ -10,6 +10,7 @@ import typer
 from lasfast import distributed
 from lasfast._version import __version__
 from lasfast.cli import dataset, evaluate, info, latency, report, search, spaces, train
+from lasfast.cli.options import StoppedError
 
 app = typer.Typer(
     name="lasfast",
@@ -50,8 +51,8 @@ def main() -> None:
     try:
         with distributed.start():
             app()
-    except KeyboardInterrupt as interrupt:
-        print(f"\n{interrupt}" if str(interrupt) else "\nstopped", file=sys.stderr)
+    except StoppedError as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, TypeError, OSError, ArithmeticError, ImportError) as error:
         if os.environ.get("LASFAST_TRACEBACK"):

@@ -133,7 +133,7 @@ class Trainer:
                 self.position = (step, done + 1)
                 images_seen += size
                 now = time.perf_counter()
-                if any(self._world.any(batch + 1 == batches or now - read_at >= READ_EVERY)):
+                if self._world.any(batch + 1 == batches or now - read_at >= READ_EVERY)[0]:
                     loss, accuracy = record.read(counted)
                     read_at = now = time.perf_counter()
                 yield Progress(

@@ -138,7 +138,7 @@ def update_running(
 ) -> None:
     """Update running statistics in place by those of a batch of `rows` values per channel."""
     if running_mean is not None and running_var is not None:
-        running_mean.lerp_(mean, momentum)
+        running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
         running_var.mul_(1 - momentum).add_(var, alpha=momentum * rows / (rows - 1))
 
 

@@ -161,7 +161,6 @@ class _Direct(torch.autograd.Function):
         arguments = (grad, y, mean, var, weight, bias, residual, *ctx.rest, results)
         native_bn_act.bn_act_backward(*arguments)
         grad_y, grad_weight, grad_bias, grad_residual = results
-        grad_x = ctx.convolution.grad_input(grad_y, conv_weight) if of_x else None
-        grad_kernel = ctx.convolution.grad_weight(grad_y, x) if of_kernel else None
+        grad_x, grad_kernel = ctx.convolution.gradients(grad_y, x, conv_weight, of_x, of_kernel)
         gradients = (grad_x, grad_kernel, None, None, grad_weight, grad_bias, grad_residual)
         return (None, *gradients, None, None, None)

@@ -147,6 +147,28 @@ class Convolution:
 
         return self._fastest("grad_weight", in_planes, in_torch)
 
+    def gradients(
+        self, grad_output: Tensor, input: Tensor, weight: Tensor, of_input: bool, of_weight: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients that are wanted, of the input and of the weight."""
+
+        def apart() -> tuple[Tensor | None, Tensor | None]:
+            return (
+                self.grad_input(grad_output, weight) if of_input else None,
+                self.grad_weight(grad_output, input) if of_weight else None,
+            )
+
+        nhwc = self._nhwc
+        if not (of_input and of_weight and nhwc is not None and nhwc.depthwise and nhwc.has("grad_input")):
+            return apart()
+
+        def together() -> tuple[Tensor | None, Tensor | None]:
+            of_both = self._empty(self.input_size), self._zeros(torch.float32)
+            nhwc.both(grad_output, input, weight, *of_both)
+            return of_both[0], of_both[1].to(self._weight_dtype)
+
+        return self._fastest("gradients", together, apart)
+
     def _zeros(self, dtype: torch.dtype) -> Tensor:
         """Of the gradient of the weight; what no filter of the slice writes stays zero."""
         gradient = torch.empty_strided(self._grad_size, self._grad_stride, dtype=dtype, device=self._device)

@@ -44,18 +44,19 @@ class NhwcPasses:
         isa: int,
     ) -> None:
         self._threads, self._isa = threads, isa
+        self.depthwise = groups == input_size[1] == output_size[1]
         self._params: dict[str, Any] = {}
         self._bytes: dict[str, int] = {}
         square = weight_size[2] == weight_size[3]
         if not (square and dtype in DTYPES and weight_dtype in DTYPES and native.available()):
             return
-        self._depthwise = groups == input_size[1] == output_size[1]
+        self._name = "depthwise_nhwc" if self.depthwise else "conv2d_nhwc"
         self._module = module = _native.load()
         numbers = (weight_size[2], stride, padding)
         for which in PASSES:
             strides = grad_stride if which == "grad_weight" else weight_stride
             sizes: tuple[Any, ...]
-            if self._depthwise:
+            if self.depthwise:
                 sizes = (input_size[:2], input_size[2:], output_size[2:])
                 spatial = (strides[0], strides[2], strides[3])
                 self._params[which] = module.DepthwiseNhwcParams(
@@ -93,18 +94,38 @@ class NhwcPasses:
         """Overwrite the slice of `result`, fp32, that the convolution read."""
         return self._run("grad_weight", grad_output, input, result)
 
-    def _run(self, which: str, first: Tensor, second: Tensor, result: Tensor, *more: int) -> Tensor:
-        params = self._params[which]
-        name = f"{'depthwise' if self._depthwise else 'conv2d'}_nhwc"
+    def both(
+        self, grad_output: Tensor, input: Tensor, weight: Tensor, of_input: Tensor, of_weight: Tensor
+    ) -> None:
+        """Overwrite both gradients of a depthwise convolution, reading `grad_output` once."""
+        size = self._workspace_bytes("grad_input") + self._workspace_bytes("grad_weight")
+        workspace = torch.empty(size, dtype=torch.uint8)
+        self._module.depthwise_nhwc_backward_cpu(
+            self._params["grad_input"],
+            grad_output.data_ptr(),
+            input.data_ptr(),
+            weight.data_ptr(),
+            (of_weight.stride(0), of_weight.stride(2), of_weight.stride(3)),
+            workspace.data_ptr(),
+            self._threads,
+            self._isa,
+            of_input.data_ptr(),
+            of_weight.data_ptr(),
+        )
+
+    def _workspace_bytes(self, which: str) -> int:
         size = self._bytes.get(which)
         if size is None:
-            kind = getattr(self._module.Pass, which)
-            threads = () if self._depthwise else (self._threads,)
-            size = getattr(self._module, f"{name}_workspace_cpu")(params, kind, *threads, self._isa)
+            threads = () if self.depthwise else (self._threads,)
+            ask = getattr(self._module, f"{self._name}_workspace_cpu")
+            size = ask(self._params[which], getattr(self._module.Pass, which), *threads, self._isa)
             self._bytes[which] = size
-        workspace = torch.empty(size, dtype=torch.uint8)
-        getattr(self._module, f"{name}_{which}_cpu")(
-            params,
+        return size
+
+    def _run(self, which: str, first: Tensor, second: Tensor, result: Tensor, *more: int) -> Tensor:
+        workspace = torch.empty(self._workspace_bytes(which), dtype=torch.uint8)
+        getattr(self._module, f"{self._name}_{which}_cpu")(
+            self._params[which],
             first.data_ptr(),
             second.data_ptr(),
             workspace.data_ptr(),

@@ -50,14 +50,16 @@ def run(trainer, *steps):
     return [list(trainer.train(step, candidates)) for step, candidates in enumerate(steps)]
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_algorithm_1_line_by_line(channels_last):
+@pytest.mark.parametrize(("channels_last", "operators"), [(False, "auto"), (True, "torch"), (True, "native")])
+def test_algorithm_1_line_by_line(channels_last, operators):
     supernet, data = residual(), images()
     expected = copy.deepcopy(supernet)
     if channels_last:
         expected.to(memory_format=torch.channels_last)
     # A low rate, so that rounding (the trainer's fused SGD sums in another order) stays rounding.
-    trainer = SupernetTrainer(supernet, data, SETTINGS, channels_last=channels_last, learning_rate=0.01)
+    memory = {"channels_last": channels_last, "operators": operators}
+    trainer = SupernetTrainer(supernet, data, SETTINGS, **memory, learning_rate=0.01)
+    assert trainer.operators == ("torch" if operators == "auto" else operators)
     progress = run(trainer, (), CANDIDATES)
 
     # A plain loop, written from the paper: SGD that leaves parameters without a gradient alone.
@@ -78,8 +80,9 @@ def test_algorithm_1_line_by_line(channels_last):
                     x = x.to(memory_format=torch.channels_last) if channels_last else x
                     F.cross_entropy(expected(x, path), y).backward()
                     optimizer.step()
+    close = {"rtol": 1e-5, "atol": 2e-6} if operators != "native" else {"rtol": 1e-4, "atol": 1e-4}
     for name, tensor in expected.state_dict().items():
-        torch.testing.assert_close(supernet.state_dict()[name], tensor, rtol=1e-5, atol=2e-6, msg=name)
+        torch.testing.assert_close(supernet.state_dict()[name], tensor, **close, msg=name)
     assert [p.learning_rate for step in progress for p in step] == pytest.approx(rates)
 
 

@@ -28,6 +28,16 @@ def batch_statistics_cpu(
     var: int,
     /,
 ) -> None: ...
+def update_running_cpu(
+    rows: int,
+    channels: int,
+    mean: int,
+    var: int,
+    momentum: float,
+    running_mean: int,
+    running_var: int,
+    /,
+) -> None: ...
 def bn_act_forward_cpu(
     rows: int,
     channels: int,

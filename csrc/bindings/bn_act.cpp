@@ -41,6 +41,13 @@ void statistics(int64_t rows, int64_t channels, int storage, Address x, Address 
   raise(status, "batch_statistics");
 }
 
+void update_running(int64_t rows, int64_t channels, Address mean, Address var, double momentum,
+                    Address running_mean, Address running_var) {
+  raise(update_running_cpu(rows, channels, at<const float>(mean), at<const float>(var), momentum,
+                           at<float>(running_mean), at<float>(running_var)),
+        "update_running");
+}
+
 void forward(int64_t rows, int64_t channels, int64_t residual_channels, int storage, int activation,
              float eps, Address x, Address mean, Address var, Address weight, Address bias, Address residual,
              Address workspace, int threads, int isa, Address y) {
@@ -77,6 +84,7 @@ void backward(int64_t rows, int64_t channels, int64_t residual_channels, int sto
 void bind_bn_act(py::module_& m) {
   m.def("bn_act_workspace_cpu", &workspace_bytes);
   m.def("batch_statistics_cpu", &statistics);
+  m.def("update_running_cpu", &update_running);
   m.def("bn_act_forward_cpu", &forward);
   m.def("bn_act_backward_cpu", &backward);
 }

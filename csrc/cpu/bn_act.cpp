@@ -188,16 +188,16 @@ void fold(const float* sums, int64_t width, int64_t channels, double* folded) {
   }
 }
 
-// Per channel values in `to`, one wide row of them.
+// Repeats what is one value per channel, to a wide row of them.
 void repeat(float* to, int64_t channels, int64_t width) {
   for (int64_t c = channels; c < width; ++c) to[c] = to[c - channels];
 }
 
-// What normalises: [3, width], and 1 / sqrt(var + eps).
 double inverse_deviation(float var, float eps) {
   return 1.0 / std::sqrt(static_cast<double>(var) + static_cast<double>(eps));
 }
 
+// Rows with all that normalizes them, which is put into `channels`: [3, width].
 BnActRows normalizing(const BnActParams& p, int64_t width, const float* mean, const float* var,
                       const float* weight, const float* bias, float* channels) {
   float *means = channels, *scale = means + width, *shift = scale + width;
@@ -278,6 +278,20 @@ Status batch_statistics_cpu(const BnActParams& p, const void* x, void* workspace
     const double variance = total[channels + c] / seen;
     mean[c] = static_cast<float>(total[c]);
     var[c] = static_cast<float>(variance < 0.0 ? 0.0 : variance);
+  }
+  return {};
+}
+
+Status update_running_cpu(int64_t rows, int64_t channels, const float* mean, const float* var,
+                          double momentum, float* running_mean, float* running_var) {
+  if (rows < 2) return invalid("rows must be at least 2");
+  if (channels < 1) return invalid("channels must be at least 1");
+  const double unbiased = momentum * (static_cast<double>(rows) / static_cast<double>(rows - 1));
+  for (int64_t c = 0; c < channels; ++c) {
+    running_mean[c] = static_cast<float>((1.0 - momentum) * static_cast<double>(running_mean[c]) +
+                                         momentum * static_cast<double>(mean[c]));
+    running_var[c] = static_cast<float>((1.0 - momentum) * static_cast<double>(running_var[c]) +
+                                        unbiased * static_cast<double>(var[c]));
   }
   return {};
 }

@@ -87,7 +87,7 @@ def bn_act(
     mean: Tensor | None
     var: Tensor | None
     if training:
-        mean, var = (None, None) if statistics is None else statistics
+        mean, var = (None, None) if statistics is None else (s.detach() for s in statistics)
         if rows == 1:
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {x.size()}"
@@ -109,37 +109,28 @@ def bn_act(
     direct = is_direct(x)
     if mean is None or var is None:
         mean, var = (native if direct else torch.ops.lasfast).batch_statistics(x)
-    if training and rows > 0:
-        update_running(running_mean, running_var, mean, var, momentum, rows)
+    if training and running_mean is not None and running_var is not None and rows > 0:
+        batch = (rows, mean, var, momentum, running_mean, running_var)
+        if not (direct and native.update_running(*batch)):
+            reference.update_running(*batch)
     run = _Direct.apply if direct else torch.ops.lasfast.bn_act
     result: Tensor = run(x, mean, var, weight, bias, residual, training, eps, activation)
     return result
 
 
 def is_direct(x: Tensor) -> bool:
-    """Whether the kernels can be called without the dispatcher, which takes longer than a small layer."""
+    """Whether the kernels can be called without the dispatcher, which takes longer than a small layer.
+
+    Not where somebody watches the operators, or where x only stands for a tensor.
+    """
     return (
         not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and type(x) in (Tensor, Parameter)
         and native.supports(x)
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._are_functorch_transforms_active()
     )
-
-
-@torch.no_grad()
-def update_running(
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    momentum: float,
-    rows: int,
-) -> None:
-    """Update running statistics in place by those of a batch of `rows` values per channel."""
-    if running_mean is not None and running_var is not None:
-        running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-        running_var.mul_(1 - momentum).add_(var, alpha=momentum * rows / (rows - 1))
 
 
 def _check_running(x: Tensor, *running: Tensor | None) -> None:
@@ -201,6 +192,7 @@ def _check(
         raise ValueError(f"activation is {activation!r}, expected one of {', '.join(native.ACTIVATIONS)}")
 
 
+@torch.no_grad()
 def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     _check_x(x)
     return native.batch_statistics(x) if native.supports(x) else reference.batch_statistics(x)
@@ -260,6 +252,7 @@ def _filled(results: Sequence[Tensor | None], x: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(0) if result is None else result for result in results)
 
 
+@torch.no_grad()
 def _backward(
     grad: Tensor,
     x: Tensor,
@@ -334,11 +327,10 @@ class _Direct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         if torch.is_grad_enabled():  # somebody may want to differentiate again: that takes longer to refuse
             return _gradients(ctx, grad)
-        saved: tuple[Any, ...] = ctx.saved_tensors
-        results = bn_results(saved[0], saved[1], saved[5], _needed(ctx))
-        arguments: tuple[Any, ...] = (grad, *saved, *ctx.rest, results)
+        saved = ctx.saved_tensors
+        x, weight, bias, residual = results = bn_results(saved[0], saved[1], saved[5], _needed(ctx))
+        arguments: list[Any] = [grad, *saved, *ctx.rest, results]
         native.bn_act_backward(*arguments)
-        x, weight, bias, residual = results
         return x, None, None, weight, bias, residual, None, None, None
 
 
@@ -350,6 +342,7 @@ for _name, _kernel, _fake_kernel in (
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"lasfast::{_name}", _fake_kernel, lib=_library)
 torch.library.register_autograd("lasfast::bn_act", _gradients, setup_context=_setup, lib=_library)
-# No gradient flows through these two: that of bn_act counts what flows through the statistics.
+# No gradient flows through these two, which run without recording any: bn_act's counts what flows through the
+# statistics.
 for _name in ("batch_statistics", "bn_act_backward"):
     _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from lasfast import _native
 from lasfast.ops import native
@@ -56,6 +57,30 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
         var.data_ptr(),
     )
     return mean, var
+
+
+def update_running(
+    rows: int, mean: Tensor, var: Tensor, momentum: float, running_mean: Tensor, running_var: Tensor
+) -> bool:
+    """Update the running statistics [C] in place, from a batch of at least two rows.
+
+    Gives False, and does nothing, where one of the tensors is not contiguous float32.
+    """
+    tensors = (mean, var, running_mean, running_var)
+    if not all(t.dtype == torch.float32 and t.is_contiguous() for t in tensors):
+        return False
+    _native.load().update_running_cpu(
+        rows,
+        len(mean),
+        mean.data_ptr(),
+        var.data_ptr(),
+        momentum,
+        running_mean.data_ptr(),
+        running_var.data_ptr(),
+    )
+    increment_version(running_mean)  # so that autograd sees what changed
+    increment_version(running_var)
+    return True
 
 
 def bn_act(

@@ -49,6 +49,14 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
+def update_running(
+    rows: int, mean: Tensor, var: Tensor, momentum: float, running_mean: Tensor, running_var: Tensor
+) -> None:
+    """Update the running statistics [C] in place, with the unbiased variance of a batch of `rows` rows."""
+    running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
+    running_var.mul_(1 - momentum).add_(var, alpha=momentum * rows / (rows - 1))
+
+
 def bn_act(
     x: Tensor,
     mean: Tensor,

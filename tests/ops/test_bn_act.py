@@ -76,7 +76,9 @@ class Problem:
             return None if tensor is None else lay(tensor.to(to)).detach().requires_grad_()
 
         x, residual = leaf(self.x, dtype), leaf(self.residual, dtype)
-        weight, bias = (None if p is None else p.to(parameters).requires_grad_() for p in self.affine)
+        weight, bias = (
+            None if p is None else p.to(parameters, copy=True).requires_grad_() for p in self.affine
+        )
         running = [r.to(parameters, copy=True) for r in self.running]
         y = function(x, *running, weight, bias, residual, **self.keywords)
         wanted = [t for t in (x, weight, bias, residual) if t is not None]
@@ -242,16 +244,29 @@ def test_inf_and_nan_go_where_torch_lets_them_go(
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
-def test_running_statistics_may_be_slices() -> None:
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 1])
+def test_running_statistics_may_be_slices(step: int, momentum: float) -> None:
     problem = Problem((4, 6, 5, 5))
-    mean, var = torch.full((9,), torch.nan), torch.full((9,), torch.nan)
-    mean[:6], var[:6] = problem.running
-    bn_act(problem.x, mean[:6], var[:6], training=True, momentum=0.3)
-    F.batch_norm(problem.x, *problem.running, training=True, momentum=0.3)
-    torch.testing.assert_close(mean[:6], problem.running[0])
-    torch.testing.assert_close(var[:6], problem.running[1])
-    assert mean[6:].isnan().all()
-    assert var[6:].isnan().all()
+    wide = torch.full((2, 15), torch.nan)
+    mean, var = wide[:, : 6 * step : step]
+    mean.copy_(problem.running[0])
+    var.copy_(problem.running[1])
+    version = mean._version
+    bn_act(problem.x, mean, var, training=True, momentum=momentum)
+    assert mean._version > version
+    F.batch_norm(problem.x, *problem.running, training=True, momentum=momentum)
+    torch.testing.assert_close(mean, problem.running[0])
+    torch.testing.assert_close(var, problem.running[1])
+    assert wide.isnan().sum() == 2 * 9
+
+
+def test_running_statistics_and_batch_of_which_only_one_is_finite() -> None:
+    problem = Problem((4, 2, 5, 5))
+    problem.running[0][0], problem.running[1][1] = torch.inf, torch.nan
+    problem.keywords["momentum"] = 1.0
+    for ours, theirs in zip(problem.run(bn_act), problem.run(plain), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 def test_statistics_that_somebody_has_are_not_taken_again() -> None:
@@ -265,8 +280,9 @@ def test_statistics_that_somebody_has_are_not_taken_again() -> None:
     assert not torch.allclose(problem.run(bn_act)[0], own[0])
 
 
-def test_statistics_carry_no_gradient() -> None:
-    x = torch.randn(2, 3, 4, 4, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_statistics_carry_no_gradient(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 4, 4, dtype=dtype, requires_grad=True)
     assert not any(s.requires_grad for s in torch.ops.lasfast.batch_statistics(x))
 
 
@@ -331,7 +347,7 @@ def test_compiles_without_a_graph_break(memory_format: torch.memory_format, trai
     compiled = torch.compile(bn_act, backend="aot_eager", fullgraph=True)
     ours = problem.run(compiled, layout=memory_format)
     for a, b in zip(ours, problem.run(bn_act, layout=memory_format), strict=True):
-        assert torch.equal(a, b)
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
         assert a.stride() == b.stride()
 
 
@@ -437,6 +453,8 @@ def test_native_code_refuses_what_it_has_not(isa: str) -> None:
         module.bn_act_forward_cpu(1, 1, 0, 0, 7, 0.0, *none[:7], 1, 0, 0)
     with pytest.raises(ValueError, match="residual_channels must be between 0 and channels"):
         module.bn_act_forward_cpu(1, 1, 2, 0, 1, 0.0, *none[:7], 1, 0, 0)
+    with pytest.raises(ValueError, match="rows must be at least 2"):
+        module.update_running_cpu(1, 1, 0, 0, 0.1, 0, 0)
     with pytest.raises(ValueError, match="threads must be at least 1"):
         module.batch_statistics_cpu(1, 1, 0, 0, 0, 0, 0, 0, 0)
     with pytest.raises(RuntimeError, match="lacks the instruction set"):

@@ -61,6 +61,15 @@ Status batch_statistics_cpu(const BnActParams& p,
                             float* mean,  // [channels]
                             float* var);  // [channels]
 
+// running = (1 - momentum) * running + momentum * batch's, with the unbiased variance: rows / (rows - 1)
+// times the biased one. At least two rows.
+Status update_running_cpu(int64_t rows, int64_t channels,
+                          const float* mean,  // [channels]
+                          const float* var,   // [channels]
+                          double momentum,
+                          float* running_mean,  // [channels]
+                          float* running_var);  // [channels]
+
 // Overwrites y.
 Status bn_act_forward_cpu(const BnActParams& p,
                           const void* x,         // [rows, channels]

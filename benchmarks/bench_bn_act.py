@@ -1,0 +1,107 @@
+"""Batch norm, ReLU and the sum of a residual block while training: forward, backward, and PyTorch's sequence.
+
+    python -m pytest benchmarks/bench_bn_act.py -s --benchmark-group-by=group
+
+The two take turns on the same tensors in the same dtype and layout, a plain copy before each, so that neither
+finds in a cache what the other left there. `extra_info` has the median ratio of their times, and GB/s, which
+count what the kernels must move. Forward: x is read twice, y written. Backward: x and the gradient of y are
+read twice, that of x is written. A residual is read once in either; backward its gradient is written too, and
+read in place of that of y.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks._fused import STORAGES, THREADS
+from lasfast.ops import bn_act
+
+SHAPES = {  # of ResidualNet's stages, and one that leaves a core's caches
+    "16 at 32x32": (128, 16, 32, 32),
+    "32 at 16x16": (128, 32, 16, 16),
+    "64 at 8x8": (128, 64, 8, 8),
+    "256 at 16x16": (128, 256, 16, 16),
+}
+MOVED = {"forward": (3, 4), "backward": (5, 7)}  # tensors of the size of x, without and with residual
+ROUNDS = 30
+
+
+def torch_sequence(x, mean, var, weight, bias, residual, *, training: bool) -> Tensor:
+    y = F.batch_norm(x, mean, var, weight, bias, training)
+    return F.relu_(y if residual is None else y.add_(residual))
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("which", MOVED)
+def test_bn_act(
+    benchmark: Callable, which: str, shape: str, residual: bool, storage: str, device: str
+) -> None:
+    torch.set_num_threads(THREADS)
+    x, other, grad = (values(SHAPES[shape], storage, device, seed) for seed in range(3))
+    x.requires_grad_()
+    other.requires_grad_()
+    channels = x.shape[1]
+    weight, bias = (torch.rand(channels, device=device, requires_grad=True) for _ in range(2))
+    leaves = (x, weight, bias, other) if residual else (x, weight, bias)
+
+    def forward(function: Callable, running: list[Tensor]) -> Tensor:
+        return function(x, *running, weight, bias, other if residual else None, training=True)
+
+    runs: dict[str, Callable[[], object]] = {}
+    outputs = []
+    for who, function in (("native", bn_act), ("torch", torch_sequence)):
+        running = [torch.zeros(channels, device=device), torch.ones(channels, device=device)]
+        y = forward(function, running)
+        gradients = torch.autograd.grad(y, leaves, grad, retain_graph=True)
+        outputs.append((y, *gradients))
+        if which == "forward":
+            runs[who] = lambda function=function, running=running: forward(function, running)
+        else:
+            runs[who] = lambda y=y: torch.autograd.grad(y, leaves, grad, retain_graph=True)
+    for ours, theirs in zip(*outputs, strict=True):
+        error = (ours.float() - theirs.float()).norm() / theirs.float().norm()
+        # Rounding decides on which side of ReLU's kink a value lies, and torch rounds three times.
+        assert error <= (5e-3 if storage == "fp32" else 0.1)
+    target = torch.empty_like(grad)
+
+    seconds = taking_turns(runs, lambda: target.copy_(grad), device)
+    ratio = statistics.median(b / a for a, b in zip(seconds["native"], seconds["torch"], strict=True))
+    medians = {who: statistics.median(times) for who, times in seconds.items()}
+    benchmark.group = f"{which}, {shape}, {'residual' if residual else 'plain'}, {storage}"
+    benchmark.extra_info["torch / native"] = round(ratio, 2)
+    benchmark.extra_info["GB/s"] = round(MOVED[which][residual] * grad.nbytes / medians["native"] / 1e9, 1)
+    benchmark.extra_info["GB/s of a copy"] = round(2 * grad.nbytes / medians["copy"] / 1e9, 1)
+    print(f"\n{benchmark.group}: {benchmark.extra_info}")
+    benchmark.pedantic(runs["native"], rounds=10, warmup_rounds=1)
+
+
+def values(size: tuple[int, ...], storage: str, device: str, seed: int) -> Tensor:
+    generator = torch.Generator(device).manual_seed(seed)
+    x = torch.randn(size, generator=generator, device=device)
+    return x.to(dtype=STORAGES[storage], memory_format=torch.channels_last)
+
+
+def taking_turns(
+    runs: dict[str, Callable[[], object]], copy: Callable[[], object], device: str
+) -> dict[str, list[float]]:
+    """Seconds of each, in `ROUNDS` rounds in which each runs once behind a copy; of those, too."""
+    seconds: dict[str, list[float]] = {who: [] for who in ("copy", *runs)}
+    for number in range(-3, ROUNDS):
+        for who, run in runs.items():
+            for name, timed in (("copy", copy), (who, run)):
+                begin = time.perf_counter()
+                timed()
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                if number >= 0:
+                    seconds[name].append(time.perf_counter() - begin)
+    return seconds

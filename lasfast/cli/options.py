@@ -108,6 +108,9 @@ class TrainOptions:
         bool | None,
         panel("Training", "Keep weights and images in that layout.", "--channels-last/--no-channels-last"),
     ] = None
+    clip_norm: Annotated[
+        float | None, panel("Training", "Bound on the norm of an update's gradient (default: none).")
+    ] = None
     operators: Annotated[
         str, panel("Training", "auto, native (lasfast's fused operators) or torch (PyTorch's own).")
     ] = "auto"

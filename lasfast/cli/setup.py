@@ -211,6 +211,7 @@ def make_settings(options: TrainOptions) -> TrainSettings:
         "standalone_epochs",
         "precision",
         "channels_last",
+        "clip_norm",
         "operators",
         "seed",
     )

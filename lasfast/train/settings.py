@@ -65,8 +65,10 @@ class TrainSettings:
     `precision="bf16"` runs forward passes under autocast, weights and momentum stay fp32; `channels_last`
     keeps the weights and images in that memory format. `operators="native"` runs lasfast's fused training
     operators (`lasfast.ops.conv_bn_act`, in channels_last), `"torch"` PyTorch's own, and `"auto"` the native
-    ones on a CPU with `channels_last`, where they were compiled. All randomness of training is a function of
-    `seed`.
+    ones on a CPU with `channels_last`, where they were compiled. `clip_norm` bounds the norm of an update's
+    gradient, all weights together (None: unbounded). Losses are multiplied by `loss_scale` before backward,
+    and gradients divided by it after, so that small ones are not lost to rounding. All randomness of training
+    is a function of `seed`.
 
     Raises ValueError or TypeError naming the field, its value and what was expected.
     """
@@ -85,6 +87,8 @@ class TrainSettings:
     precision: str = "fp32"
     channels_last: bool = True
     operators: str = "auto"
+    clip_norm: float | None = None
+    loss_scale: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -105,6 +109,9 @@ class TrainSettings:
         _check_int("seed", self.seed, least=0)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+        if self.clip_norm is not None:
+            _check_number("clip_norm", self.clip_norm, above=0)
+        _check_number("loss_scale", self.loss_scale, above=0)
         if self.operators not in OPERATORS:
             raise ValueError(f"operators is {self.operators!r}; expected one of {', '.join(OPERATORS)}")
         if not isinstance(self.milestones, (tuple, list)):

@@ -187,8 +187,7 @@ class Trainer:
                     every = self._logits(images, together)
                     losses = torch.stack([F.cross_entropy(logits.float(), labels) for logits in every])
                 losses = losses * (len(labels) / size)  # this rank's share of the mean over the batch
-                losses.sum().backward()
-                self._world.sum_([one.grad for one in self._parameters if one.grad is not None])
+                (losses.sum() * self.settings.loss_scale).backward()
                 self._step()
                 for logits, loss in zip(every, losses.detach(), strict=True):
                     record.write(number, loss, logits, labels)
@@ -197,7 +196,13 @@ class Trainer:
         self._within_batch = False
 
     def _step(self) -> None:
-        """Update the weights that have gradients."""
+        """Update the weights that have gradients, with those of all ranks."""
+        gradients = [one.grad for one in self._parameters if one.grad is not None]
+        self._world.sum_(gradients)
+        if self.settings.loss_scale != 1:
+            torch._foreach_mul_(gradients, 1 / self.settings.loss_scale)
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_norm)
         for parameter in self._parameters:
             state = self._optimizer.state[parameter]
             if self.settings.momentum and parameter.grad is not None and "momentum_buffer" not in state:

@@ -86,6 +86,27 @@ def test_algorithm_1_line_by_line(channels_last, operators):
     assert [p.learning_rate for step in progress for p in step] == pytest.approx(rates)
 
 
+@pytest.mark.parametrize("operators", ["torch", "native"])
+@pytest.mark.parametrize("update", ["sequential", "joint"])
+def test_gradients_are_clipped_together_and_loss_scaling_changes_nothing(update, operators):
+    changed = {}
+    for name, more in (("plain", {}), ("scaled", {"loss_scale": 1024.0}), ("clipped", {"clip_norm": 1e-3})):
+        supernet = residual()
+        options = {"update": update, "operators": operators, "momentum": 0.0, "nesterov": False}
+        trainer = SupernetTrainer(
+            supernet, images(), SETTINGS, **options, **more, learning_rate=1.0, weight_decay=0.0
+        )
+        before = [one.detach().clone() for one in supernet.parameters()]
+        next(iter(trainer.train(0)))  # one update, at rate 1: by the gradient itself
+        after = supernet.parameters()
+        changed[name] = torch.cat([(a - b).flatten() for a, b in zip(before, after, strict=True)]).detach()
+    torch.testing.assert_close(changed["scaled"], changed["plain"], rtol=1e-4, atol=1e-6)
+    assert changed["plain"].norm() > 0.1
+    assert changed["clipped"].norm().item() == pytest.approx(1e-3, rel=0.02)
+    cosine = torch.cosine_similarity(changed["clipped"], changed["plain"], dim=0)
+    assert cosine.item() > 0.99
+
+
 def test_progress():
     warm_up, step = run(SupernetTrainer(residual(), images(), SETTINGS), (), CANDIDATES)
     assert [(p.step, p.epoch, p.batch, p.done, p.last_of_epoch) for p in step] == [
@@ -147,6 +168,9 @@ def test_inactive_weights_and_their_momentum_are_left_alone():
 
 VARIANTS = [
     {},
+    {"operators": "native", "channels_last": True, "clip_norm": 0.5, "loss_scale": 8.0},
+    {"operators": "native", "channels_last": True, "precision": "bf16", "update": "joint"},
+    {"operators": "torch", "channels_last": True},
     {"paths": "uniform"},
     {"precision": "bf16"},
     {"channels_last": True},

@@ -21,9 +21,8 @@ struct Layout {
   int64_t items, each;  // images of an item
   int64_t weight_bytes, partial_bytes, sums_bytes, phase_bytes;
 
-  Layout(const Conv2dNhwcParams& p, const Convolution& c, Isa isa)
-      : plan(c.plan(isa, p.batch)), each(plan.item_images()) {
-    items = divide_up(p.batch, each);
+  Layout(const Convolution& c, Isa isa) : plan(c.plan(isa)), each(plan.item_images()) {
+    items = divide_up(c.images, each);
     weight_bytes = round_to(packed_bytes(c, plan, isa), scratch_line);
     partial_bytes = round_to(items * 2 * c.out_channels * 4, scratch_line);
     sums_bytes = round_to(3 * (c.out_channels + 16) * 4, scratch_line);
@@ -67,7 +66,7 @@ void interleave(const Conv2dNhwcParams& p, const Convolution& c, const char* fro
 Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* weight, void* workspace,
            int threads, Isa isa, void* output, float* mean, float* variance) {
   const Convolution c(p, pass, isa);
-  const Layout layout(p, c, isa);
+  const Layout layout(c, isa);
   char* const packed = align_scratch(workspace);
   auto* const partial = reinterpret_cast<float*>(packed + layout.weight_bytes);
   char* const own = packed + layout.weight_bytes + layout.partial_bytes;
@@ -91,8 +90,8 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
   args.phases = c.phased && c.tiles ? c.phases : 0;
   args.tap_ranges = ranges;
   const int64_t in_bytes = c.in_channels * c.in_height * c.in_width * c.item_bytes();
-  const int64_t out_bytes = c.item_bytes() * (pass == Pass::forward ? p.c_out * p.out_height * p.out_width
-                                                                    : p.c_in * p.height * p.width);
+  const int64_t out_bytes =
+      c.item_bytes() * (c.phased ? p.c_in * p.height * p.width : c.out_channels * c.out_height * c.out_width);
   const ScheduleKernels& kernels = schedule_kernels(isa);
 #pragma omp parallel for schedule(dynamic) num_threads(threads) firstprivate(args)
   for (int64_t i = 0; i < layout.items; ++i) {
@@ -100,7 +99,7 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
     char* const scratch = own + thread_number() * layout.thread_bytes();
     char* const result = static_cast<char*>(output) + first * out_bytes;
     char* const phases = scratch + layout.sums_bytes + layout.plan.cell_bytes;
-    args.images = std::min(layout.each, p.batch - first);
+    args.images = std::min(layout.each, c.images - first);
     args.input = static_cast<const char*>(input) + first * in_bytes;
     args.output = c.phased ? phases : result;
     args.sums = reinterpret_cast<float*>(scratch);
@@ -111,7 +110,7 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
   }
   if (!mean) return {};
   const PartialStatistics statistics{partial,     args.out_channels, layout.items,
-                                     layout.each, p.batch,           c.out_height * c.out_width};
+                                     layout.each, c.images,          c.out_height * c.out_width};
   for (int64_t o = 0; o < args.out_channels; ++o) {
     const Moments moments = statistics.merged(o);
     mean[o] = static_cast<float>(moments.mean);
@@ -171,7 +170,7 @@ Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa) {
 int64_t conv2d_nhwc_workspace_cpu(const Conv2dNhwcParams& p, Pass pass, int threads, Isa isa) {
   if (!check(p, pass, threads, isa).ok() || empty(p)) return 0;
   if (pass == Pass::grad_weight) return grad_weight_workspace(p, threads);
-  const Layout layout(p, Convolution(p, pass, isa), isa);
+  const Layout layout(Convolution(p, pass, isa), isa);
   return scratch_line + layout.weight_bytes + layout.partial_bytes + threads * layout.thread_bytes();
 }
 

@@ -8,6 +8,8 @@
 
 namespace lasfast {
 
+constexpr int64_t joined_positions = 32;
+
 Convolution::Convolution(const Conv2dNhwcParams& p, Pass pass_, Isa isa)
     : pass(pass_),
       storage(p.storage),
@@ -19,12 +21,20 @@ Convolution::Convolution(const Conv2dNhwcParams& p, Pass pass_, Isa isa)
       kernel(p.kernel),
       stride(p.stride),
       padding(p.padding),
+      images(p.batch),
       in_channels(p.c_in),
       in_height(p.height),
       in_width(p.width),
       out_channels(p.c_out),
       out_height(p.out_height),
       out_width(p.out_width) {
+  if (p.kernel == 1 && p.stride == 1 && p.padding == 0) {
+    // All positions are alike: images of a few are joined, so that an item reads the weight for more of them.
+    int64_t joined = 1;
+    while (images % 2 == 0 && joined * p.height * p.width < joined_positions) images /= 2, joined *= 2;
+    in_height *= joined;
+    out_height *= joined;
+  }
   if (pass == Pass::forward) return;
   // Row y = s * u + residue sees, of tap r, row (y + padding - r) / s of the gradient, where that is an
   // integer: rows u + first .. u + last. The window that holds those of all phases is the kernel.
@@ -46,9 +56,10 @@ Convolution::Convolution(const Conv2dNhwcParams& p, Pass pass_, Isa isa)
   padding = -low;
   width = phased && tiles ? round_to(p.c_in, tile_cells) : p.c_in;  // a tile's output channels have one phase
   in_channels = p.c_out;
+  out_channels = phases * phases * width;
+  if (p.kernel == 1 && p.stride == 1 && p.padding == 0) return;
   in_height = p.out_height;
   in_width = p.out_width;
-  out_channels = phases * phases * width;
   // Without taps beside its own, a position beyond the gradient is zero.
   out_height = kernel == 1 ? p.out_height : divide_up(p.height, s);
   out_width = kernel == 1 ? p.out_width : divide_up(p.width, s);
@@ -74,7 +85,7 @@ Value Convolution::input() const {
   return value;
 }
 
-DensePlan Convolution::plan(Isa isa, int64_t images) const {
+DensePlan Convolution::plan(Isa isa) const {
   DensePlan plan(operation(), input(), storage, isa, images);
   if (phased) plan.cells.columns = 1;  // of which each phase has its own
   return plan;

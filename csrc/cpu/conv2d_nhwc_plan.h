@@ -43,7 +43,7 @@ struct Convolution {
   int64_t width, phases;  // phases along an axis
   Phase phase[schedule_max_kernel];
   int64_t kernel, stride, padding;  // padding: above and to the left; to the right and below, as needed
-  int64_t in_channels, in_height, in_width, out_channels, out_height, out_width;
+  int64_t images, in_channels, in_height, in_width, out_channels, out_height, out_width;
 
   Convolution(const Conv2dNhwcParams& p, Pass pass, Isa isa);
 
@@ -51,7 +51,7 @@ struct Convolution {
   // As a schedule has it.
   Operation operation() const;
   Value input() const;
-  DensePlan plan(Isa isa, int64_t images) const;
+  DensePlan plan(Isa isa) const;
 };
 
 // Packs the weight.

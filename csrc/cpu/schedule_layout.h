@@ -13,6 +13,7 @@ namespace lasfast {
 constexpr int64_t scratch_line = 64;              // bytes
 constexpr int64_t cell_budget_bytes = 384 << 10;  // of cells at a time: they should stay in a core's cache
 constexpr int64_t near_budget_bytes = 24 << 10;   // the same for the first level, where bands share no rows
+constexpr int64_t large_weight_bytes = 1 << 20;   // which then should not be read for every few positions
 constexpr int64_t tile_images = 16;               // of one item by tiles: its bands follow one another
 constexpr int64_t tile_cells = 16, tile_depth = 32;  // of a tile: rows, and bf16 values per row
 
@@ -114,12 +115,14 @@ inline DensePlan::DensePlan(const Operation& op, const Value& input, Storage sto
   }
   cells.group = group;
   cells.band = out_height;
+  const bool large = channels * op.out_channels * 2 > large_weight_bytes;
+  const int64_t near_budget = large ? cell_budget_bytes : near_budget_bytes;
   if (folded) {  // images are rows of one image, bands whole strips
     const int64_t unit = 2 * tile_cells / std::gcd(2 * tile_cells, out_width);
-    cells.band = std::max<int64_t>(unit, near_budget_bytes / bytes(1, 1) / unit * unit);
+    cells.band = std::max<int64_t>(unit, near_budget / bytes(1, 1) / unit * unit);
     cells.band = std::min(cells.band, out_height * std::min(images, tile_images));
   } else {
-    const int64_t budget = tiles && kernel == 1 ? near_budget_bytes : cell_budget_bytes;
+    const int64_t budget = tiles && kernel == 1 ? near_budget : cell_budget_bytes;
     while (cells.band > 1 && bytes(cells.band, group) > budget) cells.band = (cells.band + 1) / 2;
   }
   const int64_t more = divide_up(kernel, stride) - 1;

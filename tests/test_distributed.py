@@ -359,7 +359,7 @@ def _be_rank(name, rank, size, port, directory):
 
 
 def main(directory, *names):
-    """What is named, or all that needs no GPU: forked, from one process that has torch once; no thread runs before a fork."""
+    """What is named, or all that needs no GPU, forked from one process, which has no thread before."""
     torch.set_num_threads(1)
     study(None)  # what torch imports late, no rank has to import
     if names:

@@ -30,7 +30,6 @@ from lasfast.train import OneShotTrainer, SupernetTrainer, TrainSettings
 
 BATCH = 128
 IMAGES = 1024  # to go round, held in memory
-STEPS = 3  # of a round: a time is the mean of them
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ def main():
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--data", help="imagefolder:PATH of 32 x 32 images; random images by default")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="batches in each round of each")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--without", nargs="*", default=[], help="what not to try: compiled")
     parser.add_argument("--output", help="the record; what it holds of other workloads stays")
@@ -96,7 +96,7 @@ def measure(workload, options, peak):
     images = load_images(options, workload)
     paths = step_paths(workload, supernet)
     errors = compare(workload, supernet, images, next(paths), options.precision)
-    runs = {"eager": baseline(workload, supernet, images, "fp32", last=False, fused=None)}
+    runs = {"eager": baseline(workload, supernet, images, "fp32", options.steps, last=False, fused=None)}
     candidates, preparing = {}, {}
     precisions = dict.fromkeys((options.precision, "fp32"))
     modes = ("eager", "compiled") if workload.before and "compiled" not in options.without else ("eager",)
@@ -104,7 +104,14 @@ def measure(workload, options, peak):
         start = time.perf_counter()
         name = f"{precision} {mode}"
         candidates[name] = baseline(
-            workload, supernet, images, precision, last=True, fused=True, compiled=mode == "compiled"
+            workload,
+            supernet,
+            images,
+            precision,
+            options.steps,
+            last=True,
+            fused=True,
+            compiled=mode == "compiled",
         )
         candidates[name]()
         preparing[name] = time.perf_counter() - start
@@ -112,9 +119,9 @@ def measure(workload, options, peak):
     best = min(trials, key=lambda name: min(trials[name]))
     runs["tuned"] = candidates[best]
     for update in ("sequential", "joint") if workload.before else ("sequential",):
-        runs[update] = ours(workload, supernet, images, options.precision, update)
+        runs[update] = ours(workload, supernet, images, options.precision, update, options.steps)
     seconds = _harness.paired(runs, options.rounds)
-    chosen = list(itertools.islice(step_paths(workload, supernet), STEPS))
+    chosen = list(itertools.islice(step_paths(workload, supernet), options.steps))
     shape = (3, workload.image_size, workload.image_size)
     flops = (
         3
@@ -123,6 +130,7 @@ def measure(workload, options, peak):
     )
     return {
         "paths": [supernet.space.format(path) for path in chosen[0]],
+        "steps": options.steps,
         "errors": errors,
         "tuned": best,
         "tuned_trials": trials,
@@ -170,17 +178,17 @@ def settings(precision, operators="native"):
     )
 
 
-def ours(workload, supernet, images, precision, update):
+def ours(workload, supernet, images, precision, update, steps):
     """A function that trains some batches with lasfast's trainer."""
     if workload.before:
         trainer = SupernetTrainer(supernet, images, settings(precision), update=update)
         batches = trainer.train(1, next(step_paths(workload, supernet))[1:])
     else:
         batches = OneShotTrainer(supernet, images, settings(precision)).train(0)
-    return lambda: (list(itertools.islice(batches, STEPS)), None)[1]
+    return lambda: (list(itertools.islice(batches, steps)), None)[1]
 
 
-def baseline(workload, supernet, images, precision, *, last, fused, compiled=False):
+def baseline(workload, supernet, images, precision, steps, *, last, fused, compiled=False):
     """A function that trains as many batches in PyTorch: a network for each path, with shared weights."""
     networks = {}
     layout = torch.channels_last if last else torch.contiguous_format
@@ -204,7 +212,7 @@ def baseline(workload, supernet, images, precision, *, last, fused, compiled=Fal
 
     def run():
         supernet.to(memory_format=layout)
-        for start, step in itertools.islice(zip(starts, paths, strict=False), STEPS):
+        for start, step in itertools.islice(zip(starts, paths, strict=False), steps):
             batch, labels = source[start : start + BATCH], images[1][start : start + BATCH]
             for path in step:
                 optimizer.zero_grad(set_to_none=True)
@@ -264,7 +272,7 @@ def compare(workload, supernet, images, step, precision):
 
 
 def report(name, result):
-    each = {run: statistics.median(times) / STEPS for run, times in result["seconds"].items()}
+    each = {run: statistics.median(times) / result["steps"] for run, times in result["seconds"].items()}
     print(f"{name}: eager {1 / each['eager']:.2f} steps/s, tuned ({result['tuned']}) {1 / each['tuned']:.2f}")
     for update, ratios in result["times_faster"].items():
         faster = ", ".join(f"{ratio:.2f}x {other}" for other, ratio in ratios.items())

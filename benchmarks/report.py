@@ -13,6 +13,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.report_training import searches, training
 from lasfast.report.plot import COLORS
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +54,8 @@ def main() -> None:
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("evaluate-*.json"))]
     whole, one_by_one = (read("agreement-search.json"), read("agreement-assignments.json"))
     parts = [TEXT, *(section(record) for record in records), conclusion(records)]
-    parts += [agreement(one_by_one, whole), demo(read("demo.json")), searchers(read("searchers.json"))]
+    parts += [training(read("train-bf16.json")), searches(read("demo.json"), read("search.json"))]
+    parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]
     parts.append(operations(read("operations.json")))
     (ROOT / "docs" / "performance.md").write_text("\n".join(parts))
     draw(records, ROOT / "docs" / "performance.png")
@@ -155,24 +157,6 @@ def agreement(assignments: dict[str, Any], search: dict[str, Any]) -> str:
         margin = f"{100 * ours['behind']:.2f} ± {100 * ours['standard_error']:.2f}"
         lines.append(f"| {number} | {names} | {margin} |")
     return "\n".join(lines) + "\n"
-
-
-def demo(record: dict[str, Any]) -> str:
-    """Return what the kernels do for the demo."""
-    seconds = {
-        part: {backend: statistics.median(times) for backend, times in record[part].items()}
-        for part in ("seconds", "evaluation_seconds")
-    }
-    whole, evaluations = seconds["seconds"], seconds["evaluation_seconds"]
-    ratios = record["times_faster"]
-    return (
-        "## The demo\n\n"
-        f"`make demo` takes {whole['native']:.1f} s with native evaluations and {whole['torch']:.1f} s "
-        f"without ({ratios['seconds']:.2f}x; medians of {len(record['seconds']['native'])} alternated runs, "
-        f"one thread). Of that, evaluations are {evaluations['native']:.2f} s and "
-        f"{evaluations['torch']:.2f} s ({ratios['evaluation_seconds']:.1f}x): the rest is training, "
-        "which is PyTorch's in both.\n"
-    )
 
 
 def searchers(record: dict[str, Any]) -> str:

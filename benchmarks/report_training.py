@@ -1,0 +1,81 @@
+"""What docs/performance.md says of training, from the records of bench_train and bench_demo."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+TARGETS = {"sequential": {"tuned": 1.4, "eager": 4.0}, "joint": {"tuned": 1.8}}
+
+TEXT = """## Training
+
+A step of NIR's training takes the deepest sub-network and three candidates through a batch of 128, an
+update each (*sequential*) or one together (*joint*); a step of one-shot training takes one random path.
+Against plain PyTorch with the same weights and images: *eager*, as it comes (fp32, contiguous, its default
+SGD), and *tuned* (channels_last, fused SGD, bf16 autocast or fp32, eager or compiled, the fastest of these
+for each workload; compilation not counted). Gradients of a batch are compared with PyTorch's beforehand.
+"""
+
+
+def training(record: dict[str, Any]) -> str:
+    """Return the table of one record of `bench_train`."""
+    machine, workloads = record["machine"], record["workloads"]
+    columns = [(update, other) for update, others in TARGETS.items() for other in ("tuned", "eager")]
+    images = "random images" if record["data"] == "random images" else "CIFAR-10 images"
+    lines = [
+        TEXT,
+        f"{record['precision']}, {machine['processor']}, {machine['threads']} thread(s), "
+        f"{machine['native']['isa']['selected']} kernels, torch {machine['torch']}; {images}; load of the "
+        f"machine beforehand {machine['load_before']:.1f}.\n",
+        "| workload | tuned is | tuned, steps/s | sequential, steps/s | "
+        + " | ".join(f"{update} / {other}" for update, other in columns)
+        + " | of peak |",
+        "|---" * (len(columns) + 5) + "|",
+    ]
+    for name, one in workloads.items():
+        ratios = [one["times_faster"].get(update, {}).get(other) for update, other in columns]
+        shown = " | ".join("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+        rates = " | ".join(
+            f"{one['steps'] / statistics.median(one['seconds'][run]):.2f}" for run in ("tuned", "sequential")
+        )
+        peak = f"{100 * one['fraction_of_peak']:.0f} %"
+        lines.append(f"| `{name}` | {one['tuned']} | {rates} | {shown} | {peak} |")
+    means = {column: mean(workloads, *column) for column in columns}
+    lines.append(
+        f"| **geometric mean** | | | | {' | '.join(f'**{value:.2f}**' for value in means.values())} | |\n"
+    )
+    for (update, other), value in means.items():
+        target = TARGETS[update].get(other)
+        if target is not None:
+            verdict = "met" if value >= target else "missed"
+            lines.append(f"- {update} against {other}: target {target:g}x, measured {value:.2f}x, {verdict}.")
+    return "\n".join(lines) + "\n"
+
+
+def mean(workloads: dict[str, Any], update: str, other: str) -> float:
+    """Return the geometric mean over the workloads that have this update."""
+    return statistics.geometric_mean(
+        one["times_faster"][update][other] for one in workloads.values() if update in one["times_faster"]
+    )
+
+
+def searches(demo: dict[str, Any], whole: dict[str, Any]) -> str:
+    """Return what whole searches take, with lasfast's kernels and with PyTorch's operators."""
+    lines = [
+        "## Whole searches\n",
+        "The same NIR search with the same seeds, trained and evaluated with lasfast's kernels or with "
+        "PyTorch's operators (channels_last, fused SGD), alternated, one thread, medians:\n",
+        "| search | native, s | torch, s | times faster | of which evaluations, s |",
+        "|---|---|---|---|---|",
+    ]
+    names = {"demo": "`make demo` (digits, fp32, with retraining)", "cifar10": "CIFAR-10, bf16, depth 9"}
+    for record in (demo, whole):
+        native, torch = (statistics.median(record["seconds"][name]) for name in ("native", "torch"))
+        inside = " and ".join(
+            f"{statistics.median(record['evaluation_seconds'][name]):.1f}" for name in ("native", "torch")
+        )
+        lines.append(
+            f"| {names[record['benchmark']]} | {native:.1f} | {torch:.1f} | "
+            f"{record['times_faster']['seconds']:.2f} | {inside} |"
+        )
+    return "\n".join(lines) + "\n"

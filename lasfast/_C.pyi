@@ -270,7 +270,6 @@ def depthwise_nhwc_grad_weight_cpu(
     grad_weight: int,
     /,
 ) -> None: ...
-
 def depthwise_nhwc_backward_cpu(
     params: DepthwiseNhwcParams,
     grad_output: int,

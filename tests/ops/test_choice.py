@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(one_thread: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of its own, and nothing remembered."""
     monkeypatch.setenv("LASFAST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LASFAST_CHOICE", "measure")
@@ -29,7 +29,9 @@ def ways(**seconds: float) -> tuple[dict, list[str]]:
     def make(name: str):
         def run() -> str:
             called.append(name)
-            time.sleep(seconds[name])
+            until = time.thread_time() + seconds[name]
+            while time.thread_time() < until:
+                pass
             return name
 
         return run

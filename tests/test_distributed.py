@@ -107,6 +107,7 @@ class OpaqueNet(Supernet):
 TRAINERS = {
     "sequential": nir_trainer,
     "joint": lambda: nir_trainer(update="joint"),
+    "clipped": lambda: nir_trainer(clip_norm=0.1, loss_scale=8.0),
     "channels-last": lambda: nir_trainer(channels_last=True, update="joint"),
     "loader": loader_trainer,
     "random-paths": lambda: OneShotTrainer(

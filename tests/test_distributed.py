@@ -202,7 +202,13 @@ def exchanges(world, directory):
     (y**3).sum().backward()
     with torch.no_grad():
         world.sum_([weight.grad, bias.grad])
+    with world.first_here():
+        if world.rank == 0:
+            time.sleep(0.2)
+            (directory / "downloaded").touch()
+        downloaded = (directory / "downloaded").exists()
     return {
+        "downloaded": downloaded,
         "sums": tensors,
         "stack": world.stack(torch.tensor([world.rank])),
         "any": world.any(world.rank == 1, False),
@@ -528,6 +534,7 @@ def test_exchanges(ranks):
         assert result["stack"].tolist() == [[0], [1]]
         assert result["any"] == (True, False)
         assert result["shared"] == 0
+        assert result["downloaded"]
         assert result["results"] == [task**2 for task in range(20)]
     # Whoever has the slow task takes fewer of the others.
     counts = sorted(result["tasks"] for result in results(ranks, "exchanges"))

@@ -155,7 +155,7 @@ class _Ranks(World):
     def check_same(self, name: str, value: dict[str, Any]) -> None:
         every = self._gather(value)
         for rank, other in enumerate(every):
-            for key in every[0].keys() | other.keys():
+            for key in sorted(every[0].keys() | other.keys()):  # in one order on all ranks
                 first, second = every[0].get(key), other.get(key)
                 if first != second:
                     raise ValueError(
@@ -166,10 +166,10 @@ class _Ranks(World):
     @contextmanager
     def first_here(self) -> Iterator[None]:
         if self._local_rank:
-            self.any()
+            self.any(False)
         yield
         if not self._local_rank:
-            self.any()
+            self.any(False)
 
     def open_cuda(self) -> None:
         """Let CUDA tensors travel by NCCL; of all ranks."""

@@ -107,6 +107,7 @@ class OpaqueNet(Supernet):
 TRAINERS = {
     "sequential": nir_trainer,
     "joint": lambda: nir_trainer(update="joint"),
+    "clipped": lambda: nir_trainer(clip_norm=0.1, loss_scale=8.0),
     "channels-last": lambda: nir_trainer(channels_last=True, update="joint"),
     "loader": loader_trainer,
     "random-paths": lambda: OneShotTrainer(
@@ -201,7 +202,13 @@ def exchanges(world, directory):
     (y**3).sum().backward()
     with torch.no_grad():
         world.sum_([weight.grad, bias.grad])
+    with world.first_here():
+        if world.rank == 0:
+            time.sleep(0.2)
+            (directory / "downloaded").touch()
+        downloaded = (directory / "downloaded").exists()
     return {
+        "downloaded": downloaded,
         "sums": tensors,
         "stack": world.stack(torch.tensor([world.rank])),
         "any": world.any(world.rank == 1, False),
@@ -527,6 +534,7 @@ def test_exchanges(ranks):
         assert result["stack"].tolist() == [[0], [1]]
         assert result["any"] == (True, False)
         assert result["shared"] == 0
+        assert result["downloaded"]
         assert result["results"] == [task**2 for task in range(20)]
     # Whoever has the slow task takes fewer of the others.
     counts = sorted(result["tasks"] for result in results(ranks, "exchanges"))

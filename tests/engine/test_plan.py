@@ -29,6 +29,18 @@ def test_nodes_are_the_distinct_prefixes() -> None:
     assert plan.sharing_ratio > 1.5
 
 
+@given(assignments, st.integers(1, 10))
+def test_parts_are_neighbours_of_nearly_as_many_paths(architectures, count: int) -> None:
+    plan = plan_of(dict.fromkeys(architectures))
+    parts = plan.parts(count)
+    sizes = [len(part.paths) for part in parts]
+    assert len(parts) == min(count, len(plan.paths))
+    assert max(sizes) - min(sizes) <= 1
+    if count > 1:
+        order = sorted(range(len(plan.paths)), key=lambda number: plan.leaves[number])
+        assert [path for part in parts for path in part.paths] == [plan.paths[number] for number in order]
+
+
 @given(assignments)
 def test_every_leaf_runs_its_path(architectures) -> None:
     plan = plan_of(architectures)

@@ -186,6 +186,53 @@ class Pass:
     grad_input: Pass
     grad_weight: Pass
 
+# Dense NHWC values. `storage` and `weight`: 0 fp32, 1 bf16.
+class Conv2dNhwcParams:
+    def __init__(
+        self,
+        batch: int,
+        input: Sequence[int],  # c_in, height, width
+        output: Sequence[int],  # c_out, height, width
+        kernel: int,
+        stride: int,
+        padding: int,
+        weight_stride: Sequence[int],
+        storage: int,
+        weight: int,
+    ) -> None: ...
+
+def conv2d_nhwc_why_not(params: Conv2dNhwcParams, which: Pass, isa: int) -> str | None: ...
+def conv2d_nhwc_workspace_cpu(params: Conv2dNhwcParams, which: Pass, threads: int, isa: int) -> int: ...
+def conv2d_nhwc_forward_cpu(
+    params: Conv2dNhwcParams,
+    input: int,
+    weight: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    output: int,
+    mean: int,  # these two may be 0
+    variance: int,
+) -> None: ...
+def conv2d_nhwc_grad_input_cpu(
+    params: Conv2dNhwcParams,
+    grad_output: int,
+    weight: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_input: int,
+) -> None: ...
+def conv2d_nhwc_grad_weight_cpu(
+    params: Conv2dNhwcParams,
+    grad_output: int,
+    input: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_weight: int,
+) -> None: ...
+
 class DepthwiseNhwcParams:
     def __init__(
         self,
@@ -230,6 +277,19 @@ def depthwise_nhwc_grad_weight_cpu(
     workspace: int,
     threads: int,
     isa: int,
+    grad_weight: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_backward_cpu(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    input: int,
+    weight: int,
+    grad_weight_stride: Sequence[int],
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_input: int,
     grad_weight: int,
     /,
 ) -> None: ...

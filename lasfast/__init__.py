@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         constraints,
         costs,
         data,
+        distributed,
         engine,
         latency,
         nn,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     )
     from lasfast.evaluate import Evaluator
     from lasfast.measurement import Measurement
+    from lasfast.nn import accelerate
     from lasfast.recalibrate import calibrate
     from lasfast.standalone import StandaloneEvaluator
     from lasfast.study import Study
@@ -36,6 +38,7 @@ _MODULES = (
     "constraints",
     "costs",
     "data",
+    "distributed",
     "engine",
     "latency",
     "nn",
@@ -53,6 +56,7 @@ _OBJECTS = {
     "StandaloneEvaluator": "lasfast.standalone",
     "Study": "lasfast.study",
     "TabularEvaluator": "lasfast.tabular",
+    "accelerate": "lasfast.nn",
     "calibrate": "lasfast.recalibrate",
 }
 
@@ -64,10 +68,12 @@ __all__ = [
     "Study",
     "TabularEvaluator",
     "__version__",
+    "accelerate",
     "calibrate",
     "constraints",
     "costs",
     "data",
+    "distributed",
     "engine",
     "latency",
     "nn",

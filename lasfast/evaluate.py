@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from lasfast import costs
+from lasfast import costs, distributed
 from lasfast.checks import check_choice, check_positive
 from lasfast.engine import CONVENTIONS, Backend, NativeBackend, NotLowerableError, Plan, TorchBackend
 from lasfast.engine.backend import BACKENDS, PRECISIONS, NodeStatistics
@@ -110,7 +110,8 @@ class Evaluator:
     def __call__(self, architectures: Sequence[Architecture]) -> list[Measurement]:
         """Return a measurement for each architecture, in order.
 
-        The result for one architecture is the same whatever others it is asked with.
+        The result for one architecture is the same whatever others it is asked with. Within
+        `lasfast.distributed.start`, all ranks ask for the same, each measures a part, and all get the whole.
         """
         paths = {
             architecture: self.supernet.path(architecture)
@@ -119,7 +120,7 @@ class Evaluator:
         if not paths:
             return []
         plan = Plan(list(dict.fromkeys(paths.values())))
-        of_paths = self._guarded(lambda: self._measure(plan))
+        of_paths = self._guarded(lambda: self._measure_on_ranks(plan))
         measured = {
             architecture: replace(of_paths[path], architecture=architecture)
             for architecture, path in paths.items()
@@ -233,6 +234,21 @@ class Evaluator:
             logger.warning("lasfast goes on with PyTorch's operators: %s", error)
             self.backend = TorchBackend(self.supernet, self.backend.precision)
             return work()
+
+    def _measure_on_ranks(self, plan: Plan) -> dict[Path, Measurement]:
+        world = distributed.world()
+        parts = plan.parts(world.parts)
+
+        def measure(part: Plan) -> list[Measurement]:
+            measured = self._measure(part)
+            return [measured[path] for path in part.paths]
+
+        results = world.spread(parts, measure)
+        return {
+            path: one
+            for part, measured in zip(parts, results, strict=True)
+            for path, one in zip(part.paths, measured, strict=True)
+        }
 
     def _measure(self, plan: Plan) -> dict[Path, Measurement]:
         """Calibrate and predict in chunks that fit in the budget."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lasfast import ops
+from lasfast import _native
 from lasfast._version import __version__
 
 
@@ -23,7 +23,7 @@ def gather() -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "torchvision": torchvision_version(),
-        "native": ops.build_info(),
+        "native": _native.build_info(),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lasfast import costs
+from lasfast import costs, distributed
 from lasfast.evaluate import evaluate_network
 from lasfast.measurement import Measurement
 from lasfast.spaces import Architecture, SearchSpace
@@ -21,6 +21,7 @@ class StandaloneEvaluator:
 
     Weights start from a seed of the architecture's own, so a measurement does not depend on what else was
     asked. A study writes measurements down when its step is complete: killed, it trains that step again.
+    Within `lasfast.distributed.start`, each rank trains some of the architectures.
 
     Args:
         supernet: gives the networks (`extract(architecture, fresh=True)`); its own weights are not used.
@@ -28,7 +29,8 @@ class StandaloneEvaluator:
         validation: (images [N, C, H, W], labels [N]) or a loader of such pairs; held out of `train`.
         settings: TrainSettings or a preset's name; further keywords override single fields, such as
             `standalone_epochs=5`.
-        on_progress: called after every batch with the architecture and where its training is.
+        on_progress: called after every batch, by the rank that trains it, with the architecture and where its
+            training is.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape or range.
@@ -57,7 +59,7 @@ class StandaloneEvaluator:
     def __call__(self, architectures: Sequence[Architecture]) -> list[Measurement]:
         """Train each architecture; return a measurement for each, in order."""
         wanted = dict.fromkeys(map(self.space.validate, architectures))
-        measured = {architecture: self._measure(architecture) for architecture in wanted}
+        measured = dict(zip(wanted, distributed.world().spread(list(wanted), self._measure), strict=True))
         return [measured[tuple(architecture)] for architecture in architectures]
 
     @property

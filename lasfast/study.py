@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from lasfast import distributed
 from lasfast.evaluate import Evaluator
 from lasfast.files import atomic_write_text
 from lasfast.journal import Entry, Journal, JournalError
@@ -64,6 +65,9 @@ class Study:
         callbacks: what watches.
         checkpoint_seconds: how often to checkpoint during training. It is done at the end of a step anyway.
 
+    Within `lasfast.distributed.start`, all ranks make and run the same study: they train together and share
+    out what is to be measured. Rank 0 alone calls callbacks, and reads and writes files.
+
     Raises:
         TypeError, ValueError: arguments that do not fit together.
     """
@@ -92,11 +96,13 @@ class Study:
         self.evaluator = evaluator
         self.trainer = trainer
         self.directory = None if directory is None else Path(directory)
-        self.callbacks = tuple(callbacks)
+        self._world = distributed.world()
+        self.callbacks = tuple(callbacks) if self._world.main else ()
         self.checkpoint_seconds = checkpoint_seconds
         self.description: dict[str, Any] = {}
         self._journal: Journal | None = None
         self._log: Callable[..., None] = _no_log
+        self._written = 0  # measurements, in this run and those before
         self._saved: tuple[object, int] | None = None
         self._saved_at = 0.0
 
@@ -120,12 +126,12 @@ class Study:
         elif self.searcher.results:
             raise ValueError("searcher was told results before; a study needs a new one")
         with ExitStack() as cleanup:
-            journaled = self._open(resume, cleanup)
+            journaled = self._begin(resume, cleanup)
             for callback in self.callbacks:
                 callback.on_start(self)
             steps = self._search(journaled)
             result = self._result(steps)
-            if self.directory is not None:
+            if self.directory is not None and self._world.main:
                 text = json.dumps(result.to_json(), indent=1, allow_nan=False)
                 atomic_write_text(self.directory / RESULT, text + "\n")
             self._log("finish", best=result.best.text, top1=result.best.top1)
@@ -149,6 +155,7 @@ class Study:
                 measurements += self._measure(step, candidates)[len(known) :]
                 if self._journal is not None:
                     self._journal.append(step, measurements[len(known) :])
+                self._written += len(candidates) - len(known)
             for measurement in measurements:
                 self.searcher.tell(measurement.architecture, measurement)
             steps.append(measurements)
@@ -181,10 +188,11 @@ class Study:
                     callback.on_progress(progress)
                 if progress.last_of_epoch:
                     self._log("epoch", **dataclasses.asdict(progress))
-                if time.monotonic() - self._saved_at >= self.checkpoint_seconds:
+                due = time.monotonic() - self._saved_at >= self.checkpoint_seconds
+                due, stop = self._world.any(due, interrupted())
+                if due or stop:
                     self._checkpoint()
-                if interrupted():
-                    self._checkpoint()
+                if stop:
                     raise KeyboardInterrupt(self._stopped(progress))
 
     def _stopped(self, progress: Progress) -> str:
@@ -193,10 +201,30 @@ class Study:
             return f"{where}; the study has no directory, so it cannot be resumed"
         return f"{where}; {self.directory} holds everything up to here: resume it to go on"
 
+    def _begin(self, resume: bool, cleanup: ExitStack) -> list[Entry]:
+        """Open the study's files, and bring all ranks to where they leave it."""
+        self.description = description = self._describe()
+        self._world.check_same("study", description | {"initial_weights": None})  # rank 0's are taken
+        journaled, self.description, self._saved = self._world.share(
+            lambda: (self._open(resume, cleanup), self.description, self._saved)
+        )
+        self._written = len(journaled)
+        self._saved_at = time.monotonic()
+        if self._world.size > 1:
+            self._take_weights()
+        return journaled
+
+    def _take_weights(self) -> None:
+        """Go on from the weights of rank 0, and from where its trainer stands."""
+        trainer, supernet = self.trainer, self.evaluator.supernet
+        if trainer is not None:
+            trainer.load_state(*self._world.share(trainer.state))
+        elif supernet is not None:
+            supernet.load_state_dict(self._world.share(supernet.state_dict))
+
     def _open(self, resume: bool, cleanup: ExitStack) -> list[Entry]:
         """Start or continue the study's files; bring the weights to where the checkpoint has them."""
         trainer, directory = self.trainer, self.directory
-        self.description = self._describe()
         if directory is None:
             self._check_untrained()
             return []
@@ -228,7 +256,6 @@ class Study:
         self._log = _open_log(directory / LOG, cleanup)
         cleanup.callback(setattr, self, "_log", _no_log)
         self._log("resume" if started else "start", measured=len(journal.entries))
-        self._saved_at = time.monotonic()
         return list(journal.entries)
 
     def _describe(self) -> dict[str, Any]:
@@ -280,17 +307,15 @@ class Study:
         if self.trainer is None or self.directory is None:
             return
         tensors, values = self.trainer.state()
-        metadata = {**values, "journal_entries": self._here()[1], "study": self.description}
-        checkpoint.save(self.directory / CHECKPOINT, tensors, metadata)
+        if self._world.main:
+            metadata = {**values, "journal_entries": self._written, "study": self.description}
+            checkpoint.save(self.directory / CHECKPOINT, tensors, metadata)
         self._saved = self._here()
         self._saved_at = time.monotonic()
 
     def _here(self) -> tuple[object, int]:
         """Where the study stands: what was trained and how much was measured."""
-        return (
-            None if self.trainer is None else self.trainer.position,
-            0 if self._journal is None else len(self._journal.entries),
-        )
+        return None if self.trainer is None else self.trainer.position, self._written
 
     def _check_replay(self, step: int, candidates: Sequence[Architecture], known: Sequence[Entry]) -> None:
         for asked, (at, measurement) in zip(candidates, known, strict=False):

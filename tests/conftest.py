@@ -17,6 +17,10 @@ settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+# Kernels of ours are tested, not which are fastest; and nothing is written into the home of who tests.
+os.environ.setdefault("LASFAST_CHOICE", "native")
+
+
 def pytest_configure():
     """Listen to Ctrl-C, also where the suite runs in the background of a shell, which has it ignored."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

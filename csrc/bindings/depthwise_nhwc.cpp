@@ -63,6 +63,21 @@ void gradient(const DepthwiseNhwcParams& p, Address grad_output, Address other, 
   raise(status, "depthwise_nhwc");
 }
 
+void backward(const DepthwiseNhwcParams& p, Address grad_output, Address input, Address weight,
+              const std::array<int64_t, 3>& grad_weight_stride, Address workspace, int threads, int isa,
+              Address grad_input, Address grad_weight) {
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = depthwise_nhwc_backward_cpu(
+        p, reinterpret_cast<const void*>(grad_output), reinterpret_cast<const void*>(input),
+        reinterpret_cast<const void*>(weight), grad_weight_stride.data(), reinterpret_cast<void*>(workspace),
+        threads, static_cast<Isa>(isa), reinterpret_cast<void*>(grad_input),
+        reinterpret_cast<float*>(grad_weight));
+  }
+  raise(status, "depthwise_nhwc");
+}
+
 }  // namespace
 
 void bind_depthwise_nhwc(py::module_& m) {
@@ -73,5 +88,6 @@ void bind_depthwise_nhwc(py::module_& m) {
   m.def("depthwise_nhwc_workspace_cpu", &workspace_bytes);
   m.def("depthwise_nhwc_forward_cpu", &forward);
   m.def("depthwise_nhwc_grad_input_cpu", &gradient<void, depthwise_nhwc_grad_input_cpu>);
+  m.def("depthwise_nhwc_backward_cpu", &backward);
   m.def("depthwise_nhwc_grad_weight_cpu", &gradient<float, depthwise_nhwc_grad_weight_cpu>);
 }

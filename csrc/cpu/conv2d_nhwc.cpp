@@ -1,10 +1,8 @@
 // 2-D convolution on dense NHWC values: forward and gradient of the input, as the convolutions of a schedule
 // (see schedule_kernels.h), of weights that are packed at each call.
 //
-// The gradient of the input is a convolution of the output's gradient. With a stride s, positions of the
-// padded input that are a, b modulo s see those kernel rows and columns only that are a, b modulo s: they are
-// s * s convolutions of stride 1, computed as one with as many times the channels, into scratch memory, from
-// where each image's rows are put together.
+// The gradient of the input is a convolution of the output's gradient; with a stride, several (see
+// conv2d_nhwc_plan.h), computed as one into scratch memory, from where each image's rows are put together.
 #include "lasfast/conv2d_nhwc.h"
 
 #include <algorithm>
@@ -12,169 +10,89 @@
 
 #include "conv2d_nhwc_plan.h"
 #include "partial_statistics.h"
-#include "schedule_pack.h"
+#include "schedule_check.h"
 
 namespace lasfast {
 namespace {
-
-// A convolution of stride as given, from one dense value to another, and where its weights come from.
-struct Convolution {
-  Value input;
-  Operation op;
-  int64_t out_height, out_width;
-  int64_t item_bytes;     // of a value
-  bool phased;            // the result is that of all phases
-  int64_t phases, width;  // gradients: of positions along an axis; channels of one phase
-
-  Convolution(const Conv2dNhwcParams& p, Pass pass);
-};
-
-Convolution::Convolution(const Conv2dNhwcParams& p, Pass pass)
-    : input{},
-      op{},
-      item_bytes(p.storage == Storage::float32 ? 4 : 2),
-      phased(pass == Pass::grad_input && p.stride > 1),
-      phases(1),
-      width(p.c_out) {
-  op.kind = static_cast<int32_t>(Kind::conv2d);
-  op.groups = 1;
-  int64_t channels = p.c_in, height = p.height, columns = p.width;
-  int64_t kernel = p.kernel, stride = p.stride, padding = p.padding;
-  if (pass == Pass::grad_input) {
-    channels = p.c_out, height = p.out_height, columns = p.out_width;
-    width = p.c_in;
-    if (phased) {
-      phases = std::min(kernel, stride);
-      kernel = divide_up(kernel, stride);
-      stride = 1;
-      padding = kernel - 1;
-    } else {
-      padding = kernel - 1 - padding;
-    }
-  }
-  input.channels = static_cast<int32_t>(channels);
-  input.height = static_cast<int32_t>(height);
-  input.width = static_cast<int32_t>(columns);
-  op.kernel = static_cast<int32_t>(kernel);
-  op.stride = static_cast<int32_t>(stride);
-  op.padding = static_cast<int32_t>(padding);
-  op.out_channels = static_cast<int32_t>(phases * phases * width);
-  out_height = (height + 2 * padding - kernel) / stride + 1;
-  out_width = (columns + 2 * padding - kernel) / stride + 1;
-}
 
 // Scratch memory, from the front: packed weights, partial statistics, then each thread's own.
 struct Layout {
   DensePlan plan;
   int64_t items, each;  // images of an item
-  int64_t packed_bytes, partial_bytes, sums_bytes, phase_bytes;
+  int64_t weight_bytes, partial_bytes, sums_bytes, phase_bytes;
 
   Layout(const Conv2dNhwcParams& p, const Convolution& c, Isa isa)
-      : plan(c.op, c.input, p.storage, isa, p.batch), each(plan.item_images()) {
+      : plan(c.plan(isa, p.batch)), each(plan.item_images()) {
     items = divide_up(p.batch, each);
-    packed_bytes = round_to(schedule_packed_bytes_cpu(c.op, c.input, p.storage, isa), scratch_line);
-    partial_bytes = round_to(items * 2 * c.op.out_channels * 4, scratch_line);
-    sums_bytes = round_to(3 * (c.op.out_channels + 16) * 4, scratch_line);
-    const int64_t values = each * c.out_height * c.out_width * c.op.out_channels;
-    phase_bytes = c.phased ? round_to(values * c.item_bytes, scratch_line) : 0;
+    weight_bytes = round_to(packed_bytes(c, plan, isa), scratch_line);
+    partial_bytes = round_to(items * 2 * c.out_channels * 4, scratch_line);
+    sums_bytes = round_to(3 * (c.out_channels + 16) * 4, scratch_line);
+    const int64_t values = each * c.out_height * c.out_width * c.out_channels;
+    phase_bytes = c.phased ? round_to(values * c.item_bytes(), scratch_line) : 0;
   }
   int64_t thread_bytes() const { return sums_bytes + plan.cell_bytes + phase_bytes; }
 };
 
-// The weight as the convolution reads it.
-template <class W>
-struct Source {
-  const Conv2dNhwcParams& p;
-  const Convolution& c;
-  bool transposed;
-  const W* weight;
-
-  static float value(float v) { return v; }
-  static float value(Bf16 v) {
-    const uint32_t bits = uint32_t{v.bits} << 16;
-    float result;
-    std::memcpy(&result, &bits, sizeof result);
-    return result;
-  }
-  float operator()(int64_t out, int64_t row, int64_t column, int64_t channel) const {
-    const int64_t* step = p.weight_stride;
-    if (!transposed)
-      return value(weight[out * step[0] + channel * step[1] + row * step[2] + column * step[3]]);
-    const int64_t phase = out / c.width;
-    const int64_t r = phase / c.phases + p.stride * (c.op.kernel - 1 - row);
-    const int64_t s = phase % c.phases + p.stride * (c.op.kernel - 1 - column);
-    if (r >= p.kernel || s >= p.kernel) return 0.f;
-    return value(weight[channel * step[0] + out % c.width * step[1] + r * step[2] + s * step[3]]);
-  }
-};
-
-template <class F>
-void pack(const Layout& layout, const Convolution& c, Isa isa, int threads, F source, char* packed) {
-  const int64_t outs = c.op.out_channels;
-  if (!layout.plan.tiles) {
-    pack_vectors(layout.plan, outs, schedule_kernels(isa).width, source, reinterpret_cast<float*>(packed));
-    return;
-  }
-  auto* const tiles = reinterpret_cast<uint16_t*>(packed);
-  const int64_t block = tile_steps(layout.plan) * tile_values;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < divide_up(outs, tile_cells); ++i)
-    pack_tiles(layout.plan, outs, i * tile_cells, source, tiles + i * block);
+// Copies of a few lines, which a call would take longer than.
+void copy(char* to, const char* from, int64_t bytes) {
+  for (; bytes >= 32; bytes -= 32, to += 32, from += 32) std::memcpy(to, from, 32);
+  for (int64_t i = 0; i < bytes; ++i) to[i] = from[i];
 }
 
-// Images of which all phases were computed, to their places. `from`: [images, out_height, out_width, phases,
-// phases, channels] of the convolution.
+// Images of which all phases were computed, to their places. What no tap reaches becomes zero.
 void interleave(const Conv2dNhwcParams& p, const Convolution& c, const char* from, int64_t images, char* to) {
-  const int64_t bytes = p.c_in * c.item_bytes, s = p.stride;
-  for (int64_t i = 0; i < images * p.height; ++i, to += p.width * bytes) {
-    const int64_t image = i / p.height, padded = i % p.height + p.padding, a = padded % s;
-    if (a >= c.phases || padded / s >= c.out_height) {
-      std::memset(to, 0, p.width * bytes);
-      continue;
-    }
-    const char* row = from + (image * c.out_height + padded / s) * c.out_width * c.phases * c.phases * bytes;
-    for (int64_t x = 0; x < p.width;) {
-      const int64_t column = (x + p.padding) / s, b = (x + p.padding) % s;
-      const bool there = b < c.phases && column < c.out_width;
-      const int64_t count = std::min(p.width - x, b < c.phases ? c.phases - b : s - b);
-      if (there)
-        std::memcpy(to + x * bytes, row + ((column * c.phases + a) * c.phases + b) * bytes, count * bytes);
-      else
-        std::memset(to + x * bytes, 0, count * bytes);
-      x += count;
-    }
-  }
+  const int64_t bytes = p.c_in * c.item_bytes(), part = c.width * c.item_bytes();
+  const int64_t row_bytes = p.width * bytes, from_row = c.out_width * c.phases * c.phases * part;
+  const bool dense = c.phases == p.stride && part == bytes;
+  if (c.phases < p.stride || c.out_height * p.stride < p.height || c.out_width * p.stride < p.width)
+    std::memset(to, 0, images * p.height * row_bytes);
+  for (int64_t i = 0; i < images; ++i)
+    for (int64_t a = 0; a < c.phases; ++a)
+      for (int64_t y = c.phase[a].residue; y < std::min(p.height, c.out_height * p.stride); y += p.stride) {
+        const char* row = from + (i * c.out_height + y / p.stride) * from_row + a * c.phases * part;
+        char* const into = to + (i * p.height + y) * row_bytes;
+        for (int64_t x = 0; x < c.out_width; ++x, row += c.phases * c.phases * part) {
+          if (dense) {
+            copy(into + x * p.stride * bytes, row, std::min(p.stride, p.width - x * p.stride) * bytes);
+            continue;
+          }
+          for (int64_t b = 0; b < c.phases; ++b) {
+            const int64_t column = x * p.stride + c.phase[b].residue;
+            if (column < p.width) copy(into + column * bytes, row + b * part, bytes);
+          }
+        }
+      }
 }
 
 Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* weight, void* workspace,
            int threads, Isa isa, void* output, float* mean, float* variance) {
-  const Convolution c(p, pass);
+  const Convolution c(p, pass, isa);
   const Layout layout(p, c, isa);
   char* const packed = align_scratch(workspace);
-  auto* const partial = reinterpret_cast<float*>(packed + layout.packed_bytes);
-  char* const own = packed + layout.packed_bytes + layout.partial_bytes;
-  const bool transposed = pass == Pass::grad_input;
-  if (p.weight == Storage::float32)
-    pack(layout, c, isa, threads, Source<float>{p, c, transposed, static_cast<const float*>(weight)}, packed);
-  else
-    pack(layout, c, isa, threads, Source<Bf16>{p, c, transposed, static_cast<const Bf16*>(weight)}, packed);
+  auto* const partial = reinterpret_cast<float*>(packed + layout.weight_bytes);
+  char* const own = packed + layout.weight_bytes + layout.partial_bytes;
+  pack_weight(p, c, layout.plan, weight, threads, isa, packed);
 
+  TapRange ranges[schedule_max_kernel];
+  for (int64_t i = 0; i < c.phases; ++i) ranges[i] = c.phase[i].range;
   ItemArgs args{};
   args.task = Task::dense;
-  args.in_channels = c.input.channels;
-  args.in_height = c.input.height;
-  args.in_width = c.input.width;
-  args.out_channels = c.op.out_channels;
+  args.in_channels = c.in_channels;
+  args.in_height = c.in_height;
+  args.in_width = c.in_width;
+  args.out_channels = c.out_channels;
   args.out_height = c.out_height;
   args.out_width = c.out_width;
-  args.kernel = c.op.kernel;
-  args.stride = c.op.stride;
-  args.padding = c.op.padding;
+  args.kernel = c.kernel;
+  args.stride = c.stride;
+  args.padding = c.padding;
   args.weight = packed;
   args.cells = layout.plan.cells;
-  const int64_t in_bytes = args.in_channels * args.in_height * args.in_width * c.item_bytes;
-  const int64_t out_bytes = c.phased ? p.c_in * p.height * p.width * c.item_bytes
-                                     : args.out_channels * args.out_height * args.out_width * c.item_bytes;
+  args.phases = c.phased && c.tiles ? c.phases : 0;
+  args.tap_ranges = ranges;
+  const int64_t in_bytes = c.in_channels * c.in_height * c.in_width * c.item_bytes();
+  const int64_t out_bytes = c.item_bytes() * (pass == Pass::forward ? p.c_out * p.out_height * p.out_width
+                                                                    : p.c_in * p.height * p.width);
   const ScheduleKernels& kernels = schedule_kernels(isa);
 #pragma omp parallel for schedule(dynamic) num_threads(threads) firstprivate(args)
   for (int64_t i = 0; i < layout.items; ++i) {
@@ -226,7 +144,9 @@ Status validate(const Conv2dNhwcParams& p) {
                                  p.out_height, p.out_width, p.kernel, p.kernel, p.stride,
                                  p.padding,    1,           {},       {},       {}};
   for (const int64_t size : {p.batch, p.c_in, p.height, p.width, p.c_out, p.stride, p.padding})
-    if (size > (1 << 28)) return invalid("a size is out of range");
+    if (size > (1 << 24)) return invalid("a size is out of range");
+  for (const int64_t step : p.weight_stride)
+    if (step > (1 << 26) || step < -(1 << 26)) return invalid("a stride of the weight is out of range");
   for (const Storage storage : {p.storage, p.weight})
     if (storage != Storage::float32 && storage != Storage::bfloat16) return invalid("a storage is unknown");
   return validate(sizes);
@@ -239,17 +159,20 @@ Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa) {
   if (p.storage == Storage::float32 && pass == Pass::grad_weight)
     return unsupported("the weight gradient is for bf16 only");
   if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");
-  if (p.batch == 0 || empty(p)) return {};
-  if (pass == Pass::grad_input && p.stride == 1 && p.padding >= p.kernel)
-    return unsupported("the gradient of the input needs padding below the kernel's size");
+  if (empty(p) || pass == Pass::grad_weight) return {};
+  if (pass == Pass::grad_input && p.kernel + p.padding > schedule_max_kernel)
+    return unsupported("the padding is too large");
+  const Convolution c(p, pass, isa);
+  if (const Status status = check_weighted(c.operation(), c.input()); !status.ok())
+    return unsupported(status.what);
   return {};
 }
 
 int64_t conv2d_nhwc_workspace_cpu(const Conv2dNhwcParams& p, Pass pass, int threads, Isa isa) {
   if (!check(p, pass, threads, isa).ok() || empty(p)) return 0;
   if (pass == Pass::grad_weight) return grad_weight_workspace(p, threads);
-  const Layout layout(p, Convolution(p, pass), isa);
-  return scratch_line + layout.packed_bytes + layout.partial_bytes + threads * layout.thread_bytes();
+  const Layout layout(p, Convolution(p, pass, isa), isa);
+  return scratch_line + layout.weight_bytes + layout.partial_bytes + threads * layout.thread_bytes();
 }
 
 Status conv2d_nhwc_forward_cpu(const Conv2dNhwcParams& p, const void* input, const void* weight,
@@ -257,7 +180,11 @@ Status conv2d_nhwc_forward_cpu(const Conv2dNhwcParams& p, const void* input, con
                                float* variance) {
   if (const Status status = check(p, Pass::forward, threads, isa); !status.ok()) return status;
   if (!mean != !variance) return invalid("mean and variance come together");
-  if (empty(p)) return invalid("the forward pass of nothing");
+  if (empty(p)) {
+    if (mean || p.batch * p.c_out * p.out_height * p.out_width > 0)
+      return invalid("a convolution of nothing has no statistics, and needs channels");
+    return {};
+  }
   return run(p, Pass::forward, input, weight, workspace, threads, isa, output, mean, variance);
 }
 

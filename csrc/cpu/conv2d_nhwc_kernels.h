@@ -51,9 +51,21 @@ struct GradWeightKernels {
   void (*store)(const GradWeightResult&, int64_t right_tile);  // what one tile of right channels gives
 };
 
+// Weights of up to 16 output channels, in pieces of 32 input channels: of each, all taps' tiles.
+struct PackTiles {
+  const void* weight;  // fp32 or bf16
+  bool bf16;
+  int64_t outs, channels, out_step, in_step;
+  const int64_t* tap_offset;  // elements; < 0: there is none, and all weights are zero
+  int64_t taps;
+  Bf16* packed;
+};
+
 constexpr int64_t images_together = 32;
+constexpr int64_t right_together = 2;                 // tiles of right channels that are packed at a time
 constexpr int64_t left_slack = 16 * images_together;  // elements, readable behind the last row
 
 extern const GradWeightKernels amx_grad_weight_kernels;
+void amx_pack_tiles(const PackTiles& a);
 
 }  // namespace lasfast

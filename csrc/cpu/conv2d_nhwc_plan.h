@@ -26,6 +26,39 @@ inline char* align_scratch(void* p) {
   return reinterpret_cast<char*>((address + scratch_line - 1) / scratch_line * scratch_line);
 }
 
+// Forward or gradient of the input as a convolution of a schedule. With a stride s, the gradient at rows and
+// columns that are a, b modulo s is a convolution of stride 1 of its own: all of them (but for those that no
+// tap reaches) are parts, `width` channels each, of one convolution's output, [images, out_height, out_width,
+// rows' phases, columns' phases, width].
+struct Convolution {
+  struct Phase {
+    int64_t residue;  // of rows or columns, modulo the stride
+    int64_t tap;      // of the weight, that belongs to the window's last one in range
+    TapRange range;   // of the window
+  };
+
+  Pass pass;
+  Storage storage;
+  bool tiles, phased;
+  int64_t width, phases;  // phases along an axis
+  Phase phase[schedule_max_kernel];
+  int64_t kernel, stride, padding;  // padding: above and to the left; to the right and below, as needed
+  int64_t in_channels, in_height, in_width, out_channels, out_height, out_width;
+
+  Convolution(const Conv2dNhwcParams& p, Pass pass, Isa isa);
+
+  int64_t item_bytes() const { return storage == Storage::float32 ? 4 : 2; }
+  // As a schedule has it.
+  Operation operation() const;
+  Value input() const;
+  DensePlan plan(Isa isa, int64_t images) const;
+};
+
+// Packs the weight.
+int64_t packed_bytes(const Convolution& c, const DensePlan& plan, Isa isa);
+void pack_weight(const Conv2dNhwcParams& p, const Convolution& c, const DensePlan& plan, const void* weight,
+                 int threads, Isa isa, void* packed);
+
 // Parameters were checked, and nothing is empty.
 int64_t grad_weight_workspace(const Conv2dNhwcParams& p, int threads);
 void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, const Bf16* grad_output,

@@ -8,7 +8,6 @@
 #include "lasfast/depthwise_nhwc.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -18,10 +17,11 @@
 namespace lasfast {
 namespace {
 
-constexpr int64_t piece_bytes = 256 << 10;  // read and written
+constexpr int64_t piece_bytes = 128 << 10;  // read and written; the next one is prefetched beside it
 constexpr int64_t least_rows = 8;           // of a band: the rows above and below it are read twice
 constexpr int64_t most_parts = 32;          // of the weight's gradient
 constexpr int64_t line = 64;
+constexpr int most_width = 16;  // of vectors
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -94,9 +94,9 @@ float* align_line(void* p) {
   return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(p) + line - 1) / line * line);
 }
 
-float weight_at(const DepthwiseNhwcParams& p, const void* weight, int64_t offset) {
-  if (p.weight_dtype == Dtype::float32) return static_cast<const float*>(weight)[offset];
-  const uint32_t bits = uint32_t{static_cast<const Bf16*>(weight)[offset].bits} << 16;
+float widened(float value) { return value; }
+float widened(Bf16 half) {
+  const uint32_t bits = uint32_t{half.bits} << 16;
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
@@ -119,16 +119,14 @@ void for_taps(const DepthwiseNhwcParams& p, F call) {
     for (int64_t c = 0; c < p.kernel; ++c) call(r, c);
 }
 
-void pack(const DepthwiseNhwcParams& p, Pass pass, const void* weight, int width, float* packed) {
+template <class T>
+void pack_as(const DepthwiseNhwcParams& p, Pass pass, const T* weight, int width, float* packed) {
   const int64_t* stride = p.weight_stride;
   for (int64_t v = 0; v < vector_count(p, width); ++v) {
-    const int64_t begin = slot_begin(p, v, width);
+    const int64_t begin = slot_begin(p, v, width), channels = p.channels - begin;
     const auto put = [&](int64_t r, int64_t s) {
-      for (int64_t i = 0; i < width; ++i) {
-        const int64_t c = begin + i;
-        *packed++ =
-            c < p.channels ? weight_at(p, weight, c * stride[0] + r * stride[1] + s * stride[2]) : 0.f;
-      }
+      const T* from = weight + begin * stride[0] + r * stride[1] + s * stride[2];
+      for (int64_t i = 0; i < width; ++i) *packed++ = i < channels ? widened(from[i * stride[0]]) : 0.f;
     };
     if (pass == Pass::forward)
       for_taps(p, put);
@@ -137,33 +135,113 @@ void pack(const DepthwiseNhwcParams& p, Pass pass, const void* weight, int width
   }
 }
 
-DepthwiseArgs arguments(const DepthwiseNhwcParams& p, const Piece& piece, const float* weight) {
-  return {nullptr,  nullptr,  piece.images, p.channels, p.height,   p.width, p.out_height, p.out_width,
-          p.kernel, p.stride, p.padding,    piece.row,  piece.rows, weight,  nullptr,      nullptr};
-}
-
 const char* bytes_at(const void* p, int64_t bytes) { return static_cast<const char*>(p) + bytes; }
 char* bytes_at(void* p, int64_t bytes) { return static_cast<char*>(p) + bytes; }
+
+// What the piece after `number` uses of two tensors, of so many bytes an image.
+DepthwiseAhead ahead_of(const DepthwiseNhwcParams& p, const Pieces& pieces, int64_t height, int64_t number,
+                        const void* first, int64_t first_image, const void* second, int64_t second_image) {
+  const auto begin = [&](int64_t i, int64_t image) {
+    if (i >= pieces.count) return p.batch * image;
+    const Piece piece(p, pieces, height, i);
+    return piece.image * image + image * piece.row / height;
+  };
+  const int64_t next = number + 1, past = number + 2;
+  return {bytes_at(first, begin(next, first_image)), bytes_at(second, begin(next, second_image)),
+          begin(past, first_image) - begin(next, first_image),
+          begin(past, second_image) - begin(next, second_image)};
+}
+
+void pack(const DepthwiseNhwcParams& p, Pass pass, const void* weight, int width, float* packed) {
+  if (p.weight_dtype == Dtype::float32)
+    pack_as(p, pass, static_cast<const float*>(weight), width, packed);
+  else
+    pack_as(p, pass, static_cast<const Bf16*>(weight), width, packed);
+}
+
+DepthwiseArgs arguments(const DepthwiseNhwcParams& p, const Piece& piece, const float* weight) {
+  return {nullptr,      nullptr,     piece.images, p.channels, p.height,  p.width,
+          p.out_height, p.out_width, p.kernel,     p.stride,   p.padding, piece.row,
+          piece.rows,   {},          weight,       nullptr,    nullptr};
+}
 
 // Statistics of all pieces from those of each, [pieces][mean, squares][slots].
 void merge_statistics(const DepthwiseNhwcParams& p, const Pieces& pieces, const float* all, int width,
                       float* mean, float* variance) {
   const int64_t slots = vector_count(p, width) * width;
   const double total = static_cast<double>(p.batch * p.out_height * p.out_width);
-  const auto values = [&](int64_t number) {
-    const Piece piece(p, pieces, p.out_height, number);
-    return static_cast<double>(piece.images * piece.rows * p.out_width);
-  };
-  for (int64_t c = 0; c < p.channels; ++c) {
-    const int64_t v = c / width, at = v * width + c - slot_begin(p, v, width);
-    double average = 0, squares = 0;
-    for (int64_t i = 0; i < pieces.count; ++i) average += values(i) / total * all[2 * i * slots + at];
-    for (int64_t i = 0; i < pieces.count; ++i) {
-      const double away = all[2 * i * slots + at] - average;
-      squares += all[(2 * i + 1) * slots + at] + values(i) * away * away;
+  for (int64_t v = 0; v < vector_count(p, width); ++v) {
+    double average[most_width] = {}, squares[most_width] = {};
+    const auto add = [&](auto call) {
+      for (int64_t number = 0; number < pieces.count; ++number) {
+        const Piece piece(p, pieces, p.out_height, number);
+        const double values = static_cast<double>(piece.images * piece.rows * p.out_width);
+        const float* means = all + 2 * number * slots + v * width;
+        for (int i = 0; i < width; ++i) call(i, values, double{means[i]}, double{means[slots + i]});
+      }
+    };
+    add([&](int i, double values, double mean, double) { average[i] += values / total * mean; });
+    add([&](int i, double values, double mean, double square) {
+      squares[i] += square + values * (mean - average[i]) * (mean - average[i]);
+    });
+    const int64_t begin = slot_begin(p, v, width);
+    for (int64_t i = 0; i < std::min<int64_t>(width, p.channels - begin); ++i) {
+      mean[begin + i] = static_cast<float>(average[i]);
+      variance[begin + i] = static_cast<float>(squares[i] / total);
     }
-    mean[c] = static_cast<float>(average);
-    variance[c] = static_cast<float>(squares / total);
+  }
+}
+
+// Calls before(pieces, number) once for each piece, before its products are added.
+template <class F>
+void weight_gradient(const DepthwiseNhwcParams& p, const void* grad_output, const void* input, float* sums,
+                     int threads, const DepthwiseKernels& run, const int64_t* stride, float* grad_weight,
+                     F before) {
+  if (p.batch * p.out_height * p.out_width == 0) {
+    for (int64_t c = 0; c < p.channels; ++c)
+      for_taps(
+          p, [&](int64_t r, int64_t s) { grad_weight[c * stride[0] + r * stride[1] + s * stride[2]] = 0.f; });
+    return;
+  }
+  if (p.channels == 0) return;
+  const auto gradient = run.storage[static_cast<int>(p.storage)].grad_weight;
+  const int width = run.width;
+  const int64_t vectors = vector_count(p, width), taps = p.kernel * p.kernel,
+                part_floats = vectors * taps * width;
+  const int64_t pixel = p.channels * item_size(p.storage);
+  const Pieces pieces(p, p.out_height);
+  const int64_t parts = part_count(p, pieces.count);
+  // Channels do not meet, so that where parts are few, threads share those too.
+  const int64_t blocks = std::min(vectors, ceil_div(threads, parts));
+
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t item = 0; item < parts * blocks; ++item) {
+    const int64_t part = item / blocks, block = item % blocks;
+    const int64_t begin = pieces.count * part / parts, end = pieces.count * (part + 1) / parts;
+    const int64_t vector = vectors * block / blocks, next = vectors * (block + 1) / blocks;
+    for (int64_t i = begin; i < end; ++i) {
+      if (block == 0) before(pieces, i);
+      const Piece piece(p, pieces, p.out_height, i);
+      gradient({bytes_at(grad_output, piece.image * p.out_height * p.out_width * pixel),
+                bytes_at(input, piece.image * p.height * p.width * pixel), piece.images, p.channels, p.height,
+                p.width, p.out_height, p.out_width, p.kernel, p.stride, p.padding, piece.row, piece.rows,
+                ahead_of(p, pieces, p.out_height, i, grad_output, p.out_height * p.out_width * pixel, input,
+                         p.height * p.width * pixel),
+                vector, next - vector, i > begin, sums + part * part_floats});
+    }
+  }
+
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t v = 0; v < vectors; ++v) {
+    float* total = sums + v * taps * width;
+    for (int64_t part = 1; part < parts; ++part)
+      for (int64_t i = 0; i < taps * width; ++i) total[i] += total[part * part_floats + i];
+    const int64_t begin = slot_begin(p, v, width);
+    for (int64_t c = v * width; c < std::min(p.channels, (v + 1) * width); ++c)
+      for_taps(p, [&](int64_t r, int64_t s) {
+        grad_weight[c * stride[0] + r * stride[1] + s * stride[2]] =
+            total[(r * p.kernel + s) * width + c - begin];
+      });
   }
 }
 
@@ -171,7 +249,7 @@ void merge_statistics(const DepthwiseNhwcParams& p, const Pieces& pieces, const 
 
 int64_t depthwise_nhwc_workspace_cpu(const DepthwiseNhwcParams& p, Pass pass, Isa isa) {
   if (!validate(p).ok() || !isa_supported(isa)) return 0;
-  if (p.batch * p.channels * p.height * p.width == 0) return 0;
+  if (p.batch * p.channels == 0) return 0;
   if (pass != Pass::grad_input && p.out_height * p.out_width == 0) return 0;
   const int width = kernels(isa).width;
   const int64_t slots = vector_count(p, width) * width, taps = p.kernel * p.kernel * slots;
@@ -211,6 +289,8 @@ Status depthwise_nhwc_forward_cpu(const DepthwiseNhwcParams& p, const void* inpu
       a.mean = statistics + 2 * i * slots;
       a.squares = a.mean + slots;
     }
+    a.ahead = ahead_of(p, pieces, p.out_height, i, input, p.height * p.width * pixel, output,
+                       p.out_height * p.out_width * pixel);
     forward(a);
   }
   if (mean) merge_statistics(p, pieces, statistics, run.width, mean, variance);
@@ -235,6 +315,8 @@ Status depthwise_nhwc_grad_input_cpu(const DepthwiseNhwcParams& p, const void* g
     DepthwiseArgs a = arguments(p, piece, packed);
     a.from = bytes_at(grad_output, piece.image * p.out_height * p.out_width * pixel);
     a.to = bytes_at(grad_input, piece.image * p.height * p.width * pixel);
+    a.ahead = ahead_of(p, pieces, p.height, i, grad_output, p.out_height * p.out_width * pixel, grad_input,
+                       p.height * p.width * pixel);
     gradient(a);
   }
   return {};
@@ -244,52 +326,44 @@ Status depthwise_nhwc_grad_weight_cpu(const DepthwiseNhwcParams& p, const void* 
                                       const void* input, void* workspace, int threads, Isa isa,
                                       float* grad_weight) {
   if (const Status status = check(p, threads, isa); !status.ok()) return status;
-  const int64_t* stride = p.weight_stride;
-  if (p.batch * p.out_height * p.out_width == 0) {
-    for (int64_t c = 0; c < p.channels; ++c)
-      for_taps(
-          p, [&](int64_t r, int64_t s) { grad_weight[c * stride[0] + r * stride[1] + s * stride[2]] = 0.f; });
-    return {};
+  weight_gradient(p, grad_output, input, align_line(workspace), threads, kernels(isa), p.weight_stride,
+                  grad_weight, [](const Pieces&, int64_t) {});
+  return {};
+}
+
+Status depthwise_nhwc_backward_cpu(const DepthwiseNhwcParams& p, const void* grad_output, const void* input,
+                                   const void* weight, const int64_t* grad_weight_stride, void* workspace,
+                                   int threads, Isa isa, void* grad_input, float* grad_weight) {
+  if (const Status status = check(p, threads, isa); !status.ok()) return status;
+  if (p.batch * p.out_height * p.out_width * p.channels == 0) {  // no pieces
+    weight_gradient(p, grad_output, input, nullptr, threads, kernels(isa), grad_weight_stride, grad_weight,
+                    [](const Pieces&, int64_t) {});
+    return depthwise_nhwc_grad_input_cpu(p, grad_output, weight, workspace, threads, isa, grad_input);
   }
-  if (p.channels == 0) return {};
   const DepthwiseKernels& run = kernels(isa);
-  const auto gradient = run.storage[static_cast<int>(p.storage)].grad_weight;
-  const int width = run.width;
-  const int64_t vectors = vector_count(p, width), taps = p.kernel * p.kernel,
-                part_floats = vectors * taps * width;
+  const auto gradient = run.storage[static_cast<int>(p.storage)].grad_input;
   const int64_t pixel = p.channels * item_size(p.storage);
-  const Pieces pieces(p, p.out_height);
-  const int64_t parts = part_count(p, pieces.count);
-  // Channels do not meet, so that where parts are few, threads share those too.
-  const int64_t blocks = std::min(vectors, ceil_div(threads, parts));
-  float* sums = align_line(workspace);
+  const int64_t image = p.height * p.width * pixel, out_image = p.out_height * p.out_width * pixel;
+  float* packed = align_line(workspace);
+  float* sums = packed + p.kernel * p.kernel * vector_count(p, run.width) * run.width;
+  pack(p, Pass::grad_input, weight, run.width, packed);
 
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t item = 0; item < parts * blocks; ++item) {
-    const int64_t part = item / blocks, block = item % blocks;
-    const int64_t begin = pieces.count * part / parts, end = pieces.count * (part + 1) / parts;
-    const int64_t vector = vectors * block / blocks, next = vectors * (block + 1) / blocks;
-    for (int64_t i = begin; i < end; ++i) {
-      const Piece piece(p, pieces, p.out_height, i);
-      gradient({bytes_at(grad_output, piece.image * p.out_height * p.out_width * pixel),
-                bytes_at(input, piece.image * p.height * p.width * pixel), piece.images, p.channels, p.height,
-                p.width, p.out_height, p.out_width, p.kernel, p.stride, p.padding, piece.row, piece.rows,
-                vector, next - vector, i > begin, sums + part * part_floats});
-    }
-  }
-
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t v = 0; v < vectors; ++v) {
-    float* total = sums + v * taps * width;
-    for (int64_t part = 1; part < parts; ++part)
-      for (int64_t i = 0; i < taps * width; ++i) total[i] += total[part * part_floats + i];
-    const int64_t begin = slot_begin(p, v, width);
-    for (int64_t c = v * width; c < std::min(p.channels, (v + 1) * width); ++c)
-      for_taps(p, [&](int64_t r, int64_t s) {
-        grad_weight[c * stride[0] + r * stride[1] + s * stride[2]] =
-            total[(r * p.kernel + s) * width + c - begin];
-      });
-  }
+  const auto grad_input_piece = [&](const Pieces& pieces, int64_t number) {
+    const Piece piece(p, pieces, p.out_height, number);
+    const auto begin = [&](int64_t row) {
+      return row < p.out_height ? std::min(p.height, row * p.stride) : p.height;
+    };
+    DepthwiseArgs a = arguments(p, piece, packed);
+    a.row = begin(piece.row);
+    a.rows = begin(piece.row + piece.rows) - a.row;
+    if (a.rows * p.width == 0) return;
+    a.from = bytes_at(grad_output, piece.image * out_image);
+    a.to = bytes_at(grad_input, piece.image * image);
+    a.ahead = ahead_of(p, pieces, p.out_height, number, grad_output, out_image, grad_input, image);
+    gradient(a);
+  };
+  weight_gradient(p, grad_output, input, sums, threads, run, grad_weight_stride, grad_weight,
+                  grad_input_piece);
   return {};
 }
 

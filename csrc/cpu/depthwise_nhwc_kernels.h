@@ -12,6 +12,14 @@
 
 namespace lasfast {
 
+// Memory that the next piece uses, read and written or read twice: prefetched evenly while this one is worked
+// on. A vector of channels at a time reads memory in an order that the processor does not foresee.
+struct DepthwiseAhead {
+  const void* first;
+  const void* second;
+  int64_t first_bytes, second_bytes;
+};
+
 // A piece of work: some whole images, or a band of rows of one.
 struct DepthwiseArgs {
   const void* from;  // the images that are read: of the input, or of the output's gradient
@@ -21,6 +29,7 @@ struct DepthwiseArgs {
   int64_t out_height, out_width;  // of the output
   int64_t kernel, stride, padding;
   int64_t row, rows;  // of the band, in what is written
+  DepthwiseAhead ahead;
 
   // [vectors][kernel * kernel][width]. For the input's gradient the taps are in order of phases: those of
   // rows a, a + stride, ... and columns b, b + stride, ... for each a, b < stride, either from the last to
@@ -38,7 +47,8 @@ struct DepthwiseWeightArgs {
   int64_t images, channels;
   int64_t height, width, out_height, out_width;
   int64_t kernel, stride, padding;
-  int64_t row, rows;        // of the band, in grad_output
+  int64_t row, rows;  // of the band, in grad_output
+  DepthwiseAhead ahead;
   int64_t vector, vectors;  // the first, and how many
   bool accumulate;          // else overwrite
   float* sums;              // [all vectors][kernel * kernel][width]

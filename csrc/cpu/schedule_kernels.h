@@ -49,6 +49,10 @@ enum class Task : int32_t {
   arrange
 };
 
+struct TapRange {
+  int64_t first, last;  // both included
+};
+
 struct ItemArgs {
   Task task;          // dense: convolution and linear
   int64_t images;     // of this item; 1 but for dense
@@ -65,6 +69,10 @@ struct ItemArgs {
   const float* bias;   // [out_channels], or null
   const void* weight;  // packed
   Cells cells;
+  // By tiles, where cells hold one column: output channels come in phases * phases parts of a multiple of 16,
+  // each of which has but those taps whose row and column are in its two ranges. 0: all have all.
+  int64_t phases;
+  const TapRange* tap_ranges;
   void* cell_scratch;  // of gates and arrangements: see channel_scratch_bytes
   float* sums;         // [3, channels rounded up to vectors]: shift, sum and sum of squares of statistics
   float* partial;      // [2, out_channels]: mean, and sum of squared deviations; null: no statistics

@@ -44,7 +44,7 @@ Status schedule_pack_cpu(const Operation& op, const Value& input, Storage storag
   }
   auto* tiles = static_cast<uint16_t*>(packed);
   for (int64_t o = 0; o < op.out_channels; o += tile_cells, tiles += tile_steps(plan) * tile_values)
-    pack_tiles(plan, op.out_channels, o, source, tiles);
+    pack_tiles(plan, op.out_channels, o, 0, source, tiles);
   return {};
 }
 

@@ -63,11 +63,13 @@ void pack_vectors(const DensePlan& plan, int64_t out_channels, int64_t width, F 
   }
 }
 
-// Sixteen output channels from o on.
+// Sixteen output channels from o on, the steps from `first` on.
 template <class F>
-void pack_tiles(const DensePlan& plan, int64_t out_channels, int64_t o, F weight, uint16_t* packed) {
+void pack_tiles(const DensePlan& plan, int64_t out_channels, int64_t o, int64_t first, F weight,
+                uint16_t* packed) {
   const int64_t steps = tile_steps(plan);
-  for (int64_t step = 0; step < steps; ++step)
+  packed += first * tile_values;
+  for (int64_t step = first; step < steps; ++step)
     for (int64_t k = 0; k < tile_depth; k += 2) {
       const TileWeight pair[2] = {tile_weight(plan, step, k), tile_weight(plan, step, k + 1)};
       for (int64_t i = o; i < o + tile_cells; ++i)

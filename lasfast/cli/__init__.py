@@ -7,8 +7,10 @@ import sys
 
 import typer
 
+from lasfast import distributed
 from lasfast._version import __version__
 from lasfast.cli import dataset, evaluate, info, latency, report, search, spaces, train
+from lasfast.cli.options import StoppedError
 
 app = typer.Typer(
     name="lasfast",
@@ -32,19 +34,25 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version."
     ),
 ) -> None:
-    pass
+    if distributed.world().size > 1 and context.invoked_subcommand != "search":
+        raise ValueError(
+            f"lasfast {context.invoked_subcommand} runs in one process, a search alone in several; start it "
+            "without torchrun"
+        )
 
 
 def main() -> None:
     """Run the command line; expected errors end in one line on standard error and status 2."""
     try:
-        app()
-    except KeyboardInterrupt as interrupt:
-        print(f"\n{interrupt}" if str(interrupt) else "\nstopped", file=sys.stderr)
+        with distributed.start():
+            app()
+    except StoppedError as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, TypeError, OSError, ArithmeticError, ImportError) as error:
         if os.environ.get("LASFAST_TRACEBACK"):

@@ -96,6 +96,8 @@ def register(app: typer.Typer) -> None:
         lasfast search evolution --table nasbench_macro.npz --constraint "flops<=42M,params<=2M"
 
         lasfast search evolution --table mine.csv --architecture-column architecture --accuracy-column top1
+
+        torchrun --nproc-per-node 2 -m lasfast search evolution --data cifar10 --supernet shufflenet-v2
         """
 
         def make(space: ChoiceSpace, constraint: Constraint | None) -> Searcher:

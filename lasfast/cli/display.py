@@ -10,7 +10,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lasfast import costs
+from lasfast import costs, distributed
 from lasfast.evaluate import Evaluator
 from lasfast.measurement import Measurement
 from lasfast.report import candidates_of, ranking_table
@@ -25,8 +25,11 @@ LINE_SECONDS = 10.0  # between lines of one epoch where there is no terminal
 
 
 def make_console(quiet: bool = False) -> Console:
-    """Return the console for everything but errors; wide enough for tables where it is a file."""
-    console = Console(quiet=quiet, highlight=False)
+    """Return the console for everything but errors; wide enough for tables where it is a file.
+
+    Of several ranks, the first alone has one that prints.
+    """
+    console = Console(quiet=quiet or not distributed.world().main, highlight=False)
     if not console.is_terminal:
         console.width = 120
     return console

@@ -14,6 +14,10 @@ import typer
 T = TypeVar("T")
 
 
+class StoppedError(Exception):
+    """Ctrl-C, with what it stopped: of a KeyboardInterrupt, typer does not keep the text."""
+
+
 def panel(name: str, text: str, *flags: str) -> Any:
     """Return an option with its help text under a heading of the help page."""
     return typer.Option(*flags, help=text, rich_help_panel=name, show_default=True)
@@ -104,6 +108,9 @@ class TrainOptions:
         bool | None,
         panel("Training", "Keep weights and images in that layout.", "--channels-last/--no-channels-last"),
     ] = None
+    operators: Annotated[
+        str, panel("Training", "auto, native (lasfast's fused operators) or torch (PyTorch's own).")
+    ] = "auto"
     seed: Annotated[int, panel("Training", "Of weights, split, order, augmentation and search.")] = 0
 
 
@@ -192,7 +199,10 @@ def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable
 
     def register(function: Callable[[T], None]) -> None:
         def run(**values: Any) -> None:
-            function(options(**values))
+            try:
+                function(options(**values))
+            except KeyboardInterrupt as interrupt:
+                raise StoppedError(str(interrupt) or "stopped") from interrupt
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = hints

@@ -14,7 +14,12 @@ from lasfast.cli.tabular import TableOptions, search_table
 from lasfast.constraints import Constraint
 from lasfast.searchers import NIR, Random, Searcher
 
-app = typer.Typer(help="Search for the best architecture.", no_args_is_help=True, rich_markup_mode="markdown")
+app = typer.Typer(
+    help="Search for the best architecture; in several processes by "
+    "`torchrun --nproc-per-node 2 -m lasfast search ...`.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,8 @@ def nir(options: NIROptions) -> None:
     lasfast search nir --data cifar10 --download --preset cifar100 --depth 15 --precision bf16
 
     lasfast search nir --data imagefolder:photos --supernet mobilenet-v1 --depth 12 --resume
+
+    torchrun --nproc-per-node 2 -m lasfast search nir --data cifar10 --depth 15
     """
 
     def make(space: Any, constraint: Constraint | None) -> Searcher:

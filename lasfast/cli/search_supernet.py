@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from lasfast import costs
+from lasfast import costs, distributed
 from lasfast.cli import setup
 from lasfast.cli.config import write_config
 from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay, make_console
@@ -92,6 +92,7 @@ def _search(
 ) -> None:
     """Run the study, and show and write what it found; `more` is for the configuration."""
     console, data, supernet = given.console, given.data, trainer.supernet
+    main = distributed.world().main
     evaluator = setup.make_evaluator(options, supernet, data, options.precision)
     source = options.data.rpartition("/")[2].replace(":", "-")
     directory = options.directory or Path("runs") / f"{name}-{source}"
@@ -102,9 +103,11 @@ def _search(
         console.print(f"[bold]{name}[/bold] search{what} in {directory}")
         console.print(f"{data!r}")
         console.print(f"{_title(supernet)}; {options.precision} on {_machine(given.device)}")
-        write_config(directory, options, search=name, **more)
+        if main:
+            write_config(directory, options, search=name, **more)
         result = study.run(resume=options.resume)
-    finish(console, study, result, data, given.images, given.settings, retrain=options.retrain)
+    if main:
+        finish(console, study, result, data, given.images, given.settings, retrain=options.retrain)
 
 
 def _title(supernet: Supernet) -> str:
@@ -116,4 +119,5 @@ def _title(supernet: Supernet) -> str:
 
 
 def _machine(device: torch.device) -> str:
-    return f"{device.type} ({torch.get_num_threads()} threads)"
+    processes = f", {distributed.world().size} processes" if distributed.world().size > 1 else ""
+    return f"{device.type} ({torch.get_num_threads()} threads{processes})"

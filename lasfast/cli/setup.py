@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 import lasfast
-from lasfast import costs, supernets
+from lasfast import costs, distributed, supernets
 from lasfast.checks import check_choice
 from lasfast.cli.options import (
     DataOptions,
@@ -55,21 +55,22 @@ def make_device(options: MachineOptions) -> torch.device:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds no usable NVIDIA GPU here; use --device cpu")
     use_cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if use_cuda else "cpu")
+    return distributed.world().device("cuda" if use_cuda else "cpu")
 
 
 def load_data(options: DataOptions, seed: int) -> Dataset:
-    """Load and split the images."""
-    return lasfast.data.load(
-        options.data,
-        root=options.data_root,
-        download=options.download,
-        limit=options.limit,
-        validation=options.validation,
-        calibration=options.calibration,
-        image_size=options.image_size,
-        seed=seed,
-    )
+    """Load and split the images; one process of a machine first, which may download them."""
+    with distributed.world().first_here():
+        return lasfast.data.load(
+            options.data,
+            root=options.data_root,
+            download=options.download,
+            limit=options.limit,
+            validation=options.validation,
+            calibration=options.calibration,
+            image_size=options.image_size,
+            seed=seed,
+        )
 
 
 def check_family(options: FamilyOptions) -> None:
@@ -210,6 +211,7 @@ def make_settings(options: TrainOptions) -> TrainSettings:
         "standalone_epochs",
         "precision",
         "channels_last",
+        "operators",
         "seed",
     )
     given = {name: getattr(options, name, None) for name in names}

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from rich.console import Console
 
+from lasfast import distributed
 from lasfast.cli.config import write_config
 from lasfast.cli.display import FrontDisplay, make_console, show_written
 from lasfast.cli.options import StudyOptions, panel
@@ -68,9 +69,12 @@ def search_table(
     study = Study(searcher, evaluator, directory=directory, callbacks=[FrontDisplay(console)])
     within = "" if constraint is None else f" within {constraint}"
     console.print(f"[bold]{name}[/bold] search of {space}{within}, {options.table}, in {directory}")
-    write_config(directory, options, search=name)
+    main = distributed.world().main
+    if main:
+        write_config(directory, options, search=name)
     result = study.run(resume=study_options.resume)
-    _finish(console, study, result, table, constraint)
+    if main:
+        _finish(console, study, result, table, constraint)
 
 
 def _finish(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -154,26 +154,45 @@ class TensorImages:
         Yields:
             images, float32 [B, C, H, W], augmented and normalized; labels, int64 [B].
         """
-        return self._batches(*check_position(len(self), batch_size, seed, start))
+        parts = self.shards(batch_size, seed, start, slice)
+        return ((images, labels) for images, labels, _ in parts)
 
-    def _batches(self, batch_size: int, seed: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def shards(
+        self, batch_size: int, seed: int, start: int, rows: Callable[[int], slice]
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Yield some rows of each batch, and how many images the whole batch has.
+
+        ``rows`` says which, for a batch of so many images. They are as in the whole batch, the rest of which
+        is not made.
+        """
+        return self._shards(*check_position(len(self), batch_size, seed, start), rows)
+
+    def _shards(
+        self, batch_size: int, seed: int, start: int, rows: Callable[[int], slice]
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
         order = epoch_order(len(self), seed)
         for k in range(start, self.num_batches(batch_size)):
             chosen = order[k * batch_size : (k + 1) * batch_size]
+            wanted = rows(len(chosen))
             generator = torch.Generator().manual_seed(derive_seed("batch", seed, k))
-            yield self._augmented(chosen, generator), self._labels[chosen.to(self.device)]
+            images = self._augmented(chosen, generator, wanted)
+            yield images, self._labels[chosen[wanted].to(self.device)], len(chosen)
 
-    def _augmented(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        """Crop, flip and normalize the images ``chosen`` (int64 [B], on the CPU); float32 [B, C, H, W]."""
+    def _augmented(self, chosen: Tensor, generator: torch.Generator, rows: slice) -> Tensor:
+        """Crop, flip and normalize some of the images ``chosen`` (int64 [B], on the CPU).
+
+        Random numbers are drawn for all, so that an image has its own whatever the ``rows``. float32
+        [rows, C, H, W].
+        """
         count = len(chosen)
-        flips = (augment.draw_flips(count, generator) & self.flip).to(self.device)
+        flips = (augment.draw_flips(count, generator) & self.flip)[rows].to(self.device)
         if self.resized_crop:
             height, width = self._windows.shape[-2:]
-            boxes = augment.draw_boxes(count, height, width, generator).to(self.device)
-            raw = augment.resize_boxes(self._windows[chosen.to(self.device), 0, 0], boxes, flips)
+            boxes = augment.draw_boxes(count, height, width, generator)[rows].to(self.device)
+            raw = augment.resize_boxes(self._windows[chosen[rows].to(self.device), 0, 0], boxes, flips)
         else:
             top, left = augment.draw_offsets(count, self.pad, generator)
-            chosen, top, left = torch.stack([chosen, top, left]).to(self.device)
+            chosen, top, left = torch.stack([chosen, top, left])[:, rows].to(self.device)
             raw = self._windows[chosen, top, left]
             if self.flip:
                 raw = augment.flip_some(raw, flips)

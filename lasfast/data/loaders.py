@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -85,16 +85,32 @@ class FolderImages:
         Raises:
             DataError: naming an image that cannot be decoded.
         """
-        return self._batches(*check_position(len(self), batch_size, seed, start))
+        parts = self.shards(batch_size, seed, start, slice)
+        return ((images, labels) for images, labels, _ in parts)
 
-    def _batches(self, batch_size: int, seed: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def shards(
+        self, batch_size: int, seed: int, start: int, rows: Callable[[int], slice]
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Yield some rows of each batch, and how many images the whole batch has.
+
+        ``rows`` says which, for a batch of so many images. They are as in the whole batch, the rest of which
+        is not read.
+        """
+        return self._shards(*check_position(len(self), batch_size, seed, start), rows)
+
+    def _shards(
+        self, batch_size: int, seed: int, start: int, rows: Callable[[int], slice]
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
         order = epoch_order(len(self), seed)
-        plan = [
+        whole = [
             order[k * batch_size : (k + 1) * batch_size].tolist()
             for k in range(start, self.num_batches(batch_size))
         ]
+        plan = [chosen[rows(len(chosen))] for chosen in whole]
         items = _TrainingFiles(self._paths, self._labels, self.size, len(self.mean), self.flip, seed)
-        yield from _read(items, plan, self.workers, self.mean, self.std)
+        parts = _read(items, plan, self.workers, self.mean, self.std)
+        for chosen, (images, labels) in zip(whole, parts, strict=True):
+            yield images, labels, len(chosen)
 
     def describe(self) -> dict[str, Any]:
         """What identifies these training images beside their contents, for JSON."""

@@ -83,9 +83,7 @@ class Plan:
         """
         if budget is None or cost(self) <= budget:
             return [self]
-        rest = [
-            path for _, path in sorted(zip(self.leaves, self.paths, strict=True), key=lambda pair: pair[0])
-        ]
+        rest = self._neighbours()
         chunks: list[Plan] = []
         while rest:
             # The cost grows with the paths: bisect for the most that fit.
@@ -100,6 +98,22 @@ class Plan:
             chunks.append(best)
             rest = rest[low:]
         return chunks
+
+    def parts(self, count: int) -> list[Plan]:
+        """Cut into `count` plans of nearly as many paths, or one for each path. Neighbours stay together."""
+        if count == 1:
+            return [self]
+        paths = self._neighbours()
+        count = min(count, len(paths))
+        return [
+            Plan(paths[number * len(paths) // count : (number + 1) * len(paths) // count])
+            for number in range(count)
+        ]
+
+    def _neighbours(self) -> list[Path]:
+        """Return the paths in depth-first order."""
+        pairs = sorted(zip(self.leaves, self.paths, strict=True), key=lambda pair: pair[0])
+        return [path for _, path in pairs]
 
     def _live(self, image_shape: Shape) -> Iterator[int]:
         """Give, for each node as it runs, how many activation elements an image needs at that moment."""

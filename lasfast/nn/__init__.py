@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from lasfast.nn.sliced import SlicedBatchNorm2d, SlicedConv2d
+from lasfast.nn.conv_bn_act import ConvBNAct
+from lasfast.nn.rewrite import accelerate
+from lasfast.nn.sliced import SlicedBatchNorm2d, SlicedConv2d, SlicedLinear
 
-__all__ = ["SlicedBatchNorm2d", "SlicedConv2d"]
+__all__ = ["ConvBNAct", "SlicedBatchNorm2d", "SlicedConv2d", "SlicedLinear", "accelerate"]

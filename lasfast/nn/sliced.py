@@ -77,22 +77,50 @@ class SlicedBatchNorm2d(nn.BatchNorm2d):
             raise ValueError(f"x has {c} channels, expected at most the {self.num_features} features")
         if c == self.num_features:
             return super().forward(x)
-        factor = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:
-                factor = 1.0 / float(self.num_batches_tracked)
-        # As in torch: batch statistics while training, or where there are no others; running ones are updated
-        # in training only, and only if tracked.
-        has_running = self.running_mean is not None and self.running_var is not None
-        pass_running = has_running and (not self.training or self.track_running_stats)
-        return F.batch_norm(
-            x,
-            self.running_mean[:c] if pass_running and self.running_mean is not None else None,
-            self.running_var[:c] if pass_running and self.running_var is not None else None,
-            None if self.weight is None else self.weight[:c],
-            None if self.bias is None else self.bias[:c],
-            self.training or not has_running,
-            factor,
-            self.eps,
-        )
+        mean, var, by_batch, factor = begin_batch(self, c)
+        weight, bias = (None if one is None else one[:c] for one in (self.weight, self.bias))
+        return F.batch_norm(x, mean, var, weight, bias, by_batch, factor, self.eps)
+
+
+class SlicedLinear(nn.Linear):
+    """`nn.Linear` whose forward pass may use the first features only, reading the weight in place.
+
+    ``forward(x, out_features)`` takes x [..., f_in] with any f_in up to ``in_features`` and gives
+    [..., out_features], with ``weight[:out_features, :f_in]`` and ``bias[:out_features]``. Without
+    `out_features`, all of them. State dicts are `nn.Linear`'s.
+    """
+
+    def forward(self, x: Tensor, out_features: int | None = None) -> Tensor:
+        """X [..., f_in] to [..., out_features]; raises ValueError where the weight has no such slice."""
+        f_in = x.shape[-1]
+        f_out = self.out_features if out_features is None else out_features
+        if f_in > self.in_features:
+            raise ValueError(f"x has {f_in} features, expected at most the {self.in_features} in_features")
+        if not 1 <= f_out <= self.out_features:
+            raise ValueError(f"out_features is {f_out}, expected 1 to {self.out_features}")
+        # Autocast remembers its cast of a whole weight, not of a view.
+        whole = f_in == self.in_features and f_out == self.out_features
+        weight = self.weight if whole else self.weight[:f_out, :f_in]
+        return F.linear(x, weight, None if self.bias is None else self.bias[:f_out])
+
+
+def begin_batch(norm: nn.BatchNorm2d, channels: int) -> tuple[Tensor | None, Tensor | None, bool, float]:
+    """Count a batch, and return what `F.batch_norm` needs to treat it as the module would.
+
+    Returns:
+        The first `channels` of running mean and variance, to read in evaluation and to update in training,
+        or None; whether the batch's own statistics are used; the factor of the update.
+    """
+    factor = 0.0 if norm.momentum is None else norm.momentum
+    if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if norm.momentum is None:
+            factor = 1.0 / float(norm.num_batches_tracked)
+    # As in torch: batch statistics while training, or where there are no others; running ones are updated
+    # in training only, and only if tracked.
+    mean, var = norm.running_mean, norm.running_var
+    if mean is None or var is None:
+        return None, None, True, factor
+    if norm.training and not norm.track_running_stats:
+        return None, None, True, factor
+    return mean[:channels], var[:channels], norm.training, factor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lasfast._native import build_info
 from lasfast.ops.bn_act import bn_act
-from lasfast.ops.sliced_conv2d import sliced_conv2d
+from lasfast.ops.conv_bn_act import conv_bn_act
+from lasfast.ops.sliced_conv2d import sliced_conv2d, sliced_conv2d_statistics
 
-__all__ = ["bn_act", "build_info", "sliced_conv2d"]
+__all__ = ["bn_act", "build_info", "conv_bn_act", "sliced_conv2d", "sliced_conv2d_statistics"]

@@ -106,19 +106,18 @@ def bn_act(
         residual = residual.to(x.dtype)
     _check(x, mean, var, weight, bias, residual, activation)
 
-    direct = _direct(x)
+    direct = is_direct(x)
     if mean is None or var is None:
         mean, var = (native if direct else torch.ops.lasfast).batch_statistics(x)
-    if training and running_mean is not None and running_var is not None and rows > 0:
-        batch = (rows, mean, var, momentum, running_mean, running_var)
-        if not (direct and native.update_running(*batch)):
-            reference.update_running(*batch)
+    if training and rows > 0:
+        run_update = native.update_running if direct else reference.update_running
+        run_update(running_mean, running_var, mean, var, momentum, rows)
     run = _Direct.apply if direct else torch.ops.lasfast.bn_act
     result: Tensor = run(x, mean, var, weight, bias, residual, training, eps, activation)
     return result
 
 
-def _direct(x: Tensor) -> bool:
+def is_direct(x: Tensor) -> bool:
     """Whether the kernels can be called without the dispatcher, which takes longer than a small layer.
 
     Not where somebody watches the operators, or where x only stands for a tensor.
@@ -237,7 +236,7 @@ def _fake_forward(
     return torch.empty_like(x)
 
 
-def _results(x: Tensor, mean: Tensor, residual: Tensor | None, needed: Needed) -> list[Tensor | None]:
+def bn_results(x: Tensor, mean: Tensor, residual: Tensor | None, needed: Needed) -> list[Tensor | None]:
     """Room for the gradients of x, weight, bias and residual; None for those that nobody needs."""
     return [
         torch.empty_like(x) if needed[0] else None,
@@ -268,7 +267,7 @@ def _backward(
 ) -> tuple[Tensor, ...]:
     _check(x, mean, var, weight, bias, residual, activation)
     _check_image("grad", grad, x, x.shape[1], "[N, C, H, W]")
-    results = _results(x, mean, residual, needed)
+    results = bn_results(x, mean, residual, needed)
     arguments = (grad, x, mean, var, weight, bias, residual, batch_statistics, eps, activation)
     if native.supports(x):
         native.bn_act_backward(*arguments, results=results)
@@ -294,7 +293,7 @@ def _fake_backward(
 ) -> tuple[Tensor, ...]:
     _check(x, mean, var, weight, bias, residual, activation)
     _check_image("grad", grad, x, x.shape[1], "[N, C, H, W]")
-    return _filled(_results(x, mean, residual, needed), x)
+    return _filled(bn_results(x, mean, residual, needed), x)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -328,7 +327,7 @@ class _Direct(torch.autograd.Function):
         if torch.is_grad_enabled():  # somebody may want to differentiate again: that takes longer to refuse
             return _gradients(ctx, grad)
         saved = ctx.saved_tensors
-        x, weight, bias, residual = results = _results(saved[0], saved[1], saved[5], _needed(ctx))
+        x, weight, bias, residual = results = bn_results(saved[0], saved[1], saved[5], _needed(ctx))
         arguments: list[Any] = [grad, *saved, *ctx.rest, results]
         native.bn_act_backward(*arguments)
         return x, None, None, weight, bias, residual, None, None, None

@@ -39,6 +39,37 @@ def grad_weight(grad_output: Tensor, input: Tensor, result: Tensor, stride: int,
     _run("grad_weight", params, grad_output, input, result)
 
 
+def backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    stride: int,
+    padding: int,
+) -> None:
+    """:func:`grad_input` and :func:`grad_weight` in one call, which is faster; the same bits."""
+    module = _native.load()
+    params, isa = _params(input, weight, grad_output, stride, padding), _native.isa_number()
+    size = sum(
+        module.depthwise_nhwc_workspace_cpu(params, which, isa)
+        for which in (module.Pass.grad_input, module.Pass.grad_weight)
+    )
+    workspace = torch.empty(size, dtype=torch.uint8)
+    module.depthwise_nhwc_backward_cpu(
+        params,
+        grad_output.data_ptr(),
+        input.data_ptr(),
+        weight.data_ptr(),
+        (grad_weight.stride(0), grad_weight.stride(2), grad_weight.stride(3)),
+        workspace.data_ptr(),
+        torch.get_num_threads(),
+        isa,
+        grad_input.data_ptr(),
+        grad_weight.data_ptr(),
+    )
+
+
 def _params(input: Tensor, weight: Tensor, output: Tensor, stride: int, padding: int) -> object:
     return _native.load().DepthwiseNhwcParams(
         input.shape[:2],

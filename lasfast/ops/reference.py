@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
@@ -14,7 +11,8 @@ def sliced_conv2d(
     input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
 ) -> Tensor:
     """Convolution with weight[:c_out, :c_in // groups]. Shapes as in :func:`lasfast.ops.sliced_conv2d`."""
-    return F.conv2d(input, weight[:c_out, : c_in // groups], None, stride, padding, 1, groups)
+    active = weight[:c_out, : c_in // groups].to(input.dtype)
+    return F.conv2d(input, active, None, stride, padding, 1, groups)
 
 
 def sliced_conv2d_grad_input(
@@ -28,16 +26,14 @@ def sliced_conv2d_grad_input(
     groups: int,
 ) -> Tensor:
     """Gradient [N, c_in, height, width] for grad_output [N, c_out, H', W']."""
-    active = weight[: grad_output.shape[1], : c_in // groups]
+    active = weight[: grad_output.shape[1], : c_in // groups].to(grad_output.dtype)
     size = (grad_output.shape[0], c_in, height, width)
     return conv2d_input(size, active, grad_output, stride, padding, 1, groups)
 
 
 def sliced_conv2d_grad_weight(
-    grad_output: Tensor, input: Tensor, weight_size: Sequence[int], stride: int, padding: int, groups: int
-) -> Tensor:
-    """Gradient of the whole weight: zero outside the slice."""
-    gradient = torch.zeros(weight_size, dtype=input.dtype, device=input.device)
-    active = gradient[: grad_output.shape[1], : input.shape[1] // groups]
+    grad_output: Tensor, input: Tensor, grad_weight: Tensor, stride: int, padding: int, groups: int
+) -> None:
+    """Overwrite the slice of `grad_weight` that the convolution read."""
+    active = grad_weight[: grad_output.shape[1], : input.shape[1] // groups]
     active.copy_(conv2d_weight(input, active.shape, grad_output, stride, padding, 1, groups))
-    return gradient

@@ -7,13 +7,15 @@ operator can be differentiated any number of times.
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lasfast.ops import native, reference
+from lasfast import _native
+from lasfast.ops.convolution import Convolution, Size, find_convolution
 
 _library = torch.library.Library("lasfast", "FRAGMENT")
 _library.define(
@@ -21,11 +23,15 @@ _library.define(
     "SymInt stride, SymInt padding, SymInt groups) -> Tensor"
 )
 _library.define(
+    "sliced_conv2d_statistics(Tensor input, Tensor weight, SymInt c_in, SymInt c_out, "
+    "SymInt stride, SymInt padding, SymInt groups) -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
     "sliced_conv2d_grad_input(Tensor grad_output, Tensor weight, SymInt c_in, SymInt height, SymInt width, "
     "SymInt stride, SymInt padding, SymInt groups) -> Tensor"
 )
 _library.define(
-    "sliced_conv2d_grad_weight(Tensor grad_output, Tensor input, SymInt[] weight_size, "
+    "sliced_conv2d_grad_weight(Tensor grad_output, Tensor input, Tensor weight, "
     "SymInt stride, SymInt padding, SymInt groups) -> Tensor"
 )
 
@@ -45,7 +51,8 @@ def sliced_conv2d(
 
     Args:
         input: [N, c_in, H, W], any strides.
-        weight: [>= c_out, >= c_in // groups, kh, kw], any strides; same dtype and device as `input`.
+        weight: [>= c_out, >= c_in // groups, kh, kw], any strides; on the input's device, of its dtype or,
+            with an input of lower precision, float32: it is then rounded as it is read.
         c_in: active input channels, a multiple of `groups`.
         c_out: active output channels, a multiple of `groups`. With ``groups == c_in == c_out`` (depthwise)
             these are the first c_out filters.
@@ -57,12 +64,46 @@ def sliced_conv2d(
         [N, c_out, (H + 2 * padding - kh) // stride + 1, ...], of the input's dtype, channels_last where the
         input is.
 
-    float32 on the CPU, float32 and bfloat16 (with fp32 sums) on CUDA run in lasfast's kernels, everything
-    else through PyTorch. The same inputs give the same bits. The gradient of `weight` has its full size and
-    is zero outside the slice. Under autocast both tensors are cast, as for `F.conv2d`.
+    lasfast's kernels take float32 on the CPU and on CUDA, bfloat16 (with fp32 sums) on CUDA and, in
+    channels_last, on processors with AMX; where PyTorch's are faster for a shape (see `lasfast.ops.choice`),
+    and for everything else, those run. The same inputs give the same bits. The gradient of `weight` has its
+    full size and is zero outside the slice. Under autocast the input is cast, as for `F.conv2d`, and the
+    weight is rounded as it is read.
 
     Raises TypeError for arguments of other types, ValueError for values that do not fit, before any work.
     """
+    result: Tensor = torch.ops.lasfast.sliced_conv2d(
+        *as_arguments(input, weight, c_in, c_out, stride, padding, groups)
+    )
+    return result
+
+
+def sliced_conv2d_statistics(
+    input: Tensor,
+    weight: Tensor,
+    c_in: int,
+    c_out: int,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Convolve as :func:`sliced_conv2d`, and take the output's mean and biased variance along the way.
+
+    Returns:
+        The output [N, c_out, H', W']; mean and variance fp32 [c_out] (float64 for a float64 input), over
+        images and positions, of the sums before they are rounded or of the rounded output. No gradient flows
+        through these two.
+    """
+    output, mean, var = torch.ops.lasfast.sliced_conv2d_statistics(
+        *as_arguments(input, weight, c_in, c_out, stride, padding, groups)
+    )
+    return output, mean, var
+
+
+def as_arguments(
+    input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
+) -> tuple[Any, ...]:
+    """The operators' arguments: ints as ints, tensors as autocast wants them; TypeError for other types."""
     if not isinstance(input, Tensor):
         raise TypeError(f"input is a {type(input).__name__}, expected a tensor [N, c_in, H, W]")
     if not isinstance(weight, Tensor):
@@ -77,7 +118,7 @@ def sliced_conv2d(
         "groups": groups,
     }
     for name, value in numbers.items():
-        if isinstance(value, torch.SymInt):
+        if isinstance(value, (int, torch.SymInt)):
             continue
         try:
             numbers[name] = operator.index(value)
@@ -85,12 +126,9 @@ def sliced_conv2d(
             raise TypeError(f"{name} is {value!r}, expected an int") from None
     device = input.device.type
     if torch.is_autocast_enabled(device) and input.is_floating_point() and input.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-        if weight.dtype != dtype and weight.dim() == 4:  # cast what is read, not the whole weight
-            weight = weight[: numbers["c_out"], : max(0, c_in) // max(1, groups)]
-        input, weight = input.to(dtype), weight.to(dtype)
-    result: Tensor = torch.ops.lasfast.sliced_conv2d(input, weight, *numbers.values())
-    return result
+        # The weight is rounded where it is read, and its gradient is not.
+        input = input.to(torch.get_autocast_dtype(device))
+    return (input, weight, *numbers.values())
 
 
 def _check_tensor(name: str, value: Tensor, like: Tensor | None, expected: str) -> None:
@@ -98,10 +136,15 @@ def _check_tensor(name: str, value: Tensor, like: Tensor | None, expected: str) 
         raise ValueError(f"{name} has shape {tuple(value.shape)}, expected 4 dimensions {expected}")
     if not value.is_floating_point():
         raise TypeError(f"{name} has dtype {value.dtype}, expected a floating-point tensor")
-    if like is not None and value.dtype != like.dtype:
+    if like is not None and not _is_dtype_for(value.dtype, like.dtype):
         raise TypeError(f"{name} has dtype {value.dtype}, expected {like.dtype} as the other tensor has")
     if like is not None and value.device != like.device:
         raise ValueError(f"{name} is on {value.device}, expected {like.device} as the other tensor is")
+
+
+def _is_dtype_for(weight: torch.dtype, values: torch.dtype) -> bool:
+    """Whether a weight of this dtype can be read for values of that: float32 is rounded to 16 bits."""
+    return weight == values or (weight == torch.float32 and values in (torch.bfloat16, torch.float16))
 
 
 def _check_numbers(
@@ -149,16 +192,21 @@ def _check_grad_output(grad_output: Tensor, expected: Sequence[int]) -> None:
         raise ValueError(f"grad_output has shape {tuple(grad_output.shape)}, expected {tuple(expected)}")
 
 
+def _is_channels_last(values: Tensor) -> bool:
+    """Whether values are channels_last, and not contiguous as well: one channel or position may be both."""
+    return values.is_contiguous(memory_format=torch.channels_last) and not values.is_contiguous()
+
+
 def _empty(size: Sequence[int], like: Tensor) -> Tensor:
     """A result of this size, channels_last exactly if `like` is that and not contiguous."""
-    last = not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
-    memory_format = torch.channels_last if last else torch.contiguous_format
+    memory_format = torch.channels_last if _is_channels_last(like) else torch.contiguous_format
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
-def _fake(
+def check(
     input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
-) -> Tensor:
+) -> tuple[int, int, int, int]:
+    """The size of the output."""
     _check_tensor("input", input, None, "[N, c_in, H, W]")
     _check_tensor("weight", weight, input, "[C_out, C_in / groups, kh, kw]")
     _check_numbers(weight.shape, c_in, c_out, stride, padding, groups)
@@ -166,7 +214,32 @@ def _fake(
         raise ValueError(
             f"c_in is {c_in}, expected the {input.shape[1]} channels of input {tuple(input.shape)}"
         )
-    return _empty(_output_size(input.shape, weight.shape, c_out, stride, padding), input)
+    return _output_size(input.shape, weight.shape, c_out, stride, padding)
+
+
+def _check_for_grad_input(
+    grad_output: Tensor, weight: Tensor, size: tuple[int, int, int, int], *numbers: int
+) -> None:
+    _check_tensor("grad_output", grad_output, None, "[N, c_out, H', W']")
+    _check_tensor("weight", weight, grad_output, "[C_out, C_in / groups, kh, kw]")
+    c_out, (stride, padding, groups) = grad_output.shape[1], numbers
+    _check_numbers(weight.shape, size[1], c_out, stride, padding, groups)
+    _check_grad_output(grad_output, _output_size(size, weight.shape, c_out, stride, padding))
+
+
+def _fake(
+    input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
+) -> Tensor:
+    return _empty(check(input, weight, c_in, c_out, stride, padding, groups), input)
+
+
+def _fake_statistics(
+    input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    output = _fake(input, weight, c_in, c_out, stride, padding, groups)
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    mean, var = (torch.empty(output.shape[1], dtype=dtype, device=input.device) for _ in range(2))
+    return output, mean, var
 
 
 def _fake_grad_input(
@@ -179,38 +252,53 @@ def _fake_grad_input(
     padding: int,
     groups: int,
 ) -> Tensor:
-    _check_tensor("grad_output", grad_output, None, "[N, c_out, H', W']")
-    _check_tensor("weight", weight, grad_output, "[C_out, C_in / groups, kh, kw]")
-    batch, c_out = grad_output.shape[:2]
-    _check_numbers(weight.shape, c_in, c_out, stride, padding, groups)
-    size = (batch, c_in, height, width)
-    _check_grad_output(grad_output, _output_size(size, weight.shape, c_out, stride, padding))
+    size = (grad_output.shape[0], c_in, height, width)
+    _check_for_grad_input(grad_output, weight, size, stride, padding, groups)
     return _empty(size, grad_output)
 
 
 def _fake_grad_weight(
-    grad_output: Tensor, input: Tensor, weight_size: Sequence[int], stride: int, padding: int, groups: int
+    grad_output: Tensor, input: Tensor, weight: Tensor, stride: int, padding: int, groups: int
 ) -> Tensor:
     _check_tensor("grad_output", grad_output, None, "[N, c_out, H', W']")
     _check_tensor("input", input, grad_output, "[N, c_in, H, W]")
-    if len(weight_size) != 4:
-        raise ValueError(
-            f"weight_size is {tuple(weight_size)}, expected 4 sizes [C_out, C_in / groups, kh, kw]"
-        )
+    _check_tensor("weight", weight, input, "[C_out, C_in / groups, kh, kw]")
     c_out = grad_output.shape[1]
-    _check_numbers(weight_size, input.shape[1], c_out, stride, padding, groups)
-    _check_grad_output(grad_output, _output_size(input.shape, weight_size, c_out, stride, padding))
-    return torch.empty(weight_size, dtype=input.dtype, device=input.device)
+    _check_numbers(weight.shape, input.shape[1], c_out, stride, padding, groups)
+    _check_grad_output(grad_output, _output_size(input.shape, weight.shape, c_out, stride, padding))
+    return torch.empty_like(weight)
+
+
+def find(values: Tensor, input_size: Size, output_size: Size, weight: Tensor, *numbers: int) -> Convolution:
+    """The convolution of these sizes on values laid out like `values`."""
+    return find_convolution(
+        input_size,
+        output_size,
+        weight.shape,
+        weight.stride(),
+        values.dtype,
+        weight.dtype,
+        values.device,
+        numbers,
+        _is_channels_last(values),
+        torch.get_num_threads(),
+        _native.isa_number() if values.device.type == "cpu" and _native.available() else 0,
+        os.environ.get("LASFAST_CHOICE"),
+    )
 
 
 def _forward(
     input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
 ) -> Tensor:
-    output = _fake(input, weight, c_in, c_out, stride, padding, groups)
-    if native.supports(input):
-        native.sliced_conv2d(input, weight, output, stride, padding, groups)
-        return output
-    return output.copy_(reference.sliced_conv2d(input, weight, c_in, c_out, stride, padding, groups))
+    size = check(input, weight, c_in, c_out, stride, padding, groups)
+    return find(input, input.shape, size, weight, stride, padding, groups).forward(input, weight)
+
+
+def _forward_statistics(
+    input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    size = check(input, weight, c_in, c_out, stride, padding, groups)
+    return find(input, input.shape, size, weight, stride, padding, groups).forward_statistics(input, weight)
 
 
 def _grad_input(
@@ -223,42 +311,42 @@ def _grad_input(
     padding: int,
     groups: int,
 ) -> Tensor:
-    result = _fake_grad_input(grad_output, weight, c_in, height, width, stride, padding, groups)
-    if native.supports(grad_output):
-        native.sliced_conv2d_grad_input(grad_output, weight, result, stride, padding, groups)
-        return result
-    return result.copy_(
-        reference.sliced_conv2d_grad_input(grad_output, weight, c_in, height, width, stride, padding, groups)
-    )
+    size = (grad_output.shape[0], c_in, height, width)
+    _check_for_grad_input(grad_output, weight, size, stride, padding, groups)
+    convolution = find(grad_output, size, grad_output.shape, weight, stride, padding, groups)
+    return convolution.grad_input(grad_output, weight)
 
 
 def _grad_weight(
-    grad_output: Tensor, input: Tensor, weight_size: Sequence[int], stride: int, padding: int, groups: int
+    grad_output: Tensor, input: Tensor, weight: Tensor, stride: int, padding: int, groups: int
 ) -> Tensor:
-    result = _fake_grad_weight(grad_output, input, weight_size, stride, padding, groups)
-    if native.supports(input):
-        result.zero_()
-        native.sliced_conv2d_grad_weight(grad_output, input, result, stride, padding, groups)
-        return result
-    return reference.sliced_conv2d_grad_weight(grad_output, input, weight_size, stride, padding, groups)
+    _fake_grad_weight(grad_output, input, weight, stride, padding, groups)
+    if _is_channels_last(input) and not _is_channels_last(grad_output):
+        grad_output = grad_output.contiguous(memory_format=torch.channels_last)
+    convolution = find(input, input.shape, grad_output.shape, weight, stride, padding, groups)
+    return convolution.grad_weight(grad_output, input)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, weight, ctx.c_in, ctx.c_out, *ctx.rest = inputs
-    need_input, need_weight = ctx.needs_input_grad[:2]
-    ctx.save_for_backward(input if need_weight else None, weight if need_input else None)
-    ctx.size, ctx.weight_size = input.shape[2:], weight.shape
+    ctx.save_for_backward(input if ctx.needs_input_grad[1] else None, weight)
+    ctx.size = input.shape[2:]
 
 
-def _backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_output: Tensor, *of_statistics: None) -> tuple[Any, ...]:
     input, weight = ctx.saved_tensors
     ops = torch.ops.lasfast
     grad_input = grad_weight = None
     if ctx.needs_input_grad[0]:
         grad_input = ops.sliced_conv2d_grad_input(grad_output, weight, ctx.c_in, *ctx.size, *ctx.rest)
     if ctx.needs_input_grad[1]:
-        grad_weight = ops.sliced_conv2d_grad_weight(grad_output, input, ctx.weight_size, *ctx.rest)
+        grad_weight = ops.sliced_conv2d_grad_weight(grad_output, input, weight, *ctx.rest)
     return grad_input, grad_weight, None, None, None, None, None
+
+
+def _setup_statistics(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _setup(ctx, inputs, output[0])
+    ctx.mark_non_differentiable(*output[1:])
 
 
 def _setup_grad_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -274,7 +362,7 @@ def _backward_grad_input(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     if ctx.needs_input_grad[0]:
         for_output = ops.sliced_conv2d(grad, weight, ctx.c_in, grad_output.shape[1], *ctx.rest)
     if ctx.needs_input_grad[1]:
-        for_weight = ops.sliced_conv2d_grad_weight(grad_output, grad, weight.shape, *ctx.rest)
+        for_weight = ops.sliced_conv2d_grad_weight(grad_output, grad, weight, *ctx.rest)
     return for_output, for_weight, None, None, None, None, None, None
 
 
@@ -298,6 +386,7 @@ def _backward_grad_weight(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 for _name, _kernel, _fake_kernel, _backward_kernel, _setup_kernel in (
     ("sliced_conv2d", _forward, _fake, _backward, _setup),
+    ("sliced_conv2d_statistics", _forward_statistics, _fake_statistics, _backward, _setup_statistics),
     ("sliced_conv2d_grad_input", _grad_input, _fake_grad_input, _backward_grad_input, _setup_grad_input),
     ("sliced_conv2d_grad_weight", _grad_weight, _fake_grad_weight, _backward_grad_weight, _setup_grad_weight),
 ):

@@ -15,6 +15,7 @@ from lasfast.checks import check_positive
 from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
 from lasfast.supernets import layers
 from lasfast.supernets.extract import Statistics, extract
+from lasfast.supernets.fused import run_fused
 from lasfast.supernets.layers import Layer, Op, Path
 from lasfast.supernets.modules import add_module, make_module
 from lasfast.supernets.run import leading, run_layer
@@ -70,9 +71,17 @@ class Supernet(nn.Module, ABC):
             x = run(layer, x)
         return x
 
-    def layer_runner(self) -> Callable[[Layer, Tensor], Tensor]:
-        """Return what `forward` runs each layer with: a function of a layer and its input."""
+    def layer_runner(
+        self, normalise: Callable[..., Tensor] = F.batch_norm, *, fused: bool = False
+    ) -> Callable[[Layer, Tensor], Tensor]:
+        """Return what `forward` runs each layer with: a function of a layer and its input.
+
+        `normalise` is called as `torch.nn.functional.batch_norm` is. With `fused`, lasfast's fused operators
+        run the layer and normalise as that does, to the same results but for rounding.
+        """
         modules = dict(self.named_modules())
+        if fused:
+            return lambda layer, x: run_fused(layer, x, modules)
 
         def batch_norm(op: layers.BatchNorm2d, value: Tensor) -> Tensor:
             owner = modules[op.module]
@@ -80,7 +89,7 @@ class Supernet(nn.Module, ABC):
             mean, variance = owner.running_mean, owner.running_var
             assert mean is not None
             assert variance is not None
-            return F.batch_norm(
+            return normalise(
                 value,
                 leading(mean, op.channels),
                 leading(variance, op.channels),

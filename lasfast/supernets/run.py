@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, singledispatch
 from typing import Any
@@ -50,10 +50,14 @@ def run_layer(layer: Layer, x: Tensor, modules: Modules, batch_norm: BatchNormFu
 
 @lru_cache(maxsize=4096)
 def _last_uses(layer: Layer) -> tuple[tuple[int, ...], ...]:
-    """For each op, the values nobody reads after it."""
-    last = {source: number for number, (_, sources) in enumerate(layer.steps()) for source in sources}
+    return last_uses([sources for _, sources in layer.steps()])
+
+
+def last_uses(steps: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """For each step, given by the values it reads, the values nobody reads after it."""
+    last = {source: number for number, sources in enumerate(steps) for source in sources}
     return tuple(
-        tuple(source for source, final in last.items() if final == number) for number in range(len(layer.ops))
+        tuple(source for source, final in last.items() if final == number) for number in range(len(steps))
     )
 
 

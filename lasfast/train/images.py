@@ -5,15 +5,19 @@ The data sets of `lasfast.data` already are; a pair of tensors or a DataLoader i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
+from lasfast.distributed import World
 from lasfast.train.seeds import torch_seed
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+Rows = Callable[[int], slice]
+"""Which rows of a batch of so many images."""
 
 
 @runtime_checkable
@@ -25,6 +29,28 @@ class TrainingImages(Protocol):
 
     def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[Batch]:
         """An epoch from batch `start` on: images float [B, C, H, W], labels int64 [B]."""
+
+
+@runtime_checkable
+class ShardedImages(Protocol):
+    """Training images that need not make a whole batch where some of its rows are wanted."""
+
+    def shards(
+        self, batch_size: int, seed: int, start: int, rows: Rows
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        """Those rows of the batches of an epoch, bit for bit, and how many images the whole batch has."""
+
+
+def shards(
+    data: TrainingImages, batch_size: int, seed: int, start: int, world: World
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    """A rank's images and labels of each batch of an epoch, and how many images the whole batch has."""
+    if isinstance(data, ShardedImages):
+        yield from data.shards(batch_size, seed, start, world.rows)
+        return
+    for images, labels in data.batches(batch_size, seed, start):
+        rows = world.rows(len(labels))
+        yield images[rows], labels[rows], len(labels)
 
 
 def as_training_images(data: Any) -> TrainingImages:
@@ -91,6 +117,11 @@ class LoaderImages:
             ) from error
         if not self.length:
             raise ValueError("data is a DataLoader without any batch")
+        if isinstance(loader.sampler, DistributedSampler):
+            raise ValueError(
+                "data is a DataLoader with a DistributedSampler; expected whole batches, the same on all "
+                "ranks: the trainer takes each rank's images of them"
+            )
         self.loader = loader
 
     def num_batches(self, batch_size: int) -> int:

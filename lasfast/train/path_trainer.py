@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
+from lasfast import distributed
 from lasfast.engine.plan import ROOT, Plan
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
 from lasfast.train.progress import Progress
 from lasfast.train.settings import TrainSettings, resolve
+from lasfast.train.synchronized import batch_norm, check_batch_norms
 from lasfast.train.trainer import Trainer
 
 
 class PathTrainer(Trainer):
-    """Trains sub-networks of a supernet, step by step; a study calls `train` before it measures a step."""
+    """Trains sub-networks of a supernet, step by step; a study calls `train` before it measures a step.
+
+    Within `lasfast.distributed.start`, all ranks train together, each on its images of every batch.
+    """
 
     def __init__(
         self,
@@ -30,6 +37,15 @@ class PathTrainer(Trainer):
     ) -> None:
         resolved = resolve(settings, **overrides)
         super().__init__(supernet, data, resolved, resolved.seed, update=update)
+        self._world = world = distributed.world()
+        if resolved.batch_size < world.size:
+            raise ValueError(
+                f"batch_size is {resolved.batch_size}, of all {world.size} ranks together; expected an image "
+                "for each or more"
+            )
+        self._batch_norm: Callable[..., torch.Tensor] = F.batch_norm
+        if world.size > 1:
+            self._batch_norm = partial(batch_norm, world)
         labels = getattr(self.data, "labels", None)
         if isinstance(labels, torch.Tensor) and labels.max() >= supernet.num_classes:
             raise ValueError(
@@ -55,7 +71,11 @@ class PathTrainer(Trainer):
     def _logits(self, images: torch.Tensor, paths: Sequence[Architecture]) -> list[torch.Tensor]:
         """Run each distinct prefix of the paths once: its gradient is the sum of theirs."""
         plan = Plan([self.supernet.path(path) for path in paths])
-        run = self.supernet.layer_runner()
+        alone = self._world.size == 1
+        if not alone:
+            check_batch_norms(self.supernet, plan)
+        # Fused operators know the batch statistics of this process alone.
+        run = self.supernet.layer_runner(self._batch_norm, fused=alone and self.operators == "native")
         outputs = {ROOT: images}
         for number, node in enumerate(plan.nodes):
             outputs[number] = run(node.layer, outputs[node.parent])

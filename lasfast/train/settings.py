@@ -13,6 +13,8 @@ from typing import Any
 
 from lasfast.engine.backend import PRECISIONS
 
+OPERATORS = ("auto", "native", "torch")
+
 
 def _check_int(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
@@ -61,7 +63,10 @@ class TrainSettings:
     for `supernet_epochs` beforehand, the base rate falling linearly to zero.
 
     `precision="bf16"` runs forward passes under autocast, weights and momentum stay fp32; `channels_last`
-    keeps the weights and images in that memory format. All randomness of training is a function of `seed`.
+    keeps the weights and images in that memory format. `operators="native"` runs lasfast's fused training
+    operators (`lasfast.ops.conv_bn_act`, in channels_last), `"torch"` PyTorch's own, and `"auto"` the native
+    ones on a CPU with `channels_last`, where they were compiled. All randomness of training is a function of
+    `seed`.
 
     Raises ValueError or TypeError naming the field, its value and what was expected.
     """
@@ -78,7 +83,8 @@ class TrainSettings:
     milestones: tuple[float, ...] = (60, 120, 160)
     milestone_factor: float = 0.2
     precision: str = "fp32"
-    channels_last: bool = False
+    channels_last: bool = True
+    operators: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -99,6 +105,8 @@ class TrainSettings:
         _check_int("seed", self.seed, least=0)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+        if self.operators not in OPERATORS:
+            raise ValueError(f"operators is {self.operators!r}; expected one of {', '.join(OPERATORS)}")
         if not isinstance(self.milestones, (tuple, list)):
             raise TypeError(
                 f"milestones is {self.milestones!r}; expected a tuple of epochs, e.g. (60, 120, 160)"
@@ -167,7 +175,6 @@ PRESETS: dict[str, TrainSettings] = {
         supernet_epochs=20,
         standalone_epochs=20,
         milestones=(6, 12, 16),
-        channels_last=True,  # what PyTorch's convolutions are fastest in on a CPU
     ),
 }
 

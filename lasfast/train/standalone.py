@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lasfast.nn import accelerate
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
 from lasfast.train.progress import Progress
@@ -34,6 +35,19 @@ class StandaloneTrainer(Trainer):
     ) -> None:
         resolved = resolve(settings, **overrides)
         super().__init__(network, data, resolved, resolved.seed if seed is None else seed)
+        self._forward = self._accelerated()
+
+    def _accelerated(self) -> nn.Module:
+        """The network with fused operators; itself where those are not wanted or it cannot be traced."""
+        if self.operators == "torch":
+            return self.module
+        try:
+            return accelerate(self.module)
+        except ValueError:
+            if self.settings.operators == "native":
+                raise
+            self.operators = "torch"
+            return self.module
 
     @classmethod
     def of(
@@ -60,7 +74,7 @@ class StandaloneTrainer(Trainer):
         return self._run(0, self.settings.standalone_epochs, start, (), slice(None))
 
     def _logits(self, images: torch.Tensor, paths: object) -> list[torch.Tensor]:
-        return [self.module(images)]
+        return [self._forward(images)]
 
     def _paths(self, step: int, batch: int, candidates: object) -> tuple[None]:
         return (None,)

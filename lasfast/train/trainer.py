@@ -11,8 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lasfast import _native
 from lasfast.checks import check_choice
-from lasfast.train.images import TrainingImages, as_training_images
+from lasfast.distributed import World
+from lasfast.train.images import TrainingImages, as_training_images, shards
 from lasfast.train.progress import Progress
 from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import TrainSettings
@@ -36,6 +38,11 @@ class Trainer:
 
     Of several paths that a batch trains, each makes an update of the weights (`update="sequential"`), or all
     make one together, with the sum of their gradients (`"joint"`).
+
+    Of several ranks (`_world`), each runs its images of a batch; gradients are summed over all, so an update
+    is that of the whole batch. Not by torch's DistributedDataParallel: that hooks a module's forward, where
+    layers run here one by one, and expects the same weights in every batch, or searches each graph for those
+    it lacks; and little hides a sum in a backward pass that waits for all ranks at every batch norm.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class Trainer:
         if not parameters:
             raise ValueError(f"the {type(module).__name__} has no parameters to train")
         self.device = parameters[0].device
+        self.operators = _operators(settings, self.device)  # "native" or "torch"
         self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
         if settings.channels_last:
             module.to(memory_format=torch.channels_last)
@@ -71,6 +79,7 @@ class Trainer:
         )
         self._record: _Record | None = None
         self._within_batch = False
+        self._world = World()
 
     @property
     def batches(self) -> int:
@@ -109,18 +118,22 @@ class Trainer:
         for epoch in range(start // batches, epochs):
             first = start % batches if epoch == start // batches else 0
             record = self._record = None
-            source = self.data.batches(self.settings.batch_size, derive(self.seed, step, epoch), first)
-            for batch, (images, labels) in enumerate(source, first):
+            seed = derive(self.seed, step, epoch)
+            source = shards(self.data, self.settings.batch_size, seed, first, self._world)
+            for batch, (images, labels, size) in enumerate(source, first):
                 done = epoch * batches + batch
                 paths = self._paths(step, done, candidates)
                 rate = self._learning_rate(step, done)
                 if record is None:
-                    record = self._record = _Record(step, epoch, first, batches, paths, rate, self.device)
-                self._train_batch(images, labels, paths, rate, record, derive(self.seed, step, done, DROPOUT))
+                    record = self._record = _Record(
+                        step, epoch, first, batches, paths, rate, self.device, self._world
+                    )
+                record.begin(paths, rate, size)
+                self._train_batch(images, labels, size, paths, rate, record, self._dropout_seed(step, done))
                 self.position = (step, done + 1)
-                images_seen += len(labels)
+                images_seen += size
                 now = time.perf_counter()
-                if batch + 1 == batches or now - read_at >= READ_EVERY:
+                if self._world.any(batch + 1 == batches or now - read_at >= READ_EVERY)[0]:
                     loss, accuracy = record.read(counted)
                     read_at = now = time.perf_counter()
                 yield Progress(
@@ -141,10 +154,15 @@ class Trainer:
                     f"step {step}, but its num_batches({self.settings.batch_size}) is {batches}"
                 )
 
+    def _dropout_seed(self, step: int, batch: int) -> int:
+        ranks = (self._world.rank,) if self._world.size > 1 else ()
+        return derive(self.seed, step, batch, DROPOUT, *ranks)
+
     def _train_batch(
         self,
         images: torch.Tensor,
         labels: torch.Tensor,
+        size: int,
         paths: Sequence[Any],
         rate: float,
         record: _Record,
@@ -154,7 +172,6 @@ class Trainer:
         labels = labels.to(self.device, non_blocking=True)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        record.begin(paths, rate, len(labels))
         self._within_batch = True
         self.module.train()
         deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
@@ -169,7 +186,9 @@ class Trainer:
                 ):
                     every = self._logits(images, together)
                     losses = torch.stack([F.cross_entropy(logits.float(), labels) for logits in every])
+                losses = losses * (len(labels) / size)  # this rank's share of the mean over the batch
                 losses.sum().backward()
+                self._world.sum_([one.grad for one in self._parameters if one.grad is not None])
                 self._step()
                 for logits, loss in zip(every, losses.detach(), strict=True):
                     record.write(number, loss, logits, labels)
@@ -187,7 +206,10 @@ class Trainer:
         self._optimizer.step()
 
     def check_finite(self) -> None:
-        """Raise NonFiniteLossError where a loss since the last reading was infinite or not a number."""
+        """Raise NonFiniteLossError where a loss since the last reading was infinite or not a number.
+
+        Of all ranks, like `state`.
+        """
         if self._record is not None:
             self._record.read(slice(None))
 
@@ -241,6 +263,16 @@ class Trainer:
         self.position = (int(step), int(batch))
 
 
+def _operators(settings: TrainSettings, device: torch.device) -> str:
+    """Return "native" or "torch"; ImportError where "native" is wanted but was not compiled."""
+    if settings.operators == "native":
+        _native.load()
+    if settings.operators != "auto":
+        return settings.operators
+    fitting = device.type == "cpu" and settings.channels_last and _native.available()
+    return "native" if fitting else "torch"
+
+
 def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
@@ -264,9 +296,11 @@ class _Record:
         paths: Sequence[Any],
         rate: float,
         device: torch.device,
+        world: World,
     ) -> None:
+        self.world = world
         self.step, self.epoch, self.first, self.next = step, epoch, first, first
-        # [2, batches, paths]: mean loss of the batch, number right
+        # [2, batches, paths]: mean loss of the batch, number right; of the images that this rank has
         self.values = torch.zeros(2, batches, len(paths), device=device)
         self.sizes: list[int] = []
         self.paths: list[Sequence[Any]] = []
@@ -282,8 +316,10 @@ class _Record:
         self.values[1, self.next, number] = (logits.detach().argmax(1) == labels).sum()
 
     def read(self, counted: slice) -> tuple[float, float]:
-        """Mean loss and accuracy of the epoch's batches so far; waits for the device."""
-        losses, right = self.values[:, self.first : self.next].cpu().double()
+        """Mean loss and accuracy of the epoch's batches so far; waits for the device. Of all ranks."""
+        values = self.values[:, self.first : self.next].cpu().double()
+        self.world.sum_([values])
+        losses, right = values
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             batch, number = bad[0].tolist()

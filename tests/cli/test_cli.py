@@ -229,6 +229,15 @@ def test_the_traceback_is_there_for_who_asks(lasfast, monkeypatch) -> None:
         cli.main()
 
 
+def test_ctrl_c_says_where_it_stopped(lasfast, monkeypatch) -> None:
+    def stop(*_):
+        raise KeyboardInterrupt("stopped in step 1; resume it to go on")
+
+    monkeypatch.setattr(cli.search, "search_assignments", stop)
+    status, _, err = lasfast("search", "nir")
+    assert (status, err) == (130, "\nstopped in step 1; resume it to go on\n")
+
+
 def test_version(lasfast) -> None:
     assert lasfast("--version")[1].strip() == "0.1.0"
 

@@ -48,6 +48,9 @@ CASES = [
     Case(37, 32, (6, 5), 17, 1, 2, 0),
     Case(3, 17, (7, 4), 40, 1, 3, 0),
     Case(3, 9, (4, 3), 40, 1, 2, 2),
+    Case(3, 9, (4, 3), 40, 1, 1, 2),
+    Case(34, 40, (8, 9), 16, 3, 2, 1),
+    Case(3, 4, (7, 9), 6, 5, 4, 3),
     Case(3, 6, (4, 5), 5, 7, 1, 3),
     Case(40, 256, (2, 1), 320, 1, 1, 0),
     Case(33, 288, (2, 2), 160, 3, 1, 1),
@@ -70,7 +73,7 @@ def supported(isa: str) -> str:
 
 @dataclass
 class Problem:
-    """Tensors [N, C, H, W] in channels_last; the weight is a slice of a larger one, which is NaN elsewhere."""
+    """Tensors [N, C, H, W] in channels_last; the weight is a slice of one that is NaN elsewhere."""
 
     case: Case
     x: Tensor
@@ -140,7 +143,8 @@ class Problem:
                 params, self.grad.data_ptr(), self.x.data_ptr(), *where, grad_weight.data_ptr()
             )
             results = [grad_weight]
-        assert bool((workspace[:3] == 255).all()) and bool((workspace[-5:] == 255).all())
+        assert bool((workspace[:3] == 255).all())
+        assert bool((workspace[-5:] == 255).all())
         return results
 
     def truth(self, which: str, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -172,12 +176,129 @@ def expect_close(problem: Problem, which: str, result: Tensor) -> None:
         assert error <= 2 * relative_error(problem.truth(which, torch.bfloat16), truth) + 1e-4
 
 
+def engine_lacks(case: Case, which: str) -> bool:
+    """Whether the pass would be a convolution that is padded by its kernel's size or more."""
+    return which == "forward" and case.padding >= case.kernel
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("weight_dtype", STORAGE, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bf16_agrees_with_float64(case: Case, weight_dtype: torch.dtype, layout: str) -> None:
+    isa = supported("amx")
     problem = Problem.random(case, torch.bfloat16, weight_dtype, layout)
     for which in PASSES:
-        if which == "grad_input" and case.stride == 1 and case.padding >= case.kernel:
+        if engine_lacks(case, which):
+            with pytest.raises(NotImplementedError, match="padding"):
+                problem.run(which, isa)
+        else:
+            expect_close(problem, which, problem.run(which, isa)[0])
+
+
+@pytest.mark.parametrize("case", CASES[::3], ids=str)
+def test_fp32_agrees_with_float64(case: Case, isa: str) -> None:
+    problem = Problem.random(case, torch.float32, torch.float32, "contiguous")
+    for which in ("forward", "grad_input"):
+        if not engine_lacks(case, which):
+            expect_close(problem, which, problem.run(which, isa)[0])
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+@pytest.mark.parametrize("case", [CASES[0], CASES[4], CASES[9], CASES[14], CASES[22]], ids=str)
+def test_statistics_are_of_the_sums_before_rounding(case: Case, dtype: torch.dtype) -> None:
+    problem = Problem.random(case, dtype, torch.float32, "channels_last")
+    y, mean, variance = problem.run("forward", supported("amx"), statistics=True)
+    assert torch.equal(y, problem.run("forward", "amx")[0])
+    exact = problem.truth("forward").transpose(0, 1).flatten(1)
+    scale = exact.std(1, correction=0)
+    assert float(((mean - exact.mean(1)) / scale).abs().max()) < 1e-5
+    assert float((variance / scale**2 - 1).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.batch >= 33], ids=str)
+def test_same_bits_whatever_the_threads(case: Case) -> None:
+    isa = supported("amx")
+    large = Case(4 * case.batch, case.c_in, case.size, case.c_out, case.kernel, case.stride, case.padding)
+    problem = Problem.random(large, torch.bfloat16, torch.float32, "contiguous")
+    for which in PASSES:
+        if engine_lacks(case, which):
             continue
-        expect_close(problem, which, problem.run(which, supported("amx"))[0])
+        statistics = which == "forward"
+        first, *others = (problem.run(which, isa, n, statistics=statistics) for n in (1, 2, 3))
+        for other in others:
+            assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_writes_only_the_slice_of_a_larger_gradient() -> None:
+    problem = Problem.random(CASES[3], torch.bfloat16, torch.float32, "contiguous")
+    whole = torch.full((70, 60, 3, 3), 7.0)
+    (part,) = problem.run("grad_weight", supported("amx"), grad_weight=whole[:24, :58])
+    expect_close(problem, "grad_weight", part)
+    part.fill_(7)
+    assert bool((whole == 7).all())
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[8], CASES[14]], ids=str)
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_non_finite_values_stay_where_they_belong(case: Case, value: float) -> None:
+    """Where the definition has one there is one, and channels and images that do not see it are finite."""
+    isa = supported("amx")
+    problem = Problem.random(case, torch.bfloat16, torch.float32, "contiguous")
+    problem.x[1, 2, 1, 2] = value
+    problem.grad[2, 1, 1, 1] = value
+    y, grad_input, grad_weight = (problem.run(which, isa)[0] for which in PASSES)
+    assert torch.equal(y.isfinite(), problem.truth("forward").isfinite())
+    assert not grad_input[2].isfinite().all()
+    assert bool(grad_input[torch.arange(case.batch) != 2].isfinite().all())
+    exact = problem.truth("grad_weight").isfinite()
+    assert bool((grad_weight.isfinite() <= exact).all())
+    seen = torch.zeros_like(exact)
+    seen[1], seen[:, 2] = True, True
+    assert bool(grad_weight[~seen].isfinite().all())
+
+
+def test_an_empty_batch() -> None:
+    problem = Problem.random(Case(0, 16, (4, 4), 8, 3, 1, 1), torch.bfloat16, torch.float32, "contiguous")
+    assert not problem.run("grad_weight", supported("amx"))[0].any()
+    assert problem.run("grad_input", "amx")[0].numel() == 0
+    assert problem.run("forward", "amx")[0].numel() == 0
+
+
+def test_what_cannot_be_run_is_said_and_not_run(isa: str) -> None:
+    problem = Problem.random(CASES[0], torch.float32, torch.float32, "contiguous")
+    with pytest.raises(NotImplementedError, match="bf16 only"):
+        problem.run("grad_weight", isa)
+    if isa != "amx":
+        problem = Problem.random(CASES[0], torch.bfloat16, torch.float32, "contiguous")
+        with pytest.raises(NotImplementedError, match="amx"):
+            problem.run("forward", isa)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"output": (16, 8, 9)}, "out_width"),
+        ({"stride": 0}, "stride"),
+        ({"padding": -1}, "padding"),
+        ({"kernel": 0}, "kernel"),
+        ({"batch": -1}, "negative"),
+        ({"batch": 1 << 40}, "range"),
+        ({"storage": 2}, "storage"),
+        ({"weight_stride": (1 << 40, 9, 3, 1)}, "range"),
+    ],
+)
+def test_bad_sizes_are_refused(change: dict[str, object], message: str) -> None:
+    supported("generic")
+    module = _native.load()
+    good = {
+        "batch": 2, "input": (16, 8, 8), "output": (16, 8, 8), "kernel": 3, "stride": 1, "padding": 1,
+        "weight_stride": (144, 9, 3, 1), "storage": 1, "weight": 0,
+    }  # fmt: skip
+    params = module.Conv2dNhwcParams(**good | change)
+    for which in PASSES:
+        kind = getattr(module.Pass, which)
+        with pytest.raises(ValueError, match=message):
+            module.conv2d_nhwc_why_not(params, kind, 0)
+        assert module.conv2d_nhwc_workspace_cpu(params, kind, 1, 0) == 0
+    with pytest.raises(ValueError, match=message):
+        module.conv2d_nhwc_grad_input_cpu(params, 0, 0, 0, 1, 0, 0)

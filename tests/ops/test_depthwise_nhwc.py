@@ -50,6 +50,11 @@ def ours(x: Tensor, weight: Tensor, grad: Tensor, stride: int, padding: int) -> 
     depthwise_nhwc.forward(x, weight, y, stride, padding, statistics)
     depthwise_nhwc.grad_input(grad, weight, grad_x, stride, padding)
     depthwise_nhwc.grad_weight(grad, x, grad_weight, stride, padding)
+    both = torch.full_like(x, torch.nan), torch.zeros_like(grad_weight)
+    depthwise_nhwc.backward(grad, x, weight, *both, stride, padding)
+    for one, other in zip(both, (grad_x, grad_weight), strict=True):
+        assert torch.equal(one.nan_to_num(), other.nan_to_num())
+        assert torch.equal(one.isnan(), other.isnan())
     return [y, grad_x, grad_weight, statistics]
 
 
@@ -216,9 +221,20 @@ def test_empty_batches_and_channels(isa: str) -> None:
         depthwise_nhwc.forward(x, weight, torch.zeros(size), 1, 1, statistics)
         depthwise_nhwc.grad_input(x, weight, torch.zeros(size), 1, 1)
         depthwise_nhwc.grad_weight(x, x, result, 1, 1)
+        depthwise_nhwc.backward(x, x, weight, torch.zeros(size), torch.zeros(5, 1, 3, 3), 1, 1)
         assert not result[: size[1]].any()
         assert (result[size[1] :] == 2).all()
         assert statistics.isnan().all()
+
+
+def test_images_without_rows_or_output(isa: str) -> None:
+    """Of padding alone the output is zero; what no output reaches has no gradient."""
+    for size, out, kernel, padding in (((0, 4), (2, 6), 3, 2), ((2, 4), (0, 0), 5, 0)):
+        x, grad, weight = values(2, 17, *size), values(2, 17, *out), values(17, 1, kernel, kernel)
+        y, grad_x, grad_weight, _ = ours(x, weight, grad, 1, padding)
+        assert not y.any()
+        assert not grad_x.any()
+        assert not grad_weight.any()
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

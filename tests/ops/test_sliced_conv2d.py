@@ -241,7 +241,7 @@ def test_opcheck(dtype: torch.dtype, channels_last: bool) -> None:
     ops = torch.ops.lasfast
     torch.library.opcheck(ops.sliced_conv2d, (x.requires_grad_(), weight, 4, 6, 2, 1, 2))
     torch.library.opcheck(ops.sliced_conv2d_grad_input, (grad, weight, 4, 6, 5, 2, 1, 2))
-    torch.library.opcheck(ops.sliced_conv2d_grad_weight, (grad, x, weight.shape, 2, 1, 2))
+    torch.library.opcheck(ops.sliced_conv2d_grad_weight, (grad, x, weight, 2, 1, 2))
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ def test_a_joint_step_runs_shared_layers_once(monkeypatch):
     ran = []
     run = supernet.layer_runner()
     monkeypatch.setattr(
-        supernet, "layer_runner", lambda: lambda layer, x: (ran.append(layer), run(layer, x))[1]
+        supernet, "layer_runner", lambda *_: lambda layer, x: (ran.append(layer), run(layer, x))[1]
     )
     settings = TrainSettings(batch_size=48, epochs_per_step=1)
     list(SupernetTrainer(supernet, images(), settings, update="joint").train(1, candidates))

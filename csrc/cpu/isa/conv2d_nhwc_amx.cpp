@@ -2,6 +2,7 @@
 #define LASFAST_TILES
 #include "../conv2d_nhwc_kernels.h"
 #include "tile_config_amx.h"
+#include "transpose_avx512.h"
 #include "vec_avx512.h"
 
 namespace {
@@ -59,11 +60,12 @@ void pack_left_run(const Bf16* from, int64_t image, int64_t images, int64_t leng
   for (int64_t first = 0; first < length; first += copied_values) {
     const int64_t count = at_most(length - first, copied_values);
     for (int64_t i = 0; i < images_together; ++i)
-      for (int64_t c = 0; c < count; c += 32)
+      for (int64_t c = 0; c < count; c += 32) {
         _mm512_store_si512(
             copy + i * copied_pitch + c,
             i < images ? _mm512_maskz_loadu_epi16(first_values(count - c), from + i * image + first + c)
                        : _mm512_setzero_si512());
+      }
     for (int64_t c = 0; c < count; c += 8)
       transpose_values(copy + c, count - c, to + (first + c) * images_together);
   }
@@ -289,29 +291,48 @@ class GradWeight {
 
 void run(const GradWeightItem& a) { GradWeight(a).run(); }
 
+// Left channels (and columns of the kernel) m * 16 .. + 15 by right channels n * 16 .. + 15, of row r.
+void store_tile(const GradWeightResult& a, int64_t r, int64_t m, int64_t n) {
+  const float* sums = a.sums + ((r * a.left_tiles + m) * a.right_tiles + n) * tile_sums;
+  const int64_t row = m * tile, right = n * tile, rights = at_most(a.right_channels - right, tile);
+  const int64_t lefts = at_most(a.kernel * a.left_channels - row, tile);
+  __m512i total[tile];
+  int64_t step[tile];
+  bool neighbours = true;
+  for (int64_t i = 0; i < tile; ++i) {
+    Vec v = Vec::load(sums + i * tile);
+    for (int64_t part = 1; part < a.parts; ++part)
+      v = Vec::add(v, Vec::load(sums + part * a.part_floats + i * tile));
+    total[i] = _mm512_castps_si512(v.v);
+    step[i] = (row + i) % a.left_channels * a.left_step + (row + i) / a.left_channels * a.column_step;
+    neighbours &= i >= lefts || step[i] == step[0] + i;
+  }
+  float* const to = a.result + r * a.row_step + right * a.right_step;
+  if (a.right_step == 1) {
+    for (int64_t i = 0; i < lefts; ++i)
+      Vec{_mm512_castsi512_ps(total[i])}.store_partial(to + step[i], static_cast<int>(rights));
+    return;
+  }
+  transpose(total);
+  if (neighbours) {
+    for (int64_t j = 0; j < rights; ++j)
+      Vec{_mm512_castsi512_ps(total[j])}.store_partial(to + j * a.right_step + step[0],
+                                                       static_cast<int>(lefts));
+    return;
+  }
+  for (int64_t j = 0; j < rights; ++j) {
+    alignas(64) float some[tile];
+    _mm512_store_si512(some, total[j]);
+    for (int64_t i = 0; i < lefts; ++i) to[j * a.right_step + step[i]] = some[i];
+  }
+}
+
+// All taps of some channels together, since they may be neighbours in memory.
 void store(const GradWeightResult& a, int64_t n) {
-  alignas(64) float total[tile_sums];
-  const int64_t right = n * tile, count = at_most(a.right_channels - right, tile);
-  for (int64_t r = 0; r < a.kernel; ++r)
-    for (int64_t m = 0; m < a.left_tiles; ++m) {
-      const float* sums = a.sums + ((r * a.left_tiles + m) * a.right_tiles + n) * tile_sums;
-      for (int64_t i = 0; i < tile_sums; i += 16) {
-        Vec v = Vec::load(sums + i);
-        for (int64_t part = 1; part < a.parts; ++part)
-          v = Vec::add(v, Vec::load(sums + part * a.part_floats + i));
-        v.store(total + i);
-      }
-      for (int64_t i = 0; i < tile; ++i) {
-        const int64_t row = m * tile + i, column = row / a.left_channels, left = row % a.left_channels;
-        if (column >= a.kernel) break;
-        float* to =
-            a.result + left * a.left_step + r * a.row_step + column * a.column_step + right * a.right_step;
-        if (a.right_step == 1)
-          Vec::load(total + i * tile).store_partial(to, static_cast<int>(count));
-        else
-          for (int64_t j = 0; j < count; ++j) to[j * a.right_step] = total[i * tile + j];
-      }
-    }
+  const int64_t together = a.left_channels % tile == 0 ? a.left_channels / tile : a.left_tiles;
+  for (int64_t first = 0; first < together; ++first)
+    for (int64_t r = 0; r < a.kernel; ++r)
+      for (int64_t m = first; m < a.left_tiles; m += together) store_tile(a, r, m, n);
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ LASFAST_INLINE void add_products(const WeightPlane<T>& p, const T* grad, int64_t
 
 // Taps of rows `tap` .. tap + R - 1, of vector v.
 template <int R, int K, int S, class T>
-void weight_rows(const DepthwiseWeightArgs& a, int64_t v, int64_t tap) {
+void weight_rows(const DepthwiseWeightArgs& a, int64_t v, int64_t tap, Prefetch& ahead) {
   constexpr int wide = 8, narrow = 4;
   const int64_t channels = a.channels, c = vector_channel(v, channels);
   WeightPlane<T> p{nullptr, a.width, a.width * channels, channels};
@@ -50,6 +50,7 @@ void weight_rows(const DepthwiseWeightArgs& a, int64_t v, int64_t tap) {
           static_cast<const T*>(a.grad_output) + (i * a.out_height + oy) * a.out_width * channels + c;
       const int64_t y = oy * S - a.padding + tap, y_end = at_most(a.height, y + K - tap);
       int64_t col = -a.padding;
+      ahead.step();
       for (int64_t left = a.out_width; left > 0;) {
         const int64_t done = left >= wide ? wide : left >= narrow ? narrow : 1;
         if (left >= wide && col >= 0 && col + (wide - 1) * S + K <= a.width)
@@ -73,14 +74,14 @@ void weight_rows(const DepthwiseWeightArgs& a, int64_t v, int64_t tap) {
 }
 
 template <int K, int S, class T>
-void weight_all(const DepthwiseWeightArgs& a, int64_t v) {
+void weight_all(const DepthwiseWeightArgs& a, int64_t v, Prefetch& ahead) {
   constexpr int R = K * K <= weight_sums ? K : weight_sums / K;
-  for (int64_t tap = 0; tap < K; tap += R) weight_rows<R, K, S, T>(a, v, tap);
+  for (int64_t tap = 0; tap < K; tap += R) weight_rows<R, K, S, T>(a, v, tap, ahead);
 }
 
 // Any kernel, stride and number of channels: tap by tap.
 template <class T>
-void weight_plain(const DepthwiseWeightArgs& a, int64_t v) {
+void weight_plain(const DepthwiseWeightArgs& a, int64_t v, Prefetch&) {
   const int64_t channels = a.channels, c = vector_channel(v, channels), kernel = a.kernel;
   const int n = static_cast<int>(at_most(channels, W));
   float* to = a.sums + v * kernel * kernel * W;
@@ -109,7 +110,7 @@ void weight_plain(const DepthwiseWeightArgs& a, int64_t v) {
 template <class T>
 void grad_weight(const DepthwiseWeightArgs& a) {
   const bool whole = a.channels >= W;
-  void (*run)(const DepthwiseWeightArgs&, int64_t) = weight_plain<T>;
+  void (*run)(const DepthwiseWeightArgs&, int64_t, Prefetch&) = weight_plain<T>;
   if (whole && a.stride == 1) {
     if (a.kernel == 3) run = weight_all<3, 1, T>;
     if (a.kernel == 5) run = weight_all<5, 1, T>;
@@ -120,7 +121,8 @@ void grad_weight(const DepthwiseWeightArgs& a) {
     if (a.kernel == 5) run = weight_all<5, 2, T>;
     if (a.kernel == 7) run = weight_all<7, 2, T>;
   }
-  for (int64_t v = a.vector; v < a.vector + a.vectors; ++v) run(a, v);
+  Prefetch ahead(a.ahead, a.vectors * a.images * a.rows);
+  for (int64_t v = a.vector; v < a.vector + a.vectors; ++v) run(a, v, ahead);
 }
 
 constexpr DepthwiseKernels depthwise_kernels = {

@@ -22,20 +22,28 @@ struct Band {
   int64_t padded, filled;  // rows of cells: all, and those that are filled
 };
 
-// Shifts of the taps, in elements, where a cell holds so many columns.
+// Shifts of taps, in elements.
 struct Taps {
   int64_t shift[max_kernel * max_kernel], count = 0;
 
+  // All, where a cell holds so many columns.
   Taps(const ItemArgs& a, int64_t columns) {
-    const Cells& e = a.cells;
-    const int64_t s = a.stride;
     for (int64_t r = 0; r < a.kernel; ++r)
       for (int64_t first = 0; first < a.kernel; first += columns) {
-        int64_t x = at_most(first, a.kernel - columns);
-        if (x < 0) x = 0;
-        shift[count++] =
-            ((((r % s) * e.rows + r / s) * e.phases + x % s) * e.cols + x / s) * e.group * e.size;
+        const int64_t x = at_most(first, a.kernel - columns);
+        add(a, r, x < 0 ? 0 : x);
       }
+  }
+  Taps(const ItemArgs& a, TapRange rows, TapRange columns) {
+    for (int64_t r = rows.first; r <= rows.last; ++r)
+      for (int64_t x = columns.first; x <= columns.last; ++x) add(a, r, x);
+  }
+
+ private:
+  void add(const ItemArgs& a, int64_t r, int64_t x) {
+    const Cells& e = a.cells;
+    const int64_t s = a.stride;
+    shift[count++] = ((((r % s) * e.rows + r / s) * e.phases + x % s) * e.cols + x / s) * e.group * e.size;
   }
 };
 
@@ -108,7 +116,8 @@ class TileConvolution {
         cells_(item_),
         finish_(item_),
         whole_(item_, 1),
-        last_(item_, item_.cells.columns) {}
+        last_(item_, item_.cells.columns),
+        phase_channels_(item_.phases > 0 ? item_.out_channels / (item_.phases * item_.phases) : 0) {}
 
   void run() {
     configure_tiles();
@@ -227,6 +236,7 @@ class TileConvolution {
         multiply<2, 2>(weight, pitch);
     }
     while (done_.next < done_.count) finish_one();
+    if (c == 0) finish_.prefetch(now_->a, strips_[waiting_ - 1]);
     done_.a = &now_->a;
     for (int i = 0; i < waiting_; ++i) done_.strips[i] = strips_[i];
     done_.c = c;
@@ -243,10 +253,17 @@ class TileConvolution {
     const int64_t row_cells = item_.out_width * e.group;
     const int64_t strips = row_by_row ? now_->rows * ((row_cells + tile_cells - 1) / tile_cells)
                                       : (now_->rows * row_cells + tile_cells - 1) / tile_cells;
-    const int64_t pitch = (whole_.count * (e.chunks - 1) + last_.count) * (tile_depth * tile_cells);
     const Bf16* weight = static_cast<const Bf16*>(item_.weight);
     for (int64_t c = 0; c < item_.out_channels;) {
-      const int64_t left = (item_.out_channels - c + tile_cells - 1) / tile_cells;
+      int64_t end = item_.out_channels;
+      if (item_.phases > 0) {
+        const int64_t phase = c / phase_channels_;
+        whole_ = last_ =
+            Taps(item_, item_.tap_ranges[phase / item_.phases], item_.tap_ranges[phase % item_.phases]);
+        end = (phase + 1) * phase_channels_;
+      }
+      const int64_t pitch = (whole_.count * (e.chunks - 1) + last_.count) * (tile_depth * tile_cells);
+      const int64_t left = (end - c + tile_cells - 1) / tile_cells;
       const int channels = static_cast<int>(at_most(left, strips == 1 ? 4 : pitch <= most_pitch ? 2 : 1));
       const int together = sums_together / channels;
       int64_t y = 0;
@@ -275,7 +292,8 @@ class TileConvolution {
   const ItemArgs item_;
   const TileCells cells_;
   const TileFinish<U> finish_;
-  const Taps whole_, last_;
+  Taps whole_, last_;  // of the output channels at hand
+  const int64_t phase_channels_;
   alignas(64) float sums_[2][sums_together * tile_sums];
   Band *now_ = nullptr, *next_ = nullptr;
   Strip strips_[sums_together];

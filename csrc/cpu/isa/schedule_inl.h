@@ -14,6 +14,7 @@ using lasfast::Bf16;
 using lasfast::Cells;
 using lasfast::ItemArgs;
 using lasfast::run_length;
+using lasfast::TapRange;
 using lasfast::Task;
 
 // norm and activation of W channels.

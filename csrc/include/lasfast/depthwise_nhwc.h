@@ -71,4 +71,15 @@ Status depthwise_nhwc_grad_weight_cpu(const DepthwiseNhwcParams& p,
                                       void* workspace, int threads, Isa isa,
                                       float* grad_weight);  // [>= channels, kernel, kernel]
 
+// Both gradients in one call, which reads grad_output from memory once; the same bits as two. weight_stride
+// is the weight's. Needs as much workspace as the two passes together.
+Status depthwise_nhwc_backward_cpu(const DepthwiseNhwcParams& p,
+                                   const void* grad_output,  // [batch, out_height, out_width, channels]
+                                   const void* input,        // [batch, height, width, channels]
+                                   const void* weight,       // [>= channels, kernel, kernel]
+                                   const int64_t* grad_weight_stride,  // [channels, kernel, kernel]
+                                   void* workspace, int threads, Isa isa,
+                                   void* grad_input,     // [batch, height, width, channels]
+                                   float* grad_weight);  // [>= channels, kernel, kernel]
+
 }  // namespace lasfast

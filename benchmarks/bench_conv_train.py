@@ -1,0 +1,143 @@
+"""The passes of a convolution in a training step, on bf16 in channels_last, against PyTorch's.
+
+    python -m pytest benchmarks/bench_conv_train.py --benchmark-group-by=group
+
+fp32 weights are packed (by PyTorch: converted to its own layout, from bf16 in channels_last) at each call,
+as they change at each step. `extra_info` has the median ratio of PyTorch's time to ours, pair by pair,
+TFLOP/s, and the fraction of what a large product or convolution of PyTorch's reaches. One thread, 128 images.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import _harness
+from benchmarks._fused import THREADS
+from lasfast import _native
+
+IMAGES, ROUNDS = 128, 15
+LAST = torch.channels_last
+SHAPES = {  # channels in and out, height and width, kernel, stride, padding
+    "CIFAR stem": (3, 16, 32, 3, 1, 1),
+    "3x3, 16 at 32x32": (16, 16, 32, 3, 1, 1),
+    "3x3, 32 at 16x16": (32, 32, 16, 3, 1, 1),
+    "3x3, 64 at 8x8": (64, 64, 8, 3, 1, 1),
+    "3x3, 16 to 32 at 32x32, stride 2": (16, 32, 32, 3, 2, 1),
+    "3x3, 32 to 64 at 16x16, stride 2": (32, 64, 16, 3, 2, 1),
+    "3x3, 64 at 32x32": (64, 64, 32, 3, 1, 1),
+    "3x3, 128 at 16x16": (128, 128, 16, 3, 1, 1),
+    "3x3, 256 at 8x8": (256, 256, 8, 3, 1, 1),
+    "ImageNet stem": (3, 64, 64, 7, 2, 3),
+    "3x3, 64 at 16x16": (64, 64, 16, 3, 1, 1),
+    "3x3, 128 at 8x8": (128, 128, 8, 3, 1, 1),
+    "3x3, 256 at 4x4": (256, 256, 4, 3, 1, 1),
+    "3x3, 512 at 2x2": (512, 512, 2, 3, 1, 1),
+    "3x3, 128 at 16x16, stride 2": (128, 128, 16, 3, 2, 1),
+    "3x3, 256 at 8x8, stride 2": (256, 256, 8, 3, 2, 1),
+    "3x3, 512 at 4x4, stride 2": (512, 512, 4, 3, 2, 1),
+    "1x1, 64 to 256 at 16x16": (64, 256, 16, 1, 1, 0),
+    "1x1, 256 to 64 at 16x16": (256, 64, 16, 1, 1, 0),
+    "1x1, 128 to 512 at 8x8": (128, 512, 8, 1, 1, 0),
+    "1x1, 512 to 128 at 8x8": (512, 128, 8, 1, 1, 0),
+    "1x1, 256 to 1024 at 4x4": (256, 1024, 4, 1, 1, 0),
+    "1x1, 1024 to 256 at 4x4": (1024, 256, 4, 1, 1, 0),
+    "1x1, 512 to 2048 at 2x2": (512, 2048, 2, 1, 1, 0),
+    "1x1, 2048 to 512 at 2x2": (2048, 512, 2, 1, 1, 0),
+    "1x1, 256 to 512 at 16x16, stride 2": (256, 512, 16, 1, 2, 0),
+    "1x1, 512 to 1024 at 8x8, stride 2": (512, 1024, 8, 1, 2, 0),
+    "1x1, 1024 to 2048 at 4x4, stride 2": (1024, 2048, 4, 1, 2, 0),
+    "1x1, 32 to 64 at 32x32": (32, 64, 32, 1, 1, 0),
+    "1x1, 64 to 128 at 16x16": (64, 128, 16, 1, 1, 0),
+    "1x1, 128 at 16x16": (128, 128, 16, 1, 1, 0),
+    "1x1, 256 to 512 at 4x4": (256, 512, 4, 1, 1, 0),
+    "1x1, 512 at 4x4": (512, 512, 4, 1, 1, 0),
+    "1x1, 1024 at 2x2": (1024, 1024, 2, 1, 1, 0),
+    "1x1, 58 at 16x16": (58, 58, 16, 1, 1, 0),
+    "1x1, 24 to 58 at 16x16": (24, 58, 16, 1, 1, 0),
+    "1x1, 116 at 8x8": (116, 116, 8, 1, 1, 0),
+}
+
+
+class Passes:
+    """Tensors of one convolution, and functions that run a pass on them."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.c_in, self.c_out, size, self.kernel, self.stride, self.padding = shape
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(IMAGES, self.c_in, size, size, generator=generator)
+        weight = torch.randn(self.c_out, self.c_in, self.kernel, self.kernel, generator=generator)
+        self.x = x.to(torch.bfloat16, memory_format=LAST)
+        self.weight = (weight / weight[0].numel() ** 0.5).to(memory_format=LAST)
+        self.rounded = self.weight.to(torch.bfloat16)
+        self.y = self.torch("forward")()
+        self.grad = torch.randn_like(self.y)
+        self.flops = 2 * self.y.numel() * weight[0].numel()
+
+    def torch(self, which: str) -> Callable[[], Tensor]:
+        """Return what runs PyTorch's pass."""
+        if which == "forward":
+            return lambda: torch.conv2d(self.x, self.rounded, None, self.stride, self.padding)
+        mask = [which == "grad_input", which == "grad_weight", False]
+        backward = torch.ops.aten.convolution_backward
+        return lambda: backward(
+            self.grad, self.x, self.rounded, None, [self.stride] * 2, [self.padding] * 2, [1, 1], False,
+            [0, 0], 1, mask,
+        )[mask.index(True)]  # fmt: skip
+
+    def native(self, which: str) -> Callable[[], Tensor]:
+        """Return what runs ours; skip the benchmark where it cannot be."""
+        module = _native.load()
+        isa, kind = _native.isa_number(), getattr(module.Pass, which)
+        params = module.Conv2dNhwcParams(
+            IMAGES, self.x.shape[1:], self.y.shape[1:], self.kernel, self.stride, self.padding,
+            self.weight.stride(), 1, 0,
+        )  # fmt: skip
+        why = module.conv2d_nhwc_why_not(params, kind, isa)
+        if why is not None:
+            pytest.skip(why)
+        size = module.conv2d_nhwc_workspace_cpu(params, kind, THREADS, isa)
+        workspace = torch.empty(size, dtype=torch.uint8)
+        first = self.x if which == "forward" else self.grad
+        second = self.x if which == "grad_weight" else self.weight
+        result = {"forward": self.y, "grad_input": self.x, "grad_weight": self.weight}[which].clone()
+        statistics = (0, 0) if which == "forward" else ()
+        run = getattr(module, f"conv2d_nhwc_{which}_cpu")
+
+        def native() -> Tensor:
+            run(
+                params, first.data_ptr(), second.data_ptr(), workspace.data_ptr(), THREADS, isa,
+                result.data_ptr(), *statistics,
+            )  # fmt: skip
+            return result
+
+        return native
+
+
+@functools.cache
+def peak() -> float:
+    return 2 * _harness.peak_flops("bf16")
+
+
+@pytest.mark.parametrize("which", ["forward", "grad_input", "grad_weight"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_conv_train(benchmark: Callable, shape: str, which: str, device: str) -> None:
+    if device != "cpu" or not _native.available():
+        pytest.skip("for the compiled module on the CPU")
+    torch.set_num_threads(THREADS)
+    passes = Passes(SHAPES[shape])
+    runs = {"native": passes.native(which), "torch": passes.torch(which)}
+    ours, theirs = runs["native"]().float(), runs["torch"]().float()
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-2
+    benchmark.group = f"{shape}, {which}"
+    with torch.inference_mode():
+        seconds = _harness.paired(runs, ROUNDS)
+        benchmark.pedantic(runs["native"], rounds=ROUNDS)
+    rate = passes.flops / min(seconds["native"])
+    benchmark.extra_info["ratio"] = round(_harness.ratio(seconds, "torch", "native"), 2)
+    benchmark.extra_info["TFLOP/s"] = round(rate / 1e12, 3)
+    benchmark.extra_info["of peak"] = round(rate / peak(), 2)

@@ -1,0 +1,105 @@
+"""The passes of a depthwise convolution in training, on channels_last values, against PyTorch's.
+
+    python -m pytest benchmarks/bench_depthwise_train.py
+
+Memory-bound: `extra_info` has GB/s, counting each tensor read or written once, of a copy's GB/s in the same
+run, and how many times PyTorch's time that is, measured in turn. `backward` is both gradients, for which
+PyTorch has one call.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmarks._fused import STORAGES, THREADS
+from benchmarks._harness import paired, ratio
+from lasfast import _native
+from lasfast.ops import depthwise_nhwc
+
+SHAPES = {  # channels, height and width, kernel, stride
+    "32 at 32x32": (32, 32, 3, 1),
+    "64 at 32x32, stride 2": (64, 32, 3, 2),
+    "128 at 16x16": (128, 16, 3, 1),
+    "128 at 16x16, stride 2": (128, 16, 3, 2),
+    "256 at 8x8": (256, 8, 3, 1),
+    "256 at 8x8, stride 2": (256, 8, 3, 2),
+    "512 at 4x4": (512, 4, 3, 1),
+    "512 at 4x4, stride 2": (512, 4, 3, 2),
+    "1024 at 2x2": (1024, 2, 3, 1),
+    "96 at 16x16, 5x5": (96, 16, 5, 1),
+    "240 at 8x8, 5x5, stride 2": (240, 8, 5, 2),
+    "192 at 8x8, 7x7": (192, 8, 7, 1),
+    "58 at 8x8, 5x5": (58, 8, 5, 1),
+}
+BATCH = 128
+PASSES = ("forward", "forward with statistics", "grad_input", "grad_weight", "backward")
+ROUNDS = 9
+
+
+def work(shape: str, dtype: torch.dtype, which: str) -> tuple[dict[str, Callable[[], object]], int]:
+    """The pass by lasfast and by torch, and a copy of as many bytes as it moves, with that number."""
+    channels, size, kernel, stride = SHAPES[shape]
+    padding = kernel // 2
+    generator = torch.Generator().manual_seed(0)
+
+    def values(*sizes: int) -> torch.Tensor:
+        return torch.randn(sizes, generator=generator).to(dtype, memory_format=torch.channels_last)
+
+    x, weight = values(BATCH, channels, size, size), values(channels, 1, kernel, kernel)
+    y = F.conv2d(x, weight, None, stride, padding, groups=channels)
+    grad = values(*y.shape)
+    grad_x, grad_weight, moments = torch.empty_like(x), torch.empty(weight.shape), torch.empty(2, channels)
+    mask = (which != "grad_weight", which != "grad_input", False)
+
+    def ours() -> object:
+        if which.startswith("forward"):
+            wanted = moments if "statistics" in which else None
+            depthwise_nhwc.forward(x, weight, y, stride, padding, wanted)
+            return y
+        if which == "grad_weight":
+            depthwise_nhwc.grad_weight(grad, x, grad_weight, stride, padding)
+            return grad_weight
+        if which == "grad_input":
+            depthwise_nhwc.grad_input(grad, weight, grad_x, stride, padding)
+        else:
+            depthwise_nhwc.backward(grad, x, weight, grad_x, grad_weight, stride, padding)
+        return grad_x
+
+    def theirs() -> object:
+        if which.startswith("forward"):
+            return F.conv2d(x, weight, None, stride, padding, groups=channels)
+        steps = (stride, stride), (padding, padding), (1, 1)
+        both = torch.ops.aten.convolution_backward(
+            grad, x, weight, None, *steps, False, (0, 0), channels, mask
+        )
+        return both[which == "grad_weight"]
+
+    moved = x.nbytes + y.nbytes + (x.nbytes if which == "backward" else 0)
+    source = torch.zeros(moved // 2, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return {"lasfast": ours, "torch": theirs, "copy": lambda: target.copy_(source)}, moved
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("which", PASSES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_depthwise_train(benchmark: Callable, shape: str, which: str, storage: str) -> None:
+    if not _native.available():
+        pytest.skip("lasfast's compiled module is not built")
+    torch.set_num_threads(THREADS)
+    with torch.inference_mode():
+        runs, moved = work(shape, STORAGES[storage], which)
+        ours, theirs = runs["lasfast"]().float(), runs["torch"]().float()
+        assert float((ours - theirs).norm() / theirs.norm()) < (1e-5 if storage == "fp32" else 1e-2)
+        seconds = paired(runs, ROUNDS)
+        benchmark.group = f"{which}, {storage}"
+        benchmark.pedantic(runs["lasfast"], rounds=ROUNDS, warmup_rounds=1)
+    speed = {name: moved / statistics.median(seconds[name]) / 1e9 for name in ("lasfast", "copy")}
+    benchmark.extra_info["GB/s"] = round(speed["lasfast"], 2)
+    benchmark.extra_info["GB/s of a copy"] = round(speed["copy"], 2)
+    benchmark.extra_info["times torch"] = round(ratio(seconds, "torch", "lasfast"), 2)

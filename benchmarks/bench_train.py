@@ -1,0 +1,278 @@
+"""A training step of a supernet: lasfast's operators against PyTorch, on the same images and weights.
+
+    python -m benchmarks.bench_train                               # every workload, random images
+    python -m benchmarks.bench_train nir-residual --data imagefolder:data/cifar10
+
+A NIR step trains the deepest sub-network and three candidates on each batch of 128, an update each
+(`sequential`) or one together (`joint`); a one-shot step trains one random path. Baselines train extracted
+networks that share their weights: `eager` is PyTorch's defaults (fp32, contiguous, SGD as it comes); `tuned`
+is channels_last, fused SGD, and bf16 autocast or fp32, eager or compiled, whichever is fastest for the
+workload. Compilation is not timed. Before any time is taken, losses and gradients of one batch are compared.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import lasfast
+from benchmarks import _harness
+from lasfast import supernets
+from lasfast.costs.flops import path_flops
+from lasfast.train import OneShotTrainer, SupernetTrainer, TrainSettings
+
+BATCH = 128
+IMAGES = 1024  # to go round, held in memory
+STEPS = 3  # of a round: a time is the mean of them
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A supernet, and what a batch trains: the deepest and three candidates, or a random path."""
+
+    make: object
+    before: tuple[int, ...] | None = None  # the assignment whose children are the candidates
+    image_size: int = 32
+
+
+WORKLOADS = {
+    "nir-residual": Workload(lambda: supernets.ResidualNet((6, 6, 6)), (3, 4, 5)),
+    "nir-plain": Workload(lambda: supernets.PlainNet((4, 4, 4)), (3, 3, 2)),
+    "nir-mobilenet-v1": Workload(
+        lambda: supernets.MobileNetV1((4, 4, 6, 3), num_classes=10, stem="cifar"), (2, 2, 5, 2)
+    ),
+    "nir-resnet50-64": Workload(
+        lambda: supernets.ResNet50((4, 5, 7, 4), num_classes=10), (3, 4, 5, 3), image_size=64
+    ),
+    "spos-shufflenet": Workload(lambda: supernets.ShuffleNetV2(10, stem="cifar")),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("workloads", nargs="*", help=f"among {', '.join(WORKLOADS)}; all by default")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--data", help="imagefolder:PATH of 32 x 32 images; random images by default")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--without", nargs="*", default=[], help="what not to try: compiled")
+    parser.add_argument("--output", help="the record; what it holds of other workloads stays")
+    options = parser.parse_args()
+    unknown = set(options.workloads) - set(WORKLOADS)
+    if unknown:
+        parser.error(f"no such workload: {', '.join(sorted(unknown))}")
+    torch.set_num_threads(options.threads)
+    record = {
+        "benchmark": "train",
+        "precision": options.precision,
+        "data": options.data or "random images",
+        "batch": BATCH,
+        "machine": _harness.machine(),
+        "peak_flops": _harness.peak_flops(options.precision),
+        "workloads": {},
+    }
+    if options.output and Path(options.output).exists():
+        earlier = json.loads(Path(options.output).read_text())
+        if any(record[name] != earlier[name] for name in ("precision", "data")):
+            raise SystemExit(f"--output holds a record of {earlier['precision']} and {earlier['data']}")
+        record["workloads"] = earlier["workloads"]
+    for name in options.workloads or WORKLOADS:
+        record["workloads"][name] = measure(WORKLOADS[name], options, record["peak_flops"])
+        report(name, record["workloads"][name])
+        if options.output:
+            _harness.write(record, options.output)
+
+
+def measure(workload, options, peak):
+    torch.manual_seed(0)
+    supernet = workload.make().train()
+    images = load_images(options, workload)
+    paths = step_paths(workload, supernet)
+    errors = compare(workload, supernet, images, next(paths), options.precision)
+    runs = {"eager": baseline(workload, supernet, images, "fp32", last=False, fused=None)}
+    candidates, preparing = {}, {}
+    precisions = dict.fromkeys((options.precision, "fp32"))
+    modes = ("eager", "compiled") if workload.before and "compiled" not in options.without else ("eager",)
+    for precision, mode in itertools.product(precisions, modes):
+        start = time.perf_counter()
+        name = f"{precision} {mode}"
+        candidates[name] = baseline(
+            workload, supernet, images, precision, last=True, fused=True, compiled=mode == "compiled"
+        )
+        candidates[name]()
+        preparing[name] = time.perf_counter() - start
+    trials = _harness.paired(candidates, 2, warm_up=0)
+    best = min(trials, key=lambda name: min(trials[name]))
+    runs["tuned"] = candidates[best]
+    for update in ("sequential", "joint") if workload.before else ("sequential",):
+        runs[update] = ours(workload, supernet, images, options.precision, update)
+    seconds = _harness.paired(runs, options.rounds)
+    chosen = list(itertools.islice(step_paths(workload, supernet), STEPS))
+    shape = (3, workload.image_size, workload.image_size)
+    flops = (
+        3
+        * BATCH
+        * statistics.mean(sum(path_flops(supernet.path(path), shape) for path in step) for step in chosen)
+    )
+    return {
+        "paths": [supernet.space.format(path) for path in chosen[0]],
+        "errors": errors,
+        "tuned": best,
+        "tuned_trials": trials,
+        "tuned_preparing_seconds": preparing[best],
+        "seconds": seconds,
+        "times_faster": {
+            update: {other: _harness.ratio(seconds, other, update) for other in ("tuned", "eager")}
+            for update in ("sequential", "joint")
+            if update in seconds
+        },
+        "step_flops": flops,
+        "fraction_of_peak": flops / statistics.median(seconds["sequential"]) / peak,
+    }
+
+
+def step_paths(workload, supernet):
+    """What each batch trains, batch after batch."""
+    rng = random.Random(0)
+    if not workload.before:
+        return ([supernet.space.sample(rng)] for _ in itertools.count())
+    candidates = supernet.space.inherit(workload.before)[:3]
+    return itertools.repeat([supernet.space.deepest, *candidates])
+
+
+def load_images(options, workload):
+    if not options.data:
+        generator = torch.Generator().manual_seed(0)
+        size = workload.image_size
+        images = torch.randn(IMAGES, 3, size, size, generator=generator)
+        return images, torch.randint(0, 10, (IMAGES,), generator=generator)
+    data = lasfast.data.load(options.data, calibration=0, validation=IMAGES)
+    images, labels = data.validation
+    return F.interpolate(images, size=(workload.image_size,) * 2), labels
+
+
+def settings(precision, operators="native"):
+    return TrainSettings(
+        batch_size=BATCH,
+        learning_rate=1e-3,
+        warm_up_epochs=10**6,
+        epochs_per_step=10**6,
+        supernet_epochs=10**6,
+        precision=precision,
+        operators=operators,
+    )
+
+
+def ours(workload, supernet, images, precision, update):
+    """A function that trains some batches with lasfast's trainer."""
+    if workload.before:
+        trainer = SupernetTrainer(supernet, images, settings(precision), update=update)
+        batches = trainer.train(1, next(step_paths(workload, supernet))[1:])
+    else:
+        batches = OneShotTrainer(supernet, images, settings(precision)).train(0)
+    return lambda: (list(itertools.islice(batches, STEPS)), None)[1]
+
+
+def baseline(workload, supernet, images, precision, *, last, fused, compiled=False):
+    """A function that trains as many batches in PyTorch: a network for each path, with shared weights."""
+    networks = {}
+    layout = torch.channels_last if last else torch.contiguous_format
+    source = images[0].to(memory_format=layout)
+
+    def network(path):
+        if path not in networks:
+            networks[path] = share(supernet.extract(path), supernet)
+            if compiled:
+                networks[path] = torch.compile(networks[path])
+        return networks[path]
+
+    if not workload.before:  # every path its own network: tracing one is not training
+        for (path,) in itertools.islice(step_paths(workload, supernet), 500):
+            network(path)
+    optimizer = torch.optim.SGD(
+        supernet.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=fused
+    )
+    paths = step_paths(workload, supernet)
+    starts = itertools.cycle(range(0, IMAGES, BATCH))
+
+    def run():
+        supernet.to(memory_format=layout)
+        for start, step in itertools.islice(zip(starts, paths, strict=False), STEPS):
+            batch, labels = source[start : start + BATCH], images[1][start : start + BATCH]
+            for path in step:
+                optimizer.zero_grad(set_to_none=True)
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                    logits = network(path)(batch)
+                F.cross_entropy(logits.float(), labels).backward()
+                for parameter in supernet.parameters():
+                    if parameter.grad is not None and "momentum_buffer" not in optimizer.state[parameter]:
+                        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+                optimizer.step()
+
+    return run
+
+
+def share(network, supernet):
+    """Give a network the supernet's own weights and buffers."""
+    for name, module in network.named_modules():
+        if name and next(module.parameters(recurse=False), None) is not None:
+            owner = supernet.get_submodule(name)
+            module._parameters, module._buffers = owner._parameters, owner._buffers
+    return network.train()
+
+
+def compare(workload, supernet, images, step, precision):
+    """The relative errors of a batch's losses and gradients, ours and PyTorch's: fp32 is the truth."""
+    batch, labels = images[0][:BATCH], images[1][:BATCH]
+    found = {}
+    for name, way, fused in (
+        ("truth", "fp32", False),
+        ("torch", precision, False),
+        ("ours", precision, True),
+    ):
+        supernet.zero_grad()
+        run = supernet.layer_runner(fused=fused)
+        losses = []
+        for path in step:
+            with torch.autocast("cpu", torch.bfloat16, enabled=way == "bf16"):
+                value = batch.contiguous(memory_format=torch.channels_last)
+                for layer in supernet.path(path):
+                    value = run(layer, value)
+            losses.append(F.cross_entropy(value.float(), labels))
+        torch.stack(losses).sum().backward()
+        gradients = [one.grad.flatten() for one in supernet.parameters() if one.grad is not None]
+        found[name] = torch.stack(losses).detach(), torch.cat(gradients)
+    supernet.zero_grad()
+    errors = {
+        name: [
+            float((mine - true).norm() / true.norm())
+            for mine, true in zip(found[name], found["truth"], strict=True)
+        ]
+        for name in ("ours", "torch")
+    }
+    limit = 1e-3 if precision == "fp32" else 2 * errors["torch"][1] + 0.01
+    if not errors["ours"][1] <= limit:
+        raise SystemExit(f"gradients differ from PyTorch's by {errors['ours'][1]:.2g}, more than {limit:.2g}")
+    return {name: dict(zip(("loss", "gradient"), pair, strict=True)) for name, pair in errors.items()}
+
+
+def report(name, result):
+    each = {run: statistics.median(times) / STEPS for run, times in result["seconds"].items()}
+    print(f"{name}: eager {1 / each['eager']:.2f} steps/s, tuned ({result['tuned']}) {1 / each['tuned']:.2f}")
+    for update, ratios in result["times_faster"].items():
+        faster = ", ".join(f"{ratio:.2f}x {other}" for other, ratio in ratios.items())
+        print(f"  {update}: {1 / each[update]:.2f} steps/s, {faster}", flush=True)
+    ours, torchs = (result["errors"][name]["gradient"] for name in ("ours", "torch"))
+    peak = 100 * result["fraction_of_peak"]
+    print(f"  {peak:.0f} % of peak; gradient's error {ours:.1e} (PyTorch's {torchs:.1e})")
+
+
+if __name__ == "__main__":
+    main()

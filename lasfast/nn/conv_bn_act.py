@@ -1,0 +1,114 @@
+"""Convolution, batch norm and activation as one module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from lasfast.checks import check_choice
+from lasfast.nn.sliced import SlicedBatchNorm2d, SlicedConv2d, begin_batch
+from lasfast.ops import bn_act, conv_bn_act
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "none": nn.Identity,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hardswish": nn.Hardswish,
+    "swish": nn.SiLU,
+    "sigmoid": nn.Sigmoid,
+    "hardsigmoid": nn.Hardsigmoid,
+}
+
+
+class ConvBNAct(nn.Sequential):
+    """`nn.Sequential(nn.Conv2d, nn.BatchNorm2d, activation)` in few passes over memory.
+
+    ``forward(x, c_out=None, residual=None)`` gives ``act(batch_norm(conv(x)) + residual)`` in channels_last:
+    x [N, c_in, H, W] with any c_in up to `in_channels`, the first `c_out` filters (all by default), residual
+    [N, <= c_out, H', W'] (channels that it lacks count as zero). The state dict's keys are those of the
+    sequence (``0.weight``, ``1.weight``, ..., as torchvision's `Conv2dNormActivation`).
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, groups: as `nn.Conv2d` has them; there is no
+            bias, which batch norm would take off again. `padding` keeps the size by default.
+        activation: "none", "relu", "relu6", "hardswish", "swish", "sigmoid" or "hardsigmoid".
+        eps, momentum: as `nn.BatchNorm2d` has them.
+
+    Raises ValueError for an unknown activation, and what `SlicedConv2d` raises.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        groups: int = 1,
+        *,
+        activation: str = "relu",
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+    ) -> None:
+        check_choice("activation", activation, tuple(ACTIVATIONS))
+        self.activation = activation
+        if padding is None:
+            padding = kernel_size // 2
+        super().__init__(
+            SlicedConv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False),
+            SlicedBatchNorm2d(out_channels, eps, momentum),
+            ACTIVATIONS[activation](),
+        )
+
+    def forward(self, x: Tensor, c_out: int | None = None, residual: Tensor | None = None) -> Tensor:
+        """X [N, c_in, H, W] to [N, c_out, H', W']; ValueError where the weight has no such slice."""
+        conv, norm, _ = self
+        assert isinstance(conv, SlicedConv2d)
+        assert isinstance(norm, SlicedBatchNorm2d)
+        return fused(x, conv, norm, residual, self.activation, c_out)
+
+
+def fused(
+    x: Tensor,
+    conv: nn.Conv2d | None,
+    norm: nn.BatchNorm2d,
+    residual: Tensor | None = None,
+    activation: str = "none",
+    c_out: int | None = None,
+) -> Tensor:
+    """Return ``act(norm(conv(x)) + residual)`` with the weights of two modules, in `norm`'s mode.
+
+    Without a convolution, `x` is what the batch norm reads. A convolution has equal strides and paddings of
+    its axes and no dilation, as `SlicedConv2d` has, and no bias.
+    """
+    if conv is None:
+        channels = x.shape[1]
+    elif conv.groups > 1 and conv.groups == conv.in_channels == conv.out_channels:
+        channels = x.shape[1] if c_out is None else c_out  # depthwise: narrows along
+    else:
+        channels = conv.out_channels if c_out is None else c_out
+    if channels > norm.num_features:
+        raise ValueError(f"c_out is {channels}, expected at most the {norm.num_features} features")
+    mean, var, by_batch, factor = begin_batch(norm, channels)
+    weight, bias = (None if one is None else one[:channels] for one in (norm.weight, norm.bias))
+    vectors = (mean, var, weight, bias, residual)
+    arguments: dict[str, Any] = {
+        "training": by_batch,
+        "momentum": factor,
+        "eps": norm.eps,
+        "activation": activation,
+    }
+    if conv is None:
+        return bn_act(x, *vectors, **arguments)
+    depthwise = conv.groups == conv.in_channels == conv.out_channels
+    return conv_bn_act(
+        x,
+        conv.weight,
+        *vectors,
+        c_out=channels,
+        stride=conv.stride[0],
+        padding=int(conv.padding[0]),
+        groups=x.shape[1] if depthwise else conv.groups,
+        **arguments,
+    )

@@ -1,0 +1,106 @@
+"""Which of several ways to compute the same thing is fastest here: measured once, then remembered.
+
+The choice for a shape is kept in a file of this machine, so that later processes take the same way and give
+the same bits. ``LASFAST_CHOICE`` decides instead: the name of a way (``native``, ``torch``), taken wherever
+it is one of those there are, or ``measure``, the default. ``LASFAST_CACHE`` is the directory of the file,
+``~/.cache/lasfast`` by default (``XDG_CACHE_HOME`` is heeded).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lasfast import _native
+from lasfast._version import __version__
+from lasfast.files import atomic_write_json
+from lasfast.machine import processor
+
+logger = logging.getLogger("lasfast")
+
+RUNS = 3  # of each way, after one to warm up
+MARGIN = 0.95  # what another way's time must be below, of the first's, to be taken instead
+
+
+def fastest(key: str, device: torch.device, ways: Mapping[str, Callable[[], Any]]) -> str:
+    """Return the name of the fastest of `ways` for `key` on this machine.
+
+    The first is the one to prefer where times are alike. Where nothing is known of `key` yet, each is run
+    a few times; they must not change anything.
+    """
+    names = list(ways)
+    wanted = os.environ.get("LASFAST_CHOICE", "measure")
+    if wanted in ways:
+        return wanted
+    if wanted not in ("measure", "native", "torch"):
+        raise ValueError(f"LASFAST_CHOICE is {wanted!r}, expected measure, native or torch")
+    if len(names) == 1 or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        return names[0]  # nothing can be timed within a CUDA graph
+    file = _file(device)
+    known = _known(file)
+    if known.get(key) not in ways:
+        times = {name: _time(ways[name], device) for name in names}
+        best = min(names, key=lambda name: times[name])
+        known[key] = best if times[best] < MARGIN * times[names[0]] else names[0]
+        _save(file, known)
+    return known[key]
+
+
+def _time(run: Callable[[], Any], device: torch.device) -> float:
+    """The shortest of some runs, in seconds."""
+    best = float("inf")
+    for number in range(RUNS + 1):
+        began = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if number:
+            best = min(best, time.perf_counter() - began)
+    return best
+
+
+def _file(device: torch.device) -> Path:
+    """Where the choices of this machine are: another processor, GPU or library has its own file."""
+    directory = os.environ.get("LASFAST_CACHE")
+    if not directory:
+        home = os.environ.get("XDG_CACHE_HOME")
+        directory = os.path.join(home or Path.home() / ".cache", "lasfast")
+    return Path(directory) / _name(device, "" if device.type == "cuda" else _native.isa())
+
+
+@functools.cache
+def _name(device: torch.device, isa: str) -> str:
+    what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()} {isa}"
+    machine = f"{what} torch {torch.__version__} lasfast {__version__}"
+    return f"choices-{hashlib.blake2b(machine.encode(), digest_size=6).hexdigest()}.json"
+
+
+@functools.cache
+def _known(file: Path) -> dict[str, str]:
+    """What was chosen in earlier processes; the caller adds to it."""
+    try:
+        return dict(json.loads(file.read_text()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be read (%s): choosing the fastest operators anew", file, error)
+        return {}
+
+
+def _save(file: Path, known: Mapping[str, str]) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        own = file.with_name(f"{file.name}.{os.getpid()}")  # other processes may be writing, too
+        atomic_write_json(own, known)
+        os.replace(own, file)
+    except OSError as error:
+        logger.warning("%s cannot be written (%s): the next process measures again", file, error)

@@ -1,0 +1,168 @@
+"""Convolution, batch norm, sum and activation in one call: the convolution sums its output's statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lasfast.ops import native_bn_act
+from lasfast.ops.bn_act import bn_act, bn_results, is_direct
+from lasfast.ops.convolution import Convolution
+from lasfast.ops.sliced_conv2d import as_arguments, check, find, sliced_conv2d, sliced_conv2d_statistics
+
+
+def conv_bn_act(
+    x: Tensor,
+    weight: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    bn_weight: Tensor | None = None,
+    bn_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    c_out: int | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: str = "relu",
+) -> Tensor:
+    """Return ``act(batch_norm(conv(x)) + residual)``, all of it in channels_last.
+
+    The same as :func:`lasfast.ops.bn_act` of :func:`lasfast.ops.sliced_conv2d`, whose arguments these are.
+
+    Args:
+        x: [N, c_in, H, W].
+        weight: [>= c_out, >= c_in // groups, kh, kw], of which the slice [:c_out, :c_in // groups] is read.
+        running_mean: [c_out] fp32, updated in training and read otherwise; or None in training.
+        running_var: [c_out], as `running_mean`, the unbiased variance.
+        bn_weight: [c_out] fp32, or None for 1.
+        bn_bias: [c_out] fp32, or None for 0.
+        residual: [N, <= c_out, H', W'] or None; channels that it lacks count as zero.
+        c_out: active output channels; all of the weight's by default.
+        stride: of the convolution, at least 1.
+        padding: zeros on all four sides.
+        groups: of the convolution; c_in and c_out for a depthwise one.
+        training: whether to normalise by the batch's own statistics.
+        momentum: weight of the batch in the running statistics.
+        eps: added to the variance.
+        activation: "none", "relu", "relu6", "hardswish", "swish", "sigmoid" or "hardsigmoid".
+
+    Returns:
+        [N, c_out, H', W'] of the input's dtype (autocast's under autocast), channels_last.
+
+    Raises TypeError and ValueError as those two do.
+    """
+    if isinstance(x, Tensor) and x.dim() == 4:
+        x = x.contiguous(memory_format=torch.channels_last)  # what the kernels work on
+    convolution = (
+        x,
+        weight,
+        x.shape[1],
+        weight.shape[0] if c_out is None else c_out,
+        stride,
+        padding,
+        groups,
+    )
+    vectors = (running_mean, running_var, bn_weight, bn_bias, residual)
+    if training and is_direct(x):
+        input, kernel, *numbers = as_arguments(*convolution)
+        size = check(input, kernel, *numbers)
+        if _fits(size, *vectors, activation):
+            found = find(input, input.shape, size, kernel, *numbers[2:])
+            result: Tensor = _Direct.apply(found, input, kernel, *vectors, momentum, eps, activation)
+            return result
+    statistics = None
+    if training:
+        x, mean, var = sliced_conv2d_statistics(*convolution)
+        statistics = mean, var
+    else:
+        x = sliced_conv2d(*convolution)
+    return bn_act(
+        x,
+        *vectors,
+        training=training,
+        momentum=momentum,
+        eps=eps,
+        activation=activation,
+        statistics=statistics,
+    )
+
+
+def _fits(
+    size: tuple[int, int, int, int],
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
+) -> bool:
+    """Whether all is as it should be for an output of this size; `bn_act` says what is not."""
+    batch, channels, height, width = size
+    for vector in (running_mean, running_var, weight, bias):
+        if vector is not None and (
+            vector.shape != (channels,) or vector.dtype != torch.float32 or vector.device.type != "cpu"
+        ):
+            return False
+    if residual is not None:
+        last = torch.channels_last
+        if (
+            residual.dim() != 4
+            or residual.shape[1] > channels
+            or not residual.is_contiguous(memory_format=last)
+        ):
+            return False
+        if residual.device.type != "cpu" or (residual.shape[0], *residual.shape[2:]) != (
+            batch,
+            height,
+            width,
+        ):
+            return False
+    return activation in native_bn_act.ACTIVATIONS and batch * height * width > 1
+
+
+class _Direct(torch.autograd.Function):
+    """One node of autograd's graph, whose passes call the kernels: dispatching takes longer than a layer."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        convolution: Convolution,
+        x: Tensor,
+        conv_weight: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        momentum: float,
+        eps: float,
+        activation: str,
+    ) -> Tensor:
+        y, mean, var = convolution.forward_statistics(x, conv_weight)
+        residual = None if residual is None else residual.to(y.dtype)
+        rows = y.numel() // y.shape[1]
+        native_bn_act.update_running(running_mean, running_var, mean, var, momentum, rows)
+        ctx.save_for_backward(x, conv_weight, y, mean, var, weight, bias, residual)
+        ctx.convolution, ctx.rest = convolution, (True, eps, activation)
+        return native_bn_act.bn_act(y, mean, var, weight, bias, residual, eps, activation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, conv_weight, y, mean, var, weight, bias, residual = ctx.saved_tensors
+        _, of_x, of_kernel, _, _, *of_rest = ctx.needs_input_grad
+        results = bn_results(y, mean, residual, (of_x or of_kernel, *of_rest[:3]))
+        arguments = (grad, y, mean, var, weight, bias, residual, *ctx.rest, results)
+        native_bn_act.bn_act_backward(*arguments)
+        grad_y, grad_weight, grad_bias, grad_residual = results
+        grad_x = ctx.convolution.grad_input(grad_y, conv_weight) if of_x else None
+        grad_kernel = ctx.convolution.grad_weight(grad_y, x) if of_kernel else None
+        gradients = (grad_x, grad_kernel, None, None, grad_weight, grad_bias, grad_residual)
+        return (None, *gradients, None, None, None)

@@ -1,0 +1,182 @@
+"""One convolution of given sizes: its passes, each in lasfast's kernels or PyTorch's, whichever is faster."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lasfast.ops import choice, native, reference
+from lasfast.ops.native_nhwc import NhwcPasses
+
+T = TypeVar("T")
+Size = Sequence[int]
+
+
+class Convolution:
+    """The passes of a convolution; arguments were checked, and have the sizes that it is for.
+
+    Results are channels_last where the values are (`channels_last`), contiguous otherwise. A gradient of
+    the weight has the weight's full size, and is zero outside the slice. `isa` is the instruction set's
+    number, and `wanted` what LASFAST_CHOICE says.
+    """
+
+    def __init__(
+        self,
+        input_size: Size,
+        output_size: Size,
+        weight_size: Size,
+        weight_stride: Size,
+        dtype: torch.dtype,
+        weight_dtype: torch.dtype,
+        device: torch.device,
+        numbers: tuple[int, int, int],
+        channels_last: bool,
+        threads: int,
+        isa: int,
+        wanted: str | None,
+    ) -> None:
+        self.input_size, self.output_size, self.numbers = input_size, output_size, numbers
+        self.channels_last = channels_last
+        self._dtype, self._weight_dtype, self._device = dtype, weight_dtype, device
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        weight = torch.empty_strided(weight_size, weight_stride, dtype=weight_dtype, device="meta")
+        self._grad_size, self._grad_stride = weight_size, torch.empty_like(weight).stride()
+        self._key = (
+            f"{dtype} {weight_dtype} {'channels_last' if channels_last else 'strided'} {tuple(input_size)} "
+            f"to {output_size[1]}, kernel {tuple(weight_size[2:])} stride {numbers[0]} padding {numbers[1]} "
+            f"groups {numbers[2]}, {threads} threads"
+        )
+        self._wanted = wanted
+        self._chosen: dict[str, str] = {}
+        self._nhwc: NhwcPasses | None = None
+        if channels_last and device.type == "cpu":
+            sizes = (input_size, output_size, weight_size, weight_stride, self._grad_stride)
+            self._nhwc = NhwcPasses(*sizes, dtype, weight_dtype, *numbers, threads, isa)
+
+    def forward(self, input: Tensor, weight: Tensor) -> Tensor:
+        """Output [N, c_out, H', W']."""
+
+        def in_torch() -> Tensor:
+            return self._output(input, weight)
+
+        if self._nhwc is not None and self._nhwc.has("forward"):
+            nhwc = self._nhwc
+            return self._fastest(
+                "forward", lambda: nhwc.forward(input, weight, self._empty(self.output_size)), in_torch
+            )
+        if not self._strided(input):
+            return in_torch()
+
+        def in_planes() -> Tensor:
+            output = self._empty(self.output_size)
+            native.sliced_conv2d(input, weight, output, *self.numbers)
+            return output
+
+        return self._fastest("forward", in_planes, in_torch)
+
+    def forward_statistics(self, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Output [N, c_out, H', W'], and its mean and biased variance [c_out]."""
+        statistics = torch.ops.lasfast.batch_statistics
+        nhwc = self._nhwc
+        if nhwc is None or not nhwc.has("forward"):
+            output = self.forward(input, weight)
+            return (output, *statistics(output))
+
+        def in_one() -> tuple[Tensor, Tensor, Tensor]:
+            mean, var = torch.empty(self.output_size[1]), torch.empty(self.output_size[1])
+            return nhwc.forward(input, weight, self._empty(self.output_size), mean, var), mean, var
+
+        def in_torch() -> tuple[Tensor, Tensor, Tensor]:
+            output = self._output(input, weight)
+            return (output, *statistics(output))
+
+        return self._fastest("forward with statistics", in_one, in_torch)
+
+    def grad_input(self, grad_output: Tensor, weight: Tensor) -> Tensor:
+        """Gradient [N, c_in, H, W] of the input."""
+
+        def in_torch() -> Tensor:
+            _, c_in, height, width = self.input_size
+            return self._laid_out(
+                reference.sliced_conv2d_grad_input(grad_output, weight, c_in, height, width, *self.numbers)
+            )
+
+        if self._nhwc is not None and self._nhwc.has("grad_input"):
+            nhwc = self._nhwc
+            return self._fastest(
+                "grad_input",
+                lambda: nhwc.grad_input(grad_output, weight, self._empty(self.input_size)),
+                in_torch,
+            )
+        if not self._strided(grad_output):
+            return in_torch()
+
+        def in_planes() -> Tensor:
+            result = self._empty(self.input_size)
+            native.sliced_conv2d_grad_input(grad_output, weight, result, *self.numbers)
+            return result
+
+        return self._fastest("grad_input", in_planes, in_torch)
+
+    def grad_weight(self, grad_output: Tensor, input: Tensor) -> Tensor:
+        """Gradient of the whole weight, laid out like it."""
+
+        def in_torch() -> Tensor:
+            gradient = self._zeros(self._weight_dtype)
+            reference.sliced_conv2d_grad_weight(grad_output, input, gradient, *self.numbers)
+            return gradient
+
+        nhwc = self._nhwc
+        if nhwc is not None and nhwc.has("grad_weight"):
+
+            def in_nhwc() -> Tensor:
+                return nhwc.grad_weight(grad_output, input, self._zeros(torch.float32)).to(self._weight_dtype)
+
+            return self._fastest("grad_weight", in_nhwc, in_torch)
+        if not self._strided(input):
+            return in_torch()
+
+        def in_planes() -> Tensor:
+            gradient = self._zeros(self._weight_dtype)
+            native.sliced_conv2d_grad_weight(grad_output, input, gradient, *self.numbers)
+            return gradient
+
+        return self._fastest("grad_weight", in_planes, in_torch)
+
+    def _zeros(self, dtype: torch.dtype) -> Tensor:
+        """Of the gradient of the weight; what no filter of the slice writes stays zero."""
+        gradient = torch.empty_strided(self._grad_size, self._grad_stride, dtype=dtype, device=self._device)
+        active = self.output_size[1], self.input_size[1] // self.numbers[2]
+        return gradient if active == tuple(self._grad_size[:2]) else gradient.zero_()
+
+    def _output(self, input: Tensor, weight: Tensor) -> Tensor:
+        """PyTorch's output."""
+        c_in, c_out = self.input_size[1], self.output_size[1]
+        return self._laid_out(reference.sliced_conv2d(input, weight, c_in, c_out, *self.numbers))
+
+    def _laid_out(self, result: Tensor) -> Tensor:
+        return result.contiguous(memory_format=self._format)
+
+    def _empty(self, size: Size) -> Tensor:
+        return torch.empty(tuple(size), dtype=self._dtype, device=self._device, memory_format=self._format)
+
+    def _strided(self, values: Tensor) -> bool:
+        """Whether the kernels for tensors of any strides take these: all of one dtype."""
+        return self._dtype == self._weight_dtype and native.supports(values)
+
+    def _fastest(self, which: str, ours: Callable[[], T], theirs: Callable[[], T]) -> T:
+        if self._wanted == "native":
+            return ours()
+        name = self._chosen.get(which)
+        if name is None:
+            ways = {"native": ours, "torch": theirs}
+            name = choice.fastest(f"conv2d {which} {self._key}", self._device, ways)
+            self._chosen[which] = name
+        return ours() if name == "native" else theirs()
+
+
+find_convolution = functools.lru_cache(maxsize=4096)(Convolution)

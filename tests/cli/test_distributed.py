@@ -1,0 +1,139 @@
+"""`torchrun -m lasfast search ...` on two processes, by gloo on the CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lasfast as package
+
+# Next to no learning: sums over ranks are in another order, and what a ReLU makes of it grows batch by batch.
+QUICK = [
+    "--learning-rate",
+    "1e-5",
+    "--no-channels-last",
+    "--limit",
+    "200",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+]
+NIR = ["nir", "--depth", "5", "--warm-up-epochs", "1", "--epochs-per-step", "1", *QUICK]
+EVOLUTION = ["evolution", "--supernet", "shufflenet-v2", "--width", "0.25", "--supernet-epochs", "1", *QUICK]
+EVOLUTION += ["--population", "6", "--generations", "1", "--top", "2", "--calibration", "100"]
+
+
+def torchrun(*arguments):
+    """Start the program on two processes."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(package.__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    return subprocess.Popen(
+        [sys.executable, *launch, "-m", "lasfast", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A suite in the background of a shell has Ctrl-C ignored, and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def finish(process):
+    """(exit status, standard output, standard error)."""
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
+
+
+def assert_same_journals(one, other):
+    """The same header, candidates and order, and measurements that differ by rounding."""
+    (header, *measured), (expected_header, *expected) = lines(one), lines(other)
+    assert header == expected_header
+    assert [(line["step"], line["architecture"]) for line in measured] == [
+        (line["step"], line["architecture"]) for line in expected
+    ]
+    assert len(measured) > 5
+    for name, tolerance in (("loss", 1e-4), ("top1", 0.01), ("top5", 0.01)):
+        assert [line[name] for line in measured] == pytest.approx(
+            [line[name] for line in expected], abs=tolerance
+        )
+
+
+def test_a_search_leaves_the_journal_of_one_process(lasfast, tmp_path):
+    status, out, err = finish(torchrun("search", *NIR, "-o", tmp_path / "two"))
+    assert status == 0, err
+    assert out.count("best: ") == 1  # the other process is silent
+    assert "2 processes" in out
+    assert lasfast("search", *NIR, "-o", tmp_path / "one", "-q")[0] == 0
+    assert_same_journals(tmp_path / "two", tmp_path / "one")
+    names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert names[0] == names[1]
+    before = (tmp_path / "two" / "journal.jsonl").read_bytes()
+    status, out, err = lasfast("search", *NIR, "-o", tmp_path / "two", "--resume")
+    assert status == 0, err
+    assert "images/s" not in out  # nothing was trained again
+    assert (tmp_path / "two" / "journal.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_mistake_is_named_once(tmp_path):
+    status, out, err = finish(torchrun("search", *NIR, "--batch-size", "1", "-o", tmp_path / "run"))
+    assert status
+    assert err.count("error: batch_size is 1, of all 2 ranks together") == 1
+    assert not out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_other_commands_run_in_one_process(tmp_path):
+    status, _, err = finish(torchrun("train", "1-1-1", "-o", tmp_path / "run"))
+    assert status
+    assert "error: lasfast train runs in one process" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_evolution_leaves_the_journal_of_one_process(lasfast, tmp_path):
+    status, _, err = finish(torchrun("search", *EVOLUTION, "-o", tmp_path / "two"))
+    assert status == 0, err
+    assert lasfast("search", *EVOLUTION, "-o", tmp_path / "one", "-q")[0] == 0
+    assert_same_journals(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", [1, 2])
+def test_ctrl_c_and_resume(lasfast, tmp_path, by):
+    longer = [*NIR, "--warm-up-epochs", "20", "-o", tmp_path / "two"]
+    process = torchrun("search", *longer)
+    log = tmp_path / "two" / "log.jsonl"
+    while not log.exists() or "epoch" not in log.read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    status, _, err = finish(process)
+    assert status
+    assert err.count(f"{tmp_path / 'two'} holds everything up to here: resume it to go on") == 1
+    if by == 1:
+        assert lasfast("search", *longer, "--resume", "-q")[0] == 0
+    else:
+        status, _, err = finish(torchrun("search", *longer, "--resume"))
+        assert status == 0, err
+    assert lasfast("search", *NIR, "--warm-up-epochs", "20", "-o", tmp_path / "one", "-q")[0] == 0
+    assert_same_journals(tmp_path / "two", tmp_path / "one")
+    events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    assert events.count("resume") == 1
+    assert events.count("epoch") in (22, 23)  # an epoch that was cut is noted when it ends

@@ -1,0 +1,103 @@
+"""Choosing the fastest way, and remembering it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lasfast.ops import choice
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of its own, and nothing remembered."""
+    monkeypatch.setenv("LASFAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LASFAST_CHOICE", "measure")
+    return tmp_path / "cache"
+
+
+def ways(**seconds: float) -> tuple[dict, list[str]]:
+    called: list[str] = []
+
+    def make(name: str):
+        def run() -> str:
+            called.append(name)
+            time.sleep(seconds[name])
+            return name
+
+        return run
+
+    return {name: make(name) for name in seconds}, called
+
+
+def test_the_fastest_is_taken_and_measured_once() -> None:
+    found, called = ways(native=0.02, torch=0.001)
+    assert choice.fastest("a", CPU, found) == "torch"
+    assert called.count("native") == called.count("torch") == choice.RUNS + 1
+    assert choice.fastest("a", CPU, found) == "torch"
+    assert len(called) == 2 * (choice.RUNS + 1)
+
+
+def test_the_first_is_taken_where_times_are_alike() -> None:
+    found, _ = ways(native=0.02, torch=0.02)
+    assert choice.fastest("a", CPU, found) == "native"
+
+
+def test_another_process_remembers(cache: Path) -> None:
+    choice.fastest("a", CPU, ways(native=0.01, torch=0)[0])
+    choice.fastest("b", CPU, ways(native=0, torch=0.01)[0])
+    (file,) = cache.iterdir()
+    assert json.loads(file.read_text()) == {"a": "torch", "b": "native"}
+    choice._known.cache_clear()  # as a new process begins
+    found, called = ways(native=0, torch=0.01)
+    assert choice.fastest("a", CPU, found) == "torch"
+    assert not called
+
+
+def test_what_is_remembered_but_not_there_is_chosen_anew() -> None:
+    choice.fastest("a", CPU, ways(native=0.01, torch=0)[0])
+    assert choice.fastest("a", CPU, ways(other=0, native=0.01)[0]) == "other"
+
+
+def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, called = ways(native=0.01, torch=0)
+    monkeypatch.setenv("LASFAST_CHOICE", "native")
+    assert choice.fastest("a", CPU, found) == "native"
+    assert not called
+    monkeypatch.setenv("LASFAST_CHOICE", "fast")
+    with pytest.raises(ValueError, match="LASFAST_CHOICE is 'fast', expected measure, native or torch"):
+        choice.fastest("a", CPU, found)
+
+
+def test_one_way_is_not_measured(cache: Path) -> None:
+    found, called = ways(torch=0)
+    assert choice.fastest("a", CPU, found) == "torch"
+    assert not called
+    assert not cache.exists()
+
+
+def test_a_damaged_file_is_named_and_replaced(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    choice.fastest("a", CPU, ways(native=0.01, torch=0)[0])
+    (file,) = cache.iterdir()
+    file.write_text("{")
+    choice._known.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="lasfast"):
+        assert choice.fastest("a", CPU, ways(native=0.01, torch=0)[0]) == "torch"
+    assert str(file) in caplog.text
+    assert json.loads(file.read_text()) == {"a": "torch"}
+
+
+def test_a_directory_that_cannot_be_written_costs_only_the_memory(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.write_text("a file, where a directory should be")
+    with caplog.at_level(logging.WARNING, logger="lasfast"):
+        assert choice.fastest("a", CPU, ways(native=0.01, torch=0)[0]) == "torch"
+    assert "cannot be written" in caplog.text

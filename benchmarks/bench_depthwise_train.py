@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from benchmarks._fused import STORAGES, THREADS
 from benchmarks._harness import paired, ratio
 from lasfast import _native
-from lasfast.ops import depthwise_nhwc
+from lasfast.ops.native_nhwc import NhwcPasses
 
 SHAPES = {  # channels, height and width, kernel, stride
     "32 at 32x32": (32, 32, 3, 1),
@@ -54,20 +54,17 @@ def work(shape: str, dtype: torch.dtype, which: str) -> tuple[dict[str, Callable
     y = F.conv2d(x, weight, None, stride, padding, groups=channels)
     grad = values(*y.shape)
     grad_x, grad_weight, moments = torch.empty_like(x), torch.empty(weight.shape), torch.empty(2, channels)
+    passes = NhwcPasses.of(x, weight, y, stride, padding, channels)
     mask = (which != "grad_weight", which != "grad_input", False)
 
     def ours() -> object:
         if which.startswith("forward"):
-            wanted = moments if "statistics" in which else None
-            depthwise_nhwc.forward(x, weight, y, stride, padding, wanted)
-            return y
+            return passes.forward(x, weight, y, *(moments if "statistics" in which else ()))
         if which == "grad_weight":
-            depthwise_nhwc.grad_weight(grad, x, grad_weight, stride, padding)
-            return grad_weight
+            return passes.grad_weight(grad, x, grad_weight)
         if which == "grad_input":
-            depthwise_nhwc.grad_input(grad, weight, grad_x, stride, padding)
-        else:
-            depthwise_nhwc.backward(grad, x, weight, grad_x, grad_weight, stride, padding)
+            return passes.grad_input(grad, weight, grad_x)
+        passes.both(grad, x, weight, grad_x, grad_weight)
         return grad_x
 
     def theirs() -> object:

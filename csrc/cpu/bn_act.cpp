@@ -26,6 +26,7 @@ constexpr int64_t block_values = 32 << 10;  // at least, of all but the last blo
 constexpr int64_t most_blocks = 256;
 constexpr int64_t piece_values = 8 << 10;  // of a residual that is widened
 constexpr int64_t line = 16;               // floats per cache line
+constexpr int64_t alignment = line * int64_t{sizeof(float)};
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -76,18 +77,26 @@ struct Workspace {
   float* channels;  // [5, width]
   float* sums;      // of each thread: [3, width]
   char* widened;    // of each thread: two pieces
+  uintptr_t end;
 
   Workspace(const BnActParams& p, int64_t width, int threads, void* memory)
-      : thread_floats(round_up(3 * width, line)), widened_bytes(0) {
+      : thread_floats(round_up(3 * width, line)), widened_bytes(0), end(reinterpret_cast<uintptr_t>(memory)) {
     if (p.residual_channels != 0 && p.residual_channels != p.channels)
       widened_bytes = std::max(width, piece_values) * int64_t{sizeof(float)};
-    const auto address = reinterpret_cast<uintptr_t>(memory);
-    partial = reinterpret_cast<double*>((address + 63) / 64 * 64);
-    channels = reinterpret_cast<float*>(partial + round_up(block_count(p) * 2 * p.channels, line));
-    sums = channels + round_up(5 * width, line);
-    widened = reinterpret_cast<char*>(sums + threads * thread_floats);
+    end = (end + alignment - 1) / alignment * alignment;
+    partial = take<double>(block_count(p) * 2 * p.channels);
+    channels = take<float>(5 * width);
+    sums = take<float>(threads * thread_floats);
+    widened = take<char>(threads * 2 * widened_bytes);
   }
-  const char* end(int threads) const { return widened + threads * 2 * widened_bytes; }
+
+ private:
+  template <class T>
+  T* take(int64_t count) {
+    T* taken = reinterpret_cast<T*>(end);
+    end += static_cast<uintptr_t>(round_up(count * int64_t{sizeof(T)}, alignment));
+    return taken;
+  }
 };
 
 Status check(const BnActParams& p, int threads, Isa isa) {
@@ -222,7 +231,7 @@ BnActRows normalizing(const BnActParams& p, int64_t width, const float* mean, co
 int64_t bn_act_workspace_cpu(const BnActParams& p, int threads) {
   if (!validate(p).ok() || threads < 1) return 0;
   const Workspace space(p, wide_row(p.channels, widest_vector), threads, nullptr);
-  return reinterpret_cast<intptr_t>(space.end(threads)) + 64;
+  return static_cast<int64_t>(space.end) + alignment;
 }
 
 Status batch_statistics_cpu(const BnActParams& p, const void* x, void* workspace, int threads, Isa isa,

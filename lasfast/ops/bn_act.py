@@ -109,10 +109,9 @@ def bn_act(
     direct = is_direct(x)
     if mean is None or var is None:
         mean, var = (native if direct else torch.ops.lasfast).batch_statistics(x)
-    if training and running_mean is not None and running_var is not None and rows > 0:
-        batch = (rows, mean, var, momentum, running_mean, running_var)
-        if not (direct and native.update_running(*batch)):
-            reference.update_running(*batch)
+    if training and rows > 0:
+        run_update = native.update_running if direct else reference.update_running
+        run_update(running_mean, running_var, mean, var, momentum, rows)
     run = _Direct.apply if direct else torch.ops.lasfast.bn_act
     result: Tensor = run(x, mean, var, weight, bias, residual, training, eps, activation)
     return result

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lasfast.ops import native_bn_act, reference_bn_act
+from lasfast.ops import native_bn_act
 from lasfast.ops.bn_act import bn_act, bn_results, is_direct
 from lasfast.ops.convolution import Convolution
 from lasfast.ops.sliced_conv2d import as_arguments, check, find, sliced_conv2d, sliced_conv2d_statistics
@@ -147,10 +147,8 @@ class _Direct(torch.autograd.Function):
     ) -> Tensor:
         y, mean, var = convolution.forward_statistics(x, conv_weight)
         residual = None if residual is None else residual.to(y.dtype)
-        if running_mean is not None and running_var is not None:
-            batch = (y.numel() // y.shape[1], mean, var, momentum, running_mean, running_var)
-            if not native_bn_act.update_running(*batch):
-                reference_bn_act.update_running(*batch)
+        rows = y.numel() // y.shape[1]
+        native_bn_act.update_running(running_mean, running_var, mean, var, momentum, rows)
         ctx.save_for_backward(x, conv_weight, y, mean, var, weight, bias, residual)
         ctx.convolution, ctx.rest = convolution, (True, eps, activation)
         return native_bn_act.bn_act(y, mean, var, weight, bias, residual, eps, activation)

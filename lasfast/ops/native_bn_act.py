@@ -15,6 +15,7 @@ from torch.autograd.graph import increment_version
 
 from lasfast import _native
 from lasfast.ops import native
+from lasfast.ops import reference_bn_act as reference
 
 ACTIVATIONS = {
     "none": 0,
@@ -60,15 +61,23 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def update_running(
-    rows: int, mean: Tensor, var: Tensor, momentum: float, running_mean: Tensor, running_var: Tensor
-) -> bool:
-    """Update the running statistics [C] in place, from a batch of at least two rows.
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    momentum: float,
+    rows: int,
+) -> None:
+    """Update the running statistics [C] in place, if there are any, from a batch of at least two rows.
 
-    Gives False, and does nothing, where one of the tensors is not contiguous float32.
+    Those that are not contiguous float32 are left to PyTorch.
     """
-    tensors = (mean, var, running_mean, running_var)
+    if running_mean is None or running_var is None:
+        return
+    tensors = (running_mean, running_var, mean, var)
     if not all(t.dtype == torch.float32 and t.is_contiguous() for t in tensors):
-        return False
+        reference.update_running(*tensors, momentum, rows)
+        return
     _native.load().update_running_cpu(
         rows,
         len(mean),
@@ -80,7 +89,6 @@ def update_running(
     )
     increment_version(running_mean)  # so that autograd sees what changed
     increment_version(running_var)
-    return True
 
 
 def bn_act(

@@ -70,6 +70,16 @@ class NhwcPasses:
                 if module.conv2d_nhwc_why_not(params, getattr(module.Pass, which), isa) is None:
                     self._params[which] = params
 
+    @classmethod
+    def of(
+        cls, input: Tensor, weight: Tensor, output: Tensor, stride: int, padding: int, groups: int = 1
+    ) -> NhwcPasses:
+        """The passes of a convolution of these tensors, on as many threads as torch takes."""
+        sizes = (input.shape, output.shape, weight.shape, weight.stride(), weight.stride())
+        dtypes = (input.dtype, weight.dtype)
+        threads = torch.get_num_threads()
+        return cls(*sizes, *dtypes, stride, padding, groups, threads, _native.isa_number())
+
     def has(self, which: str) -> bool:
         """Whether "forward", "grad_input" or "grad_weight" can be run by these kernels."""
         return which in self._params

@@ -50,11 +50,17 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def update_running(
-    rows: int, mean: Tensor, var: Tensor, momentum: float, running_mean: Tensor, running_var: Tensor
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    momentum: float,
+    rows: int,
 ) -> None:
-    """Update the running statistics [C] in place, with the unbiased variance of a batch of `rows` rows."""
-    running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-    running_var.mul_(1 - momentum).add_(var, alpha=momentum * rows / (rows - 1))
+    """Update the running statistics [C] in place, if there are any, from a batch of at least two rows."""
+    if running_mean is not None and running_var is not None:
+        running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
+        running_var.mul_(1 - momentum).add_(var, alpha=momentum * rows / (rows - 1))
 
 
 def bn_act(

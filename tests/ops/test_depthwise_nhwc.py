@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lasfast import _native
-from lasfast.ops import depthwise_nhwc
+from lasfast.ops.native_nhwc import NhwcPasses
 
 ISAS = ("generic", "avx2", "avx512", "amx")
 LAST = torch.channels_last
@@ -35,6 +35,10 @@ def values(*size: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Ten
     return x.to(dtype).contiguous(memory_format=LAST)
 
 
+def depthwise(x: Tensor, weight: Tensor, y: Tensor, stride: int, padding: int) -> NhwcPasses:
+    return NhwcPasses.of(x, weight, y, stride, padding, x.shape[1])
+
+
 def plain(x: Tensor, weight: Tensor, grad: Tensor, stride: int, padding: int) -> list[Tensor]:
     """Output and both gradients, by torch, in the dtype of `x`."""
     x, weight = x.detach().requires_grad_(), weight.detach().to(x.dtype).requires_grad_()
@@ -47,11 +51,11 @@ def ours(x: Tensor, weight: Tensor, grad: Tensor, stride: int, padding: int) -> 
     y, grad_x = torch.full_like(grad, torch.nan), torch.full_like(x, torch.nan)
     grad_weight = torch.zeros_like(weight, dtype=torch.float32)
     statistics = torch.empty(2, x.shape[1])
-    depthwise_nhwc.forward(x, weight, y, stride, padding, statistics)
-    depthwise_nhwc.grad_input(grad, weight, grad_x, stride, padding)
-    depthwise_nhwc.grad_weight(grad, x, grad_weight, stride, padding)
+    depthwise(x, weight, y, stride, padding).forward(x, weight, y, *statistics)
+    depthwise(x, weight, y, stride, padding).grad_input(grad, weight, grad_x)
+    depthwise(x, grad_weight, y, stride, padding).grad_weight(grad, x, grad_weight)
     both = torch.full_like(x, torch.nan), torch.zeros_like(grad_weight)
-    depthwise_nhwc.backward(grad, x, weight, *both, stride, padding)
+    depthwise(x, weight, y, stride, padding).both(grad, x, weight, *both)
     for one, other in zip(both, (grad_x, grad_weight), strict=True):
         assert torch.equal(one.nan_to_num(), other.nan_to_num())
         assert torch.equal(one.isnan(), other.isnan())
@@ -171,7 +175,7 @@ def test_statistics_do_not_cancel(isa: str) -> None:
     x[:, 3] = 7.0
     weight = torch.ones(17, 1, 1, 1)
     y, statistics = torch.empty_like(x), torch.empty(2, 17)
-    depthwise_nhwc.forward(x, weight, y, 1, 0, statistics)
+    depthwise(x, weight, y, 1, 0).forward(x, weight, y, *statistics)
     variance, mean = torch.var_mean(x.double(), dim=(0, 2, 3), correction=0)
     assert torch.allclose(statistics[0].double(), mean, rtol=1e-6)
     assert torch.allclose(statistics[1].double(), variance, rtol=1e-4, atol=0.0)
@@ -208,7 +212,7 @@ def test_weights_that_are_not_finite_do_not_meet_the_padding(isa: str) -> None:
 def test_without_statistics_the_output_is_the_same(isa: str) -> None:
     x, weight, grad, *numbers = problem(3, 33, (9, 9), 3, 1, 1)
     y = torch.empty_like(grad)
-    depthwise_nhwc.forward(x, weight, y, *numbers)
+    depthwise(x, weight, y, *numbers).forward(x, weight, y)
     assert torch.equal(y, ours(x, weight, grad, *numbers)[0])
 
 
@@ -218,10 +222,11 @@ def test_empty_batches_and_channels(isa: str) -> None:
         weight = torch.ones(5, 1, 3, 3)
         result = torch.full((5, 1, 3, 3), 2.0)
         statistics = torch.zeros(2, size[1])
-        depthwise_nhwc.forward(x, weight, torch.zeros(size), 1, 1, statistics)
-        depthwise_nhwc.grad_input(x, weight, torch.zeros(size), 1, 1)
-        depthwise_nhwc.grad_weight(x, x, result, 1, 1)
-        depthwise_nhwc.backward(x, x, weight, torch.zeros(size), torch.zeros(5, 1, 3, 3), 1, 1)
+        passes = depthwise(x, weight, x, 1, 1)
+        passes.forward(x, weight, torch.zeros(size), *statistics)
+        passes.grad_input(x, weight, torch.zeros(size))
+        passes.grad_weight(x, x, result)
+        passes.both(x, x, weight, torch.zeros(size), torch.zeros(5, 1, 3, 3))
         assert not result[: size[1]].any()
         assert (result[size[1] :] == 2).all()
         assert statistics.isnan().all()
@@ -242,8 +247,9 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         pytest.skip("lasfast's compiled module is not built")
     x, weight = values(2, 5, 4, 4), torch.ones(5, 1, 3, 3)
     with pytest.raises(ValueError, match="out_height does not follow from the input"):
-        depthwise_nhwc.forward(x, weight, values(2, 5, 3, 4), 1, 1)
+        y = values(2, 5, 3, 4)
+        depthwise(x, weight, y, 1, 1).forward(x, weight, y)
     with pytest.raises(ValueError, match="stride must be at least 1"):
-        depthwise_nhwc.forward(x, weight, x, 0, 1)
+        depthwise(x, weight, x, 0, 1).forward(x, weight, x)
     with pytest.raises(ValueError, match="padding must not be negative"):
-        depthwise_nhwc.forward(x, weight, x, 1, -1)
+        depthwise(x, weight, x, 1, -1).forward(x, weight, x)

@@ -12,7 +12,11 @@ namespace {
 using lasfast::Bf16;
 using lasfast::BnActRows;
 
-constexpr int together = 4;  // wide rows at a time, for which the values of a channel are loaded once
+// Wide rows at a time, for which what is one value per channel is loaded once. Longer rows come one by one:
+// memory gives what is asked for in order almost twice as fast.
+constexpr int together = 4;
+constexpr int64_t longest_together = 128;
+constexpr int64_t ahead = 2048;  // bytes; prefetching by the processor itself ends with each page
 
 // Each column is some operation on one vector of `together` wide rows (or of one), n of whose values exist:
 //   run<R>(a, first, c, n): values first + r * a.width, of the channels at c.
@@ -21,7 +25,7 @@ void run_rows(const BnActRows& rows) {
   const BnActRows a = rows;  // a copy that stores of floats cannot have changed
   const Column column(a);
   int64_t row = 0;
-  for (; row + together <= a.count; row += together)
+  for (; row + together <= a.count && a.width <= longest_together; row += together)
     for (int64_t c = 0; c < a.width; c += W) column.template run<together>(a, row * a.width + c, c, W);
   for (; row < a.count; ++row)
     for (int64_t c = 0; c < a.width; c += W) column.template run<1>(a, row * a.width + c, c, W);
@@ -31,7 +35,9 @@ void run_rows(const BnActRows& rows) {
 
 template <class T>
 LASFAST_INLINE Vec value(const void* values, int64_t i, int n) {
-  return load_n(static_cast<const T*>(values) + i, n);
+  const T* from = static_cast<const T*>(values) + i;
+  __builtin_prefetch(reinterpret_cast<const char*>(from) + ahead);
+  return load_n(from, n);
 }
 
 // Two sums per channel, begun with what is there. (Values that do not exist add zeros: see value.)

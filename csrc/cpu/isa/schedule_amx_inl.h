@@ -12,7 +12,7 @@
 namespace {
 
 constexpr int tile_cells = 16, sums_together = 4;
-constexpr int64_t most_pitch = 10240;  // of weights that are near enough to be read for two strips at a time
+constexpr int64_t most_pitch = 20480;  // of weights that are near enough to be read for two strips at a time
 
 // Some rows of outputs of a group of images, and the cells they are computed from.
 struct Band {

@@ -45,6 +45,12 @@ class PathTrainer(Trainer):
             )
         self._batch_norm: Callable[..., torch.Tensor] = F.batch_norm
         if world.size > 1:
+            if resolved.operators == "native":
+                raise ValueError(
+                    f"operators is 'native' in {world.size} processes; expected auto or torch: the fused "
+                    "operators know the batch statistics of their own process only"
+                )
+            self.operators = "torch"
             self._batch_norm = partial(batch_norm, world)
         labels = getattr(self.data, "labels", None)
         if isinstance(labels, torch.Tensor) and labels.max() >= supernet.num_classes:
@@ -71,11 +77,9 @@ class PathTrainer(Trainer):
     def _logits(self, images: torch.Tensor, paths: Sequence[Architecture]) -> list[torch.Tensor]:
         """Run each distinct prefix of the paths once: its gradient is the sum of theirs."""
         plan = Plan([self.supernet.path(path) for path in paths])
-        alone = self._world.size == 1
-        if not alone:
+        if self._world.size > 1:
             check_batch_norms(self.supernet, plan)
-        # Fused operators know the batch statistics of this process alone.
-        run = self.supernet.layer_runner(self._batch_norm, fused=alone and self.operators == "native")
+        run = self.supernet.layer_runner(self._batch_norm, fused=self.operators == "native")
         outputs = {ROOT: images}
         for number, node in enumerate(plan.nodes):
             outputs[number] = run(node.layer, outputs[node.parent])

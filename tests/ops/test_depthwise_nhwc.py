@@ -246,8 +246,8 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     if not _native.available():
         pytest.skip("lasfast's compiled module is not built")
     x, weight = values(2, 5, 4, 4), torch.ones(5, 1, 3, 3)
+    y = values(2, 5, 3, 4)
     with pytest.raises(ValueError, match="out_height does not follow from the input"):
-        y = values(2, 5, 3, 4)
         depthwise(x, weight, y, 1, 1).forward(x, weight, y)
     with pytest.raises(ValueError, match="stride must be at least 1"):
         depthwise(x, weight, x, 0, 1).forward(x, weight, x)

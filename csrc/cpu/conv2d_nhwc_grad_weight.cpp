@@ -12,8 +12,7 @@ namespace lasfast {
 namespace {
 
 constexpr int64_t tile = 16, tile_sums = tile * tile;
-constexpr int64_t steps_together =
-    16;  // products that a block of sums stays in tiles for: L1 holds their operands
+constexpr int64_t steps_together = 16;   // of a block of sums, before the next one's: L1 holds their operands
 constexpr int64_t sums_bytes = 1 << 20;  // of an item: they should stay in a core's second-level cache
 constexpr int64_t least_slab_of_one = 128, least_slab = 32;  // channels, of a 1x1 kernel and others
 constexpr int64_t part_steps = 64, most_items = 8;

@@ -9,7 +9,13 @@
 // Nothing is allocated, or kept between calls.
 //
 // By pass: on bf16 values all three with Isa::amx; on fp32 values forward and gradient of the input with any.
-// Everything else gives Code::unsupported.
+// Kernels up to 11, and in the forward pass paddings below the kernel. Everything else gives
+// Code::unsupported.
+//
+// Values that are not finite do what they do by the definition, with two exceptions. The weight's gradient
+// may multiply them by the padding's zeros, unless c_in is a multiple of 64. The input's gradient may
+// multiply them by zeros for taps that a position has not: with a stride on fp32, or with a padding of the
+// kernel's size or more.
 #pragma once
 
 #include <cstdint>

@@ -7,7 +7,8 @@ A NIR step trains the deepest sub-network and three candidates on each batch of 
 (`sequential`) or one together (`joint`); a one-shot step trains one random path. Baselines train extracted
 networks that share their weights: `eager` is PyTorch's defaults (fp32, contiguous, SGD as it comes); `tuned`
 is channels_last, fused SGD, and bf16 autocast or fp32, whichever is faster for the workload, compiled if
-that is faster still. Compilation is not timed. Before any time is taken, losses and gradients of one batch are compared.
+that is faster still. Compilation is not timed. Before any time is taken, losses and gradients of one batch
+are compared.
 """
 
 import argparse
@@ -174,7 +175,7 @@ def load_images(options, workload):
         size = workload.image_size
         images = torch.randn(IMAGES, 3, size, size, generator=generator)
         return images, torch.randint(0, 10, (IMAGES,), generator=generator)
-    data = lasfast.data.load(options.data, calibration=0, validation=IMAGES)
+    data = lasfast.data.load(options.data, calibration=1, validation=IMAGES)
     images, labels = data.validation
     return F.interpolate(images, size=(workload.image_size,) * 2), labels
 

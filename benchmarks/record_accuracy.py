@@ -80,7 +80,7 @@ def search(seed: int, operators: dict[str, str]) -> float:
 
 def standalone(source: str, epochs: int, seed: int, operators: dict[str, str]) -> float:
     """Top-1 of ResidualNet 3-3-3 after training from scratch on 6,000 images."""
-    data = lasfast.data.load(source, limit=6000, validation=6000, calibration=0)
+    data = lasfast.data.load(source, limit=6000, validation=6000, calibration=1)
     torch.manual_seed(seed)
     supernet = lasfast.supernets.ResidualNet((3, 3, 3), num_classes=data.num_classes)
     network = supernet.extract((3, 3, 3), fresh=True)

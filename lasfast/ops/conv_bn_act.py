@@ -111,18 +111,9 @@ def _fits(
         ):
             return False
     if residual is not None:
-        last = torch.channels_last
-        if (
-            residual.dim() != 4
-            or residual.shape[1] > channels
-            or not residual.is_contiguous(memory_format=last)
-        ):
+        if residual.dim() != 4 or residual.device.type != "cpu" or residual.shape[1] > channels:
             return False
-        if residual.device.type != "cpu" or (residual.shape[0], *residual.shape[2:]) != (
-            batch,
-            height,
-            width,
-        ):
+        if (residual.shape[0], *residual.shape[2:]) != (batch, height, width):
             return False
     return activation in native_bn_act.ACTIVATIONS and batch * height * width > 1
 
@@ -146,7 +137,8 @@ class _Direct(torch.autograd.Function):
         activation: str,
     ) -> Tensor:
         y, mean, var = convolution.forward_statistics(x, conv_weight)
-        residual = None if residual is None else residual.to(y.dtype)
+        if residual is not None:
+            residual = residual.to(y.dtype).contiguous(memory_format=torch.channels_last)
         rows = y.numel() // y.shape[1]
         native_bn_act.update_running(running_mean, running_var, mean, var, momentum, rows)
         ctx.save_for_backward(x, conv_weight, y, mean, var, weight, bias, residual)

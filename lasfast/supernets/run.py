@@ -89,6 +89,8 @@ def _(op: layers.Activation, modules: Modules, x: Tensor) -> Tensor:
 
 @run_op.register
 def _(op: layers.Pool, modules: Modules, x: Tensor) -> Tensor:
+    if op.kernel_size == 1 and not op.padding:
+        return x[:, :, :: op.stride, :: op.stride]  # whose gradient is far quicker than pooling's
     if op.kind == "max":
         return F.max_pool2d(x, op.kernel_size, op.stride, op.padding)
     return F.avg_pool2d(x, op.kernel_size, op.stride, op.padding, count_include_pad=False)

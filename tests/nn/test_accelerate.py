@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -169,3 +172,11 @@ def test_what_cannot_be_rewritten() -> None:
     ):
         lasfast.accelerate(model)
     assert not model.training
+
+
+def test_the_example_runs(one_thread: None, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    options = ["--network", "mobilenet_v3_small", "--image-size", "32", "--batch", "4", "--steps", "1"]
+    monkeypatch.setattr("sys.argv", ["accelerate_torchvision.py", *options])
+    path = Path(__file__).parents[2] / "examples" / "accelerate_torchvision.py"
+    runpy.run_path(str(path), run_name="__main__")
+    assert re.search(r"\d+\.\d\d times faster", capsys.readouterr().out)

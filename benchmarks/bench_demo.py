@@ -1,6 +1,7 @@
 """Whole NIR searches, trained and evaluated with lasfast's kernels and with PyTorch's operators, alternated.
 
-    python -m benchmarks.bench_demo --output benchmarks/results/demo.json         # `make demo`
+    python -m benchmarks.bench_demo --output benchmarks/results/demo.json           # `make demo`
+    python -m benchmarks.bench_demo demo-bf16 --output benchmarks/results/demo-bf16.json
     python -m benchmarks.bench_demo cifar10 --output benchmarks/results/search.json
 
 Both run the same algorithm on the same images with the same seeds, in channels_last; `cifar10` in bf16, as
@@ -21,8 +22,10 @@ from typing import Any
 from benchmarks import _harness
 from lasfast.study import LOG
 
+DEMO = ("--data", "digits", "--depth", "9", "--retrain")
 SEARCHES = {
-    "demo": ("--data", "digits", "--depth", "9", "--retrain"),
+    "demo": DEMO,
+    "demo-bf16": (*DEMO, "--precision", "bf16"),
     "cifar10": (
         *("--data", "imagefolder:data/cifar10", "--limit", "6000", "--validation", "6000"),
         *("--depth", "9", "--max-layers", "5,5,5", "--preset", "cifar100", "--precision", "bf16"),
@@ -65,7 +68,8 @@ def run(arguments: tuple[str, ...], backend: str) -> float:
     """Search in a process of its own; return the seconds of its evaluations."""
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "lasfast", "search", "nir", *arguments, "--threads", "1", "--quiet"]
-        command += ["--backend", backend, "--operators", backend, "--directory", directory + "/run"]
+        operators = "auto" if backend == "native" else "torch"  # as a user has it
+        command += ["--backend", backend, "--operators", operators, "--directory", directory + "/run"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         events = [json.loads(line) for line in (Path(directory) / "run" / LOG).read_text().splitlines()]
     return sum(event["seconds"] for event in events if event["event"] == "evaluation")

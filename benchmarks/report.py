@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.report_training import searches, training
+from benchmarks.report_training import accuracy, searches, training
 from lasfast.report.plot import COLORS
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +54,8 @@ def main() -> None:
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("evaluate-*.json"))]
     whole, one_by_one = (read("agreement-search.json"), read("agreement-assignments.json"))
     parts = [TEXT, *(section(record) for record in records), conclusion(records)]
-    parts += [training(read("train-bf16.json")), searches(read("demo.json"), read("search.json"))]
+    parts += [training(read("train-bf16.json")), accuracy(read("accuracy.json"))]
+    parts.append(searches([read(name) for name in ("demo.json", "demo-bf16.json", "search.json")]))
     parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]
     parts.append(operations(read("operations.json")))
     (ROOT / "docs" / "performance.md").write_text("\n".join(parts))

@@ -158,16 +158,23 @@ class Convolution:
                 self.grad_weight(grad_output, input) if of_weight else None,
             )
 
-        nhwc = self._nhwc
-        if not (of_input and of_weight and nhwc is not None and nhwc.depthwise and nhwc.has("grad_input")):
+        if not (of_input and of_weight):
             return apart()
+        nhwc = self._nhwc
 
         def together() -> tuple[Tensor | None, Tensor | None]:
+            assert nhwc is not None
             of_both = self._empty(self.input_size), self._zeros(torch.float32)
             nhwc.both(grad_output, input, weight, *of_both)
             return of_both[0], of_both[1].to(self._weight_dtype)
 
-        return self._fastest("gradients", together, apart)
+        def in_torch() -> tuple[Tensor | None, Tensor | None]:
+            gradient = self._zeros(self._weight_dtype)
+            result = reference.sliced_conv2d_gradients(grad_output, input, weight, gradient, *self.numbers)
+            return self._laid_out(result), gradient
+
+        fused = nhwc is not None and nhwc.depthwise and nhwc.has("grad_input")
+        return self._fastest("gradients", together if fused else apart, in_torch)
 
     def _zeros(self, dtype: torch.dtype) -> Tensor:
         """Of the gradient of the weight; what no filter of the slice writes stays zero."""

@@ -35,9 +35,9 @@ class StandaloneTrainer(Trainer):
     ) -> None:
         resolved = resolve(settings, **overrides)
         super().__init__(network, data, resolved, resolved.seed if seed is None else seed)
-        self._forward = self._accelerated()
+        self._accelerated = self._accelerate()
 
-    def _accelerated(self) -> nn.Module:
+    def _accelerate(self) -> nn.Module:
         """The network with fused operators; itself where those are not wanted or it cannot be traced."""
         if self.operators == "torch":
             return self.module
@@ -74,7 +74,8 @@ class StandaloneTrainer(Trainer):
         return self._run(0, self.settings.standalone_epochs, start, (), slice(None))
 
     def _logits(self, images: torch.Tensor, paths: object) -> list[torch.Tensor]:
-        return [self._forward(images)]
+        network = self._accelerated if self.operators == "native" else self.module
+        return [network(images)]
 
     def _paths(self, step: int, batch: int, candidates: object) -> tuple[None]:
         return (None,)

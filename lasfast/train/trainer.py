@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lasfast import _native
 from lasfast.checks import check_choice
 from lasfast.distributed import World
+from lasfast.ops.choice import fastest
 from lasfast.train.images import TrainingImages, as_training_images, shards
 from lasfast.train.progress import Progress
 from lasfast.train.seeds import derive, torch_seed
@@ -66,6 +67,7 @@ class Trainer:
             raise ValueError(f"the {type(module).__name__} has no parameters to train")
         self.device = parameters[0].device
         self.operators = _operators(settings, self.device)  # "native" or "torch"
+        self._settled = settings.operators != "auto"
         self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
         if settings.channels_last:
             module.to(memory_format=torch.channels_last)
@@ -174,18 +176,16 @@ class Trainer:
             group["lr"] = rate
         self._within_batch = True
         self.module.train()
+        if not self._settled and self.operators == "native":
+            self._settle(images, labels, paths[:1], seed)
         deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
         with torch_seed(seed, self.device), deterministic:
             number = 0
             for together in [paths] if self.update == "joint" else [(path,) for path in paths]:
                 # None, not zero: an inactive weight gets no update, no weight decay and keeps its momentum.
                 self._optimizer.zero_grad(set_to_none=True)
-                # One context an update, since autocast keeps its bf16 copies of the weights until it is left.
-                with torch.autocast(
-                    self.device.type, dtype=torch.bfloat16, enabled=self.settings.precision == "bf16"
-                ):
-                    every = self._logits(images, together)
-                    losses = torch.stack([F.cross_entropy(logits.float(), labels) for logits in every])
+                every = self._logits_of(images, together)
+                losses = self._losses(every, labels)
                 losses = losses * (len(labels) / size)  # this rank's share of the mean over the batch
                 (losses.sum() * self.settings.loss_scale).backward()
                 self._step()
@@ -194,6 +194,41 @@ class Trainer:
                     number += 1
         record.next += 1
         self._within_batch = False
+
+    def _settle(self, images: torch.Tensor, labels: torch.Tensor, paths: Sequence[Any], seed: int) -> None:
+        """Take the operators that train `paths` faster; small networks may be quicker with PyTorch's."""
+        self._settled = True
+        before = [one.detach().clone() for one in self.module.buffers()]
+
+        def trained_by(operators: str) -> Callable[[], None]:
+            def run() -> None:
+                self.operators = operators
+                self._losses(self._logits_of(images, paths), labels).sum().backward()
+
+            return run
+
+        weights = sum(one.numel() for one in self._parameters)
+        key = (
+            f"train {type(self.module).__name__} of {weights} weights on {tuple(images.shape)} in "
+            f"{self.settings.precision}, {torch.get_num_threads()} threads"
+        )
+        with torch_seed(seed, self.device):
+            ways = {name: trained_by(name) for name in ("native", "torch")}
+            self.operators = fastest(key, self.device, ways)
+        with torch.no_grad():
+            for buffer, value in zip(self.module.buffers(), before, strict=True):
+                buffer.copy_(value)
+
+    def _logits_of(self, images: torch.Tensor, paths: Sequence[Any]) -> list[torch.Tensor]:
+        """The logits of each path in the precision of the settings."""
+        # One context an update, since autocast keeps its bf16 copies of the weights until it is left.
+        bf16 = self.settings.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+            return self._logits(images, paths)
+
+    @staticmethod
+    def _losses(every: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        return torch.stack([F.cross_entropy(logits.float(), labels) for logits in every])
 
     def _step(self) -> None:
         """Update the weights that have gradients, with those of all ranks."""

@@ -107,6 +107,27 @@ def test_gradients_are_clipped_together_and_loss_scaling_changes_nothing(update,
     assert cosine.item() > 0.99
 
 
+@pytest.mark.parametrize("faster", ["native", "torch"])
+def test_the_faster_operators_are_taken_and_trying_leaves_no_trace(faster, monkeypatch):
+    tried = []
+
+    def fastest(key, device, ways):
+        for name, run in ways.items():
+            tried.append(name)
+            run()
+        return faster
+
+    monkeypatch.setattr("lasfast.train.trainer.fastest", fastest)
+    trained = {}
+    for operators in ("auto", faster):
+        trainer = SupernetTrainer(residual(), images(), SETTINGS, operators=operators)
+        run(trainer, (), CANDIDATES)
+        assert trainer.operators == faster
+        trained[operators] = weights(trainer.supernet)
+    assert tried == ["native", "torch"]  # once
+    assert_same(trained["auto"], trained[faster])
+
+
 def test_progress():
     warm_up, step = run(SupernetTrainer(residual(), images(), SETTINGS), (), CANDIDATES)
     assert [(p.step, p.epoch, p.batch, p.done, p.last_of_epoch) for p in step] == [

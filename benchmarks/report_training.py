@@ -90,7 +90,7 @@ def accuracy(record: dict[str, Any]) -> str:
     """Return whether training in bf16 ends where fp32 does."""
     lines = [
         "## Does training in bf16 cost accuracy?\n",
-        "Top-1 on the validation images, mean of three seeds: PyTorch in fp32, lasfast's operators in bf16.\n",
+        "Top-1 on the validation images, mean of three seeds: PyTorch in fp32, lasfast in bf16.\n",
         "| what | PyTorch fp32 | native bf16 | difference, points | its standard error |",
         "|---|---|---|---|---|",
     ]

@@ -112,3 +112,19 @@ def test_the_speeds_are_those_of_the_record() -> None:
     sequential = statistics.geometric_mean(one["sequential"] for one in ratios)
     assert f"**{tuned:.1f} times faster** than PyTorch tuned by hand" in text
     assert f"{sequential:.0f} times faster than eager PyTorch" in text
+
+
+def test_the_speeds_of_training_are_those_of_the_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "train-bf16.json").read_text())
+    workloads = record["workloads"].values()
+    assert len(workloads) == 5
+    assert record["machine"]["threads"] == 1
+    text = " ".join(README.split())
+
+    def mean(update: str, other: str) -> float:
+        ratios = (one["times_faster"].get(update, {}).get(other) for one in workloads)
+        return statistics.geometric_mean(ratio for ratio in ratios if ratio)
+
+    assert f"**{mean('sequential', 'tuned'):.1f} times faster** than the same tuned PyTorch" in text
+    assert f"{mean('sequential', 'eager'):.1f} times faster than eager" in text
+    assert f"{mean('joint', 'tuned'):.1f} times with one update for all candidates" in text

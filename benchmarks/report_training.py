@@ -47,8 +47,8 @@ def training(record: dict[str, Any]) -> str:
     trials = {name: " ".join(one["tuned_trials"]) for name, one in workloads.items()}
     eager = [f"`{name}`" for name, tried in trials.items() if "compiled" not in tried]
     lines.append(
-        f"Compiling was not tried for {' and '.join(eager)}: it takes minutes for each network, and of random "
-        "paths each is a network of its own.\n"
+        f"Compiling was not tried for {' and '.join(eager)}: it takes minutes for each network, and each "
+        "random path is a network of its own.\n"
     )
     for (update, other), value in means.items():
         target = TARGETS[update].get(other)

@@ -16,7 +16,8 @@ from lasfast import _native
 
 logger = logging.getLogger("lasfast")
 
-_CUDA_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+"""Numbers of csrc/include/lasfast/sliced_conv2d.h (Dtype) and schedule.h (Storage)."""
 
 
 @functools.cache
@@ -44,7 +45,7 @@ def supports(tensor: Tensor) -> bool:
     kind = tensor.device.type
     if kind not in ("cpu", "cuda") or tensor.layout != torch.strided:
         return False
-    if tensor.dtype not in ((torch.float32,) if kind == "cpu" else _CUDA_DTYPES):
+    if tensor.dtype not in ((torch.float32,) if kind == "cpu" else DTYPES):
         return False
     return available() and (kind == "cpu" or _cuda_usable(tensor.device.index))
 
@@ -112,7 +113,7 @@ def _run(which: str, params: object, first: Tensor, second: Tensor, result: Tens
         run = getattr(module, f"sliced_conv2d_{which}_cuda")
         run(
             params,
-            _CUDA_DTYPES[result.dtype],
+            DTYPES[result.dtype],
             first.data_ptr(),
             second.data_ptr(),
             workspace.data_ptr(),

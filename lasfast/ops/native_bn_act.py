@@ -16,6 +16,7 @@ from torch.autograd.graph import increment_version
 from lasfast import _native
 from lasfast.ops import native
 from lasfast.ops import reference_bn_act as reference
+from lasfast.ops.native import DTYPES
 
 ACTIVATIONS = {
     "none": 0,
@@ -28,15 +29,12 @@ ACTIVATIONS = {
 }
 """Numbers of csrc/include/lasfast/schedule.h."""
 
-_STORAGES = {torch.float32: 0, torch.bfloat16: 1}
 _LAST = torch.channels_last
 
 
 def supports(x: Tensor) -> bool:
     """Whether the native kernels take x; says once why not if they should."""
-    return (
-        x.dtype in _STORAGES and x.device.type == "cpu" and x.layout == torch.strided and native.available()
-    )
+    return x.dtype in DTYPES and x.device.type == "cpu" and x.layout == torch.strided and native.available()
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +47,7 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     _native.load().batch_statistics_cpu(
         rows,
         channels,
-        _STORAGES[x.dtype],
+        DTYPES[x.dtype],
         x.data_ptr(),
         workspace.data_ptr(),
         threads,
@@ -115,7 +113,7 @@ def bn_act(
         rows,
         channels,
         residual_channels,
-        _STORAGES[x.dtype],
+        DTYPES[x.dtype],
         ACTIVATIONS[activation],
         eps,
         x.data_ptr(),
@@ -158,7 +156,7 @@ def bn_act_backward(
         rows,
         channels,
         residual_channels,
-        _STORAGES[x.dtype],
+        DTYPES[x.dtype],
         ACTIVATIONS[activation],
         batch_statistics,
         eps,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lasfast import _native
 from lasfast.ops import native
+from lasfast.ops.native import DTYPES
 
-DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 PASSES = ("forward", "grad_input", "grad_weight")
 
 

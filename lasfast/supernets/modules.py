@@ -7,18 +7,10 @@ from functools import singledispatch
 import torch
 from torch import nn
 
+from lasfast.nn.conv_bn_act import ACTIVATIONS
 from lasfast.supernets import layers
 from lasfast.supernets.layers import Op
 from lasfast.supernets.run import leading
-
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "hardswish": nn.Hardswish,
-    "swish": nn.SiLU,
-    "sigmoid": nn.Sigmoid,
-    "hardsigmoid": nn.Hardsigmoid,
-}
 
 
 @singledispatch
@@ -55,7 +47,7 @@ def _(op: layers.Linear) -> nn.Module:
 
 @make_module.register
 def _(op: layers.Activation) -> nn.Module:
-    return _ACTIVATIONS[op.kind]()
+    return ACTIVATIONS[op.kind]()
 
 
 @make_module.register

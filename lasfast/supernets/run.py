@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lasfast.ops.reference_bn_act import ACTIVATIONS
 from lasfast.supernets import layers
 from lasfast.supernets.layers import Layer, Op
 
@@ -18,15 +19,6 @@ Modules = Mapping[str, Any]
 """The supernet's modules by dotted name; "" is the supernet itself."""
 BatchNormFunction = Callable[[layers.BatchNorm2d, Tensor], Tensor]
 """What a batch norm op does with its input [N, C, H, W]: the reader's choice of statistics."""
-
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "hardswish": F.hardswish,
-    "swish": F.silu,
-    "sigmoid": torch.sigmoid,
-    "hardsigmoid": F.hardsigmoid,
-}
 
 
 def run_layer(layer: Layer, x: Tensor, modules: Modules, batch_norm: BatchNormFunction) -> Tensor:

@@ -56,6 +56,17 @@ def emulated(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     module.set_reversed(False)
 
 
+@pytest.fixture
+def emulated_place(emulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Operators call CUDA's functions of the module `emulated`, on the CPU's tensors."""
+    from lasfast import _native
+    from lasfast.ops import place
+
+    monkeypatch.setattr(_native, "load", lambda: emulated)
+    monkeypatch.setattr(place, "place_of", lambda tensor: place.Place("cuda", (0, 0)))
+    return emulated
+
+
 SMALL = {"num_classes": 7, "stem": "cifar", "width": 0.2}
 CHOICE_SUPERNETS = {
     "shufflenet-blocks": lambda: lasfast.supernets.ShuffleNetV2(**SMALL),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lasfast import _native
+from lasfast.ops import place
 
 logger = logging.getLogger("lasfast")
 
@@ -91,33 +92,17 @@ def _params(input: Tensor, weight: Tensor, output: Tensor, stride: int, padding:
 
 def _run(which: str, params: object, first: Tensor, second: Tensor, result: Tensor) -> None:
     module = _native.load()
-    kind = getattr(module.Pass, which)
-    device = result.device
-    if device.type == "cpu":
-        isa, threads = _native.isa_number(), torch.get_num_threads()
-        workspace = torch.empty(module.sliced_conv2d_workspace_cpu(params, kind, threads), dtype=torch.uint8)
-        run = getattr(module, f"sliced_conv2d_{which}_cpu")
-        run(
-            params,
-            first.data_ptr(),
-            second.data_ptr(),
-            workspace.data_ptr(),
-            threads,
-            isa,
-            result.data_ptr(),
-        )
-        return
-    with torch.cuda.device(device):
-        bytes_needed = module.sliced_conv2d_workspace_cuda(params, kind)
-        workspace = torch.empty(bytes_needed, dtype=torch.uint8, device=device)
-        run = getattr(module, f"sliced_conv2d_{which}_cuda")
-        run(
-            params,
-            DTYPES[result.dtype],
-            first.data_ptr(),
-            second.data_ptr(),
-            workspace.data_ptr(),
-            device.index,
-            torch.cuda.current_stream(device).cuda_stream,
-            result.data_ptr(),
-        )
+    kind, arguments = place.place_of(result)
+    # Values on the CPU are fp32; there, how much memory is needed depends on the number of threads.
+    dtype, threads = ((), arguments[:1]) if kind == "cpu" else ((DTYPES[result.dtype],), ())
+    size = getattr(module, f"sliced_conv2d_workspace_{kind}")(params, getattr(module.Pass, which), *threads)
+    workspace = torch.empty(size, dtype=torch.uint8, device=result.device)
+    getattr(module, f"sliced_conv2d_{which}_{kind}")(
+        params,
+        *dtype,
+        first.data_ptr(),
+        second.data_ptr(),
+        workspace.data_ptr(),
+        *arguments,
+        result.data_ptr(),
+    )

@@ -1,0 +1,29 @@
+"""Where a compiled pass runs: which of the functions it calls, and what these are told of the place."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lasfast import _native
+
+
+class Place(NamedTuple):
+    """What entry points of csrc/ are told of where their tensors are.
+
+    `kind` ends the functions' names. `arguments` are (threads, number of the instruction set) on the CPU, and
+    (device, stream) on CUDA, torch's current ones; they stand between the workspace and the outputs.
+    """
+
+    kind: str
+    arguments: tuple[int, int]
+
+
+def place_of(tensor: Tensor) -> Place:
+    """The place of a tensor, which is on the CPU or a GPU."""
+    if tensor.is_cuda:
+        device = tensor.device
+        return Place("cuda", (device.index, torch.cuda.current_stream(device).cuda_stream))
+    return Place("cpu", (torch.get_num_threads(), _native.isa_number()))

@@ -160,11 +160,13 @@ def schedule_pack_cuda(
     stream: int,
     packed: int,
 ) -> None: ...
-def schedule_plan_bytes_cuda(tables: ScheduleTables, storage: int, images: int, calibration: bool) -> int: ...
+def schedule_plan_bytes_cuda(tables: ScheduleTables, storage: int, images: int, purpose: int) -> int: ...
 def schedule_plan_cuda(
-    tables: ScheduleTables, storage: int, tf32: bool, images: int, calibration: bool, plan: int
+    tables: ScheduleTables, storage: int, tf32: bool, images: int, purpose: int, plan: int
 ) -> None: ...
-def schedule_needs_cuda(plan: int) -> list[int]: ...  # bytes of arena and of scratch, levels
+
+# Bytes of arena and of scratch, levels, bytes of a block's shared memory.
+def schedule_needs_cuda(plan: int) -> list[int]: ...
 def schedule_run_cuda(
     tables: ScheduleTables,
     plan: int,
@@ -180,6 +182,20 @@ def schedule_run_cuda(
     device: int,
     stream: int,
 ) -> None: ...
+def schedule_run_resident_cuda(
+    tables: ScheduleTables,
+    plan: int,
+    device_plan: int,
+    images: int,
+    count: int,
+    logits: int,
+    logit_images: int,
+    device: int,
+    stream: int,
+) -> None: ...
+
+# Multiprocessors; bytes of shared memory of a block, of a multiprocessor, and taken by each block besides.
+def cuda_limits(device: int) -> list[int]: ...
 
 class Pass:
     forward: Pass

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "bindings.h"
+#include "lasfast/device.h"
 #include "lasfast/schedule.h"
 
 namespace py = pybind11;
@@ -31,19 +32,20 @@ void pack(Address operation, Address input, int storage, Address weight, const s
         "schedule_pack");
 }
 
-int64_t plan_bytes(const ScheduleTables& tables, int storage, int64_t images, bool calibration) {
-  return schedule_plan_bytes_cuda(tables, static_cast<Storage>(storage), images, calibration);
+int64_t plan_bytes(const ScheduleTables& tables, int storage, int64_t images, int purpose) {
+  return schedule_plan_bytes_cuda(tables, static_cast<Storage>(storage), images,
+                                  static_cast<Purpose>(purpose));
 }
 
-void plan(const ScheduleTables& tables, int storage, bool tf32, int64_t images, bool calibration,
-          Address plan) {
-  raise(schedule_plan_cuda(tables, static_cast<Storage>(storage), tf32, images, calibration, at<void>(plan)),
+void plan(const ScheduleTables& tables, int storage, bool tf32, int64_t images, int purpose, Address plan) {
+  raise(schedule_plan_cuda(tables, static_cast<Storage>(storage), tf32, images, static_cast<Purpose>(purpose),
+                           at<void>(plan)),
         "schedule_plan");
 }
 
-std::array<int64_t, 3> needs(Address plan) {
+std::array<int64_t, 4> needs(Address plan) {
   const CudaNeeds needs = schedule_needs_cuda(at<const void>(plan));
-  return {needs.arena_bytes, needs.scratch_bytes, needs.levels};
+  return {needs.arena_bytes, needs.scratch_bytes, needs.levels, needs.resident_bytes};
 }
 
 void run(const ScheduleTables& tables, Address plan, Address device_plan, Address images, int64_t count,
@@ -69,6 +71,32 @@ void run(const ScheduleTables& tables, Address plan, Address device_plan, Addres
   raise(status, "schedule_run");
 }
 
+void run_resident(const ScheduleTables& tables, Address plan, Address device_plan, Address images,
+                  int64_t count, Address logits, int64_t logit_images, int device, Address stream) {
+  CudaPass pass{};
+  pass.plan = at<const void>(plan);
+  pass.device_plan = at<const void>(device_plan);
+  pass.images = at<const float>(images);
+  pass.count = count;
+  pass.logits = at<float>(logits);
+  pass.logit_images = logit_images;
+  pass.device = device;
+  pass.stream = at<void>(stream);
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = schedule_run_resident_cuda(tables, pass);
+  }
+  raise(status, "schedule_run_resident");
+}
+
+std::array<int64_t, 4> limits(int device) {
+  CudaLimits limits{};
+  if (const int error = cuda_limits(device, &limits); error != 0)
+    raise({Code::device_error, error, "the device cannot be used"}, "cuda_limits");
+  return {limits.multiprocessors, limits.block_shared_bytes, limits.shared_bytes, limits.reserved_bytes};
+}
+
 }  // namespace
 
 void bind_schedule_cuda(py::module_& m) {
@@ -77,13 +105,16 @@ void bind_schedule_cuda(py::module_& m) {
   m.def("schedule_pack_cuda", &pack, arg("operation"), arg("input"), arg("storage"), arg("weight"),
         arg("weight_stride"), arg("device"), arg("stream"), arg("packed"));
   m.def("schedule_plan_bytes_cuda", &plan_bytes, arg("tables"), arg("storage"), arg("images"),
-        arg("calibration"));
+        arg("purpose"));
   m.def("schedule_plan_cuda", &plan, arg("tables"), arg("storage"), arg("tf32"), arg("images"),
-        arg("calibration"), arg("plan"));
+        arg("purpose"), arg("plan"));
   m.def("schedule_needs_cuda", &needs, arg("plan"));
   m.def("schedule_run_cuda", &run, arg("tables"), arg("plan"), arg("device_plan"), arg("images"),
         arg("count"), arg("first_level"), arg("last_level"), arg("arena"), arg("scratch"), arg("logits"),
         arg("logit_images"), arg("device"), arg("stream"));
+  m.def("schedule_run_resident_cuda", &run_resident, arg("tables"), arg("plan"), arg("device_plan"),
+        arg("images"), arg("count"), arg("logits"), arg("logit_images"), arg("device"), arg("stream"));
+  m.def("cuda_limits", &limits, arg("device"));
 }
 
 #endif

@@ -69,6 +69,13 @@ bool overlap(const Value& a, const Value& b, const ScheduleLayout& layout) {
          b.offset < a.offset + layout.elements(a);
 }
 
+// Whether they overlap in a way that is not allowed, where each element of `source` is read `once`, to
+// compute the same element of the output.
+bool clash(const Value& source, const Value& out, const ScheduleLayout& layout, bool once) {
+  const bool same = source.channels == out.channels && same_size(source, out) && source.offset == out.offset;
+  return overlap(source, out, layout) && !(layout.in_place && once && same);
+}
+
 Status check_operation(const ScheduleTables& t, const Operation& op, Storage storage,
                        const ScheduleLayout& layout, bool calibration) {
   if (!in_range(op.kind, kind_count)) return invalid("an operation's kind is unknown");
@@ -96,7 +103,8 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
   if (!in_range(op.input, t.value_count)) return invalid("an operation's input is no value");
   const Value& in = t.values[op.input];
   if (op.out_channels != out.channels) return invalid("an operation's out_channels is not its value's");
-  if (!leaf && overlap(in, out, layout)) return invalid("an operation's output overlaps its input");
+  if (!leaf && clash(in, out, layout, kind == Kind::combine || kind == Kind::gate))
+    return invalid("an operation's output overlaps its input");
   switch (kind) {
     case Kind::conv2d:
     case Kind::linear: {
@@ -137,7 +145,8 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
   if (const Status status = check_other(t, op, in, out); !status.ok()) return status;
   if (op.other != -1) {
     const Value& other = t.values[op.other];
-    if (!leaf && overlap(other, out, layout)) return invalid("an operation's output overlaps its other");
+    if (!leaf && clash(other, out, layout, !is_binary(op)))
+      return invalid("an operation's output overlaps its other");
     if (const Status status = check_norm(t, op.other_norm, other.channels); !status.ok()) return status;
   }
   if (const Status status = check_norm(t, op.input_norm, in.channels); !status.ok()) return status;

@@ -19,6 +19,7 @@ struct Room {
 struct ScheduleLayout {
   int64_t (*elements)(const Value&);  // of a value in its arena, for an image
   std::function<int64_t(const Operation&, const Value&, Storage)> packed_bytes;
+  bool in_place = false;  // whether an output may lie where a value lies whose elements are read only once
 };
 
 // All tables.

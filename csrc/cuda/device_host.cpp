@@ -297,6 +297,11 @@ int cuda_runtime_version() { return 0; }
 int cuda_driver_version() { return 0; }
 int cuda_device_count() { return 1; }
 
+int cuda_limits(int device, CudaLimits* limits) {
+  *limits = {2, device::max_shared_bytes, device::max_shared_bytes + 1024, 1024};
+  return device == 0 ? device::none : device::no_device;
+}
+
 const char* cuda_error_text(int error) {
   switch (error) {
     case device::no_device:

@@ -1,4 +1,7 @@
 // A schedule's entry points on CUDA: check, then queue the launches of a plan one after another.
+#include <algorithm>
+
+#include "lasfast/device.h"
 #include "lasfast/schedule.h"
 #include "schedule_kernels.cuh"
 #include "schedule_plan.h"
@@ -10,8 +13,17 @@ bool misaligned(const void* address, uintptr_t alignment) {
   return !address || reinterpret_cast<uintptr_t>(address) % alignment != 0;
 }
 
+// What passes by levels and resident ones have in common.
+Status check_common(const Plan& plan, const CudaPass& pass) {
+  if (!pass.device_plan || !pass.images) return invalid("the device's plan or the images are missing");
+  if (plan.leaves && (!pass.logits || pass.logit_images < pass.count))
+    return invalid("the logits are missing or have too few images");
+  return {};
+}
+
 Status check_pass(const ScheduleTables& t, const Plan& plan, const CudaPass& pass) {
-  if (plan.mark != plan_mark) return invalid("the plan is none, or of another build");
+  if (plan.mark != plan_mark || plan.resident_bytes)
+    return invalid("the plan is none, of another build or for another purpose");
   if (pass.count < 1 || pass.count > plan.images)
     return invalid("the number of images is not between 1 and the plan's");
   if (pass.first_level < 0 || pass.last_level >= plan.levels || pass.first_level > pass.last_level)
@@ -22,12 +34,33 @@ Status check_pass(const ScheduleTables& t, const Plan& plan, const CudaPass& pas
         op.level <= pass.last_level)
       return invalid("an opaque operation is run by the caller");
   }
-  if (!pass.device_plan || !pass.images) return invalid("the device's plan or the images are missing");
   if (misaligned(pass.arena, 64) || (plan.scratch_bytes && misaligned(pass.scratch, 64)))
     return invalid("arena or scratch is missing or not aligned");
-  if (plan.leaves && (!pass.logits || pass.logit_images < pass.count))
-    return invalid("the logits are missing or have too few images");
-  return {};
+  return check_common(plan, pass);
+}
+
+// Those of all problems of the plan.
+PassArgs arguments(const ScheduleTables& t, const Plan& plan, const CudaPass& pass) {
+  const auto* const problems = reinterpret_cast<const Problem*>(
+      static_cast<const char*>(pass.device_plan) +
+      (reinterpret_cast<const char*>(plan.first_problem()) - static_cast<const char*>(pass.plan)));
+  return {problems,
+          plan.problems,
+          pass.count,
+          pass.images,
+          pass.arena,
+          pass.logits,
+          pass.logit_images,
+          static_cast<const char*>(t.weights),
+          t.biases,
+          t.gamma,
+          t.beta,
+          t.scale,
+          t.shift,
+          t.mean,
+          t.variance,
+          static_cast<float*>(pass.scratch),
+          0};
 }
 
 int run(const Launch& launch, const Plan& plan, const PassArgs& args, device::Stream stream) {
@@ -39,22 +72,22 @@ int run(const Launch& launch, const Plan& plan, const PassArgs& args, device::St
 }  // namespace
 
 int64_t schedule_plan_bytes_cuda(const ScheduleTables& tables, Storage storage, int64_t images,
-                                 bool calibration) {
-  if (!check_plan(tables, storage, images, calibration).ok()) return 0;
-  return make_plan(tables, storage, false, images, calibration, nullptr);
+                                 Purpose purpose) {
+  if (!check_plan(tables, storage, images, purpose).ok()) return 0;
+  return make_plan(tables, storage, false, images, purpose, nullptr);
 }
 
 Status schedule_plan_cuda(const ScheduleTables& tables, Storage storage, bool tf32, int64_t images,
-                          bool calibration, void* plan) {
-  if (const Status status = check_plan(tables, storage, images, calibration); !status.ok()) return status;
+                          Purpose purpose, void* plan) {
+  if (const Status status = check_plan(tables, storage, images, purpose); !status.ok()) return status;
   if (misaligned(plan, 8)) return invalid("the plan is missing or not aligned");
-  make_plan(tables, storage, tf32, images, calibration, plan);
+  make_plan(tables, storage, tf32, images, purpose, plan);
   return {};
 }
 
 CudaNeeds schedule_needs_cuda(const void* plan) {
   const auto& header = *static_cast<const Plan*>(plan);
-  return {header.arena_bytes, header.scratch_bytes, header.levels};
+  return {header.arena_bytes, header.scratch_bytes, header.levels, header.resident_bytes};
 }
 
 Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
@@ -64,31 +97,39 @@ Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
   const device::Use use(pass.device);
   if (use.error() != 0) return {Code::device_error, use.error(), "the device cannot be used"};
   const auto stream = static_cast<device::Stream>(pass.stream);
-  const auto* const problems = reinterpret_cast<const Problem*>(
-      static_cast<const char*>(pass.device_plan) +
-      (reinterpret_cast<const char*>(plan.first_problem()) - static_cast<const char*>(pass.plan)));
+  const PassArgs all = arguments(t, plan, pass);
   for (int64_t i = 0; i < plan.launches; ++i) {
     const Launch& launch = plan.first_launch()[i];
     if (launch.level < pass.first_level || launch.level > pass.last_level) continue;
-    const PassArgs args{problems + launch.first_problem,
-                        launch.problems,
-                        pass.count,
-                        pass.images,
-                        pass.arena,
-                        pass.logits,
-                        pass.logit_images,
-                        static_cast<const char*>(t.weights),
-                        t.biases,
-                        t.gamma,
-                        t.beta,
-                        t.scale,
-                        t.shift,
-                        t.mean,
-                        t.variance,
-                        static_cast<float*>(pass.scratch)};
+    PassArgs args = all;
+    args.problems += launch.first_problem;
+    args.problem_count = launch.problems;
     if (const int error = run(launch, plan, args, stream); error != 0)
       return {Code::device_error, error, "CUDA launch failed"};
   }
+  return {};
+}
+
+Status schedule_run_resident_cuda(const ScheduleTables& t, const CudaPass& pass) {
+  if (misaligned(pass.plan, 8)) return invalid("the plan is missing or not aligned");
+  const Plan& plan = *static_cast<const Plan*>(pass.plan);
+  if (plan.mark != plan_mark || !plan.resident_bytes)
+    return invalid("the plan is none, of another build or for another purpose");
+  if (pass.count < 1) return invalid("there must be at least one image");
+  if (const Status status = check_common(plan, pass); !status.ok()) return status;
+  const device::Use use(pass.device);
+  if (use.error() != 0) return {Code::device_error, use.error(), "the device cannot be used"};
+  CudaLimits limits{};
+  if (const int error = cuda_limits(pass.device, &limits); error != 0)
+    return {Code::device_error, error, "the device cannot be used"};
+  // As many blocks as can run at once; each goes on with other images until none are left.
+  const int64_t side_by_side =
+      std::max<int64_t>(1, limits.shared_bytes / (plan.resident_bytes + limits.reserved_bytes));
+  const int64_t blocks = std::min((pass.count + plan.images - 1) / plan.images,
+                                  limits.multiprocessors * std::min(side_by_side, resident_blocks));
+  const int error =
+      launch_resident(plan, arguments(t, plan, pass), blocks, static_cast<device::Stream>(pass.stream));
+  if (error != 0) return {Code::device_error, error, "CUDA launch failed"};
   return {};
 }
 

@@ -10,9 +10,12 @@ namespace lasfast {
 int launch_conv(const Launch& launch, bool bfloat16, bool tf32, const PassArgs& pass, device::Stream stream);
 int launch_planes(const Launch& launch, bool bfloat16, const PassArgs& pass, device::Stream stream);
 int launch_merge(const Launch& launch, const PassArgs& pass, device::Stream stream);
+int launch_resident(const Plan& plan, const PassArgs& pass, int64_t blocks, device::Stream stream);
 
 // What their blocks need of shared memory.
 int64_t conv_shared_bytes(Work work, int64_t input_pitch);
 int64_t plane_shared_bytes(Work work, const Problem& problem);
+int64_t resident_stage_bytes(const Problem& problem);
+int64_t resident_bytes(int64_t arena_bytes, int64_t stage_bytes);
 
 }  // namespace lasfast

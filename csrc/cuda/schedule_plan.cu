@@ -10,6 +10,8 @@ namespace lasfast {
 namespace {
 
 constexpr int64_t largest_positions = int64_t{1} << 31, alignment = 64;
+constexpr int64_t largest_shared =
+    1 << 20;  // more than any block has: what is there is for the launch to say
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_to(int64_t value, int64_t multiple) { return divide_up(value, multiple) * multiple; }
@@ -18,6 +20,9 @@ Kind kind_of(const Operation& op) { return static_cast<Kind>(op.kind); }
 bool is_conv(Work work) { return work <= Work::conv_128; }
 
 int64_t itemsize(Storage storage) { return storage == Storage::float32 ? 4 : 2; }
+
+int64_t padded_elements(const Value& v) { return int64_t{v.height} * v.width * cuda_channels(v.channels); }
+int64_t resident_elements(const Value& v) { return round_to(padded_elements(v), resident_alignment); }
 
 Value output_of(const ScheduleTables& t, const Operation& op) {
   return op.leaf >= 0 ? Value{op.out_channels, 1, 1, 0, 0} : t.values[op.output];
@@ -58,9 +63,10 @@ struct Draft {
   const ScheduleTables& t;
   Storage storage;
   int64_t images;
+  Purpose purpose;
   std::vector<Launch> launches;
   std::vector<Problem> problems;
-  int64_t arena_bytes = 0, scratch_floats = 0, leaves = 0, levels = 0;
+  int64_t arena_bytes = 0, scratch_floats = 0, leaves = 0, levels = 0, stage_bytes = 0;
 
   Term term(int32_t value, int32_t norm, int32_t activation) const {
     if (value < 0) return Term{0, 0, 0, 0, 0, -1, 0};
@@ -71,6 +77,7 @@ struct Draft {
 
   Problem problem(const Operation& op, Work work) const {
     Problem p{};
+    p.work = work;
     const Value out = output_of(t, op);
     p.input = term(op.input, op.input_norm, op.input_activation);
     p.other = term(op.other, op.other_norm, op.other_activation);
@@ -139,12 +146,14 @@ struct Draft {
     problems.insert(problems.end(), some.begin(), some.end());
   }
 
-  void add_level(int64_t level, bool calibration) {
+  void add_level(int64_t level) {
     std::vector<Problem> by_work[work_count];
     int64_t floats = 0;
     for (int64_t i = 0; i < t.operation_count; ++i) {
       const Operation& op = t.operations[i];
-      if (op.level != level || kind_of(op) == Kind::opaque || (calibration && op.leaf >= 0)) continue;
+      if (op.level != level || kind_of(op) == Kind::opaque ||
+          (purpose == Purpose::calibration && op.leaf >= 0))
+        continue;
       const Work work = work_of(op);
       Problem p = problem(op, work);
       if (op.statistics >= 0) {
@@ -153,27 +162,40 @@ struct Draft {
         by_work[static_cast<int>(Work::merge)].push_back(p);
       }
       by_work[static_cast<int>(work)].push_back(p);
+      if (purpose == Purpose::resident) stage_bytes = std::max(stage_bytes, resident_stage_bytes(p));
     }
     scratch_floats = std::max(scratch_floats, floats);
     for (int work = 0; work < work_count; ++work) add_launch(static_cast<Work>(work), level, by_work[work]);
   }
 
-  Draft(const ScheduleTables& t, Storage storage, int64_t images, bool calibration)
-      : t(t), storage(storage), images(images) {
+  Draft(const ScheduleTables& t, Storage storage, int64_t images, Purpose purpose)
+      : t(t), storage(storage), images(images), purpose(purpose) {
     for (int64_t i = 0; i < t.operation_count; ++i) {
       levels = std::max<int64_t>(levels, t.operations[i].level + 1);
       leaves += t.operations[i].leaf >= 0;
     }
-    for (int64_t level = 0; level < levels; ++level) add_level(level, calibration);
+    for (int64_t level = 0; level < levels; ++level) add_level(level);
     for (int64_t i = 0; i < t.value_count; ++i) {
       const Value& v = t.values[i];
-      const int64_t elements = int64_t{v.height} * v.width * cuda_channels(v.channels);
+      const int64_t elements = purpose == Purpose::resident ? resident_elements(v) : padded_elements(v);
       arena_bytes = std::max(arena_bytes, (v.offset + elements) * images * itemsize(storage));
     }
   }
 };
 
-int64_t padded_elements(const Value& v) { return int64_t{v.height} * v.width * cuda_channels(v.channels); }
+// What the resident kernel asks for beyond what every kernel does.
+Status check_resident(const ScheduleTables& t) {
+  for (int64_t i = 0; i < t.value_count; ++i)
+    if (t.values[i].offset % resident_alignment)
+      return invalid("a value does not begin at a multiple of 64 elements");
+  for (int64_t i = 0; i < t.operation_count; ++i) {
+    const Operation& op = t.operations[i];
+    if (kind_of(op) == Kind::opaque) return invalid("an opaque operation is run by the caller");
+    if (is_conv(work_of(op)) && (op.input_norm >= 0 || op.input_activation))
+      return invalid("the input of a convolution or linear operation has a norm or an activation");
+  }
+  return {};
+}
 
 }  // namespace
 
@@ -201,30 +223,39 @@ PackedShape::PackedShape(const Operation& op, const Value& input, Storage storag
   }
 }
 
-Status check_plan(const ScheduleTables& t, Storage storage, int64_t images, bool calibration) {
+Status check_plan(const ScheduleTables& t, Storage storage, int64_t images, Purpose purpose) {
+  if (purpose < Purpose::prediction || purpose > Purpose::resident)
+    return invalid("the purpose of the plan is unknown");
+  const bool resident = purpose == Purpose::resident;
   const auto packed = [](const Operation& op, const Value& input, Storage storage) {
     return schedule_packed_bytes_cuda(op, input, storage);
   };
   const Room room{images, -1};
-  if (const Status status = check_tables(t, storage, room, room, calibration, {padded_elements, packed});
+  const ScheduleLayout layout{resident ? resident_elements : padded_elements, packed, resident};
+  if (const Status status = check_tables(t, storage, room, room, purpose == Purpose::calibration, layout);
       !status.ok())
     return status;
   for (int64_t i = 0; i < t.value_count; ++i)
     if (t.values[i].shared) return invalid("there is one arena on CUDA, and no value is shared");
-  const Draft draft(t, storage, images, calibration);
+  if (resident) {
+    if (const Status status = check_resident(t); !status.ok()) return status;
+  }
+  const Draft draft(t, storage, images, purpose);
+  if (resident && resident_bytes(draft.arena_bytes, draft.stage_bytes) > largest_shared)
+    return unsupported("the values do not fit into a multiprocessor's memory");
   for (const Problem& p : draft.problems)
     if (images * p.out_height * p.out_width >= largest_positions ||
         (p.other.channels && images * p.input.height * p.input.width >= largest_positions))
       return unsupported("more than 2^31 positions of one value at a time; run fewer images at once");
   for (const Launch& launch : draft.launches)
-    if (launch.blocks > device::max_blocks || launch.shared_bytes > device::max_shared_bytes)
+    if (!resident && (launch.blocks > device::max_blocks || launch.shared_bytes > device::max_shared_bytes))
       return unsupported("an operation has too many channels or positions for one launch");
   return {};
 }
 
-int64_t make_plan(const ScheduleTables& t, Storage storage, bool tf32, int64_t images, bool calibration,
+int64_t make_plan(const ScheduleTables& t, Storage storage, bool tf32, int64_t images, Purpose purpose,
                   void* plan) {
-  const Draft draft(t, storage, images, calibration);
+  const Draft draft(t, storage, images, purpose);
   const size_t launch_bytes = draft.launches.size() * sizeof(Launch);
   const size_t problem_bytes = draft.problems.size() * sizeof(Problem);
   Plan header{};
@@ -236,7 +267,11 @@ int64_t make_plan(const ScheduleTables& t, Storage storage, bool tf32, int64_t i
   header.problems = static_cast<int64_t>(draft.problems.size());
   header.arena_bytes = round_to(draft.arena_bytes, alignment);
   header.scratch_bytes = draft.scratch_floats * int64_t{sizeof(float)};
-  header.leaves = calibration ? 0 : draft.leaves;
+  header.leaves = purpose == Purpose::calibration ? 0 : draft.leaves;
+  if (purpose == Purpose::resident) {
+    header.resident_bytes = resident_bytes(header.arena_bytes, draft.stage_bytes);
+    header.stage_bytes = static_cast<int32_t>(draft.stage_bytes);
+  }
   header.bfloat16 = storage == Storage::bfloat16;
   header.tf32 = tf32;
   if (plan) {

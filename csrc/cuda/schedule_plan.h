@@ -19,10 +19,10 @@ struct PackedShape {
 bool is_depthwise_cuda(const Operation& op);
 
 // Everything that kernels and launches take for granted.
-Status check_plan(const ScheduleTables& tables, Storage storage, int64_t images, bool calibration);
+Status check_plan(const ScheduleTables& tables, Storage storage, int64_t images, Purpose purpose);
 
 // Writes a plan of tables that passed check_plan; returns its bytes. plan may be null.
-int64_t make_plan(const ScheduleTables& tables, Storage storage, bool tf32, int64_t images, bool calibration,
+int64_t make_plan(const ScheduleTables& tables, Storage storage, bool tf32, int64_t images, Purpose purpose,
                   void* plan);
 
 }  // namespace lasfast

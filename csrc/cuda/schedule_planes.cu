@@ -1,8 +1,6 @@
-// The operations of a schedule that read each input a few times at most: a thread has eight channels of four
-// positions. Depthwise convolutions take neighbouring positions together, so that an input that several of
-// them see is loaded and normalised once.
+// The launches of operations other than convolutions and statistics, and of depthwise convolutions.
 #include "schedule_kernels.cuh"
-#include "schedule_values.cuh"
+#include "schedule_planes.cuh"
 
 namespace lasfast {
 namespace {
@@ -13,221 +11,6 @@ struct Shared {
   Moments moments;
 };
 
-// Output position number `at`, as image, row and column.
-struct Position {
-  int64_t image;
-  int y, x;
-
-  LASFAST_DEVICE Position(const Problem& p, int64_t at) {
-    const auto position = static_cast<uint32_t>(at);
-    x = static_cast<int>(position % p.out_width);
-    y = static_cast<int>(position / p.out_width % p.out_height);
-    image = position / p.out_width / p.out_height;
-  }
-};
-
-// ---- op(...) of one position; `cheap` where it is little more than a load
-
-template <typename T>
-struct Combine {
-  static constexpr bool cheap = true;
-  const T* from;
-  int pitch;
-  Seen in;
-
-  LASFAST_DEVICE Combine(const PassArgs& pass, const Problem& p, int c)
-      : from(static_cast<const T*>(pass.arena) + p.input.offset + c),
-        pitch(p.input.pitch),
-        in(pass, p.input, c) {}
-  LASFAST_DEVICE Chunk operator()(int64_t position) const {
-    Chunk x = load_chunk(from + position * pitch);
-    in(x);
-    return x;
-  }
-};
-
-template <typename T, bool largest>
-struct Pool {
-  static constexpr bool cheap = false;
-  const Problem& p;
-  const T* from;
-  Seen in;
-
-  LASFAST_DEVICE Pool(const PassArgs& pass, const Problem& p, int c)
-      : p(p), from(static_cast<const T*>(pass.arena) + p.input.offset + c), in(pass, p.input, c) {}
-  LASFAST_DEVICE Chunk operator()(int64_t position) const {
-    const Position at(p, position);
-    const T* const image = from + at.image * p.input.height * p.input.width * p.input.pitch;
-    const int y = at.y * p.stride - p.padding, x = at.x * p.stride - p.padding;
-    const int top = y < 0 ? 0 : y, left = x < 0 ? 0 : x;
-    const int bottom = y + p.kernel_height < p.input.height ? y + p.kernel_height : p.input.height;
-    const int right = x + p.kernel_width < p.input.width ? x + p.kernel_width : p.input.width;
-    Chunk result;
-    LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) result.v[i] = largest ? -device::infinity() : 0.f;
-    for (int r = top; r < bottom; ++r)
-      for (int s = left; s < right; ++s) {
-        Chunk v = load_chunk(image + (static_cast<int64_t>(r) * p.input.width + s) * p.input.pitch);
-        in(v);
-        LASFAST_UNROLL
-        for (int i = 0; i < chunk; ++i) {
-          if (largest)
-            result.v[i] = result.v[i] >= v.v[i] || result.v[i] != result.v[i] ? result.v[i] : v.v[i];
-          else
-            result.v[i] += v.v[i];
-        }
-      }
-    const float count = static_cast<float>((bottom - top) * (right - left));
-    LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) result.v[i] = largest ? result.v[i] : result.v[i] / count;
-    return result;
-  }
-};
-template <typename T>
-using MaxPool = Pool<T, true>;
-template <typename T>
-using AvgPool = Pool<T, false>;
-
-template <typename T>
-struct GlobalPool {
-  static constexpr bool cheap = false;
-  const T* from;
-  int64_t positions;
-  int pitch;
-  Seen in;
-
-  LASFAST_DEVICE GlobalPool(const PassArgs& pass, const Problem& p, int c)
-      : from(static_cast<const T*>(pass.arena) + p.input.offset + c),
-        positions(static_cast<int64_t>(p.input.height) * p.input.width),
-        pitch(p.input.pitch),
-        in(pass, p.input, c) {}
-  LASFAST_DEVICE Chunk operator()(int64_t image) const {
-    constexpr int64_t run = 16;  // sums of sums keep rounding small
-    Chunk total = {};
-    for (int64_t first = 0; first < positions; first += run) {
-      Chunk sum = {};
-      const int64_t end = first + run < positions ? first + run : positions;
-      for (int64_t at = first; at < end; ++at) {
-        Chunk v = load_chunk(from + (image * positions + at) * pitch);
-        in(v);
-        LASFAST_UNROLL
-        for (int i = 0; i < chunk; ++i) sum.v[i] += v.v[i];
-      }
-      LASFAST_UNROLL
-      for (int i = 0; i < chunk; ++i) total.v[i] += sum.v[i];
-    }
-    LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) total.v[i] /= static_cast<float>(positions);
-    return total;
-  }
-};
-
-template <typename T>
-struct Gate {
-  static constexpr bool cheap = false;
-  Combine<T> input;
-  const T* factors;
-  int positions, pitch;
-  Seen with;
-
-  LASFAST_DEVICE Gate(const PassArgs& pass, const Problem& p, int c)
-      : input(pass, p, c),
-        factors(static_cast<const T*>(pass.arena) + p.other.offset + c),
-        positions(p.out_height * p.out_width),
-        pitch(p.other.pitch),
-        with(pass, p.other, c) {}
-  LASFAST_DEVICE Chunk operator()(int64_t position) const {
-    Chunk x = input(position);
-    Chunk factor = load_chunk(factors + static_cast<uint32_t>(position) / positions * int64_t{pitch});
-    with(factor);
-    LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) x.v[i] *= factor.v[i];
-    return x;
-  }
-};
-
-// Channels that lie together, as in a concatenation, are loaded together where they are aligned.
-template <typename T>
-struct Arrange {
-  static constexpr bool cheap = false;
-  const Problem& p;
-  const T* arena;
-  int source[chunk];  // channel of input ++ other
-  bool together;
-  Chunk scale, shift;
-
-  LASFAST_DEVICE Arrange(const PassArgs& pass, const Problem& p, int c)
-      : p(p), arena(static_cast<const T*>(pass.arena)), together(true) {
-    const int each = (p.input.channels + p.other.channels) / p.groups;
-    LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) {
-      const bool some = c + i < p.out_channels;
-      const int k = p.first + (some ? c + i : p.out_channels - 1);
-      source[i] = k % p.groups * each + k / p.groups;
-      const Term& term = this->term(i);
-      const int64_t norm = term.norm + channel(i);
-      scale.v[i] = term.norm < 0 ? 1.f : pass.scale[norm];
-      shift.v[i] = term.norm < 0 ? 0.f : pass.shift[norm];
-      together = together && (!some || (source[i] == source[0] + i && second(i) == second(0)));
-    }
-    together = together && channel(0) % chunk == 0;
-  }
-  LASFAST_DEVICE Chunk operator()(int64_t position) const {
-    Chunk x;
-    if (together) {
-      x = load_chunk(arena + term(0).offset + position * term(0).pitch + channel(0));
-    } else {
-      LASFAST_UNROLL
-      for (int i = 0; i < chunk; ++i)
-        x.v[i] = device::to_float(arena[term(i).offset + position * term(i).pitch + channel(i)]);
-    }
-    LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) x.v[i] = x.v[i] * scale.v[i] + shift.v[i];
-    Chunk y = x;
-    activate(x.v, p.input.activation);
-    activate(y.v, p.other.activation);
-    LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) x.v[i] = second(i) ? y.v[i] : x.v[i];
-    return x;
-  }
-
- private:
-  LASFAST_DEVICE bool second(int i) const { return source[i] >= p.input.channels; }
-  LASFAST_DEVICE const Term& term(int i) const { return second(i) ? p.other : p.input; }
-  LASFAST_DEVICE int channel(int i) const { return source[i] - (second(i) ? p.input.channels : 0); }
-};
-
-// Images, [count, channels, height, width] in fp32.
-template <typename T>
-struct Input {
-  static constexpr bool cheap = false;
-  const float* images;
-  int64_t positions;
-  int c, channels;
-
-  LASFAST_DEVICE Input(const PassArgs& pass, const Problem& p, int c)
-      : images(pass.images),
-        positions(static_cast<int64_t>(p.out_height) * p.out_width),
-        c(c),
-        channels(p.input.channels) {}
-  LASFAST_DEVICE Chunk operator()(int64_t position) const {
-    const int64_t image = position / positions;
-    const float* const from = images + (image * channels + c) * positions + position % positions;
-    Chunk x;
-    LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) x.v[i] = c + i < channels ? from[i * positions] : 0.f;
-    return x;
-  }
-};
-
-// ---- the kernels
-
-// Keeps the value for statistics.
-LASFAST_DEVICE void keep(float* to, const Chunk& x) {
-  LASFAST_UNROLL
-  for (int i = 0; i < chunk; ++i) to[i] = x.v[i];
-}
-
 template <typename T, template <typename> class Op>
 LASFAST_KERNEL(schedule_threads, 2)
 planes(const PassArgs pass) {
@@ -237,27 +20,7 @@ planes(const PassArgs pass) {
   const Tile tile(pass, p);
   if (tile.empty()) return;
   auto* const values = reinterpret_cast<float*>(shared + 1);
-  const int across = p.columns / chunk, down = schedule_threads / across;
-  const int column = device::thread_index() % across * chunk, row = device::thread_index() / across;
-  if (row < down && tile.column + column < p.out_pitch) {
-    const Op<T> op(pass, p, tile.column + column);
-    const Finish<T> finish(pass, p, tile.column + column);
-    // Several loads are under way before the first is waited for.
-    constexpr int at_once = Op<T>::cheap ? 2 : 1;
-    LASFAST_ROLL
-    for (int first = row; first < p.rows; first += at_once * down) {
-      Chunk x[at_once] = {};
-      LASFAST_UNROLL
-      for (int i = 0; i < at_once; ++i)
-        if (tile.first + first + i * down < tile.end) x[i] = op(tile.first + first + i * down);
-      LASFAST_UNROLL
-      for (int i = 0; i < at_once; ++i) {
-        if (tile.first + first + i * down >= tile.end) break;
-        finish.store(x[i], tile.first + first + i * down);
-        if (p.partial >= 0) keep(values + (first + i * down) * p.columns + column, x[i]);
-      }
-    }
-  }
+  plane_tile<T, Op>(pass, p, tile, values);
   if (p.partial < 0) return;
   device::barrier();
   take_statistics(pass, p, tile, values, p.columns, &shared->moments);
@@ -271,57 +34,11 @@ depthwise(const PassArgs pass) {
   const Problem& p = shared->problem;
   const Tile tile(pass, p);
   if (tile.empty()) return;
-  const int thread = device::thread_index(), taps = p.kernel_height * p.kernel_width;
-  auto* const weights = reinterpret_cast<float*>(shared + 1);  // [taps, columns]
-  float* const values = weights + taps * p.columns;
-  const auto* const packed = reinterpret_cast<const float*>(pass.weights + p.weight);
-  for (int i = thread; i < taps * p.columns; i += schedule_threads) {
-    const int c = tile.column + i % p.columns;
-    weights[i] = c < p.out_pitch ? packed[i / p.columns * p.out_pitch + c] : 0.f;
-  }
+  auto* const weights = reinterpret_cast<float*>(shared + 1);
+  float* const values = weights + p.kernel_height * p.kernel_width * p.columns;
+  load_taps(pass, p, tile.column, weights);
   device::barrier();
-
-  const int across = p.columns / chunk, down = schedule_threads / across;
-  const int column = thread % across * chunk, row = thread / across;
-  if (row < down && tile.column + column < p.out_pitch) {
-    const T* const from = static_cast<const T*>(pass.arena) + p.input.offset + tile.column + column;
-    const Seen in(pass, p.input, tile.column + column);
-    const Finish<T> finish(pass, p, tile.column + column);
-    const int64_t begin = tile.first + row * plane_rows;
-    const int64_t end = begin + plane_rows < tile.end ? begin + plane_rows : tile.end;
-    for (int64_t first = begin; first < end;) {
-      // As many as are in one row of the output.
-      const Position at(p, first);
-      const int run = end - first < p.out_width - at.x ? static_cast<int>(end - first) : p.out_width - at.x;
-      const T* const image = from + at.image * p.input.height * p.input.width * p.input.pitch;
-      const int top = at.y * p.stride - p.padding, left = at.x * p.stride - p.padding;
-      Chunk sum[plane_rows] = {};
-      for (int r = 0; r < p.kernel_height; ++r) {
-        if (top + r < 0 || top + r >= p.input.height) continue;
-        const T* const line = image + static_cast<int64_t>(top + r) * p.input.width * p.input.pitch;
-        for (int s = 0; s < (run - 1) * p.stride + p.kernel_width; ++s) {
-          if (left + s < 0 || left + s >= p.input.width) continue;
-          Chunk v = load_chunk(line + static_cast<int64_t>(left + s) * p.input.pitch);
-          in(v);
-          LASFAST_UNROLL
-          for (int i = 0; i < plane_rows; ++i) {
-            const int tap = s - i * p.stride;
-            if (i >= run || tap < 0 || tap >= p.kernel_width) continue;
-            const float* const w = weights + (r * p.kernel_width + tap) * p.columns + column;
-            LASFAST_UNROLL
-            for (int j = 0; j < chunk; ++j) sum[i].v[j] += v.v[j] * w[j];
-          }
-        }
-      }
-      LASFAST_UNROLL
-      for (int i = 0; i < plane_rows; ++i) {
-        if (i >= run) break;
-        finish.store(sum[i], first + i);
-        if (p.partial >= 0) keep(values + (first + i - tile.first) * p.columns + column, sum[i]);
-      }
-      first += run;
-    }
-  }
+  depthwise_tile<T>(pass, p, tile, weights, values);
   if (p.partial < 0) return;
   device::barrier();
   take_statistics(pass, p, tile, values, p.columns, &shared->moments);

@@ -10,13 +10,14 @@
 
 namespace lasfast {
 
-constexpr int schedule_threads = 256;  // of every kernel
-constexpr int chunk = 8;               // channels that a thread handles together
-constexpr int conv_rows = 128;         // positions in a tile of a convolution
-constexpr int conv_step_bytes = 64;    // of a row that convolutions read at a time
-constexpr int plane_chunks = 8;        // at most, side by side in a tile of the other operations
-constexpr int plane_rows = 4;          // that a thread of theirs computes
-constexpr int merge_columns = 32;      // channels whose statistics a block merges
+constexpr int schedule_threads = 256;   // of every kernel
+constexpr int chunk = 8;                // channels that a thread handles together
+constexpr int conv_rows = 128;          // positions in a tile of a convolution
+constexpr int conv_step_bytes = 64;     // of a row that convolutions read at a time
+constexpr int plane_chunks = 8;         // at most, side by side in a tile of the other operations
+constexpr int plane_rows = 4;           // that a thread of theirs computes
+constexpr int merge_columns = 32;       // channels whose statistics a block merges
+constexpr int64_t resident_blocks = 2;  // of the resident kernel on a multiprocessor, at most
 
 // Which kernel. Convolutions by the columns of their tiles.
 enum class Work : int32_t {
@@ -56,14 +57,16 @@ struct Problem {
   int32_t depth;             // of a convolution: elements in a row of its packed weight
   int32_t adds;              // whether other is added to the result; else it is an operand, or missing
   int32_t first, groups;     // of an arrangement
-  int64_t weight;            // bytes from the beginning of the weights
-  int64_t bias;              // or -1
-  int64_t partial;           // statistics: floats from the beginning of the scratch, or -1;
-                             // [row tiles][mean, squared deviations][out_pitch]
-  int32_t statistics;        // of its first channel in mean, variance, ...
+  Work work;
+  int64_t weight;      // bytes from the beginning of the weights
+  int64_t bias;        // or -1
+  int64_t partial;     // statistics: floats from the beginning of the scratch, or -1;
+                       // [row tiles][mean, squared deviations][out_pitch]
+  int32_t statistics;  // of its first channel in mean, variance, ...
   float eps;
 };
 static_assert(sizeof(Problem) % 8 == 0, "an array of them has no holes");
+static_assert(sizeof(Problem) / sizeof(int32_t) <= schedule_threads, "a thread copies one word");
 
 struct Launch {
   Work work;
@@ -75,12 +78,14 @@ struct Launch {
 struct Plan {
   uint64_t mark;  // tells a plan from other bytes
   int64_t bytes, images, levels, launches, problems, arena_bytes, scratch_bytes, leaves;
+  int64_t resident_bytes;  // of shared memory, where it is for the resident kernel; else 0
   int32_t bfloat16, tf32;
+  int32_t stage_bytes, reserved;  // of the resident kernel: what weights stream through
 
   const Launch* first_launch() const { return reinterpret_cast<const Launch*>(this + 1); }
   const Problem* first_problem() const { return reinterpret_cast<const Problem*>(first_launch() + launches); }
 };
-constexpr uint64_t plan_mark = 0x316e616c7066736cull;
+constexpr uint64_t plan_mark = 0x326e616c7066736cull;
 
 // The argument of every kernel.
 struct PassArgs {
@@ -95,6 +100,7 @@ struct PassArgs {
   const float *biases, *gamma, *beta;
   float *scale, *shift, *mean, *variance;
   float* partial;
+  int64_t first;  // image of the batch that is the values' image 0
 };
 
 }  // namespace lasfast

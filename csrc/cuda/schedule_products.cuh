@@ -16,23 +16,43 @@ LASFAST_DEVICE int piece_offset(int row, int piece) {
   return row * conv_step_bytes + ((piece ^ (row >> 1)) & 3) * 16;
 }
 
+// The rows of A where they were copied to, from a warp's first on. (Others walk over a value: of each row
+// that the thread reads, the pieces `first_piece`, + `piece_step`, ... in turn.)
+struct CopiedRows {
+  const char* first;
+
+  LASFAST_DEVICE void next() {}
+  LASFAST_DEVICE const char* piece(int, int row, int piece) const { return first + piece_offset(row, piece); }
+};
+
 // What a warp adds: `a` is at its first row, `b` at its first column; both are multiples of eight.
 template <typename T, int WM, int WN>
 struct TensorProduct {
   float sum[WM / 16][WN / 8][4] = {};
 
   LASFAST_DEVICE void add(const char* a, const char* b) {
+    CopiedRows rows{a};
+    add(rows, b);
+  }
+
+  // Which rows and pieces of A a thread reads: row(0) .. row(rows_read - 1).
+  static constexpr int rows_read = WM / 16, piece_step = 2;
+  LASFAST_DEVICE static int row(int i) { return 16 * i + device::thread_index() % 16; }
+  LASFAST_DEVICE static int first_piece() { return device::thread_index() % 32 / 16; }
+
+  template <typename Rows>
+  LASFAST_DEVICE void add(Rows& a, const char* b) {
     const int lane = device::thread_index() % 32;
-    const int a_row = lane % 16, a_half = lane / 16;                    // rows, then halves of k
     const int b_row = lane % 8 + lane / 16 * 8, b_half = lane / 8 % 2;  // halves of k, then columns
     LASFAST_UNROLL
     for (int k = 0; k < 2; ++k) {
       uint32_t rows[WM / 16][4], columns[WN / 16][4];
       LASFAST_UNROLL
       for (int m = 0; m < WM / 16; ++m) {
-        device::load_matrix(rows[m], a + piece_offset(16 * m + a_row, 2 * k + a_half));
+        device::load_matrix(rows[m], a.piece(m, row(m), 2 * k + first_piece()));
         round(rows[m]);
       }
+      a.next();
       LASFAST_UNROLL
       for (int n = 0; n < WN / 16; ++n) {
         device::load_matrix(columns[n], b + piece_offset(16 * n + b_row, 2 * k + b_half));
@@ -57,6 +77,17 @@ struct TensorProduct {
       to[(16 * m + lane / 4 + i / 2 * 8) * pitch + 8 * n + lane % 4 * 2 + i % 2] = sum[m][n][i];
   }
 
+  // The sums that a thread has: of some columns, each with the next, in some rows.
+  struct Sums {
+    float v[2];
+  };
+  static constexpr int columns_held = WN / 8, rows_held = WM / 8;
+  LASFAST_DEVICE static int held_column(int n) { return 8 * n + device::thread_index() % 4 * 2; }
+  LASFAST_DEVICE static int held_row(int m) { return 8 * m + device::thread_index() % 32 / 4; }
+  LASFAST_DEVICE Sums held(int m, int n) const {
+    return {{sum[m / 2][n][m % 2 * 2], sum[m / 2][n][m % 2 * 2 + 1]}};
+  }
+
  private:
   LASFAST_DEVICE static void round(uint32_t (&bits)[4]) {
     if constexpr (sizeof(T) == 4) {
@@ -79,6 +110,16 @@ struct ExactProduct {
   float sum[WM / 8][WN / 4] = {};
 
   LASFAST_DEVICE void add(const char* a, const char* b) {
+    CopiedRows rows{a};
+    add(rows, b);
+  }
+
+  static constexpr int rows_read = WM / 8, piece_step = 1;
+  LASFAST_DEVICE static int row(int i) { return 8 * i + device::thread_index() % 8; }
+  LASFAST_DEVICE static int first_piece() { return 0; }
+
+  template <typename Rows>
+  LASFAST_DEVICE void add(Rows& a, const char* b) {
     const int lane = device::thread_index() % 32;
     LASFAST_UNROLL
     for (int piece = 0; piece < 4; ++piece) {
@@ -88,12 +129,13 @@ struct ExactProduct {
         columns[n] = device::load16_shared(b + piece_offset(4 * n + lane / 8, piece));
       LASFAST_UNROLL
       for (int m = 0; m < WM / 8; ++m) {
-        const device::Bits16 row = device::load16_shared(a + piece_offset(8 * m + lane % 8, piece));
+        const device::Bits16 values = device::load16_shared(a.piece(m, row(m), piece));
         LASFAST_UNROLL
         for (int n = 0; n < WN / 4; ++n) LASFAST_UNROLL
         for (int i = 0; i < 4; ++i)
-          sum[m][n] += device::float_of(row.word[i]) * device::float_of(columns[n].word[i]);
+          sum[m][n] += device::float_of(values.word[i]) * device::float_of(columns[n].word[i]);
       }
+      a.next();
     }
   }
 
@@ -103,6 +145,14 @@ struct ExactProduct {
     for (int m = 0; m < WM / 8; ++m) LASFAST_UNROLL
     for (int n = 0; n < WN / 4; ++n) to[(8 * m + lane % 8) * pitch + 4 * n + lane / 8] = sum[m][n];
   }
+
+  struct Sums {
+    float v[1];
+  };
+  static constexpr int columns_held = WN / 4, rows_held = WM / 8;
+  LASFAST_DEVICE static int held_column(int n) { return 4 * n + device::thread_index() % 32 / 8; }
+  LASFAST_DEVICE static int held_row(int m) { return row(m); }
+  LASFAST_DEVICE Sums held(int m, int n) const { return {{sum[m][n]}}; }
 };
 
 }  // namespace lasfast

@@ -49,13 +49,39 @@ LASFAST_DEVICE void store_chunk(float* to, const Chunk& x) {
 }
 LASFAST_DEVICE void store_chunk(device::bfloat16* to, const Chunk& x) { device::store16(to, pack(x)); }
 
+// Channels that a thread handles together: X is Chunk, or fewer.
+template <typename X>
+constexpr int width_of = sizeof(X) / sizeof(float);
+
 // Of a table without padding: channels from `first` on, `fill` where there is no table or no channel.
-LASFAST_DEVICE Chunk load_some(const float* table, int64_t first, int channels, float fill) {
-  Chunk x;
+template <typename X>
+LASFAST_DEVICE X load_some(const float* table, int64_t first, int channels, float fill) {
+  X x;
   LASFAST_UNROLL
-  for (int i = 0; i < chunk; ++i) x.v[i] = first >= 0 && i < channels ? table[first + i] : fill;
+  for (int i = 0; i < width_of<X>; ++i) x.v[i] = first >= 0 && i < channels ? table[first + i] : fill;
   return x;
 }
+
+// A value at rest, as a thread reads and writes it: channels from c on of any position.
+template <typename T>
+struct Place {
+  T* first;
+  int pitch;
+
+  LASFAST_DEVICE Place(const PassArgs& pass, int64_t offset, int pitch, int c)
+      : first(static_cast<T*>(pass.arena) + offset + c), pitch(pitch) {}
+  LASFAST_DEVICE Place(const PassArgs& pass, const Term& term, int c)
+      : Place(pass, term.offset, term.pitch, c) {}
+
+  template <typename X>
+  LASFAST_DEVICE X load(int64_t position) const {
+    return load_chunk(first + position * pitch);
+  }
+  LASFAST_DEVICE float load_one(int64_t position) const { return device::to_float(first[position * pitch]); }
+  LASFAST_DEVICE void store(int64_t position, const Chunk& x) const {
+    store_chunk(first + position * pitch, x);
+  }
+};
 
 // Comparisons are so that NaN comes through, as in PyTorch.
 LASFAST_DEVICE float clamp(float v, float high) { return v < 0.f ? 0.f : v > high ? high : v; }
@@ -79,35 +105,37 @@ LASFAST_DEVICE void activate(float (&x)[n], int32_t activation) {
   }
 }
 
-// The norm and activation of a term, for eight of its channels from c on.
-struct Seen {
-  Chunk scale, shift;
+// The norm and activation of a term, for its channels from c on.
+template <typename X>
+struct SeenAs {
+  X scale, shift;
   int32_t activation;
 
-  LASFAST_DEVICE Seen(const PassArgs& pass, int32_t norm, int32_t activation, int channels, int c)
-      : scale(load_some(pass.scale, norm < 0 ? -1 : norm + c, channels - c, 1.f)),
-        shift(load_some(pass.shift, norm < 0 ? -1 : norm + c, channels - c, 0.f)),
+  LASFAST_DEVICE SeenAs(const PassArgs& pass, int32_t norm, int32_t activation, int channels, int c)
+      : scale(load_some<X>(pass.scale, norm < 0 ? -1 : norm + c, channels - c, 1.f)),
+        shift(load_some<X>(pass.shift, norm < 0 ? -1 : norm + c, channels - c, 0.f)),
         activation(activation) {}
-  LASFAST_DEVICE Seen(const PassArgs& pass, const Term& term, int c)
-      : Seen(pass, term.norm, term.activation, term.channels, c) {}
+  LASFAST_DEVICE SeenAs(const PassArgs& pass, const Term& term, int c)
+      : SeenAs(pass, term.norm, term.activation, term.channels, c) {}
 
-  LASFAST_DEVICE void normalize(Chunk& x) const {
+  LASFAST_DEVICE void normalize(X& x) const {
     LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) x.v[i] = x.v[i] * scale.v[i] + shift.v[i];
+    for (int i = 0; i < width_of<X>; ++i) x.v[i] = x.v[i] * scale.v[i] + shift.v[i];
   }
-  LASFAST_DEVICE void operator()(Chunk& x) const {
+  LASFAST_DEVICE void operator()(X& x) const {
     normalize(x);
     activate(x.v, activation);
   }
 };
+using Seen = SeenAs<Chunk>;
 
-// What follows op(...), for eight channels of the output from c on.
-template <typename T>
+// What follows op(...), for channels of the output from c on.
+template <typename T, typename X = Chunk>
 struct Finish {
   const PassArgs& pass;
   const Problem& p;
   int c;
-  Seen other, output;
+  SeenAs<X> other, output;
 
   LASFAST_DEVICE Finish(const PassArgs& pass, const Problem& p, int c)
       : pass(pass),
@@ -116,48 +144,51 @@ struct Finish {
         other(pass, p.adds ? p.other.norm : -1, p.other.activation, p.other.channels, c),
         output(pass, p.norm, p.activation, p.out_channels, c) {
     // norm(x + bias) = scale * x + (scale * bias + shift)
-    const Chunk bias = load_some(pass.biases, p.bias < 0 ? -1 : p.bias + c, p.out_channels - c, 0.f);
+    const X bias = load_some<X>(pass.biases, p.bias < 0 ? -1 : p.bias + c, p.out_channels - c, 0.f);
     LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) output.shift.v[i] += output.scale.v[i] * bias.v[i];
+    for (int i = 0; i < width_of<X>; ++i) output.shift.v[i] += output.scale.v[i] * bias.v[i];
   }
 
-  LASFAST_DEVICE void store(Chunk x, int64_t position) const {
+  LASFAST_DEVICE void store(X x, int64_t position) const {
     output.normalize(x);
     const int with = p.adds ? p.other.channels - c : 0;
     if (with > 0) {
-      Chunk y = load_chunk(static_cast<const T*>(pass.arena) + p.other.offset + position * p.other.pitch + c);
+      X y = Place<T>(pass, p.other, c).template load<X>(position);
       other(y);
       LASFAST_UNROLL
-      for (int i = 0; i < chunk; ++i) x.v[i] += i < with ? y.v[i] : 0.f;
+      for (int i = 0; i < width_of<X>; ++i) x.v[i] += i < with ? y.v[i] : 0.f;
     }
     activate(x.v, output.activation);
     const int channels = p.out_channels - c;
     if (p.leaf >= 0) {
-      float* const to = pass.logits + (p.leaf * pass.logit_images + position) * p.out_channels + c;
+      float* const logits =
+          pass.logits + (p.leaf * pass.logit_images + pass.first + position) * p.out_channels + c;
       LASFAST_UNROLL
-      for (int i = 0; i < chunk; ++i)
-        if (i < channels) to[i] = x.v[i];
+      for (int i = 0; i < width_of<X>; ++i)
+        if (i < channels) logits[i] = x.v[i];
       return;
     }
     LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) x.v[i] = i < channels ? x.v[i] : 0.f;
-    store_chunk(static_cast<T*>(pass.arena) + p.output + position * p.out_pitch + c, x);
+    for (int i = 0; i < width_of<X>; ++i) x.v[i] = i < channels ? x.v[i] : 0.f;
+    Place<T>(pass, p.output, p.out_pitch, c).store(position, x);
   }
 };
 
-// The tile that a block computes.
+// A tile of a problem's output.
 struct Tile {
   int64_t row, first, end;  // row: its number among those of its channels; positions
   int column;               // first channel
 
-  LASFAST_DEVICE Tile(const PassArgs& pass, const Problem& p) {
-    const int64_t tile = device::block_index() - p.first_tile;
+  LASFAST_DEVICE Tile(const PassArgs& pass, const Problem& p, int64_t tile) {
     const int64_t total = pass.count * p.out_height * p.out_width;
     row = tile / p.column_tiles;
     column = static_cast<int>(tile % p.column_tiles) * p.columns;
     first = row * p.rows;
     end = first + p.rows < total ? first + p.rows : total;
   }
+  // That of this block, where the blocks of a launch are the tiles of its problems.
+  LASFAST_DEVICE Tile(const PassArgs& pass, const Problem& p)
+      : Tile(pass, p, device::block_index() - p.first_tile) {}
   LASFAST_DEVICE bool empty() const { return first >= end; }  // fewer images than the plan is for
 };
 
@@ -173,9 +204,8 @@ LASFAST_DEVICE void find_problem(const PassArgs& pass, Problem* shared) {
   device::barrier();
   const auto* const from = reinterpret_cast<const int32_t*>(pass.problems + *found);
   device::barrier();
-  constexpr int words = sizeof(Problem) / sizeof(int32_t);
-  static_assert(words <= schedule_threads, "a thread copies one word");
-  if (thread < words) reinterpret_cast<int32_t*>(shared)[thread] = from[thread];
+  if (thread < static_cast<int>(sizeof(Problem) / sizeof(int32_t)))
+    reinterpret_cast<int32_t*>(shared)[thread] = from[thread];
   device::barrier();
 }
 

@@ -1,5 +1,8 @@
 """Schedules on CUDA: a whole batch level by level, all operations of a level at once.
 
+Predictions of small images may go another way: a few images at a time through all operations, without leaving
+a multiprocessor.
+
 Nothing here waits for the device. What is run again and again with the same shapes becomes a CUDA graph.
 """
 
@@ -17,9 +20,14 @@ from torch import Tensor
 from lasfast.engine.graphs import Replays
 from lasfast.engine.program import Program
 from lasfast.engine.schedule import CUDA_CHANNELS, Schedule
+from lasfast.ops.choice import fastest
 
 if TYPE_CHECKING:
     from lasfast.engine.native_backend import NativeBackend
+
+
+PREDICTION, CALIBRATION, RESIDENT = range(3)
+"""What a plan is for (`Purpose` in C++)."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +39,14 @@ class _Plan:
     device: Tensor
     arena: int
     scratch: int
+    shared: int
 
 
 class CudaProgram(Program):
-    """Runs a schedule on the backend's GPU, on torch's current stream."""
+    """Runs a schedule on the backend's GPU, on torch's current stream.
+
+    `way` is how it predicts: "levels" or "resident".
+    """
 
     cuda = True
 
@@ -43,9 +55,15 @@ class CudaProgram(Program):
         super().__init__(backend, schedule, calibration=calibration)
         self.tf32 = backend.precision == "fp32" and torch.get_float32_matmul_precision() != "highest"
         self.last_level = int(self.operations["level"].max())
-        self._plans: dict[int, _Plan] = {}
+        self._plans: dict[tuple[int, int], _Plan] = {}
+        self.way = "levels"
         self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}
         self._replays = Replays(enabled=backend.device.type == "cuda" and not schedule.calls)
+        self._resident = schedule.resident
+        if self._resident is not None:
+            self._resident_operations = self._resident.operations.copy()
+            self._set_weights(self._resident_operations, self.offsets)
+            self._resident_tables = self._tables(self._resident.values, self._resident_operations)
 
     @staticmethod
     def widths(calibration: bool) -> tuple[int, ...]:
@@ -61,10 +79,27 @@ class CudaProgram(Program):
         self._replays.run((len(images), space.data_ptr()), work)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Return logits [leaves, N, classes]; as many images at a time as there is memory for."""
+        """Return logits [leaves, N, classes], the faster of two ways that give the same bits.
+
+        One is by levels, as many images at a time as there is memory for; the other, where a few images'
+        values fit into a multiprocessor, takes these through all operations there.
+        """
+        images, logits = self._keep(images, len(self.schedule.leaves))
+        ways = {"levels": partial(self._predict_by_levels, images, logits)}
+        plan = self._resident_plan(len(images))
+        if plan is not None:
+            ways["resident"] = partial(self._predict_resident, plan, images, logits)
+            # Alike for plans of about one size, so that not every new one is measured.
+            size = len(self.operations).bit_length()
+            shape = "x".join(map(str, images.shape))
+            key = f"predict {self.dtype} {self.tf32} {shape} by {plan.images}, 2^{size} operations"
+            self.way = fastest(key, images.device, ways)
+        ways[self.way]()
+        return logits
+
+    def _predict_by_levels(self, images: Tensor, logits: Tensor) -> None:
         count = len(images)
         block, space = self._space(count)
-        images, logits = self._keep(images, len(self.schedule.leaves))
 
         def work() -> None:
             for start in range(0, count, block):
@@ -73,7 +108,41 @@ class CudaProgram(Program):
 
         self._plan(block)  # not while a graph is recorded
         self._replays.run((count, block, space.data_ptr()), work)
-        return logits
+
+    def _predict_resident(self, plan: _Plan, images: Tensor, logits: Tensor) -> None:
+        def work() -> None:
+            self.module.schedule_run_resident_cuda(
+                self._resident_tables,
+                plan.host.data_ptr(),
+                plan.device.data_ptr(),
+                images.data_ptr(),
+                len(images),
+                logits.data_ptr(),
+                len(images),
+                self.index,
+                self._stream(images),
+            )
+
+        self._replays.run((RESIDENT, *images.shape), work)
+
+    def _resident_plan(self, count: int) -> _Plan | None:
+        """The plan for as many images as fit into a multiprocessor, None where not one does.
+
+        Two blocks of threads side by side hide each other's waits, so one alone is for images that fit no
+        other way; and no block takes so many images that others have none.
+        """
+        if self._resident is None:
+            return None
+        multiprocessors, block_shared, shared, reserved = self.module.cuda_limits(self.index)
+        image_bytes = self._resident.arena * self.dtype.itemsize
+        if image_bytes >= block_shared:
+            return None
+        rest = self._plan(1, RESIDENT).shared - image_bytes
+        for blocks in (2, 1):
+            most = (min(block_shared, shared // blocks - reserved) - rest) // image_bytes
+            if most > 0:
+                return self._plan(min(most, -(-count // (blocks * multiprocessors))), RESIDENT)
+        return None
 
     def batch_bytes(self, images: int) -> int:
         """Bytes of workspace for a batch that is not cut."""
@@ -123,7 +192,6 @@ class CudaProgram(Program):
         if first > last:
             return
         start = space.data_ptr()
-        on_gpu = images.device.type == "cuda"
         self.module.schedule_run_cuda(
             self.native_tables,
             plan.host.data_ptr(),
@@ -137,26 +205,35 @@ class CudaProgram(Program):
             logits.data_ptr(),
             logits.stride(0) // max(1, logits.stride(1)),
             self.index,
-            torch.cuda.current_stream(images.device).cuda_stream if on_gpu else 0,
+            self._stream(images),
         )
 
-    def _plan(self, images: int) -> _Plan:
-        if images not in self._plans:
-            arguments = (self.native_tables, self.storage)
-            size = self.module.schedule_plan_bytes_cuda(*arguments, images, self.calibration)
+    @staticmethod
+    def _stream(tensor: Tensor) -> int:
+        return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
+
+    def _plan(self, images: int, purpose: int | None = None) -> _Plan:
+        """The plan for so many images; by levels unless the purpose says otherwise."""
+        if purpose is None:
+            purpose = CALIBRATION if self.calibration else PREDICTION
+        key = images, purpose
+        if key not in self._plans:
+            tables = self._resident_tables if purpose == RESIDENT else self.native_tables
+            size = self.module.schedule_plan_bytes_cuda(tables, self.storage, images, purpose)
             host = torch.empty(max(8, size), dtype=torch.uint8)
-            self.module.schedule_plan_cuda(*arguments, self.tf32, images, self.calibration, host.data_ptr())
-            arena, scratch, _ = self.module.schedule_needs_cuda(host.data_ptr())
-            self._plans[images] = _Plan(images, host, host.to(self.backend.device), arena, scratch)
-        return self._plans[images]
+            self.module.schedule_plan_cuda(tables, self.storage, self.tf32, images, purpose, host.data_ptr())
+            arena, scratch, _, shared = self.module.schedule_needs_cuda(host.data_ptr())
+            self._plans[key] = _Plan(images, host, host.to(self.backend.device), arena, scratch, shared)
+        return self._plans[key]
 
     def _packed_bytes(self, operation: int) -> int:
         return int(self.module.schedule_packed_bytes_cuda(*self._operation(operation), self.storage))
 
     def _pack(self, operation: int, weight: Tensor, strides: tuple[int, ...], packed: int) -> None:
-        stream = torch.cuda.current_stream(weight.device).cuda_stream if weight.is_cuda else 0
         where = (*self._operation(operation), self.storage)
-        self.module.schedule_pack_cuda(*where, weight.data_ptr(), strides, self.index, stream, packed)
+        self.module.schedule_pack_cuda(
+            *where, weight.data_ptr(), strides, self.index, self._stream(weight), packed
+        )
 
     def _pitch(self, channels: int) -> int:
         return -(-channels // CUDA_CHANNELS) * CUDA_CHANNELS

@@ -9,6 +9,7 @@ from math import prod
 
 import numpy as np
 
+from lasfast.engine.resident import place_values
 from lasfast.engine.schedule import (
     ALIGNMENT,
     CUDA_CHANNELS,
@@ -18,6 +19,7 @@ from lasfast.engine.schedule import (
     BatchNorm,
     Call,
     Kind,
+    Resident,
     Schedule,
 )
 from lasfast.engine.workspace import place
@@ -70,6 +72,11 @@ class Term:
     norm: int = NONE
     activation: int = 0
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is the value as it is stored."""
+        return self.norm == NONE and not self.activation
+
 
 def emit(
     groups: Sequence[Group],
@@ -80,11 +87,12 @@ def emit(
     by_levels: bool,
     width: int | None,
     cuda: bool,
+    depth_first: Sequence[Group] | None = None,
 ) -> Schedule:
     """Return the schedule of these groups, those left out of which nothing comes.
 
     Where all images go through a level before the next, at most `width` operations are of one level (None is
-    any number), and there is one arena.
+    any number), and there is one arena. `depth_first`, the groups in another order, asks for a resident form.
     """
     groups = _ordered(groups, width if by_levels else 1)
     values, arena, shared = _place(groups, by_levels, CUDA_CHANNELS if cuda else 1)
@@ -98,29 +106,69 @@ def emit(
     norms = np.array(
         [(norm.channels, offsets[i], norm.eps, 0) for i, norm in enumerate(kept_norms)], dtype=NORM
     )
-    numbers = {id(group): number for number, group in enumerate(g for g in groups if g.leaf == NONE)}
     parameters = _Parameters()
-    rows = [
-        _record(group, numbers, norm_numbers, *parameters.of(group, index))
-        for index, group in enumerate(groups)
-    ]
+    operations = _records(groups, norm_numbers, parameters)
+    calls = tuple(
+        replace(group.call, operation=index) for index, group in enumerate(groups) if group.call is not None
+    )
+    resident = None
+    if depth_first is not None and not calls:
+        needed = {id(group) for group in groups}
+        in_order = [group for group in depth_first if id(group) in needed]
+        resident = _resident(in_order, norm_numbers, parameters)
     return Schedule(
         values=values,
         norms=norms,
-        operations=np.array(rows, dtype=OPERATION),
+        operations=operations,
         batch_norms=kept_norms,
         weights=tuple(parameters.sources),
         biases=tuple(parameters.biases),
         arena=arena,
         shared=shared,
-        calls=tuple(
-            replace(group.call, operation=index)
-            for index, group in enumerate(groups)
-            if group.call is not None
-        ),
+        calls=calls,
         leaves=leaves,
         classes=classes,
+        resident=resident,
     )
+
+
+def _resident(groups: list[Group], norms: dict[int, int], parameters: _Parameters) -> Resident | None:
+    """Return the groups in this order as a kernel runs them in shared memory, if they fit. Changes them."""
+    groups = _with_plain_inputs(groups)
+    placed = place_values(groups)
+    if placed is None:
+        return None
+    for level, group in enumerate(groups):
+        group.level = level
+    offsets, arena = placed
+    shapes = [group.shape for group in groups if group.leaf == NONE]
+    rows = [(*shape, 0, offset) for shape, offset in zip(shapes, offsets, strict=True)]
+    return Resident(np.array(rows, dtype=VALUE), _records(groups, norms, parameters), arena)
+
+
+def _with_plain_inputs(groups: Sequence[Group]) -> list[Group]:
+    """The groups, with an operation more before each matrix product that reads through norm or activation.
+
+    Changes these groups.
+    """
+    result = []
+    for group in groups:
+        term = group.input
+        dense = group.kind == Kind.LINEAR or (isinstance(group.op, layers.Conv2d) and group.op.groups == 1)
+        if dense and term is not None and not term.plain:
+            group.input = Term(Group(Kind.COMBINE, None, term.group.shape, group.last, term))
+            result.append(group.input.group)
+        result.append(group)
+    return result
+
+
+def _records(groups: list[Group], norms: dict[int, int], parameters: _Parameters) -> np.ndarray:
+    """The groups' records; the values that they store are numbered in their order."""
+    numbers = {id(group): number for number, group in enumerate(g for g in groups if g.leaf == NONE)}
+    rows = [
+        _record(group, numbers, norms, *parameters.of(group, index)) for index, group in enumerate(groups)
+    ]
+    return np.array(rows, dtype=OPERATION)
 
 
 def _record(

@@ -19,6 +19,7 @@ from functools import lru_cache
 
 from lasfast.engine.emit import NONE, Group, Term, emit
 from lasfast.engine.plan import ROOT, Plan
+from lasfast.engine.resident import depth_first
 from lasfast.engine.schedule import ACTIVATIONS, MAX_KERNEL, BatchNorm, Call, Kind, Schedule
 from lasfast.supernets import layers
 from lasfast.supernets.layers import Layer, Op, Shape
@@ -64,6 +65,7 @@ def lower(
         by_levels=calibration or cuda,
         width=width,
         cuda=cuda,
+        depth_first=lowering.depth_first() if cuda and not calibration else None,
     )
 
 
@@ -83,6 +85,15 @@ class _Lowering:
         if not calibration:
             for number, leaf in enumerate(self.leaves):
                 self._make_leaf(number, outputs[leaf])
+
+    def depth_first(self) -> list[Group]:
+        """The groups in an order in which few values wait for other branches of the tree."""
+        places = depth_first(self.plan, self.entries[0].shape)
+        nodes = [*(entry.node for entry in self.entries), *self.leaves]  # leaves may have groups of their own
+        return sorted(
+            self.groups,
+            key=lambda group: (-1 if nodes[group.last] == ROOT else places[nodes[group.last]], group.last),
+        )
 
     def _make_graph(self) -> dict[int, int]:
         """Fill `entries`; return the entry of each node's output. Dropout and flattening vanish."""

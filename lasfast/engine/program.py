@@ -45,13 +45,18 @@ class Program(ABC):
         self.gamma, self.beta, self.scale, self.shift, self.mean, self.variance = self.tables
         self.biases = torch.zeros(max(1, sum(count for _, count in schedule.biases)), device=backend.device)
         self.weights = torch.empty(int(self.offsets[-1]) + SLACK, dtype=torch.uint8, device=backend.device)
-        self.native_tables = self.module.ScheduleTables(
-            values=schedule.values.ctypes.data,
-            value_count=len(schedule.values),
-            norms=schedule.norms.ctypes.data,
-            norm_count=len(schedule.norms),
-            operations=self.operations.ctypes.data,
-            operation_count=len(self.operations),
+        self.native_tables = self._tables(schedule.values, self.operations)
+
+    def _tables(self, values: np.ndarray, operations: np.ndarray) -> Any:
+        """The compiled module's view of these arrays, which are to live as long, and of all else."""
+        norms = self.schedule.norms
+        return self.module.ScheduleTables(
+            values=values.ctypes.data,
+            value_count=len(values),
+            norms=norms.ctypes.data,
+            norm_count=len(norms),
+            operations=operations.ctypes.data,
+            operation_count=len(operations),
             weights=self.weights.data_ptr(),
             weight_bytes=self.weights.numel(),
             biases=self.biases.data_ptr(),
@@ -174,9 +179,14 @@ class Program(ABC):
         """Lay the packed weights out; return where each begins, and the end."""
         sizes = [self._packed_bytes(index) for _, _, index in self.schedule.weights]
         offsets = np.cumsum([0, *(-(-size // 64) * 64 for size in sizes)])
-        column = self.operations["weight"]
-        self.operations["weight"] = np.where(column < 0, column, offsets[column])
+        self._set_weights(self.operations, offsets)
         return offsets
+
+    @staticmethod
+    def _set_weights(operations: np.ndarray, offsets: np.ndarray) -> None:
+        """Turn numbers of weights into offsets."""
+        column = operations["weight"]
+        operations["weight"] = np.where(column < 0, column, offsets[column])
 
     def _operation(self, index: int) -> tuple[int, int]:
         """Return the addresses of an operation and of its input value."""

@@ -88,6 +88,18 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Resident:
+    """A schedule's operations one after another, in a small arena of `arena` elements per image.
+
+    Weights, biases and norms have the numbers that they have in the schedule.
+    """
+
+    values: np.ndarray
+    operations: np.ndarray
+    arena: int
+
+
+@dataclass(frozen=True)
 class Schedule:
     """What one pass runs. Weights and biases are filled in by who packs them.
 
@@ -95,7 +107,8 @@ class Schedule:
     that does; an operation's `weight` is the index in `weights` until packing makes it an offset.
     `biases` are (module, channels), laid out one after the other. `arena` counts elements per image, those
     of `shared` values apart, `calls` are the opaque operations in order, and
-    `leaves` are the plan's nodes whose output is logits, in the order of their numbers.
+    `leaves` are the plan's nodes whose output is logits, in the order of their numbers. `resident` is for
+    prediction on CUDA, where a few images' values may fit into a multiprocessor.
     """
 
     values: np.ndarray
@@ -109,6 +122,7 @@ class Schedule:
     calls: tuple[Call, ...]
     leaves: tuple[int, ...]
     classes: int
+    resident: Resident | None = None
 
     def ranges(self) -> list[tuple[int, int]]:
         """Return the ranges of operations before, between and after the opaque ones; some are empty."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 
 def place(sizes: Sequence[int], lives: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
     """Return an offset for each value, and the size of the arena.
@@ -28,3 +30,25 @@ def place(sizes: Sequence[int], lives: Sequence[tuple[int, int]]) -> tuple[list[
         alive.insert(position, value)
         total = max(total, start + sizes[value])
     return offsets, total
+
+
+def pack(sizes: Sequence[int], lives: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
+    """Return what `place` does, for a smaller arena: the largest values are placed first.
+
+    Each goes to the lowest gap that has room for it among those that are alive at any time when it is.
+    """
+    size, (first, last) = np.array(sizes), np.array(lives).T
+    offsets = np.zeros(len(sizes), dtype=np.int64)
+    order = np.argsort(-size, kind="stable")
+    total = 0
+    for number, value in enumerate(order):
+        placed = order[:number]
+        near = placed[(first[placed] <= last[value]) & (last[placed] >= first[value])]
+        start = 0
+        for other in near[np.argsort(offsets[near], kind="stable")]:
+            if offsets[other] - start >= size[value]:
+                break
+            start = max(start, int(offsets[other] + size[other]))
+        offsets[value] = start
+        total = max(total, start + int(size[value]))
+    return offsets.tolist(), total

@@ -1,8 +1,9 @@
 """Which of several ways to compute the same thing is fastest here: measured once, then remembered.
 
 The choice for a shape is kept in a file of this machine, so that later processes take the same way and give
-the same bits. ``LASFAST_CHOICE`` decides instead: the name of a way (``native``, ``torch``), taken wherever
-it is one of those there are, or ``measure``, the default. ``LASFAST_CACHE`` is the directory of the file,
+the same bits. ``LASFAST_CHOICE`` decides instead: the name of a way (``native`` or ``torch``, for predictions
+on CUDA ``levels`` or ``resident``), taken wherever it is one of those there are, and the first of them
+elsewhere; or ``measure``, the default. ``LASFAST_CACHE`` is the directory of the file,
 ``~/.cache/lasfast`` by default (``XDG_CACHE_HOME`` is heeded).
 """
 
@@ -27,6 +28,7 @@ from lasfast.machine import processor
 
 logger = logging.getLogger("lasfast")
 
+WAYS = ("native", "torch", "levels", "resident")  # all that there are
 RUNS = 3  # of each way, after one to warm up
 MARGIN = 0.95  # what another way's time must be below, of the first's, to be taken instead
 
@@ -41,8 +43,10 @@ def fastest(key: str, device: torch.device, ways: Mapping[str, Callable[[], Any]
     wanted = os.environ.get("LASFAST_CHOICE", "measure")
     if wanted in ways:
         return wanted
-    if wanted not in ("measure", "native", "torch"):
-        raise ValueError(f"LASFAST_CHOICE is {wanted!r}, expected measure, native or torch")
+    if wanted not in ("measure", *WAYS):
+        raise ValueError(f"LASFAST_CHOICE is {wanted!r}, expected one of {', '.join(('measure', *WAYS))}")
+    if wanted != "measure":
+        return names[0]
     if len(names) == 1 or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
         return names[0]  # nothing can be timed within a CUDA graph
     file = _file(device)

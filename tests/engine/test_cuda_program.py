@@ -1,5 +1,7 @@
 """Plans on CUDA, run on the host, and on a GPU where there is one."""
 
+import json
+import random
 import re
 
 import pytest
@@ -9,8 +11,11 @@ from torch import Tensor, nn
 import lasfast
 from lasfast import _native, supernets
 from lasfast.engine import NativeBackend, Plan, TorchBackend, graphs
+from lasfast.engine.cuda_program import CudaProgram
 from lasfast.engine.graphs import Replays
+from lasfast.engine.lowering import lower
 from lasfast.engine.native_backend import why_missing
+from lasfast.ops import choice
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerBuilder, Supernet
 
@@ -93,6 +98,99 @@ def agree(supernet: Supernet, precision: str, device: str = "cpu") -> None:
 def test_emulated_agrees_with_torch(emulated_cuda, name: str, precision: str) -> None:
     torch.manual_seed(0)
     agree(NETS[name](), precision)
+
+
+def both_ways(monkeypatch: pytest.MonkeyPatch, supernet: Supernet, plan: Plan, precision: str, images):
+    """The logits by levels, and resident in shared memory; every plan must have run as it was to."""
+    backend, taken = NativeBackend(supernet, precision), []
+    statistics = backend.calibrate(plan, [images], "cumulative")
+    original = CudaProgram.predict
+
+    def predict(program: CudaProgram, batch: Tensor) -> Tensor:
+        logits = original(program, batch)
+        taken.append(program.way)
+        return logits
+
+    monkeypatch.setattr(CudaProgram, "predict", predict)
+    results = []
+    for way in ("levels", "resident"):
+        monkeypatch.setenv("LASFAST_CHOICE", way)
+        logits = backend.predict(plan, statistics, images)
+        results.append(torch.stack([logits[leaf] for leaf in plan.leaves]))
+    return *results, taken
+
+
+@pytest.mark.parametrize(
+    ("supernet", "precision"),
+    [
+        ("plain", "bf16"),
+        ("residual", "bf16"),
+        ("residual-projection", "fp32"),
+        ("mobilenet-v1", "fp32"),
+        ("squeezed", "fp32"),
+        ("squeezed", "bf16"),
+        ("shuffled", "bf16"),
+    ],
+    indirect=["supernet"],
+)
+def test_both_ways_give_the_same_bits(emulated_cuda, supernet, monkeypatch, precision: str) -> None:
+    images = batches(3, size=16 if isinstance(supernet, supernets.PlainNet) else 8)[0]
+    levels, resident, taken = both_ways(monkeypatch, supernet, plan_of(supernet), precision, images)
+    assert taken == ["levels", "resident"]
+    assert levels.isfinite().all()
+    assert torch.equal(levels, resident)
+
+
+@pytest.mark.parametrize("choice_supernet", ["shufflenet-both", "mobilenet-squeezed"], indirect=True)
+def test_both_ways_give_the_same_bits_for_choices(emulated_cuda, choice_net, monkeypatch) -> None:
+    rng = random.Random(0)
+    plan = Plan([choice_net.path(choice_net.space.sample(rng)) for _ in range(2)])
+    levels, resident, taken = both_ways(monkeypatch, choice_net, plan, "bf16", batches(3)[0])
+    assert taken == ["levels", "resident"]
+    assert torch.equal(levels, resident)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_both_ways_give_the_same_bits_for_random_networks(
+    emulated_cuda, random_net, monkeypatch, seed: int, reverse: bool
+) -> None:
+    """Every form that lowering knows; and, where all is native, torch's results."""
+    supernet = random_net(seed, 7)
+    plan, images = Plan(supernet.candidates), batches(5, size=7)[0]
+    _native.load().set_reversed(reverse)
+    try:
+        levels, resident, taken = both_ways(monkeypatch, supernet, plan, "fp32", images)
+    finally:
+        _native.load().set_reversed(False)
+    opaque = bool(lower(plan, (3, 7, 7), calibration=False).calls)
+    assert taken == ["levels", "levels" if opaque else "resident"]
+    assert torch.equal(levels, resident)
+
+
+def test_images_too_large_for_a_multiprocessor_go_by_levels(emulated_cuda, monkeypatch) -> None:
+    supernet = NETS["residual"]()
+    images = batches(1, size=48)[0]
+    *_, taken = both_ways(monkeypatch, supernet, plan_of(supernet), "bf16", images)
+    assert taken == ["levels", "levels"]
+
+
+def test_what_is_faster_is_measured_once(emulated_cuda, monkeypatch, tmp_path) -> None:
+    """And kept for plans of about the same size."""
+    monkeypatch.setenv("LASFAST_CHOICE", "measure")
+    monkeypatch.setenv("LASFAST_CACHE", str(tmp_path))
+    supernet, images, runs = NETS["residual"](), batches(2, size=4)[0], []
+    original = CudaProgram._predict_resident
+    monkeypatch.setattr(
+        CudaProgram, "_predict_resident", lambda *arguments: runs.append(1) or original(*arguments)
+    )
+    for plan in (plan_of(supernet), Plan([supernet.path((2, 1, 1)), supernet.path((1, 1, 1))])):
+        backend = NativeBackend(supernet)
+        backend.predict(plan, backend.calibrate(plan, [images], "cumulative"), images)
+    (file,) = tmp_path.iterdir()
+    ((key, way),) = json.loads(file.read_text()).items()
+    assert key.startswith("predict torch.float32 False 2x3x4x4 by 1, 2^")
+    assert len(runs) == choice.RUNS + 1 + 2 * (way == "resident")
 
 
 @pytest.mark.parametrize("name", ["residual", "opaque"])
@@ -206,6 +304,17 @@ def test_gpu_agrees_with_torch(name: str, precision: str) -> None:
     torch.manual_seed(0)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         agree(NETS[name]().cuda(), precision, "cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["residual", "depthwise"])
+def test_gpu_gives_the_same_bits_either_way(monkeypatch, name: str, precision: str) -> None:
+    supernet = NETS[name]().cuda()
+    images = batches(500, size=16, device="cuda")[0]
+    levels, resident, taken = both_ways(monkeypatch, supernet, plan_of(supernet), precision, images)
+    assert taken == ["levels", "resident"]
+    assert torch.equal(levels, resident)
 
 
 @pytest.mark.cuda

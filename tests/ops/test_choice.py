@@ -72,9 +72,11 @@ def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     found, called = ways(native=0.01, torch=0)
     monkeypatch.setenv("LASFAST_CHOICE", "native")
     assert choice.fastest("a", CPU, found) == "native"
+    monkeypatch.setenv("LASFAST_CHOICE", "resident")  # which is none of these
+    assert choice.fastest("a", CPU, found) == "native"
     assert not called
     monkeypatch.setenv("LASFAST_CHOICE", "fast")
-    with pytest.raises(ValueError, match="LASFAST_CHOICE is 'fast', expected measure, native or torch"):
+    with pytest.raises(ValueError, match="LASFAST_CHOICE is 'fast', expected one of measure, native, "):
         choice.fastest("a", CPU, found)
 
 

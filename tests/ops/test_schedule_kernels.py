@@ -283,7 +283,7 @@ class CudaSchedule(Schedule):
         size = self.module.schedule_plan_bytes_cuda(tables, self.number, images, calibration)
         plan = aligned(max(8, size), torch.uint8, 255)
         self.module.schedule_plan_cuda(tables, self.number, self.tf32, images, calibration, plan.data_ptr())
-        arena, scratch, _ = self.module.schedule_needs_cuda(plan.data_ptr())
+        arena, scratch, *_ = self.module.schedule_needs_cuda(plan.data_ptr())
         assert arena <= self.arena_elements * images * self.dtype.itemsize
         self.arena = aligned(self.arena_elements * images, self.dtype, torch.nan)
         self.scratch = aligned(scratch, torch.uint8, 255)
@@ -292,7 +292,7 @@ class CudaSchedule(Schedule):
     def run(self, plan: Tensor, images: Tensor, logits: Tensor, /, **changes: int) -> None:
         """Images in order; the first of `logits` [leaves, images, classes] are theirs."""
         images, on_device = images.contiguous(), plan.clone()
-        _, _, levels = self.module.schedule_needs_cuda(plan.data_ptr())
+        _, _, levels, _ = self.module.schedule_needs_cuda(plan.data_ptr())
         call = {
             "plan": plan.data_ptr(),
             "device_plan": on_device.data_ptr(),

@@ -177,16 +177,30 @@ Status schedule_pack_cuda(const Operation& operation, const Value& input, Storag
                           const float* weight, const int64_t weight_stride[4], int device, void* stream,
                           void* packed);
 
+// What a plan is for.
+enum class Purpose : int32_t {
+  prediction = 0,
+  calibration = 1,
+  // Prediction by blocks of threads that each take `images` images at a time through all operations, in the
+  // order of their levels, with the arena in shared memory. There, values begin at multiples of
+  // resident_alignment, and no others begin before the next multiple behind them; no operation is opaque; the
+  // input of convolutions (but depthwise ones) and linear operations has no norm and no activation. An output
+  // may lie in the very place of a value of its size that is added to it, or that Kind::combine or gate read.
+  resident = 2,
+};
+constexpr int64_t resident_alignment = 64;  // elements
+
 // Bytes of a plan; 0 where the tables are not valid.
 int64_t schedule_plan_bytes_cuda(const ScheduleTables& tables, Storage storage, int64_t images,
-                                 bool calibration);
+                                 Purpose purpose);
 
 // `tf32`: products of fp32 values are rounded to TF32 and run on tensor cores. plan: 8-byte aligned.
 Status schedule_plan_cuda(const ScheduleTables& tables, Storage storage, bool tf32, int64_t images,
-                          bool calibration, void* plan);
+                          Purpose purpose, void* plan);
 
 struct CudaNeeds {
   int64_t arena_bytes, scratch_bytes, levels;
+  int64_t resident_bytes;  // of a block's shared memory, of which the arena is a part; 0 for other purposes
 };
 CudaNeeds schedule_needs_cuda(const void* plan);
 
@@ -206,5 +220,9 @@ struct CudaPass {
 
 // Queues the pass, and returns.
 Status schedule_run_cuda(const ScheduleTables& tables, const CudaPass& pass);
+
+// The same for a plan whose purpose is `resident`, and any number of images. Levels, arena and scratch are
+// not looked at. Gives the same bits as schedule_run_cuda does for the same operations.
+Status schedule_run_resident_cuda(const ScheduleTables& tables, const CudaPass& pass);
 
 }  // namespace lasfast

@@ -1,0 +1,266 @@
+// Prediction in one launch: a block of threads takes a few images through all operations of a schedule, whose
+// values stay in its shared memory. Device memory sees images and logits; weights come from the second level
+// of cache, which all blocks share.
+//
+// Operations follow one another with a barrier between them. Convolutions are matrix products as those of
+// schedule_conv.cu, in the same order of k, but take the rows of A from the value where it lies: each thread
+// walks over the pieces under the windows of its rows, or reads zeros where there is padding. The columns of
+// B, the weights, come through a ring of steps of k. Where all steps of some columns fit into the ring, they
+// are copied once for all positions.
+#include <type_traits>
+
+#include "schedule_kernels.cuh"
+#include "schedule_planes.cuh"
+#include "schedule_products.cuh"
+#include "schedule_resident.cuh"
+
+namespace lasfast {
+namespace {
+
+constexpr int ring_bytes = 24 << 10;
+constexpr int pieces = conv_step_bytes / 16;
+
+struct ResidentArgs {
+  PassArgs pass;
+  int64_t images;  // that a block takes at a time
+  int64_t blocks;
+  int stage_bytes;
+};
+
+// Behind it: the ring of weights, or those of a depthwise convolution; then the arena.
+struct alignas(line_bytes) Shared {
+  Problem problem[2];  // the one at hand and the next
+  alignas(16) char zeros[16];
+};
+
+// The rows of A that a thread reads for a tile of positions.
+template <typename T, typename Product>
+class Windows {
+ public:
+  LASFAST_DEVICE Windows(const PassArgs& pass, const Problem& p, int first, int end, const char* zeros)
+      : value_(static_cast<const char*>(pass.arena) + p.input.offset * int64_t{sizeof(T)}),
+        zeros_(zeros),
+        swizzle_(p.input.pitch * item),
+        pitch_(p.input.pitch * item),
+        height_(p.input.height),
+        width_(p.input.width),
+        kernel_height_(p.kernel_height),
+        kernel_width_(p.kernel_width),
+        channel_(Product::first_piece() * 16) {
+    LASFAST_UNROLL
+    for (int i = 0; i < Product::rows_read; ++i) {
+      const int at = first + Product::row(i);
+      const auto position = static_cast<uint32_t>(at);
+      const int x = static_cast<int>(position % p.out_width);
+      const int y = static_cast<int>(position / p.out_width % p.out_height);
+      const int image = static_cast<int>(position / p.out_width / p.out_height);
+      // Rows beyond the last position see nothing but padding.
+      top_[i] = at < end ? y * p.stride - p.padding : -(1 << 30);
+      left_[i] = x * p.stride - p.padding;
+      start_[i] = ((image * height_ + y * p.stride - p.padding) * width_ + left_[i]) * pitch_;
+    }
+    enter();
+  }
+
+  LASFAST_DEVICE const char* piece(int i, int, int) const {
+    const bool inside = static_cast<unsigned>(top_[i] + row_) < static_cast<unsigned>(height_) &&
+                        static_cast<unsigned>(left_[i] + column_) < static_cast<unsigned>(width_);
+    return inside ? value_ + swizzle_(start_[i] + under_) : zeros_;
+  }
+  LASFAST_DEVICE void next() {
+    channel_ += Product::piece_step * 16;
+    enter();
+  }
+
+ private:
+  static constexpr int item = sizeof(T);
+
+  // The walk goes over window rows, columns and channels; behind the last it sees nothing.
+  LASFAST_DEVICE void enter() {
+    for (; channel_ >= pitch_; channel_ -= pitch_)
+      if (++column_ == kernel_width_) column_ = 0, ++row_;
+    if (row_ >= kernel_height_) row_ = 1 << 29;
+    under_ = (row_ * width_ + column_) * pitch_ + channel_;
+  }
+
+  const char *value_, *zeros_;
+  Swizzle swizzle_;
+  int pitch_, height_, width_, kernel_height_, kernel_width_;
+  int top_[Product::rows_read], left_[Product::rows_read], start_[Product::rows_read];
+  int row_ = 0, column_ = 0, channel_, under_ = 0;
+};
+
+template <typename T, int BN, template <typename, int, int> class ProductOf>
+LASFAST_DEVICE void conv(const PassArgs& pass, const Problem& p, char* ring, const char* zeros) {
+  constexpr int warp_rows = 32, warp_columns = BN == 16 ? 16 : 32;
+  constexpr int warps_n = BN / warp_columns, tile_rows = schedule_threads / 32 / warps_n * warp_rows;
+  constexpr int slot_bytes = BN * conv_step_bytes, slots = ring_bytes / slot_bytes;
+  constexpr int step_elements = conv_step_bytes / sizeof(T), piece_elements = 16 / sizeof(T);
+  using Product = ProductOf<T, warp_rows, warp_columns>;
+  const int thread = device::thread_index(), warp = thread / 32;
+  const int first_row = warp / warps_n * warp_rows, first_column = warp % warps_n * warp_columns;
+  const int positions = static_cast<int>(pass.count) * p.out_height * p.out_width;
+  const int row_tiles = (positions + tile_rows - 1) / tile_rows;
+  const int steps = p.depth / step_elements, depth = p.depth, out_channels = p.out_channels;
+  const bool once = steps <= slots;
+  const int wanted = once ? steps : row_tiles * steps;  // steps to copy, those of a tile after another's
+  const auto* const weight = reinterpret_cast<const T*>(pass.weights + p.weight);
+
+  LASFAST_ROLL
+  for (int column = 0; column < p.out_pitch; column += BN) {
+    const auto copy = [&](int number) {
+      if (number < wanted) {
+        char* const slot = ring + number % slots * slot_bytes;
+        const int k = number % steps * step_elements + thread % pieces * piece_elements;
+        for (int n = thread / pieces; n < BN; n += schedule_threads / pieces) {
+          const int c = column + n;
+          const bool inside = c < out_channels;
+          device::copy16_async(slot + piece_offset(n, thread % pieces),
+                               weight + static_cast<int64_t>(inside ? c : 0) * depth + k, inside);
+        }
+      }
+      device::copy_commit();
+    };
+    if (column > 0) device::barrier();  // all are done with the columns before
+    LASFAST_ROLL
+    for (int number = 0; number < slots - 1; ++number) copy(number);
+    LASFAST_ROLL
+    for (int tile = 0; tile < row_tiles; ++tile) {
+      const int first = tile * tile_rows + first_row;
+      Windows<T, Product> windows(pass, p, first, positions, zeros);
+      Product product;
+      LASFAST_ROLL
+      for (int step = 0; step < steps; ++step) {
+        const int number = once ? step : tile * steps + step;
+        if (tile == 0 || !once) {
+          device::copy_wait<slots - 2>();
+          device::barrier();  // this step has come, and everybody is done with the one before
+          copy(number + slots - 1);
+        }
+        if (first < positions)
+          product.add(windows, ring + number % slots * slot_bytes + first_column * conv_step_bytes);
+      }
+      LASFAST_UNROLL
+      for (int n = 0; n < Product::columns_held; ++n) {
+        const int c = column + first_column + Product::held_column(n);
+        if (c >= p.out_pitch) continue;
+        using X = std::conditional_t<width_of<typename Product::Sums> == 2, Pair, One>;
+        const Finish<Resident<T>, X> finish(pass, p, c);
+        LASFAST_UNROLL
+        for (int m = 0; m < Product::rows_held; ++m) {
+          const int position = first + Product::held_row(m);
+          const typename Product::Sums sums = product.held(m, n);
+          X x;
+          LASFAST_UNROLL
+          for (int i = 0; i < width_of<X>; ++i) x.v[i] = sums.v[i];
+          if (position < positions) finish.store(x, position);
+        }
+      }
+    }
+  }
+  device::copy_wait<0>();
+}
+
+template <typename T>
+LASFAST_DEVICE void depthwise(const PassArgs& pass, const Problem& p, float* weights) {
+  LASFAST_ROLL
+  for (int column = 0; column < p.column_tiles; ++column) {
+    if (column > 0) device::barrier();  // all are done with the weights before
+    load_taps(pass, p, column * p.columns, weights);
+    device::barrier();
+    LASFAST_ROLL
+    for (int row = 0; row < p.row_tiles; ++row)
+      depthwise_tile<Resident<T>>(pass, p, Tile(pass, p, int64_t{row} * p.column_tiles + column), weights,
+                                  nullptr);
+  }
+}
+
+template <typename T, template <typename> class Op>
+LASFAST_DEVICE void planes(const PassArgs& pass, const Problem& p) {
+  LASFAST_ROLL
+  for (int tile = 0; tile < p.row_tiles * p.column_tiles; ++tile)
+    plane_tile<Resident<T>, Op>(pass, p, Tile(pass, p, tile), nullptr);
+}
+
+template <typename T, template <typename, int, int> class Product>
+LASFAST_DEVICE void run(const PassArgs& pass, const Problem& p, char* stage, const char* zeros) {
+  switch (p.work) {
+    case Work::conv_16:
+      return conv<T, 16, Product>(pass, p, stage, zeros);
+    case Work::conv_32:
+      return conv<T, 32, Product>(pass, p, stage, zeros);
+    case Work::conv_64:
+    case Work::conv_128:
+      return conv<T, 64, Product>(pass, p, stage, zeros);
+    case Work::depthwise:
+      return depthwise<T>(pass, p, reinterpret_cast<float*>(stage));
+    case Work::max_pool:
+      return planes<T, MaxPool>(pass, p);
+    case Work::avg_pool:
+      return planes<T, AvgPool>(pass, p);
+    case Work::global_pool:
+      return planes<T, GlobalPool>(pass, p);
+    case Work::combine:
+      return planes<T, Combine>(pass, p);
+    case Work::gate:
+      return planes<T, Gate>(pass, p);
+    case Work::arrange:
+      return planes<T, Arrange>(pass, p);
+    default:
+      return planes<T, Input>(pass, p);
+  }
+}
+
+template <typename T, template <typename, int, int> class Product>
+LASFAST_KERNEL(schedule_threads, resident_blocks)
+resident(const ResidentArgs args) {
+  constexpr int words = sizeof(Problem) / sizeof(int32_t);
+  auto* const shared = device::shared<Shared>();
+  auto* const stage = reinterpret_cast<char*>(shared + 1);
+  const int thread = device::thread_index(), problems = static_cast<int>(args.pass.problem_count);
+  const auto* const from = reinterpret_cast<const int32_t*>(args.pass.problems);
+  if (thread < words) reinterpret_cast<int32_t*>(shared->problem)[thread] = from[thread];
+  if (thread == 0) device::store16(shared->zeros, {});
+  device::barrier();
+  PassArgs pass = args.pass;
+  pass.arena = stage + args.stage_bytes;
+  int at = 0;  // of the two problems
+  LASFAST_ROLL
+  for (pass.first = device::block_index() * args.images; pass.first < args.pass.count;
+       pass.first += args.blocks * args.images) {
+    const int64_t left = args.pass.count - pass.first;
+    pass.count = left < args.images ? left : args.images;
+    LASFAST_ROLL
+    for (int number = 0; number < problems; ++number, at = 1 - at) {
+      // The next is on its way meanwhile; behind the last one comes the first, for other images.
+      const int next = number + 1 < problems ? number + 1 : 0;
+      const int32_t word = thread < words ? from[next * words + thread] : 0;
+      run<T, Product>(pass, shared->problem[at], stage, shared->zeros);
+      if (thread < words) reinterpret_cast<int32_t*>(shared->problem + 1 - at)[thread] = word;
+      device::barrier();
+    }
+  }
+}
+
+}  // namespace
+
+int64_t resident_stage_bytes(const Problem& p) {
+  if (p.work <= Work::conv_128) return ring_bytes;
+  if (p.work != Work::depthwise) return 0;
+  const int64_t bytes = int64_t{p.kernel_height} * p.kernel_width * p.columns * int64_t{sizeof(float)};
+  return (bytes + line_bytes - 1) / line_bytes * line_bytes;
+}
+
+int64_t resident_bytes(int64_t arena_bytes, int64_t stage_bytes) {
+  return sizeof(Shared) + stage_bytes + (arena_bytes + line_bytes - 1) / line_bytes * line_bytes;
+}
+
+int launch_resident(const Plan& plan, const PassArgs& pass, int64_t blocks, device::Stream stream) {
+  const ResidentArgs args{pass, plan.images, blocks, plan.stage_bytes};
+  auto* const kernel = plan.bfloat16 ? resident<device::bfloat16, TensorProduct>
+                       : plan.tf32   ? resident<float, TensorProduct>
+                                     : resident<float, ExactProduct>;
+  return device::launch(kernel, blocks, schedule_threads, plan.resident_bytes, stream, args);
+}
+
+}  // namespace lasfast

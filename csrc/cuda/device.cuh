@@ -18,6 +18,8 @@
 // `blocks`: how many are to fit on a multiprocessor at once; the compiler keeps registers few enough.
 #define LASFAST_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define LASFAST_DEVICE __device__ __forceinline__
+// A function that is called: its values take no registers before and after.
+#define LASFAST_CALLED __device__ __noinline__
 #define LASFAST_UNROLL _Pragma("unroll")
 #define LASFAST_ROLL _Pragma("unroll 1")
 

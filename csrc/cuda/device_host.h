@@ -15,6 +15,7 @@
 
 #define LASFAST_KERNEL(threads, blocks) void
 #define LASFAST_DEVICE inline
+#define LASFAST_CALLED inline
 #define LASFAST_UNROLL
 #define LASFAST_ROLL
 

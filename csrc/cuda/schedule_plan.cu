@@ -270,7 +270,6 @@ int64_t make_plan(const ScheduleTables& t, Storage storage, bool tf32, int64_t i
   header.leaves = purpose == Purpose::calibration ? 0 : draft.leaves;
   if (purpose == Purpose::resident) {
     header.resident_bytes = resident_bytes(header.arena_bytes, draft.stage_bytes);
-    header.stage_bytes = static_cast<int32_t>(draft.stage_bytes);
   }
   header.bfloat16 = storage == Storage::bfloat16;
   header.tf32 = tf32;

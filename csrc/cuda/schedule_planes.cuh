@@ -261,7 +261,6 @@ LASFAST_DEVICE void depthwise_tile(const PassArgs& pass, const Problem& p, const
   if (row < down && tile.column + column < p.out_pitch) {
     const Place<T> from(pass, p.input, tile.column + column);
     const Seen in(pass, p.input, tile.column + column);
-    const Finish<T> finish(pass, p, tile.column + column);
     const int64_t begin = tile.first + row * plane_rows;
     const int64_t end = begin + plane_rows < tile.end ? begin + plane_rows : tile.end;
     for (int64_t first = begin; first < end;) {
@@ -288,6 +287,7 @@ LASFAST_DEVICE void depthwise_tile(const PassArgs& pass, const Problem& p, const
           }
         }
       }
+      const Finish<T> finish(pass, p, tile.column + column);  // not sooner: the sums take registers
       LASFAST_UNROLL
       for (int i = 0; i < plane_rows; ++i) {
         if (i >= run) break;

@@ -80,7 +80,6 @@ struct Plan {
   int64_t bytes, images, levels, launches, problems, arena_bytes, scratch_bytes, leaves;
   int64_t resident_bytes;  // of shared memory, where it is for the resident kernel; else 0
   int32_t bfloat16, tf32;
-  int32_t stage_bytes, reserved;  // of the resident kernel: what weights stream through
 
   const Launch* first_launch() const { return reinterpret_cast<const Launch*>(this + 1); }
   const Problem* first_problem() const { return reinterpret_cast<const Problem*>(first_launch() + launches); }

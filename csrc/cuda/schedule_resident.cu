@@ -7,6 +7,7 @@
 // walks over the pieces under the windows of its rows, or reads zeros where there is padding. The columns of
 // B, the weights, come through a ring of steps of k. Where all steps of some columns fit into the ring, they
 // are copied once for all positions.
+#include <cstddef>
 #include <type_traits>
 
 #include "schedule_kernels.cuh"
@@ -24,22 +25,15 @@ struct ResidentArgs {
   PassArgs pass;
   int64_t images;  // that a block takes at a time
   int64_t blocks;
-  int stage_bytes;
-};
-
-// Behind it: the ring of weights, or those of a depthwise convolution; then the arena.
-struct alignas(line_bytes) Shared {
-  Problem problem[2];  // the one at hand and the next
-  alignas(16) char zeros[16];
+  int arena_bytes;
 };
 
 // The rows of A that a thread reads for a tile of positions.
 template <typename T, typename Product>
 class Windows {
  public:
-  LASFAST_DEVICE Windows(const PassArgs& pass, const Problem& p, int first, int end, const char* zeros)
-      : value_(static_cast<const char*>(pass.arena) + p.input.offset * int64_t{sizeof(T)}),
-        zeros_(zeros),
+  LASFAST_DEVICE Windows(const Problem& p, int first, int end)
+      : value_(arena_begin + static_cast<int>(p.input.offset) * item),
         swizzle_(p.input.pitch * item),
         pitch_(p.input.pitch * item),
         height_(p.input.height),
@@ -65,7 +59,8 @@ class Windows {
   LASFAST_DEVICE const char* piece(int i, int, int) const {
     const bool inside = static_cast<unsigned>(top_[i] + row_) < static_cast<unsigned>(height_) &&
                         static_cast<unsigned>(left_[i] + column_) < static_cast<unsigned>(width_);
-    return inside ? value_ + swizzle_(start_[i] + under_) : zeros_;
+    const int zeros = offsetof(ResidentShared, zeros);
+    return device::shared<char>() + (inside ? value_ + swizzle_(start_[i] + under_) : zeros);
   }
   LASFAST_DEVICE void next() {
     channel_ += Product::piece_step * 16;
@@ -83,16 +78,24 @@ class Windows {
     under_ = (row_ * width_ + column_) * pitch_ + channel_;
   }
 
-  const char *value_, *zeros_;
+  int value_;
   Swizzle swizzle_;
   int pitch_, height_, width_, kernel_height_, kernel_width_;
   int top_[Product::rows_read], left_[Product::rows_read], start_[Product::rows_read];
   int row_ = 0, column_ = 0, channel_, under_ = 0;
 };
 
+// ---- the operation at hand, problem[at]; `stage`: where the bytes behind the arena begin. They are called,
+// so that what one of them works out beforehand takes no registers from the others.
+
 template <typename T, int BN, template <typename, int, int> class ProductOf>
-LASFAST_DEVICE void conv(const PassArgs& pass, const Problem& p, char* ring, const char* zeros) {
-  constexpr int warp_rows = 32, warp_columns = BN == 16 ? 16 : 32;
+LASFAST_CALLED void conv(int at, int stage) {
+  const PassArgs& pass = device::shared<ResidentShared>()->pass;
+  const Problem& p = device::shared<ResidentShared>()->problem[at];
+  char* const ring = device::shared<char>() + stage;
+  // Exact products need more registers for each sum.
+  constexpr bool tensor = ProductOf<T, 32, 16>::piece_step == 2;
+  constexpr int warp_rows = tensor ? 32 : 16, warp_columns = BN == 16 || !tensor ? 16 : 32;
   constexpr int warps_n = BN / warp_columns, tile_rows = schedule_threads / 32 / warps_n * warp_rows;
   constexpr int slot_bytes = BN * conv_step_bytes, slots = ring_bytes / slot_bytes;
   constexpr int step_elements = conv_step_bytes / sizeof(T), piece_elements = 16 / sizeof(T);
@@ -127,7 +130,7 @@ LASFAST_DEVICE void conv(const PassArgs& pass, const Problem& p, char* ring, con
     LASFAST_ROLL
     for (int tile = 0; tile < row_tiles; ++tile) {
       const int first = tile * tile_rows + first_row;
-      Windows<T, Product> windows(pass, p, first, positions, zeros);
+      Windows<T, Product> windows(p, first, positions);
       Product product;
       LASFAST_ROLL
       for (int step = 0; step < steps; ++step) {
@@ -162,7 +165,10 @@ LASFAST_DEVICE void conv(const PassArgs& pass, const Problem& p, char* ring, con
 }
 
 template <typename T>
-LASFAST_DEVICE void depthwise(const PassArgs& pass, const Problem& p, float* weights) {
+LASFAST_CALLED void depthwise(int at, int stage) {
+  const PassArgs& pass = device::shared<ResidentShared>()->pass;
+  const Problem& p = device::shared<ResidentShared>()->problem[at];
+  auto* const weights = reinterpret_cast<float*>(device::shared<char>() + stage);
   LASFAST_ROLL
   for (int column = 0; column < p.column_tiles; ++column) {
     if (column > 0) device::barrier();  // all are done with the weights before
@@ -176,38 +182,40 @@ LASFAST_DEVICE void depthwise(const PassArgs& pass, const Problem& p, float* wei
 }
 
 template <typename T, template <typename> class Op>
-LASFAST_DEVICE void planes(const PassArgs& pass, const Problem& p) {
+LASFAST_CALLED void planes(int at) {
+  const PassArgs& pass = device::shared<ResidentShared>()->pass;
+  const Problem& p = device::shared<ResidentShared>()->problem[at];
   LASFAST_ROLL
   for (int tile = 0; tile < p.row_tiles * p.column_tiles; ++tile)
     plane_tile<Resident<T>, Op>(pass, p, Tile(pass, p, tile), nullptr);
 }
 
 template <typename T, template <typename, int, int> class Product>
-LASFAST_DEVICE void run(const PassArgs& pass, const Problem& p, char* stage, const char* zeros) {
-  switch (p.work) {
+LASFAST_DEVICE void run(int at, int stage) {
+  switch (device::shared<ResidentShared>()->problem[at].work) {
     case Work::conv_16:
-      return conv<T, 16, Product>(pass, p, stage, zeros);
+      return conv<T, 16, Product>(at, stage);
     case Work::conv_32:
-      return conv<T, 32, Product>(pass, p, stage, zeros);
+      return conv<T, 32, Product>(at, stage);
     case Work::conv_64:
     case Work::conv_128:
-      return conv<T, 64, Product>(pass, p, stage, zeros);
+      return conv<T, 64, Product>(at, stage);
     case Work::depthwise:
-      return depthwise<T>(pass, p, reinterpret_cast<float*>(stage));
+      return depthwise<T>(at, stage);
     case Work::max_pool:
-      return planes<T, MaxPool>(pass, p);
+      return planes<T, MaxPool>(at);
     case Work::avg_pool:
-      return planes<T, AvgPool>(pass, p);
+      return planes<T, AvgPool>(at);
     case Work::global_pool:
-      return planes<T, GlobalPool>(pass, p);
+      return planes<T, GlobalPool>(at);
     case Work::combine:
-      return planes<T, Combine>(pass, p);
+      return planes<T, Combine>(at);
     case Work::gate:
-      return planes<T, Gate>(pass, p);
+      return planes<T, Gate>(at);
     case Work::arrange:
-      return planes<T, Arrange>(pass, p);
+      return planes<T, Arrange>(at);
     default:
-      return planes<T, Input>(pass, p);
+      return planes<T, Input>(at);
   }
 }
 
@@ -215,27 +223,31 @@ template <typename T, template <typename, int, int> class Product>
 LASFAST_KERNEL(schedule_threads, resident_blocks)
 resident(const ResidentArgs args) {
   constexpr int words = sizeof(Problem) / sizeof(int32_t);
-  auto* const shared = device::shared<Shared>();
-  auto* const stage = reinterpret_cast<char*>(shared + 1);
+  auto* const shared = device::shared<ResidentShared>();
+  const int stage = arena_begin + args.arena_bytes;
   const int thread = device::thread_index(), problems = static_cast<int>(args.pass.problem_count);
   const auto* const from = reinterpret_cast<const int32_t*>(args.pass.problems);
   if (thread < words) reinterpret_cast<int32_t*>(shared->problem)[thread] = from[thread];
-  if (thread == 0) device::store16(shared->zeros, {});
-  device::barrier();
-  PassArgs pass = args.pass;
-  pass.arena = stage + args.stage_bytes;
+  if (thread == 0) {
+    device::store16(shared->zeros, {});
+    shared->pass = args.pass;
+  }
   int at = 0;  // of the two problems
   LASFAST_ROLL
-  for (pass.first = device::block_index() * args.images; pass.first < args.pass.count;
-       pass.first += args.blocks * args.images) {
-    const int64_t left = args.pass.count - pass.first;
-    pass.count = left < args.images ? left : args.images;
+  for (int64_t first = device::block_index() * args.images; first < args.pass.count;
+       first += args.blocks * args.images) {
+    if (thread == 0) {
+      const int64_t left = args.pass.count - first;
+      shared->pass.first = first;
+      shared->pass.count = left < args.images ? left : args.images;
+    }
+    device::barrier();
     LASFAST_ROLL
     for (int number = 0; number < problems; ++number, at = 1 - at) {
       // The next is on its way meanwhile; behind the last one comes the first, for other images.
       const int next = number + 1 < problems ? number + 1 : 0;
       const int32_t word = thread < words ? from[next * words + thread] : 0;
-      run<T, Product>(pass, shared->problem[at], stage, shared->zeros);
+      run<T, Product>(at, stage);
       if (thread < words) reinterpret_cast<int32_t*>(shared->problem + 1 - at)[thread] = word;
       device::barrier();
     }
@@ -252,11 +264,11 @@ int64_t resident_stage_bytes(const Problem& p) {
 }
 
 int64_t resident_bytes(int64_t arena_bytes, int64_t stage_bytes) {
-  return sizeof(Shared) + stage_bytes + (arena_bytes + line_bytes - 1) / line_bytes * line_bytes;
+  return arena_begin + arena_bytes + stage_bytes;
 }
 
 int launch_resident(const Plan& plan, const PassArgs& pass, int64_t blocks, device::Stream stream) {
-  const ResidentArgs args{pass, plan.images, blocks, plan.stage_bytes};
+  const ResidentArgs args{pass, plan.images, blocks, static_cast<int>(plan.arena_bytes)};
   auto* const kernel = plan.bfloat16 ? resident<device::bfloat16, TensorProduct>
                        : plan.tf32   ? resident<float, TensorProduct>
                                      : resident<float, ExactProduct>;

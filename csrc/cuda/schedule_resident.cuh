@@ -10,11 +10,20 @@
 
 namespace lasfast {
 
+constexpr int line_bytes = 128;
+
+// What a block's shared memory begins with. Behind it: the arena; then the ring of weights, or those of a
+// depthwise convolution.
+struct alignas(line_bytes) ResidentShared {
+  Problem problem[2];  // the one at hand and the next
+  alignas(16) char zeros[16];
+  PassArgs pass;  // for the images at hand
+};
+constexpr int arena_begin = sizeof(ResidentShared);
+
 // What kernels are told in place of T where the values, of type T, are in shared memory.
 template <typename T>
 struct Resident {};
-
-constexpr int line_bytes = 128;
 
 // How the bytes of a value with positions of so many lie: those of `at` at swizzled(at).
 struct Swizzle {
@@ -24,7 +33,9 @@ struct Swizzle {
     const int pieces = pitch_bytes / 16, lowest = pieces & -pieces;
     mask = ((lowest < 8 ? lowest : 8) - 1) * 16;
   }
-  LASFAST_DEVICE int operator()(int at) const { return at ^ (at / (line_bytes / 16) & mask); }
+  LASFAST_DEVICE int operator()(int at) const {
+    return at ^ (static_cast<int>(static_cast<unsigned>(at) / (line_bytes / 16)) & mask);
+  }
 };
 
 struct Pair {
@@ -36,12 +47,11 @@ struct One {
 
 template <typename T>
 struct Place<Resident<T>> {
-  char* value;
-  int first, pitch;  // bytes
+  int value, first, pitch;  // bytes; the value from the beginning of shared memory
   Swizzle swizzle;
 
-  LASFAST_DEVICE Place(const PassArgs& pass, int64_t offset, int pitch, int c)
-      : value(static_cast<char*>(pass.arena) + offset * int64_t{sizeof(T)}),
+  LASFAST_DEVICE Place(const PassArgs&, int64_t offset, int pitch, int c)
+      : value(arena_begin + static_cast<int>(offset) * static_cast<int>(sizeof(T))),
         first(c * static_cast<int>(sizeof(T))),
         pitch(pitch * static_cast<int>(sizeof(T))),
         swizzle(this->pitch) {}
@@ -49,7 +59,7 @@ struct Place<Resident<T>> {
       : Place(pass, term.offset, term.pitch, c) {}
 
   LASFAST_DEVICE char* at(int64_t position, int element) const {
-    return value +
+    return device::shared<char>() + value +
            swizzle(static_cast<int>(position) * pitch + first + element * static_cast<int>(sizeof(T)));
   }
 

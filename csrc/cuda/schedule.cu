@@ -1,5 +1,6 @@
 // A schedule's entry points on CUDA: check, then queue the launches of a plan one after another.
 #include <algorithm>
+#include <cstdint>
 
 #include "lasfast/device.h"
 #include "lasfast/schedule.h"
@@ -115,7 +116,8 @@ Status schedule_run_resident_cuda(const ScheduleTables& t, const CudaPass& pass)
   const Plan& plan = *static_cast<const Plan*>(pass.plan);
   if (plan.mark != plan_mark || !plan.resident_bytes)
     return invalid("the plan is none, of another build or for another purpose");
-  if (pass.count < 1) return invalid("there must be at least one image");
+  if (pass.count < 1 || pass.count > INT32_MAX) return invalid("the number of images is out of range");
+  if (misaligned(pass.device_plan, 16)) return invalid("the device's plan is missing or not aligned");
   if (const Status status = check_common(plan, pass); !status.ok()) return status;
   const device::Use use(pass.device);
   if (use.error() != 0) return {Code::device_error, use.error(), "the device cannot be used"};

@@ -65,7 +65,7 @@ struct Problem {
   int32_t statistics;  // of its first channel in mean, variance, ...
   float eps;
 };
-static_assert(sizeof(Problem) % 8 == 0, "an array of them has no holes");
+static_assert(sizeof(Problem) % 16 == 0, "it is copied 16 bytes at a time");
 static_assert(sizeof(Problem) / sizeof(int32_t) <= schedule_threads, "a thread copies one word");
 
 struct Launch {
@@ -74,8 +74,9 @@ struct Launch {
   int32_t first_problem, problems;
   int64_t blocks, shared_bytes;
 };
+static_assert(sizeof(Launch) % 16 == 0, "problems come behind launches");
 
-struct Plan {
+struct alignas(16) Plan {
   uint64_t mark;  // tells a plan from other bytes
   int64_t bytes, images, levels, launches, problems, arena_bytes, scratch_bytes, leaves;
   int64_t resident_bytes;  // of shared memory, where it is for the resident kernel; else 0

@@ -23,8 +23,8 @@ constexpr int pieces = conv_step_bytes / 16;
 
 struct ResidentArgs {
   PassArgs pass;
-  int64_t images;  // that a block takes at a time
-  int64_t blocks;
+  int64_t images;  // that a block takes at a time: a group
+  int groups, blocks;
   int arena_bytes;
 };
 
@@ -104,22 +104,22 @@ LASFAST_CALLED void conv(int at, int stage) {
   const int first_row = warp / warps_n * warp_rows, first_column = warp % warps_n * warp_columns;
   const int positions = static_cast<int>(pass.count) * p.out_height * p.out_width;
   const int row_tiles = (positions + tile_rows - 1) / tile_rows;
-  const int steps = p.depth / step_elements, depth = p.depth, out_channels = p.out_channels;
+  const int steps = p.depth / step_elements;
   const bool once = steps <= slots;
   const int wanted = once ? steps : row_tiles * steps;  // steps to copy, those of a tile after another's
-  const auto* const weight = reinterpret_cast<const T*>(pass.weights + p.weight);
 
   LASFAST_ROLL
   for (int column = 0; column < p.out_pitch; column += BN) {
     const auto copy = [&](int number) {
       if (number < wanted) {
         char* const slot = ring + number % slots * slot_bytes;
+        const auto* const weight = reinterpret_cast<const T*>(pass.weights + p.weight);
         const int k = number % steps * step_elements + thread % pieces * piece_elements;
         for (int n = thread / pieces; n < BN; n += schedule_threads / pieces) {
           const int c = column + n;
-          const bool inside = c < out_channels;
+          const bool inside = c < p.out_channels;
           device::copy16_async(slot + piece_offset(n, thread % pieces),
-                               weight + static_cast<int64_t>(inside ? c : 0) * depth + k, inside);
+                               weight + static_cast<int64_t>(inside ? c : 0) * p.depth + k, inside);
         }
       }
       device::copy_commit();
@@ -161,7 +161,6 @@ LASFAST_CALLED void conv(int at, int stage) {
       }
     }
   }
-  device::copy_wait<0>();
 }
 
 template <typename T>
@@ -222,22 +221,26 @@ LASFAST_DEVICE void run(int at, int stage) {
 template <typename T, template <typename, int, int> class Product>
 LASFAST_KERNEL(schedule_threads, resident_blocks)
 resident(const ResidentArgs args) {
-  constexpr int words = sizeof(Problem) / sizeof(int32_t);
   auto* const shared = device::shared<ResidentShared>();
   const int stage = arena_begin + args.arena_bytes;
   const int thread = device::thread_index(), problems = static_cast<int>(args.pass.problem_count);
-  const auto* const from = reinterpret_cast<const int32_t*>(args.pass.problems);
-  if (thread < words) reinterpret_cast<int32_t*>(shared->problem)[thread] = from[thread];
+  const auto fetch = [&](int number, Problem* to) {
+    if (thread < static_cast<int>(sizeof(Problem) / 16))
+      device::copy16_async(reinterpret_cast<char*>(to) + thread * 16,
+                           reinterpret_cast<const char*>(args.pass.problems + number) + thread * 16, true);
+    device::copy_commit();
+  };
+  fetch(0, shared->problem);
   if (thread == 0) {
     device::store16(shared->zeros, {});
     shared->pass = args.pass;
   }
+  device::copy_wait<0>();
   int at = 0;  // of the two problems
   LASFAST_ROLL
-  for (int64_t first = device::block_index() * args.images; first < args.pass.count;
-       first += args.blocks * args.images) {
+  for (int group = static_cast<int>(device::block_index()); group < args.groups; group += args.blocks) {
     if (thread == 0) {
-      const int64_t left = args.pass.count - first;
+      const int64_t first = group * args.images, left = args.pass.count - first;
       shared->pass.first = first;
       shared->pass.count = left < args.images ? left : args.images;
     }
@@ -245,10 +248,9 @@ resident(const ResidentArgs args) {
     LASFAST_ROLL
     for (int number = 0; number < problems; ++number, at = 1 - at) {
       // The next is on its way meanwhile; behind the last one comes the first, for other images.
-      const int next = number + 1 < problems ? number + 1 : 0;
-      const int32_t word = thread < words ? from[next * words + thread] : 0;
+      fetch(number + 1 < problems ? number + 1 : 0, shared->problem + 1 - at);
       run<T, Product>(at, stage);
-      if (thread < words) reinterpret_cast<int32_t*>(shared->problem + 1 - at)[thread] = word;
+      device::copy_wait<0>();
       device::barrier();
     }
   }
@@ -268,7 +270,8 @@ int64_t resident_bytes(int64_t arena_bytes, int64_t stage_bytes) {
 }
 
 int launch_resident(const Plan& plan, const PassArgs& pass, int64_t blocks, device::Stream stream) {
-  const ResidentArgs args{pass, plan.images, blocks, static_cast<int>(plan.arena_bytes)};
+  const ResidentArgs args{pass, plan.images, static_cast<int>((pass.count + plan.images - 1) / plan.images),
+                          static_cast<int>(blocks), static_cast<int>(plan.arena_bytes)};
   auto* const kernel = plan.bfloat16 ? resident<device::bfloat16, TensorProduct>
                        : plan.tf32   ? resident<float, TensorProduct>
                                      : resident<float, ExactProduct>;

@@ -250,9 +250,9 @@ def test_bad_calls_are_refused() -> None:
         ({"plan": 0}, "plan is missing"),
         ({"plan": zeros.data_ptr()}, "plan is none"),
         ({"plan": by_levels.data_ptr()}, "for another purpose"),
-        ({"device_plan": 0}, "device's plan or the images"),
+        ({"device_plan": 0}, "device's plan is missing"),
         ({"images": 0}, "device's plan or the images"),
-        ({"count": 0}, "at least one image"),
+        ({"count": 0}, "number of images"),
         ({"logits": 0}, "logits are missing"),
         ({"logit_images": 1}, "logits are missing"),
     ):

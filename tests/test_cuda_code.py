@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
-KERNELS = ["bn_act", "schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack"]
+KERNELS = ["bn_act", "bn_act_rows", "schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc"),
@@ -85,7 +85,7 @@ def test_other_operations_load_and_store_16_bytes(compiled: dict) -> None:
 
 
 def test_batch_norm_loads_and_stores_16_bytes(compiled: dict) -> None:
-    kernels = functions(compiled["bn_act"][0])
+    kernels = functions(compiled["bn_act_rows"][0])
     wide = {name: code for name, code in kernels.items() if re.search("Li[48]E", name)}
     assert len(wide) == 8
     for name, code in wide.items():

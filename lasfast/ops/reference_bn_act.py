@@ -104,11 +104,11 @@ def bn_act_backward(
         scale = scale * weight
     through = dz
     if batch_statistics:
-        rows = grad_bias.new_full((1,), x.numel() // x.shape[1])
-        sums = torch.cat((grad_bias, grad_weight, rows))
+        rows = torch.full((1,), x.numel() // x.shape[1], dtype=torch.float64, device=x.device)
+        sums = torch.cat((grad_bias.double(), grad_weight.double(), rows))
         if ranks is not None:
             ranks.sum_([sums])
-        of_dz, of_product = (sums[:-1] / sums[-1].clamp_min(1)).chunk(2)
+        of_dz, of_product = (sums[:-1] / sums[-1].clamp_min(1)).to(dz.dtype).chunk(2)
         through = dz - _channels(of_dz) - xhat * _channels(of_product)
     return through * _channels(scale), grad_weight, grad_bias, dz
 

@@ -212,9 +212,11 @@ class Trainer:
             f"train {type(self.module).__name__} of {weights} weights on {tuple(images.shape)} in "
             f"{self.settings.precision}, {torch.get_num_threads()} threads"
         )
+        if self._world.size > 1:
+            key += f", {self._world.size} ranks"
         with torch_seed(seed, self.device):
             ways = {name: trained_by(name) for name in ("native", "torch")}
-            self.operators = fastest(key, self.device, ways)
+            self.operators = fastest(key, self.device, ways, self._world.share)
         with torch.no_grad():
             for buffer, value in zip(self.module.buffers(), before, strict=True):
                 buffer.copy_(value)

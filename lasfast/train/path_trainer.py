@@ -23,7 +23,8 @@ from lasfast.train.trainer import Trainer
 class PathTrainer(Trainer):
     """Trains sub-networks of a supernet, step by step; a study calls `train` before it measures a step.
 
-    Within `lasfast.distributed.start`, all ranks train together, each on its images of every batch.
+    Within `lasfast.distributed.start`, all ranks train together, each on its images of every batch, with the
+    same operators: fused ones (`TrainSettings.operators`) or PyTorch's, either by the whole batch's statistics.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Batch norm over a batch whose images are spread over ranks.
+"""Batch norm over a batch whose images are spread over ranks, through PyTorch's operators.
 
-What torch's SyncBatchNorm computes, which does not run on a CPU.
+What torch's SyncBatchNorm computes, which does not run on a CPU. (The fused operators do so by themselves.)
 """
 
 from __future__ import annotations

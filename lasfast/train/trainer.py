@@ -311,8 +311,8 @@ def _operators(settings: TrainSettings, device: torch.device) -> str:
         _native.load()
     if settings.operators != "auto":
         return settings.operators
-    fitting = device.type == "cpu" and settings.channels_last and _native.available()
-    return "native" if fitting else "torch"
+    usable = _native.cuda_runs_on(device.index) if device.type == "cuda" else _native.available()
+    return "native" if usable and settings.channels_last and device.type in ("cpu", "cuda") else "torch"
 
 
 def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -5,9 +5,9 @@
 The two take turns on the same tensors in the same dtype and layout, a plain copy before each, so that neither
 finds in a cache what the other left there. On a GPU batches are larger than its cache, and several calls are
 queued before any is waited for. `extra_info` has the median ratio of their times, and GB/s, which count what
-the kernels must move, also as a fraction of a copy's. Forward: x is read twice, y written. Backward: x and the
-gradient of y are read twice, that of x is written. A residual is read once in either; backward its gradient is
-written too, and read in place of that of y.
+the kernels must move, also as a fraction of a copy's. Forward: x is read twice, y written. Backward: x and
+the gradient of y are read twice, that of x is written. A residual is read once in either; backward its
+gradient is written too, and read in place of that of y.
 """
 
 from __future__ import annotations

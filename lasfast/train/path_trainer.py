@@ -24,7 +24,7 @@ class PathTrainer(Trainer):
     """Trains sub-networks of a supernet, step by step; a study calls `train` before it measures a step.
 
     Within `lasfast.distributed.start`, all ranks train together, each on its images of every batch, with the
-    same operators: fused ones (`TrainSettings.operators`) or PyTorch's, either by the whole batch's statistics.
+    same operators, fused or PyTorch's (`TrainSettings.operators`), by the statistics of the whole batch.
     """
 
     def __init__(

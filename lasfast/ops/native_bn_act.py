@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,9 +43,10 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance [C] of x [N, C, H, W]."""
     rows, channels = _rows(x)
     x = x.contiguous(memory_format=_LAST)
-    mean, var = (torch.empty(channels, device=x.device) for _ in range(2))
+    device = x.device
+    mean, var = torch.empty(channels, device=device), torch.empty(channels, device=device)
     kind, arguments = place.place_of(x)
-    workspace = _workspace(x, rows, channels, 0, kind, arguments)
+    workspace = _workspace(device, kind, rows, channels, 0, arguments[0])
     getattr(_native.load(), f"batch_statistics_{kind}")(
         rows,
         channels,
@@ -113,7 +115,7 @@ class _Rows:
         self._tensors = [x.contiguous(memory_format=_LAST), *parameters, residual]
         self._addresses = [_address(tensor) for tensor in self._tensors]
         self._kind, self._place = place.place_of(x)
-        self._workspace = _workspace(x, rows, channels, narrow, self._kind, self._place)
+        self._workspace = _workspace(x.device, self._kind, rows, channels, narrow, self._place[0])
 
     def run(
         self, which: str, numbers: tuple[float, ...], before: tuple[int, ...], *more: int, to: Sequence[int]
@@ -207,15 +209,14 @@ def _dense(result: Tensor) -> Tensor:
     return torch.empty_like(result, memory_format=_LAST)
 
 
-def _workspace(
-    x: Tensor, rows: int, channels: int, residual_channels: int, kind: str, arguments: tuple[int, int]
-) -> Tensor:
-    threads = arguments[:1] if kind == "cpu" else ()
-    size = _workspace_bytes(kind, rows, channels, residual_channels, *threads)
-    return torch.empty(size, dtype=torch.uint8, device=x.device)
+def _workspace(device: torch.device, *arguments: Any) -> Tensor:
+    return torch.empty(_workspace_bytes(*arguments), dtype=torch.uint8, device=device)
 
 
 @functools.cache
-def _workspace_bytes(kind: str, *sizes: int) -> int:
-    size: int = getattr(_native.load(), f"bn_act_workspace_{kind}")(*sizes)
+def _workspace_bytes(kind: str, rows: int, channels: int, residual_channels: int, threads: int) -> int:
+    """On the CPU, how much is needed depends on the number of threads."""
+    more = (threads,) if kind == "cpu" else ()
+    ask = getattr(_native.load(), f"bn_act_workspace_{kind}")
+    size: int = ask(rows, channels, residual_channels, *more)
     return size

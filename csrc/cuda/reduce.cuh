@@ -125,16 +125,13 @@ LASFAST_DEVICE void add_up(const WideRows& rows, const Part<vector>& part, const
   // First by as many threads per column as there are, then by one.
   const int groups = reduce_threads / tile < part.at_once ? reduce_threads / tile : part.at_once;
   const int group = thread / tile, column = thread % tile;
-  const bool some = group < groups && column < part.columns;
-  float first = 0.f, second = 0.f;
-  if (some)
+  if (group < groups && column < part.columns) {
+    float first = 0.f, second = 0.f;
     for (int row = group; row < part.at_once; row += groups) {
       first += at(0, row, column);
       second += at(1, row, column);
     }
-  device::barrier();
-  if (some) {
-    at(0, group, column) = first;
+    at(0, group, column) = first;  // which no other thread has read
     at(1, group, column) = second;
   }
   device::barrier();
@@ -173,14 +170,14 @@ struct Merge {
         own += of(i / columns, channel + i % columns * rows.channels);
     shared[thread] = own;
     device::barrier();
-    double total = 0.0;
-    if (thread < merged_channels)
+    if (thread < merged_channels) {
+      double total = 0.0;
       for (int i = thread; i < reduce_threads; i += merged_channels) total += shared[i];
+      shared[thread] = total;  // which no other thread has read
+    }
     device::barrier();
-    if (thread < merged_channels) shared[thread] = total;
-    device::barrier();
-    total = shared[thread % merged_channels];
-    device::barrier();
+    const double total = shared[thread % merged_channels];
+    device::barrier();  // before the next sum
     return total;
   }
   // One thread of each channel writes its results.

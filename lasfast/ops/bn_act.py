@@ -68,7 +68,7 @@ def bn_act(
         eps: added to the variance.
         activation: "none", "relu", "relu6", "hardswish", "swish", "sigmoid" or "hardsigmoid".
         statistics: mean and biased variance of x in training, [C] each, where somebody has them already. The
-            gradient goes through them as if they had been taken here.
+            gradient goes through them as if they had been taken here. With `ranks`, of this process's x.
         ranks: several processes, whose x are parts of one batch (`lasfast.distributed.world()`): in training,
             statistics are those of all, running ones follow alike on all, and the gradient of x is that of
             the whole batch. Gradients of weight and bias are this process's part, to be summed like all

@@ -22,7 +22,7 @@ def main(source: Path, output: Path) -> None:
         operation = Path(one["fullname"].partition("::")[0]).stem.removeprefix("bench_")
         group = operations.setdefault(operation, {}).setdefault(one["group"], {})
         parameters = one["params"] or {}
-        who = parameters.get("who") or parameters.get("side", "torch")
+        who = parameters.get("who") or parameters.get("side") or one["extra_info"].pop("who", "torch")
         group[who] = {
             "seconds": one["stats"]["median"] / one["extra_info"].pop("repeats", 1),
             "rounds": one["stats"]["rounds"],

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
-KERNELS = ["schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack"]
+KERNELS = ["bn_act", "bn_act_rows", "schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc"),
@@ -82,3 +82,12 @@ def test_other_operations_load_and_store_16_bytes(compiled: dict) -> None:
         if "Input" not in name:  # it reads fp32 planes
             assert re.search(r"LDG\S*\.128", code), name
         assert re.search(r"STG\S*\.128", code), name
+
+
+def test_batch_norm_loads_and_stores_16_bytes(compiled: dict) -> None:
+    kernels = functions(compiled["bn_act_rows"][0])
+    wide = {name: code for name, code in kernels.items() if re.search("Li[48]E", name)}
+    assert len(wide) == 8
+    for name, code in wide.items():
+        assert re.search(r"LDG\S*\.128", code), name
+        assert "statistics" in name or re.search(r"STG\S*\.128", code), name

@@ -135,6 +135,7 @@ LASFAST_DEVICE uint32_t pack_bf16(float first, float second) {
 LASFAST_DEVICE float exp(float v) { return expf(v); }
 LASFAST_DEVICE float reciprocal(float v) { return __fdividef(1.f, v); }  // of 1 or more
 LASFAST_DEVICE float infinity() { return __int_as_float(0x7f800000); }
+LASFAST_DEVICE float sqrt(float v) { return sqrtf(v); }
 LASFAST_DEVICE double sqrt(double v) { return ::sqrt(v); }
 
 // ---- the host's side

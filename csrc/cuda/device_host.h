@@ -93,6 +93,7 @@ inline uint32_t pack_bf16(float first, float second) {
 inline float exp(float v) { return std::exp(v); }
 inline float reciprocal(float v) { return 1.f / v; }
 inline float infinity() { return std::numeric_limits<float>::infinity(); }
+inline float sqrt(float v) { return std::sqrt(v); }
 inline double sqrt(double v) { return std::sqrt(v); }
 
 constexpr int64_t max_blocks = 0x7fffffff;

@@ -2,6 +2,7 @@
 // follows op(...), statistics of a tile, and which tile a block is to compute.
 #pragma once
 
+#include "activation.cuh"
 #include "device.cuh"
 #include "schedule_problem.h"
 
@@ -55,28 +56,6 @@ LASFAST_DEVICE Chunk load_some(const float* table, int64_t first, int channels, 
   LASFAST_UNROLL
   for (int i = 0; i < chunk; ++i) x.v[i] = first >= 0 && i < channels ? table[first + i] : fill;
   return x;
-}
-
-// Comparisons are so that NaN comes through, as in PyTorch.
-LASFAST_DEVICE float clamp(float v, float high) { return v < 0.f ? 0.f : v > high ? high : v; }
-
-template <int n>
-LASFAST_DEVICE void activate(float (&x)[n], int32_t activation) {
-  if (activation == 0) return;
-  if (activation <= 2) {  // ReLU, ReLU6
-    const float high = activation == 2 ? 6.f : device::infinity();
-    LASFAST_UNROLL
-    for (int i = 0; i < n; ++i) x[i] = clamp(x[i], high);
-    return;
-  }
-  // A gate, hard (3, 6) or not (4, 5), and the value times the gate (3, 4).
-  const bool hard = activation == 3 || activation == 6, times = activation <= 4;
-  LASFAST_UNROLL
-  for (int i = 0; i < n; ++i) {
-    const float gate =
-        hard ? clamp(x[i] + 3.f, 6.f) * (1.f / 6.f) : device::reciprocal(1.f + device::exp(-x[i]));
-    x[i] = times ? x[i] * gate : gate;
-  }
 }
 
 // The norm and activation of a term, for eight of its channels from c on.

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +31,46 @@ RUNS = 3  # of each way, after one to warm up
 MARGIN = 0.95  # what another way's time must be below, of the first's, to be taken instead
 
 
-def fastest(key: str, device: torch.device, ways: Mapping[str, Callable[[], Any]]) -> str:
+def fastest(
+    key: str,
+    device: torch.device,
+    ways: Mapping[str, Callable[[], Any]],
+    share: Callable[[Callable[[], str | None]], str | None] = lambda work: work(),
+) -> str:
     """Return the name of the fastest of `ways` for `key` on this machine.
 
     The first is the one to prefer where times are alike. Where nothing is known of `key` yet, each is run
-    a few times; they must not change anything.
+    a few times; they must not change anything. Of several processes that run the ways together, all take
+    what one of them takes: `share` has one do some work, and gives its result to all.
     """
-    names = list(ways)
+    chosen = share(lambda: _decided(key, device, list(ways)))
+    if chosen is None:
+        times = {name: _time(way, device) for name, way in ways.items()}
+        chosen = share(lambda: _decide(key, device, times))
+    assert chosen is not None
+    return chosen
+
+
+def _decided(key: str, device: torch.device, names: Sequence[str]) -> str | None:
+    """What is chosen without measuring, if anything is."""
     wanted = os.environ.get("LASFAST_CHOICE", "measure")
-    if wanted in ways:
+    if wanted in names:
         return wanted
     if wanted not in ("measure", "native", "torch"):
         raise ValueError(f"LASFAST_CHOICE is {wanted!r}, expected measure, native or torch")
     if len(names) == 1 or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
         return names[0]  # nothing can be timed within a CUDA graph
+    known = _known(_file(device)).get(key)
+    return known if known in names else None
+
+
+def _decide(key: str, device: torch.device, times: Mapping[str, float]) -> str:
+    """The choice by what each way took, which is remembered."""
+    first, best = next(iter(times)), min(times, key=lambda name: times[name])
     file = _file(device)
     known = _known(file)
-    if known.get(key) not in ways:
-        times = {name: _time(ways[name], device) for name in names}
-        best = min(names, key=lambda name: times[name])
-        known[key] = best if times[best] < MARGIN * times[names[0]] else names[0]
-        _save(file, known)
+    known[key] = best if times[best] < MARGIN * times[first] else first
+    _save(file, known)
     return known[key]
 
 

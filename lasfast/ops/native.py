@@ -41,14 +41,18 @@ def available() -> bool:
     return _native.available()
 
 
-def supports(tensor: Tensor) -> bool:
-    """Whether the native kernels take tensors of this device and dtype; says once why not if they should."""
+def reaches(tensor: Tensor) -> bool:
+    """Whether there are native kernels where this tensor is; says once why not if there should be."""
     kind = tensor.device.type
     if kind not in ("cpu", "cuda") or tensor.layout != torch.strided:
         return False
-    if tensor.dtype not in ((torch.float32,) if kind == "cpu" else DTYPES):
-        return False
     return available() and (kind == "cpu" or _cuda_usable(tensor.device.index))
+
+
+def supports(tensor: Tensor) -> bool:
+    """Whether the native kernels take tensors of this device and dtype; says once why not if they should."""
+    kind = tensor.device.type
+    return tensor.dtype in ((torch.float32,) if kind == "cpu" else DTYPES) and reaches(tensor)
 
 
 def sliced_conv2d(

@@ -23,7 +23,8 @@ from lasfast.train.trainer import Trainer
 class PathTrainer(Trainer):
     """Trains sub-networks of a supernet, step by step; a study calls `train` before it measures a step.
 
-    Within `lasfast.distributed.start`, all ranks train together, each on its images of every batch.
+    Within `lasfast.distributed.start`, all ranks train together, each on its images of every batch, with the
+    same operators, fused or PyTorch's (`TrainSettings.operators`), by the statistics of the whole batch.
     """
 
     def __init__(
@@ -45,12 +46,8 @@ class PathTrainer(Trainer):
             )
         self._batch_norm: Callable[..., torch.Tensor] = F.batch_norm
         if world.size > 1:
-            if resolved.operators == "native":
-                raise ValueError(
-                    f"operators is 'native' in {world.size} processes; expected auto or torch: the fused "
-                    "operators know the batch statistics of their own process only"
-                )
-            self.operators = "torch"
+            if world.any(self.operators == "torch")[0]:  # say, where one rank lacks the compiled module
+                self.operators = "torch"
             self._batch_norm = partial(batch_norm, world)
         labels = getattr(self.data, "labels", None)
         if isinstance(labels, torch.Tensor) and labels.max() >= supernet.num_classes:
@@ -79,7 +76,8 @@ class PathTrainer(Trainer):
         plan = Plan([self.supernet.path(path) for path in paths])
         if self._world.size > 1:
             check_batch_norms(self.supernet, plan)
-        run = self.supernet.layer_runner(self._batch_norm, fused=self.operators == "native")
+        fused = self.operators == "native"
+        run = self.supernet.layer_runner(self._batch_norm, fused=fused, ranks=self._world)
         outputs = {ROOT: images}
         for number, node in enumerate(plan.nodes):
             outputs[number] = run(node.layer, outputs[node.parent])

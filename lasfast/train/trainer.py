@@ -212,9 +212,11 @@ class Trainer:
             f"train {type(self.module).__name__} of {weights} weights on {tuple(images.shape)} in "
             f"{self.settings.precision}, {torch.get_num_threads()} threads"
         )
+        if self._world.size > 1:
+            key += f", {self._world.size} ranks"
         with torch_seed(seed, self.device):
             ways = {name: trained_by(name) for name in ("native", "torch")}
-            self.operators = fastest(key, self.device, ways)
+            self.operators = fastest(key, self.device, ways, self._world.share)
         with torch.no_grad():
             for buffer, value in zip(self.module.buffers(), before, strict=True):
                 buffer.copy_(value)
@@ -309,8 +311,8 @@ def _operators(settings: TrainSettings, device: torch.device) -> str:
         _native.load()
     if settings.operators != "auto":
         return settings.operators
-    fitting = device.type == "cpu" and settings.channels_last and _native.available()
-    return "native" if fitting else "torch"
+    usable = _native.cuda_runs_on(device.index) if device.type == "cuda" else _native.available()
+    return "native" if usable and settings.channels_last and device.type in ("cpu", "cuda") else "torch"
 
 
 def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

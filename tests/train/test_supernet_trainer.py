@@ -6,9 +6,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from lasfast import _native
 from lasfast.data.images import TensorImages
 from lasfast.supernets import PlainNet, ResidualNet
 from lasfast.train import NonFiniteLossError, SupernetTrainer, TrainSettings
+from lasfast.train import trainer as trainer_module
 from lasfast.train.seeds import derive
 
 SETTINGS = TrainSettings(batch_size=16, warm_up_epochs=2, epochs_per_step=2, weight_decay=0.01)
@@ -107,11 +109,21 @@ def test_gradients_are_clipped_together_and_loss_scaling_changes_nothing(update,
     assert cosine.item() > 0.99
 
 
+@pytest.mark.parametrize(("device", "compiled"), [("cpu", "available"), ("cuda:0", "cuda_runs_on")])
+def test_fused_operators_are_tried_where_the_device_has_them(device, compiled, monkeypatch):
+    for there in (True, False):
+        monkeypatch.setattr(_native, compiled, lambda *of, there=there: there)
+        for channels_last in (True, False):
+            settings = TrainSettings(channels_last=channels_last)
+            expected = "native" if there and channels_last else "torch"
+            assert trainer_module._operators(settings, torch.device(device)) == expected
+
+
 @pytest.mark.parametrize("faster", ["native", "torch"])
 def test_the_faster_operators_are_taken_and_trying_leaves_no_trace(faster, monkeypatch):
     tried = []
 
-    def fastest(key, device, ways):
+    def fastest(key, device, ways, share):
         for name, run in ways.items():
             tried.append(name)
             run()

@@ -327,6 +327,53 @@ def depthwise_nhwc_backward_cpu(
     grad_weight: int,
     /,
 ) -> None: ...
+def depthwise_nhwc_why_not_cuda(params: DepthwiseNhwcParams, /) -> str | None: ...
+def depthwise_nhwc_workspace_cuda(params: DepthwiseNhwcParams, which: Pass, /) -> int: ...
+def depthwise_nhwc_forward_cuda(
+    params: DepthwiseNhwcParams,
+    input: int,
+    weight: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    output: int,
+    mean: int,
+    variance: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_grad_input_cuda(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    weight: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    grad_input: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_grad_weight_cuda(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    input: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    grad_weight: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_backward_cuda(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    input: int,
+    weight: int,
+    grad_weight_stride: Sequence[int],
+    workspace: int,
+    device: int,
+    stream: int,
+    grad_input: int,
+    grad_weight: int,
+    /,
+) -> None: ...
 
 class SlicedConv2dParams:
     def __init__(

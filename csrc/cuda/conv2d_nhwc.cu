@@ -1,7 +1,7 @@
 // The entry points of convolutions on NHWC values: what is checked, and which kernels a pass is made of.
-#include "conv2d_nhwc.cuh"
-
 #include <initializer_list>
+
+#include "conv2d_nhwc.cuh"
 
 namespace lasfast {
 namespace {
@@ -21,7 +21,7 @@ int64_t packed_bytes(const Conv2dNhwcParams& p, const Windows& w) {
 // Forward pass, or gradient of the input.
 int run_windows(const Conv2dNhwcParams& p, const Windows& w, const void* input, const void* weight,
                 void* workspace, device::Stream stream, void* output, float* mean, float* variance) {
-  char* const packed = align_scratch(workspace);
+  char* const packed = align_to_16(workspace);
   auto* const partial = mean ? reinterpret_cast<float*>(packed + packed_bytes(p, w)) : nullptr;
   if (w.positions > 0) {
     PackArgs pack{w, weight, {}, packed, w.packed_elements()};
@@ -106,7 +106,7 @@ Status conv2d_nhwc_grad_weight_cuda(const Conv2dNhwcParams& p, const void* grad_
   if (use.error() != 0) return launched(use.error());
   const auto queue = static_cast<device::Stream>(stream);
   const GradWeightPlan plan(p);
-  auto* const partial = reinterpret_cast<float*>(align_scratch(workspace));
+  auto* const partial = reinterpret_cast<float*>(align_to_16(workspace));
   if (const int error = launch_grad_weight(p, plan, grad_output, input, partial, queue); error != 0)
     return launched(error);
   MergeArgs merge{partial, to_int(plan.parts), to_int(p.c_out), to_int(p.c_in), to_int(p.kernel),

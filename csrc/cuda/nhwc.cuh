@@ -21,7 +21,7 @@ inline bool is_whole(const void* values, int64_t channels, int64_t item_bytes) {
 
 // The first address of scratch memory that is aligned as kernels want it; at most `scratch_slack` further on.
 constexpr int64_t scratch_slack = 15;
-inline char* align_scratch(void* workspace) {
+inline char* align_to_16(void* workspace) {
   return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 15) / 16 * 16);
 }
 

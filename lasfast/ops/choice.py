@@ -35,7 +35,8 @@ def fastest(key: str, device: torch.device, ways: Mapping[str, Callable[[], Any]
     """Return the name of the fastest of `ways` for `key` on this machine.
 
     The first is the one to prefer where times are alike. Where nothing is known of `key` yet, each is run
-    a few times; they must not change anything.
+    a few times; they must not change anything. While a CUDA graph is recorded what is known is taken, else
+    the first, which must be fit for that; a warm-up before lets it be known.
     """
     names = list(ways)
     wanted = os.environ.get("LASFAST_CHOICE", "measure")
@@ -43,16 +44,23 @@ def fastest(key: str, device: torch.device, ways: Mapping[str, Callable[[], Any]
         return wanted
     if wanted not in ("measure", "native", "torch"):
         raise ValueError(f"LASFAST_CHOICE is {wanted!r}, expected measure, native or torch")
-    if len(names) == 1 or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
-        return names[0]  # nothing can be timed within a CUDA graph
+    if len(names) == 1:
+        return names[0]
     file = _file(device)
     known = _known(file)
     if known.get(key) not in ways:
+        if is_capturing(device):
+            return names[0]
         times = {name: _time(ways[name], device) for name in names}
         best = min(names, key=lambda name: times[name])
         known[key] = best if times[best] < MARGIN * times[names[0]] else names[0]
         _save(file, known)
     return known[key]
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being recorded: then nothing can be timed, and what is unknown stays so."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _time(run: Callable[[], Any], device: torch.device) -> float:

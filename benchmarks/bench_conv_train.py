@@ -3,10 +3,10 @@
     python -m pytest benchmarks/bench_conv_train.py --benchmark-group-by=group [--device cuda]
 
 fp32 weights are packed (by PyTorch: converted to its own layout, from channels_last in the dtype of the
-values) at each call, as they change at each step. `extra_info` has the median ratio of PyTorch's time to ours,
-pair by pair, TFLOP/s, and the fraction of what a large product or convolution of PyTorch's reaches. 128 images;
-one thread, or on a GPU a graph of many calls, whose values may be in its cache, for both alike. fp32 is TF32
-there unless `torch.backends.cudnn` is told otherwise.
+values) at each call, as they change at each step. `extra_info` has the median ratio of PyTorch's time to
+ours, pair by pair, TFLOP/s, and the fraction of what a large product or convolution of PyTorch's reaches. 128
+images; one thread, or on a GPU a graph of many calls, whose values may be in its cache, for both alike. fp32
+is TF32 there unless `torch.backends.cudnn` is told otherwise.
 """
 
 from __future__ import annotations

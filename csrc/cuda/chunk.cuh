@@ -10,15 +10,15 @@ struct Chunk {
   float v[chunk];
 };
 
-LASFAST_DEVICE Chunk load_chunk(const float* from) {
+LASFAST_DEVICE Chunk unpack(const device::Bits16 (&halves)[2]) {
   Chunk x;
   LASFAST_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    const device::Bits16 bits = device::load16(from + 4 * half);
-    LASFAST_UNROLL
-    for (int i = 0; i < 4; ++i) x.v[4 * half + i] = device::float_of(bits.word[i]);
-  }
+  for (int i = 0; i < chunk; ++i) x.v[i] = device::float_of(halves[i / 4].word[i % 4]);
   return x;
+}
+LASFAST_DEVICE Chunk load_chunk(const float* from) {
+  const device::Bits16 halves[2] = {device::load16(from), device::load16(from + 4)};
+  return unpack(halves);
 }
 LASFAST_DEVICE Chunk unpack(const device::Bits16& bits) {
   Chunk x;

@@ -24,7 +24,7 @@ int run_windows(const Conv2dNhwcParams& p, const Windows& w, const void* input, 
   char* const packed = align_to_16(workspace);
   auto* const partial = mean ? reinterpret_cast<float*>(packed + packed_bytes(p, w)) : nullptr;
   if (w.positions > 0) {
-    PackArgs pack{w, weight, {}, packed, w.packed_elements()};
+    PackArgs pack{w, weight, {}, packed};
     for (int i = 0; i < 4; ++i) pack.stride[i] = p.weight_stride[i];
     if (const int error = launch_pack(pack, p.weight, p.storage, stream); error != 0) return error;
     const WindowsArgs args{w, input, packed, output, partial, 0, 0, false};

@@ -57,7 +57,6 @@ struct PackArgs {
   const void* weight;
   int64_t stride[4];  // [c_out, c_in, kernel, kernel]
   void* packed;
-  int64_t elements;  // of packed
 };
 int launch_pack(const PackArgs& args, Storage weight, Storage packed, device::Stream stream);
 

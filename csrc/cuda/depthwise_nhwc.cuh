@@ -63,14 +63,10 @@ struct Raw {
     for (int i = 0; i < static_cast<int>(sizeof(T)) / 2; ++i) piece[i] = device::load16(from + 4 * i);
   }
   LASFAST_DEVICE Chunk values() const {
-    if constexpr (sizeof(T) == 2) {
+    if constexpr (sizeof(T) == 2)
       return unpack(piece[0]);
-    } else {
-      Chunk x;
-      LASFAST_UNROLL
-      for (int i = 0; i < chunk; ++i) x.v[i] = device::float_of(piece[i / 4].word[i % 4]);
-      return x;
-    }
+    else
+      return unpack(piece);
   }
 };
 template <typename T>

@@ -4,6 +4,8 @@
 // For usual kernels with stride 1 or 2, `slide` loads what a row of the kernel sees of the four positions
 // once; a gradient with stride 1 is such a convolution by the turned filter. `gather` does all others, and
 // channels that are not read 16 bytes at a time. Terms in the padding are left out.
+#include <algorithm>
+
 #include "depthwise_nhwc.cuh"
 #include "moments.cuh"
 
@@ -11,6 +13,7 @@ namespace lasfast {
 namespace {
 
 constexpr int run = DepthwisePlan::run;
+constexpr int64_t wanted_blocks = 1024;  // fill a large chip a few times; more would load filters again
 
 struct DepthwiseArgs {
   const void* input;   // [images, in_height, in_width, channels]
@@ -25,6 +28,7 @@ struct DepthwiseArgs {
   bool turned;      // the filter
   bool transposed;  // positions of the output are strided, not the input's
   int across, rows, column_tiles;
+  int64_t row_tiles, row_blocks;  // of a column tile; a block has every so-manieth row tile
 };
 
 // Behind it: weights [taps][columns], and for statistics values [rows][columns].
@@ -32,16 +36,26 @@ struct Shared {
   Moments moments;
 };
 
+// The tiles of a block, one after another, and this thread's part of them.
 struct Tile {
-  int column, row, first, end;  // this thread's channel, and positions of the block
+  int column, row;  // first channel of the tile; the thread's row
+  int first, end;   // positions
   int64_t number;
 
   LASFAST_DEVICE explicit Tile(const DepthwiseArgs& args)
       : column(static_cast<int>(device::block_index() % args.column_tiles) * args.across * chunk),
-        row(device::thread_index() / args.across),
-        number(device::block_index() / args.column_tiles) {
-    first = static_cast<int>(number * args.rows);
-    end = args.positions - first < args.rows ? args.positions : first + args.rows;
+        row(device::thread_index() / args.across) {
+    go_to(args, device::block_index() / args.column_tiles);
+  }
+  LASFAST_DEVICE bool some(const DepthwiseArgs& args) const { return number < args.row_tiles; }
+  LASFAST_DEVICE void advance(const DepthwiseArgs& args) { go_to(args, number + args.row_blocks); }
+
+ private:
+  LASFAST_DEVICE void go_to(const DepthwiseArgs& args, int64_t to) {
+    number = to;
+    const int64_t left = args.positions - to * args.rows;
+    first = static_cast<int>(to * args.rows);
+    end = first + static_cast<int>(left < args.rows ? left : args.rows);
   }
 };
 
@@ -67,14 +81,8 @@ LASFAST_DEVICE void multiply(Chunk& sum, const Chunk& v, const Chunk& w) {
 }
 
 LASFAST_DEVICE Chunk weights_at(const float* from) {
-  Chunk w;
-  LASFAST_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    const device::Bits16 bits = device::load16_shared(from + 4 * half);
-    LASFAST_UNROLL
-    for (int i = 0; i < 4; ++i) w.v[4 * half + i] = device::float_of(bits.word[i]);
-  }
-  return w;
+  const device::Bits16 halves[2] = {device::load16_shared(from), device::load16_shared(from + 4)};
+  return unpack(halves);
 }
 
 // Stores the outputs from `first` on, and keeps them for statistics.
@@ -95,6 +103,7 @@ LASFAST_DEVICE void statistics(const DepthwiseArgs& args, const Tile& tile, cons
   device::barrier();
   const int columns = args.across * chunk, thread = device::thread_index();
   const Column column = column_moments(values, columns, tile.end - tile.first, columns, moments);
+  device::barrier();  // the next tile's values may come
   if (thread >= columns || tile.column + thread >= args.channels) return;
   float* const partial = args.partial + 2 * tile.number * args.channels + tile.column + thread;
   partial[0] = column.mean;
@@ -107,13 +116,14 @@ slide(const DepthwiseArgs args) {
   constexpr int seen = (run - 1) * S + K;  // columns of the input
   auto* const shared = device::shared<Shared>();
   auto* const weights = reinterpret_cast<float*>(shared + 1);
-  const Tile tile(args);
+  Tile tile(args);
   const int columns = args.across * chunk;
   float* const values = weights + K * K * columns;
   load_weights(args, tile.column, weights);
   const int column = device::thread_index() % args.across * chunk, channel = tile.column + column;
-  const int begin = tile.first + tile.row * run;
-  if (tile.row < args.rows / run && channel < args.channels) {
+  const bool busy = tile.row < args.rows / run && channel < args.channels;
+  for (; tile.some(args); tile.advance(args)) {
+    const int begin = busy ? tile.first + tile.row * run : tile.end;
     for (int first = begin; first < begin + run && first < tile.end;) {
       // As many as are in one row of the output.
       const Grid::Position at = args.grid(first);
@@ -150,8 +160,8 @@ slide(const DepthwiseArgs args) {
         if (i < count) finish<true, T>(args, tile, channel, first + i, sum[i], values);
       first += count;
     }
+    statistics(args, tile, values, &shared->moments);
   }
-  statistics(args, tile, values, &shared->moments);
 }
 
 template <typename T, bool whole>
@@ -159,15 +169,16 @@ LASFAST_KERNEL(depthwise_threads, 1)
 gather(const DepthwiseArgs args) {
   auto* const shared = device::shared<Shared>();
   auto* const weights = reinterpret_cast<float*>(shared + 1);
-  const Tile tile(args);
+  Tile tile(args);
   const int columns = args.across * chunk, kernel = args.kernel;
   float* const values = weights + kernel * kernel * columns;
   load_weights(args, tile.column, weights);
   const int column = device::thread_index() % args.across * chunk, channel = tile.column + column;
-  const int begin = tile.first + tile.row * run;
+  const bool busy = tile.row < args.rows / run && channel < args.channels;
   // Which taps a position meets: every one, or those of its residue.
   const int tap_step = args.transposed ? args.stride : 1;
-  if (tile.row < args.rows / run && channel < args.channels) {
+  for (; tile.some(args); tile.advance(args)) {
+    const int begin = busy ? tile.first + tile.row * run : tile.end;
     for (int position = begin; position < begin + run && position < tile.end; ++position) {
       const Grid::Position at = args.grid(position);
       const int y = args.transposed ? at.y + args.padding : at.y * args.stride - args.padding;
@@ -191,8 +202,8 @@ gather(const DepthwiseArgs args) {
       }
       finish<whole, T>(args, tile, channel, position, sum, values);
     }
+    statistics(args, tile, values, &shared->moments);
   }
-  statistics(args, tile, values, &shared->moments);
 }
 
 template <typename T>
@@ -220,7 +231,7 @@ int launch_of(const DepthwiseArgs& args, const DepthwisePlan& plan, device::Stre
   const bool whole = args.channels % chunk == 0 && is_whole(args.input, args.channels, sizeof(T)) &&
                      is_whole(args.output, args.channels, sizeof(T));
   const int64_t floats = (int64_t{args.kernel} * args.kernel + (args.partial ? plan.rows : 0)) * plan.columns;
-  return device::launch(kernel_for<T>(args, whole), plan.row_tiles * plan.column_tiles, depthwise_threads,
+  return device::launch(kernel_for<T>(args, whole), args.row_blocks * plan.column_tiles, depthwise_threads,
                         sizeof(Shared) + floats * int64_t{sizeof(float)}, stream, args);
 }
 
@@ -258,7 +269,9 @@ int launch_depthwise(const DepthwiseNhwcParams& p, Pass pass, const void* input,
                      !forward && !turned,
                      plan.across,
                      plan.rows,
-                     static_cast<int>(plan.column_tiles)};
+                     static_cast<int>(plan.column_tiles),
+                     plan.row_tiles,
+                     std::min(plan.row_tiles, divide_up(wanted_blocks, plan.column_tiles))};
   return p.storage == Dtype::bfloat16 ? launch_of<device::bfloat16>(args, plan, stream)
                                       : launch_of<float>(args, plan, stream);
 }

@@ -357,6 +357,7 @@ class Conv2dNhwcParams:
         weight_stride: Sequence[int],
         storage: int,
         weight: int,
+        tf32: bool = False,
     ) -> None: ...
 
 def conv2d_nhwc_why_not(params: Conv2dNhwcParams, which: Pass, isa: int) -> str | None: ...
@@ -388,6 +389,39 @@ def conv2d_nhwc_grad_weight_cpu(
     workspace: int,
     threads: int,
     isa: int,
+    grad_weight: int,
+) -> None: ...
+
+# CUDA builds only; all but the parameters is the device's.
+def conv2d_nhwc_why_not_cuda(params: Conv2dNhwcParams, which: Pass) -> str | None: ...
+def conv2d_nhwc_workspace_cuda(params: Conv2dNhwcParams, which: Pass) -> int: ...
+def conv2d_nhwc_forward_cuda(
+    params: Conv2dNhwcParams,
+    input: int,
+    weight: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    output: int,
+    mean: int,  # these two may be 0
+    variance: int,
+) -> None: ...
+def conv2d_nhwc_grad_input_cuda(
+    params: Conv2dNhwcParams,
+    grad_output: int,
+    weight: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    grad_input: int,
+) -> None: ...
+def conv2d_nhwc_grad_weight_cuda(
+    params: Conv2dNhwcParams,
+    grad_output: int,
+    input: int,
+    workspace: int,
+    device: int,
+    stream: int,
     grad_weight: int,
 ) -> None: ...
 
@@ -447,6 +481,53 @@ def depthwise_nhwc_backward_cpu(
     workspace: int,
     threads: int,
     isa: int,
+    grad_input: int,
+    grad_weight: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_why_not_cuda(params: DepthwiseNhwcParams, /) -> str | None: ...
+def depthwise_nhwc_workspace_cuda(params: DepthwiseNhwcParams, which: Pass, /) -> int: ...
+def depthwise_nhwc_forward_cuda(
+    params: DepthwiseNhwcParams,
+    input: int,
+    weight: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    output: int,
+    mean: int,
+    variance: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_grad_input_cuda(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    weight: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    grad_input: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_grad_weight_cuda(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    input: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    grad_weight: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_backward_cuda(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    input: int,
+    weight: int,
+    grad_weight_stride: Sequence[int],
+    workspace: int,
+    device: int,
+    stream: int,
     grad_input: int,
     grad_weight: int,
     /,

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
-KERNELS = ["bn_act", "bn_act_rows", "schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack"]
+KERNELS = ["schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack", "bn_act", "bn_act_rows"]
+KERNELS += ["conv2d_nhwc_windows", "conv2d_nhwc_grad_weight", "conv2d_nhwc_pack", "merge_nhwc"]
+KERNELS += ["depthwise_nhwc_windows", "depthwise_nhwc_grad_weight"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc"),
@@ -62,19 +64,43 @@ def functions(cubin: Path) -> dict[str, str]:
     return {part.partition("\n")[0].strip(): part for part in parts}
 
 
-def test_convolutions_run_on_tensor_cores_and_copy_16_bytes_asynchronously(compiled: dict) -> None:
-    kernels = functions(compiled["schedule_conv"][0])
-    tensor = {name: code for name, code in kernels.items() if "TensorProduct" in name}
-    exact = {name: code for name, code in kernels.items() if "ExactProduct" in name}
-    assert (len(tensor), len(exact)) == (8, 4)
-    for code in kernels.values():
-        assert re.search(r"LDGSTS\S*\.128", code)
-    for code in tensor.values():
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("schedule_conv", (8, 4)), ("conv2d_nhwc_windows", (16, 8)), ("conv2d_nhwc_grad_weight", (12, 6))],
+)
+def test_convolutions_run_on_tensor_cores_and_copy_16_bytes_asynchronously(
+    compiled: dict, name: str, counts: tuple[int, int]
+) -> None:
+    kernels = functions(compiled[name][0])
+    tensor = {kernel: code for kernel, code in kernels.items() if "TensorProduct" in kernel}
+    exact = {kernel: code for kernel, code in kernels.items() if "ExactProduct" in kernel}
+    assert (len(tensor), len(exact)) == counts
+    for kernel, code in kernels.items():
+        gathers = name == "conv2d_nhwc_grad_weight" and "Lb0E" in kernel  # both of its operands
+        assert gathers or re.search(r"LDGSTS\S*\.128", code), kernel
+    for kernel, code in tensor.items():
         assert "HMMA" in code
-        assert "LDSM" in code
+        # Transposed matrices of 4-byte elements are not loaded together.
+        assert "LDSM" in code or (name == "conv2d_nhwc_grad_weight" and "bfloat16" not in kernel)
     for code in exact.values():
         assert "HMMA" not in code
         assert code.count("FFMA") >= 128
+
+
+def test_depthwise_convolutions_load_and_store_16_bytes(compiled: dict) -> None:
+    wide = {
+        name: code
+        for name, code in functions(compiled["depthwise_nhwc_windows"][0]).items()
+        if "slide" in name
+    }
+    assert len(wide) == 12
+    for name, code in wide.items():
+        assert re.search(r"LDG\S*\.128", code), name
+        assert re.search(r"STG\S*\.128", code), name
+    gradients = functions(compiled["depthwise_nhwc_grad_weight"][0])
+    assert len(gradients) == 16
+    for name, code in gradients.items():
+        assert "Lb0E" in name or re.search(r"LDG\S*\.128", code), name
 
 
 def test_other_operations_load_and_store_16_bytes(compiled: dict) -> None:

@@ -86,6 +86,14 @@ LASFAST_DEVICE void load_matrix(uint32_t (&to)[4], const void* shared_row) {
                : "memory");
 }
 
+// The same of transposed matrices: each thread gets elements t / 4 of rows 2 * (t % 4) and the next.
+LASFAST_DEVICE void load_matrix_transposed(uint32_t (&to)[4], const void* shared_row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared_row)))
+               : "memory");
+}
+
 // sum[16, 8] += a[16, k] * b[8, k]^T, in fp32, with 32 bytes of k: a as four matrices (rows, then halves of
 // k), b as two (halves of k). Thread t has, of rows t / 4 and t / 4 + 8 of sum, columns 2 * (t % 4) and the
 // next.

@@ -254,6 +254,19 @@ void load_matrix(uint32_t (&to)[4], const void* shared_row) {
   for (int i = 0; i < 4; ++i) to[i] = static_cast<const Bits16*>(e.row[8 * i + lane / 4])->word[lane % 4];
   wait_at(warp());  // nobody's address changes before all have read
 }
+void load_matrix_transposed(uint32_t (&to)[4], const void* shared_row) {
+  Exchange& e = exchange();
+  const int lane = machine.current % warp_size;
+  e.row[lane] = aligned16(shared_row);
+  wait_at(warp());
+  for (int i = 0; i < 4; ++i) {
+    uint16_t pair[2];
+    for (int j = 0; j < 2; ++j)
+      pair[j] = static_cast<const uint16_t*>(e.row[8 * i + lane % 4 * 2 + j])[lane / 4];
+    to[i] = pair[0] | uint32_t{pair[1]} << 16;
+  }
+  wait_at(warp());
+}
 
 void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   mma<16>(sum, a, b, [](uint32_t pair, int k) { return float_of(k % 2 ? pair & 0xffff0000u : pair << 16); });

@@ -56,6 +56,7 @@ void copy_wait() {
 }
 
 void load_matrix(uint32_t (&to)[4], const void* shared_row);
+void load_matrix_transposed(uint32_t (&to)[4], const void* shared_row);
 void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 

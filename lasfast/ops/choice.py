@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from lasfast.machine import processor
 logger = logging.getLogger("lasfast")
 
 RUNS = 3  # of each way, after one to warm up
+BUSY = 4_000_000  # clock cycles of a GPU, about two milliseconds: more than queuing the runs takes
 MARGIN = 0.95  # what another way's time must be below, of the first's, to be taken instead
 
 
@@ -41,7 +43,9 @@ def fastest(
 
     The first is the one to prefer where times are alike. Where nothing is known of `key` yet, each is run
     a few times; they must not change anything. Of several processes that run the ways together, all take
-    what one of them takes: `share` has one do some work, and gives its result to all.
+    what one of them takes: `share` has one do some work, and gives its result to all. While a CUDA graph
+    is recorded what is known is taken, else the first, which must be fit for that; a warm-up before lets it
+    be known.
     """
     chosen = share(lambda: _decided(key, device, list(ways)))
     if chosen is None:
@@ -58,10 +62,12 @@ def _decided(key: str, device: torch.device, names: Sequence[str]) -> str | None
         return wanted
     if wanted not in ("measure", "native", "torch"):
         raise ValueError(f"LASFAST_CHOICE is {wanted!r}, expected measure, native or torch")
-    if len(names) == 1 or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
-        return names[0]  # nothing can be timed within a CUDA graph
+    if len(names) == 1:
+        return names[0]
     known = _known(_file(device)).get(key)
-    return known if known in names else None
+    if known in names:
+        return known
+    return names[0] if is_capturing(device) else None  # nothing can be timed within a CUDA graph
 
 
 def _decide(key: str, device: torch.device, times: Mapping[str, float]) -> str:
@@ -74,8 +80,15 @@ def _decide(key: str, device: torch.device, times: Mapping[str, float]) -> str:
     return known[key]
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being recorded: then nothing can be timed, and what is unknown stays so."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def _time(run: Callable[[], Any], device: torch.device) -> float:
     """The shortest of some runs, in seconds."""
+    if device.type == "cuda":
+        return _time_on_gpu(run, device)
     # One thread's own time does not count what others do on a busy machine meanwhile.
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if alone else time.perf_counter
@@ -83,11 +96,24 @@ def _time(run: Callable[[], Any], device: torch.device) -> float:
     for number in range(RUNS + 1):
         began = clock()
         run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
         if number:
             best = min(best, clock() - began)
     return best
+
+
+def _time_on_gpu(run: Callable[[], Any], device: torch.device) -> float:
+    """The same of the GPU's time alone, as in a CUDA graph: runs are queued while it is kept busy."""
+    with torch.cuda.device(device):
+        run()
+        torch.cuda.synchronize()
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(RUNS + 1)]
+        torch.cuda._sleep(BUSY)
+        marks[0].record()
+        for mark in marks[1:]:
+            run()
+            mark.record()
+        torch.cuda.synchronize()
+    return min(a.elapsed_time(b) for a, b in pairwise(marks)) / 1e3
 
 
 def _file(device: torch.device) -> Path:

@@ -35,6 +35,7 @@ struct Conv2dNhwcParams {
   int64_t weight_stride[4];  // [c_out, c_in, kernel, kernel]; of the weight, or of its gradient
   Storage storage;           // of input and output and their gradients
   Storage weight;            // of the weight; its gradient is fp32
+  bool tf32 = false;         // CUDA: whether products of fp32 values may be TF32's
 };
 
 // Checks that the sizes fit one another. Every entry point begins with it.
@@ -70,5 +71,23 @@ Status conv2d_nhwc_grad_weight_cpu(const Conv2dNhwcParams& p,
                                    const void* input,        // [batch, height, width, c_in]
                                    void* workspace, int threads, Isa isa,
                                    float* grad_weight);  // [>= c_out, >= c_in, kernel, kernel]
+
+// ---- CUDA, asynchronous on `stream`. The same passes, shapes and results, with these differences: every
+// pass runs on fp32 (in fp32, or on tensor cores with `tf32`) and on bf16 (on tensor cores), with any
+// padding. Padding enters products as zero, which values that are not finite may meet; statistics with such
+// values are not finite.
+
+Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass pass);
+
+// Bytes of device memory (any alignment) that a pass needs; 0 if it cannot be run.
+int64_t conv2d_nhwc_workspace_cuda(const Conv2dNhwcParams& p, Pass pass);
+
+Status conv2d_nhwc_forward_cuda(const Conv2dNhwcParams& p, const void* input, const void* weight,
+                                void* workspace, int device, void* stream, void* output, float* mean,
+                                float* variance);
+Status conv2d_nhwc_grad_input_cuda(const Conv2dNhwcParams& p, const void* grad_output, const void* weight,
+                                   void* workspace, int device, void* stream, void* grad_input);
+Status conv2d_nhwc_grad_weight_cuda(const Conv2dNhwcParams& p, const void* grad_output, const void* input,
+                                    void* workspace, int device, void* stream, float* grad_weight);
 
 }  // namespace lasfast

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
-KERNELS = ["schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack"]
+KERNELS = ["schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack", "sgd"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc"),

@@ -27,6 +27,8 @@ class OneShotTrainer(PathTrainer):
     study's steps train nothing. Arguments are as `SupernetTrainer` has them.
     """
 
+    _repeats = False
+
     def __init__(
         self,
         supernet: Supernet,

@@ -17,7 +17,7 @@ from lasfast.checks import check_choice
 from lasfast.distributed import World
 from lasfast.ops.choice import fastest
 from lasfast.ops.sgd import SgdRule
-from lasfast.train.images import TrainingImages, as_training_images, shards
+from lasfast.train.images import TrainingImages, as_training_images, on_device, shards
 from lasfast.train.passes import Passes
 from lasfast.train.progress import Progress
 from lasfast.train.seeds import derive, torch_seed
@@ -72,7 +72,6 @@ class Trainer:
         check_choice("update", update, UPDATES)
         self.module = module
         self.update = update
-        self.data: TrainingImages = as_training_images(data)
         self.settings = settings
         self.seed = seed
         self.position = (0, 0)
@@ -80,6 +79,7 @@ class Trainer:
         if not parameters:
             raise ValueError(f"the {type(module).__name__} has no parameters to train")
         self.device = parameters[0].device
+        self.data: TrainingImages = on_device(as_training_images(data), self.device)
         self.operators = _operators(settings, self.device)  # "native" or "torch"
         self._settled = settings.operators != "auto"
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format

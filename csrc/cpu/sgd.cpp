@@ -14,11 +14,17 @@ constexpr int64_t most_values = int64_t{1} << 31;
 // Calls run(offset, count) for each dense run of values begin to end of a part.
 template <class Run>
 void for_runs(const SgdPart& part, int64_t begin, int64_t end, const Run& run) {
-  const int64_t inner = part.size[2];
+  const int64_t inner = part.size[2], rows = part.size[1];
+  int64_t at = begin % inner, row = begin / inner % rows, block = begin / inner / rows;
   while (begin < end) {
-    const int64_t row = begin / inner, at = begin % inner, count = std::min(inner - at, end - begin);
-    run(row / part.size[1] * part.stride[0] + row % part.size[1] * part.stride[1] + at, count);
+    const int64_t count = std::min(inner - at, end - begin);
+    run(block * part.stride[0] + row * part.stride[1] + at, count);
     begin += count;
+    at = 0;
+    if (++row == rows) {
+      row = 0;
+      ++block;
+    }
   }
 }
 

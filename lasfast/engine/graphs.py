@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, cast
@@ -13,22 +14,22 @@ logger = logging.getLogger("lasfast")
 T = TypeVar("T")
 Recorded = tuple[Callable[[], None], T]
 """What queues recorded work, and the result that it leaves in the same memory each time."""
+Record = Callable[[Callable[[], Any]], Recorded[Any]]
 
 
 class Replays:
     """Queues the same work again and again: from its second time on as a CUDA graph.
 
     The first time it is queued as it is, since what a kernel needs once (its code, more shared memory) cannot
-    be had while a graph is recorded. `enabled=False` queues it so every time. What graphs allocate they take
-    from one pool, over each other: a result holds until other work is queued. `record` makes a graph.
+    be had while a graph is recorded. `enabled=False` queues it so every time, and so does a graph that cannot
+    be recorded. What graphs allocate they take from one pool, over each other: a result holds until other
+    work is queued. `recorder` makes what records, anew for each pool.
     """
 
-    def __init__(
-        self, *, enabled: bool, record: Callable[[Callable[[], Any]], Recorded[Any]] | None = None
-    ) -> None:
+    def __init__(self, *, enabled: bool, recorder: Callable[[], Record] | None = None) -> None:
         self.enabled = enabled
-        self._record = record or Recorder()
-        self._recorded: dict[Hashable, Recorded[Any] | None] = {}
+        self._recorder = recorder or Recorder
+        self.clear()
 
     def run(self, key: Hashable, work: Callable[[], T]) -> T:
         """Queue `work` on the current stream; calls with one key must queue the same."""
@@ -49,27 +50,31 @@ class Replays:
         return cast(T, result)
 
     def clear(self) -> None:
-        """Forget all graphs, and free their memory."""
-        self._recorded.clear()
+        """Forget all graphs; their memory is free when their results are."""
+        self._recorded: dict[Hashable, Recorded[Any] | None] = {}
+        self._record = self._recorder()
 
 
 class Recorder:
-    """Records CUDA graphs, all on one stream and in one pool of memory."""
+    """Records CUDA graphs of the current device, whose memory comes from one pool."""
 
     def __init__(self) -> None:
-        self._stream: torch.cuda.Stream | None = None
         self._pool: Any = None
 
     def __call__(self, work: Callable[[], T]) -> Recorded[T]:
         """Record what `work` queues, which does not run now."""
-        if self._stream is None:
-            # torch records on streams of one's own only. Always on the same: cuBLAS keeps memory for each.
-            self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(_side_stream(torch.cuda.current_device())):
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 result = work()
             finally:
                 graph.capture_end()
+        self._pool = graph.pool()
         return graph.replay, result
+
+
+@functools.cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    """Where graphs are recorded, not on the default stream; one, since cuBLAS keeps memory for each."""
+    return torch.cuda.Stream(device)

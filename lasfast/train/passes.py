@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from contextlib import nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lasfast.engine.graphs import Recorded, Replays
+from lasfast.engine.graphs import Record, Replays
 
 T = TypeVar("T")
 
@@ -27,10 +28,10 @@ class Passes:
         memory_format: torch.memory_format,
         *,
         enabled: bool,
-        record: Callable[[Callable[[], Any]], Recorded[Any]] | None = None,
+        recorder: Callable[[], Record] | None = None,
     ) -> None:
         self._module, self._device, self._format = module, device, memory_format
-        self._replays = Replays(enabled=enabled, record=record)
+        self._replays = Replays(enabled=enabled, recorder=recorder)
         self.clear()
 
     def clear(self) -> None:
@@ -72,7 +73,8 @@ class Passes:
         """
         if self._batch is None or images is not self._batch[0]:
             return work()
-        return self._replays.run(kind, work)
+        with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
+            return self._replays.run(kind, work)
 
     def _moved(self) -> bool:
         return self._addresses != [one.data_ptr() for one in self._read]

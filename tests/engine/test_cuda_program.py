@@ -143,7 +143,7 @@ def test_work_is_recorded_the_second_time() -> None:
         done.append("recorded")
         return lambda: done.append("replayed"), "result"
 
-    replays = Replays(enabled=True, record=record)
+    replays = Replays(enabled=True, recorder=lambda: record)
     for key, result in (("a", None), ("b", None), ("a", "result"), ("a", "result"), ("b", "result")):
         assert replays.run(key, lambda: done.append("run")) == result
     assert done == ["run", "run", "recorded", "replayed", "replayed", "recorded", "replayed"]
@@ -159,7 +159,7 @@ def test_work_that_cannot_be_recorded_is_run(caplog: pytest.LogCaptureFixture) -
     def record(work):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    replays = Replays(enabled=True, record=record)
+    replays = Replays(enabled=True, recorder=lambda: record)
     for key in ("a", "b", "a", "a", "b"):
         replays.run(key, lambda: done.append("run"))
     assert done == ["run"] * 5

@@ -72,7 +72,7 @@ def with_graphs(trainer):
     """The trainer, with graphs by a Recorder, which is returned, too."""
     recorder = Recorder(trainer.module)
     layout = torch.channels_last if trainer.settings.channels_last else torch.contiguous_format
-    trainer.passes = Passes(trainer.module, trainer.device, layout, enabled=True, record=recorder)
+    trainer.passes = Passes(trainer.module, trainer.device, layout, enabled=True, recorder=lambda: recorder)
     return trainer, recorder
 
 
@@ -181,7 +181,9 @@ def test_what_cannot_be_recorded_is_trained_all_the_same(caplog):
     plain = SupernetTrainer(supernet(), images(), SETTINGS)
     train(plain)
     trainer = SupernetTrainer(supernet(), images(), SETTINGS)
-    trainer.passes = Passes(trainer.module, trainer.device, torch.channels_last, enabled=True, record=record)
+    trainer.passes = Passes(
+        trainer.module, trainer.device, torch.channels_last, enabled=True, recorder=lambda: record
+    )
     train(trainer)
     assert_same(trainer.state()[0], plain.state()[0])
     assert len(caplog.messages) == 1

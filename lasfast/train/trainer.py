@@ -20,6 +20,7 @@ from lasfast.ops.sgd import SgdRule
 from lasfast.train.images import TrainingImages, as_training_images, on_device, shards
 from lasfast.train.passes import Passes
 from lasfast.train.progress import Progress
+from lasfast.train.record import Record
 from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import TrainSettings
 from lasfast.train.update import Update, Used
@@ -29,10 +30,6 @@ DROPOUT = 1  # what a seed is for: the last counter of `derive`
 CHOICE = 2
 UPDATES = ("sequential", "joint")
 REMEMBERED = 64  # updates whose tables are kept: of a step there are few, of random paths no end
-
-
-class NonFiniteLossError(ArithmeticError):
-    """Training diverged: a loss is infinite or not a number."""
 
 
 class Trainer:
@@ -90,7 +87,7 @@ class Trainer:
         self._rule = SgdRule(settings.momentum, settings.nesterov, settings.weight_decay, settings.clip_norm)
         self._momenta: dict[nn.Parameter, torch.Tensor] = {}
         self._updates: dict[Any, Update] = {}
-        self._record: _Record | None = None
+        self._record: Record | None = None
         self._within_batch = False
         self._world = World()
 
@@ -143,7 +140,7 @@ class Trainer:
                 paths = self._paths(step, done, candidates)
                 rate = self._learning_rate(step, done)
                 if record is None:
-                    record = self._record = _Record(
+                    record = self._record = Record(
                         step, epoch, first, batches, paths, rate, self.device, self._world
                     )
                 record.begin(paths, rate, size)
@@ -188,7 +185,7 @@ class Trainer:
         size: int,
         paths: Sequence[Any],
         rate: float,
-        record: _Record,
+        record: Record,
         seed: int,
     ) -> None:
         images, labels = self.passes.place(images, labels)
@@ -341,59 +338,3 @@ def _check_same_names(saved: dict[str, torch.Tensor], own: dict[str, torch.Tenso
     if missing or unknown:
         problem = f"lack {min(missing)}" if missing else f"have {min(unknown)}, which this network has not"
         raise ValueError(f"the saved weights are of another network: they {problem}")
-
-
-class _Record:
-    """Loss and right answers of each path of an epoch's batches, on the device until read."""
-
-    def __init__(
-        self,
-        step: int,
-        epoch: int,
-        first: int,
-        batches: int,
-        paths: Sequence[Any],
-        rate: float,
-        device: torch.device,
-        world: World,
-    ) -> None:
-        self.world = world
-        self.step, self.epoch, self.first, self.next = step, epoch, first, first
-        # [2, batches, paths]: mean loss of the batch, number right; of the images that this rank has
-        self.values = torch.zeros(2, batches, len(paths), device=device)
-        self.sizes: list[int] = []
-        self.paths: list[Sequence[Any]] = []
-        self.rates: list[float] = []
-
-    def begin(self, paths: Sequence[Any], rate: float, size: int) -> None:
-        self.paths.append(paths)
-        self.rates.append(rate)
-        self.sizes.append(size)
-
-    def write(self, number: int, values: torch.Tensor) -> None:
-        """Note loss and right answers [2, paths] of the next batch's paths from `number` on."""
-        self.values[:, self.next, number : number + values.shape[1]] = values
-
-    def read(self, counted: slice) -> tuple[float, float]:
-        """Mean loss and accuracy of the epoch's batches so far; waits for the device. Of all ranks."""
-        values = self.values[:, self.first : self.next].cpu().double()
-        self.world.sum_([values])
-        losses, right = values
-        bad = (~torch.isfinite(losses)).nonzero()
-        if len(bad):
-            batch, number = bad[0].tolist()
-            path = self.paths[batch][number]
-            raise NonFiniteLossError(
-                f"the loss is {losses[batch, number].item()} in step {self.step}, epoch {self.epoch + 1}, "
-                f"batch {self.first + batch + 1}{'' if path is None else f', sub-network {path}'}, "
-                f"at learning rate {self.rates[batch]:g}. Try a smaller learning_rate, precision='fp32' or "
-                "more warm_up_epochs; and check the images for values that are not finite."
-            )
-        if not len(losses):
-            return math.nan, math.nan
-        sizes = torch.tensor(self.sizes, dtype=torch.float64)[:, None]
-        seen = sizes.sum() * losses[:, counted].shape[1]
-        return (
-            ((losses * sizes)[:, counted].sum() / seen).item(),
-            (right[:, counted].sum() / seen).item(),
-        )

@@ -198,6 +198,14 @@ def test_weights_that_moved_are_found():
 
 
 @needs_native
+def test_nothing_at_all_may_be_in_use():
+    weight, momentum = torch.ones(3), torch.ones(3)
+    for weights, momenta, indices in (([weight], [momentum], [[]]), ([], [], [])):
+        Sgd(weights, momenta, indices, RULES["clipped"]).update([torch.ones(3)] * len(weights), 0.1)
+    same([weight, momentum], [torch.ones(3)] * 2)
+
+
+@needs_native
 def test_autograd_notices():
     weight = torch.nn.Parameter(torch.ones(3))
     loss = (weight * weight).sum()

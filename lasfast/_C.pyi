@@ -240,6 +240,39 @@ def bn_act_grad_x_cuda(
     /,
 ) -> None: ...
 
+# Of csrc/include/lasfast/sgd.h: `parts` is an int64 array [count, 9] of SgdPart.
+def sgd_plan(parts: int, count: int, /) -> int: ...
+def sgd_workspace(chunks: int, /) -> int: ...
+def sgd_cpu(
+    parts: int,
+    count: int,
+    chunks: int,
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+    gradient_scale: float,
+    clip_norm: float,
+    workspace: int,
+    threads: int,
+    /,
+) -> None: ...
+def sgd_cuda(
+    parts: int,
+    count: int,
+    chunks: int,
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+    gradient_scale: float,
+    clip_norm: float,
+    workspace: int,
+    device: int,
+    stream: int,
+    /,
+) -> None: ...
+
 # Addresses of arrays that mirror the records of csrc/include/lasfast/schedule.h; 0 where there is none.
 class ScheduleTables:
     def __init__(

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
-KERNELS = ["schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack", "bn_act", "bn_act_rows"]
-KERNELS += ["conv2d_nhwc_windows", "conv2d_nhwc_grad_weight", "conv2d_nhwc_pack", "merge_nhwc"]
-KERNELS += ["depthwise_nhwc_windows", "depthwise_nhwc_grad_weight"]
+KERNELS = ["schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack"]
+KERNELS += ["bn_act", "bn_act_rows", "sgd", "conv2d_nhwc_windows", "conv2d_nhwc_grad_weight"]
+KERNELS += ["conv2d_nhwc_pack", "merge_nhwc", "depthwise_nhwc_windows", "depthwise_nhwc_grad_weight"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc"),

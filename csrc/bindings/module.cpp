@@ -129,6 +129,7 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
 
   bind_bn_act(m);
   bind_schedule(m);
+  bind_sgd(m);
 
   py::enum_<Pass>(m, "Pass", py::module_local())
       .value("forward", Pass::forward)

@@ -175,28 +175,38 @@ class TensorImages:
             chosen = order[k * batch_size : (k + 1) * batch_size]
             wanted = rows(len(chosen))
             generator = torch.Generator().manual_seed(derive_seed("batch", seed, k))
-            images = self._augmented(chosen, generator, wanted)
-            yield images, self._labels[chosen[wanted].to(self.device)], len(chosen)
+            images, labels = self._augmented(chosen, generator, wanted)
+            yield images, labels, len(chosen)
 
-    def _augmented(self, chosen: Tensor, generator: torch.Generator, rows: slice) -> Tensor:
+    def _augmented(self, chosen: Tensor, generator: torch.Generator, rows: slice) -> tuple[Tensor, Tensor]:
         """Crop, flip and normalize some of the images ``chosen`` (int64 [B], on the CPU).
 
         Random numbers are drawn for all, so that an image has its own whatever the ``rows``. float32
-        [rows, C, H, W].
+        [rows, C, H, W], and labels.
         """
         count = len(chosen)
-        flips = (augment.draw_flips(count, generator) & self.flip)[rows].to(self.device)
+        flips = augment.draw_flips(count, generator) & self.flip
         if self.resized_crop:
             height, width = self._windows.shape[-2:]
-            boxes = augment.draw_boxes(count, height, width, generator)[rows].to(self.device)
-            raw = augment.resize_boxes(self._windows[chosen[rows].to(self.device), 0, 0], boxes, flips)
+            crops = augment.draw_boxes(count, height, width, generator).T
         else:
-            top, left = augment.draw_offsets(count, self.pad, generator)
-            chosen, top, left = torch.stack([chosen, top, left])[:, rows].to(self.device)
+            crops = augment.draw_offsets(count, self.pad, generator)
+        chosen, flips, *crop = self._send(torch.cat([torch.stack([chosen, flips.long()]), crops])[:, rows])
+        flips = flips.bool()
+        if self.resized_crop:
+            raw = augment.resize_boxes(self._windows[chosen, 0, 0], torch.stack(crop, 1), flips)
+        else:
+            top, left = crop
             raw = self._windows[chosen, top, left]
             if self.flip:
                 raw = augment.flip_some(raw, flips)
-        return augment.scale_and_shift(raw, self._scale, self._shift)
+        return augment.scale_and_shift(raw, self._scale, self._shift), self._labels[chosen]
+
+    def _send(self, numbers: Tensor) -> Tensor:
+        """Random numbers on the device of the images, without waiting for what that is at."""
+        return (
+            numbers.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else numbers
+        )
 
     def describe(self) -> dict[str, Any]:
         """What identifies these training images beside their contents, for JSON."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import lasfast
 from lasfast import _native, supernets
-from lasfast.engine import NativeBackend, Plan, TorchBackend, graphs
+from lasfast.engine import NativeBackend, Plan, TorchBackend
 from lasfast.engine.graphs import Replays
 from lasfast.engine.native_backend import why_missing
 from lasfast.spaces import LayerAssignmentSpace
@@ -136,22 +136,37 @@ def test_tf32_is_by_choice(emulated_cuda) -> None:
     assert error(results["highest"], truth) < 1e-5 < error(results["high"], truth) < 1e-2
 
 
-def test_work_is_recorded_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_is_recorded_the_second_time() -> None:
     done = []
 
-    class Graph:
-        def replay(self) -> None:
-            done.append("replayed")
+    def record(work):
+        done.append("recorded")
+        return lambda: done.append("replayed"), "result"
 
-    monkeypatch.setattr(graphs, "_record", lambda work: done.append("recorded") or Graph())
-    replays = Replays(enabled=True)
-    for key in ("a", "b", "a", "a", "b"):
-        replays.run(key, lambda: done.append("run"))
+    replays = Replays(enabled=True, recorder=lambda: record)
+    for key, result in (("a", None), ("b", None), ("a", "result"), ("a", "result"), ("b", "result")):
+        assert replays.run(key, lambda: done.append("run")) == result
     assert done == ["run", "run", "recorded", "replayed", "replayed", "recorded", "replayed"]
     done.clear()
     for _ in range(3):
         Replays(enabled=False).run("a", lambda: done.append("run"))
     assert done == ["run"] * 3
+
+
+def test_work_that_cannot_be_recorded_is_run(caplog: pytest.LogCaptureFixture) -> None:
+    done = []
+
+    def record(work):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    replays = Replays(enabled=True, recorder=lambda: record)
+    for key in ("a", "b", "a", "a", "b"):
+        replays.run(key, lambda: done.append("run"))
+    assert done == ["run"] * 5
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(
+        "a CUDA graph could not be recorded; going on without: operation not"
+    )
 
 
 @pytest.mark.parametrize(

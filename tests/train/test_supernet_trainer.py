@@ -270,8 +270,8 @@ def test_uniform_trains_the_deepest_and_one_candidate_a_batch():
     supernet = residual()
     trained = []
     trainer = SupernetTrainer(supernet, images(), SETTINGS, paths="uniform", epochs_per_step=30)
-    path = supernet.path
-    supernet.path = lambda architecture: trained.append(architecture) or path(architecture)
+    logits = trainer._logits
+    trainer._logits = lambda images, paths: trained.extend(paths) or logits(images, paths)
     list(trainer.train(1, CANDIDATES))
     assert trained[::2] == [(2, 2, 2)] * 90
     counts = [trained[1::2].count(path) for path in CANDIDATES]
@@ -312,16 +312,16 @@ def test_diverging_training_is_named():
 def test_no_state_from_within_a_batch():
     supernet = residual()
     trainer = SupernetTrainer(supernet, images(), SETTINGS)
-    path, calls = supernet.path, []
+    logits, calls = trainer._logits, []
 
-    def interrupted(architecture):
-        calls.append(architecture)
+    def interrupted(images, paths):
+        calls.append(paths)
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return path(architecture)
+        return logits(images, paths)
 
     good = trainer.state()
-    supernet.path = interrupted
+    trainer._logits = interrupted
     with pytest.raises(KeyboardInterrupt):
         list(trainer.train(1, CANDIDATES))
     with pytest.raises(RuntimeError, match="stopped within a batch"):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lasfast.data import augment
 from lasfast.data.splits import derive_seed
+from lasfast.normalization import channel_scale, scale_and_shift
 
 
 @runtime_checkable
@@ -109,7 +110,7 @@ class TensorImages:
         self.resized_crop = bool(resized_crop)
         self._labels = labels.to(torch.int64)
         self._windows = augment.crop_windows(images, self.pad)
-        self._scale, self._shift = augment.channel_scale(self.mean, self.std, images)
+        self._scale, self._shift = channel_scale(self.mean, self.std, images)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -196,7 +197,7 @@ class TensorImages:
             raw = self._windows[chosen, top, left]
             if self.flip:
                 raw = augment.flip_some(raw, flips)
-        return augment.scale_and_shift(raw, self._scale, self._shift)
+        return scale_and_shift(raw, self._scale, self._shift)
 
     def describe(self) -> dict[str, Any]:
         """What identifies these training images beside their contents, for JSON."""

@@ -25,10 +25,7 @@ NAMES = (
 OPERATION = np.dtype([*((name, "i4") for name in NAMES.split()), ("weight", "i8"), ("bias", "i8")])
 
 
-def ScheduleTables(**tables):
-    return SimpleNamespace(**{"pixels": 0} | tables)
-
-
+ScheduleTables = SimpleNamespace
 schedule_sizes = (VALUE.itemsize, NORM.itemsize, OPERATION.itemsize)
 
 

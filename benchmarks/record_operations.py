@@ -20,9 +20,12 @@ def main(source: Path, output: Path) -> None:
     operations: dict[str, dict[str, dict[str, Any]]] = {}
     for one in json.loads(source.read_text())["benchmarks"]:
         operation = Path(one["fullname"].partition("::")[0]).stem.removeprefix("bench_")
-        group = operations.setdefault(operation, {}).setdefault(one["group"], {})
         parameters = one["params"] or {}
-        who = parameters.get("who") or parameters.get("side") or one["extra_info"].pop("who", "torch")
+        name = one["group"]
+        if parameters.get("shape", "") not in name:  # several shapes in a group
+            name = f"{parameters['shape']}, {name}"
+        group = operations.setdefault(operation, {}).setdefault(name, {})
+        who = one["extra_info"].pop("who", None) or parameters.get("who") or parameters.get("side", "torch")
         group[who] = {
             "seconds": one["stats"]["median"] / one["extra_info"].pop("repeats", 1),
             "rounds": one["stats"]["rounds"],

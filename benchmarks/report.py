@@ -13,6 +13,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.report_gpu import gpu, not_compiled
 from benchmarks.report_training import accuracy, searches, training
 from lasfast.report.plot import COLORS
 
@@ -20,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BASELINES = {
     "sequential": "PyTorch as published code runs it: eager, fp32, one candidate after another",
-    "tuned": "PyTorch at its best: channels_last, the same precision, the fastest batch size",
+    "tuned": "PyTorch at its best: channels_last, the same precision, the fastest batch size, compiled where "
+    "tried and faster",
     "torch": "lasfast's own torch backend: shared prefixes, PyTorch's operators",
 }
 
@@ -58,6 +60,7 @@ def main() -> None:
     parts.append(searches([read(name) for name in ("demo.json", "demo-bf16.json", "search.json")]))
     parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]
     parts.append(operations(read("operations.json")))
+    parts.append(gpu())
     (ROOT / "docs" / "performance.md").write_text("\n".join(parts))
     draw(records, ROOT / "docs" / "performance.png")
 
@@ -103,7 +106,7 @@ def section(record: dict[str, Any]) -> str:
     lines.append(f"| **geometric mean** | | | | {means} | |")
     lines.append("")
     lines += [f"- *{name}*: {BASELINES[name]}." for name in baselines]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n\n" + not_compiled(record)
 
 
 def conclusion(records: list[dict[str, Any]]) -> str:

@@ -294,6 +294,7 @@ class ScheduleTables:
         mean: int,
         variance: int,
         channel_count: int,
+        pixels: int = 0,
     ) -> None: ...
 
 def schedule_packed_bytes(operation: int, input: int, storage: int, isa: int) -> int: ...

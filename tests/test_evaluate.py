@@ -167,6 +167,37 @@ def test_describe_tells_settings_and_images_apart(supernet, calibration, validat
     assert describe != lasfast.Evaluator(supernet, calibration, validation, statistics="ema").describe()
 
 
+NORMALIZE = ((0.4, 0.5, 0.1), (0.2, 0.25, 0.3))
+
+
+def as_bytes(*shape: int) -> torch.Tensor:
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["tensors", "loaders"])
+def test_bytes_give_what_normalized_images_give(
+    supernet, validation, backend: str, kind: str, precision: str
+) -> None:
+    """To the bit; and a study of the one is a study of the other."""
+    calibration, (images, labels) = as_bytes(23, 3, 12, 12), (as_bytes(41, 3, 12, 12), validation[1])
+    mean, std = torch.tensor(NORMALIZE, dtype=torch.float64)[..., None, None]
+    floats = [raw * (1 / (255 * std)).float() + (-mean / std).float() for raw in (calibration, images)]
+    parts = [(calibration, (images, labels)), (floats[0], (floats[1], labels))]
+    if kind == "loaders":
+        parts = [(part.split(7), DataLoader(TensorDataset(*pair), 9)) for part, pair in parts]
+    evaluators = [
+        lasfast.Evaluator(supernet, part, pair, backend, precision, normalize=normalize, calibration_batch=9)
+        for (part, pair), normalize in zip(parts, (NORMALIZE, None), strict=True)
+    ]
+    ours, expected = (evaluator(ARCHITECTURES) for evaluator in evaluators)
+    assert ours == expected
+    assert evaluators[0].describe() == evaluators[1].describe()
+    if kind == "tensors":
+        ours, expected = (evaluator.race(ARCHITECTURES, keep=2) for evaluator in evaluators)
+        assert ours == expected
+
+
 class Columns(layers.Op):
     """Images to [N, C * H, W], which is neither an image nor features; `Rows` makes images of it again."""
 
@@ -266,7 +297,27 @@ def test_the_workspace_stays_within_the_budget(supernet, calibration, validation
         ({"memory_budget": 0}, ValueError, "memory_budget must be a positive int, got 0"),
         ({"calibration": torch.zeros(0, 3, 8, 8)}, ValueError, "calibration must be images"),
         ({"calibration": torch.zeros(4, 1, 8, 8)}, ValueError, r"\[N, 3, H, W\].*got shape \(4, 1, 8, 8\)"),
-        ({"calibration": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)}, TypeError, "got torch.uint8"),
+        (
+            {"calibration": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)},
+            TypeError,
+            r"uint8 ones together with normalize=\(mean, std\), got torch.uint8",
+        ),
+        (
+            {"normalize": NORMALIZE},
+            TypeError,
+            "calibration must be uint8 images where normalize is given, got",
+        ),
+        (
+            {"normalize": NORMALIZE, "calibration": as_bytes(4, 3, 8, 8)},
+            TypeError,
+            "validation images must be uint8 images where normalize is given, got torch.float32",
+        ),
+        ({"normalize": 0.5}, TypeError, r"normalize must be a pair \(mean, std\).*got 0.5"),
+        ({"normalize": (0.5, 0.5)}, TypeError, r"\(mean, std\), numbers for each channel, got \(0.5, 0.5\)"),
+        ({"normalize": ((0.5,), (0.5,))}, ValueError, r"a mean and a std for 3 channel\(s\), got 1"),
+        ({"normalize": ((0, 0, 0), (1, 1))}, ValueError, "as many means as stds"),
+        ({"normalize": ((0, 0, 0), (1, 0, 1))}, ValueError, r"positive stds, got .*\(1.0, 0.0, 1.0\)"),
+        ({"normalize": ((0, np.nan, 0), (1, 1, 1))}, ValueError, "finite means"),
         ({"calibration": []}, ValueError, "calibration gave no batch"),
         ({"validation": (torch.zeros(4, 3, 8, 8),)}, ValueError, "a pair"),
         (

@@ -51,7 +51,7 @@ void run(const ScheduleTables& tables, Address plan, Address device_plan, Addres
          int64_t logit_images, int device, Address stream) {
   const CudaPass pass{at<const void>(plan),
                       at<const void>(device_plan),
-                      at<const float>(images),
+                      at<const void>(images),
                       count,
                       first_level,
                       last_level,

@@ -56,7 +56,7 @@ struct TapRange {
 struct ItemArgs {
   Task task;          // dense: convolution and linear
   int64_t images;     // of this item; 1 but for dense
-  const void* input;  // [images, in_height, in_width, in_channels] (Task::input: NCHW fp32)
+  const void* input;  // [images, in_height, in_width, in_channels] (Task::input: NCHW)
   const void* other;  // [images, out_height, out_width, other_channels] (gate: [images, channels]), or null
   void* output;       // [images, out_height, out_width, out_channels]
   int64_t in_channels, in_height, in_width;
@@ -66,8 +66,9 @@ struct ItemArgs {
   int64_t first, groups;  // of an arrangement
   bool flatten;           // linear: all positions of an image are one cell
   Affine in, with, out;
-  const float* bias;   // [out_channels], or null
-  const void* weight;  // packed
+  const float* bias;    // [out_channels], or null
+  const float* pixels;  // of Task::input: what bytes stand for (ScheduleTables), or null
+  const void* weight;   // packed
   Cells cells;
   // By tiles, where cells hold one column: output channels come in phases * phases parts of a multiple of 16,
   // each of which has but those taps whose row and column are in its two ranges. 0: all have all.

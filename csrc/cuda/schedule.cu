@@ -74,6 +74,7 @@ Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
                         launch.problems,
                         pass.count,
                         pass.images,
+                        t.pixels,
                         pass.arena,
                         pass.logits,
                         pass.logit_images,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lasfast.data import augment
 from lasfast.data.splits import derive_seed
+from lasfast.normalization import channel_scale, scale_and_shift
 
 
 @runtime_checkable
@@ -109,7 +110,7 @@ class TensorImages:
         self.resized_crop = bool(resized_crop)
         self._labels = labels.to(torch.int64)
         self._windows = augment.crop_windows(images, self.pad)
-        self._scale, self._shift = augment.channel_scale(self.mean, self.std, images)
+        self._scale, self._shift = channel_scale(self.mean, self.std, images)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -200,7 +201,7 @@ class TensorImages:
             raw = self._windows[chosen, top, left]
             if self.flip:
                 raw = augment.flip_some(raw, flips)
-        return augment.scale_and_shift(raw, self._scale, self._shift), self._labels[chosen]
+        return scale_and_shift(raw, self._scale, self._shift), self._labels[chosen]
 
     def _send(self, numbers: Tensor) -> Tensor:
         """Random numbers on the device of the images, without waiting for what that is at."""

@@ -63,6 +63,7 @@ class Program(ABC):
             mean=self.mean.data_ptr(),
             variance=self.variance.data_ptr(),
             channel_count=self.tables.shape[1],
+            pixels=0 if backend.pixels is None else backend.pixels.data_ptr(),
         )
 
     @staticmethod
@@ -75,7 +76,7 @@ class Program(ABC):
 
     @abstractmethod
     def calibrate(self, images: Tensor) -> None:
-        """Run one batch [N, C, H, W], fp32 and contiguous."""
+        """Run one batch [N, C, H, W], contiguous; fp32, or uint8 where the backend normalizes."""
 
     @abstractmethod
     def predict(self, images: Tensor) -> Tensor:

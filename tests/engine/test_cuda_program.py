@@ -11,6 +11,7 @@ from lasfast import _native, supernets
 from lasfast.engine import NativeBackend, Plan, TorchBackend
 from lasfast.engine.graphs import Replays
 from lasfast.engine.native_backend import why_missing
+from lasfast.normalization import Normalization
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerBuilder, Supernet
 
@@ -93,6 +94,22 @@ def agree(supernet: Supernet, precision: str, device: str = "cpu") -> None:
 def test_emulated_agrees_with_torch(emulated_cuda, name: str, precision: str) -> None:
     torch.manual_seed(0)
     agree(NETS[name](), precision)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bytes_are_normalized_to_the_same_bits(emulated_cuda, precision: str) -> None:
+    supernet = NETS["opaque"]()
+    plan, normalization = plan_of(supernet), Normalization((0.4, 0.5, 0.1), (0.2, 0.25, 0.3))
+    generator = torch.Generator().manual_seed(1)
+    raw = [torch.randint(256, (n, 3, 8, 8), dtype=torch.uint8, generator=generator) for n in (4, 5, 3)]
+    floats = [normalization(images) for images in raw]
+    ours = run(NativeBackend(supernet, precision, None, normalization), plan, raw[:1], raw[1:])
+    expected = run(NativeBackend(supernet, precision), plan, floats[:1], floats[1:])
+    assert all(map(torch.equal, ours[1], expected[1]))
+    with pytest.raises(TypeError, match=r"images must be floating point, got torch\.uint8"):
+        run(NativeBackend(supernet), plan, raw[:1], raw[1:])
+    with pytest.raises(TypeError, match=r"images must be uint8, which is normalized, got torch\.float32"):
+        run(NativeBackend(supernet, normalization=normalization), plan, floats[:1], floats[1:])
 
 
 @pytest.mark.parametrize("name", ["residual", "opaque"])

@@ -215,12 +215,23 @@ inline void put(Bf16* p, float value) { Vec::set(value).store_partial(p, 1); }
 
 template <class U>
 void input(const ItemArgs& a) {
-  const float* images = static_cast<const float*>(a.input);
   U* output = static_cast<U*>(a.output);
   const int64_t positions = a.out_height * a.out_width;
-  for (int64_t c = 0; c < a.out_channels; ++c)
-    for (int64_t p = 0; p < positions; ++p)
-      put(output + p * a.out_channels + c, c < a.in_channels ? images[c * positions + p] : 0.f);
+  for (int64_t c = 0; c < a.out_channels; ++c) {
+    const auto fill = [&](auto value) {
+      for (int64_t p = 0; p < positions; ++p) put(output + p * a.out_channels + c, value(p));
+    };
+    if (c >= a.in_channels) {
+      fill([](int64_t) { return 0.f; });
+    } else if (a.pixels) {
+      const uint8_t* bytes = static_cast<const uint8_t*>(a.input) + c * positions;
+      const float* values = a.pixels + c * 256;
+      fill([=](int64_t p) { return values[bytes[p]]; });
+    } else {
+      const float* values = static_cast<const float*>(a.input) + c * positions;
+      fill([=](int64_t p) { return values[p]; });
+    }
+  }
 }
 
 }  // namespace

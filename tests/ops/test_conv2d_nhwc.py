@@ -12,7 +12,7 @@ from lasfast import _native
 
 LAST = torch.channels_last
 STORAGE = {torch.float32: 0, torch.bfloat16: 1}
-ISAS = ("generic", "avx2", "avx512", "amx")
+ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 PASSES = ("forward", "grad_input", "grad_weight")
 
 

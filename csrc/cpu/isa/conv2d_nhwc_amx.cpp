@@ -1,5 +1,4 @@
 // The weight gradient of conv2d_nhwc_kernels.h with AVX-512 (BW, VL, BF16) and AMX.
-#define LASFAST_TILES
 #include "../conv2d_nhwc_kernels.h"
 #include "tile_config_amx.h"
 #include "transpose_avx512.h"

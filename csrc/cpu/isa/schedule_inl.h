@@ -244,12 +244,16 @@ void dense(const ItemArgs& a, const Bf16*, const U*) {
 #else
 template <class U>
 void dense(const ItemArgs& a, const Bf16*, const U*) {
-  convolution<Bf16, U>(a);
+#ifdef LASFAST_PAIRS
+  convolution<PairProduct, Bf16, U>(a);
+#else
+  convolution<FloatProduct, Bf16, U>(a);
+#endif
 }
 #endif
 template <class U>
 void dense(const ItemArgs& a, const float*, const U*) {
-  convolution<float, U>(a);
+  convolution<FloatProduct, float, U>(a);
 }
 
 template <class T, class U>

@@ -1,5 +1,4 @@
 // Packing of weights for tiles (see schedule_pack.h), quick enough to be done at each call.
-#define LASFAST_TILES
 #include "../conv2d_nhwc_kernels.h"
 #include "transpose_avx512.h"
 #include "vec_avx512.h"

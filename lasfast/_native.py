@@ -2,8 +2,8 @@
 
 Importing this never fails for want of the module; :func:`load` does, with what to do about it.
 
-``LASFAST_ISA=generic|avx2|avx512|avx512_bf16|amx`` forces the CPU kernels' instruction set. It is read at every
-call, so tests can go through all of them in one process.
+``LASFAST_ISA=generic|avx2|avx512|avx512_bf16|amx`` forces the CPU kernels' instruction set. It is read at
+every call, so tests can go through all of them in one process.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ struct ItemArgs {
   const float* bias;   // [out_channels], or null
   const void* weight;  // packed
   Cells cells;
-  // By tiles, where cells hold one column: output channels come in phases * phases parts of a multiple of 16,
-  // each of which has but those taps whose row and column are in its two ranges. 0: all have all.
+  // Where cells hold one column: output channels come in phases * phases parts of a multiple of a vector's
+  // width, each of which has but those taps whose row and column are in its two ranges. 0: all have all.
   int64_t phases;
   const TapRange* tap_ranges;
   void* cell_scratch;  // of gates and arrangements: see channel_scratch_bytes

@@ -8,47 +8,36 @@ namespace {
 
 constexpr int max_kernel = 11;
 
-// What a step multiplies: Cell is broadcast, and holds `values` input channels that are stored as Stored.
-struct FloatProduct {
-  using Cell = float;
-  using Stored = float;
-  static constexpr int values = 1;
-  Vec v;
-
-  LASFAST_INLINE static FloatProduct load(const Cell* p) { return {Vec::load(p)}; }
-  LASFAST_INLINE static FloatProduct set(Cell x) { return {Vec::set(x)}; }
-  LASFAST_INLINE static Vec add(FloatProduct x, FloatProduct w, Vec sum) { return Vec::fma(x.v, w.v, sum); }
-};
-
-#ifdef LASFAST_PAIRS
-struct PairProduct {
-  using Cell = uint32_t;
-  using Stored = Bf16;
-  static constexpr int values = 2;
-  __m512bh v;
-
-  LASFAST_INLINE static PairProduct of(__m512i bits) {
-    PairProduct product;
-    __builtin_memcpy(&product.v, &bits, sizeof bits);
-    return product;
-  }
-  LASFAST_INLINE static PairProduct load(const Cell* p) { return of(_mm512_loadu_si512(p)); }
-  LASFAST_INLINE static PairProduct set(Cell x) { return of(_mm512_set1_epi32(static_cast<int>(x))); }
-  LASFAST_INLINE static Vec add(PairProduct x, PairProduct w, Vec sum) {
-    return {_mm512_dpbf16_ps(sum.v, x.v, w.v)};
-  }
-};
-#endif
-
 inline int64_t cell_row(const Cells& cells) { return cells.phases * cells.cols * cells.group; }
 
-// Shift of each tap, in elements.
-inline void fill_taps(const ItemArgs& a, int64_t* taps) {
-  const Cells& e = a.cells;
-  const int64_t s = a.stride;
-  for (int64_t r = 0; r < a.kernel; ++r)
-    for (int64_t x = 0; x < a.kernel; ++x)
-      *taps++ = ((((r % s) * e.rows + r / s) * e.phases + x % s) * e.cols + x / s) * e.group * e.size;
+// Shifts of taps, in elements.
+struct Taps {
+  int64_t shift[max_kernel * max_kernel], count = 0;
+
+  // All, where a cell holds so many columns.
+  explicit Taps(const ItemArgs& a, int64_t columns = 1) {
+    for (int64_t r = 0; r < a.kernel; ++r)
+      for (int64_t first = 0; first < a.kernel; first += columns) {
+        const int64_t x = at_most(first, a.kernel - columns);
+        add(a, r, x < 0 ? 0 : x);
+      }
+  }
+  Taps(const ItemArgs& a, TapRange rows, TapRange columns) {
+    for (int64_t r = rows.first; r <= rows.last; ++r)
+      for (int64_t x = columns.first; x <= columns.last; ++x) add(a, r, x);
+  }
+
+ private:
+  void add(const ItemArgs& a, int64_t r, int64_t x) {
+    const Cells& e = a.cells;
+    const int64_t s = a.stride;
+    shift[count++] = ((((r % s) * e.rows + r / s) * e.phases + x % s) * e.cols + x / s) * e.group * e.size;
+  }
+};
+
+// Of those output channels that are of one part (see ItemArgs::phases).
+inline Taps taps_of(const ItemArgs& a, int64_t part) {
+  return Taps(a, a.tap_ranges[part / a.phases], a.tap_ranges[part % a.phases]);
 }
 
 // `count` positions of one row, `from_pitch` and `to_pitch` elements apart, transformed. `m`: how many of n
@@ -142,20 +131,21 @@ void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, int64_t c, int64_t 
 }
 
 template <class M, int P, int N, class C = typename M::Cell>
-inline void convolution_tile(const C* cells, int64_t size, const int64_t* taps, int64_t tap_count,
-                             const C* weight, float* acc) {
+inline void convolution_tile(const C* cells, int64_t size, const Taps& taps, const C* weight, float* acc) {
   constexpr int G = (P + 2) / 3;
   Vec sum[P][N];
+#pragma GCC unroll 24
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < N; ++v) sum[p][v] = Vec::zero();
-  for (int64_t t = 0; t < tap_count; ++t) {
+  for (int64_t t = 0; t < taps.count; ++t) {
     const C* from[G];
-    for (int i = 0; i < G; ++i) from[i] = cells + taps[t] + 3 * i * size;
+    for (int i = 0; i < G; ++i) from[i] = cells + taps.shift[t] + 3 * i * size;
     const auto add = [&](int64_t c) __attribute__((always_inline)) {
       M w[N];
       for (int v = 0; v < N; ++v) w[v] = M::load(weight + (c * N + v) * W);
+#pragma GCC unroll 24
       for (int p = 0; p < P; ++p) {
-        const M x = M::set(from[p / 3][p % 3 * size + c]);
+        const M x = M::set(from[p / 3] + p % 3 * size + c);
         for (int v = 0; v < N; ++v) sum[p][v] = M::add(x, w[v], sum[p][v]);
       }
     };
@@ -178,29 +168,44 @@ inline void convolution_tile(const C* cells, int64_t size, const int64_t* taps, 
       advance(1);
     }
   }
+#pragma GCC unroll 24
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < N; ++v) sum[p][v].store(acc + (p * N + v) * W);
 }
 
+// What follows the sums of `count` cells from `cell` on, N vectors of channels from c on.
+template <class M, int N, class T, class U>
+inline void finish_cells(const ItemArgs& a, const float* acc, int64_t position, int64_t cell, int64_t count,
+                         int64_t c, bool start) {
+#ifdef LASFAST_PAIRS
+  if constexpr (M::values == 2) {
+    const int vectors = N == 2 && c + W < a.out_channels ? 2 : 1;
+    LineFinish<U, N * W, W>(a).run(a, acc, {nullptr, position, cell, count, start}, c, vectors);
+    return;
+  }
+#endif
+  for (int v = 0; v < N; ++v)
+    if (c + v * W < a.out_channels)
+      finish<T, U>(a, acc + v * W, N * W, position, cell, count, c + v * W, start);
+}
+
 // P cells for as long as there are so many, then fewer.
 template <class M, int P, int N, class T, class U, class C = typename M::Cell>
-inline void convolution_row(const ItemArgs& a, const C* cells, const int64_t* taps, int64_t tap_count,
-                            const C* weight, int64_t position, int64_t cell, int64_t length, int64_t c,
+inline void convolution_row(const ItemArgs& a, const C* cells, const Taps& taps, const C* weight,
+                            int64_t position, int64_t cell, int64_t length, int64_t c,
                             bool start) {
   alignas(64) float acc[P * N * W];
   const int64_t size = a.cells.size;
   // Twelve and four take longer than eight and eight.
   while (length - cell >= P && !(P == 12 && length - cell == 16)) {
-    convolution_tile<M, P, N>(cells + cell * size, size, taps, tap_count, weight, acc);
-    for (int v = 0; v < N; ++v)
-      if (c + v * W < a.out_channels)
-        finish<T, U>(a, acc + v * W, N * W, position, cell, P, c + v * W, start && cell == 0);
+    convolution_tile<M, P, N>(cells + cell * size, size, taps, weight, acc);
+    finish_cells<M, N, T, U>(a, acc, position, cell, P, c, start && cell == 0);
     cell += P;
   }
   if constexpr (P > 1) {
     constexpr int next = P == 12 ? 8 : P == 6 ? 4 : P / 2;
     if (cell < length)
-      convolution_row<M, next, N, T, U>(a, cells, taps, tap_count, weight, position, cell, length, c, start);
+      convolution_row<M, next, N, T, U>(a, cells, taps, weight, position, cell, length, c, start);
   }
 }
 
@@ -218,42 +223,54 @@ inline void for_rows(const ItemArgs& a, const D* cells, int64_t y0, int64_t rows
     row(cells + y * pitch, first + y * a.out_width, a.out_width * group, y0 + y == 0);
 }
 
+// Whether the input lies as its cells would.
+template <class M, class T>
+inline bool in_place(const ItemArgs& a) {
+  if (sizeof(T) != sizeof(typename M::Stored) || a.in.scale || a.in.activation != 0) return false;
+  return a.kernel == 1 && a.stride == 1 && a.padding == 0 && !a.flatten && a.cells.group == 1 &&
+         a.in_channels % M::values == 0;
+}
+
 template <class M, class T, class U>
 void convolution(const ItemArgs& a) {
   using C = typename M::Cell;
-  int64_t taps[max_kernel * max_kernel];
-  fill_taps(a, taps);
-  const int64_t tap_count = a.kernel * a.kernel;
-  C* cells = static_cast<C*>(a.cell_scratch);
+  Taps taps(a);
+  const int64_t part_channels = a.phases > 0 ? a.out_channels / (a.phases * a.phases) : a.out_channels;
+  C* const scratch = static_cast<C*>(a.cell_scratch);
   for (int64_t y0 = 0; y0 < a.out_height; y0 += a.cells.band) {
     const int64_t rows = at_most(a.out_height - y0, a.cells.band);
-    fill_cells<M, T>(a, y0, rows, 0, a.in_channels, false, cells);
+    const C* cells = scratch;
+    if (in_place<M, T>(a))
+      cells = reinterpret_cast<const C*>(static_cast<const T*>(a.input) + y0 * a.in_width * a.in_channels);
+    else
+      fill_cells<M, T>(a, y0, rows, 0, a.in_channels, false, scratch);
     const C* weight = static_cast<const C*>(a.weight);
     for (int64_t c = 0; c < a.out_channels;) {
-      const bool wide = a.out_channels - c > W;
+      const int64_t part = c / part_channels;
+      if (a.phases > 0) taps = taps_of(a, part);
+      const bool wide = (part + 1) * part_channels - c > W;
       for_rows(a, cells, y0, rows, [&](const C* row, int64_t position, int64_t length, bool start) {
         if (wide)
-          convolution_row<M, convolution_cells, 2, T, U>(a, row, taps, tap_count, weight, position, 0, length,
+          convolution_row<M, convolution_cells, 2, T, U>(a, row, taps, weight, position, 0, length,
                                                          c, start);
         else
-          convolution_row<M, 2 * convolution_cells, 1, T, U>(a, row, taps, tap_count, weight, position, 0,
+          convolution_row<M, 2 * convolution_cells, 1, T, U>(a, row, taps, weight, position, 0,
                                                              length, c, start);
       });
       const int64_t width = wide ? 2 * W : W;
-      weight += tap_count * a.cells.size * width;
+      weight += taps.count * a.cells.size * width;
       c += width;
     }
   }
 }
 
 template <int P>
-inline void depthwise_tile(const float* cells, const int64_t* taps, int64_t tap_count, const float* weight,
-                           float* acc) {
+inline void depthwise_tile(const float* cells, const Taps& taps, const float* weight, float* acc) {
   Vec sum[P];
   for (int p = 0; p < P; ++p) sum[p] = Vec::zero();
-  for (int64_t t = 0; t < tap_count; ++t) {
+  for (int64_t t = 0; t < taps.count; ++t) {
     const Vec w = Vec::load(weight + t * W);
-    const float* from = cells + taps[t];
+    const float* from = cells + taps.shift[t];
     for (int p = 0; p < P; ++p) sum[p] = Vec::fma(Vec::load(from + p * W), w, sum[p]);
   }
   for (int p = 0; p < P; ++p) sum[p].store(acc + p * W);
@@ -282,13 +299,12 @@ inline void depthwise_row(const float* cells, int64_t row, const float* weight, 
 template <class T, class U>
 void depthwise(const ItemArgs& a) {
   constexpr int together = 8, most = 64;  // cells in registers, and to finish at a time
-  int64_t taps[max_kernel * max_kernel];
-  fill_taps(a, taps);
-  const int64_t tap_count = a.kernel * a.kernel, row = cell_row(a.cells) * W;
+  const Taps taps(a);
+  const int64_t row = cell_row(a.cells) * W;
   float* cells = static_cast<float*>(a.cell_scratch);
   alignas(64) float acc[most * W];
   for (int64_t c = 0; c < a.out_channels; c += W) {
-    const float* weight = static_cast<const float*>(a.weight) + c * tap_count;
+    const float* weight = static_cast<const float*>(a.weight) + c * taps.count;
     int64_t first = 0, count = 0;  // position and number of those in acc
     const auto flush = [&] {
       finish<T, U>(a, acc, W, first, 0, count, c, first == 0);
@@ -311,9 +327,9 @@ void depthwise(const ItemArgs& a) {
           else if (wide && a.stride == 1 && a.kernel == 7)
             depthwise_row<together, 7>(from + cell * W, row, weight, to);
           else if (wide)
-            depthwise_tile<together>(from + cell * W, taps, tap_count, weight, to);
+            depthwise_tile<together>(from + cell * W, taps, weight, to);
           else
-            depthwise_tile<1>(from + cell * W, taps, tap_count, weight, to);
+            depthwise_tile<1>(from + cell * W, taps, weight, to);
           const int64_t done = wide ? together : 1;
           count += done;
           cell += done;

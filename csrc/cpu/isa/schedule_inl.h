@@ -6,6 +6,7 @@
 
 #include "../schedule_kernels.h"
 #include "pointwise_inl.h"
+#include "product_inl.h"
 
 namespace {
 
@@ -225,12 +226,14 @@ void input(const ItemArgs& a) {
 
 }  // namespace
 
+#ifdef __AVX512BF16__
+#include "schedule_lines_inl.h"
+#endif
 #include "schedule_conv_inl.h"
 // (It uses what convolutions fill their cells with.)
 #include "schedule_channels_inl.h"
 #ifdef LASFAST_TILES
 #include "schedule_amx_cells_inl.h"
-#include "schedule_amx_finish_inl.h"
 #include "schedule_amx_inl.h"
 #endif
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import _harness
 from lasfast import _native
 from lasfast.engine.native_backend import why_missing
 from lasfast.engine.schedule import NORM, OPERATION, VALUE, Kind
@@ -197,6 +199,12 @@ def _repeated(run: Callable[[], None]) -> Callable[[], None]:
         torch.cuda.synchronize()
 
     return replay
+
+
+@functools.cache
+def peak(storage: str) -> float:
+    """FLOP/s that a large product or convolution of PyTorch's reaches on the CPU, whichever is faster."""
+    return 2 * _harness.peak_flops(storage)
 
 
 def random_images(count: int, channels: int, size: int, device: str) -> Tensor:

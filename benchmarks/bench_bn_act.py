@@ -77,6 +77,7 @@ def test_bn_act(
     ratio = statistics.median(b / a for a, b in zip(seconds["native"], seconds["torch"], strict=True))
     medians = {who: statistics.median(times) for who, times in seconds.items()}
     benchmark.group = f"{which}, {shape}, {'residual' if residual else 'plain'}, {storage}"
+    benchmark.extra_info["who"] = "native"
     benchmark.extra_info["torch / native"] = round(ratio, 2)
     benchmark.extra_info["GB/s"] = round(MOVED[which][residual] * grad.nbytes / medians["native"] / 1e9, 1)
     benchmark.extra_info["GB/s of a copy"] = round(2 * grad.nbytes / medians["copy"] / 1e9, 1)

@@ -2,6 +2,12 @@
 
 python -m pytest benchmarks --benchmark-json=operations.json
 python -m benchmarks.record_operations operations.json benchmarks/results/operations.json
+
+Those of training steps have a record of their own:
+
+python -m pytest benchmarks/bench_conv_bn_act.py benchmarks/bench_conv_train.py \\
+    benchmarks/bench_depthwise_train.py benchmarks/bench_bn_act.py --benchmark-json=training.json
+python -m benchmarks.record_operations training.json benchmarks/results/operations-training.json
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ def main(source: Path, output: Path) -> None:
         operation = Path(one["fullname"].partition("::")[0]).stem.removeprefix("bench_")
         group = operations.setdefault(operation, {}).setdefault(one["group"], {})
         parameters = one["params"] or {}
-        who = parameters.get("who") or parameters.get("side", "torch")
+        who = one["extra_info"].pop("who", None) or parameters.get("who") or parameters.get("side", "torch")
         group[who] = {
             "seconds": one["stats"]["median"] / one["extra_info"].pop("repeats", 1),
             "rounds": one["stats"]["rounds"],

@@ -181,7 +181,8 @@ Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa) {
 
 int64_t conv2d_nhwc_workspace_cpu(const Conv2dNhwcParams& p, Pass pass, int threads, Isa isa) {
   if (!check(p, pass, threads, isa).ok() || empty(p)) return 0;
-  if (pass == Pass::grad_weight) return grad_weight_workspace(p, grad_weight_kernels(p.storage, isa), threads);
+  if (pass == Pass::grad_weight)
+    return grad_weight_workspace(p, grad_weight_kernels(p.storage, isa), threads);
   const Layout layout(Convolution(p, pass, isa), isa);
   return scratch_line + layout.weight_bytes + layout.partial_bytes + threads * layout.thread_bytes();
 }

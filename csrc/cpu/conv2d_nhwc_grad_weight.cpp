@@ -16,7 +16,7 @@ constexpr int64_t tile = 16, tile_sums = tile * tile;
 constexpr int64_t tile_steps_together = 16, vector_steps_together = 128;
 constexpr int64_t sums_bytes = 1 << 20;  // of an item: they should stay in a core's second-level cache
 constexpr int64_t least_slab_of_one = 128, least_slab = 32;  // channels, of a 1x1 kernel and others
-constexpr int64_t part_values = 2048, most_items = 8;  // of a part: images' positions
+constexpr int64_t part_values = 2048, most_items = 8;        // of a part: images' positions
 
 struct GradWeightPlan {
   GradWeightItem item;  // of all images and channels
@@ -82,17 +82,20 @@ GradWeightPlan::GradWeightPlan(const Conv2dNhwcParams& p, const GradWeightKernel
   slabs = divide_up(item.left.channels, slab);
   item.left_tiles = tiles_of(slab);
   const int64_t most_parts = std::max<int64_t>(1, most_items / slabs);
-  parts = std::clamp<int64_t>(all_groups * positions * kernels.images / part_values, 1, std::min(most_parts, all_groups));
+  parts = std::clamp<int64_t>(all_groups * positions * kernels.images / part_values, 1,
+                              std::min(most_parts, all_groups));
   part_images = divide_up(all_groups, parts) * kernels.images;
   parts = divide_up(item.images, part_images);
 
   item.left_rows = (item.band - 1) * item.stride + item.kernel;
   item.left_row = ((item.out_width - 1) * item.stride + item.kernel) * slab;
-  // Groups of small Values should not lie a power of two apart, or all of them want the same places of a cache.
+  // Groups of small Values should not lie a power of two apart, or all of them want the same places of a
+  // cache.
   item.left_group = item.left_rows * item.left_row + (kernels.tiles ? 0 : tile);
   left_bytes = round_to((item.groups * item.left_group + left_slack) * kernels.value_bytes, scratch_line);
   // Vectors come in twos where there is more than one.
-  const int64_t right_values = tile * (kernels.tiles || item.right_tiles == 1 ? item.right_tiles : round_to(item.right_tiles, 2));
+  const int64_t right_values =
+      tile * (kernels.tiles || item.right_tiles == 1 ? item.right_tiles : round_to(item.right_tiles, 2));
   right_bytes = item.groups * item.band * item.out_width * right_values * kernels.value_bytes;
   slab_floats = floats_of(slab);
   part_floats = slab_floats * slabs;
@@ -140,7 +143,8 @@ void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, co
     const int64_t left_step = step[plan.swapped ? 0 : 1], right_step = step[plan.swapped ? 1 : 0];
     const int64_t row_floats = kernels.tiles ? tile : right_tiles * tile;
     kernels.store({sums + slab * plan.slab_floats, plan.parts, plan.part_floats, right_tiles * tile_sums,
-                   kernels.tiles ? tile_sums : tile, row_floats, plan.item.kernel, channels, plan.item.right.channels, divide_up(plan.item.kernel * channels, tile), right_tiles,
+                   kernels.tiles ? tile_sums : tile, row_floats, plan.item.kernel, channels,
+                   plan.item.right.channels, divide_up(plan.item.kernel * channels, tile), right_tiles,
                    result + slab * plan.slab * left_step, left_step, right_step, step[2], step[3]},
                   i % right_tiles);
   }

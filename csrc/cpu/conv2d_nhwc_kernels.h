@@ -1,10 +1,10 @@
 // What runs the weight gradient of a convolution on dense NHWC values, as PODs: a product of two matrices,
-// left^T * right, for each tap of the kernel. One side is the input, the other the gradient of the output; the
-// sum is over images and output positions.
+// left^T * right, for each tap of the kernel. One side is the input, the other the gradient of the output;
+// the sum is over images and output positions.
 //
-// An instruction that sums several products sums them over images: over 32 by tiles, over two by pairs of bf16;
-// vectors of fp32 take one. So a tap, whatever the stride, is but another position of the left side, and what falls
-// into the padding is not computed:
+// An instruction that sums several products sums them over images: over 32 by tiles, over two by pairs of
+// bf16; vectors of fp32 take one. So a tap, whatever the stride, is but another position of the left side,
+// and what falls into the padding is not computed:
 //   left   [columns of the padded row][channels][images]
 //   right  by tiles [position][channels / 16][pairs of images][16 channels][2],
 //          by vectors [channels / 32][position][32 channels][images]
@@ -27,8 +27,8 @@ struct GradWeightSide {
   int64_t channels;            // neighbours in memory
 };
 
-// Some images, and some channels of the left side. A Value is that of one channel at one position, of as many images
-// as are summed over at a time.
+// Some images, and some channels of the left side. A Value is that of one channel at one position, of as many
+// images as are summed over at a time.
 struct GradWeightItem {
   GradWeightSide left, right;
   int64_t images;
@@ -60,8 +60,8 @@ struct GradWeightKernels {
   void (*store)(const GradWeightResult&, int64_t right_tile);  // what one tile of right channels gives
 };
 
-// Weights of up to 16 output channels as pairs of input channels, [piece of 16 pairs][tap][pair][16][2]; steps say
-// how many elements lie from one to the next.
+// Weights of up to 16 output channels as pairs of input channels, [piece of 16 pairs][tap][pair][16][2];
+// steps say how many elements lie from one to the next.
 struct PackPairs {
   const void* weight;  // fp32 or bf16
   bool bf16;

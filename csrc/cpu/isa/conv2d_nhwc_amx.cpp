@@ -8,7 +8,8 @@ namespace {
 
 constexpr int64_t images_together = 32, tile_sums = 256;
 
-// One channel of the left side. On the right, sixteen of them are a tile of pairs: [16 pairs of images][16 channels][2].
+// One channel of the left side. On the right, sixteen of them are a tile of pairs: [16 pairs of images][16
+// channels][2].
 struct Value {
   Bf16 images[images_together];
 };

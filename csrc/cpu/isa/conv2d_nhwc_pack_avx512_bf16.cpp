@@ -66,7 +66,8 @@ void pack(const PackPairs& a) {
         pack_piece(a, weight + c * a.in_step + a.tap_offset[t], a.channels - c, pairs, packed);
         continue;
       }
-      for (int64_t k = 0; k < pairs; ++k) _mm512_store_si512(packed + k * a.pair_step, _mm512_setzero_si512());
+      for (int64_t k = 0; k < pairs; ++k)
+        _mm512_store_si512(packed + k * a.pair_step, _mm512_setzero_si512());
     }
   }
 }

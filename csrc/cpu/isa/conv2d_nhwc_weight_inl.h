@@ -1,5 +1,5 @@
-// The weight gradient of conv2d_nhwc_kernels.h, as far as it does not depend on what products are computed by.
-// Follows one of vec_*.h.
+// The weight gradient of conv2d_nhwc_kernels.h, as far as it does not depend on what products are computed
+// by. Follows one of vec_*.h.
 //
 // Everything here has internal linkage (schedule_inl.h says why).
 #include "../conv2d_nhwc_kernels.h"
@@ -20,8 +20,8 @@ constexpr int64_t tile = 16;
 LASFAST_INLINE int64_t at_least(int64_t value, int64_t bound) { return value > bound ? value : bound; }
 LASFAST_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }  // a >= 0
 
-// The positions that a block of sums is over, and where its operands lie: groups, rows, columns. A Value is that of
-// one channel at one position, of the images that are together.
+// The positions that a block of sums is over, and where its operands lie: groups, rows, columns. A Value is
+// that of one channel at one position, of the images that are together.
 template <class Value>
 struct Steps {
   const Value *left, *right;  // of the first group, row and column
@@ -33,8 +33,8 @@ struct Steps {
 // K derives from it, and has
 //   Source, Value, together  (values as they are stored, and of how many images one Value is),
 //   long_runs  (whether packed positions of the right side follow one another as those of the source do),
-//   pack_left_run, pack_right_run(from, image, images, length, to)  (`length` neighbouring values of each image),
-//   add(y0, rows, first)  (all products of a band of output rows; `first`: there are no sums yet).
+//   pack_left_run, pack_right_run(from, image, images, length, to)  (`length` neighbouring values of each
+//   image), add(y0, rows, first)  (all products of a band of output rows; `first`: there are no sums yet).
 template <class K, class Source, class Value, int64_t together>
 class GradWeight {
  public:
@@ -63,8 +63,8 @@ class GradWeight {
   GradWeight(const GradWeightItem& a, int64_t right_column)
       : a_(a), right_column_(right_column), right_group_(a.band * a.out_width * right_column) {}
 
-  // Of row r and columns low .. high of the kernel, for left values from `left` on and a place `right` among those
-  // of a position; no groups where no output position sees input there.
+  // Of row r and columns low .. high of the kernel, for left values from `left` on and a place `right` among
+  // those of a position; no groups where no output position sees input there.
   Steps<Value> steps(int64_t y0, int64_t rows, int64_t r, int64_t low, int64_t high, int64_t left,
                      int64_t right) const {
     const int64_t s = a_.stride, p = a_.padding, channels = a_.left.channels;

@@ -1,5 +1,5 @@
-// What one step of a product multiplies: four bytes of one side, which are broadcast, by a vector of as much of the
-// other. Follows one of vec_*.h.
+// What one step of a product multiplies: four bytes of one side, which are broadcast, by a vector of as much
+// of the other. Follows one of vec_*.h.
 #pragma once
 
 namespace {

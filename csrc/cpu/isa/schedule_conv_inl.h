@@ -192,8 +192,7 @@ inline void finish_cells(const ItemArgs& a, const float* acc, int64_t position, 
 // P cells for as long as there are so many, then fewer.
 template <class M, int P, int N, class T, class U, class C = typename M::Cell>
 inline void convolution_row(const ItemArgs& a, const C* cells, const Taps& taps, const C* weight,
-                            int64_t position, int64_t cell, int64_t length, int64_t c,
-                            bool start) {
+                            int64_t position, int64_t cell, int64_t length, int64_t c, bool start) {
   alignas(64) float acc[P * N * W];
   const int64_t size = a.cells.size;
   // Twelve and four take longer than eight and eight.
@@ -251,11 +250,10 @@ void convolution(const ItemArgs& a) {
       const bool wide = (part + 1) * part_channels - c > W;
       for_rows(a, cells, y0, rows, [&](const C* row, int64_t position, int64_t length, bool start) {
         if (wide)
-          convolution_row<M, convolution_cells, 2, T, U>(a, row, taps, weight, position, 0, length,
-                                                         c, start);
+          convolution_row<M, convolution_cells, 2, T, U>(a, row, taps, weight, position, 0, length, c, start);
         else
-          convolution_row<M, 2 * convolution_cells, 1, T, U>(a, row, taps, weight, position, 0,
-                                                             length, c, start);
+          convolution_row<M, 2 * convolution_cells, 1, T, U>(a, row, taps, weight, position, 0, length, c,
+                                                             start);
       });
       const int64_t width = wide ? 2 * W : W;
       weight += taps.count * a.cells.size * width;

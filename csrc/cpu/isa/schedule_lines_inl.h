@@ -46,8 +46,8 @@ class LineFinish {
         channels_(a.out_channels),
         image_(a.out_height * a.out_width) {}
 
-  // The sums of a strip, of `vectors` vectors of output channels from c on, one or two. `a` is of the strip's group
-  // of images.
+  // The sums of a strip, of `vectors` vectors of output channels from c on, one or two. `a` is of the strip's
+  // group of images.
   void run(const ItemArgs& a, const float* sums, const Strip& strip, int64_t c, int vectors) const {
     if (!common_)
       for (int i = 0; i < vectors; ++i)

@@ -2,6 +2,12 @@
 
 python -m pytest benchmarks --benchmark-json=operations.json
 python -m benchmarks.record_operations operations.json benchmarks/results/operations.json
+
+Those of training steps have a record of their own:
+
+python -m pytest benchmarks/bench_conv_bn_act.py benchmarks/bench_conv_train.py \\
+    benchmarks/bench_depthwise_train.py benchmarks/bench_bn_act.py --benchmark-json=training.json
+python -m benchmarks.record_operations training.json benchmarks/results/operations-training.json
 """
 
 from __future__ import annotations

@@ -108,6 +108,7 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
   m.def("isa_names", [] { return isas([](Isa) { return true; }); });
   m.def("isas_compiled", [] { return isas(isa_compiled); });
   m.def("isas_supported", [] { return isas(isa_supported); });
+  m.def("isa_preferred", [] { return std::string(isa_name(isa_preferred())); });
   m.def("cuda_archs", &cuda_archs);
 #ifdef _OPENMP
   m.attr("openmp") = true;

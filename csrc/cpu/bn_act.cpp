@@ -33,11 +33,11 @@ int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 int64_t value_bytes(Storage storage) { return storage == Storage::float32 ? 4 : 2; }
 
 const BnActKernels& kernels(Isa isa) {
-#ifdef LASFAST_HAS_AMX
-  if (isa == Isa::amx) return amx_bn_act_kernels;
+#ifdef LASFAST_HAS_AVX512_BF16
+  if (isa >= Isa::avx512_bf16) return avx512_bf16_bn_act_kernels;
 #endif
 #ifdef LASFAST_HAS_AVX512
-  if (isa == Isa::avx512 || isa == Isa::amx) return avx512_bn_act_kernels;
+  if (isa >= Isa::avx512) return avx512_bn_act_kernels;
 #endif
 #ifdef LASFAST_HAS_AVX2
   if (isa == Isa::avx2) return avx2_bn_act_kernels;

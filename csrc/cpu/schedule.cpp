@@ -22,6 +22,9 @@ const ScheduleKernels& schedule_kernels(Isa isa) {
 #ifdef LASFAST_HAS_AMX
   if (isa == Isa::amx) return amx_schedule_kernels;
 #endif
+#ifdef LASFAST_HAS_AVX512_BF16
+  if (isa == Isa::avx512_bf16) return avx512_bf16_schedule_kernels;
+#endif
 #ifdef LASFAST_HAS_AVX512
   if (isa == Isa::avx512) return avx512_schedule_kernels;
 #endif

@@ -16,7 +16,7 @@ from torch import Tensor
 from lasfast import _native
 from lasfast.engine.schedule import NORM, OPERATION, VALUE, Kind
 
-CPU_ISAS = ("generic", "avx2", "avx512", "amx")
+CPU_ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 ISAS = (*CPU_ISAS, "cuda", "cuda reversed")
 ACTIVATIONS = [lambda x: x, F.relu, F.relu6, F.hardswish, F.silu, torch.sigmoid, F.hardsigmoid]
 NONE, RELU, RELU6, HARDSWISH, SWISH, SIGMOID, HARDSIGMOID = range(7)

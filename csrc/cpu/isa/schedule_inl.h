@@ -6,6 +6,7 @@
 
 #include "../schedule_kernels.h"
 #include "pointwise_inl.h"
+#include "product_inl.h"
 
 namespace {
 
@@ -236,12 +237,14 @@ void input(const ItemArgs& a) {
 
 }  // namespace
 
+#ifdef __AVX512BF16__
+#include "schedule_lines_inl.h"
+#endif
 #include "schedule_conv_inl.h"
 // (It uses what convolutions fill their cells with.)
 #include "schedule_channels_inl.h"
 #ifdef LASFAST_TILES
 #include "schedule_amx_cells_inl.h"
-#include "schedule_amx_finish_inl.h"
 #include "schedule_amx_inl.h"
 #endif
 
@@ -255,12 +258,16 @@ void dense(const ItemArgs& a, const Bf16*, const U*) {
 #else
 template <class U>
 void dense(const ItemArgs& a, const Bf16*, const U*) {
-  convolution<Bf16, U>(a);
+#ifdef LASFAST_PAIRS
+  convolution<PairProduct, Bf16, U>(a);
+#else
+  convolution<FloatProduct, Bf16, U>(a);
+#endif
 }
 #endif
 template <class U>
 void dense(const ItemArgs& a, const float*, const U*) {
-  convolution<float, U>(a);
+  convolution<FloatProduct, float, U>(a);
 }
 
 template <class T, class U>

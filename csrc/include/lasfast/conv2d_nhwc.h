@@ -8,14 +8,14 @@
 // fp32, in an order that does not depend on the number of threads: the same inputs give the same bits.
 // Nothing is allocated, or kept between calls.
 //
-// By pass: on bf16 values all three with Isa::amx; on fp32 values forward and gradient of the input with any.
+// All passes: on fp32 values with any instruction set, on bf16 values with Isa::avx512_bf16 and Isa::amx.
 // Kernels up to 11, and in the forward pass paddings below the kernel. Everything else gives
 // Code::unsupported.
 //
 // Values that are not finite do what they do by the definition, with two exceptions. The weight's gradient
 // may multiply them by the padding's zeros, unless c_in is a multiple of 64. The input's gradient may
-// multiply them by zeros for taps that a position has not: with a stride on fp32, or with a padding of the
-// kernel's size or more.
+// multiply them by zeros for taps that a position has not, with a padding of the kernel's size or more. And
+// avx512_bf16 takes what is below the least normal number for zero.
 #pragma once
 
 #include <cstdint>

@@ -232,40 +232,59 @@ forward(const BnActArgs a) {
   for_rows<forward_rows>(a.rows, part, pass);
 }
 
+// The gradient of z.
 template <typename T, int vector>
-struct Reduce {
+struct Gradient {
   Normalized<T, vector> norm;
-  Reader<T, vector> grad;
-  Writer<T, vector> dz;
+  Reader<T, vector> from;
   int64_t step;
   int32_t activation;
-  TwoSums<vector> sums;
+  bool given;  // by `from`; else that is the gradient of y
 
-  LASFAST_DEVICE Reduce(const BnActArgs& a, const Part<vector>& part, const Columns& columns)
+  LASFAST_DEVICE Gradient(const BnActArgs& a, const Part<vector>& part, const Columns& columns)
       : norm(a, part, columns),
-        grad(Tensors<T, vector>(a, part).reader(a.grad)),
-        dz(Tensors<T, vector>(a, part).narrow_writer(a.output)),
+        from(Tensors<T, vector>(a, part).reader(a.dz ? a.dz : a.grad)),
         step(part.at_once),
-        activation(a.activation) {}
+        activation(a.activation),
+        given(a.dz != nullptr) {}
 
-  template <int n, bool whole>
-  LASFAST_DEVICE void run(int64_t row, int count) {
-    Values<vector> x[n], added[n], gradients[n];
+  // Calls use(row, x - mean, dz) for each of `n` rows.
+  template <int n, bool whole, class Use>
+  LASFAST_DEVICE void run(int64_t row, int count, const Use& use) const {
+    Values<vector> x[n], added[n], dz[n];
     norm.template load<n, whole>(row, step, count, x, added);
     LASFAST_UNROLL
-    for (int r = 0; r < n; ++r) gradients[r] = grad.template load<whole>(row + r * step, count);
+    for (int r = 0; r < n; ++r) dz[r] = from.template load<whole>(row + r * step, count);
     LASFAST_UNROLL
     for (int r = 0; r < n; ++r) {
       norm.deviate(x[r]);
-      activate_gradient(gradients[r].v, norm.z(x[r], added[r]).v, activation);
-      if (dz.to) dz.template store<whole>(row + r * step, gradients[r], count);
-      LASFAST_UNROLL
-      for (int i = 0; i < vector; ++i) {
-        if (!whole && i >= count) continue;
-        sums.first[i] += gradients[r].v[i];
-        sums.second[i] += gradients[r].v[i] * x[r].v[i];
-      }
+      if (!given) activate_gradient(dz[r].v, norm.z(x[r], added[r]).v, activation);
+      use(row + r * step, x[r], dz[r]);
     }
+  }
+};
+
+template <typename T, int vector>
+struct Reduce {
+  Gradient<T, vector> gradient;
+  Writer<T, vector> to;
+  TwoSums<vector> sums;
+
+  LASFAST_DEVICE Reduce(const BnActArgs& a, const Part<vector>& part, const Columns& columns)
+      : gradient(a, part, columns), to(Tensors<T, vector>(a, part).narrow_writer(a.output)) {}
+
+  template <int n, bool whole>
+  LASFAST_DEVICE void run(int64_t row, int count) {
+    gradient.template run<n, whole>(
+        row, count, [&](int64_t at, const Values<vector>& deviation, const Values<vector>& dz) {
+          if (to.to) to.template store<whole>(at, dz, count);
+          LASFAST_UNROLL
+          for (int i = 0; i < vector; ++i) {
+            if (!whole && i >= count) continue;
+            sums.first[i] += dz.v[i];
+            sums.second[i] += dz.v[i] * deviation.v[i];
+          }
+        });
   }
 };
 
@@ -287,43 +306,31 @@ reduce(const BnActArgs a) {
 
 template <typename T, int vector>
 struct GradX {
-  Normalized<T, vector> norm;
-  Reader<T, vector> grad, dz;
-  Writer<T, vector> grad_x;
+  Gradient<T, vector> gradient;
+  Writer<T, vector> to;
   Values<vector> mean, slope;
-  int64_t step;
-  int32_t activation;
-  bool given, through_statistics;
+  bool through_statistics;
 
   LASFAST_DEVICE GradX(const BnActArgs& a, const Part<vector>& part, const Columns& columns)
-      : norm(a, part, columns),
-        grad(Tensors<T, vector>(a, part).reader(a.dz ? a.dz : a.grad)),
-        grad_x(Tensors<T, vector>(a, part).writer(a.output)),
+      : gradient(a, part, columns),
+        to(Tensors<T, vector>(a, part).writer(a.output)),
         mean(own_columns<vector>(columns.grad_mean, a.rows)),
         slope(own_columns<vector>(columns.grad_slope, a.rows)),
-        step(part.at_once),
-        activation(a.activation),
-        given(a.dz != nullptr),
         through_statistics(a.sums != nullptr) {}
 
   template <int n, bool whole>
   LASFAST_DEVICE void run(int64_t row, int count) {
-    Values<vector> x[n], added[n], gradients[n];
-    norm.template load<n, whole>(row, step, count, x, added);
-    LASFAST_UNROLL
-    for (int r = 0; r < n; ++r) gradients[r] = grad.template load<whole>(row + r * step, count);
-    LASFAST_UNROLL
-    for (int r = 0; r < n; ++r) {
-      norm.deviate(x[r]);
-      if (!given) activate_gradient(gradients[r].v, norm.z(x[r], added[r]).v, activation);
-      LASFAST_UNROLL
-      for (int i = 0; i < vector; ++i) {
-        float v = gradients[r].v[i];
-        if (through_statistics) v = v - mean.v[i] - x[r].v[i] * slope.v[i];
-        gradients[r].v[i] = v * norm.scale.v[i];
-      }
-      grad_x.template store<whole>(row + r * step, gradients[r], count);
-    }
+    gradient.template run<n, whole>(
+        row, count, [&](int64_t at, const Values<vector>& deviation, const Values<vector>& dz) {
+          Values<vector> x;
+          LASFAST_UNROLL
+          for (int i = 0; i < vector; ++i) {
+            const float through =
+                through_statistics ? dz.v[i] - mean.v[i] - deviation.v[i] * slope.v[i] : dz.v[i];
+            x.v[i] = through * gradient.norm.scale.v[i];
+          }
+          to.template store<whole>(at, x, count);
+        });
   }
 };
 

@@ -57,19 +57,19 @@ class Problem:
         self.residual = None if missing is None else draw(n, channels - missing, *rest).to(dtype)
         self.running = draw(channels), torch.rand(channels, generator=generator) + 0.1
 
-    def truth(self) -> list[Tensor]:
+    def truth(self, device: str = "cpu") -> list[Tensor]:
         """[y, running_mean, running_var, gradients of x, weight, bias, residual], by torch in float64."""
         x, weight, bias, residual = (
-            None if t is None else t.double().requires_grad_()
+            None if t is None else t.to(device, torch.float64).requires_grad_()
             for t in (self.x, self.weight, self.bias, self.residual)
         )
-        running = [t.to(torch.float64, copy=True) for t in self.running]
+        running = [t.to(device, torch.float64, copy=True) for t in self.running]
         y = F.batch_norm(x, *running, weight, bias, self.training)
         if residual is not None:
             y = y + F.pad(residual, (0, 0, 0, 0, 0, x.shape[1] - residual.shape[1]))
         y = reference.ACTIVATIONS[self.activation](y)
         wanted = [t for t in (x, weight, bias, residual) if t is not None]
-        return [y.detach(), *running, *torch.autograd.grad(y, wanted, self.grad.double())]
+        return [y.detach(), *running, *torch.autograd.grad(y, wanted, self.grad.to(y))]
 
     def run(self, lay: Callable[[Tensor], Tensor] = channels_last, device: str = "cpu") -> list[Tensor]:
         """The same by `bn_act`, of values laid out by `lay`."""
@@ -89,9 +89,8 @@ class Problem:
     def check(self, lay: Callable[[Tensor], Tensor] = channels_last, device: str = "cpu") -> None:
         """One rounding of a result, and sums in float32 before it."""
         bound = 3e-6 if self.dtype == torch.float32 else 4e-3
-        for ours, exact in zip(self.run(lay, device), self.truth(), strict=True):
+        for ours, exact in zip(self.run(lay, device), self.truth(device), strict=True):
             assert ours.shape == exact.shape
-            ours = ours.cpu()
             assert (ours.double() - exact).norm() <= bound * exact.norm() + 1e-6
 
 
@@ -225,7 +224,8 @@ def test_cuda_agrees(channels: int, missing: float | None, dtype: torch.dtype, g
     for number, lay in enumerate((channels_last, torch.Tensor.contiguous, shifted, every_other)):
         for training in (True, False):
             activation = ACTIVATIONS[(channels + number) % len(ACTIVATIONS)]
-            problem = Problem((9, channels, 13, 11), dtype, lacking, activation=activation, training=training)
+            size = (9, channels, 13, 11) if channels < 1000 else (9, channels, 5, 3)
+            problem = Problem(size, dtype, lacking, activation=activation, training=training)
             problem.check(lay, gpu)
             first, second = problem.run(lay, gpu), problem.run(lay, gpu)
             assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -15,6 +15,8 @@ from tests.ops.test_depthwise_nhwc import DTYPES, LAST, check, ours, plain, prob
 pytestmark = pytest.mark.usefixtures("one_thread")
 CASES = [  # batch, channels, size, kernel, stride, padding
     *((2, 16, (6, 7), k, s, k // 2) for k in (3, 5, 7) for s in (1, 2)),
+    *((1, 10, (7, 6), k, s, k // 2) for k in (3, 5, 7) for s in (1, 2)),
+    (1, 58, (4, 5), 5, 3, 2),
     (2, 5, (6, 7), 3, 1, 1),
     (2, 17, (5, 6), 3, 2, 1),
     (1, 40, (6, 5), 5, 1, 0),
@@ -49,14 +51,16 @@ def test_emulated_takes_any_shape(emulated_place: ModuleType, case: tuple) -> No
 
 def test_emulated_values_that_are_not_aligned(emulated_place: ModuleType) -> None:
     x, weight, grad, *numbers = problem(2, 16, (5, 6), 3, 1, 1, torch.bfloat16)
-    check(shift(x), weight, shift(grad), *numbers)
+    for by in (1, 2):
+        check(shift(x, by), weight, shift(grad, by), *numbers)
+        check(x, weight, shift(grad, by), *numbers)
 
 
-def shift(tensor: Tensor) -> Tensor:
+def shift(tensor: Tensor, by: int) -> Tensor:
     """The same values in channels_last, not aligned to 16 bytes."""
     n, c, h, w = tensor.shape
-    memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)
-    return memory[1:].view(n, h, w, c).permute(0, 3, 1, 2).copy_(tensor)
+    memory = torch.empty(tensor.numel() + by, dtype=tensor.dtype)
+    return memory[by:].view(n, h, w, c).permute(0, 3, 1, 2).copy_(tensor)
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[7], CASES[-1]], ids=str)

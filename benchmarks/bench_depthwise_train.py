@@ -99,7 +99,8 @@ def test_depthwise_train(benchmark: Callable, shape: str, which: str, storage: s
     with torch.inference_mode():
         once, moved = work(shape, STORAGES[storage], which, device)
         ours, theirs = once["lasfast"]().float(), once["torch"]().float()
-        assert float((ours - theirs).norm() / theirs.norm()) < (1e-5 if storage == "fp32" else 1e-2)
+        bound = 1e-5 if storage == "fp32" and device == "cpu" else 1e-2  # PyTorch may take TF32 on a GPU
+        assert float((ours - theirs).norm() / theirs.norm()) < bound
         runs: dict[str, Callable[[], object]] = {}
         for who, run in once.items():
             runs[who], repeats = repeated(run, device)

@@ -88,19 +88,17 @@ def test_convolutions_run_on_tensor_cores_and_copy_16_bytes_asynchronously(
 
 
 def test_depthwise_convolutions_load_and_store_16_bytes(compiled: dict) -> None:
-    wide = {
-        name: code
-        for name, code in functions(compiled["depthwise_nhwc_windows"][0]).items()
-        if "slide" in name
-    }
-    assert len(wide) == 12
+    kernels = functions(compiled["depthwise_nhwc_windows"][0])
+    wide = {name: code for name, code in kernels.items() if "Li16E" in name}
+    assert (len(kernels), len(wide)) == (29, 14)
     for name, code in wide.items():
         assert re.search(r"LDG\S*\.128", code), name
         assert re.search(r"STG\S*\.128", code), name
-    gradients = functions(compiled["depthwise_nhwc_grad_weight"][0])
-    assert len(gradients) == 16
-    for name, code in gradients.items():
-        assert "Lb0E" in name or re.search(r"LDG\S*\.128", code), name
+    kernels = functions(compiled["depthwise_nhwc_grad_weight"][0])
+    wide = {name: code for name, code in kernels.items() if "Li16E" in name}
+    assert (len(kernels), len(wide)) == (20, 8)
+    for name, code in wide.items():
+        assert re.search(r"LDG\S*\.128", code), name
 
 
 def test_other_operations_load_and_store_16_bytes(compiled: dict) -> None:

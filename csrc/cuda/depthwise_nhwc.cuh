@@ -50,17 +50,39 @@ int launch_depthwise_grad_weight(const DepthwiseNhwcParams& p, const DepthwiseGr
                                  const void* grad_output, const void* input, device::Stream stream,
                                  float* partial);
 
-// ---- eight channels at a time
+// ---- eight channels at a time, by accesses of 16, 4 or 2 bytes: as many as all vectors of channels allow
 
-// As they are in memory: several are loaded before the first is waited for. With `whole`, 16 bytes at a time;
-// else one by one, the first `channels` of them (at least one).
-template <typename T, bool whole>
+template <typename T>
+int access_bytes(int64_t channels, const void* values, const void* other) {
+  const auto fits = [&](int64_t count, int64_t bytes) {
+    return channels % count == 0 && reinterpret_cast<uintptr_t>(values) % bytes == 0 &&
+           reinterpret_cast<uintptr_t>(other) % bytes == 0;
+  };
+  if (fits(chunk, 16)) return 16;
+  return sizeof(T) == 4 || fits(2, 4) ? 4 : 2;
+}
+
+// As they are in memory: several are loaded before the first is waited for. The first `channels` of them (at
+// least one); the others are zero.
+template <typename T, int bytes>
 struct Raw {
-  device::Bits16 piece[sizeof(T) / 2];
+  device::Bits16 piece[sizeof(T) / 2] = {};
 
-  LASFAST_DEVICE void load(const T* from, int) {
+  LASFAST_DEVICE void load(const T* from, int channels) {
+    constexpr int each = 4 / sizeof(T);  // values in a word
     LASFAST_UNROLL
-    for (int i = 0; i < static_cast<int>(sizeof(T)) / 2; ++i) piece[i] = device::load16(from + 4 * i);
+    for (int i = 0; i < chunk / each; ++i) {
+      const int c = i * each;
+      if constexpr (bytes == 16) {
+        if (i % 4 == 0) piece[i / 4] = device::load16(from + c);
+      } else if constexpr (bytes == 4) {
+        piece[i / 4].word[i % 4] = c < channels ? device::load4(from + c) : 0;
+      } else {
+        const float first = c < channels ? device::to_float(from[c]) : 0.f;
+        const float second = c + 1 < channels ? device::to_float(from[c + 1]) : 0.f;
+        piece[i / 4].word[i % 4] = device::pack_bf16(first, second);
+      }
+    }
   }
   LASFAST_DEVICE Chunk values() const {
     if constexpr (sizeof(T) == 2)
@@ -69,21 +91,16 @@ struct Raw {
       return unpack(piece);
   }
 };
-template <typename T>
-struct Raw<T, false> {
-  Chunk x;
 
-  LASFAST_DEVICE void load(const T* from, int channels) {
-    LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) x.v[i] = i < channels ? device::to_float(from[i]) : 0.f;
-  }
-  LASFAST_DEVICE const Chunk& values() const { return x; }
-};
-
-template <bool whole, typename T>
+template <int bytes, typename T>
 LASFAST_DEVICE void store_channels(T* to, const Chunk& x, int channels) {
-  if constexpr (whole) {
+  if constexpr (bytes == 16) {
     store_chunk(to, x);
+  } else if constexpr (bytes == 4 && sizeof(T) == 2) {
+    const device::Bits16 bits = pack(x);
+    LASFAST_UNROLL
+    for (int i = 0; i < 4; ++i)
+      if (2 * i < channels) device::store4(to + 2 * i, bits.word[i]);
   } else {
     LASFAST_UNROLL
     for (int i = 0; i < chunk; ++i)

@@ -24,7 +24,7 @@ struct GradWeightArgs {
   int column_tiles, group_tiles;
 };
 
-template <typename T, int W, bool whole>
+template <typename T, int W, int bytes>
 LASFAST_KERNEL(depthwise_threads, 1)
 grad_weight(const GradWeightArgs args) {
   auto* const shared = device::shared<float>();  // [lanes][groups of the block][W][columns]
@@ -50,7 +50,7 @@ grad_weight(const GradWeightArgs args) {
       const int y = at.y * args.stride - args.padding + r, x = at.x * args.stride - args.padding + s0;
       if (y < 0 || y >= args.height) continue;
       const T* const from = input + ((int64_t{at.image} * args.height + y) * args.width + x) * args.channels;
-      Raw<T, whole> raw_grad, raw[W];
+      Raw<T, bytes> raw_grad, raw[W];
       raw_grad.load(grad_output + int64_t{position} * args.channels, channels);
       LASFAST_UNROLL
       for (int s = 0; s < W; ++s)
@@ -82,7 +82,7 @@ grad_weight(const GradWeightArgs args) {
   }
 }
 
-template <typename T, bool whole>
+template <typename T, int bytes>
 int launch_of(const GradWeightArgs& args, int width, int64_t blocks, device::Stream stream) {
   const auto run = [&](void (*kernel)(GradWeightArgs)) {
     const int64_t floats = int64_t{args.lanes} * args.block_groups * width * args.across * chunk;
@@ -90,22 +90,23 @@ int launch_of(const GradWeightArgs& args, int width, int64_t blocks, device::Str
   };
   switch (width) {
     case 3:
-      return run(grad_weight<T, 3, whole>);
+      return run(grad_weight<T, 3, bytes>);
     case 5:
-      return run(grad_weight<T, 5, whole>);
+      return run(grad_weight<T, 5, bytes>);
     case 7:
-      return run(grad_weight<T, 7, whole>);
+      return run(grad_weight<T, 7, bytes>);
     default:
-      return run(grad_weight<T, 1, whole>);
+      return run(grad_weight<T, 1, bytes>);
   }
 }
 
 template <typename T>
 int launch_of(const GradWeightArgs& args, int width, int64_t blocks, device::Stream stream) {
-  const bool whole = args.channels % chunk == 0 && is_whole(args.input, args.channels, sizeof(T)) &&
-                     is_whole(args.grad_output, args.channels, sizeof(T));
-  return whole ? launch_of<T, true>(args, width, blocks, stream)
-               : launch_of<T, false>(args, width, blocks, stream);
+  const int bytes = access_bytes<T>(args.channels, args.input, args.grad_output);
+  if constexpr (sizeof(T) == 2)
+    if (bytes == 2) return launch_of<T, 2>(args, width, blocks, stream);
+  return bytes == 16 ? launch_of<T, 16>(args, width, blocks, stream)
+                     : launch_of<T, 4>(args, width, blocks, stream);
 }
 
 }  // namespace

@@ -86,11 +86,11 @@ LASFAST_DEVICE Chunk weights_at(const float* from) {
 }
 
 // Stores the outputs from `first` on, and keeps them for statistics.
-template <bool whole, typename T>
+template <int bytes, typename T>
 LASFAST_DEVICE void finish(const DepthwiseArgs& args, const Tile& tile, int channel, int position,
                            const Chunk& sum, float* values) {
   T* const to = static_cast<T*>(args.output) + int64_t{position} * args.channels + channel;
-  store_channels<whole>(to, sum, args.channels - channel);
+  store_channels<bytes>(to, sum, args.channels - channel);
   if (!args.partial) return;
   float* const keep = values + (position - tile.first) * args.across * chunk + (channel - tile.column);
   LASFAST_UNROLL
@@ -110,7 +110,7 @@ LASFAST_DEVICE void statistics(const DepthwiseArgs& args, const Tile& tile, cons
   partial[args.channels] = column.deviations;
 }
 
-template <typename T, int K, int S>
+template <typename T, int bytes, int K, int S>
 LASFAST_KERNEL(depthwise_threads, 1)
 slide(const DepthwiseArgs args) {
   constexpr int seen = (run - 1) * S + K;  // columns of the input
@@ -138,11 +138,11 @@ slide(const DepthwiseArgs args) {
       for (int r = 0; r < K; ++r) {
         if (top + r < 0 || top + r >= args.in_height) continue;
         const T* const line = image + int64_t{top + r} * args.in_width * args.channels;
-        Raw<T, true> raw[seen];
+        Raw<T, bytes> raw[seen];
         LASFAST_UNROLL
         for (int s = 0; s < seen; ++s)
           if (left + s >= 0 && left + s < args.in_width && s < (count - 1) * S + K)
-            raw[s].load(line + int64_t{left + s} * args.channels, chunk);
+            raw[s].load(line + int64_t{left + s} * args.channels, args.channels - channel);
         Chunk w[K];
         LASFAST_UNROLL
         for (int s = 0; s < K; ++s) w[s] = weights_at(weights + (r * K + s) * columns + column);
@@ -157,14 +157,14 @@ slide(const DepthwiseArgs args) {
       }
       LASFAST_UNROLL
       for (int i = 0; i < run; ++i)
-        if (i < count) finish<true, T>(args, tile, channel, first + i, sum[i], values);
+        if (i < count) finish<bytes, T>(args, tile, channel, first + i, sum[i], values);
       first += count;
     }
     statistics(args, tile, values, &shared->moments);
   }
 }
 
-template <typename T, bool whole>
+template <typename T, int bytes>
 LASFAST_KERNEL(depthwise_threads, 1)
 gather(const DepthwiseArgs args) {
   auto* const shared = device::shared<Shared>();
@@ -194,44 +194,44 @@ gather(const DepthwiseArgs args) {
         for (int s = first_s; s < kernel; s += tap_step) {
           const int from_x = args.transposed ? (x - s) / args.stride : x + s;
           if (from_x < 0 || from_x >= args.in_width || (args.transposed && s > x)) continue;
-          Raw<T, whole> raw;
+          Raw<T, bytes> raw;
           raw.load(image + (int64_t{from_y} * args.in_width + from_x) * args.channels,
                    args.channels - channel);
           multiply(sum, raw.values(), weights_at(weights + (r * kernel + s) * columns + column));
         }
       }
-      finish<whole, T>(args, tile, channel, position, sum, values);
+      finish<bytes, T>(args, tile, channel, position, sum, values);
     }
     statistics(args, tile, values, &shared->moments);
   }
 }
 
-template <typename T>
 using Kernel = void (*)(DepthwiseArgs);
 
-template <typename T>
-Kernel<T> kernel_for(const DepthwiseArgs& args, bool whole) {
-  if (!whole) return gather<T, false>;
-  if (args.transposed || args.stride > 2) return gather<T, true>;
+template <typename T, int bytes>
+Kernel kernel_for(const DepthwiseArgs& args) {
+  if (args.transposed || args.stride > 2) return gather<T, bytes>;
   const bool one = args.stride == 1;
   switch (args.kernel) {
     case 3:
-      return one ? slide<T, 3, 1> : slide<T, 3, 2>;
+      return one ? slide<T, bytes, 3, 1> : slide<T, bytes, 3, 2>;
     case 5:
-      return one ? slide<T, 5, 1> : slide<T, 5, 2>;
+      return one ? slide<T, bytes, 5, 1> : slide<T, bytes, 5, 2>;
     case 7:
-      return one ? slide<T, 7, 1> : slide<T, 7, 2>;
+      return one ? slide<T, bytes, 7, 1> : slide<T, bytes, 7, 2>;
     default:
-      return gather<T, true>;
+      return gather<T, bytes>;
   }
 }
 
 template <typename T>
 int launch_of(const DepthwiseArgs& args, const DepthwisePlan& plan, device::Stream stream) {
-  const bool whole = args.channels % chunk == 0 && is_whole(args.input, args.channels, sizeof(T)) &&
-                     is_whole(args.output, args.channels, sizeof(T));
+  const int bytes = access_bytes<T>(args.channels, args.input, args.output);
+  Kernel kernel = bytes == 16 ? kernel_for<T, 16>(args) : kernel_for<T, 4>(args);
+  if constexpr (sizeof(T) == 2)
+    if (bytes == 2) kernel = gather<T, 2>;
   const int64_t floats = (int64_t{args.kernel} * args.kernel + (args.partial ? plan.rows : 0)) * plan.columns;
-  return device::launch(kernel_for<T>(args, whole), args.row_blocks * plan.column_tiles, depthwise_threads,
+  return device::launch(kernel, args.row_blocks * plan.column_tiles, depthwise_threads,
                         sizeof(Shared) + floats * int64_t{sizeof(float)}, stream, args);
 }
 

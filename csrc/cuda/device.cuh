@@ -43,9 +43,10 @@ LASFAST_DEVICE T* shared() {
   return reinterpret_cast<T*>(lasfast_shared);
 }
 
-// ---- memory. Addresses are aligned to 16 bytes.
+// ---- memory. Addresses are aligned to 16 bytes, or to the 4 that are accessed.
 
 // Of memory that nothing writes while the kernel runs.
+LASFAST_DEVICE uint32_t load4(const void* from) { return __ldg(static_cast<const uint32_t*>(from)); }
 LASFAST_DEVICE Bits16 load16(const void* from) {
   const uint4 v = __ldg(static_cast<const uint4*>(from));
   return {v.x, v.y, v.z, v.w};
@@ -55,6 +56,7 @@ LASFAST_DEVICE Bits16 load16_shared(const void* from) {
   return {v.x, v.y, v.z, v.w};
 }
 // To any memory.
+LASFAST_DEVICE void store4(void* to, uint32_t bits) { *static_cast<uint32_t*>(to) = bits; }
 LASFAST_DEVICE void store16(void* to, const Bits16& bits) {
   *static_cast<uint4*>(to) = make_uint4(bits.word[0], bits.word[1], bits.word[2], bits.word[3]);
 }

@@ -225,12 +225,13 @@ void barrier() { wait_at(machine.block); }
 void* shared_memory() { return machine.shared.get(); }
 void set_reversed(bool reversed) { machine.reversed = reversed; }
 
-const Bits16* aligned16(const void* address) {
-  if (reinterpret_cast<uintptr_t>(address) % 16 != 0) {
-    std::fprintf(stderr, "lasfast: a kernel accesses 16 bytes at the misaligned address %p\n", address);
+const void* aligned(const void* address, int bytes) {
+  if (reinterpret_cast<uintptr_t>(address) % static_cast<unsigned>(bytes) != 0) {
+    std::fprintf(stderr, "lasfast: a kernel accesses %d bytes at the misaligned address %p\n", bytes,
+                 address);
     std::abort();
   }
-  return static_cast<const Bits16*>(address);
+  return address;
 }
 
 void copy16_async(void* shared_to, const void* from, bool valid) {

@@ -40,8 +40,20 @@ T* shared() {
   return static_cast<T*>(shared_memory());
 }
 
-// Every access of 16 bytes: a misaligned one ends the program, as on a GPU.
-const Bits16* aligned16(const void* address);
+// Every access of 16 or 4 bytes: a misaligned one ends the program, as on a GPU.
+const void* aligned(const void* address, int bytes);
+inline const Bits16* aligned16(const void* address) {
+  return static_cast<const Bits16*>(aligned(address, 16));
+}
+
+inline uint32_t load4(const void* from) {
+  uint32_t bits;
+  std::memcpy(&bits, aligned(from, 4), sizeof bits);
+  return bits;
+}
+inline void store4(void* to, uint32_t bits) {
+  std::memcpy(const_cast<void*>(aligned(to, 4)), &bits, sizeof bits);
+}
 
 inline Bits16 load16(const void* from) { return *aligned16(from); }
 inline Bits16 load16_shared(const void* from) { return *aligned16(from); }

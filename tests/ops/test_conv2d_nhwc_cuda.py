@@ -6,6 +6,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.ops.test_conv2d_nhwc import PASSES, STORAGE, Case, Problem, expect_close, relative_error
@@ -92,6 +94,21 @@ def test_emulated_agrees_with_float64(
     problem = Problem.random(case, storage, weight_dtype, layout)
     for which in PASSES:
         expect_close(problem, which, run(emulated, problem, which)[0])
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    kernel, stride, padding = draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(st.integers(0, 4))
+    size = tuple(draw(st.integers(max(1, kernel - 2 * padding), 12)) for _ in range(2))
+    c_in, c_out = (draw(st.sampled_from((1, 3, 4, 8, 16, 17, 24, 40))) for _ in range(2))
+    return Case(draw(st.integers(1, 4)), c_in, size, c_out, kernel, stride, padding)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases(), storage=st.sampled_from(tuple(STORAGE)), which=st.sampled_from(PASSES))
+def test_emulated_takes_any_shape(emulated: ModuleType, case: Case, storage: torch.dtype, which: str) -> None:
+    problem = Problem.random(case, storage, torch.float32, "channels_last")
+    expect_close(problem, which, run(emulated, problem, which)[0])
 
 
 @pytest.mark.parametrize("storage", STORAGE, ids=str)

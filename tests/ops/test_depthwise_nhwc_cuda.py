@@ -6,14 +6,17 @@ from types import ModuleType
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 from lasfast.ops.native_nhwc import NhwcPasses
-from tests.ops.test_depthwise_nhwc import DTYPES, LAST, check, ours, plain, problem, values
+from tests.ops.test_depthwise_nhwc import DTYPES, LAST, check, ours, plain, problem, problems, values
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CASES = [  # batch, channels, size, kernel, stride, padding
     *((2, 16, (6, 7), k, s, k // 2) for k in (3, 5, 7) for s in (1, 2)),
+    *((1, 10, (7, 6), k, s, k // 2) for k in (3, 5, 7) for s in (1, 2)),
+    (1, 58, (4, 5), 5, 3, 2),
     (2, 5, (6, 7), 3, 1, 1),
     (2, 17, (5, 6), 3, 2, 1),
     (1, 40, (6, 5), 5, 1, 0),
@@ -40,16 +43,24 @@ def test_emulated_agrees_with_torch(
     check(*problem(*case, storage, weight_dtype))
 
 
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=problems())
+def test_emulated_takes_any_shape(emulated_place: ModuleType, case: tuple) -> None:
+    check(*case)
+
+
 def test_emulated_values_that_are_not_aligned(emulated_place: ModuleType) -> None:
     x, weight, grad, *numbers = problem(2, 16, (5, 6), 3, 1, 1, torch.bfloat16)
-    check(shift(x), weight, shift(grad), *numbers)
+    for by in (1, 2):
+        check(shift(x, by), weight, shift(grad, by), *numbers)
+        check(x, weight, shift(grad, by), *numbers)
 
 
-def shift(tensor: Tensor) -> Tensor:
+def shift(tensor: Tensor, by: int) -> Tensor:
     """The same values in channels_last, not aligned to 16 bytes."""
     n, c, h, w = tensor.shape
-    memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)
-    return memory[1:].view(n, h, w, c).permute(0, 3, 1, 2).copy_(tensor)
+    memory = torch.empty(tensor.numel() + by, dtype=tensor.dtype)
+    return memory[by:].view(n, h, w, c).permute(0, 3, 1, 2).copy_(tensor)
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[7], CASES[-1]], ids=str)
@@ -59,6 +70,17 @@ def test_both_thread_orders_give_the_same_bits(emulated_place: ModuleType, case:
         emulated_place.set_reversed(reverse)
         results.append(ours(*problem(*case, torch.bfloat16)))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_emulated_blocks_of_many_tiles(emulated_place: ModuleType) -> None:
+    """Of a large chip's blocks, each has several tiles: more values than are needed elsewhere."""
+    x, weight, grad, *numbers = problem(5, 8, (470, 471), 3, 1, 1)
+    y, statistics = torch.full_like(grad, torch.nan), torch.empty(2, 8)
+    NhwcPasses.of(x, weight, y, *numbers, 8).forward(x, weight, y, *statistics)
+    exact = plain(x, weight, grad, *numbers)[0]
+    assert torch.allclose(y, exact, rtol=1e-4, atol=1e-4)
+    variance, mean = torch.var_mean(exact.double(), (0, 2, 3), correction=0)
+    torch.testing.assert_close(statistics.double(), torch.stack([mean, variance]), rtol=1e-5, atol=1e-6)
 
 
 def test_emulated_statistics_do_not_cancel(emulated_place: ModuleType) -> None:

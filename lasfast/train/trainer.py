@@ -168,6 +168,7 @@ class Trainer:
                     f"data ended after batch {0 if record is None else record.next} in epoch {epoch + 1} of "
                     f"step {step}, but its num_batches({self.settings.batch_size}) is {batches}"
                 )
+        self.passes.clear()  # whose memory an evaluation can use
 
     def _begin(self) -> None:
         """Prepare for a step: what the last one left may be of other sub-networks, modules or memory."""

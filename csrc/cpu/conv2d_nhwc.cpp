@@ -204,8 +204,8 @@ Status conv2d_nhwc_grad_input_cpu(const Conv2dNhwcParams& p, const void* grad_ou
                                   void* workspace, int threads, Isa isa, void* grad_input) {
   if (const Status status = check(p, Pass::grad_input, threads, isa); !status.ok()) return status;
   if (empty(p)) {
-    std::memset(grad_input, 0,
-                p.batch * p.height * p.width * p.c_in * (p.storage == Storage::float32 ? 4 : 2));
+    const int64_t item_bytes = p.storage == Storage::float32 ? 4 : 2;
+    std::fill_n(static_cast<char*>(grad_input), p.batch * p.height * p.width * p.c_in * item_bytes, 0);
     return {};
   }
   return run(p, Pass::grad_input, grad_output, weight, workspace, threads, isa, grad_input, nullptr, nullptr);

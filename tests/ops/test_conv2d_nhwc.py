@@ -277,6 +277,22 @@ def test_non_finite_values_stay_where_they_belong(
     assert bool(grad_weight[~seen].isfinite().all())
 
 
+@pytest.mark.parametrize("case", [CASES[0], CASES[16], CASES[24]], ids=str)
+def test_values_may_begin_at_any_address(case: Case, way: tuple[str, torch.dtype]) -> None:
+    """Without padding or strides, vectors read values in their place."""
+    isa, dtype = way
+    problem = Problem.random(case, dtype, torch.float32, "contiguous")
+    expected = [problem.run(which, isa)[0] for which in PASSES]
+
+    def moved(values: Tensor) -> Tensor:
+        room = torch.zeros(values.numel() + 1, dtype=dtype)
+        return room.as_strided(values.shape, values.stride(), 1).copy_(values)
+
+    problem.x, problem.grad = moved(problem.x), moved(problem.grad)
+    for which, result in zip(PASSES, expected, strict=True):
+        assert torch.equal(problem.run(which, isa)[0], result)
+
+
 def test_an_empty_batch(isa: str) -> None:
     dtype = torch.bfloat16 if isa in BF16_ISAS else torch.float32
     problem = Problem.random(Case(0, 16, (4, 4), 8, 3, 1, 1), dtype, torch.float32, "contiguous")

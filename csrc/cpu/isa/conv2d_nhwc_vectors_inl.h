@@ -13,10 +13,15 @@ constexpr int64_t panel = 2 * tile;  // right channels that are together, positi
 // sums: P rows, `pitch` floats apart, of N vectors.
 template <class M, int P, int N>
 inline void multiply(const Steps<typename M::Cell>& s, int64_t pitch, bool first, float* sums) {
-  Vec sum[P][N];
+  // Few sums would wait for one another: then several positions have sums of their own.
+  constexpr int U = P * N < 4 ? 4 : P * N < 8 ? 2 : 1;
+  Vec sum[U][P][N];
 #pragma GCC unroll 24
   for (int p = 0; p < P; ++p)
-    for (int v = 0; v < N; ++v) sum[p][v] = first ? Vec::zero() : Vec::load(sums + p * pitch + v * W);
+    for (int v = 0; v < N; ++v) {
+      sum[0][p][v] = first ? Vec::zero() : Vec::load(sums + p * pitch + v * W);
+      for (int u = 1; u < U; ++u) sum[u][p][v] = Vec::zero();
+    }
   // The longer loop inside.
   const bool grouped = s.groups > s.columns;
   const int64_t outer = grouped ? s.columns : s.groups, inner = grouped ? s.groups : s.columns;
@@ -29,20 +34,29 @@ inline void multiply(const Steps<typename M::Cell>& s, int64_t pitch, bool first
     for (int64_t o = 0; o < outer; ++o) {
       const auto* left = s.left + slot * s.left_row + o * left_outer;
       const auto* right = s.right + y * s.right_row + o * right_outer;
-      for (int64_t i = 0; i < inner; ++i, left += left_inner, right += right_inner) {
+      const auto add = [&](Vec(&to)[P][N]) __attribute__((always_inline)) {
         M w[N];
         for (int v = 0; v < N; ++v) w[v] = M::load(right + v * W);
 #pragma GCC unroll 24
         for (int p = 0; p < P; ++p) {
           const M x = M::set(left + p);
-          for (int v = 0; v < N; ++v) sum[p][v] = M::add(x, w[v], sum[p][v]);
+          for (int v = 0; v < N; ++v) to[p][v] = M::add(x, w[v], to[p][v]);
         }
-      }
+        left += left_inner;
+        right += right_inner;
+      };
+      int64_t i = 0;
+      for (; i + U <= inner; i += U)
+        for (int u = 0; u < U; ++u) add(sum[u]);
+      for (; i < inner; ++i) add(sum[0]);
     }
   }
 #pragma GCC unroll 24
   for (int p = 0; p < P; ++p)
-    for (int v = 0; v < N; ++v) sum[p][v].store(sums + p * pitch + v * W);
+    for (int v = 0; v < N; ++v) {
+      for (int u = 1; u < U; ++u) sum[0][p][v] = Vec::add(sum[0][p][v], sum[u][p][v]);
+      sum[0][p][v].store(sums + p * pitch + v * W);
+    }
 }
 
 // Up to W neighbouring values of the images that are together, zeros behind them.

@@ -19,7 +19,7 @@ bool isa_compiled(Isa isa);
 bool isa_supported(Isa isa);
 // The one to take where nobody says which: the last that is supported, but for avx512_bf16 where this
 // processor multiplies pairs hardly faster than fp32 values, or slower. That is measured at the first call,
-// in some tens of microseconds.
+// in a tenth of a millisecond.
 Isa isa_preferred();
 
 }  // namespace lasfast

@@ -40,6 +40,9 @@ logger = logging.getLogger("lasfast")
 class Evaluator:
     """Recomputes BatchNorm statistics and predicts, for many architectures in one pass.
 
+    Tensors of images may be on any device. Where that is not the supernet's, they are copied to it once, at
+    their first use, or, where its memory is too little for them, batch by batch.
+
     Args:
         supernet: owns the weights; its parameters' device is where everything runs.
         calibration: images [N, C, H, W], floating point and normalized (or uint8: see `normalize`), or a
@@ -63,9 +66,6 @@ class Evaluator:
 
     Raises:
         ValueError, TypeError: an argument has the wrong type, shape or range.
-
-    Tensors may be on any device. Where that is not the supernet's, they are copied to it once, at their first
-    use, or, where its memory is too little for them, batch by batch.
     """
 
     def __init__(

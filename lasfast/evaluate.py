@@ -40,6 +40,9 @@ logger = logging.getLogger("lasfast")
 class Evaluator:
     """Recomputes BatchNorm statistics and predicts, for many architectures in one pass.
 
+    Tensors of images may be on any device. Where that is not the supernet's, they are copied to it once, at
+    their first use, or, where its memory is too little for them, batch by batch.
+
     Args:
         supernet: owns the weights; its parameters' device is where everything runs.
         calibration: images [N, C, H, W], floating point and normalized (or uint8: see `normalize`), or a
@@ -63,9 +66,6 @@ class Evaluator:
 
     Raises:
         ValueError, TypeError: an argument has the wrong type, shape or range.
-
-    Tensors may be on any device. Where that is not the supernet's, they are copied to it once, at their first
-    use, or, where its memory is too little for them, batch by batch.
     """
 
     def __init__(
@@ -214,6 +214,7 @@ class Evaluator:
             return NativeBackend(self.supernet, precision, self.memory_budget, self._normalization)
         if self._wanted == "native":
             raise ValueError(f"backend 'native' cannot run this supernet: {why}; take 'torch' or 'auto'")
+        logger.warning("lasfast evaluates with PyTorch's operators: %s", why)
         return reference
 
     def _samples(self) -> list[Path]:
@@ -293,9 +294,12 @@ class Evaluator:
             chunk = waiting.pop(0)
             try:
                 result = work(chunk)
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
                 if len(chunk.paths) == 1:
-                    raise
+                    raise torch.OutOfMemoryError(
+                        f"{self._device} has too little memory for a single candidate with calibration "
+                        f"batches of {self._largest} images; make them smaller ({error})"
+                    ) from error
                 logger.warning("not enough memory for %d candidates at once: taking half", len(chunk.paths))
                 half = len(chunk.paths) // 2
                 waiting[:0] = [Plan(chunk.paths[:half]), Plan(chunk.paths[half:])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -73,10 +74,17 @@ class Normalization:
 
     def __call__(self, images: Tensor) -> Tensor:
         """float32 [N, C, H, W] of uint8 images."""
-        return normalize(images, self.mean, self.std)
+        return scale_and_shift(images, *_scales(self, images.device))
 
     def table(self, device: torch.device) -> Tensor:
         """What each byte stands for in each channel: float32 [C, 256]."""
         channels = len(self.mean)
         every = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, channels, 1, 1)
         return self(every)[:, :, 0, 0].T.contiguous().to(device)
+
+
+@lru_cache(maxsize=16)
+def _scales(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Scale and shift, already on the device: no batch waits for them to get there."""
+    images = torch.empty(0, dtype=torch.uint8, device=device)
+    return channel_scale(normalization.mean, normalization.std, images)

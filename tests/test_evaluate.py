@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lasfast
 from lasfast import supernets
-from lasfast.engine import NativeBackend, TorchBackend
+from lasfast.engine import NativeBackend, Plan, TorchBackend
 from lasfast.engine.native_backend import why_missing
 from lasfast.evaluate import evaluate_network
 from lasfast.supernets import layers
@@ -135,8 +135,29 @@ def test_too_little_memory_halves_what_is_asked_at_once(
     assert asked[:2] == [len(ARCHITECTURES), len(ARCHITECTURES) // 2]
     assert "not enough memory" in caplog.text
     monkeypatch.setattr(evaluator, "_calibrate", lambda plan: (_ for _ in ()).throw(torch.OutOfMemoryError))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.OutOfMemoryError, match=r"cpu has too little.* batches of 23 images; make them"):
         evaluator(ARCHITECTURES[:1])
+
+
+@needs_native
+def test_a_supernet_that_moved_is_refused(calibration, validation) -> None:
+    supernet = supernets.ResidualNet((1, 1, 1), 7)
+    evaluator = lasfast.Evaluator(supernet, calibration, validation, "native")
+    with pytest.raises(ValueError, match="images are on meta, but the supernet is on cpu"):
+        evaluator.backend.calibrate(Plan([supernet.path((1, 1, 1))]), [calibration.to("meta")], "ema")
+    supernet.to("meta")
+    with pytest.raises(ValueError, match="was on cpu when this was made and is on meta now; make a new one"):
+        evaluator([(1, 1, 1)])
+
+
+def test_auto_says_why_it_takes_torch(supernet, calibration, validation, monkeypatch, caplog) -> None:
+    reason = "this build of lasfast has no CUDA kernels"
+    monkeypatch.setattr("lasfast.evaluate.why_missing", lambda device: reason)
+    evaluator = lasfast.Evaluator(supernet, calibration, validation)
+    assert isinstance(evaluator.backend, TorchBackend)
+    assert caplog.messages == [f"lasfast evaluates with PyTorch's operators: {reason}"]
+    with pytest.raises(ValueError, match=f"backend 'native' cannot run this supernet: {reason}"):
+        lasfast.Evaluator(supernet, calibration, validation, "native")
 
 
 def test_nothing_asked_nothing_done(supernet, calibration, validation, backend: str) -> None:

@@ -130,6 +130,13 @@ class NativeBackend(Backend):
     def _prepared(self, images: Tensor) -> Tensor:
         """Images as the native code reads them: float32 or uint8, [N, C, H, W] in this order."""
         self.check_images(images)
+        device = next(self.supernet.parameters()).device
+        if device != self.device:
+            raise ValueError(
+                f"supernet was on {self.device} when this was made and is on {device} now; make a new one"
+            )
+        if images.device != device:
+            raise ValueError(f"images are on {images.device}, but the supernet is on {device}")
         dtype = torch.float32 if self.normalization is None else torch.uint8
         return images.detach().to(dtype).contiguous()
 

@@ -265,3 +265,24 @@ def test_gpu_evaluates_as_the_reference_does() -> None:
     }
     for ours, theirs in zip(measured["native"], measured["torch"], strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_gpu_takes_images_from_anywhere(backend: str) -> None:
+    """As bytes or floats, on the host or on the GPU: the same, natively to the bit."""
+    supernet, normalize = NETS["residual"]().cuda(), ((0.4, 0.5, 0.1), (0.2, 0.25, 0.3))
+    generator = torch.Generator().manual_seed(1)
+    raw = torch.randint(256, (64, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    labels, measured = torch.arange(64) % 7, []
+    for device in ("cpu", "cuda"):
+        for images, given in ((raw, normalize), (Normalization(*normalize)(raw), None)):
+            pair = images.to(device), labels.to(device)
+            evaluator = lasfast.Evaluator(supernet, pair[0], pair, backend, normalize=given)
+            measured += [evaluator([(1, 1, 1), (2, 1, 1)]) for _ in range(2)]
+    if backend == "native":
+        assert all(one == measured[0] for one in measured)
+    losses = torch.tensor([[one.loss for one in two] for two in measured])
+    torch.testing.assert_close(losses, losses[:1].expand_as(losses), rtol=1e-4, atol=0)
+    on_host = lasfast.Evaluator(supernet.cpu(), raw.cuda(), (raw.cuda(), labels.cuda()), normalize=normalize)
+    assert on_host([(1, 1, 1)])[0].loss == pytest.approx(measured[0][0].loss, rel=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import _harness
 from lasfast import _native
 from lasfast.engine.native_backend import why_missing
 from lasfast.engine.schedule import NORM, OPERATION, VALUE, Kind
@@ -170,21 +172,23 @@ def torch_run(
     return run
 
 
-def timed(benchmark: Callable, run: Callable[[], None], device: str) -> float:
+def timed(benchmark: Callable, run: Callable[[], object], device: str) -> float:
     """Time it, and return the median seconds of one run.
 
     On a GPU, many runs are one graph, so that neither launching nor waiting counts.
     """
-    rounds, repeats = 30, 1
-    if device == "cuda":
-        run, rounds, repeats = _repeated(run), 10, REPEATS
+    run, repeats = repeated(run, device)
+    rounds = 10 if device == "cuda" else 30
     with torch.inference_mode():
         benchmark.pedantic(run, rounds=rounds, warmup_rounds=3)
     benchmark.extra_info["repeats"] = repeats
     return benchmark.stats.stats.median / repeats
 
 
-def _repeated(run: Callable[[], None]) -> Callable[[], None]:
+def repeated(run: Callable[[], object], device: str) -> tuple[Callable[[], object], int]:
+    """What to time for one run, and how many of them it is: on a GPU a graph of many, and a wait."""
+    if device == "cpu":
+        return run, 1
     with torch.inference_mode():
         run()
         graph = torch.cuda.CUDAGraph()
@@ -196,12 +200,15 @@ def _repeated(run: Callable[[], None]) -> Callable[[], None]:
         graph.replay()
         torch.cuda.synchronize()
 
-    return replay
+    return replay, REPEATS
 
 
-def random_images(count: int, channels: int, size: int, device: str) -> Tensor:
-    """Images [count, channels, size, size]; on a GPU as many more as no cache holds."""
-    if device == "cuda":
-        count = max(count, UNCACHED // (channels * size**2))
-    generator = torch.Generator(device).manual_seed(0)
-    return torch.randn(count, channels, size, size, generator=generator, device=device)
+@functools.cache
+def peak(storage: str, device: str = "cpu") -> float:
+    """FLOP/s that a large product or convolution of PyTorch's reaches there, whichever is faster."""
+    return 2 * _harness.peak_flops(storage, device)
+
+
+def images_on(device: str, count: int, channels: int, size: int) -> int:
+    """How many images to take; on a GPU as many more as no cache holds."""
+    return max(count, UNCACHED // (channels * size**2)) if device == "cuda" else count

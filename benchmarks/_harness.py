@@ -67,6 +67,24 @@ def synchronize(device):
         torch.cuda.synchronize()
 
 
+def recorded(work, pool=None):
+    """Record what a function queues as a CUDA graph; return what replays it, and the function's result.
+
+    (`torch.cuda.graph` would collect garbage each time, which takes longer than recording.)
+    """
+    graph, stream, current = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        work()  # what is needed once cannot be had while a graph is recorded
+        graph.capture_begin(*([] if pool is None else [pool]))
+        try:
+            result = work()
+        finally:
+            graph.capture_end()
+    current.wait_stream(stream)
+    return graph.replay, result
+
+
 def machine():
     """The machine and the software, and how busy it was beforehand."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None

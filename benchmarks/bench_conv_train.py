@@ -1,15 +1,16 @@
-"""The passes of a convolution in a training step, on bf16 in channels_last, against PyTorch's.
+"""The passes of a convolution in a training step, on channels_last values, against PyTorch's.
 
-    python -m pytest benchmarks/bench_conv_train.py --benchmark-group-by=group
+    python -m pytest benchmarks/bench_conv_train.py --benchmark-group-by=group [--device cuda]
 
-fp32 weights are packed (by PyTorch: converted to its own layout, from bf16 in channels_last) at each call,
-as they change at each step. `extra_info` has the median ratio of PyTorch's time to ours, pair by pair,
-TFLOP/s, and the fraction of what a large product or convolution of PyTorch's reaches. One thread, 128 images.
+fp32 weights are packed (by PyTorch: converted to its own layout, from channels_last in the dtype of the
+values) at each call, as they change at each step. `extra_info` has the median ratio of PyTorch's time to
+ours, pair by pair, TFLOP/s, and the fraction of what a large product or convolution of PyTorch's reaches. 128
+images; one thread, or on a GPU a graph of many calls, whose values may be in its cache, for both alike. fp32
+is TF32 there unless `torch.backends.cudnn` is told otherwise.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import pytest
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import _harness
-from benchmarks._fused import THREADS
-from lasfast import _native
+from benchmarks._fused import STORAGES, THREADS, peak, repeated
+from lasfast.engine.native_backend import why_missing
+from lasfast.ops.native_nhwc import NhwcPasses
 
 IMAGES, ROUNDS = 128, 15
 LAST = torch.channels_last
@@ -66,14 +68,14 @@ SHAPES = {  # channels in and out, height and width, kernel, stride, padding
 class Passes:
     """Tensors of one convolution, and functions that run a pass on them."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
         self.c_in, self.c_out, size, self.kernel, self.stride, self.padding = shape
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(IMAGES, self.c_in, size, size, generator=generator)
         weight = torch.randn(self.c_out, self.c_in, self.kernel, self.kernel, generator=generator)
-        self.x = x.to(torch.bfloat16, memory_format=LAST)
-        self.weight = (weight / weight[0].numel() ** 0.5).to(memory_format=LAST)
-        self.rounded = self.weight.to(torch.bfloat16)
+        self.x = x.to(device, dtype, memory_format=LAST)
+        self.weight = (weight / weight[0].numel() ** 0.5).to(device, memory_format=LAST)
+        self.rounded = self.weight.to(dtype)
         self.y = self.torch("forward")()
         self.grad = torch.randn_like(self.y)
         self.flops = 2 * self.y.numel() * weight[0].numel()
@@ -91,53 +93,40 @@ class Passes:
 
     def native(self, which: str) -> Callable[[], Tensor]:
         """Return what runs ours; skip the benchmark where it cannot be."""
-        module = _native.load()
-        isa, kind = _native.isa_number(), getattr(module.Pass, which)
-        params = module.Conv2dNhwcParams(
-            IMAGES, self.x.shape[1:], self.y.shape[1:], self.kernel, self.stride, self.padding,
-            self.weight.stride(), 1, 0,
-        )  # fmt: skip
-        why = module.conv2d_nhwc_why_not(params, kind, isa)
-        if why is not None:
-            pytest.skip(why)
-        size = module.conv2d_nhwc_workspace_cpu(params, kind, THREADS, isa)
-        workspace = torch.empty(size, dtype=torch.uint8)
+        passes = NhwcPasses.of(self.x, self.weight, self.y, self.stride, self.padding)
+        if not passes.has(which):
+            pytest.skip(f"{which} cannot be run here")
         first = self.x if which == "forward" else self.grad
         second = self.x if which == "grad_weight" else self.weight
         result = {"forward": self.y, "grad_input": self.x, "grad_weight": self.weight}[which].clone()
-        statistics = (0, 0) if which == "forward" else ()
-        run = getattr(module, f"conv2d_nhwc_{which}_cpu")
-
-        def native() -> Tensor:
-            run(
-                params, first.data_ptr(), second.data_ptr(), workspace.data_ptr(), THREADS, isa,
-                result.data_ptr(), *statistics,
-            )  # fmt: skip
-            return result
-
-        return native
+        return lambda: getattr(passes, which)(first, second, result)
 
 
-@functools.cache
-def peak() -> float:
-    return 2 * _harness.peak_flops("bf16")
-
-
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("which", ["forward", "grad_input", "grad_weight"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_conv_train(benchmark: Callable, shape: str, which: str, device: str) -> None:
-    if device != "cpu" or not _native.available():
-        pytest.skip("for the compiled module on the CPU")
+def test_conv_train(benchmark: Callable, shape: str, which: str, storage: str, device: str) -> None:
+    why = why_missing(torch.device(device))
+    if why is not None:
+        pytest.skip(why)
     torch.set_num_threads(THREADS)
-    passes = Passes(SHAPES[shape])
-    runs = {"native": passes.native(which), "torch": passes.torch(which)}
-    ours, theirs = runs["native"]().float(), runs["torch"]().float()
-    assert float((ours - theirs).norm() / theirs.norm()) < 1e-2
-    benchmark.group = f"{shape}, {which}"
+    passes = Passes(SHAPES[shape], STORAGES[storage], device)
+    runs: dict[str, Callable[[], object]] = {}
+    results = []
+    repeats = 1
+    for who, run in (("native", passes.native(which)), ("torch", passes.torch(which))):
+        results.append(run().float())
+        runs[who], repeats = repeated(run, device)
+    ours, theirs = results
+    bound = 1e-4 if storage == "fp32" and device == "cpu" else 1e-2
+    assert float((ours - theirs).norm() / theirs.norm()) < bound
+    benchmark.group = f"{shape}, {which}, {storage}"
     with torch.inference_mode():
         seconds = _harness.paired(runs, ROUNDS)
         benchmark.pedantic(runs["native"], rounds=ROUNDS)
-    rate = passes.flops / min(seconds["native"])
-    benchmark.extra_info["ratio"] = round(_harness.ratio(seconds, "torch", "native"), 2)
+    rate = repeats * passes.flops / min(seconds["native"])
+    benchmark.extra_info["repeats"] = repeats
+    benchmark.extra_info["who"] = "native"
+    benchmark.extra_info["torch / native"] = round(_harness.ratio(seconds, "torch", "native"), 2)
     benchmark.extra_info["TFLOP/s"] = round(rate / 1e12, 3)
-    benchmark.extra_info["of peak"] = round(rate / peak(), 2)
+    benchmark.extra_info["of peak"] = round(rate / peak(storage, device), 2)

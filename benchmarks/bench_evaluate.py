@@ -6,9 +6,10 @@
     python -m benchmarks.bench_evaluate --profile ofa            # images and statistics as that code has them
 
 Baselines run the extracted networks, images already in memory (with `--device cuda`: the GPU's), in inference
-mode: `sequential` eager in
-fp32, contiguous; `tuned` channels_last, in the asked precision (bf16: autocast), with the batch size of
-prediction that is fastest here. `torch` is lasfast's own torch backend (which shares prefixes, too).
+mode: `sequential` eager in fp32, contiguous; `tuned` channels_last, in the asked precision (bf16: autocast),
+with the batch size of prediction that is fastest here, on a GPU as CUDA graphs, and compiled where that is
+tried (`--compiled`) and faster; what compiling and recording take is told apart. `torch` is lasfast's own
+torch backend (which shares prefixes, too).
 Calibration batches are the same for all: other batches would be other statistics. Before any time is taken,
 the logits of eight candidates are compared. `sequential`, which takes longest, runs in the first round only.
 """
@@ -18,7 +19,6 @@ import itertools
 import json
 import random
 import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +27,12 @@ from torch import nn
 
 import lasfast
 from benchmarks import _harness, _networks
+from benchmarks._tuned import MODES, best_batch, check, one_by_one, tune
 from lasfast import supernets
 from lasfast.costs.flops import op_flops
 from lasfast.engine import NativeBackend, Plan
 
 CALIBRATION_BATCH = 125
-PREDICTION_BATCHES = (32, 64, 125, 250)
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,16 @@ def main():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where all of it runs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="a tenth of the images, two rounds")
+    parser.add_argument(
+        "--compiled",
+        nargs="*",
+        default=["nir-residual", "nir-plain"],
+        help="workloads for whose candidates torch.compile is tried: half a minute and more for each",
+    )
     parser.add_argument("--without", nargs="*", default=[], help="what not to run: sequential, torch")
     parser.add_argument("--output", help="the record; what it holds of other workloads stays")
     options = parser.parse_args()
-    unknown = set(options.workloads) - set(WORKLOADS)
+    unknown = {*options.workloads, *options.compiled} - set(WORKLOADS)
     if unknown:
         parser.error(f"no such workload: {', '.join(sorted(unknown))}")
     torch.set_num_threads(options.threads)
@@ -102,7 +108,8 @@ def main():
     if options.output and Path(options.output).exists():
         record["workloads"] = kept(record, json.loads(Path(options.output).read_text()))
     for name in options.workloads or WORKLOADS:
-        record["workloads"][name] = measure(WORKLOADS[name], options, record["peak_flops"])
+        modes = MODES[options.device] if name in options.compiled else {}
+        record["workloads"][name] = measure(WORKLOADS[name], options, record["peak_flops"], modes)
         report(name, record["workloads"][name])
         if options.output:
             _harness.write(record, options.output)
@@ -118,7 +125,7 @@ def kept(record, earlier):
     return earlier["workloads"]
 
 
-def measure(workload, options, peak):
+def measure(workload, options, peak, modes):
     counts, convention = (workload.calibration, workload.validation), "cumulative"
     if options.profile:
         calibration_images, convention, validation_images = PROFILES[options.profile]
@@ -163,9 +170,12 @@ def measure(workload, options, peak):
     }
     runs["native"] = lambda: evaluator["native"](candidates)
     batch = best_batch(tuned[0], tuned_images[:1000], options.precision)
-    prepared, preparing = prepare(tuned, tuned_images[:batch], options.precision)
+    way, ready, trials, preparing = tune(
+        tuned, tuned_batches, tuned_images, batch, options.precision, convention, modes
+    )
+    check(ready[0], networks[0], batches, validation[0][:batch], options.precision, convention)
     runs["tuned"] = lambda: one_by_one(
-        tuned, tuned_batches, tuned_images, batch, options.precision, convention, prepared
+        ready, tuned_batches, tuned_images, batch, options.precision, convention
     )
     if "sequential" not in options.without:
         runs["sequential"] = lambda: one_by_one(networks, batches, validation[0], 250, "fp32", convention)
@@ -183,73 +193,15 @@ def measure(workload, options, peak):
         "statistics": convention,
         "sharing_ratio": plan.sharing_ratio,
         "errors": error,
+        "tuned": way,
         "tuned_batch": batch,
+        "tuned_trials": trials,
         "tuned_preparing_seconds": preparing,
         "seconds": seconds,
         "times_faster_than": {other: _harness.ratio(seconds, other, "native") for other in runs},
         "plan_flops": flops,
         "fraction_of_peak": flops / statistics.median(seconds["native"]) / peak,
     }
-
-
-def one_by_one(networks, calibration, images, batch, precision, convention="cumulative", prepared=None):
-    """Calibrate and predict each network in turn; returns the logits of each. `prepared` predict instead."""
-    logits, device = [], images.device.type
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-        for network, predict in zip(networks, prepared or networks, strict=True):
-            recalibrate(network, calibration, precision, convention)
-            logits.append(torch.cat([predict(part) for part in images.split(batch)]).float())
-    _harness.synchronize(device)
-    return logits
-
-
-def prepare(networks, images, precision):
-    """On a GPU, record each network's prediction of a batch as a graph; return these, and how long it took.
-
-    (Calibration cannot be recorded: PyTorch's batch norm reads its count of batches back for every one.)
-    """
-    if images.device.type != "cuda":
-        return None, 0.0
-    start = time.perf_counter()
-    pool = torch.cuda.graph_pool_handle()
-    prepared = [_recorded(network, images, precision, pool) for network in networks]
-    return prepared, time.perf_counter() - start
-
-
-def _recorded(network, images, precision, pool):
-    network.eval()
-    kept = images.clone()
-    autocast = torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
-    graph = torch.cuda.CUDAGraph()
-    with torch.inference_mode(), autocast:
-        network(kept)
-        with torch.cuda.graph(graph, pool=pool):
-            logits = network(kept)
-
-    def predict(part):
-        if len(part) < len(kept):
-            return network(part)
-        kept.copy_(part)
-        graph.replay()
-        return logits.clone()
-
-    return predict
-
-
-def recalibrate(network, batches, precision, convention):
-    """Leave the batches' statistics in the network's batch norms, in evaluation mode."""
-    network.eval()
-    if convention == "batch_mean":  # which PyTorch's batch norm does not have
-        lasfast.calibrate(network, batches, statistics=convention, backend="torch", precision=precision)
-        return
-    for norm in network.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.reset_running_stats()
-            norm.momentum = None if convention == "cumulative" else 0.1
-            norm.train()
-    for part in batches:
-        network(part)
-    network.eval()
 
 
 def compare(supernet, candidates, networks, calibration, images, precision, convention):
@@ -271,18 +223,6 @@ def compare(supernet, candidates, networks, calibration, images, precision, conv
             raise SystemExit(f"native logits differ from PyTorch's by {ours:.2g}, more than {limit:.2g}")
         worst = {"native": max(worst["native"], ours), "torch": max(worst["torch"], other)}
     return worst
-
-
-def best_batch(network, images, precision):
-    """The batch size for which prediction is fastest."""
-    runs = {
-        batch: lambda batch=batch: one_by_one(
-            [network], [images[:CALIBRATION_BATCH]], images, batch, precision
-        )
-        for batch in PREDICTION_BATCHES
-    }
-    seconds = _harness.paired(runs, 3)
-    return min(seconds, key=lambda batch: min(seconds[batch]))
 
 
 def plan_flops(plan, image_shape):
@@ -341,6 +281,7 @@ def report(name, result):
         f"{name}: {result['candidates']} candidates, {' + '.join(map(str, result['images']))} images, "
         f"native {medians['native']:.3g} s, {100 * result['fraction_of_peak']:.0f} % of peak; "
         + ", ".join(f"{ratios[run]:.2f}x {run} ({medians[run]:.3g} s)" for run in ratios if run != "native")
+        + f"; tuned is {result['tuned']}, batches of {result['tuned_batch']}"
         + f"; error {result['errors']['native']:.1e} (PyTorch's {result['errors']['torch']:.1e})",
         flush=True,
     )

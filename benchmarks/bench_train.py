@@ -7,11 +7,13 @@ A NIR step trains the deepest sub-network and three candidates on each batch of 
 (`sequential`) or one together (`joint`); a one-shot step trains one random path. Baselines train extracted
 networks that share their weights: `eager` is PyTorch's defaults (fp32, contiguous, SGD as it comes); `tuned`
 is channels_last, fused SGD, and bf16 autocast or fp32, whichever is faster for the workload, compiled if
-that is faster still. Compilation is not timed. Before any time is taken, losses and gradients of one batch
-are compared.
+that is faster still; with `--device cuda` each path's whole update is a CUDA graph, too, where paths recur.
+Compiling and recording are not timed. Before any time is taken, losses and gradients of one batch are
+compared. Each trains a copy of the supernet of its own; images are on the device.
 """
 
 import argparse
+import copy
 import itertools
 import json
 import random
@@ -62,6 +64,7 @@ def main():
     parser.add_argument("--data", help="imagefolder:PATH of 32 x 32 images; random images by default")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="batches in each round of each")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where all of it runs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--without", nargs="*", default=[], help="what not to try: compiled")
     parser.add_argument("--output", help="the record; what it holds of other workloads stays")
@@ -76,13 +79,15 @@ def main():
         "data": options.data or "random images",
         "batch": BATCH,
         "machine": _harness.machine(),
-        "peak_flops": _harness.peak_flops(options.precision),
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+        "peak_flops": _harness.peak_flops(options.precision, options.device),
         "workloads": {},
     }
     if options.output and Path(options.output).exists():
         earlier = json.loads(Path(options.output).read_text())
-        if any(record[name] != earlier[name] for name in ("precision", "data")):
-            raise SystemExit(f"--output holds a record of {earlier['precision']} and {earlier['data']}")
+        for name in ("precision", "data", "device"):
+            if record[name] != earlier.get(name, "cpu"):
+                raise SystemExit(f"--output holds a record of {name} {earlier.get(name)}, not {record[name]}")
         record["workloads"] = earlier["workloads"]
     for name in options.workloads or WORKLOADS:
         record["workloads"][name] = measure(WORKLOADS[name], options, record["peak_flops"])
@@ -93,11 +98,11 @@ def main():
 
 def measure(workload, options, peak):
     torch.manual_seed(0)
-    supernet = workload.make().train()
+    supernet = workload.make().train().to(options.device)
     images = load_images(options, workload)
     paths = step_paths(workload, supernet)
     errors = compare(workload, supernet, images, next(paths), options.precision)
-    runs = {"eager": baseline(workload, supernet, images, "fp32", options.steps, last=False, fused=None)}
+    runs = {"eager": baseline(workload, supernet, images, "fp32", options.steps, tuned=False)}
     name, runs["tuned"], trials, preparing = tune(workload, supernet, images, options)
     for update in ("sequential", "joint") if workload.before else ("sequential",):
         runs[update] = ours(workload, supernet, images, options.precision, update, options.steps)
@@ -131,20 +136,19 @@ def measure(workload, options, peak):
 
 
 def tune(workload, supernet, images, options):
-    """The fastest of what PyTorch offers: precision first, then whether compiled. And what all of it took."""
+    """The fastest of what PyTorch offers: precision, CUDA graphs, compiled; and what all of it took."""
     runs, trials, preparing = {}, {}, {}
 
-    def attempt(precision, mode):
-        start, name = time.perf_counter(), f"{precision} {mode}"
+    def attempt(precision, ways=("eager",)):
+        start, name = time.perf_counter(), " ".join((precision, *ways))
         runs[name] = baseline(
             workload,
             supernet,
             images,
             precision,
             options.steps,
-            last=True,
-            fused=True,
-            compiled=mode == "compiled",
+            compiled="compiled" in ways,
+            graphs="graphs" in ways,
         )
         runs[name]()
         preparing[name] = time.perf_counter() - start
@@ -154,9 +158,12 @@ def tune(workload, supernet, images, options):
         return min(trials, key=lambda name: min(trials[name]))
 
     for precision in dict.fromkeys((options.precision, "fp32")):
-        attempt(precision, "eager")
-    if workload.before and "compiled" not in options.without:  # every random path would be another program
-        attempt(best().split()[0], "compiled")
+        attempt(precision)
+    graphs = ["graphs"] if options.device == "cuda" else []
+    if workload.before and graphs:  # every random path would be another graph, and another program
+        attempt(best().split()[0], graphs)
+    if workload.before and "compiled" not in options.without:
+        attempt(best().split()[0], ("compiled", *graphs))
     return best(), runs[best()], trials, preparing
 
 
@@ -174,10 +181,11 @@ def load_images(options, workload):
         generator = torch.Generator().manual_seed(0)
         size = workload.image_size
         images = torch.randn(IMAGES, 3, size, size, generator=generator)
-        return images, torch.randint(0, 10, (IMAGES,), generator=generator)
-    data = lasfast.data.load(options.data, calibration=1, validation=IMAGES)
-    images, labels = data.validation
-    return F.interpolate(images, size=(workload.image_size,) * 2), labels
+        labels = torch.randint(0, 10, (IMAGES,), generator=generator)
+    else:
+        images, labels = lasfast.data.load(options.data, calibration=1, validation=IMAGES).validation
+        images = F.interpolate(images, size=(workload.image_size,) * 2)
+    return images.to(options.device), labels.to(options.device)
 
 
 def settings(precision, operators="native"):
@@ -194,19 +202,31 @@ def settings(precision, operators="native"):
 
 def ours(workload, supernet, images, precision, update, steps):
     """A function that trains some batches with lasfast's trainer."""
+    supernet, device = copy.deepcopy(supernet), images[0].device.type
     if workload.before:
         trainer = SupernetTrainer(supernet, images, settings(precision), update=update)
         batches = trainer.train(1, next(step_paths(workload, supernet))[1:])
     else:
         batches = OneShotTrainer(supernet, images, settings(precision)).train(0)
-    return lambda: (list(itertools.islice(batches, steps)), None)[1]
+
+    def run():
+        for _ in itertools.islice(batches, steps):
+            pass
+        _harness.synchronize(device)
+
+    return run
 
 
-def baseline(workload, supernet, images, precision, steps, *, last, fused, compiled=False):
-    """A function that trains as many batches in PyTorch: a network for each path, with shared weights."""
-    networks = {}
-    layout = torch.channels_last if last else torch.contiguous_format
+def baseline(workload, supernet, images, precision, steps, *, tuned=True, compiled=False, graphs=False):
+    """A function that trains as many batches in PyTorch: a network for each path, with shared weights.
+
+    With `graphs`, the update of each path is recorded the first time, and replayed from then on.
+    """
+    supernet, networks, replays, device = copy.deepcopy(supernet), {}, {}, images[0].device.type
+    layout = torch.channels_last if tuned else torch.contiguous_format
+    supernet.to(memory_format=layout)
     source = images[0].to(memory_format=layout)
+    kept = source[:BATCH].clone(memory_format=torch.preserve_format), images[1][:BATCH].clone()
 
     def network(path):
         if path not in networks:
@@ -219,24 +239,41 @@ def baseline(workload, supernet, images, precision, steps, *, last, fused, compi
         for (path,) in itertools.islice(step_paths(workload, supernet), 500):
             network(path)
     optimizer = torch.optim.SGD(
-        supernet.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=fused
+        supernet.parameters(),
+        lr=1e-3,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+        fused=True if tuned else None,
     )
+
+    def update(path, batch, labels):
+        optimizer.zero_grad(set_to_none=True)
+        # What autocast caches would not outlive a recording.
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16", cache_enabled=not graphs):
+            logits = network(path)(batch)
+        F.cross_entropy(logits.float(), labels).backward()
+        for parameter in supernet.parameters():
+            if parameter.grad is not None and "momentum_buffer" not in optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        optimizer.step()
+
+    def replay(path, batch, labels):
+        for place, values in zip(kept, (batch, labels), strict=True):
+            place.copy_(values)
+        if path not in replays:
+            replays[path], _ = _harness.recorded(lambda: update(path, *kept))
+        replays[path]()
+
     paths = step_paths(workload, supernet)
     starts = itertools.cycle(range(0, IMAGES, BATCH))
 
     def run():
-        supernet.to(memory_format=layout)
         for start, step in itertools.islice(zip(starts, paths, strict=False), steps):
             batch, labels = source[start : start + BATCH], images[1][start : start + BATCH]
             for path in step:
-                optimizer.zero_grad(set_to_none=True)
-                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                    logits = network(path)(batch)
-                F.cross_entropy(logits.float(), labels).backward()
-                for parameter in supernet.parameters():
-                    if parameter.grad is not None and "momentum_buffer" not in optimizer.state[parameter]:
-                        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-                optimizer.step()
+                (replay if graphs else update)(path, batch, labels)
+        _harness.synchronize(device)
 
     return run
 
@@ -263,7 +300,7 @@ def compare(workload, supernet, images, step, precision):
         run = supernet.layer_runner(fused=fused)
         losses = []
         for path in step:
-            with torch.autocast("cpu", torch.bfloat16, enabled=way == "bf16"):
+            with torch.autocast(batch.device.type, torch.bfloat16, enabled=way == "bf16"):
                 value = batch.contiguous(memory_format=torch.channels_last)
                 for layer in supernet.path(path):
                     value = run(layer, value)

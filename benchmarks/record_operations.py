@@ -2,6 +2,12 @@
 
 python -m pytest benchmarks --benchmark-json=operations.json
 python -m benchmarks.record_operations operations.json benchmarks/results/operations.json
+
+Those of training steps have a record of their own:
+
+python -m pytest benchmarks/bench_conv_bn_act.py benchmarks/bench_conv_train.py \\
+    benchmarks/bench_depthwise_train.py benchmarks/bench_bn_act.py --benchmark-json=training.json
+python -m benchmarks.record_operations training.json benchmarks/results/operations-training.json
 """
 
 from __future__ import annotations
@@ -20,9 +26,12 @@ def main(source: Path, output: Path) -> None:
     operations: dict[str, dict[str, dict[str, Any]]] = {}
     for one in json.loads(source.read_text())["benchmarks"]:
         operation = Path(one["fullname"].partition("::")[0]).stem.removeprefix("bench_")
-        group = operations.setdefault(operation, {}).setdefault(one["group"], {})
         parameters = one["params"] or {}
-        who = parameters.get("who") or parameters.get("side", "torch")
+        name = one["group"]
+        if parameters.get("shape", "") not in name:  # several shapes in a group
+            name = f"{parameters['shape']}, {name}"
+        group = operations.setdefault(operation, {}).setdefault(name, {})
+        who = one["extra_info"].pop("who", None) or parameters.get("who") or parameters.get("side", "torch")
         group[who] = {
             "seconds": one["stats"]["median"] / one["extra_info"].pop("repeats", 1),
             "rounds": one["stats"]["rounds"],

@@ -13,6 +13,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.report_gpu import gpu, not_compiled
+from benchmarks.report_operations import operations, training_operations
 from benchmarks.report_training import accuracy, searches, training
 from lasfast.report.plot import COLORS
 
@@ -20,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BASELINES = {
     "sequential": "PyTorch as published code runs it: eager, fp32, one candidate after another",
-    "tuned": "PyTorch at its best: channels_last, the same precision, the fastest batch size",
+    "tuned": "PyTorch at its best: channels_last, the same precision, the fastest batch size, compiled where "
+    "tried and faster",
     "torch": "lasfast's own torch backend: shared prefixes, PyTorch's operators",
 }
 
@@ -58,6 +61,8 @@ def main() -> None:
     parts.append(searches([read(name) for name in ("demo.json", "demo-bf16.json", "search.json")]))
     parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]
     parts.append(operations(read("operations.json")))
+    parts += [training_operations(read(path.name)) for path in RESULTS.glob("operations-training.json")]
+    parts.append(gpu())
     (ROOT / "docs" / "performance.md").write_text("\n".join(parts))
     draw(records, ROOT / "docs" / "performance.png")
 
@@ -103,7 +108,7 @@ def section(record: dict[str, Any]) -> str:
     lines.append(f"| **geometric mean** | | | | {means} | |")
     lines.append("")
     lines += [f"- *{name}*: {BASELINES[name]}." for name in baselines]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n\n" + not_compiled(record)
 
 
 def conclusion(records: list[dict[str, Any]]) -> str:
@@ -175,50 +180,6 @@ def searchers(record: dict[str, Any]) -> str:
         rates = " | ".join(f"{runs[who]['candidates/s']:,}" for runs in groups.values())
         lines.append(f"| {who} | {rates} |")
     return "\n".join(lines) + "\n"
-
-
-VARIANTS = ("fp32", "bf16", "calibration", "prediction")
-OPERATIONS = {
-    "conv": "3x3 convolution, batch norm and ReLU against PyTorch's sequence in channels_last",
-    "depthwise": "Depthwise convolution, batch norm and ReLU against the same",
-    "batch_norm": "Batch norm, residual add and ReLU of a value at rest against the same",
-}
-
-
-def operations(record: dict[str, Any]) -> str:
-    """Return a table for each operation."""
-    measured = record["operations"]
-    limits = {group: one["torch"] for group, one in measured["limits"].items()}
-    peaks = {storage: limits[f"matrix product, {storage}"]["TFLOP/s"] for storage in ("fp32", "bf16")}
-    copy = limits["copy"]["GB/s"]
-    lines = [
-        "## Single operations\n",
-        "One thread. Times faster than PyTorch, and in brackets the fraction of the limit, measured in the "
-        f"same run: a large matrix product ({peaks['fp32']:.2f} TFLOP/s in fp32, {peaks['bf16']:.2f} in "
-        f"bf16) for dense convolutions, a copy in memory ({copy:.0f} GB/s) for the others, which beat it "
-        "where a cache holds what they work on.\n",
-    ]
-    for operation, title in OPERATIONS.items():
-        rows: dict[str, dict[str, str]] = {}
-        ratios: dict[str, list[float]] = {}
-        for group, runs in measured[operation].items():
-            parts = group.split(", ")
-            variant = ", ".join(part for part in parts if part in VARIANTS)
-            row = rows.setdefault(", ".join(part for part in parts if part not in VARIANTS), {})
-            ratio = runs["torch"]["seconds"] / runs["native"]["seconds"]
-            rate = runs["native"].get("TFLOP/s")
-            part = (
-                rate / peaks["bf16" if "bf16" in parts else "fp32"] if rate else runs["native"]["GB/s"] / copy
-            )
-            row[variant] = f"{ratio:.1f} ({100 * part:.0f} %)"
-            ratios.setdefault(variant, []).append(ratio)
-        lines += [f"{title}:\n", f"| channels | {' | '.join(ratios)} |", "|---" * (len(ratios) + 1) + "|"]
-        lines += [
-            f"| {name} | {' | '.join(row[variant] for variant in ratios)} |" for name, row in rows.items()
-        ]
-        means = " | ".join(f"**{geometric_mean(values):.1f}**" for values in ratios.values())
-        lines += [f"| **geometric mean** | {means} |", ""]
-    return "\n".join(lines)
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:

@@ -9,6 +9,7 @@ compiler: str
 def isa_names() -> list[str]: ...
 def isas_compiled() -> list[str]: ...
 def isas_supported() -> list[str]: ...
+def isa_preferred() -> str: ...
 def cuda_archs() -> list[str]: ...
 def cuda_runtime_version() -> int: ...
 def cuda_driver_version() -> int: ...
@@ -81,6 +82,197 @@ def bn_act_backward_cpu(
     grad_residual: int,
     /,
 ) -> None: ...
+def bn_act_sums_cpu(
+    rows: int,
+    channels: int,
+    residual_channels: int,
+    storage: int,
+    activation: int,
+    eps: float,
+    grad: int,
+    x: int,
+    mean: int,
+    var: int,
+    weight: int,
+    bias: int,
+    residual: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    sums: int,
+    grad_weight: int,
+    grad_bias: int,
+    grad_residual: int,
+    /,
+) -> None: ...
+def bn_act_grad_x_cpu(
+    rows: int,
+    channels: int,
+    residual_channels: int,
+    storage: int,
+    activation: int,
+    eps: float,
+    grad: int,
+    x: int,
+    mean: int,
+    var: int,
+    weight: int,
+    bias: int,
+    residual: int,
+    dz: int,
+    sums: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_x: int,
+    /,
+) -> None: ...
+def bn_act_workspace_cuda(rows: int, channels: int, residual_channels: int, /) -> int: ...
+def batch_statistics_cuda(
+    rows: int,
+    channels: int,
+    storage: int,
+    x: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    mean: int,
+    var: int,
+    /,
+) -> None: ...
+def update_running_cuda(
+    rows: int,
+    channels: int,
+    mean: int,
+    var: int,
+    momentum: float,
+    device: int,
+    stream: int,
+    running_mean: int,
+    running_var: int,
+    /,
+) -> None: ...
+def bn_act_forward_cuda(
+    rows: int,
+    channels: int,
+    residual_channels: int,
+    storage: int,
+    activation: int,
+    eps: float,
+    x: int,
+    mean: int,
+    var: int,
+    weight: int,
+    bias: int,
+    residual: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    y: int,
+    /,
+) -> None: ...
+def bn_act_backward_cuda(
+    rows: int,
+    channels: int,
+    residual_channels: int,
+    storage: int,
+    activation: int,
+    batch_statistics: bool,
+    eps: float,
+    grad: int,
+    x: int,
+    mean: int,
+    var: int,
+    weight: int,
+    bias: int,
+    residual: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    grad_x: int,
+    grad_weight: int,
+    grad_bias: int,
+    grad_residual: int,
+    /,
+) -> None: ...
+def bn_act_sums_cuda(
+    rows: int,
+    channels: int,
+    residual_channels: int,
+    storage: int,
+    activation: int,
+    eps: float,
+    grad: int,
+    x: int,
+    mean: int,
+    var: int,
+    weight: int,
+    bias: int,
+    residual: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    sums: int,
+    grad_weight: int,
+    grad_bias: int,
+    grad_residual: int,
+    /,
+) -> None: ...
+def bn_act_grad_x_cuda(
+    rows: int,
+    channels: int,
+    residual_channels: int,
+    storage: int,
+    activation: int,
+    eps: float,
+    grad: int,
+    x: int,
+    mean: int,
+    var: int,
+    weight: int,
+    bias: int,
+    residual: int,
+    dz: int,
+    sums: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    grad_x: int,
+    /,
+) -> None: ...
+
+# Of csrc/include/lasfast/sgd.h: `parts` is an int64 array [count, 9] of SgdPart.
+def sgd_plan(parts: int, count: int, /) -> int: ...
+def sgd_workspace(chunks: int, /) -> int: ...
+def sgd_cpu(
+    parts: int,
+    count: int,
+    chunks: int,
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+    gradient_scale: float,
+    clip_norm: float,
+    workspace: int,
+    threads: int,
+    /,
+) -> None: ...
+def sgd_cuda(
+    parts: int,
+    count: int,
+    chunks: int,
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+    gradient_scale: float,
+    clip_norm: float,
+    workspace: int,
+    device: int,
+    stream: int,
+    /,
+) -> None: ...
 
 # Addresses of arrays that mirror the records of csrc/include/lasfast/schedule.h; 0 where there is none.
 class ScheduleTables:
@@ -103,6 +295,7 @@ class ScheduleTables:
         mean: int,
         variance: int,
         channel_count: int,
+        pixels: int = 0,
     ) -> None: ...
 
 def schedule_packed_bytes(operation: int, input: int, storage: int, isa: int) -> int: ...
@@ -215,6 +408,7 @@ class Conv2dNhwcParams:
         weight_stride: Sequence[int],
         storage: int,
         weight: int,
+        tf32: bool = False,
     ) -> None: ...
 
 def conv2d_nhwc_why_not(params: Conv2dNhwcParams, which: Pass, isa: int) -> str | None: ...
@@ -246,6 +440,39 @@ def conv2d_nhwc_grad_weight_cpu(
     workspace: int,
     threads: int,
     isa: int,
+    grad_weight: int,
+) -> None: ...
+
+# CUDA builds only; all but the parameters is the device's.
+def conv2d_nhwc_why_not_cuda(params: Conv2dNhwcParams, which: Pass) -> str | None: ...
+def conv2d_nhwc_workspace_cuda(params: Conv2dNhwcParams, which: Pass) -> int: ...
+def conv2d_nhwc_forward_cuda(
+    params: Conv2dNhwcParams,
+    input: int,
+    weight: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    output: int,
+    mean: int,  # these two may be 0
+    variance: int,
+) -> None: ...
+def conv2d_nhwc_grad_input_cuda(
+    params: Conv2dNhwcParams,
+    grad_output: int,
+    weight: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    grad_input: int,
+) -> None: ...
+def conv2d_nhwc_grad_weight_cuda(
+    params: Conv2dNhwcParams,
+    grad_output: int,
+    input: int,
+    workspace: int,
+    device: int,
+    stream: int,
     grad_weight: int,
 ) -> None: ...
 
@@ -305,6 +532,53 @@ def depthwise_nhwc_backward_cpu(
     workspace: int,
     threads: int,
     isa: int,
+    grad_input: int,
+    grad_weight: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_why_not_cuda(params: DepthwiseNhwcParams, /) -> str | None: ...
+def depthwise_nhwc_workspace_cuda(params: DepthwiseNhwcParams, which: Pass, /) -> int: ...
+def depthwise_nhwc_forward_cuda(
+    params: DepthwiseNhwcParams,
+    input: int,
+    weight: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    output: int,
+    mean: int,
+    variance: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_grad_input_cuda(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    weight: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    grad_input: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_grad_weight_cuda(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    input: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    grad_weight: int,
+    /,
+) -> None: ...
+def depthwise_nhwc_backward_cuda(
+    params: DepthwiseNhwcParams,
+    grad_output: int,
+    input: int,
+    weight: int,
+    grad_weight_stride: Sequence[int],
+    workspace: int,
+    device: int,
+    stream: int,
     grad_input: int,
     grad_weight: int,
     /,

@@ -2,8 +2,8 @@
 
 Importing this never fails for want of the module; :func:`load` does, with what to do about it.
 
-``LASFAST_ISA=generic|avx2|avx512|amx`` forces the CPU kernels' instruction set. It is read at every call, so
-tests can go through all of them in one process.
+``LASFAST_ISA=generic|avx2|avx512|avx512_bf16|amx`` forces the CPU kernels' instruction set. It is read at
+every call, so tests can go through all of them in one process.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def isa() -> str:
 
     Raises ValueError where that names one that does not exist, or that this build or this machine lacks.
     """
-    supported: list[str] = load().isas_supported()
     wanted = os.environ.get("LASFAST_ISA")
     if not wanted:
-        return supported[-1]
+        return str(load().isa_preferred())
+    supported: list[str] = load().isas_supported()
     if wanted not in supported:
         known = load().isa_names()
         if wanted not in known:

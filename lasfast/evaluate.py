@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,22 +21,14 @@ from lasfast.engine.backend import BACKENDS, PRECISIONS, NodeStatistics
 from lasfast.engine.lowering import lower
 from lasfast.engine.native_backend import why_missing
 from lasfast.measurement import Measurement
+from lasfast.normalization import Normalization
 from lasfast.racing import Race, RaceResult
 from lasfast.spaces import Architecture, SearchSpace
 from lasfast.supernets import Path, Supernet
 from lasfast.supernets.extract import Statistics
 from lasfast.supernets.run import evaluation_mode
 from lasfast.tally import Tally, measurement
-from lasfast.validation import (
-    Calibration,
-    Validation,
-    batches,
-    check_images,
-    check_validation,
-    fingerprint,
-    is_pair,
-    random_order,
-)
+from lasfast.validation import Calibration, Images, Validation, batches, fingerprint, is_pair, random_order
 
 Seen = tuple[np.ndarray, np.ndarray]
 """Of each image [N] that a network has seen: the rank of its class (0 is right), and the cross-entropy."""
@@ -48,11 +40,15 @@ logger = logging.getLogger("lasfast")
 class Evaluator:
     """Recomputes BatchNorm statistics and predicts, for many architectures in one pass.
 
+    Tensors of images may be on any device. Where that is not the supernet's, they are copied to it once, at
+    their first use, or, where its memory is too little for them, batch by batch.
+
     Args:
         supernet: owns the weights; its parameters' device is where everything runs.
-        calibration: images [N, C, H, W], floating point, or a loader that can be iterated repeatedly. A
-            tensor is cut into batches of nearly equal size, at most `calibration_batch`; a loader's batches
-            are taken as they are. All architectures see the same batches in the same order.
+        calibration: images [N, C, H, W], floating point and normalized (or uint8: see `normalize`), or a
+            loader that can be iterated repeatedly. A tensor is cut into batches of nearly equal size, at most
+            `calibration_batch`; a loader's batches are taken as they are. All architectures see the same
+            batches in the same order.
         validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs. Tensors are predicted
             in a random order, always the same, so that a race (see `race`) may stop anywhere.
         backend: "native" (the compiled module, CPU or CUDA), "torch" (the reference, runs anything), or
@@ -64,6 +60,9 @@ class Evaluator:
             chunks that fit; one that does not fit alone is predicted in smaller batches. A calibration
             batch is never cut, since that would change its statistics: choose `calibration_batch`.
         calibration_batch, validation_batch: images per batch, of tensors.
+        normalize: (mean, std) of each channel, of values from 0 to 1. All images are then uint8, stay so on
+            the device, and are normalized where the first operation reads them, to the same bits as by
+            `lasfast.data`: results are those of images that were normalized beforehand.
 
     Raises:
         ValueError, TypeError: an argument has the wrong type, shape or range.
@@ -81,6 +80,7 @@ class Evaluator:
         *,
         calibration_batch: int = 125,
         validation_batch: int = 250,
+        normalize: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
         if not isinstance(supernet, Supernet):
             raise TypeError(f"supernet must be a lasfast Supernet, got {type(supernet).__name__}")
@@ -95,9 +95,10 @@ class Evaluator:
         self.memory_budget = memory_budget
         self.calibration_batch, self.validation_batch = calibration_batch, validation_batch
         self.calibration, self.validation = calibration, validation
-        if isinstance(calibration, Tensor):
-            check_images("calibration", calibration, supernet.in_channels)
-        check_validation(validation, supernet.in_channels, supernet.num_classes)
+        self._normalization = None if normalize is None else Normalization.of(normalize, supernet.in_channels)
+        self._images = Images(
+            calibration, validation, supernet.in_channels, supernet.num_classes, self._normalization
+        )
         first = calibration if isinstance(calibration, Tensor) else next(self._calibration_batches(), None)
         if first is None:
             raise ValueError("calibration gave no batch of images")
@@ -190,15 +191,15 @@ class Evaluator:
             "backend": self.backend.name,
             "precision": self.backend.precision,
             "statistics": self.statistics_convention,
-            "calibration": fingerprint(self.calibration),
+            "calibration": fingerprint(self.calibration, self._normalization),
             "calibration_batch": self.calibration_batch,
-            "validation": fingerprint(self.validation),
+            "validation": fingerprint(self.validation, self._normalization),
             "validation_batch": self.validation_batch,
         }
 
     def _choose_backend(self, precision: str) -> Backend:
         """Return the backend that was asked for, or the fastest that can run this supernet."""
-        reference = TorchBackend(self.supernet, precision)
+        reference = TorchBackend(self.supernet, precision, self._normalization)
         if self._wanted == "torch":
             return reference
         why = why_missing(self._device)
@@ -210,9 +211,10 @@ class Evaluator:
             except ValueError:
                 pass  # images too small for some architectures: whoever asks for one of them is told
         if why is None:
-            return NativeBackend(self.supernet, precision, self.memory_budget)
+            return NativeBackend(self.supernet, precision, self.memory_budget, self._normalization)
         if self._wanted == "native":
             raise ValueError(f"backend 'native' cannot run this supernet: {why}; take 'torch' or 'auto'")
+        logger.warning("lasfast evaluates with PyTorch's operators: %s", why)
         return reference
 
     def _samples(self) -> list[Path]:
@@ -232,7 +234,7 @@ class Evaluator:
                     f"backend 'native' cannot run this supernet: {error}; take 'torch'"
                 ) from error
             logger.warning("lasfast goes on with PyTorch's operators: %s", error)
-            self.backend = TorchBackend(self.supernet, self.backend.precision)
+            self.backend = TorchBackend(self.supernet, self.backend.precision, self._normalization)
             return work()
 
     def _measure_on_ranks(self, plan: Plan) -> dict[Path, Measurement]:
@@ -292,9 +294,12 @@ class Evaluator:
             chunk = waiting.pop(0)
             try:
                 result = work(chunk)
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
                 if len(chunk.paths) == 1:
-                    raise
+                    raise torch.OutOfMemoryError(
+                        f"{self._device} has too little memory for a single candidate with calibration "
+                        f"batches of {self._largest} images; make them smaller ({error})"
+                    ) from error
                 logger.warning("not enough memory for %d candidates at once: taking half", len(chunk.paths))
                 half = len(chunk.paths) // 2
                 waiting[:0] = [Plan(chunk.paths[:half]), Plan(chunk.paths[half:])]
@@ -332,7 +337,7 @@ class Evaluator:
         waiting: list[Tensor] = []
 
         def images_of_batches() -> Iterator[Tensor]:
-            for images, labels in self._validation_batches(batch, start, stop):
+            for images, labels in self._images.validation_batches(batch, self._device, start, stop):
                 waiting.append(labels)
                 yield images
 
@@ -341,7 +346,7 @@ class Evaluator:
         return dict(zip(plan.paths, zip(*tally.result(), strict=True), strict=True))
 
     def _measurement(self, ranks: np.ndarray, losses: np.ndarray) -> Measurement:
-        """The measurement of a network that has seen images in the order of `_validation_batches`."""
+        """The measurement of a network that has seen images in the order of `Images.validation_batches`."""
         if not is_pair(self.validation):
             return measurement((), ranks, losses)
         order = random_order(len(self.validation[1])).numpy()
@@ -352,28 +357,8 @@ class Evaluator:
             put_back[order] = predicted
         return measurement((), *of_images)
 
-    def _validation_batches(
-        self, batch: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give batches on the device: all of a loader, or images `start` to `stop` of the random order."""
-        if not is_pair(self.validation):
-            yield from batches(self.validation, batch, self._device)
-            return
-        images, labels = self.validation
-        for chosen in random_order(len(labels))[start:stop].split(batch):
-            of_labels = labels[chosen.to(labels.device)].to(self._device, non_blocking=True)
-            yield images[chosen.to(images.device)].to(self._device, non_blocking=True), of_labels
-
     def _calibration_batches(self) -> Iterator[Tensor]:
-        if isinstance(self.calibration, Tensor):
-            count = -(-len(self.calibration) // self.calibration_batch)
-            parts: Iterable[Any] = self.calibration.tensor_split(count)
-        else:
-            parts = self.calibration
-        for part in parts:
-            images = part if isinstance(part, Tensor) else part[0]
-            check_images("calibration", images, self.supernet.in_channels)
-            yield images.to(self._device, non_blocking=True)
+        return self._images.calibration_batches(self.calibration_batch, self._device)
 
     @property
     def _device(self) -> torch.device:

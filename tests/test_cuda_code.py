@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
-KERNELS = ["schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack"]
+KERNELS = ["schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack", "schedule_resident"]
+KERNELS += ["bn_act", "bn_act_rows", "sgd", "conv2d_nhwc_windows", "conv2d_nhwc_grad_weight"]
+KERNELS += ["conv2d_nhwc_pack", "merge_nhwc", "depthwise_nhwc_windows", "depthwise_nhwc_grad_weight"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc"),
@@ -62,19 +64,51 @@ def functions(cubin: Path) -> dict[str, str]:
     return {part.partition("\n")[0].strip(): part for part in parts}
 
 
-def test_convolutions_run_on_tensor_cores_and_copy_16_bytes_asynchronously(compiled: dict) -> None:
-    kernels = functions(compiled["schedule_conv"][0])
-    tensor = {name: code for name, code in kernels.items() if "TensorProduct" in name}
-    exact = {name: code for name, code in kernels.items() if "ExactProduct" in name}
-    assert (len(tensor), len(exact)) == (8, 4)
-    for code in kernels.values():
-        assert re.search(r"LDGSTS\S*\.128", code)
-    for code in tensor.values():
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("schedule_conv", (8, 4)), ("conv2d_nhwc_windows", (16, 8)), ("conv2d_nhwc_grad_weight", (12, 6))],
+)
+def test_convolutions_run_on_tensor_cores_and_copy_16_bytes_asynchronously(
+    compiled: dict, name: str, counts: tuple[int, int]
+) -> None:
+    kernels = functions(compiled[name][0])
+    tensor = {kernel: code for kernel, code in kernels.items() if "TensorProduct" in kernel}
+    exact = {kernel: code for kernel, code in kernels.items() if "ExactProduct" in kernel}
+    assert (len(tensor), len(exact)) == counts
+    for kernel, code in kernels.items():
+        gathers = name == "conv2d_nhwc_grad_weight" and "Lb0E" in kernel  # both of its operands
+        assert gathers or re.search(r"LDGSTS\S*\.128", code), kernel
+    for kernel, code in tensor.items():
         assert "HMMA" in code
-        assert "LDSM" in code
+        # Transposed matrices of 4-byte elements are not loaded together.
+        assert "LDSM" in code or (name == "conv2d_nhwc_grad_weight" and "bfloat16" not in kernel)
     for code in exact.values():
         assert "HMMA" not in code
         assert code.count("FFMA") >= 128
+
+
+def test_resident_convolutions_run_on_tensor_cores_and_copy_weights_asynchronously(compiled: dict) -> None:
+    """Operations are functions that the kernels call, in their text or beside it."""
+    code = compiled["schedule_resident"][0]
+    kernels = functions(code)
+    assert len([name for name in kernels if "ResidentArgs" in name]) == 3  # bf16, TF32, exact
+    text = "".join(kernels.values())
+    for instruction in (r"HMMA\S*BF16", r"HMMA\S*TF32", r"FFMA", r"LDSM", r"LDGSTS\S*\.128", r"STS\S*\.128"):
+        assert re.search(instruction, text), instruction
+
+
+def test_depthwise_convolutions_load_and_store_16_bytes(compiled: dict) -> None:
+    kernels = functions(compiled["depthwise_nhwc_windows"][0])
+    wide = {name: code for name, code in kernels.items() if "Li16E" in name}
+    assert (len(kernels), len(wide)) == (29, 14)
+    for name, code in wide.items():
+        assert re.search(r"LDG\S*\.128", code), name
+        assert re.search(r"STG\S*\.128", code), name
+    kernels = functions(compiled["depthwise_nhwc_grad_weight"][0])
+    wide = {name: code for name, code in kernels.items() if "Li16E" in name}
+    assert (len(kernels), len(wide)) == (20, 8)
+    for name, code in wide.items():
+        assert re.search(r"LDG\S*\.128", code), name
 
 
 def test_other_operations_load_and_store_16_bytes(compiled: dict) -> None:
@@ -82,3 +116,12 @@ def test_other_operations_load_and_store_16_bytes(compiled: dict) -> None:
         if "Input" not in name:  # it reads fp32 planes
             assert re.search(r"LDG\S*\.128", code), name
         assert re.search(r"STG\S*\.128", code), name
+
+
+def test_batch_norm_loads_and_stores_16_bytes(compiled: dict) -> None:
+    kernels = functions(compiled["bn_act_rows"][0])
+    wide = {name: code for name, code in kernels.items() if re.search("Li[48]E", name)}
+    assert len(wide) == 8
+    for name, code in wide.items():
+        assert re.search(r"LDG\S*\.128", code), name
+        assert "statistics" in name or re.search(r"STG\S*\.128", code), name

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,11 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import lasfast
-from lasfast import distributed
+from lasfast import _native, distributed
 from lasfast.data.images import TensorImages
 from lasfast.engine import NotLowerableError
 from lasfast.evaluate import Evaluator
+from lasfast.ops import choice
 from lasfast.searchers import NIR, Random
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.standalone import StandaloneEvaluator
@@ -113,8 +115,14 @@ TRAINERS = {
     "random-paths": lambda: OneShotTrainer(
         supernet().double(), DoubleImages(training_images()), SETTINGS, supernet_epochs=2
     ),
-    "fp32": lambda: OneShotTrainer(supernet(), training_images(), SETTINGS),
+    "torch": lambda: nir_trainer(operators="torch", update="joint"),
+    "fp32": lambda: brief_trainer(operators="native"),
 }
+
+
+def brief_trainer(**options):
+    """Of real precision, and few steps: what rounding does to one ReLU grows with each."""
+    return OneShotTrainer(supernet(), training_images(), SETTINGS, **options)
 
 
 def train(trainer):
@@ -140,7 +148,35 @@ def study(directory, *, depth=5, train=True, **options):
 
 
 def trained(world, directory):
-    return {name: train(make()) for name, make in TRAINERS.items()}
+    results = {}
+    bf16 = {"bf16": lambda: brief_trainer(precision="bf16", operators="native")}
+    for name, make in (TRAINERS | bf16).items():
+        trainer = make()
+        results[name] = train(trainer), trainer.operators
+    return results
+
+
+def settled(world, directory):
+    """Which operators all take where each rank finds others faster, and where one has no others."""
+    timed = choice._time
+    os.environ |= {"LASFAST_CHOICE": "measure", "LASFAST_CACHE": str(directory / f"cache{world.rank}")}
+    numbers = count(step=-1 if world.rank else 1)
+
+    def disagree(run, device):
+        run()
+        return 1000 + next(numbers)
+
+    choice._time = disagree
+    chosen = []
+    for _ in range(2):  # the second time, rank 0 remembers
+        trainer = SupernetTrainer(supernet(), training_images(), SETTINGS)
+        train(trainer)
+        chosen.append(trainer.operators)
+        choice._time = timed
+    _native.available = lambda: world.rank == 0
+    lacking = SupernetTrainer(supernet(), training_images(), SETTINGS)
+    train(lacking)
+    return [*chosen, lacking.operators]
 
 
 def measured(world, directory):
@@ -375,7 +411,7 @@ def main(directory, *names):
         return
     ends = {
         name: fork_ranks(name, 2, directory / name)
-        for name in ("trained", "measured", "searched", "exchanges", "mistakes")
+        for name in ("trained", "settled", "measured", "searched", "exchanges", "mistakes")
     }
     for name in ("one_fails", "one_is_killed", "interrupted"):
         began = time.monotonic()
@@ -432,8 +468,12 @@ def assert_close_measurements(one, other):
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_training_is_that_of_one_process(ranks, name):
-    (one, progress), (other, other_progress) = (result[name] for result in results(ranks, "trained"))
-    (tensors, values), expected_progress = train(TRAINERS[name]())
+    ((one, progress), operators), ((other, other_progress), _) = (
+        result[name] for result in results(ranks, "trained")
+    )
+    trainer = TRAINERS[name]()
+    (tensors, values), expected_progress = train(trainer)
+    assert operators == trainer.operators
     assert one[0].keys() == tensors.keys()  # no momentum of what no path used
     assert one[1] == other[1] == values
     for key, tensor in tensors.items():
@@ -449,6 +489,24 @@ def test_training_is_that_of_one_process(ranks, name):
         if not torch.equal(tensors["weights." + key], tensor)
     ]
     assert len(changed) > 50  # something was trained
+
+
+def test_in_bf16_ranks_are_no_further_from_single_precision_than_one_process(ranks):
+    ((one, _), _), ((other, _), _) = (result["bf16"] for result in results(ranks, "trained"))
+    alone, exact = (train(brief_trainer(precision=p, operators="native"))[0][0] for p in ("bf16", "fp32"))
+    for kind in ("weights.", "momentum."):
+        keys = [key for key, tensor in exact.items() if key.startswith(kind) and tensor.is_floating_point()]
+        by_ranks, by_other, by_one, truth = (
+            torch.cat([tensors[key].flatten() for key in keys])
+            for tensors in (one[0], other[0], alone, exact)
+        )
+        assert torch.equal(by_ranks, by_other)
+        assert (by_ranks - truth).norm() <= 1.5 * (by_one - truth).norm()
+
+
+def test_all_ranks_take_the_operators_that_the_first_finds_faster(ranks):
+    one, other = results(ranks, "settled")
+    assert one == other == ["native", "native", "torch"]
 
 
 def test_evaluation_is_that_of_one_process_bit_for_bit(ranks):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lasfast
 from lasfast import supernets
-from lasfast.engine import NativeBackend, TorchBackend
+from lasfast.engine import NativeBackend, Plan, TorchBackend
 from lasfast.engine.native_backend import why_missing
 from lasfast.evaluate import evaluate_network
 from lasfast.supernets import layers
@@ -135,8 +135,29 @@ def test_too_little_memory_halves_what_is_asked_at_once(
     assert asked[:2] == [len(ARCHITECTURES), len(ARCHITECTURES) // 2]
     assert "not enough memory" in caplog.text
     monkeypatch.setattr(evaluator, "_calibrate", lambda plan: (_ for _ in ()).throw(torch.OutOfMemoryError))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.OutOfMemoryError, match=r"cpu has too little.* batches of 23 images; make them"):
         evaluator(ARCHITECTURES[:1])
+
+
+@needs_native
+def test_a_supernet_that_moved_is_refused(calibration, validation) -> None:
+    supernet = supernets.ResidualNet((1, 1, 1), 7)
+    evaluator = lasfast.Evaluator(supernet, calibration, validation, "native")
+    with pytest.raises(ValueError, match="images are on meta, but the supernet is on cpu"):
+        evaluator.backend.calibrate(Plan([supernet.path((1, 1, 1))]), [calibration.to("meta")], "ema")
+    supernet.to("meta")
+    with pytest.raises(ValueError, match="was on cpu when this was made and is on meta now; make a new one"):
+        evaluator([(1, 1, 1)])
+
+
+def test_auto_says_why_it_takes_torch(supernet, calibration, validation, monkeypatch, caplog) -> None:
+    reason = "this build of lasfast has no CUDA kernels"
+    monkeypatch.setattr("lasfast.evaluate.why_missing", lambda device: reason)
+    evaluator = lasfast.Evaluator(supernet, calibration, validation)
+    assert isinstance(evaluator.backend, TorchBackend)
+    assert caplog.messages == [f"lasfast evaluates with PyTorch's operators: {reason}"]
+    with pytest.raises(ValueError, match=f"backend 'native' cannot run this supernet: {reason}"):
+        lasfast.Evaluator(supernet, calibration, validation, "native")
 
 
 def test_nothing_asked_nothing_done(supernet, calibration, validation, backend: str) -> None:
@@ -165,6 +186,37 @@ def test_describe_tells_settings_and_images_apart(supernet, calibration, validat
     assert describe == lasfast.Evaluator(supernet, calibration.clone(), validation).describe()
     assert describe != lasfast.Evaluator(supernet, calibration + 1, validation).describe()
     assert describe != lasfast.Evaluator(supernet, calibration, validation, statistics="ema").describe()
+
+
+NORMALIZE = ((0.4, 0.5, 0.1), (0.2, 0.25, 0.3))
+
+
+def as_bytes(*shape: int) -> torch.Tensor:
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["tensors", "loaders"])
+def test_bytes_give_what_normalized_images_give(
+    supernet, validation, backend: str, kind: str, precision: str
+) -> None:
+    """To the bit; and a study of the one is a study of the other."""
+    calibration, (images, labels) = as_bytes(23, 3, 12, 12), (as_bytes(41, 3, 12, 12), validation[1])
+    mean, std = torch.tensor(NORMALIZE, dtype=torch.float64)[..., None, None]
+    floats = [raw * (1 / (255 * std)).float() + (-mean / std).float() for raw in (calibration, images)]
+    parts = [(calibration, (images, labels)), (floats[0], (floats[1], labels))]
+    if kind == "loaders":
+        parts = [(part.split(7), DataLoader(TensorDataset(*pair), 9)) for part, pair in parts]
+    evaluators = [
+        lasfast.Evaluator(supernet, part, pair, backend, precision, normalize=normalize, calibration_batch=9)
+        for (part, pair), normalize in zip(parts, (NORMALIZE, None), strict=True)
+    ]
+    ours, expected = (evaluator(ARCHITECTURES) for evaluator in evaluators)
+    assert ours == expected
+    assert evaluators[0].describe() == evaluators[1].describe()
+    if kind == "tensors":
+        ours, expected = (evaluator.race(ARCHITECTURES, keep=2) for evaluator in evaluators)
+        assert ours == expected
 
 
 class Columns(layers.Op):
@@ -266,7 +318,27 @@ def test_the_workspace_stays_within_the_budget(supernet, calibration, validation
         ({"memory_budget": 0}, ValueError, "memory_budget must be a positive int, got 0"),
         ({"calibration": torch.zeros(0, 3, 8, 8)}, ValueError, "calibration must be images"),
         ({"calibration": torch.zeros(4, 1, 8, 8)}, ValueError, r"\[N, 3, H, W\].*got shape \(4, 1, 8, 8\)"),
-        ({"calibration": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)}, TypeError, "got torch.uint8"),
+        (
+            {"calibration": torch.zeros(4, 3, 8, 8, dtype=torch.uint8)},
+            TypeError,
+            r"uint8 ones together with normalize=\(mean, std\), got torch.uint8",
+        ),
+        (
+            {"normalize": NORMALIZE},
+            TypeError,
+            "calibration must be uint8 images where normalize is given, got",
+        ),
+        (
+            {"normalize": NORMALIZE, "calibration": as_bytes(4, 3, 8, 8)},
+            TypeError,
+            "validation images must be uint8 images where normalize is given, got torch.float32",
+        ),
+        ({"normalize": 0.5}, TypeError, r"normalize must be a pair \(mean, std\).*got 0.5"),
+        ({"normalize": (0.5, 0.5)}, TypeError, r"\(mean, std\), numbers for each channel, got \(0.5, 0.5\)"),
+        ({"normalize": ((0.5,), (0.5,))}, ValueError, r"a mean and a std for 3 channel\(s\), got 1"),
+        ({"normalize": ((0, 0, 0), (1, 1))}, ValueError, "as many means as stds"),
+        ({"normalize": ((0, 0, 0), (1, 0, 1))}, ValueError, r"positive stds, got .*\(1.0, 0.0, 1.0\)"),
+        ({"normalize": ((0, np.nan, 0), (1, 1, 1))}, ValueError, "finite means"),
         ({"calibration": []}, ValueError, "calibration gave no batch"),
         ({"validation": (torch.zeros(4, 3, 8, 8),)}, ValueError, "a pair"),
         (

@@ -22,7 +22,10 @@ def test_the_best_instruction_set_is_chosen_and_any_can_be_forced(monkeypatch: p
     monkeypatch.delenv("LASFAST_ISA", raising=False)
     supported = _native.load().isas_supported()
     assert supported[0] == "generic"
-    assert _native.isa() == supported[-1]
+    # avx512_bf16 is taken where it was measured to pay; amx, and all that is worse, without asking.
+    best = [supported[-1]] if supported[-1] != "avx512_bf16" else supported[-2:]
+    assert _native.isa() in best
+    assert _native.isa() == _native.isa()
     for name in supported:
         monkeypatch.setenv("LASFAST_ISA", name)
         assert _native.isa() == name
@@ -36,7 +39,12 @@ def test_supported_instruction_sets_are_those_the_kernel_reports() -> None:
     except OSError:
         pytest.skip("no /proc/cpuinfo here")
     module = _native.load()
-    for name, flag in (("avx2", "avx2"), ("avx512", "avx512f"), ("amx", "amx_bf16")):
+    for name, flag in (
+        ("avx2", "avx2"),
+        ("avx512", "avx512f"),
+        ("avx512_bf16", "avx512_bf16"),
+        ("amx", "amx_bf16"),
+    ):
         expected = flag in flags and name in module.isas_compiled()
         assert (name in module.isas_supported()) == expected
 
@@ -47,7 +55,7 @@ def test_an_unknown_instruction_set_is_an_error_before_any_work(monkeypatch: pyt
 
     monkeypatch.setenv("LASFAST_ISA", "avx1024")
     with pytest.raises(
-        ValueError, match="LASFAST_ISA is 'avx1024', expected one of generic, avx2, avx512, amx"
+        ValueError, match="LASFAST_ISA is 'avx1024', expected one of generic, avx2, avx512, avx512_bf16, amx"
     ):
         sliced_conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3), 1, 1)
 

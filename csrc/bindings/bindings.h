@@ -14,4 +14,5 @@ void bind_bn_act(pybind11::module_& m);
 void bind_conv2d_nhwc(pybind11::module_& m);
 void bind_depthwise_nhwc(pybind11::module_& m);
 void bind_schedule(pybind11::module_& m);
+void bind_sgd(pybind11::module_& m);
 void bind_schedule_cuda(pybind11::module_& m);  // in CUDA builds only

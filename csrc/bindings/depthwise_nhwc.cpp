@@ -4,6 +4,8 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <optional>
+#include <string>
 
 #include "bindings.h"
 
@@ -34,17 +36,28 @@ int64_t workspace_bytes(const DepthwiseNhwcParams& p, Pass pass, int isa) {
   return depthwise_nhwc_workspace_cpu(p, pass, static_cast<Isa>(isa));
 }
 
-void forward(const DepthwiseNhwcParams& p, Address input, Address weight, Address workspace, int threads,
-             int isa, Address output, Address mean, Address variance) {
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+template <class F>
+void run(F pass) {
   Status status;
   {
     const py::gil_scoped_release release;
-    status = depthwise_nhwc_forward_cpu(
-        p, reinterpret_cast<const void*>(input), reinterpret_cast<const void*>(weight),
-        reinterpret_cast<void*>(workspace), threads, static_cast<Isa>(isa), reinterpret_cast<void*>(output),
-        reinterpret_cast<float*>(mean), reinterpret_cast<float*>(variance));
+    status = pass();
   }
   raise(status, "depthwise_nhwc");
+}
+
+void forward(const DepthwiseNhwcParams& p, Address input, Address weight, Address workspace, int threads,
+             int isa, Address output, Address mean, Address variance) {
+  run([&] {
+    return depthwise_nhwc_forward_cpu(p, at<const void>(input), at<const void>(weight), at<void>(workspace),
+                                      threads, static_cast<Isa>(isa), at<void>(output), at<float>(mean),
+                                      at<float>(variance));
+  });
 }
 
 template <class T>
@@ -53,30 +66,63 @@ using Gradient = Status (*)(const DepthwiseNhwcParams&, const void*, const void*
 template <class T, Gradient<T> pass>
 void gradient(const DepthwiseNhwcParams& p, Address grad_output, Address other, Address workspace,
               int threads, int isa, Address result) {
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = pass(p, reinterpret_cast<const void*>(grad_output), reinterpret_cast<const void*>(other),
-                  reinterpret_cast<void*>(workspace), threads, static_cast<Isa>(isa),
-                  reinterpret_cast<T*>(result));
-  }
-  raise(status, "depthwise_nhwc");
+  run([&] {
+    return pass(p, at<const void>(grad_output), at<const void>(other), at<void>(workspace), threads,
+                static_cast<Isa>(isa), at<T>(result));
+  });
 }
 
 void backward(const DepthwiseNhwcParams& p, Address grad_output, Address input, Address weight,
               const std::array<int64_t, 3>& grad_weight_stride, Address workspace, int threads, int isa,
               Address grad_input, Address grad_weight) {
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = depthwise_nhwc_backward_cpu(
-        p, reinterpret_cast<const void*>(grad_output), reinterpret_cast<const void*>(input),
-        reinterpret_cast<const void*>(weight), grad_weight_stride.data(), reinterpret_cast<void*>(workspace),
-        threads, static_cast<Isa>(isa), reinterpret_cast<void*>(grad_input),
-        reinterpret_cast<float*>(grad_weight));
-  }
-  raise(status, "depthwise_nhwc");
+  run([&] {
+    return depthwise_nhwc_backward_cpu(p, at<const void>(grad_output), at<const void>(input),
+                                       at<const void>(weight), grad_weight_stride.data(), at<void>(workspace),
+                                       threads, static_cast<Isa>(isa), at<void>(grad_input),
+                                       at<float>(grad_weight));
+  });
 }
+
+#ifdef LASFAST_CUDA
+std::optional<std::string> why_not_cuda(const DepthwiseNhwcParams& p) {
+  const Status status = depthwise_nhwc_supported_cuda(p);
+  if (status.code == Code::unsupported) return status.what;
+  raise(status, "depthwise_nhwc");
+  return {};
+}
+
+void forward_cuda(const DepthwiseNhwcParams& p, Address input, Address weight, Address workspace, int device,
+                  Address stream, Address output, Address mean, Address variance) {
+  run([&] {
+    return depthwise_nhwc_forward_cuda(p, at<const void>(input), at<const void>(weight), at<void>(workspace),
+                                       device, at<void>(stream), at<void>(output), at<float>(mean),
+                                       at<float>(variance));
+  });
+}
+
+template <class T>
+using CudaGradient = Status (*)(const DepthwiseNhwcParams&, const void*, const void*, void*, int, void*, T*);
+
+template <class T, CudaGradient<T> pass>
+void gradient_cuda(const DepthwiseNhwcParams& p, Address grad_output, Address other, Address workspace,
+                   int device, Address stream, Address result) {
+  run([&] {
+    return pass(p, at<const void>(grad_output), at<const void>(other), at<void>(workspace), device,
+                at<void>(stream), at<T>(result));
+  });
+}
+
+void backward_cuda(const DepthwiseNhwcParams& p, Address grad_output, Address input, Address weight,
+                   const std::array<int64_t, 3>& grad_weight_stride, Address workspace, int device,
+                   Address stream, Address grad_input, Address grad_weight) {
+  run([&] {
+    return depthwise_nhwc_backward_cuda(p, at<const void>(grad_output), at<const void>(input),
+                                        at<const void>(weight), grad_weight_stride.data(),
+                                        at<void>(workspace), device, at<void>(stream), at<void>(grad_input),
+                                        at<float>(grad_weight));
+  });
+}
+#endif
 
 }  // namespace
 
@@ -90,4 +136,12 @@ void bind_depthwise_nhwc(py::module_& m) {
   m.def("depthwise_nhwc_grad_input_cpu", &gradient<void, depthwise_nhwc_grad_input_cpu>);
   m.def("depthwise_nhwc_backward_cpu", &backward);
   m.def("depthwise_nhwc_grad_weight_cpu", &gradient<float, depthwise_nhwc_grad_weight_cpu>);
+#ifdef LASFAST_CUDA
+  m.def("depthwise_nhwc_why_not_cuda", &why_not_cuda);
+  m.def("depthwise_nhwc_workspace_cuda", &depthwise_nhwc_workspace_cuda);
+  m.def("depthwise_nhwc_forward_cuda", &forward_cuda);
+  m.def("depthwise_nhwc_grad_input_cuda", &gradient_cuda<void, depthwise_nhwc_grad_input_cuda>);
+  m.def("depthwise_nhwc_backward_cuda", &backward_cuda);
+  m.def("depthwise_nhwc_grad_weight_cuda", &gradient_cuda<float, depthwise_nhwc_grad_weight_cuda>);
+#endif
 }

@@ -108,6 +108,7 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
   m.def("isa_names", [] { return isas([](Isa) { return true; }); });
   m.def("isas_compiled", [] { return isas(isa_compiled); });
   m.def("isas_supported", [] { return isas(isa_supported); });
+  m.def("isa_preferred", [] { return std::string(isa_name(isa_preferred())); });
   m.def("cuda_archs", &cuda_archs);
 #ifdef _OPENMP
   m.attr("openmp") = true;
@@ -129,6 +130,7 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
 
   bind_bn_act(m);
   bind_schedule(m);
+  bind_sgd(m);
 
   py::enum_<Pass>(m, "Pass", py::module_local())
       .value("forward", Pass::forward)

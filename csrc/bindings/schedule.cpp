@@ -20,7 +20,8 @@ T* at(Address address) {
 ScheduleTables make_tables(Address values, int64_t value_count, Address norms, int64_t norm_count,
                            Address operations, int64_t operation_count, Address weights, int64_t weight_bytes,
                            Address biases, int64_t bias_count, Address gamma, Address beta, Address scale,
-                           Address shift, Address mean, Address variance, int64_t channel_count) {
+                           Address shift, Address mean, Address variance, int64_t channel_count,
+                           Address pixels) {
   return {at<const Value>(values),
           value_count,
           at<const Norm>(norms),
@@ -37,7 +38,8 @@ ScheduleTables make_tables(Address values, int64_t value_count, Address norms, i
           at<float>(shift),
           at<float>(mean),
           at<float>(variance),
-          channel_count};
+          channel_count,
+          at<const float>(pixels)};
 }
 
 int64_t packed_bytes(Address operation, Address input, int storage, int isa) {
@@ -71,7 +73,7 @@ void calibrate(const ScheduleTables& tables, int storage, int isa, int threads, 
   {
     const py::gil_scoped_release release;
     status = schedule_calibrate_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), threads,
-                                    {operations[0], operations[1]}, at<const float>(images_nchw), images,
+                                    {operations[0], operations[1]}, at<const void>(images_nchw), images,
                                     at<void>(arena), arena_bytes, at<void>(scratch));
   }
   raise(status, "schedule_calibrate");
@@ -84,7 +86,7 @@ void predict(const ScheduleTables& tables, int storage, int isa, int threads, co
   {
     const py::gil_scoped_release release;
     status = schedule_predict_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), threads,
-                                  {operations[0], operations[1]}, at<const float>(images_nchw), images, block,
+                                  {operations[0], operations[1]}, at<const void>(images_nchw), images, block,
                                   at<void>(shared_arena), shared_bytes, at<void>(arenas), arena_bytes,
                                   at<void>(scratch), at<float>(logits));
   }
@@ -101,7 +103,7 @@ void bind_schedule(py::module_& m) {
       .def(py::init(&make_tables), arg("values"), arg("value_count"), arg("norms"), arg("norm_count"),
            arg("operations"), arg("operation_count"), arg("weights"), arg("weight_bytes"), arg("biases"),
            arg("bias_count"), arg("gamma"), arg("beta"), arg("scale"), arg("shift"), arg("mean"),
-           arg("variance"), arg("channel_count"));
+           arg("variance"), arg("channel_count"), arg("pixels") = 0);
   m.def("schedule_packed_bytes", &packed_bytes, arg("operation"), arg("input"), arg("storage"), arg("isa"));
   m.def("schedule_pack", &pack, arg("operation"), arg("input"), arg("storage"), arg("isa"), arg("weight"),
         arg("weight_stride"), arg("packed"));

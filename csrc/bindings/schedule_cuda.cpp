@@ -53,7 +53,7 @@ void run(const ScheduleTables& tables, Address plan, Address device_plan, Addres
          int64_t logit_images, int device, Address stream) {
   const CudaPass pass{at<const void>(plan),
                       at<const void>(device_plan),
-                      at<const float>(images),
+                      at<const void>(images),
                       count,
                       first_level,
                       last_level,
@@ -76,7 +76,7 @@ void run_resident(const ScheduleTables& tables, Address plan, Address device_pla
   CudaPass pass{};
   pass.plan = at<const void>(plan);
   pass.device_plan = at<const void>(device_plan);
-  pass.images = at<const float>(images);
+  pass.images = at<const void>(images);
   pass.count = count;
   pass.logits = at<float>(logits);
   pass.logit_images = logit_images;

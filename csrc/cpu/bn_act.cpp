@@ -33,11 +33,11 @@ int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 int64_t value_bytes(Storage storage) { return storage == Storage::float32 ? 4 : 2; }
 
 const BnActKernels& kernels(Isa isa) {
-#ifdef LASFAST_HAS_AMX
-  if (isa == Isa::amx) return amx_bn_act_kernels;
+#ifdef LASFAST_HAS_AVX512_BF16
+  if (isa >= Isa::avx512_bf16) return avx512_bf16_bn_act_kernels;
 #endif
 #ifdef LASFAST_HAS_AVX512
-  if (isa == Isa::avx512 || isa == Isa::amx) return avx512_bn_act_kernels;
+  if (isa >= Isa::avx512) return avx512_bn_act_kernels;
 #endif
 #ifdef LASFAST_HAS_AVX2
   if (isa == Isa::avx2) return avx2_bn_act_kernels;
@@ -74,6 +74,7 @@ struct Blocks {
 struct Workspace {
   int64_t thread_floats, widened_bytes;
   double* partial;  // [blocks, 2, channels]
+  double* total;    // [2 * channels + 1]: sums of all blocks, and rows
   float* channels;  // [5, width]
   float* sums;      // of each thread: [3, width]
   char* widened;    // of each thread: two pieces
@@ -85,6 +86,7 @@ struct Workspace {
       widened_bytes = std::max(width, piece_values) * int64_t{sizeof(float)};
     end = (end + alignment - 1) / alignment * alignment;
     partial = take<double>(block_count(p) * 2 * p.channels);
+    total = take<double>(2 * p.channels + 1);
     channels = take<float>(5 * width);
     sums = take<float>(threads * thread_floats);
     widened = take<char>(threads * 2 * widened_bytes);
@@ -293,8 +295,7 @@ Status batch_statistics_cpu(const BnActParams& p, const void* x, void* workspace
 
 Status update_running_cpu(int64_t rows, int64_t channels, const float* mean, const float* var,
                           double momentum, float* running_mean, float* running_var) {
-  if (rows < 2) return invalid("rows must be at least 2");
-  if (channels < 1) return invalid("channels must be at least 1");
+  if (const Status status = validate_running(rows, channels); !status.ok()) return status;
   const double unbiased = momentum * (static_cast<double>(rows) / static_cast<double>(rows - 1));
   for (int64_t c = 0; c < channels; ++c) {
     running_mean[c] = static_cast<float>((1.0 - momentum) * static_cast<double>(running_mean[c]) +
@@ -324,28 +325,23 @@ Status bn_act_forward_cpu(const BnActParams& p, const void* x, const float* mean
   return {};
 }
 
-Status bn_act_backward_cpu(const BnActParams& p, const void* grad, const void* x, const float* mean,
-                           const float* var, const float* weight, const float* bias, const void* residual,
-                           void* workspace, int threads, Isa isa, void* grad_x, float* grad_weight,
-                           float* grad_bias, void* grad_residual) {
+Status bn_act_sums_cpu(const BnActParams& p, const void* grad, const void* x, const float* mean,
+                       const float* var, const float* weight, const float* bias, const void* residual,
+                       void* workspace, int threads, Isa isa, double* sums, float* grad_weight,
+                       float* grad_bias, void* grad_residual) {
   if (const Status status = check(p, threads, isa); !status.ok()) return status;
   const int64_t channels = p.channels;
-  if (p.rows == 0) {
-    if (grad_weight) std::fill_n(grad_weight, channels, 0.f);
-    if (grad_bias) std::fill_n(grad_bias, channels, 0.f);
-    return {};
-  }
-  const BnActKernels& run = kernels(isa);
-  const Blocks blocks(p, run.width);
-  const int64_t width = blocks.width;
-  const Workspace space(p, width, threads, workspace);
-  BnActRows a = normalizing(p, width, mean, var, weight, bias, space.channels);
-  a.x = x;
-  a.grad = grad;
-  a.residual = residual;
-
-  const bool through_statistics = p.batch_statistics && grad_x;
-  if (grad_weight || grad_bias || grad_residual || through_statistics) {
+  std::fill_n(sums, 2 * channels, 0.0);
+  sums[2 * channels] = static_cast<double>(p.rows);
+  if (p.rows > 0) {
+    const BnActKernels& run = kernels(isa);
+    const Blocks blocks(p, run.width);
+    const int64_t width = blocks.width;
+    const Workspace space(p, width, threads, workspace);
+    BnActRows a = normalizing(p, width, mean, var, weight, bias, space.channels);
+    a.x = x;
+    a.grad = grad;
+    a.residual = residual;
     a.output = grad_residual;
     for_blocks(blocks, threads, true, [&](int64_t i, int64_t thread) {
       BnActRows own = a;
@@ -355,32 +351,68 @@ Status bn_act_backward_cpu(const BnActParams& p, const void* grad, const void* x
                 space.widened + thread * 2 * space.widened_bytes, space.widened_bytes);
       fold(own.sums, width, channels, space.partial + i * 2 * channels);
     });
-    double* total = space.partial;
-    for (int64_t i = 1; i < blocks.count; ++i)
-      for (int64_t c = 0; c < 2 * channels; ++c) total[c] += total[i * 2 * channels + c];
-    float *grad_mean = space.channels + 3 * width, *grad_slope = grad_mean + width;
-    for (int64_t c = 0; c < channels; ++c) {
-      const double inverse = inverse_deviation(var[c], p.eps), rows = static_cast<double>(p.rows);
-      if (grad_bias) grad_bias[c] = static_cast<float>(total[c]);
-      if (grad_weight) grad_weight[c] = static_cast<float>(total[channels + c] * inverse);
-      grad_mean[c] = static_cast<float>(total[c] / rows);
-      grad_slope[c] = static_cast<float>(total[channels + c] * inverse * inverse / rows);
-    }
-    if (through_statistics) {
-      repeat(grad_mean, channels, width);
-      repeat(grad_slope, channels, width);
-      a.grad_mean = grad_mean;
-      a.grad_slope = grad_slope;
-    }
-    if (p.residual_channels == channels) a.dz = grad_residual;
+    for (int64_t i = 0; i < blocks.count; ++i)
+      for (int64_t c = 0; c < 2 * channels; ++c) sums[c] += space.partial[i * 2 * channels + c];
   }
-  if (!grad_x) return {};
+  for (int64_t c = 0; c < channels; ++c) {
+    if (grad_bias) grad_bias[c] = static_cast<float>(sums[c]);
+    if (grad_weight)
+      grad_weight[c] = static_cast<float>(sums[channels + c] * inverse_deviation(var[c], p.eps));
+  }
+  return {};
+}
+
+Status bn_act_grad_x_cpu(const BnActParams& p, const void* grad, const void* x, const float* mean,
+                         const float* var, const float* weight, const float* bias, const void* residual,
+                         const void* dz, const double* sums, void* workspace, int threads, Isa isa,
+                         void* grad_x) {
+  if (const Status status = check(p, threads, isa); !status.ok()) return status;
+  if (p.rows == 0) return {};
+  const BnActKernels& run = kernels(isa);
+  const Blocks blocks(p, run.width);
+  const int64_t channels = p.channels, width = blocks.width;
+  const Workspace space(p, width, threads, workspace);
+  BnActRows a = normalizing(p, width, mean, var, weight, bias, space.channels);
+  a.x = x;
+  a.grad = grad;
+  a.residual = residual;
+  a.dz = dz;
   a.output = grad_x;
+  if (p.batch_statistics) {
+    float *grad_mean = space.channels + 3 * width, *grad_slope = grad_mean + width;
+    const double rows = sums[2 * channels];
+    for (int64_t c = 0; c < channels; ++c) {
+      const double inverse = inverse_deviation(var[c], p.eps);
+      grad_mean[c] = static_cast<float>(sums[c] / rows);
+      grad_slope[c] = static_cast<float>(sums[channels + c] * inverse * inverse / rows);
+    }
+    repeat(grad_mean, channels, width);
+    repeat(grad_slope, channels, width);
+    a.grad_mean = grad_mean;
+    a.grad_slope = grad_slope;
+  }
   for_blocks(blocks, threads, false, [&](int64_t i, int64_t thread) {
     run_block(run.grad_x[static_cast<int>(p.storage)], a, p, blocks, i, false,
               space.widened + thread * 2 * space.widened_bytes, space.widened_bytes);
   });
   return {};
+}
+
+Status bn_act_backward_cpu(const BnActParams& p, const void* grad, const void* x, const float* mean,
+                           const float* var, const float* weight, const float* bias, const void* residual,
+                           void* workspace, int threads, Isa isa, void* grad_x, float* grad_weight,
+                           float* grad_bias, void* grad_residual) {
+  if (const Status status = check(p, threads, isa); !status.ok()) return status;
+  const Workspace space(p, wide_row(p.channels, kernels(isa).width), threads, workspace);
+  if (grad_weight || grad_bias || grad_residual || (p.batch_statistics && grad_x)) {
+    const Status status = bn_act_sums_cpu(p, grad, x, mean, var, weight, bias, residual, workspace, threads,
+                                          isa, space.total, grad_weight, grad_bias, grad_residual);
+    if (!status.ok()) return status;
+  }
+  if (!grad_x) return {};
+  const void* const dz = p.residual_channels == p.channels ? grad_residual : nullptr;
+  return bn_act_grad_x_cpu(p, grad, x, mean, var, weight, bias, residual, dz, space.total, workspace, threads,
+                           isa, grad_x);
 }
 
 }  // namespace lasfast

@@ -40,6 +40,6 @@ struct BnActKernels {
 extern const BnActKernels generic_bn_act_kernels;
 extern const BnActKernels avx2_bn_act_kernels;
 extern const BnActKernels avx512_bn_act_kernels;
-extern const BnActKernels amx_bn_act_kernels;  // AVX-512 with BF16 conversions
+extern const BnActKernels avx512_bf16_bn_act_kernels;  // for amx, too
 
 }  // namespace lasfast

@@ -87,7 +87,7 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
   args.padding = c.padding;
   args.weight = packed;
   args.cells = layout.plan.cells;
-  args.phases = c.phased && c.tiles ? c.phases : 0;
+  args.phases = c.phased ? c.phases : 0;
   args.tap_ranges = ranges;
   const int64_t in_bytes = c.in_channels * c.in_height * c.in_width * c.item_bytes();
   const int64_t out_bytes =
@@ -123,11 +123,24 @@ bool empty(const Conv2dNhwcParams& p) {
   return p.batch * p.c_in * p.height * p.width * p.c_out * p.out_height * p.out_width == 0;
 }
 
-const GradWeightKernels* grad_weight_kernels() {
+// isa has them for the storage.
+const GradWeightKernels& grad_weight_kernels(Storage storage, Isa isa) {
+  if (storage == Storage::float32) {
+#ifdef LASFAST_HAS_AVX512
+    if (isa >= Isa::avx512) return avx512_grad_weight_kernels;
+#endif
+#ifdef LASFAST_HAS_AVX2
+    if (isa >= Isa::avx2) return avx2_grad_weight_kernels;
+#endif
+    return generic_grad_weight_kernels;
+  }
 #ifdef LASFAST_HAS_AMX
-  return &amx_grad_weight_kernels;
+  if (isa == Isa::amx) return amx_grad_weight_kernels;
+#endif
+#ifdef LASFAST_HAS_AVX512_BF16
+  return avx512_bf16_grad_weight_kernels;
 #else
-  return nullptr;
+  return generic_grad_weight_kernels;  // not reached: bf16 has been refused
 #endif
 }
 
@@ -154,9 +167,8 @@ Status validate(const Conv2dNhwcParams& p) {
 Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa) {
   if (const Status status = validate(p); !status.ok()) return status;
   if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
-  if (p.storage == Storage::bfloat16 && isa != Isa::amx) return unsupported("bf16 needs amx");
-  if (p.storage == Storage::float32 && pass == Pass::grad_weight)
-    return unsupported("the weight gradient is for bf16 only");
+  if (p.storage == Storage::bfloat16 && isa < Isa::avx512_bf16)
+    return unsupported("bf16 needs avx512_bf16 or amx");
   if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");
   if (empty(p) || pass == Pass::grad_weight) return {};
   if (pass == Pass::grad_input && p.kernel + p.padding > schedule_max_kernel)
@@ -169,7 +181,8 @@ Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa) {
 
 int64_t conv2d_nhwc_workspace_cpu(const Conv2dNhwcParams& p, Pass pass, int threads, Isa isa) {
   if (!check(p, pass, threads, isa).ok() || empty(p)) return 0;
-  if (pass == Pass::grad_weight) return grad_weight_workspace(p, threads);
+  if (pass == Pass::grad_weight)
+    return grad_weight_workspace(p, grad_weight_kernels(p.storage, isa), threads);
   const Layout layout(Convolution(p, pass, isa), isa);
   return scratch_line + layout.weight_bytes + layout.partial_bytes + threads * layout.thread_bytes();
 }
@@ -191,8 +204,8 @@ Status conv2d_nhwc_grad_input_cpu(const Conv2dNhwcParams& p, const void* grad_ou
                                   void* workspace, int threads, Isa isa, void* grad_input) {
   if (const Status status = check(p, Pass::grad_input, threads, isa); !status.ok()) return status;
   if (empty(p)) {
-    std::memset(grad_input, 0,
-                p.batch * p.height * p.width * p.c_in * (p.storage == Storage::float32 ? 4 : 2));
+    const int64_t item_bytes = p.storage == Storage::float32 ? 4 : 2;
+    std::fill_n(static_cast<char*>(grad_input), p.batch * p.height * p.width * p.c_in * item_bytes, 0);
     return {};
   }
   return run(p, Pass::grad_input, grad_output, weight, workspace, threads, isa, grad_input, nullptr, nullptr);
@@ -201,11 +214,8 @@ Status conv2d_nhwc_grad_input_cpu(const Conv2dNhwcParams& p, const void* grad_ou
 Status conv2d_nhwc_grad_weight_cpu(const Conv2dNhwcParams& p, const void* grad_output, const void* input,
                                    void* workspace, int threads, Isa isa, float* result) {
   if (const Status status = check(p, Pass::grad_weight, threads, isa); !status.ok()) return status;
-  const GradWeightKernels* const kernels = grad_weight_kernels();
-  if (!kernels) return unsupported("this build lacks the instruction set asked for");
   if (!empty(p)) {
-    grad_weight(p, *kernels, static_cast<const Bf16*>(grad_output), static_cast<const Bf16*>(input),
-                workspace, threads, result);
+    grad_weight(p, grad_weight_kernels(p.storage, isa), grad_output, input, workspace, threads, result);
     return {};
   }
   const int64_t* step = p.weight_stride;

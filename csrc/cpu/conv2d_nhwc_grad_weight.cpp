@@ -1,4 +1,4 @@
-// The weight gradient of a convolution on dense NHWC bf16 values: how it is cut into items.
+// The weight gradient of a convolution on dense NHWC values: how it is cut into items.
 //
 // An item is some images and some channels of the left side (see conv2d_nhwc_kernels.h), with sums of its
 // own, so that threads meet only where the sums of all parts are added up. How many parts there are follows
@@ -12,10 +12,11 @@ namespace lasfast {
 namespace {
 
 constexpr int64_t tile = 16, tile_sums = tile * tile;
-constexpr int64_t steps_together = 16;   // of a block of sums, before the next one's: L1 holds their operands
+// Of a block of sums, before the next one's: the first-level cache holds their operands.
+constexpr int64_t tile_steps_together = 16, vector_steps_together = 128;
 constexpr int64_t sums_bytes = 1 << 20;  // of an item: they should stay in a core's second-level cache
 constexpr int64_t least_slab_of_one = 128, least_slab = 32;  // channels, of a 1x1 kernel and others
-constexpr int64_t part_steps = 64, most_items = 8;
+constexpr int64_t part_values = 2048, most_items = 8;        // of a part: images' positions
 
 struct GradWeightPlan {
   GradWeightItem item;  // of all images and channels
@@ -24,7 +25,7 @@ struct GradWeightPlan {
   int64_t part_images, parts;
   int64_t left_bytes, right_bytes, part_floats, slab_floats;
 
-  explicit GradWeightPlan(const Conv2dNhwcParams& p);
+  GradWeightPlan(const Conv2dNhwcParams& p, const GradWeightKernels& kernels);
 
   int64_t scratch_bytes() const { return left_bytes + right_bytes; }
   int64_t slab_channels(int64_t i) const { return std::min(slab, item.left.channels - i * slab); }
@@ -36,7 +37,7 @@ struct GradWeightPlan {
   }
 };
 
-GradWeightPlan::GradWeightPlan(const Conv2dNhwcParams& p) : item{} {
+GradWeightPlan::GradWeightPlan(const Conv2dNhwcParams& p, const GradWeightKernels& kernels) : item{} {
   GradWeightSide input{nullptr, p.height * p.width * p.c_in, p.width * p.c_in, p.c_in, p.c_in};
   GradWeightSide grad{nullptr, p.out_height * p.out_width * p.c_out, p.out_width * p.c_out, p.c_out, p.c_out};
   item.images = p.batch;
@@ -66,7 +67,8 @@ GradWeightPlan::GradWeightPlan(const Conv2dNhwcParams& p) : item{} {
   item.right = swapped ? input : grad;
   item.right_tiles = divide_up(item.right.channels, tile);
 
-  const int64_t all_groups = divide_up(item.images, images_together);
+  const int64_t steps_together = kernels.tiles ? tile_steps_together : vector_steps_together;
+  const int64_t all_groups = divide_up(item.images, kernels.images);
   const int64_t positions = item.out_height * item.out_width;
   item.groups = std::clamp<int64_t>(steps_together / positions, 1, all_groups);
   item.band = item.groups > 1 ? item.out_height
@@ -80,29 +82,40 @@ GradWeightPlan::GradWeightPlan(const Conv2dNhwcParams& p) : item{} {
   slabs = divide_up(item.left.channels, slab);
   item.left_tiles = tiles_of(slab);
   const int64_t most_parts = std::max<int64_t>(1, most_items / slabs);
-  parts = std::clamp<int64_t>(all_groups * positions / part_steps, 1, std::min(most_parts, all_groups));
-  part_images = divide_up(all_groups, parts) * images_together;
+  parts = std::clamp<int64_t>(all_groups * positions * kernels.images / part_values, 1,
+                              std::min(most_parts, all_groups));
+  part_images = divide_up(all_groups, parts) * kernels.images;
   parts = divide_up(item.images, part_images);
 
   item.left_rows = (item.band - 1) * item.stride + item.kernel;
-  item.left_row = ((item.out_width - 1) * item.stride + item.kernel) * slab * images_together;
-  left_bytes = round_to((item.groups * item.left_rows * item.left_row + left_slack) * 2, scratch_line);
-  right_bytes = item.groups * item.band * item.out_width * item.right_tiles * tile * images_together * 2;
+  item.left_row = ((item.out_width - 1) * item.stride + item.kernel) * slab;
+  // Groups of small Values should not lie a power of two apart, or all of them want the same places of a
+  // cache.
+  item.left_group = item.left_rows * item.left_row + (kernels.tiles ? 0 : tile);
+  left_bytes = round_to((item.groups * item.left_group + left_slack) * kernels.value_bytes, scratch_line);
+  // Vectors come in twos where there is more than one.
+  const int64_t right_values =
+      tile * (kernels.tiles || item.right_tiles == 1 ? item.right_tiles : round_to(item.right_tiles, 2));
+  right_bytes = item.groups * item.band * item.out_width * right_values * kernels.value_bytes;
   slab_floats = floats_of(slab);
   part_floats = slab_floats * slabs;
 }
 
 }  // namespace
 
-int64_t grad_weight_workspace(const Conv2dNhwcParams& p, int threads) {
-  const GradWeightPlan plan(p);
+int64_t grad_weight_workspace(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, int threads) {
+  const GradWeightPlan plan(p, kernels);
   return scratch_line + threads * plan.scratch_bytes() +
          plan.parts * plan.part_floats * int64_t{sizeof(float)};
 }
 
-void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, const Bf16* grad_output,
-                 const Bf16* input, void* workspace, int threads, float* result) {
-  const GradWeightPlan plan(p);
+void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, const void* grad_output,
+                 const void* input, void* workspace, int threads, float* result) {
+  const GradWeightPlan plan(p, kernels);
+  const int64_t item_bytes = p.storage == Storage::float32 ? 4 : 2;
+  const auto at = [&](const void* values, int64_t index) {
+    return static_cast<const char*>(values) + index * item_bytes;
+  };
   char* const scratch = align_scratch(workspace);
   float* const sums = reinterpret_cast<float*>(scratch + threads * plan.scratch_bytes());
 
@@ -113,12 +126,12 @@ void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, co
     char* const own = scratch + thread_number() * plan.scratch_bytes();
     GradWeightItem item = plan.item;
     item.images = std::min(plan.part_images, item.images - first);
-    item.left.values = (plan.swapped ? grad_output : input) + first * item.left.image + slab * plan.slab;
-    item.right.values = (plan.swapped ? input : grad_output) + first * item.right.image;
+    item.left.values = at(plan.swapped ? grad_output : input, first * item.left.image + slab * plan.slab);
+    item.right.values = at(plan.swapped ? input : grad_output, first * item.right.image);
     item.left.channels = plan.slab_channels(slab);
     item.left_tiles = divide_up(item.kernel * item.left.channels, tile);
-    item.left_scratch = reinterpret_cast<Bf16*>(own);
-    item.right_scratch = reinterpret_cast<Bf16*>(own + plan.left_bytes);
+    item.left_scratch = own;
+    item.right_scratch = own + plan.left_bytes;
     item.sums = sums + part * plan.part_floats + slab * plan.slab_floats;
     kernels.run(item);
   }
@@ -128,7 +141,9 @@ void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, co
   for (int64_t i = 0; i < plan.slabs * right_tiles; ++i) {
     const int64_t slab = i / right_tiles, channels = plan.slab_channels(slab);
     const int64_t left_step = step[plan.swapped ? 0 : 1], right_step = step[plan.swapped ? 1 : 0];
-    kernels.store({sums + slab * plan.slab_floats, plan.parts, plan.part_floats, plan.item.kernel, channels,
+    const int64_t row_floats = kernels.tiles ? tile : right_tiles * tile;
+    kernels.store({sums + slab * plan.slab_floats, plan.parts, plan.part_floats, right_tiles * tile_sums,
+                   kernels.tiles ? tile_sums : tile, row_floats, plan.item.kernel, channels,
                    plan.item.right.channels, divide_up(plan.item.kernel * channels, tile), right_tiles,
                    result + slab * plan.slab * left_step, left_step, right_step, step[2], step[3]},
                   i % right_tiles);

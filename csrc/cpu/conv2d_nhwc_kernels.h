@@ -1,13 +1,16 @@
-// What runs the weight gradient of a convolution on dense NHWC bf16 values by tiles, as PODs: a product of
-// two matrices, left^T * right, for each tap of the kernel. One side is the input, the other the gradient of
-// the output; the sum is over images and output positions.
+// What runs the weight gradient of a convolution on dense NHWC values, as PODs: a product of two matrices,
+// left^T * right, for each tap of the kernel. One side is the input, the other the gradient of the output;
+// the sum is over images and output positions.
 //
-// Thirty-two images at a time are what a tile's products are summed over, so that a tap, whatever the stride,
-// is but another position of the left side, and what falls into the padding is not computed:
-//   left   [columns of the padded row][channels][32 images]
-//   right  [position][channels / 16][16 pairs of images][16 channels][2]
+// An instruction that sums several products sums them over images: over 32 by tiles, over two by pairs of
+// bf16; vectors of fp32 take one. So a tap, whatever the stride, is but another position of the left side,
+// and what falls into the padding is not computed:
+//   left   [columns of the padded row][channels][images]
+//   right  by tiles [position][channels / 16][pairs of images][16 channels][2],
+//          by vectors [channels / 32][position][32 channels][images]
 // The channels of the kernel's columns, which are neighbours on the left, are one row of sums:
-//   sums   [kernel][left tiles of column, channel][right tiles][16][16]
+//   sums   by tiles [kernel][left tiles of column, channel][right tiles][16][16],
+//          by vectors [kernel][left tiles][16][right tiles][16]
 //
 // Included by files compiled for different instruction sets: plain structs only, nothing inline.
 #pragma once
@@ -19,21 +22,23 @@
 namespace lasfast {
 
 struct GradWeightSide {
-  const Bf16* values;          // of the first image, row, column and channel
+  const void* values;          // of the first image, row, column and channel
   int64_t image, row, column;  // elements from one to the next
   int64_t channels;            // neighbours in memory
 };
 
-// Some images, and some channels of the left side.
+// Some images, and some channels of the left side. A Value is that of one channel at one position, of as many
+// images as are summed over at a time.
 struct GradWeightItem {
   GradWeightSide left, right;
   int64_t images;
   int64_t left_height, left_width, out_height, out_width;
   int64_t kernel, stride, padding;
-  int64_t groups, band;         // at a time: of 32 images; output rows, which are all where groups > 1
-  int64_t left_row, left_rows;  // elements of a row, and rows that a group of images has room for
+  int64_t groups, band;         // at a time: of such images; output rows, which are all where groups > 1
+  int64_t left_row, left_rows;  // Values of a row, and rows that a group of images has room for
+  int64_t left_group;           // Values from one group to the next
   int64_t left_tiles, right_tiles;
-  Bf16 *left_scratch, *right_scratch;
+  void *left_scratch, *right_scratch;
   float* sums;  // overwritten
 };
 
@@ -41,31 +46,40 @@ struct GradWeightItem {
 struct GradWeightResult {
   const float* sums;
   int64_t parts, part_floats;
+  int64_t left_floats, right_floats, row_floats;  // from one tile, and row of a tile, to the next
   int64_t kernel, left_channels, right_channels, left_tiles, right_tiles;
   float* result;  // of the first left and right channel
   int64_t left_step, right_step, row_step, column_step;
 };
 
 struct GradWeightKernels {
+  int64_t images;       // that are summed over at a time
+  int64_t value_bytes;  // of a Value
+  bool tiles;
   void (*run)(const GradWeightItem&);
   void (*store)(const GradWeightResult&, int64_t right_tile);  // what one tile of right channels gives
 };
 
-// Weights of up to 16 output channels, in pieces of 32 input channels: of each, all taps' tiles.
-struct PackTiles {
+// Weights of up to 16 output channels as pairs of input channels, [piece of 16 pairs][tap][pair][16][2];
+// steps say how many elements lie from one to the next.
+struct PackPairs {
   const void* weight;  // fp32 or bf16
   bool bf16;
   int64_t outs, channels, out_step, in_step;
   const int64_t* tap_offset;  // elements; < 0: there is none, and all weights are zero
   int64_t taps;
+  int64_t pairs;  // of channels, and of zeros behind them
+  int64_t piece_step, tap_step, pair_step;
   Bf16* packed;
 };
 
-constexpr int64_t images_together = 32;
-constexpr int64_t right_together = 2;                 // tiles of right channels that are packed at a time
-constexpr int64_t left_slack = 16 * images_together;  // elements, readable behind the last row
+constexpr int64_t left_slack = 16;  // Values, readable behind the last row
 
+extern const GradWeightKernels generic_grad_weight_kernels;
+extern const GradWeightKernels avx2_grad_weight_kernels;
+extern const GradWeightKernels avx512_grad_weight_kernels;
+extern const GradWeightKernels avx512_bf16_grad_weight_kernels;  // these two on bf16, the others on fp32
 extern const GradWeightKernels amx_grad_weight_kernels;
-void amx_pack_tiles(const PackTiles& a);
+void avx512_bf16_pack_pairs(const PackPairs& a);
 
 }  // namespace lasfast

@@ -13,7 +13,6 @@ constexpr int64_t joined_positions = 32;
 Convolution::Convolution(const Conv2dNhwcParams& p, Pass pass_, Isa isa)
     : pass(pass_),
       storage(p.storage),
-      tiles(by_tiles(p.storage, isa)),
       phased(pass == Pass::grad_input && p.stride > 1),
       width(p.c_out),
       phases(1),
@@ -54,7 +53,8 @@ Convolution::Convolution(const Conv2dNhwcParams& p, Pass pass_, Isa isa)
   kernel = high - low + 1;
   stride = 1;
   padding = -low;
-  width = phased && tiles ? round_to(p.c_in, tile_cells) : p.c_in;  // a tile's output channels have one phase
+  // A vector's (and tile's) output channels are of one phase.
+  width = phased ? round_to(p.c_in, schedule_kernels(isa).width) : p.c_in;
   in_channels = p.c_out;
   out_channels = phases * phases * width;
   if (p.kernel == 1 && p.stride == 1 && p.padding == 0) return;
@@ -134,8 +134,6 @@ struct Source {
   }
 };
 
-#ifdef LASFAST_HAS_AMX
-
 constexpr int64_t most_taps = schedule_max_kernel * schedule_max_kernel;
 
 // Offsets of the taps that output channel `out` has.
@@ -152,59 +150,114 @@ int64_t offsets(const Source<W>& source, int64_t out, int64_t* offset) {
   return count;
 }
 
+// Output channels that are packed together, from `out` on: their taps, and their place.
+struct Block {
+  int64_t out, outs, width;  // width: `outs`, rounded up
+  int64_t taps, offset[most_taps];
+  char* packed;
+};
+
 template <class W>
-void pack_all_tiles(const Source<W>& source, const DensePlan& plan, int threads, Bf16* packed) {
-  const Convolution& c = source.c;
-  const int64_t shared = plan.cells.columns > 1 ? 1 : 0;  // pieces whose cells hold several columns
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < divide_up(c.out_channels, tile_cells); ++i) {
-    const int64_t out = i * tile_cells;
-    int64_t offset[most_taps];
-    Bf16* to = packed;
-    if (c.phased)
-      for (int64_t o = 0; o + c.width <= out; o += c.width)
-        to += offsets(source, o, offset) * plan.cells.chunks * (c.width / tile_cells) * tile_values;
-    PackTiles tiles{};
-    tiles.taps = offsets(source, out, offset);
-    const int64_t steps = c.phased ? tiles.taps * plan.cells.chunks : tile_steps(plan);
-    to += (c.phased ? out % c.width / tile_cells : i) * steps * tile_values;
-    tiles.weight = source.weight + out % c.width * source.out_step();
-    tiles.bf16 = source.p.weight == Storage::bfloat16;
-    tiles.outs = std::min(tile_cells, source.outs(out));
-    tiles.channels = shared ? (plan.cells.chunks - 1) * tile_depth : plan.channels;
-    tiles.out_step = source.out_step();
-    tiles.in_step = source.in_step();
-    tiles.tap_offset = offset;
-    tiles.packed = to;
-    amx_pack_tiles(tiles);
-    if (shared)
-      pack_tiles(plan, c.out_channels, out, (plan.cells.chunks - 1) * tiles.taps, source,
-                 reinterpret_cast<uint16_t*>(to));
-  }
+void pack_floats(const Source<W>& source, const DensePlan& plan, const Block& block) {
+  const W* const weight = source.weight + block.out % source.c.width * source.out_step();
+  const int64_t out_step = source.out_step(), in_step = source.in_step();
+  auto* to = reinterpret_cast<float*>(block.packed);
+  for (int64_t t = 0; t < block.taps; ++t)
+    for (int64_t c = 0; c < plan.channels; ++c, to += block.width) {
+      const int64_t outs = block.offset[t] < 0 ? 0 : block.outs;
+      const W* const from = weight + std::max<int64_t>(0, block.offset[t]) + c * in_step;
+      for (int64_t i = 0; i < outs; ++i) to[i] = source.value(from[i * out_step]);
+      for (int64_t i = outs; i < block.width; ++i) to[i] = 0.f;
+    }
+}
+
+#ifdef LASFAST_HAS_AVX512_BF16
+template <class W>
+PackPairs pairs_of(const Source<W>& source, const DensePlan& plan, const Block& block) {
+  PackPairs pairs{};
+  pairs.weight = source.weight + block.out % source.c.width * source.out_step();
+  pairs.bf16 = source.p.weight == Storage::bfloat16;
+  pairs.outs = std::min(tile_cells, block.outs);
+  pairs.channels = plan.channels;
+  pairs.out_step = source.out_step();
+  pairs.in_step = source.in_step();
+  pairs.tap_offset = block.offset;
+  pairs.taps = block.taps;
+  pairs.packed = reinterpret_cast<Bf16*>(block.packed);
+  return pairs;
+}
+
+template <class W>
+void pack_by_tiles(const Source<W>& source, const DensePlan& plan, const Block& block) {
+  PackPairs pairs = pairs_of(source, plan, block);
+  const bool shared = plan.cells.columns > 1;  // the last piece's cells hold several columns
+  if (shared) pairs.channels = (plan.cells.chunks - 1) * tile_depth;
+  pairs.pairs = divide_up(pairs.channels, tile_depth) * tile_depth / 2;
+  pairs.pair_step = 2 * tile_cells;
+  pairs.tap_step = tile_values;
+  pairs.piece_step = block.taps * tile_values;
+  avx512_bf16_pack_pairs(pairs);
+  if (shared)
+    pack_tiles(plan, source.c.out_channels, block.out, (plan.cells.chunks - 1) * block.taps, source,
+               reinterpret_cast<uint16_t*>(block.packed));
+}
+
+template <class W>
+void pack_by_pairs(const Source<W>& source, const DensePlan& plan, const Block& block) {
+  PackPairs pairs = pairs_of(source, plan, block);
+  pairs.pairs = plan.cells.size;
+  pairs.pair_step = 2 * block.width;
+  pairs.tap_step = pairs.pairs * pairs.pair_step;
+  pairs.piece_step = tile_cells * pairs.pair_step;
+  avx512_bf16_pack_pairs(pairs);
+  if (block.width == tile_cells) return;
+  pairs.weight = static_cast<const W*>(pairs.weight) + tile_cells * pairs.out_step;
+  pairs.outs = block.outs - tile_cells;
+  pairs.packed += 2 * tile_cells;
+  avx512_bf16_pack_pairs(pairs);
 }
 #endif
 
 template <class W>
-void pack(const Source<W>& source, const DensePlan& plan, int threads, Isa isa, void* packed) {
-#ifdef LASFAST_HAS_AMX
-  if (source.c.tiles) {
-    pack_all_tiles(source, plan, threads, static_cast<Bf16*>(packed));
-    return;
-  }
+void pack(const Source<W>& source, const DensePlan& plan, int threads, Isa isa, char* packed) {
+  const Convolution& c = source.c;
+  const int64_t vector = schedule_kernels(isa).width, most = plan.tiles ? tile_cells : 2 * vector;
+  const int64_t blocks = divide_up(c.width, most);  // of a phase
+  const auto channel_bytes = [&](int64_t taps) {
+    if (!plan.tiles) return 4 * taps * plan.cells.size;
+    return 2 * tile_depth * (c.phased ? taps * plan.cells.chunks : tile_steps(plan));
+  };
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t i = 0; i < c.phases * c.phases * blocks; ++i) {
+    const int64_t phase = i / blocks, first = i % blocks * most;
+    Block block;
+    block.packed = packed;
+    for (int64_t before = 0; before < phase; ++before)
+      block.packed += channel_bytes(offsets(source, before * c.width, block.offset)) * c.width;
+    block.out = phase * c.width + first;
+    block.outs = std::max<int64_t>(0, std::min(most, source.outs(block.out)));
+    block.width = c.width - first > vector ? most : vector;
+    block.taps = offsets(source, block.out, block.offset);
+    block.packed += channel_bytes(block.taps) * first;
+#ifdef LASFAST_HAS_AVX512_BF16
+    if (plan.pairs || plan.tiles) {
+      plan.pairs ? pack_by_pairs(source, plan, block) : pack_by_tiles(source, plan, block);
+      continue;
+    }
 #endif
-  (void)threads;
-  pack_vectors(plan, source.c.out_channels, schedule_kernels(isa).width, source, static_cast<float*>(packed));
+    pack_floats(source, plan, block);
+  }
 }
 
 }  // namespace
 
 int64_t packed_bytes(const Convolution& c, const DensePlan& plan, Isa isa) {
-  if (!c.tiles) return schedule_packed_bytes_cpu(c.operation(), c.input(), c.storage, isa);
+  if (!plan.tiles) return schedule_packed_bytes_cpu(c.operation(), c.input(), c.storage, isa);
   return tile_steps(plan) * divide_up(c.out_channels, tile_cells) * tile_values * 2;
 }
 
 void pack_weight(const Conv2dNhwcParams& p, const Convolution& c, const DensePlan& plan, const void* weight,
-                 int threads, Isa isa, void* packed) {
+                 int threads, Isa isa, char* packed) {
   if (p.weight == Storage::float32)
     pack(Source<float>{p, c, static_cast<const float*>(weight)}, plan, threads, isa, packed);
   else

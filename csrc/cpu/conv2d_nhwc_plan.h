@@ -39,7 +39,7 @@ struct Convolution {
 
   Pass pass;
   Storage storage;
-  bool tiles, phased;
+  bool phased;
   int64_t width, phases;  // phases along an axis
   Phase phase[schedule_max_kernel];
   int64_t kernel, stride, padding;  // padding: above and to the left; to the right and below, as needed
@@ -57,11 +57,11 @@ struct Convolution {
 // Packs the weight.
 int64_t packed_bytes(const Convolution& c, const DensePlan& plan, Isa isa);
 void pack_weight(const Conv2dNhwcParams& p, const Convolution& c, const DensePlan& plan, const void* weight,
-                 int threads, Isa isa, void* packed);
+                 int threads, Isa isa, char* packed);
 
 // Parameters were checked, and nothing is empty.
-int64_t grad_weight_workspace(const Conv2dNhwcParams& p, int threads);
-void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, const Bf16* grad_output,
-                 const Bf16* input, void* workspace, int threads, float* result);
+int64_t grad_weight_workspace(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, int threads);
+void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, const void* grad_output,
+                 const void* input, void* workspace, int threads, float* result);
 
 }  // namespace lasfast

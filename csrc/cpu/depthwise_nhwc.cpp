@@ -26,8 +26,8 @@ constexpr int most_width = 16;  // of vectors
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 const DepthwiseKernels& kernels(Isa isa) {
-#ifdef LASFAST_HAS_AMX
-  if (isa == Isa::amx) return amx_depthwise_kernels;
+#ifdef LASFAST_HAS_AVX512_BF16
+  if (isa >= Isa::avx512_bf16) return avx512_bf16_depthwise_kernels;
 #endif
 #ifdef LASFAST_HAS_AVX512
   if (isa == Isa::avx512) return avx512_depthwise_kernels;

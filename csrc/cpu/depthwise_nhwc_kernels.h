@@ -67,6 +67,6 @@ struct DepthwiseKernels {
 extern const DepthwiseKernels generic_depthwise_kernels;
 extern const DepthwiseKernels avx2_depthwise_kernels;
 extern const DepthwiseKernels avx512_depthwise_kernels;
-extern const DepthwiseKernels amx_depthwise_kernels;
+extern const DepthwiseKernels avx512_bf16_depthwise_kernels;  // for amx, too
 
 }  // namespace lasfast

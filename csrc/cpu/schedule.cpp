@@ -22,6 +22,9 @@ const ScheduleKernels& schedule_kernels(Isa isa) {
 #ifdef LASFAST_HAS_AMX
   if (isa == Isa::amx) return amx_schedule_kernels;
 #endif
+#ifdef LASFAST_HAS_AVX512_BF16
+  if (isa == Isa::avx512_bf16) return avx512_bf16_schedule_kernels;
+#endif
 #ifdef LASFAST_HAS_AVX512
   if (isa == Isa::avx512) return avx512_schedule_kernels;
 #endif
@@ -97,6 +100,12 @@ struct Arenas {
   int64_t images, start;
 };
 
+// Of an image that an input operation reads.
+int64_t image_bytes(const ScheduleTables& t, const Operation& op) {
+  const Value& out = t.values[op.output];
+  return int64_t{op.out_channels} * out.height * out.width * (t.pixels ? 1 : sizeof(float));
+}
+
 // What all items of a pass have in common.
 struct Pass {
   const ScheduleTables& t;
@@ -130,6 +139,7 @@ struct Pass {
       a.in_channels = op.out_channels;
       a.in_height = out.height;
       a.in_width = out.width;
+      a.pixels = t.pixels;
       return a;
     }
     const Value& in = t.values[op.input];
@@ -181,10 +191,10 @@ struct Pass {
   }
 
   void run(const Operation& op, ItemArgs& a, const Arenas& arenas, int64_t first, int64_t images,
-           const float* images_nchw, float* leaf) const {
+           const char* images_nchw, float* leaf) const {
     a.images = images;
     if (a.task == Task::input)
-      a.input = images_nchw + first * a.in_channels * a.in_height * a.in_width;
+      a.input = images_nchw + first * image_bytes(t, op);
     else
       a.input = at(arenas, t.values[op.input], first);
     a.other = op.other < 0 ? nullptr : at(arenas, t.values[op.other], first);
@@ -242,7 +252,7 @@ int64_t schedule_scratch_bytes_cpu(const ScheduleTables& t, Storage storage, Isa
 }
 
 Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa, int threads,
-                              Range operations, const float* images_nchw, int64_t images, void* arena,
+                              Range operations, const void* images_nchw, int64_t images, void* arena,
                               int64_t arena_bytes, void* scratch) {
   const Room room{images, std::max<int64_t>(0, arena_bytes)};
   if (const Status status = check_schedule(t, storage, isa, threads, room, room, true); !status.ok())
@@ -257,6 +267,7 @@ Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa,
   auto* const partials = reinterpret_cast<float*>(finished + t.operation_count);
   std::fill_n(finished, t.operation_count, 0);
   const Pass pass{t, storage, isa, images};
+  const auto* const pixels = static_cast<const char*>(images_nchw);
   const Arenas arenas{static_cast<char*>(arena), images, nullptr, 0, 0};
 
 #pragma omp parallel num_threads(threads)
@@ -273,7 +284,7 @@ Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa,
 #pragma omp for schedule(dynamic) nowait
         for (int64_t item = 0; item < items; ++item) {
           args.partial = op.statistics < 0 ? nullptr : partial + item * 2 * op.out_channels;
-          pass.run(op, args, arenas, item * each, std::min(each, images - item * each), images_nchw, nullptr);
+          pass.run(op, args, arenas, item * each, std::min(each, images - item * each), pixels, nullptr);
           if (op.statistics < 0) continue;
           if (__atomic_add_fetch(finished + i, 1, __ATOMIC_ACQ_REL) == items)
             merge(t, op, partial, items, each, images);
@@ -287,7 +298,7 @@ Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa,
 }
 
 Status schedule_predict_cpu(const ScheduleTables& t, Storage storage, Isa isa, int threads, Range operations,
-                            const float* images_nchw, int64_t images, int64_t block, void* shared_arena,
+                            const void* images_nchw, int64_t images, int64_t block, void* shared_arena,
                             int64_t shared_bytes, void* arenas, int64_t arena_bytes, void* scratch,
                             float* logits) {
   const Room own{block, std::max<int64_t>(0, arena_bytes)};
@@ -302,11 +313,10 @@ Status schedule_predict_cpu(const ScheduleTables& t, Storage storage, Isa isa, i
     return invalid("arenas or scratch are missing or not aligned");
   const int64_t own_bytes = thread_bytes(t, storage, isa, block);
   const Pass pass{t, storage, isa, block};
-  int64_t image_floats = 0;
+  int64_t each_image = 0;  // bytes
   for (int64_t i = 0; i < t.operation_count; ++i) {
     const Operation& op = t.operations[i];
-    if (kind_of(op) == Kind::input)
-      image_floats = int64_t{op.out_channels} * t.values[op.output].height * t.values[op.output].width;
+    if (kind_of(op) == Kind::input) each_image = image_bytes(t, op);
   }
 
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
@@ -314,6 +324,7 @@ Status schedule_predict_cpu(const ScheduleTables& t, Storage storage, Isa isa, i
     char* const arena = static_cast<char*>(arenas) + thread_number() * arena_bytes;
     char* const own = static_cast<char*>(scratch) + thread_number() * own_bytes;
     const int64_t first = b * block, count = std::min(block, images - first);
+    const char* const pixels = static_cast<const char*>(images_nchw) + first * each_image;
     const Arenas places{arena, block, static_cast<char*>(shared_arena), images, first};
     for (int64_t i = operations.first; i < operations.last; ++i) {
       const Operation& op = t.operations[i];
@@ -322,7 +333,7 @@ Status schedule_predict_cpu(const ScheduleTables& t, Storage storage, Isa isa, i
           op.leaf < 0 ? nullptr : logits + (op.leaf * images + first) * int64_t{op.out_channels};
       const int64_t each = item_images(t, op, storage, isa, block);
       for (int64_t k = 0; k < count; k += each)
-        pass.run(op, args, places, k, std::min(each, count - k), images_nchw + first * image_floats, leaf);
+        pass.run(op, args, places, k, std::min(each, count - k), pixels, leaf);
     }
   }
   return {};

@@ -8,6 +8,8 @@
 //   cell(r, x, g) = (((r % s * rows + r / s) * phases + x % s) * cols + x / s) * group + g
 // where r, x count padded rows of the band and padded columns.
 //
+// For pairs two channels of a cell, a last one with a zero beside it, are one element.
+//
 // For tiles a cell is cut into pieces of 32 channels, and the same piece of all cells lies together, since
 // neighbours are then next to each other whatever the number of channels. Where the last piece has 16
 // channels or fewer, it holds those of the next columns, too: of 2, 4 or 8 columns in all, as many as have
@@ -30,11 +32,11 @@ struct Affine {
 
 struct Cells {
   int64_t group, phases, rows, cols;  // rows, cols: per phase
-  int64_t size;                       // elements from cell to cell
-  int64_t chunks, plane;              // for tiles: pieces of 32 values, and elements from one to the next
-  int64_t columns;                    // for tiles: how many a cell of the last piece holds
-  int64_t room;                       // for tiles: elements from one band's cells to those of the next
-  int64_t band;                       // output rows at a time
+  int64_t size;           // elements from cell to cell: of fp32, of pairs of bf16, for tiles of bf16
+  int64_t chunks, plane;  // for tiles: pieces of 32 values, and elements from one to the next
+  int64_t columns;        // for tiles: how many a cell of the last piece holds
+  int64_t room;           // for tiles: elements from one band's cells to those of the next
+  int64_t band;           // output rows at a time
 };
 
 enum class Task : int32_t {
@@ -56,7 +58,7 @@ struct TapRange {
 struct ItemArgs {
   Task task;          // dense: convolution and linear
   int64_t images;     // of this item; 1 but for dense
-  const void* input;  // [images, in_height, in_width, in_channels] (Task::input: NCHW fp32)
+  const void* input;  // [images, in_height, in_width, in_channels] (Task::input: NCHW)
   const void* other;  // [images, out_height, out_width, other_channels] (gate: [images, channels]), or null
   void* output;       // [images, out_height, out_width, out_channels]
   int64_t in_channels, in_height, in_width;
@@ -66,11 +68,12 @@ struct ItemArgs {
   int64_t first, groups;  // of an arrangement
   bool flatten;           // linear: all positions of an image are one cell
   Affine in, with, out;
-  const float* bias;   // [out_channels], or null
-  const void* weight;  // packed
+  const float* bias;    // [out_channels], or null
+  const float* pixels;  // of Task::input: what bytes stand for (ScheduleTables), or null
+  const void* weight;   // packed
   Cells cells;
-  // By tiles, where cells hold one column: output channels come in phases * phases parts of a multiple of 16,
-  // each of which has but those taps whose row and column are in its two ranges. 0: all have all.
+  // Where cells hold one column: output channels come in phases * phases parts of a multiple of a vector's
+  // width, each of which has but those taps whose row and column are in its two ranges. 0: all have all.
   int64_t phases;
   const TapRange* tap_ranges;
   void* cell_scratch;  // of gates and arrangements: see channel_scratch_bytes
@@ -92,6 +95,7 @@ constexpr int run_length = 16;              // positions at a time where nothing
 extern const ScheduleKernels generic_schedule_kernels;
 extern const ScheduleKernels avx2_schedule_kernels;
 extern const ScheduleKernels avx512_schedule_kernels;
-extern const ScheduleKernels amx_schedule_kernels;  // dense convolutions on bf16 by tiles
+extern const ScheduleKernels avx512_bf16_schedule_kernels;  // dense ones on bf16 by pairs
+extern const ScheduleKernels amx_schedule_kernels;          // dense convolutions on bf16 by tiles
 
 }  // namespace lasfast

@@ -23,6 +23,9 @@ inline int64_t round_to(int64_t value, int64_t multiple) { return divide_up(valu
 const ScheduleKernels& schedule_kernels(Isa isa);  // isa is compiled in
 
 inline bool by_tiles(Storage storage, Isa isa) { return storage == Storage::bfloat16 && isa == Isa::amx; }
+inline bool by_pairs(Storage storage, Isa isa) {
+  return storage == Storage::bfloat16 && isa == Isa::avx512_bf16;
+}
 
 inline Kind kind_of(const Operation& op) { return static_cast<Kind>(op.kind); }
 
@@ -49,7 +52,7 @@ inline bool is_depthwise(const Operation& op) { return kind_of(op) == Kind::conv
 struct DensePlan {
   int64_t kernel, stride, padding, channels;  // channels: of one cell, before rounding up
   int64_t out_height, out_width;
-  bool flatten, depthwise, tiles;
+  bool flatten, depthwise, tiles, pairs;
   Cells cells;
   int64_t cell_bytes;
 
@@ -78,6 +81,7 @@ inline DensePlan::DensePlan(const Operation& op, const Value& input, Storage sto
       flatten(kind_of(op) == Kind::linear),
       depthwise(is_depthwise(op)),
       tiles(by_tiles(storage, isa) && !depthwise),
+      pairs(by_pairs(storage, isa) && !depthwise),
       cells{},
       cell_bytes(0) {
   if (flatten) {
@@ -88,7 +92,7 @@ inline DensePlan::DensePlan(const Operation& op, const Value& input, Storage sto
   out_height = flatten ? 1 : (input.height + 2 * padding - kernel) / stride + 1;
   out_width = flatten ? 1 : (input.width + 2 * padding - kernel) / stride + 1;
   cells.phases = std::min(kernel, stride);
-  cells.size = depthwise ? schedule_kernels(isa).width : channels;
+  cells.size = depthwise ? schedule_kernels(isa).width : pairs ? divide_up(channels, 2) : channels;
   cells.columns = 1;
   if (tiles) {
     const int64_t last = (channels - 1) % tile_depth + 1;

@@ -27,7 +27,7 @@ int64_t schedule_packed_bytes_cpu(const Operation& op, const Value& input, Stora
   if (!check_weighted(op, input).ok() || !isa_compiled(isa)) return 0;
   const DensePlan plan(op, input, storage, isa, 1);
   if (plan.tiles) return tile_steps(plan) * tile_depth * round_to(op.out_channels, tile_cells) * 2;
-  const int64_t per_channel = plan.kernel * plan.kernel * (plan.depthwise ? 1 : plan.channels);
+  const int64_t per_channel = plan.kernel * plan.kernel * (plan.depthwise ? 1 : plan.cells.size);
   return round_to(per_channel * round_to(op.out_channels, schedule_kernels(isa).width) * 4, scratch_line);
 }
 
@@ -38,6 +38,10 @@ Status schedule_pack_cpu(const Operation& op, const Value& input, Storage storag
   if (!weight || !packed) return invalid("the weight or its packed form is missing");
   const DensePlan plan(op, input, storage, isa, 1);
   const Source source{plan, input, weight, weight_stride};
+  if (plan.pairs) {
+    pack_pairs(plan, op.out_channels, schedule_kernels(isa).width, source, static_cast<uint16_t*>(packed));
+    return {};
+  }
   if (!plan.tiles) {
     pack_vectors(plan, op.out_channels, schedule_kernels(isa).width, source, static_cast<float*>(packed));
     return {};

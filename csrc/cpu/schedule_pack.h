@@ -1,6 +1,7 @@
 // How weights of convolutions in cells are packed, for any source of weights.
 //
 //   vectors  [blocks of 2 W output channels, a last one of W where that is enough][taps][in][block] fp32
+//   pairs    the same, of [pairs of in] and [block][2] bf16
 //   tiles    [output channels / 16][steps][16 pairs][16 output channels][2] bf16: what a step's tile of
 //   inputs
 //            is multiplied by
@@ -59,6 +60,21 @@ void pack_vectors(const DensePlan& plan, int64_t out_channels, int64_t width, F 
       for (int64_t s = 0; s < plan.kernel; ++s)
         for (int64_t c = 0; c < (plan.depthwise ? 1 : plan.channels); ++c)
           for (int64_t i = o; i < o + block; ++i) *packed++ = i < out_channels ? weight(i, r, s, c) : 0.f;
+    o += block;
+  }
+}
+
+// The same for pairs; a channel that is missing has zeros for weights.
+template <class F>
+void pack_pairs(const DensePlan& plan, int64_t out_channels, int64_t width, F weight, uint16_t* packed) {
+  for (int64_t o = 0; o < out_channels;) {
+    const int64_t block = out_channels - o <= width ? width : 2 * width;
+    for (int64_t r = 0; r < plan.kernel; ++r)
+      for (int64_t s = 0; s < plan.kernel; ++s)
+        for (int64_t c = 0; c < 2 * plan.cells.size; c += 2)
+          for (int64_t i = o; i < o + block; ++i)
+            for (int64_t k = c; k < c + 2; ++k)
+              *packed++ = to_bf16(i < out_channels && k < plan.channels ? weight(i, r, s, k) : 0.f);
     o += block;
   }
 }

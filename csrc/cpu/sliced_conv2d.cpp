@@ -30,7 +30,7 @@ constexpr int64_t block_floats = 1 << 20;   // of planes per block of images in 
 
 const PlaneKernels& kernels(Isa isa) {
 #ifdef LASFAST_HAS_AVX512
-  if (isa == Isa::avx512 || isa == Isa::amx) return avx512_plane_kernels;
+  if (isa >= Isa::avx512) return avx512_plane_kernels;
 #endif
 #ifdef LASFAST_HAS_AVX2
   if (isa == Isa::avx2) return avx2_plane_kernels;

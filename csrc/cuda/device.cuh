@@ -45,9 +45,10 @@ LASFAST_DEVICE T* shared() {
   return reinterpret_cast<T*>(lasfast_shared);
 }
 
-// ---- memory. Addresses are aligned to 16 bytes.
+// ---- memory. Addresses are aligned to 16 bytes, or to the 4 that are accessed.
 
 // Of memory that nothing writes while the kernel runs.
+LASFAST_DEVICE uint32_t load4(const void* from) { return __ldg(static_cast<const uint32_t*>(from)); }
 LASFAST_DEVICE Bits16 load16(const void* from) {
   const uint4 v = __ldg(static_cast<const uint4*>(from));
   return {v.x, v.y, v.z, v.w};
@@ -57,6 +58,7 @@ LASFAST_DEVICE Bits16 load16_shared(const void* from) {
   return {v.x, v.y, v.z, v.w};
 }
 // To any memory.
+LASFAST_DEVICE void store4(void* to, uint32_t bits) { *static_cast<uint32_t*>(to) = bits; }
 LASFAST_DEVICE void store16(void* to, const Bits16& bits) {
   *static_cast<uint4*>(to) = make_uint4(bits.word[0], bits.word[1], bits.word[2], bits.word[3]);
 }
@@ -83,6 +85,14 @@ LASFAST_DEVICE void copy_wait() {
 // each, elements 2 * (t % 4) and the next of row t / 4. (With 4-byte elements: 8x4, element t % 4.)
 LASFAST_DEVICE void load_matrix(uint32_t (&to)[4], const void* shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared_row)))
+               : "memory");
+}
+
+// The same of transposed matrices: each thread gets elements t / 4 of rows 2 * (t % 4) and the next.
+LASFAST_DEVICE void load_matrix_transposed(uint32_t (&to)[4], const void* shared_row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared_row)))
                : "memory");
@@ -137,6 +147,7 @@ LASFAST_DEVICE uint32_t pack_bf16(float first, float second) {
 LASFAST_DEVICE float exp(float v) { return expf(v); }
 LASFAST_DEVICE float reciprocal(float v) { return __fdividef(1.f, v); }  // of 1 or more
 LASFAST_DEVICE float infinity() { return __int_as_float(0x7f800000); }
+LASFAST_DEVICE float sqrt(float v) { return sqrtf(v); }
 LASFAST_DEVICE double sqrt(double v) { return ::sqrt(v); }
 
 // ---- the host's side

@@ -225,12 +225,13 @@ void barrier() { wait_at(machine.block); }
 void* shared_memory() { return machine.shared.get(); }
 void set_reversed(bool reversed) { machine.reversed = reversed; }
 
-const Bits16* aligned16(const void* address) {
-  if (reinterpret_cast<uintptr_t>(address) % 16 != 0) {
-    std::fprintf(stderr, "lasfast: a kernel accesses 16 bytes at the misaligned address %p\n", address);
+const void* aligned(const void* address, int bytes) {
+  if (reinterpret_cast<uintptr_t>(address) % static_cast<unsigned>(bytes) != 0) {
+    std::fprintf(stderr, "lasfast: a kernel accesses %d bytes at the misaligned address %p\n", bytes,
+                 address);
     std::abort();
   }
-  return static_cast<const Bits16*>(address);
+  return address;
 }
 
 void copy16_async(void* shared_to, const void* from, bool valid) {
@@ -253,6 +254,19 @@ void load_matrix(uint32_t (&to)[4], const void* shared_row) {
   wait_at(warp());
   for (int i = 0; i < 4; ++i) to[i] = static_cast<const Bits16*>(e.row[8 * i + lane / 4])->word[lane % 4];
   wait_at(warp());  // nobody's address changes before all have read
+}
+void load_matrix_transposed(uint32_t (&to)[4], const void* shared_row) {
+  Exchange& e = exchange();
+  const int lane = machine.current % warp_size;
+  e.row[lane] = aligned16(shared_row);
+  wait_at(warp());
+  for (int i = 0; i < 4; ++i) {
+    uint16_t pair[2];
+    for (int j = 0; j < 2; ++j)
+      pair[j] = static_cast<const uint16_t*>(e.row[8 * i + lane % 4 * 2 + j])[lane / 4];
+    to[i] = pair[0] | uint32_t{pair[1]} << 16;
+  }
+  wait_at(warp());
 }
 
 void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -41,8 +41,20 @@ T* shared() {
   return static_cast<T*>(shared_memory());
 }
 
-// Every access of 16 bytes: a misaligned one ends the program, as on a GPU.
-const Bits16* aligned16(const void* address);
+// Every access of 16 or 4 bytes: a misaligned one ends the program, as on a GPU.
+const void* aligned(const void* address, int bytes);
+inline const Bits16* aligned16(const void* address) {
+  return static_cast<const Bits16*>(aligned(address, 16));
+}
+
+inline uint32_t load4(const void* from) {
+  uint32_t bits;
+  std::memcpy(&bits, aligned(from, 4), sizeof bits);
+  return bits;
+}
+inline void store4(void* to, uint32_t bits) {
+  std::memcpy(const_cast<void*>(aligned(to, 4)), &bits, sizeof bits);
+}
 
 inline Bits16 load16(const void* from) { return *aligned16(from); }
 inline Bits16 load16_shared(const void* from) { return *aligned16(from); }
@@ -57,6 +69,7 @@ void copy_wait() {
 }
 
 void load_matrix(uint32_t (&to)[4], const void* shared_row);
+void load_matrix_transposed(uint32_t (&to)[4], const void* shared_row);
 void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
@@ -94,6 +107,7 @@ inline uint32_t pack_bf16(float first, float second) {
 inline float exp(float v) { return std::exp(v); }
 inline float reciprocal(float v) { return 1.f / v; }
 inline float infinity() { return std::numeric_limits<float>::infinity(); }
+inline float sqrt(float v) { return std::sqrt(v); }
 inline double sqrt(double v) { return std::sqrt(v); }
 
 constexpr int64_t max_blocks = 0x7fffffff;

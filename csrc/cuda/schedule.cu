@@ -49,6 +49,7 @@ PassArgs arguments(const ScheduleTables& t, const Plan& plan, const CudaPass& pa
           plan.problems,
           pass.count,
           pass.images,
+          t.pixels,
           pass.arena,
           pass.logits,
           pass.logit_images,

@@ -4,37 +4,13 @@
 // Copies to shared memory run three steps ahead of the products. Where the input has a norm or an activation,
 // each thread applies it to the pieces that it copied itself, once they have come; padding stays zero. The
 // sums go through shared memory once more, for statistics and so that whole chunks are finished and stored.
+#include "conv_tile.cuh"
 #include "schedule_kernels.cuh"
 #include "schedule_products.cuh"
 #include "schedule_values.cuh"
 
 namespace lasfast {
 namespace {
-
-constexpr int stages = 4;
-constexpr int pieces = conv_step_bytes / 16;             // of a row at a time
-constexpr int rows_at_once = schedule_threads / pieces;  // a thread copies one piece of each such row
-constexpr int copies = conv_rows / rows_at_once;         // rows of a tile that a thread copies from
-
-template <int BN>
-struct Geometry {
-  static constexpr int warps_n = BN == 16 ? 1 : BN == 128 ? 4 : 2;
-  static constexpr int warps_m = 8 / warps_n;
-  static constexpr int warp_rows = conv_rows / warps_m, warp_columns = BN / warps_n;
-};
-
-template <int BN>
-struct Stage {
-  alignas(16) char a[conv_rows * conv_step_bytes];
-  char b[BN * conv_step_bytes];
-};
-
-template <int BN>
-struct Result {
-  static constexpr int pitch = BN + 4;
-  alignas(16) float values[conv_rows * pitch];
-  Moments moments;
-};
 
 // Scale and shift of the input's channels follow.
 template <int BN>
@@ -44,17 +20,6 @@ struct Shared {
     Stage<BN> stage[stages];
     Result<BN> result;
   };
-};
-
-// Where a thread is in k: window row and column, channel.
-struct Walk {
-  int row, column, channel;
-
-  template <int elements>
-  LASFAST_DEVICE void advance(const Problem& p) {
-    for (channel += elements; channel >= p.input.pitch; channel -= p.input.pitch)
-      if (++column == p.kernel_width) column = 0, ++row;
-  }
 };
 
 // The input under the windows of the rows that a thread copies from.
@@ -134,55 +99,42 @@ conv(const PassArgs pass) {
 
   const Windows<T> windows(pass, p, tile);
   Walk ahead = {0, 0, 0};
-  for (int i = 0; i < piece; ++i) ahead.advance<piece_elements>(p);
+  for (int i = 0; i < piece; ++i) ahead.advance<piece_elements>(p.input.pitch, p.kernel_width);
   Walk here = ahead;
   const int steps = p.depth / step_elements;
   const auto* const weight = reinterpret_cast<const T*>(pass.weights + p.weight);
 
-  const auto copy = [&](int step) {
-    if (step < steps) {
-      Stage<BN>& stage = shared->stage[step % stages];
-      LASFAST_UNROLL
-      for (int i = 0; i < copies; ++i) {
-        const bool inside = windows.inside(p, ahead, i);
-        device::copy16_async(stage.a + piece_offset(row + i * rows_at_once, piece),
-                             inside ? windows.address(p, ahead, i) : windows.image[i], inside);
-      }
-      LASFAST_UNROLL
-      for (int n = row; n < BN; n += rows_at_once) {
-        const int c = tile.column + n;
-        const bool inside = c < p.out_channels;
-        const int64_t at =
-            static_cast<int64_t>(inside ? c : 0) * p.depth + step * step_elements + piece * piece_elements;
-        device::copy16_async(stage.b + piece_offset(n, piece), weight + at, inside);
-      }
-      ahead.advance<step_elements>(p);
+  const auto fill = [&](Stage<BN>& stage, int step) {
+    LASFAST_UNROLL
+    for (int i = 0; i < copies; ++i) {
+      const bool inside = windows.inside(p, ahead, i);
+      device::copy16_async(stage.a + piece_offset(row + i * rows_at_once, piece),
+                           inside ? windows.address(p, ahead, i) : windows.image[i], inside);
     }
-    device::copy_commit();
+    LASFAST_UNROLL
+    for (int n = row; n < BN; n += rows_at_once) {
+      const int c = tile.column + n;
+      const bool inside = c < p.out_channels;
+      const int64_t at =
+          static_cast<int64_t>(inside ? c : 0) * p.depth + step * step_elements + piece * piece_elements;
+      device::copy16_async(stage.b + piece_offset(n, piece), weight + at, inside);
+    }
+    ahead.advance<step_elements>(p.input.pitch, p.kernel_width);
   };
-
+  const auto arrived = [&](Stage<BN>& stage) {
+    if (!transformed) return;
+    LASFAST_UNROLL
+    for (int i = 0; i < copies; ++i)
+      if (windows.inside(p, here, i))
+        transform(scale + here.channel, shift + here.channel, p.input.activation,
+                  stage.a + piece_offset(row + i * rows_at_once, piece), T{});
+    here.advance<step_elements>(p.input.pitch, p.kernel_width);
+  };
   Product<T, G::warp_rows, G::warp_columns> product;
   const int first_row = warp / G::warps_n * G::warp_rows, first_column = warp % G::warps_n * G::warp_columns;
-  LASFAST_ROLL
-  for (int step = 0; step < stages - 1; ++step) copy(step);
-  LASFAST_ROLL
-  for (int step = 0; step < steps; ++step) {
-    device::copy_wait<stages - 2>();
-    Stage<BN>& stage = shared->stage[step % stages];
-    if (transformed) {
-      LASFAST_UNROLL
-      for (int i = 0; i < copies; ++i)
-        if (windows.inside(p, here, i))
-          transform(scale + here.channel, shift + here.channel, p.input.activation,
-                    stage.a + piece_offset(row + i * rows_at_once, piece), T{});
-      here.advance<step_elements>(p);
-    }
-    device::barrier();  // this step has come, and everybody is done with the one before
-    copy(step + stages - 1);
+  pipeline(shared->stage, steps, fill, arrived, [&](const Stage<BN>& stage) {
     product.add(stage.a + first_row * conv_step_bytes, stage.b + first_column * conv_step_bytes);
-  }
-  device::copy_wait<0>();
-  device::barrier();
+  });
 
   Result<BN>& result = shared->result;
   product.store(result.values + first_row * Result<BN>::pitch + first_column, Result<BN>::pitch);

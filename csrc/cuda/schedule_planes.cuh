@@ -185,27 +185,35 @@ struct Arrange {
   LASFAST_DEVICE int channel(int i) const { return source[i] - (second(i) ? p.input.channels : 0); }
 };
 
-// Images, [count, channels, height, width] in fp32.
+// Images, [count, channels, height, width]: fp32, or bytes that a table has the values of.
 template <typename T>
 struct Input {
   static constexpr bool cheap = false;
-  const float* images;
+  const void* images;
+  const float* pixels;
   int64_t first, positions;
   int c, channels;
 
   LASFAST_DEVICE Input(const PassArgs& pass, const Problem& p, int c)
       : images(pass.images),
+        pixels(pass.pixels),
         first(pass.first),
         positions(static_cast<int64_t>(p.out_height) * p.out_width),
         c(c),
         channels(p.input.channels) {}
   LASFAST_DEVICE Chunk operator()(int64_t position) const {
     const int64_t image = first + position / positions;
-    const float* const from = images + (image * channels + c) * positions + position % positions;
+    const int64_t from = (image * channels + c) * positions + position % positions;
     Chunk x;
     LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) x.v[i] = c + i < channels ? from[i * positions] : 0.f;
+    for (int i = 0; i < chunk; ++i) x.v[i] = c + i < channels ? value(from + i * positions, c + i) : 0.f;
     return x;
+  }
+
+ private:
+  LASFAST_DEVICE float value(int64_t at, int channel) const {
+    if (!pixels) return static_cast<const float*>(images)[at];
+    return pixels[channel * 256 + static_cast<const uint8_t*>(images)[at]];
   }
 };
 

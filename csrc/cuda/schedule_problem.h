@@ -92,7 +92,8 @@ struct PassArgs {
   const Problem* problems;  // of the launch
   int64_t problem_count;
   int64_t count;  // images
-  const float* images;
+  const void* images;
+  const float* pixels;  // what bytes stand for, or null
   void* arena;
   float* logits;
   int64_t logit_images;

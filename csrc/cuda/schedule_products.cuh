@@ -25,11 +25,38 @@ struct CopiedRows {
   LASFAST_DEVICE const char* piece(int, int row, int piece) const { return first + piece_offset(row, piece); }
 };
 
-// What a warp adds: `a` is at its first row, `b` at its first column; both are multiples of eight.
+// A warp's sums, by tensor cores.
 template <typename T, int WM, int WN>
-struct TensorProduct {
+struct TensorSums {
   float sum[WM / 16][WN / 8][4] = {};
 
+  // Adds products of 32 bytes of k; of columns, halves of k alternate.
+  LASFAST_DEVICE void multiply(const uint32_t (&rows)[WM / 16][4], const uint32_t (&columns)[WN / 16][4]) {
+    LASFAST_UNROLL
+    for (int m = 0; m < WM / 16; ++m) LASFAST_UNROLL
+    for (int n = 0; n < WN / 8; ++n) {
+      const uint32_t column[2] = {columns[n / 2][n % 2 * 2], columns[n / 2][n % 2 * 2 + 1]};
+      if constexpr (sizeof(T) == 4)
+        device::mma_tf32(sum[m][n], rows[m], column);
+      else
+        device::mma_bf16(sum[m][n], rows[m], column);
+    }
+  }
+
+  // To a tile of floats, `pitch` apart.
+  LASFAST_DEVICE void store(float* to, int pitch) const {
+    const int lane = device::thread_index() % 32;
+    LASFAST_UNROLL
+    for (int m = 0; m < WM / 16; ++m) LASFAST_UNROLL
+    for (int n = 0; n < WN / 8; ++n) LASFAST_UNROLL
+    for (int i = 0; i < 4; ++i)
+      to[(16 * m + lane / 4 + i / 2 * 8) * pitch + 8 * n + lane % 4 * 2 + i % 2] = sum[m][n][i];
+  }
+};
+
+// What a warp adds: `a` is at its first row, `b` at its first column; both are multiples of eight.
+template <typename T, int WM, int WN>
+struct TensorProduct : TensorSums<T, WM, WN> {
   LASFAST_DEVICE void add(const char* a, const char* b) {
     CopiedRows rows{a};
     add(rows, b);
@@ -58,23 +85,8 @@ struct TensorProduct {
         device::load_matrix(columns[n], b + piece_offset(16 * n + b_row, 2 * k + b_half));
         round(columns[n]);
       }
-      LASFAST_UNROLL
-      for (int m = 0; m < WM / 16; ++m) LASFAST_UNROLL
-      for (int n = 0; n < WN / 8; ++n) {
-        const uint32_t column[2] = {columns[n / 2][n % 2 * 2], columns[n / 2][n % 2 * 2 + 1]};
-        multiply(sum[m][n], rows[m], column);
-      }
+      this->multiply(rows, columns);
     }
-  }
-
-  // To a tile of floats, `pitch` apart.
-  LASFAST_DEVICE void store(float* to, int pitch) const {
-    const int lane = device::thread_index() % 32;
-    LASFAST_UNROLL
-    for (int m = 0; m < WM / 16; ++m) LASFAST_UNROLL
-    for (int n = 0; n < WN / 8; ++n) LASFAST_UNROLL
-    for (int i = 0; i < 4; ++i)
-      to[(16 * m + lane / 4 + i / 2 * 8) * pitch + 8 * n + lane % 4 * 2 + i % 2] = sum[m][n][i];
   }
 
   // The sums that a thread has: of some columns, each with the next, in some rows.
@@ -85,7 +97,7 @@ struct TensorProduct {
   LASFAST_DEVICE static int held_column(int n) { return 8 * n + device::thread_index() % 4 * 2; }
   LASFAST_DEVICE static int held_row(int m) { return 8 * m + device::thread_index() % 32 / 4; }
   LASFAST_DEVICE Sums held(int m, int n) const {
-    return {{sum[m / 2][n][m % 2 * 2], sum[m / 2][n][m % 2 * 2 + 1]}};
+    return {{this->sum[m / 2][n][m % 2 * 2], this->sum[m / 2][n][m % 2 * 2 + 1]}};
   }
 
  private:
@@ -94,12 +106,6 @@ struct TensorProduct {
       LASFAST_UNROLL
       for (int i = 0; i < 4; ++i) bits[i] = device::to_tf32(bits[i]);
     }
-  }
-  LASFAST_DEVICE static void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    if constexpr (sizeof(T) == 4)
-      device::mma_tf32(sum, a, b);
-    else
-      device::mma_bf16(sum, a, b);
   }
 };
 

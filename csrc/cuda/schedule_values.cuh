@@ -1,53 +1,14 @@
-// What the kernels of a schedule share: a thread's eight channels, how an operation sees a value, what
-// follows op(...), statistics of a tile, and which tile a block is to compute.
+// What the kernels of a schedule share: how an operation sees a value, what follows op(...), statistics of a
+// tile, and which tile a block is to compute.
 #pragma once
 
+#include "activation.cuh"
+#include "chunk.cuh"
 #include "device.cuh"
+#include "moments.cuh"
 #include "schedule_problem.h"
 
 namespace lasfast {
-
-struct Chunk {
-  float v[chunk];
-};
-
-LASFAST_DEVICE Chunk load_chunk(const float* from) {
-  Chunk x;
-  LASFAST_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    const device::Bits16 bits = device::load16(from + 4 * half);
-    LASFAST_UNROLL
-    for (int i = 0; i < 4; ++i) x.v[4 * half + i] = device::float_of(bits.word[i]);
-  }
-  return x;
-}
-LASFAST_DEVICE Chunk unpack(const device::Bits16& bits) {
-  Chunk x;
-  LASFAST_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    x.v[2 * i] = device::float_of(bits.word[i] << 16);
-    x.v[2 * i + 1] = device::float_of(bits.word[i] & 0xffff0000u);
-  }
-  return x;
-}
-LASFAST_DEVICE Chunk load_chunk(const device::bfloat16* from) { return unpack(device::load16(from)); }
-
-LASFAST_DEVICE device::Bits16 pack(const Chunk& x) {
-  device::Bits16 bits;
-  LASFAST_UNROLL
-  for (int i = 0; i < 4; ++i) bits.word[i] = device::pack_bf16(x.v[2 * i], x.v[2 * i + 1]);
-  return bits;
-}
-LASFAST_DEVICE void store_chunk(float* to, const Chunk& x) {
-  LASFAST_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    device::Bits16 bits;
-    LASFAST_UNROLL
-    for (int i = 0; i < 4; ++i) bits.word[i] = device::bits_of(x.v[4 * half + i]);
-    device::store16(to + 4 * half, bits);
-  }
-}
-LASFAST_DEVICE void store_chunk(device::bfloat16* to, const Chunk& x) { device::store16(to, pack(x)); }
 
 // Channels that a thread handles together: X is Chunk, or fewer.
 template <typename X>
@@ -82,28 +43,6 @@ struct Place {
     store_chunk(first + position * pitch, x);
   }
 };
-
-// Comparisons are so that NaN comes through, as in PyTorch.
-LASFAST_DEVICE float clamp(float v, float high) { return v < 0.f ? 0.f : v > high ? high : v; }
-
-template <int n>
-LASFAST_DEVICE void activate(float (&x)[n], int32_t activation) {
-  if (activation == 0) return;
-  if (activation <= 2) {  // ReLU, ReLU6
-    const float high = activation == 2 ? 6.f : device::infinity();
-    LASFAST_UNROLL
-    for (int i = 0; i < n; ++i) x[i] = clamp(x[i], high);
-    return;
-  }
-  // A gate, hard (3, 6) or not (4, 5), and the value times the gate (3, 4).
-  const bool hard = activation == 3 || activation == 6, times = activation <= 4;
-  LASFAST_UNROLL
-  for (int i = 0; i < n; ++i) {
-    const float gate =
-        hard ? clamp(x[i] + 3.f, 6.f) * (1.f / 6.f) : device::reciprocal(1.f + device::exp(-x[i]));
-    x[i] = times ? x[i] * gate : gate;
-  }
-}
 
 // The norm and activation of a term, for its channels from c on.
 template <typename X>
@@ -209,43 +148,19 @@ LASFAST_DEVICE void find_problem(const PassArgs& pass, Problem* shared) {
   device::barrier();
 }
 
-// Mean and squared deviations of each column of a tile in shared memory, of `count` rows `pitch` floats
-// apart. All threads of the block call it; what they wrote to the tile is in place. Two passes, and a fixed
-// order.
-struct Moments {
-  float mean[schedule_threads], deviations[schedule_threads];
-};
+// Writes mean and squared deviations of each column of a tile in shared memory, of rows `pitch` floats apart.
+// All threads of the block call it; what they wrote to the tile is in place.
 LASFAST_DEVICE void take_statistics(const PassArgs& pass, const Problem& p, const Tile& tile,
                                     const float* values, int pitch, Moments* moments) {
-  const int thread = device::thread_index(), count = static_cast<int>(tile.end - tile.first);
-  const int groups = schedule_threads / p.columns, group = thread / p.columns, column = thread % p.columns;
-  if (group < groups && group < count) {
-    const float n = static_cast<float>((count - group + groups - 1) / groups);
-    float sum = 0.f, deviations = 0.f;
-    for (int r = group; r < count; r += groups) sum += values[r * pitch + column];
-    const float mean = sum / n;
-    for (int r = group; r < count; r += groups) {
-      const float d = values[r * pitch + column] - mean;
-      deviations += d * d;
-    }
-    moments->mean[thread] = mean;
-    moments->deviations[thread] = deviations;
-  }
-  device::barrier();
+  const int thread = device::thread_index();
+  const int count = static_cast<int>(tile.end - tile.first);
+  Column column = column_moments(values, pitch, count, p.columns, moments);
   if (thread >= p.columns || tile.column + thread >= p.out_pitch) return;
-  float mean = 0.f, deviations = 0.f, seen = 0.f;
-  for (int g = 0; g < groups && g < count; ++g) {
-    const float n = static_cast<float>((count - g + groups - 1) / groups);
-    const float delta = moments->mean[g * p.columns + thread] - mean;
-    mean += delta * (n / (seen + n));
-    deviations += moments->deviations[g * p.columns + thread] + delta * delta * (seen * n / (seen + n));
-    seen += n;
-  }
   const int c = tile.column + thread;
-  if (p.bias >= 0 && c < p.out_channels) mean += pass.biases[p.bias + c];
+  if (p.bias >= 0 && c < p.out_channels) column.mean += pass.biases[p.bias + c];
   float* const partial = pass.partial + p.partial + 2 * tile.row * p.out_pitch + c;
-  partial[0] = mean;
-  partial[p.out_pitch] = deviations;
+  partial[0] = column.mean;
+  partial[p.out_pitch] = column.deviations;
 }
 
 }  // namespace lasfast

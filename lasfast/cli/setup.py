@@ -229,12 +229,13 @@ def make_evaluator(
     """Build the evaluator on the images' calibration and validation parts."""
     return lasfast.Evaluator(
         supernet,
-        data.calibration,
-        data.validation,
+        data.raw_calibration,
+        data.raw_validation,
         backend=options.backend,
         precision=precision,
         statistics=statistics or options.statistics,
         memory_budget=options.memory_budget,
+        normalize=(data.mean, data.std),
     )
 
 

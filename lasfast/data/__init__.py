@@ -1,6 +1,7 @@
 """Datasets in, tensors out: labelled images, split, augmented and normalized.
 
-Imports nothing else of lasfast. ``load`` is the way in; the classes are there for images of one's own.
+Imports nothing else of lasfast but small helpers. ``load`` is the way in; the classes are there for images
+of one's own.
 """
 
 from __future__ import annotations

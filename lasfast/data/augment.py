@@ -1,14 +1,13 @@
-"""Augmentation of whole batches at once, and the normalization that follows it.
+"""Augmentation of whole batches at once.
 
-Crops are cut out of the raw image, zero-padded before it is normalized, then flipped, then normalized:
-the order of the paper (NIR, Experiments on CIFAR-100, Training Details). Every random number is drawn on
-the CPU, so that a batch is cropped and flipped alike wherever its images are.
+Crops are cut out of the raw image, zero-padded before it is normalized, then flipped, then normalized (by
+``lasfast.normalization``): the order of the paper (NIR, Experiments on CIFAR-100, Training Details). Every
+random number is drawn on the CPU, so that a batch is cropped and flipped alike wherever its images are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,30 +16,6 @@ from torch.nn.functional import pad as pad_tensor
 SCALE = (0.08, 1.0)  # area of a random resized crop, as a part of the image (torchvision's default)
 RATIO = (3 / 4, 4 / 3)  # its width / height
 ATTEMPTS = 10
-
-
-def channel_scale(mean: Sequence[float], std: Sequence[float], images: Tensor) -> tuple[Tensor, Tensor]:
-    """(scale, shift), each [1, C, 1, 1] float32, such that ``raw * scale + shift`` is normalized.
-
-    uint8 images stand for values of 0 to 1 (raw / 255), and ``mean`` and ``std`` are of those values.
-    """
-    unit = 255.0 if images.dtype == torch.uint8 else 1.0
-    scale = torch.tensor([1 / (unit * s) for s in std], dtype=torch.float32, device=images.device)
-    shift = torch.tensor(
-        [-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=images.device
-    )
-    return scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
-
-
-def scale_and_shift(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``images * scale + shift`` as a new float32 tensor of the shape of ``images`` [N, C, H, W]."""
-    # Two passes rather than addcmul: no fused multiply-add whose use depends on the position in memory.
-    return images.to(torch.float32, copy=True).mul_(scale).add_(shift)
-
-
-def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalize [N, C, H, W] uint8 (as raw / 255) or float images per channel; float32, the same shape."""
-    return scale_and_shift(images, *channel_scale(mean, std, images))
 
 
 def crop_windows(images: Tensor, pad: int) -> Tensor:

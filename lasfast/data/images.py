@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lasfast.data import augment
 from lasfast.data.splits import derive_seed
+from lasfast.normalization import channel_scale, scale_and_shift
 
 
 @runtime_checkable
@@ -109,7 +110,7 @@ class TensorImages:
         self.resized_crop = bool(resized_crop)
         self._labels = labels.to(torch.int64)
         self._windows = augment.crop_windows(images, self.pad)
-        self._scale, self._shift = augment.channel_scale(self.mean, self.std, images)
+        self._scale, self._shift = channel_scale(self.mean, self.std, images)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -175,28 +176,38 @@ class TensorImages:
             chosen = order[k * batch_size : (k + 1) * batch_size]
             wanted = rows(len(chosen))
             generator = torch.Generator().manual_seed(derive_seed("batch", seed, k))
-            images = self._augmented(chosen, generator, wanted)
-            yield images, self._labels[chosen[wanted].to(self.device)], len(chosen)
+            images, labels = self._augmented(chosen, generator, wanted)
+            yield images, labels, len(chosen)
 
-    def _augmented(self, chosen: Tensor, generator: torch.Generator, rows: slice) -> Tensor:
+    def _augmented(self, chosen: Tensor, generator: torch.Generator, rows: slice) -> tuple[Tensor, Tensor]:
         """Crop, flip and normalize some of the images ``chosen`` (int64 [B], on the CPU).
 
         Random numbers are drawn for all, so that an image has its own whatever the ``rows``. float32
-        [rows, C, H, W].
+        [rows, C, H, W], and labels.
         """
         count = len(chosen)
-        flips = (augment.draw_flips(count, generator) & self.flip)[rows].to(self.device)
+        flips = augment.draw_flips(count, generator) & self.flip
         if self.resized_crop:
             height, width = self._windows.shape[-2:]
-            boxes = augment.draw_boxes(count, height, width, generator)[rows].to(self.device)
-            raw = augment.resize_boxes(self._windows[chosen[rows].to(self.device), 0, 0], boxes, flips)
+            crops = augment.draw_boxes(count, height, width, generator).T
         else:
-            top, left = augment.draw_offsets(count, self.pad, generator)
-            chosen, top, left = torch.stack([chosen, top, left])[:, rows].to(self.device)
+            crops = augment.draw_offsets(count, self.pad, generator)
+        chosen, flips, *crop = self._send(torch.cat([torch.stack([chosen, flips.long()]), crops])[:, rows])
+        flips = flips.bool()
+        if self.resized_crop:
+            raw = augment.resize_boxes(self._windows[chosen, 0, 0], torch.stack(crop, 1), flips)
+        else:
+            top, left = crop
             raw = self._windows[chosen, top, left]
             if self.flip:
                 raw = augment.flip_some(raw, flips)
-        return augment.scale_and_shift(raw, self._scale, self._shift)
+        return scale_and_shift(raw, self._scale, self._shift), self._labels[chosen]
+
+    def _send(self, numbers: Tensor) -> Tensor:
+        """Random numbers on the device of the images, without waiting for what that is at."""
+        return (
+            numbers.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else numbers
+        )
 
     def describe(self) -> dict[str, Any]:
         """What identifies these training images beside their contents, for JSON."""

@@ -6,6 +6,7 @@ torch's global random state is neither read nor changed.
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from lasfast.data.decode import Size
 from lasfast.data.errors import DataError
 from lasfast.data.images import check_position, count_batches, epoch_order
 from lasfast.data.splits import derive_seed
+from lasfast.normalization import normalize
 
 Item = tuple["Tensor | DataError", int]
 
@@ -108,9 +110,9 @@ class FolderImages:
         ]
         plan = [chosen[rows(len(chosen))] for chosen in whole]
         items = _TrainingFiles(self._paths, self._labels, self.size, len(self.mean), self.flip, seed)
-        parts = _read(items, plan, self.workers, self.mean, self.std)
+        parts = _read(items, plan, self.workers)
         for chosen, (images, labels) in zip(whole, parts, strict=True):
-            yield images, labels, len(chosen)
+            yield normalize(images, self.mean, self.std), labels, len(chosen)
 
     def describe(self) -> dict[str, Any]:
         """What identifies these training images beside their contents, for JSON."""
@@ -128,7 +130,7 @@ class FolderLoader:
     """Image files in fixed order, resized and center-cropped; every iteration reads them again.
 
     Iterating yields float32 [B, C, H, W] normalized, with int64 labels [B] beside it where labels were given:
-    ``for images, labels in loader``; else ``for images in loader``.
+    ``for images, labels in loader``; else ``for images in loader``. With ``raw``, the images are uint8.
     """
 
     def __init__(
@@ -140,6 +142,8 @@ class FolderLoader:
         std: Sequence[float],
         batch_size: int = 250,
         workers: int | None = None,
+        *,
+        raw: bool = False,
     ) -> None:
         _check_files(paths, labels, mean, std)
         count_batches(len(paths), batch_size)
@@ -148,6 +152,7 @@ class FolderLoader:
         self.std = tuple(float(value) for value in std)
         self.batch_size = batch_size
         self.workers = _workers(workers)
+        self.raw = raw
         self.num_images = len(paths)
         self.labels = labels
         self._paths = tuple(paths)
@@ -162,8 +167,15 @@ class FolderLoader:
         items = _PlainFiles(self._paths, labels, self.size, len(self.mean))
         order = range(self.num_images)
         plan = [list(order[i : i + self.batch_size]) for i in range(0, self.num_images, self.batch_size)]
-        for batch in _read(items, plan, self.workers, self.mean, self.std):
-            yield batch[0] if self.labels is None else batch
+        for images, of_images in _read(items, plan, self.workers):
+            batch = images if self.raw else normalize(images, self.mean, self.std)
+            yield batch if self.labels is None else (batch, of_images)
+
+    def normalized(self) -> FolderLoader:
+        """The same files, with images that are normalized."""
+        other = copy.copy(self)
+        other.raw = False
+        return other
 
 
 class _PlainFiles(Items[Item]):
@@ -223,10 +235,8 @@ def random_box(height: int, width: int, rng: random.Random) -> tuple[int, int, i
     return augment.central_box(height, width)
 
 
-def _read(
-    items: _PlainFiles, plan: list[list[int]], workers: int, mean: Sequence[float], std: Sequence[float]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read the batches of ``plan``, normalized here: a worker sends bytes, a quarter of the floats."""
+def _read(items: _PlainFiles, plan: list[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read the batches of ``plan``, uint8: a quarter of the floats that workers would send."""
     loader: DataLoader[Item] = DataLoader(
         items,
         batch_sampler=plan,
@@ -237,7 +247,7 @@ def _read(
     for images, labels in loader:
         if isinstance(images, DataError):
             raise images
-        yield augment.normalize(images, mean, std), labels
+        yield images, labels
 
 
 def _collate(items: list[Item]) -> tuple[Tensor | DataError, Tensor]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lasfast.data import decode
-from lasfast.data.augment import normalize
 from lasfast.data.dataset import Dataset
 from lasfast.data.decode import Size
 from lasfast.data.errors import DataError
@@ -29,6 +28,7 @@ from lasfast.data.sources import (
 )
 from lasfast.data.splits import Indices, Split, balanced_subset, split_pool
 from lasfast.data.statistics import channel_statistics, digest_of
+from lasfast.normalization import normalize
 
 IN_MEMORY_SIZE = 96  # images of one size up to this many pixels a side are decoded once, to memory
 STATISTICS_IMAGES = 10_000
@@ -228,8 +228,8 @@ def _in_memory(
         channels=int(images.shape[1]),
         image_size=size,
         train=train,
-        calibration=normalize(calibration, mean, std),
-        validation=(normalize(validation, mean, std), validation_labels),
+        raw_calibration=calibration,
+        raw_validation=(validation, validation_labels),
         mean=mean,
         std=std,
         description=_describe(name, classes, split, options.seed, train.describe(), digest, ignored),
@@ -254,7 +254,8 @@ def _while_used(
 
     def loader(files: ImageFiles, labelled: bool = True) -> FolderLoader:
         labels = torch.from_numpy(files.labels) if labelled else None
-        return FolderLoader(files.paths, labels, size, mean, std, options.batch_size, options.workers)
+        workers = options.workers
+        return FolderLoader(files.paths, labels, size, mean, std, options.batch_size, workers, raw=True)
 
     flip = recipe.flip if options.flip is None else options.flip
     images = FolderImages(train.paths, torch.from_numpy(train.labels), size, mean, std, flip, options.workers)
@@ -268,12 +269,12 @@ def _while_used(
         channels=channels,
         image_size=size,
         train=images,
-        calibration=loader(calibration, labelled=False),
-        validation=loader(validation),
+        raw_calibration=loader(calibration, labelled=False),
+        raw_validation=loader(validation),
         mean=mean,
         std=std,
         description={**description, "batch_size": options.batch_size},
-        read_test=lambda: loader(source.test()),
+        read_test=lambda: loader(source.test()).normalized(),
     )
 
 

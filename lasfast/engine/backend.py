@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lasfast.engine.plan import Plan
+from lasfast.normalization import Normalization
 from lasfast.supernets import Supernet
 from lasfast.supernets.layers import Shape
 from lasfast.supernets.run import evaluation_mode
@@ -24,13 +25,19 @@ NodeStatistics = dict[str, tuple[Tensor, Tensor]]
 
 
 class Backend(ABC):
-    """Calibrates and predicts the plans of one supernet, with the weights it has at that moment."""
+    """Calibrates and predicts the plans of one supernet, with the weights it has at that moment.
+
+    Images are floating point, or, with a `normalization`, uint8 of which it makes what networks see.
+    """
 
     name: ClassVar[str]
 
-    def __init__(self, supernet: Supernet, precision: str = "fp32") -> None:
+    def __init__(
+        self, supernet: Supernet, precision: str = "fp32", normalization: Normalization | None = None
+    ) -> None:
         self.supernet = supernet
         self.precision = precision
+        self.normalization = normalization
 
     @abstractmethod
     def calibrate(self, plan: Plan, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
@@ -59,6 +66,12 @@ class Backend(ABC):
     @abstractmethod
     def prediction_batch(self, plan: Plan, image_shape: Shape, budget: int) -> int:
         """Return how many images may be predicted at a time within `budget` bytes; at least 1."""
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise TypeError unless these are bytes where bytes are normalized, and floats elsewhere."""
+        if (images.dtype == torch.uint8) != (self.normalization is not None):
+            expected = "floating point" if self.normalization is None else "uint8, which is normalized"
+            raise TypeError(f"images must be {expected}, got {images.dtype}")
 
     @contextmanager
     def inference(self) -> Iterator[None]:

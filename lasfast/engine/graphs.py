@@ -2,40 +2,79 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Hashable
+from typing import Any, TypeVar, cast
 
 import torch
+
+logger = logging.getLogger("lasfast")
+
+T = TypeVar("T")
+Recorded = tuple[Callable[[], None], T]
+"""What queues recorded work, and the result that it leaves in the same memory each time."""
+Record = Callable[[Callable[[], Any]], Recorded[Any]]
 
 
 class Replays:
     """Queues the same work again and again: from its second time on as a CUDA graph.
 
     The first time it is queued as it is, since what a kernel needs once (its code, more shared memory) cannot
-    be had while a graph is recorded. `enabled=False` queues it so every time.
+    be had while a graph is recorded. `enabled=False` queues it so every time, and so does a graph that cannot
+    be recorded. What graphs allocate they take from one pool, over each other: a result holds until other
+    work is queued. `recorder` makes what records, anew for each pool.
     """
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, *, enabled: bool, recorder: Callable[[], Record] | None = None) -> None:
         self.enabled = enabled
-        self._graphs: dict[Hashable, torch.cuda.CUDAGraph | None] = {}
+        self._recorder = recorder or Recorder
+        self.clear()
 
-    def run(self, key: Hashable, work: Callable[[], None]) -> None:
+    def run(self, key: Hashable, work: Callable[[], T]) -> T:
         """Queue `work` on the current stream; calls with one key must queue the same."""
-        if not self.enabled or key not in self._graphs:
-            self._graphs[key] = None
-            work()
-            return
-        graph = self._graphs[key]
-        if graph is None:
-            graph = self._graphs[key] = _record(work)
-        graph.replay()
+        if not self.enabled or key not in self._recorded:
+            self._recorded[key] = None
+            return work()
+        recorded = self._recorded[key]
+        if recorded is None:
+            try:
+                recorded = self._recorded[key] = self._record(work)
+            except RuntimeError as error:  # whatever CUDA has against it
+                logger.warning("a CUDA graph could not be recorded; going on without: %s", error)
+                self.enabled = False
+                self.clear()
+                return work()
+        replay, result = recorded
+        replay()
+        return cast(T, result)
+
+    def clear(self) -> None:
+        """Forget all graphs; their memory is free when their results are."""
+        self._recorded: dict[Hashable, Recorded[Any] | None] = {}
+        self._record = self._recorder()
 
 
-def _record(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(torch.cuda.Stream()):  # torch records on streams of one's own only
-        graph.capture_begin(capture_error_mode="thread_local")
-        try:
-            work()
-        finally:
-            graph.capture_end()
-    return graph
+class Recorder:
+    """Records CUDA graphs of the current device, whose memory comes from one pool."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, work: Callable[[], T]) -> Recorded[T]:
+        """Record what `work` queues, which does not run now."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(_side_stream(torch.cuda.current_device())):
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                result = work()
+            finally:
+                graph.capture_end()
+        self._pool = graph.pool()
+        return graph.replay, result
+
+
+@functools.cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    """Where graphs are recorded, not on the default stream; one, since cuBLAS keeps memory for each."""
+    return torch.cuda.Stream(device)

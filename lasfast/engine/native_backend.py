@@ -21,6 +21,7 @@ from lasfast.engine.plan import Plan
 from lasfast.engine.program import Program
 from lasfast.engine.schedule import SIZES, BatchNorm
 from lasfast.engine.statistics import CONVENTIONS, RunningStatistics
+from lasfast.normalization import Normalization
 from lasfast.supernets import Supernet
 from lasfast.supernets.layers import Shape
 
@@ -51,13 +52,20 @@ class NativeBackend(Backend):
 
     name = "native"
 
-    def __init__(self, supernet: Supernet, precision: str = "fp32", memory_budget: int | None = None) -> None:
-        super().__init__(supernet, precision)
+    def __init__(
+        self,
+        supernet: Supernet,
+        precision: str = "fp32",
+        memory_budget: int | None = None,
+        normalization: Normalization | None = None,
+    ) -> None:
+        super().__init__(supernet, precision, normalization)
         self.memory_budget = memory_budget
         self.module = _native.load()
         self.device = next(supernet.parameters()).device
         if self.device.type not in PROGRAMS:
             raise ValueError(f"supernet is on {self.device}, and {why_missing(self.device)}")
+        self.pixels = None if normalization is None else normalization.table(self.device)
         self._workspace = torch.empty(0, dtype=torch.uint8, device=self.device)
 
     def calibrate(self, plan: Plan, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
@@ -66,7 +74,7 @@ class NativeBackend(Backend):
         running: RunningStatistics | None = None
         batch_norms: tuple[BatchNorm, ...] = ()
         for images in batches:
-            images = _prepared(images)
+            images = self._prepared(images)
             shape = tuple(images.shape[1:])
             if shape not in programs:
                 programs[shape] = self._program(plan, shape, len(images), calibration=True)
@@ -97,7 +105,7 @@ class NativeBackend(Backend):
         """Give the logits of every leaf for each batch (see `Backend.predict_batches`)."""
         programs: dict[Shape, Program] = {}
         for images in batches:
-            images = _prepared(images)
+            images = self._prepared(images)
             shape = tuple(images.shape[1:])
             if shape not in programs:
                 programs[shape] = self._program(plan, shape, len(images), calibration=False)
@@ -118,6 +126,19 @@ class NativeBackend(Backend):
         program = self._make(plan, image_shape, calibration=False)
         rest = budget - program.least_bytes(0)
         return max(1, rest // max(1, program.logits_bytes(1)))
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        """Images as the native code reads them: float32 or uint8, [N, C, H, W] in this order."""
+        self.check_images(images)
+        device = next(self.supernet.parameters()).device
+        if device != self.device:
+            raise ValueError(
+                f"supernet was on {self.device} when this was made and is on {device} now; make a new one"
+            )
+        if images.device != device:
+            raise ValueError(f"images are on {images.device}, but the supernet is on {device}")
+        dtype = torch.float32 if self.normalization is None else torch.uint8
+        return images.detach().to(dtype).contiguous()
 
     def _program(self, plan: Plan, image_shape: Shape, images: int, *, calibration: bool) -> Program:
         """Return the fastest program for batches of so many images that the memory allows."""
@@ -145,8 +166,3 @@ class NativeBackend(Backend):
             self._workspace = torch.empty(0, dtype=torch.uint8, device=self.device)
             self._workspace = torch.empty(size, dtype=torch.uint8, device=self.device)
         return self._workspace
-
-
-def _prepared(images: Tensor) -> Tensor:
-    """Images as the native code reads them: float32, [N, C, H, W] in this order."""
-    return images.detach().to(torch.float32).contiguous()

@@ -68,6 +68,7 @@ class Program(ABC):
             mean=self.mean.data_ptr(),
             variance=self.variance.data_ptr(),
             channel_count=self.tables.shape[1],
+            pixels=0 if self.backend.pixels is None else self.backend.pixels.data_ptr(),
         )
 
     @staticmethod
@@ -80,7 +81,7 @@ class Program(ABC):
 
     @abstractmethod
     def calibrate(self, images: Tensor) -> None:
-        """Run one batch [N, C, H, W], fp32 and contiguous."""
+        """Run one batch [N, C, H, W], contiguous; fp32, or uint8 where the backend normalizes."""
 
     @abstractmethod
     def predict(self, images: Tensor) -> Tensor:

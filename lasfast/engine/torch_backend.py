@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lasfast.engine.backend import Backend, NodeStatistics, too_few_values
 from lasfast.engine.plan import ROOT, Plan
 from lasfast.engine.statistics import CONVENTIONS, RunningStatistics
+from lasfast.normalization import Normalization
 from lasfast.supernets import Supernet, layers
 from lasfast.supernets.layers import Shape
 from lasfast.supernets.run import BatchNormFunction, Modules, leading, run_layer
@@ -25,8 +26,10 @@ class TorchBackend(Backend):
 
     name = "torch"
 
-    def __init__(self, supernet: Supernet, precision: str = "fp32") -> None:
-        super().__init__(supernet, precision)
+    def __init__(
+        self, supernet: Supernet, precision: str = "fp32", normalization: Normalization | None = None
+    ) -> None:
+        super().__init__(supernet, precision, normalization)
         self.itemsize = 4 if precision == "fp32" else 2
 
     def calibrate(self, plan: Plan, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
@@ -86,7 +89,8 @@ class TorchBackend(Backend):
         self, plan: Plan, images: Tensor, modules: Modules, functions: list[BatchNormFunction]
     ) -> Iterator[tuple[int, Tensor]]:
         """Run the tree on one batch, giving each leaf's output as it is ready."""
-        outputs = {ROOT: images}
+        self.check_images(images)
+        outputs = {ROOT: images if self.normalization is None else self.normalization(images)}
         waiting = [node.uses for node in plan.nodes]
         for index, node in enumerate(plan.nodes):
             output = run_layer(node.layer, outputs[node.parent], modules, functions[index])

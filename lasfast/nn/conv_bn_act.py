@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lasfast.checks import check_choice
-from lasfast.nn.sliced import SlicedBatchNorm2d, SlicedConv2d, begin_batch
+from lasfast.nn.sliced import SlicedBatchNorm2d, SlicedConv2d, begin_batch, is_depthwise
 from lasfast.ops import bn_act, conv_bn_act
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -82,10 +82,11 @@ def fused(
     Without a convolution, `x` is what the batch norm reads. A convolution has equal strides and paddings of
     its axes and no dilation, as `SlicedConv2d` has, and no bias.
     """
+    depthwise = conv is not None and is_depthwise(conv)
     if conv is None:
         channels = x.shape[1]
-    elif conv.groups > 1 and conv.groups == conv.in_channels == conv.out_channels:
-        channels = x.shape[1] if c_out is None else c_out  # depthwise: narrows along
+    elif depthwise:
+        channels = x.shape[1] if c_out is None else c_out  # narrows along
     else:
         channels = conv.out_channels if c_out is None else c_out
     if channels > norm.num_features:
@@ -101,7 +102,6 @@ def fused(
     }
     if conv is None:
         return bn_act(x, *vectors, **arguments)
-    depthwise = conv.groups == conv.in_channels == conv.out_channels
     return conv_bn_act(
         x,
         conv.weight,

@@ -50,11 +50,10 @@ class SlicedConv2d(nn.Conv2d):
         if x.dim() != 4:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected [N, c_in, H, W]")
         c_in = x.shape[1]
-        groups = self.groups
-        if groups > 1 and groups == self.in_channels == self.out_channels:
-            groups = c_in
+        depthwise = is_depthwise(self)
+        groups = c_in if depthwise else self.groups
         if c_out is None:
-            c_out = c_in if groups != self.groups else self.out_channels
+            c_out = c_in if depthwise else self.out_channels
         y = sliced_conv2d(x, self.weight, c_in, c_out, self.stride[0], self._padding, groups)
         if self.bias is None:
             return y
@@ -102,6 +101,11 @@ class SlicedLinear(nn.Linear):
         whole = f_in == self.in_features and f_out == self.out_features
         weight = self.weight if whole else self.weight[:f_out, :f_in]
         return F.linear(x, weight, None if self.bias is None else self.bias[:f_out])
+
+
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether a convolution filters each channel by itself; of one channel, it is any other."""
+    return conv.groups > 1 and conv.groups == conv.in_channels == conv.out_channels
 
 
 def begin_batch(norm: nn.BatchNorm2d, channels: int) -> tuple[Tensor | None, Tensor | None, bool, float]:

@@ -7,7 +7,8 @@ function on top of them, which stands for `F.batch_norm` and what comes after it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.nn import Parameter
 
 from lasfast.ops import native_bn_act as native
 from lasfast.ops import reference_bn_act as reference
+from lasfast.ops.ranks import Ranks, merge_statistics
 from lasfast.ops.reference_bn_act import statistics_dtype
 
 _library = torch.library.Library("lasfast", "FRAGMENT")
@@ -47,6 +49,7 @@ def bn_act(
     eps: float = 1e-5,
     activation: str = "relu",
     statistics: tuple[Tensor, Tensor] | None = None,
+    ranks: Ranks | None = None,
 ) -> Tensor:
     """Normalize x, add a residual, and apply an activation, in one pass over memory (two backward).
 
@@ -65,14 +68,19 @@ def bn_act(
         eps: added to the variance.
         activation: "none", "relu", "relu6", "hardswish", "swish", "sigmoid" or "hardsigmoid".
         statistics: mean and biased variance of x in training, [C] each, where somebody has them already. The
-            gradient goes through them as if they had been taken here.
+            gradient goes through them as if they had been taken here. With `ranks`, of this process's x.
+        ranks: several processes, whose x are parts of one batch (`lasfast.distributed.world()`): in training,
+            statistics are those of all, running ones follow alike on all, and the gradient of x is that of
+            the whole batch. Gradients of weight and bias are this process's part, to be summed like all
+            others. All ranks call forward and backward, in the same order; not under `torch.compile`.
 
     Returns:
         [N, C, H, W], with the dtype and layout of x (also under autocast).
 
-    float32 and bfloat16 on the CPU run in lasfast's kernels, everything else through PyTorch. Statistics and
-    parameters are float32 (float64 where x is); others are cast. The same inputs give the same bits, whatever
-    the number of threads. It can be differentiated once.
+    float32 and bfloat16 run in lasfast's kernels, on the CPU and on CUDA (where no call waits for the GPU, so
+    CUDA graphs may capture it), everything else through PyTorch. Statistics and parameters are float32
+    (float64 where x is); others are cast. The same inputs give the same bits, whatever the number of threads.
+    It can be differentiated once.
 
     Raises TypeError for tensors of the wrong dtype, ValueError for values that do not fit, before any work;
     like `F.batch_norm`, also where training has one value per channel.
@@ -88,7 +96,7 @@ def bn_act(
     var: Tensor | None
     if training:
         mean, var = (None, None) if statistics is None else (s.detach() for s in statistics)
-        if rows == 1:
+        if rows == 1 and not several(ranks):
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {x.size()}"
             )
@@ -109,12 +117,42 @@ def bn_act(
     direct = is_direct(x)
     if mean is None or var is None:
         mean, var = (native if direct else torch.ops.lasfast).batch_statistics(x)
-    if training and rows > 0:
-        run_update = native.update_running if direct else reference.update_running
-        run_update(running_mean, running_var, mean, var, momentum, rows)
+    if training:
+        running = running_mean, running_var
+        mean, var = follow(*running, mean, var, momentum, rows, ranks, native if direct else reference)
+        if several(ranks):
+            over_ranks: Tensor = _OverRanks.apply(
+                ranks, x, mean, var, weight, bias, residual, eps, activation
+            )
+            return over_ranks
     run = _Direct.apply if direct else torch.ops.lasfast.bn_act
     result: Tensor = run(x, mean, var, weight, bias, residual, training, eps, activation)
     return result
+
+
+def several(ranks: Ranks | None) -> TypeGuard[Ranks]:
+    """Whether there is anybody to exchange anything with."""
+    return ranks is not None and ranks.size > 1
+
+
+def follow(
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    momentum: float,
+    rows: int,
+    ranks: Ranks | None,
+    operators: ModuleType,
+) -> tuple[Tensor, Tensor]:
+    """Statistics of all ranks from one's own, of `rows` values a channel; the running ones follow these."""
+    if several(ranks):
+        mean, var, values = merge_statistics(ranks, mean, var, rows)
+        with torch.no_grad():
+            reference.update_running(running_mean, running_var, mean, var, momentum, values)
+    elif rows > 0:
+        operators.update_running(running_mean, running_var, mean, var, momentum, rows)
+    return mean, var
 
 
 def is_direct(x: Tensor) -> bool:
@@ -269,13 +307,20 @@ def _backward(
     _check_image("grad", grad, x, x.shape[1], "[N, C, H, W]")
     results = bn_results(x, mean, residual, needed)
     arguments = (grad, x, mean, var, weight, bias, residual, batch_statistics, eps, activation)
-    if native.supports(x):
-        native.bn_act_backward(*arguments, results=results)
-    else:
-        for result, gradient in zip(results, reference.bn_act_backward(*arguments), strict=True):
-            if result is not None:
-                result.copy_(gradient if result.dim() == 1 else gradient[:, : result.shape[1]])
+    _write_gradients(arguments, results)
     return _filled(results, x)
+
+
+def _write_gradients(arguments: Any, results: Sequence[Tensor | None], ranks: Ranks | None = None) -> None:
+    """Overwrite `results` with the gradients of x, weight, bias, residual that are wanted."""
+    every: list[Any] = [*arguments, ranks]
+    if native.supports(arguments[1]):
+        native.bn_act_backward(*[*every, results])
+        return
+    gradients = reference.bn_act_backward(*every)
+    for result, gradient in zip(results, gradients, strict=True):
+        if result is not None:
+            result.copy_(gradient if result.dim() == 1 else gradient[:, : result.shape[1]])
 
 
 def _fake_backward(
@@ -328,9 +373,40 @@ class _Direct(torch.autograd.Function):
             return _gradients(ctx, grad)
         saved = ctx.saved_tensors
         x, weight, bias, residual = results = bn_results(saved[0], saved[1], saved[5], _needed(ctx))
-        arguments: list[Any] = [grad, *saved, *ctx.rest, results]
+        arguments: list[Any] = [grad, *saved, *ctx.rest, None, results]
         native.bn_act_backward(*arguments)
         return x, None, None, weight, bias, residual, None, None, None
+
+
+class _OverRanks(torch.autograd.Function):
+    """The operator where statistics are those of several ranks, whose gradient of x takes sums from all."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        ranks: Ranks,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        eps: float,
+        activation: str,
+    ) -> Tensor:
+        ctx.save_for_backward(x, mean, var, weight, bias, residual)
+        ctx.ranks, ctx.rest = ranks, (True, eps, activation)
+        return _forward(x, mean, var, weight, bias, residual, True, eps, activation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        _, of_x, _, _, *of_rest = ctx.needs_input_grad
+        results = bn_results(saved[0], saved[1], saved[5], [of_x, *of_rest[:3]])
+        _write_gradients((grad, *saved, *ctx.rest), results, ctx.ranks)
+        x, weight, bias, residual = results
+        return None, x, None, None, weight, bias, residual, None, None
 
 
 for _name, _kernel, _fake_kernel in (

@@ -15,7 +15,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,37 +31,66 @@ logger = logging.getLogger("lasfast")
 
 WAYS = ("native", "torch", "levels", "resident")  # all that there are
 RUNS = 3  # of each way, after one to warm up
+BUSY = 4_000_000  # clock cycles of a GPU, about two milliseconds: more than queuing the runs takes
 MARGIN = 0.95  # what another way's time must be below, of the first's, to be taken instead
 
 
-def fastest(key: str, device: torch.device, ways: Mapping[str, Callable[[], Any]]) -> str:
+def fastest(
+    key: str,
+    device: torch.device,
+    ways: Mapping[str, Callable[[], Any]],
+    share: Callable[[Callable[[], str | None]], str | None] = lambda work: work(),
+) -> str:
     """Return the name of the fastest of `ways` for `key` on this machine.
 
     The first is the one to prefer where times are alike. Where nothing is known of `key` yet, each is run
-    a few times; they must not change anything.
+    a few times; they must not change anything. Of several processes that run the ways together, all take
+    what one of them takes: `share` has one do some work, and gives its result to all. While a CUDA graph
+    is recorded what is known is taken, else the first, which must be fit for that; a warm-up before lets it
+    be known.
     """
-    names = list(ways)
+    chosen = share(lambda: _decided(key, device, list(ways)))
+    if chosen is None:
+        times = {name: _time(way, device) for name, way in ways.items()}
+        chosen = share(lambda: _decide(key, device, times))
+    assert chosen is not None
+    return chosen
+
+
+def _decided(key: str, device: torch.device, names: Sequence[str]) -> str | None:
+    """What is chosen without measuring, if anything is."""
     wanted = os.environ.get("LASFAST_CHOICE", "measure")
-    if wanted in ways:
+    if wanted in names:
         return wanted
     if wanted not in ("measure", *WAYS):
         raise ValueError(f"LASFAST_CHOICE is {wanted!r}, expected one of {', '.join(('measure', *WAYS))}")
-    if wanted != "measure":
+    if wanted != "measure" or len(names) == 1:
         return names[0]
-    if len(names) == 1 or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
-        return names[0]  # nothing can be timed within a CUDA graph
+    known = _known(_file(device)).get(key)
+    if known in names:
+        return known
+    return names[0] if is_capturing(device) else None  # nothing can be timed within a CUDA graph
+
+
+def _decide(key: str, device: torch.device, times: Mapping[str, float]) -> str:
+    """The choice by what each way took, which is remembered."""
+    first, best = next(iter(times)), min(times, key=lambda name: times[name])
     file = _file(device)
     known = _known(file)
-    if known.get(key) not in ways:
-        times = {name: _time(ways[name], device) for name in names}
-        best = min(names, key=lambda name: times[name])
-        known[key] = best if times[best] < MARGIN * times[names[0]] else names[0]
-        _save(file, known)
+    known[key] = best if times[best] < MARGIN * times[first] else first
+    _save(file, known)
     return known[key]
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being recorded: then nothing can be timed, and what is unknown stays so."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _time(run: Callable[[], Any], device: torch.device) -> float:
     """The shortest of some runs, in seconds."""
+    if device.type == "cuda":
+        return _time_on_gpu(run, device)
     # One thread's own time does not count what others do on a busy machine meanwhile.
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if alone else time.perf_counter
@@ -68,11 +98,24 @@ def _time(run: Callable[[], Any], device: torch.device) -> float:
     for number in range(RUNS + 1):
         began = clock()
         run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
         if number:
             best = min(best, clock() - began)
     return best
+
+
+def _time_on_gpu(run: Callable[[], Any], device: torch.device) -> float:
+    """The same of the GPU's time alone, as in a CUDA graph: runs are queued while it is kept busy."""
+    with torch.cuda.device(device):
+        run()
+        torch.cuda.synchronize()
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(RUNS + 1)]
+        torch.cuda._sleep(BUSY)
+        marks[0].record()
+        for mark in marks[1:]:
+            run()
+            mark.record()
+        torch.cuda.synchronize()
+    return min(a.elapsed_time(b) for a, b in pairwise(marks)) / 1e3
 
 
 def _file(device: torch.device) -> Path:

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lasfast.ops import native_bn_act
-from lasfast.ops.bn_act import bn_act, bn_results, is_direct
+from lasfast.ops.bn_act import bn_act, bn_results, follow, is_direct, several
 from lasfast.ops.convolution import Convolution
+from lasfast.ops.ranks import Ranks
 from lasfast.ops.sliced_conv2d import as_arguments, check, find, sliced_conv2d, sliced_conv2d_statistics
 
 
@@ -31,6 +32,7 @@ def conv_bn_act(
     momentum: float = 0.1,
     eps: float = 1e-5,
     activation: str = "relu",
+    ranks: Ranks | None = None,
 ) -> Tensor:
     """Return ``act(batch_norm(conv(x)) + residual)``, all of it in channels_last.
 
@@ -52,6 +54,7 @@ def conv_bn_act(
         momentum: weight of the batch in the running statistics.
         eps: added to the variance.
         activation: "none", "relu", "relu6", "hardswish", "swish", "sigmoid" or "hardsigmoid".
+        ranks: several processes whose x are parts of one batch, and whose statistics are those of all.
 
     Returns:
         [N, c_out, H', W'] of the input's dtype (autocast's under autocast), channels_last.
@@ -73,9 +76,9 @@ def conv_bn_act(
     if training and is_direct(x):
         input, kernel, *numbers = as_arguments(*convolution)
         size = check(input, kernel, *numbers)
-        if _fits(size, *vectors, activation):
+        if native_bn_act.supports(input) and _fits(input, size, *vectors, activation, ranks):
             found = find(input, input.shape, size, kernel, *numbers[2:])
-            result: Tensor = _Direct.apply(found, input, kernel, *vectors, momentum, eps, activation)
+            result: Tensor = _Direct.apply(found, ranks, input, kernel, *vectors, momentum, eps, activation)
             return result
     statistics = None
     if training:
@@ -91,10 +94,12 @@ def conv_bn_act(
         eps=eps,
         activation=activation,
         statistics=statistics,
+        ranks=ranks,
     )
 
 
 def _fits(
+    input: Tensor,
     size: tuple[int, int, int, int],
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -102,20 +107,21 @@ def _fits(
     bias: Tensor | None,
     residual: Tensor | None,
     activation: str,
+    ranks: Ranks | None,
 ) -> bool:
     """Whether all is as it should be for an output of this size; `bn_act` says what is not."""
     batch, channels, height, width = size
     for vector in (running_mean, running_var, weight, bias):
         if vector is not None and (
-            vector.shape != (channels,) or vector.dtype != torch.float32 or vector.device.type != "cpu"
+            vector.shape != (channels,) or vector.dtype != torch.float32 or vector.device != input.device
         ):
             return False
     if residual is not None:
-        if residual.dim() != 4 or residual.device.type != "cpu" or residual.shape[1] > channels:
+        if residual.dim() != 4 or residual.device != input.device or residual.shape[1] > channels:
             return False
         if (residual.shape[0], *residual.shape[2:]) != (batch, height, width):
             return False
-    return activation in native_bn_act.ACTIVATIONS and batch * height * width > 1
+    return activation in native_bn_act.ACTIVATIONS and (batch * height * width > 1 or several(ranks))
 
 
 class _Direct(torch.autograd.Function):
@@ -125,6 +131,7 @@ class _Direct(torch.autograd.Function):
     def forward(
         ctx: Any,
         convolution: Convolution,
+        ranks: Ranks | None,
         x: Tensor,
         conv_weight: Tensor,
         running_mean: Tensor | None,
@@ -140,20 +147,22 @@ class _Direct(torch.autograd.Function):
         if residual is not None:
             residual = residual.to(y.dtype).contiguous(memory_format=torch.channels_last)
         rows = y.numel() // y.shape[1]
-        native_bn_act.update_running(running_mean, running_var, mean, var, momentum, rows)
+        running = running_mean, running_var
+        mean, var = follow(*running, mean, var, momentum, rows, ranks, native_bn_act)
         ctx.save_for_backward(x, conv_weight, y, mean, var, weight, bias, residual)
-        ctx.convolution, ctx.rest = convolution, (True, eps, activation)
+        ctx.convolution, ctx.ranks = convolution, ranks if several(ranks) else None
+        ctx.rest = (True, eps, activation)
         return native_bn_act.bn_act(y, mean, var, weight, bias, residual, eps, activation)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, conv_weight, y, mean, var, weight, bias, residual = ctx.saved_tensors
-        _, of_x, of_kernel, _, _, *of_rest = ctx.needs_input_grad
+        _, _, of_x, of_kernel, _, _, *of_rest = ctx.needs_input_grad
         results = bn_results(y, mean, residual, (of_x or of_kernel, *of_rest[:3]))
-        arguments = (grad, y, mean, var, weight, bias, residual, *ctx.rest, results)
+        arguments: list[Any] = [grad, y, mean, var, weight, bias, residual, *ctx.rest, ctx.ranks, results]
         native_bn_act.bn_act_backward(*arguments)
         grad_y, grad_weight, grad_bias, grad_residual = results
         grad_x, grad_kernel = ctx.convolution.gradients(grad_y, x, conv_weight, of_x, of_kernel)
         gradients = (grad_x, grad_kernel, None, None, grad_weight, grad_bias, grad_residual)
-        return (None, *gradients, None, None, None)
+        return (None, None, *gradients, None, None, None)

@@ -20,8 +20,9 @@ class Convolution:
     """The passes of a convolution; arguments were checked, and have the sizes that it is for.
 
     Results are channels_last where the values are (`channels_last`), contiguous otherwise. A gradient of
-    the weight has the weight's full size, and is zero outside the slice. `isa` is the instruction set's
-    number, and `wanted` what LASFAST_CHOICE says.
+    the weight has the weight's full size, and is zero outside the slice. `kind` is that of the place (see
+    `lasfast.ops.place`), "" where lasfast has no kernels; `threads` and `isa`, the instruction set's number,
+    are the CPU's, `tf32` is CUDA's, and `wanted` is what LASFAST_CHOICE says.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class Convolution:
         device: torch.device,
         numbers: tuple[int, int, int],
         channels_last: bool,
+        kind: str,
         threads: int,
         isa: int,
+        tf32: bool,
         wanted: str | None,
     ) -> None:
         self.input_size, self.output_size, self.numbers = input_size, output_size, numbers
@@ -45,56 +48,44 @@ class Convolution:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         weight = torch.empty_strided(weight_size, weight_stride, dtype=weight_dtype, device="meta")
         self._grad_size, self._grad_stride = weight_size, torch.empty_like(weight).stride()
+        how = ("TF32" if tf32 else "exact") if kind == "cuda" else f"{threads} threads"
         self._key = (
             f"{dtype} {weight_dtype} {'channels_last' if channels_last else 'strided'} {tuple(input_size)} "
             f"to {output_size[1]}, kernel {tuple(weight_size[2:])} stride {numbers[0]} padding {numbers[1]} "
-            f"groups {numbers[2]}, {threads} threads"
+            f"groups {numbers[2]}, {how}"
         )
         self._wanted = wanted
         self._chosen: dict[str, str] = {}
         self._nhwc: NhwcPasses | None = None
-        if channels_last and device.type == "cpu":
+        if channels_last and kind:
             sizes = (input_size, output_size, weight_size, weight_stride, self._grad_stride)
-            self._nhwc = NhwcPasses(*sizes, dtype, weight_dtype, *numbers, threads, isa)
+            self._nhwc = NhwcPasses(*sizes, dtype, weight_dtype, *numbers, kind, threads, isa, tf32)
 
     def forward(self, input: Tensor, weight: Tensor) -> Tensor:
         """Output [N, c_out, H', W']."""
-
-        def in_torch() -> Tensor:
-            return self._output(input, weight)
-
-        if self._nhwc is not None and self._nhwc.has("forward"):
-            nhwc = self._nhwc
-            return self._fastest(
-                "forward", lambda: nhwc.forward(input, weight, self._empty(self.output_size)), in_torch
-            )
-        if not self._strided(input):
-            return in_torch()
-
-        def in_planes() -> Tensor:
-            output = self._empty(self.output_size)
-            native.sliced_conv2d(input, weight, output, *self.numbers)
-            return output
-
-        return self._fastest("forward", in_planes, in_torch)
+        return self._run(
+            "forward",
+            input,
+            lambda nhwc: nhwc.forward(input, weight, self._empty(self.output_size)),
+            lambda: native.sliced_conv2d(input, weight, self._empty(self.output_size), *self.numbers),
+            lambda: self._output(input, weight),
+        )
 
     def forward_statistics(self, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Output [N, c_out, H', W'], and its mean and biased variance [c_out]."""
-        statistics = torch.ops.lasfast.batch_statistics
         nhwc = self._nhwc
+
+        def apart(output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return (output, *torch.ops.lasfast.batch_statistics(output))
+
         if nhwc is None or not nhwc.has("forward"):
-            output = self.forward(input, weight)
-            return (output, *statistics(output))
+            return apart(self.forward(input, weight))
 
         def in_one() -> tuple[Tensor, Tensor, Tensor]:
-            mean, var = torch.empty(self.output_size[1]), torch.empty(self.output_size[1])
+            mean, var = (torch.empty(self.output_size[1], device=self._device) for _ in range(2))
             return nhwc.forward(input, weight, self._empty(self.output_size), mean, var), mean, var
 
-        def in_torch() -> tuple[Tensor, Tensor, Tensor]:
-            output = self._output(input, weight)
-            return (output, *statistics(output))
-
-        return self._fastest("forward with statistics", in_one, in_torch)
+        return self._fastest("forward with statistics", in_one, lambda: apart(self._output(input, weight)))
 
     def grad_input(self, grad_output: Tensor, weight: Tensor) -> Tensor:
         """Gradient [N, c_in, H, W] of the input."""
@@ -105,22 +96,15 @@ class Convolution:
                 reference.sliced_conv2d_grad_input(grad_output, weight, c_in, height, width, *self.numbers)
             )
 
-        if self._nhwc is not None and self._nhwc.has("grad_input"):
-            nhwc = self._nhwc
-            return self._fastest(
-                "grad_input",
-                lambda: nhwc.grad_input(grad_output, weight, self._empty(self.input_size)),
-                in_torch,
-            )
-        if not self._strided(grad_output):
-            return in_torch()
-
-        def in_planes() -> Tensor:
-            result = self._empty(self.input_size)
-            native.sliced_conv2d_grad_input(grad_output, weight, result, *self.numbers)
-            return result
-
-        return self._fastest("grad_input", in_planes, in_torch)
+        return self._run(
+            "grad_input",
+            grad_output,
+            lambda nhwc: nhwc.grad_input(grad_output, weight, self._empty(self.input_size)),
+            lambda: native.sliced_conv2d_grad_input(
+                grad_output, weight, self._empty(self.input_size), *self.numbers
+            ),
+            in_torch,
+        )
 
     def grad_weight(self, grad_output: Tensor, input: Tensor) -> Tensor:
         """Gradient of the whole weight, laid out like it."""
@@ -130,22 +114,17 @@ class Convolution:
             reference.sliced_conv2d_grad_weight(grad_output, input, gradient, *self.numbers)
             return gradient
 
-        nhwc = self._nhwc
-        if nhwc is not None and nhwc.has("grad_weight"):
-
-            def in_nhwc() -> Tensor:
-                return nhwc.grad_weight(grad_output, input, self._zeros(torch.float32)).to(self._weight_dtype)
-
-            return self._fastest("grad_weight", in_nhwc, in_torch)
-        if not self._strided(input):
-            return in_torch()
-
-        def in_planes() -> Tensor:
-            gradient = self._zeros(self._weight_dtype)
-            native.sliced_conv2d_grad_weight(grad_output, input, gradient, *self.numbers)
-            return gradient
-
-        return self._fastest("grad_weight", in_planes, in_torch)
+        return self._run(
+            "grad_weight",
+            input,
+            lambda nhwc: nhwc.grad_weight(grad_output, input, self._zeros(torch.float32)).to(
+                self._weight_dtype
+            ),
+            lambda: native.sliced_conv2d_grad_weight(
+                grad_output, input, self._zeros(self._weight_dtype), *self.numbers
+            ),
+            in_torch,
+        )
 
     def gradients(
         self, grad_output: Tensor, input: Tensor, weight: Tensor, of_input: bool, of_weight: bool
@@ -193,9 +172,21 @@ class Convolution:
     def _empty(self, size: Size) -> Tensor:
         return torch.empty(tuple(size), dtype=self._dtype, device=self._device, memory_format=self._format)
 
-    def _strided(self, values: Tensor) -> bool:
-        """Whether the kernels for tensors of any strides take these: all of one dtype."""
-        return self._dtype == self._weight_dtype and native.supports(values)
+    def _run(
+        self,
+        which: str,
+        values: Tensor,
+        in_nhwc: Callable[[NhwcPasses], Tensor],
+        in_planes: Callable[[], Tensor],
+        in_torch: Callable[[], Tensor],
+    ) -> Tensor:
+        """A pass on `values`: by PyTorch, or by the best of ours, for channels_last or for any strides."""
+        nhwc = self._nhwc
+        if nhwc is not None and nhwc.has(which):
+            return self._fastest(which, lambda: in_nhwc(nhwc), in_torch)
+        if self._dtype == self._weight_dtype and native.supports(values):
+            return self._fastest(which, in_planes, in_torch)
+        return in_torch()
 
     def _fastest(self, which: str, ours: Callable[[], T], theirs: Callable[[], T]) -> T:
         if self._wanted == "native":
@@ -204,7 +195,8 @@ class Convolution:
         if name is None:
             ways = {"native": ours, "torch": theirs}
             name = choice.fastest(f"conv2d {which} {self._key}", self._device, ways)
-            self._chosen[which] = name
+            if not choice.is_capturing(self._device):  # then nothing may have been measured yet
+                self._chosen[which] = name
         return ours() if name == "native" else theirs()
 
 

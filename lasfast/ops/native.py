@@ -1,6 +1,6 @@
 """The operators through the compiled module: CPU in float32, CUDA in float32 and bfloat16.
 
-Arguments were checked by the caller; tensors may have any strides.
+Arguments were checked by the caller; tensors may have any strides. What is overwritten is returned.
 """
 
 from __future__ import annotations
@@ -41,38 +41,42 @@ def available() -> bool:
     return _native.available()
 
 
-def supports(tensor: Tensor) -> bool:
-    """Whether the native kernels take tensors of this device and dtype; says once why not if they should."""
+def reaches(tensor: Tensor) -> bool:
+    """Whether there are native kernels where this tensor is; says once why not if there should be."""
     kind = tensor.device.type
     if kind not in ("cpu", "cuda") or tensor.layout != torch.strided:
-        return False
-    if tensor.dtype not in ((torch.float32,) if kind == "cpu" else DTYPES):
         return False
     return available() and (kind == "cpu" or _cuda_usable(tensor.device.index))
 
 
+def supports(tensor: Tensor) -> bool:
+    """Whether the native kernels take tensors of this device and dtype; says once why not if they should."""
+    kind = tensor.device.type
+    return tensor.dtype in ((torch.float32,) if kind == "cpu" else DTYPES) and reaches(tensor)
+
+
 def sliced_conv2d(
     input: Tensor, weight: Tensor, output: Tensor, stride: int, padding: int, groups: int
-) -> None:
+) -> Tensor:
     """Overwrite `output` [N, c_out, H', W']; `input` [N, c_in, H, W] and `weight` as in lasfast.ops."""
     params = _params(input, weight, output, stride, padding, groups)
-    _run("forward", params, input, weight, output)
+    return _run("forward", params, input, weight, output)
 
 
 def sliced_conv2d_grad_input(
     grad_output: Tensor, weight: Tensor, grad_input: Tensor, stride: int, padding: int, groups: int
-) -> None:
+) -> Tensor:
     """Overwrite `grad_input` [N, c_in, H, W]."""
     params = _params(grad_input, weight, grad_output, stride, padding, groups)
-    _run("grad_input", params, grad_output, weight, grad_input)
+    return _run("grad_input", params, grad_output, weight, grad_input)
 
 
 def sliced_conv2d_grad_weight(
     grad_output: Tensor, input: Tensor, grad_weight: Tensor, stride: int, padding: int, groups: int
-) -> None:
+) -> Tensor:
     """Overwrite the slice of `grad_weight` that the convolution read; the rest stays as it is."""
     params = _params(input, grad_weight, grad_output, stride, padding, groups)
-    _run("grad_weight", params, grad_output, input, grad_weight)
+    return _run("grad_weight", params, grad_output, input, grad_weight)
 
 
 def _params(input: Tensor, weight: Tensor, output: Tensor, stride: int, padding: int, groups: int) -> object:
@@ -90,7 +94,7 @@ def _params(input: Tensor, weight: Tensor, output: Tensor, stride: int, padding:
     )
 
 
-def _run(which: str, params: object, first: Tensor, second: Tensor, result: Tensor) -> None:
+def _run(which: str, params: object, first: Tensor, second: Tensor, result: Tensor) -> Tensor:
     module = _native.load()
     kind, arguments = place.place_of(result)
     # Values on the CPU are fp32; there, how much memory is needed depends on the number of threads.
@@ -106,3 +110,4 @@ def _run(which: str, params: object, first: Tensor, second: Tensor, result: Tens
         *arguments,
         result.data_ptr(),
     )
+    return result

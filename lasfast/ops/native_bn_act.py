@@ -1,4 +1,4 @@
-"""Batch norm with activation and residual through the compiled module: CPU, float32 and bfloat16.
+"""Batch norm with activation and residual through the compiled module: CPU and CUDA, float32 and bfloat16.
 
 Arguments were checked by the caller; tensors may have any strides. The kernels take channels_last: what is
 laid out in another way is copied, and so is the result.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from lasfast import _native
-from lasfast.ops import native
+from lasfast.ops import native, place
 from lasfast.ops import reference_bn_act as reference
 from lasfast.ops.native import DTYPES
+from lasfast.ops.ranks import Ranks
 
 ACTIVATIONS = {
     "none": 0,
@@ -34,24 +36,24 @@ _LAST = torch.channels_last
 
 def supports(x: Tensor) -> bool:
     """Whether the native kernels take x; says once why not if they should."""
-    return x.dtype in DTYPES and x.device.type == "cpu" and x.layout == torch.strided and native.available()
+    return x.dtype in DTYPES and native.reaches(x)
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance [C] of x [N, C, H, W]."""
     rows, channels = _rows(x)
     x = x.contiguous(memory_format=_LAST)
-    mean, var = torch.empty(channels), torch.empty(channels)
-    threads = torch.get_num_threads()
-    workspace = _workspace(rows, channels, 0, threads)
-    _native.load().batch_statistics_cpu(
+    device = x.device
+    mean, var = torch.empty(channels, device=device), torch.empty(channels, device=device)
+    kind, arguments = place.place_of(x)
+    workspace = _workspace(device, kind, rows, channels, 0, arguments[0])
+    getattr(_native.load(), f"batch_statistics_{kind}")(
         rows,
         channels,
         DTYPES[x.dtype],
         x.data_ptr(),
         workspace.data_ptr(),
-        threads,
-        _native.isa_number(),
+        *arguments,
         mean.data_ptr(),
         var.data_ptr(),
     )
@@ -76,17 +78,59 @@ def update_running(
     if not all(t.dtype == torch.float32 and t.is_contiguous() for t in tensors):
         reference.update_running(*tensors, momentum, rows)
         return
-    _native.load().update_running_cpu(
+    kind, arguments = place.place_of(mean)
+    getattr(_native.load(), f"update_running_{kind}")(
         rows,
         len(mean),
         mean.data_ptr(),
         var.data_ptr(),
         momentum,
+        *(() if kind == "cpu" else arguments),  # there it is too little work for threads
         running_mean.data_ptr(),
         running_var.data_ptr(),
     )
     increment_version(running_mean)  # so that autograd sees what changed
     increment_version(running_var)
+
+
+class _Rows:
+    """What all passes over a normalized x are told; it keeps the tensors whose addresses these are."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str,
+    ) -> None:
+        rows, channels = _rows(x)
+        if residual is not None:
+            residual = residual.contiguous(memory_format=_LAST)
+        narrow = 0 if residual is None else residual.shape[1]
+        self.sizes = (rows, channels, narrow, DTYPES[x.dtype], ACTIVATIONS[activation])
+        parameters = [None if p is None else p.contiguous() for p in (mean, var, weight, bias)]
+        self._tensors = [x.contiguous(memory_format=_LAST), *parameters, residual]
+        self._addresses = [_address(tensor) for tensor in self._tensors]
+        self._kind, self._place = place.place_of(x)
+        self._workspace = _workspace(x.device, self._kind, rows, channels, narrow, self._place[0])
+
+    def run(
+        self, which: str, numbers: tuple[float, ...], before: tuple[int, ...], *more: int, to: Sequence[int]
+    ) -> None:
+        """Call a pass; addresses `before` stand before those of x and what normalizes it, `more` behind."""
+        getattr(_native.load(), f"bn_act_{which}_{self._kind}")(
+            *self.sizes,
+            *numbers,
+            *before,
+            *self._addresses,
+            *more,
+            self._workspace.data_ptr(),
+            *self._place,
+            *to,
+        )
 
 
 def bn_act(
@@ -100,30 +144,10 @@ def bn_act(
     activation: str,
 ) -> Tensor:
     """[N, C, H, W], in the dtype and layout of x."""
-    rows, channels = _rows(x)
     result = torch.empty_like(x)
-    y, x = _dense(result), x.contiguous(memory_format=_LAST)
-    parameters = [None if p is None else p.contiguous() for p in (mean, var, weight, bias)]
-    if residual is not None:
-        residual = residual.contiguous(memory_format=_LAST)
-    threads = torch.get_num_threads()
-    residual_channels = 0 if residual is None else residual.shape[1]
-    workspace = _workspace(rows, channels, residual_channels, threads)
-    _native.load().bn_act_forward_cpu(
-        rows,
-        channels,
-        residual_channels,
-        DTYPES[x.dtype],
-        ACTIVATIONS[activation],
-        eps,
-        x.data_ptr(),
-        *map(_address, parameters),
-        _address(residual),
-        workspace.data_ptr(),
-        threads,
-        _native.isa_number(),
-        y.data_ptr(),
-    )
+    y = _dense(result)
+    rows = _Rows(x, mean, var, weight, bias, residual, activation)
+    rows.run("forward", (eps,), (), to=(y.data_ptr(),))
     return result if y is result else result.copy_(y)
 
 
@@ -138,40 +162,32 @@ def bn_act_backward(
     batch_statistics: bool,
     eps: float,
     activation: str,
+    ranks: Ranks | None,
     results: Sequence[Tensor | None],
 ) -> None:
-    """Overwrite the gradients of x, weight, bias, residual; those that are None are not wanted."""
-    rows, channels = _rows(x)
-    grad_x, grad_weight, grad_bias, grad_residual = results
+    """Overwrite the gradients of x, weight, bias, residual; those that are None are not wanted.
+
+    Where statistics are those of all `ranks`, the gradient of x takes its sums from all, too; those of weight
+    and bias are this rank's.
+    """
+    grad_x, *others = results
     dense_x = None if grad_x is None else _dense(grad_x)
+    grad_weight, grad_bias, grad_residual = others
     dense_residual = None if grad_residual is None else _dense(grad_residual)
-    x, grad = x.contiguous(memory_format=_LAST), grad.contiguous(memory_format=_LAST)
-    parameters = [None if p is None else p.contiguous() for p in (mean, var, weight, bias)]
-    if residual is not None:
-        residual = residual.contiguous(memory_format=_LAST)
-    threads = torch.get_num_threads()
-    residual_channels = 0 if residual is None else residual.shape[1]
-    workspace = _workspace(rows, channels, residual_channels, threads)
-    _native.load().bn_act_backward_cpu(
-        rows,
-        channels,
-        residual_channels,
-        DTYPES[x.dtype],
-        ACTIVATIONS[activation],
-        batch_statistics,
-        eps,
-        grad.data_ptr(),
-        x.data_ptr(),
-        *map(_address, parameters),
-        _address(residual),
-        workspace.data_ptr(),
-        threads,
-        _native.isa_number(),
-        _address(dense_x),
-        _address(grad_weight),
-        _address(grad_bias),
-        _address(dense_residual),
-    )
+    grad = grad.contiguous(memory_format=_LAST)
+    rows = _Rows(x, mean, var, weight, bias, residual, activation)
+    before = (grad.data_ptr(),)
+    to = (_address(grad_weight), _address(grad_bias), _address(dense_residual))
+    if ranks is None or not batch_statistics:
+        rows.run("backward", (batch_statistics, eps), before, to=(_address(dense_x), *to))
+    else:
+        sums = torch.empty(2 * len(mean) + 1, dtype=torch.float64, device=x.device)
+        rows.run("sums", (eps,), before, to=(sums.data_ptr(), *to))
+        ranks.sum_([sums])
+        if dense_x is not None:
+            whole = dense_residual is not None and dense_residual.shape[1] == x.shape[1]
+            dz = _address(dense_residual) if whole else 0
+            rows.run("grad_x", (eps,), before, dz, sums.data_ptr(), to=(dense_x.data_ptr(),))
     for result, dense in ((grad_x, dense_x), (grad_residual, dense_residual)):
         if result is not None and dense is not None and result is not dense:
             result.copy_(dense)
@@ -193,11 +209,14 @@ def _dense(result: Tensor) -> Tensor:
     return torch.empty_like(result, memory_format=_LAST)
 
 
-def _workspace(rows: int, channels: int, residual_channels: int, threads: int) -> Tensor:
-    return torch.empty(_workspace_bytes(rows, channels, residual_channels, threads), dtype=torch.uint8)
+def _workspace(device: torch.device, *arguments: Any) -> Tensor:
+    return torch.empty(_workspace_bytes(*arguments), dtype=torch.uint8, device=device)
 
 
 @functools.cache
-def _workspace_bytes(rows: int, channels: int, residual_channels: int, threads: int) -> int:
-    size: int = _native.load().bn_act_workspace_cpu(rows, channels, residual_channels, threads)
+def _workspace_bytes(kind: str, rows: int, channels: int, residual_channels: int, threads: int) -> int:
+    """On the CPU, how much is needed depends on the number of threads."""
+    more = (threads,) if kind == "cpu" else ()
+    ask = getattr(_native.load(), f"bn_act_workspace_{kind}")
+    size: int = ask(rows, channels, residual_channels, *more)
     return size

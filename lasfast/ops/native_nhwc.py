@@ -1,4 +1,4 @@
-"""The compiled passes of convolutions on channels_last values, dense and depthwise, on the CPU."""
+"""The compiled passes of convolutions on channels_last values, dense and depthwise, on CPU and CUDA."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 from lasfast import _native
-from lasfast.ops import native
+from lasfast.ops import native, place
 from lasfast.ops.native import DTYPES
 
 PASSES = ("forward", "grad_input", "grad_weight")
+
+
+def may_round_to_tf32() -> bool:
+    """Whether PyTorch's fp32 convolutions on CUDA may round their operands to TF32, and so lasfast's."""
+    newer = getattr(torch.backends.cudnn, "conv", None)
+    return bool(torch.backends.cudnn.allow_tf32 if newer is None else newer.fp32_precision == "tf32")
 
 
 class NhwcPasses:
@@ -24,8 +30,10 @@ class NhwcPasses:
         weight_stride, grad_stride: in elements, of the weight and of its gradient.
         dtype, weight_dtype: of values and weight; the weight's gradient is float32.
         stride, padding, groups: of the convolution.
-        threads: how many run.
-        isa: the instruction set's number.
+        kind: of the place where it runs (see `lasfast.ops.place`), which has kernels.
+        threads: how many run, on the CPU.
+        isa: the instruction set's number, on the CPU.
+        tf32: on CUDA, whether the products of float32 values may be TF32's; not those of depthwise ones.
     """
 
     def __init__(
@@ -40,10 +48,12 @@ class NhwcPasses:
         stride: int,
         padding: int,
         groups: int,
-        threads: int,
-        isa: int,
+        kind: str,
+        threads: int = 1,
+        isa: int = 0,
+        tf32: bool = False,
     ) -> None:
-        self._threads, self._isa = threads, isa
+        self._kind, self._on_cpu = kind, (threads, isa)
         self.depthwise = groups == input_size[1] == output_size[1]
         self._params: dict[str, Any] = {}
         self._bytes: dict[str, int] = {}
@@ -59,16 +69,24 @@ class NhwcPasses:
             if self.depthwise:
                 sizes = (input_size[:2], input_size[2:], output_size[2:])
                 spatial = (strides[0], strides[2], strides[3])
-                self._params[which] = module.DepthwiseNhwcParams(
+                params = module.DepthwiseNhwcParams(
                     *sizes, *numbers, spatial, DTYPES[weight_dtype], DTYPES[dtype]
                 )
+                why = module.depthwise_nhwc_why_not_cuda(params) if kind == "cuda" else None
             elif groups == 1:
                 sizes = (input_size[0], input_size[1:], output_size[1:])
                 params = module.Conv2dNhwcParams(
-                    *sizes, *numbers, strides, DTYPES[dtype], DTYPES[weight_dtype]
+                    *sizes, *numbers, strides, DTYPES[dtype], DTYPES[weight_dtype], tf32
                 )
-                if module.conv2d_nhwc_why_not(params, getattr(module.Pass, which), isa) is None:
-                    self._params[which] = params
+                which_pass = getattr(module.Pass, which)
+                if kind == "cuda":
+                    why = module.conv2d_nhwc_why_not_cuda(params, which_pass)
+                else:
+                    why = module.conv2d_nhwc_why_not(params, which_pass, isa)
+            else:
+                continue
+            if why is None:
+                self._params[which] = params
 
     @classmethod
     def of(
@@ -76,9 +94,11 @@ class NhwcPasses:
     ) -> NhwcPasses:
         """The passes of a convolution of these tensors, on as many threads as torch takes."""
         sizes = (input.shape, output.shape, weight.shape, weight.stride(), weight.stride())
-        dtypes = (input.dtype, weight.dtype)
-        threads = torch.get_num_threads()
-        return cls(*sizes, *dtypes, stride, padding, groups, threads, _native.isa_number())
+        numbers = (input.dtype, weight.dtype, stride, padding, groups)
+        kind, arguments = place.place_of(input)
+        if kind == "cuda":
+            return cls(*sizes, *numbers, kind, tf32=may_round_to_tf32())
+        return cls(*sizes, *numbers, kind, *arguments)
 
     def has(self, which: str) -> bool:
         """Whether "forward", "grad_input" or "grad_weight" can be run by these kernels."""
@@ -107,18 +127,17 @@ class NhwcPasses:
     def both(
         self, grad_output: Tensor, input: Tensor, weight: Tensor, of_input: Tensor, of_weight: Tensor
     ) -> None:
-        """Overwrite both gradients of a depthwise convolution, reading `grad_output` once."""
+        """Overwrite both gradients of a depthwise convolution; the CPU reads `grad_output` once."""
         size = self._workspace_bytes("grad_input") + self._workspace_bytes("grad_weight")
-        workspace = torch.empty(size, dtype=torch.uint8)
-        self._module.depthwise_nhwc_backward_cpu(
+        workspace = torch.empty(size, dtype=torch.uint8, device=of_input.device)
+        getattr(self._module, f"depthwise_nhwc_backward_{self._kind}")(
             self._params["grad_input"],
             grad_output.data_ptr(),
             input.data_ptr(),
             weight.data_ptr(),
             (of_weight.stride(0), of_weight.stride(2), of_weight.stride(3)),
             workspace.data_ptr(),
-            self._threads,
-            self._isa,
+            *self._arguments(of_input),
             of_input.data_ptr(),
             of_weight.data_ptr(),
         )
@@ -126,22 +145,27 @@ class NhwcPasses:
     def _workspace_bytes(self, which: str) -> int:
         size = self._bytes.get(which)
         if size is None:
-            threads = () if self.depthwise else (self._threads,)
-            ask = getattr(self._module, f"{self._name}_workspace_cpu")
-            size = ask(self._params[which], getattr(self._module.Pass, which), *threads, self._isa)
+            ask = getattr(self._module, f"{self._name}_workspace_{self._kind}")
+            threads, isa = self._on_cpu
+            on_cpu = (isa,) if self.depthwise else (threads, isa)
+            more = on_cpu if self._kind == "cpu" else ()
+            size = ask(self._params[which], getattr(self._module.Pass, which), *more)
             self._bytes[which] = size
         return size
 
     def _run(self, which: str, first: Tensor, second: Tensor, result: Tensor, *more: int) -> Tensor:
-        workspace = torch.empty(self._workspace_bytes(which), dtype=torch.uint8)
-        getattr(self._module, f"{self._name}_{which}_cpu")(
+        workspace = torch.empty(self._workspace_bytes(which), dtype=torch.uint8, device=result.device)
+        getattr(self._module, f"{self._name}_{which}_{self._kind}")(
             self._params[which],
             first.data_ptr(),
             second.data_ptr(),
             workspace.data_ptr(),
-            self._threads,
-            self._isa,
+            *self._arguments(result),
             result.data_ptr(),
             *more,
         )
         return result
+
+    def _arguments(self, result: Tensor) -> tuple[int, int]:
+        """What a pass is told of the place where its result is."""
+        return self._on_cpu if self._kind == "cpu" else place.place_of(result).arguments

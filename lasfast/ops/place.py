@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -26,4 +27,9 @@ def place_of(tensor: Tensor) -> Place:
     if tensor.is_cuda:
         device = tensor.device
         return Place("cuda", (device.index, torch.cuda.current_stream(device).cuda_stream))
-    return Place("cpu", (torch.get_num_threads(), _native.isa_number()))
+    return _on_cpu(torch.get_num_threads(), _native.isa_number())
+
+
+@functools.cache  # operators ask at every call
+def _on_cpu(threads: int, isa: int) -> Place:
+    return Place("cpu", (threads, isa))

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lasfast.ops.ranks import Ranks
+
 _AXES = (0, 2, 3)
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -55,12 +57,12 @@ def update_running(
     mean: Tensor,
     var: Tensor,
     momentum: float,
-    rows: int,
+    rows: int | Tensor,
 ) -> None:
     """Update the running statistics [C] in place, if there are any, from a batch of at least two rows."""
     if running_mean is not None and running_var is not None:
         running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-        running_var.mul_(1 - momentum).add_(var, alpha=momentum * rows / (rows - 1))
+        running_var.mul_(1 - momentum).add_(var * (momentum * rows / (rows - 1)))
 
 
 def bn_act(
@@ -88,8 +90,12 @@ def bn_act_backward(
     batch_statistics: bool,
     eps: float,
     activation: str,
+    ranks: Ranks | None = None,
 ) -> Sequence[Tensor]:
-    """Gradients of x, weight, bias and residual (with all channels of x), in the statistics' dtype."""
+    """Gradients of x, weight, bias and residual (with all channels of x), in the statistics' dtype.
+
+    Where statistics are those of all `ranks`, so are the sums in the gradient of x.
+    """
     xhat, z = _normalize(x, mean, var, weight, bias, residual, eps)
     dz = _GRADIENTS[activation](grad.to(mean.dtype), z)
     grad_weight, grad_bias = (dz * xhat).sum(_AXES), dz.sum(_AXES)
@@ -98,8 +104,12 @@ def bn_act_backward(
         scale = scale * weight
     through = dz
     if batch_statistics:
-        rows = max(1, x.numel() // x.shape[1])
-        through = dz - (_channels(grad_bias) + xhat * _channels(grad_weight)) / rows
+        rows = torch.full((1,), x.numel() // x.shape[1], dtype=torch.float64, device=x.device)
+        sums = torch.cat((grad_bias.double(), grad_weight.double(), rows))
+        if ranks is not None:
+            ranks.sum_([sums])
+        of_dz, of_product = (sums[:-1] / sums[-1].clamp_min(1)).to(dz.dtype).chunk(2)
+        through = dz - _channels(of_dz) - xhat * _channels(of_product)
     return through * _channels(scale), grad_weight, grad_bias, dz
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lasfast import _native
+from lasfast.ops import native, place
 from lasfast.ops.convolution import Convolution, Size, find_convolution
+from lasfast.ops.native_nhwc import may_round_to_tf32
 
 _library = torch.library.Library("lasfast", "FRAGMENT")
 _library.define(
@@ -65,10 +66,11 @@ def sliced_conv2d(
         input is.
 
     lasfast's kernels take float32 on the CPU and on CUDA, bfloat16 (with fp32 sums) on CUDA and, in
-    channels_last, on processors with AMX; where PyTorch's are faster for a shape (see `lasfast.ops.choice`),
-    and for everything else, those run. The same inputs give the same bits. The gradient of `weight` has its
-    full size and is zero outside the slice. Under autocast the input is cast, as for `F.conv2d`, and the
-    weight is rounded as it is read.
+    channels_last, on processors with AMX or AVX-512 BF16; where PyTorch's are faster for a shape (see
+    `lasfast.ops.choice`), and for everything else, those run. On CUDA, tensor cores multiply what is in
+    channels_last, float32 as TF32 where `torch.backends.cudnn` lets PyTorch's own convolutions do so. The
+    same inputs give the same bits. The gradient of `weight` has its full size and is zero outside the slice.
+    Under autocast the input is cast, as for `F.conv2d`, and the weight is rounded as it is read.
 
     Raises TypeError for arguments of other types, ValueError for values that do not fit, before any work.
     """
@@ -271,6 +273,11 @@ def _fake_grad_weight(
 
 def find(values: Tensor, input_size: Size, output_size: Size, weight: Tensor, *numbers: int) -> Convolution:
     """The convolution of these sizes on values laid out like `values`."""
+    where = place.place_of(values) if native.reaches(values) else None
+    kind, (threads, isa) = where or ("", (torch.get_num_threads(), 0))
+    tf32 = False
+    if kind == "cuda":  # its stream may change from call to call, which changes nothing here
+        threads, isa, tf32 = 1, 0, values.dtype == torch.float32 and may_round_to_tf32()
     return find_convolution(
         input_size,
         output_size,
@@ -281,8 +288,10 @@ def find(values: Tensor, input_size: Size, output_size: Size, weight: Tensor, *n
         values.device,
         numbers,
         _is_channels_last(values),
-        torch.get_num_threads(),
-        _native.isa_number() if values.device.type == "cpu" and _native.available() else 0,
+        kind,
+        threads,
+        isa,
+        tf32,
         os.environ.get("LASFAST_CHOICE"),
     )
 

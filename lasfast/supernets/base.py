@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from lasfast.checks import check_positive
+from lasfast.ops.ranks import Ranks
 from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
 from lasfast.supernets import layers
 from lasfast.supernets.extract import Statistics, extract
@@ -72,16 +73,21 @@ class Supernet(nn.Module, ABC):
         return x
 
     def layer_runner(
-        self, normalise: Callable[..., Tensor] = F.batch_norm, *, fused: bool = False
+        self,
+        normalise: Callable[..., Tensor] = F.batch_norm,
+        *,
+        fused: bool = False,
+        ranks: Ranks | None = None,
     ) -> Callable[[Layer, Tensor], Tensor]:
         """Return what `forward` runs each layer with: a function of a layer and its input.
 
         `normalise` is called as `torch.nn.functional.batch_norm` is. With `fused`, lasfast's fused operators
-        run the layer and normalise as that does, to the same results but for rounding.
+        run the layer instead, to the same results but for rounding; a batch that is spread over `ranks` has
+        the statistics of all.
         """
         modules = dict(self.named_modules())
         if fused:
-            return lambda layer, x: run_fused(layer, x, modules)
+            return lambda layer, x: run_fused(layer, x, modules, ranks)
 
         def batch_norm(op: layers.BatchNorm2d, value: Tensor) -> Tensor:
             owner = modules[op.module]

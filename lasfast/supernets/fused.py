@@ -9,6 +9,7 @@ from functools import lru_cache
 from torch import Tensor
 
 from lasfast.ops import bn_act, conv_bn_act, sliced_conv2d
+from lasfast.ops.ranks import Ranks
 from lasfast.supernets import layers
 from lasfast.supernets.layers import Layer, Op
 from lasfast.supernets.run import Modules, last_uses, leading, run_op
@@ -92,18 +93,19 @@ def _last_uses(layer: Layer) -> tuple[tuple[int, ...], ...]:
     return last_uses([step.inputs for step in fused_steps(layer)])
 
 
-def run_fused(layer: Layer, x: Tensor, modules: Modules) -> Tensor:
+def run_fused(layer: Layer, x: Tensor, modules: Modules, ranks: Ranks | None = None) -> Tensor:
     """Run one layer on x [N, C, H, W] (or [N, F]) as `run_layer` does, with lasfast's fused operators.
 
     Batch norm is torch's: batch statistics where `modules[""]` is in training mode (the modules' running
-    statistics follow), running statistics elsewhere.
+    statistics follow), running statistics elsewhere. A batch that is spread over `ranks` has the statistics
+    of all.
     """
     values: dict[int, Tensor] = {0: x}
     output = x
     for step, dead in zip(fused_steps(layer), _last_uses(layer), strict=True):
         inputs = [values[source] for source in step.inputs]
         if isinstance(step.op, layers.BatchNorm2d):
-            output = _run_fused(step, step.op, modules, *inputs)
+            output = _run_fused(step, step.op, modules, ranks, *inputs)
         elif isinstance(step.op, layers.Conv2d):
             output = _run_conv(step.op, modules, *inputs)
         else:
@@ -115,7 +117,12 @@ def run_fused(layer: Layer, x: Tensor, modules: Modules) -> Tensor:
 
 
 def _run_fused(
-    step: Step, op: layers.BatchNorm2d, modules: Modules, x: Tensor, residual: Tensor | None = None
+    step: Step,
+    op: layers.BatchNorm2d,
+    modules: Modules,
+    ranks: Ranks | None,
+    x: Tensor,
+    residual: Tensor | None = None,
 ) -> Tensor:
     norm, channels, training = modules[op.module], op.channels, modules[""].training
     buffers = (
@@ -127,7 +134,13 @@ def _run_fused(
     )
     if step.conv is None:
         return bn_act(
-            x, *buffers, training=training, momentum=MOMENTUM, eps=op.eps, activation=step.activation
+            x,
+            *buffers,
+            training=training,
+            momentum=MOMENTUM,
+            eps=op.eps,
+            activation=step.activation,
+            ranks=ranks,
         )
     conv = step.conv
     return conv_bn_act(
@@ -142,6 +155,7 @@ def _run_fused(
         momentum=MOMENTUM,
         eps=op.eps,
         activation=step.activation,
+        ranks=ranks,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import singledispatch
+from functools import lru_cache, singledispatch
 
 import torch
 from torch import nn
@@ -76,6 +76,16 @@ def _(op: layers.Flatten) -> nn.Module:
 @make_module.register
 def _(op: layers.Dropout) -> nn.Module:
     return nn.Dropout(op.p)
+
+
+@lru_cache(maxsize=4096)
+def parameter_shapes(op: Op) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Name and shape of each parameter that an op has, which are the leading part of its module's.
+
+    Raises TypeError where the op has no module of its own (`make_module`).
+    """
+    with torch.device("meta"):
+        return tuple((name, tuple(one.shape)) for name, one in make_module(op).named_parameters())
 
 
 def add_module(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -28,7 +28,7 @@ def run_layer(layer: Layer, x: Tensor, modules: Modules, batch_norm: BatchNormFu
     Values are dropped after their last use, so a layer holds no more than it needs.
     """
     values: list[Any] = [x]
-    for (op, sources), dead in zip(layer.steps(), _last_uses(layer), strict=True):
+    for op, sources, dead in _program(layer):
         inputs = [values[source] for source in sources]
         if isinstance(op, layers.BatchNorm2d):
             output = batch_norm(op, inputs[0])
@@ -41,8 +41,11 @@ def run_layer(layer: Layer, x: Tensor, modules: Modules, batch_norm: BatchNormFu
 
 
 @lru_cache(maxsize=4096)
-def _last_uses(layer: Layer) -> tuple[tuple[int, ...], ...]:
-    return last_uses([sources for _, sources in layer.steps()])
+def _program(layer: Layer) -> tuple[tuple[Op, tuple[int, ...], tuple[int, ...]], ...]:
+    """Each op with the values it reads, and those of them that nobody reads after it."""
+    steps = tuple(layer.steps())
+    dead = last_uses([sources for _, sources in steps])
+    return tuple((*step, values) for step, values in zip(steps, dead, strict=True))
 
 
 def last_uses(steps: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:

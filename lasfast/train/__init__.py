@@ -4,11 +4,11 @@ from lasfast.train.checkpoint import CheckpointError
 from lasfast.train.one_shot_trainer import OneShotTrainer
 from lasfast.train.path_trainer import PathTrainer
 from lasfast.train.progress import Progress
+from lasfast.train.record import NonFiniteLossError
 from lasfast.train.samplers import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
 from lasfast.train.settings import PRESETS, TrainSettings, preset
 from lasfast.train.standalone import StandaloneTrainer, train_standalone
 from lasfast.train.supernet_trainer import SupernetTrainer
-from lasfast.train.trainer import NonFiniteLossError
 
 __all__ = [
     "PRESETS",

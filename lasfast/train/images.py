@@ -67,6 +67,26 @@ def as_training_images(data: Any) -> TrainingImages:
     )
 
 
+@runtime_checkable
+class MovableImages(TrainingImages, Protocol):
+    """Training images in memory, which can go to where they are used."""
+
+    device: torch.device
+
+    def to(self, device: torch.device) -> TrainingImages:
+        """The same images and batches on another device."""
+
+
+def on_device(data: TrainingImages, device: torch.device) -> TrainingImages:
+    """`data` in the memory of a GPU that trains on them, if they are in memory at all and it has room."""
+    if device.type != "cuda" or not isinstance(data, MovableImages) or data.device == device:
+        return data
+    try:
+        return data.to(device)
+    except torch.OutOfMemoryError:
+        return data
+
+
 class PairImages:
     """A pair of tensors as they are, shuffled anew each epoch; no augmentation."""
 
@@ -85,6 +105,15 @@ class PairImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.images.device
+
+    def to(self, device: torch.device) -> PairImages:
+        """The same images and batches on another device."""
+        return PairImages(self.images.to(device), self.labels.to(device))
+
     def num_batches(self, batch_size: int) -> int:
         """Full batches in an epoch; one smaller batch where there are fewer images than that."""
         return max(1, len(self) // batch_size)
@@ -92,9 +121,10 @@ class PairImages:
     def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[Batch]:
         """Shuffled by `seed`; the last incomplete batch is left out."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        order, of_labels = order.to(self.images.device), order.to(self.labels.device)
         for batch in range(start, self.num_batches(batch_size)):
-            chosen = order[batch * batch_size : (batch + 1) * batch_size].to(self.images.device)
-            yield self.images[chosen], self.labels[chosen.to(self.labels.device)]
+            rows = slice(batch * batch_size, (batch + 1) * batch_size)
+            yield self.images[order[rows]], self.labels[of_labels[rows]]
 
     def describe(self) -> dict[str, Any]:
         """What identifies the images, as JSON values."""

@@ -21,11 +21,14 @@ class OneShotTrainer(PathTrainer):
 
     The default sampler draws one sub-network uniformly, as Guo et al. (2019, section 3.2) do. What a sampler
     draws for a batch makes one update together, with the sum of the gradients (Yu and Huang 2019, Algorithm
-    1). Weights that no sub-network of a batch uses get no gradient, no weight decay, and keep their momentum.
+    1). What no sub-network of a batch uses of the weights, slices of a weight included, gets no gradient, no
+    weight decay, and keeps its momentum.
 
     All of it is step 0, `supernet_epochs` of the settings, the learning rate falling linearly to zero; a
     study's steps train nothing. Arguments are as `SupernetTrainer` has them.
     """
+
+    _repeats = False
 
     def __init__(
         self,

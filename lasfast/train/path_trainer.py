@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -14,16 +14,19 @@ from lasfast import distributed
 from lasfast.engine.plan import ROOT, Plan
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
+from lasfast.supernets.layers import Layer, Path
 from lasfast.train.progress import Progress
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.synchronized import batch_norm, check_batch_norms
-from lasfast.train.trainer import Trainer
+from lasfast.train.trainer import REMEMBERED, Trainer
+from lasfast.train.update import Used, used_parts
 
 
 class PathTrainer(Trainer):
     """Trains sub-networks of a supernet, step by step; a study calls `train` before it measures a step.
 
-    Within `lasfast.distributed.start`, all ranks train together, each on its images of every batch.
+    Within `lasfast.distributed.start`, all ranks train together, each on its images of every batch, with the
+    same operators, fused or PyTorch's (`TrainSettings.operators`), by the statistics of the whole batch.
     """
 
     def __init__(
@@ -45,12 +48,8 @@ class PathTrainer(Trainer):
             )
         self._batch_norm: Callable[..., torch.Tensor] = F.batch_norm
         if world.size > 1:
-            if resolved.operators == "native":
-                raise ValueError(
-                    f"operators is 'native' in {world.size} processes; expected auto or torch: the fused "
-                    "operators know the batch statistics of their own process only"
-                )
-            self.operators = "torch"
+            if world.any(self.operators == "torch")[0]:  # say, where one rank lacks the compiled module
+                self.operators = "torch"
             self._batch_norm = partial(batch_norm, world)
         labels = getattr(self.data, "labels", None)
         if isinstance(labels, torch.Tensor) and labels.max() >= supernet.num_classes:
@@ -59,6 +58,7 @@ class PathTrainer(Trainer):
                 f"{supernet.num_classes} classes"
             )
         self.supernet = supernet
+        self._runners: dict[str, Callable[[Layer, torch.Tensor], torch.Tensor]] = {}
 
     @abstractmethod
     def epochs(self, step: int) -> int:
@@ -74,16 +74,29 @@ class PathTrainer(Trainer):
         """Whether the weights already went through all of a step."""
         return self.position >= (step, self.epochs(step) * self.batches)
 
+    def _begin(self) -> None:
+        super()._begin()
+        self._runners.clear()
+
     def _logits(self, images: torch.Tensor, paths: Sequence[Architecture]) -> list[torch.Tensor]:
         """Run each distinct prefix of the paths once: its gradient is the sum of theirs."""
-        plan = Plan([self.supernet.path(path) for path in paths])
+        plan = _plan(tuple(self.supernet.path(path) for path in paths))
         if self._world.size > 1:
             check_batch_norms(self.supernet, plan)
-        run = self.supernet.layer_runner(self._batch_norm, fused=self.operators == "native")
+        if self.operators not in self._runners:
+            fused = self.operators == "native"
+            self._runners[self.operators] = self.supernet.layer_runner(
+                self._batch_norm, fused=fused, ranks=self._world
+            )
+        run = self._runners[self.operators]
         outputs = {ROOT: images}
         for number, node in enumerate(plan.nodes):
             outputs[number] = run(node.layer, outputs[node.parent])
         return [outputs[leaf] for leaf in plan.leaves]
+
+    def _used(self, paths: Sequence[Architecture]) -> Used:
+        layers = (layer for path in paths for layer in self.supernet.path(path))
+        return used_parts(dict(self.supernet.named_modules()), layers)
 
     def describe(self) -> dict[str, Any]:
         """What the weights depend on besides the supernet, as JSON values; a study's header holds it."""
@@ -93,3 +106,8 @@ class PathTrainer(Trainer):
             "update": self.update,
             "data": {"batches": self.batches, **(describe() if describe else {})},
         }
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _plan(paths: tuple[Path, ...]) -> Plan:
+    return Plan(paths)

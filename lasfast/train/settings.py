@@ -65,8 +65,8 @@ class TrainSettings:
     `precision="bf16"` runs forward passes under autocast, weights and momentum stay fp32; `channels_last`
     keeps the weights and images in that memory format. `operators="native"` runs lasfast's fused training
     operators (`lasfast.ops.conv_bn_act`, in channels_last), `"torch"` PyTorch's own, and `"auto"` whichever
-    are faster on the first batch (remembered: see `lasfast.ops.choice`), on a CPU with `channels_last` for
-    which the native ones were compiled. `clip_norm` bounds the norm of an update's gradient, all weights
+    are faster on the first batch (remembered: see `lasfast.ops.choice`), with `channels_last` on a CPU or GPU
+    for which the native ones were compiled. `clip_norm` bounds the norm of an update's gradient, all weights
     together (None: unbounded). Losses are multiplied by `loss_scale` before backward, and gradients divided
     by it after, so that small ones are not lost to rounding. All randomness of training is a function of
     `seed`.

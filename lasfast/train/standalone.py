@@ -15,6 +15,7 @@ from lasfast.train.progress import Progress
 from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.trainer import Trainer
+from lasfast.train.update import Used
 
 
 class StandaloneTrainer(Trainer):
@@ -76,6 +77,9 @@ class StandaloneTrainer(Trainer):
     def _logits(self, images: torch.Tensor, paths: object) -> list[torch.Tensor]:
         network = self._accelerated if self.operators == "native" else self.module
         return [network(images)]
+
+    def _used(self, paths: object) -> Used:
+        return [(parameter, [()]) for parameter in self._parameters]
 
     def _paths(self, step: int, batch: int, candidates: object) -> tuple[None]:
         return (None,)

@@ -23,10 +23,11 @@ class SupernetTrainer(PathTrainer):
     each candidate in order, an update of the weights each. `paths="uniform"` trains the deepest and then one
     candidate drawn uniformly, as single-path one-shot does (Guo et al. 2019, section 3.2).
 
-    Warm-up (step 0) is at the base learning rate; a step is at half of it, falling linearly to zero. Weights
-    that an update does not use get no gradient, no weight decay, and keep their momentum. Momentum is kept
-    from step to step. `update="joint"` makes one update of all that a batch trains, with the sum of
-    their gradients, and runs the layers that they share once; `"sequential"`, an update each, is the paper's.
+    Warm-up (step 0) is at the base learning rate; a step is at half of it, falling linearly to zero. What an
+    update does not use of the weights, slices of a weight included, gets no gradient, no weight decay, and
+    keeps its momentum. Momentum is kept from step to step. `update="joint"` makes one update of all that a
+    batch trains, with the sum of their gradients, and runs the layers that they share once; "sequential", an
+    update each, is the paper's.
 
     `data` is `dataset.train` of `lasfast.data`, a pair of tensors (images [N, C, H, W], labels [N] int64), or
     a DataLoader. `settings` is a preset's name or TrainSettings; further keywords override single fields:

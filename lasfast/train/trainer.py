@@ -5,29 +5,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lasfast import _native
+from lasfast import _native, distributed
 from lasfast.checks import check_choice
 from lasfast.distributed import World
 from lasfast.ops.choice import fastest
-from lasfast.train.images import TrainingImages, as_training_images, shards
+from lasfast.ops.sgd import SgdRule
+from lasfast.train.images import TrainingImages, as_training_images, on_device, shards
+from lasfast.train.passes import Passes
 from lasfast.train.progress import Progress
+from lasfast.train.record import Record
 from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import TrainSettings
+from lasfast.train.update import Update, Used
 
 READ_EVERY = 0.5  # seconds between readings of loss and accuracy, each of which waits for the device
 DROPOUT = 1  # what a seed is for: the last counter of `derive`
 CHOICE = 2
 UPDATES = ("sequential", "joint")
-
-
-class NonFiniteLossError(ArithmeticError):
-    """Training diverged: a loss is infinite or not a number."""
+REMEMBERED = 64  # updates whose tables are kept: of a step there are few, of random paths no end
 
 
 class Trainer:
@@ -44,7 +46,16 @@ class Trainer:
     is that of the whole batch. Not by torch's DistributedDataParallel: that hooks a module's forward, where
     layers run here one by one, and expects the same weights in every batch, or searches each graph for those
     it lacks; and little hides a sum in a backward pass that waits for all ranks at every batch norm.
+
+    An update changes what its paths use of the weights: outside of it, slices of a weight included, nothing
+    decays and momentum stays.
+
+    On a GPU, forward and backward passes are CUDA graphs from a path's third batch of a step on, where the
+    step's paths recur and this process works alone. An update is a launch of its own.
     """
+
+    _repeats = True
+    """Whether batches train the same few paths again and again."""
 
     def __init__(
         self,
@@ -58,7 +69,6 @@ class Trainer:
         check_choice("update", update, UPDATES)
         self.module = module
         self.update = update
-        self.data: TrainingImages = as_training_images(data)
         self.settings = settings
         self.seed = seed
         self.position = (0, 0)
@@ -66,20 +76,18 @@ class Trainer:
         if not parameters:
             raise ValueError(f"the {type(module).__name__} has no parameters to train")
         self.device = parameters[0].device
+        self.data: TrainingImages = on_device(as_training_images(data), self.device)
         self.operators = _operators(settings, self.device)  # "native" or "torch"
         self._settled = settings.operators != "auto"
-        self._format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         if settings.channels_last:
-            module.to(memory_format=torch.channels_last)
-        self._optimizer = torch.optim.SGD(
-            parameters,
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
-        self._record: _Record | None = None
+            module.to(memory_format=memory_format)
+        graphs = self._repeats and self.device.type == "cuda" and distributed.world().size == 1
+        self.passes = Passes(module, self.device, memory_format, enabled=graphs)
+        self._rule = SgdRule(settings.momentum, settings.nesterov, settings.weight_decay, settings.clip_norm)
+        self._momenta: dict[nn.Parameter, torch.Tensor] = {}
+        self._updates: dict[Any, Update] = {}
+        self._record: Record | None = None
         self._within_batch = False
         self._world = World()
 
@@ -90,6 +98,10 @@ class Trainer:
 
     def _logits(self, images: torch.Tensor, paths: Sequence[Any]) -> list[torch.Tensor]:
         """The logits of each path; what several have in common may run once."""
+        raise NotImplementedError
+
+    def _used(self, paths: Sequence[Any]) -> Used:
+        """The weights that an update of these paths changes, and which parts of each."""
         raise NotImplementedError
 
     def _learning_rate(self, step: int, batch: int) -> float:
@@ -115,6 +127,7 @@ class Trainer:
         began = time.perf_counter()
         read_at = -math.inf
         images_seen = 0
+        self._begin()
         self.position = (step, start)
         loss = accuracy = math.nan
         for epoch in range(start // batches, epochs):
@@ -127,7 +140,7 @@ class Trainer:
                 paths = self._paths(step, done, candidates)
                 rate = self._learning_rate(step, done)
                 if record is None:
-                    record = self._record = _Record(
+                    record = self._record = Record(
                         step, epoch, first, batches, paths, rate, self.device, self._world
                     )
                 record.begin(paths, rate, size)
@@ -155,6 +168,12 @@ class Trainer:
                     f"data ended after batch {0 if record is None else record.next} in epoch {epoch + 1} of "
                     f"step {step}, but its num_batches({self.settings.batch_size}) is {batches}"
                 )
+        self.passes.clear()  # whose memory an evaluation can use
+
+    def _begin(self) -> None:
+        """Prepare for a step: what the last one left may be of other sub-networks, modules or memory."""
+        self.module.train()
+        self.passes.clear()
 
     def _dropout_seed(self, step: int, batch: int) -> int:
         ranks = (self._world.rank,) if self._world.size > 1 else ()
@@ -167,33 +186,47 @@ class Trainer:
         size: int,
         paths: Sequence[Any],
         rate: float,
-        record: _Record,
+        record: Record,
         seed: int,
     ) -> None:
-        images = images.to(self.device, memory_format=self._format, non_blocking=True)
-        labels = labels.to(self.device, non_blocking=True)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        images, labels = self.passes.place(images, labels)
         self._within_batch = True
-        self.module.train()
+        if not self.module.training:
+            self.module.train()
         if not self._settled and self.operators == "native":
             self._settle(images, labels, paths[:1], seed)
         deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
         with torch_seed(seed, self.device), deterministic:
             number = 0
             for together in [paths] if self.update == "joint" else [(path,) for path in paths]:
-                # None, not zero: an inactive weight gets no update, no weight decay and keeps its momentum.
-                self._optimizer.zero_grad(set_to_none=True)
-                every = self._logits_of(images, together)
-                losses = self._losses(every, labels)
-                losses = losses * (len(labels) / size)  # this rank's share of the mean over the batch
-                (losses.sum() * self.settings.loss_scale).backward()
-                self._step()
-                for logits, loss in zip(every, losses.detach(), strict=True):
-                    record.write(number, loss, logits, labels)
-                    number += 1
+                update = self._update_of(together)
+                work = partial(self._differentiate, update, images, labels, size, together)
+                values, gradients = self.passes.run(tuple(together), images, work)
+                self._world.sum_([one for one in gradients if one is not None])
+                update.run(gradients, rate, 1 / self.settings.loss_scale)
+                record.write(number, values)
+                number += len(together)
         record.next += 1
         self._within_batch = False
+
+    def _update_of(self, paths: Sequence[Any]) -> Update:
+        key = tuple(paths)
+        update = self._updates.pop(key, None) or Update(self._used(paths), self._momenta, self._rule)
+        self._updates[key] = update  # the last one
+        if len(self._updates) > REMEMBERED:
+            del self._updates[next(iter(self._updates))]
+        return update
+
+    def _differentiate(
+        self, update: Update, images: torch.Tensor, labels: torch.Tensor, size: int, paths: Sequence[Any]
+    ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        """Run paths forward and backward: losses and right answers, [2, paths], and the gradients."""
+        update.take_gradients()  # of somebody else
+        every = self._logits_of(images, paths)
+        losses = self._losses(every, labels) * (len(labels) / size)  # this rank's share of the batch's mean
+        (losses.sum() * self.settings.loss_scale).backward()
+        right = torch.stack([(logits.argmax(1) == labels).sum() for logits in every])
+        return torch.stack((losses.detach(), right.to(losses.dtype))), update.take_gradients()
 
     def _settle(self, images: torch.Tensor, labels: torch.Tensor, paths: Sequence[Any], seed: int) -> None:
         """Take the operators that train `paths` faster; small networks may be quicker with PyTorch's."""
@@ -212,9 +245,11 @@ class Trainer:
             f"train {type(self.module).__name__} of {weights} weights on {tuple(images.shape)} in "
             f"{self.settings.precision}, {torch.get_num_threads()} threads"
         )
+        if self._world.size > 1:
+            key += f", {self._world.size} ranks"
         with torch_seed(seed, self.device):
             ways = {name: trained_by(name) for name in ("native", "torch")}
-            self.operators = fastest(key, self.device, ways)
+            self.operators = fastest(key, self.device, ways, self._world.share)
         with torch.no_grad():
             for buffer, value in zip(self.module.buffers(), before, strict=True):
                 buffer.copy_(value)
@@ -229,21 +264,6 @@ class Trainer:
     @staticmethod
     def _losses(every: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         return torch.stack([F.cross_entropy(logits.float(), labels) for logits in every])
-
-    def _step(self) -> None:
-        """Update the weights that have gradients, with those of all ranks."""
-        gradients = [one.grad for one in self._parameters if one.grad is not None]
-        self._world.sum_(gradients)
-        if self.settings.loss_scale != 1:
-            torch._foreach_mul_(gradients, 1 / self.settings.loss_scale)
-        if self.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_norm)
-        for parameter in self._parameters:
-            state = self._optimizer.state[parameter]
-            if self.settings.momentum and parameter.grad is not None and "momentum_buffer" not in state:
-                # As SGD begins; its fused kind does so only where all weights take their first step.
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-        self._optimizer.step()
 
     def check_finite(self) -> None:
         """Raise NonFiniteLossError where a loss since the last reading was infinite or not a number.
@@ -265,9 +285,8 @@ class Trainer:
         self.check_finite()
         tensors = {f"weights.{name}": tensor for name, tensor in self.module.state_dict().items()}
         for name, parameter in self.module.named_parameters():
-            buffer = self._optimizer.state.get(parameter, {}).get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{name}"] = buffer
+            if parameter in self._momenta:
+                tensors[f"momentum.{name}"] = self._momenta[parameter]
         copies = {
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
@@ -293,11 +312,11 @@ class Trainer:
                     )
         step, batch = values["position"]
         self.module.load_state_dict(weights)
-        self._optimizer.state.clear()
+        self.passes.clear()
+        self._updates.clear()
+        self._momenta.clear()
         for name, tensor in momentum.items():
-            # Like the parameter in device and memory format, as if SGD had made it from a gradient.
-            buffer = torch.empty_like(parameters[name]).copy_(tensor)
-            self._optimizer.state[parameters[name]]["momentum_buffer"] = buffer.detach()
+            self._momenta[parameters[name]] = torch.empty_like(parameters[name].detach()).copy_(tensor)
         self._record = None
         self._within_batch = False
         self.position = (int(step), int(batch))
@@ -309,8 +328,8 @@ def _operators(settings: TrainSettings, device: torch.device) -> str:
         _native.load()
     if settings.operators != "auto":
         return settings.operators
-    fitting = device.type == "cpu" and settings.channels_last and _native.available()
-    return "native" if fitting else "torch"
+    usable = _native.cuda_runs_on(device.index) if device.type == "cuda" else _native.available()
+    return "native" if usable and settings.channels_last and device.type in ("cpu", "cuda") else "torch"
 
 
 def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -322,59 +341,3 @@ def _check_same_names(saved: dict[str, torch.Tensor], own: dict[str, torch.Tenso
     if missing or unknown:
         problem = f"lack {min(missing)}" if missing else f"have {min(unknown)}, which this network has not"
         raise ValueError(f"the saved weights are of another network: they {problem}")
-
-
-class _Record:
-    """Loss and right answers of each path of an epoch's batches, on the device until read."""
-
-    def __init__(
-        self,
-        step: int,
-        epoch: int,
-        first: int,
-        batches: int,
-        paths: Sequence[Any],
-        rate: float,
-        device: torch.device,
-        world: World,
-    ) -> None:
-        self.world = world
-        self.step, self.epoch, self.first, self.next = step, epoch, first, first
-        # [2, batches, paths]: mean loss of the batch, number right; of the images that this rank has
-        self.values = torch.zeros(2, batches, len(paths), device=device)
-        self.sizes: list[int] = []
-        self.paths: list[Sequence[Any]] = []
-        self.rates: list[float] = []
-
-    def begin(self, paths: Sequence[Any], rate: float, size: int) -> None:
-        self.paths.append(paths)
-        self.rates.append(rate)
-        self.sizes.append(size)
-
-    def write(self, number: int, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        self.values[0, self.next, number] = loss.detach()
-        self.values[1, self.next, number] = (logits.detach().argmax(1) == labels).sum()
-
-    def read(self, counted: slice) -> tuple[float, float]:
-        """Mean loss and accuracy of the epoch's batches so far; waits for the device. Of all ranks."""
-        values = self.values[:, self.first : self.next].cpu().double()
-        self.world.sum_([values])
-        losses, right = values
-        bad = (~torch.isfinite(losses)).nonzero()
-        if len(bad):
-            batch, number = bad[0].tolist()
-            path = self.paths[batch][number]
-            raise NonFiniteLossError(
-                f"the loss is {losses[batch, number].item()} in step {self.step}, epoch {self.epoch + 1}, "
-                f"batch {self.first + batch + 1}{'' if path is None else f', sub-network {path}'}, "
-                f"at learning rate {self.rates[batch]:g}. Try a smaller learning_rate, precision='fp32' or "
-                "more warm_up_epochs; and check the images for values that are not finite."
-            )
-        if not len(losses):
-            return math.nan, math.nan
-        sizes = torch.tensor(self.sizes, dtype=torch.float64)[:, None]
-        seen = sizes.sum() * losses[:, counted].shape[1]
-        return (
-            ((losses * sizes)[:, counted].sum() / seen).item(),
-            (right[:, counted].sum() / seen).item(),
-        )

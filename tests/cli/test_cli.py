@@ -222,6 +222,13 @@ def test_mistakes_are_named_in_a_line(lasfast, tmp_path, monkeypatch, arguments,
     assert not list(tmp_path.iterdir())  # nothing was written before the mistake was found
 
 
+def test_a_gpu_that_is_not_there_is_named(lasfast, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, _, err = lasfast("search", "nir", "--device", "cuda")
+    assert status == 2
+    assert err.startswith("error: --device cuda: torch finds no usable NVIDIA GPU here; use --device cpu\n")
+
+
 def test_the_traceback_is_there_for_who_asks(lasfast, monkeypatch) -> None:
     monkeypatch.setenv("LASFAST_TRACEBACK", "1")
     monkeypatch.setattr("sys.argv", ["lasfast", "report", "/nowhere"])

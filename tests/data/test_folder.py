@@ -14,6 +14,7 @@ from lasfast.data import DataError, FolderImages, FolderLoader, TrainingImages, 
 from lasfast.data.folder import open_image_folder, scan
 from lasfast.data.loaders import random_box
 from lasfast.data.splits import derive_seed
+from lasfast.normalization import normalize
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 FORKING = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -244,7 +245,7 @@ def test_loader_is_re_iterable_and_does_not_depend_on_workers(files):
         assert torch.equal(one[0], two[0])
         assert torch.equal(one[0], three[0])
     assert torch.equal(torch.cat([batch[1] for batch in first]), labels)
-    expected = augment.normalize(decode.decode_cropped(files.paths, 3, (16, 12)), MEAN, STD)
+    expected = normalize(decode.decode_cropped(files.paths, 3, (16, 12)), MEAN, STD)
     assert torch.equal(torch.cat([batch[0] for batch in first]), expected)
     unlabelled = FolderLoader(files.paths, None, (16, 12), MEAN, STD, batch_size=18, workers=0)
     assert torch.equal(next(iter(unlabelled)), expected)

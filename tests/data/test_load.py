@@ -18,6 +18,7 @@ from torchvision import datasets
 import lasfast
 from lasfast.data import DataError, Dataset, FolderImages, FolderLoader, TensorImages, TrainingImages, load
 from lasfast.data.sources import RECIPES
+from lasfast.normalization import normalize
 
 
 def image_keys(images: torch.Tensor) -> list[bytes]:
@@ -37,6 +38,10 @@ def test_digits():
     assert data.calibration.shape == (1000, 1, 8, 8)
     test_images, test_labels = data.test
     assert test_images.shape == (355, 1, 8, 8)
+    assert data.raw_calibration.dtype == data.raw_validation[0].dtype == torch.uint8
+    assert torch.equal(undo(data.calibration, data), data.raw_calibration)
+    assert torch.equal(undo(images, data), data.raw_validation[0])
+    assert torch.equal(labels, data.raw_validation[1])
     assert data.test is data.test  # read once
     bunch = load_digits()
     for digit in range(10):  # the last fifth of every class is the test split
@@ -178,8 +183,6 @@ def test_held_out_test_files_are_not_opened_either(make_classes):
 
 
 def augmentless(data: Dataset) -> torch.Tensor:
-    from lasfast.data.augment import normalize
-
     return normalize(data.train.images, data.mean, data.std)
 
 
@@ -214,6 +217,12 @@ def test_other_images_are_read_while_they_are_used(make_classes, size, image_siz
     assert isinstance(data.calibration, FolderLoader)
     assert [batch.shape for batch in data.calibration] == [(3, 3, height, width)] * 2
     assert [labels.shape for _, labels in data.validation] == [(3,), (1,)]
+    for raw, batch in zip(data.raw_calibration, data.calibration, strict=True):
+        assert raw.dtype == torch.uint8
+        assert torch.equal(normalize(raw, data.mean, data.std), batch)
+    for (raw, own), (batch, labels) in zip(data.raw_validation, data.validation, strict=True):
+        assert torch.equal(normalize(raw, data.mean, data.std), batch)
+        assert torch.equal(own, labels)
     assert len(data.train) == 16
     images, _ = next(data.train.batches(8, seed=0))
     assert images.shape == (8, 3, height, width)
@@ -379,7 +388,8 @@ def test_nothing_but_what_is_needed_is_imported():
     code = (
         "import sys, lasfast.data; lasfast.data.load('digits'); "
         "others = {n for n in sys.modules if n.startswith('lasfast.') and not n.startswith('lasfast.data')}; "
-        "assert others <= {'lasfast._version', 'lasfast.files'}, others; "
+        "helpers = {'lasfast._version', 'lasfast.files', 'lasfast.normalization'}; "
+        "assert others <= helpers, others; "
         "assert 'torchvision' not in sys.modules"
     )
     root = Path(lasfast.__file__).parents[1]

@@ -107,7 +107,27 @@ def emulated_cuda(monkeypatch):
     monkeypatch.setitem(PROGRAMS, "cpu", CudaProgram)
 
 
-@pytest.fixture(params=["reference", *ISAS, pytest.param("cuda", marks=pytest.mark.slow)])
+QUICK_ON_CUDA = (
+    "test_fp32_agrees[squeezed",
+    "test_fp32_agrees[shuffled",
+    "test_bf16_is_as_near_to_the_truth_as_pytorchs[squeezed",
+    "test_bf16_is_as_near_to_the_truth_as_pytorchs[shuffled",
+    "test_backends_agree_on_odd_sizes",
+)
+"""What of the kernels that run on the host takes a second at most; the rest is marked as slow."""
+
+
+def parameters_of(item):
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if parameters_of(item).get("kernels") == "cuda" and not item.name.startswith(QUICK_ON_CUDA):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(params=["reference", *ISAS, "cuda"])
 def kernels(request, monkeypatch):
     """What runs schedules: the reference, each instruction set, and CUDA's kernels on the host."""
     if request.param == "reference":
@@ -145,15 +165,23 @@ def shaken(supernet):
     return supernet
 
 
-@pytest.fixture(scope="module")
-def calibration():
+@pytest.fixture
+def image_size(request):
+    """Pixels a side: few where a wide network runs on CUDA's kernels on the host."""
+    parameters = parameters_of(request.node)
+    wide = parameters.get("supernet") in ("mobilenet-v1", "resnet50")
+    return 8 if wide and parameters.get("kernels") == "cuda" else 16
+
+
+@pytest.fixture
+def calibration(image_size):
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(count, 3, 16, 16, generator=generator) * 2 + 1 for count in BATCHES]
+    return [torch.randn(count, 3, image_size, image_size, generator=generator) * 2 + 1 for count in BATCHES]
 
 
-@pytest.fixture(scope="module")
-def images():
-    return torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+@pytest.fixture
+def images(image_size):
+    return torch.randn(6, 3, image_size, image_size, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.fixture(scope="session")

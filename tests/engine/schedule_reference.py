@@ -24,6 +24,7 @@ NAMES = (
 )
 OPERATION = np.dtype([*((name, "i4") for name in NAMES.split()), ("weight", "i8"), ("bias", "i8")])
 
+
 ScheduleTables = SimpleNamespace
 schedule_sizes = (VALUE.itemsize, NORM.itemsize, OPERATION.itemsize)
 
@@ -104,7 +105,7 @@ class Pass:
         return ACTIVATIONS[activation](x)
 
     def run(self, op, images, logits):
-        """Compute one operation for images [N, C, H, W] fp32; logits [N, classes] is where a leaf goes."""
+        """Compute one operation for images [N, C, H, W], fp32; logits [N, classes] is where a leaf goes."""
         count = len(images)
         if op["kind"] == INPUT:
             assert op["input"] == -1
@@ -193,7 +194,11 @@ def arena_at(address, size, storage, *, fresh):
 
 
 def batch_at(tables, address, images):
-    return at(address, (images, *image_shape(tables)), torch.float32)
+    shape = (images, *image_shape(tables))
+    if not tables.pixels:
+        return at(address, shape, torch.float32)
+    pixels, channels = at(tables.pixels, (shape[1], 256), torch.float32), torch.arange(shape[1])
+    return pixels[channels[:, None, None], at(address, shape, torch.uint8).long()]
 
 
 def native_range(tables, operations):

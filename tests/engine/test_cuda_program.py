@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 import lasfast
 from lasfast import _native, supernets
-from lasfast.engine import NativeBackend, Plan, TorchBackend, graphs
+from lasfast.engine import NativeBackend, Plan, TorchBackend
 from lasfast.engine.cuda_program import CudaProgram
 from lasfast.engine.graphs import Replays
 from lasfast.engine.lowering import lower
 from lasfast.engine.native_backend import why_missing
+from lasfast.normalization import Normalization
 from lasfast.ops import choice
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerBuilder, Supernet
@@ -193,6 +194,22 @@ def test_what_is_faster_is_measured_once(emulated_cuda, monkeypatch, tmp_path) -
     assert len(runs) == choice.RUNS + 1 + 2 * (way == "resident")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bytes_are_normalized_to_the_same_bits(emulated_cuda, precision: str) -> None:
+    supernet = NETS["opaque"]()
+    plan, normalization = plan_of(supernet), Normalization((0.4, 0.5, 0.1), (0.2, 0.25, 0.3))
+    generator = torch.Generator().manual_seed(1)
+    raw = [torch.randint(256, (n, 3, 8, 8), dtype=torch.uint8, generator=generator) for n in (4, 5, 3)]
+    floats = [normalization(images) for images in raw]
+    ours = run(NativeBackend(supernet, precision, None, normalization), plan, raw[:1], raw[1:])
+    expected = run(NativeBackend(supernet, precision), plan, floats[:1], floats[1:])
+    assert all(map(torch.equal, ours[1], expected[1]))
+    with pytest.raises(TypeError, match=r"images must be floating point, got torch\.uint8"):
+        run(NativeBackend(supernet), plan, raw[:1], raw[1:])
+    with pytest.raises(TypeError, match=r"images must be uint8, which is normalized, got torch\.float32"):
+        run(NativeBackend(supernet, normalization=normalization), plan, floats[:1], floats[1:])
+
+
 @pytest.mark.parametrize("name", ["residual", "opaque"])
 def test_memory_changes_no_bit(emulated_cuda, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Neither a budget, which has fewer operations run together and fewer images, nor a GPU that is full."""
@@ -234,22 +251,37 @@ def test_tf32_is_by_choice(emulated_cuda) -> None:
     assert error(results["highest"], truth) < 1e-5 < error(results["high"], truth) < 1e-2
 
 
-def test_work_is_recorded_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_is_recorded_the_second_time() -> None:
     done = []
 
-    class Graph:
-        def replay(self) -> None:
-            done.append("replayed")
+    def record(work):
+        done.append("recorded")
+        return lambda: done.append("replayed"), "result"
 
-    monkeypatch.setattr(graphs, "_record", lambda work: done.append("recorded") or Graph())
-    replays = Replays(enabled=True)
-    for key in ("a", "b", "a", "a", "b"):
-        replays.run(key, lambda: done.append("run"))
+    replays = Replays(enabled=True, recorder=lambda: record)
+    for key, result in (("a", None), ("b", None), ("a", "result"), ("a", "result"), ("b", "result")):
+        assert replays.run(key, lambda: done.append("run")) == result
     assert done == ["run", "run", "recorded", "replayed", "replayed", "recorded", "replayed"]
     done.clear()
     for _ in range(3):
         Replays(enabled=False).run("a", lambda: done.append("run"))
     assert done == ["run"] * 3
+
+
+def test_work_that_cannot_be_recorded_is_run(caplog: pytest.LogCaptureFixture) -> None:
+    done = []
+
+    def record(work):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    replays = Replays(enabled=True, recorder=lambda: record)
+    for key in ("a", "b", "a", "a", "b"):
+        replays.run(key, lambda: done.append("run"))
+    assert done == ["run"] * 5
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(
+        "a CUDA graph could not be recorded; going on without: operation not"
+    )
 
 
 @pytest.mark.parametrize(
@@ -342,3 +374,24 @@ def test_gpu_evaluates_as_the_reference_does() -> None:
     }
     for ours, theirs in zip(measured["native"], measured["torch"], strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-4)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_gpu_takes_images_from_anywhere(backend: str) -> None:
+    """As bytes or floats, on the host or on the GPU: the same, natively to the bit."""
+    supernet, normalize = NETS["residual"]().cuda(), ((0.4, 0.5, 0.1), (0.2, 0.25, 0.3))
+    generator = torch.Generator().manual_seed(1)
+    raw = torch.randint(256, (64, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    labels, measured = torch.arange(64) % 7, []
+    for device in ("cpu", "cuda"):
+        for images, given in ((raw, normalize), (Normalization(*normalize)(raw), None)):
+            pair = images.to(device), labels.to(device)
+            evaluator = lasfast.Evaluator(supernet, pair[0], pair, backend, normalize=given)
+            measured += [evaluator([(1, 1, 1), (2, 1, 1)]) for _ in range(2)]
+    if backend == "native":
+        assert all(one == measured[0] for one in measured)
+    losses = torch.tensor([[one.loss for one in two] for two in measured])
+    torch.testing.assert_close(losses, losses[:1].expand_as(losses), rtol=1e-4, atol=0)
+    on_host = lasfast.Evaluator(supernet.cpu(), raw.cuda(), (raw.cuda(), labels.cuda()), normalize=normalize)
+    assert on_host([(1, 1, 1)])[0].loss == pytest.approx(measured[0][0].loss, rel=1e-3)

@@ -116,7 +116,7 @@ def test_the_same_bits_twice_and_for_any_number_of_threads(
     threads = torch.get_num_threads()
     results = []
     try:
-        for number in (1, 1, 2, 3):
+        for number in (1, 1) if kernels == "cuda" else (1, 1, 2, 3):
             torch.set_num_threads(number)
             results.append(run(backend, plan, calibration, images))
     finally:

@@ -14,7 +14,7 @@ from lasfast.engine.schedule import ACTIVATIONS as ENGINE_ACTIVATIONS
 from lasfast.ops import bn_act, native_bn_act
 from lasfast.ops.reference_bn_act import ACTIVATIONS
 
-ISAS = ("generic", "avx2", "avx512", "amx")
+ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 LAST = torch.channels_last
 
 

@@ -80,6 +80,24 @@ def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         choice.fastest("a", CPU, found)
 
 
+@pytest.mark.cuda
+def test_gpu_time_is_measured() -> None:
+    small, large = (torch.randn(size, size, device="cuda") for size in (32, 4096))
+    found = {"native": lambda: large @ large, "torch": lambda: small @ small}
+    assert choice.fastest("a", large.device, found) == "torch"
+
+
+def test_while_a_graph_is_recorded_only_what_is_known_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice.fastest("a", CPU, ways(native=0.01, torch=0)[0])
+    monkeypatch.setattr(choice, "is_capturing", lambda device: True)
+    found, called = ways(native=0.01, torch=0)
+    assert choice.fastest("a", CPU, found) == "torch"
+    assert choice.fastest("b", CPU, found) == "native"
+    assert not called
+    monkeypatch.setattr(choice, "is_capturing", lambda device: False)
+    assert choice.fastest("b", CPU, found) == "torch"
+
+
 def test_one_way_is_not_measured(cache: Path) -> None:
     found, called = ways(torch=0)
     assert choice.fastest("a", CPU, found) == "torch"

@@ -12,7 +12,8 @@ from lasfast import _native
 
 LAST = torch.channels_last
 STORAGE = {torch.float32: 0, torch.bfloat16: 1}
-ISAS = ("generic", "avx2", "avx512", "amx")
+ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
+BF16_ISAS = ("avx512_bf16", "amx")
 PASSES = ("forward", "grad_input", "grad_weight")
 
 
@@ -61,6 +62,20 @@ CASES = [
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> str:
     return supported(request.param)
+
+
+@pytest.fixture(params=BF16_ISAS)
+def bf16_isa(request: pytest.FixtureRequest) -> str:
+    return supported(request.param)
+
+
+@pytest.fixture(
+    params=[*((isa, torch.float32) for isa in ISAS), *((isa, torch.bfloat16) for isa in BF16_ISAS)]
+)
+def way(request: pytest.FixtureRequest) -> tuple[str, torch.dtype]:
+    """An instruction set, and values that it has passes on."""
+    isa, dtype = request.param
+    return supported(isa), dtype
 
 
 def supported(isa: str) -> str:
@@ -184,31 +199,30 @@ def engine_lacks(case: Case, which: str) -> bool:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("weight_dtype", STORAGE, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_bf16_agrees_with_float64(case: Case, weight_dtype: torch.dtype, layout: str) -> None:
-    isa = supported("amx")
+def test_bf16_agrees_with_float64(case: Case, weight_dtype: torch.dtype, layout: str, bf16_isa: str) -> None:
     problem = Problem.random(case, torch.bfloat16, weight_dtype, layout)
     for which in PASSES:
         if engine_lacks(case, which):
             with pytest.raises(NotImplementedError, match="padding"):
-                problem.run(which, isa)
+                problem.run(which, bf16_isa)
         else:
-            expect_close(problem, which, problem.run(which, isa)[0])
+            expect_close(problem, which, problem.run(which, bf16_isa)[0])
 
 
 @pytest.mark.parametrize("case", CASES[::3], ids=str)
 def test_fp32_agrees_with_float64(case: Case, isa: str) -> None:
     problem = Problem.random(case, torch.float32, torch.float32, "contiguous")
-    for which in ("forward", "grad_input"):
+    for which in PASSES:
         if not engine_lacks(case, which):
             expect_close(problem, which, problem.run(which, isa)[0])
 
 
-@pytest.mark.parametrize("dtype", STORAGE, ids=str)
 @pytest.mark.parametrize("case", [CASES[0], CASES[4], CASES[9], CASES[14], CASES[22]], ids=str)
-def test_statistics_are_of_the_sums_before_rounding(case: Case, dtype: torch.dtype) -> None:
+def test_statistics_are_of_the_sums_before_rounding(case: Case, way: tuple[str, torch.dtype]) -> None:
+    isa, dtype = way
     problem = Problem.random(case, dtype, torch.float32, "channels_last")
-    y, mean, variance = problem.run("forward", supported("amx"), statistics=True)
-    assert torch.equal(y, problem.run("forward", "amx")[0])
+    y, mean, variance = problem.run("forward", isa, statistics=True)
+    assert torch.equal(y, problem.run("forward", isa)[0])
     exact = problem.truth("forward").transpose(0, 1).flatten(1)
     scale = exact.std(1, correction=0)
     assert float(((mean - exact.mean(1)) / scale).abs().max()) < 1e-5
@@ -216,10 +230,10 @@ def test_statistics_are_of_the_sums_before_rounding(case: Case, dtype: torch.dty
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.batch >= 33], ids=str)
-def test_same_bits_whatever_the_threads(case: Case) -> None:
-    isa = supported("amx")
+def test_same_bits_whatever_the_threads(case: Case, way: tuple[str, torch.dtype]) -> None:
+    isa, dtype = way
     large = Case(4 * case.batch, case.c_in, case.size, case.c_out, case.kernel, case.stride, case.padding)
-    problem = Problem.random(large, torch.bfloat16, torch.float32, "contiguous")
+    problem = Problem.random(large, dtype, torch.float32, "contiguous")
     for which in PASSES:
         if engine_lacks(case, which):
             continue
@@ -229,10 +243,14 @@ def test_same_bits_whatever_the_threads(case: Case) -> None:
             assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_writes_only_the_slice_of_a_larger_gradient() -> None:
-    problem = Problem.random(CASES[3], torch.bfloat16, torch.float32, "contiguous")
-    whole = torch.full((70, 60, 3, 3), 7.0)
-    (part,) = problem.run("grad_weight", supported("amx"), grad_weight=whole[:24, :58])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, LAST], ids=str)
+def test_writes_only_the_slice_of_a_larger_gradient(
+    layout: torch.memory_format, way: tuple[str, torch.dtype]
+) -> None:
+    isa, dtype = way
+    problem = Problem.random(CASES[3], dtype, torch.float32, "contiguous")
+    whole = torch.full((70, 60, 3, 3), 7.0).to(memory_format=layout)
+    (part,) = problem.run("grad_weight", isa, grad_weight=whole[:24, :58])
     expect_close(problem, "grad_weight", part)
     part.fill_(7)
     assert bool((whole == 7).all())
@@ -240,10 +258,12 @@ def test_writes_only_the_slice_of_a_larger_gradient() -> None:
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[8], CASES[14]], ids=str)
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
-def test_non_finite_values_stay_where_they_belong(case: Case, value: float) -> None:
+def test_non_finite_values_stay_where_they_belong(
+    case: Case, value: float, way: tuple[str, torch.dtype]
+) -> None:
     """Where the definition has one there is one, and channels and images that do not see it are finite."""
-    isa = supported("amx")
-    problem = Problem.random(case, torch.bfloat16, torch.float32, "contiguous")
+    isa, dtype = way
+    problem = Problem.random(case, dtype, torch.float32, "contiguous")
     problem.x[1, 2, 1, 2] = value
     problem.grad[2, 1, 1, 1] = value
     y, grad_input, grad_weight = (problem.run(which, isa)[0] for which in PASSES)
@@ -257,21 +277,41 @@ def test_non_finite_values_stay_where_they_belong(case: Case, value: float) -> N
     assert bool(grad_weight[~seen].isfinite().all())
 
 
-def test_an_empty_batch() -> None:
-    problem = Problem.random(Case(0, 16, (4, 4), 8, 3, 1, 1), torch.bfloat16, torch.float32, "contiguous")
-    assert not problem.run("grad_weight", supported("amx"))[0].any()
-    assert problem.run("grad_input", "amx")[0].numel() == 0
-    assert problem.run("forward", "amx")[0].numel() == 0
+@pytest.mark.parametrize("case", [CASES[0], CASES[16], CASES[24]], ids=str)
+def test_values_may_begin_at_any_address(case: Case, way: tuple[str, torch.dtype]) -> None:
+    """Without padding or strides, vectors read values in their place."""
+    isa, dtype = way
+    problem = Problem.random(case, dtype, torch.float32, "contiguous")
+    expected = [problem.run(which, isa)[0] for which in PASSES]
+
+    def moved(values: Tensor) -> Tensor:
+        room = torch.zeros(values.numel() + 1, dtype=dtype)
+        return room.as_strided(values.shape, values.stride(), 1).copy_(values)
+
+    problem.x, problem.grad = moved(problem.x), moved(problem.grad)
+    for which, result in zip(PASSES, expected, strict=True):
+        assert torch.equal(problem.run(which, isa)[0], result)
+
+
+def test_an_empty_batch(isa: str) -> None:
+    dtype = torch.bfloat16 if isa in BF16_ISAS else torch.float32
+    problem = Problem.random(Case(0, 16, (4, 4), 8, 3, 1, 1), dtype, torch.float32, "contiguous")
+    assert not problem.run("grad_weight", isa)[0].any()
+    assert problem.run("grad_input", isa)[0].numel() == 0
+    assert problem.run("forward", isa)[0].numel() == 0
 
 
 def test_what_cannot_be_run_is_said_and_not_run(isa: str) -> None:
-    problem = Problem.random(CASES[0], torch.float32, torch.float32, "contiguous")
-    with pytest.raises(NotImplementedError, match="bf16 only"):
-        problem.run("grad_weight", isa)
-    if isa != "amx":
+    large = Case(3, 4, (15, 15), 4, 12, 1, 1)
+    problem = Problem.random(large, torch.float32, torch.float32, "contiguous")
+    for which in PASSES:
+        with pytest.raises(NotImplementedError, match="kernel is too large"):
+            problem.run(which, isa)
+    if isa not in BF16_ISAS:
         problem = Problem.random(CASES[0], torch.bfloat16, torch.float32, "contiguous")
-        with pytest.raises(NotImplementedError, match="amx"):
-            problem.run("forward", isa)
+        for which in PASSES:
+            with pytest.raises(NotImplementedError, match="avx512_bf16"):
+                problem.run(which, isa)
 
 
 @pytest.mark.parametrize(

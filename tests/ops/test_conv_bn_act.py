@@ -109,6 +109,15 @@ def test_under_autocast_it_is_as_exact_as_torch(name: str, isa: str, choice: Non
         assert error(mine, exact) <= 2 * error(other, exact) + 4e-3
 
 
+def test_under_autocast_to_float16_it_goes_through_torch() -> None:
+    (x, weight, *_), (_, stride, padding, _) = tensors("3x3")
+    with torch.autocast("cpu", torch.float16):
+        y = conv_bn_act(x, weight, None, None, stride=stride, padding=padding, training=True)
+    assert y.dtype == torch.float16
+    expected = F.relu(F.batch_norm(F.conv2d(x, weight, None, stride, padding), None, None, training=True))
+    assert error(y, expected.double()) <= 2e-3
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_statistics_are_those_of_the_output(name: str, isa: str, choice: None) -> None:
     (x, weight, *_), (c_out, *rest) = tensors(name)

@@ -12,7 +12,7 @@ from torch import Tensor
 from lasfast import _native
 from lasfast.ops.native_nhwc import NhwcPasses
 
-ISAS = ("generic", "avx2", "avx512", "amx")
+ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 LAST = torch.channels_last
 
 

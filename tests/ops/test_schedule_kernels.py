@@ -16,7 +16,7 @@ from torch import Tensor
 from lasfast import _native
 from lasfast.engine.schedule import NORM, OPERATION, VALUE, Kind
 
-CPU_ISAS = ("generic", "avx2", "avx512", "amx")
+CPU_ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 ISAS = (*CPU_ISAS, "cuda", "cuda reversed")
 ACTIVATIONS = [lambda x: x, F.relu, F.relu6, F.hardswish, F.silu, torch.sigmoid, F.hardsigmoid]
 NONE, RELU, RELU6, HARDSWISH, SWISH, SIGMOID, HARDSIGMOID = range(7)
@@ -75,6 +75,7 @@ class Schedule:
         self.biases = torch.zeros(0)
         self.tables = torch.zeros(6, 0)  # gamma, beta, scale, shift, mean, variance
         self.arena_elements = 0
+        self.pixels: Tensor | None = None  # [channels, 256], where images are bytes
         self.module = _native.load()
 
     def value(self, channels: int, height: int = 1, width: int = 1) -> int:
@@ -168,6 +169,7 @@ class Schedule:
             biases=self.biases.data_ptr(),
             bias_count=len(self.biases),
             channel_count=self.tables.shape[1],
+            pixels=0 if self.pixels is None else self.pixels.data_ptr(),
             **rows,
         )
         return self.module.ScheduleTables(**arguments | changes)
@@ -455,6 +457,34 @@ def run_with_other(schedule: Schedule, x: Tensor, other: Tensor | None, value: i
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(globals(), "aligned", filled)
         schedule.predict(x)
+
+
+@pytest.mark.parametrize("kind", ["floats", "bytes"])
+@pytest.mark.parametrize(("channels", "more"), [(1, 0), (3, 0), (3, 2), (9, 8)])
+def test_images(channels: int, more: int, kind: str, storage: str, isa: int) -> None:
+    """Copied, or looked up in the table of their channel, to the bit; further channels are zero."""
+    schedule = Schedule(isa, storage)
+    x = truth = randn(5, channels, 3, 7)
+    if kind == "bytes":
+        x = torch.randint(256, x.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+        x[0, 0, 0, :2] = torch.tensor([0, 255])
+        schedule.pixels = randn(channels, 256, seed=2)
+        truth = schedule.pixels[torch.arange(channels)[:, None, None], x.long()]
+    value = schedule.value(channels + more, 3, 7)
+    schedule.add(Kind.INPUT, -1, value, out_channels=channels)
+    schedule.predict(x)
+    expected = F.pad(truth.to(STORAGES[storage]).float(), (0, 0, 0, 0, 0, more))
+    assert torch.equal(schedule.read(value, 5), expected)
+    # From there on, blocks of images come out as all at once.
+    weight = randn(4, (channels + more) * 21, 1, 1, seed=3)
+    schedule.add(Kind.LINEAR, value, -1, weight, out_channels=4, leaf=0)
+    logits = schedule.predict(x)
+    assert torch.equal(schedule.predict(x, block=2, threads=2), logits)
+    truth, theirs = (
+        expected.flatten(1).to(dtype) @ weight.flatten(1).T.to(dtype)
+        for dtype in (torch.float64, torch.bfloat16)
+    )
+    agrees(logits[0], truth, theirs, storage)
 
 
 @pytest.mark.parametrize("activation", range(1, len(ACTIVATIONS)))

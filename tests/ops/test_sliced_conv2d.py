@@ -15,7 +15,7 @@ from torch import Tensor
 from lasfast import _native
 from lasfast.ops import native, sliced_conv2d
 
-ISAS = ("generic", "avx2", "avx512", "amx")
+ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 

@@ -7,7 +7,6 @@ import random
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from lasfast import supernets
 from lasfast.supernets import LayerBuilder, layers
@@ -94,27 +93,51 @@ def test_every_family_trains_as_op_by_op(family: str, one_thread: None) -> None:
     theirs = copy.deepcopy(ours).double()
     architecture = ours.space.sample(random.Random(1))
     size = 32 if family == "resnet50" else 16
-    x, labels = torch.randn(6, 3, size, size), torch.randint(0, 7, (6,))
-    seen = {}
-    runs = (("ours", ours, True), ("torch", copy.deepcopy(ours), False), ("theirs", theirs, False))
-    for name, supernet, fused in runs:
-        value = x.to(next(supernet.parameters()).dtype).contiguous(memory_format=torch.channels_last)
-        run = supernet.layer_runner(fused=fused)
-        torch.manual_seed(2)  # dropout
-        for layer in supernet.path(architecture):
-            value = run(layer, value)
-        F.cross_entropy(value, labels).backward()
-        gradients = {key: one.grad for key, one in supernet.named_parameters() if one.grad is not None}
-        seen[name] = value, gradients, dict(supernet.named_buffers())
-    torch.testing.assert_close(seen["ours"][0].double(), seen["theirs"][0], rtol=2e-3, atol=2e-4)
-    assert seen["ours"][1].keys() == seen["theirs"][1].keys()
-    whole = {
-        name: torch.cat([one.double().flatten() for one in found[1].values()]) for name, found in seen.items()
-    }
-    error, torchs = ((whole[name] - whole["theirs"]).norm() for name in ("ours", "torch"))
-    assert error <= 1e-3 * whole["theirs"].norm() + 2 * torchs  # random deep networks magnify rounding
-    for name, buffer in seen["theirs"][2].items():
-        torch.testing.assert_close(seen["ours"][2][name].to(buffer.dtype), buffer, rtol=1e-3, atol=1e-4)
+    value = torch.randn(6, 3, size, size, dtype=torch.float64)
+    runs = {"ours": (ours, True), "torch": (copy.deepcopy(ours), False), "theirs": (theirs, False)}
+    # Layer by layer on the same values, since rounding grows from layer to layer. Where it puts a ReLU on its
+    # other side, gradients change by much: that does not happen with every input.
+    for layer in ours.path(architecture):
+        for attempt in range(3):
+            value += 1e-3 * attempt * torch.randn_like(value)
+            seen = {
+                name: _run_and_differentiate(supernet, layer, value, fused)
+                for name, (supernet, fused) in runs.items()
+            }
+            (output, gradients), (exact, exact_gradients) = seen["ours"], seen["theirs"]
+            torch.testing.assert_close(output.double(), exact, rtol=1e-4, atol=1e-4)
+            assert gradients.keys() == exact_gradients.keys()
+            error, torchs = (_distance(seen[name][1], exact_gradients) for name in ("ours", "torch"))
+            if error <= 1e-5 + 2 * torchs:
+                break
+        assert error <= 1e-5 + 2 * torchs, layer.name
+        value = exact
+    for name, buffer in theirs.named_buffers():
+        torch.testing.assert_close(ours.get_buffer(name).to(buffer.dtype), buffer, rtol=1e-4, atol=1e-5)
+
+
+def _run_and_differentiate(
+    supernet: supernets.Supernet, layer: Layer, value: torch.Tensor, fused: bool
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """A layer's output, and the gradients of its input ("") and weights for random ones of the output."""
+    dtype = next(supernet.parameters()).dtype
+    supernet.zero_grad()
+    torch.manual_seed(2)  # dropout
+    x = value.to(dtype, copy=True)
+    if x.dim() == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    output = supernet.layer_runner(fused=fused)(layer, x)
+    generator = torch.Generator().manual_seed(3)
+    output.backward(torch.randn(output.shape, generator=generator, dtype=torch.float64).to(dtype))
+    gradients = {name: one.grad for name, one in supernet.named_parameters() if one.grad is not None}
+    return output.detach(), {"": x.grad, **gradients}
+
+
+def _distance(gradients: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> float:
+    """The relative error of all gradients together."""
+    errors = [(gradients[name].double() - one).norm() for name, one in exact.items()]
+    return float(torch.stack(errors).norm() / torch.stack([one.norm() for one in exact.values()]).norm())
 
 
 def test_evaluation_reads_the_running_statistics(one_thread: None) -> None:

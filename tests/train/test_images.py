@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from lasfast.train.images import LoaderImages, PairImages, as_training_images
+from lasfast.train.images import LoaderImages, PairImages, as_training_images, on_device
 
 
 class Noisy(Dataset):
@@ -75,3 +75,34 @@ def test_what_cannot_be_trained_on_is_named():
 
     with pytest.raises(TypeError, match="without a length"):
         as_training_images(DataLoader(Endless()))
+
+
+def test_images_in_memory_go_to_the_gpu_that_trains_on_them_if_it_has_room():
+    gpu = torch.device("cuda", 0)
+
+    class Movable(PairImages):
+        full = False
+
+        def to(self, device):
+            if self.full:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return device
+
+    data = Movable(torch.rand(4, 1, 2, 2), torch.arange(4))
+    assert on_device(data, torch.device("cpu")) is data
+    assert on_device(data, gpu) == gpu
+    data.full = True
+    assert on_device(data, gpu) is data
+    loaded = loader()
+    assert on_device(loaded, gpu) is loaded
+
+
+@pytest.mark.cuda
+def test_a_gpu_has_the_same_batches():
+    data = pair()
+    moved = on_device(data, torch.device("cuda", 0))
+    for (x, y), (u, v) in zip(read(data, 3), read(moved, 3), strict=True):
+        assert u.is_cuda
+        assert v.is_cuda
+        assert torch.equal(x, u.cpu())
+        assert torch.equal(y, v.cpu())

@@ -95,8 +95,25 @@ def flops(supernet):
     return costs.functions(supernet, (8, 8))["flops"]
 
 
+def used(supernet, paths):
+    """For each weight, which of its values some path reads: those that its extracted network has."""
+    masks = {name: torch.zeros_like(tensor, dtype=torch.bool) for name, tensor in supernet.named_parameters()}
+    for path in paths:
+        for name, tensor in supernet.extract(path).named_parameters():
+            masks[name][tuple(map(slice, tensor.shape))] = True
+    return masks
+
+
 def weights(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def momenta(optimizer, module):
+    """The momentum of each weight, zeros before its first update."""
+    for parameter in module.parameters():
+        if optimizer.state[parameter].get("momentum_buffer") is None:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return {name: optimizer.state[one]["momentum_buffer"] for name, one in module.named_parameters()}
 
 
 @pytest.mark.parametrize("kind", ["uniform", "sandwich"])
@@ -121,11 +138,20 @@ def test_a_batch_makes_one_update_with_the_sum_of_the_gradients(kind):
             paths = sampler.draw(random.Random(derive(0, 0, done, CHOICE)))
             assert len(paths) == (1 if kind == "uniform" else 4)
             sum(F.cross_entropy(expected(x, path), y) for path in paths).backward()
+            before = copy.deepcopy((expected.state_dict(), momenta(optimizer, expected)))
             optimizer.step()
+            # What no path reads of a weight is left alone, and so is its momentum.
+            with torch.no_grad():
+                for name, mask in used(expected, paths).items():
+                    weight, momentum = expected.get_parameter(name), momenta(optimizer, expected)[name]
+                    weight[~mask] = before[0][name][~mask]
+                    momentum[~mask] = before[1][name][~mask]
     assert rates == pytest.approx([0.05 * (1 - done / 9) for done in range(9)])
     # (Running statistics take in a shared layer's batch once, not once for each path.)
+    saved = trainer.state()[0]
     for name, tensor in expected.named_parameters():
-        torch.testing.assert_close(supernet.get_parameter(name), tensor, rtol=1e-4, atol=1e-5, msg=name)
+        for ours, plain in (("weights", tensor), ("momentum", momenta(optimizer, expected)[name])):
+            torch.testing.assert_close(saved[f"{ours}.{name}"], plain, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_it_learns_and_only_before_the_search():

@@ -6,9 +6,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from lasfast import _native
 from lasfast.data.images import TensorImages
 from lasfast.supernets import PlainNet, ResidualNet
 from lasfast.train import NonFiniteLossError, SupernetTrainer, TrainSettings
+from lasfast.train import trainer as trainer_module
 from lasfast.train.seeds import derive
 
 SETTINGS = TrainSettings(batch_size=16, warm_up_epochs=2, epochs_per_step=2, weight_decay=0.01)
@@ -107,11 +109,21 @@ def test_gradients_are_clipped_together_and_loss_scaling_changes_nothing(update,
     assert cosine.item() > 0.99
 
 
+@pytest.mark.parametrize(("device", "compiled"), [("cpu", "available"), ("cuda:0", "cuda_runs_on")])
+def test_fused_operators_are_tried_where_the_device_has_them(device, compiled, monkeypatch):
+    for there in (True, False):
+        monkeypatch.setattr(_native, compiled, lambda *of, there=there: there)
+        for channels_last in (True, False):
+            settings = TrainSettings(channels_last=channels_last)
+            expected = "native" if there and channels_last else "torch"
+            assert trainer_module._operators(settings, torch.device(device)) == expected
+
+
 @pytest.mark.parametrize("faster", ["native", "torch"])
 def test_the_faster_operators_are_taken_and_trying_leaves_no_trace(faster, monkeypatch):
     tried = []
 
-    def fastest(key, device, ways):
+    def fastest(key, device, ways, share):
         for name, run in ways.items():
             tried.append(name)
             run()
@@ -258,8 +270,8 @@ def test_uniform_trains_the_deepest_and_one_candidate_a_batch():
     supernet = residual()
     trained = []
     trainer = SupernetTrainer(supernet, images(), SETTINGS, paths="uniform", epochs_per_step=30)
-    path = supernet.path
-    supernet.path = lambda architecture: trained.append(architecture) or path(architecture)
+    logits = trainer._logits
+    trainer._logits = lambda images, paths: trained.extend(paths) or logits(images, paths)
     list(trainer.train(1, CANDIDATES))
     assert trained[::2] == [(2, 2, 2)] * 90
     counts = [trained[1::2].count(path) for path in CANDIDATES]
@@ -300,16 +312,16 @@ def test_diverging_training_is_named():
 def test_no_state_from_within_a_batch():
     supernet = residual()
     trainer = SupernetTrainer(supernet, images(), SETTINGS)
-    path, calls = supernet.path, []
+    logits, calls = trainer._logits, []
 
-    def interrupted(architecture):
-        calls.append(architecture)
+    def interrupted(images, paths):
+        calls.append(paths)
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return path(architecture)
+        return logits(images, paths)
 
     good = trainer.state()
-    supernet.path = interrupted
+    trainer._logits = interrupted
     with pytest.raises(KeyboardInterrupt):
         list(trainer.train(1, CANDIDATES))
     with pytest.raises(RuntimeError, match="stopped within a batch"):

@@ -47,8 +47,6 @@ struct TileTransform {
   }
 };
 
-LASFAST_INLINE __mmask32 first_values(int64_t n) { return n < tile_depth ? (1u << n) - 1u : ~0u; }
-
 LASFAST_INLINE void zero_values(Bf16* to, int64_t count, int64_t pitch) {
   for (int64_t i = 0; i < count; ++i) _mm512_store_si512(to + i * pitch, _mm512_setzero_si512());
 }

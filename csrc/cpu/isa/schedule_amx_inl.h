@@ -11,7 +11,7 @@
 
 namespace {
 
-constexpr int tile_cells = 16, sums_together = 4;
+constexpr int tile_cells = 16, tile_sums = 256, sums_together = 4;
 constexpr int64_t most_pitch = 20480;  // of weights that are near enough to be read for two strips at a time
 
 // Some rows of outputs of a group of images, and the cells they are computed from.
@@ -20,31 +20,6 @@ struct Band {
   Bf16* cells;
   int64_t y0, rows;
   int64_t padded, filled;  // rows of cells: all, and those that are filled
-};
-
-// Shifts of taps, in elements.
-struct Taps {
-  int64_t shift[max_kernel * max_kernel], count = 0;
-
-  // All, where a cell holds so many columns.
-  Taps(const ItemArgs& a, int64_t columns) {
-    for (int64_t r = 0; r < a.kernel; ++r)
-      for (int64_t first = 0; first < a.kernel; first += columns) {
-        const int64_t x = at_most(first, a.kernel - columns);
-        add(a, r, x < 0 ? 0 : x);
-      }
-  }
-  Taps(const ItemArgs& a, TapRange rows, TapRange columns) {
-    for (int64_t r = rows.first; r <= rows.last; ++r)
-      for (int64_t x = columns.first; x <= columns.last; ++x) add(a, r, x);
-  }
-
- private:
-  void add(const ItemArgs& a, int64_t r, int64_t x) {
-    const Cells& e = a.cells;
-    const int64_t s = a.stride;
-    shift[count++] = ((((r % s) * e.rows + r / s) * e.phases + x % s) * e.cols + x / s) * e.group * e.size;
-  }
 };
 
 // sums: [strips][channels][16][16], of 16 output channels each; their weights are `pitch` elements apart.
@@ -258,8 +233,7 @@ class TileConvolution {
       int64_t end = item_.out_channels;
       if (item_.phases > 0) {
         const int64_t phase = c / phase_channels_;
-        whole_ = last_ =
-            Taps(item_, item_.tap_ranges[phase / item_.phases], item_.tap_ranges[phase % item_.phases]);
+        whole_ = last_ = taps_of(item_, phase);
         end = (phase + 1) * phase_channels_;
       }
       const int64_t pitch = (whole_.count * (e.chunks - 1) + last_.count) * (tile_depth * tile_cells);
@@ -291,7 +265,7 @@ class TileConvolution {
 
   const ItemArgs item_;
   const TileCells cells_;
-  const TileFinish<U> finish_;
+  const LineFinish<U, W, tile_sums> finish_;
   Taps whole_, last_;  // of the output channels at hand
   const int64_t phase_channels_;
   alignas(64) float sums_[2][sums_together * tile_sums];

@@ -1,7 +1,8 @@
 // Convolutions over cells (see schedule_kernels.h), on vectors of output channels; part of schedule_inl.h.
 //
 // A tile of P cells by N vectors of channels stays in registers while all taps and input channels pass: each
-// step loads N vectors of weights and broadcasts P inputs.
+// step loads N vectors of weights and broadcasts P inputs. Inputs are fp32 or, where bf16 values are
+// multiplied by pairs, two channels of them; either takes four bytes.
 
 namespace {
 
@@ -9,38 +10,60 @@ constexpr int max_kernel = 11;
 
 inline int64_t cell_row(const Cells& cells) { return cells.phases * cells.cols * cells.group; }
 
-// Shift of each tap, in elements.
-inline void fill_taps(const ItemArgs& a, int64_t* taps) {
-  const Cells& e = a.cells;
-  const int64_t s = a.stride;
-  for (int64_t r = 0; r < a.kernel; ++r)
-    for (int64_t x = 0; x < a.kernel; ++x)
-      *taps++ = ((((r % s) * e.rows + r / s) * e.phases + x % s) * e.cols + x / s) * e.group * e.size;
+// Shifts of taps, in elements.
+struct Taps {
+  int64_t shift[max_kernel * max_kernel], count = 0;
+
+  // All, where a cell holds so many columns.
+  explicit Taps(const ItemArgs& a, int64_t columns = 1) {
+    for (int64_t r = 0; r < a.kernel; ++r)
+      for (int64_t first = 0; first < a.kernel; first += columns) {
+        const int64_t x = at_most(first, a.kernel - columns);
+        add(a, r, x < 0 ? 0 : x);
+      }
+  }
+  Taps(const ItemArgs& a, TapRange rows, TapRange columns) {
+    for (int64_t r = rows.first; r <= rows.last; ++r)
+      for (int64_t x = columns.first; x <= columns.last; ++x) add(a, r, x);
+  }
+
+ private:
+  void add(const ItemArgs& a, int64_t r, int64_t x) {
+    const Cells& e = a.cells;
+    const int64_t s = a.stride;
+    shift[count++] = ((((r % s) * e.rows + r / s) * e.phases + x % s) * e.cols + x / s) * e.group * e.size;
+  }
+};
+
+// Of those output channels that are of one part (see ItemArgs::phases).
+inline Taps taps_of(const ItemArgs& a, int64_t part) {
+  return Taps(a, a.tap_ranges[part / a.phases], a.tap_ranges[part % a.phases]);
 }
 
-// `count` positions of one row, `from_pitch` and `to_pitch` elements apart, transformed.
-template <bool clamp, bool whole, class T>
-LASFAST_INLINE void fill_vectors(const T* from, int64_t from_pitch, float* to, int64_t to_pitch,
-                                 int64_t count, int n, const Transform& in) {
+// `count` positions of one row, `from_pitch` and `to_pitch` elements apart, transformed. `m`: how many of n
+// channels, and zeros behind them, are stored.
+template <bool clamp, bool whole, class T, class D>
+LASFAST_INLINE void fill_vectors(const T* from, int64_t from_pitch, D* to, int64_t to_pitch, int64_t count,
+                                 int n, int m, const Transform& in) {
   for (int64_t i = 0; i < count; ++i) {
     const Vec v = in.activate.template run<clamp>(in.norm(load_n(from + i * from_pitch, whole ? W : n)));
-    store_n(v, to + i * to_pitch, whole ? W : n);
+    store_n(v, to + i * to_pitch, whole ? W : m);
   }
 }
 
-// `n` channels from c on.
-template <class T>
-inline void fill_positions(const ItemArgs& a, const T* from, int64_t from_pitch, float* to, int64_t to_pitch,
-                           int64_t count, int64_t c, int64_t n) {
+// `n` channels from c on, and one more that gets weights of zero where `even` says so and n is odd.
+template <class T, class D>
+inline void fill_positions(const ItemArgs& a, const T* from, int64_t from_pitch, D* to, int64_t to_pitch,
+                           int64_t count, int64_t c, int64_t n, bool even = false) {
   for (const int64_t end = c + n; c < end; c += W, to += W) {
-    const int m = static_cast<int>(at_most(end - c, W));
-    const Transform in(a.in, c, m);
+    const int some = static_cast<int>(at_most(end - c, W)), stored = even ? (some + 1) / 2 * 2 : some;
+    const Transform in(a.in, c, some);
     if (!in.activate.clamps())
-      fill_vectors<false, false>(from + c, from_pitch, to, to_pitch, count, m, in);
-    else if (m < W)
-      fill_vectors<true, false>(from + c, from_pitch, to, to_pitch, count, m, in);
+      fill_vectors<false, false>(from + c, from_pitch, to, to_pitch, count, some, stored, in);
+    else if (some < W)
+      fill_vectors<true, false>(from + c, from_pitch, to, to_pitch, count, some, stored, in);
     else
-      fill_vectors<true, true>(from + c, from_pitch, to, to_pitch, count, m, in);
+      fill_vectors<true, true>(from + c, from_pitch, to, to_pitch, count, some, stored, in);
   }
 }
 
@@ -63,63 +86,67 @@ struct Phase {
 
 // All padded rows of the band of `rows` output rows from y0 on, of `n` channels from c on. `bordered`: the
 // padding is there already.
-template <class T>
+template <class M, class T>
 void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, int64_t c, int64_t n, bool bordered,
-                float* cells) {
+                typename M::Cell* cells) {
+  using D = typename M::Stored;
+  constexpr bool even = M::values == 2;
   const Cells& e = a.cells;
   const T* input = static_cast<const T*>(a.input);
   const int64_t channels = a.in_channels, s = a.stride;
   const int64_t image = a.in_height * a.in_width * channels;
 
   if (a.flatten) {
-    __builtin_memset(cells, 0, e.group * e.size * sizeof(float));
+    __builtin_memset(cells, 0, e.group * e.size * sizeof *cells);
     for (int64_t g = 0; g < a.images; ++g)
-      fill_positions(a, input + g * image, channels, cells + g * e.size, channels, a.in_height * a.in_width,
-                     c, n);
+      fill_positions(a, input + g * image, channels, reinterpret_cast<D*>(cells + g * e.size), channels,
+                     a.in_height * a.in_width, c, n);
     return;
   }
 
   const int64_t row_cells = cell_row(e), pitch = e.group * e.size;
   for (int64_t r = 0; r < (rows - 1) * s + a.kernel; ++r) {
     if (r % s >= e.phases) continue;
-    float* row = cells + ((r % s) * e.rows + r / s) * row_cells * e.size;
+    auto* row = cells + ((r % s) * e.rows + r / s) * row_cells * e.size;
     const int64_t y = y0 * s + r - a.padding;
     const bool inside = y >= 0 && y < a.in_height;
     if (!bordered && (!inside || a.images < e.group))
-      __builtin_memset(row, 0, row_cells * e.size * sizeof(float));
+      __builtin_memset(row, 0, row_cells * e.size * sizeof *row);
     if (!inside) continue;
     for (int64_t f = 0; f < e.phases; ++f) {
       const Phase p(a, f);
-      float* to = row + f * e.cols * pitch;
+      auto* to = row + f * e.cols * pitch;
       if (!bordered) {
-        __builtin_memset(to, 0, p.left * pitch * sizeof(float));
-        __builtin_memset(to + p.right * pitch, 0, (p.steps - p.right) * pitch * sizeof(float));
+        __builtin_memset(to, 0, p.left * pitch * sizeof *to);
+        __builtin_memset(to + p.right * pitch, 0, (p.steps - p.right) * pitch * sizeof *to);
       }
       if (p.right == p.left) continue;
       const T* from = input + (y * a.in_width + p.column) * channels;
       for (int64_t g = 0; g < a.images; ++g)
-        fill_positions(a, from + g * image, s * channels, to + p.left * pitch + g * e.size, pitch,
-                       p.right - p.left, c, n);
+        fill_positions(a, from + g * image, s * channels,
+                       reinterpret_cast<D*>(to + p.left * pitch + g * e.size), pitch * M::values,
+                       p.right - p.left, c, n, even);
     }
   }
 }
 
-template <int P, int N>
-inline void convolution_tile(const float* cells, int64_t size, int64_t channels, const int64_t* taps,
-                             int64_t tap_count, const float* weight, float* acc) {
+template <class M, int P, int N, class C = typename M::Cell>
+inline void convolution_tile(const C* cells, int64_t size, const Taps& taps, const C* weight, float* acc) {
   constexpr int G = (P + 2) / 3;
   Vec sum[P][N];
+#pragma GCC unroll 24
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < N; ++v) sum[p][v] = Vec::zero();
-  for (int64_t t = 0; t < tap_count; ++t) {
-    const float* from[G];
-    for (int i = 0; i < G; ++i) from[i] = cells + taps[t] + 3 * i * size;
+  for (int64_t t = 0; t < taps.count; ++t) {
+    const C* from[G];
+    for (int i = 0; i < G; ++i) from[i] = cells + taps.shift[t] + 3 * i * size;
     const auto add = [&](int64_t c) __attribute__((always_inline)) {
-      Vec w[N];
-      for (int v = 0; v < N; ++v) w[v] = Vec::load(weight + (c * N + v) * W);
+      M w[N];
+      for (int v = 0; v < N; ++v) w[v] = M::load(weight + (c * N + v) * W);
+#pragma GCC unroll 24
       for (int p = 0; p < P; ++p) {
-        const Vec x = Vec::set(from[p / 3][p % 3 * size + c]);
-        for (int v = 0; v < N; ++v) sum[p][v] = Vec::fma(x, w[v], sum[p][v]);
+        const M x = M::set(from[p / 3] + p % 3 * size + c);
+        for (int v = 0; v < N; ++v) sum[p][v] = M::add(x, w[v], sum[p][v]);
       }
     };
     // A pointer for each three cells; the others are one and two `size` away. The compiler must not know that
@@ -132,38 +159,52 @@ inline void convolution_tile(const float* cells, int64_t size, int64_t channels,
       }
     };
     int64_t c = 0;
-    for (; c + 4 <= channels; c += 4) {
+    for (; c + 4 <= size; c += 4) {
       for (int u = 0; u < 4; ++u) add(u);
       advance(4);
     }
-    for (; c < channels; ++c) {
+    for (; c < size; ++c) {
       add(0);
       advance(1);
     }
   }
+#pragma GCC unroll 24
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < N; ++v) sum[p][v].store(acc + (p * N + v) * W);
 }
 
+// What follows the sums of `count` cells from `cell` on, N vectors of channels from c on.
+template <class M, int N, class T, class U>
+inline void finish_cells(const ItemArgs& a, const float* acc, int64_t position, int64_t cell, int64_t count,
+                         int64_t c, bool start) {
+#ifdef LASFAST_PAIRS
+  if constexpr (M::values == 2) {
+    const int vectors = N == 2 && c + W < a.out_channels ? 2 : 1;
+    LineFinish<U, N * W, W>(a).run(a, acc, {nullptr, position, cell, count, start}, c, vectors);
+    return;
+  }
+#endif
+  for (int v = 0; v < N; ++v)
+    if (c + v * W < a.out_channels)
+      finish<T, U>(a, acc + v * W, N * W, position, cell, count, c + v * W, start);
+}
+
 // P cells for as long as there are so many, then fewer.
-template <int P, int N, class T, class U>
-inline void convolution_row(const ItemArgs& a, const float* cells, const int64_t* taps, int64_t tap_count,
-                            const float* weight, int64_t position, int64_t cell, int64_t length, int64_t c,
-                            bool start) {
+template <class M, int P, int N, class T, class U, class C = typename M::Cell>
+inline void convolution_row(const ItemArgs& a, const C* cells, const Taps& taps, const C* weight,
+                            int64_t position, int64_t cell, int64_t length, int64_t c, bool start) {
   alignas(64) float acc[P * N * W];
   const int64_t size = a.cells.size;
   // Twelve and four take longer than eight and eight.
   while (length - cell >= P && !(P == 12 && length - cell == 16)) {
-    convolution_tile<P, N>(cells + cell * size, size, size, taps, tap_count, weight, acc);
-    for (int v = 0; v < N; ++v)
-      if (c + v * W < a.out_channels)
-        finish<T, U>(a, acc + v * W, N * W, position, cell, P, c + v * W, start && cell == 0);
+    convolution_tile<M, P, N>(cells + cell * size, size, taps, weight, acc);
+    finish_cells<M, N, T, U>(a, acc, position, cell, P, c, start && cell == 0);
     cell += P;
   }
   if constexpr (P > 1) {
     constexpr int next = P == 12 ? 8 : P == 6 ? 4 : P / 2;
     if (cell < length)
-      convolution_row<next, N, T, U>(a, cells, taps, tap_count, weight, position, cell, length, c, start);
+      convolution_row<M, next, N, T, U>(a, cells, taps, weight, position, cell, length, c, start);
   }
 }
 
@@ -181,41 +222,53 @@ inline void for_rows(const ItemArgs& a, const D* cells, int64_t y0, int64_t rows
     row(cells + y * pitch, first + y * a.out_width, a.out_width * group, y0 + y == 0);
 }
 
-template <class T, class U>
+// Whether the input lies as its cells would.
+template <class M, class T>
+inline bool in_place(const ItemArgs& a) {
+  if (sizeof(T) != sizeof(typename M::Stored) || a.in.scale || a.in.activation != 0) return false;
+  return a.kernel == 1 && a.stride == 1 && a.padding == 0 && !a.flatten && a.cells.group == 1 &&
+         a.in_channels % M::values == 0;
+}
+
+template <class M, class T, class U>
 void convolution(const ItemArgs& a) {
-  int64_t taps[max_kernel * max_kernel];
-  fill_taps(a, taps);
-  const int64_t tap_count = a.kernel * a.kernel;
-  float* cells = static_cast<float*>(a.cell_scratch);
+  using C = typename M::Cell;
+  Taps taps(a);
+  const int64_t part_channels = a.phases > 0 ? a.out_channels / (a.phases * a.phases) : a.out_channels;
+  C* const scratch = static_cast<C*>(a.cell_scratch);
   for (int64_t y0 = 0; y0 < a.out_height; y0 += a.cells.band) {
     const int64_t rows = at_most(a.out_height - y0, a.cells.band);
-    fill_cells<T>(a, y0, rows, 0, a.in_channels, false, cells);
-    const float* weight = static_cast<const float*>(a.weight);
+    const C* cells = scratch;
+    if (in_place<M, T>(a))
+      cells = reinterpret_cast<const C*>(static_cast<const T*>(a.input) + y0 * a.in_width * a.in_channels);
+    else
+      fill_cells<M, T>(a, y0, rows, 0, a.in_channels, false, scratch);
+    const C* weight = static_cast<const C*>(a.weight);
     for (int64_t c = 0; c < a.out_channels;) {
-      const bool wide = a.out_channels - c > W;
-      for_rows(a, cells, y0, rows, [&](const float* row, int64_t position, int64_t length, bool start) {
+      const int64_t part = c / part_channels;
+      if (a.phases > 0) taps = taps_of(a, part);
+      const bool wide = (part + 1) * part_channels - c > W;
+      for_rows(a, cells, y0, rows, [&](const C* row, int64_t position, int64_t length, bool start) {
         if (wide)
-          convolution_row<convolution_cells, 2, T, U>(a, row, taps, tap_count, weight, position, 0, length, c,
-                                                      start);
+          convolution_row<M, convolution_cells, 2, T, U>(a, row, taps, weight, position, 0, length, c, start);
         else
-          convolution_row<2 * convolution_cells, 1, T, U>(a, row, taps, tap_count, weight, position, 0,
-                                                          length, c, start);
+          convolution_row<M, 2 * convolution_cells, 1, T, U>(a, row, taps, weight, position, 0, length, c,
+                                                             start);
       });
       const int64_t width = wide ? 2 * W : W;
-      weight += tap_count * a.cells.size * width;
+      weight += taps.count * a.cells.size * width;
       c += width;
     }
   }
 }
 
 template <int P>
-inline void depthwise_tile(const float* cells, const int64_t* taps, int64_t tap_count, const float* weight,
-                           float* acc) {
+inline void depthwise_tile(const float* cells, const Taps& taps, const float* weight, float* acc) {
   Vec sum[P];
   for (int p = 0; p < P; ++p) sum[p] = Vec::zero();
-  for (int64_t t = 0; t < tap_count; ++t) {
+  for (int64_t t = 0; t < taps.count; ++t) {
     const Vec w = Vec::load(weight + t * W);
-    const float* from = cells + taps[t];
+    const float* from = cells + taps.shift[t];
     for (int p = 0; p < P; ++p) sum[p] = Vec::fma(Vec::load(from + p * W), w, sum[p]);
   }
   for (int p = 0; p < P; ++p) sum[p].store(acc + p * W);
@@ -244,13 +297,12 @@ inline void depthwise_row(const float* cells, int64_t row, const float* weight, 
 template <class T, class U>
 void depthwise(const ItemArgs& a) {
   constexpr int together = 8, most = 64;  // cells in registers, and to finish at a time
-  int64_t taps[max_kernel * max_kernel];
-  fill_taps(a, taps);
-  const int64_t tap_count = a.kernel * a.kernel, row = cell_row(a.cells) * W;
+  const Taps taps(a);
+  const int64_t row = cell_row(a.cells) * W;
   float* cells = static_cast<float*>(a.cell_scratch);
   alignas(64) float acc[most * W];
   for (int64_t c = 0; c < a.out_channels; c += W) {
-    const float* weight = static_cast<const float*>(a.weight) + c * tap_count;
+    const float* weight = static_cast<const float*>(a.weight) + c * taps.count;
     int64_t first = 0, count = 0;  // position and number of those in acc
     const auto flush = [&] {
       finish<T, U>(a, acc, W, first, 0, count, c, first == 0);
@@ -260,7 +312,7 @@ void depthwise(const ItemArgs& a) {
     for (int64_t y0 = 0; y0 < a.out_height; y0 += a.cells.band) {
       const int64_t rows = at_most(a.out_height - y0, a.cells.band);
       const bool bordered = c > 0 && rows == a.out_height;
-      fill_cells<T>(a, y0, rows, c, at_most(a.out_channels - c, W), bordered, cells);
+      fill_cells<FloatProduct, T>(a, y0, rows, c, at_most(a.out_channels - c, W), bordered, cells);
       for_rows(a, cells, y0, rows, [&](const float* from, int64_t, int64_t length, bool) {
         for (int64_t cell = 0; cell < length;) {
           if (count > most - together) flush();
@@ -273,9 +325,9 @@ void depthwise(const ItemArgs& a) {
           else if (wide && a.stride == 1 && a.kernel == 7)
             depthwise_row<together, 7>(from + cell * W, row, weight, to);
           else if (wide)
-            depthwise_tile<together>(from + cell * W, taps, tap_count, weight, to);
+            depthwise_tile<together>(from + cell * W, taps, weight, to);
           else
-            depthwise_tile<1>(from + cell * W, taps, tap_count, weight, to);
+            depthwise_tile<1>(from + cell * W, taps, weight, to);
           const int64_t done = wide ? together : 1;
           count += done;
           cell += done;

@@ -6,6 +6,7 @@
 
 #include "../schedule_kernels.h"
 #include "pointwise_inl.h"
+#include "product_inl.h"
 
 namespace {
 
@@ -215,22 +216,35 @@ inline void put(Bf16* p, float value) { Vec::set(value).store_partial(p, 1); }
 
 template <class U>
 void input(const ItemArgs& a) {
-  const float* images = static_cast<const float*>(a.input);
   U* output = static_cast<U*>(a.output);
   const int64_t positions = a.out_height * a.out_width;
-  for (int64_t c = 0; c < a.out_channels; ++c)
-    for (int64_t p = 0; p < positions; ++p)
-      put(output + p * a.out_channels + c, c < a.in_channels ? images[c * positions + p] : 0.f);
+  for (int64_t c = 0; c < a.out_channels; ++c) {
+    const auto fill = [&](auto value) {
+      for (int64_t p = 0; p < positions; ++p) put(output + p * a.out_channels + c, value(p));
+    };
+    if (c >= a.in_channels) {
+      fill([](int64_t) { return 0.f; });
+    } else if (a.pixels) {
+      const uint8_t* bytes = static_cast<const uint8_t*>(a.input) + c * positions;
+      const float* values = a.pixels + c * 256;
+      fill([=](int64_t p) { return values[bytes[p]]; });
+    } else {
+      const float* values = static_cast<const float*>(a.input) + c * positions;
+      fill([=](int64_t p) { return values[p]; });
+    }
+  }
 }
 
 }  // namespace
 
+#ifdef __AVX512BF16__
+#include "schedule_lines_inl.h"
+#endif
 #include "schedule_conv_inl.h"
 // (It uses what convolutions fill their cells with.)
 #include "schedule_channels_inl.h"
 #ifdef LASFAST_TILES
 #include "schedule_amx_cells_inl.h"
-#include "schedule_amx_finish_inl.h"
 #include "schedule_amx_inl.h"
 #endif
 
@@ -244,12 +258,16 @@ void dense(const ItemArgs& a, const Bf16*, const U*) {
 #else
 template <class U>
 void dense(const ItemArgs& a, const Bf16*, const U*) {
-  convolution<Bf16, U>(a);
+#ifdef LASFAST_PAIRS
+  convolution<PairProduct, Bf16, U>(a);
+#else
+  convolution<FloatProduct, Bf16, U>(a);
+#endif
 }
 #endif
 template <class U>
 void dense(const ItemArgs& a, const float*, const U*) {
-  convolution<float, U>(a);
+  convolution<FloatProduct, float, U>(a);
 }
 
 template <class T, class U>

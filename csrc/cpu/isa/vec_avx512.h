@@ -1,4 +1,5 @@
-// Sixteen floats with AVX-512F; with AVX-512BW and the BF16 conversions where LASFAST_TILES is defined.
+// Sixteen floats with AVX-512F; with AVX-512BW, VL and the BF16 conversions where a file is
+// compiled for these.
 #pragma once
 
 #include <immintrin.h>
@@ -26,7 +27,7 @@ struct Vec {
   }
   LASFAST_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
   LASFAST_INLINE void store_partial(float* p, int n) const { _mm512_mask_storeu_ps(p, first(n), v); }
-#ifdef LASFAST_TILES
+#ifdef __AVX512BF16__
   LASFAST_INLINE static Vec load_partial(const lasfast::Bf16* p, int n) {
     return widen(_mm256_maskz_loadu_epi16(first(n), p));
   }

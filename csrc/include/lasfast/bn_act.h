@@ -50,6 +50,12 @@ inline Status validate(const BnActParams& p) {
   return {};
 }
 
+inline Status validate_running(int64_t rows, int64_t channels) {
+  if (rows < 2) return invalid("rows must be at least 2");
+  if (channels < 1) return invalid("channels must be at least 1");
+  return {};
+}
+
 // Bytes of scratch memory (any alignment) that any of the passes needs with this many threads.
 int64_t bn_act_workspace_cpu(const BnActParams& p, int threads);
 
@@ -90,5 +96,45 @@ Status bn_act_backward_cpu(const BnActParams& p,
                            float* grad_weight,    // [channels], or null
                            float* grad_bias,      // [channels], or null
                            void* grad_residual);  // [rows, residual_channels], or null
+
+// The two passes of bn_act_backward apart, for rows that are spread over several calls, say of as many
+// processes: each call's sums are added up before any takes its gradient of x, and mean and var are those of
+// all rows. Sums of one call alone give the bits of bn_act_backward.
+Status bn_act_sums_cpu(const BnActParams& p, const void* grad, const void* x, const float* mean,
+                       const float* var, const float* weight, const float* bias, const void* residual,
+                       void* workspace, int threads, Isa isa,
+                       double* sums,          // [2 * channels + 1]: of dz, of dz * (x - mean); and rows
+                       float* grad_weight,    // [channels], of these rows, or null
+                       float* grad_bias,      // [channels], of these rows, or null
+                       void* grad_residual);  // [rows, residual_channels], or null
+Status bn_act_grad_x_cpu(const BnActParams& p, const void* grad, const void* x, const float* mean,
+                         const float* var, const float* weight, const float* bias, const void* residual,
+                         const void* dz,      // [rows, channels], or null: computed again
+                         const double* sums,  // [2 * channels + 1], or null without batch_statistics
+                         void* workspace, int threads, Isa isa,
+                         void* grad_x);  // [rows, channels]
+
+// The same on a GPU, queued on a stream; all pointers are the device's, the workspace is aligned to 16 bytes.
+int64_t bn_act_workspace_cuda(const BnActParams& p);
+Status batch_statistics_cuda(const BnActParams& p, const void* x, void* workspace, int device, void* stream,
+                             float* mean, float* var);
+Status update_running_cuda(int64_t rows, int64_t channels, const float* mean, const float* var,
+                           double momentum, int device, void* stream, float* running_mean,
+                           float* running_var);
+Status bn_act_forward_cuda(const BnActParams& p, const void* x, const float* mean, const float* var,
+                           const float* weight, const float* bias, const void* residual, void* workspace,
+                           int device, void* stream, void* y);
+Status bn_act_backward_cuda(const BnActParams& p, const void* grad, const void* x, const float* mean,
+                            const float* var, const float* weight, const float* bias, const void* residual,
+                            void* workspace, int device, void* stream, void* grad_x, float* grad_weight,
+                            float* grad_bias, void* grad_residual);
+Status bn_act_sums_cuda(const BnActParams& p, const void* grad, const void* x, const float* mean,
+                        const float* var, const float* weight, const float* bias, const void* residual,
+                        void* workspace, int device, void* stream, double* sums, float* grad_weight,
+                        float* grad_bias, void* grad_residual);
+Status bn_act_grad_x_cuda(const BnActParams& p, const void* grad, const void* x, const float* mean,
+                          const float* var, const float* weight, const float* bias, const void* residual,
+                          const void* dz, const double* sums, void* workspace, int device, void* stream,
+                          void* grad_x);
 
 }  // namespace lasfast

@@ -8,14 +8,14 @@
 // fp32, in an order that does not depend on the number of threads: the same inputs give the same bits.
 // Nothing is allocated, or kept between calls.
 //
-// By pass: on bf16 values all three with Isa::amx; on fp32 values forward and gradient of the input with any.
+// All passes: on fp32 values with any instruction set, on bf16 values with Isa::avx512_bf16 and Isa::amx.
 // Kernels up to 11, and in the forward pass paddings below the kernel. Everything else gives
 // Code::unsupported.
 //
 // Values that are not finite do what they do by the definition, with two exceptions. The weight's gradient
 // may multiply them by the padding's zeros, unless c_in is a multiple of 64. The input's gradient may
-// multiply them by zeros for taps that a position has not: with a stride on fp32, or with a padding of the
-// kernel's size or more.
+// multiply them by zeros for taps that a position has not, with a padding of the kernel's size or more. And
+// avx512_bf16 takes what is below the least normal number for zero.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,7 @@ struct Conv2dNhwcParams {
   int64_t weight_stride[4];  // [c_out, c_in, kernel, kernel]; of the weight, or of its gradient
   Storage storage;           // of input and output and their gradients
   Storage weight;            // of the weight; its gradient is fp32
+  bool tf32 = false;         // CUDA: whether products of fp32 values may be TF32's
 };
 
 // Checks that the sizes fit one another. Every entry point begins with it.
@@ -70,5 +71,23 @@ Status conv2d_nhwc_grad_weight_cpu(const Conv2dNhwcParams& p,
                                    const void* input,        // [batch, height, width, c_in]
                                    void* workspace, int threads, Isa isa,
                                    float* grad_weight);  // [>= c_out, >= c_in, kernel, kernel]
+
+// ---- CUDA, asynchronous on `stream`. The same passes, shapes and results, with these differences: every
+// pass runs on fp32 (in fp32, or on tensor cores with `tf32`) and on bf16 (on tensor cores), with any
+// padding. Padding enters products as zero, which values that are not finite may meet; statistics with such
+// values are not finite.
+
+Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass pass);
+
+// Bytes of device memory (any alignment) that a pass needs; 0 if it cannot be run.
+int64_t conv2d_nhwc_workspace_cuda(const Conv2dNhwcParams& p, Pass pass);
+
+Status conv2d_nhwc_forward_cuda(const Conv2dNhwcParams& p, const void* input, const void* weight,
+                                void* workspace, int device, void* stream, void* output, float* mean,
+                                float* variance);
+Status conv2d_nhwc_grad_input_cuda(const Conv2dNhwcParams& p, const void* grad_output, const void* weight,
+                                   void* workspace, int device, void* stream, void* grad_input);
+Status conv2d_nhwc_grad_weight_cuda(const Conv2dNhwcParams& p, const void* grad_output, const void* input,
+                                    void* workspace, int device, void* stream, float* grad_weight);
 
 }  // namespace lasfast

@@ -82,4 +82,28 @@ Status depthwise_nhwc_backward_cpu(const DepthwiseNhwcParams& p,
                                    void* grad_input,     // [batch, height, width, channels]
                                    float* grad_weight);  // [>= channels, kernel, kernel]
 
+// ---- CUDA, asynchronous on `stream`. The same passes, shapes and results; statistics of values that are not
+// finite are not finite.
+
+// Whether the passes can be run; Code::unsupported, and why, or Code::invalid_argument.
+Status depthwise_nhwc_supported_cuda(const DepthwiseNhwcParams& p);
+
+// Bytes of device memory (any alignment) that a pass needs.
+int64_t depthwise_nhwc_workspace_cuda(const DepthwiseNhwcParams& p, Pass pass);
+
+Status depthwise_nhwc_forward_cuda(const DepthwiseNhwcParams& p, const void* input, const void* weight,
+                                   void* workspace, int device, void* stream, void* output, float* mean,
+                                   float* variance);
+Status depthwise_nhwc_grad_input_cuda(const DepthwiseNhwcParams& p, const void* grad_output,
+                                      const void* weight, void* workspace, int device, void* stream,
+                                      void* grad_input);
+Status depthwise_nhwc_grad_weight_cuda(const DepthwiseNhwcParams& p, const void* grad_output,
+                                       const void* input, void* workspace, int device, void* stream,
+                                       float* grad_weight);
+
+// Both gradients, one after the other.
+Status depthwise_nhwc_backward_cuda(const DepthwiseNhwcParams& p, const void* grad_output, const void* input,
+                                    const void* weight, const int64_t* grad_weight_stride, void* workspace,
+                                    int device, void* stream, void* grad_input, float* grad_weight);
+
 }  // namespace lasfast

@@ -4,10 +4,11 @@
 
 namespace lasfast {
 
-// In rising order of preference. amx is AVX-512 with its BF16 conversions, and AMX's BF16 tiles for
-// convolutions on bf16 values; where an operation has nothing for it, it means avx512.
-enum class Isa : int { generic = 0, avx2 = 1, avx512 = 2, amx = 3 };
-constexpr int isa_count = 4;
+// Each has what those before it have. avx512_bf16 is AVX-512 (F, BW, VL, DQ) with BF16: dense convolutions on
+// bf16 values multiply pairs of these, where avx512 and less compute in fp32. amx multiplies them by tiles.
+// Where an operation has nothing for an instruction set, that means the one before.
+enum class Isa : int { generic = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3, amx = 4 };
+constexpr int isa_count = 5;
 
 // Lower-case name, as LASFAST_ISA takes it.
 const char* isa_name(Isa isa);
@@ -16,5 +17,9 @@ bool isa_compiled(Isa isa);
 // Whether it is compiled in, and both the processor and the operating system can run it. For
 // amx this asks the operating system, once, to let this process use tiles.
 bool isa_supported(Isa isa);
+// The one to take where nobody says which: the last that is supported, but for avx512_bf16 where this
+// processor multiplies pairs hardly faster than fp32 values, or slower. That is measured at the first call,
+// in a tenth of a millisecond.
+Isa isa_preferred();
 
 }  // namespace lasfast

@@ -39,7 +39,7 @@
 namespace lasfast {
 
 enum class Kind : int32_t {
-  input = 0,        // output = the images, NCHW fp32 in, NHWC out (channels beyond the images' are zero)
+  input = 0,        // output = the images, NCHW in, NHWC out (channels beyond the images' are zero)
   conv2d = 1,       // groups = 1, or groups = channels (depthwise)
   max_pool = 2,     // padded positions never win
   avg_pool = 3,     // padded positions do not count
@@ -124,6 +124,9 @@ struct ScheduleTables {
   float* mean;  // these two written in calibration (biased variance), unused in prediction
   float* variance;
   int64_t channel_count;  // floats in each of gamma to variance
+  // Null: images are fp32. Else they are uint8, and byte b of channel c stands for pixels[c][b]: a table, so
+  // that images are normalised to the same bits on every machine.
+  const float* pixels;  // [channels of the images, 256]
 };
 
 // Bytes of an operation's packed weight; 0 where it has none.
@@ -146,14 +149,14 @@ struct Range {
 
 // One calibration batch. arena: capacity = images. Leaves are not run (no statistics come of them).
 Status schedule_calibrate_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int threads,
-                              Range operations, const float* images_nchw, int64_t images, void* arena,
+                              Range operations, const void* images_nchw, int64_t images, void* arena,
                               int64_t arena_bytes, void* scratch);
 
 // Prediction. Each thread walks the operations in order over blocks of `block` images, in its own arena of
 // capacity `block`: arenas lie arena_bytes apart. No barrier between operations. shared_arena: capacity =
 // images; null where no value is shared.
 Status schedule_predict_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int threads,
-                            Range operations, const float* images_nchw, int64_t images, int64_t block,
+                            Range operations, const void* images_nchw, int64_t images, int64_t block,
                             void* shared_arena, int64_t shared_bytes, void* arenas, int64_t arena_bytes,
                             void* scratch,
                             float* logits);  // [leaves, images, classes]
@@ -207,7 +210,7 @@ CudaNeeds schedule_needs_cuda(const void* plan);
 struct CudaPass {
   const void* plan;                 // on the host
   const void* device_plan;          // the same bytes on the device
-  const float* images;              // [count, channels, height, width]
+  const void* images;               // [count, channels, height, width], fp32 or uint8
   int64_t count;                    // at most the plan's
   int64_t first_level, last_level;  // both included
   void* arena;                      // these two 64-byte aligned, as large as schedule_needs_cuda says

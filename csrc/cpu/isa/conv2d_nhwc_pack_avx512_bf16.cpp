@@ -1,5 +1,4 @@
-// Packing of weights for tiles (see schedule_pack.h), quick enough to be done at each call.
-#define LASFAST_TILES
+// Packing of weights for pairs and tiles (see schedule_pack.h), quick enough to be done at each call.
 #include "../conv2d_nhwc_kernels.h"
 #include "transpose_avx512.h"
 #include "vec_avx512.h"
@@ -7,7 +6,7 @@
 namespace {
 
 using lasfast::Bf16;
-using lasfast::PackTiles;
+using lasfast::PackPairs;
 
 constexpr int tile = 16, tile_depth = 32;
 
@@ -31,9 +30,9 @@ LASFAST_INLINE __m256i load_weights(const Bf16* p, int64_t step, int64_t n) {
   return _mm256_load_si256(reinterpret_cast<const __m256i*>(some));
 }
 
-// One tile: 32 input channels, of which there are n, by 16 output channels.
+// The first `pairs` of 32 input channels, of which there are n, by 16 output channels.
 template <class W>
-LASFAST_INLINE void pack_tile(const PackTiles& a, const W* weight, int64_t n, Bf16* packed) {
+LASFAST_INLINE void pack_piece(const PackPairs& a, const W* weight, int64_t n, int64_t pairs, Bf16* packed) {
   __m512i rows[tile];
   if (a.out_step == 1) {
     for (int64_t k = 0; k < tile; ++k) {
@@ -52,24 +51,29 @@ LASFAST_INLINE void pack_tile(const PackTiles& a, const W* weight, int64_t n, Bf
     }
     transpose(rows);
   }
-  for (int64_t k = 0; k < tile; ++k) _mm512_store_si512(packed + k * tile_depth, rows[k]);
+  for (int64_t k = 0; k < tile; ++k)
+    if (k < pairs) _mm512_store_si512(packed + k * a.pair_step, rows[k]);
 }
 
 template <class W>
-void pack(const PackTiles& a) {
+void pack(const PackPairs& a) {
   const W* weight = static_cast<const W*>(a.weight);
-  Bf16* packed = a.packed;
-  for (int64_t c = 0; c < a.channels; c += tile_depth)
-    for (int64_t t = 0; t < a.taps; ++t, packed += tile * tile_depth) {
-      if (a.tap_offset[t] < 0)
-        __builtin_memset(packed, 0, tile * tile_depth * sizeof(Bf16));
-      else
-        pack_tile(a, weight + c * a.in_step + a.tap_offset[t], a.channels - c, packed);
+  for (int64_t c = 0; c < 2 * a.pairs; c += tile_depth) {
+    const int64_t pairs = at_most(a.pairs - c / 2, tile);
+    for (int64_t t = 0; t < a.taps; ++t) {
+      Bf16* const packed = a.packed + c / tile_depth * a.piece_step + t * a.tap_step;
+      if (a.tap_offset[t] >= 0) {
+        pack_piece(a, weight + c * a.in_step + a.tap_offset[t], a.channels - c, pairs, packed);
+        continue;
+      }
+      for (int64_t k = 0; k < pairs; ++k)
+        _mm512_store_si512(packed + k * a.pair_step, _mm512_setzero_si512());
     }
+  }
 }
 
 }  // namespace
 
 namespace lasfast {
-void amx_pack_tiles(const PackTiles& a) { a.bf16 ? pack<Bf16>(a) : pack<float>(a); }
+void avx512_bf16_pack_pairs(const PackPairs& a) { a.bf16 ? pack<Bf16>(a) : pack<float>(a); }
 }  // namespace lasfast

@@ -1,12 +1,12 @@
-// What follows op(...) where tiles gave the sums, as finish() in schedule_inl.h says; part of schedule_inl.h.
+// What follows op(...) on bf16 with AVX-512 BF16, as finish() in schedule_inl.h says; part of schedule_inl.h.
 
 namespace {
 
-constexpr int tile_sums = 256;
+LASFAST_INLINE __mmask32 first_values(int64_t n) { return n < 32 ? (1u << n) - 1u : ~0u; }
 
-// Sixteen cells of one row of outputs.
+// Some cells of one row of outputs.
 struct Strip {
-  const Bf16* cells;
+  const Bf16* cells;  // where they are read from, which does not matter here
   int64_t position, cell, count;
   bool start;
 };
@@ -34,26 +34,26 @@ LASFAST_INLINE void prefetch_line(void* to) { __builtin_prefetch(static_cast<cha
 
 // finish() for the common cases, which are the whole of some networks: at most ReLU or ReLU6, and values that
 // are added as they are. A vector takes few instructions there, and two share a store where they lie next to
-// each other in the output: tiles and vectors draw on the same power, so what the one does not do speeds up
-// the other.
-template <class U>
-class TileFinish {
+// each other in the output. (Tiles and vectors draw on the same power, so what the one does not do speeds up
+// the other.) Sums of cells are `pitch` floats apart, those of vectors of channels `apart`.
+template <class U, int64_t pitch, int64_t apart>
+class LineFinish {
  public:
-  explicit TileFinish(const ItemArgs& a)
+  explicit LineFinish(const ItemArgs& a)
       : common_(a.out.activation < 3 && (!a.other || (!a.with.scale && a.with.activation == 0))),
         one_vector_(a.out_channels == W && a.cells.group == 1 && (!a.other || a.other_channels == W)),
         group_(a.cells.group),
         channels_(a.out_channels),
         image_(a.out_height * a.out_width) {}
 
-  // The sums of a strip, [tiles][16][16], of 16 * tiles output channels from c on; tiles is 1 or 2. `a` is of
-  // the strip's group of images.
-  void run(const ItemArgs& a, const float* sums, const Strip& strip, int64_t c, int tiles) const {
+  // The sums of a strip, of `vectors` vectors of output channels from c on, one or two. `a` is of the strip's
+  // group of images.
+  void run(const ItemArgs& a, const float* sums, const Strip& strip, int64_t c, int vectors) const {
     if (!common_)
-      for (int i = 0; i < tiles; ++i)
-        finish<Bf16, U>(a, sums + i * tile_sums, W, strip.position, strip.cell, strip.count, c + i * W,
+      for (int i = 0; i < vectors; ++i)
+        finish<Bf16, U>(a, sums + i * apart, pitch, strip.position, strip.cell, strip.count, c + i * W,
                         strip.start);
-    else if (tiles == 2)
+    else if (vectors == 2)
       lines<2, 1>(a, sums, strip, c);
     else if (one_vector_ && strip.count % 2 == 0)
       lines<2, 2>(a, sums, strip, c);
@@ -69,10 +69,10 @@ class TileFinish {
   }
 
  private:
-  // A line of `vectors` vectors of output is of that many tiles, or of that many cells.
+  // A line of `vectors` vectors of output is of that many vectors of channels, or of that many cells.
   template <int vectors, int cells>
   void lines(const ItemArgs& a, const float* sums, const Strip& strip, int64_t c) const {
-    constexpr int64_t apart = cells == 1 ? tile_sums : W;  // of a line's sums
+    constexpr int64_t step = cells == 1 ? apart : pitch;  // of a line's sums
     int n[vectors];
     Vec bias[vectors], scale[vectors], shift[vectors];
     for (int i = 0; i < vectors; ++i) {
@@ -90,7 +90,7 @@ class TileFinish {
     const Activate act(a.out.activation);
     const bool six = a.out.activation == 2;
     const auto value = [&](const float* s, int i) __attribute__((always_inline)) {
-      return Vec::fma(Vec::load(s + i * apart), scale[i], shift[i]);
+      return Vec::fma(Vec::load(s + i * step), scale[i], shift[i]);
     };
     const auto store = [&](Vec(&v)[vectors], U* to) __attribute__((always_inline)) {
       for (int i = 0; i < vectors; ++i) {
@@ -126,14 +126,14 @@ class TileFinish {
   template <int vectors, int cells>
   void statistics(const ItemArgs& a, const float* sums, const Strip& strip, int64_t c,
                   const int (&n)[vectors], const Vec (&bias)[vectors]) const {
-    constexpr int64_t apart = cells == 1 ? tile_sums : W;
+    constexpr int64_t step = cells == 1 ? apart : pitch;
     constexpr int tables = cells == 1 ? vectors : 1;  // a line of cells is of the same channels throughout
     const int64_t padded = (channels_ + W - 1) / W * W;
     float* const table = a.sums + c;
     Vec shift[vectors], total[vectors], square[vectors];
     for (int i = 0; i < tables; ++i) {
       if (strip.start) {
-        Vec::add(Vec::load(sums + i * apart), bias[i]).store(table + i * W);
+        Vec::add(Vec::load(sums + i * step), bias[i]).store(table + i * W);
         Vec::zero().store(table + padded + i * W);
         Vec::zero().store(table + 2 * padded + i * W);
       }
@@ -145,7 +145,7 @@ class TileFinish {
     for_lines<cells>(a, sums, strip, c, [&](const float* s, int64_t, U* to) __attribute__((always_inline)) {
       Vec v[vectors];
       for (int i = 0; i < vectors; ++i) {
-        v[i] = Vec::add(Vec::load(s + i * apart), bias[i]);
+        v[i] = Vec::add(Vec::load(s + i * step), bias[i]);
         const Vec d = Vec::sub(v[i], shift[i]);
         total[i] = Vec::add(total[i], d);
         square[i] = Vec::fma(d, d, square[i]);
@@ -172,13 +172,13 @@ class TileFinish {
     if (group_ == 1) {
       const int64_t first = strip.position + strip.cell;
       for (int64_t i = 0; i < strip.count; i += cells)
-        line(sums + i * W, first + i, output + (first + i) * channels);
+        line(sums + i * pitch, first + i, output + (first + i) * channels);
       return;
     }
     const uint32_t cell = static_cast<uint32_t>(strip.cell), group = static_cast<uint32_t>(group_);
     int64_t g = cell % group, at = g * image_ + strip.position + cell / group;
     for (int64_t i = 0; i < strip.count; ++i) {
-      if (g < a.images) line(sums + i * W, at, output + at * channels);
+      if (g < a.images) line(sums + i * pitch, at, output + at * channels);
       at += image_;
       if (++g == group_) g = 0, at += 1 - group_ * image_;
     }

@@ -1,5 +1,4 @@
 // Depthwise convolution with AVX-512 (BW, VL) and its BF16 conversions.
-#define LASFAST_TILES
 #include "vec_avx512.h"
 
 namespace {
@@ -9,5 +8,5 @@ constexpr int weight_sums = 28;  // of the weight's gradient, in registers
 #include "depthwise_nhwc_inl.h"
 
 namespace lasfast {
-const DepthwiseKernels amx_depthwise_kernels = depthwise_kernels;
+const DepthwiseKernels avx512_bf16_depthwise_kernels = depthwise_kernels;
 }  // namespace lasfast

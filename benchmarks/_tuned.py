@@ -1,0 +1,169 @@
+"""Stand-alone networks, calibrated and run one after another, as PyTorch does that best."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import torch
+from torch import nn
+
+import lasfast
+from benchmarks import _harness
+
+PREDICTION_BATCHES = (32, 64, 125, 250)
+MODES = {
+    "cpu": {"compiled": "default"},
+    "cuda": {"compiled": "default", "compiled with autotuning": "max-autotune-no-cudagraphs"},
+}
+"""Of `torch.compile`, which are tried. CUDA graphs are recorded of what it gives, so that it need not."""
+
+
+def one_by_one(networks, calibration, images, batch, precision, convention="cumulative"):
+    """Calibrate and predict each network, as it is or `Ready`, in turn; returns the logits of each."""
+    logits, device = [], images.device.type
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+        for network in networks:
+            again = network.recalibrate if isinstance(network, Ready) else partial(recalibrate, network)
+            again(calibration, precision, convention)
+            logits.append(torch.cat([network(part) for part in images.split(batch)]).float())
+    _harness.synchronize(device)
+    return logits
+
+
+class Ready:
+    """A network as PyTorch runs it fastest: eager, or compiled if there is a `mode`, on a GPU as CUDA graphs.
+
+    What is recorded, or compiled, is for batches of one size; others run the network as it is.
+    """
+
+    def __init__(self, network, mode, calibration, images, precision, convention, pool):
+        self.network = network.eval()
+        self.norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in self.norms:
+            # Of "cumulative", each batch leaves its own statistics: with momentum None, batch norm would read
+            # its count of batches back from the device, each time.
+            norm.momentum = 1.0 if convention == "cumulative" else 0.1
+        run = network if mode is None else torch.compile(network, dynamic=False, mode=mode)
+        device = images.device.type
+        autocast = torch.autocast(
+            device,
+            torch.bfloat16,
+            enabled=precision == "bf16",
+            cache_enabled=device == "cpu",  # what is cached would not outlive the recording
+        )
+        with torch.inference_mode(), autocast:
+            self.predict = _for_size(images, run, network, pool)
+            for norm in self.norms:
+                norm.train()
+            self.calibrate = _for_size(calibration, run, network, pool)
+            network.eval()
+
+    def __call__(self, part):
+        return self.predict(part)
+
+    def recalibrate(self, batches, precision, convention):
+        """As `recalibrate` does, the mean over the batches taken here."""
+        if convention == "batch_mean":
+            recalibrate(self.network, batches, precision, convention)
+            return
+        buffers = [buffer for norm in self.norms for buffer in (norm.running_mean, norm.running_var)]
+        totals = [torch.zeros_like(buffer) for buffer in buffers]
+        for norm in self.norms:
+            norm.reset_running_stats()
+            norm.train()
+        for part in batches:
+            self.calibrate(part)
+            torch._foreach_add_(totals, buffers)
+        if convention == "cumulative":
+            torch._foreach_div_(totals, len(batches))
+            torch._foreach_copy_(buffers, totals)
+        self.network.eval()
+
+
+def _for_size(example, run, network, pool):
+    """Return a function of a batch: `run`, as a graph on a GPU, for the example's size, else `network`."""
+    kept = example.clone(memory_format=torch.preserve_format)
+    run(kept)
+    if example.device.type == "cuda":
+        replay, output = _harness.recorded(lambda: run(kept), pool)
+    else:
+        replay = output = None
+
+    def one(part):
+        if len(part) != len(kept):
+            return network(part)
+        if replay is None:
+            return run(part)
+        kept.copy_(part)
+        replay()
+        return output.clone()
+
+    return one
+
+
+def tune(networks, calibration, images, batch, precision, convention, modes):
+    """Make all networks ready in the way that is fastest for the first.
+
+    Returns the way, the networks, the seconds of each way's trials, and those that making ready took: of a
+    way one network, of "all" every one.
+    """
+    modes = {"eager": None, **modes}
+    pool = torch.cuda.graph_pool_handle() if images.device.type == "cuda" else None
+    trials, preparing = {}, {}
+
+    def ready(network, mode):
+        return Ready(network, mode, calibration[0], images[:batch], precision, convention, pool)
+
+    def timed(name, work):
+        start = time.perf_counter()
+        result = work()
+        _harness.synchronize(images.device.type)
+        preparing[name] = time.perf_counter() - start
+        return result
+
+    for way, mode in modes.items():
+        one = timed(way, partial(ready, networks[0], mode))
+        run = partial(one_by_one, [one], calibration, images[: 4 * batch], batch, precision, convention)
+        trials[way] = _harness.paired({way: run}, 3)[way]
+    best = min(trials, key=lambda way: min(trials[way]))
+    every = timed("all", lambda: [ready(network, modes[best]) for network in networks])
+    return best, every, trials, preparing
+
+
+def check(ready, network, calibration, images, precision, convention):
+    """Stop unless what is ready predicts what the network does, as far as the precision goes."""
+    truth, theirs, ours = (
+        one_by_one([one], calibration, images, len(images), way, convention)[0]
+        for one, way in ((network, "fp32"), (network, precision), (ready, precision))
+    )
+    limit = 1e-4 if precision == "fp32" else 2 * float((theirs - truth).norm() / truth.norm()) + 0.005
+    error = float((ours - truth).norm() / truth.norm())
+    if not error <= limit:
+        raise SystemExit(f"tuned PyTorch's logits differ from eager's by {error:.2g}, more than {limit:.2g}")
+
+
+def recalibrate(network, batches, precision, convention):
+    """Leave the batches' statistics in the network's batch norms, in evaluation mode."""
+    network.eval()
+    if convention == "batch_mean":  # which PyTorch's batch norm does not have
+        lasfast.calibrate(network, batches, statistics=convention, backend="torch", precision=precision)
+        return
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.reset_running_stats()
+            norm.momentum = None if convention == "cumulative" else 0.1
+            norm.train()
+    for part in batches:
+        network(part)
+    network.eval()
+
+
+def best_batch(network, images, precision):
+    """The batch size for which prediction is fastest."""
+    runs = {
+        batch: partial(one_by_one, [network], [images[:100]], images, batch, precision)
+        for batch in PREDICTION_BATCHES
+    }
+    seconds = _harness.paired(runs, 3)
+    return min(seconds, key=lambda batch: min(seconds[batch]))

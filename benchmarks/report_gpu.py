@@ -1,0 +1,287 @@
+"""The section of docs/performance.md on GPUs: what bounds each kernel there, and what was measured.
+
+python -m benchmarks.report_gpu [directory with the records of benchmarks/gpu.sh]    # prints the tables
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import bench_batch_norm, bench_bn_act, bench_conv, bench_depthwise
+from benchmarks._fused import images_on
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "gpu"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A GPU by its data sheet: bytes a second, and FLOPs (two for a multiply-add) a second, dense."""
+
+    name: str
+    bandwidth: float
+    bf16: float  # tensor cores, fp32 sums
+    fp32: float  # outside of these
+
+
+CHIPS = (
+    Chip("H100", 3.35e12, 989e12, 67e12),  # SXM5, HBM3
+    Chip("H200", 4.8e12, 989e12, 67e12),
+    Chip("A100", 2.04e12, 312e12, 19.5e12),  # SXM4, 80 GB
+)
+
+TEXT = """## On a GPU
+
+The same schedules run on NVIDIA GPUs (8.0 and newer). Each kernel has two floors: the bytes it must move over
+the memory's bandwidth, and the FLOPs (two for a multiply-add) it must do over the peak of the units that do
+them; the larger one is the least time it can take. Weights are read once, values once where written and once
+where read; what caches hold is not counted in a kernel's favour.
+"""
+
+MATRIX = "max((in + out + weight) bytes / bandwidth, 2 · out · c_in · k² / peak)"
+KERNELS = (  # file, what, floor, how it gets near
+    (
+        "schedule_conv.cu",
+        "convolution, linear",
+        MATRIX,
+        "all candidates' operations of a level in one launch; tiles of 128 positions by 16 to 128 channels "
+        "on tensor cores (fp32 outside of these, or as TF32); copies to shared memory three steps "
+        "ahead of the products; norms and activations applied on the way in and out, statistics summed there",
+    ),
+    (
+        "schedule_planes.cu",
+        "depthwise, pools, sums, gates, arrangements, images",
+        "(in + out) bytes / bandwidth",
+        "16 bytes an access, eight channels of four positions a thread; what several depthwise windows of "
+        "these see is loaded once; images are bytes, normalized as they are read",
+    ),
+    (
+        "schedule_merge.cu",
+        "statistics, second stage",
+        "8 bytes for each channel of 128 positions / bandwidth: 3 % of the value's own bytes in bf16",
+        "one launch for all candidates and channels of a level, in double, in a fixed order",
+    ),
+    (
+        "schedule_pack.cu",
+        "weights for the above",
+        "(4 + 2) bytes a weight / bandwidth, once a call of the evaluator",
+        "a thread for each packed element",
+    ),
+    (
+        "schedule_resident.cu",
+        "prediction of small images",
+        "max((image + logits) bytes / bandwidth, FLOPs of the tree / peak)",
+        "one launch: a block takes images through all operations, their values stay in its shared memory",
+    ),
+    (
+        "conv2d_nhwc.cu",
+        "training: convolution and its gradients",
+        f"{MATRIX}, for each of three passes",
+        "matrix products on tensor cores of values as PyTorch has them; statistics summed on the way out; "
+        "gradients of weights in parts that run at once, added in a fixed order",
+    ),
+    (
+        "depthwise_nhwc.cu",
+        "training: depthwise and its gradients",
+        "(in + out) bytes / bandwidth, for each of three passes",
+        "as the schedule's",
+    ),
+    (
+        "bn_act.cu",
+        "training: batch norm, activation, residual sum",
+        "tensors · bytes / bandwidth: 3 forward and 5 backward, with a residual 4 and 7",
+        "sums in one pass over memory, all else in another, 16 bytes an access",
+    ),
+    (
+        "sgd.cu",
+        "training: the update of all weights",
+        "20 bytes a weight / bandwidth (weight, gradient, momentum read; two written)",
+        "one launch for all weights, of slices those parts that were used",
+    ),
+    (
+        "sliced_conv2d.cu",
+        "`sliced_conv2d` and its gradients",
+        "as a convolution's, over the peak outside of tensor cores",
+        "slices of weights are read in place through strides; tiled products in shared memory",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one benchmark must do: bytes to move, FLOPs, and which units do these. `groups`: of the record."""
+
+    name: str
+    moved: float
+    flops: float
+    matrix: bool
+    groups: tuple[str, ...]
+
+    def floor(self, chip: Chip) -> tuple[float, str]:
+        """Seconds, and what sets them."""
+        memory = self.moved / chip.bandwidth
+        sums = self.flops / (chip.bf16 if self.matrix else chip.fp32)
+        return max((memory, "memory"), (sums, "arithmetic"))
+
+
+def works() -> dict[str, list[Work]]:
+    """The benchmarks of operations in bf16, by what they time."""
+    found: dict[str, list[Work]] = {"conv": [], "depthwise": [], "batch_norm": [], "bn_act": []}
+    modes = ("calibration", "prediction")
+    for name, (channels, size, count) in bench_conv.SHAPES.items():
+        values = images_on("cuda", count, channels, size) * channels * size**2
+        flops, weight = 2 * 9 * channels * values, 9 * channels**2
+        groups = tuple(f"{name}, bf16, {mode}" for mode in modes)
+        found["conv"].append(Work(name, 2 * (2 * values + weight), flops, True, groups))
+    for name, (channels, size, count) in bench_depthwise.SHAPES.items():
+        values = images_on("cuda", count, channels, size) * channels * size**2
+        for kernel in (3, 5):
+            label = f"{name}, {kernel}x{kernel}"
+            groups = tuple(f"{label}, bf16, {mode}" for mode in modes)
+            found["depthwise"].append(Work(label, 4 * values, 2 * kernel**2 * values, False, groups))
+    for name, (channels, size, count) in bench_batch_norm.SHAPES.items():
+        values = images_on("cuda", count, channels, size) * channels * size**2
+        found["batch_norm"].append(Work(name, 4 * values, 4 * values, False, (f"{name}, bf16",)))
+    for name, (count, channels, size, _) in bench_bn_act.SHAPES.items():
+        values = images_on("cuda", count, channels, size) * channels * size**2
+        for which, tensors in bench_bn_act.MOVED.items():
+            for kind, many in zip(("plain", "residual"), tensors, strict=True):
+                label, group = f"{name}, {which}, {kind}", f"{which}, {name}, {kind}, bf16"
+                found["bn_act"].append(Work(label, 2 * many * values, 8 * values, False, (group,)))
+    return found
+
+
+TITLES = {
+    "conv": "3x3 convolution, batch norm and ReLU",
+    "depthwise": "Depthwise convolution, batch norm and ReLU",
+    "batch_norm": "Batch norm, residual add and ReLU of a value at rest",
+    "bn_act": "Batch norm, ReLU and residual sum in training",
+}
+
+
+def gpu(directory: Path = RESULTS) -> str:
+    """Return the section, with figures where there are records in the directory."""
+    lines = [TEXT]
+    if not any(directory.glob("*.json")):
+        lines.append(
+            "**No figure from a GPU has been recorded yet.** The kernels pass their tests on the host "
+            "(`csrc/cuda/device_host.h`) and compile without spilling registers; how fast they are is not "
+            "known. `benchmarks/gpu.sh` measures it, and this page then has the figures.\n"
+        )
+    lines += ["| kernel (`csrc/cuda`) | what | floor, seconds | how it gets near |", "|---" * 4 + "|"]
+    for file, what, floor, how in KERNELS:
+        if (ROOT / "csrc" / "cuda" / file).exists():
+            lines.append(f"| `{file}` | {what} | {floor} | {how} |")
+    return "\n".join([*lines, "", tables(directory)])
+
+
+def tables(directory: Path) -> str:
+    """Return what the records have, and the floors of single operations."""
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))}
+    device = next((record["device"] for record in records.values() if "device" in record), "")
+    chip = next((chip for chip in CHIPS if chip.name in device), CHIPS[0])
+    parts = []
+    for precision in ("bf16", "fp32"):
+        if f"evaluate-{precision}" in records:
+            parts.append(evaluation(records[f"evaluate-{precision}"]))
+        if f"train-{precision}" in records:
+            parts.append(training(records[f"train-{precision}"]))
+    parts.append(floors(chip))
+    for operation, some in works().items():
+        measured = records.get(operation, {}).get("operations", {}).get(operation)
+        if measured:
+            parts.append(figures(TITLES[operation], some, chip, measured))
+    return "\n".join(parts)
+
+
+def floors(chip: Chip) -> str:
+    """Return the floors of all benchmarks of operations, those alike in one line."""
+    lines = [
+        f"Floors in bf16 of the benchmarks of single operations on one {chip.name} "
+        f"({chip.bandwidth / 1e12:.2f} TB/s, {chip.bf16 / 1e12:.0f} TFLOP/s on tensor cores, "
+        f"{chip.fp32 / 1e12:.0f} elsewhere, by its data sheet), on batches larger than its cache:\n",
+        "| operation | set by | floor, µs | of |",
+        "|---" * 4 + "|",
+    ]
+    for operation, some in works().items():
+        alike: dict[tuple[str, str], list[str]] = {}
+        for work in some:
+            floor, reason = work.floor(chip)
+            alike.setdefault((reason, f"{1e6 * floor:.0f}"), []).append(work.name)
+        for (reason, shown), names in alike.items():
+            lines.append(f"| {TITLES[operation]} | {reason} | {shown} | {'; '.join(names)} |")
+    return "\n".join(lines) + "\n"
+
+
+def figures(title: str, some: list[Work], chip: Chip, measured: dict[str, Any]) -> str:
+    """Return one operation's figures and gaps; `measured` is group -> who -> what was measured."""
+    modes = ("calibration", "prediction") if len(some[0].groups) == 2 else ("figure",)
+    heads = " | ".join(f"{mode}, µs | times the floor" for mode in modes)
+    lines = [f"{title}:\n", f"| | floor, µs | {heads} |", "|---" * (2 + 2 * len(modes)) + "|"]
+    for work in some:
+        floor, _ = work.floor(chip)
+        cells = [work.name, f"{1e6 * floor:.0f}"]
+        for group in work.groups:
+            seconds = measured.get(group, {}).get("native", {}).get("seconds")
+            cells += ["", ""] if seconds is None else [f"{1e6 * seconds:.0f}", f"{seconds / floor:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def evaluation(record: dict[str, Any]) -> str:
+    """Return the table of a record of `bench_evaluate`."""
+    baselines = [name for name in ("tuned", "sequential") if _has(record, name)]
+    lines = [
+        f"Evaluation in {record['precision']} on one {record['device']}:\n",
+        f"| workload | native, s | {' | '.join(f'times faster than {one}' for one in baselines)} "
+        "| tuned is | of peak |",
+        "|---" * (4 + len(baselines)) + "|",
+    ]
+    for name, one in record["workloads"].items():
+        ratios = " | ".join(f"{one['times_faster_than'][baseline]:.1f}" for baseline in baselines)
+        seconds = statistics.median(one["seconds"]["native"])
+        peak = f"{100 * one['fraction_of_peak']:.0f} %"
+        lines.append(f"| `{name}` | {seconds:.3f} | {ratios} | {one['tuned']} | {peak} |")
+    return "\n".join(lines) + "\n\n" + not_compiled(record)
+
+
+def training(record: dict[str, Any]) -> str:
+    """Return the table of a record of `bench_train`."""
+    lines = [
+        f"Training in {record['precision']} on one {record['device']}:\n",
+        "| workload | tuned is | sequential / tuned | joint / tuned | of peak |",
+        "|---|---|---|---|---|",
+    ]
+    for name, one in record["workloads"].items():
+        ratios = [one["times_faster"].get(way, {}).get("tuned") for way in ("sequential", "joint")]
+        shown = " | ".join("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+        lines.append(f"| `{name}` | {one['tuned']} | {shown} | {100 * one['fraction_of_peak']:.0f} % |")
+    return "\n".join(lines) + "\n\n" + not_compiled(record)
+
+
+def not_compiled(record: dict[str, Any]) -> str:
+    """Say for which workloads of a record PyTorch was not compiled."""
+    eager = [
+        f"`{name}`"
+        for name, one in record["workloads"].items()
+        if "compiled" not in " ".join(one.get("tuned_trials", ()))
+    ]
+    if not eager:
+        return ""
+    return (
+        f"Compiling PyTorch was not tried for {', '.join(eager)}: each candidate is a network of its own, "
+        "which takes half a minute and more.\n"
+    )
+
+
+def _has(record: dict[str, Any], baseline: str) -> bool:
+    return all(baseline in one["times_faster_than"] for one in record["workloads"].values())
+
+
+if __name__ == "__main__":
+    print(tables(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS))

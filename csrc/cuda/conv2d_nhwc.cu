@@ -1,0 +1,118 @@
+// The entry points of convolutions on NHWC values: what is checked, and which kernels a pass is made of.
+#include <initializer_list>
+
+#include "conv2d_nhwc.cuh"
+
+namespace lasfast {
+namespace {
+
+int64_t item_bytes(const Conv2dNhwcParams& p) { return p.storage == Storage::bfloat16 ? 2 : 4; }
+
+int to_int(int64_t v) { return static_cast<int>(v); }
+
+int64_t partial_statistics(const Windows& w) {
+  return divide_up(w.positions, conv_rows) * 2 * w.out_channels * int64_t{sizeof(float)};
+}
+
+int64_t packed_bytes(const Conv2dNhwcParams& p, const Windows& w) {
+  return divide_up(w.packed_elements() * item_bytes(p), 16) * 16;
+}
+
+// Forward pass, or gradient of the input.
+int run_windows(const Conv2dNhwcParams& p, const Windows& w, const void* input, const void* weight,
+                void* workspace, device::Stream stream, void* output, float* mean, float* variance) {
+  char* const packed = align_to_16(workspace);
+  auto* const partial = mean ? reinterpret_cast<float*>(packed + packed_bytes(p, w)) : nullptr;
+  if (w.positions > 0) {
+    PackArgs pack{w, weight, {}, packed};
+    for (int i = 0; i < 4; ++i) pack.stride[i] = p.weight_stride[i];
+    if (const int error = launch_pack(pack, p.weight, p.storage, stream); error != 0) return error;
+    const WindowsArgs args{w, input, packed, output, partial, 0, 0, false};
+    if (const int error = launch_windows(args, p.storage, p.tf32, stream); error != 0) return error;
+  }
+  if (!mean) return 0;
+  const int64_t tiles = divide_up(w.positions, conv_rows);
+  return launch_statistics({partial, tiles, conv_rows, w.positions, w.out_channels, mean, variance}, stream);
+}
+
+}  // namespace
+
+Windows::Windows(const Conv2dNhwcParams& p, Pass pass)
+    : transposed(pass == Pass::grad_input),
+      images(to_int(p.batch)),
+      in_height(to_int(transposed ? p.out_height : p.height)),
+      in_width(to_int(transposed ? p.out_width : p.width)),
+      in_channels(to_int(transposed ? p.c_out : p.c_in)),
+      out_height(to_int(transposed ? p.height : p.out_height)),
+      out_width(to_int(transposed ? p.width : p.out_width)),
+      out_channels(to_int(transposed ? p.c_in : p.c_out)),
+      kernel(to_int(p.kernel)),
+      stride(to_int(p.stride)),
+      padding(to_int(p.padding)) {
+  const int64_t residues = transposed ? stride : 1;
+  const auto least = [&](int64_t size) { return to_int(size < residues ? size : residues); };
+  phases_y = least(out_height), phases_x = least(out_width), packed_phases = least(kernel);
+  const int64_t taps = divide_up(kernel, residues), step = conv_step_bytes / item_bytes(p);
+  depth = to_int(divide_up(taps * taps * in_channels, step) * step);
+  positions = images * divide_up(out_height, residues) * divide_up(out_width, residues);
+}
+
+Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass) {
+  if (const Status status = validate(p); !status.ok()) return status;
+  if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");
+  const int64_t largest = p.c_in > p.c_out ? p.c_in : p.c_out;
+  for (const int64_t positions : {p.height * p.width, p.out_height * p.out_width})
+    if (positions > max_positions || p.batch * positions > max_positions)
+      return unsupported("more than 2^31 positions in one call");
+  if (p.kernel * p.kernel * largest > max_positions) return unsupported("the weight is too large");
+  return {};
+}
+
+int64_t conv2d_nhwc_workspace_cuda(const Conv2dNhwcParams& p, Pass pass) {
+  if (!conv2d_nhwc_supported_cuda(p, pass).ok()) return 0;
+  if (pass == Pass::grad_weight) return GradWeightPlan(p).partial_bytes(p) + scratch_slack;
+  const Windows w(p, pass);
+  return packed_bytes(p, w) + (pass == Pass::forward ? partial_statistics(w) : 0) + scratch_slack;
+}
+
+Status conv2d_nhwc_forward_cuda(const Conv2dNhwcParams& p, const void* input, const void* weight,
+                                void* workspace, int device, void* stream, void* output, float* mean,
+                                float* variance) {
+  if (const Status status = conv2d_nhwc_supported_cuda(p, Pass::forward); !status.ok()) return status;
+  const Windows w(p, Pass::forward);
+  if (p.c_out == 0 || (w.positions == 0 && !mean)) return {};
+  const device::Use use(device);
+  if (use.error() != 0) return launched(use.error());
+  return launched(run_windows(p, w, input, weight, workspace, static_cast<device::Stream>(stream), output,
+                              mean, variance));
+}
+
+Status conv2d_nhwc_grad_input_cuda(const Conv2dNhwcParams& p, const void* grad_output, const void* weight,
+                                   void* workspace, int device, void* stream, void* grad_input) {
+  if (const Status status = conv2d_nhwc_supported_cuda(p, Pass::grad_input); !status.ok()) return status;
+  const Windows w(p, Pass::grad_input);
+  if (p.c_in == 0 || w.positions == 0) return {};
+  const device::Use use(device);
+  if (use.error() != 0) return launched(use.error());
+  return launched(run_windows(p, w, grad_output, weight, workspace, static_cast<device::Stream>(stream),
+                              grad_input, nullptr, nullptr));
+}
+
+Status conv2d_nhwc_grad_weight_cuda(const Conv2dNhwcParams& p, const void* grad_output, const void* input,
+                                    void* workspace, int device, void* stream, float* grad_weight) {
+  if (const Status status = conv2d_nhwc_supported_cuda(p, Pass::grad_weight); !status.ok()) return status;
+  if (p.c_in == 0 || p.c_out == 0) return {};
+  const device::Use use(device);
+  if (use.error() != 0) return launched(use.error());
+  const auto queue = static_cast<device::Stream>(stream);
+  const GradWeightPlan plan(p);
+  auto* const partial = reinterpret_cast<float*>(align_to_16(workspace));
+  if (const int error = launch_grad_weight(p, plan, grad_output, input, partial, queue); error != 0)
+    return launched(error);
+  MergeArgs merge{partial, to_int(plan.parts), to_int(p.c_out), to_int(p.c_in), to_int(p.kernel),
+                  {},      grad_weight};
+  for (int i = 0; i < 4; ++i) merge.stride[i] = p.weight_stride[i];
+  return launched(launch_merge_sums(merge, queue));
+}
+
+}  // namespace lasfast

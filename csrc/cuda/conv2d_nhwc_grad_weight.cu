@@ -1,0 +1,198 @@
+// The gradient of a convolution's weight on NHWC values, as a matrix product: rows are (tap, input channel),
+// columns output channels, and k is output positions, 32 (bf16) or 16 (fp32) at a time.
+//
+// The positions are cut into parts that run at once and leave sums in scratch memory, which merge_nhwc.cu
+// adds. How many parts there are depends on sizes alone: the same bits every time, on any GPU of one kind.
+#include "conv2d_nhwc.cuh"
+#include "conv_tile.cuh"
+#include "transposed_products.cuh"
+
+namespace lasfast {
+namespace {
+
+constexpr int wanted_tiles = 512;   // fill a large chip a few times
+constexpr int worth_a_part = 512;   // positions
+constexpr int step_positions = 32;  // parts are multiples of it
+
+struct GradWeightArgs {
+  const void *grad_output, *input;
+  float* partial;  // [parts][kernel, kernel, c_in][c_out]
+  Grid grid;       // of output positions
+  int height, width, c_in, c_out;
+  int kernel, stride, padding, rows;
+  int positions, each;  // of a part
+  int row_tiles, column_tiles;
+};
+
+template <int BN>
+union Shared {
+  Stage<BN> stage[stages];
+  Result<BN> result;
+};
+
+// A thread copies one piece of some positions of a tile that is `width` wide.
+template <typename T, int width>
+struct Share {
+  static constexpr int elements = 16 / sizeof(T);
+  static constexpr int across = width / elements, down = schedule_threads / across;
+  static constexpr int depth = conv_step_bytes / sizeof(T);
+  static constexpr int copies = down < depth ? depth / down : 1;
+
+  LASFAST_DEVICE static int piece() { return device::thread_index() % across; }
+  LASFAST_DEVICE static int k(int i) { return device::thread_index() / across + i * down; }
+};
+
+template <typename T, int BN, bool whole, template <typename, int, int, int, int> class Product>
+LASFAST_KERNEL(schedule_threads, 1)
+grad_weight(const GradWeightArgs args) {
+  using G = Geometry<BN>;
+  using A = Share<T, conv_rows>;
+  using B = Share<T, BN>;
+  constexpr int elements = A::elements;
+  auto* const shared = device::shared<Shared<BN>>();
+  const int thread = device::thread_index(), warp = thread / 32;
+  const int64_t block = device::block_index();
+  const int first_column = static_cast<int>(block % args.column_tiles) * BN;
+  const int first_row = static_cast<int>(block / args.column_tiles % args.row_tiles) * conv_rows;
+  const int64_t part = block / args.column_tiles / args.row_tiles;
+  const int begin = static_cast<int>(part * args.each);
+  const int end = begin + args.each < args.positions ? begin + args.each : args.positions;
+
+  // What the thread's pieces are of: window row, column and channel; output channel.
+  const int row = first_row + A::piece() * elements, tap = row / args.c_in;
+  const Walk of = {tap / args.kernel, tap % args.kernel, row % args.c_in};
+  const int column = first_column + B::piece() * elements;
+  const auto* const input = static_cast<const T*>(args.input);
+  const auto* const grad_output = static_cast<const T*>(args.grad_output);
+
+  const auto fill = [&](Stage<BN>& stage, int step) {
+    LASFAST_UNROLL
+    for (int i = 0; i < A::copies; ++i) {
+      const int number = begin + step * A::depth + A::k(i);
+      const Grid::Position at = args.grid(number);
+      const int top = at.y * args.stride - args.padding, left = at.x * args.stride - args.padding;
+      const auto inside = [&](const Walk& walk) {
+        const int y = top + walk.row, x = left + walk.column;
+        return number < end && walk.row < args.kernel && y >= 0 && y < args.height && x >= 0 &&
+               x < args.width;
+      };
+      const auto address = [&](const Walk& walk) {
+        return input +
+               ((int64_t{at.image} * args.height + top + walk.row) * args.width + left + walk.column) *
+                   args.c_in +
+               walk.channel;
+      };
+      char* const to = stage.a + transposed_offset<T, conv_rows>(A::k(i), A::piece());
+      if constexpr (whole) {
+        const bool valid = inside(of);
+        device::copy16_async(to, valid ? address(of) : input, valid);
+      } else {
+        Walk walk = of;
+        float values[elements];
+        LASFAST_UNROLL
+        for (int e = 0; e < elements; ++e) {
+          values[e] = inside(walk) ? device::to_float(*address(walk)) : 0.f;
+          walk.advance<1>(args.c_in, args.kernel);
+        }
+        device::store16(to, piece_of(values));
+      }
+    }
+    LASFAST_UNROLL
+    for (int i = 0; i < B::copies; ++i) {
+      if (B::k(i) >= B::depth) break;
+      const int number = begin + step * B::depth + B::k(i);
+      const T* const from = grad_output + int64_t{number} * args.c_out + column;
+      char* const to = stage.b + transposed_offset<T, BN>(B::k(i), B::piece());
+      if constexpr (whole) {
+        const bool valid = number < end && column < args.c_out;
+        device::copy16_async(to, valid ? from : grad_output, valid);
+      } else {
+        float values[elements];
+        LASFAST_UNROLL
+        for (int e = 0; e < elements; ++e)
+          values[e] = number < end && column + e < args.c_out ? device::to_float(from[e]) : 0.f;
+        device::store16(to, piece_of(values));
+      }
+    }
+  };
+  Product<T, conv_rows, BN, G::warp_rows, G::warp_columns> product;
+  const int warp_row = warp / G::warps_n * G::warp_rows, warp_column = warp % G::warps_n * G::warp_columns;
+  const int steps = (end - begin + A::depth - 1) / A::depth;
+  pipeline(
+      shared->stage, steps, fill, [](Stage<BN>&) {},
+      [&](const Stage<BN>& stage) { product.add(stage.a, stage.b, warp_row, warp_column); });
+
+  Result<BN>& result = shared->result;
+  product.store(result.values + warp_row * Result<BN>::pitch + warp_column, Result<BN>::pitch);
+  device::barrier();
+  float* const partial = args.partial + part * args.rows * args.c_out;
+  for (int i = thread; i < conv_rows * BN; i += schedule_threads) {
+    const int m = i / BN, n = i % BN;
+    if (first_row + m < args.rows && first_column + n < args.c_out)
+      partial[int64_t{first_row + m} * args.c_out + first_column + n] =
+          result.values[m * Result<BN>::pitch + n];
+  }
+}
+
+template <typename T, template <typename, int, int, int, int> class Product, int BN>
+int launch_of(const GradWeightArgs& args, int64_t blocks, device::Stream stream) {
+  const bool whole =
+      is_whole(args.input, args.c_in, sizeof(T)) && is_whole(args.grad_output, args.c_out, sizeof(T));
+  auto* const kernel = whole ? grad_weight<T, BN, true, Product> : grad_weight<T, BN, false, Product>;
+  return device::launch(kernel, blocks, schedule_threads, sizeof(Shared<BN>), stream, args);
+}
+
+template <typename T, template <typename, int, int, int, int> class Product>
+int launch_of(const GradWeightArgs& args, int columns, int64_t blocks, device::Stream stream) {
+  switch (columns) {
+    case 32:
+      return launch_of<T, Product, 32>(args, blocks, stream);
+    case 64:
+      return launch_of<T, Product, 64>(args, blocks, stream);
+    default:
+      return launch_of<T, Product, 128>(args, blocks, stream);
+  }
+}
+
+}  // namespace
+
+GradWeightPlan::GradWeightPlan(const Conv2dNhwcParams& p)
+    : columns(p.c_out <= 32   ? 32
+              : p.c_out <= 64 ? 64
+                              : 128),
+      row_tiles(divide_up(p.kernel * p.kernel * p.c_in, conv_rows)),
+      column_tiles(divide_up(p.c_out, columns)) {
+  const int64_t positions = p.batch * p.out_height * p.out_width, tiles = row_tiles * column_tiles;
+  int64_t wanted = tiles > 0 ? wanted_tiles / tiles : 1;
+  if (wanted > positions / worth_a_part) wanted = positions / worth_a_part;
+  if (wanted < 1) wanted = 1;
+  each = divide_up(divide_up(positions, wanted), step_positions) * step_positions;
+  parts = positions > 0 ? divide_up(positions, each) : 1;
+}
+
+int launch_grad_weight(const Conv2dNhwcParams& p, const GradWeightPlan& plan, const void* grad_output,
+                       const void* input, float* partial, device::Stream stream) {
+  const GradWeightArgs args{grad_output,
+                            input,
+                            partial,
+                            {Divisor(p.out_width), Divisor(p.out_height)},
+                            static_cast<int>(p.height),
+                            static_cast<int>(p.width),
+                            static_cast<int>(p.c_in),
+                            static_cast<int>(p.c_out),
+                            static_cast<int>(p.kernel),
+                            static_cast<int>(p.stride),
+                            static_cast<int>(p.padding),
+                            static_cast<int>(p.kernel * p.kernel * p.c_in),
+                            static_cast<int>(p.batch * p.out_height * p.out_width),
+                            static_cast<int>(plan.each),
+                            static_cast<int>(plan.row_tiles),
+                            static_cast<int>(plan.column_tiles)};
+  const int64_t blocks = plan.parts * plan.row_tiles * plan.column_tiles;
+  if (p.storage == Storage::bfloat16)
+    return launch_of<device::bfloat16, TransposedTensorProduct>(args, plan.columns, blocks, stream);
+  return p.tf32 ? launch_of<float, TransposedTensorProduct>(args, plan.columns, blocks, stream)
+                : launch_of<float, TransposedExactProduct>(args, plan.columns, blocks, stream);
+}
+
+}  // namespace lasfast

@@ -1,0 +1,73 @@
+// Packing of a weight's slice into the rows that the products read. A block has 32 rows of 32 elements: they
+// are read along whichever side is closer together in the weight, and change places in shared memory.
+#include "conv2d_nhwc.cuh"
+
+namespace lasfast {
+namespace {
+
+constexpr int threads = 256, side = 32;
+
+// Where an element of a packed row is in the weight.
+struct Tap {
+  int r, s, channel;  // r < 0: nowhere, it is zero
+
+  LASFAST_DEVICE Tap(const Windows& w, int phase, int k) : r(-1), s(0), channel(k % w.in_channels) {
+    // How many taps a residue has, in each axis.
+    const int step = w.transposed ? w.stride : 1;
+    const int y = phase / w.packed_phases, x = phase % w.packed_phases;
+    const int taps_y = (w.kernel - y + step - 1) / step, taps_x = (w.kernel - x + step - 1) / step;
+    const int tap = k / w.in_channels;
+    if (tap >= taps_y * taps_x) return;
+    r = tap / taps_x, s = tap % taps_x;
+    if (w.transposed) r = y + (taps_y - 1 - r) * step, s = x + (taps_x - 1 - s) * step;
+  }
+};
+
+template <typename From, typename To>
+LASFAST_KERNEL(threads, 2)
+pack_windows(const PackArgs args) {
+  using Row = float[side + 1];
+  auto* const tile = device::shared<Row>();  // [rows][elements]
+  const Windows& w = args.windows;
+  const int across = (w.depth + side - 1) / side, down = (w.out_channels + side - 1) / side;
+  const int64_t block = device::block_index();
+  const int first_k = static_cast<int>(block % across) * side;
+  const int first_row = static_cast<int>(block / across % down) * side;
+  const int phase = static_cast<int>(block / across / down);
+  const int64_t of_row = w.transposed ? args.stride[1] : args.stride[0];
+  const int64_t of_channel = w.transposed ? args.stride[0] : args.stride[1];
+  const bool along_rows = (of_row < 0 ? -of_row : of_row) < (of_channel < 0 ? -of_channel : of_channel);
+  for (int i = device::thread_index(); i < side * side; i += threads) {
+    const int row = along_rows ? i % side : i / side, k = along_rows ? i / side : i % side;
+    const Tap tap(w, phase, first_k + k);
+    float value = 0.f;
+    if (tap.r >= 0 && first_row + row < w.out_channels)
+      value = device::to_float(
+          static_cast<const From*>(args.weight)[(first_row + row) * of_row + tap.channel * of_channel +
+                                                tap.r * args.stride[2] + tap.s * args.stride[3]]);
+    tile[row][k] = value;
+  }
+  device::barrier();
+  To* const packed = static_cast<To*>(args.packed) + int64_t{phase} * w.out_channels * w.depth;
+  for (int i = device::thread_index(); i < side * side; i += threads) {
+    const int row = first_row + i / side, k = first_k + i % side;
+    if (row < w.out_channels && k < w.depth)
+      packed[int64_t{row} * w.depth + k] = device::from_float<To>(tile[i / side][i % side]);
+  }
+}
+
+}  // namespace
+
+int launch_pack(const PackArgs& args, Storage weight, Storage packed, device::Stream stream) {
+  using device::bfloat16;
+  const Windows& w = args.windows;
+  const int64_t phases = int64_t{w.packed_phases} * w.packed_phases;
+  const int64_t blocks = phases * divide_up(w.out_channels, side) * divide_up(w.depth, side);
+  if (blocks == 0) return 0;
+  const bool from = weight == Storage::bfloat16, to = packed == Storage::bfloat16;
+  auto* const kernel = from ? (to ? pack_windows<bfloat16, bfloat16> : pack_windows<bfloat16, float>)
+                            : (to ? pack_windows<float, bfloat16> : pack_windows<float, float>);
+  return device::launch(kernel, blocks, threads, side * int64_t{sizeof(float[side + 1])}, stream, args);
+}
+
+}  // namespace lasfast

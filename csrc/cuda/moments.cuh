@@ -1,0 +1,50 @@
+// Mean and squared deviations of the columns of a tile, without cancellation and in a fixed order: the same
+// bits every time.
+#pragma once
+
+#include "device.cuh"
+#include "schedule_problem.h"
+
+namespace lasfast {
+
+struct Column {
+  float mean = 0.f, deviations = 0.f;
+};
+
+struct Moments {
+  float mean[schedule_threads], deviations[schedule_threads];
+};
+
+// Of each of `columns` columns of a tile in shared memory, of `count` rows `pitch` floats apart; thread i has
+// column i's. All threads of the block call it; what they wrote to the tile is in place.
+LASFAST_DEVICE Column column_moments(const float* values, int pitch, int count, int columns,
+                                     Moments* moments) {
+  const int thread = device::thread_index();
+  const int groups = schedule_threads / columns, group = thread / columns, column = thread % columns;
+  if (group < groups && group < count) {
+    const float n = static_cast<float>((count - group + groups - 1) / groups);
+    float sum = 0.f, deviations = 0.f;
+    for (int r = group; r < count; r += groups) sum += values[r * pitch + column];
+    const float mean = sum / n;
+    for (int r = group; r < count; r += groups) {
+      const float d = values[r * pitch + column] - mean;
+      deviations += d * d;
+    }
+    moments->mean[thread] = mean;
+    moments->deviations[thread] = deviations;
+  }
+  device::barrier();
+  Column result;
+  if (thread >= columns) return result;
+  float seen = 0.f;
+  for (int g = 0; g < groups && g < count; ++g) {
+    const float n = static_cast<float>((count - g + groups - 1) / groups);
+    const float delta = moments->mean[g * columns + thread] - result.mean;
+    result.mean += delta * (n / (seen + n));
+    result.deviations += moments->deviations[g * columns + thread] + delta * delta * (seen * n / (seen + n));
+    seen += n;
+  }
+  return result;
+}
+
+}  // namespace lasfast

@@ -1,0 +1,192 @@
+// Sums over the rows of [rows, channels] values, in two stages and always in the same order: blocks of rows
+// leave partial sums, which a second kernel puts together. The same inputs give the same bits, on any GPU.
+//
+// Rows are joined into *wide rows* of a whole number of vectors, so that any number of channels is read 16
+// bytes at a time: 58 channels of bf16 are wide rows of 4 rows and 29 vectors. A block has some of the wide
+// rows and a tile of at most `reduce_threads` of their columns; a thread has one vector's columns of every
+// so-manieth of those rows.
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+
+#include "device.cuh"
+
+namespace lasfast {
+
+constexpr int reduce_threads = 256;
+
+// How rows are cut into blocks: by their sizes alone.
+struct WideRows {
+  int64_t channels, width;     // width: columns of a wide row
+  int64_t whole, tail;         // whole wide rows; values of one more that is not
+  int64_t tile, tiles;         // columns of a tile, but for the last; tiles
+  int64_t block_rows, blocks;  // wide rows of a block, but for the last; blocks, none where there are no rows
+  int at_once;                 // wide rows that a block's threads have at once
+
+  WideRows(int64_t rows, int64_t channels, int vector) : channels(channels) {
+    constexpr int64_t most_blocks = 1024, least_rows = 64;  // sums have a tenth of the values' bytes at most
+    constexpr int64_t together = 4;                         // rows that a thread reads at a time
+    const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+    width = std::lcm(channels, int64_t{vector});
+    whole = rows * channels / width;
+    tail = rows * channels % width;
+    const int64_t lanes = width / vector;
+    tiles = ceil_div(lanes, reduce_threads / vector);
+    tile = ceil_div(lanes, tiles) * vector;
+    at_once = static_cast<int>(reduce_threads / (tile / vector));
+    const int64_t worth = whole / std::max(least_rows, together * at_once);
+    blocks = std::clamp<int64_t>(worth, 1, std::max<int64_t>(1, most_blocks / tiles));
+    block_rows = std::max<int64_t>(1, ceil_div(ceil_div(whole, blocks), at_once)) * at_once;
+    blocks = rows == 0 ? 0 : std::max<int64_t>(1, ceil_div(whole, block_rows));
+  }
+
+  // Of a column, in a block.
+  LASFAST_DEVICE int64_t rows_of(int64_t block, int64_t column) const {
+    if (block + 1 < blocks) return block_rows;
+    return whole - block * block_rows + (column < tail ? 1 : 0);
+  }
+  int64_t launched_blocks() const { return blocks * tiles; }
+  int64_t partial_sums() const { return blocks * width; }  // of each kind that blocks leave
+};
+
+// What a thread has of its block's values; and, for what there is one of per column, the column it answers
+// for.
+template <int vector>
+struct Part {
+  int64_t block, first_column;  // of the tile
+  int columns;                  // of the tile
+  int64_t column;               // first of the thread's vector
+  int64_t row, end;             // wide rows row, row + at_once, ... below end
+  int at_once, tail;            // tail: how many values of the one that is not whole
+
+  LASFAST_DEVICE explicit Part(const WideRows& rows) : at_once(rows.at_once) {
+    block = device::block_index() / rows.tiles;
+    first_column = device::block_index() % rows.tiles * rows.tile;
+    const int64_t left = rows.width - first_column;
+    columns = static_cast<int>(left < rows.tile ? left : rows.tile);
+    const int lanes = static_cast<int>(rows.tile) / vector;
+    const int lane = device::thread_index() % lanes, begin = device::thread_index() / lanes;
+    column = first_column + lane * vector;
+    const bool some = begin < at_once && column < rows.width;
+    const int64_t first = block * rows.block_rows;
+    const int64_t last = first + rows.block_rows;
+    row = first + begin;
+    end = !some ? 0 : last < rows.whole ? last : rows.whole;
+    const bool has_tail = some && begin == 0 && block + 1 == rows.blocks && column < rows.tail;
+    tail = !has_tail ? 0 : rows.tail - column < vector ? static_cast<int>(rows.tail - column) : vector;
+  }
+
+  LASFAST_DEVICE bool answers() const { return device::thread_index() < columns; }
+  LASFAST_DEVICE int64_t own_column() const { return first_column + device::thread_index(); }
+};
+
+// Calls pass.run<n, whole>(row, count) for `n` of the thread's wide rows at a time, `at_once` apart; where
+// not `whole`, for the first `count` values of a vector.
+template <int together, int vector, class Pass>
+LASFAST_DEVICE void for_rows(const WideRows& rows, const Part<vector>& part, Pass& pass) {
+  int64_t row = part.row;
+  const int64_t step = part.at_once;
+  for (; row + (together - 1) * step < part.end; row += together * step)
+    pass.template run<together, true>(row, vector);
+  for (; row < part.end; row += step) pass.template run<1, true>(row, vector);
+  if (vector > 1 && part.tail > 0) pass.template run<1, false>(rows.whole, part.tail);
+}
+
+// Two sums of each column that one thread has.
+template <int vector>
+struct TwoSums {
+  float first[vector] = {}, second[vector] = {};
+};
+
+// Scratch of add_up in shared memory.
+template <int vector>
+struct SumsOfThreads {
+  float v[2 * reduce_threads * vector];
+};
+
+// Adds up what all threads of the block have; the one that answers for a column gets its two sums.
+template <int vector>
+LASFAST_DEVICE void add_up(const WideRows& rows, const Part<vector>& part, const TwoSums<vector>& own,
+                           SumsOfThreads<vector>* shared, double (&sums)[2]) {
+  const int thread = device::thread_index(), tile = static_cast<int>(rows.tile);
+  const int lanes = tile / vector, begin = thread / lanes;
+  const auto at = [&](int which, int row, int column) -> float& {
+    return shared->v[(which * part.at_once + row) * tile + column];
+  };
+  if (begin < part.at_once && part.column < rows.width) {
+    LASFAST_UNROLL
+    for (int i = 0; i < vector; ++i) {
+      at(0, begin, thread % lanes * vector + i) = own.first[i];
+      at(1, begin, thread % lanes * vector + i) = own.second[i];
+    }
+  }
+  device::barrier();
+  // First by as many threads per column as there are, then by one.
+  const int groups = reduce_threads / tile < part.at_once ? reduce_threads / tile : part.at_once;
+  const int group = thread / tile, column = thread % tile;
+  if (group < groups && column < part.columns) {
+    float first = 0.f, second = 0.f;
+    for (int row = group; row < part.at_once; row += groups) {
+      first += at(0, row, column);
+      second += at(1, row, column);
+    }
+    at(0, group, column) = first;  // which no other thread has read
+    at(1, group, column) = second;
+  }
+  device::barrier();
+  sums[0] = sums[1] = 0.0;
+  if (!part.answers()) return;
+  for (int i = 0; i < groups; ++i) {
+    sums[0] += at(0, i, thread);
+    sums[1] += at(1, i, thread);
+  }
+}
+
+// ---- the second stage: a block has `merged_channels` channels, whose partial sums its threads share
+
+constexpr int merged_channels = 8;  // a sector of 32 bytes
+constexpr int mergers = reduce_threads / merged_channels;
+
+struct Merge {
+  const WideRows& rows;
+  double* shared;  // [reduce_threads]
+  int64_t channel;
+
+  LASFAST_DEVICE Merge(const WideRows& rows, double* shared)
+      : rows(rows),
+        shared(shared),
+        channel(device::block_index() * merged_channels + device::thread_index() % merged_channels) {}
+
+  // The sum of of(block, column) over all that belongs to the channel; all threads of the channel get it.
+  template <class Of>
+  LASFAST_DEVICE double sum(Of of) const {
+    const int thread = device::thread_index();
+    const int columns = static_cast<int>(rows.width / rows.channels);
+    const int parts = static_cast<int>(rows.blocks) * columns;
+    double own = 0.0;
+    if (channel < rows.channels)
+      for (int i = thread / merged_channels; i < parts; i += mergers)
+        own += of(i / columns, channel + i % columns * rows.channels);
+    shared[thread] = own;
+    device::barrier();
+    if (thread < merged_channels) {
+      double total = 0.0;
+      for (int i = thread; i < reduce_threads; i += merged_channels) total += shared[i];
+      shared[thread] = total;  // which no other thread has read
+    }
+    device::barrier();
+    const double total = shared[thread % merged_channels];
+    device::barrier();  // before the next sum
+    return total;
+  }
+  // One thread of each channel writes its results.
+  LASFAST_DEVICE bool answers() const {
+    return device::thread_index() < merged_channels && channel < rows.channels;
+  }
+  static int64_t blocks(const WideRows& rows) {
+    return (rows.channels + merged_channels - 1) / merged_channels;
+  }
+};
+
+}  // namespace lasfast

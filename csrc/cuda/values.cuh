@@ -1,0 +1,75 @@
+// A thread's neighbouring values as floats: those of 16 bytes of memory, or a single one.
+#pragma once
+
+#include "device.cuh"
+
+namespace lasfast {
+
+template <int n>
+struct Values {
+  float v[n];
+};
+
+template <typename T>
+constexpr int values_per_16_bytes = 16 / int{sizeof(T)};
+
+LASFAST_DEVICE Values<4> unpack_values(const device::Bits16& bits, float) {
+  Values<4> x;
+  LASFAST_UNROLL
+  for (int i = 0; i < 4; ++i) x.v[i] = device::float_of(bits.word[i]);
+  return x;
+}
+LASFAST_DEVICE Values<8> unpack_values(const device::Bits16& bits, device::bfloat16) {
+  Values<8> x;
+  LASFAST_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    x.v[2 * i] = device::float_of(bits.word[i] << 16);
+    x.v[2 * i + 1] = device::float_of(bits.word[i] & 0xffff0000u);
+  }
+  return x;
+}
+LASFAST_DEVICE device::Bits16 pack_values(const Values<4>& x) {
+  device::Bits16 bits;
+  LASFAST_UNROLL
+  for (int i = 0; i < 4; ++i) bits.word[i] = device::bits_of(x.v[i]);
+  return bits;
+}
+LASFAST_DEVICE device::Bits16 pack_values(const Values<8>& x) {
+  device::Bits16 bits;
+  LASFAST_UNROLL
+  for (int i = 0; i < 4; ++i) bits.word[i] = device::pack_bf16(x.v[2 * i], x.v[2 * i + 1]);
+  return bits;
+}
+
+// n is 1, or what 16 bytes hold; then the address is aligned to those. Nothing writes this memory meanwhile.
+template <int n, typename T>
+LASFAST_DEVICE Values<n> load_values(const T* from) {
+  if constexpr (n == 1)
+    return {{device::to_float(*from)}};
+  else
+    return unpack_values(device::load16(from), T{});
+}
+template <int n, typename T>
+LASFAST_DEVICE void store_values(T* to, const Values<n>& x) {
+  if constexpr (n == 1)
+    *to = device::from_float<T>(x.v[0]);
+  else
+    device::store16(to, pack_values(x));
+}
+
+// The first `count` of n values one by one; the others are zero, and left as they are.
+template <int n, typename T>
+LASFAST_DEVICE Values<n> load_first(const T* from, int count) {
+  Values<n> x;
+  LASFAST_UNROLL
+  for (int i = 0; i < n; ++i) x.v[i] = i < count ? device::to_float(from[i]) : 0.f;
+  return x;
+}
+template <int n, typename T>
+LASFAST_DEVICE void store_first(T* to, const Values<n>& x, int count) {
+  LASFAST_UNROLL
+  for (int i = 0; i < n; ++i)
+    if (i < count) to[i] = device::from_float<T>(x.v[i]);
+}
+
+}  // namespace lasfast

@@ -1,0 +1,98 @@
+"""Which parts of weights an update changes, and that it changes no other."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from lasfast.ops.sgd import SgdRule
+from lasfast.supernets import LayerBuilder, ResidualNet
+from lasfast.train import OneShotTrainer, TrainSettings
+from lasfast.train.update import Update, used_parts
+
+
+def masks(supernet, paths):
+    layers = [layer for path in paths for layer in supernet.path(path)]
+    found = {}
+    names = {parameter: name for name, parameter in supernet.named_parameters()}
+    for weight, parts in used_parts(dict(supernet.named_modules()), layers):
+        found[names[weight]] = counts = torch.zeros(weight.shape, dtype=torch.int64)
+        for part in parts:
+            counts[part] += 1
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_parts_are_what_the_paths_read_each_once(count, choice_supernet):
+    rng = random.Random(0)
+    paths = [choice_supernet.space.sample(rng) for _ in range(count)]
+    found = masks(choice_supernet, paths)
+    expected = {name: torch.zeros(one.shape) for name, one in choice_supernet.named_parameters()}
+    for path in paths:
+        for name, tensor in choice_supernet.extract(path).named_parameters():
+            expected[name][tuple(map(slice, tensor.shape))] = 1
+    for name, mask in expected.items():
+        if name in found:
+            assert torch.equal(found[name], mask.long()), name
+        else:
+            assert not mask.any(), name
+
+
+def test_two_widths_of_one_weight_make_a_staircase():
+    """One path reads many filters of few channels, another few filters of many."""
+
+    def layer(channels, width):
+        builder = LayerBuilder("layer", channels)
+        builder.conv_bn_act("", builder.input, width, 3)
+        return builder.build()
+
+    modules = {"layer.conv": nn.Conv2d(8, 16, 3, bias=False), "layer.bn": nn.BatchNorm2d(16)}
+    narrow, wide, both = layer(3, 10), layer(8, 4), layer(8, 16)
+    assert {op.module for op in narrow.ops if hasattr(op, "module")} == set(modules)
+    weight = modules["layer.conv"].weight
+    assert dict(used_parts(modules, [narrow, wide]))[weight] == [
+        (slice(0, 4), slice(8)),
+        (slice(4, 10), slice(3)),
+    ]
+    assert dict(used_parts(modules, [narrow]))[weight] == [(slice(0, 10), slice(3))]
+    assert dict(used_parts(modules, [layer(8, 4), layer(8, 10)]))[weight] == [(slice(0, 10), slice(8))]
+    assert dict(used_parts(modules, [both]))[weight] == [()]
+    assert dict(used_parts(modules, [narrow, wide]))[modules["layer.bn"].bias] == [(slice(0, 10),)]
+
+
+def test_the_rest_of_a_weight_keeps_its_bits(choice_supernet):
+    path = choice_supernet.space.sample(random.Random(1))
+    data = torch.randn(8, 3, 32, 32), torch.arange(8) % 7
+    settings = TrainSettings(batch_size=4, supernet_epochs=1, weight_decay=0.1, operators="torch")
+    trainer = OneShotTrainer(choice_supernet, data, settings)
+    trainer.sampler = SimpleNamespace(draw=lambda rng: [path])
+    before = {name: one.detach().clone() for name, one in choice_supernet.named_parameters()}
+    assert len(list(trainer.train(0))) == 2
+    tensors, _ = trainer.state()
+    used = masks(choice_supernet, [path])
+    for name, one in choice_supernet.named_parameters():
+        inside = used.get(name, torch.zeros(one.shape)) > 0
+        assert torch.equal(one[~inside], before[name][~inside]), name
+        assert (one[inside] != before[name][inside]).float().mean() > 0.9 if name in used else True, name
+        assert (f"momentum.{name}" in tensors) == (name in used)
+        if name in used:
+            assert not tensors[f"momentum.{name}"][~inside].any()
+
+
+def test_weights_without_gradient_are_left_alone():
+    supernet = ResidualNet((1, 1, 1), num_classes=3)
+    frozen = next(supernet.parameters())
+    frozen.requires_grad_(False)
+    momenta = {}
+    used = used_parts(dict(supernet.named_modules()), supernet.path((1, 1, 1)))
+    update = Update(used, momenta, SgdRule(momentum=0.9, weight_decay=0.1))
+    before = {name: one.detach().clone() for name, one in supernet.named_parameters()}
+    supernet(torch.randn(4, 3, 8, 8), (1, 1, 1)).sum().backward()
+    update.run(update.take_gradients(), 0.1, 1.0)
+    assert frozen not in momenta
+    assert len(momenta) == len(before) - 1
+    for name, one in supernet.named_parameters():
+        assert torch.equal(one, before[name]) == (one is frozen), name
+        assert one.grad is None

@@ -88,13 +88,13 @@ grad_weight(const GradWeightArgs args) {
         device::copy16_async(to, valid ? address(of) : input, valid);
       } else {
         Walk walk = of;
-        float values[elements];
+        Values<elements> values;
         LASFAST_UNROLL
         for (int e = 0; e < elements; ++e) {
-          values[e] = inside(walk) ? device::to_float(*address(walk)) : 0.f;
+          values.v[e] = inside(walk) ? device::to_float(*address(walk)) : 0.f;
           walk.advance<1>(args.c_in, args.kernel);
         }
-        device::store16(to, piece_of(values));
+        device::store16(to, pack_values(values));
       }
     }
     LASFAST_UNROLL
@@ -107,11 +107,11 @@ grad_weight(const GradWeightArgs args) {
         const bool valid = number < end && column < args.c_out;
         device::copy16_async(to, valid ? from : grad_output, valid);
       } else {
-        float values[elements];
+        Values<elements> values;
         LASFAST_UNROLL
         for (int e = 0; e < elements; ++e)
-          values[e] = number < end && column + e < args.c_out ? device::to_float(from[e]) : 0.f;
-        device::store16(to, piece_of(values));
+          values.v[e] = number < end && column + e < args.c_out ? device::to_float(from[e]) : 0.f;
+        device::store16(to, pack_values(values));
       }
     }
   };

@@ -107,13 +107,13 @@ windows(const WindowsArgs args) {
         device::copy16_async(to, inside ? rows.address(w, ahead, i) : rows.image[i], inside);
       } else {
         Walk at = ahead;
-        float values[piece_elements];
+        Values<piece_elements> values;
         LASFAST_UNROLL
         for (int e = 0; e < piece_elements; ++e) {
-          values[e] = rows.inside(w, tile, at, i) ? device::to_float(*rows.address(w, at, i)) : 0.f;
+          values.v[e] = rows.inside(w, tile, at, i) ? device::to_float(*rows.address(w, at, i)) : 0.f;
           at.advance<1>(w.in_channels, tile.x.taps);
         }
-        device::store16(to, piece_of(values));
+        device::store16(to, pack_values(values));
       }
     }
     LASFAST_UNROLL

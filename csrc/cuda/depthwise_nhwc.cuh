@@ -97,7 +97,7 @@ LASFAST_DEVICE void store_channels(T* to, const Chunk& x, int channels) {
   if constexpr (bytes == 16) {
     store_chunk(to, x);
   } else if constexpr (bytes == 4 && sizeof(T) == 2) {
-    const device::Bits16 bits = pack(x);
+    const device::Bits16 bits = pack_values(x);
     LASFAST_UNROLL
     for (int i = 0; i < 4; ++i)
       if (2 * i < channels) device::store4(to + 2 * i, bits.word[i]);

@@ -30,20 +30,6 @@ inline Status launched(int error) {
   return {Code::device_error, error, "CUDA launch failed"};
 }
 
-// Sixteen bytes of fp32 or bf16 values.
-LASFAST_DEVICE device::Bits16 piece_of(const float (&v)[4]) {
-  device::Bits16 bits;
-  LASFAST_UNROLL
-  for (int i = 0; i < 4; ++i) bits.word[i] = device::bits_of(v[i]);
-  return bits;
-}
-LASFAST_DEVICE device::Bits16 piece_of(const float (&v)[8]) {
-  device::Bits16 bits;
-  LASFAST_UNROLL
-  for (int i = 0; i < 4; ++i) bits.word[i] = device::pack_bf16(v[2 * i], v[2 * i + 1]);
-  return bits;
-}
-
 // Division of numbers below 2^31 by one that stays the same.
 struct Divisor {
   uint32_t value, factor;

@@ -60,7 +60,7 @@ LASFAST_DEVICE void transform(const float* scale, const float* shift, int32_t ac
   LASFAST_UNROLL
   for (int i = 0; i < chunk; ++i) x.v[i] = x.v[i] * scale[i] + shift[i];
   activate(x.v, activation);
-  device::store16(at, pack(x));
+  device::store16(at, pack_values(x));
 }
 LASFAST_DEVICE void transform(const float* scale, const float* shift, int32_t activation, void* at, float) {
   device::Bits16 bits = device::load16_shared(at);

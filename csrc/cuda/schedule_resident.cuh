@@ -74,7 +74,7 @@ struct Place<Resident<T>> {
   }
   LASFAST_DEVICE void store(int64_t position, const Chunk& x) const {
     if constexpr (sizeof(T) == 2) {
-      device::store16(at(position, 0), pack(x));
+      device::store16(at(position, 0), pack_values(x));
     } else {
       LASFAST_UNROLL
       for (int half = 0; half < 2; ++half) {

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.report_gpu import gpu, not_compiled
 from benchmarks.report_operations import operations, training_operations
-from benchmarks.report_training import accuracy, searches, training
+from benchmarks.report_training import accuracy, searches, training, training_table
 from lasfast.report.plot import COLORS
 
 ROOT = Path(__file__).parents[1]
@@ -52,12 +52,21 @@ themselves, so that only sharing and fusion are left to gain.
 """
 
 
+WITHOUT_AMX = """## bf16 without AMX
+
+On processors with AVX-512 BF16 and no AMX, kernels multiply pairs of bf16 values with vector instructions,
+as PyTorch's do. Evaluation, then training:
+"""
+
+
 def main() -> None:
     """Read the records, write page and picture."""
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("evaluate-*.json"))]
     whole, one_by_one = (read("agreement-search.json"), read("agreement-assignments.json"))
-    parts = [TEXT, *(section(record) for record in records), conclusion(records)]
+    parts = [TEXT, *(section(f"## {record['precision']}", record) for record in records), conclusion(records)]
     parts += [training(read("train-bf16.json")), accuracy(read("accuracy.json"))]
+    parts += [section(WITHOUT_AMX, read("without-amx-evaluate.json"))]
+    parts += [training_table(read("without-amx-train.json"))]
     parts.append(searches([read(name) for name in ("demo.json", "demo-bf16.json", "search.json")]))
     parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]
     parts.append(operations(read("operations.json")))
@@ -77,8 +86,8 @@ def geometric_mean(values: list[float]) -> float:
     return statistics.geometric_mean(values)
 
 
-def section(record: dict[str, Any]) -> str:
-    """Return the table of one record."""
+def section(title: str, record: dict[str, Any]) -> str:
+    """Return the table of one record, under a title."""
     machine = record["machine"]
     workloads = record["workloads"]
     baselines = [name for name in BASELINES if name in next(iter(workloads.values()))["times_faster_than"]]
@@ -86,7 +95,7 @@ def section(record: dict[str, Any]) -> str:
     parts = [f"`{name}`" for name, one in workloads.items() if one["quick"]]
     scale = f" (a tenth of the images of {', '.join(parts)})" if parts else ""
     lines = [
-        f"## {record['precision']}\n",
+        f"{title}\n",
         f"{machine['processor']}, {machine['threads']} thread(s), "
         f"{machine['native']['isa']['selected']} kernels, torch {machine['torch']}; {images}{scale}; "
         f"load of the machine beforehand {machine['load_before']:.1f}.\n",

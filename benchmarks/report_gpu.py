@@ -76,7 +76,8 @@ KERNELS = (  # file, what, floor, how it gets near
         "schedule_resident.cu",
         "prediction of small images",
         "max((image + logits) bytes / bandwidth, FLOPs of the tree / peak)",
-        "one launch: a block takes images through all operations, their values stay in its shared memory",
+        "one launch: a block takes images through all operations, their values stay in its shared memory; "
+        "weights come from the second level of cache once for each group of images, which is the likely limit",
     ),
     (
         "conv2d_nhwc.cu",

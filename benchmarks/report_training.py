@@ -18,12 +18,22 @@ for each workload; compilation not counted). Gradients of a batch are compared w
 
 
 def training(record: dict[str, Any]) -> str:
+    """Return what one record of `bench_train` says, and the targets."""
+    lines = [TEXT, training_table(record)]
+    for update, others in TARGETS.items():
+        for other, target in others.items():
+            value = mean(record["workloads"], update, other)
+            verdict = "met" if value >= target else "missed"
+            lines.append(f"- {update} against {other}: target {target:g}x, measured {value:.2f}x, {verdict}.")
+    return "\n".join(lines) + "\n"
+
+
+def training_table(record: dict[str, Any]) -> str:
     """Return the table of one record of `bench_train`."""
     machine, workloads = record["machine"], record["workloads"]
-    columns = [(update, other) for update, others in TARGETS.items() for other in ("tuned", "eager")]
+    columns = [(update, other) for update in TARGETS for other in ("tuned", "eager")]
     images = "random images" if record["data"] == "random images" else "CIFAR-10 images"
     lines = [
-        TEXT,
         f"{record['precision']}, {machine['processor']}, {machine['threads']} thread(s), "
         f"{machine['native']['isa']['selected']} kernels, torch {machine['torch']}; {images}; load of the "
         f"machine beforehand {machine['load_before']:.1f}.\n",
@@ -40,22 +50,16 @@ def training(record: dict[str, Any]) -> str:
         )
         peak = f"{100 * one['fraction_of_peak']:.0f} %"
         lines.append(f"| `{name}` | {one['tuned']} | {rates} | {shown} | {peak} |")
-    means = {column: mean(workloads, *column) for column in columns}
-    lines.append(
-        f"| **geometric mean** | | | | {' | '.join(f'**{value:.2f}**' for value in means.values())} | |\n"
-    )
+    means = " | ".join(f"**{mean(workloads, *column):.2f}**" for column in columns)
+    lines.append(f"| **geometric mean** | | | | {means} | |\n")
     trials = {name: " ".join(one["tuned_trials"]) for name, one in workloads.items()}
     eager = [f"`{name}`" for name, tried in trials.items() if "compiled" not in tried]
-    lines.append(
-        f"Compiling was not tried for {' and '.join(eager)}: it takes minutes for each network, and each "
-        "random path is a network of its own.\n"
-    )
-    for (update, other), value in means.items():
-        target = TARGETS[update].get(other)
-        if target is not None:
-            verdict = "met" if value >= target else "missed"
-            lines.append(f"- {update} against {other}: target {target:g}x, measured {value:.2f}x, {verdict}.")
-    return "\n".join(lines) + "\n"
+    if eager:
+        lines.append(
+            f"Compiling was not tried for {' and '.join(eager)}: it takes minutes for each network, and each "
+            "random path is a network of its own.\n"
+        )
+    return "\n".join(lines)
 
 
 def mean(workloads: dict[str, Any], update: str, other: str) -> float:

@@ -201,6 +201,7 @@ def measure(workload, options, peak, modes):
         "times_faster_than": {other: _harness.ratio(seconds, other, "native") for other in runs},
         "plan_flops": flops,
         "fraction_of_peak": flops / statistics.median(seconds["native"]) / peak,
+        "predicted": evaluator["native"].backend.way,
     }
 
 
@@ -281,6 +282,7 @@ def report(name, result):
         f"{name}: {result['candidates']} candidates, {' + '.join(map(str, result['images']))} images, "
         f"native {medians['native']:.3g} s, {100 * result['fraction_of_peak']:.0f} % of peak; "
         + ", ".join(f"{ratios[run]:.2f}x {run} ({medians[run]:.3g} s)" for run in ratios if run != "native")
+        + f"; predicted by {result['predicted']}"
         + f"; tuned is {result['tuned']}, batches of {result['tuned_batch']}"
         + f"; error {result['errors']['native']:.1e} (PyTorch's {result['errors']['torch']:.1e})",
         flush=True,

@@ -51,6 +51,8 @@ class NativeBackend(Backend):
     """
 
     name = "native"
+    way: str | None = None
+    """How the last batch was predicted: by "blocks" of images, "levels", or "resident" in multiprocessors."""
 
     def __init__(
         self,
@@ -113,6 +115,7 @@ class NativeBackend(Backend):
                 programs[shape].load_statistics(statistics)
             program = programs[shape]
             logits = program.predict(images)
+            self.way = program.way
             yield dict(zip(program.schedule.leaves, logits, strict=True))
 
     def peak_bytes(self, plan: Plan, image_shape: Shape, images: int) -> int:

@@ -29,6 +29,7 @@ class Program(ABC):
     """
 
     cuda: ClassVar[bool]
+    way = "blocks"  # how it predicts; CUDA's has two others
 
     def __init__(self, backend: NativeBackend, schedule: Schedule, *, calibration: bool) -> None:
         self.backend = backend

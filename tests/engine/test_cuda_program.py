@@ -102,21 +102,14 @@ def test_emulated_agrees_with_torch(emulated_cuda, name: str, precision: str) ->
 
 
 def both_ways(monkeypatch: pytest.MonkeyPatch, supernet: Supernet, plan: Plan, precision: str, images):
-    """The logits by levels, and resident in shared memory; every plan must have run as it was to."""
+    """The logits by levels, and resident in shared memory, and which way was taken each time."""
     backend, taken = NativeBackend(supernet, precision), []
     statistics = backend.calibrate(plan, [images], "cumulative")
-    original = CudaProgram.predict
-
-    def predict(program: CudaProgram, batch: Tensor) -> Tensor:
-        logits = original(program, batch)
-        taken.append(program.way)
-        return logits
-
-    monkeypatch.setattr(CudaProgram, "predict", predict)
     results = []
     for way in ("levels", "resident"):
         monkeypatch.setenv("LASFAST_CHOICE", way)
         logits = backend.predict(plan, statistics, images)
+        taken.append(backend.way)
         results.append(torch.stack([logits[leaf] for leaf in plan.leaves]))
     return *results, taken
 
@@ -195,13 +188,19 @@ def test_what_is_faster_is_measured_once(emulated_cuda, monkeypatch, tmp_path) -
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_bytes_are_normalized_to_the_same_bits(emulated_cuda, precision: str) -> None:
-    supernet = NETS["opaque"]()
+@pytest.mark.parametrize(("name", "way"), [("opaque", "levels"), ("residual", "resident")])
+def test_bytes_are_normalized_to_the_same_bits(
+    emulated_cuda, monkeypatch, name: str, way: str, precision: str
+) -> None:
+    monkeypatch.setenv("LASFAST_CHOICE", way)
+    supernet = NETS[name]()
     plan, normalization = plan_of(supernet), Normalization((0.4, 0.5, 0.1), (0.2, 0.25, 0.3))
     generator = torch.Generator().manual_seed(1)
     raw = [torch.randint(256, (n, 3, 8, 8), dtype=torch.uint8, generator=generator) for n in (4, 5, 3)]
     floats = [normalization(images) for images in raw]
-    ours = run(NativeBackend(supernet, precision, None, normalization), plan, raw[:1], raw[1:])
+    backend = NativeBackend(supernet, precision, None, normalization)
+    ours = run(backend, plan, raw[:1], raw[1:])
+    assert backend.way == way
     expected = run(NativeBackend(supernet, precision), plan, floats[:1], floats[1:])
     assert all(map(torch.equal, ours[1], expected[1]))
     with pytest.raises(TypeError, match=r"images must be floating point, got torch\.uint8"):

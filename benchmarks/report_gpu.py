@@ -77,7 +77,7 @@ KERNELS = (  # file, what, floor, how it gets near
         "prediction of small images",
         "max((image + logits) bytes / bandwidth, FLOPs of the tree / peak)",
         "one launch: a block takes images through all operations, their values stay in its shared memory; "
-        "weights come from the second level of cache once for each group of images, which is the likely limit",
+        "weights come from the second level of cache once a group of images: the likely limit",
     ),
     (
         "conv2d_nhwc.cu",

@@ -212,3 +212,10 @@ def peak(storage: str, device: str = "cpu") -> float:
 def images_on(device: str, count: int, channels: int, size: int) -> int:
     """How many images to take; on a GPU as many more as no cache holds."""
     return max(count, UNCACHED // (channels * size**2)) if device == "cuda" else count
+
+
+def random_images(count: int, channels: int, size: int, device: str) -> Tensor:
+    """Images [count, channels, size, size], on a GPU more of them (`images_on`)."""
+    count = images_on(device, count, channels, size)
+    generator = torch.Generator(device).manual_seed(0)
+    return torch.randn(count, channels, size, size, generator=generator, device=device)

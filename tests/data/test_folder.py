@@ -18,6 +18,7 @@ from lasfast.normalization import normalize
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 FORKING = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+FEW_CORES = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
 def truncate(path: Path, keep: float = 0.5) -> None:
@@ -178,6 +179,7 @@ def folder_images(files, **options):
 
 
 @FORKING
+@FEW_CORES
 def test_folder_batches_do_not_depend_on_workers_start_or_global_state(files):
     data = folder_images(files, workers=0)
     assert isinstance(data, TrainingImages)
@@ -234,6 +236,7 @@ def test_a_file_broken_while_training_is_named(files, workers):
 
 
 @FORKING
+@FEW_CORES
 def test_loader_is_re_iterable_and_does_not_depend_on_workers(files):
     labels = torch.from_numpy(files.labels)
     loader = FolderLoader(files.paths, labels, (16, 12), MEAN, STD, batch_size=7, workers=0)

@@ -67,7 +67,8 @@ def main() -> None:
     parts += [training(read("train-bf16.json")), accuracy(read("accuracy.json"))]
     parts += [section(WITHOUT_AMX, read("without-amx-evaluate.json"))]
     parts += [training_table(read("without-amx-train.json"))]
-    parts.append(searches([read(name) for name in ("demo.json", "demo-bf16.json", "search.json")]))
+    whole_searches = ("demo.json", "demo-bf16.json", "search.json", "without-amx-demo.json")
+    parts.append(searches([read(name) for name in whole_searches]))
     parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]
     parts.append(operations(read("operations.json")))
     parts += [training_operations(read(path.name)) for path in RESULTS.glob("operations-training.json")]

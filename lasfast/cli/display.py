@@ -216,9 +216,13 @@ def watch(
     meter: Meter, title: Callable[[tuple[int, ...]], str]
 ) -> Callable[[tuple[int, ...], Training], None]:
     """Return a function that shows the training of one network after another on a meter."""
+    before: dict[tuple[int, ...], int] = {}  # batches of an earlier run, from which this one goes on
 
     def show(architecture: tuple[int, ...], progress: Training) -> None:
-        left = progress.seconds / progress.done * (progress.total - progress.done)
+        if progress.done <= before.get(architecture, progress.done):
+            before[architecture] = progress.done - 1
+        own = progress.done - before[architecture]
+        left = progress.seconds / own * (progress.total - progress.done)
         meter.show(title(architecture), progress, left)
 
     return show

@@ -6,9 +6,11 @@ import sys
 
 import pytest
 import torch
+from rich.console import Console
 
 from lasfast import cli
-from lasfast.cli.display import WorkClock, format_seconds
+from lasfast.cli.display import Meter, WorkClock, format_seconds, watch
+from lasfast.train.progress import Progress
 
 QUICK = ["--warm-up-epochs", "1", "--epochs-per-step", "1", "--standalone-epochs", "1", "--threads", "1"]
 
@@ -260,3 +262,16 @@ def test_time_left_follows_the_work(monkeypatch) -> None:
     assert clock.left(1, 1.0) == pytest.approx(60)
     assert format_seconds(clock.left(5, 0.1)) == "-:--"
     assert format_seconds(3723.9) == "1:02:03"
+
+
+def test_the_time_left_of_a_resumed_training_counts_its_own_batches():
+    shown = []
+
+    class Watched(Meter):
+        def show(self, what, progress, seconds_left):
+            shown.append((what, seconds_left))
+
+    show = watch(Watched(Console(quiet=True)), str)
+    for batch, seconds in ((80, 2.0), (81, 4.0), (0, 3.0)):  # the last one is of a second training
+        show((1, 2), Progress(0, 0, 1, batch, 100, 0.1, 1.0, 0.5, 64.0, seconds))
+    assert shown == [("(1, 2)", 2.0 * 19), ("(1, 2)", 2.0 * 18), ("(1, 2)", 3.0 * 99)]

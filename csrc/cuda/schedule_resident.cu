@@ -74,8 +74,10 @@ class Windows {
   LASFAST_DEVICE void enter() {
     for (; channel_ >= pitch_; channel_ -= pitch_)
       if (++column_ == kernel_width_) column_ = 0, ++row_;
-    if (row_ >= kernel_height_) row_ = 1 << 29;
-    under_ = (row_ * width_ + column_) * pitch_ + channel_;
+    if (row_ < kernel_height_)
+      under_ = (row_ * width_ + column_) * pitch_ + channel_;
+    else
+      row_ = 1 << 29;
   }
 
   int value_;

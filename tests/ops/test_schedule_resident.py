@@ -287,7 +287,8 @@ def test_schedules_that_it_cannot_run_are_refused() -> None:
 def test_more_images_than_fit_are_refused() -> None:
     schedule = small(isa_number("cuda"))
     _, block_bytes, *_ = schedule.module.cuda_limits(0)
-    needs = [schedule.module.schedule_needs_cuda(schedule.plan_resident(n).data_ptr())[3] for n in (1, 2)]
+    plans = [schedule.plan_resident(n) for n in (1, 2)]
+    needs = [schedule.module.schedule_needs_cuda(plan.data_ptr())[3] for plan in plans]
     most = 1 + (block_bytes - needs[0]) // (needs[1] - needs[0])
     x = randn(most + 1, 4, 5, 5)
     expected, logits = schedule.predict(x, 1), torch.zeros(1, most + 1, 5)

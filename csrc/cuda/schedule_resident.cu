@@ -74,10 +74,10 @@ class Windows {
   LASFAST_DEVICE void enter() {
     for (; channel_ >= pitch_; channel_ -= pitch_)
       if (++column_ == kernel_width_) column_ = 0, ++row_;
-    if (row_ < kernel_height_)
-      under_ = (row_ * width_ + column_) * pitch_ + channel_;
-    else
-      row_ = 1 << 29;
+    if (row_ >= kernel_height_) row_ = 1 << 29;
+    // There it wraps, and is not used.
+    const auto row = static_cast<unsigned>(row_);
+    under_ = static_cast<int>((row * width_ + column_) * pitch_ + channel_);
   }
 
   int value_;

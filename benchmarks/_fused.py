@@ -45,7 +45,7 @@ class Fused:
         plain = dict.fromkeys(("input", "other", "leaf", "input_norm", "other_norm", "output_norm"), -1)
         plain |= dict.fromkeys(("statistics", "weight", "bias"), -1)
         plain |= dict.fromkeys(
-            ("padding", "input_activation", "other_activation", "activation", "first", "reserved"), 0
+            ("padding", "input_activation", "other_activation", "activation", "first", "tile"), 0
         )
         plain |= {"kernel": 1, "stride": 1, "groups": 1, "out_channels": channels}
         first = plain | {"kind": Kind.INPUT, "level": 0, "output": 0}
@@ -127,7 +127,7 @@ class CudaFused(Fused):
         plan = torch.zeros(size, dtype=torch.uint8)
         self.module.schedule_plan_cuda(tables, self.number, False, count, self.calibration, plan.data_ptr())
         on_device = plan.to(device)
-        _, scratch_bytes, _ = self.module.schedule_needs_cuda(plan.data_ptr())
+        _, scratch_bytes, *_ = self.module.schedule_needs_cuda(plan.data_ptr())
         scratch = torch.zeros(scratch_bytes, dtype=torch.uint8, device=device)
 
         def run(level: int) -> None:

@@ -66,7 +66,7 @@ def functions(cubin: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("name", "counts"),
-    [("schedule_conv", (8, 4)), ("conv2d_nhwc_windows", (16, 8)), ("conv2d_nhwc_grad_weight", (12, 6))],
+    [("schedule_conv", (14, 7)), ("conv2d_nhwc_windows", (16, 8)), ("conv2d_nhwc_grad_weight", (12, 6))],
 )
 def test_convolutions_run_on_tensor_cores_and_copy_16_bytes_asynchronously(
     compiled: dict, name: str, counts: tuple[int, int]
@@ -75,7 +75,7 @@ def test_convolutions_run_on_tensor_cores_and_copy_16_bytes_asynchronously(
     tensor = {kernel: code for kernel, code in kernels.items() if "TensorProduct" in kernel}
     exact = {kernel: code for kernel, code in kernels.items() if "ExactProduct" in kernel}
     assert (len(tensor), len(exact)) == counts
-    for kernel, code in kernels.items():
+    for kernel, code in (tensor | exact).items():
         gathers = name == "conv2d_nhwc_grad_weight" and "Lb0E" in kernel  # both of its operands
         assert gathers or re.search(r"LDGSTS\S*\.128", code), kernel
     for kernel, code in tensor.items():
@@ -85,6 +85,22 @@ def test_convolutions_run_on_tensor_cores_and_copy_16_bytes_asynchronously(
     for code in exact.values():
         assert "HMMA" not in code
         assert code.count("FFMA") >= 128
+
+
+def test_warpgroups_multiply_on_hopper_alone(compiled: dict) -> None:
+    """And, while they do, nothing waits for them or touches their sums: ptxas would warn of it."""
+    cubin, report = compiled["schedule_conv"]
+    kernels = {name: code for name, code in functions(cubin).items() if "warpgroup_conv" in name}
+    assert len(kernels) == 3
+    for name, code in kernels.items():
+        if cubin.parent.name.startswith("sm_90a"):
+            assert re.search(r"HGMMA\S*BF16", code), name
+            assert re.search(r"LDGSTS\S*\.128", code), name
+            assert "FENCE.VIEW.ASYNC" in code
+            assert "HMMA" not in code
+        else:
+            assert "MMA" not in code
+    assert "C7510" not in report
 
 
 def test_resident_convolutions_run_on_tensor_cores_and_copy_weights_asynchronously(compiled: dict) -> None:

@@ -2,6 +2,8 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <tuple>
+#include <vector>
 
 #include "bindings.h"
 #include "lasfast/device.h"
@@ -41,6 +43,13 @@ void plan(const ScheduleTables& tables, int storage, bool tf32, int64_t images, 
   raise(schedule_plan_cuda(tables, static_cast<Storage>(storage), tf32, images, static_cast<Purpose>(purpose),
                            at<void>(plan)),
         "schedule_plan");
+}
+
+std::vector<std::tuple<int, int, bool>> conv_tiles() {
+  std::vector<std::tuple<int, int, bool>> tiles;
+  for (const CudaConvTile& tile : cuda_conv_tiles)
+    tiles.emplace_back(tile.rows, tile.columns, tile.warpgroups);
+  return tiles;
 }
 
 std::array<int64_t, 4> needs(Address plan) {
@@ -108,6 +117,9 @@ void bind_schedule_cuda(py::module_& m) {
         arg("purpose"));
   m.def("schedule_plan_cuda", &plan, arg("tables"), arg("storage"), arg("tf32"), arg("images"),
         arg("purpose"), arg("plan"));
+  m.def("schedule_conv_tiles_cuda", &conv_tiles);
+  m.def("schedule_usual_tile_cuda", &schedule_usual_tile_cuda, arg("channels"));
+  m.def("schedule_has_warpgroups_cuda", &schedule_has_warpgroups_cuda, arg("device"));
   m.def("schedule_needs_cuda", &needs, arg("plan"));
   m.def("schedule_run_cuda", &run, arg("tables"), arg("plan"), arg("device_plan"), arg("images"),
         arg("count"), arg("first_level"), arg("last_level"), arg("arena"), arg("scratch"), arg("logits"),

@@ -60,6 +60,8 @@ struct PackArgs {
 };
 int launch_pack(const PackArgs& args, Storage weight, Storage packed, device::Stream stream);
 
+constexpr int conv_rows = 128;  // of a tile: positions, or taps and input channels of a weight
+
 // ---- conv2d_nhwc_windows.cu
 
 struct WindowsArgs {

@@ -26,8 +26,8 @@ struct GradWeightArgs {
 
 template <int BN>
 union Shared {
-  Stage<BN> stage[stages];
-  Result<BN> result;
+  Stage<conv_rows, BN> stage[stages];
+  Result<conv_rows, BN> result;
 };
 
 // A thread copies one piece of some positions of a tile that is `width` wide.
@@ -45,12 +45,14 @@ struct Share {
 template <typename T, int BN, bool whole, template <typename, int, int, int, int> class Product>
 LASFAST_KERNEL(schedule_threads, 1)
 grad_weight(const GradWeightArgs args) {
-  using G = Geometry<BN>;
+  using G = Geometry<conv_rows, BN>;
+  using Result = lasfast::Result<conv_rows, BN>;
+  using Stage = lasfast::Stage<conv_rows, BN>;
   using A = Share<T, conv_rows>;
   using B = Share<T, BN>;
   constexpr int elements = A::elements;
   auto* const shared = device::shared<Shared<BN>>();
-  const int thread = device::thread_index(), warp = thread / 32;
+  const int thread = device::thread_index();
   const int64_t block = device::block_index();
   const int first_column = static_cast<int>(block % args.column_tiles) * BN;
   const int first_row = static_cast<int>(block / args.column_tiles % args.row_tiles) * conv_rows;
@@ -65,7 +67,7 @@ grad_weight(const GradWeightArgs args) {
   const auto* const input = static_cast<const T*>(args.input);
   const auto* const grad_output = static_cast<const T*>(args.grad_output);
 
-  const auto fill = [&](Stage<BN>& stage, int step) {
+  const auto fill = [&](Stage& stage, int step) {
     LASFAST_UNROLL
     for (int i = 0; i < A::copies; ++i) {
       const int number = begin + step * A::depth + A::k(i);
@@ -115,22 +117,23 @@ grad_weight(const GradWeightArgs args) {
       }
     }
   };
-  Product<T, conv_rows, BN, G::warp_rows, G::warp_columns> product;
-  const int warp_row = warp / G::warps_n * G::warp_rows, warp_column = warp % G::warps_n * G::warp_columns;
+  Product<T, conv_rows, BN, G::rows, G::columns> product;
+  const int warp_row = G::first_row(), warp_column = G::first_column();
   const int steps = (end - begin + A::depth - 1) / A::depth;
-  pipeline(
-      shared->stage, steps, fill, [](Stage<BN>&) {},
-      [&](const Stage<BN>& stage) { product.add(stage.a, stage.b, warp_row, warp_column); });
+  pipeline<0>(
+      shared->stage, steps, fill, [](Stage&) {},
+      [&](const Stage& stage) { product.add(stage.a, stage.b, warp_row, warp_column); });
 
-  Result<BN>& result = shared->result;
-  product.store(result.values + warp_row * Result<BN>::pitch + warp_column, Result<BN>::pitch);
+  device::barrier();
+
+  Result& result = shared->result;
+  product.store(result.values + warp_row * Result::pitch + warp_column, Result::pitch);
   device::barrier();
   float* const partial = args.partial + part * args.rows * args.c_out;
   for (int i = thread; i < conv_rows * BN; i += schedule_threads) {
     const int m = i / BN, n = i % BN;
     if (first_row + m < args.rows && first_column + n < args.c_out)
-      partial[int64_t{first_row + m} * args.c_out + first_column + n] =
-          result.values[m * Result<BN>::pitch + n];
+      partial[int64_t{first_row + m} * args.c_out + first_column + n] = result.values[m * Result::pitch + n];
   }
 }
 

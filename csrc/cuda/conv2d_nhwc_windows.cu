@@ -13,8 +13,8 @@ namespace {
 
 template <int BN>
 union Shared {
-  Stage<BN> stage[stages];
-  Result<BN> result;
+  Stage<conv_rows, BN> stage[stages];
+  Result<conv_rows, BN> result;
 };
 
 // A tile of a phase: which positions and channels.
@@ -51,6 +51,7 @@ struct Position {
 // The windows of the positions that a thread copies from.
 template <typename T>
 struct Rows {
+  static constexpr int copies = conv_rows / rows_at_once;
   const T* image[copies];
   int top[copies], left[copies];
 
@@ -80,13 +81,15 @@ struct Rows {
 template <typename T, int BN, bool whole, template <typename, int, int> class Product>
 LASFAST_KERNEL(schedule_threads, 1)
 windows(const WindowsArgs args) {
-  using G = Geometry<BN>;
+  using G = Geometry<conv_rows, BN>;
+  using Result = lasfast::Result<conv_rows, BN>;
+  using Stage = lasfast::Stage<conv_rows, BN>;
   constexpr int piece_elements = 16 / sizeof(T), step_elements = conv_step_bytes / sizeof(T);
   auto* const shared = device::shared<Shared<BN>>();
   const Windows& w = args.windows;
   const Tile tile(args, BN);
   if (tile.count == 0) return;
-  const int thread = device::thread_index(), warp = thread / 32;
+  const int thread = device::thread_index();
   const int piece = thread % pieces, row = thread / pieces;
 
   const Rows<T> rows(args, tile);
@@ -98,9 +101,9 @@ windows(const WindowsArgs args) {
   if (depth > 0)
     for (int i = 0; i < piece; ++i) ahead.advance<piece_elements>(w.in_channels, tile.x.taps);
 
-  const auto fill = [&](Stage<BN>& stage, int step) {
+  const auto fill = [&](Stage& stage, int step) {
     LASFAST_UNROLL
-    for (int i = 0; i < copies; ++i) {
+    for (int i = 0; i < Rows<T>::copies; ++i) {
       char* const to = stage.a + piece_offset(row + i * rows_at_once, piece);
       if constexpr (whole) {
         const bool inside = rows.inside(w, tile, ahead, i);
@@ -125,19 +128,21 @@ windows(const WindowsArgs args) {
     }
     ahead.advance<step_elements>(w.in_channels, tile.x.taps);
   };
-  Product<T, G::warp_rows, G::warp_columns> product;
-  const int first_row = warp / G::warps_n * G::warp_rows, first_column = warp % G::warps_n * G::warp_columns;
-  pipeline(
-      shared->stage, steps, fill, [](Stage<BN>&) {},
-      [&](const Stage<BN>& stage) {
+  Product<T, G::rows, G::columns> product;
+  const int first_row = G::first_row(), first_column = G::first_column();
+  pipeline<0>(
+      shared->stage, steps, fill, [](Stage&) {},
+      [&](const Stage& stage) {
         product.add(stage.a + first_row * conv_step_bytes, stage.b + first_column * conv_step_bytes);
       });
 
-  Result<BN>& result = shared->result;
-  product.store(result.values + first_row * Result<BN>::pitch + first_column, Result<BN>::pitch);
+  device::barrier();
+
+  Result& result = shared->result;
+  product.store(result.values + first_row * Result::pitch + first_column, Result::pitch);
   device::barrier();
   if (args.partial) {
-    const Column column = column_moments(result.values, Result<BN>::pitch, tile.count, BN, &result.moments);
+    const Column column = column_moments(result.values, Result::pitch, tile.count, BN, &result.moments);
     if (thread < BN && tile.column + thread < w.out_channels) {
       float* const partial = args.partial + 2 * tile.row * w.out_channels + tile.column + thread;
       partial[0] = column.mean;
@@ -154,7 +159,7 @@ windows(const WindowsArgs args) {
                   ((at.image * w.out_height + y) * w.out_width + x) * w.out_channels;
     Chunk v;
     LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) v.v[i] = result.values[m * Result<BN>::pitch + column + i];
+    for (int i = 0; i < chunk; ++i) v.v[i] = result.values[m * Result::pitch + column + i];
     if (args.whole_output && channels >= chunk) {
       store_chunk(to, v);
       continue;

@@ -41,7 +41,7 @@ LASFAST_DEVICE void barrier() { __syncthreads(); }
 // The block's shared memory, as large as launch() was told. It begins with anything.
 template <typename T>
 LASFAST_DEVICE T* shared() {
-  extern __shared__ __align__(128) unsigned char lasfast_shared[];
+  extern __shared__ __align__(1024) unsigned char lasfast_shared[];
   return reinterpret_cast<T*>(lasfast_shared);
 }
 
@@ -122,6 +122,84 @@ LASFAST_DEVICE uint32_t to_tf32(uint32_t bits) {
   return rounded;
 }
 
+// ---- matrices, a warpgroup together: four warps, the first of which is a multiple of four
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+constexpr bool has_warpgroups = true;
+#else
+constexpr bool has_warpgroups = false;  // nothing below may be used
+#endif
+
+// What this thread has written to shared memory is seen by matrix instructions of warpgroups that are issued
+// behind the next barrier.
+LASFAST_DEVICE void publish_to_warpgroups() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// A tile of bf16 whose rows are 64 bytes, from one of them on, or from its second 32 bytes on. Its first row
+// is at a multiple of 512 bytes, and pieces of 16 bytes are permuted: bits 7 and 8 of an address are added
+// (xor) to bits 4 and 5.
+LASFAST_DEVICE uint64_t warpgroup_rows(const void* shared_rows) {
+  constexpr uint64_t eight_rows = 512 >> 4, permuted_64_bytes = 2;
+  const auto address = static_cast<uint64_t>(__cvta_generic_to_shared(shared_rows));
+  return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 | eight_rows << 32 | permuted_64_bytes << 62;
+}
+
+// The compiler leaves these registers alone between what comes before and after.
+template <int M, int N>
+LASFAST_DEVICE void keep(float (&sum)[M][N][4]) {
+  LASFAST_UNROLL
+  for (int m = 0; m < M; ++m) LASFAST_UNROLL
+  for (int n = 0; n < N; ++n) LASFAST_UNROLL
+  for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(sum[m][n][i])::"memory");
+}
+
+// Before the first of some products, and behind the last: they go on by themselves until they are waited for,
+// and until then neither sums nor tiles may be touched.
+template <int M, int N>
+LASFAST_DEVICE void warpgroup_begin(float (&sum)[M][N][4]) {
+  keep(sum);
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+LASFAST_DEVICE void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits until at most `pending` of the last groups are under way.
+template <int pending, int M, int N>
+LASFAST_DEVICE void warpgroup_wait(float (&sum)[M][N][4]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+  keep(sum);
+}
+
+// sum[64, 8 * N] += a[64, 16] * b[8 * N, 16]^T in bf16 with fp32 sums. Warp w of the four has rows 16 * w to
+// 16 * w + 15 of sum, and its threads of each eight columns what mma_bf16 gives them.
+// clang-format off
+#define LASFAST_SUMS(n) "+f"(sum[n][0]), "+f"(sum[n][1]), "+f"(sum[n][2]), "+f"(sum[n][3])
+#define LASFAST_8_SUMS(n)                                                                      \
+  LASFAST_SUMS(n), LASFAST_SUMS(n + 1), LASFAST_SUMS(n + 2), LASFAST_SUMS(n + 3),              \
+  LASFAST_SUMS(n + 4), LASFAST_SUMS(n + 5), LASFAST_SUMS(n + 6), LASFAST_SUMS(n + 7)
+LASFAST_DEVICE void warpgroup_mma(float (&sum)[8][4], uint64_t a, uint64_t b) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "%32, %33, add, 1, 1, 0, 0;\n}"
+      : LASFAST_8_SUMS(0)
+      : "l"(a), "l"(b), "r"(1));
+}
+LASFAST_DEVICE void warpgroup_mma(float (&sum)[16][4], uint64_t a, uint64_t b) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "%64, %65, add, 1, 1, 0, 0;\n}"
+      : LASFAST_8_SUMS(0), LASFAST_8_SUMS(8)
+      : "l"(a), "l"(b), "r"(1));
+}
+#undef LASFAST_8_SUMS
+#undef LASFAST_SUMS
+// clang-format on
+
 // ---- numbers
 
 LASFAST_DEVICE float to_float(float v) { return v; }
@@ -153,8 +231,9 @@ LASFAST_DEVICE double sqrt(double v) { return ::sqrt(v); }
 // ---- the host's side
 
 constexpr int64_t max_blocks = 0x7fffffff;
-constexpr int64_t max_shared_bytes = 99 << 10;      // of a block, on every GPU from 8.0 on
-constexpr int64_t default_shared_bytes = 48 << 10;  // more has to be asked for
+constexpr int64_t max_shared_bytes = 99 << 10;             // of a block, on every GPU from 8.0 on
+constexpr int64_t default_shared_bytes = 48 << 10;         // more has to be asked for
+constexpr int64_t max_warpgroup_shared_bytes = 227 << 10;  // of a block, where there are warpgroups
 
 // Queues `kernel` over a flat grid; returns the runtime's error number, 0 for none.
 template <typename Argument>
@@ -172,6 +251,17 @@ int launch(void (*kernel)(Argument), int64_t blocks, int threads, int64_t shared
                        arguments, static_cast<size_t>(shared_bytes), stream);
   if (error != cudaSuccess) cudaGetLastError();  // it is reported here, not by whoever launches next
   return static_cast<int>(error);
+}
+
+// Threads that a block of this kernel may have on the current device; less than it has been compiled for
+// where there is no code for this device, or 0.
+template <typename Argument>
+int allowed_threads(void (*kernel)(Argument)) {
+  cudaFuncAttributes attributes{};
+  const auto error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+  if (error == cudaSuccess) return attributes.maxThreadsPerBlock;
+  cudaGetLastError();
+  return 0;
 }
 
 // Makes a device current for as long as it lives.

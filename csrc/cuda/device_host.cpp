@@ -32,7 +32,7 @@ namespace {
 constexpr int warp_size = 32, most_threads = 1024;
 constexpr size_t stack_bytes = 256 << 10;
 
-enum Error { none = 0, no_device = 1, bad_launch = 2, stuck = 3 };
+enum Error { none = 0, no_device = 1, bad_launch = 2, stuck = 3, unpublished = 4 };
 
 // A place where `expected` threads wait for one another.
 struct Gate {
@@ -41,9 +41,17 @@ struct Gate {
 };
 
 struct Copy {
-  void* to;
-  const void* from;
+  const void *to, *from;
   bool valid;
+
+  void run() const { store16(const_cast<void*>(to), valid ? load16(from) : Bits16{}); }
+};
+
+// Of a warpgroup, this thread's share of it.
+struct WarpgroupProduct {
+  float (*sum)[4];
+  int columns;
+  uint64_t a, b;
 };
 
 struct Fibre {
@@ -54,6 +62,8 @@ struct Fibre {
   const Gate* gate = nullptr;
   unsigned ticket = 0;  // what `gate->opened` was when it began to wait
   std::deque<std::vector<Copy>> copies;
+  bool published = true;  // what has been copied to shared memory
+  std::deque<std::vector<WarpgroupProduct>> products;
 #ifdef LASFAST_ASAN
   void* fake_stack = nullptr;
 #endif
@@ -75,9 +85,10 @@ struct Machine {
   Gate block;
   void (*body)(const void*) = nullptr;
   const void* argument = nullptr;
-  std::unique_ptr<char[]> shared;
+  std::unique_ptr<char, void (*)(void*)> shared{nullptr, std::free};
   int64_t block_index = 0;
   int threads = 0, current = 0, left = 0;
+  Error error = none;
   bool reversed = false;
   jmp_buf outside;
 #ifdef LASFAST_ASAN
@@ -175,6 +186,8 @@ bool run_block() {
     fibre.finished = false;
     fibre.gate = nullptr;
     fibre.copies.assign(1, {});
+    fibre.published = true;
+    fibre.products.assign(1, {});
   }
   for (Gate& warp : machine.warps) warp.arrived = 0;
   machine.block = {machine.threads, 0, 0};
@@ -217,6 +230,29 @@ void mma(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Value 
   wait_at(gate);
 }
 
+// Element k of a row of a tile that a warpgroup reads (warpgroup_rows).
+float warpgroup_element(uint64_t rows, int row, int k) {
+  const uint64_t eight_rows = (rows >> 32 & 0x3fff) << 4;
+  uint64_t at = ((rows & 0x3fff) << 4) + row / 8 * eight_rows + row % 8 * 64 + k * sizeof(bfloat16);
+  at ^= (at >> 7 & 3) << 4;
+  bfloat16 value;
+  std::memcpy(&value, machine.shared.get() + at, sizeof value);
+  return to_float(value);
+}
+
+// This thread's share: the sums that it has.
+void multiply(const WarpgroupProduct& p) {
+  const int lane = machine.current % warp_size, first_row = machine.current / warp_size % 4 * 16;
+  for (int n = 0; n < p.columns / 8; ++n)
+    for (int i = 0; i < 4; ++i) {
+      const int row = first_row + lane / 4 + i / 2 * 8, column = 8 * n + lane % 4 * 2 + i % 2;
+      double sum = p.sum[n][i];
+      for (int k = 0; k < 16; ++k)
+        sum += double{warpgroup_element(p.a, row, k)} * warpgroup_element(p.b, column, k);
+      p.sum[n][i] = static_cast<float>(sum);
+    }
+}
+
 }  // namespace
 
 int thread_index() { return machine.current; }
@@ -235,14 +271,17 @@ const void* aligned(const void* address, int bytes) {
 }
 
 void copy16_async(void* shared_to, const void* from, bool valid) {
-  aligned16(shared_to), aligned16(from);
-  machine.fibres[machine.current].copies.back().push_back({shared_to, from, valid});
+  const Copy copy{aligned16(shared_to), aligned16(from), valid};
+  if (machine.reversed) copy.run();
+  machine.fibres[machine.current].copies.back().push_back(copy);
 }
 void copy_commit() { machine.fibres[machine.current].copies.emplace_back(); }
 void copy_wait_for(int pending) {
   auto& copies = machine.fibres[machine.current].copies;
   while (static_cast<int>(copies.size()) - 1 > pending) {  // the last group is still open
-    for (const Copy& copy : copies.front()) store16(copy.to, copy.valid ? load16(copy.from) : Bits16{});
+    if (!machine.reversed)
+      for (const Copy& copy : copies.front()) copy.run();
+    if (!copies.front().empty()) machine.fibres[machine.current].published = false;
     copies.pop_front();
   }
 }
@@ -276,11 +315,32 @@ void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   mma<8>(sum, a, b, [](uint32_t bits, int) { return float_of(bits & ~0x1fffu); });
 }
 
+void publish_to_warpgroups() { machine.fibres[machine.current].published = true; }
+
+uint64_t warpgroup_rows(const void* shared_rows) {
+  const auto offset = static_cast<uint64_t>(static_cast<const char*>(shared_rows) - machine.shared.get());
+  return offset >> 4 | uint64_t{512 >> 4} << 32 | uint64_t{2} << 62;
+}
+
+void warpgroup_add(float (*sum)[4], int columns, uint64_t a, uint64_t b) {
+  for (int i = 0; i < machine.threads; ++i)
+    if (!machine.fibres[i].published) machine.error = unpublished;
+  machine.fibres[machine.current].products.back().push_back({sum, columns, a, b});
+}
+void warpgroup_commit() { machine.fibres[machine.current].products.emplace_back(); }
+void warpgroup_wait_for(int pending) {
+  auto& products = machine.fibres[machine.current].products;
+  while (static_cast<int>(products.size()) - 1 > pending) {
+    for (const WarpgroupProduct& product : products.front()) multiply(product);
+    products.pop_front();
+  }
+}
+
 int run_blocks(void (*body)(const void*), const void* argument, int64_t blocks, int threads,
                int64_t shared_bytes) {
   const std::lock_guard<std::mutex> guard(machine_lock);
   if (blocks < 1 || blocks > max_blocks || threads < 1 || threads > most_threads || shared_bytes < 0 ||
-      shared_bytes > max_shared_bytes)
+      shared_bytes > max_warpgroup_shared_bytes)
     return bad_launch;
   prepare_fibres(threads);
   machine.body = body;
@@ -293,12 +353,16 @@ int run_blocks(void (*body)(const void*), const void* argument, int64_t blocks, 
   for (int64_t i = 0; i < blocks; ++i) {
     machine.block_index = machine.reversed ? blocks - 1 - i : i;
     // Exactly as much as was asked for, anew for each block, so that tools see an overrun.
-    machine.shared = std::make_unique<char[]>(static_cast<size_t>(shared_bytes));
-    std::memset(machine.shared.get(), 0xff, static_cast<size_t>(shared_bytes));
+    void* shared = nullptr;
+    if (posix_memalign(&shared, 1024, static_cast<size_t>(shared_bytes)) != 0) return bad_launch;
+    machine.shared.reset(static_cast<char*>(shared));
+    std::memset(shared, 0xff, static_cast<size_t>(shared_bytes));
+    machine.error = none;
     if (!run_block()) {
       machine.fibres.clear();  // they wait in the middle of a kernel
       return stuck;
     }
+    if (machine.error != none) return machine.error;
   }
   return none;
 }
@@ -324,6 +388,8 @@ const char* cuda_error_text(int error) {
       return "the launch asks for more blocks, threads or shared memory than there are";
     case device::stuck:
       return "some threads wait at a barrier that others never reach";
+    case device::unpublished:
+      return "a warpgroup multiplies what has not been published to it";
     default:
       return "no error";
   }

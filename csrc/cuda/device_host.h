@@ -3,9 +3,9 @@
 // launch() runs a kernel before it returns, block after block. The threads of a block run for real, each on a
 // stack of its own, one at a time: a thread runs until it waits for others. What a GPU leaves open is chosen
 // to the kernel's disadvantage: shared memory begins as NaN, asynchronous copies happen no sooner than they
-// are waited for, and set_reversed(true) runs blocks and threads from the last to the first, so that a
-// missing barrier, wait or initialization changes results. A block that can go on no more is an error of the
-// launch.
+// are waited for, and set_reversed(true) has them happen at once, and runs blocks and threads from the last
+// to the first, so that a missing barrier, wait or initialization changes results. A block that can go on no
+// more is an error of the launch.
 #pragma once
 
 #include <cmath>
@@ -73,6 +73,25 @@ void load_matrix_transposed(uint32_t (&to)[4], const void* shared_row);
 void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
+// Products of warpgroups happen no sooner than they are waited for; those of tiles that some thread wrote to
+// and did not publish are an error of the launch.
+constexpr bool has_warpgroups = true;
+void publish_to_warpgroups();
+uint64_t warpgroup_rows(const void* shared_rows);
+void warpgroup_add(float (*sum)[4], int columns, uint64_t a, uint64_t b);
+void warpgroup_commit();
+void warpgroup_wait_for(int pending);
+template <int M, int N>
+void warpgroup_begin(float (&)[M][N][4]) {}
+template <int pending, int M, int N>
+void warpgroup_wait(float (&)[M][N][4]) {
+  warpgroup_wait_for(pending);
+}
+template <int N>
+void warpgroup_mma(float (&sum)[N][4], uint64_t a, uint64_t b) {
+  warpgroup_add(sum, 8 * N, a, b);
+}
+
 inline uint32_t bits_of(float v) {
   uint32_t bits;
   std::memcpy(&bits, &v, sizeof bits);
@@ -112,6 +131,7 @@ inline double sqrt(double v) { return std::sqrt(v); }
 
 constexpr int64_t max_blocks = 0x7fffffff;
 constexpr int64_t max_shared_bytes = 99 << 10;  // what a block may have on every GPU from 8.0 on
+constexpr int64_t max_warpgroup_shared_bytes = 227 << 10;
 
 void set_reversed(bool reversed);
 
@@ -135,6 +155,11 @@ int launch(void (*kernel)(Argument), int64_t blocks, int threads, int64_t shared
            const Argument& argument) {
   const Job<Argument> job{kernel, argument};
   return run_blocks(Job<Argument>::run, &job, blocks, threads, shared_bytes);
+}
+
+template <typename Argument>
+int allowed_threads(void (*)(Argument)) {
+  return 1024;
 }
 
 class Use {

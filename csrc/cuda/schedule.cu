@@ -67,7 +67,7 @@ PassArgs arguments(const ScheduleTables& t, const Plan& plan, const CudaPass& pa
 
 int run(const Launch& launch, const Plan& plan, const PassArgs& args, device::Stream stream) {
   if (launch.work == Work::merge) return launch_merge(launch, args, stream);
-  if (launch.work <= Work::conv_128) return launch_conv(launch, plan.bfloat16, plan.tf32, args, stream);
+  if (is_conv(launch.work)) return launch_conv(launch, plan.bfloat16, plan.tf32, args, stream);
   return launch_planes(launch, plan.bfloat16, args, stream);
 }
 
@@ -90,6 +90,11 @@ Status schedule_plan_cuda(const ScheduleTables& tables, Storage storage, bool tf
 CudaNeeds schedule_needs_cuda(const void* plan) {
   const auto& header = *static_cast<const Plan*>(plan);
   return {header.arena_bytes, header.scratch_bytes, header.levels, header.resident_bytes};
+}
+
+bool schedule_has_warpgroups_cuda(int device) {
+  const device::Use use(device);
+  return use.error() == 0 && has_warpgroups();
 }
 
 Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
@@ -125,6 +130,8 @@ Status schedule_run_resident_cuda(const ScheduleTables& t, const CudaPass& pass)
   CudaLimits limits{};
   if (const int error = cuda_limits(pass.device, &limits); error != 0)
     return {Code::device_error, error, "the device cannot be used"};
+  if (plan.resident_bytes > limits.block_shared_bytes)
+    return unsupported("the plan's images do not fit into a multiprocessor's memory; plan for fewer");
   // As many blocks as can run at once; each goes on with other images until none are left.
   const int64_t side_by_side =
       std::max<int64_t>(1, limits.shared_bytes / (plan.resident_bytes + limits.reserved_bytes));

@@ -4,6 +4,8 @@
 // Copies to shared memory run three steps ahead of the products. Where the input has a norm or an activation,
 // each thread applies it to the pieces that it copied itself, once they have come; padding stays zero. The
 // sums go through shared memory once more, for statistics and so that whole chunks are finished and stored.
+#include <utility>
+
 #include "conv_tile.cuh"
 #include "schedule_kernels.cuh"
 #include "schedule_products.cuh"
@@ -13,17 +15,17 @@ namespace lasfast {
 namespace {
 
 // Scale and shift of the input's channels follow.
-template <int BN>
+template <int BM, int BN>
 struct Shared {
   Problem problem;
   union {
-    Stage<BN> stage[stages];
-    Result<BN> result;
+    Stage<BM, BN> stage[stages];
+    Result<BM, BN> result;
   };
 };
 
 // The input under the windows of the rows that a thread copies from.
-template <typename T>
+template <typename T, int copies>
 struct Windows {
   const T* image[copies];
   int top[copies], left[copies];
@@ -73,17 +75,20 @@ LASFAST_DEVICE void transform(const float* scale, const float* shift, int32_t ac
   device::store16(at, bits);
 }
 
-template <typename T, int BN, template <typename, int, int> class Product>
-LASFAST_KERNEL(schedule_threads, 1)
-conv(const PassArgs pass) {
-  using G = Geometry<BN>;
+template <typename T, int BM, int BN, bool warpgroups, template <typename, int, int> class ProductOf>
+LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
+  using G = Geometry<BM, BN, warpgroups>;
+  using Product = ProductOf<T, G::rows, G::columns>;
+  using Result = lasfast::Result<BM, BN>;
+  using Stage = lasfast::Stage<BM, BN>;
+  constexpr int copies = BM / rows_at_once;  // rows of a tile that a thread copies from
   constexpr int piece_elements = 16 / sizeof(T), step_elements = conv_step_bytes / sizeof(T);
-  auto* const shared = device::shared<Shared<BN>>();
+  auto* const shared = device::shared<Shared<BM, BN>>();
   find_problem(pass, &shared->problem);
   const Problem& p = shared->problem;
   const Tile tile(pass, p);
   if (tile.empty()) return;
-  const int thread = device::thread_index(), warp = thread / 32;
+  const int thread = device::thread_index();
   const int piece = thread % pieces, row = thread / pieces;
 
   const bool transformed = p.input.norm >= 0 || p.input.activation != 0;
@@ -97,14 +102,14 @@ conv(const PassArgs pass) {
     }
   device::barrier();
 
-  const Windows<T> windows(pass, p, tile);
+  const Windows<T, copies> windows(pass, p, tile);
   Walk ahead = {0, 0, 0};
   for (int i = 0; i < piece; ++i) ahead.advance<piece_elements>(p.input.pitch, p.kernel_width);
   Walk here = ahead;
   const int steps = p.depth / step_elements;
   const auto* const weight = reinterpret_cast<const T*>(pass.weights + p.weight);
 
-  const auto fill = [&](Stage<BN>& stage, int step) {
+  const auto fill = [&](Stage& stage, int step) {
     LASFAST_UNROLL
     for (int i = 0; i < copies; ++i) {
       const bool inside = windows.inside(p, ahead, i);
@@ -121,25 +126,29 @@ conv(const PassArgs pass) {
     }
     ahead.advance<step_elements>(p.input.pitch, p.kernel_width);
   };
-  const auto arrived = [&](Stage<BN>& stage) {
-    if (!transformed) return;
-    LASFAST_UNROLL
-    for (int i = 0; i < copies; ++i)
-      if (windows.inside(p, here, i))
-        transform(scale + here.channel, shift + here.channel, p.input.activation,
-                  stage.a + piece_offset(row + i * rows_at_once, piece), T{});
-    here.advance<step_elements>(p.input.pitch, p.kernel_width);
+  const auto arrived = [&](Stage& stage) {
+    if (transformed) {
+      LASFAST_UNROLL
+      for (int i = 0; i < copies; ++i)
+        if (windows.inside(p, here, i))
+          transform(scale + here.channel, shift + here.channel, p.input.activation,
+                    stage.a + piece_offset(row + i * rows_at_once, piece), T{});
+      here.advance<step_elements>(p.input.pitch, p.kernel_width);
+    }
+    Product::publish();
   };
-  Product<T, G::warp_rows, G::warp_columns> product;
-  const int first_row = warp / G::warps_n * G::warp_rows, first_column = warp % G::warps_n * G::warp_columns;
-  pipeline(shared->stage, steps, fill, arrived, [&](const Stage<BN>& stage) {
+  Product product;
+  const int first_row = G::first_row(), first_column = G::first_column();
+  pipeline<Product::in_flight>(shared->stage, steps, fill, arrived, [&](const Stage& stage) {
     product.add(stage.a + first_row * conv_step_bytes, stage.b + first_column * conv_step_bytes);
   });
-
-  Result<BN>& result = shared->result;
-  product.store(result.values + first_row * Result<BN>::pitch + first_column, Result<BN>::pitch);
+  product.finish();
   device::barrier();
-  if (p.partial >= 0) take_statistics(pass, p, tile, result.values, Result<BN>::pitch, &result.moments);
+
+  Result& result = shared->result;
+  product.store(result.values + first_row * Result::pitch + first_column, Result::pitch);
+  device::barrier();
+  if (p.partial >= 0) take_statistics(pass, p, tile, result.values, Result::pitch, &result.moments);
   constexpr int across = BN / chunk;
   const int column = thread % across * chunk;
   if (tile.column + column >= p.out_pitch) return;
@@ -147,48 +156,69 @@ conv(const PassArgs pass) {
   for (int64_t m = thread / across; m < tile.end - tile.first; m += schedule_threads / across) {
     Chunk x;
     LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) x.v[i] = result.values[m * Result<BN>::pitch + column + i];
+    for (int i = 0; i < chunk; ++i) x.v[i] = result.values[m * Result::pitch + column + i];
     finish.store(x, tile.first + m);
   }
 }
 
-template <typename T, template <typename, int, int> class Product>
-int launch_of(const Launch& launch, const PassArgs& pass, device::Stream stream) {
-  const auto run = [&](void (*kernel)(PassArgs)) {
-    return device::launch(kernel, launch.blocks, schedule_threads, launch.shared_bytes, stream, pass);
-  };
-  switch (launch.work) {
-    case Work::conv_16:
-      return run(conv<T, 16, Product>);
-    case Work::conv_32:
-      return run(conv<T, 32, Product>);
-    case Work::conv_64:
-      return run(conv<T, 64, Product>);
-    default:
-      return run(conv<T, 128, Product>);
-  }
+template <typename T, int BM, int BN, template <typename, int, int> class Product>
+LASFAST_KERNEL(schedule_threads, 1)
+conv(const PassArgs pass) {
+  conv_tile<T, BM, BN, false, Product>(pass);
+}
+
+// Where there are no warpgroups no block of this is launched: it may not have as many threads as it takes.
+template <typename T, int BM, int BN>
+LASFAST_KERNEL(device::has_warpgroups ? schedule_threads : 32, 1)
+warpgroup_conv(const PassArgs pass) {
+  if constexpr (device::has_warpgroups) conv_tile<T, BM, BN, true, WarpgroupProduct>(pass);
+}
+
+// ---- by the numbers of tiles
+
+using Tiles = std::make_index_sequence<cuda_conv_tile_count>;
+using Kernel = void (*)(PassArgs);
+
+template <typename T, template <typename, int, int> class Product, size_t number>
+constexpr Kernel kernel_of() {
+  constexpr CudaConvTile tile = cuda_conv_tiles[number];
+  if constexpr (!tile.warpgroups)
+    return conv<T, tile.rows, tile.columns, Product>;
+  else if constexpr (sizeof(T) == 2)
+    return warpgroup_conv<T, tile.rows, tile.columns>;
+  else
+    return nullptr;
+}
+
+template <typename T, template <typename, int, int> class Product, size_t... numbers>
+Kernel kernel_of(int number, std::index_sequence<numbers...>) {
+  constexpr Kernel kernels[] = {kernel_of<T, Product, numbers>()...};
+  return kernels[number];
+}
+
+template <size_t... numbers>
+int64_t shared_bytes(int number, std::index_sequence<numbers...>) {
+  constexpr int64_t bytes[] = {
+      sizeof(Shared<cuda_conv_tiles[numbers].rows, cuda_conv_tiles[numbers].columns>)...};
+  return bytes[number];
 }
 
 }  // namespace
 
 int64_t conv_shared_bytes(Work work, int64_t input_pitch) {
-  const int64_t norm = 2 * input_pitch * int64_t{sizeof(float)};
-  switch (work) {
-    case Work::conv_16:
-      return sizeof(Shared<16>) + norm;
-    case Work::conv_32:
-      return sizeof(Shared<32>) + norm;
-    case Work::conv_64:
-      return sizeof(Shared<64>) + norm;
-    default:
-      return sizeof(Shared<128>) + norm;
-  }
+  return shared_bytes(static_cast<int>(work), Tiles{}) + 2 * input_pitch * int64_t{sizeof(float)};
 }
 
 int launch_conv(const Launch& launch, bool bfloat16, bool tf32, const PassArgs& pass, device::Stream stream) {
-  if (bfloat16) return launch_of<device::bfloat16, TensorProduct>(launch, pass, stream);
-  return tf32 ? launch_of<float, TensorProduct>(launch, pass, stream)
-              : launch_of<float, ExactProduct>(launch, pass, stream);
+  const int tile = static_cast<int>(launch.work);
+  auto* const kernel = bfloat16 ? kernel_of<device::bfloat16, TensorProduct>(tile, Tiles{})
+                       : tf32   ? kernel_of<float, TensorProduct>(tile, Tiles{})
+                                : kernel_of<float, ExactProduct>(tile, Tiles{});
+  return device::launch(kernel, launch.blocks, schedule_threads, launch.shared_bytes, stream, pass);
+}
+
+bool has_warpgroups() {
+  return device::allowed_threads(warpgroup_conv<device::bfloat16, 128, 64>) >= schedule_threads;
 }
 
 }  // namespace lasfast

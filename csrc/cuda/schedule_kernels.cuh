@@ -12,6 +12,9 @@ int launch_planes(const Launch& launch, bool bfloat16, const PassArgs& pass, dev
 int launch_merge(const Launch& launch, const PassArgs& pass, device::Stream stream);
 int launch_resident(const Plan& plan, const PassArgs& pass, int64_t blocks, device::Stream stream);
 
+// Whether this build has code for warpgroups that the current device runs.
+bool has_warpgroups();
+
 // What their blocks need of shared memory.
 int64_t conv_shared_bytes(Work work, int64_t input_pitch);
 int64_t plane_shared_bytes(Work work, const Problem& problem);

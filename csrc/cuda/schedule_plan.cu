@@ -17,7 +17,11 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_to(int64_t value, int64_t multiple) { return divide_up(value, multiple) * multiple; }
 int32_t pitch_of(int64_t channels) { return static_cast<int32_t>(cuda_channels(channels)); }
 Kind kind_of(const Operation& op) { return static_cast<Kind>(op.kind); }
-bool is_conv(Work work) { return work <= Work::conv_128; }
+
+int64_t most_shared_bytes(Work work) {
+  return is_conv(work) && conv_tile(work).warpgroups ? device::max_warpgroup_shared_bytes
+                                                     : device::max_shared_bytes;
+}
 
 int64_t itemsize(Storage storage) { return storage == Storage::float32 ? 4 : 2; }
 
@@ -28,14 +32,9 @@ Value output_of(const ScheduleTables& t, const Operation& op) {
   return op.leaf >= 0 ? Value{op.out_channels, 1, 1, 0, 0} : t.values[op.output];
 }
 
-// The narrowest tile that holds all channels; of the two widest, the one that computes less in vain.
-Work conv_work(int64_t channels) {
-  if (channels <= 16) return Work::conv_16;
-  if (channels <= 32) return Work::conv_32;
-  return round_to(channels, 64) < round_to(channels, 128) ? Work::conv_64 : Work::conv_128;
+bool is_conv(const Operation& op) {
+  return kind_of(op) == Kind::linear || (kind_of(op) == Kind::conv2d && !is_depthwise_cuda(op));
 }
-
-int64_t conv_columns(Work work) { return int64_t{16} << static_cast<int>(work); }
 
 Work work_of(const Operation& op) {
   switch (kind_of(op)) {
@@ -54,7 +53,8 @@ Work work_of(const Operation& op) {
     case Kind::arrange:
       return Work::arrange;
     default:
-      return is_depthwise_cuda(op) ? Work::depthwise : conv_work(op.out_channels);
+      if (is_depthwise_cuda(op)) return Work::depthwise;
+      return static_cast<Work>(op.tile ? op.tile - 1 : schedule_usual_tile_cuda(op.out_channels));
   }
 }
 
@@ -111,8 +111,8 @@ struct Draft {
       p.weight = op.weight;
     }
     if (is_conv(work)) {
-      p.rows = conv_rows;
-      p.columns = static_cast<int32_t>(conv_columns(work));
+      p.rows = conv_tile(work).rows;
+      p.columns = conv_tile(work).columns;
     } else {
       const int64_t chunks = p.out_pitch / chunk;
       const int64_t across = divide_up(chunks, divide_up(chunks, plane_chunks));
@@ -183,6 +183,17 @@ struct Draft {
   }
 };
 
+Status check_tiles(const ScheduleTables& t, Storage storage) {
+  for (int64_t i = 0; i < t.operation_count; ++i) {
+    const Operation& op = t.operations[i];
+    if (op.tile < 0 || op.tile > cuda_conv_tile_count || (op.tile && !is_conv(op)))
+      return invalid("an operation's tile is none of a convolution's");
+    if (op.tile && cuda_conv_tiles[op.tile - 1].warpgroups && storage != Storage::bfloat16)
+      return invalid("warpgroups multiply bfloat16 alone");
+  }
+  return {};
+}
+
 // What the resident kernel asks for beyond what every kernel does.
 Status check_resident(const ScheduleTables& t) {
   for (int64_t i = 0; i < t.value_count; ++i)
@@ -191,13 +202,23 @@ Status check_resident(const ScheduleTables& t) {
   for (int64_t i = 0; i < t.operation_count; ++i) {
     const Operation& op = t.operations[i];
     if (kind_of(op) == Kind::opaque) return invalid("an opaque operation is run by the caller");
-    if (is_conv(work_of(op)) && (op.input_norm >= 0 || op.input_activation))
+    if (is_conv(op) && (op.input_norm >= 0 || op.input_activation))
       return invalid("the input of a convolution or linear operation has a norm or an activation");
+    if (op.tile) return invalid("the resident kernel has tiles of its own");
   }
   return {};
 }
 
 }  // namespace
+
+// The first of the narrowest that hold all channels; of the two widest, the one that computes less in vain.
+int schedule_usual_tile_cuda(int64_t channels) {
+  const bool half = round_to(channels, 64) < round_to(channels, 128);
+  const int64_t columns = channels <= 16 ? 16 : channels <= 32 ? 32 : half ? 64 : 128;
+  int number = 0;
+  while (cuda_conv_tiles[number].columns != columns) ++number;
+  return number;
+}
 
 bool is_depthwise_cuda(const Operation& op) { return kind_of(op) == Kind::conv2d && op.groups > 1; }
 
@@ -237,6 +258,7 @@ Status check_plan(const ScheduleTables& t, Storage storage, int64_t images, Purp
     return status;
   for (int64_t i = 0; i < t.value_count; ++i)
     if (t.values[i].shared) return invalid("there is one arena on CUDA, and no value is shared");
+  if (const Status status = check_tiles(t, storage); !status.ok()) return status;
   if (resident) {
     if (const Status status = check_resident(t); !status.ok()) return status;
   }
@@ -248,7 +270,8 @@ Status check_plan(const ScheduleTables& t, Storage storage, int64_t images, Purp
         (p.other.channels && images * p.input.height * p.input.width >= largest_positions))
       return unsupported("more than 2^31 positions of one value at a time; run fewer images at once");
   for (const Launch& launch : draft.launches)
-    if (!resident && (launch.blocks > device::max_blocks || launch.shared_bytes > device::max_shared_bytes))
+    if (!resident &&
+        (launch.blocks > device::max_blocks || launch.shared_bytes > most_shared_bytes(launch.work)))
       return unsupported("an operation has too many channels or positions for one launch");
   return {};
 }

@@ -8,24 +8,21 @@
 
 #include <cstdint>
 
+#include "lasfast/schedule.h"
+
 namespace lasfast {
 
 constexpr int schedule_threads = 256;   // of every kernel
 constexpr int chunk = 8;                // channels that a thread handles together
-constexpr int conv_rows = 128;          // positions in a tile of a convolution
 constexpr int conv_step_bytes = 64;     // of a row that convolutions read at a time
 constexpr int plane_chunks = 8;         // at most, side by side in a tile of the other operations
 constexpr int plane_rows = 4;           // that a thread of theirs computes
 constexpr int merge_columns = 32;       // channels whose statistics a block merges
 constexpr int64_t resident_blocks = 2;  // of the resident kernel on a multiprocessor, at most
 
-// Which kernel. Convolutions by the columns of their tiles.
+// Which kernel. Convolutions come first, by the number of their tile.
 enum class Work : int32_t {
-  conv_16,
-  conv_32,
-  conv_64,
-  conv_128,
-  depthwise,
+  depthwise = cuda_conv_tile_count,
   max_pool,
   avg_pool,
   global_pool,
@@ -35,7 +32,10 @@ enum class Work : int32_t {
   input,
   merge,  // the second stage of statistics
 };
-constexpr int work_count = 13;
+constexpr int work_count = cuda_conv_tile_count + 9;
+
+constexpr bool is_conv(Work work) { return work < Work::depthwise; }
+constexpr CudaConvTile conv_tile(Work work) { return cuda_conv_tiles[static_cast<int>(work)]; }
 
 // A value as an operation reads it. `norm`: of its first channel in scale and shift; -1 where there is none.
 struct Term {

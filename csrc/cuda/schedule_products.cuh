@@ -1,10 +1,11 @@
 // The product of two tiles in shared memory, A [rows, 64 bytes of k] and B [columns, 64 bytes of k], added to
-// sums in registers: by tensor cores (bf16 and TF32), or exactly in fp32.
+// sums in registers: by tensor cores (bf16 and TF32; a warp at a time, or a warpgroup), or exactly in fp32.
 //
 // A row's four pieces of 16 bytes are permuted, so that eight rows' pieces of one number lie in different
 // banks: the four of a row in half a line of all banks, two rows a line, and piece j of row r at j ^ (r / 2).
 //
-// Each warp has a patch of the sums, WM x WN.
+// Each warp or warpgroup has a patch of the sums, WM x WN. Before its sums are stored a product is finished:
+// it may leave those of `in_flight` steps under way.
 #pragma once
 
 #include "device.cuh"
@@ -57,6 +58,11 @@ struct TensorSums {
 // What a warp adds: `a` is at its first row, `b` at its first column; both are multiples of eight.
 template <typename T, int WM, int WN>
 struct TensorProduct : TensorSums<T, WM, WN> {
+  static constexpr bool warpgroups = false;
+  static constexpr int in_flight = 0;
+  LASFAST_DEVICE static void publish() {}
+  LASFAST_DEVICE void finish() {}
+
   LASFAST_DEVICE void add(const char* a, const char* b) {
     CopiedRows rows{a};
     add(rows, b);
@@ -113,7 +119,12 @@ struct TensorProduct : TensorSums<T, WM, WN> {
 template <typename T, int WM, int WN>
 struct ExactProduct {
   static_assert(sizeof(T) == 4, "bf16 has tensor cores everywhere");
+  static constexpr bool warpgroups = false;
+  static constexpr int in_flight = 0;
   float sum[WM / 8][WN / 4] = {};
+
+  LASFAST_DEVICE static void publish() {}
+  LASFAST_DEVICE void finish() {}
 
   LASFAST_DEVICE void add(const char* a, const char* b) {
     CopiedRows rows{a};
@@ -159,6 +170,39 @@ struct ExactProduct {
   LASFAST_DEVICE static int held_column(int n) { return 4 * n + device::thread_index() % 32 / 8; }
   LASFAST_DEVICE static int held_row(int m) { return row(m); }
   LASFAST_DEVICE Sums held(int m, int n) const { return {{sum[m][n]}}; }
+};
+
+// By the tensor cores of Hopper, which read both tiles from shared memory, and go on by themselves.
+template <typename T, int WM, int WN>
+struct WarpgroupProduct {
+  static_assert(sizeof(T) == 2 && conv_step_bytes == 64, "bf16, in rows as warpgroup_rows wants them");
+  static constexpr bool warpgroups = true;
+  static constexpr int in_flight = 1;
+  float sum[WM / 64][WN / 8][4] = {};
+
+  // What this thread copied is seen by the products behind the next barrier.
+  LASFAST_DEVICE static void publish() { device::publish_to_warpgroups(); }
+  LASFAST_DEVICE void finish() { device::warpgroup_wait<0>(sum); }
+
+  LASFAST_DEVICE void add(const char* a, const char* b) {
+    device::warpgroup_begin(sum);
+    LASFAST_UNROLL
+    for (int k = 0; k < 2; ++k) LASFAST_UNROLL
+    for (int m = 0; m < WM / 64; ++m)
+      device::warpgroup_mma(sum[m], device::warpgroup_rows(a + 64 * m * conv_step_bytes + 32 * k),
+                            device::warpgroup_rows(b + 32 * k));
+    device::warpgroup_commit();
+    device::warpgroup_wait<in_flight>(sum);
+  }
+
+  LASFAST_DEVICE void store(float* to, int pitch) const {
+    const int lane = device::thread_index() % 32, first_row = device::thread_index() / 32 % 4 * 16;
+    LASFAST_UNROLL
+    for (int m = 0; m < WM / 64; ++m) LASFAST_UNROLL
+    for (int n = 0; n < WN / 8; ++n) LASFAST_UNROLL
+    for (int i = 0; i < 4; ++i)
+      to[(64 * m + first_row + lane / 4 + i / 2 * 8) * pitch + 8 * n + lane % 4 * 2 + i % 2] = sum[m][n][i];
+  }
 };
 
 }  // namespace lasfast

@@ -193,14 +193,13 @@ LASFAST_CALLED void planes(int at) {
 
 template <typename T, template <typename, int, int> class Product>
 LASFAST_DEVICE void run(int at, int stage) {
-  switch (device::shared<ResidentShared>()->problem[at].work) {
-    case Work::conv_16:
-      return conv<T, 16, Product>(at, stage);
-    case Work::conv_32:
-      return conv<T, 32, Product>(at, stage);
-    case Work::conv_64:
-    case Work::conv_128:
-      return conv<T, 64, Product>(at, stage);
+  const Problem& p = device::shared<ResidentShared>()->problem[at];
+  if (is_conv(p.work)) {
+    if (p.columns == 16) return conv<T, 16, Product>(at, stage);
+    if (p.columns == 32) return conv<T, 32, Product>(at, stage);
+    return conv<T, 64, Product>(at, stage);
+  }
+  switch (p.work) {
     case Work::depthwise:
       return depthwise<T>(at, stage);
     case Work::max_pool:
@@ -261,7 +260,7 @@ resident(const ResidentArgs args) {
 }  // namespace
 
 int64_t resident_stage_bytes(const Problem& p) {
-  if (p.work <= Work::conv_128) return ring_bytes;
+  if (is_conv(p.work)) return ring_bytes;
   if (p.work != Work::depthwise) return 0;
   const int64_t bytes = int64_t{p.kernel_height} * p.kernel_width * p.columns * int64_t{sizeof(float)};
   return (bytes + line_bytes - 1) / line_bytes * line_bytes;

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lasfast.engine.conv_tiles import ConvTiles
 from lasfast.engine.graphs import Replays
 from lasfast.engine.program import Program
 from lasfast.engine.schedule import CUDA_CHANNELS, Schedule
@@ -54,6 +55,7 @@ class CudaProgram(Program):
         self.index = backend.device.index or 0
         super().__init__(backend, schedule, calibration=calibration)
         self.tf32 = backend.precision == "fp32" and torch.get_float32_matmul_precision() != "highest"
+        ConvTiles(backend, self.tf32).take(schedule.values, self.operations)
         self.last_level = int(self.operations["level"].max())
         self._plans: dict[tuple[int, int], _Plan] = {}
         self.way = "levels"

@@ -45,7 +45,7 @@ OPERATION = np.dtype(
         *((name, "i4") for name in ("input_norm", "input_activation", "other_norm", "other_activation")),
         *((name, "i4") for name in ("output_norm", "activation", "statistics", "out_channels")),
         ("first", "i4"),
-        ("reserved", "i4"),
+        ("tile", "i4"),
         ("weight", "i8"),
         ("bias", "i8"),
     ],

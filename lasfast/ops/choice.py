@@ -35,6 +35,10 @@ BUSY = 4_000_000  # clock cycles of a GPU, about two milliseconds: more than que
 MARGIN = 0.95  # what another way's time must be below, of the first's, to be taken instead
 
 
+class UnfitError(Exception):
+    """What a way raises that finds, when it is tried, that it does not do what the others do."""
+
+
 def fastest(
     key: str,
     device: torch.device,
@@ -44,14 +48,14 @@ def fastest(
     """Return the name of the fastest of `ways` for `key` on this machine.
 
     The first is the one to prefer where times are alike. Where nothing is known of `key` yet, each is run
-    a few times; they must not change anything. Of several processes that run the ways together, all take
-    what one of them takes: `share` has one do some work, and gives its result to all. While a CUDA graph
-    is recorded what is known is taken, else the first, which must be fit for that; a warm-up before lets it
-    be known.
+    a few times; they must not change anything. One that raises `UnfitError` then is not taken. Of several
+    processes that run the ways together, all take what one of them takes: `share` has one do some work, and
+    gives its result to all. While a CUDA graph is recorded what is known is taken, else the first, which
+    must be fit for that; a warm-up before lets it be known.
     """
     chosen = share(lambda: _decided(key, device, list(ways)))
     if chosen is None:
-        times = {name: _time(way, device) for name, way in ways.items()}
+        times = {name: _time_if_fit(way, device) for name, way in ways.items()}
         chosen = share(lambda: _decide(key, device, times))
     assert chosen is not None
     return chosen
@@ -85,6 +89,13 @@ def _decide(key: str, device: torch.device, times: Mapping[str, float]) -> str:
 def is_capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is being recorded: then nothing can be timed, and what is unknown stays so."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _time_if_fit(run: Callable[[], Any], device: torch.device) -> float:
+    try:
+        return _time(run, device)
+    except UnfitError:
+        return float("inf")
 
 
 def _time(run: Callable[[], Any], device: torch.device) -> float:

@@ -20,7 +20,7 @@ VALUE = np.dtype([("channels", "i4"), ("height", "i4"), ("width", "i4"), ("share
 NORM = np.dtype([("channels", "i4"), ("offset", "i4"), ("eps", "f4"), ("reserved", "i4")])
 NAMES = (
     "kind level input other output leaf kernel stride padding groups input_norm input_activation other_norm "
-    "other_activation output_norm activation statistics out_channels first reserved"
+    "other_activation output_norm activation statistics out_channels first tile"
 )
 OPERATION = np.dtype([*((name, "i4") for name in NAMES.split()), ("weight", "i8"), ("bias", "i8")])
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import lasfast
 from lasfast import _native, supernets
 from lasfast.engine import NativeBackend, Plan, TorchBackend
+from lasfast.engine.conv_tiles import ConvTiles
 from lasfast.engine.cuda_program import CudaProgram
 from lasfast.engine.graphs import Replays
 from lasfast.engine.lowering import lower
@@ -173,6 +174,7 @@ def test_what_is_faster_is_measured_once(emulated_cuda, monkeypatch, tmp_path) -
     """And kept for plans of about the same size."""
     monkeypatch.setenv("LASFAST_CHOICE", "measure")
     monkeypatch.setenv("LASFAST_CACHE", str(tmp_path))
+    monkeypatch.setattr(ConvTiles, "take", lambda *arguments: None)
     supernet, images, runs = NETS["residual"](), batches(2, size=4)[0], []
     original = CudaProgram._predict_resident
     monkeypatch.setattr(

@@ -52,6 +52,18 @@ def test_the_first_is_taken_where_times_are_alike() -> None:
     assert choice.fastest("a", CPU, found) == "native"
 
 
+def test_an_unfit_way_is_not_taken() -> None:
+    found, called = ways(native=0.01, torch=0)
+
+    def unfit() -> None:
+        called.append("torch")
+        raise choice.UnfitError
+
+    assert choice.fastest("a", CPU, found | {"torch": unfit}) == "native"
+    assert called.count("torch") == 1
+    assert choice.fastest("a", CPU, found | {"torch": unfit}) == "native"
+
+
 def test_another_process_remembers(cache: Path) -> None:
     choice.fastest("a", CPU, ways(native=0.01, torch=0)[0])
     choice.fastest("b", CPU, ways(native=0, torch=0.01)[0])

@@ -60,6 +60,8 @@ def aligned(count: int, dtype: torch.dtype, fill: float | None = None) -> Tensor
 class Schedule:
     """Values, norms and operations, added one by one; no two values share memory."""
 
+    tile = 0
+
     def __new__(cls, isa: int, storage: str = "fp32") -> Schedule:
         return super().__new__(CudaSchedule if isa < 0 else cls)
 
@@ -116,9 +118,11 @@ class Schedule:
         op |= {"leaf": -1}
         op |= {"other_norm": -1, "other_activation": 0, "output_norm": -1, "activation": 0, "statistics": -1}
         op |= {"out_channels": self.values[output][0] if output >= 0 else -1, "weight": -1, "bias": -1}
-        op |= {"first": 0, "reserved": 0}
+        op |= {"first": 0, "tile": 0}
         bias = fields.pop("bias", None)
         op |= fields
+        if kind in (Kind.CONV2D, Kind.LINEAR) and op["groups"] == 1:
+            op["tile"] = self.tile
         if isinstance(bias, Tensor):
             op["bias"] = len(self.biases)
             self.biases = torch.cat((self.biases, bias))

@@ -95,9 +95,9 @@ struct Operation {
   int32_t statistics;    // norm, or -1
   int32_t out_channels;  // of the output, whatever the kind; for Kind::input those of the images
   int32_t first;         // of the channels that an arrangement takes; 0 for every other kind
-  int32_t reserved;
-  int64_t weight;  // byte offset of its packed weight (64-byte aligned), or -1
-  int64_t bias;    // offset in biases, or -1
+  int32_t tile;          // CUDA: 1 + the number of a convolution's tile, see below; 0: the usual one
+  int64_t weight;        // byte offset of its packed weight (64-byte aligned), or -1
+  int64_t bias;          // offset in biases, or -1
 };
 static_assert(sizeof(Operation) == 96, "mirrored in Python");
 
@@ -196,6 +196,24 @@ constexpr int64_t resident_alignment = 64;  // elements
 // Bytes of a plan; 0 where the tables are not valid.
 int64_t schedule_plan_bytes_cuda(const ScheduleTables& tables, Storage storage, int64_t images,
                                  Purpose purpose);
+
+// A tile of a convolution's or linear operation's output, which a block of threads computes: positions and
+// channels. Warpgroups, of four warps, multiply bf16 alone, and only on some GPUs: Hopper.
+struct CudaConvTile {
+  int32_t rows, columns;
+  bool warpgroups;
+};
+constexpr CudaConvTile cuda_conv_tiles[] = {
+    {128, 16, false}, {128, 32, false}, {128, 64, false}, {128, 128, false}, {64, 32, false},
+    {64, 64, false},  {64, 128, false}, {128, 64, true},  {128, 128, true},  {256, 128, true},
+};
+constexpr int cuda_conv_tile_count = sizeof cuda_conv_tiles / sizeof *cuda_conv_tiles;
+
+// The number of the usual tile for so many output channels.
+int schedule_usual_tile_cuda(int64_t channels);
+
+// Whether this build has code for warpgroups that the device runs.
+bool schedule_has_warpgroups_cuda(int device);
 
 // `tf32`: products of fp32 values are rounded to TF32 and run on tensor cores. plan: 8-byte aligned.
 Status schedule_plan_cuda(const ScheduleTables& tables, Storage storage, bool tf32, int64_t images,

@@ -1,0 +1,179 @@
+"""Which tile CUDA computes a convolution in: measured once for its size on a GPU, then remembered.
+
+A level's operations, of all candidates, run in one launch that fills the chip. So a tile is measured on as
+much as fills it, and what is taken depends on the convolution alone: not on how many images or candidates
+there are, which must change no result. A tile that does not give the bits of the usual one is not taken.
+"""
+
+from __future__ import annotations
+
+from functools import cache, cached_property, partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lasfast.engine.schedule import CUDA_CHANNELS, OPERATION, STORAGES, VALUE, Kind
+from lasfast.ops.choice import UnfitError, fastest
+
+if TYPE_CHECKING:
+    from lasfast.engine.native_backend import NativeBackend
+
+SIDE = 16
+"""Height and width of what is measured on."""
+POSITIONS = 2048
+"""Of what is measured on, for each multiprocessor: sixteen tiles, or as many as take `BYTES`."""
+BYTES = 64 << 20
+MOST_CHANNELS = 2048
+"""Of an input; convolutions of more are computed in the usual tile."""
+
+
+class Size(NamedTuple):
+    """What convolutions that are computed in one tile have in common."""
+
+    kernel: int
+    in_channels: int
+    out_channels: int
+
+    @classmethod
+    def of(cls, kernel: int, in_channels: int, out_channels: int) -> Size:
+        """Round up, so that few are measured: all of a size are represented by the largest of them."""
+        step = 16 if out_channels <= 128 else 64
+        return cls(kernel, max(8, 1 << (in_channels - 1).bit_length()), -(-out_channels // step) * step)
+
+
+class ConvTiles:
+    """Takes tiles for a backend's schedules; `tf32` says how it multiplies fp32."""
+
+    def __init__(self, backend: NativeBackend, tf32: bool) -> None:
+        self.module, self.device = backend.module, backend.device
+        self.precision, self.tf32 = backend.precision, tf32
+        self.bytes = min(BYTES, BYTES if backend.memory_budget is None else backend.memory_budget)
+        self.shapes = self.module.schedule_conv_tiles_cuda()
+
+    def take(self, values: np.ndarray, operations: np.ndarray) -> None:
+        """Write the `tile` of every convolution: 1 + its number."""
+        dense = (operations["kind"] == Kind.CONV2D) & (operations["groups"] == 1)
+        taken: dict[Size, int] = {}
+        for index in np.flatnonzero(dense).tolist():
+            operation = operations[index]
+            in_channels = values["channels"][operation["input"]]
+            size = Size.of(*map(int, (operation["kernel"], in_channels, operation["out_channels"])))
+            if size not in taken:
+                taken[size] = 1 + self._fastest(size)
+            operation["tile"] = taken[size]
+
+    def _fastest(self, size: Size) -> int:
+        usual = self.module.schedule_usual_tile_cuda(size.out_channels)
+        if size.in_channels > MOST_CHANNELS:
+            return int(usual)
+        trial = cache(partial(Trial, self, size, usual))  # made where something is measured
+        tiles = {self._name(tile): tile for tile in (usual, *self._others(usual))}
+
+        def run(tile: int) -> None:
+            trial().run(tile)
+
+        ways = {name: partial(run, tile) for name, tile in tiles.items()}
+        what = f"{size.kernel}x{size.kernel}, {size.in_channels} to {size.out_channels} channels"
+        return tiles[
+            fastest(f"tile for {'tf32' if self.tf32 else self.precision}, {what}", self.device, ways)
+        ]
+
+    def _others(self, usual: int) -> list[int]:
+        """Numbers of tiles that suit about as many channels as the usual one."""
+        wanted = self.shapes[usual][1]
+        with_warpgroups = self.precision == "bf16" and self._has_warpgroups
+        return [
+            number
+            for number, (_, columns, warpgroups) in enumerate(self.shapes)
+            if number != usual and wanted <= 2 * columns <= 4 * wanted and (with_warpgroups or not warpgroups)
+        ]
+
+    def _name(self, number: int) -> str:
+        rows, columns, warpgroups = self.shapes[number]
+        return f"{rows}x{columns}" + " by warpgroups" * warpgroups
+
+    @cached_property
+    def _has_warpgroups(self) -> bool:
+        return bool(self.module.schedule_has_warpgroups_cuda(self.device.index or 0))
+
+
+class Trial:
+    """A convolution of some size, on values of enough positions to fill the chip, in one tile or another."""
+
+    def __init__(self, tiles: ConvTiles, size: Size, usual: int) -> None:
+        self.module, self.device, self.tf32 = tiles.module, tiles.device, tiles.tf32
+        self.index = self.device.index or 0
+        self.storage = STORAGES[tiles.precision]
+        dtype = torch.float32 if tiles.precision == "fp32" else torch.bfloat16
+        _, *channels = size
+        elements = [SIDE * SIDE * -(-count // CUDA_CHANNELS) * CUDA_CHANNELS for count in channels]
+        multiprocessors, *_ = self.module.cuda_limits(self.index)
+        wanted = -(-POSITIONS * multiprocessors // SIDE**2)
+        self.images = max(1, min(wanted, tiles.bytes // (sum(elements) * dtype.itemsize)))
+
+        self.values = np.array(
+            [(channels[0], SIDE, SIDE, 0, 0), (channels[1], SIDE, SIDE, 0, elements[0])], VALUE
+        )
+        self.operations = np.zeros(1, OPERATION)
+        for name in ("other", "leaf", "input_norm", "other_norm", "output_norm", "statistics", "bias"):
+            self.operations[name] = -1
+        for name, number in (("kind", Kind.CONV2D), ("output", 1), ("stride", 1), ("groups", 1)):
+            self.operations[name] = number
+        self.operations["kernel"], self.operations["padding"] = size.kernel, size.kernel // 2
+        self.operations["out_channels"] = size.out_channels
+
+        self.arena = torch.empty(sum(elements) * self.images, dtype=dtype, device=self.device)
+        source, self.output = self.arena.split([elements[0] * self.images, elements[1] * self.images])
+        # Not zeros, whose products take less power; and from no generator that others use.
+        some = torch.randn(1 << 16, generator=torch.Generator().manual_seed(0)).to(source)
+        source.copy_(some.repeat(-(-len(source) // len(some)))[: len(source)])
+        self.weights = self._packed(size)
+        self.plans: dict[int, tuple[Tensor, Tensor]] = {}
+        self._launch(usual)
+        self.right = self.output.clone()
+
+    def run(self, tile: int) -> None:
+        """Queue the convolution; the first time, raise `UnfitError` where the bits are not the usual ones."""
+        if tile in self.plans:
+            self._launch(tile)
+            return
+        self.output.zero_()
+        self._launch(tile)
+        if not torch.equal(self.output, self.right):
+            raise UnfitError
+
+    def _launch(self, tile: int) -> None:
+        tables = self.module.ScheduleTables(
+            *(self.values.ctypes.data, 2, 0, 0, self.operations.ctypes.data, 1),
+            *(self.weights.data_ptr(), self.weights.numel(), 0, 0, 0, 0, 0, 0, 0, 0, 0),
+        )
+        if tile not in self.plans:
+            self.operations["tile"] = tile + 1
+            plan = torch.empty(
+                self.module.schedule_plan_bytes_cuda(tables, self.storage, self.images, 0), dtype=torch.uint8
+            )
+            where = self.images, 0, plan.data_ptr()
+            self.module.schedule_plan_cuda(tables, self.storage, self.tf32, *where)
+            self.plans[tile] = plan, plan.to(self.device)
+        host, device = (plan.data_ptr() for plan in self.plans[tile])
+        arena = self.arena.data_ptr()
+        self.module.schedule_run_cuda(
+            *(tables, host, device, arena, self.images, 0, 0, arena, 0, 0, 0, self.index, self._stream)
+        )
+
+    def _packed(self, size: Size) -> Tensor:
+        where = self.operations.ctypes.data, self.values.ctypes.data, self.storage
+        packed = torch.empty(
+            self.module.schedule_packed_bytes_cuda(*where), dtype=torch.uint8, device=self.device
+        )
+        shape = size.out_channels, size.in_channels, size.kernel, size.kernel
+        weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device)
+        to = self.index, self._stream, packed.data_ptr()
+        self.module.schedule_pack_cuda(*where, weight.data_ptr(), weight.stride(), *to)
+        return packed
+
+    @property
+    def _stream(self) -> int:
+        return torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else 0

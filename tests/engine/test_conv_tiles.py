@@ -1,0 +1,159 @@
+"""Tiles of convolutions on CUDA: measured once for a size; none is taken that changes a bit."""
+
+import json
+
+import pytest
+import torch
+
+from lasfast import _native, supernets
+from lasfast.engine import NativeBackend, Plan, conv_tiles
+from lasfast.engine.conv_tiles import ConvTiles, Size
+from lasfast.engine.cuda_program import CudaProgram
+from lasfast.engine.lowering import lower
+from lasfast.engine.schedule import Kind
+from lasfast.ops import choice
+
+USUAL = {16: "128x16", 32: "128x32", 64: "128x64", 128: "128x128"}
+
+
+@pytest.fixture
+def measured(emulated_cuda, monkeypatch: pytest.MonkeyPatch, tmp_path):
+    """Measures on as little as there is, and remembers it in the directory that this gives."""
+    monkeypatch.setattr(conv_tiles, "POSITIONS", 256)
+    monkeypatch.setenv("LASFAST_CHOICE", "measure")
+    monkeypatch.setenv("LASFAST_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def supernet() -> supernets.Supernet:
+    torch.manual_seed(0)
+    return supernets.ResidualNet((2, 1, 1), 7)
+
+
+def tiles_of(backend: NativeBackend, *, calibration: bool = True) -> dict[Size, str]:
+    net = backend.supernet
+    plan = Plan([net.path(net.space.deepest)])
+    schedule = lower(plan, (3, 8, 8), calibration=calibration, width=8, cuda=True)
+    program = CudaProgram(backend, schedule, calibration=calibration)
+    shapes, found = ConvTiles(backend, tf32=False), {}
+    for operation in program.operations:
+        if operation["kind"] != Kind.CONV2D:
+            assert operation["tile"] == 0
+            continue
+        channels = schedule.values["channels"][operation["input"]]
+        size = Size.of(int(operation["kernel"]), int(channels), int(operation["out_channels"]))
+        found[size] = shapes._name(int(operation["tile"]) - 1)
+    return found
+
+
+def test_sizes_are_rounded_up() -> None:
+    assert Size.of(3, 3, 7) == (3, 8, 16)
+    assert Size.of(3, 8, 16) == (3, 8, 16)
+    assert Size.of(1, 9, 17) == (1, 16, 32)
+    assert Size.of(5, 65, 128) == (5, 128, 128)
+    assert Size.of(3, 129, 130) == (3, 256, 192)
+
+
+def test_tiles_are_measured_once_and_remembered(measured) -> None:
+    backend = NativeBackend(supernet(), "bf16")
+    first = tiles_of(backend)
+    (file,) = measured.iterdir()
+    kept = json.loads(file.read_text())
+    assert set(kept) == {
+        "tile for bf16, 3x3, 8 to 16 channels",
+        "tile for bf16, 3x3, 16 to 16 channels",
+        "tile for bf16, 3x3, 16 to 32 channels",
+        "tile for bf16, 3x3, 32 to 32 channels",
+        "tile for bf16, 3x3, 32 to 64 channels",
+        "tile for bf16, 3x3, 64 to 64 channels",
+    }
+    assert {f"tile for bf16, 3x3, {a} to {b} channels": name for (_, a, b), name in first.items()} == kept
+    # Another file is another decision, which programs of any kind heed.
+    kept["tile for bf16, 3x3, 64 to 64 channels"] = "256x128 by warpgroups"
+    file.write_text(json.dumps(kept))
+    choice._known.cache_clear()
+    assert tiles_of(backend, calibration=False)[Size(3, 64, 64)] == "256x128 by warpgroups"
+
+
+def test_without_measuring_tiles_are_the_usual_ones(measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LASFAST_CHOICE", "native")
+    for size, name in tiles_of(NativeBackend(supernet(), "bf16")).items():
+        assert name == USUAL[size.out_channels]
+    assert not list(measured.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("tile", range(10))
+def test_no_tile_changes_a_bit(emulated_cuda, monkeypatch, precision: str, tile: int) -> None:
+    """Of predictions; and calibration agrees to rounding, since partial statistics are of other positions."""
+    module = _native.load()
+    if precision == "fp32" and module.schedule_conv_tiles_cuda()[tile][2]:
+        pytest.skip("warpgroups multiply bf16 alone")
+    net = supernet()
+    plan = Plan([net.path(architecture) for architecture in ((2, 1, 1), (1, 1, 1))])
+    images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    backend = NativeBackend(net, precision)
+    statistics = backend.calibrate(plan, [images], "cumulative")
+    expected = backend.predict(plan, statistics, images)
+    monkeypatch.setattr(ConvTiles, "_fastest", lambda self, size: tile)
+    monkeypatch.setenv("LASFAST_CHOICE", "levels")
+    logits = backend.predict(plan, statistics, images)
+    assert all(torch.equal(logits[leaf], expected[leaf]) for leaf in plan.leaves)
+    bound = 1e-5 if precision == "fp32" else 1e-2
+    for node, right in zip(backend.calibrate(plan, [images], "cumulative"), statistics, strict=True):
+        for name in node:
+            for a, b in zip(node[name], right[name], strict=True):
+                torch.testing.assert_close(a, b, rtol=bound, atol=bound)
+
+
+def test_a_tile_that_changes_a_bit_is_not_taken(measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast it is."""
+    backend = NativeBackend(supernet(), "bf16")
+    original, sizes = conv_tiles.Trial._launch, []
+
+    def launch(self, tile: int) -> None:
+        rows, columns, _ = self.module.schedule_conv_tiles_cuda()[tile]
+        sizes.append((rows, columns))
+        if (rows, columns) == (128, 32) or tile == self.module.schedule_usual_tile_cuda(64):
+            original(self, tile)
+            return
+        if tile not in self.plans:
+            original(self, tile)
+            self.output.view(torch.int16)[-1] ^= 1
+
+    monkeypatch.setattr(conv_tiles.Trial, "_launch", launch)
+    usual = backend.module.schedule_usual_tile_cuda(64)
+    taken = ConvTiles(backend, tf32=False)._fastest(Size(3, 16, 64))
+    assert taken in (usual, 1)
+    assert {rows for rows, _ in sizes} == {64, 128, 256}
+
+
+def test_what_is_measured_fits_the_memory(measured) -> None:
+    backend = NativeBackend(supernet(), "fp32", memory_budget=1)
+    tiles = ConvTiles(backend, tf32=False)
+    trial = conv_tiles.Trial(tiles, Size(3, 16, 16), 0)
+    assert trial.images == 1
+    assert conv_tiles.Trial(ConvTiles(NativeBackend(supernet()), tf32=False), Size(3, 16, 16), 0).images > 1
+
+
+def test_inputs_of_very_many_channels_take_the_usual_tile(measured) -> None:
+    tiles = ConvTiles(NativeBackend(supernet(), "bf16"), tf32=False)
+    assert tiles._name(tiles._fastest(Size(1, 4096, 64))) == "128x64"
+    assert not list(measured.iterdir())
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("size", [(3, 64, 64), (1, 32, 48), (3, 256, 256), (5, 16, 24)])
+def test_tiles_agree_on_a_gpu(precision: str, size: tuple[int, int, int]) -> None:
+    """Those of warps to the bit; those of warpgroups, whose sums may be rounded otherwise, nearly."""
+    backend = NativeBackend(supernet().cuda(), precision)
+    tiles = ConvTiles(backend, tf32=False)
+    usual = backend.module.schedule_usual_tile_cuda(size[2])
+    trial = conv_tiles.Trial(tiles, Size(*size), usual)
+    for tile in tiles._others(usual):
+        try:
+            trial.run(tile)
+        except choice.UnfitError:
+            assert tiles.shapes[tile][2], tiles._name(tile)
+            torch.testing.assert_close(trial.output, trial.right, rtol=2e-2, atol=2e-2)

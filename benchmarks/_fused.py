@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmarks import _harness
 from lasfast import _native
+from lasfast.engine.conv_tiles import ConvTiles
 from lasfast.engine.native_backend import why_missing
 from lasfast.engine.schedule import NORM, OPERATION, VALUE, Kind
 
@@ -123,6 +124,8 @@ class CudaFused(Fused):
 
     def prepare(self) -> Callable[[], None]:
         tables, count, device = self.native(), len(self.images), self.images.device
+        precision = list(STORAGES)[self.number]
+        ConvTiles(device, precision, tf32=False).take(self.values, self.operations)
         size = self.module.schedule_plan_bytes_cuda(tables, self.number, count, self.calibration)
         plan = torch.zeros(size, dtype=torch.uint8)
         self.module.schedule_plan_cuda(tables, self.number, False, count, self.calibration, plan.data_ptr())

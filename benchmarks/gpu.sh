@@ -57,7 +57,7 @@ step train-bf16 60 "$python" -m benchmarks.bench_train --device cuda --precision
   nir-residual nir-plain nir-mobilenet-v1 --without compiled --output "$records/train-bf16.json"
 step evaluate-fp32 60 "$python" -m benchmarks.bench_evaluate --device cuda --precision fp32 --compiled \
   --output "$records/evaluate-fp32.json"
-for operation in limits conv depthwise batch_norm conv_train depthwise_train bn_act sgd; do
+for operation in limits tiles conv depthwise batch_norm conv_train depthwise_train bn_act sgd; do
   step "$operation" 30 "$python" -m pytest "benchmarks/bench_$operation.py" -p no:cacheprovider \
     --device cuda --benchmark-json="$records/$operation-raw.json" --benchmark-columns=median \
     --benchmark-group-by=group

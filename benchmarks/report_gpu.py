@@ -49,9 +49,11 @@ KERNELS = (  # file, what, floor, how it gets near
         "schedule_conv.cu",
         "convolution, linear",
         MATRIX,
-        "all candidates' operations of a level in one launch; tiles of 128 positions by 16 to 128 channels "
-        "on tensor cores (fp32 outside of these, or as TF32); copies to shared memory three steps "
-        "ahead of the products; norms and activations applied on the way in and out, statistics summed there",
+        "all candidates' operations of a level in one launch, in tiles of 64 to 256 positions by 16 to 128 "
+        "channels: for each size of convolution those that are measured faster, once on a GPU; on tensor "
+        "cores by warps, on Hopper by warpgroups, too (fp32 outside of these, or as TF32); copies to shared "
+        "memory two or three steps ahead of the products; norms and activations applied on the way in and "
+        "out, statistics summed there",
     ),
     (
         "schedule_planes.cu",

@@ -414,6 +414,7 @@ class Conv2dNhwcParams:
         storage: int,
         weight: int,
         tf32: bool = False,
+        warpgroups: bool = False,
     ) -> None: ...
 
 def conv2d_nhwc_why_not(params: Conv2dNhwcParams, which: Pass, isa: int) -> str | None: ...

@@ -17,7 +17,7 @@ namespace {
 Conv2dNhwcParams make_params(int64_t batch, const std::array<int64_t, 3>& input,
                              const std::array<int64_t, 3>& output, int64_t kernel, int64_t stride,
                              int64_t padding, const std::array<int64_t, 4>& weight_stride, int storage,
-                             int weight, bool tf32) {
+                             int weight, bool tf32, bool warpgroups) {
   Conv2dNhwcParams p{batch,
                      input[0],
                      input[1],
@@ -31,7 +31,8 @@ Conv2dNhwcParams make_params(int64_t batch, const std::array<int64_t, 3>& input,
                      {},
                      static_cast<Storage>(storage),
                      static_cast<Storage>(weight),
-                     tf32};
+                     tf32,
+                     warpgroups};
   std::copy(weight_stride.begin(), weight_stride.end(), p.weight_stride);
   return p;
 }
@@ -128,7 +129,8 @@ void bind_conv2d_nhwc(py::module_& m) {
   using py::arg;
   py::class_<Conv2dNhwcParams>(m, "Conv2dNhwcParams", py::module_local())
       .def(py::init(&make_params), arg("batch"), arg("input"), arg("output"), arg("kernel"), arg("stride"),
-           arg("padding"), arg("weight_stride"), arg("storage"), arg("weight"), arg("tf32") = false);
+           arg("padding"), arg("weight_stride"), arg("storage"), arg("weight"), arg("tf32") = false,
+           arg("warpgroups") = false);
   m.def("conv2d_nhwc_why_not", &why_not, arg("params"), arg("which"), arg("isa"));
   m.def("conv2d_nhwc_workspace_cpu", &workspace, arg("params"), arg("which"), arg("threads"), arg("isa"));
   m.def("conv2d_nhwc_forward_cpu", &forward, arg("params"), arg("input"), arg("weight"), arg("workspace"),

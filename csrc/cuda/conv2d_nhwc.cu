@@ -27,7 +27,7 @@ int run_windows(const Conv2dNhwcParams& p, const Windows& w, const void* input, 
     PackArgs pack{w, weight, {}, packed};
     for (int i = 0; i < 4; ++i) pack.stride[i] = p.weight_stride[i];
     if (const int error = launch_pack(pack, p.weight, p.storage, stream); error != 0) return error;
-    const WindowsArgs args{w, input, packed, output, partial, 0, 0, false};
+    const WindowsArgs args{w, input, packed, output, partial, 0, 0, false, p.warpgroups};
     if (const int error = launch_windows(args, p.storage, p.tf32, stream); error != 0) return error;
   }
   if (!mean) return 0;
@@ -57,8 +57,13 @@ Windows::Windows(const Conv2dNhwcParams& p, Pass pass)
   positions = images * divide_up(out_height, residues) * divide_up(out_width, residues);
 }
 
-Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass) {
+Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass pass) {
   if (const Status status = validate(p); !status.ok()) return status;
+  if (p.warpgroups) {
+    const int64_t in = pass == Pass::forward ? p.c_in : p.c_out, out = pass == Pass::forward ? p.c_out : p.c_in;
+    if (p.storage != Storage::bfloat16 || pass == Pass::grad_weight || in % chunk || out <= 32)
+      return unsupported("warpgroups do not multiply these values");
+  }
   if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");
   const int64_t largest = p.c_in > p.c_out ? p.c_in : p.c_out;
   for (const int64_t positions : {p.height * p.width, p.out_height * p.out_width})

@@ -73,6 +73,7 @@ struct WindowsArgs {
   int64_t row_tiles;   // of a phase
   int column_tiles;
   bool whole_output;  // its vectors of channels can be written 16 bytes at a time
+  bool warpgroups;    // wanted, which need vectors of the input that can be read so
 };
 int launch_windows(WindowsArgs args, Storage storage, bool tf32, device::Stream stream);
 

@@ -78,10 +78,10 @@ struct Rows {
   }
 };
 
-template <typename T, int BN, bool whole, template <typename, int, int> class Product>
-LASFAST_KERNEL(schedule_threads, 1)
-windows(const WindowsArgs args) {
-  using G = Geometry<conv_rows, BN>;
+template <typename T, int BN, bool whole, bool warpgroups, template <typename, int, int> class ProductOf>
+LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
+  using G = Geometry<conv_rows, BN, warpgroups>;
+  using Product = ProductOf<T, G::rows, G::columns>;
   using Result = lasfast::Result<conv_rows, BN>;
   using Stage = lasfast::Stage<conv_rows, BN>;
   constexpr int piece_elements = 16 / sizeof(T), step_elements = conv_step_bytes / sizeof(T);
@@ -128,14 +128,15 @@ windows(const WindowsArgs args) {
     }
     ahead.advance<step_elements>(w.in_channels, tile.x.taps);
   };
-  Product<T, G::rows, G::columns> product;
+  Product product;
   const int first_row = G::first_row(), first_column = G::first_column();
-  pipeline<0>(
-      shared->stage, steps, fill, [](Stage&) {},
+  pipeline<Product::in_flight>(
+      shared->stage, steps, fill, [](Stage&) { Product::publish(); },
       [&](const Stage& stage) {
         product.add(stage.a + first_row * conv_step_bytes, stage.b + first_column * conv_step_bytes);
       });
 
+  product.finish();
   device::barrier();
 
   Result& result = shared->result;
@@ -170,13 +171,26 @@ windows(const WindowsArgs args) {
   }
 }
 
+template <typename T, int BN, bool whole, template <typename, int, int> class Product>
+LASFAST_KERNEL(schedule_threads, 1)
+windows(const WindowsArgs args) {
+  windows_tile<T, BN, whole, false, Product>(args);
+}
+
+// As warpgroup_conv is to conv in schedule_conv.cu.
+template <typename T, int BN>
+LASFAST_KERNEL(device::has_warpgroups ? schedule_threads : 32, 1)
+warpgroup_windows(const WindowsArgs args) {
+  if constexpr (device::has_warpgroups) windows_tile<T, BN, true, true, WarpgroupProduct>(args);
+}
+
 // Columns of a tile: as many as there are, unless that makes too few tiles for a large chip.
-int columns_of(const WindowsArgs& args) {
+int columns_of(const WindowsArgs& args, int fewest) {
   const Windows& w = args.windows;
   int columns = 16;
   while (columns < 128 && columns < w.out_channels) columns *= 2;
   const int64_t rows = args.row_tiles * w.phases_y * w.phases_x;
-  while (columns > 32 && rows * divide_up(w.out_channels, columns) < 128) columns /= 2;
+  while (columns > fewest && rows * divide_up(w.out_channels, columns) < 128) columns /= 2;
   return columns;
 }
 
@@ -184,15 +198,16 @@ template <typename T, template <typename, int, int> class Product, int BN>
 int launch_of(WindowsArgs args, device::Stream stream) {
   args.column_tiles = static_cast<int>(divide_up(args.windows.out_channels, BN));
   const int64_t blocks = args.row_tiles * args.column_tiles * args.windows.phases_y * args.windows.phases_x;
-  auto* const kernel = is_whole(args.input, args.windows.in_channels, sizeof(T))
-                           ? windows<T, BN, true, Product>
-                           : windows<T, BN, false, Product>;
+  const bool whole = is_whole(args.input, args.windows.in_channels, sizeof(T));
+  auto* kernel = whole ? windows<T, BN, true, Product> : windows<T, BN, false, Product>;
+  if constexpr (sizeof(T) == 2 && BN >= 64)
+    if (whole && args.warpgroups) kernel = warpgroup_windows<T, BN>;
   return device::launch(kernel, blocks, schedule_threads, sizeof(Shared<BN>), stream, args);
 }
 
 template <typename T, template <typename, int, int> class Product>
 int launch_of(const WindowsArgs& args, device::Stream stream) {
-  switch (columns_of(args)) {
+  switch (columns_of(args, args.warpgroups ? 64 : 32)) {
     case 16:
       return launch_of<T, Product, 16>(args, stream);
     case 32:

@@ -194,11 +194,6 @@ LASFAST_CALLED void planes(int at) {
 template <typename T, template <typename, int, int> class Product>
 LASFAST_DEVICE void run(int at, int stage) {
   const Problem& p = device::shared<ResidentShared>()->problem[at];
-  if (is_conv(p.work)) {
-    if (p.columns == 16) return conv<T, 16, Product>(at, stage);
-    if (p.columns == 32) return conv<T, 32, Product>(at, stage);
-    return conv<T, 64, Product>(at, stage);
-  }
   switch (p.work) {
     case Work::depthwise:
       return depthwise<T>(at, stage);
@@ -214,8 +209,12 @@ LASFAST_DEVICE void run(int at, int stage) {
       return planes<T, Gate>(at);
     case Work::arrange:
       return planes<T, Arrange>(at);
-    default:
+    case Work::input:
       return planes<T, Input>(at);
+    default:
+      if (p.columns == 16) return conv<T, 16, Product>(at, stage);
+      if (p.columns == 32) return conv<T, 32, Product>(at, stage);
+      return conv<T, 64, Product>(at, stage);
   }
 }
 

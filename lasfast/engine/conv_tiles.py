@@ -8,17 +8,16 @@ there are, which must change no result. A tile that does not give the bits of th
 from __future__ import annotations
 
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lasfast import _native
 from lasfast.engine.schedule import CUDA_CHANNELS, OPERATION, STORAGES, VALUE, Kind
-from lasfast.ops.choice import UnfitError, fastest
-
-if TYPE_CHECKING:
-    from lasfast.engine.native_backend import NativeBackend
+from lasfast.ops import choice
+from lasfast.ops.choice import UnfitError
 
 SIDE = 16
 """Height and width of what is measured on."""
@@ -44,12 +43,14 @@ class Size(NamedTuple):
 
 
 class ConvTiles:
-    """Takes tiles for a backend's schedules; `tf32` says how it multiplies fp32."""
+    """Takes tiles for schedules of one device and precision; `tf32` says how that multiplies fp32."""
 
-    def __init__(self, backend: NativeBackend, tf32: bool) -> None:
-        self.module, self.device = backend.module, backend.device
-        self.precision, self.tf32 = backend.precision, tf32
-        self.bytes = min(BYTES, BYTES if backend.memory_budget is None else backend.memory_budget)
+    def __init__(
+        self, device: torch.device, precision: str, *, tf32: bool, memory_budget: int | None = None
+    ) -> None:
+        self.module, self.device = _native.load(), device
+        self.precision, self.tf32 = precision, tf32
+        self.bytes = min(BYTES, BYTES if memory_budget is None else memory_budget)
         self.shapes = self.module.schedule_conv_tiles_cuda()
 
     def take(self, values: np.ndarray, operations: np.ndarray) -> None:
@@ -61,27 +62,31 @@ class ConvTiles:
             in_channels = values["channels"][operation["input"]]
             size = Size.of(*map(int, (operation["kernel"], in_channels, operation["out_channels"])))
             if size not in taken:
-                taken[size] = 1 + self._fastest(size)
+                taken[size] = 1 + self.fastest(size)
             operation["tile"] = taken[size]
 
-    def _fastest(self, size: Size) -> int:
-        usual = self.module.schedule_usual_tile_cuda(size.out_channels)
+    def fastest(self, size: Size) -> int:
+        """Return the number of the tile that is fastest for this size, as measured now or before."""
+        usual = self.usual(size)
         if size.in_channels > MOST_CHANNELS:
-            return int(usual)
+            return usual
         trial = cache(partial(Trial, self, size, usual))  # made where something is measured
-        tiles = {self._name(tile): tile for tile in (usual, *self._others(usual))}
+        tiles = {self.name(tile): tile for tile in (usual, *self.others(usual))}
 
         def run(tile: int) -> None:
             trial().run(tile)
 
         ways = {name: partial(run, tile) for name, tile in tiles.items()}
+        multiplied = "tf32" if self.tf32 else self.precision
         what = f"{size.kernel}x{size.kernel}, {size.in_channels} to {size.out_channels} channels"
-        return tiles[
-            fastest(f"tile for {'tf32' if self.tf32 else self.precision}, {what}", self.device, ways)
-        ]
+        return tiles[choice.fastest(f"tile for {multiplied}, {what}", self.device, ways)]
 
-    def _others(self, usual: int) -> list[int]:
-        """Numbers of tiles that suit about as many channels as the usual one."""
+    def usual(self, size: Size) -> int:
+        """Return the number of the tile that is taken where nothing is measured."""
+        return int(self.module.schedule_usual_tile_cuda(size.out_channels))
+
+    def others(self, usual: int) -> list[int]:
+        """Return the numbers of tiles that suit about as many channels as the usual one."""
         wanted = self.shapes[usual][1]
         with_warpgroups = self.precision == "bf16" and self._has_warpgroups
         return [
@@ -90,7 +95,8 @@ class ConvTiles:
             if number != usual and wanted <= 2 * columns <= 4 * wanted and (with_warpgroups or not warpgroups)
         ]
 
-    def _name(self, number: int) -> str:
+    def name(self, number: int) -> str:
+        """Return what a tile is called: positions x channels."""
         rows, columns, warpgroups = self.shapes[number]
         return f"{rows}x{columns}" + " by warpgroups" * warpgroups
 

@@ -46,7 +46,8 @@ class _Plan:
 class CudaProgram(Program):
     """Runs a schedule on the backend's GPU, on torch's current stream.
 
-    `way` is how it predicts: "levels" or "resident".
+    `way` is how it predicted last: by "levels"; or "resident", in two blocks of threads side by side where a
+    multiprocessor has room for both; or "resident alone", in one with more images.
     """
 
     cuda = True
@@ -55,7 +56,10 @@ class CudaProgram(Program):
         self.index = backend.device.index or 0
         super().__init__(backend, schedule, calibration=calibration)
         self.tf32 = backend.precision == "fp32" and torch.get_float32_matmul_precision() != "highest"
-        ConvTiles(backend, self.tf32).take(schedule.values, self.operations)
+        tiles = ConvTiles(
+            backend.device, backend.precision, tf32=self.tf32, memory_budget=backend.memory_budget
+        )
+        tiles.take(schedule.values, self.operations)
         self.last_level = int(self.operations["level"].max())
         self._plans: dict[tuple[int, int], _Plan] = {}
         self.way = "levels"
@@ -81,21 +85,21 @@ class CudaProgram(Program):
         self._replays.run((len(images), space.data_ptr()), work)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Return logits [leaves, N, classes], the faster of two ways that give the same bits.
+        """Return logits [leaves, N, classes], the fastest of ways that give the same bits.
 
-        One is by levels, as many images at a time as there is memory for; the other, where a few images'
-        values fit into a multiprocessor, takes these through all operations there.
+        One is by levels, as many images at a time as there is memory for; the others, where a few images'
+        values fit into a multiprocessor, take these through all operations there.
         """
         images, logits = self._keep(images, len(self.schedule.leaves))
+        plans = self._resident_plans(len(images))
         ways = {"levels": partial(self._predict_by_levels, images, logits)}
-        plan = self._resident_plan(len(images))
-        if plan is not None:
-            ways["resident"] = partial(self._predict_resident, plan, images, logits)
-            # Alike for plans of about one size, so that not every new one is measured.
-            size = len(self.operations).bit_length()
-            shape = "x".join(map(str, images.shape))
-            key = f"predict {self.dtype} {self.tf32} {shape} by {plan.images}, 2^{size} operations"
-            self.way = fastest(key, images.device, ways)
+        ways |= {name: partial(self._predict_resident, plan, images, logits) for name, plan in plans.items()}
+        # Alike for plans of about one size, so that not every new one is measured.
+        size = len(self.operations).bit_length()
+        shape = "x".join(map(str, images.shape))
+        each = "or".join(str(plan.images) for plan in plans.values())
+        key = f"predict {self.dtype} {self.tf32} {shape} by {each}, 2^{size} operations"
+        self.way = fastest(key, images.device, ways)
         ways[self.way]()
         return logits
 
@@ -125,26 +129,29 @@ class CudaProgram(Program):
                 self._stream(images),
             )
 
-        self._replays.run((RESIDENT, *images.shape), work)
+        self._replays.run((RESIDENT, plan.images, *images.shape), work)
 
-    def _resident_plan(self, count: int) -> _Plan | None:
-        """The plan for as many images as fit into a multiprocessor, None where not one does.
+    def _resident_plans(self, count: int) -> dict[str, _Plan]:
+        """Plans for as many images as fit into a multiprocessor; none where not one does.
 
-        Two blocks of threads side by side hide each other's waits, so one alone is for images that fit no
-        other way; and no block takes so many images that others have none.
+        Two blocks of threads side by side hide each other's waits; one alone, of more images, reads weights
+        less often. No block takes so many images that others have none.
         """
         if self._resident is None:
-            return None
+            return {}
         multiprocessors, block_shared, shared, reserved = self.module.cuda_limits(self.index)
         image_bytes = self._resident.arena * self.dtype.itemsize
         if image_bytes >= block_shared:
-            return None
+            return {}
         rest = self._plan(1, RESIDENT).shared - image_bytes
+        sizes = []
         for blocks in (2, 1):
             most = (min(block_shared, shared // blocks - reserved) - rest) // image_bytes
-            if most > 0:
-                return self._plan(min(most, -(-count // (blocks * multiprocessors))), RESIDENT)
-        return None
+            size = min(most, -(-count // (blocks * multiprocessors)))
+            if most > 0 and size not in sizes:
+                sizes.append(size)
+        names = ("resident", "resident alone")
+        return {name: self._plan(size, RESIDENT) for name, size in zip(names, sizes, strict=False)}
 
     def batch_bytes(self, images: int) -> int:
         """Bytes of workspace for a batch that is not cut."""

@@ -1,9 +1,9 @@
 """Which of several ways to compute the same thing is fastest here: measured once, then remembered.
 
 The choice for a shape is kept in a file of this machine, so that later processes take the same way and give
-the same bits. ``LASFAST_CHOICE`` decides instead: the name of a way (``native`` or ``torch``, for predictions
-on CUDA ``levels`` or ``resident``), taken wherever it is one of those there are, and the first of them
-elsewhere; or ``measure``, the default. ``LASFAST_CACHE`` is the directory of the file,
+the same bits. ``LASFAST_CHOICE`` decides instead: the name of a way (``native`` or ``torch``; for convolutions
+on Hopper ``warpgroups``; for predictions on CUDA ``levels``, ``resident`` or ``resident alone``), taken wherever it is one of those there are, and the
+first of them elsewhere; or ``measure``, the default. ``LASFAST_CACHE`` is the directory of the file,
 ``~/.cache/lasfast`` by default (``XDG_CACHE_HOME`` is heeded).
 """
 
@@ -29,7 +29,7 @@ from lasfast.machine import processor
 
 logger = logging.getLogger("lasfast")
 
-WAYS = ("native", "torch", "levels", "resident")  # all that there are
+WAYS = ("native", "warpgroups", "torch", "levels", "resident", "resident alone")  # all that there are
 RUNS = 3  # of each way, after one to warm up
 BUSY = 4_000_000  # clock cycles of a GPU, about two milliseconds: more than queuing the runs takes
 MARGIN = 0.95  # what another way's time must be below, of the first's, to be taken instead

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -57,9 +58,13 @@ class Convolution:
         self._wanted = wanted
         self._chosen: dict[str, str] = {}
         self._nhwc: NhwcPasses | None = None
+        self._warpgroups: NhwcPasses | None = None  # the same by Hopper's instructions
         if channels_last and kind:
             sizes = (input_size, output_size, weight_size, weight_stride, self._grad_stride)
-            self._nhwc = NhwcPasses(*sizes, dtype, weight_dtype, *numbers, kind, threads, isa, tf32)
+            make = partial(NhwcPasses, *sizes, dtype, weight_dtype, *numbers, kind, threads, isa, tf32)
+            self._nhwc = make()
+            if kind == "cuda" and numbers[2] == 1 and native.has_warpgroups(device):
+                self._warpgroups = make(warpgroups=True)
 
     def forward(self, input: Tensor, weight: Tensor) -> Tensor:
         """Output [N, c_out, H', W']."""
@@ -81,11 +86,16 @@ class Convolution:
         if nhwc is None or not nhwc.has("forward"):
             return apart(self.forward(input, weight))
 
-        def in_one() -> tuple[Tensor, Tensor, Tensor]:
+        def in_one(nhwc: NhwcPasses) -> tuple[Tensor, Tensor, Tensor]:
             mean, var = (torch.empty(self.output_size[1], device=self._device) for _ in range(2))
             return nhwc.forward(input, weight, self._empty(self.output_size), mean, var), mean, var
 
-        return self._fastest("forward with statistics", in_one, lambda: apart(self._output(input, weight)))
+        return self._fastest(
+            "forward with statistics",
+            partial(in_one, nhwc),
+            lambda: apart(self._output(input, weight)),
+            self._by_warpgroups("forward", in_one),
+        )
 
     def grad_input(self, grad_output: Tensor, weight: Tensor) -> Tensor:
         """Gradient [N, c_in, H, W] of the input."""
@@ -183,21 +193,34 @@ class Convolution:
         """A pass on `values`: by PyTorch, or by the best of ours, for channels_last or for any strides."""
         nhwc = self._nhwc
         if nhwc is not None and nhwc.has(which):
-            return self._fastest(which, lambda: in_nhwc(nhwc), in_torch)
+            by_warpgroups = self._by_warpgroups(which, in_nhwc)
+            return self._fastest(which, partial(in_nhwc, nhwc), in_torch, by_warpgroups)
         if self._dtype == self._weight_dtype and native.supports(values):
             return self._fastest(which, in_planes, in_torch)
         return in_torch()
 
-    def _fastest(self, which: str, ours: Callable[[], T], theirs: Callable[[], T]) -> T:
+    def _by_warpgroups(self, which: str, run: Callable[[NhwcPasses], T]) -> Callable[[], T] | None:
+        passes = self._warpgroups
+        return None if passes is None or not passes.has(which) else partial(run, passes)
+
+    def _fastest(
+        self,
+        which: str,
+        ours: Callable[[], T],
+        theirs: Callable[[], T],
+        by_warpgroups: Callable[[], T] | None = None,
+    ) -> T:
         if self._wanted == "native":
             return ours()
+        ways = {"native": ours, "torch": theirs}
+        if by_warpgroups is not None:
+            ways["warpgroups"] = by_warpgroups
         name = self._chosen.get(which)
         if name is None:
-            ways = {"native": ours, "torch": theirs}
             name = choice.fastest(f"conv2d {which} {self._key}", self._device, ways)
             if not choice.is_capturing(self._device):  # then nothing may have been measured yet
                 self._chosen[which] = name
-        return ours() if name == "native" else theirs()
+        return ways[name]()
 
 
 find_convolution = functools.lru_cache(maxsize=4096)(Convolution)

@@ -34,6 +34,11 @@ def _cuda_usable(device: int) -> bool:
     return False
 
 
+def has_warpgroups(device: torch.device) -> bool:
+    """Whether the compiled module has code for Hopper's warpgroups that this GPU runs."""
+    return available() and bool(_native.load().schedule_has_warpgroups_cuda(device.index or 0))
+
+
 def available() -> bool:
     """Whether the compiled module loads; says once if not."""
     if not _native.available():

@@ -34,6 +34,7 @@ class NhwcPasses:
         threads: how many run, on the CPU.
         isa: the instruction set's number, on the CPU.
         tf32: on CUDA, whether the products of float32 values may be TF32's; not those of depthwise ones.
+        warpgroups: on CUDA, whether the products of bfloat16 values are those of Hopper's warpgroups.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class NhwcPasses:
         threads: int = 1,
         isa: int = 0,
         tf32: bool = False,
+        warpgroups: bool = False,
     ) -> None:
         self._kind, self._on_cpu = kind, (threads, isa)
         self.depthwise = groups == input_size[1] == output_size[1]
@@ -76,7 +78,7 @@ class NhwcPasses:
             elif groups == 1:
                 sizes = (input_size[0], input_size[1:], output_size[1:])
                 params = module.Conv2dNhwcParams(
-                    *sizes, *numbers, strides, DTYPES[dtype], DTYPES[weight_dtype], tf32
+                    *sizes, *numbers, strides, DTYPES[dtype], DTYPES[weight_dtype], tf32, warpgroups
                 )
                 which_pass = getattr(module.Pass, which)
                 if kind == "cuda":

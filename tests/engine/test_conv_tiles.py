@@ -30,19 +30,23 @@ def supernet() -> supernets.Supernet:
     return supernets.ResidualNet((2, 1, 1), 7)
 
 
+def tiles_in(precision: str, device: str = "cpu", **options: int) -> ConvTiles:
+    return ConvTiles(torch.device(device), precision, tf32=False, **options)
+
+
 def tiles_of(backend: NativeBackend, *, calibration: bool = True) -> dict[Size, str]:
     net = backend.supernet
     plan = Plan([net.path(net.space.deepest)])
     schedule = lower(plan, (3, 8, 8), calibration=calibration, width=8, cuda=True)
     program = CudaProgram(backend, schedule, calibration=calibration)
-    shapes, found = ConvTiles(backend, tf32=False), {}
+    shapes, found = tiles_in(backend.precision), {}
     for operation in program.operations:
         if operation["kind"] != Kind.CONV2D:
             assert operation["tile"] == 0
             continue
         channels = schedule.values["channels"][operation["input"]]
         size = Size.of(int(operation["kernel"]), int(channels), int(operation["out_channels"]))
-        found[size] = shapes._name(int(operation["tile"]) - 1)
+        found[size] = shapes.name(int(operation["tile"]) - 1)
     return found
 
 
@@ -95,7 +99,7 @@ def test_no_tile_changes_a_bit(emulated_cuda, monkeypatch, precision: str, tile:
     backend = NativeBackend(net, precision)
     statistics = backend.calibrate(plan, [images], "cumulative")
     expected = backend.predict(plan, statistics, images)
-    monkeypatch.setattr(ConvTiles, "_fastest", lambda self, size: tile)
+    monkeypatch.setattr(ConvTiles, "fastest", lambda self, size: tile)
     monkeypatch.setenv("LASFAST_CHOICE", "levels")
     logits = backend.predict(plan, statistics, images)
     assert all(torch.equal(logits[leaf], expected[leaf]) for leaf in plan.leaves)
@@ -108,7 +112,6 @@ def test_no_tile_changes_a_bit(emulated_cuda, monkeypatch, precision: str, tile:
 
 def test_a_tile_that_changes_a_bit_is_not_taken(measured, monkeypatch: pytest.MonkeyPatch) -> None:
     """However fast it is."""
-    backend = NativeBackend(supernet(), "bf16")
     original, sizes = conv_tiles.Trial._launch, []
 
     def launch(self, tile: int) -> None:
@@ -122,23 +125,21 @@ def test_a_tile_that_changes_a_bit_is_not_taken(measured, monkeypatch: pytest.Mo
             self.output.view(torch.int16)[-1] ^= 1
 
     monkeypatch.setattr(conv_tiles.Trial, "_launch", launch)
-    usual = backend.module.schedule_usual_tile_cuda(64)
-    taken = ConvTiles(backend, tf32=False)._fastest(Size(3, 16, 64))
+    tiles = tiles_in("bf16")
+    usual, taken = tiles.module.schedule_usual_tile_cuda(64), tiles.fastest(Size(3, 16, 64))
     assert taken in (usual, 1)
     assert {rows for rows, _ in sizes} == {64, 128, 256}
 
 
 def test_what_is_measured_fits_the_memory(measured) -> None:
-    backend = NativeBackend(supernet(), "fp32", memory_budget=1)
-    tiles = ConvTiles(backend, tf32=False)
-    trial = conv_tiles.Trial(tiles, Size(3, 16, 16), 0)
-    assert trial.images == 1
-    assert conv_tiles.Trial(ConvTiles(NativeBackend(supernet()), tf32=False), Size(3, 16, 16), 0).images > 1
+    size = Size(3, 16, 16)
+    assert conv_tiles.Trial(tiles_in("fp32", memory_budget=1), size, 0).images == 1
+    assert conv_tiles.Trial(tiles_in("fp32"), size, 0).images > 1
 
 
 def test_inputs_of_very_many_channels_take_the_usual_tile(measured) -> None:
-    tiles = ConvTiles(NativeBackend(supernet(), "bf16"), tf32=False)
-    assert tiles._name(tiles._fastest(Size(1, 4096, 64))) == "128x64"
+    tiles = tiles_in("bf16")
+    assert tiles.name(tiles.fastest(Size(1, 4096, 64))) == "128x64"
     assert not list(measured.iterdir())
 
 
@@ -147,13 +148,12 @@ def test_inputs_of_very_many_channels_take_the_usual_tile(measured) -> None:
 @pytest.mark.parametrize("size", [(3, 64, 64), (1, 32, 48), (3, 256, 256), (5, 16, 24)])
 def test_tiles_agree_on_a_gpu(precision: str, size: tuple[int, int, int]) -> None:
     """Those of warps to the bit; those of warpgroups, whose sums may be rounded otherwise, nearly."""
-    backend = NativeBackend(supernet().cuda(), precision)
-    tiles = ConvTiles(backend, tf32=False)
-    usual = backend.module.schedule_usual_tile_cuda(size[2])
+    tiles = tiles_in(precision, "cuda")
+    usual = tiles.module.schedule_usual_tile_cuda(size[2])
     trial = conv_tiles.Trial(tiles, Size(*size), usual)
-    for tile in tiles._others(usual):
+    for tile in tiles.others(usual):
         try:
             trial.run(tile)
         except choice.UnfitError:
-            assert tiles.shapes[tile][2], tiles._name(tile)
+            assert tiles.shapes[tile][2], tiles.name(tile)
             torch.testing.assert_close(trial.output, trial.right, rtol=2e-2, atol=2e-2)

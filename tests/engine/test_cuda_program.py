@@ -163,6 +163,23 @@ def test_both_ways_give_the_same_bits_for_random_networks(
     assert torch.equal(levels, resident)
 
 
+def test_one_block_of_threads_takes_more_images_than_two(emulated_cuda, monkeypatch) -> None:
+    """To the same bits; where there are few images, each block has one either way."""
+    supernet, images = NETS["residual"](), batches(13, size=6)[0]
+    plan, results = plan_of(supernet), {}
+    backend = NativeBackend(supernet, "bf16")
+    statistics = backend.calibrate(plan, [images], "cumulative")
+    for way in ("levels", "resident", "resident alone"):
+        monkeypatch.setenv("LASFAST_CHOICE", way)
+        logits = backend.predict(plan, statistics, images)
+        assert backend.way == way
+        results[way] = torch.stack([logits[leaf] for leaf in plan.leaves])
+    assert torch.equal(results["resident"], results["levels"])
+    assert torch.equal(results["resident alone"], results["levels"])
+    backend.predict(plan, statistics, images[:2])
+    assert backend.way == "levels"
+
+
 def test_images_too_large_for_a_multiprocessor_go_by_levels(emulated_cuda, monkeypatch) -> None:
     supernet = NETS["residual"]()
     images = batches(1, size=48)[0]

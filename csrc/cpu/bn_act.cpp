@@ -16,6 +16,7 @@
 #endif
 
 #include "bn_act_kernels.h"
+#include "lasfast/round.h"
 
 namespace lasfast {
 namespace {
@@ -27,10 +28,6 @@ constexpr int64_t most_blocks = 256;
 constexpr int64_t piece_values = 8 << 10;  // of a residual that is widened
 constexpr int64_t line = 16;               // floats per cache line
 constexpr int64_t alignment = line * int64_t{sizeof(float)};
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-int64_t value_bytes(Storage storage) { return storage == Storage::float32 ? 4 : 2; }
 
 const BnActKernels& kernels(Isa isa) {
 #ifdef LASFAST_HAS_AVX512_BF16
@@ -48,7 +45,7 @@ const BnActKernels& kernels(Isa isa) {
 
 // The least multiple of both a row and a vector that is long enough; longest for the widest vector.
 int64_t wide_row(int64_t channels, int64_t vector) {
-  return round_up(least_width, std::lcm(channels, vector));
+  return round_to(least_width, std::lcm(channels, vector));
 }
 
 int64_t block_count(const BnActParams& p) {
@@ -62,8 +59,8 @@ struct Blocks {
   Blocks(const BnActParams& p, int64_t vector) : channels(p.channels), width(wide_row(p.channels, vector)) {
     const int64_t wide_rows = p.rows * channels / width;
     tail = p.rows * channels % width;
-    block = std::max<int64_t>(1, ceil_div(wide_rows, block_count(p)));
-    count = std::max<int64_t>(1, ceil_div(wide_rows, block));
+    block = std::max<int64_t>(1, divide_up(wide_rows, block_count(p)));
+    count = std::max<int64_t>(1, divide_up(wide_rows, block));
     last = wide_rows - (count - 1) * block;
   }
   int64_t wide_rows(int64_t i) const { return i + 1 < count ? block : last; }
@@ -81,7 +78,7 @@ struct Workspace {
   uintptr_t end;
 
   Workspace(const BnActParams& p, int64_t width, int threads, void* memory)
-      : thread_floats(round_up(3 * width, line)), widened_bytes(0), end(reinterpret_cast<uintptr_t>(memory)) {
+      : thread_floats(round_to(3 * width, line)), widened_bytes(0), end(reinterpret_cast<uintptr_t>(memory)) {
     if (p.residual_channels != 0 && p.residual_channels != p.channels)
       widened_bytes = std::max(width, piece_values) * int64_t{sizeof(float)};
     end = (end + alignment - 1) / alignment * alignment;
@@ -96,7 +93,7 @@ struct Workspace {
   template <class T>
   T* take(int64_t count) {
     T* taken = reinterpret_cast<T*>(end);
-    end += static_cast<uintptr_t>(round_up(count * int64_t{sizeof(T)}, alignment));
+    end += static_cast<uintptr_t>(round_to(count * int64_t{sizeof(T)}, alignment));
     return taken;
   }
 };
@@ -130,8 +127,8 @@ void advance(const T*& p, int64_t bytes) {
 // All that follow `first` wide rows, of which `count` and `tail`.
 BnActRows part(BnActRows a, const BnActParams& p, int64_t first, int64_t count, int64_t tail,
                bool narrow_output) {
-  const int64_t bytes = first * a.width * value_bytes(p.storage);
-  const int64_t narrow = first * a.width / p.channels * p.residual_channels * value_bytes(p.storage);
+  const int64_t bytes = first * a.width * itemsize(p.storage);
+  const int64_t narrow = first * a.width / p.channels * p.residual_channels * itemsize(p.storage);
   const void* output = a.output;
   advance(a.x, bytes);
   advance(a.grad, bytes);
@@ -164,8 +161,8 @@ void run_block(Kernel kernel, const BnActRows& a, const BnActParams& p, const Bl
     kernel(part(a, p, begin, count, blocks.tail_of(i), false));
     return;
   }
-  const int64_t row = p.channels * value_bytes(p.storage);
-  const int64_t narrow_row = p.residual_channels * value_bytes(p.storage);
+  const int64_t row = p.channels * itemsize(p.storage);
+  const int64_t narrow_row = p.residual_channels * itemsize(p.storage);
   const int64_t piece = std::max<int64_t>(1, piece_values / a.width);
   for (int64_t done = 0; done <= count; done += piece) {
     const int64_t wide_rows = std::min(piece, count - done);

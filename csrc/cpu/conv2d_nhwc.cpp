@@ -27,7 +27,7 @@ struct Layout {
     partial_bytes = round_to(items * 2 * c.out_channels * 4, scratch_line);
     sums_bytes = round_to(3 * (c.out_channels + 16) * 4, scratch_line);
     const int64_t values = each * c.out_height * c.out_width * c.out_channels;
-    phase_bytes = c.phased ? round_to(values * c.item_bytes(), scratch_line) : 0;
+    phase_bytes = c.phased ? round_to(values * itemsize(c.storage), scratch_line) : 0;
   }
   int64_t thread_bytes() const { return sums_bytes + plan.cell_bytes + phase_bytes; }
 };
@@ -40,7 +40,7 @@ void copy(char* to, const char* from, int64_t bytes) {
 
 // Images of which all phases were computed, to their places. What no tap reaches becomes zero.
 void interleave(const Conv2dNhwcParams& p, const Convolution& c, const char* from, int64_t images, char* to) {
-  const int64_t bytes = p.c_in * c.item_bytes(), part = c.width * c.item_bytes();
+  const int64_t bytes = p.c_in * itemsize(c.storage), part = c.width * itemsize(c.storage);
   const int64_t row_bytes = p.width * bytes, from_row = c.out_width * c.phases * c.phases * part;
   const bool dense = c.phases == p.stride && part == bytes;
   if (c.phases < p.stride || c.out_height * p.stride < p.height || c.out_width * p.stride < p.width)
@@ -89,9 +89,9 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
   args.cells = layout.plan.cells;
   args.phases = c.phased ? c.phases : 0;
   args.tap_ranges = ranges;
-  const int64_t in_bytes = c.in_channels * c.in_height * c.in_width * c.item_bytes();
-  const int64_t out_bytes =
-      c.item_bytes() * (c.phased ? p.c_in * p.height * p.width : c.out_channels * c.out_height * c.out_width);
+  const int64_t in_bytes = c.in_channels * c.in_height * c.in_width * itemsize(c.storage);
+  const int64_t out_bytes = itemsize(c.storage) * (c.phased ? p.c_in * p.height * p.width
+                                                            : c.out_channels * c.out_height * c.out_width);
   const ScheduleKernels& kernels = schedule_kernels(isa);
 #pragma omp parallel for schedule(dynamic) num_threads(threads) firstprivate(args)
   for (int64_t i = 0; i < layout.items; ++i) {
@@ -204,8 +204,8 @@ Status conv2d_nhwc_grad_input_cpu(const Conv2dNhwcParams& p, const void* grad_ou
                                   void* workspace, int threads, Isa isa, void* grad_input) {
   if (const Status status = check(p, Pass::grad_input, threads, isa); !status.ok()) return status;
   if (empty(p)) {
-    const int64_t item_bytes = p.storage == Storage::float32 ? 4 : 2;
-    std::fill_n(static_cast<char*>(grad_input), p.batch * p.height * p.width * p.c_in * item_bytes, 0);
+    std::fill_n(static_cast<char*>(grad_input), p.batch * p.height * p.width * p.c_in * itemsize(p.storage),
+                0);
     return {};
   }
   return run(p, Pass::grad_input, grad_output, weight, workspace, threads, isa, grad_input, nullptr, nullptr);

@@ -112,9 +112,8 @@ int64_t grad_weight_workspace(const Conv2dNhwcParams& p, const GradWeightKernels
 void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, const void* grad_output,
                  const void* input, void* workspace, int threads, float* result) {
   const GradWeightPlan plan(p, kernels);
-  const int64_t item_bytes = p.storage == Storage::float32 ? 4 : 2;
   const auto at = [&](const void* values, int64_t index) {
-    return static_cast<const char*>(values) + index * item_bytes;
+    return static_cast<const char*>(values) + index * itemsize(p.storage);
   };
   char* const scratch = align_scratch(workspace);
   float* const sums = reinterpret_cast<float*>(scratch + threads * plan.scratch_bytes());

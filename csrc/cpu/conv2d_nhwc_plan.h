@@ -47,7 +47,6 @@ struct Convolution {
 
   Convolution(const Conv2dNhwcParams& p, Pass pass, Isa isa);
 
-  int64_t item_bytes() const { return storage == Storage::float32 ? 4 : 2; }
   // As a schedule has it.
   Operation operation() const;
   Value input() const;

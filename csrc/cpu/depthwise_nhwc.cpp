@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "depthwise_nhwc_kernels.h"
+#include "lasfast/round.h"
 #include "vec.h"
 
 namespace lasfast {
@@ -22,8 +23,6 @@ constexpr int64_t least_rows = 8;           // of a band: the rows above and bel
 constexpr int64_t most_parts = 32;          // of the weight's gradient
 constexpr int64_t line = 64;
 constexpr int most_width = 16;  // of vectors
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 const DepthwiseKernels& kernels(Isa isa) {
 #ifdef LASFAST_HAS_AVX512_BF16
@@ -59,10 +58,10 @@ struct Pieces {
   Pieces(const DepthwiseNhwcParams& p, int64_t height) {
     const int64_t bytes = std::max<int64_t>(1, image_bytes(p));
     images = std::clamp<int64_t>(piece_bytes / bytes, 1, std::max<int64_t>(1, p.batch));
-    const int64_t fitting = ceil_div(height, ceil_div(bytes, piece_bytes));
+    const int64_t fitting = divide_up(height, divide_up(bytes, piece_bytes));
     rows = std::clamp<int64_t>(fitting, std::min(least_rows, height), height);
-    bands = ceil_div(height, rows);
-    count = ceil_div(p.batch, images) * bands;
+    bands = divide_up(height, rows);
+    count = divide_up(p.batch, images) * bands;
   }
 };
 
@@ -83,7 +82,7 @@ int64_t part_count(const DepthwiseNhwcParams& p, int64_t pieces) {
   return std::clamp<int64_t>(p.batch * image_bytes(p) / (8 * sums), 1, std::min(most_parts, pieces));
 }
 
-int64_t vector_count(const DepthwiseNhwcParams& p, int width) { return ceil_div(p.channels, width); }
+int64_t vector_count(const DepthwiseNhwcParams& p, int width) { return divide_up(p.channels, width); }
 
 // Slot and place in it of a channel, in the arrays kept per vector (depthwise_nhwc_kernels.h).
 int64_t slot_begin(const DepthwiseNhwcParams& p, int64_t vector, int width) {
@@ -212,7 +211,7 @@ void weight_gradient(const DepthwiseNhwcParams& p, const void* grad_output, cons
   const Pieces pieces(p, p.out_height);
   const int64_t parts = part_count(p, pieces.count);
   // Channels do not meet, so that where parts are few, threads share those too.
-  const int64_t blocks = std::min(vectors, ceil_div(threads, parts));
+  const int64_t blocks = std::min(vectors, divide_up(threads, parts));
 
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t item = 0; item < parts * blocks; ++item) {

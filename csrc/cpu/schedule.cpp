@@ -112,7 +112,6 @@ struct Pass {
   Storage storage;
   Isa isa;
   int64_t capacity;  // images at a time
-  int64_t item_bytes() const { return storage == Storage::float32 ? 4 : 2; }
 
   Affine affine(int32_t norm, int32_t activation) const {
     if (norm < 0) return {nullptr, nullptr, activation};
@@ -121,8 +120,8 @@ struct Pass {
   char* at(const Arenas& arenas, const Value& v, int64_t image) const {
     const int64_t size = int64_t{v.channels} * v.height * v.width;
     if (v.shared)
-      return arenas.shared + (v.offset * arenas.images + (arenas.start + image) * size) * item_bytes();
-    return arenas.own + (v.offset * arenas.capacity + image * size) * item_bytes();
+      return arenas.shared + (v.offset * arenas.images + (arenas.start + image) * size) * itemsize(storage);
+    return arenas.own + (v.offset * arenas.capacity + image * size) * itemsize(storage);
   }
 
   // Everything but which images: `first` is moved on by move().

@@ -194,7 +194,7 @@ Status check_tables(const ScheduleTables& t, Storage storage, Room own, Room sha
       !t.operations || (t.norm_count && !t.norms))
     return invalid("a table is missing");
   if (reinterpret_cast<uintptr_t>(t.weights) % scratch_line) return invalid("the weights are not aligned");
-  const int64_t item = storage == Storage::float32 ? 4 : 2;
+  const int64_t item = itemsize(storage);
   for (int64_t i = 0; i < t.value_count; ++i) {
     const Value& v = t.values[i];
     if (const Status status = check_value(v); !status.ok()) return status;

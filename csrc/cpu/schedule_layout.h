@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <numeric>
 
+#include "lasfast/round.h"
 #include "lasfast/schedule.h"
 #include "schedule_kernels.h"
 
@@ -16,9 +17,6 @@ constexpr int64_t near_budget_bytes = 24 << 10;   // the same for the first leve
 constexpr int64_t large_weight_bytes = 1 << 20;   // which then should not be read for every few positions
 constexpr int64_t tile_images = 16;               // of one item by tiles: its bands follow one another
 constexpr int64_t tile_cells = 16, tile_depth = 32;  // of a tile: rows, and bf16 values per row
-
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_to(int64_t value, int64_t multiple) { return divide_up(value, multiple) * multiple; }
 
 const ScheduleKernels& schedule_kernels(Isa isa);  // isa is compiled in
 

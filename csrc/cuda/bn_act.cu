@@ -2,6 +2,7 @@
 #include <initializer_list>
 
 #include "bn_act_kernels.cuh"
+#include "lasfast/round.h"
 
 namespace lasfast {
 namespace {
@@ -91,12 +92,7 @@ follow(const Running a) {
 
 constexpr int merge_shared_bytes = reduce_threads * int{sizeof(double)};
 
-Status launched(int error) {
-  if (error == 0) return {};
-  return {Code::device_error, error, "CUDA launch failed"};
-}
-
-int values_per_16(Storage storage) { return storage == Storage::float32 ? 4 : 8; }
+int values_per_16(Storage storage) { return static_cast<int>(16 / itemsize(storage)); }
 
 // Values of a vector for these tensors: what 16 bytes hold, or one.
 int vector_for(const BnActParams& p, std::initializer_list<const void*> tensors) {
@@ -198,7 +194,7 @@ Status update_running_cuda(int64_t rows, int64_t channels, const float* mean, co
   if (use.error() != 0) return launched(use.error());
   const double unbiased = momentum * (static_cast<double>(rows) / static_cast<double>(rows - 1));
   const Running a{channels, momentum, unbiased, mean, var, running_mean, running_var};
-  return launched(device::launch(follow, (channels + reduce_threads - 1) / reduce_threads, reduce_threads, 0,
+  return launched(device::launch(follow, divide_up(channels, reduce_threads), reduce_threads, 0,
                                  static_cast<device::Stream>(stream), a));
 }
 

@@ -6,8 +6,6 @@
 namespace lasfast {
 namespace {
 
-int64_t item_bytes(const Conv2dNhwcParams& p) { return p.storage == Storage::bfloat16 ? 2 : 4; }
-
 int to_int(int64_t v) { return static_cast<int>(v); }
 
 int64_t partial_statistics(const Windows& w) {
@@ -15,7 +13,7 @@ int64_t partial_statistics(const Windows& w) {
 }
 
 int64_t packed_bytes(const Conv2dNhwcParams& p, const Windows& w) {
-  return divide_up(w.packed_elements() * item_bytes(p), 16) * 16;
+  return divide_up(w.packed_elements() * itemsize(p.storage), 16) * 16;
 }
 
 // Forward pass, or gradient of the input.
@@ -52,7 +50,7 @@ Windows::Windows(const Conv2dNhwcParams& p, Pass pass)
   const int64_t residues = transposed ? stride : 1;
   const auto least = [&](int64_t size) { return to_int(size < residues ? size : residues); };
   phases_y = least(out_height), phases_x = least(out_width), packed_phases = least(kernel);
-  const int64_t taps = divide_up(kernel, residues), step = conv_step_bytes / item_bytes(p);
+  const int64_t taps = divide_up(kernel, residues), step = conv_step_bytes / itemsize(p.storage);
   depth = to_int(divide_up(taps * taps * in_channels, step) * step);
   positions = images * divide_up(out_height, residues) * divide_up(out_width, residues);
 }

@@ -4,6 +4,7 @@
 
 #include "chunk.cuh"
 #include "device.cuh"
+#include "lasfast/round.h"
 #include "lasfast/sliced_conv2d.h"
 #include "lasfast/status.h"
 
@@ -11,8 +12,6 @@ namespace lasfast {
 
 constexpr int64_t max_positions =
     (int64_t{1} << 31) - 4096;  // int indices, with room for a tile beyond the end
-
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Whether every vector of channels can be read and written 16 bytes at a time.
 inline bool is_whole(const void* values, int64_t channels, int64_t item_bytes) {
@@ -23,11 +22,6 @@ inline bool is_whole(const void* values, int64_t channels, int64_t item_bytes) {
 constexpr int64_t scratch_slack = 15;
 inline char* align_to_16(void* workspace) {
   return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 15) / 16 * 16);
-}
-
-inline Status launched(int error) {
-  if (error == 0) return {};
-  return {Code::device_error, error, "CUDA launch failed"};
 }
 
 // Division of numbers below 2^31 by one that stays the same.

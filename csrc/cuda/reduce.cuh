@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "device.cuh"
+#include "lasfast/round.h"
 
 namespace lasfast {
 
@@ -27,18 +28,17 @@ struct WideRows {
   WideRows(int64_t rows, int64_t channels, int vector) : channels(channels) {
     constexpr int64_t most_blocks = 1024, least_rows = 64;  // sums have a tenth of the values' bytes at most
     constexpr int64_t together = 4;                         // rows that a thread reads at a time
-    const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
     width = std::lcm(channels, int64_t{vector});
     whole = rows * channels / width;
     tail = rows * channels % width;
     const int64_t lanes = width / vector;
-    tiles = ceil_div(lanes, reduce_threads / vector);
-    tile = ceil_div(lanes, tiles) * vector;
+    tiles = divide_up(lanes, reduce_threads / vector);
+    tile = divide_up(lanes, tiles) * vector;
     at_once = static_cast<int>(reduce_threads / (tile / vector));
     const int64_t worth = whole / std::max(least_rows, together * at_once);
     blocks = std::clamp<int64_t>(worth, 1, std::max<int64_t>(1, most_blocks / tiles));
-    block_rows = std::max<int64_t>(1, ceil_div(ceil_div(whole, blocks), at_once)) * at_once;
-    blocks = rows == 0 ? 0 : std::max<int64_t>(1, ceil_div(whole, block_rows));
+    block_rows = std::max<int64_t>(1, divide_up(divide_up(whole, blocks), at_once)) * at_once;
+    blocks = rows == 0 ? 0 : std::max<int64_t>(1, divide_up(whole, block_rows));
   }
 
   // Of a column, in a block.
@@ -184,9 +184,7 @@ struct Merge {
   LASFAST_DEVICE bool answers() const {
     return device::thread_index() < merged_channels && channel < rows.channels;
   }
-  static int64_t blocks(const WideRows& rows) {
-    return (rows.channels + merged_channels - 1) / merged_channels;
-  }
+  static int64_t blocks(const WideRows& rows) { return divide_up(rows.channels, merged_channels); }
 };
 
 }  // namespace lasfast

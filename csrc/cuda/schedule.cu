@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "lasfast/device.h"
+#include "lasfast/round.h"
 #include "lasfast/schedule.h"
 #include "schedule_kernels.cuh"
 #include "schedule_plan.h"
@@ -111,8 +112,7 @@ Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
     PassArgs args = all;
     args.problems += launch.first_problem;
     args.problem_count = launch.problems;
-    if (const int error = run(launch, plan, args, stream); error != 0)
-      return {Code::device_error, error, "CUDA launch failed"};
+    if (const int error = run(launch, plan, args, stream); error != 0) return launched(error);
   }
   return {};
 }
@@ -135,12 +135,10 @@ Status schedule_run_resident_cuda(const ScheduleTables& t, const CudaPass& pass)
   // As many blocks as can run at once; each goes on with other images until none are left.
   const int64_t side_by_side =
       std::max<int64_t>(1, limits.shared_bytes / (plan.resident_bytes + limits.reserved_bytes));
-  const int64_t blocks = std::min((pass.count + plan.images - 1) / plan.images,
+  const int64_t blocks = std::min(divide_up(pass.count, plan.images),
                                   limits.multiprocessors * std::min(side_by_side, resident_blocks));
-  const int error =
-      launch_resident(plan, arguments(t, plan, pass), blocks, static_cast<device::Stream>(pass.stream));
-  if (error != 0) return {Code::device_error, error, "CUDA launch failed"};
-  return {};
+  return launched(
+      launch_resident(plan, arguments(t, plan, pass), blocks, static_cast<device::Stream>(pass.stream)));
 }
 
 }  // namespace lasfast

@@ -1,6 +1,7 @@
 // Packing of a weight slice into the rows that schedule_plan.h describes. A thread per packed element.
 #include "../cpu/schedule_check.h"
 #include "device.cuh"
+#include "lasfast/round.h"
 #include "lasfast/schedule.h"
 #include "schedule_plan.h"
 
@@ -71,10 +72,9 @@ Status schedule_pack_cuda(const Operation& op, const Value& input, Storage stora
   auto* const kernel = depthwise                      ? pack_depthwise
                        : storage == Storage::bfloat16 ? pack_rows<device::bfloat16>
                                                       : pack_rows<float>;
-  const int error = device::launch(kernel, (slice.elements + schedule_threads - 1) / schedule_threads,
-                                   schedule_threads, 0, static_cast<device::Stream>(stream), slice);
-  if (error != 0) return {Code::device_error, error, "CUDA launch failed"};
-  return {};
+  const int error = device::launch(kernel, divide_up(slice.elements, schedule_threads), schedule_threads, 0,
+                                   static_cast<device::Stream>(stream), slice);
+  return launched(error);
 }
 
 }  // namespace lasfast

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "../cpu/schedule_check.h"
+#include "lasfast/round.h"
 #include "schedule_kernels.cuh"
 #include "schedule_plan.h"
 
@@ -13,8 +14,6 @@ constexpr int64_t largest_positions = int64_t{1} << 31, alignment = 64;
 constexpr int64_t largest_shared =
     1 << 20;  // more than any block has: what is there is for the launch to say
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_to(int64_t value, int64_t multiple) { return divide_up(value, multiple) * multiple; }
 int32_t pitch_of(int64_t channels) { return static_cast<int32_t>(cuda_channels(channels)); }
 Kind kind_of(const Operation& op) { return static_cast<Kind>(op.kind); }
 
@@ -22,8 +21,6 @@ int64_t most_shared_bytes(Work work) {
   return is_conv(work) && conv_tile(work).warpgroups ? device::max_warpgroup_shared_bytes
                                                      : device::max_shared_bytes;
 }
-
-int64_t itemsize(Storage storage) { return storage == Storage::float32 ? 4 : 2; }
 
 int64_t padded_elements(const Value& v) { return int64_t{v.height} * v.width * cuda_channels(v.channels); }
 int64_t resident_elements(const Value& v) { return round_to(padded_elements(v), resident_alignment); }

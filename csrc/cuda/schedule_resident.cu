@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "lasfast/round.h"
 #include "schedule_kernels.cuh"
 #include "schedule_planes.cuh"
 #include "schedule_products.cuh"
@@ -262,7 +263,7 @@ int64_t resident_stage_bytes(const Problem& p) {
   if (is_conv(p.work)) return ring_bytes;
   if (p.work != Work::depthwise) return 0;
   const int64_t bytes = int64_t{p.kernel_height} * p.kernel_width * p.columns * int64_t{sizeof(float)};
-  return (bytes + line_bytes - 1) / line_bytes * line_bytes;
+  return round_to(bytes, line_bytes);
 }
 
 int64_t resident_bytes(int64_t arena_bytes, int64_t stage_bytes) {
@@ -270,7 +271,7 @@ int64_t resident_bytes(int64_t arena_bytes, int64_t stage_bytes) {
 }
 
 int launch_resident(const Plan& plan, const PassArgs& pass, int64_t blocks, device::Stream stream) {
-  const ResidentArgs args{pass, plan.images, static_cast<int>((pass.count + plan.images - 1) / plan.images),
+  const ResidentArgs args{pass, plan.images, static_cast<int>(divide_up(pass.count, plan.images)),
                           static_cast<int>(blocks), static_cast<int>(plan.arena_bytes)};
   auto* const kernel = plan.bfloat16 ? resident<device::bfloat16, TensorProduct>
                        : plan.tf32   ? resident<float, TensorProduct>

@@ -129,8 +129,7 @@ Status sgd_cuda(const SgdParams& p, const SgdPart* parts, void* workspace, int d
     auto* const scale = p.clip_norm > 0 ? reinterpret_cast<float*>(squares + p.chunks) : nullptr;
     error = run({p, parts, squares, scale}, static_cast<device::Stream>(stream));
   }
-  if (error == 0) return {};
-  return {Code::device_error, error, "CUDA launch failed"};
+  return launched(error);
 }
 
 }  // namespace lasfast

@@ -6,6 +6,7 @@
 // sizes alone, so the same inputs give the same bits, on any chip of one kind. Padding enters products as
 // zero.
 
+#include "lasfast/round.h"
 #include "lasfast/sliced_conv2d.h"
 #include "tile.cuh"
 
@@ -193,7 +194,7 @@ add_ranges(const GradWeight<T> problem) {
 int grad_weight_ranges(const SlicedConv2dParams& p) {
   const int64_t m = p.c_out / p.groups, n = p.c_in / p.groups * p.kernel_h * p.kernel_w;
   const int64_t k = p.batch * p.out_height * p.out_width;
-  const int64_t tiles = ((m + 63) / 64) * ((n + 63) / 64) * p.groups;
+  const int64_t tiles = divide_up(m, 64) * divide_up(n, 64) * p.groups;
   const int64_t wanted = tiles > 0 ? 512 / tiles : 1, worth = k / 256;
   const int64_t ranges = wanted < worth ? wanted : worth;
   return static_cast<int>(ranges < 1 ? 1 : ranges);
@@ -209,10 +210,9 @@ Status check(const SlicedConv2dParams& p) {
   return {};
 }
 
-Status launched(int error) {
-  if (error == 0) return {};
-  if (error < 0) return unsupported("more than 2^31 blocks in one call");
-  return {Code::device_error, error, "CUDA launch failed"};
+// `error`: as launch_product returns it.
+Status queued(int error) {
+  return error < 0 ? unsupported("more than 2^31 blocks in one call") : launched(error);
 }
 
 template <typename T>
@@ -257,12 +257,11 @@ int grad_weight_of(const SlicedConv2dParams& p, const void* grad_output, const v
                         static_cast<int>(p.c_in / p.groups * p.kernel_h * p.kernel_w),
                         static_cast<int>(k),
                         ranges,
-                        static_cast<int>((k + ranges - 1) / ranges),
+                        static_cast<int>(divide_up(k, ranges)),
                         p.groups * ranges};
   if (const int error = launch_product(problem, stream); error != 0) return error;
   const int64_t size = p.groups * problem.m * problem.n;
-  return device::launch(add_ranges<T>, (size + tile_threads - 1) / tile_threads, tile_threads, 0, stream,
-                        problem);
+  return device::launch(add_ranges<T>, divide_up(size, tile_threads), tile_threads, 0, stream, problem);
 }
 
 }  // namespace
@@ -280,8 +279,8 @@ Status sliced_conv2d_forward_cuda(const SlicedConv2dParams& p, Dtype dtype, cons
   const device::Use use(device);
   if (use.error() != 0) return launched(use.error());
   const auto queue = static_cast<device::Stream>(stream);
-  return launched(dtype == Dtype::float32 ? forward<float>(p, input, weight, queue, output)
-                                          : forward<device::bfloat16>(p, input, weight, queue, output));
+  return queued(dtype == Dtype::float32 ? forward<float>(p, input, weight, queue, output)
+                                        : forward<device::bfloat16>(p, input, weight, queue, output));
 }
 
 Status sliced_conv2d_grad_input_cuda(const SlicedConv2dParams& p, Dtype dtype, const void* grad_output,
@@ -291,9 +290,9 @@ Status sliced_conv2d_grad_input_cuda(const SlicedConv2dParams& p, Dtype dtype, c
   const device::Use use(device);
   if (use.error() != 0) return launched(use.error());
   const auto queue = static_cast<device::Stream>(stream);
-  return launched(dtype == Dtype::float32
-                      ? grad_input_of<float>(p, grad_output, weight, queue, grad_input)
-                      : grad_input_of<device::bfloat16>(p, grad_output, weight, queue, grad_input));
+  return queued(dtype == Dtype::float32
+                    ? grad_input_of<float>(p, grad_output, weight, queue, grad_input)
+                    : grad_input_of<device::bfloat16>(p, grad_output, weight, queue, grad_input));
 }
 
 Status sliced_conv2d_grad_weight_cuda(const SlicedConv2dParams& p, Dtype dtype, const void* grad_output,
@@ -304,10 +303,9 @@ Status sliced_conv2d_grad_weight_cuda(const SlicedConv2dParams& p, Dtype dtype, 
   const device::Use use(device);
   if (use.error() != 0) return launched(use.error());
   const auto queue = static_cast<device::Stream>(stream);
-  return launched(
-      dtype == Dtype::float32
-          ? grad_weight_of<float>(p, grad_output, input, workspace, queue, grad_weight)
-          : grad_weight_of<device::bfloat16>(p, grad_output, input, workspace, queue, grad_weight));
+  return queued(dtype == Dtype::float32
+                    ? grad_weight_of<float>(p, grad_output, input, workspace, queue, grad_weight)
+                    : grad_weight_of<device::bfloat16>(p, grad_output, input, workspace, queue, grad_weight));
 }
 
 }  // namespace lasfast

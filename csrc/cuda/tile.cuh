@@ -10,6 +10,7 @@
 #pragma once
 
 #include "device.cuh"
+#include "lasfast/round.h"
 
 namespace lasfast {
 
@@ -68,8 +69,7 @@ tile_product(const Problem problem) {
 // Returns the runtime's error number, 0 for none, or -1 for more blocks than a grid has.
 template <int BM, int BN, int TM, int TN, typename Problem>
 int launch_tiles(const Problem& problem, device::Stream stream) {
-  const int64_t blocks =
-      ((problem.n + int64_t{BN} - 1) / BN) * ((problem.m + int64_t{BM} - 1) / BM) * problem.parts;
+  const int64_t blocks = divide_up(problem.n, BN) * divide_up(problem.m, BM) * problem.parts;
   if (blocks > device::max_blocks) return -1;
   return device::launch(tile_product<BM, BN, TM, TN, Problem>, blocks, tile_threads, sizeof(Tiles<BM, BN>),
                         stream, problem);

@@ -104,6 +104,7 @@ static_assert(sizeof(Operation) == 96, "mirrored in Python");
 constexpr int schedule_max_kernel = 11;
 
 enum class Storage : int32_t { float32 = 0, bfloat16 = 1 };
+constexpr int64_t itemsize(Storage storage) { return storage == Storage::float32 ? 4 : 2; }  // bytes
 
 // What a pass reads and writes. Norm tables are laid out by Norm::offset.
 struct ScheduleTables {

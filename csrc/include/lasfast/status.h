@@ -21,4 +21,10 @@ struct Status {
 inline Status invalid(const char* what) { return {Code::invalid_argument, 0, what}; }
 inline Status unsupported(const char* what) { return {Code::unsupported, 0, what}; }
 
+// `error`: the CUDA runtime's number, 0 for none.
+inline Status launched(int error) {
+  if (error == 0) return {};
+  return {Code::device_error, error, "CUDA launch failed"};
+}
+
 }  // namespace lasfast

@@ -87,15 +87,16 @@ def test_convolutions_run_on_tensor_cores_and_copy_16_bytes_asynchronously(
         assert code.count("FFMA") >= 128
 
 
-def test_warpgroups_multiply_on_hopper_alone(compiled: dict) -> None:
+@pytest.mark.parametrize(("name", "count"), [("schedule_conv", 3), ("conv2d_nhwc_windows", 2)])
+def test_warpgroups_multiply_on_hopper_alone(compiled: dict, name: str, count: int) -> None:
     """And, while they do, nothing waits for them or touches their sums: ptxas would warn of it."""
-    cubin, report = compiled["schedule_conv"]
-    kernels = {name: code for name, code in functions(cubin).items() if "warpgroup_conv" in name}
-    assert len(kernels) == 3
-    for name, code in kernels.items():
+    cubin, report = compiled[name]
+    kernels = {kernel: code for kernel, code in functions(cubin).items() if "warpgroup_" in kernel}
+    assert len(kernels) == count
+    for kernel, code in kernels.items():
         if cubin.parent.name.startswith("sm_90a"):
-            assert re.search(r"HGMMA\S*BF16", code), name
-            assert re.search(r"LDGSTS\S*\.128", code), name
+            assert re.search(r"HGMMA\S*BF16", code), kernel
+            assert re.search(r"LDGSTS\S*\.128", code), kernel
             assert "FENCE.VIEW.ASYNC" in code
             assert "HMMA" not in code
         else:

@@ -58,7 +58,8 @@ Windows::Windows(const Conv2dNhwcParams& p, Pass pass)
 Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass pass) {
   if (const Status status = validate(p); !status.ok()) return status;
   if (p.warpgroups) {
-    const int64_t in = pass == Pass::forward ? p.c_in : p.c_out, out = pass == Pass::forward ? p.c_out : p.c_in;
+    const int64_t in = pass == Pass::forward ? p.c_in : p.c_out,
+                  out = pass == Pass::forward ? p.c_out : p.c_in;
     if (p.storage != Storage::bfloat16 || pass == Pass::grad_weight || in % chunk || out <= 32)
       return unsupported("warpgroups do not multiply these values");
   }

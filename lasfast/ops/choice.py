@@ -1,10 +1,11 @@
 """Which of several ways to compute the same thing is fastest here: measured once, then remembered.
 
 The choice for a shape is kept in a file of this machine, so that later processes take the same way and give
-the same bits. ``LASFAST_CHOICE`` decides instead: the name of a way (``native`` or ``torch``; for convolutions
-on Hopper ``warpgroups``; for predictions on CUDA ``levels``, ``resident`` or ``resident alone``), taken wherever it is one of those there are, and the
-first of them elsewhere; or ``measure``, the default. ``LASFAST_CACHE`` is the directory of the file,
-``~/.cache/lasfast`` by default (``XDG_CACHE_HOME`` is heeded).
+the same bits. ``LASFAST_CHOICE`` decides instead: the name of a way (``native`` or ``torch``; ``warpgroups``
+for convolutions on Hopper; ``levels``, ``resident`` or ``resident alone`` for predictions on CUDA), taken
+wherever it is one of those there are, and the first of them elsewhere; or ``measure``, the default.
+``LASFAST_CACHE`` is the directory of the file, ``~/.cache/lasfast`` by default (``XDG_CACHE_HOME`` is
+heeded).
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ def run(
     grad_weight: Tensor | None = None,
     statistics: bool = False,
     device: torch.device | None = None,
+    warpgroups: bool = False,
 ) -> list[Tensor]:
     """The pass's results, on the host again; `grad_weight`: what to write that to."""
     device = device or torch.device("cpu")
@@ -62,7 +63,7 @@ def run(
     params = module.Conv2dNhwcParams(
         case.batch, x.shape[1:], grad.shape[1:], case.kernel, case.stride, case.padding,
         (grad_weight if which == "grad_weight" else weight).stride(),
-        STORAGE[x.dtype], STORAGE[weight.dtype], tf32,
+        STORAGE[x.dtype], STORAGE[weight.dtype], tf32, warpgroups,
     )  # fmt: skip
     assert module.conv2d_nhwc_why_not_cuda(params, kind) is None
     size = module.conv2d_nhwc_workspace_cuda(params, kind)
@@ -170,6 +171,51 @@ def test_emulated_statistics(emulated: ModuleType, case: Case, storage: torch.dt
     scale = exact.std(1, correction=0)
     assert float(((mean - exact.mean(1)) / scale).abs().max()) < 1e-5
     assert float((variance / scale**2 - 1).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(2, 8, (7, 5), 40, 3, 1, 1),
+        Case(3, 40, (9, 8), 136, 3, 2, 1),
+        Case(10, 72, (15, 15), 64, 1, 1, 0),  # several tiles
+        Case(16, 16, (32, 32), 136, 1, 1, 0),  # wide ones
+    ],
+    ids=str,
+)
+def test_emulated_warpgroups_add_as_warps_do(emulated: ModuleType, case: Case) -> None:
+    """On the stand-in, whose arithmetic is exact. Values that are not aligned are multiplied by warps."""
+    problem = Problem.random(case, torch.bfloat16, torch.float32, "contiguous")
+    forward = run(emulated, problem, "forward", statistics=True, warpgroups=True)
+    expected = run(emulated, problem, "forward", statistics=True)
+    assert torch.equal(forward[0], expected[0])
+    for moments, right in zip(forward[1:], expected[1:], strict=True):  # summed in another order
+        torch.testing.assert_close(moments, right, rtol=1e-5, atol=1e-5)
+    if case.c_in > 32:
+        (gradient,) = run(emulated, problem, "grad_input", warpgroups=True)
+        assert torch.equal(gradient, run(emulated, problem, "grad_input")[0])
+    problem.x = shift(problem.x, 1)
+    assert torch.equal(run(emulated, problem, "forward", warpgroups=True)[0], expected[0])
+
+
+@pytest.mark.parametrize(
+    ("case", "storage", "which"),
+    [
+        (Case(2, 8, (7, 5), 40, 3, 1, 1), torch.float32, "forward"),
+        (Case(2, 8, (7, 5), 40, 3, 1, 1), torch.bfloat16, "grad_weight"),
+        (Case(2, 8, (7, 5), 40, 3, 1, 1), torch.bfloat16, "grad_input"),
+        (Case(2, 8, (7, 5), 32, 3, 1, 1), torch.bfloat16, "forward"),
+        (Case(2, 12, (7, 5), 40, 3, 1, 1), torch.bfloat16, "forward"),
+    ],
+    ids=str,
+)
+def test_what_warpgroups_do_not_multiply(
+    emulated: ModuleType, case: Case, storage: torch.dtype, which: str
+) -> None:
+    sizes = (case.c_in, *case.size), (case.c_out, *case.size), 3, 1, 1, (1, 1, 1, 1), STORAGE[storage], 0
+    params = emulated.Conv2dNhwcParams(case.batch, *sizes, warpgroups=True)
+    why = emulated.conv2d_nhwc_why_not_cuda(params, getattr(emulated.Pass, which))
+    assert "warpgroups do not multiply" in why
 
 
 def test_emulated_writes_only_the_slice_of_a_larger_gradient(emulated: ModuleType) -> None:

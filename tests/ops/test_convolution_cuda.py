@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lasfast.ops import choice, native_nhwc, reference, sliced_conv2d, sliced_conv2d_statistics
-from lasfast.ops.convolution import Convolution
+from lasfast.ops import choice, native, native_nhwc, reference, sliced_conv2d, sliced_conv2d_statistics
+from lasfast.ops.convolution import Convolution, find_convolution
 
 LAST = torch.channels_last
 OPERATORS = importlib.import_module("lasfast.ops.sliced_conv2d")  # a function of the package has its name
@@ -108,6 +108,33 @@ def test_emulated_operators_agree_with_torch(
     Work(CASES[name], dtype).check()
 
 
+def test_emulated_warpgroups_are_one_more_way(
+    emulated_place: ModuleType, exact: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of bf16, of more than 32 channels; not of the weight's gradient."""
+    original, asked = choice.fastest, []
+
+    def fastest(key: str, device: torch.device, ways: dict, *more: object) -> str:
+        asked.append((key.split()[1], "warpgroups" in ways))
+        return original(key, device, ways, *more)
+
+    monkeypatch.setattr(choice, "fastest", fastest)
+    find_convolution.cache_clear()  # each keeps what it has chosen
+    case = ((2, 40, 5, 6), (48, 48, 3, 3), 48, 1, 1, 1)
+    results = []
+    for wanted in ("torch", "warpgroups"):
+        monkeypatch.setenv("LASFAST_CHOICE", wanted)
+        work = Work(case, torch.bfloat16)
+        results.append(work.check())
+        y, mean, _ = sliced_conv2d_statistics(work.x, work.weight, 40, 48, 1, 1, 1)
+        assert torch.equal(y, results[-1][0])
+        torch.testing.assert_close(mean, y.float().mean((0, 2, 3)), rtol=1e-2, atol=1e-2)
+    assert set(asked) == {("forward", True), ("grad_input", True), ("grad_weight", False)}
+    asked.clear()
+    Work(case, torch.float32).check()
+    assert not any(offered for _, offered in asked)
+
+
 @pytest.mark.parametrize("name", ["slice", "depthwise, stride 2"])
 def test_emulated_statistics(emulated_place: ModuleType, exact: None, native_only: None, name: str) -> None:
     work = Work(CASES[name], torch.bfloat16)
@@ -198,6 +225,17 @@ def test_gpu_agrees_with_float64_and_repeats_its_bits(
     exact: None, native_only: None, name: str, dtype: torch.dtype
 ) -> None:
     work = Work(LARGE[name], dtype, "cuda")
+    first, second = work.check(), work.run(work.ours)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["3x3", "3x3, stride 2"])
+def test_gpu_warpgroups(exact: None, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if not native.has_warpgroups(torch.device("cuda")):
+        pytest.skip("this GPU has no warpgroups")
+    monkeypatch.setenv("LASFAST_CHOICE", "warpgroups")
+    work = Work(LARGE[name], torch.bfloat16, "cuda")
     first, second = work.check(), work.run(work.ours)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 

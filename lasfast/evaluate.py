@@ -22,6 +22,7 @@ from lasfast.engine.lowering import lower
 from lasfast.engine.native_backend import why_missing
 from lasfast.measurement import Measurement
 from lasfast.normalization import Normalization
+from lasfast.ops import native
 from lasfast.racing import Race, RaceResult
 from lasfast.spaces import Architecture, SearchSpace
 from lasfast.supernets import Path, Supernet
@@ -203,6 +204,8 @@ class Evaluator:
         if self._wanted == "torch":
             return reference
         why = why_missing(self._device)
+        if why is None and self._wanted == "auto" and not native.usable(self._device):
+            return reference  # as was said
         if why is None:
             try:
                 lower(Plan(self._samples()), self.image_shape, calibration=False)

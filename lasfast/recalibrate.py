@@ -16,6 +16,7 @@ from lasfast.engine.backend import BACKENDS, PRECISIONS, too_few_values
 from lasfast.engine.lowering import lower
 from lasfast.engine.native_backend import why_missing
 from lasfast.engine.statistics import RunningStatistics
+from lasfast.ops import native
 from lasfast.supernets.run import evaluation_mode
 from lasfast.supernets.trace import UntraceableError, trace
 
@@ -62,7 +63,7 @@ def calibrate(
         raise ValueError(f"network is a {type(network).__name__} without any BatchNorm to calibrate")
     batches = _Batches(loader, next(network.parameters()).device)
     kept: Statistics | None = None
-    if backend != "torch":
+    if backend == "native" or (backend == "auto" and native.usable(batches.device)):
         try:
             kept = _native(network, batches, statistics, precision)
         except _CannotError as error:

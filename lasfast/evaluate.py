@@ -53,7 +53,8 @@ class Evaluator:
         validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs. Tensors are predicted
             in a random order, always the same, so that a race (see `race`) may stop anywhere.
         backend: "native" (the compiled module, CPU or CUDA), "torch" (the reference, runs anything), or
-            "auto": native where it can run this supernet, else torch.
+            "auto": native where it can run this supernet, and on a GPU whose check it passed (see
+            `lasfast.ops.verdict`), else torch.
         precision: "fp32", or "bf16": torch's bfloat16 autocast, or values and weights stored in bfloat16.
         statistics: which statistics are kept for prediction: "cumulative", "ema" or "batch_mean"
             (see `lasfast.engine.statistics`).

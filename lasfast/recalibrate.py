@@ -45,7 +45,7 @@ def calibrate(
         statistics: the convention: "cumulative", "ema" or "batch_mean" (`lasfast.engine.statistics`).
         backend: "native" for lasfast's kernels, for networks that `torch.fx` can trace (parts without batch
             norm that it cannot, or that there is no kernel for, run through torch); "torch" for any; "auto"
-            for native where possible.
+            for native where possible, and on a GPU whose check it passed (see `lasfast.ops.verdict`).
         precision: "fp32", or "bf16" (autocast, or bf16 kernels).
 
     Returns:

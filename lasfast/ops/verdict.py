@@ -30,9 +30,10 @@ from lasfast.ops import choice
 
 logger = logging.getLogger("lasfast")
 
-COMMAND = (sys.executable, "-m", "lasfast", "check", "--device")
+COMMAND = (sys.executable or "python3", "-m", "lasfast", "check", "--device")
 SECONDS = 120.0  # that the check may take; it takes about ten
 FAILED = "FAILED: "  # begins the last line of a check that found something wrong, and ends with status 1
+NOT_STARTED = 127  # as a shell has it
 OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # torchrun's, which are not the check's
 ENDED_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -65,11 +66,10 @@ def passed(device: int) -> bool:
         return True
     verdict = _verdicts.get(device)
     if verdict is None:
-        verdict = known(device)
+        cannot = choice.is_capturing(torch.device("cuda", device)) or get_worker_info() is not None
+        verdict = known(device) if cannot else _alone(device)
         if verdict is None:
-            if choice.is_capturing(torch.device("cuda", device)) or get_worker_info() is not None:
-                return False
-            verdict = _alone(device)
+            return False
         _verdicts[device] = verdict
         if not verdict.passed:
             logger.warning(
@@ -133,7 +133,9 @@ def _check(device: int) -> Verdict:
     elif status == 1 and last.startswith(FAILED):
         verdict = Verdict(False, last.removeprefix(FAILED), str(log))
     elif status < 0 and -status not in ENDED_BY_OTHERS:
-        verdict = Verdict(False, f"ended by {signal.Signals(-status).name}, at: {last}", str(log))
+        verdict = Verdict(
+            False, f"ended by signal {-status} ({signal.strsignal(-status)}), at: {last}", str(log)
+        )
     else:
         # Memory that is short today, or somebody who ends processes, says nothing about tomorrow.
         verdict, remember = Verdict(False, f"it could not be made: {last}", str(log)), False
@@ -147,11 +149,16 @@ def _run(command: list[str], log: Path) -> int | None:
     own = Path(__file__).parents[2]
     path = os.pathsep.join([str(own), *(os.path.abspath(one) for one in sys.path)])
     environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
-    environment |= {"LASFAST_CHOICE": "native", "PYTHONPATH": path}
+    cache = str(choice.directory().absolute())
+    environment |= {"LASFAST_CHOICE": "native", "LASFAST_CACHE": cache, "PYTHONPATH": path}
     with open(log, "wb") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=own
-        )
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=own
+            )
+        except OSError as error:
+            output.write(str(error).encode())
+            return NOT_STARTED
         try:
             return process.wait(SECONDS)
         except subprocess.TimeoutExpired:

@@ -161,6 +161,19 @@ def test_emulated_kernels_pass(names, emulated_place, monkeypatch):
         assert {one.name.rpartition(", ")[2] for one in results.values()} == {"fp32", "bf16", "TF32"}
 
 
+@pytest.mark.parametrize("emulated", ["forward"], indirect=True)
+def test_the_way_that_is_wrong_is_named(emulated_place, monkeypatch):
+    def wrong(original, *arguments):
+        original(*arguments)
+        add(0.01, arguments[5])
+
+    module = Module(emulated_place, "schedule_run_resident_cuda", wrong)
+    monkeypatch.setattr(_native, "load", lambda: module)
+    monkeypatch.setitem(PROGRAMS, "cpu", CudaProgram)
+    [result] = checked("pools and gates, fp32").values()
+    assert result.problem == "resident: wrong results"
+
+
 @pytest.mark.cuda
 def test_gpu_passes():
     results = list(selfcheck.run(torch.device("cuda", 0)))

@@ -47,6 +47,7 @@ trap 'rm -rf "$work"' EXIT
 cp -R tests benchmarks pyproject.toml "$work" && cd "$work" || exit 1
 export LASFAST_CACHE="$records/choices"  # which of several ways was faster here belongs to the records
 
+step check 60 "$python" -m lasfast check --device cuda
 step tests 90 "$python" -m pytest -m cuda -p no:cacheprovider \
   tests/engine/test_cuda_program.py tests/ops tests/nn tests/train tests/data/test_images.py
 # Compiling takes PyTorch most of a minute: for one workload's candidates, the last.

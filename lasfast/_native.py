@@ -9,8 +9,10 @@ every call, so tests can go through all of them in one process.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import os
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -41,6 +43,12 @@ def load() -> Any:
             "in a checkout of lasfast (a C++17 compiler is needed); without it lasfast runs on PyTorch alone."
         ) from _error
     return _C
+
+
+@functools.cache
+def digest() -> str:
+    """Of the compiled module's file: another build has another one."""
+    return hashlib.blake2b(Path(load().__file__).read_bytes(), digest_size=16).hexdigest()
 
 
 def isa() -> str:

@@ -22,6 +22,7 @@ from lasfast.engine.lowering import lower
 from lasfast.engine.native_backend import why_missing
 from lasfast.measurement import Measurement
 from lasfast.normalization import Normalization
+from lasfast.ops import native
 from lasfast.racing import Race, RaceResult
 from lasfast.spaces import Architecture, SearchSpace
 from lasfast.supernets import Path, Supernet
@@ -52,7 +53,8 @@ class Evaluator:
         validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs. Tensors are predicted
             in a random order, always the same, so that a race (see `race`) may stop anywhere.
         backend: "native" (the compiled module, CPU or CUDA), "torch" (the reference, runs anything), or
-            "auto": native where it can run this supernet, else torch.
+            "auto": native where it can run this supernet, and on a GPU whose check it passed (see
+            `lasfast.ops.verdict`), else torch.
         precision: "fp32", or "bf16": torch's bfloat16 autocast, or values and weights stored in bfloat16.
         statistics: which statistics are kept for prediction: "cumulative", "ema" or "batch_mean"
             (see `lasfast.engine.statistics`).
@@ -203,6 +205,8 @@ class Evaluator:
         if self._wanted == "torch":
             return reference
         why = why_missing(self._device)
+        if why is None and self._wanted == "auto" and not native.usable(self._device):
+            return reference  # as was said
         if why is None:
             try:
                 lower(Plan(self._samples()), self.image_shape, calibration=False)

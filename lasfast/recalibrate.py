@@ -16,6 +16,7 @@ from lasfast.engine.backend import BACKENDS, PRECISIONS, too_few_values
 from lasfast.engine.lowering import lower
 from lasfast.engine.native_backend import why_missing
 from lasfast.engine.statistics import RunningStatistics
+from lasfast.ops import native
 from lasfast.supernets.run import evaluation_mode
 from lasfast.supernets.trace import UntraceableError, trace
 
@@ -44,7 +45,7 @@ def calibrate(
         statistics: the convention: "cumulative", "ema" or "batch_mean" (`lasfast.engine.statistics`).
         backend: "native" for lasfast's kernels, for networks that `torch.fx` can trace (parts without batch
             norm that it cannot, or that there is no kernel for, run through torch); "torch" for any; "auto"
-            for native where possible.
+            for native where possible, and on a GPU whose check it passed (see `lasfast.ops.verdict`).
         precision: "fp32", or "bf16" (autocast, or bf16 kernels).
 
     Returns:
@@ -62,7 +63,7 @@ def calibrate(
         raise ValueError(f"network is a {type(network).__name__} without any BatchNorm to calibrate")
     batches = _Batches(loader, next(network.parameters()).device)
     kept: Statistics | None = None
-    if backend != "torch":
+    if backend == "native" or (backend == "auto" and native.usable(batches.device)):
         try:
             kept = _native(network, batches, statistics, precision)
         except _CannotError as error:

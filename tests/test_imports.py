@@ -41,12 +41,13 @@ ARROWS = {
     "evaluate": ["engine", "measurement", "tally", "costs", "racing", "validation", "distributed"],
     "tabular": ["measurement", "constraints"],
     "recalibrate": ["engine"],
+    "selfcheck": ["engine"],
     "train": ["engine", "measurement", "files", "constraints", "distributed"],
     "standalone": ["evaluate", "train"],
     "study": ["searchers", "evaluate", "tabular", "standalone", "train", "journal", "ranking", "result"],
     "dataset": ["searchers", "evaluate", "train", "journal", "ranking", "costs"],
     "report": ["study", "dataset"],
-    "cli": ["report", "study", "dataset", "data", "latency"],
+    "cli": ["report", "study", "dataset", "data", "latency", "selfcheck"],
 }
 # The front doors: they open on everything.
 FRONT = {"__init__", "__main__", "cli"}

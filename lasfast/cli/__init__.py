@@ -9,7 +9,7 @@ import typer
 
 from lasfast import distributed
 from lasfast._version import __version__
-from lasfast.cli import dataset, evaluate, info, latency, report, search, spaces, train
+from lasfast.cli import check, dataset, evaluate, info, latency, report, search, spaces, train
 from lasfast.cli.options import StoppedError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(search.app, name="search")
 app.add_typer(latency.app, name="latency")
-for module in (evaluate, train, dataset, report, spaces, info):
+for module in (evaluate, train, dataset, report, spaces, info, check):
     module.register(app)
 
 

@@ -11,6 +11,7 @@ import typer
 from lasfast.cli.options import command, panel
 from lasfast.cli.plan import PlanOptions, describe_plan
 from lasfast.machine import gather
+from lasfast.ops import verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ def register(app: typer.Typer) -> None:
             _print_lines(describe_plan(options, options.plan))
             return
         facts = gather()
+        for index, device in enumerate(facts["native"]["cuda"]["devices"]):
+            device["check"] = _checked(index) if device["supported"] else None
         if options.json:
             typer.echo(json.dumps(facts, indent=1))
             return
@@ -76,5 +79,10 @@ def _listed(values: list[str]) -> str:
 
 
 def _gpu(device: dict[str, Any]) -> str:
-    usable = "" if device["supported"] else ", no kernels for it"
-    return f"{device['name']} ({device['capability']}{usable})"
+    return f"{device['name']} ({device['capability']}, {device['check'] or 'no kernels for it'})"
+
+
+def _checked(index: int) -> str:
+    """What is known of the kernels on a GPU."""
+    known = verdict.known(index)
+    return "not checked yet" if known is None else str(known)

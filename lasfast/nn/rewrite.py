@@ -34,7 +34,8 @@ def accelerate(model: nn.Module) -> fx.GraphModule:
     memory. Everything else stays torch's. Weights and buffers are those of `model`, not copies, under
     the same names: a state dict moves both ways, and training the one trains the other. Convolution weights
     are put into channels_last. Training mode and evaluation mode, autocast, and `torch.compile` work as
-    before; hooks of modules that were fused are not called.
+    before; hooks of modules that were fused are not called. On a GPU where lasfast's kernels failed their
+    check (see `lasfast.ops.verdict`), PyTorch's compute the same.
 
     Args:
         model: any network that `torch.fx` can trace: no control flow that depends on tensors.

@@ -83,7 +83,7 @@ def _decide(key: str, device: torch.device, times: Mapping[str, float]) -> str:
     file = _file(device)
     known = _known(file)
     known[key] = best if times[best] < MARGIN * times[first] else first
-    _save(file, known)
+    save(file, known)
     return known[key]
 
 
@@ -130,13 +130,18 @@ def _time_on_gpu(run: Callable[[], Any], device: torch.device) -> float:
     return min(a.elapsed_time(b) for a, b in pairwise(marks)) / 1e3
 
 
+def directory() -> Path:
+    """Where the files are in which lasfast remembers what it found out about this machine."""
+    wanted = os.environ.get("LASFAST_CACHE")
+    if not wanted:
+        home = os.environ.get("XDG_CACHE_HOME")
+        wanted = os.path.join(home or Path.home() / ".cache", "lasfast")
+    return Path(wanted)
+
+
 def _file(device: torch.device) -> Path:
     """Where the choices of this machine are: another processor, GPU or library has its own file."""
-    directory = os.environ.get("LASFAST_CACHE")
-    if not directory:
-        home = os.environ.get("XDG_CACHE_HOME")
-        directory = os.path.join(home or Path.home() / ".cache", "lasfast")
-    return Path(directory) / _name(device, "" if device.type == "cuda" else _native.isa())
+    return directory() / _name(device, "" if device.type == "cuda" else _native.isa())
 
 
 @functools.cache
@@ -158,11 +163,12 @@ def _known(file: Path) -> dict[str, str]:
         return {}
 
 
-def _save(file: Path, known: Mapping[str, str]) -> None:
+def save(file: Path, known: Mapping[str, Any]) -> None:
+    """Write what is known, as JSON; says so where it cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         own = file.with_name(f"{file.name}.{os.getpid()}")  # other processes may be writing, too
         atomic_write_json(own, known)
         os.replace(own, file)
     except OSError as error:
-        logger.warning("%s cannot be written (%s): the next process measures again", file, error)
+        logger.warning("%s cannot be written (%s): the next process does it again", file, error)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lasfast import _native
-from lasfast.ops import place
+from lasfast.ops import place, verdict
 
 logger = logging.getLogger("lasfast")
 
@@ -27,7 +27,7 @@ def _say_once(text: str) -> None:
 
 
 @functools.cache
-def _cuda_usable(device: int) -> bool:
+def _is_built_for(device: int) -> bool:
     if _native.cuda_runs_on(device):
         return True
     _say_once("lasfast has no CUDA kernels that this GPU and its driver can run; using PyTorch's operators")
@@ -46,12 +46,20 @@ def available() -> bool:
     return _native.available()
 
 
+def usable(device: torch.device) -> bool:
+    """Whether there are native kernels for this device that may run unasked; says once why not.
+
+    On a GPU, which is checked before if it has not been (`lasfast.ops.verdict`).
+    """
+    if device.type == "cuda":
+        index = device.index or 0
+        return available() and _is_built_for(index) and verdict.passed(index)
+    return device.type == "cpu" and available()
+
+
 def reaches(tensor: Tensor) -> bool:
     """Whether there are native kernels where this tensor is; says once why not if there should be."""
-    kind = tensor.device.type
-    if kind not in ("cpu", "cuda") or tensor.layout != torch.strided:
-        return False
-    return available() and (kind == "cpu" or _cuda_usable(tensor.device.index))
+    return tensor.layout == torch.strided and usable(tensor.device)
 
 
 def supports(tensor: Tensor) -> bool:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from lasfast import _native, distributed
 from lasfast.checks import check_choice
 from lasfast.distributed import World
+from lasfast.ops import native
 from lasfast.ops.choice import fastest
 from lasfast.ops.sgd import SgdRule
 from lasfast.train.images import TrainingImages, as_training_images, on_device, shards
@@ -328,8 +329,7 @@ def _operators(settings: TrainSettings, device: torch.device) -> str:
         _native.load()
     if settings.operators != "auto":
         return settings.operators
-    usable = _native.cuda_runs_on(device.index) if device.type == "cuda" else _native.available()
-    return "native" if usable and settings.channels_last and device.type in ("cpu", "cuda") else "torch"
+    return "native" if settings.channels_last and native.usable(device) else "torch"
 
 
 def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -33,7 +33,7 @@ def searched(tmp_path_factory):
     [
         [],
         ["search"],
-        *([name] for name in ("evaluate", "train", "dataset", "report", "info")),
+        *([name] for name in ("evaluate", "train", "dataset", "report", "info", "check")),
         ["search", "nir"],
         ["latency", "build"],
         ["latency", "check"],

@@ -1,0 +1,102 @@
+"""`lasfast check`: whether lasfast's kernels compute on this machine what PyTorch does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import typer
+
+from lasfast import _native, selfcheck
+from lasfast.cli.display import make_console
+from lasfast.cli.options import command
+from lasfast.ops import verdict
+from lasfast.report.tables import make_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """What to check."""
+
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1, or auto: the processor and every GPU with kernels.")
+    ] = "auto"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+
+    @command(app, "check", CheckOptions)
+    def check(options: CheckOptions) -> None:
+        """Check lasfast's kernels against PyTorch on this machine; exit status 1 if any is wrong.
+
+        Small supernets are calibrated and predicted, and operators trained, by every instruction set of the
+        processor, or in every way and as CUDA graphs on a GPU; it takes some seconds. Errors are relative:
+        fp32 may differ by 1e-4, bf16 from the truth by twice what PyTorch's does and a rounding more. The
+        same work has to give the same bits twice. What comes of a GPU is remembered: on one that failed,
+        lasfast runs PyTorch's operators unless its own are asked for by name.
+
+        **Examples**
+
+        lasfast check
+
+        lasfast check --device cuda:1
+        """
+        _native.load()  # says what is wrong if it is not there
+        failed = [text for device in _devices(options.device) for text in _check(device)]
+        # Plain lines, the last of which says all.
+        typer.echo(f"{verdict.FAILED}{'; '.join(failed)}" if failed else "all agree with PyTorch")
+        if failed:
+            raise typer.Exit(1)
+
+
+def _devices(text: str) -> list[torch.device]:
+    """The devices to check; ValueError where there is no such device, or no kernels for it."""
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    if text == "auto":
+        usable = [index for index in gpus if _native.cuda_runs_on(index)]
+        return [torch.device("cpu"), *(torch.device("cuda", index) for index in usable)]
+    if text == "cpu":
+        return [torch.device("cpu")]
+    kind, _, number = text.partition(":")
+    if kind != "cuda" or not (number.isdecimal() or text == "cuda"):
+        raise ValueError(f"--device must be auto, cpu, cuda, or a GPU as cuda:1, got {text!r}")
+    index = int(number or 0)
+    if index not in gpus:
+        raise ValueError(f"--device {text}: torch finds {len(gpus)} usable NVIDIA GPU(s) here")
+    why = _native.why_no_cuda(index)
+    if why is not None:
+        raise ValueError(f"--device {text}: {why}")
+    return [torch.device("cuda", index)]
+
+
+def _check(device: torch.device) -> list[str]:
+    """Check a device and print what came of it; the failures. What came of a GPU is kept."""
+    cuda = device.type == "cuda"
+    title = f"cpu, which uses {_native.isa()}"
+    if cuda:
+        torch.cuda.set_device(device)  # where CUDA graphs are recorded
+        title = f"{device}, {torch.cuda.get_device_name(device)}"
+    console = make_console()
+    results: list[selfcheck.Result] = []
+    with console.status("") as status:
+
+        def begin(case: str) -> None:
+            status.update(f"checking {case}")
+            if not console.is_terminal:
+                typer.echo(f"checking {case}")  # so that a log says where it ended
+
+        try:
+            results += selfcheck.run(device, begin)
+        except torch.OutOfMemoryError as error:
+            raise OSError(f"{device} has too little memory for the check now: {error}") from error
+    table = make_table(title, "what", "by", "error", "allowed", "")
+    for one in results:
+        mark = "[red]FAILED" if one.problem else "[green]ok"
+        table.add_row(one.name, ", ".join(one.ways), f"{one.error:.1e}", f"{one.allowed:.1e}", mark)
+    console.print(table)
+    failures = [f"{one.name} ({one.problem})" for one in results if one.problem]
+    if cuda:
+        verdict.keep(device.index, verdict.Verdict(not failures, "; ".join(failures)))
+    return failures

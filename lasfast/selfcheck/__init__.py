@@ -1,0 +1,35 @@
+"""Whether lasfast's kernels compute on this machine what PyTorch does: what `lasfast check` runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+import torch
+
+from lasfast.selfcheck.case import Case, Result, environment
+from lasfast.selfcheck.evaluation import evaluation_cases
+from lasfast.selfcheck.training import training_cases
+
+
+def run(device: torch.device, begin: Callable[[str], None] = lambda name: None) -> Iterator[Result]:
+    """Check the kernels of the CPU, or of the GPU `device`, case by case; `begin` is told of each before.
+
+    On the CPU every instruction set of this machine takes part, on a GPU predictions by levels and resident,
+    and CUDA graphs. Random numbers are the same every time. Takes some seconds. What cannot be run ends it,
+    since a GPU may be of no use afterwards.
+
+    Raises:
+        torch.OutOfMemoryError: there is too little memory, which says nothing about the kernels.
+    """
+    with environment({"LASFAST_CHOICE": "native"}):
+        for case in chain(evaluation_cases(device), training_cases(device)):
+            begin(case.name)
+            result = case.check()
+            yield result
+            if result.error == math.inf:
+                return
+
+
+__all__ = ["Case", "Result", "run"]

@@ -1,0 +1,180 @@
+"""The check passes where the kernels are right, and fails, naming what, where they are not."""
+
+import ctypes
+import itertools
+
+import pytest
+import torch
+
+from lasfast import _native, selfcheck
+from lasfast.engine.cuda_program import CudaProgram
+from lasfast.engine.native_backend import PROGRAMS
+from lasfast.ops.convolution import find_convolution
+from lasfast.selfcheck.case import environment, relative_error
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Module:
+    """The compiled module with another function in the place of one."""
+
+    def __init__(self, module, name, function):
+        self._module, self._name, self._function = module, name, function
+
+    def __getattr__(self, name):
+        original = getattr(self._module, name)
+        if name != self._name:
+            return original
+        return lambda *arguments: self._function(original, *arguments)
+
+
+@pytest.fixture
+def replace(monkeypatch):
+    """Put a function, which is given the original and the arguments, in the place of a compiled one."""
+    if not _native.available():
+        pytest.skip("the compiled module is missing")
+    module = _native.load()
+    find_convolution.cache_clear()  # which keeps the module that it was made with
+    yield lambda name, function: monkeypatch.setattr(_native, "load", lambda: Module(module, name, function))
+    find_convolution.cache_clear()
+
+
+def checked(only=""):
+    """The results of cases whose names hold a text, by name; the others do not run."""
+    with environment({"LASFAST_CHOICE": "native"}):
+        cases = [*selfcheck.evaluation_cases(CPU), *selfcheck.training_cases(CPU)]
+        return {case.name: case.check() for case in cases if only in case.name}
+
+
+def test_the_processors_kernels_pass():
+    if not _native.available():
+        pytest.skip("the compiled module is missing")
+    begun = []
+    results = list(selfcheck.run(CPU, begun.append))
+    assert [one.name for one in results] == begun
+    assert len(results) == len(set(begun)) == 24
+    assert [one for one in results if one.problem] == []
+    sets = tuple(_native.load().isas_supported())
+    assert {one.ways for one in results} == {sets, ("CPU",)}
+    for one in results:
+        assert one.error <= one.allowed <= 0.15
+
+
+def add(number, address):
+    """Add to the first float that lies at an address."""
+    ctypes.cast(address, ctypes.POINTER(ctypes.c_float))[0] += number
+
+
+def test_one_wrong_value_of_a_prediction_is_found(replace):
+    def wrong(original, *arguments):
+        original(*arguments)
+        add(0.01, arguments[-1])
+
+    replace("schedule_predict", wrong)
+    results = checked("ResidualNet")
+    for name in ("ResidualNet, fp32", "ResidualNet of bytes, fp32"):
+        assert results[name].problem == "generic: wrong results"
+        assert results[name].error > results[name].allowed
+
+
+def test_one_wrong_value_of_a_convolution_is_found(replace):
+    def wrong(original, *arguments):
+        original(*arguments)
+        add(1.0, arguments[6])
+
+    replace("depthwise_nhwc_forward_cpu", wrong)
+    results = checked("conv + batch norm")
+    failed = {name for name, one in results.items() if one.problem}
+    assert failed == {f"depthwise conv + batch norm + sum + activation, {kind}" for kind in ("fp32", "bf16")}
+
+
+def test_bits_that_change_are_found(replace):
+    count = itertools.count()
+
+    def unsteady(original, *arguments):
+        rate = arguments[3] * (1 + 1e-6 * next(count))
+        original(*arguments[:3], rate, *arguments[4:])
+
+    replace("sgd_cpu", unsteady)
+    results = checked("SGD")
+    assert [one.problem for one in results.values()] == ["CPU: other bits the second time"] * 2
+    assert all(one.error < one.allowed for one in results.values())
+
+
+def test_what_cannot_be_run_ends_the_check(replace):
+    def broken(original, *arguments):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nand more")
+
+    replace("schedule_predict", broken)
+    [result] = selfcheck.run(CPU)
+    expected = "generic: RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert (result.problem, result.error) == (expected, float("inf"))
+
+
+def test_too_little_memory_is_no_verdict(replace):
+    def full(original, *arguments):
+        raise torch.OutOfMemoryError("as of a GPU")
+
+    replace("schedule_predict", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(selfcheck.run(CPU))
+
+
+def test_values_that_are_no_numbers_are_wrong():
+    nan, one = torch.tensor([torch.nan]), torch.ones(1)
+    assert not relative_error(nan, one) <= 1
+    with environment({}):
+        case = selfcheck.Case("nan", lambda: [nan], lambda: [one], list, "fp32", {"some way": {}})
+        assert case.check().problem == "some way: wrong results"
+
+
+def test_the_environment_is_put_back(monkeypatch):
+    monkeypatch.setenv("LASFAST_ISA", "before")
+    monkeypatch.delenv("LASFAST_CHOICE")
+    with environment({"LASFAST_ISA": "within", "LASFAST_CHOICE": "native"}):
+        assert _native.os.environ["LASFAST_ISA"] == "within"
+    assert _native.os.environ["LASFAST_ISA"] == "before"
+    assert "LASFAST_CHOICE" not in _native.os.environ
+
+
+@pytest.mark.parametrize("emulated", ["forward"], indirect=True)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["pools and gates, fp32", "pools and gates, bf16", "SGD"],
+        [f"conv + batch norm + sum + activation, {kind}" for kind in ("fp32", "bf16")],
+        pytest.param([""], marks=pytest.mark.slow),
+    ],
+    ids=["evaluation", "training", "all"],
+)
+def test_emulated_kernels_pass(names, emulated_place, monkeypatch):
+    """CUDA's cases, on the host: predictions by levels and resident, and TF32."""
+    monkeypatch.setitem(PROGRAMS, "cpu", CudaProgram)
+    results = {}
+    for name in names:
+        results |= checked(name)
+    assert [one for one in results.values() if one.problem] == []
+    ways = {one.ways for one in results.values()}
+    assert ways <= {("levels", "resident"), ("CUDA",)}
+    if names == [""]:
+        assert {one.name.rpartition(", ")[2] for one in results.values()} == {"fp32", "bf16", "TF32"}
+
+
+@pytest.mark.parametrize("emulated", ["forward"], indirect=True)
+def test_the_way_that_is_wrong_is_named(emulated_place, monkeypatch):
+    def wrong(original, *arguments):
+        original(*arguments)
+        add(0.01, arguments[5])
+
+    module = Module(emulated_place, "schedule_run_resident_cuda", wrong)
+    monkeypatch.setattr(_native, "load", lambda: module)
+    monkeypatch.setitem(PROGRAMS, "cpu", CudaProgram)
+    [result] = checked("pools and gates, fp32").values()
+    assert result.problem == "resident: wrong results"
+
+
+@pytest.mark.cuda
+def test_gpu_passes():
+    results = list(selfcheck.run(torch.device("cuda", 0)))
+    assert [one for one in results if one.problem] == []

@@ -10,21 +10,22 @@ import torch
 
 from lasfast.selfcheck.case import Case, Result, environment
 from lasfast.selfcheck.evaluation import evaluation_cases
+from lasfast.selfcheck.tiles import tile_cases
 from lasfast.selfcheck.training import training_cases
 
 
 def run(device: torch.device, begin: Callable[[str], None] = lambda name: None) -> Iterator[Result]:
     """Check the kernels of the CPU, or of the GPU `device`, case by case; `begin` is told of each before.
 
-    On the CPU every instruction set of this machine takes part, on a GPU predictions by levels and resident,
-    and CUDA graphs. Random numbers are the same every time. Takes some seconds. What cannot be run ends it,
-    since a GPU may be of no use afterwards.
+    On the CPU every instruction set of this machine takes part; on a GPU all ways to predict, all tiles of
+    convolutions, and CUDA graphs. Random numbers are the same every time. Takes some seconds. What cannot be
+    run ends it, since a GPU may be of no use afterwards.
 
     Raises:
         torch.OutOfMemoryError: there is too little memory, which says nothing about the kernels.
     """
     with environment({"LASFAST_CHOICE": "native"}):
-        for case in chain(evaluation_cases(device), training_cases(device)):
+        for case in chain(evaluation_cases(device), tile_cases(device), training_cases(device)):
             begin(case.name)
             result = case.check()
             yield result

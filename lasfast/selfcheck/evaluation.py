@@ -88,14 +88,14 @@ def _case(
             return _logits(backend(supernet, stored, normalization=normalization), plan, *batches)
 
     stored = "bf16" if precision == "bf16" else "fp32"
-    levels_and_resident = {way: {"LASFAST_CHOICE": way} for way in ("levels", "resident")}
+    all_ways = {way: {"LASFAST_CHOICE": way} for way in ("levels", "resident", "resident alone")}
     return Case(
         f"{name}, {precision}",
         ours=partial(run, NativeBackend, stored, precision == "TF32"),
         truth=partial(run, TorchBackend, "fp32"),
         theirs=partial(run, TorchBackend, "bf16"),
         precision=precision,
-        ways=levels_and_resident if cuda else native_ways(cuda=False),
+        ways=all_ways if cuda else native_ways(cuda=False),
     )
 
 

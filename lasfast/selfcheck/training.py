@@ -13,6 +13,7 @@ from torch import Tensor
 from lasfast.engine.graphs import Replays
 from lasfast.engine.native_backend import PROGRAMS
 from lasfast.ops import bn_act, conv_bn_act, reference_bn_act, sliced_conv2d
+from lasfast.ops.native import has_warpgroups
 from lasfast.ops.sgd import Index, Sgd, SgdRule, sgd_reference
 from lasfast.selfcheck.case import Case, DisagreementError, float32_as, native_ways
 
@@ -185,13 +186,16 @@ def _case(
             one for layer in layers for one in layer.results(partial(layer.plain, operator), values, others)
         ]
 
+    ways = native_ways(cuda)
+    if cuda and precision == "bf16" and has_warpgroups(device):
+        ways["warpgroups"] = {"LASFAST_CHOICE": "warpgroups"}
     return Case(
         f"{name}, {precision}",
         ours,
         truth=partial(plain, torch.float64, torch.float64),
         theirs=partial(plain, torch.bfloat16, torch.float32),
         precision=precision,
-        ways=native_ways(cuda),
+        ways=ways,
     )
 
 

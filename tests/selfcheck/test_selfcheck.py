@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from lasfast import _native, selfcheck
+from lasfast.engine import conv_tiles
 from lasfast.engine.cuda_program import CudaProgram
 from lasfast.engine.native_backend import PROGRAMS
 from lasfast.ops.convolution import find_convolution
 from lasfast.selfcheck.case import environment, relative_error
+from lasfast.selfcheck.evaluation import evaluation_cases
+from lasfast.selfcheck.tiles import tile_cases
+from lasfast.selfcheck.training import training_cases
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,7 +47,7 @@ def replace(monkeypatch):
 def checked(only=""):
     """The results of cases whose names hold a text, by name; the others do not run."""
     with environment({"LASFAST_CHOICE": "native"}):
-        cases = [*selfcheck.evaluation_cases(CPU), *selfcheck.training_cases(CPU)]
+        cases = itertools.chain(*(some(CPU) for some in (evaluation_cases, tile_cases, training_cases)))
         return {case.name: case.check() for case in cases if only in case.name}
 
 
@@ -142,7 +146,7 @@ def test_the_environment_is_put_back(monkeypatch):
 @pytest.mark.parametrize(
     "names",
     [
-        ["pools and gates, fp32", "pools and gates, bf16", "SGD"],
+        ["pools and gates, fp32", "pools and gates, bf16", "SGD", "tiles of"],
         [f"conv + batch norm + sum + activation, {kind}" for kind in ("fp32", "bf16")],
         pytest.param([""], marks=pytest.mark.slow),
     ],
@@ -151,12 +155,15 @@ def test_the_environment_is_put_back(monkeypatch):
 def test_emulated_kernels_pass(names, emulated_place, monkeypatch):
     """CUDA's cases, on the host: predictions by levels and resident, and TF32."""
     monkeypatch.setitem(PROGRAMS, "cpu", CudaProgram)
+    monkeypatch.setattr(conv_tiles, "POSITIONS", 64)
     results = {}
     for name in names:
         results |= checked(name)
     assert [one for one in results.values() if one.problem] == []
     ways = {one.ways for one in results.values()}
-    assert ways <= {("levels", "resident"), ("CUDA",)}
+    assert ways <= {("levels", "resident", "resident alone"), ("CUDA",), ("CUDA", "warpgroups")}
+    if "tiles of" in names or names == [""]:
+        assert len([name for name in results if "tiles of" in name]) == 5 + 8
     if names == [""]:
         assert {one.name.rpartition(", ")[2] for one in results.values()} == {"fp32", "bf16", "TF32"}
 

@@ -1,0 +1,45 @@
+"""Convolutions on CUDA in every tile, against the usual one, which evaluation is checked in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from lasfast.engine.conv_tiles import ConvTiles, Size, Trial
+from lasfast.engine.native_backend import PROGRAMS
+from lasfast.ops.choice import UnfitError
+from lasfast.selfcheck.case import Case
+
+SIZES = (Size(3, 16, 16), Size(3, 64, 64))
+"""For one or the other, every tile is one that suits."""
+
+
+def tile_cases(device: torch.device) -> Iterator[Case]:
+    """Each tile once in each precision; warpgroups may round their sums otherwise than warps do."""
+    if not PROGRAMS[device.type].cuda:
+        return
+    for precision in ("fp32", "bf16"):
+        tiles = ConvTiles(device, precision, tf32=False)
+        seen: set[int] = set()
+        for size in SIZES:
+            usual = tiles.usual(size)
+            trial = cache(partial(Trial, tiles, size, usual))  # made where the first case is run
+            right = partial(_usual, trial)
+            for tile in sorted({*tiles.others(usual)} - seen):
+                name = f"convolution in tiles of {tiles.name(tile)}, {precision}"
+                yield Case(name, partial(_in_tile, trial, tile), right, right, precision, {"CUDA": {}})
+                seen.add(tile)
+
+
+def _usual(trial: Callable[[], Trial]) -> list[Tensor]:
+    return [trial().right]
+
+
+def _in_tile(trial: Callable[[], Trial], tile: int) -> list[Tensor]:
+    with suppress(UnfitError):  # which asks for the same bits
+        trial().run(tile)
+    return [trial().output.clone()]

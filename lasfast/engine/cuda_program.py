@@ -64,7 +64,7 @@ class CudaProgram(Program):
         self._plans: dict[tuple[int, int], _Plan] = {}
         self.way = "levels"
         self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}
-        self._replays = Replays(enabled=backend.device.type == "cuda" and not schedule.calls)
+        self._replays = Replays(backend.device, enabled=backend.device.type == "cuda" and not schedule.calls)
         self._resident = schedule.resident
         if self._resident is not None:
             self._resident_operations = self._resident.operations.copy()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -18,7 +20,7 @@ Record = Callable[[Callable[[], Any]], Recorded[Any]]
 
 
 class Replays:
-    """Queues the same work again and again: from its second time on as a CUDA graph.
+    """Queues the same work on a device again and again: from its second time on as a CUDA graph.
 
     The first time it is queued as it is, since what a kernel needs once (its code, more shared memory) cannot
     be had while a graph is recorded. `enabled=False` queues it so every time, and so does a graph that cannot
@@ -26,16 +28,23 @@ class Replays:
     work is queued. `recorder` makes what records, anew for each pool.
     """
 
-    def __init__(self, *, enabled: bool, recorder: Callable[[], Record] | None = None) -> None:
+    def __init__(
+        self, device: torch.device, *, enabled: bool, recorder: Callable[[], Record] | None = None
+    ) -> None:
         self.enabled = enabled
-        self._recorder = recorder or Recorder
+        self._device = device
+        self._recorder = recorder or partial(Recorder, device)
         self.clear()
 
     def run(self, key: Hashable, work: Callable[[], T]) -> T:
-        """Queue `work` on the current stream; calls with one key must queue the same."""
-        if not self.enabled or key not in self._recorded:
-            self._recorded[key] = None
+        """Queue `work` on the device's current stream; calls with one key must queue the same."""
+        if not self.enabled:
             return work()
+        if key not in self._recorded:
+            self._recorded[key] = None
+            # Where it will be recorded: autograd keeps for a while in which stream a gradient was summed.
+            with _beside(self._device):
+                return work()
         recorded = self._recorded[key]
         if recorded is None:
             try:
@@ -56,15 +65,16 @@ class Replays:
 
 
 class Recorder:
-    """Records CUDA graphs of the current device, whose memory comes from one pool."""
+    """Records CUDA graphs of a device, whose memory comes from one pool."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool: Any = None
 
     def __call__(self, work: Callable[[], T]) -> Recorded[T]:
         """Record what `work` queues, which does not run now."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(_side_stream(torch.cuda.current_device())):
+        with torch.cuda.stream(_side_stream(self._device)):
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 result = work()
@@ -74,7 +84,20 @@ class Recorder:
         return graph.replay, result
 
 
+@contextmanager
+def _beside(device: torch.device) -> Iterator[None]:
+    """Queue on the side stream what comes behind the current one's work, and before what follows there."""
+    if device.type != "cuda":
+        yield
+        return
+    current, side = torch.cuda.current_stream(device), _side_stream(device)
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        yield
+    current.wait_stream(side)
+
+
 @functools.cache
-def _side_stream(device: int) -> torch.cuda.Stream:
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """Where graphs are recorded, not on the default stream; one, since cuBLAS keeps memory for each."""
     return torch.cuda.Stream(device)

@@ -201,7 +201,7 @@ def _case(
 
 def _repeated(device: torch.device, layer: Layer, run: Callable[..., Tensor]) -> list[Tensor]:
     """The results of each of three runs; on a GPU the last two are of a CUDA graph, as trainers have it."""
-    replays = Replays(enabled=device.type == "cuda")
+    replays = Replays(device, enabled=device.type == "cuda")
     first, *others = ([one.clone() for one in replays.run("", partial(layer.results, run))] for _ in range(3))
     for other in others:
         if not all(map(torch.equal, first, other)):

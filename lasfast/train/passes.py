@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from contextlib import nullcontext
 from typing import TypeVar
 
 import torch
@@ -31,7 +30,7 @@ class Passes:
         recorder: Callable[[], Record] | None = None,
     ) -> None:
         self._module, self._device, self._format = module, device, memory_format
-        self._replays = Replays(enabled=enabled, recorder=recorder)
+        self._replays = Replays(device, enabled=enabled, recorder=recorder)
         self.clear()
 
     def clear(self) -> None:
@@ -73,8 +72,7 @@ class Passes:
         """
         if self._batch is None or images is not self._batch[0]:
             return work()
-        with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
-            return self._replays.run(kind, work)
+        return self._replays.run(kind, work)
 
     def _moved(self) -> bool:
         return self._addresses != [one.data_ptr() for one in self._read]

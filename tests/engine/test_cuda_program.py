@@ -276,13 +276,13 @@ def test_work_is_recorded_the_second_time() -> None:
         done.append("recorded")
         return lambda: done.append("replayed"), "result"
 
-    replays = Replays(enabled=True, recorder=lambda: record)
+    replays = Replays(torch.device("cpu"), enabled=True, recorder=lambda: record)
     for key, result in (("a", None), ("b", None), ("a", "result"), ("a", "result"), ("b", "result")):
         assert replays.run(key, lambda: done.append("run")) == result
     assert done == ["run", "run", "recorded", "replayed", "replayed", "recorded", "replayed"]
     done.clear()
     for _ in range(3):
-        Replays(enabled=False).run("a", lambda: done.append("run"))
+        Replays(torch.device("cpu"), enabled=False).run("a", lambda: done.append("run"))
     assert done == ["run"] * 3
 
 
@@ -292,7 +292,7 @@ def test_work_that_cannot_be_recorded_is_run(caplog: pytest.LogCaptureFixture) -
     def record(work):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    replays = Replays(enabled=True, recorder=lambda: record)
+    replays = Replays(torch.device("cpu"), enabled=True, recorder=lambda: record)
     for key in ("a", "b", "a", "a", "b"):
         replays.run(key, lambda: done.append("run"))
     assert done == ["run"] * 5
@@ -344,6 +344,19 @@ def test_what_a_gpu_lacks_is_named(
 def test_other_devices_are_refused() -> None:
     with pytest.raises(ValueError, match="supernet is on meta, and there are no native kernels for meta"):
         NativeBackend(supernets.ResidualNet((1, 1, 1), 7).to("meta"))
+
+
+@pytest.mark.cuda
+def test_another_gpu_than_the_current_one() -> None:
+    """Where graphs are recorded, and replayed, too."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    supernet = NETS["residual"]().to("cuda:1")
+    plan, images = plan_of(supernet), batches(4, 4, 4, device="cuda:1")
+    _, ours = run(NativeBackend(supernet), plan, images[:1], images)
+    _, truth = run(TorchBackend(supernet), plan, images[:1], images)
+    for one, right in zip(ours, truth, strict=True):
+        assert error(one, right) <= 1e-4
 
 
 @pytest.mark.cuda

@@ -44,7 +44,7 @@ sanitize: $(VENV)/.test  ## run the tests of single operations on native code bu
 	  $(BIN)/pytest -p no:cacheprovider tests/ops/test_schedule_kernels.py tests/ops/test_bn_act.py \
 	  tests/ops/test_conv2d_nhwc.py tests/ops/test_depthwise_nhwc.py \
 	  tests/ops/test_conv2d_nhwc_cuda.py tests/ops/test_depthwise_nhwc_cuda.py tests/ops/test_bn_act_cuda.py \
-	  tests/ops/test_sgd.py tests/ops/test_schedule_resident.py $(TEST_ARGS)
+	  tests/ops/test_sgd.py tests/ops/test_schedule_resident.py tests/ops/test_schedule_tiles.py $(TEST_ARGS)
 
 lint: $(VENV)/.lint  ## check style and types, change nothing
 	$(BIN)/ruff check $(PYTHON_CODE)

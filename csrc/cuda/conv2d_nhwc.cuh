@@ -18,7 +18,7 @@ struct Windows {
   int kernel, stride, padding;
   int phases_y, phases_x;  // that have positions
   int packed_phases;       // in each axis: that have taps
-  int depth;               // elements of a row of the packed weight: (tap, input channel), then zeros
+  int depth;               // elements of a row of the packed weight: k_order.cuh's, then zeros
   int64_t positions;       // of a phase, at most
 
   Windows(const Conv2dNhwcParams& p, Pass pass);

@@ -24,6 +24,17 @@ struct GradWeightArgs {
   int row_tiles, column_tiles;
 };
 
+// A row of the product.
+struct Element {
+  int row, column, channel;
+
+  LASFAST_DEVICE void next(int channels, int kernel) {
+    if (++channel < channels) return;
+    channel = 0;
+    if (++column == kernel) column = 0, ++row;
+  }
+};
+
 template <int BN>
 union Shared {
   Stage<conv_rows, BN> stage[stages];
@@ -62,7 +73,7 @@ grad_weight(const GradWeightArgs args) {
 
   // What the thread's pieces are of: window row, column and channel; output channel.
   const int row = first_row + A::piece() * elements, tap = row / args.c_in;
-  const Walk of = {tap / args.kernel, tap % args.kernel, row % args.c_in};
+  const Element of = {tap / args.kernel, tap % args.kernel, row % args.c_in};
   const int column = first_column + B::piece() * elements;
   const auto* const input = static_cast<const T*>(args.input);
   const auto* const grad_output = static_cast<const T*>(args.grad_output);
@@ -73,28 +84,28 @@ grad_weight(const GradWeightArgs args) {
       const int number = begin + step * A::depth + A::k(i);
       const Grid::Position at = args.grid(number);
       const int top = at.y * args.stride - args.padding, left = at.x * args.stride - args.padding;
-      const auto inside = [&](const Walk& walk) {
-        const int y = top + walk.row, x = left + walk.column;
-        return number < end && walk.row < args.kernel && y >= 0 && y < args.height && x >= 0 &&
+      const auto inside = [&](const Element& element) {
+        const int y = top + element.row, x = left + element.column;
+        return number < end && element.row < args.kernel && y >= 0 && y < args.height && x >= 0 &&
                x < args.width;
       };
-      const auto address = [&](const Walk& walk) {
+      const auto address = [&](const Element& element) {
         return input +
-               ((int64_t{at.image} * args.height + top + walk.row) * args.width + left + walk.column) *
+               ((int64_t{at.image} * args.height + top + element.row) * args.width + left + element.column) *
                    args.c_in +
-               walk.channel;
+               element.channel;
       };
       char* const to = stage.a + transposed_offset<T, conv_rows>(A::k(i), A::piece());
       if constexpr (whole) {
         const bool valid = inside(of);
         device::copy16_async(to, valid ? address(of) : input, valid);
       } else {
-        Walk walk = of;
+        Element element = of;
         Values<elements> values;
         LASFAST_UNROLL
         for (int e = 0; e < elements; ++e) {
-          values.v[e] = inside(walk) ? device::to_float(*address(walk)) : 0.f;
-          walk.advance<1>(args.c_in, args.kernel);
+          values.v[e] = inside(element) ? device::to_float(*address(element)) : 0.f;
+          element.next(args.c_in, args.kernel);
         }
         device::store16(to, pack_values(values));
       }

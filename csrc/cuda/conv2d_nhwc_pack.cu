@@ -1,6 +1,8 @@
 // Packing of a weight's slice into the rows that the products read. A block has 32 rows of 32 elements: they
 // are read along whichever side is closer together in the weight, and change places in shared memory.
 #include "conv2d_nhwc.cuh"
+#include "k_order.cuh"
+#include "schedule_problem.h"
 
 namespace lasfast {
 namespace {
@@ -11,14 +13,15 @@ constexpr int threads = 256, side = 32;
 struct Tap {
   int r, s, channel;  // r < 0: nowhere, it is zero
 
-  LASFAST_DEVICE Tap(const Windows& w, int phase, int k) : r(-1), s(0), channel(k % w.in_channels) {
+  LASFAST_DEVICE Tap(const Windows& w, int phase, int k, int step_elements) : r(-1), s(0), channel(0) {
     // How many taps a residue has, in each axis.
     const int step = w.transposed ? w.stride : 1;
     const int y = phase / w.packed_phases, x = phase % w.packed_phases;
     const int taps_y = (w.kernel - y + step - 1) / step, taps_x = (w.kernel - x + step - 1) / step;
-    const int tap = k / w.in_channels;
-    if (tap >= taps_y * taps_x) return;
-    r = tap / taps_x, s = tap % taps_x;
+    const KElement element(k, taps_y * taps_x, run_of(w.in_channels, step_elements));
+    if (element.channel >= w.in_channels) return;
+    channel = element.channel;
+    r = element.tap / taps_x, s = element.tap % taps_x;
     if (w.transposed) r = y + (taps_y - 1 - r) * step, s = x + (taps_x - 1 - s) * step;
   }
 };
@@ -39,7 +42,7 @@ pack_windows(const PackArgs args) {
   const bool along_rows = (of_row < 0 ? -of_row : of_row) < (of_channel < 0 ? -of_channel : of_channel);
   for (int i = device::thread_index(); i < side * side; i += threads) {
     const int row = along_rows ? i % side : i / side, k = along_rows ? i / side : i % side;
-    const Tap tap(w, phase, first_k + k);
+    const Tap tap(w, phase, first_k + k, conv_step_bytes / sizeof(To));
     float value = 0.f;
     if (tap.r >= 0 && first_row + row < w.out_channels)
       value = device::to_float(

@@ -1,11 +1,13 @@
 // Forward pass and gradient of the input of a convolution on NHWC values, as matrix products: rows are
-// positions, columns output channels, and k is (tap, input channel), read 64 bytes at a time.
+// positions, columns output channels, and k is (tap, input channel), read 64 bytes at a time in the order of
+// k_order.cuh.
 //
 // It is a schedule's convolution (schedule_conv.cu) for values as PyTorch has them: channels are not padded.
 // What can be copied 16 bytes at a time (`whole`) is; otherwise elements are gathered one by one, and k has
 // no holes where channels are few.
 #include "conv2d_nhwc.cuh"
 #include "conv_tile.cuh"
+#include "k_order.cuh"
 #include "schedule_products.cuh"
 
 namespace lasfast {
@@ -68,9 +70,9 @@ struct Rows {
       left[i] = tile.x.origin + tile.x.origin_step * at.x;
     }
   }
-  LASFAST_DEVICE bool inside(const Windows& w, const Tile& tile, const Walk& at, int i) const {
+  LASFAST_DEVICE bool inside(const Windows& w, const Walk& at, int i) const {
     const int y = top[i] + at.row, x = left[i] + at.column;
-    return at.row < tile.y.taps && y >= 0 && y < w.in_height && x >= 0 && x < w.in_width;
+    return at.channel < w.in_channels && y >= 0 && y < w.in_height && x >= 0 && x < w.in_width;
   }
   LASFAST_DEVICE const T* address(const Windows& w, const Walk& at, int i) const {
     return image[i] + (int64_t{top[i] + at.row} * w.in_width + left[i] + at.column) * w.in_channels +
@@ -97,24 +99,24 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
   const int steps = (depth + step_elements - 1) / step_elements;
   const int64_t packed_phase = tile.y.residue * w.packed_phases + tile.x.residue;
   const T* const packed = static_cast<const T*>(args.packed) + packed_phase * w.out_channels * w.depth;
-  Walk ahead = {0, 0, 0};
+  Walk ahead(run_of(w.in_channels, step_elements));
   if (depth > 0)
-    for (int i = 0; i < piece; ++i) ahead.advance<piece_elements>(w.in_channels, tile.x.taps);
+    for (int i = 0; i < piece; ++i) ahead.advance<piece_elements>(tile.x.taps, tile.y.taps);
 
   const auto fill = [&](Stage& stage, int step) {
     LASFAST_UNROLL
     for (int i = 0; i < Rows<T>::copies; ++i) {
       char* const to = stage.a + piece_offset(row + i * rows_at_once, piece);
       if constexpr (whole) {
-        const bool inside = rows.inside(w, tile, ahead, i);
-        device::copy16_async(to, inside ? rows.address(w, ahead, i) : rows.image[i], inside);
+        const bool inside = rows.inside(w, ahead, i);
+        device::copy16_async_cached(to, inside ? rows.address(w, ahead, i) : rows.image[i], inside);
       } else {
         Walk at = ahead;
         Values<piece_elements> values;
         LASFAST_UNROLL
         for (int e = 0; e < piece_elements; ++e) {
-          values.v[e] = rows.inside(w, tile, at, i) ? device::to_float(*rows.address(w, at, i)) : 0.f;
-          at.advance<1>(w.in_channels, tile.x.taps);
+          values.v[e] = rows.inside(w, at, i) ? device::to_float(*rows.address(w, at, i)) : 0.f;
+          at.advance<1>(tile.x.taps, tile.y.taps);
         }
         device::store16(to, pack_values(values));
       }
@@ -126,7 +128,7 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
       const int64_t at = int64_t{inside ? c : 0} * w.depth + step * step_elements + piece * piece_elements;
       device::copy16_async(stage.b + piece_offset(n, piece), packed + at, inside);
     }
-    ahead.advance<step_elements>(w.in_channels, tile.x.taps);
+    ahead.advance<step_elements>(tile.x.taps, tile.y.taps);
   };
   Product product;
   const int first_row = G::first_row(), first_column = G::first_column();

@@ -40,17 +40,6 @@ struct Result {
   Moments moments;
 };
 
-// Where a thread is in k: window row and column, channel.
-struct Walk {
-  int row, column, channel;
-
-  template <int elements>
-  LASFAST_DEVICE void advance(int channels, int window_width) {
-    for (channel += elements; channel >= channels; channel -= channels)
-      if (++column == window_width) column = 0, ++row;
-  }
-};
-
 // Sums a tile over `steps` of k. fill(stage, step) begins to copy a step, or copies it; arrived(stage) is
 // called once the thread's own copies have come, and may change these; add(stage) multiplies what all have
 // brought, and may leave the products of so many steps under way. Steps are filled, have arrived and are

@@ -70,6 +70,13 @@ LASFAST_DEVICE void copy16_async(void* shared_to, const void* from, bool valid) 
                "l"(from), "r"(valid ? 16 : 0)
                : "memory");
 }
+// The same by way of the first level of cache, for what other copies read again soon.
+LASFAST_DEVICE void copy16_async_cached(void* shared_to, const void* from, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(shared_to))),
+               "l"(from), "r"(valid ? 16 : 0)
+               : "memory");
+}
 // Closes a group of this thread's copies.
 LASFAST_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most `pending` of this thread's last groups are under way; other threads see its copies

@@ -61,6 +61,9 @@ inline Bits16 load16_shared(const void* from) { return *aligned16(from); }
 inline void store16(void* to, const Bits16& bits) { *const_cast<Bits16*>(aligned16(to)) = bits; }
 
 void copy16_async(void* shared_to, const void* from, bool valid);
+inline void copy16_async_cached(void* shared_to, const void* from, bool valid) {
+  copy16_async(shared_to, from, valid);
+}
 void copy_commit();
 void copy_wait_for(int pending);
 template <int pending>

@@ -1,5 +1,5 @@
 // Convolutions and linear operations of a schedule as matrix products: rows are output positions, columns
-// output channels, and k is (tap, input channel), read 64 bytes at a time.
+// output channels, and k is (tap, input channel), read 64 bytes at a time in the order of k_order.cuh.
 //
 // Copies to shared memory run three steps ahead of the products. Where the input has a norm or an activation,
 // each thread applies it to the pieces that it copied itself, once they have come; padding stays zero. The
@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "conv_tile.cuh"
+#include "k_order.cuh"
 #include "schedule_kernels.cuh"
 #include "schedule_products.cuh"
 #include "schedule_values.cuh"
@@ -46,7 +47,7 @@ struct Windows {
   }
   LASFAST_DEVICE bool inside(const Problem& p, const Walk& at, int i) const {
     const int y = top[i] + at.row, x = left[i] + at.column;
-    return at.row < p.kernel_height && y >= 0 && y < p.input.height && x >= 0 && x < p.input.width;
+    return at.channel < p.input.pitch && y >= 0 && y < p.input.height && x >= 0 && x < p.input.width;
   }
   LASFAST_DEVICE const T* address(const Problem& p, const Walk& at, int i) const {
     return image[i] +
@@ -103,8 +104,8 @@ LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
   device::barrier();
 
   const Windows<T, copies> windows(pass, p, tile);
-  Walk ahead = {0, 0, 0};
-  for (int i = 0; i < piece; ++i) ahead.advance<piece_elements>(p.input.pitch, p.kernel_width);
+  Walk ahead(run_of(p.input.pitch, step_elements));
+  for (int i = 0; i < piece; ++i) ahead.advance<piece_elements>(p.kernel_width, p.kernel_height);
   Walk here = ahead;
   const int steps = p.depth / step_elements;
   const auto* const weight = reinterpret_cast<const T*>(pass.weights + p.weight);
@@ -113,8 +114,8 @@ LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
     LASFAST_UNROLL
     for (int i = 0; i < copies; ++i) {
       const bool inside = windows.inside(p, ahead, i);
-      device::copy16_async(stage.a + piece_offset(row + i * rows_at_once, piece),
-                           inside ? windows.address(p, ahead, i) : windows.image[i], inside);
+      device::copy16_async_cached(stage.a + piece_offset(row + i * rows_at_once, piece),
+                                  inside ? windows.address(p, ahead, i) : windows.image[i], inside);
     }
     LASFAST_UNROLL
     for (int n = row; n < BN; n += rows_at_once) {
@@ -124,7 +125,7 @@ LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
           static_cast<int64_t>(inside ? c : 0) * p.depth + step * step_elements + piece * piece_elements;
       device::copy16_async(stage.b + piece_offset(n, piece), weight + at, inside);
     }
-    ahead.advance<step_elements>(p.input.pitch, p.kernel_width);
+    ahead.advance<step_elements>(p.kernel_width, p.kernel_height);
   };
   const auto arrived = [&](Stage& stage) {
     if (transformed) {
@@ -133,7 +134,7 @@ LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
         if (windows.inside(p, here, i))
           transform(scale + here.channel, shift + here.channel, p.input.activation,
                     stage.a + piece_offset(row + i * rows_at_once, piece), T{});
-      here.advance<step_elements>(p.input.pitch, p.kernel_width);
+      here.advance<step_elements>(p.kernel_width, p.kernel_height);
     }
     Product::publish();
   };

@@ -1,6 +1,7 @@
 // Packing of a weight slice into the rows that schedule_plan.h describes. A thread per packed element.
 #include "../cpu/schedule_check.h"
 #include "device.cuh"
+#include "k_order.cuh"
 #include "lasfast/round.h"
 #include "lasfast/schedule.h"
 #include "schedule_plan.h"
@@ -27,9 +28,10 @@ LASFAST_KERNEL(schedule_threads, 2)
 pack_rows(const Slice s) {
   const int64_t at = device::block_index() * schedule_threads + device::thread_index();
   if (at >= s.elements) return;
-  const int64_t k = at % s.depth, tap = k / s.pitch, channel = k % s.pitch;
-  const bool some = tap < s.taps && channel < s.channels;
-  const float value = some ? s.weight[at / s.depth * s.stride[0] + place(s, tap, channel)] : 0.f;
+  constexpr int step_elements = conv_step_bytes / sizeof(T);
+  const KElement k(static_cast<int>(at % s.depth), s.taps, run_of(s.pitch, step_elements));
+  const bool some = k.channel < s.channels;
+  const float value = some ? s.weight[at / s.depth * s.stride[0] + place(s, k.tap, k.channel)] : 0.f;
   static_cast<T*>(s.packed)[at] = device::from_float<T>(value);
 }
 

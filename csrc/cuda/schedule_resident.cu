@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "k_order.cuh"
 #include "lasfast/round.h"
 #include "schedule_kernels.cuh"
 #include "schedule_planes.cuh"
@@ -41,6 +42,8 @@ class Windows {
         width_(p.input.width),
         kernel_height_(p.kernel_height),
         kernel_width_(p.kernel_width),
+        run_(run_of(p.input.pitch, conv_step_bytes / item) * item),
+        end_(run_),
         channel_(Product::first_piece() * 16) {
     LASFAST_UNROLL
     for (int i = 0; i < Product::rows_read; ++i) {
@@ -71,11 +74,17 @@ class Windows {
  private:
   static constexpr int item = sizeof(T);
 
-  // The walk goes over window rows, columns and channels; behind the last it sees nothing.
+  // As Walk does, in bytes; behind the last channel it sees nothing.
   LASFAST_DEVICE void enter() {
-    for (; channel_ >= pitch_; channel_ -= pitch_)
-      if (++column_ == kernel_width_) column_ = 0, ++row_;
-    if (row_ >= kernel_height_) row_ = 1 << 29;
+    for (; channel_ >= end_; channel_ -= run_) {
+      if (++column_ < kernel_width_) continue;
+      column_ = 0;
+      if (++row_ < kernel_height_) continue;
+      row_ = 0;
+      channel_ += run_;
+      end_ += run_;
+    }
+    if (channel_ >= pitch_) row_ = 1 << 29;
     // There it wraps, and is not used.
     const auto row = static_cast<unsigned>(row_);
     under_ = static_cast<int>((row * width_ + column_) * pitch_ + channel_);
@@ -85,7 +94,7 @@ class Windows {
   Swizzle swizzle_;
   int pitch_, height_, width_, kernel_height_, kernel_width_;
   int top_[Product::rows_read], left_[Product::rows_read], start_[Product::rows_read];
-  int row_ = 0, column_ = 0, channel_, under_ = 0;
+  int run_, end_, row_ = 0, column_ = 0, channel_, under_ = 0;
 };
 
 // ---- the operation at hand, problem[at]; `stage`: where the bytes behind the arena begin. They are called,

@@ -1,0 +1,48 @@
+// The order of k, (tap, input channel), in the matrix products of convolutions.
+//
+// Where channels fill whole steps of the loop over k, all taps come in turn for the channels of one step,
+// then for those of the next: windows overlap, and what they share is read again while the first level of
+// cache has it. Elsewhere come all channels of a tap, then those of the next: k has no holes.
+#pragma once
+
+#include "device.cuh"
+
+namespace lasfast {
+
+// How many channels of a tap stand together.
+LASFAST_DEVICE int run_of(int channels, int step_elements) {
+  return channels % step_elements == 0 ? step_elements : channels;
+}
+
+// Element k; behind the last one, channels are beyond the last.
+struct KElement {
+  int tap, channel;
+
+  LASFAST_DEVICE KElement(int k, int taps, int run) {
+    const int within = k % (taps * run);
+    tap = within / run;
+    channel = k / (taps * run) * run + within % run;
+  }
+};
+
+// The elements one after another, by rows and columns of the window.
+struct Walk {
+  int run, end;  // the run at hand ends before this channel
+  int row = 0, column = 0, channel = 0;
+
+  LASFAST_DEVICE explicit Walk(int run) : run(run), end(run) {}
+
+  template <int elements>
+  LASFAST_DEVICE void advance(int width, int height) {
+    for (channel += elements; channel >= end; channel -= run) {
+      if (++column < width) continue;
+      column = 0;
+      if (++row < height) continue;
+      row = 0;
+      channel += run;
+      end += run;
+    }
+  }
+};
+
+}  // namespace lasfast

@@ -29,7 +29,7 @@ ACTIVATIONS = {
     "sigmoid": 5,
     "hardsigmoid": 6,
 }
-"""Numbers of csrc/include/lasfast/schedule.h."""
+"""Numbers of csrc/include/lasfast/schedule.h, of evaluation as of training."""
 
 _LAST = torch.channels_last
 

@@ -59,6 +59,10 @@ def register(app: typer.Typer) -> None:
             config, data, depth=config.depth, width=config.width, seed=config.seed
         ).to(device)
         architectures = [supernet.space.parse(text) for text in options.architectures]
+        if not (options.run / CHECKPOINT).exists():
+            raise FileNotFoundError(
+                f"{options.run} has no weights yet: there is no {CHECKPOINT}; resume the search"
+            )
         tensors, metadata = checkpoint.load(options.run / CHECKPOINT)
         prefix = "weights."
         weights = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}

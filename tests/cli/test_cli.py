@@ -42,6 +42,7 @@ def searched(tmp_path_factory):
 def test_every_help_page_explains_itself(lasfast, arguments: list[str]) -> None:
     status, out, _ = lasfast(*arguments, "--help")
     assert status == 0
+    assert "//" not in out  # what is in angle brackets is not shown
     if (len(arguments) == 1 and arguments != ["search"]) or len(arguments) == 2:
         examples = out.partition("Examples")[2].partition("Options")[0]
         assert f"lasfast {' '.join(arguments)}" in examples
@@ -115,6 +116,13 @@ def test_evaluate_measures_with_the_weights_of_the_run(searched, lasfast) -> Non
     assert status == 0, err
     for text, one in zip(texts, last, strict=True):
         assert re.search(rf"{text} +{100 * one['top1']:.1f} ±", out)
+
+
+def test_evaluate_says_where_no_weights_are_yet(searched, lasfast, tmp_path) -> None:
+    (tmp_path / "config.json").write_bytes((searched / "config.json").read_bytes())
+    status, _, err = lasfast("evaluate", "1-1-1", "--run", tmp_path, "--threads", 1)
+    assert status == 2
+    assert f"{tmp_path} has no weights yet: there is no checkpoint.safetensors; resume the search" in err
 
 
 def test_train_exports_and_tests(lasfast, tmp_path) -> None:
@@ -211,7 +219,11 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         (["report", "/nowhere"], "/nowhere holds no study"),
         (["latency", "build", "--table", "/nowhere/t.json", "--batch", "0"], "batch must be a positive int"),
         (["latency", "build", "--name", "a b"], "name must be one such as 'cpu'"),
-        (["latency", "check", "--table", "/nowhere/t.json"], "/nowhere/t.json"),
+        (["latency", "check", "--table", "/nowhere/t.json"], "/nowhere/t.json: no such table"),
+        (
+            ["search", "nir", "--latency-table", "/nowhere/t.json", "--constraint", "flops<=9M"],
+            "no such table",
+        ),
     ],
 )
 def test_mistakes_are_named_in_a_line(lasfast, tmp_path, monkeypatch, arguments, message: str) -> None:

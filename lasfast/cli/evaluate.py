@@ -54,15 +54,16 @@ def register(app: typer.Typer) -> None:
         console = make_console(options.quiet)
         device = setup.make_device(options)
         config = read_config(options.run, RunOptions)
+        if not (options.run / CHECKPOINT).exists():
+            raise FileNotFoundError(
+                f"{options.run} has no weights: there is no {CHECKPOINT}. A search writes it as it "
+                "trains; one in a table has none"
+            )
         data = setup.load_data(config, config.seed)
         supernet = setup.make_any_supernet(
             config, data, depth=config.depth, width=config.width, seed=config.seed
         ).to(device)
         architectures = [supernet.space.parse(text) for text in options.architectures]
-        if not (options.run / CHECKPOINT).exists():
-            raise FileNotFoundError(
-                f"{options.run} has no weights yet: there is no {CHECKPOINT}; resume the search"
-            )
         tensors, metadata = checkpoint.load(options.run / CHECKPOINT)
         prefix = "weights."
         weights = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}

@@ -118,11 +118,11 @@ def test_evaluate_measures_with_the_weights_of_the_run(searched, lasfast) -> Non
         assert re.search(rf"{text} +{100 * one['top1']:.1f} ±", out)
 
 
-def test_evaluate_says_where_no_weights_are_yet(searched, lasfast, tmp_path) -> None:
+def test_evaluate_says_where_no_weights_are(searched, lasfast, tmp_path) -> None:
     (tmp_path / "config.json").write_bytes((searched / "config.json").read_bytes())
     status, _, err = lasfast("evaluate", "1-1-1", "--run", tmp_path, "--threads", 1)
     assert status == 2
-    assert f"{tmp_path} has no weights yet: there is no checkpoint.safetensors; resume the search" in err
+    assert f"{tmp_path} has no weights: there is no checkpoint.safetensors" in err
 
 
 def test_train_exports_and_tests(lasfast, tmp_path) -> None:
@@ -147,6 +147,9 @@ def test_dataset_trains_every_assignment_and_compares(searched, lasfast, tmp_pat
     table = (tmp_path / "table" / "table.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in table[1:]] == ["1-1-2", "1-2-1", "2-1-1"]
     assert re.search(r"depth 4: 3 assignments, accuracy gap \(Eq\. 7\) \d+\.\d points", out)
+    status, _, err = lasfast("report", tmp_path / "table")
+    assert status == 2
+    assert f"no search; their table is {tmp_path / 'table' / 'table.csv'}" in err
 
 
 def test_report_draws_a_running_study_too(searched, lasfast, tmp_path) -> None:

@@ -123,7 +123,11 @@ class Constraint:
         for bound in self.bounds:
             if bound.cost not in costs:
                 known = ", ".join(costs)
-                raise ValueError(f"constraint {str(bound)!r}: the cost must be one of {known}")
+                latency = bound.cost.partition("@")[0] == "latency"
+                table = "; latencies need a table of that name (--latency-table on the command line)"
+                raise ValueError(
+                    f"constraint {str(bound)!r}: the cost must be one of {known}{table if latency else ''}"
+                )
         self.costs = {bound.cost: costs[bound.cost] for bound in self.bounds}
 
     def __call__(self, architecture: Architecture) -> bool:

@@ -85,7 +85,12 @@ def test_takes_bounds_as_objects():
 
 
 def test_a_cost_that_is_not_known_is_named():
-    with pytest.raises(ValueError, match=r"'latency<=0\.012@cpu': the cost must be one of flops, params"):
+    with pytest.raises(ValueError, match=r"'memory<=9': the cost must be one of flops, params$"):
+        Constraint("memory<=9", {"flops": sum, "params": sum})
+    named = (
+        r"'latency<=0\.012@cpu': the cost must be one of flops, params; latencies need a table of that name"
+    )
+    with pytest.raises(ValueError, match=named):
         Constraint("latency<=12ms@cpu", {"flops": sum, "params": sum})
 
 

@@ -54,6 +54,11 @@ def register(app: typer.Typer) -> None:
         console = make_console(options.quiet)
         device = setup.make_device(options)
         config = read_config(options.run, RunOptions)
+        if not (options.run / CHECKPOINT).exists():
+            raise FileNotFoundError(
+                f"{options.run} has no weights: there is no {CHECKPOINT}. A search writes it as it "
+                "trains; one in a table has none"
+            )
         data = setup.load_data(config, config.seed)
         supernet = setup.make_any_supernet(
             config, data, depth=config.depth, width=config.width, seed=config.seed

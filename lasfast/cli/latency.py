@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from lasfast import latency
 from lasfast.cli import setup
 from lasfast.cli.display import make_console
 from lasfast.cli.options import MachineOptions, SupernetOptions, WidthOptions, command, panel
 from lasfast.costs import LatencyTable
+from lasfast.report.tables import make_table
 from lasfast.supernets import Supernet
 
 app = typer.Typer(
@@ -123,9 +123,8 @@ def check(options: CheckOptions) -> None:
     )
     least, most = 1e3 * min(result.measured), 1e3 * max(result.measured)
     count, others = len(result.measured), len(result.measured) - result.fitted
-    rows = Table(title=f"latency@{table.name}: {count} networks of {least:.2f} to {most:.2f} ms")
-    for column in ("predicted by", "networks", "mean error", "Kendall's tau", "Spearman's rho"):
-        rows.add_column(column, justify="left" if column == "predicted by" else "right")
+    title = f"latency@{table.name}: {count} networks of {least:.2f} to {most:.2f} ms"
+    rows = make_table(title, "predicted by", "networks", "mean error", "Kendall's tau", "Spearman's rho")
     fit = f"{1e3 * result.overhead:.3f} ms + {result.scale:.3f} * sum"
     for what, networks, one in (
         ("sum of layers", count, result.of_sum()),

@@ -32,7 +32,7 @@ class DataOptions:
         panel(
             "Data",
             "digits, cifar10, cifar100, tiny-imagenet, fashion-mnist, or imagefolder:PATH with "
-            "PATH/train/<class>/<image>.",
+            "PATH/train/CLASS/IMAGE.",
         ),
     ] = "digits"
     data_root: Annotated[

@@ -120,4 +120,5 @@ def _title(supernet: Supernet) -> str:
 
 def _machine(device: torch.device) -> str:
     processes = f", {distributed.world().size} processes" if distributed.world().size > 1 else ""
-    return f"{device.type} ({torch.get_num_threads()} threads{processes})"
+    threads = torch.get_num_threads()
+    return f"{device.type} ({threads} thread{'s' if threads > 1 else ''}{processes})"

@@ -79,6 +79,8 @@ class LatencyTable:
             ValueError: a damaged file, which is named.
         """
         path = FilePath(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such table of latencies; `lasfast latency build` makes one")
         try:
             table = cls(**json.loads(path.read_text(encoding="utf-8")), path=path)
             for name, value in {"overhead": table.overhead, "scale": table.scale, **table.seconds}.items():

@@ -168,6 +168,6 @@ def _missing(name: str, place: Path, download: bool, error: Exception | None) ->
             f"{name} could not be downloaded to {place}{reason}; put it there by hand, or try again"
         )
     return DataError(
-        f"{name} was not found, or is damaged, in {place}{reason}; pass download=True to download it, "
-        "or root=... to say where it is"
+        f"{name} was not found, or is damaged, in {place}{reason}; pass download=True to download it, or "
+        "root=... to say where it is (--download and --data-root on the command line)"
     )

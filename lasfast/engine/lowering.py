@@ -20,7 +20,8 @@ from functools import lru_cache
 from lasfast.engine.emit import NONE, Group, Term, emit
 from lasfast.engine.plan import ROOT, Plan
 from lasfast.engine.resident import depth_first
-from lasfast.engine.schedule import ACTIVATIONS, MAX_KERNEL, BatchNorm, Call, Kind, Schedule
+from lasfast.engine.schedule import MAX_KERNEL, BatchNorm, Call, Kind, Schedule
+from lasfast.ops.native_bn_act import ACTIVATIONS
 from lasfast.supernets import layers
 from lasfast.supernets.layers import Layer, Op, Shape
 

@@ -25,9 +25,6 @@ class Kind(IntEnum):
     OPAQUE = 9
 
 
-ACTIVATIONS = {"relu": 1, "relu6": 2, "hardswish": 3, "swish": 4, "sigmoid": 5, "hardsigmoid": 6}
-"""Numbers of the activations; 0 is none."""
-
 MAX_KERNEL = 11
 """Of native convolutions and pools."""
 

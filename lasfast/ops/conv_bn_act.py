@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ from torch.autograd.function import once_differentiable
 
 from lasfast.ops import native_bn_act
 from lasfast.ops.bn_act import bn_act, bn_results, follow, is_direct, several
-from lasfast.ops.convolution import Convolution
+from lasfast.ops.convolution import Convolution, Size
 from lasfast.ops.ranks import Ranks
-from lasfast.ops.sliced_conv2d import as_arguments, check, find, sliced_conv2d, sliced_conv2d_statistics
+from lasfast.ops.sliced_conv2d import as_arguments, find, sliced_conv2d, sliced_conv2d_statistics
 
 
 def conv_bn_act(
@@ -73,13 +74,14 @@ def conv_bn_act(
         groups,
     )
     vectors = (running_mean, running_var, bn_weight, bn_bias, residual)
-    if training and is_direct(x):
+    if (training or not torch.is_grad_enabled()) and is_direct(x):
         input, kernel, *numbers = as_arguments(*convolution)
-        size = check(input, kernel, *numbers)
-        if native_bn_act.supports(input) and _fits(input, size, *vectors, activation, ranks):
-            found = find(input, input.shape, size, kernel, *numbers[2:])
-            result: Tensor = _Direct.apply(found, ranks, input, kernel, *vectors, momentum, eps, activation)
-            return result
+        found = find(input, kernel, *numbers)
+        if native_bn_act.supports(input) and _fits(
+            input, found.output_size, *vectors, activation, training, ranks
+        ):
+            run: Callable[..., Tensor] = _Direct.apply if training else _infer
+            return run(found, input, kernel, *vectors, eps, activation, momentum, ranks)
     statistics = None
     if training:
         x, mean, var = sliced_conv2d_statistics(*convolution)
@@ -100,28 +102,60 @@ def conv_bn_act(
 
 def _fits(
     input: Tensor,
-    size: tuple[int, int, int, int],
+    size: Size,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
     activation: str,
+    training: bool,
     ranks: Ranks | None,
 ) -> bool:
     """Whether all is as it should be for an output of this size; `bn_act` says what is not."""
     batch, channels, height, width = size
+    device = input.device
     for vector in (running_mean, running_var, weight, bias):
         if vector is not None and (
-            vector.shape != (channels,) or vector.dtype != torch.float32 or vector.device != input.device
+            vector.shape != (channels,) or vector.dtype != torch.float32 or vector.device != device
         ):
             return False
     if residual is not None:
-        if residual.dim() != 4 or residual.device != input.device or residual.shape[1] > channels:
+        if residual.dim() != 4 or residual.device != device or residual.shape[1] > channels:
             return False
         if (residual.shape[0], *residual.shape[2:]) != (batch, height, width):
             return False
-    return activation in native_bn_act.ACTIVATIONS and (batch * height * width > 1 or several(ranks))
+    if activation not in native_bn_act.ACTIVATIONS:
+        return False
+    if training:
+        return batch * height * width > 1 or several(ranks)
+    return running_mean is not None and running_var is not None
+
+
+def _infer(
+    convolution: Convolution,
+    x: Tensor,
+    conv_weight: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: str,
+    *_: Any,
+) -> Tensor:
+    """What the operators compute where nothing is trained and no gradient is recorded."""
+    y = convolution.forward(x, conv_weight)
+    residual = _like(y, residual)
+    return native_bn_act.bn_act(y, running_mean, running_var, weight, bias, residual, eps, activation)
+
+
+def _like(y: Tensor, residual: Tensor | None) -> Tensor | None:
+    """The residual in the dtype and layout of y."""
+    if residual is None:
+        return None
+    return residual.to(y.dtype).contiguous(memory_format=torch.channels_last)
 
 
 class _Direct(torch.autograd.Function):
@@ -131,7 +165,6 @@ class _Direct(torch.autograd.Function):
     def forward(
         ctx: Any,
         convolution: Convolution,
-        ranks: Ranks | None,
         x: Tensor,
         conv_weight: Tensor,
         running_mean: Tensor | None,
@@ -139,13 +172,13 @@ class _Direct(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        momentum: float,
         eps: float,
         activation: str,
+        momentum: float,
+        ranks: Ranks | None,
     ) -> Tensor:
         y, mean, var = convolution.forward_statistics(x, conv_weight)
-        if residual is not None:
-            residual = residual.to(y.dtype).contiguous(memory_format=torch.channels_last)
+        residual = _like(y, residual)
         rows = y.numel() // y.shape[1]
         running = running_mean, running_var
         mean, var = follow(*running, mean, var, momentum, rows, ranks, native_bn_act)
@@ -158,11 +191,11 @@ class _Direct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, conv_weight, y, mean, var, weight, bias, residual = ctx.saved_tensors
-        _, _, of_x, of_kernel, _, _, *of_rest = ctx.needs_input_grad
+        _, of_x, of_kernel, _, _, *of_rest = ctx.needs_input_grad
         results = bn_results(y, mean, residual, (of_x or of_kernel, *of_rest[:3]))
         arguments: list[Any] = [grad, y, mean, var, weight, bias, residual, *ctx.rest, ctx.ranks, results]
         native_bn_act.bn_act_backward(*arguments)
         grad_y, grad_weight, grad_bias, grad_residual = results
         grad_x, grad_kernel = ctx.convolution.gradients(grad_y, x, conv_weight, of_x, of_kernel)
         gradients = (grad_x, grad_kernel, None, None, grad_weight, grad_bias, grad_residual)
-        return (None, None, *gradients, None, None, None)
+        return (None, *gradients, None, None, None, None)

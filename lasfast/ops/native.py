@@ -41,9 +41,10 @@ def has_warpgroups(device: torch.device) -> bool:
 
 def available() -> bool:
     """Whether the compiled module loads; says once if not."""
-    if not _native.available():
-        _say_once("lasfast's compiled module is missing; using PyTorch's operators (lasfast info says why)")
-    return _native.available()
+    if _native.available():
+        return True
+    _say_once("lasfast's compiled module is missing; using PyTorch's operators (lasfast info says why)")
+    return False
 
 
 def usable(device: torch.device) -> bool:

@@ -29,7 +29,7 @@ ACTIVATIONS = {
     "sigmoid": 5,
     "hardsigmoid": 6,
 }
-"""Numbers of csrc/include/lasfast/schedule.h."""
+"""Numbers of csrc/include/lasfast/schedule.h, of evaluation as of training."""
 
 _LAST = torch.channels_last
 
@@ -75,9 +75,10 @@ def update_running(
     if running_mean is None or running_var is None:
         return
     tensors = (running_mean, running_var, mean, var)
-    if not all(t.dtype == torch.float32 and t.is_contiguous() for t in tensors):
-        reference.update_running(*tensors, momentum, rows)
-        return
+    for tensor in tensors:
+        if tensor.dtype != torch.float32 or not tensor.is_contiguous():
+            reference.update_running(*tensors, momentum, rows)
+            return
     kind, arguments = place.place_of(mean)
     getattr(_native.load(), f"update_running_{kind}")(
         rows,
@@ -89,8 +90,7 @@ def update_running(
         running_mean.data_ptr(),
         running_var.data_ptr(),
     )
-    increment_version(running_mean)  # so that autograd sees what changed
-    increment_version(running_var)
+    increment_version((running_mean, running_var))  # so that autograd sees what changed
 
 
 class _Rows:

@@ -6,6 +6,7 @@ operator can be differentiated any number of times.
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 from collections.abc import Sequence
@@ -112,25 +113,24 @@ def as_arguments(
         raise TypeError(
             f"weight is a {type(weight).__name__}, expected a tensor [C_out, C_in / groups, kh, kw]"
         )
-    numbers: dict[str, Any] = {
-        "c_in": c_in,
-        "c_out": c_out,
-        "stride": stride,
-        "padding": padding,
-        "groups": groups,
-    }
-    for name, value in numbers.items():
-        if isinstance(value, (int, torch.SymInt)):
-            continue
-        try:
-            numbers[name] = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{name} is {value!r}, expected an int") from None
+    numbers: tuple[Any, ...] = c_in, c_out, stride, padding, groups
+    if not all(type(number) is int for number in numbers):
+        names = ("c_in", "c_out", "stride", "padding", "groups")
+        numbers = tuple(map(_as_int, names, numbers))
     device = input.device.type
     if torch.is_autocast_enabled(device) and input.is_floating_point() and input.dtype != torch.float64:
         # The weight is rounded where it is read, and its gradient is not.
         input = input.to(torch.get_autocast_dtype(device))
-    return (input, weight, *numbers.values())
+    return (input, weight, *numbers)
+
+
+def _as_int(name: str, value: Any) -> Any:
+    if isinstance(value, (int, torch.SymInt)):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, expected an int") from None
 
 
 def _check_tensor(name: str, value: Tensor, like: Tensor | None, expected: str) -> None:
@@ -205,18 +205,24 @@ def _empty(size: Sequence[int], like: Tensor) -> Tensor:
     return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
-def check(
-    input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
-) -> tuple[int, int, int, int]:
-    """The size of the output."""
+def _check_tensors(input: Tensor, weight: Tensor) -> None:
     _check_tensor("input", input, None, "[N, c_in, H, W]")
     _check_tensor("weight", weight, input, "[C_out, C_in / groups, kh, kw]")
-    _check_numbers(weight.shape, c_in, c_out, stride, padding, groups)
-    if c_in != input.shape[1]:
+
+
+def _check_sizes(
+    input_size: Size, weight_size: Size, c_in: int, c_out: int, stride: int, padding: int, groups: int
+) -> tuple[int, int, int, int]:
+    """The size of the output."""
+    _check_numbers(weight_size, c_in, c_out, stride, padding, groups)
+    if c_in != input_size[1]:
         raise ValueError(
-            f"c_in is {c_in}, expected the {input.shape[1]} channels of input {tuple(input.shape)}"
+            f"c_in is {c_in}, expected the {input_size[1]} channels of input {tuple(input_size)}"
         )
-    return _output_size(input.shape, weight.shape, c_out, stride, padding)
+    return _output_size(input_size, weight_size, c_out, stride, padding)
+
+
+_check_sizes_once = functools.lru_cache(maxsize=4096)(_check_sizes)
 
 
 def _check_for_grad_input(
@@ -232,7 +238,9 @@ def _check_for_grad_input(
 def _fake(
     input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
 ) -> Tensor:
-    return _empty(check(input, weight, c_in, c_out, stride, padding, groups), input)
+    _check_tensors(input, weight)
+    size = _check_sizes(input.shape, weight.shape, c_in, c_out, stride, padding, groups)
+    return _empty(size, input)
 
 
 def _fake_statistics(
@@ -271,7 +279,16 @@ def _fake_grad_weight(
     return torch.empty_like(weight)
 
 
-def find(values: Tensor, input_size: Size, output_size: Size, weight: Tensor, *numbers: int) -> Convolution:
+def find(
+    input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
+) -> Convolution:
+    """The convolution of these tensors; raises ValueError and TypeError where there is none."""
+    _check_tensors(input, weight)
+    size = _check_sizes_once(input.shape, weight.shape, c_in, c_out, stride, padding, groups)
+    return _find(input, input.shape, size, weight, stride, padding, groups)
+
+
+def _find(values: Tensor, input_size: Size, output_size: Size, weight: Tensor, *numbers: int) -> Convolution:
     """The convolution of these sizes on values laid out like `values`."""
     where = place.place_of(values) if native.reaches(values) else None
     kind, (threads, isa) = where or ("", (torch.get_num_threads(), 0))
@@ -299,15 +316,13 @@ def find(values: Tensor, input_size: Size, output_size: Size, weight: Tensor, *n
 def _forward(
     input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
 ) -> Tensor:
-    size = check(input, weight, c_in, c_out, stride, padding, groups)
-    return find(input, input.shape, size, weight, stride, padding, groups).forward(input, weight)
+    return find(input, weight, c_in, c_out, stride, padding, groups).forward(input, weight)
 
 
 def _forward_statistics(
     input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    size = check(input, weight, c_in, c_out, stride, padding, groups)
-    return find(input, input.shape, size, weight, stride, padding, groups).forward_statistics(input, weight)
+    return find(input, weight, c_in, c_out, stride, padding, groups).forward_statistics(input, weight)
 
 
 def _grad_input(
@@ -322,7 +337,7 @@ def _grad_input(
 ) -> Tensor:
     size = (grad_output.shape[0], c_in, height, width)
     _check_for_grad_input(grad_output, weight, size, stride, padding, groups)
-    convolution = find(grad_output, size, grad_output.shape, weight, stride, padding, groups)
+    convolution = _find(grad_output, size, grad_output.shape, weight, stride, padding, groups)
     return convolution.grad_input(grad_output, weight)
 
 
@@ -332,7 +347,7 @@ def _grad_weight(
     _fake_grad_weight(grad_output, input, weight, stride, padding, groups)
     if _is_channels_last(input) and not _is_channels_last(grad_output):
         grad_output = grad_output.contiguous(memory_format=torch.channels_last)
-    convolution = find(input, input.shape, grad_output.shape, weight, stride, padding, groups)
+    convolution = _find(input, input.shape, grad_output.shape, weight, stride, padding, groups)
     return convolution.grad_weight(grad_output, input)
 
 

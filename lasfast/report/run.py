@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lasfast.dataset import TABLE
 from lasfast.journal import Journal
 from lasfast.measurement import Measurement
 from lasfast.searchers.operators import pareto_front
@@ -54,13 +55,18 @@ class Run:
 
         Raises:
             FileNotFoundError: there is no study in `directory`.
-            JournalError, ValueError: a damaged file; the text names it.
+            JournalError, ValueError: a damaged file, or no study's; the text names it.
         """
         directory = Path(directory)
         journal = directory / JOURNAL
         if not journal.exists():
             raise FileNotFoundError(f"{directory} holds no study: there is no {journal}")
         description, entries = Journal.read(journal)
+        if "searcher" not in description:
+            raise ValueError(
+                f"{directory} holds networks trained from scratch, and no search; their table is "
+                f"{directory / TABLE}"
+            )
         result = _read_result(directory / RESULT)
         steps: dict[int, list[Measurement]] = {}
         for step, measurement in entries:

@@ -42,7 +42,7 @@ def make_table(title: str, *columns: str) -> Table:
     """Return an empty table, in the style of all tables here."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        if column in ("architecture", "assignment", "supernet"):
+        if column in ("architecture", "assignment", "supernet", "predicted by"):
             # An option for each of many layers takes several lines.
             table.add_column(column, overflow="fold", max_width=60)
         else:

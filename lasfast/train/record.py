@@ -15,7 +15,7 @@ class NonFiniteLossError(ArithmeticError):
     """Training diverged: a loss is infinite or not a number."""
 
 
-class Record:
+class EpochRecord:
     """Loss and right answers of each path of an epoch's batches, on the device until read."""
 
     def __init__(

@@ -21,7 +21,7 @@ from lasfast.ops.sgd import SgdRule
 from lasfast.train.images import TrainingImages, as_training_images, on_device, shards
 from lasfast.train.passes import Passes
 from lasfast.train.progress import Progress
-from lasfast.train.record import Record
+from lasfast.train.record import EpochRecord
 from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import TrainSettings
 from lasfast.train.update import Update, Used
@@ -88,7 +88,7 @@ class Trainer:
         self._rule = SgdRule(settings.momentum, settings.nesterov, settings.weight_decay, settings.clip_norm)
         self._momenta: dict[nn.Parameter, torch.Tensor] = {}
         self._updates: dict[Any, Update] = {}
-        self._record: Record | None = None
+        self._record: EpochRecord | None = None
         self._within_batch = False
         self._world = World()
 
@@ -141,7 +141,7 @@ class Trainer:
                 paths = self._paths(step, done, candidates)
                 rate = self._learning_rate(step, done)
                 if record is None:
-                    record = self._record = Record(
+                    record = self._record = EpochRecord(
                         step, epoch, first, batches, paths, rate, self.device, self._world
                     )
                 record.begin(paths, rate, size)
@@ -187,7 +187,7 @@ class Trainer:
         size: int,
         paths: Sequence[Any],
         rate: float,
-        record: Record,
+        record: EpochRecord,
         seed: int,
     ) -> None:
         images, labels = self.passes.place(images, labels)

@@ -42,6 +42,7 @@ def searched(tmp_path_factory):
 def test_every_help_page_explains_itself(lasfast, arguments: list[str]) -> None:
     status, out, _ = lasfast(*arguments, "--help")
     assert status == 0
+    assert "//" not in out  # what is in angle brackets is not shown
     if (len(arguments) == 1 and arguments != ["search"]) or len(arguments) == 2:
         examples = out.partition("Examples")[2].partition("Options")[0]
         assert f"lasfast {' '.join(arguments)}" in examples
@@ -117,6 +118,13 @@ def test_evaluate_measures_with_the_weights_of_the_run(searched, lasfast) -> Non
         assert re.search(rf"{text} +{100 * one['top1']:.1f} ±", out)
 
 
+def test_evaluate_says_where_no_weights_are(searched, lasfast, tmp_path) -> None:
+    (tmp_path / "config.json").write_bytes((searched / "config.json").read_bytes())
+    status, _, err = lasfast("evaluate", "1-1-1", "--run", tmp_path, "--threads", 1)
+    assert status == 2
+    assert f"{tmp_path} has no weights: there is no checkpoint.safetensors" in err
+
+
 def test_train_exports_and_tests(lasfast, tmp_path) -> None:
     arguments = ["train", "1-1-1", "-o", tmp_path / "run", *QUICK]
     status, out, err = lasfast(*arguments, "--test")
@@ -139,6 +147,9 @@ def test_dataset_trains_every_assignment_and_compares(searched, lasfast, tmp_pat
     table = (tmp_path / "table" / "table.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in table[1:]] == ["1-1-2", "1-2-1", "2-1-1"]
     assert re.search(r"depth 4: 3 assignments, accuracy gap \(Eq\. 7\) \d+\.\d points", out)
+    status, _, err = lasfast("report", tmp_path / "table")
+    assert status == 2
+    assert f"no search; their table is {tmp_path / 'table' / 'table.csv'}" in err
 
 
 def test_report_draws_a_running_study_too(searched, lasfast, tmp_path) -> None:
@@ -211,7 +222,11 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         (["report", "/nowhere"], "/nowhere holds no study"),
         (["latency", "build", "--table", "/nowhere/t.json", "--batch", "0"], "batch must be a positive int"),
         (["latency", "build", "--name", "a b"], "name must be one such as 'cpu'"),
-        (["latency", "check", "--table", "/nowhere/t.json"], "/nowhere/t.json"),
+        (["latency", "check", "--table", "/nowhere/t.json"], "/nowhere/t.json: no such table"),
+        (
+            ["search", "nir", "--latency-table", "/nowhere/t.json", "--constraint", "flops<=9M"],
+            "no such table",
+        ),
     ],
 )
 def test_mistakes_are_named_in_a_line(lasfast, tmp_path, monkeypatch, arguments, message: str) -> None:

@@ -306,7 +306,9 @@ def test_fashion_mnist_through_torchvision(tmp_path):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist", "tiny-imagenet"])
 def test_missing_sets_say_where_they_were_looked_for(tmp_path, name):
-    with pytest.raises(DataError, match=rf"{name} was not found.*{tmp_path}.*pass download=True"):
+    with pytest.raises(
+        DataError, match=rf"{name} was not found.*{tmp_path}.*pass download=True .*--data-root"
+    ):
         load(name, root=tmp_path)
     assert list(tmp_path.iterdir()) == []  # nothing was fetched or made
 

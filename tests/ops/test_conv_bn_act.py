@@ -152,6 +152,43 @@ def test_evaluation_and_running_statistics() -> None:
         torch.testing.assert_close(var, expected_var)
 
 
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_without_gradients_evaluation_has_the_same_bits(name: str, autocast: bool, choice: None) -> None:
+    (x, weight, scale, shift, residual), (c_out, stride, padding, groups) = tensors(name)
+    mean, var = torch.rand(c_out), 0.5 + torch.rand(c_out)
+
+    def infer() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return conv_bn_act(
+                x, weight, mean, var, scale, shift, residual,
+                c_out=c_out, stride=stride, padding=padding, groups=groups, training=False,
+            )  # fmt: skip
+
+    recorded = infer()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            result = infer()
+        assert torch.equal(result, recorded)
+        assert result.dtype == recorded.dtype
+        assert result.stride() == recorded.stride()
+
+
+def test_without_gradients_evaluation_names_what_is_wrong() -> None:
+    (x, weight, *_), (c_out, stride, padding, _) = tensors("3x3")
+    mean, var = torch.zeros(c_out), torch.ones(c_out)
+    numbers = {"stride": stride, "padding": padding, "training": False}
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="running_mean or running_var is None"):
+            conv_bn_act(x, weight, None, var, **numbers)
+        with pytest.raises(ValueError, match=r"running_var has shape \(23,\), expected \[24\]"):
+            conv_bn_act(x, weight, mean, var[1:], **numbers)
+        with pytest.raises(ValueError, match="residual has shape"):
+            conv_bn_act(x, weight, mean, var, residual=torch.zeros(1, c_out, 2, 2), **numbers)
+        with pytest.raises(ValueError, match="c_out is 25, expected at most the 24 filters"):
+            conv_bn_act(x, weight, mean, var, c_out=25, **numbers)
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck(dtype: torch.dtype, choice: None) -> None:

@@ -175,6 +175,9 @@ class Trainer:
         self.module.train()
         self.passes.clear()
 
+    def _before_update(self) -> None:
+        """What a kind of training does before the weights are updated for the batch at `position`."""
+
     def _dropout_seed(self, step: int, batch: int) -> int:
         ranks = (self._world.rank,) if self._world.size > 1 else ()
         return derive(self.seed, step, batch, DROPOUT, *ranks)
@@ -195,6 +198,7 @@ class Trainer:
             self.module.train()
         if not self._settled and self.operators == "native":
             self._settle(images, labels, paths[:1], seed)
+        self._before_update()
         deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
         with torch_seed(seed, self.device), deterministic:
             number = 0
@@ -299,9 +303,9 @@ class Trainer:
         Raises ValueError, having changed nothing, where it belongs to another network.
         """
         own = self.module.state_dict()
-        weights = _with_prefix(tensors, "weights.")
+        weights = with_prefix(tensors, "weights.")
         parameters = dict(self.module.named_parameters())
-        momentum = _with_prefix(tensors, "momentum.")
+        momentum = with_prefix(tensors, "momentum.")
         _check_same_names(weights, own)
         for kind, saved, target in (("weights", weights, own), ("momentum", momentum, parameters)):
             for name, tensor in saved.items():
@@ -332,7 +336,8 @@ def _operators(settings: TrainSettings, device: torch.device) -> str:
     return "native" if usable and settings.channels_last and device.type in ("cpu", "cuda") else "torch"
 
 
-def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return those whose names begin so, by the rest of their names."""
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

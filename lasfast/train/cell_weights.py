@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lasfast.spaces import CellSpace
-from lasfast.spaces.cell import INPUTS
+from lasfast.spaces.cell import INPUTS, KINDS
 from lasfast.spaces.transition import LearnedCell
 
+PREFIX = "architecture."  # of the parameters' names in a checkpoint
 INITIAL = 1e-3  # standard deviation of initial parameters, as in DARTS' code
 
 
@@ -72,6 +75,26 @@ class CellWeights(nn.Module):
             {edge: _numbers(self.transitions[_name(edge)].softmax(2)) for edge in self.inner_edges},
             {edge: _numbers(self.attention[_name(edge)]) for edge in self.inner_edges},
         )
+
+
+def load_cell_weights(
+    space: CellSpace, tensors: Mapping[str, Tensor], *, transition: bool, none: bool
+) -> dict[str, CellWeights]:
+    """The parameters of each kind of cell, from those that a checkpoint of `ITNASTrainer` has.
+
+    Raises:
+        ValueError: it has those of other cells, or of other options.
+    """
+    with torch.device("meta"):  # no numbers are drawn
+        cells = {kind: CellWeights(space, transition=transition, none=none) for kind in KINDS}
+    module = nn.ModuleDict(cells)
+    saved = {name.removeprefix(PREFIX): one for name, one in tensors.items() if name.startswith(PREFIX)}
+    if {name: one.shape for name, one in module.state_dict().items()} != {
+        name: one.shape for name, one in saved.items()
+    }:
+        raise ValueError("the saved architecture parameters are of another space, or of other options")
+    module.load_state_dict(saved, assign=True)
+    return cells
 
 
 def _parameter(*sizes: int) -> nn.Parameter:

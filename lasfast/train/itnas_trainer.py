@@ -16,11 +16,11 @@ from lasfast.spaces.transition import LearnedCell
 from lasfast.supernets import CellNet
 from lasfast.supernets.mixed import run_mixed
 from lasfast.train.beforehand_trainer import BeforehandTrainer
-from lasfast.train.cell_weights import CellWeights
+from lasfast.train.cell_weights import PREFIX, CellWeights, load_cell_weights
 from lasfast.train.images import Batch, as_training_images, halves, on_device
 from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import TrainSettings, check_bool, check_number, resolve
-from lasfast.train.trainer import CHOICE, with_prefix
+from lasfast.train.trainer import CHOICE
 from lasfast.train.update import Used
 
 INITIAL, HALVES, IMAGES, WEIGHTS, ARCHITECTURE = range(CHOICE + 1, CHOICE + 6)  # what a seed is for
@@ -111,6 +111,7 @@ class ITNASTrainer(BeforehandTrainer):
         self.architecture_data = on_device(held, self.device)
         self.final_learning_rate = final_learning_rate
         self.temperature = (float(first), float(last))
+        self._space = supernet.space
         self.options = {"transition": transition, "gumbel": gumbel, "none": none}
         with torch_seed(derive(self.seed, INITIAL)):
             cells = {kind: CellWeights(supernet.space, transition=transition, none=none) for kind in KINDS}
@@ -190,7 +191,7 @@ class ITNASTrainer(BeforehandTrainer):
         """Everything that training goes on from; besides `Trainer.state`, `architecture.*` and `adam.*`."""
         tensors, values = super().state()
         for name, parameter in self.cells.named_parameters():
-            tensors[f"architecture.{name}"] = parameter.detach().cpu().clone()
+            tensors[f"{PREFIX}{name}"] = parameter.detach().cpu().clone()
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"adam.{key}.{name}"] = value.detach().cpu().clone()
         return tensors, values
@@ -200,17 +201,14 @@ class ITNASTrainer(BeforehandTrainer):
 
         Raises ValueError, having changed nothing, where it belongs to another network or search.
         """
-        parameters = dict(self.cells.named_parameters())
-        saved = with_prefix(tensors, "architecture.")
-        own = {name: one.shape for name, one in parameters.items()}
-        if own != {name: one.shape for name, one in saved.items()}:
-            raise ValueError("the saved architecture parameters are of another space, or of other options")
+        options = {name: self.options[name] for name in ("transition", "none")}
+        saved = nn.ModuleDict(load_cell_weights(self._space, tensors, **options))
         super().load_state(tensors, values)
         self._next = -1
         self.optimizer.state.clear()
         with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(saved[name])
+            for name, parameter in self.cells.named_parameters():
+                parameter.copy_(saved.get_parameter(name))
                 for key in ("step", "exp_avg", "exp_avg_sq"):
                     value = tensors.get(f"adam.{key}.{name}")
                     if value is not None:  # none before the first step

@@ -303,9 +303,9 @@ class Trainer:
         Raises ValueError, having changed nothing, where it belongs to another network.
         """
         own = self.module.state_dict()
-        weights = with_prefix(tensors, "weights.")
+        weights = _with_prefix(tensors, "weights.")
         parameters = dict(self.module.named_parameters())
-        momentum = with_prefix(tensors, "momentum.")
+        momentum = _with_prefix(tensors, "momentum.")
         _check_same_names(weights, own)
         for kind, saved, target in (("weights", weights, own), ("momentum", momentum, parameters)):
             for name, tensor in saved.items():
@@ -336,8 +336,7 @@ def _operators(settings: TrainSettings, device: torch.device) -> str:
     return "native" if usable and settings.channels_last and device.type in ("cpu", "cuda") else "torch"
 
 
-def with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """Return those whose names begin so, by the rest of their names."""
+def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lasfast import _native
 from lasfast.data.images import TensorImages
 from lasfast.data.loaders import FolderImages
 from lasfast.evaluate import Evaluator
@@ -189,6 +190,21 @@ def test_it_resumes_to_the_same_bits(options, tmp_path) -> None:
     assert checkpoint.digest(make(seed=1, **options).state()[0]) != checkpoint.digest(
         make(**options).state()[0]
     )
+
+
+@pytest.mark.parametrize("changes", [{"operators": "native"}, {"operators": "native", "precision": "bf16"}])
+def test_other_operators_train_alike(changes) -> None:
+    """In the first batches, before rounding has grown; the architecture is drawn from the same numbers."""
+    if not _native.available():
+        pytest.skip("the compiled module is missing")
+    truth, other = make(gumbel=False), make(gumbel=False, **changes)
+    *_, one = run(truth, truth.batches)
+    *_, two = run(other, truth.batches)
+    assert other.operators == "native"
+    assert two.loss == pytest.approx(one.loss, rel=0.02 if "precision" in changes else 1e-4)
+    if "precision" not in changes:  # rounding decides the sign of small gradients, all that Adam begins with
+        for ours, theirs in zip(other.cells.parameters(), truth.cells.parameters(), strict=True):
+            assert (ours - theirs).norm() <= 0.05 * theirs.norm()
 
 
 class Stop(Callback):

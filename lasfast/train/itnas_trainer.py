@@ -23,7 +23,7 @@ from lasfast.train.settings import TrainSettings, check_bool, check_number, reso
 from lasfast.train.trainer import CHOICE
 from lasfast.train.update import Used
 
-INITIAL, HALVES, IMAGES, WEIGHTS, ARCHITECTURE = range(CHOICE + 1, CHOICE + 6)  # what a seed is for
+INITIAL, HALVES, IMAGES = range(CHOICE + 1, CHOICE + 4)  # what a seed is for
 BETAS = (0.5, 0.999)  # of Adam, as in DARTS' code
 
 
@@ -96,6 +96,8 @@ class ITNASTrainer(BeforehandTrainer):
         check_number("architecture_weight_decay", architecture_weight_decay, least=0)
         for name, value in {"transition": transition, "gumbel": gumbel, "none": none}.items():
             check_bool(name, value)
+        if not isinstance(temperature, Sequence) or len(temperature) != 2:
+            raise ValueError(f"temperature is {temperature!r}; expected a pair, the first and the last")
         first, last = temperature
         check_number("temperature", last, above=0)
         check_number("temperature", first, least=last)
@@ -156,7 +158,7 @@ class ITNASTrainer(BeforehandTrainer):
         """Make the architecture's step, then draw what the weights' step is made with."""
         batch = self.position[1]
         images, labels = self.passes.place(*self._architecture_batch(batch))
-        self._mixture = self._draw(batch, ARCHITECTURE)
+        self._mixture = self._draw(batch)
         (loss,) = self._losses(self._logits_of(images, (None,)), labels)
         parameters = list(self.cells.parameters())
         # Of the weights, no gradients are made.
@@ -165,15 +167,14 @@ class ITNASTrainer(BeforehandTrainer):
         self.optimizer.step()
         self.optimizer.zero_grad()
         with torch.no_grad():
-            self._mixture = self._draw(batch, WEIGHTS)
+            self._mixture = self._draw(batch)
 
-    def _draw(self, batch: int, purpose: int) -> dict[str, Tensor]:
-        """Distributions of both kinds of cell, a function of the batch, what they are for and the seed."""
+    def _draw(self, batch: int) -> dict[str, Tensor]:
+        """Distributions of both kinds of cell."""
         if not self.options["gumbel"]:
             return {kind: weights.expected() for kind, weights in self._cells()}
-        with torch_seed(derive(self.seed, 0, batch, purpose), self.device):
-            temperature = self.temperature_at(batch)
-            return {kind: weights.sample(temperature) for kind, weights in self._cells()}
+        temperature = self.temperature_at(batch)
+        return {kind: weights.sample(temperature) for kind, weights in self._cells()}
 
     def _cells(self) -> list[tuple[str, CellWeights]]:
         return list(self.cells.items())  # type: ignore[arg-type]

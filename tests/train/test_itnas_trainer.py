@@ -33,10 +33,10 @@ IMAGES[:, 0] = 80 * LABELS[:, None, None].to(torch.uint8)
 TRAIN = TensorImages(IMAGES, LABELS, (0.5,) * 3, (0.3,) * 3, pad=1)
 
 
-def make(seed: int = 0, **arguments) -> ITNASTrainer:
+def make(seed: int = 0, dropout: float = 0.0, **arguments) -> ITNASTrainer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        supernet = CellNet(3, 3, cells=3, channels=4, space=SPACE)
+        supernet = CellNet(3, 3, cells=3, channels=4, space=SPACE, dropout=dropout)
     arguments = {
         "data": TRAIN,
         "settings": SETTINGS,
@@ -171,7 +171,8 @@ FEW = TRAIN.subset(torch.arange(20, 36))  # two batches, where the weights' part
 
 
 @pytest.mark.parametrize(
-    "options", [{"architecture_data": FEW}, {"transition": False, "gumbel": False, "none": True}]
+    "options",
+    [{"architecture_data": FEW, "dropout": 0.3}, {"transition": False, "gumbel": False, "none": True}],
 )
 def test_it_resumes_to_the_same_bits(options, tmp_path) -> None:
     whole = make(**options)
@@ -257,6 +258,7 @@ def test_a_state_of_another_search_is_refused() -> None:
     ("arguments", "message"),
     [
         ({"temperature": (1.0, 0.0)}, "temperature is 0.0; expected a finite number, above 0"),
+        ({"temperature": 1.0}, "temperature is 1.0; expected a pair"),
         ({"temperature": (0.1, 1.0)}, "temperature is 0.1; expected a finite number, 1.0 or more"),
         ({"architecture_learning_rate": 0.0}, "architecture_learning_rate is 0.0"),
         ({"architecture_weight_decay": -1.0}, "architecture_weight_decay is -1.0"),

@@ -119,7 +119,8 @@ def test_backends_agree(net, size: int) -> None:
         assert (ours[leaf] - truth[leaf]).norm() <= 1e-4 * truth[leaf].norm()
 
 
-def test_dilated_convolutions_and_shifts_alone_are_left_to_pytorch() -> None:
+@pytest.mark.parametrize("cuda", [False, True])
+def test_dilated_convolutions_and_shifts_alone_are_left_to_pytorch(cuda: bool) -> None:
     net = CellNet(**SMALL)
     sep = net.space.operations.index("sep_conv_3x3")
     for operation, calls in (
@@ -128,7 +129,7 @@ def test_dilated_convolutions_and_shifts_alone_are_left_to_pytorch() -> None:
     ):
         path = net.path(tuple(0 if len(names) != 7 else operation for names in net.space.names))
         for calibration in (True, False):
-            schedule = lower(Plan([path]), (3, 16, 16), calibration=calibration)
+            schedule = lower(Plan([path]), (3, 16, 16), calibration=calibration, cuda=cuda)
             assert {type(call.op).__name__ for call in schedule.calls} == calls
 
 

@@ -37,7 +37,7 @@ def draw_cells(figure: Figure, space: CellSpace, architecture: Architecture) -> 
     """Draw, for each cell, which operation each node takes of which earlier one."""
     for axes, kind, cell in zip(figure.subplots(1, 2), KINDS, space.cells(architecture), strict=True):
         for node, edges in enumerate(cell, start=INPUTS):
-            _tile(axes, node, range(node), {edge.source: OPERATIONS[edge.operation] for edge in edges})
+            _draw_node(axes, node, {edge.source: OPERATIONS[edge.operation] for edge in edges})
         axes.set_title(f"{kind} cell", fontsize=9)
         axes.set_xticks(range(INPUTS, INPUTS + space.nodes))
         axes.set_yticks(range(INPUTS + space.nodes - 1))
@@ -47,24 +47,18 @@ def draw_cells(figure: Figure, space: CellSpace, architecture: Architecture) -> 
         plain(axes)
 
 
-def _tile(axes: Axes, node: int, sources: range, kept: dict[int, str]) -> None:
-    for source in sources:
-        axes.plot(
-            node,
-            source,
-            "s",
-            markersize=26,
-            color=COLORS[0] if source in kept else GRAY,
-            alpha=0.9 if source in kept else 0.15,
-        )
-        if source in kept:
-            axes.text(node, source, kept[source], ha="center", va="center", fontsize=8, color="white")
+def _draw_node(axes: Axes, node: int, kept: dict[int, str]) -> None:
+    """A square for each edge that may enter a node; those `kept`, by source, have their operation in it."""
+    for source in range(node):
+        color, alpha = (COLORS[0], 0.9) if source in kept else (GRAY, 0.15)
+        axes.plot(node, source, "s", markersize=26, color=color, alpha=alpha)
+        axes.text(node, source, kept.get(source, ""), ha="center", va="center", fontsize=8, color="white")
 
 
 def space_of(run: Run) -> CellSpace | None:
     """The space of cells that a run searches; None where it searches another."""
-    space = dict(run.description["searcher"].get("space") or {})
-    return CellSpace(**space) if space.pop("name", None) == "CellSpace" else None
+    space = run.description["searcher"].get("space") or {}
+    return CellSpace(space["nodes"], space["operations"]) if space.get("name") == "CellSpace" else None
 
 
 def pruned_so_far(run: Run) -> tuple[int, Architecture] | None:

@@ -30,7 +30,7 @@ from lasfast.engine.native_backend import why_missing
 from lasfast.machine import gather
 from lasfast.ranking import kendall_tau, spearman_rho
 from lasfast.searchers.operators import sample_distinct
-from lasfast.spaces import Architecture
+from lasfast.spaces import Architecture, CellSpace
 from lasfast.supernets import Layer, Path, Supernet, layers
 from lasfast.supernets.extract import extract
 from lasfast.supernets.layers import Shape, path_shapes
@@ -135,7 +135,13 @@ def distinct_layers(supernet: Supernet, input_size: tuple[int, int]) -> dict[str
     """Return a layer and its input's shape for each `layer_key` that architectures of the supernet have.
 
     Random architectures are drawn until no more are found; one in thousands may still have another.
+    ValueError for cells, which are too many.
     """
+    if isinstance(supernet.space, CellSpace):
+        raise ValueError(
+            f"the layers of a {type(supernet).__name__} are whole cells, of which there are too many to "
+            "time; bound flops, params or memory instead"
+        )
     found: dict[str, tuple[Layer, Shape]] = {}
     shape = model_input(supernet, input_size)
     seen: set[Path] = set()

@@ -83,7 +83,7 @@ class Study:
     ) -> None:
         if trainer is not None and trainer.supernet is not evaluator.supernet:
             raise ValueError("trainer and evaluator have different supernets; expected the same object")
-        for architecture in searcher.ask():
+        for architecture in () if searcher.after_training else searcher.ask():
             if architecture not in evaluator.space:
                 owner = "table" if evaluator.supernet is None else "supernet"
                 raise ValueError(

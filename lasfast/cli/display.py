@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from lasfast import costs, distributed
 from lasfast.evaluate import Evaluator
 from lasfast.measurement import Measurement
-from lasfast.report import candidates_of, ranking_table
+from lasfast.report import Run, candidates_of, cells_table, ranking_table, space_of
 from lasfast.searchers import NIR
 from lasfast.spaces import Architecture
 from lasfast.study import Callback, Study, StudyResult
@@ -226,6 +226,17 @@ def watch(
         meter.show(title(architecture), progress, left)
 
     return show
+
+
+def show_cells(console: Console, run: Run) -> None:
+    """Show the cells of what a finished search of cells found, as a table and as DARTS' text."""
+    space, best = space_of(run), run.best
+    if space is None or best is None:
+        return
+    architecture = best.measurement.architecture
+    top1 = f"{100 * best.measurement.top1:.1f} % with inherited weights"
+    console.print(cells_table(f"{run.title}: the best cells, {top1}", space, architecture))
+    console.print(space.genotype(architecture), soft_wrap=True)
 
 
 def show_written(console: Console, directory: Path, written: Mapping[str, str]) -> None:

@@ -61,7 +61,7 @@ def register(app: typer.Typer) -> None:
             )
         data = setup.load_data(config, config.seed)
         supernet = setup.make_any_supernet(
-            config, data, depth=config.depth, width=config.width, seed=config.seed
+            config, data, depth=config.depth, size=config, seed=config.seed
         ).to(device)
         architectures = [supernet.space.parse(text) for text in options.architectures]
         tensors, metadata = checkpoint.load(options.run / CHECKPOINT)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lasfast.cli.display import make_console, show_written
+from lasfast.cli.display import make_console, show_cells, show_written
 from lasfast.cli.scratch import export_trained, show_rows, train_from_scratch
 from lasfast.data import Dataset
 from lasfast.evaluate import Evaluator
@@ -17,7 +17,7 @@ from lasfast.report import Run, front_table, plot_search, winners_table
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
 from lasfast.study import CHECKPOINT, JOURNAL, LOG, RESULT, Study, StudyResult
-from lasfast.supernets import LayerAssignmentSupernet, save_network
+from lasfast.supernets import LayerAssignmentSupernet, Supernet, save_network
 from lasfast.train import TrainSettings
 
 
@@ -30,16 +30,22 @@ def finish(
     settings: TrainSettings,
     *,
     retrain: bool,
+    retrained: Supernet | None = None,
 ) -> None:
-    """Show and write what a search found; train its winner from scratch where `retrain`."""
+    """Show and write what a search found.
+
+    With `retrain` train its winner from scratch, as the network that `retrained` makes of it (None: the
+    supernet that was searched).
+    """
     assert study.directory is not None
     assert isinstance(study.evaluator, Evaluator)
     directory = study.directory
     run = Run.load(directory)
     if run.has_depths:
         console.print(winners_table(f"{run.title}: the winner of each depth", run.winners.values()))
-    else:
+    elif not run.is_derived:
         console.print(front_table(f"{run.title}: the Pareto front", run.front))
+    show_cells(console, run)
     written = {
         JOURNAL: "every measurement",
         RESULT: "the winners" if run.has_depths else "all candidates with costs",
@@ -49,7 +55,8 @@ def finish(
     }
     network = directory / f"{file_stem(result.best.text)}.pt2"
     if retrain:
-        _retrain(console, study, result, data, images, settings, directory / "scratch", network)
+        supernet = retrained or study.evaluator.supernet
+        _retrain(console, study, supernet, result, data, images, settings, directory / "scratch", network)
         written["scratch/"] = "the networks trained from scratch"
         written[network.name] = "the winner, trained from scratch, as a torch.export program"
     else:
@@ -63,6 +70,7 @@ def finish(
 def _retrain(
     console: Console,
     study: Study,
+    supernet: Supernet,
     result: StudyResult,
     data: Dataset,
     images: Any,
@@ -71,8 +79,6 @@ def _retrain(
     network: Path,
 ) -> None:
     """Train the winner and what it is compared with from scratch, and show both."""
-    supernet = study.evaluator.supernet
-    assert supernet is not None
     winner = result.best.architecture
     kind, baseline = _baseline(study, winner, settings.seed)
     same = winner == baseline

@@ -13,7 +13,7 @@ from rich.console import Console
 from lasfast import latency
 from lasfast.cli import setup
 from lasfast.cli.display import make_console
-from lasfast.cli.options import MachineOptions, SupernetOptions, WidthOptions, command, panel
+from lasfast.cli.options import MachineOptions, SizeOptions, SupernetOptions, command, panel
 from lasfast.costs import LatencyTable
 from lasfast.report.tables import make_table
 from lasfast.supernets import Supernet
@@ -26,7 +26,7 @@ LINE_SECONDS = 5.0  # between lines about long work
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyOptions(MachineOptions, SupernetOptions, WidthOptions):
+class LatencyOptions(MachineOptions, SupernetOptions, SizeOptions):
     """Which table, and of which supernet."""
 
     table: Annotated[Path, panel("Table", "The file.")] = Path("latency.json")
@@ -147,7 +147,7 @@ def _supernet(options: LatencyOptions) -> Supernet:
     if options.seconds < 0:
         raise ValueError(f"--seconds must not be negative, got {options.seconds}")
     images = setup.ImageKind(options.classes, options.channels, (options.image_size, options.image_size))
-    supernet = setup.make_any_supernet(options, images, depth=options.depth, width=options.width, seed=0)
+    supernet = setup.make_any_supernet(options, images, depth=options.depth, size=options, seed=0)
     return supernet.to(device)
 
 

@@ -70,14 +70,21 @@ class SupernetOptions(FamilyOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WidthOptions:
-    """How wide a supernet of choices is."""
+class SizeOptions:
+    """How large a supernet of choices is."""
 
     width: Annotated[float, panel("Supernet", "Multiplies all channels of a supernet of choices.")] = 1.0
+    cells: Annotated[int | None, panel("Supernet", "Cells of --supernet cells (default: 8).")] = None
+    cell_channels: Annotated[
+        int | None, panel("Supernet", "Channels of its first cells' nodes (default: 16).")
+    ] = None
+    cell_nodes: Annotated[int | None, panel("Supernet", "Intermediate nodes of its cells (default: 4).")] = (
+        None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneShotOptions(WidthOptions):
+class OneShotOptions(SizeOptions):
     """How a supernet of choices is made and trained."""
 
     supernet_epochs: Annotated[

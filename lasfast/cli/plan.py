@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from lasfast.cli import setup
-from lasfast.cli.options import SupernetOptions, WidthOptions, panel
+from lasfast.cli.options import SizeOptions, SupernetOptions, panel
 from lasfast.engine import NotLowerableError, Plan
 from lasfast.engine.lowering import lower
 from lasfast.engine.schedule import Call
@@ -17,7 +17,7 @@ from lasfast.supernets.layers import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(SupernetOptions, WidthOptions):
+class PlanOptions(SupernetOptions, SizeOptions):
     """Of which supernet, for which images."""
 
     image_size: Annotated[int, panel("Supernet", "Height and width of the plan's images.")] = 32
@@ -31,7 +31,7 @@ def describe_plan(options: PlanOptions, texts: str) -> list[tuple[str, str]]:
     parts = [text.strip() for text in texts.split(",")]
     supernet: Supernet
     if options.supernet in setup.CHOICE_FAMILIES:
-        supernet = setup.make_choice_supernet(options, images, options.width, 0)
+        supernet = setup.make_choice_supernet(options, images, options, 0)
         architectures = [supernet.space.parse(text) for text in parts]
     else:
         architectures = [setup.parse_counts("--plan", text, options.supernet) for text in parts]

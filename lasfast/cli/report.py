@@ -7,10 +7,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from lasfast.cli.display import make_console
+from lasfast.cli.display import make_console, show_cells
 from lasfast.cli.options import command
-from lasfast.report import Run, front_table, plot_search, ranking_table, winners_table
+from lasfast.report import (
+    Run,
+    cells_table,
+    front_table,
+    plot_search,
+    pruned_so_far,
+    ranking_table,
+    space_of,
+    winners_table,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +51,9 @@ def register(app: typer.Typer) -> None:
         """
         console = make_console()
         run = Run.load(options.run)
+        if run.is_derived and not run.steps:
+            _show_training(console, run)
+            return
         if options.candidates:
             for number, step in enumerate(run.steps, start=1):
                 console.print(ranking_table(f"step {number}", step))
@@ -50,10 +63,27 @@ def register(app: typer.Typer) -> None:
                 winners_table(f"{run.title}: the winner of each depth{state}", run.winners.values())
             )
         elif run.finished:
-            console.print(front_table(f"{run.title}: the Pareto front", run.front))
+            what = "what pruning left" if run.is_derived else "the Pareto front"
+            console.print(front_table(f"{run.title}: {what}", run.front))
+            show_cells(console, run)
         else:
             candidates = (one for step in run.steps for one in step)
             best = sorted(candidates, key=lambda one: -one.measurement.top1)[:10]
             console.print(front_table(f"{run.title}: the ten best so far (not finished)", best))
         path = plot_search(run, options.plot or run.directory / "search.png")
         console.print(f"picture: {path}")
+
+
+def _show_training(console: Console, run: Run) -> None:
+    """Show where the training of a search is that measures only at its end, and what it has learned."""
+    found = pruned_so_far(run)
+    space = space_of(run)
+    if found is None or space is None:
+        console.print(f"{run.title}: nothing was saved yet")
+        return
+    batches, architecture = found
+    epoch = batches / run.description["trainer"]["data"]["batches"]
+    epochs = run.description["trainer"]["settings"]["supernet_epochs"]
+    where = f"epoch {epoch:.1f} of {epochs} (not finished), pruned now"
+    console.print(cells_table(f"{run.title}: {where}", space, architecture))
+    console.print(space.format(architecture), soft_wrap=True)

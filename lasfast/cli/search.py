@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lasfast.cli import choices, setup
+from lasfast.cli import choices, itnas, setup
 from lasfast.cli.options import ChoiceOptions, SearchOptions, command, panel
 from lasfast.cli.search_supernet import search_assignments, search_choices
 from lasfast.cli.tabular import TableOptions, search_table
@@ -103,3 +103,4 @@ def random(options: RandomOptions) -> None:
 
 
 choices.register(app)
+itnas.register(app)

@@ -36,28 +36,28 @@ def search_assignments(
 ) -> None:
     """Search layer assignments, training the supernet for the candidates of each step."""
     max_layers = setup.parse_max_layers(options, options.depth)
-    given = _Given.of(options)
+    given = Given.of(options)
     supernet = setup.make_supernet(options, given.data, max_layers, options.seed).to(given.device)
     searcher = make_searcher(supernet.space, _constraint(options, supernet, given.data))
     trainer = SupernetTrainer(supernet, given.images, given.settings, paths=paths, update=update)
     more = {"max_layers": supernet.space.format(max_layers)}
-    _search(name, f" to depth {options.depth}", options, given, searcher, trainer, more)
+    run_search(name, f" to depth {options.depth}", options, given, searcher, trainer, more)
 
 
 def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearcher) -> None:
     """Search choices, the supernet trained beforehand."""
-    given = _Given.of(options)
-    supernet = setup.make_choice_supernet(options, given.data, options.width, options.seed).to(given.device)
+    given = Given.of(options)
+    supernet = setup.make_choice_supernet(options, given.data, options, options.seed).to(given.device)
     constraint = _constraint(options, supernet, given.data)
     searcher = make_searcher(supernet.space, constraint)
     sampler = setup.make_sampler(options.sampling, supernet, constraint, given.data.image_size)
     trainer = OneShotTrainer(supernet, given.images, given.settings, sampler=sampler)
     within = "" if constraint is None else f" within {constraint}"
-    _search(name, within, options, given, searcher, trainer, {})
+    run_search(name, within, options, given, searcher, trainer, {})
 
 
 @dataclass(frozen=True)
-class _Given:
+class Given:
     """What a search is given besides its supernet."""
 
     console: Console
@@ -67,7 +67,8 @@ class _Given:
     images: Any  # those of training, on the device
 
     @classmethod
-    def of(cls, options: SupernetSearchOptions) -> _Given:
+    def of(cls, options: SupernetSearchOptions) -> Given:
+        """What the options ask for."""
         console, device = make_console(options.quiet), setup.make_device(options)
         settings = setup.make_settings(options)
         data = setup.load_data(options, options.seed)
@@ -81,16 +82,28 @@ def _constraint(options: SupernetSearchOptions, supernet: Supernet, data: Datase
     return Constraint(options.constraint, costs.functions(supernet, data.image_size, tables))
 
 
-def _search(
+def run_search(
     name: str,
     what: str,
     options: SupernetSearchOptions,
-    given: _Given,
+    given: Given,
     searcher: Searcher,
     trainer: PathTrainer,
     more: dict[str, str],
+    retrained: Supernet | None = None,
 ) -> None:
-    """Run the study, and show and write what it found; `more` is for the configuration."""
+    """Run the study, and show and write what it found.
+
+    Args:
+        name: of the search method.
+        what: of what it is, for the heading.
+        options: of the command.
+        given: what it is given besides.
+        searcher: proposes.
+        trainer: of the supernet.
+        more: for the configuration.
+        retrained: what gives the networks that are trained from scratch, where it is not the supernet.
+    """
     console, data, supernet = given.console, given.data, trainer.supernet
     main = distributed.world().main
     evaluator = setup.make_evaluator(options, supernet, data, options.precision)
@@ -107,7 +120,16 @@ def _search(
             write_config(directory, options, search=name, **more)
         result = study.run(resume=options.resume)
     if main:
-        finish(console, study, result, data, given.images, given.settings, retrain=options.retrain)
+        finish(
+            console,
+            study,
+            result,
+            data,
+            given.images,
+            given.settings,
+            retrain=options.retrain,
+            retrained=retrained,
+        )
 
 
 def _title(supernet: Supernet) -> str:

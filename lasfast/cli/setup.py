@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
@@ -18,12 +18,14 @@ from lasfast.cli.options import (
     EvaluateOptions,
     FamilyOptions,
     MachineOptions,
+    SizeOptions,
     SupernetOptions,
     TrainOptions,
 )
 from lasfast.constraints import Bound, Constraint
 from lasfast.data import Dataset, TensorImages
-from lasfast.supernets import ChoiceSupernet, LayerAssignmentSupernet, Supernet
+from lasfast.spaces import CellSpace
+from lasfast.supernets import CellNet, ChoiceSupernet, LayerAssignmentSupernet, Supernet
 from lasfast.supernets.mobilenet_designs import DESIGNS
 from lasfast.train import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
 from lasfast.train.settings import TrainSettings, resolve
@@ -35,12 +37,15 @@ FAMILIES: dict[str, Callable[..., LayerAssignmentSupernet]] = {
     "resnet50": supernets.ResNet50,
 }
 GROUPS = {"residual": 3, "plain": 3, "mobilenet-v1": 4, "resnet50": 4}
-CHOICE_FAMILIES: dict[str, Callable[..., ChoiceSupernet]] = {
+ChoicesNet: TypeAlias = ChoiceSupernet | CellNet
+"""Supernets over a `ChoiceSpace`."""
+CHOICE_FAMILIES: dict[str, Callable[..., ChoicesNet]] = {
     "shufflenet-v2": partial(supernets.ShuffleNetV2, search="blocks"),
     "shufflenet-v2-channels": partial(supernets.ShuffleNetV2, search="channels"),
     "shufflenet-v2-both": partial(supernets.ShuffleNetV2, search="both"),
     "proxyless": supernets.ProxylessNAS,
     **{f"mobilenet-{design.lower()}": partial(supernets.MobileNet, design) for design in DESIGNS},
+    "cells": CellNet,
 }
 SAMPLERS = ("uniform", "uniform-cost", "sandwich")
 
@@ -139,12 +144,12 @@ def make_supernet(
 
 
 def make_choice_supernet(
-    options: FamilyOptions, data: Dataset | ImageKind, width: float, seed: int
-) -> ChoiceSupernet:
+    options: FamilyOptions, data: Dataset | ImageKind, size: SizeOptions, seed: int
+) -> ChoicesNet:
     """Build the supernet of choices for the images, its initial weights a function of the seed.
 
     Raises:
-        ValueError: no such family.
+        ValueError: no such family, or options that it does not take.
     """
     check_choice("--supernet", options.supernet, tuple(CHOICE_FAMILIES))
     return _seeded(
@@ -153,22 +158,37 @@ def make_choice_supernet(
         data.num_classes,
         data.channels,
         stem=options.stem or _fitting_stem(max(data.image_size)),
-        width=width,
+        width=size.width,
         dropout=options.dropout,
+        **_cell_arguments(options.supernet, size),
     )
 
 
+def _cell_arguments(family: str, size: SizeOptions) -> dict[str, Any]:
+    """What a stack of cells takes besides; ValueError where another family is to have it."""
+    given: dict[str, Any] = {"cells": size.cells, "channels": size.cell_channels, "space": size.cell_nodes}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and family != "cells":
+        raise ValueError(
+            "--cells, --cell-channels and --cell-nodes are of --supernet cells alone; leave them out for "
+            f"{family}"
+        )
+    if "space" in given:
+        given["space"] = CellSpace(given["space"])
+    return given
+
+
 def make_any_supernet(
-    options: SupernetOptions, data: Dataset | ImageKind, *, depth: int, width: float, seed: int
+    options: SupernetOptions, data: Dataset | ImageKind, *, depth: int, size: SizeOptions, seed: int
 ) -> Supernet:
-    """Build the supernet of either kind: `depth` is for layer assignments, `width` for choices.
+    """Build the supernet of either kind: `depth` is for layer assignments, `size` for choices.
 
     Raises:
         ValueError: no such family, or options that it does not take.
     """
     check_any_family(options)
     if options.supernet in CHOICE_FAMILIES:
-        return make_choice_supernet(options, data, width, seed)
+        return make_choice_supernet(options, data, size, seed)
     return make_supernet(options, data, parse_max_layers(options, depth), seed)
 
 
@@ -178,7 +198,7 @@ def _fitting_stem(image_size: int) -> str:
 
 
 def make_sampler(
-    name: str, supernet: ChoiceSupernet, constraint: Constraint | None, image_size: tuple[int, int]
+    name: str, supernet: ChoicesNet, constraint: Constraint | None, image_size: tuple[int, int]
 ) -> PathSampler:
     """Return the path sampler of a name; what it needs of costs are the constraint's first, or FLOPs.
 

@@ -13,24 +13,24 @@ from rich.console import Console
 from lasfast import costs
 from lasfast.checks import check_choice
 from lasfast.cli.display import make_console
-from lasfast.cli.options import FamilyOptions, SupernetOptions, WidthOptions, command
+from lasfast.cli.options import FamilyOptions, SizeOptions, SupernetOptions, command
 from lasfast.cli.setup import (
     CHOICE_FAMILIES,
     FAMILIES,
     GROUPS,
+    ChoicesNet,
     ImageKind,
     make_choice_supernet,
     make_supernet,
 )
 from lasfast.report.tables import make_table
 from lasfast.spaces.choice import VirtualLayer
-from lasfast.supernets import ChoiceSupernet
 
 LAYERS = 6  # of each group of the assignments that are counted
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpacesOptions(WidthOptions):
+class SpacesOptions(SizeOptions):
     """Which spaces to show."""
 
     supernet: Annotated[
@@ -121,17 +121,18 @@ def _reach(layer: object) -> str:
     return "  (for the next decision)" if layer.layers == 1 else f"  (shared by the next {layer.layers})"
 
 
-def _make(name: str, options: SpacesOptions) -> ChoiceSupernet:
+def _make(name: str, options: SpacesOptions) -> ChoicesNet:
     """A supernet without weights: costs do not look at them."""
+    size = options if name == "cells" else SizeOptions(width=options.width)
     with torch.device("meta"):
-        return make_choice_supernet(FamilyOptions(supernet=name), _images(options), options.width, 0)
+        return make_choice_supernet(FamilyOptions(supernet=name), _images(options), size, 0)
 
 
 def _images(options: SpacesOptions) -> ImageKind:
     return ImageKind(options.num_classes, 3, (options.image_size, options.image_size))
 
 
-def _extremes(supernet: ChoiceSupernet, options: SpacesOptions) -> tuple[float, float]:
+def _extremes(supernet: ChoicesNet, options: SpacesOptions) -> tuple[float, float]:
     flops = costs.functions(supernet, (options.image_size,) * 2)["flops"]
     ordered = supernet.space.by_cost(flops)
     return tuple(flops(tuple(chosen[end] for chosen in ordered)) for end in (0, -1))  # type: ignore[return-value]

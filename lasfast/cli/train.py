@@ -13,9 +13,9 @@ from lasfast.cli.display import make_console
 from lasfast.cli.options import (
     DataOptions,
     MachineOptions,
+    SizeOptions,
     SupernetOptions,
     TrainOptions,
-    WidthOptions,
     command,
     panel,
 )
@@ -26,7 +26,7 @@ from lasfast.supernets import Supernet
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCommandOptions(MachineOptions, TrainOptions, SupernetOptions, WidthOptions, DataOptions):
+class TrainCommandOptions(MachineOptions, TrainOptions, SupernetOptions, SizeOptions, DataOptions):
     """What to train, and where to write."""
 
     architecture: Annotated[
@@ -62,7 +62,7 @@ def register(app: typer.Typer) -> None:
         supernet: Supernet
         if options.supernet in setup.CHOICE_FAMILIES:
             data = setup.load_data(options, options.seed)
-            supernet = setup.make_choice_supernet(options, data, options.width, options.seed)
+            supernet = setup.make_choice_supernet(options, data, options, options.seed)
             architecture = supernet.space.parse(options.architecture)
         else:
             architecture = setup.parse_counts("ARCHITECTURE", options.architecture, options.supernet)

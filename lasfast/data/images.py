@@ -133,9 +133,17 @@ class TensorImages:
 
     def to(self, device: torch.device | str) -> TensorImages:
         """The same images on another device; batches have the same crops and flips there."""
+        return self._with(self.images.to(device), self.labels.to(device))
+
+    def subset(self, chosen: Tensor) -> TensorImages:
+        """Some of the images, by their numbers (int64, on the CPU), augmented in the same way."""
+        there = chosen.to(self.device)
+        return self._with(self.images[there], self.labels[there])
+
+    def _with(self, images: Tensor, labels: Tensor) -> TensorImages:
         return TensorImages(
-            self.images.to(device),
-            self.labels.to(device),
+            images,
+            labels,
             self.mean,
             self.std,
             pad=self.pad,

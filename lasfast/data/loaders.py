@@ -72,6 +72,13 @@ class FolderImages:
         """int64 [N]."""
         return self._labels
 
+    def subset(self, chosen: Tensor) -> FolderImages:
+        """Some of the images, by their numbers (int64), augmented in the same way."""
+        paths = [self._paths[number] for number in chosen.tolist()]
+        return FolderImages(
+            paths, self._labels[chosen], self.size, self.mean, self.std, self.flip, self.workers
+        )
+
     def num_batches(self, batch_size: int) -> int:
         """The number of batches of an epoch; the incomplete last one is dropped unless it is the only one."""
         return count_batches(len(self), batch_size)

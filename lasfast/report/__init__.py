@@ -1,5 +1,6 @@
 """Tables and plots of a study, finished or not, from the files it wrote."""
 
+from lasfast.report.cells import cells_table, pruned_so_far, space_of
 from lasfast.report.plot import plot_search
 from lasfast.report.regret import plot_regret
 from lasfast.report.run import Candidate, Run, candidates_of
@@ -9,9 +10,12 @@ __all__ = [
     "Candidate",
     "Run",
     "candidates_of",
+    "cells_table",
     "front_table",
     "plot_regret",
     "plot_search",
+    "pruned_so_far",
     "ranking_table",
+    "space_of",
     "winners_table",
 ]

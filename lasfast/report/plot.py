@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lasfast.report.cells import draw_cells, space_of
 from lasfast.report.front import draw_front
 from lasfast.report.run import Run
 from lasfast.report.style import COLORS, GRAY, plain
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 def plot_search(run: Run, path: str | os.PathLike[str]) -> Path:
     """Write a picture of a study; the suffix of `path` decides the format.
 
-    Of layer assignments: left, top-1 accuracy of every candidate by depth, the winners joined; right, the
-    layers of each group in the winner of each depth. Of other spaces, see `lasfast.report.front`.
+    Of an architecture that training derives, its cells. Of layer assignments: left, top-1 accuracy of every
+    candidate by depth, the winners joined; right, the layers of each group in the winner of each depth. Of
+    other spaces, see `lasfast.report.front`.
 
     Raises:
         ValueError: nothing was measured yet.
@@ -31,7 +33,10 @@ def plot_search(run: Run, path: str | os.PathLike[str]) -> Path:
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    if run.has_depths:
+    space = space_of(run)
+    if run.is_derived and space is not None:
+        draw_cells(figure, space, run.steps[0][0].measurement.architecture)
+    elif run.has_depths:
         _draw_depths(figure, run)
     else:
         draw_front(figure, run)

@@ -17,7 +17,12 @@ from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
 from lasfast.study import JOURNAL, RESULT
 
-TITLES = {"nir": "NIR", "layernas": "LayerNAS", "regularized-evolution": "Regularized evolution"}
+TITLES = {
+    "itnas": "ITNAS",
+    "nir": "NIR",
+    "layernas": "LayerNAS",
+    "regularized-evolution": "Regularized evolution",
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,11 @@ class Run:
             self.description["searcher"].get("space", {}).get("name", "LayerAssignmentSpace")
             == "LayerAssignmentSpace"
         )
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether the search asks for one architecture alone, which its training derives."""
+        return bool(self.description["searcher"]["name"] == "itnas")
 
     @property
     def front(self) -> list[Candidate]:

@@ -48,6 +48,8 @@ class Searcher(abc.ABC):
     """
 
     cost: Cost | None = None
+    after_training = False
+    """Whether it can be asked only once the supernet is trained, since it proposes what that has learned."""
 
     def __init__(self, space: SearchSpace, constraint: Callable[[Architecture], bool] | None = None) -> None:
         if constraint is not None and not callable(constraint):

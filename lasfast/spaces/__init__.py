@@ -1,12 +1,14 @@
 """Search spaces: which architectures there are; sampled, varied, enumerated and counted. No torch."""
 
 from lasfast.spaces.base import Architecture, SearchSpace
+from lasfast.spaces.cell import CellSpace
 from lasfast.spaces.choice import ChoiceSpace, VirtualLayer
 from lasfast.spaces.layer_assignment import LayerAssignmentSpace
 from lasfast.spaces.product import ProductSpace
 
 __all__ = [
     "Architecture",
+    "CellSpace",
     "ChoiceSpace",
     "LayerAssignmentSpace",
     "ProductSpace",

@@ -2,6 +2,7 @@
 
 from lasfast.supernets.base import LayerAssignmentSupernet, Supernet
 from lasfast.supernets.builder import LayerBuilder
+from lasfast.supernets.cells import CellNet
 from lasfast.supernets.choice import ChoiceSupernet
 from lasfast.supernets.export import save_network
 from lasfast.supernets.layers import Layer, Path
@@ -15,6 +16,7 @@ from lasfast.supernets.resnet50 import ResNet50
 from lasfast.supernets.shufflenet import ShuffleNetV2
 
 __all__ = [
+    "CellNet",
     "ChoiceSupernet",
     "Layer",
     "LayerAssignmentSupernet",

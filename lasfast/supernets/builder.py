@@ -42,13 +42,12 @@ class LayerBuilder:
         padding: int | None = None,
         groups: int = 1,
         bias: bool = False,
+        dilation: int = 1,
     ) -> Value:
-        """Append a convolution; the default padding, kernel_size // 2, keeps the size at stride 1."""
-        padding = kernel_size // 2 if padding is None else padding
-        op = layers.Conv2d(
-            self._module(module), x.channels, out_channels, kernel_size, stride, padding, groups, bias
-        )
-        return self._append(op, out_channels, x)
+        """Append a convolution; the default padding keeps the size at stride 1, for odd kernels."""
+        padding = dilation * (kernel_size // 2) if padding is None else padding
+        sizes = (x.channels, out_channels, kernel_size, stride, padding, groups)
+        return self._append(layers.Conv2d(self._module(module), *sizes, bias, dilation), out_channels, x)
 
     def batch_norm(self, module: str, x: Value) -> Value:
         """Append a batch normalisation."""
@@ -130,6 +129,10 @@ class LayerBuilder:
     def channel_shuffle(self, x: Value, groups: int) -> Value:
         """Append x with the channels of its `groups` groups in turn (see `layers.Shuffle`)."""
         return self._append(layers.Shuffle(groups), x.channels, x)
+
+    def shift(self, x: Value) -> Value:
+        """Append x moved up and left by one position (see `layers.Shift`)."""
+        return self._append(layers.Shift(), x.channels, x)
 
     def flatten(self, x: Value, features: int) -> Value:
         """Append the flattening to `features` = channels * height * width."""

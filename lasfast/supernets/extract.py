@@ -91,11 +91,16 @@ def _slice(graph: fx.Graph, op: Any, x: fx.Node) -> fx.Node:
     return graph.call_method("narrow", (x, 1, op.start, op.channels))
 
 
+def _shift(graph: fx.Graph, op: Any, x: fx.Node) -> fx.Node:
+    return graph.call_function(F.pad, (x, (-1, 1, -1, 1)))
+
+
 _FUNCTIONS: dict[type[Op], Callable[..., fx.Node]] = {
     layers.Add: _add,
     layers.Multiply: _multiply,
     layers.Concat: _concat,
     layers.Slice: _slice,
+    layers.Shift: _shift,
 }
 """Ops that are calls in the network, not modules of it."""
 

@@ -36,9 +36,9 @@ class Step:
 def fused_steps(layer: Layer) -> tuple[Step, ...]:
     """Return the steps of a layer, each at the place of its last op.
 
-    A batch norm takes in the convolution that it alone reads (one without a bias), then the sum that alone
-    reads its output, and then the activation that alone reads that. Where both sides of a sum are batch
-    norms, the first takes it in.
+    A batch norm takes in the convolution that it alone reads (one without a bias and not dilated), then the
+    sum that alone reads its output, and then the activation that alone reads that. Where both sides of a sum
+    are batch norms, the first takes it in.
     """
     program = dict(enumerate(layer.steps(), start=1))
     readers = Counter(source for _, sources in program.values() for source in sources)
@@ -56,7 +56,9 @@ def fused_steps(layer: Layer) -> tuple[Step, ...]:
             continue
         source, last = sources[0], number
         before = program[source][0] if source else None
-        conv = before if isinstance(before, layers.Conv2d) and not before.bias else None
+        conv = (
+            before if isinstance(before, layers.Conv2d) and not before.bias and before.dilation == 1 else None
+        )
         if readers[source] != 1:
             conv = None
         members = {number}
@@ -106,7 +108,7 @@ def run_fused(layer: Layer, x: Tensor, modules: Modules, ranks: Ranks | None = N
         inputs = [values[source] for source in step.inputs]
         if isinstance(step.op, layers.BatchNorm2d):
             output = _run_fused(step, step.op, modules, ranks, *inputs)
-        elif isinstance(step.op, layers.Conv2d):
+        elif isinstance(step.op, layers.Conv2d) and step.op.dilation == 1:
             output = _run_conv(step.op, modules, *inputs)
         else:
             output = run_op(step.op, modules, *inputs)

@@ -38,7 +38,10 @@ class Op:
 
 @dataclass(frozen=True)
 class Conv2d(Op):
-    """Convolution, [N, in_channels, H, W] -> [N, out_channels, H', W'], with square kernel and stride."""
+    """Convolution, [N, in_channels, H, W] -> [N, out_channels, H', W'], with square kernel and stride.
+
+    Taps of the kernel are `dilation` positions apart.
+    """
 
     module: str
     in_channels: int
@@ -48,11 +51,13 @@ class Conv2d(Op):
     padding: int = 0
     groups: int = 1
     bias: bool = False
+    dilation: int = 1
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        """Follow the usual rule, (H + 2 padding - kernel) // stride + 1."""
+        """Follow the usual rule, (H + 2 padding - extent) // stride + 1, the dilated kernel's extent."""
         _expect_channels(self.module, shapes[0], self.in_channels)
-        height, width = _window(self.module, shapes[0], self.kernel_size, self.stride, self.padding)
+        extent = self.dilation * (self.kernel_size - 1) + 1
+        height, width = _window(self.module, shapes[0], extent, self.stride, self.padding)
         return (self.out_channels, height, width)
 
 
@@ -189,6 +194,18 @@ class Slice(Op):
         if not 0 <= self.start < end <= _image("slice", shapes[0])[0]:
             raise ValueError(f"slice: a value of shape {shapes[0]} has no channels {self.start} to {end - 1}")
         return (self.channels, *shapes[0][1:])
+
+
+@dataclass(frozen=True)
+class Shift(Op):
+    """The image moved up and left by one position, [N, C, H, W]; what comes in is zero.
+
+    A subsampling of it reads the positions between those that a subsampling of the image reads.
+    """
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Keep the shape."""
+        return _image("shift", shapes[0])
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ def _(op: layers.Conv2d) -> nn.Module:
         op.kernel_size,
         op.stride,
         op.padding,
+        op.dilation,
         groups=op.groups,
         bias=op.bias,
     )

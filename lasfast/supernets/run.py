@@ -67,7 +67,7 @@ def _(op: layers.Conv2d, modules: Modules, x: Tensor) -> Tensor:
     module = modules[op.module]
     weight = leading(module.weight, op.out_channels, op.in_channels // op.groups)
     bias = leading(module.bias, op.out_channels) if op.bias else None
-    return F.conv2d(x, weight, bias, op.stride, op.padding, groups=op.groups)
+    return F.conv2d(x, weight, bias, op.stride, op.padding, op.dilation, op.groups)
 
 
 @run_op.register
@@ -119,6 +119,11 @@ def _(op: layers.Shuffle, modules: Modules, x: Tensor) -> Tensor:
 @run_op.register
 def _(op: layers.Slice, modules: Modules, x: Tensor) -> Tensor:
     return x.narrow(1, op.start, op.channels)
+
+
+@run_op.register
+def _(op: layers.Shift, modules: Modules, x: Tensor) -> Tensor:
+    return F.pad(x, (-1, 1, -1, 1))
 
 
 @run_op.register

@@ -1,6 +1,7 @@
 """Training supernets and stand-alone networks, repeatably and from any position."""
 
 from lasfast.train.checkpoint import CheckpointError
+from lasfast.train.itnas_trainer import ITNASTrainer
 from lasfast.train.one_shot_trainer import OneShotTrainer
 from lasfast.train.path_trainer import PathTrainer
 from lasfast.train.progress import Progress
@@ -13,6 +14,7 @@ from lasfast.train.supernet_trainer import SupernetTrainer
 __all__ = [
     "PRESETS",
     "CheckpointError",
+    "ITNASTrainer",
     "NonFiniteLossError",
     "OneShotTrainer",
     "PathSampler",

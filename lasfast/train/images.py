@@ -87,6 +87,37 @@ def on_device(data: TrainingImages, device: torch.device) -> TrainingImages:
         return data
 
 
+@runtime_checkable
+class DivisibleImages(TrainingImages, Protocol):
+    """Training images of which some can be taken."""
+
+    labels: torch.Tensor
+
+    def subset(self, chosen: torch.Tensor) -> TrainingImages:
+        """Some of the images, by their numbers (int64, on the CPU)."""
+
+
+def halves(data: TrainingImages, seed: int) -> tuple[TrainingImages, TrainingImages]:
+    """Two halves of training images at random, each class in both; the first has one more of an odd number.
+
+    Raises:
+        TypeError: images that cannot be divided, such as a DataLoader's.
+        ValueError: fewer than two images.
+    """
+    if not isinstance(data, DivisibleImages):
+        raise TypeError(
+            f"data is a {type(data).__name__}, which cannot be divided into halves; expected training images "
+            "with labels and subset() as in lasfast.data, or a pair of tensors"
+        )
+    labels = data.labels.cpu()
+    if len(labels) < 2:
+        raise ValueError(f"data has {len(labels)} image; expected two or more, to divide into halves")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = order[torch.argsort(labels[order], stable=True)]
+    one, other = (data.subset(order[first::2].sort().values) for first in (0, 1))
+    return one, other
+
+
 class PairImages:
     """A pair of tensors as they are, shuffled anew each epoch; no augmentation."""
 
@@ -113,6 +144,10 @@ class PairImages:
     def to(self, device: torch.device) -> PairImages:
         """The same images and batches on another device."""
         return PairImages(self.images.to(device), self.labels.to(device))
+
+    def subset(self, chosen: torch.Tensor) -> PairImages:
+        """Some of the images, by their numbers (int64, on the CPU)."""
+        return PairImages(self.images[chosen.to(self.device)], self.labels[chosen.to(self.labels.device)])
 
     def num_batches(self, batch_size: int) -> int:
         """Full batches in an epoch; one smaller batch where there are fewer images than that."""

@@ -83,16 +83,20 @@ class PathTrainer(Trainer):
         plan = _plan(tuple(self.supernet.path(path) for path in paths))
         if self._world.size > 1:
             check_batch_norms(self.supernet, plan)
+        run = self._runner()
+        outputs = {ROOT: images}
+        for number, node in enumerate(plan.nodes):
+            outputs[number] = run(node.layer, outputs[node.parent])
+        return [outputs[leaf] for leaf in plan.leaves]
+
+    def _runner(self) -> Callable[[Layer, torch.Tensor], torch.Tensor]:
+        """What runs a layer with the operators at hand."""
         if self.operators not in self._runners:
             fused = self.operators == "native"
             self._runners[self.operators] = self.supernet.layer_runner(
                 self._batch_norm, fused=fused, ranks=self._world
             )
-        run = self._runners[self.operators]
-        outputs = {ROOT: images}
-        for number, node in enumerate(plan.nodes):
-            outputs[number] = run(node.layer, outputs[node.parent])
-        return [outputs[leaf] for leaf in plan.leaves]
+        return self._runners[self.operators]
 
     def _used(self, paths: Sequence[Architecture]) -> Used:
         layers = (layer for path in paths for layer in self.supernet.path(path))

@@ -23,12 +23,13 @@ def _check_int(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} is {value}; expected {least} or more")
 
 
-def _check_bool(name: str, value: object) -> None:
+def check_bool(name: str, value: object) -> None:
+    """Raise TypeError, naming the argument, unless it is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}; expected True or False")
 
 
-def _check_number(
+def check_number(
     name: str,
     value: object,
     *,
@@ -36,6 +37,7 @@ def _check_number(
     above: float | None = None,
     below: float | None = None,
 ) -> None:
+    """Raise TypeError or ValueError, naming the argument, unless it is a finite number within the bounds."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} is {value!r}; expected a number")
     low_enough = below is None or value < below
@@ -96,24 +98,24 @@ class TrainSettings:
     def __post_init__(self) -> None:
         """Check every field, so that nothing is trained with a setting that makes no sense."""
         _check_int("batch_size", self.batch_size, least=1)
-        _check_number("learning_rate", self.learning_rate, above=0)
-        _check_number("momentum", self.momentum, least=0, below=1)
-        _check_bool("nesterov", self.nesterov)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("momentum", self.momentum, least=0, below=1)
+        check_bool("nesterov", self.nesterov)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov is True, which needs a momentum above 0, but momentum is 0")
-        _check_number("weight_decay", self.weight_decay, least=0)
+        check_number("weight_decay", self.weight_decay, least=0)
         _check_int("warm_up_epochs", self.warm_up_epochs, least=0)
         _check_int("epochs_per_step", self.epochs_per_step, least=1)
         _check_int("supernet_epochs", self.supernet_epochs, least=0)
         _check_int("standalone_epochs", self.standalone_epochs, least=1)
-        _check_number("milestone_factor", self.milestone_factor, above=0)
-        _check_bool("channels_last", self.channels_last)
+        check_number("milestone_factor", self.milestone_factor, above=0)
+        check_bool("channels_last", self.channels_last)
         _check_int("seed", self.seed, least=0)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
         if self.clip_norm is not None:
-            _check_number("clip_norm", self.clip_norm, above=0)
-        _check_number("loss_scale", self.loss_scale, above=0)
+            check_number("clip_norm", self.clip_norm, above=0)
+        check_number("loss_scale", self.loss_scale, above=0)
         if self.operators not in OPERATORS:
             raise ValueError(f"operators is {self.operators!r}; expected one of {', '.join(OPERATORS)}")
         if not isinstance(self.milestones, (tuple, list)):
@@ -123,7 +125,7 @@ class TrainSettings:
         object.__setattr__(self, "milestones", tuple(self.milestones))
         previous = 0.0
         for milestone in self.milestones:
-            _check_number("milestones", milestone, above=0)
+            check_number("milestones", milestone, above=0)
             if milestone <= previous:
                 raise ValueError(f"milestones is {self.milestones!r}; expected increasing epochs above 0")
             previous = milestone
@@ -174,6 +176,20 @@ PRESETS: dict[str, TrainSettings] = {
         standalone_epochs=90,
         milestones=(45, 67.5, 78.75),
         milestone_factor=0.1,
+    ),
+    # The search of DARTS (Liu et al. 2019, as in its code), and its 600 epochs from scratch without what else
+    # belongs to these: a cosine, of which the milestones are a coarse copy, auxiliary losses, cutout and
+    # dropped paths.
+    "darts": TrainSettings(
+        batch_size=64,
+        learning_rate=0.025,
+        nesterov=False,
+        weight_decay=3e-4,
+        supernet_epochs=50,
+        standalone_epochs=600,
+        milestones=(250, 400, 520),
+        milestone_factor=0.3,
+        clip_norm=5.0,
     ),
     # Ours: for some thousand small images on a few CPU cores.
     "small": TrainSettings(

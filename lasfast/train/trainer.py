@@ -176,6 +176,12 @@ class Trainer:
         self.module.train()
         self.passes.clear()
 
+    def _before_update(self) -> None:
+        """What a kind of training does before the weights are updated for the batch at `position`.
+
+        What it draws from torch's generators is a function of the seed and the batch.
+        """
+
     def _dropout_seed(self, step: int, batch: int) -> int:
         ranks = (self._world.rank,) if self._world.size > 1 else ()
         return derive(self.seed, step, batch, DROPOUT, *ranks)
@@ -198,6 +204,7 @@ class Trainer:
             self._settle(images, labels, paths[:1], seed)
         deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
         with torch_seed(seed, self.device), deterministic:
+            self._before_update()
             number = 0
             for together in [paths] if self.update == "joint" else [(path,) for path in paths]:
                 update = self._update_of(together)

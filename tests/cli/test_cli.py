@@ -35,6 +35,7 @@ def searched(tmp_path_factory):
         ["search"],
         *([name] for name in ("evaluate", "train", "dataset", "report", "info", "check")),
         ["search", "nir"],
+        ["search", "itnas"],
         ["latency", "build"],
         ["latency", "check"],
     ],

@@ -15,17 +15,29 @@ import pytest
 from lasfast import searchers
 from lasfast.constraints import Constraint
 from lasfast.measurement import Measurement
-from lasfast.searchers import NIR, Evolution, LayerNAS, Random, RegularizedEvolution, Searcher
-from lasfast.spaces import ChoiceSpace, LayerAssignmentSpace
+from lasfast.searchers import ITNAS, NIR, Evolution, LayerNAS, Random, RegularizedEvolution, Searcher
+from lasfast.spaces import CellSpace, ChoiceSpace, LayerAssignmentSpace
+from lasfast.spaces.transition import LearnedCell
 
 CHOICES = ChoiceSpace([3, ["a", "b"], 4, 1, 3])
+CELLS = CellSpace(2, ["skip_connect", "max_pool_3x3"])
 SUM = Constraint("sum<=6", {"sum": sum})
+
+
+def learned():
+    """What a training might have ended with."""
+    rows = {edge: np.array([0.1 * edge[0], 1 - 0.1 * edge[0]]) for edge in CELLS.edges}
+    return dict.fromkeys(("normal", "reduction"), LearnedCell(rows, {}, {}))
+
 
 SEARCHERS = {
     "nir": lambda: NIR(LayerAssignmentSpace(3, 4), depth=8),
     "nir to the deepest": lambda: NIR(LayerAssignmentSpace(3, (1, 3, 4)), depth=8),
     "nir with a beam": lambda: NIR(LayerAssignmentSpace(3, 4), depth=9, beam=3),
     "nir from a start": lambda: NIR(LayerAssignmentSpace(4, 5), depth=12, beam=2, start=(2, 1, 3, 1)),
+    "itnas": lambda: ITNAS(CELLS, learned=learned),
+    "itnas, hard pruning": lambda: ITNAS(CELLS, learned=learned, pruning="hard"),
+    "evolution of cells": lambda: Evolution(CELLS, population=6, generations=2, top=3),
     "random": lambda: Random(LayerAssignmentSpace(3, 4), samples=12, seed=3),
     "random at a depth": lambda: Random(LayerAssignmentSpace(3, 9), samples=10, depth=12),
     "random, the whole space": lambda: Random(LayerAssignmentSpace(2, 3), samples=100),

@@ -1,0 +1,152 @@
+"""ITNAS on images: cells of several searches, and random ones, trained from scratch alike.
+
+    python -m benchmarks.record_itnas record runs/itnas-record benchmarks/results/itnas-cifar10.json
+    python -m benchmarks.record_itnas table benchmarks/results/itnas-cifar10.json
+
+`record` searches once for each seed; prunes what was learned iteratively and hard; draws, for each
+architecture found, the random one of some hundred whose FLOPs are nearest, and some more at random; trains
+all of them from scratch, several seeds each; and tests them. Searches and networks stay in the first
+directory: run again, it goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+
+import lasfast
+from benchmarks import _harness
+from lasfast import costs
+from lasfast.dataset import ArchitectureDataset
+from lasfast.searchers import ITNAS
+from lasfast.searchers.operators import sample_nearest
+from lasfast.spaces import Architecture
+from lasfast.supernets import CellNet
+from lasfast.train import ITNASTrainer, checkpoint, preset
+
+app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
+# As `lasfast search itnas` has it with the preset small.
+SEARCH: dict[str, Any] = {"architecture_learning_rate": 0.05, "temperature": (10.0, 0.5)}
+
+
+@app.command()
+def record(
+    directory: Path,
+    output: Path,
+    data: str = "imagefolder:data/cifar10",
+    image_size: int = 16,
+    limit: int = 2000,
+    cells: int = 3,
+    channels: int = 8,
+    epochs: int = 15,
+    standalone_epochs: int = 15,
+    searches: int = 3,
+    randoms: int = 5,
+    seeds: int = 2,
+    threads: int = 1,
+) -> None:
+    """Search, draw, train from scratch, test. `limit` is the images of both halves of a search together."""
+    torch.set_num_threads(threads)
+    directory.mkdir(parents=True, exist_ok=True)
+    images = lasfast.data.load(data, limit=limit, image_size=image_size)
+    result: dict[str, Any] = {
+        "benchmark": "itnas",
+        "machine": _harness.machine(),
+        "data": data,
+        "images": images.describe(),
+        "supernet": f"CellNet, {cells} cells of {channels} channels, {image_size}x{image_size} pixels",
+        "epochs": epochs,
+        "standalone_epochs": standalone_epochs,
+        "settings": {**SEARCH, "preset": "small"},
+        "searches": [],
+    }
+    torch.manual_seed(0)
+    supernet = CellNet(len(images.classes), images.channels, cells=cells, channels=channels)
+    flops = costs.functions(supernet, images.image_size)["flops"]
+    found: dict[str, list[Architecture]] = {"ITNAS": [], "ITNAS, hard pruning": []}
+    for seed in range(searches):
+        torch.manual_seed(seed)
+        searched = CellNet(len(images.classes), images.channels, cells=cells, channels=channels)
+        settings = preset("small", supernet_epochs=epochs, seed=seed)
+        trainer = ITNASTrainer(searched, images.train, settings, **SEARCH)
+        seconds = train(trainer, directory / f"search{seed}.safetensors")
+        for name, pruning in zip(found, ("iterative", "hard"), strict=True):
+            found[name] += ITNAS(supernet.space, learned=trainer.learned, pruning=pruning).ask()
+        result["searches"].append({"seed": seed, "seconds": seconds})
+        _harness.write(result, output)
+    rng = random.Random("record")
+    nearest = [
+        sample_nearest(supernet.space, rng, flops, flops(one), lambda other: True) for one in found["ITNAS"]
+    ]
+    found["random, of as many FLOPs as ITNAS'"] = [one for one in nearest if one is not None]
+    found["random"] = [supernet.space.sample(rng) for _ in range(randoms)]
+    result["networks"] = [
+        {
+            "of": name,
+            "architecture": supernet.space.format(one),
+            "flops": flops(one),
+            "params": costs.params(supernet, one),
+            "top1": [],
+        }
+        for name, architectures in found.items()
+        for one in architectures
+    ]
+    every = [one for architectures in found.values() for one in architectures]
+    for seed in range(seeds):
+        dataset = ArchitectureDataset(
+            supernet,
+            images.train,
+            images.test,
+            every,
+            directory / f"seed{seed}",
+            "small",
+            standalone_epochs=standalone_epochs,
+            seed=seed,
+        )
+        top1 = {row.architecture: row.top1 for row in dataset.run(resume=True)}
+        for one, network in zip(every, result["networks"], strict=True):
+            network["top1"].append(top1[one])
+        _harness.write(result, output)
+
+
+def train(trainer: ITNASTrainer, path: Path) -> float:
+    """Search, or load what an earlier run searched; return the seconds that it took."""
+    if path.exists():
+        tensors, values = checkpoint.load(path)
+        trainer.load_state(tensors, values)
+        return float(values["seconds"])
+    seconds = 0.0
+    for progress in trainer.train(0):
+        seconds = progress.seconds
+        if progress.last_of_epoch:
+            typer.echo(f"epoch {progress.epoch + 1}: loss {progress.loss:.3f} ({seconds:.0f} s)")
+    tensors, values = trainer.state()
+    checkpoint.save(path, tensors, values | {"seconds": seconds})
+    return seconds
+
+
+@app.command()
+def table(source: Path) -> None:
+    """Print a table of a record for a page."""
+    networks = json.loads(source.read_text())["networks"]
+    typer.echo("| architecture | MFLOPs | params | top-1 of each seed | mean |\n|---|---|---|---|---|")
+    for network in networks:
+        each = ", ".join(f"{100 * value:.1f}" for value in network["top1"])
+        typer.echo(
+            f"| {network['of']}: `{network['architecture']}` | {network['flops'] / 1e6:.2f} | "
+            f"{network['params'] / 1e3:.1f} k | {each} | {100 * statistics.fmean(network['top1']):.1f} % |"
+        )
+    for name in dict.fromkeys(network["of"] for network in networks):
+        means = [statistics.fmean(one["top1"]) for one in networks if one["of"] == name]
+        spread = 100 * statistics.stdev(means) if len(means) > 1 else 0.0
+        typer.echo(f"{name}: {100 * statistics.fmean(means):.1f} ± {spread:.1f} % ({len(means)})")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,211 @@
+"""A normal and a reduction cell, of which a network is a stack (Liu et al. 2019, DARTS, section 2.1)."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from lasfast.checks import as_int
+from lasfast.spaces.base import Architecture
+from lasfast.spaces.choice import ChoiceSpace
+
+OPERATIONS = {
+    "max_pool_3x3": "max3",
+    "avg_pool_3x3": "avg3",
+    "skip_connect": "skip",
+    "sep_conv_3x3": "sep3",
+    "sep_conv_5x5": "sep5",
+    "dil_conv_3x3": "dil3",
+    "dil_conv_5x5": "dil5",
+}
+"""What an edge may do, by DARTS' names, with the short names that a cell's text form has."""
+INPUTS = (
+    2  # nodes 0 and 1 of a cell: the outputs of the cell before the previous one, and of the previous one
+)
+KINDS = ("normal", "reduction")
+
+
+class Edge(NamedTuple):
+    """One edge that a node keeps: the node it comes from, and the name of its operation."""
+
+    source: int
+    operation: str
+
+
+Cell: TypeAlias = tuple[tuple[Edge, Edge], ...]
+"""The two edges of each intermediate node, those from earlier nodes first."""
+
+
+class CellSpace(ChoiceSpace):
+    """A normal cell and a reduction cell; each intermediate node adds two edges from earlier nodes.
+
+    Nodes 0 and 1 of a cell are its inputs, the intermediate ones follow, and the cell's output are the
+    channels of these. An architecture takes three options for each intermediate node, those of the normal
+    cell first: which two nodes it reads, and the operation on the edge from either. Its text form is a
+    node's edges joined by '+', nodes by '-', the cells by '--', as `sep3.0+skip.1-...--max3.0+...`. The
+    text of a DARTS genotype is read, too.
+
+    Unlike in DARTS, where an edge that is searched may do nothing at all, `none` is no operation here: no
+    cell that is found keeps one.
+
+    Args:
+        nodes: intermediate ones of a cell.
+        operations: what an edge may do, some of `OPERATIONS`.
+
+    Raises:
+        TypeError, ValueError: `nodes` is no positive int, `operations` are not different ones of those.
+    """
+
+    def __init__(self, nodes: int = 4, operations: Sequence[str] = tuple(OPERATIONS)) -> None:
+        self.nodes = as_int("nodes", nodes, minimum=1)
+        if isinstance(operations, str) or not isinstance(operations, Sequence):
+            raise TypeError(f"operations must be a sequence of names, got {operations!r}")
+        self.operations = tuple(operations)
+        unknown = [name for name in self.operations if name not in OPERATIONS]
+        if unknown or not self.operations or len(set(self.operations)) < len(self.operations):
+            raise ValueError(
+                f"operations must be different ones of {', '.join(OPERATIONS)}, at least one, "
+                f"got {operations!r}"
+            )
+        self.pairs = tuple(
+            tuple(itertools.combinations(range(node), 2)) for node in range(INPUTS, INPUTS + self.nodes)
+        )
+        cell = [options for pairs in self.pairs for options in (pairs, self.operations, self.operations)]
+        super().__init__([*cell, *cell])
+
+    def __repr__(self) -> str:
+        return f"CellSpace(nodes={self.nodes}, operations={list(self.operations)})"
+
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """(from, to) of every edge that a cell may have, node by node: of 4 nodes there are 14."""
+        return tuple((source, node) for node in range(INPUTS, INPUTS + self.nodes) for source in range(node))
+
+    def cells(self, architecture: Iterable[int]) -> tuple[Cell, Cell]:
+        """The normal and the reduction cell of an architecture; ValueError for an invalid one."""
+        chosen = self.validate(architecture)
+        half = len(chosen) // 2
+        return self._cell(chosen[:half]), self._cell(chosen[half:])
+
+    def _cell(self, chosen: Architecture) -> Cell:
+        nodes = []
+        for node, pairs in enumerate(self.pairs):
+            pair, one, other = chosen[3 * node : 3 * node + 3]
+            first, second = pairs[pair]
+            nodes.append((Edge(first, self.operations[one]), Edge(second, self.operations[other])))
+        return tuple(nodes)
+
+    def architecture(
+        self, normal: Sequence[Iterable[Edge]], reduction: Sequence[Iterable[Edge]]
+    ) -> Architecture:
+        """The architecture of a normal and a reduction cell, each the edges of its nodes in any order.
+
+        Raises:
+            ValueError: not two edges from different earlier nodes for each node, or another operation.
+        """
+        return (*self._choices("normal", normal), *self._choices("reduction", reduction))
+
+    def _choices(self, kind: str, cell: Sequence[Iterable[Edge]]) -> Architecture:
+        nodes = [sorted(node) for node in cell]
+        if len(nodes) != self.nodes:
+            raise ValueError(f"the {kind} cell must have {self.nodes} nodes, got {len(nodes)}")
+        chosen: list[int] = []
+        for number, (edges, pairs) in enumerate(zip(nodes, self.pairs, strict=True), start=INPUTS):
+            sources = tuple(source for source, _ in edges)
+            if sources not in pairs:
+                raise ValueError(
+                    f"node {number} of the {kind} cell must have two edges from different nodes before it, "
+                    f"got edges from {sources}"
+                )
+            for _, operation in edges:
+                if operation not in self.operations:
+                    raise ValueError(
+                        f"node {number} of the {kind} cell: an operation must be one of "
+                        f"{', '.join(self.operations)}, got {operation!r}"
+                    )
+            chosen += (pairs.index(sources), *(self.operations.index(operation) for _, operation in edges))
+        return tuple(chosen)
+
+    def genotype(self, architecture: Iterable[int]) -> str:
+        """The text of DARTS' `Genotype`, as its code and others' take it."""
+        concat = list(range(INPUTS, INPUTS + self.nodes))
+        normal, reduction = (
+            [(edge.operation, edge.source) for node in cell for edge in node]
+            for cell in self.cells(architecture)
+        )
+        return (
+            f"Genotype(normal={normal}, normal_concat={concat}, reduce={reduction}, reduce_concat={concat})"
+        )
+
+    def format(self, architecture: Iterable[int]) -> str:
+        """The text form, as `sep3.0+skip.1-...--max3.0+...`."""
+        return "--".join(
+            "-".join(
+                "+".join(f"{OPERATIONS[edge.operation]}.{edge.source}" for edge in node) for node in cell
+            )
+            for cell in self.cells(architecture)
+        )
+
+    def parse(self, text: str) -> Architecture:
+        """Read the text form, or the text of a genotype.
+
+        Raises:
+            TypeError: not a string.
+            ValueError: malformed, or not in the space.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a string such as {self._example!r}, got {text!r}")
+        if "(" in text:
+            return self.architecture(*map(self._nodes_of_genotype, KINDS, _lists_of_genotype(text)))
+        cells = text.strip().split("--")
+        if len(cells) != len(KINDS):
+            raise ValueError(
+                f"text must be a normal and a reduction cell joined by '--', as {self._example!r}, "
+                f"got {text!r}"
+            )
+        return self.architecture(
+            *([list(map(_edge, node.split("+"))) for node in cell.split("-")] for cell in cells)
+        )
+
+    @property
+    def _example(self) -> str:
+        return self.format((0,) * len(self.options))
+
+    def _nodes_of_genotype(self, kind: str, edges: list[Edge]) -> list[list[Edge]]:
+        if len(edges) != 2 * self.nodes:
+            raise ValueError(
+                f"the {kind} cell of the genotype must have {2 * self.nodes} edges, two for each node, "
+                f"got {len(edges)}"
+            )
+        return [edges[place : place + 2] for place in range(0, len(edges), 2)]
+
+    def describe(self) -> dict[str, Any]:
+        """Name, nodes and operations."""
+        return {"name": "CellSpace", "nodes": self.nodes, "operations": list(self.operations)}
+
+
+def _edge(text: str) -> Edge:
+    """Read `sep3.0`."""
+    found = re.fullmatch(r"(\w+)\.([0-9]+)", text)
+    names = {short: name for name, short in OPERATIONS.items()}
+    if found is None or found[1] not in names:
+        raise ValueError(
+            f"an edge must be one of {', '.join(names)} and the number of a node, as 'sep3.0', got {text!r}"
+        )
+    return Edge(int(found[2]), names[found[1]])
+
+
+def _lists_of_genotype(text: str) -> list[list[Edge]]:
+    """The edges of both cells, from `Genotype(normal=[('sep_conv_3x3', 0), ...], ..., reduce=[...], ...)`."""
+    lists = []
+    for field in ("normal", "reduce"):
+        found = re.search(rf"\b{field}\s*=\s*\[(.*?)\]\s*(?:,|\))", text, re.DOTALL)
+        if found is None:
+            raise ValueError(
+                f"text must be a genotype with a list {field}=[('sep_conv_3x3', 0), ...], got {text!r}"
+            )
+        pairs = re.findall(r"\(\s*['\"](\w+)['\"]\s*,\s*([0-9]+)\s*\)", found[1])
+        lists.append([Edge(int(source), operation) for operation, source in pairs])
+    return lists

@@ -7,8 +7,24 @@
 
 using Address = uintptr_t;  // of data that Python owns
 
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
 // Raises the Python exception that a status stands for.
 void raise(const lasfast::Status& status, const char* where);
+
+// Runs a pass, which returns a status, while other threads of Python go on.
+template <class Run>
+void run_and_raise(const char* where, const Run& run) {
+  lasfast::Status status;
+  {
+    const pybind11::gil_scoped_release release;
+    status = run();
+  }
+  raise(status, where);
+}
 
 void bind_bn_act(pybind11::module_& m);
 void bind_conv2d_nhwc(pybind11::module_& m);

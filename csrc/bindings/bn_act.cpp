@@ -10,11 +10,6 @@ using namespace lasfast;
 
 namespace {
 
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
 struct Cpu {
   static constexpr auto statistics = batch_statistics_cpu;
   static constexpr auto forward = bn_act_forward_cpu;
@@ -44,17 +39,6 @@ BnActParams make_params(int64_t rows, int64_t channels, int64_t residual_channel
           static_cast<Activation>(activation),
           batch_statistics,
           eps};
-}
-
-// Calls run() while Python may do other things, and raises what it reports.
-template <class Run>
-void run_and_raise(const char* where, const Run& run) {
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = run();
-  }
-  raise(status, where);
 }
 
 int64_t workspace_cpu(int64_t rows, int64_t channels, int64_t residual_channels, int threads) {

@@ -49,19 +49,9 @@ int64_t workspace(const Conv2dNhwcParams& p, Pass pass, int threads, int isa) {
   return conv2d_nhwc_workspace_cpu(p, pass, threads, static_cast<Isa>(isa));
 }
 
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
 template <class F>
-void run(F pass) {
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = pass();
-  }
-  raise(status, "conv2d_nhwc");
+void run(const F& pass) {
+  run_and_raise("conv2d_nhwc", pass);
 }
 
 void forward(const Conv2dNhwcParams& p, Address input, Address weight, Address scratch, int threads, int isa,

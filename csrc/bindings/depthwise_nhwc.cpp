@@ -36,19 +36,9 @@ int64_t workspace_bytes(const DepthwiseNhwcParams& p, Pass pass, int isa) {
   return depthwise_nhwc_workspace_cpu(p, pass, static_cast<Isa>(isa));
 }
 
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
 template <class F>
-void run(F pass) {
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = pass();
-  }
-  raise(status, "depthwise_nhwc");
+void run(const F& pass) {
+  run_and_raise("depthwise_nhwc", pass);
 }
 
 void forward(const DepthwiseNhwcParams& p, Address input, Address weight, Address workspace, int threads,

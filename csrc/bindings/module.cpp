@@ -56,14 +56,10 @@ using CpuPass = Status (*)(const SlicedConv2dParams&, const float*, const float*
 template <CpuPass pass>
 void run_cpu(const SlicedConv2dParams& p, Address first, Address second, Address workspace, int threads,
              int isa, Address result) {
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = pass(p, reinterpret_cast<const float*>(first), reinterpret_cast<const float*>(second),
-                  reinterpret_cast<void*>(workspace), threads, static_cast<Isa>(isa),
-                  reinterpret_cast<float*>(result));
-  }
-  raise(status, "sliced_conv2d");
+  run_and_raise("sliced_conv2d", [&] {
+    return pass(p, at<const float>(first), at<const float>(second), at<void>(workspace), threads,
+                static_cast<Isa>(isa), at<float>(result));
+  });
 }
 
 #ifdef LASFAST_CUDA
@@ -73,14 +69,10 @@ using CudaPass = Status (*)(const SlicedConv2dParams&, Dtype, const void*, const
 template <CudaPass pass>
 void run_cuda(const SlicedConv2dParams& p, int dtype, Address first, Address second, Address workspace,
               int device, Address stream, Address result) {
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = pass(p, static_cast<Dtype>(dtype), reinterpret_cast<const void*>(first),
-                  reinterpret_cast<const void*>(second), reinterpret_cast<void*>(workspace), device,
-                  reinterpret_cast<void*>(stream), reinterpret_cast<void*>(result));
-  }
-  raise(status, "sliced_conv2d");
+  run_and_raise("sliced_conv2d", [&] {
+    return pass(p, static_cast<Dtype>(dtype), at<const void>(first), at<const void>(second),
+                at<void>(workspace), device, at<void>(stream), at<void>(result));
+  });
 }
 #endif
 

@@ -12,11 +12,6 @@ using namespace lasfast;
 
 namespace {
 
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
 ScheduleTables make_tables(Address values, int64_t value_count, Address norms, int64_t norm_count,
                            Address operations, int64_t operation_count, Address weights, int64_t weight_bytes,
                            Address biases, int64_t bias_count, Address gamma, Address beta, Address scale,
@@ -49,14 +44,11 @@ int64_t packed_bytes(Address operation, Address input, int storage, int isa) {
 
 void pack(Address operation, Address input, int storage, int isa, Address weight,
           const std::array<int64_t, 4>& stride, Address packed) {
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = schedule_pack_cpu(*at<const Operation>(operation), *at<const Value>(input),
-                               static_cast<Storage>(storage), static_cast<Isa>(isa), at<const float>(weight),
-                               stride.data(), at<void>(packed));
-  }
-  raise(status, "schedule_pack");
+  run_and_raise("schedule_pack", [&] {
+    return schedule_pack_cpu(*at<const Operation>(operation), *at<const Value>(input),
+                             static_cast<Storage>(storage), static_cast<Isa>(isa), at<const float>(weight),
+                             stride.data(), at<void>(packed));
+  });
 }
 
 int64_t scratch_bytes(const ScheduleTables& tables, int storage, int isa, int64_t images, int threads,
@@ -69,28 +61,22 @@ using Pair = std::array<int64_t, 2>;  // first and last of a Range
 
 void calibrate(const ScheduleTables& tables, int storage, int isa, int threads, const Pair& operations,
                Address images_nchw, int64_t images, Address arena, int64_t arena_bytes, Address scratch) {
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = schedule_calibrate_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), threads,
-                                    {operations[0], operations[1]}, at<const void>(images_nchw), images,
-                                    at<void>(arena), arena_bytes, at<void>(scratch));
-  }
-  raise(status, "schedule_calibrate");
+  run_and_raise("schedule_calibrate", [&] {
+    return schedule_calibrate_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), threads,
+                                  {operations[0], operations[1]}, at<const void>(images_nchw), images,
+                                  at<void>(arena), arena_bytes, at<void>(scratch));
+  });
 }
 
 void predict(const ScheduleTables& tables, int storage, int isa, int threads, const Pair& operations,
              Address images_nchw, int64_t images, int64_t block, Address shared_arena, int64_t shared_bytes,
              Address arenas, int64_t arena_bytes, Address scratch, Address logits) {
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = schedule_predict_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), threads,
-                                  {operations[0], operations[1]}, at<const void>(images_nchw), images, block,
-                                  at<void>(shared_arena), shared_bytes, at<void>(arenas), arena_bytes,
-                                  at<void>(scratch), at<float>(logits));
-  }
-  raise(status, "schedule_predict");
+  run_and_raise("schedule_predict", [&] {
+    return schedule_predict_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), threads,
+                                {operations[0], operations[1]}, at<const void>(images_nchw), images, block,
+                                at<void>(shared_arena), shared_bytes, at<void>(arenas), arena_bytes,
+                                at<void>(scratch), at<float>(logits));
+  });
 }
 
 }  // namespace

@@ -16,11 +16,6 @@ using namespace lasfast;
 
 namespace {
 
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
 int64_t packed_bytes(Address operation, Address input, int storage) {
   return schedule_packed_bytes_cuda(*at<const Operation>(operation), *at<const Value>(input),
                                     static_cast<Storage>(storage));
@@ -72,12 +67,7 @@ void run(const ScheduleTables& tables, Address plan, Address device_plan, Addres
                       logit_images,
                       device,
                       at<void>(stream)};
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = schedule_run_cuda(tables, pass);
-  }
-  raise(status, "schedule_run");
+  run_and_raise("schedule_run", [&] { return schedule_run_cuda(tables, pass); });
 }
 
 void run_resident(const ScheduleTables& tables, Address plan, Address device_plan, Address images,
@@ -91,12 +81,7 @@ void run_resident(const ScheduleTables& tables, Address plan, Address device_pla
   pass.logit_images = logit_images;
   pass.device = device;
   pass.stream = at<void>(stream);
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = schedule_run_resident_cuda(tables, pass);
-  }
-  raise(status, "schedule_run_resident");
+  run_and_raise("schedule_run_resident", [&] { return schedule_run_resident_cuda(tables, pass); });
 }
 
 std::array<int64_t, 4> limits(int device) {

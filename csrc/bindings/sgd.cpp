@@ -8,11 +8,6 @@ using namespace lasfast;
 
 namespace {
 
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
 int64_t plan(Address parts, int64_t count) {
   int64_t chunks = 0;
   raise(sgd_plan(at<SgdPart>(parts), count, &chunks), "sgd");
@@ -24,12 +19,7 @@ void run_cpu(Address parts, int64_t count, int64_t chunks, float learning_rate, 
              int threads) {
   const SgdParams p{count,        chunks,   learning_rate,  momentum,
                     weight_decay, nesterov, gradient_scale, clip_norm};
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = sgd_cpu(p, at<const SgdPart>(parts), at<void>(workspace), threads);
-  }
-  raise(status, "sgd");
+  run_and_raise("sgd", [&] { return sgd_cpu(p, at<const SgdPart>(parts), at<void>(workspace), threads); });
 }
 
 #ifdef LASFAST_CUDA
@@ -38,12 +28,9 @@ void run_cuda(Address parts, int64_t count, int64_t chunks, float learning_rate,
               int device, Address stream) {
   const SgdParams p{count,        chunks,   learning_rate,  momentum,
                     weight_decay, nesterov, gradient_scale, clip_norm};
-  Status status;
-  {
-    const py::gil_scoped_release release;
-    status = sgd_cuda(p, at<const SgdPart>(parts), at<void>(workspace), device, at<void>(stream));
-  }
-  raise(status, "sgd");
+  run_and_raise("sgd", [&] {
+    return sgd_cuda(p, at<const SgdPart>(parts), at<void>(workspace), device, at<void>(stream));
+  });
 }
 #endif
 

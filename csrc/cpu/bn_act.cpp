@@ -17,6 +17,7 @@
 
 #include "bn_act_kernels.h"
 #include "lasfast/round.h"
+#include "threads.h"
 
 namespace lasfast {
 namespace {
@@ -100,9 +101,7 @@ struct Workspace {
 
 Status check(const BnActParams& p, int threads, Isa isa) {
   if (const Status status = validate(p); !status.ok()) return status;
-  if (threads < 1) return invalid("threads must be at least 1");
-  if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
-  return {};
+  return check_run(threads, isa);
 }
 
 template <class Run>

@@ -3,23 +3,12 @@
 
 #include <cstdint>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "conv2d_nhwc_kernels.h"
 #include "lasfast/conv2d_nhwc.h"
 #include "schedule_layout.h"
+#include "threads.h"
 
 namespace lasfast {
-
-inline int thread_number() {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 
 inline char* align_scratch(void* p) {
   const auto address = reinterpret_cast<uintptr_t>(p);

@@ -13,6 +13,7 @@
 
 #include "depthwise_nhwc_kernels.h"
 #include "lasfast/round.h"
+#include "threads.h"
 #include "vec.h"
 
 namespace lasfast {
@@ -40,9 +41,7 @@ const DepthwiseKernels& kernels(Isa isa) {
 
 Status check(const DepthwiseNhwcParams& p, int threads, Isa isa) {
   if (const Status status = validate(p); !status.ok()) return status;
-  if (threads < 1) return invalid("threads must be at least 1");
-  if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
-  return {};
+  return check_run(threads, isa);
 }
 
 int64_t item_size(Dtype dtype) { return dtype == Dtype::bfloat16 ? sizeof(Bf16) : sizeof(float); }

@@ -8,13 +8,10 @@
 
 #include <cmath>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "partial_statistics.h"
 #include "schedule_check.h"
 #include "schedule_layout.h"
+#include "threads.h"
 
 namespace lasfast {
 
@@ -36,14 +33,6 @@ const ScheduleKernels& schedule_kernels(Isa isa) {
 }
 
 namespace {
-
-int thread_number() {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 
 bool is_dense(const Operation& op) { return kind_of(op) == Kind::conv2d || kind_of(op) == Kind::linear; }
 

@@ -15,12 +15,9 @@
 #include <algorithm>
 #include <cstring>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "plane_layout.h"
 #include "planes.h"
+#include "threads.h"
 
 namespace lasfast {
 namespace {
@@ -41,9 +38,7 @@ const PlaneKernels& kernels(Isa isa) {
 
 Status check(const SlicedConv2dParams& p, int threads, Isa isa) {
   if (const Status status = validate(p); !status.ok()) return status;
-  if (threads < 1) return invalid("threads must be at least 1");
-  if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
-  return {};
+  return check_run(threads, isa);
 }
 
 // How forward and input gradient are cut into items.
@@ -163,14 +158,6 @@ void grad_input_plain(const SlicedConv2dParams& p, const float* grad_output, con
         grad_input[n * is[0] + channel * is[1] + y * is[2] + x * is[3]] = sum;
       }
   }
-}
-
-int thread_number() {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
 }
 
 }  // namespace

@@ -10,9 +10,6 @@ struct Values {
   float v[n];
 };
 
-template <typename T>
-constexpr int values_per_16_bytes = 16 / int{sizeof(T)};
-
 LASFAST_DEVICE Values<4> unpack_values(const device::Bits16& bits, float) {
   Values<4> x;
   LASFAST_UNROLL

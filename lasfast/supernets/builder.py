@@ -42,11 +42,20 @@ class LayerBuilder:
         padding: int | None = None,
         groups: int = 1,
         bias: bool = False,
+        weight_bits: int | None = None,
     ) -> Value:
         """Append a convolution; the default padding, kernel_size // 2, keeps the size at stride 1."""
         padding = kernel_size // 2 if padding is None else padding
         op = layers.Conv2d(
-            self._module(module), x.channels, out_channels, kernel_size, stride, padding, groups, bias
+            self._module(module),
+            x.channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            groups,
+            bias,
+            weight_bits,
         )
         return self._append(op, out_channels, x)
 
@@ -58,11 +67,25 @@ class LayerBuilder:
         """Append an activation."""
         return self._append(layers.Activation(kind), x.channels, x)
 
+    def quantize(self, module: str, x: Value, bits: int) -> Value:
+        """Append a quantization; `module` owns where it clips, which is learned for each number of bits."""
+        return self._append(layers.Quantize(self._module(module), bits), x.channels, x)
+
     def conv_bn(
-        self, suffix: str, x: Value, out_channels: int, kernel_size: int, stride: int = 1, *, groups: int = 1
+        self,
+        suffix: str,
+        x: Value,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        weight_bits: int | None = None,
     ) -> Value:
         """Append a convolution `conv<suffix>` and its normalisation `bn<suffix>`."""
-        y = self.conv(f"conv{suffix}", x, out_channels, kernel_size, stride, groups=groups)
+        y = self.conv(
+            f"conv{suffix}", x, out_channels, kernel_size, stride, groups=groups, weight_bits=weight_bits
+        )
         return self.batch_norm(f"bn{suffix}", y)
 
     def conv_bn_act(

@@ -38,7 +38,10 @@ class Op:
 
 @dataclass(frozen=True)
 class Conv2d(Op):
-    """Convolution, [N, in_channels, H, W] -> [N, out_channels, H', W'], with square kernel and stride."""
+    """Convolution, [N, in_channels, H, W] -> [N, out_channels, H', W'], with square kernel and stride.
+
+    With `weight_bits`, the slice of the weight that is in use is quantized to so many bits (`ops.dorefa`).
+    """
 
     module: str
     in_channels: int
@@ -48,6 +51,7 @@ class Conv2d(Op):
     padding: int = 0
     groups: int = 1
     bias: bool = False
+    weight_bits: int | None = None
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """Follow the usual rule, (H + 2 padding - kernel) // stride + 1."""
@@ -225,6 +229,14 @@ class Dropout(Op):
     """Zeroes a value with probability `p` in training; nothing otherwise."""
 
     p: float = 0.5
+
+
+@dataclass(frozen=True)
+class Quantize(Op):
+    """Rounds to one of 2^bits values from 0 to the module's learned `alpha` (`ops.pact`)."""
+
+    module: str
+    bits: int
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def _rounded(x: Tensor, clip: Tensor, bits: int) -> Tensor:
 
 
 def _straight_through(value: Tensor, source: Tensor) -> Tensor:
-    """Return `value` exactly, with the gradient of `source`, whose numbers must be finite where value's are."""
+    """Return `value` exactly, with the gradient of `source`, which must be finite where `value` is."""
     return value.detach() + (source - source.detach())
 
 

@@ -21,7 +21,7 @@ RATIOS = {"0.5": 5, "1.0": 10, "1.5": 15}
 
 
 class QuantResNet(ChoiceSupernet):
-    """ResNet-18 or -34 (He et al. 2016, Table 1), each block with bit widths and bottleneck channels to choose.
+    """ResNet-18 or -34 (He et al. 2016), each block with bit widths and bottleneck channels to choose.
 
     Guo et al. 2020, section 4: a block takes (weight bits, value bits) of `bits` for all of its convolutions,
     and 0.5, 1 or 1.5 times as many channels between them: 18^8 architectures, or 18^16. In the text form
@@ -71,9 +71,7 @@ class QuantResNet(ChoiceSupernet):
         # Of each block: its channels and its stride.
         self._shapes = [
             (channels, 1 if index else stride)
-            for channels, stride, count in zip(
-                widths, (1, *self._strides[2:]), REPEATS[depth], strict=True
-            )
+            for channels, stride, count in zip(widths, (1, *self._strides[2:]), REPEATS[depth], strict=True)
             for index in range(count)
         ]
         decisions: list[VirtualLayer | tuple[str, ...]] = [VirtualLayer(tuple(RATIOS), 1), tuple(self._bits)]

@@ -54,6 +54,11 @@ def path_bitops(path: Path, input_shape: Shape, unquantized: Bits | None = None)
     return total
 
 
+def is_quantized(path: Path) -> bool:
+    """Whether any layer quantizes values."""
+    return any(isinstance(op, layers.Quantize) for layer in path for op in layer.ops)
+
+
 @lru_cache(maxsize=16)
 def _counted(unquantized: Bits | None) -> Callable[[Path, Shape], Iterator[int]]:
     """The bit operations of each layer of a path, layer by layer."""

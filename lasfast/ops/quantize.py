@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from lasfast.checks import as_int
+from lasfast.checks import check_bits
 
-MOST_BITS = 8
 LEAST_ALPHA = 1e-3
 """Values are clipped no lower, whatever becomes of alpha."""
 _TINY = 1e-12  # of a weight that is zero throughout
@@ -29,7 +29,7 @@ def dorefa(weight: Tensor, bits: int) -> Tensor:
 
     Raises TypeError and ValueError unless `bits` is an int from 1 to 8.
     """
-    _check_bits(bits)
+    check_bits("bits", bits)
     if bits == 1:
         scale = weight.abs().mean().detach()
         return _straight_through(torch.where(weight < 0, -scale, scale), weight)
@@ -52,8 +52,12 @@ def pact(x: Tensor, alpha: Tensor, bits: int) -> Tensor:
 
     Raises TypeError and ValueError unless `bits` is such an int.
     """
-    _check_bits(bits)
-    result: Tensor = _Pact.apply(x, alpha, bits)
+    check_bits("bits", bits)
+    result: Tensor
+    if has_torch_function_variadic(x, alpha):  # traced by torch.fx: one node, whose gradient is ours
+        result = handle_torch_function(pact, (x, alpha), x, alpha, bits)
+    else:
+        result = _Pact.apply(x, alpha, bits)
     return result
 
 
@@ -69,11 +73,6 @@ def pact_reference(x: Tensor, alpha: Tensor, bits: int) -> Tensor:
 def _straight_through(value: Tensor, source: Tensor) -> Tensor:
     """Return `value` exactly, with the gradient of `source`, which must be finite where `value` is."""
     return value.detach() + (source - source.detach())
-
-
-def _check_bits(bits: int) -> None:
-    if as_int("bits", bits, minimum=1) > MOST_BITS:
-        raise ValueError(f"bits must be from 1 to {MOST_BITS}, got {bits}")
 
 
 class _Pact(torch.autograd.Function):

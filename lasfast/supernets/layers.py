@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from lasfast.checks import check_bits
+
 Shape = tuple[int, ...]
 """Shape of one image's value, without the batch: `(channels, height, width)` or `(features,)`."""
 
@@ -52,6 +54,10 @@ class Conv2d(Op):
     groups: int = 1
     bias: bool = False
     weight_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight_bits is not None:
+            check_bits("weight_bits", self.weight_bits)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """Follow the usual rule, (H + 2 padding - kernel) // stride + 1."""
@@ -237,6 +243,9 @@ class Quantize(Op):
 
     module: str
     bits: int
+
+    def __post_init__(self) -> None:
+        check_bits("bits", self.bits)
 
 
 @dataclass(frozen=True)

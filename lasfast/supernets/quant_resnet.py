@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lasfast.checks import as_int
-from lasfast.ops.quantize import MOST_BITS
+from lasfast.checks import check_bits
 from lasfast.spaces import ChoiceSpace, VirtualLayer
 from lasfast.spaces.choice import Option
 from lasfast.supernets.builder import LayerBuilder
@@ -32,7 +31,7 @@ class QuantResNet(ChoiceSupernet):
     `lasfast.ops.pact` and `dorefa` compute. A block quantizes what it reads, for its first convolution and
     its projection, and what its second convolution reads, where PACT takes the place of the ReLU. A shortcut
     without a projection carries values as they are. The paper says none of this, nor whether options share
-    clipping: here each number of bits learns its own.
+    clipping: here each number of bits learns its own. `published` has baselines of the same bits everywhere.
 
     Args:
         num_classes, in_channels: of the classifier, of the images.
@@ -76,6 +75,12 @@ class QuantResNet(ChoiceSupernet):
         ]
         decisions: list[VirtualLayer | tuple[str, ...]] = [VirtualLayer(tuple(RATIOS), 1), tuple(self._bits)]
         space = ChoiceSpace(decisions * len(self._shapes))
+        uniform = {f"{one}W{one}A": f"w{one}a{one}" for one in (2, 3, 4)}
+        self.published = {
+            name: "-".join(["1.0", option] * len(self._shapes))
+            for name, option in uniform.items()
+            if option in self._bits
+        }
         super().__init__(space, num_classes=num_classes, in_channels=in_channels)
 
     def stem(self) -> Part:
@@ -117,6 +122,5 @@ def _checked(bits: tuple[int, int]) -> tuple[int, int]:
     if not isinstance(bits, tuple | list) or len(bits) != 2:
         raise ValueError(f"bits must be pairs (weight bits, value bits) such as (2, 4), got {bits!r}")
     for one in bits:
-        if as_int("bits", one, minimum=1) > MOST_BITS:
-            raise ValueError(f"bits must be from 1 to {MOST_BITS}, got {bits!r}")
+        check_bits("bits", one)
     return bits[0], bits[1]

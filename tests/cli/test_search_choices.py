@@ -112,6 +112,10 @@ def test_spaces_are_listed_and_shown(lasfast) -> None:
     assert status == 0
     assert "(shared by the next 2)" in out
     assert "published as layernas, 228.9 MFLOPs" in out
+    status, out, _ = lasfast("spaces", "quant-resnet18", "--image-size", 224, "--num-classes", 1000)
+    assert status == 0
+    assert "1.60 to 37.75 Gi bit operations" in out
+    assert "published as 2W2A, 1814.1 MFLOPs, 6.32 Gi bit operations" in out
     assert "SUPERNET must be one of" in lasfast("spaces", "vgg")[2]
 
 

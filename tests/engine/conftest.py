@@ -116,6 +116,7 @@ QUICK_ON_CUDA = (
     "test_backends_agree_on_odd_sizes",
     "test_whole_networks_agree",
     "test_blocks_in_bf16_are",
+    "test_quantized_weights_alone",
 )
 """What of the kernels that run on the host takes a second at most; the rest is marked as slow."""
 

@@ -5,6 +5,7 @@ the deeper: whole networks are compared where no value is near the middle betwee
 """
 
 import random
+from itertools import combinations
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lasfast.cli.plan import plan_lines
 from lasfast.engine import NativeBackend, Plan, TorchBackend
 from lasfast.engine.lowering import lower
 from lasfast.ops.quantize import LEAST_ALPHA, pact
+from lasfast.supernets import LayerBuilder
 from lasfast.supernets.layers import Quantize
 from tests.engine.conftest import shaken
 
@@ -92,6 +94,35 @@ def test_blocks_in_bf16_are_as_near_to_the_truth_as_pytorchs(kernels, net, block
     for leaf in truth:
         assert 0 < error(ours[leaf], truth[leaf]) <= 2 * error(torchs[leaf], truth[leaf]) + 0.005
     assert error(truth[plan.leaves[0]], truth[plan.leaves[1]]) > 0.01  # of the same weights
+
+
+def weights_alone(net, bits: dict[str, int | None]):
+    """A path through modules that any other reads: dense, grouped, depthwise, and a slice with a bias."""
+    block = LayerBuilder("weights", 3)
+    y = block.conv_bn_act("1", block.input, 12, 3)
+    y = block.batch_norm("bn2", block.conv("2", y, 12, 3, groups=12, weight_bits=bits["depthwise"]))
+    y = block.batch_norm("bn3", block.conv("3", y, 12, 3, groups=4, weight_bits=bits["grouped"]))
+    y = block.activation(block.conv("4", y, bits["width"], 3, 2, bias=True, weight_bits=bits["dense"]))
+    block.batch_norm("bn5", block.conv("5", y, 8, 1, weight_bits=bits["dense"]))
+    return block.build(), *net.head(8)
+
+
+def test_quantized_weights_alone_agree_everywhere(kernels, net) -> None:
+    """Where no value is quantized, there are no middles to be near to."""
+    bits = ("dense", "grouped", "depthwise", "width")
+    paths = [
+        weights_alone(net, dict(zip(bits, chosen, strict=True)))
+        for chosen in [(1, 2, 3, 11), (4, 1, None, 11), (None, 2, 1, 7), (2, None, 8, 7)]
+    ]
+    net.create_modules(*paths)
+    generator = torch.Generator().manual_seed(1)
+    calibration = [torch.randn(count, 3, 9, 7, generator=generator) for count in BATCHES]
+    images = torch.randn(6, 3, 9, 7, generator=generator)
+    plan = Plan(paths)
+    truth = logits(TorchBackend(net), plan, calibration, images)
+    for leaf, ours in logits(NativeBackend(net), plan, calibration, images).items():
+        assert error(ours, truth[leaf]) <= 1e-4
+    assert min(error(truth[one], truth[other]) for one, other in combinations(plan.leaves, 2)) > 0.01
 
 
 @pytest.mark.parametrize("cuda", [False, True])

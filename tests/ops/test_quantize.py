@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from lasfast.nn import PACT
+from lasfast.nn import PACT, accelerate
 from lasfast.ops import dorefa, pact
 from lasfast.ops.quantize import LEAST_ALPHA, pact_reference
 
@@ -92,13 +93,31 @@ def test_memory_layout_and_slices() -> None:
         torch.testing.assert_close(dorefa(x[:1, :4], bits), dorefa(x[:1, :4].contiguous(), bits))
 
 
-@pytest.mark.parametrize("function", [dorefa, lambda x, bits: pact(x, torch.tensor(1.0), bits)])
+@pytest.mark.parametrize(
+    "function", [dorefa, lambda x, bits: pact(x, torch.tensor(1.0), bits), lambda _, bits: PACT(bits)]
+)
 def test_impossible_bits_are_refused(function) -> None:
     for bits in (0, 9):
         with pytest.raises(ValueError, match="bits must be"):
             function(torch.ones(2), bits)
     with pytest.raises(TypeError, match=r"bits must be an int, got 2\.0"):
         function(torch.ones(2), 2.0)
+
+
+def test_an_accelerated_network_has_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), PACT(2, alpha=1.0), nn.Flatten()
+    )
+    images = torch.randn(5, 3, 6, 6)
+    seen = []
+    for one in (network, accelerate(network)):
+        network.zero_grad()
+        one(images).square().sum().backward()
+        seen.append([parameter.grad.clone() for parameter in network.parameters()])
+    assert all(gradient.any() for gradient in seen[1])
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_the_module_learns_where_to_clip() -> None:

@@ -11,7 +11,7 @@ import torch
 from torchvision import models
 
 from lasfast import costs
-from lasfast.supernets import LayerBuilder, QuantResNet, layers, save_network
+from lasfast.supernets import LayerBuilder, QuantResNet, layers
 
 GI = 2**30
 
@@ -33,7 +33,8 @@ def test_bit_operations_of_the_paper(depth: int, figures: tuple[float, ...]) -> 
     """Guo et al. 2020, Table 6: 2W2A, 3W3A and 4W4A, in 2^30, residual blocks alone."""
     with torch.device("meta"):
         supernet = QuantResNet(depth=depth, bits=((2, 2), (3, 3), (4, 4)))
-    found = [costs.bitops(supernet, uniform(supernet, option)) for option in ("w2a2", "w3a3", "w4a4")]
+    found = [costs.bitops(supernet, supernet.space.parse(text)) for text in supernet.published.values()]
+    assert list(supernet.published) == ["2W2A", "3W3A", "4W4A"]
     assert [round(one / GI, 2) for one in found] == list(figures)
 
 
@@ -155,14 +156,6 @@ def test_a_fresh_network_has_weights_and_clips_of_its_own(small: QuantResNet) ->
     assert not torch.equal(*weights)
 
 
-def test_the_exported_program_needs_torch_alone(small: QuantResNet, tmp_path) -> None:
-    network = small.extract(uniform(small, "w1a2")).eval()
-    save_network(network, tmp_path / "network.pt2", (3, 16, 16))
-    images = torch.randn(5, 3, 16, 16)
-    loaded = torch.export.load(tmp_path / "network.pt2").module()
-    torch.testing.assert_close(loaded(images), network(images), rtol=0, atol=0)
-
-
 def test_biases_and_groups_are_kept() -> None:
     """Of a quantized convolution that QuantResNet has not."""
 
@@ -189,7 +182,7 @@ def test_biases_and_groups_are_kept() -> None:
     ("arguments", "message"),
     [
         ({"depth": 50}, "depth must be one of 18, 34, got 50"),
-        ({"bits": ((2, 9),)}, r"bits must be from 1 to 8, got \(2, 9\)"),
+        ({"bits": ((2, 9),)}, "bits must be from 1 to 8, got 9"),
         ({"bits": ((0, 2),)}, "bits must be at least 1, got 0"),
         ({"bits": (2, 4)}, r"bits must be pairs \(weight bits, value bits\) such as \(2, 4\), got 2"),
         ({"bits": ()}, "at least one"),

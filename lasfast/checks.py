@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 
 import numpy as np
 
+MOST_BITS = 8
+
 
 def as_int(name: str, value: object, minimum: int) -> int:
     """Return `value` as a plain int of at least `minimum`; bools and floats are refused."""
@@ -56,6 +58,12 @@ def check_positive(**values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive int, got {value!r}")
+
+
+def check_bits(name: str, value: object) -> None:
+    """Raise TypeError or ValueError unless `value` is a number of bits to quantize to: an int from 1 to 8."""
+    if as_int(name, value, minimum=1) > MOST_BITS:
+        raise ValueError(f"{name} must be from 1 to {MOST_BITS}, got {value}")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

@@ -37,6 +37,7 @@ class NamedCost:
 
 
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_COUNTS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
 _BYTES = {"": 1.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _UNITS = {"latency": _SECONDS, "memory": _BYTES}
@@ -76,8 +77,9 @@ class Bound:
 def parse_bounds(text: str) -> tuple[Bound, ...]:
     """Read bounds from text, one for each cost that it names, in order.
 
-    `name<=number` or `name>=number`, joined by commas. A number may have a unit: k, M, G, T for counts; s,
-    ms, us for `latency`; kB, MB, GB, KiB, MiB, GiB for `memory`. `@where` says where a cost was measured.
+    `name<=number` or `name>=number`, joined by commas. A number may have a unit: k, M, G, T for counts, or
+    Ki, Mi, Gi, Ti for powers of 1024 of them; s, ms, us for `latency`; kB, MB, GB, KiB, MiB, GiB for
+    `memory`. `@where` says where a cost was measured.
 
     Raises:
         TypeError: not a string.

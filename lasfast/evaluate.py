@@ -168,13 +168,19 @@ class Evaluator:
         return self.supernet.space
 
     def costs(self, architecture: Architecture) -> dict[str, float]:
-        """Return FLOPs (multiply-adds for one image of the size measured on) and params, by name."""
+        """Return FLOPs (multiply-adds for one image of the size measured on) and params, by name.
+
+        Where layers are quantized, their bit operations, too (`costs.bitops`).
+        """
         _, height, width = self.image_shape
-        return {
+        found: dict[str, float] = {
             "flops": costs.flops(self.supernet, architecture, (height, width)),
             "params": costs.params(self.supernet, architecture),
             "params_without_batch_norm": costs.params(self.supernet, architecture, batch_norm=False),
         }
+        if costs.is_quantized(self.supernet.path(architecture)):
+            found["bitops"] = costs.bitops(self.supernet, architecture, (height, width))
+        return found
 
     def statistics(self, architecture: Architecture) -> Statistics:
         """Return the calibrated BatchNorm statistics of one architecture: module -> (mean, variance)."""

@@ -16,8 +16,8 @@ class Measured:
     """An architecture that was measured, with its accuracy and costs.
 
     `text` is the architecture as its space writes it. `costs` are by name: of a supernet, `flops`
-    (multiply-adds for one image of the size that was evaluated), `params`, and `params_without_batch_norm` as
-    in the papers' tables; of a table, what its columns say.
+    (multiply-adds for one image of the size that was evaluated), `params`, `params_without_batch_norm` as in
+    the papers' tables, and `bitops` where layers are quantized; of a table, what its columns say.
     """
 
     measurement: Measurement
@@ -54,6 +54,8 @@ class Measured:
         parts = [self.text, f"top-1 {100 * self.top1:.1f} %"]
         if "flops" in self.costs:
             parts.append(f"{self.flops / 1e6:.1f} MFLOPs")
+        if "bitops" in self.costs:
+            parts.append(f"{self.costs['bitops'] / 1e6:.1f} Mbitops")
         if "params" in self.costs:
             parts.append(f"{self.params / 1e6:.2f} M params")
         return "  ".join(parts)

@@ -68,11 +68,17 @@ class StandaloneEvaluator:
         return self.supernet.space
 
     def costs(self, architecture: Architecture) -> dict[str, float]:
-        """Return FLOPs (multiply-adds for one image of the size measured on) and params, by name."""
-        return {
+        """Return FLOPs (multiply-adds for one image of the size measured on) and params, by name.
+
+        Where layers are quantized, their bit operations, too (`costs.bitops`).
+        """
+        found: dict[str, float] = {
             "flops": costs.flops(self.supernet, architecture, self.image_size),
             "params": costs.params(self.supernet, architecture),
         }
+        if costs.is_quantized(self.supernet.path(architecture)):
+            found["bitops"] = costs.bitops(self.supernet, architecture, self.image_size)
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the measurements this makes, as JSON-able values."""

@@ -80,13 +80,16 @@ CHOICE_SUPERNETS = {
 }
 
 
-@pytest.fixture(scope="module", params=CHOICE_SUPERNETS)
+QUANTIZED_SUPERNETS = {"quant-resnet": lambda: lasfast.supernets.QuantResNet(**SMALL)}
+
+
+@pytest.fixture(scope="module", params=[*CHOICE_SUPERNETS, *QUANTIZED_SUPERNETS])
 def choice_supernet(request: pytest.FixtureRequest):
     """A small supernet of each family whose layers each take one of several options."""
     import torch
 
     torch.manual_seed(0)
-    return CHOICE_SUPERNETS[request.param]()
+    return (CHOICE_SUPERNETS | QUANTIZED_SUPERNETS)[request.param]()
 
 
 @pytest.fixture

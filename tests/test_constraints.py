@@ -21,6 +21,7 @@ from lasfast.constraints import Bound, Constraint, describe_function, parse_boun
         ("flops<=3e8,flops<=2e8,flops>=1e8", [Bound("flops", 1e8, 2e8)]),
         ("memory<=2MiB", [Bound("memory", high=2 * 2**20)]),
         ("bitops<=6.32T", [Bound("bitops", high=6.32e12)]),
+        ("bitops<=6.5Gi", [Bound("bitops", high=6.5 * 2**30)]),
         ("params<=12", [Bound("params", high=12)]),
     ],
 )

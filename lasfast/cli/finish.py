@@ -104,7 +104,8 @@ def _retrain(
 def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Architecture]:
     """What the winner is to beat: a handcrafted assignment of its depth, or a random architecture.
 
-    The random one is that of some hundred, within the constraint, whose FLOPs are nearest to the winner's.
+    The random one is that of some hundred, within the constraint, whose cost is nearest to the winner's: the
+    constraint's first, or FLOPs.
     """
     supernet, searcher = study.evaluator.supernet, study.searcher
     if isinstance(supernet, LayerAssignmentSupernet):
@@ -117,4 +118,5 @@ def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Archi
         return study.evaluator.costs(architecture)["flops"]
 
     rng = random.Random(f"baseline {seed}")
-    return "random", sample_nearest(searcher.space, rng, flops, flops(winner), admits) or winner
+    cost = searcher.cost or flops
+    return "random", sample_nearest(searcher.space, rng, cost, cost(winner), admits) or winner

@@ -173,7 +173,7 @@ class SupernetSearchOptions(
         panel(
             "Search",
             "At the end train from scratch the winner, and a handcrafted assignment or a random architecture "
-            "of as many FLOPs.",
+            "that costs as much.",
             "--retrain",
         ),
     ] = False

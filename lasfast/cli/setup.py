@@ -44,6 +44,8 @@ CHOICE_FAMILIES: dict[str, Callable[..., ChoicesNet]] = {
     "shufflenet-v2-channels": partial(supernets.ShuffleNetV2, search="channels"),
     "shufflenet-v2-both": partial(supernets.ShuffleNetV2, search="both"),
     "proxyless": supernets.ProxylessNAS,
+    "quant-resnet18": partial(supernets.QuantResNet, depth=18),
+    "quant-resnet34": partial(supernets.QuantResNet, depth=34),
     **{f"mobilenet-{design.lower()}": partial(supernets.MobileNet, design) for design in DESIGNS},
     "cells": CellNet,
 }

@@ -109,10 +109,17 @@ def _show(console: Console, name: str, options: SpacesOptions) -> None:
         places = str(number + 1) if count == 1 else f"{number + 1} to {number + count}"
         console.print(f"{places:>8}  {' '.join(names)}{shared}")
         number += count
-    flops = costs.functions(supernet, (options.image_size,) * 2)["flops"]
+    known = costs.functions(supernet, (options.image_size,) * 2)
+    quantized = costs.is_quantized(supernet.path(tuple(names[0] for names in supernet.space.options)))
+    if quantized:
+        low, high = (one / 2**30 for one in _extremes(supernet, options, "bitops"))
+        console.print(f"{low:.2f} to {high:.2f} Gi bit operations (bitops) of what is quantized")
     for title, text in supernet.published.items():
-        cost = flops(supernet.space.parse(text)) / 1e6
-        console.print(f"published as {title}, {cost:.1f} MFLOPs:\n  {text}")
+        architecture = supernet.space.parse(text)
+        figures = f"{known['flops'](architecture) / 1e6:.1f} MFLOPs"
+        if quantized:
+            figures += f", {known['bitops'](architecture) / 2**30:.2f} Gi bit operations"
+        console.print(f"published as {title}, {figures}:\n  {text}")
 
 
 def _reach(layer: object) -> str:
@@ -132,10 +139,10 @@ def _images(options: SpacesOptions) -> ImageKind:
     return ImageKind(options.num_classes, 3, (options.image_size, options.image_size))
 
 
-def _extremes(supernet: ChoicesNet, options: SpacesOptions) -> tuple[float, float]:
-    flops = costs.functions(supernet, (options.image_size,) * 2)["flops"]
-    ordered = supernet.space.by_cost(flops)
-    return tuple(flops(tuple(chosen[end] for chosen in ordered)) for end in (0, -1))  # type: ignore[return-value]
+def _extremes(supernet: ChoicesNet, options: SpacesOptions, name: str = "flops") -> tuple[float, float]:
+    cost = costs.functions(supernet, (options.image_size,) * 2)[name]
+    ordered = supernet.space.by_cost(cost)
+    return tuple(cost(tuple(chosen[end] for chosen in ordered)) for end in (0, -1))  # type: ignore[return-value]
 
 
 def _range(low: float, high: float) -> str:

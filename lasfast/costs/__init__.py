@@ -1,6 +1,6 @@
 """What an architecture costs, read off its layer records; nothing is run or built."""
 
-from lasfast.costs.bitops import bitops, path_bitops
+from lasfast.costs.bitops import bitops, is_quantized, path_bitops
 from lasfast.costs.flops import flops, path_flops
 from lasfast.costs.latency import LatencyTable
 from lasfast.costs.memory import memory, path_memory
@@ -12,6 +12,7 @@ __all__ = [
     "bitops",
     "flops",
     "functions",
+    "is_quantized",
     "memory",
     "params",
     "path_bitops",

@@ -2,48 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 from lasfast.checks import check_positive
-from lasfast.costs.flops import HasPath, flops_of_layers, model_input
+from lasfast.costs.flops import HasPath, model_input, op_flops
+from lasfast.costs.layerwise import layerwise
 from lasfast.spaces import Architecture
-from lasfast.supernets.layers import Path, Shape
+from lasfast.supernets import layers
+from lasfast.supernets.layers import Layer, Path, Shape
 
 Bits = tuple[int, int]
-"""Bits of a layer's weights, and of the values it reads."""
+"""Bits of weights, and of the values they are multiplied by."""
 
 
 def bitops(
     supernet: HasPath,
     architecture: Architecture,
     input_size: tuple[int, int] = (224, 224),
-    bits: Mapping[str, Bits] | None = None,
-    default: Bits = (32, 32),
+    unquantized: Bits | None = None,
 ) -> int:
     """Return the bit operations for one image of `input_size` = (height, width); see `path_bitops`."""
-    return path_bitops(
-        supernet.path(architecture), model_input(supernet, input_size), bits=bits, default=default
-    )
+    return path_bitops(supernet.path(architecture), model_input(supernet, input_size), unquantized)
 
 
-def path_bitops(
-    path: Path, input_shape: Shape, bits: Mapping[str, Bits] | None = None, default: Bits = (32, 32)
-) -> int:
+def path_bitops(path: Path, input_shape: Shape, unquantized: Bits | None = None) -> int:
     """Return the bit operations of a path for one image of shape (channels, height, width).
 
-    A layer of m multiply-adds with w-bit weights and a-bit values counts m * w * a (Single Path One-Shot,
-    section 4, "2W2A").
+    m multiply-adds of w-bit weights with a-bit values count m * w * a. A value has the bits of a `Quantize`
+    that gives it, in the layer that reads it. The tables of Single Path One-Shot leave out what is not
+    quantized, and their G is 2^30: `6.32Gi` in a constraint's text.
 
     Args:
         path: the layers.
         input_shape: of one image.
-        bits: (weight bits, activation bits) of layers, by name.
-        default: those of the other layers.
+        unquantized: bits of weights and of values that are not quantized; None leaves out multiply-adds with
+            one of those.
+
+    Raises:
+        ValueError: bits that are no positive ints, or a path without anything to count.
     """
-    bits = bits or {}
-    total = 0
-    for layer, flops in zip(path, flops_of_layers(path, input_shape), strict=True):
-        weight_bits, activation_bits = bits.get(layer.name, default)
-        check_positive(weight_bits=weight_bits, activation_bits=activation_bits)
-        total += flops * weight_bits * activation_bits
+    if unquantized is not None:
+        check_positive(weight_bits=unquantized[0], value_bits=unquantized[1])
+        unquantized = unquantized[0], unquantized[1]
+    total = sum(_counted(unquantized)(path, input_shape))
+    if not total and unquantized is None:
+        raise ValueError(
+            "path must have a convolution with quantized weights that reads a quantized value, to count bit "
+            "operations; or give the bits of what is not quantized, unquantized=(32, 32)"
+        )
     return total
+
+
+def is_quantized(path: Path) -> bool:
+    """Whether any layer quantizes values."""
+    return any(isinstance(op, layers.Quantize) for layer in path for op in layer.ops)
+
+
+@lru_cache(maxsize=16)
+def _counted(unquantized: Bits | None) -> Callable[[Path, Shape], Iterator[int]]:
+    """The bit operations of each layer of a path, layer by layer."""
+
+    def cost(layer: Layer, shapes: tuple[Shape, ...]) -> int:
+        total = 0
+        for (op, sources), shape in zip(layer.steps(), shapes[1:], strict=True):
+            weight_bits, value_bits = unquantized or (0, 0)
+            source = layer.ops[sources[0] - 1] if sources[0] else None
+            if isinstance(op, layers.Conv2d) and op.weight_bits is not None:
+                weight_bits = op.weight_bits
+            if isinstance(source, layers.Quantize):
+                value_bits = source.bits
+            total += op_flops(op, shape) * weight_bits * value_bits
+        return total
+
+    return layerwise(cost)

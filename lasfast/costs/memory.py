@@ -14,6 +14,7 @@ from lasfast.supernets.layers import Layer, Path, Shape
 IN_PLACE = (
     layers.BatchNorm2d,
     layers.Activation,
+    layers.Quantize,
     layers.Dropout,
     layers.Flatten,
     layers.Add,
@@ -38,8 +39,8 @@ def path_memory(path: Path, input_shape: Shape, bytes_per_value: int = 4) -> int
     """Return the peak bytes of activations of a path for one image of shape (channels, height, width).
 
     Operations run one after another. A value is held from the operation that writes it to the last that
-    reads it; normalisation, activation, dropout, flattening, addition and gates write in place where they
-    can.
+    reads it; normalisation, activation, quantization, dropout, flattening, addition and gates write in place
+    where they can. Quantized values count as any other: they are held as floating-point numbers.
     Weights and what a kernel needs inside do not count.
     """
     return bytes_per_value * max(_peaks(path, input_shape))

@@ -47,6 +47,11 @@ def _(op: layers.BatchNorm2d) -> int:
 
 
 @op_params.register
+def _(op: layers.Quantize) -> int:
+    return 1
+
+
+@op_params.register
 def _(op: layers.Linear) -> int:
     return op.out_features * (op.in_features + op.bias)
 

@@ -240,7 +240,8 @@ def _weight_key(op: Reader, shape: Shape) -> tuple[object, ...]:
     """What a packed weight may depend on."""
     if isinstance(op, layers.Linear):
         return (op.module, op.out_features, shape)
-    return (op.module, op.out_channels, op.kernel_size, op.stride, op.padding, op.groups, shape)
+    sizes = (op.out_channels, op.kernel_size, op.stride, op.padding, op.groups)
+    return (op.module, *sizes, op.weight_bits, shape)
 
 
 def _ordered(groups: Sequence[Group], width: int | None) -> list[Group]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lasfast.engine.backend import NodeStatistics
 from lasfast.engine.schedule import SIZES, STORAGES, Call, Schedule
-from lasfast.supernets.run import leading, run_op
+from lasfast.supernets.layers import Conv2d
+from lasfast.supernets.run import conv_weight, leading, run_op
 
 if TYPE_CHECKING:
     from lasfast.engine.native_backend import NativeBackend
@@ -115,6 +116,8 @@ class Program(ABC):
         with torch.no_grad():
             for (op, _, index), offset in zip(schedule.weights, self.offsets, strict=False):
                 weight: Any = modules[op.module].weight
+                if isinstance(op, Conv2d) and op.weight_bits is not None:
+                    weight = conv_weight(op, modules)
                 weight = weight.detach().float()
                 strides = (*weight.stride(), 1, 1)[:4]
                 self._pack(index, weight, strides, self.weights.data_ptr() + int(offset))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw_front(figure: Figure, run: Run) -> None:
-    """Draw, left, top-1 accuracy against FLOPs with the Pareto front; right, what the search method did.
+    """Draw, left, top-1 accuracy against cost with the Pareto front; right, what the search method did.
 
     While a study runs, the costs are not written yet: then there is the right side alone. Right of LayerNAS,
     the candidates of each layer by cost; of the others, the accuracy of each generation.
@@ -46,7 +46,7 @@ def _draw_accuracy(axes: Axes, run: Run, candidates: list[Candidate]) -> None:
         axes.plot(
             _mega(run.best), _percent(run.best), "*", color=COLORS[4], markersize=12, label=run.best.text
         )
-    axes.set_xlabel("multiply-adds (M)")
+    axes.set_xlabel(_cost_label(candidates))
     axes.set_ylabel("top-1 (%)")
     axes.legend(loc="lower right", fontsize=8, frameon=False)
     plain(axes)
@@ -64,7 +64,7 @@ def _draw_layers(axes: Axes, candidates: list[Candidate], default: list[int]) ->
     axes.figure.colorbar(shown, ax=axes, label="top-1 (%)")
     axes.set_yticks(range(1, len(default) + 1))
     axes.invert_yaxis()
-    axes.set_xlabel("multiply-adds (M)")
+    axes.set_xlabel(_cost_label(candidates))
     axes.set_ylabel("layer searched")
     plain(axes)
 
@@ -87,7 +87,11 @@ def _dots(axes: Axes, places: list[float] | list[int], candidates: list[Candidat
 
 
 def _mega(one: Candidate) -> float:
-    return (one.flops or 0) / 1e6
+    return one.cost / 1e6
+
+
+def _cost_label(candidates: list[Candidate]) -> str:
+    return "bit operations (M)" if any(one.bitops for one in candidates) else "multiply-adds (M)"
 
 
 def _percent(one: Candidate) -> float:

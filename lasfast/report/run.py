@@ -27,13 +27,19 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """One measured architecture of a step, as a report shows it. FLOPs and params where they are known."""
+    """One measured architecture of a step, as a report shows it, with such costs as are known."""
 
     text: str
     measurement: Measurement
     won: bool
     flops: int | None = None
     params: int | None = None
+    bitops: int | None = None
+
+    @property
+    def cost(self) -> int:
+        """What accuracy is set against: bit operations of quantized networks, else FLOPs; 0 if unknown."""
+        return self.bitops or self.flops or 0
 
     @property
     def depth(self) -> int:
@@ -79,9 +85,9 @@ class Run:
         written = [*result.get("winners", {}).values(), *itertools.chain(*result.get("steps", []))]
         known = {tuple(one["architecture"]): one for one in written}
 
-        def costs(architecture: Architecture) -> tuple[int | None, int | None]:
+        def costs(architecture: Architecture) -> tuple[int | None, ...]:
             one = known.get(architecture, {})
-            return one.get("flops"), one.get("params")
+            return one.get("flops"), one.get("params"), one.get("bitops")
 
         def text(architecture: Architecture) -> str:
             return known.get(architecture, {}).get("text") or "-".join(map(str, architecture))
@@ -106,10 +112,10 @@ class Run:
 
     @property
     def front(self) -> list[Candidate]:
-        """The Pareto front of accuracy and FLOPs, the cheapest first; [] where FLOPs are not known."""
-        known = {one.measurement.architecture: one for step in self.steps for one in step if one.flops}
+        """The Pareto front of accuracy and cost, the cheapest first; [] where costs are not known."""
+        known = {one.measurement.architecture: one for step in self.steps for one in step if one.cost}
         values = [(architecture, one.measurement.top1) for architecture, one in known.items()]
-        return [known[one] for one, _ in pareto_front(values, lambda one: known[one].flops or 0)]
+        return [known[one] for one, _ in pareto_front(values, lambda one: known[one].cost)]
 
     @property
     def winners(self) -> dict[int, Candidate]:
@@ -126,12 +132,12 @@ class Run:
 
 def candidates_of(
     measurements: Sequence[Measurement],
-    costs: Callable[[Architecture], tuple[int | None, int | None]],
+    costs: Callable[[Architecture], tuple[int | None, ...]],
     text: Callable[[Architecture], str] = lambda architecture: "-".join(map(str, architecture)),
 ) -> list[Candidate]:
     """Return a step's measurements as candidates, the best of each depth marked (the first of equals).
 
-    `costs` gives (FLOPs, params) of an architecture, `text` its text form.
+    `costs` gives FLOPs, params and perhaps bit operations of an architecture, `text` its text form.
     """
     best: dict[int, Measurement] = {}
     for measurement in sorted(measurements, key=lambda one: -one.top1):

@@ -32,9 +32,12 @@ def winners_table(title: str, winners: Iterable[Candidate]) -> Table:
 
 def front_table(title: str, front: Iterable[Candidate]) -> Table:
     """Return a Pareto front, the cheapest first."""
-    table = make_table(title, "architecture", "top-1", "MFLOPs", "params")
-    for one in front:
-        table.add_row(one.text, _top1(one), *_costs(one))
+    shown = list(front)
+    quantized = any(one.bitops for one in shown)
+    table = make_table(title, "architecture", "top-1", "MFLOPs", "params", *["Mbitops"] * quantized)
+    for one in shown:
+        bitops = [f"{(one.bitops or 0) / 1e6:.1f}"] * quantized
+        table.add_row(one.text, _top1(one), *_costs(one), *bitops)
     return table
 
 

@@ -11,6 +11,7 @@ from lasfast.supernets.mobilenet_designs import MobileNetDesign
 from lasfast.supernets.mobilenet_v1 import MobileNetV1
 from lasfast.supernets.plain import PlainNet
 from lasfast.supernets.proxyless import ProxylessNAS
+from lasfast.supernets.quant_resnet import QuantResNet
 from lasfast.supernets.residual import ResidualNet
 from lasfast.supernets.resnet50 import ResNet50
 from lasfast.supernets.shufflenet import ShuffleNetV2
@@ -27,6 +28,7 @@ __all__ = [
     "Path",
     "PlainNet",
     "ProxylessNAS",
+    "QuantResNet",
     "ResNet50",
     "ResidualNet",
     "ShuffleNetV2",

@@ -205,7 +205,11 @@ def _widest(one: Op, other: Op) -> Op:
         for op in (one, other)
     ):
         sizes.append("groups")  # depthwise: as many groups as channels
-    wider = {size: max(getattr(one, size), getattr(other, size)) for size in sizes if hasattr(one, size)}
+    wider: dict[str, Any] = {
+        size: max(getattr(one, size), getattr(other, size)) for size in sizes if hasattr(one, size)
+    }
+    if isinstance(one, layers.Conv2d):
+        wider["weight_bits"] = None  # whatever it is, the module is the same
     one, other = (replace(op, inputs=(), **wider) for op in (one, other))
     if one != other:
         raise ValueError(f"module {getattr(one, 'module', '')!r} is used in two ways: {one} and {other}")

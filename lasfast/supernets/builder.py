@@ -43,11 +43,13 @@ class LayerBuilder:
         groups: int = 1,
         bias: bool = False,
         dilation: int = 1,
+        weight_bits: int | None = None,
     ) -> Value:
         """Append a convolution; the default padding keeps the size at stride 1, for odd kernels."""
         padding = dilation * (kernel_size // 2) if padding is None else padding
         sizes = (x.channels, out_channels, kernel_size, stride, padding, groups)
-        return self._append(layers.Conv2d(self._module(module), *sizes, bias, dilation), out_channels, x)
+        op = layers.Conv2d(self._module(module), *sizes, bias, dilation, weight_bits)
+        return self._append(op, out_channels, x)
 
     def batch_norm(self, module: str, x: Value) -> Value:
         """Append a batch normalisation."""
@@ -57,11 +59,25 @@ class LayerBuilder:
         """Append an activation."""
         return self._append(layers.Activation(kind), x.channels, x)
 
+    def quantize(self, module: str, x: Value, bits: int) -> Value:
+        """Append a quantization; `module` owns where it clips, which is learned for each number of bits."""
+        return self._append(layers.Quantize(self._module(module), bits), x.channels, x)
+
     def conv_bn(
-        self, suffix: str, x: Value, out_channels: int, kernel_size: int, stride: int = 1, *, groups: int = 1
+        self,
+        suffix: str,
+        x: Value,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        weight_bits: int | None = None,
     ) -> Value:
         """Append a convolution `conv<suffix>` and its normalisation `bn<suffix>`."""
-        y = self.conv(f"conv{suffix}", x, out_channels, kernel_size, stride, groups=groups)
+        y = self.conv(
+            f"conv{suffix}", x, out_channels, kernel_size, stride, groups=groups, weight_bits=weight_bits
+        )
         return self.batch_norm(f"bn{suffix}", y)
 
     def conv_bn_act(

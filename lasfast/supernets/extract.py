@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lasfast.ops.quantize import dorefa, pact_reference
 from lasfast.supernets import layers
 from lasfast.supernets.layers import Layer, Op, Path
 from lasfast.supernets.modules import add_module, copy_leading, make_module
@@ -41,7 +43,7 @@ def extract(
                 continue
             name = getattr(op, "module", "") or _free_name(layer, number, op)
             add_module(root, name, _module(op, owners.get(name), fresh))
-            values.append(graph.call_module(name, tuple(inputs)))
+            values.append(_call(graph, op, name, inputs))
         value = values[-1]
     graph.output(value)
     network = fx.GraphModule(root, graph, class_name="Network")
@@ -69,6 +71,25 @@ def _module(op: Op, owner: nn.Module | None, fresh: bool) -> nn.Module:
         if not fresh:
             copy_leading(module, owner)
     return module
+
+
+def _call(graph: fx.Graph, op: Op, name: str, inputs: list[fx.Node]) -> fx.Node:
+    """Call an op's module; or functions on what it owns, where weights or values are quantized."""
+    if isinstance(op, layers.Quantize):
+        return _traced(graph, partial(pact_reference, bits=op.bits), *inputs, graph.get_attr(f"{name}.alpha"))
+    if isinstance(op, layers.Conv2d) and op.weight_bits is not None:
+        weight = _traced(graph, partial(dorefa, bits=op.weight_bits), graph.get_attr(f"{name}.weight"))
+        bias = graph.get_attr(f"{name}.bias") if op.bias else None
+        arguments = (*inputs, weight, bias, op.stride, op.padding, op.dilation, op.groups)
+        return graph.call_function(F.conv2d, arguments)
+    return graph.call_module(name, tuple(inputs))
+
+
+def _traced(graph: fx.Graph, function: Callable[..., Any], *inputs: fx.Node) -> fx.Node:
+    """Append what a function of PyTorch's operators does."""
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    result: fx.Node = function(*(fx.Proxy(node, tracer) for node in inputs)).node
+    return result
 
 
 def _add(graph: fx.Graph, op: Any, x: fx.Node, y: fx.Node) -> fx.Node:

@@ -12,7 +12,7 @@ from lasfast.ops import bn_act, conv_bn_act, sliced_conv2d
 from lasfast.ops.ranks import Ranks
 from lasfast.supernets import layers
 from lasfast.supernets.layers import Layer, Op
-from lasfast.supernets.run import Modules, last_uses, leading, run_op
+from lasfast.supernets.run import Modules, conv_weight, last_uses, leading, run_op
 
 MOMENTUM = 0.1  # of the supernet's own running statistics; torch's default
 
@@ -147,7 +147,7 @@ def _run_fused(
     conv = step.conv
     return conv_bn_act(
         x,
-        modules[conv.module].weight,
+        _weight(conv, modules),
         *buffers,
         c_out=conv.out_channels,
         stride=conv.stride,
@@ -162,6 +162,12 @@ def _run_fused(
 
 
 def _run_conv(op: layers.Conv2d, modules: Modules, x: Tensor) -> Tensor:
-    module = modules[op.module]
-    y = sliced_conv2d(x, module.weight, op.in_channels, op.out_channels, op.stride, op.padding, op.groups)
-    return y + leading(module.bias, op.out_channels).to(y.dtype).view(1, -1, 1, 1) if op.bias else y
+    weight = _weight(op, modules)
+    y = sliced_conv2d(x, weight, op.in_channels, op.out_channels, op.stride, op.padding, op.groups)
+    bias = modules[op.module].bias
+    return y + leading(bias, op.out_channels).to(y.dtype).view(1, -1, 1, 1) if op.bias else y
+
+
+def _weight(op: layers.Conv2d, modules: Modules) -> Tensor:
+    """A weight to read a slice of: the module's whole one, unless it is quantized."""
+    return modules[op.module].weight if op.weight_bits is None else conv_weight(op, modules)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from lasfast.checks import check_bits
+
 Shape = tuple[int, ...]
 """Shape of one image's value, without the batch: `(channels, height, width)` or `(features,)`."""
 
@@ -40,7 +42,8 @@ class Op:
 class Conv2d(Op):
     """Convolution, [N, in_channels, H, W] -> [N, out_channels, H', W'], with square kernel and stride.
 
-    Taps of the kernel are `dilation` positions apart.
+    Taps of the kernel are `dilation` positions apart. With `weight_bits`, the slice of the weight that is in
+    use is quantized to so many bits (`ops.dorefa`).
     """
 
     module: str
@@ -52,6 +55,11 @@ class Conv2d(Op):
     groups: int = 1
     bias: bool = False
     dilation: int = 1
+    weight_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight_bits is not None:
+            check_bits("weight_bits", self.weight_bits)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """Follow the usual rule, (H + 2 padding - extent) // stride + 1, the dilated kernel's extent."""
@@ -242,6 +250,17 @@ class Dropout(Op):
     """Zeroes a value with probability `p` in training; nothing otherwise."""
 
     p: float = 0.5
+
+
+@dataclass(frozen=True)
+class Quantize(Op):
+    """Rounds to one of 2^bits values from 0 to the module's learned `alpha` (`ops.pact`)."""
+
+    module: str
+    bits: int
+
+    def __post_init__(self) -> None:
+        check_bits("bits", self.bits)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lasfast.nn.conv_bn_act import ACTIVATIONS
+from lasfast.nn.quantize import PACT
 from lasfast.supernets import layers
 from lasfast.supernets.layers import Op
 from lasfast.supernets.run import leading
@@ -49,6 +50,11 @@ def _(op: layers.Linear) -> nn.Module:
 @make_module.register
 def _(op: layers.Activation) -> nn.Module:
     return ACTIVATIONS[op.kind]()
+
+
+@make_module.register
+def _(op: layers.Quantize) -> nn.Module:
+    return PACT(op.bits)
 
 
 @make_module.register

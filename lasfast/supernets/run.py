@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lasfast.ops.quantize import dorefa, pact
 from lasfast.ops.reference_bn_act import ACTIVATIONS
 from lasfast.supernets import layers
 from lasfast.supernets.layers import Layer, Op
@@ -64,10 +65,8 @@ def run_op(op: Op, modules: Modules, *inputs: Tensor) -> Tensor:
 
 @run_op.register
 def _(op: layers.Conv2d, modules: Modules, x: Tensor) -> Tensor:
-    module = modules[op.module]
-    weight = leading(module.weight, op.out_channels, op.in_channels // op.groups)
-    bias = leading(module.bias, op.out_channels) if op.bias else None
-    return F.conv2d(x, weight, bias, op.stride, op.padding, op.dilation, op.groups)
+    bias = leading(modules[op.module].bias, op.out_channels) if op.bias else None
+    return F.conv2d(x, conv_weight(op, modules), bias, op.stride, op.padding, op.dilation, op.groups)
 
 
 @run_op.register
@@ -137,8 +136,19 @@ def _(op: layers.Dropout, modules: Modules, x: Tensor) -> Tensor:
 
 
 @run_op.register
+def _(op: layers.Quantize, modules: Modules, x: Tensor) -> Tensor:
+    return pact(x, modules[op.module].alpha, op.bits)
+
+
+@run_op.register
 def _(op: layers.Opaque, modules: Modules, x: Tensor) -> Tensor:
     return modules[op.module](x)
+
+
+def conv_weight(op: layers.Conv2d, modules: Modules) -> Tensor:
+    """Return the part of its module's weight that a convolution reads, quantized where it says so."""
+    weight = leading(modules[op.module].weight, op.out_channels, op.in_channels // op.groups)
+    return weight if op.weight_bits is None else dorefa(weight, op.weight_bits)
 
 
 def leading(tensor: Tensor, *sizes: int) -> Tensor:

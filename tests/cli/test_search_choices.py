@@ -93,6 +93,7 @@ def test_an_architecture_of_choices_is_trained_from_scratch(lasfast, tmp_path) -
         (["--width", "-1"], "width must be greater than 0, got -1.0"),
         (["--constraint", "flops<=1"], "constraint must leave architectures"),
         (["--constraint", "price<=1"], "the cost must be one of flops"),
+        (["--constraint", "bitops<=1G"], "path must have a convolution with quantized weights"),
     ],
 )
 def test_mistakes_are_named_before_training(lasfast, tmp_path, arguments, message: str) -> None:
@@ -111,4 +112,22 @@ def test_spaces_are_listed_and_shown(lasfast) -> None:
     assert status == 0
     assert "(shared by the next 2)" in out
     assert "published as layernas, 228.9 MFLOPs" in out
+    status, out, _ = lasfast("spaces", "quant-resnet18", "--image-size", 224, "--num-classes", 1000)
+    assert status == 0
+    assert "1.60 to 37.75 Gi bit operations" in out
+    assert "published as 2W2A, 1814.1 MFLOPs, 6.32 Gi bit operations" in out
     assert "SUPERNET must be one of" in lasfast("spaces", "vgg")[2]
+
+
+def test_bit_widths_are_searched_within_bit_operations(lasfast, tmp_path) -> None:
+    arguments = [*TINY, "--supernet", "quant-resnet18", "--width", 0.125, "--constraint", "bitops<=2.1Mi"]
+    arguments += ["--population", 4, "--generations", 1, "--top", 2, "--threads", 1, "-o", tmp_path]
+    status, out, err = lasfast("search", "evolution", *arguments, "--retrain", "--standalone-epochs", 1)
+    assert status == 0, err
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert all(one["bitops"] <= 2.1 * 2**20 for step in result["steps"] for one in step)
+    assert re.search(r"best: (\d\.\d-w\da\d-?){8}  top-1 .* Mbitops", out)
+    assert re.search(r"the Pareto front\s+architecture +top-1 +MFLOPs +params +Mbitops", out)
+    assert re.search(r" searched *$", out.partition("trained from scratch, 1 epochs")[2], re.MULTILINE)
+    (network,) = tmp_path.glob("*.pt2")
+    assert torch.export.load(network).module()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)

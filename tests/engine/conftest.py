@@ -15,6 +15,7 @@ from lasfast.engine.native_backend import PROGRAMS, why_missing
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerAssignmentSupernet, LayerBuilder, Supernet
 from lasfast.supernets.parts import classifier
+from tests.conftest import CHOICE_SUPERNETS
 
 FAMILIES = {
     "plain": lambda: supernets.PlainNet((2, 2, 2), 7, image_size=16),
@@ -113,6 +114,9 @@ QUICK_ON_CUDA = (
     "test_bf16_is_as_near_to_the_truth_as_pytorchs[squeezed",
     "test_bf16_is_as_near_to_the_truth_as_pytorchs[shuffled",
     "test_backends_agree_on_odd_sizes",
+    "test_whole_networks_agree",
+    "test_blocks_in_bf16_are",
+    "test_quantized_weights_alone",
 )
 """What of the kernels that run on the host takes a second at most; the rest is marked as slow."""
 
@@ -148,6 +152,13 @@ def kernels(request, monkeypatch):
 def supernet(request):
     torch.manual_seed(0)
     return shaken(FAMILIES[request.param]())
+
+
+@pytest.fixture(scope="module", params=CHOICE_SUPERNETS)
+def choice_supernet(request):
+    """Those that are native throughout, and whose values are no step functions (see test_quantized)."""
+    torch.manual_seed(0)
+    return CHOICE_SUPERNETS[request.param]()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from lasfast import supernets
 from lasfast.supernets import LayerBuilder, layers
 from lasfast.supernets.fused import fused_steps
 from lasfast.supernets.layers import Layer
-from tests.conftest import CHOICE_SUPERNETS
+from tests.conftest import CHOICE_SUPERNETS, QUANTIZED_SUPERNETS
 
 
 def shapes(layer: Layer) -> list[str]:
@@ -83,6 +83,7 @@ FAMILIES = {
     "mobilenet-v1": lambda: supernets.MobileNetV1((1, 2, 1, 1), 10, stem="cifar"),
     "resnet50": lambda: supernets.ResNet50((1, 2, 1, 1), 10),
     **CHOICE_SUPERNETS,
+    **QUANTIZED_SUPERNETS,
 }
 
 
@@ -96,7 +97,8 @@ def test_every_family_trains_as_op_by_op(family: str, one_thread: None) -> None:
     value = torch.randn(6, 3, size, size, dtype=torch.float64)
     runs = {"ours": (ours, True), "torch": (copy.deepcopy(ours), False), "theirs": (theirs, False)}
     # Layer by layer on the same values, since rounding grows from layer to layer. Where it puts a ReLU on its
-    # other side, gradients change by much: that does not happen with every input.
+    # other side, gradients change by much, and outputs where it quantizes to another level: that does not
+    # happen with every input.
     for layer in ours.path(architecture):
         for attempt in range(3):
             value += 1e-3 * attempt * torch.randn_like(value)
@@ -105,11 +107,11 @@ def test_every_family_trains_as_op_by_op(family: str, one_thread: None) -> None:
                 for name, (supernet, fused) in runs.items()
             }
             (output, gradients), (exact, exact_gradients) = seen["ours"], seen["theirs"]
-            torch.testing.assert_close(output.double(), exact, rtol=1e-4, atol=1e-4)
             assert gradients.keys() == exact_gradients.keys()
             error, torchs = (_distance(seen[name][1], exact_gradients) for name in ("ours", "torch"))
-            if error <= 1e-5 + 2 * torchs:
+            if torch.allclose(output.double(), exact, 1e-4, 1e-4) and error <= 1e-5 + 2 * torchs:
                 break
+        torch.testing.assert_close(output.double(), exact, rtol=1e-4, atol=1e-4)
         assert error <= 1e-5 + 2 * torchs, layer.name
         value = exact
     for name, buffer in theirs.named_buffers():

@@ -1,0 +1,174 @@
+"""A search of bit widths on images, beside uniform bits and random architectures of as many bit operations.
+
+    python -m benchmarks.record_bit_widths record runs/bit-widths benchmarks/results/bit-widths-cifar10.json
+    python -m benchmarks.record_bit_widths page benchmarks/results/bit-widths-cifar10.json docs/bit-widths.md
+
+`record` trains a quantized ResNet-18 supernet by uniform sampling and evolves architectures within the bit
+operations of 2 bits everywhere (Single Path One-Shot, Table 6, "2W2A"). Then the winner, 2W2A itself and a
+random architecture of as many bit operations, another one for each seed, are trained from scratch and tested.
+`page` writes the table into the page. Weights and trained networks stay in the first directory: run again, it
+goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+
+import lasfast
+from benchmarks import _harness
+from benchmarks.record_one_shot import train
+from lasfast import costs
+from lasfast.dataset import ArchitectureDataset
+from lasfast.searchers import Evolution
+from lasfast.searchers.operators import sample_nearest
+from lasfast.spaces import Architecture
+from lasfast.supernets import QuantResNet
+from lasfast.train import preset
+
+app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
+HEADING = "## A small record\n"
+
+
+@app.command()
+def record(
+    directory: Path,
+    output: Path,
+    data: str = "imagefolder:data/cifar10",
+    limit: int = 4000,
+    width: float = 0.125,
+    epochs: int = 40,
+    learning_rate: float = 0.1,
+    population: int = 20,
+    generations: int = 9,
+    calibration: int = 500,
+    validation: int = 1000,
+    standalone_epochs: int = 15,
+    seeds: int = 3,
+    threads: int = 1,
+) -> None:
+    """Train the supernet, search, train from scratch."""
+    torch.set_num_threads(threads)
+    directory.mkdir(parents=True, exist_ok=True)
+    images = lasfast.data.load(data, calibration=calibration, validation=validation, limit=limit)
+    settings = preset(
+        "small",
+        learning_rate=learning_rate,
+        supernet_epochs=epochs,
+        standalone_epochs=standalone_epochs,
+    )
+    torch.manual_seed(0)
+    supernet = QuantResNet(len(images.classes), stem="cifar", width=width)
+    seconds = train(supernet, images, settings, directory / "supernet.safetensors")
+    supernet.to(memory_format=torch.contiguous_format)
+    space, bitops = supernet.space, costs.functions(supernet, images.image_size)["bitops"]
+    uniform = space.parse("-".join(["1.0", "w2a2"] * (len(space.options) // 2)))
+    bound = bitops(uniform)
+
+    def within(architecture: Architecture) -> bool:
+        return bitops(architecture) <= bound
+
+    evaluator = lasfast.Evaluator(supernet, images.calibration, images.validation)
+    evolution = Evolution(space, constraint=within, population=population, generations=generations)
+    began = time.perf_counter()
+    while candidates := evolution.ask():
+        for measurement in evaluator(candidates):
+            evolution.tell(measurement.architecture, measurement)
+    searched = time.perf_counter() - began
+    rng = random.Random("random")
+    drawn = [sample_nearest(space, rng, bitops, bound, within) for _ in range(seeds)]
+    others = [one for one in drawn if one is not None]
+    trained = {"evolution": [evolution.best[0]] * seeds, "2W2A": [uniform] * seeds, "random": others}
+    result: dict[str, Any] = {
+        "benchmark": "bit-widths",
+        "machine": _harness.machine(),
+        "data": data,
+        "supernet": f"ResNet-18, width {width:g}",
+        "images": {"train": len(images.train), "calibration": calibration, "validation": validation},
+        "training": {"epochs": epochs, "seconds": seconds},
+        "bitops": bound,
+        "search": {
+            "evaluations": len(evolution.results),
+            "seconds": searched,
+            "backend": evaluator.backend.name,
+            "first_generation": [value for _, value in evolution.history[0]],
+        },
+        "standalone_epochs": standalone_epochs,
+        "test_images": len(images.test[1]),
+        "standalone": {
+            name: {
+                "architectures": [space.format(one) for one in ones],
+                "bitops": [bitops(one) for one in ones],
+                "inherited": [one.top1 for one in evaluator(ones)],
+                "top1": [],
+            }
+            for name, ones in trained.items()
+        },
+    }
+    typer.echo(f"winner: {space.format(evolution.best[0])} {evolution.best[1]:.4f}")
+    _harness.write(result, output)
+    for seed in range(seeds):
+        chosen = {name: ones[seed] for name, ones in trained.items()}
+        where = directory / f"seed{seed}"
+        dataset = ArchitectureDataset(
+            supernet, images.train, images.test, chosen.values(), where, settings, seed=seed
+        )
+        top1 = {row.architecture: row.top1 for row in dataset.run(resume=True)}
+        for name, one in chosen.items():
+            result["standalone"][name]["top1"].append(top1[one])
+        _harness.write(result, output)
+
+
+@app.command()
+def page(source: Path, target: Path) -> None:
+    """Write what a record says into the page, in the place of all that follows the heading there."""
+    record = json.loads(source.read_text())
+    before, heading, _ = target.read_text(encoding="utf-8").partition(HEADING)
+    if not heading:
+        raise typer.BadParameter(f"{target} has no heading {HEADING.strip()!r}")
+    images, search = record["images"], record["search"]
+    shown = statistics.fmean(record["standalone"]["evolution"]["inherited"])
+    error = 100 * math.sqrt(shown * (1 - shown) / images["validation"])
+    text = f"""
+{record["supernet"]}, trained on {images["train"]:,} images of CIFAR-10 by uniform sampling
+({record["training"]["epochs"]} epochs, {record["training"]["seconds"]:.0f} s); then evolution measured
+{search["evaluations"]} architectures with inherited weights ({images["calibration"]:,} images of
+calibration, {images["validation"]:,} of validation; {search["seconds"]:.0f} s) within
+{record["bitops"] / 2**20:.0f} Mi bit operations, those of 2 bits everywhere. Trained from scratch,
+{record["standalone_epochs"]} epochs, top-1 on {record["test_images"]:,} test images. fp32,
+{record["machine"]["threads"]} thread of a busy machine. Made from
+[the record](../benchmarks/results/{source.name}) by `python -m benchmarks.record_bit_widths page`.
+
+| architecture of | Mi bit operations | inherited weights | from scratch, each seed | mean |
+|---|---|---|---|---|
+{chr(10).join(_line(name, one) for name, one in record["standalone"].items())}
+
+The random architectures are another one for each seed, of 200 drawn within the bound the one nearest to it.
+Evolution's: `{record["standalone"]["evolution"]["architectures"][0]}`.
+
+**What this does not show.** Accuracies with inherited weights have a standard error of {error:.1f} points
+here, and the winner's is the highest of {search["evaluations"]}, so it is too high. Networks of this
+width, on this few images, for this few epochs say little of ImageNet's; three seeds settle no difference of a
+point or two.
+"""
+    target.write_text(before + heading + text, encoding="utf-8")
+    typer.echo(f"wrote {target}")
+
+
+def _line(name: str, one: dict[str, Any]) -> str:
+    inherited, mean = (100 * statistics.fmean(one[which]) for which in ("inherited", "top1"))
+    bitops = statistics.fmean(one["bitops"]) / 2**20
+    each = ", ".join(f"{100 * value:.1f}" for value in one["top1"])
+    return f"| {name} | {bitops:.1f} | {inherited:.1f} % | {each} | {mean:.1f} % |"
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,126 @@
+"""ResNets whose blocks choose bit widths and channels, as Single Path One-Shot searches them (Table 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lasfast.checks import check_bits
+from lasfast.spaces import ChoiceSpace, VirtualLayer
+from lasfast.spaces.choice import Option
+from lasfast.supernets.builder import LayerBuilder
+from lasfast.supernets.choice import ChoiceSupernet, Part
+from lasfast.supernets.layers import Path
+from lasfast.supernets.parts import DeepStem, classifier, deep_strides, scaled
+
+REPEATS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+BITS = ((1, 2), (2, 2), (1, 4), (2, 4), (3, 4), (4, 4))
+"""Of weights and of values, in the paper's order."""
+RATIOS = {"0.5": 5, "1.0": 10, "1.5": 15}
+
+
+class QuantResNet(ChoiceSupernet):
+    """ResNet-18 or -34 (He et al. 2016), each block with bit widths and bottleneck channels to choose.
+
+    Guo et al. 2020, section 4: a block takes (weight bits, value bits) of `bits` for all of its convolutions,
+    and 0.5, 1 or 1.5 times as many channels between them: 18^8 architectures, or 18^16. In the text form
+    these are `1.0-w2a4-0.5-w1a2-...`, channels before bits. First convolution and classifier are not
+    quantized. All options of a block share its weights, narrower ones a slice of them.
+
+    Values are quantized by PACT (Choi et al. 2018), weights as in DoReFa-Net (Zhou et al. 2016): what
+    `lasfast.ops.pact` and `dorefa` compute. A block quantizes what it reads, for its first convolution and
+    its projection, and what its second convolution reads, where PACT takes the place of the ReLU. A shortcut
+    without a projection carries values as they are. The paper says none of this, nor whether options share
+    clipping: here each number of bits learns its own. `published` has baselines of the same bits everywhere.
+
+    Args:
+        num_classes, in_channels: of the classifier, of the images.
+        depth: 18 or 34.
+        bits: the choices (weight bits, value bits), each from 1 to 8.
+        stem: what halves height and width. "imagenet": the first convolution, 7x7, a max-pooling and stages
+            2 to 4, 224 -> 7; "tiny-imagenet": the pooling and these stages, 64 -> 4; "cifar": these stages,
+            32 -> 4. The last two begin with a 3x3 convolution.
+        width: multiplies all of the network's channels, each rounded to a multiple of 8.
+        dropout: probability, before the classifier.
+
+    Raises:
+        ValueError: an argument is none of its choices.
+    """
+
+    channels = (64, 128, 256, 512)
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        *,
+        depth: int = 18,
+        bits: Sequence[tuple[int, int]] = BITS,
+        stem: DeepStem = "imagenet",
+        width: float = 1.0,
+        dropout: float = 0.0,
+    ) -> None:
+        if depth not in REPEATS:
+            raise ValueError(f"depth must be one of {', '.join(map(str, REPEATS))}, got {depth!r}")
+        self.depth, self.stem_kind, self.dropout = depth, stem, dropout
+        self._bits = {f"w{weights}a{values}": (weights, values) for weights, values in map(_checked, bits)}
+        self._strides = deep_strides(stem, (2, 2, 2, 2, 2))
+        widths = [scaled(channels, width) for channels in self.channels]
+        self._first_channels = widths[0]
+        # Of each block: its channels and its stride.
+        self._shapes = [
+            (channels, 1 if index else stride)
+            for channels, stride, count in zip(widths, (1, *self._strides[2:]), REPEATS[depth], strict=True)
+            for index in range(count)
+        ]
+        decisions: list[VirtualLayer | tuple[str, ...]] = [VirtualLayer(tuple(RATIOS), 1), tuple(self._bits)]
+        space = ChoiceSpace(decisions * len(self._shapes))
+        uniform = {f"{one}W{one}A": f"w{one}a{one}" for one in (2, 3, 4)}
+        self.published = {
+            name: "-".join(["1.0", option] * len(self._shapes))
+            for name, option in uniform.items()
+            if option in self._bits
+        }
+        super().__init__(space, num_classes=num_classes, in_channels=in_channels)
+
+    def stem(self) -> Part:
+        """Return the first convolution, and a max-pooling where that halves the size."""
+        stride, pooling, *_ = self._strides
+        block = LayerBuilder("first", self.in_channels)
+        y = block.conv_bn_act("", block.input, self._first_channels, 7 if stride == 2 else 3, stride)
+        if pooling == 2:
+            block.pool(y, "max", 3, 2, padding=1)
+        return (block.build(),), self._first_channels
+
+    def choice(self, index: int, taken: tuple[Option, ...], channels: int) -> Part:
+        """Return the residual block of some bits and a ratio."""
+        bits, ratio = map(str, taken)
+        weight_bits, value_bits = self._bits[bits]
+        out, stride = self._shapes[index]
+        block = LayerBuilder(f"blocks.{index}", channels)
+        x = block.quantize(f"clip1.a{value_bits}", block.input, value_bits)
+        y = block.conv_bn("1", x, out * RATIOS[ratio] // 10, 3, stride, weight_bits=weight_bits)
+        y = block.quantize(f"clip2.a{value_bits}", y, value_bits)
+        y = block.conv_bn("2", y, out, 3, weight_bits=weight_bits)
+        shortcut = block.input
+        if stride == 2 or channels != out:
+            shortcut = block.conv_bn("_shortcut", x, out, 1, stride, weight_bits=weight_bits)
+        block.activation(block.add(y, shortcut))
+        return (block.build(),), out
+
+    def head(self, channels: int) -> Path:
+        """Return the mean over all positions and the classifier."""
+        return classifier(channels, self.num_classes, self.dropout)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies this supernet's structure; the weights do not say the strides."""
+        return {**super().describe(), "stem": self.stem_kind}
+
+
+def _checked(bits: tuple[int, int]) -> tuple[int, int]:
+    """A choice of bits: weight bits, value bits."""
+    if not isinstance(bits, tuple | list) or len(bits) != 2:
+        raise ValueError(f"bits must be pairs (weight bits, value bits) such as (2, 4), got {bits!r}")
+    for one in bits:
+        check_bits("bits", one)
+    return bits[0], bits[1]

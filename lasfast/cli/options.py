@@ -212,7 +212,8 @@ def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable
             try:
                 function(options(**values))
             except KeyboardInterrupt as interrupt:
-                raise StoppedError(str(interrupt) or "stopped") from interrupt
+                more = "; --resume goes on from what is written" if "resume" in values else ""
+                raise StoppedError(str(interrupt) or f"stopped{more}") from interrupt
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = hints

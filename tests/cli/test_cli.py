@@ -254,13 +254,20 @@ def test_the_traceback_is_there_for_who_asks(lasfast, monkeypatch) -> None:
         cli.main()
 
 
-def test_ctrl_c_says_where_it_stopped(lasfast, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("stopped in step 1; resume it to go on", "stopped in step 1; resume it to go on"),
+        ("", "stopped; --resume goes on from what is written"),  # Python's own, in the midst of an evaluation
+    ],
+)
+def test_ctrl_c_says_where_it_stopped(lasfast, monkeypatch, said: str, shown: str) -> None:
     def stop(*_):
-        raise KeyboardInterrupt("stopped in step 1; resume it to go on")
+        raise KeyboardInterrupt(*[said] if said else [])
 
     monkeypatch.setattr(cli.search, "search_assignments", stop)
     status, _, err = lasfast("search", "nir")
-    assert (status, err) == (130, "\nstopped in step 1; resume it to go on\n")
+    assert (status, err) == (130, f"\n{shown}\n")
 
 
 def test_version(lasfast) -> None:

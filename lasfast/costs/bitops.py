@@ -55,7 +55,7 @@ def path_bitops(path: Path, input_shape: Shape, unquantized: Bits | None = None)
 
 
 def is_quantized(path: Path) -> bool:
-    """Whether a path has bit operations to count: a quantized weight that is multiplied by quantized values."""
+    """Whether a path has bit operations to count: quantized weights times quantized values."""
     return any(None not in bits for layer in path for bits in _bits(layer))
 
 

@@ -55,24 +55,27 @@ def path_bitops(path: Path, input_shape: Shape, unquantized: Bits | None = None)
 
 
 def is_quantized(path: Path) -> bool:
-    """Whether any layer quantizes values."""
-    return any(isinstance(op, layers.Quantize) for layer in path for op in layer.ops)
+    """Whether a path has bit operations to count: quantized weights times quantized values."""
+    return any(None not in bits for layer in path for bits in _bits(layer))
+
+
+def _bits(layer: Layer) -> Iterator[tuple[int | None, int | None]]:
+    """Give the bits of weights and of values of each op, None where they are not quantized."""
+    for op, sources in layer.steps():
+        source = layer.ops[sources[0] - 1] if sources[0] else None
+        weight_bits = op.weight_bits if isinstance(op, layers.Conv2d) else None
+        yield weight_bits, source.bits if isinstance(source, layers.Quantize) else None
 
 
 @lru_cache(maxsize=16)
 def _counted(unquantized: Bits | None) -> Callable[[Path, Shape], Iterator[int]]:
     """The bit operations of each layer of a path, layer by layer."""
+    weights, values = unquantized or (0, 0)
 
     def cost(layer: Layer, shapes: tuple[Shape, ...]) -> int:
-        total = 0
-        for (op, sources), shape in zip(layer.steps(), shapes[1:], strict=True):
-            weight_bits, value_bits = unquantized or (0, 0)
-            source = layer.ops[sources[0] - 1] if sources[0] else None
-            if isinstance(op, layers.Conv2d) and op.weight_bits is not None:
-                weight_bits = op.weight_bits
-            if isinstance(source, layers.Quantize):
-                value_bits = source.bits
-            total += op_flops(op, shape) * weight_bits * value_bits
-        return total
+        return sum(
+            op_flops(op, shape) * (weight_bits or weights) * (value_bits or values)
+            for op, shape, (weight_bits, value_bits) in zip(layer.ops, shapes[1:], _bits(layer), strict=True)
+        )
 
     return layerwise(cost)

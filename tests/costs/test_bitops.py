@@ -38,6 +38,14 @@ def test_multiply_adds_are_what_they_were():
     assert costs.path_memory(quantized(), (4, 8, 8)) == costs.path_memory(plain, (4, 8, 8))
 
 
+def test_what_counts_as_quantized():
+    block = LayerBuilder("block", 4)
+    block.conv("1", block.conv("2", block.quantize("q", block.input, 4), 6, 3), 6, 3, weight_bits=2)
+    assert costs.is_quantized(quantized())
+    assert not costs.is_quantized((block.build(),))  # never both factors
+    assert not costs.is_quantized(NET.path((1, 2, 1)))
+
+
 def test_a_path_without_quantized_layers_is_refused():
     with pytest.raises(ValueError, match=r"give the bits of what is not quantized, unquantized=\(32, 32\)"):
         costs.bitops(NET, (1, 2, 1), (32, 32))

@@ -57,7 +57,7 @@ class Measured:
         if "bitops" in self.costs:
             parts.append(f"{self.costs['bitops'] / 1e6:.1f} Mbitops")
         if "params" in self.costs:
-            parts.append(f"{self.params / 1e6:.2f} M params")
+            parts.append(f"{format_params(self.params)} params")
         return "  ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -65,6 +65,11 @@ class Measured:
         values = self.measurement.to_json()
         del values["correct"]
         return {"text": self.text, **values, **self.costs}
+
+
+def format_params(params: float) -> str:
+    """Return a count of weights with its unit: 0.27 M, 12.3 k."""
+    return f"{params / 1e6:.2f} M" if params >= 1e5 else f"{params / 1e3:.1f} k"
 
 
 @dataclasses.dataclass(frozen=True)

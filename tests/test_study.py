@@ -18,6 +18,7 @@ from lasfast import costs
 from lasfast.data.images import TensorImages
 from lasfast.evaluate import Evaluator
 from lasfast.journal import JournalError
+from lasfast.result import format_params
 from lasfast.searchers import NIR, Random
 from lasfast.study import Callback, Study
 from lasfast.supernets import ResidualNet
@@ -166,7 +167,7 @@ def test_the_result_says_accuracy_and_costs(reference):
     text = "-".join(map(str, best.architecture))
     assert str(best) == (
         f"{text}  top-1 {100 * best.top1:.1f} %  {best.flops / 1e6:.1f} MFLOPs  "
-        f"{best.params / 1e6:.2f} M params"
+        f"{format_params(best.params)} params"
     )
     saved = json.loads((directory / "result.json").read_text())
     assert saved == json.loads(json.dumps(result.to_json()))

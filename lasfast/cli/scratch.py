@@ -11,7 +11,8 @@ from rich.console import Console
 from lasfast.cli.display import Meter, watch
 from lasfast.data import Dataset
 from lasfast.dataset import ArchitectureDataset, Row
-from lasfast.report.tables import format_params, make_table
+from lasfast.report.tables import make_table
+from lasfast.result import format_params
 from lasfast.spaces import Architecture, SearchSpace
 from lasfast.supernets import Supernet, save_network
 from lasfast.train import TrainSettings

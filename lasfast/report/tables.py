@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from lasfast.report.run import Candidate
+from lasfast.result import format_params
 
 
 def ranking_table(title: str, candidates: Iterable[Candidate]) -> Table:
@@ -61,8 +62,3 @@ def _costs(one: Candidate) -> tuple[str, str]:
     flops = "" if one.flops is None else f"{one.flops / 1e6:.1f}"
     params = "" if one.params is None else format_params(one.params)
     return flops, params
-
-
-def format_params(params: int) -> str:
-    """Return a count of weights with its unit: 0.27 M, 12.3 k."""
-    return f"{params / 1e6:.2f} M" if params >= 1e5 else f"{params / 1e3:.1f} k"

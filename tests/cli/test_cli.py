@@ -106,7 +106,7 @@ def test_updates_are_joint_where_asked(lasfast, tmp_path) -> None:
 def test_quiet_prints_the_result_only(lasfast, tmp_path) -> None:
     status, out, err = lasfast("search", "random", "--depth", 5, "--samples", 2, "-q", "-o", tmp_path, *QUICK)
     assert (status, err) == (0, "")
-    assert re.fullmatch(r"best: \d-\d-\d  top-1 \d+\.\d %  1\.3 MFLOPs  0\.\d+ M params\n", out)
+    assert re.fullmatch(r"best: \d-\d-\d  top-1 \d+\.\d %  1\.3 MFLOPs  \d+\.\d+ [kM] params\n", out)
 
 
 def test_evaluate_measures_with_the_weights_of_the_run(searched, lasfast) -> None:

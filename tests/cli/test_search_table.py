@@ -69,7 +69,7 @@ def test_whole_layers_is_dynamic_programming(lasfast, table, tmp_path) -> None:
 def test_quiet_prints_the_result_only(lasfast, table, tmp_path) -> None:
     status, out, err = lasfast("search", "random", "--table", table, "--samples", 5, "-q", "-o", tmp_path)
     assert (status, err) == (0, "")
-    assert re.fullmatch(r"best: \d-\d-\d-\d  top-1 \d+\.\d %  \d\.0 MFLOPs  \d\.\d+ M params\n", out)
+    assert re.fullmatch(r"best: \d-\d-\d-\d  top-1 \d+\.\d %  \d\.0 MFLOPs  \d+\.\d+ [kM] params\n", out)
 
 
 def test_reads_csv_with_other_columns(lasfast, tmp_path) -> None:

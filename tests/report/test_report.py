@@ -16,7 +16,7 @@ from lasfast.report import (
     ranking_table,
     winners_table,
 )
-from lasfast.report.tables import format_params
+from lasfast.result import format_params
 
 STEPS = [
     {(1, 1, 2): 0.50, (1, 2, 1): 0.60, (2, 1, 1): 0.60},

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import lasfast
+from benchmarks.record_itnas import table_lines
 from lasfast import cli
 from lasfast.train import settings
 
@@ -129,3 +130,15 @@ def test_the_speeds_of_training_are_those_of_the_record() -> None:
     assert f"**{mean('sequential', 'tuned'):.1f} times faster** than the same tuned PyTorch" in text
     assert f"{mean('sequential', 'eager'):.1f} times faster than eager" in text
     assert f"{mean('joint', 'tuned'):.1f} times with one update for all candidates" in text
+
+
+def test_the_table_of_cells_is_that_of_its_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "itnas-cifar10.json").read_text())
+    page = (ROOT / "docs" / "itnas.md").read_text()
+    assert "\n".join(table_lines(record)) in page
+    text = " ".join(page.split())
+    assert f"{record['images']['train']:,} images" in text
+    assert f"{record['epochs']} epochs" in text
+    minutes = [one["seconds"] / 60 for one in record["searches"]]
+    assert f"{min(minutes):.0f} to {max(minutes):.0f} minutes" in text
+    assert record["machine"]["threads"] == 1

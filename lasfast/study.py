@@ -117,6 +117,7 @@ class Study:
             JournalError, CheckpointError: a damaged file, a study with other settings, or one that another
                 process is running; the text says which and what to do.
             NonFiniteLossError: training diverged; the last checkpoint stays.
+            ValueError: nothing was measured, or nothing that may be the best; what was is in the journal.
             KeyboardInterrupt: Ctrl-C. What is on disk can be resumed; the batch at hand is finished first.
         """
         if resume and self.directory is None:
@@ -334,8 +335,14 @@ class Study:
             depth: by_architecture[architecture]
             for depth, (architecture, _) in getattr(self.searcher, "winners", {}).items()
         }
-        best = by_architecture[self.searcher.best[0]]
-        return StudyResult(best, winners, steps, self.description, candidates)
+        try:
+            best, _ = self.searcher.best
+        except RuntimeError:
+            raise ValueError(
+                f"none of the {len(candidates)} architectures that were measured may be the best: none meets "
+                "what the search asks of it; give it more evaluations, or a looser bound"
+            ) from None
+        return StudyResult(by_architecture[best], winners, steps, self.description, candidates)
 
     def _measured(self, measurement: Measurement) -> Measured:
         architecture = measurement.architecture

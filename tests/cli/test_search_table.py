@@ -82,6 +82,17 @@ def test_reads_csv_with_other_columns(lasfast, tmp_path) -> None:
     assert "best: 2-0  top-1 70.0 %" in out
 
 
+def test_a_search_that_ends_before_anything_fits_says_so(lasfast, table, tmp_path) -> None:
+    """LayerNAS begins with what costs most."""
+    run = tmp_path / "run"
+    arguments = ["--table", table, "--constraint", "flops<=4M", "--evaluations", 1, "-o", run]
+    status, _, err = lasfast("search", "layernas", *arguments)
+    assert status == 2
+    assert "error: none of the 1 architectures that were measured may be the best" in err
+    assert "give it more evaluations, or a looser bound" in err
+    assert (run / "journal.jsonl").exists()
+
+
 @pytest.mark.parametrize("keep", [30, None])
 def test_report_shows_the_front_also_while_it_runs(lasfast, table, tmp_path, keep: int | None) -> None:
     arguments = [*SEARCHES["layernas"], "--constraint", "flops<=5M", "-o", tmp_path / "run"]

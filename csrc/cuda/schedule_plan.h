@@ -7,8 +7,8 @@
 namespace lasfast {
 
 // A weight as the kernels read it: a row of `depth` elements for each output channel, k being (tap, input
-// channel up to its padding) in the order of k_order.cuh, zero at the end; of a depthwise convolution, a row of fp32 channels for each
-// tap.
+// channel up to its padding) in the order of k_order.cuh, zero at the end; of a depthwise convolution, a row
+// of fp32 channels for each tap.
 struct PackedShape {
   int32_t kernel_height, kernel_width, channels, pitch, depth;
   int64_t bytes;

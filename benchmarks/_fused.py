@@ -16,6 +16,7 @@ from lasfast import _native
 from lasfast.engine.conv_tiles import ConvTiles
 from lasfast.engine.native_backend import why_missing
 from lasfast.engine.schedule import NORM, OPERATION, VALUE, Kind
+from lasfast.ops.place import stream_of
 
 STORAGES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 THREADS = 1
@@ -118,7 +119,7 @@ class CudaFused(Fused):
         arguments = (operation, value, self.number)
         size = self.module.schedule_packed_bytes_cuda(*arguments)
         packed = torch.zeros(size, dtype=torch.uint8, device=weight.device)
-        where = weight.data_ptr(), weight.stride(), 0, stream(weight.device), packed.data_ptr()
+        where = weight.data_ptr(), weight.stride(), 0, stream_of(weight.device), packed.data_ptr()
         self.module.schedule_pack_cuda(*arguments, *where)
         return packed
 
@@ -136,15 +137,12 @@ class CudaFused(Fused):
         def run(level: int) -> None:
             self.module.schedule_run_cuda(
                 tables, plan.data_ptr(), on_device.data_ptr(), self.images.data_ptr(), count, level, level,
-                self.arena.data_ptr(), scratch.data_ptr(), self.logits.data_ptr(), count, 0, stream(device),
+                self.arena.data_ptr(), scratch.data_ptr(), self.logits.data_ptr(), count, 0,
+                stream_of(device),
             )  # fmt: skip
 
         run(0)
         return lambda: run(1)
-
-
-def stream(device: torch.device) -> int:
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 def native_run(weight: Tensor | None, images: Tensor, storage: str, calibration: bool) -> Callable[[], None]:

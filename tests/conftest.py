@@ -101,3 +101,15 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def shaken(supernet):
+    """The supernet with buffers and scales that differ from their initial values."""
+    from torch import nn
+
+    for module in supernet.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+            nn.init.normal_(module.running_mean)
+    return supernet

@@ -1,9 +1,10 @@
 // Convolutions and linear operations of a schedule as matrix products: rows are output positions, columns
 // output channels, and k is (tap, input channel), read 64 bytes at a time in the order of k_order.cuh.
 //
-// Copies to shared memory run three steps ahead of the products. Where the input has a norm or an activation,
-// each thread applies it to the pieces that it copied itself, once they have come; padding stays zero. The
-// sums go through shared memory once more, for statistics and so that whole chunks are finished and stored.
+// Copies to shared memory run two or three steps ahead of the products. Where the input has a norm or an
+// activation, each thread applies it to the pieces that it copied itself, once they have come; padding stays
+// zero. The sums go through shared memory once more, for statistics and so that whole chunks are finished and
+// stored.
 #include <utility>
 
 #include "conv_tile.cuh"

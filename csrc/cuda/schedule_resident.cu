@@ -42,9 +42,8 @@ class Windows {
         width_(p.input.width),
         kernel_height_(p.kernel_height),
         kernel_width_(p.kernel_width),
-        run_(run_of(p.input.pitch, conv_step_bytes / item) * item),
-        end_(run_),
-        channel_(Product::first_piece() * 16) {
+        walk_(run_of(p.input.pitch, conv_step_bytes / item) * item) {
+    walk_.channel = Product::first_piece() * 16;
     LASFAST_UNROLL
     for (int i = 0; i < Product::rows_read; ++i) {
       const int at = first + Product::row(i);
@@ -57,44 +56,36 @@ class Windows {
       left_[i] = x * p.stride - p.padding;
       start_[i] = ((image * height_ + y * p.stride - p.padding) * width_ + left_[i]) * pitch_;
     }
-    enter();
+    enter<0>();
   }
 
   LASFAST_DEVICE const char* piece(int i, int, int) const {
     const bool inside = static_cast<unsigned>(top_[i] + row_) < static_cast<unsigned>(height_) &&
-                        static_cast<unsigned>(left_[i] + column_) < static_cast<unsigned>(width_);
+                        static_cast<unsigned>(left_[i] + walk_.column) < static_cast<unsigned>(width_);
     const int zeros = offsetof(ResidentShared, zeros);
     return device::shared<char>() + (inside ? value_ + swizzle_(start_[i] + under_) : zeros);
   }
-  LASFAST_DEVICE void next() {
-    channel_ += Product::piece_step * 16;
-    enter();
-  }
+  LASFAST_DEVICE void next() { enter<Product::piece_step * 16>(); }
 
  private:
   static constexpr int item = sizeof(T);
 
-  // As Walk does, in bytes; behind the last channel it sees nothing.
+  // Goes on by so many bytes; behind the last channel it sees nothing.
+  template <int bytes>
   LASFAST_DEVICE void enter() {
-    for (; channel_ >= end_; channel_ -= run_) {
-      if (++column_ < kernel_width_) continue;
-      column_ = 0;
-      if (++row_ < kernel_height_) continue;
-      row_ = 0;
-      channel_ += run_;
-      end_ += run_;
-    }
-    if (channel_ >= pitch_) row_ = 1 << 29;
+    walk_.template advance<bytes>(kernel_width_, kernel_height_);
+    row_ = walk_.channel < pitch_ ? walk_.row : 1 << 29;
     // There it wraps, and is not used.
     const auto row = static_cast<unsigned>(row_);
-    under_ = static_cast<int>((row * width_ + column_) * pitch_ + channel_);
+    under_ = static_cast<int>((row * width_ + walk_.column) * pitch_ + walk_.channel);
   }
 
   int value_;
   Swizzle swizzle_;
   int pitch_, height_, width_, kernel_height_, kernel_width_;
   int top_[Product::rows_read], left_[Product::rows_read], start_[Product::rows_read];
-  int run_, end_, row_ = 0, column_ = 0, channel_, under_ = 0;
+  Walk walk_;  // in bytes
+  int row_ = 0, under_ = 0;
 };
 
 // ---- the operation at hand, problem[at]; `stage`: where the bytes behind the arena begin. They are called,

@@ -7,7 +7,7 @@ there are, which must change no result. A tile that does not give the bits of th
 
 from __future__ import annotations
 
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,8 @@ from lasfast import _native
 from lasfast.engine.schedule import CUDA_CHANNELS, OPERATION, STORAGES, VALUE, Kind
 from lasfast.ops import choice
 from lasfast.ops.choice import UnfitError
+from lasfast.ops.native import has_warpgroups
+from lasfast.ops.place import stream_of
 
 SIDE = 16
 """Height and width of what is measured on."""
@@ -88,7 +90,7 @@ class ConvTiles:
     def others(self, usual: int) -> list[int]:
         """Return the numbers of tiles that suit about as many channels as the usual one."""
         wanted = self.shapes[usual][1]
-        with_warpgroups = self.precision == "bf16" and self._has_warpgroups
+        with_warpgroups = self.precision == "bf16" and has_warpgroups(self.device)
         return [
             number
             for number, (_, columns, warpgroups) in enumerate(self.shapes)
@@ -99,10 +101,6 @@ class ConvTiles:
         """Return what a tile is called: positions x channels."""
         rows, columns, warpgroups = self.shapes[number]
         return f"{rows}x{columns}" + " by warpgroups" * warpgroups
-
-    @cached_property
-    def _has_warpgroups(self) -> bool:
-        return bool(self.module.schedule_has_warpgroups_cuda(self.device.index or 0))
 
 
 class Trial:
@@ -164,9 +162,9 @@ class Trial:
             self.module.schedule_plan_cuda(tables, self.storage, self.tf32, *where)
             self.plans[tile] = plan, plan.to(self.device)
         host, device = (plan.data_ptr() for plan in self.plans[tile])
-        arena = self.arena.data_ptr()
+        arena, stream = self.arena.data_ptr(), stream_of(self.device)
         self.module.schedule_run_cuda(
-            *(tables, host, device, arena, self.images, 0, 0, arena, 0, 0, 0, self.index, self._stream)
+            *(tables, host, device, arena, self.images, 0, 0, arena, 0, 0, 0, self.index, stream)
         )
 
     def _packed(self, size: Size) -> Tensor:
@@ -176,10 +174,6 @@ class Trial:
         )
         shape = size.out_channels, size.in_channels, size.kernel, size.kernel
         weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device)
-        to = self.index, self._stream, packed.data_ptr()
+        to = self.index, stream_of(self.device), packed.data_ptr()
         self.module.schedule_pack_cuda(*where, weight.data_ptr(), weight.stride(), *to)
         return packed
-
-    @property
-    def _stream(self) -> int:
-        return torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else 0

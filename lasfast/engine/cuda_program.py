@@ -22,6 +22,7 @@ from lasfast.engine.graphs import Replays
 from lasfast.engine.program import Program
 from lasfast.engine.schedule import CUDA_CHANNELS, Schedule
 from lasfast.ops.choice import fastest
+from lasfast.ops.place import stream_of
 
 if TYPE_CHECKING:
     from lasfast.engine.native_backend import NativeBackend
@@ -126,7 +127,7 @@ class CudaProgram(Program):
                 logits.data_ptr(),
                 len(images),
                 self.index,
-                self._stream(images),
+                stream_of(images.device),
             )
 
         self._replays.run((RESIDENT, plan.images, *images.shape), work)
@@ -214,12 +215,8 @@ class CudaProgram(Program):
             logits.data_ptr(),
             logits.stride(0) // max(1, logits.stride(1)),
             self.index,
-            self._stream(images),
+            stream_of(images.device),
         )
-
-    @staticmethod
-    def _stream(tensor: Tensor) -> int:
-        return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
 
     def _plan(self, images: int, purpose: int | None = None) -> _Plan:
         """The plan for so many images; by levels unless the purpose says otherwise."""
@@ -241,7 +238,7 @@ class CudaProgram(Program):
     def _pack(self, operation: int, weight: Tensor, strides: tuple[int, ...], packed: int) -> None:
         where = (*self._operation(operation), self.storage)
         self.module.schedule_pack_cuda(
-            *where, weight.data_ptr(), strides, self.index, self._stream(weight), packed
+            *where, weight.data_ptr(), strides, self.index, stream_of(weight.device), packed
         )
 
     def _pitch(self, channels: int) -> int:

@@ -52,7 +52,7 @@ class NativeBackend(Backend):
 
     name = "native"
     way: str | None = None
-    """How the last batch was predicted: by "blocks" of images, "levels", or "resident" in multiprocessors."""
+    """How the last batch was predicted: by "blocks" of images on the CPU, else as `CudaProgram.way` says."""
 
     def __init__(
         self,

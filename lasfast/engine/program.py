@@ -30,7 +30,7 @@ class Program(ABC):
     """
 
     cuda: ClassVar[bool]
-    way = "blocks"  # how it predicts; CUDA's has two others
+    way = "blocks"  # how it predicts; CUDA's has others
 
     def __init__(self, backend: NativeBackend, schedule: Schedule, *, calibration: bool) -> None:
         self.backend = backend

@@ -210,12 +210,12 @@ class Convolution:
         theirs: Callable[[], T],
         by_warpgroups: Callable[[], T] | None = None,
     ) -> T:
-        if self._wanted == "native":
+        name = "native" if self._wanted == "native" else self._chosen.get(which)
+        if name == "native":
             return ours()
         ways = {"native": ours, "torch": theirs}
         if by_warpgroups is not None:
             ways["warpgroups"] = by_warpgroups
-        name = self._chosen.get(which)
         if name is None:
             name = choice.fastest(f"conv2d {which} {self._key}", self._device, ways)
             if not choice.is_capturing(self._device):  # then nothing may have been measured yet

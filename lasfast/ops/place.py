@@ -26,8 +26,13 @@ def place_of(tensor: Tensor) -> Place:
     """The place of a tensor, which is on the CPU or a GPU."""
     if tensor.is_cuda:
         device = tensor.device
-        return Place("cuda", (device.index, torch.cuda.current_stream(device).cuda_stream))
+        return Place("cuda", (device.index, stream_of(device)))
     return _on_cpu(torch.get_num_threads(), _native.isa_number())
+
+
+def stream_of(device: torch.device) -> int:
+    """The address of torch's current stream on a GPU; 0 on the CPU, where CUDA's kernels may be emulated."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 @functools.cache  # operators ask at every call

@@ -15,7 +15,7 @@ from lasfast.engine.native_backend import PROGRAMS, why_missing
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerAssignmentSupernet, LayerBuilder, Supernet
 from lasfast.supernets.parts import classifier
-from tests.conftest import CHOICE_SUPERNETS
+from tests.conftest import CHOICE_SUPERNETS, shaken
 
 FAMILIES = {
     "plain": lambda: supernets.PlainNet((2, 2, 2), 7, image_size=16),
@@ -164,16 +164,6 @@ def choice_supernet(request):
 @pytest.fixture(scope="module")
 def choice_net(choice_supernet):
     return shaken(choice_supernet)
-
-
-def shaken(supernet):
-    """The supernet with buffers and scales that differ from their initial values."""
-    for module in supernet.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.2)
-            nn.init.normal_(module.running_mean)
-    return supernet
 
 
 @pytest.fixture

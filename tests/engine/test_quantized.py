@@ -17,7 +17,7 @@ from lasfast.engine.lowering import lower
 from lasfast.ops.quantize import LEAST_ALPHA, pact
 from lasfast.supernets import LayerBuilder
 from lasfast.supernets.layers import Quantize
-from tests.engine.conftest import shaken
+from tests.conftest import shaken
 
 BATCHES = (5, 4, 7)
 

@@ -4,7 +4,6 @@ import random
 
 import pytest
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lasfast import costs, supernets
@@ -14,6 +13,7 @@ from lasfast.spaces import CellSpace
 from lasfast.spaces.cell import OPERATIONS
 from lasfast.supernets import CellNet
 from lasfast.supernets.mixed import run_mixed
+from tests.conftest import shaken
 
 SMALL = {"num_classes": 7, "cells": 3, "channels": 4}
 NETS = {
@@ -27,13 +27,7 @@ NETS = {
 @pytest.fixture(scope="module", params=NETS)
 def net(request):
     torch.manual_seed(0)
-    supernet = NETS[request.param]()
-    for module in supernet.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.2)
-            nn.init.normal_(module.running_mean)
-    return supernet
+    return shaken(NETS[request.param]())
 
 
 def images(count=4, size=32) -> torch.Tensor:

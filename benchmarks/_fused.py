@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import _harness
-from lasfast import _native
 from lasfast.engine.conv_tiles import ConvTiles
 from lasfast.engine.native_backend import why_missing
 from lasfast.engine.schedule import NORM, OPERATION, VALUE, Kind
-from lasfast.ops.place import stream_of
+from lasfast.runtime import compiled
+from lasfast.runtime.placement import stream_of
 
 STORAGES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 THREADS = 1
@@ -35,7 +35,7 @@ class Fused:
     """
 
     def __init__(self, weight: Tensor | None, images: Tensor, storage: str, calibration: bool) -> None:
-        self.module = _native.load()
+        self.module = compiled.load()
         self.images, self.calibration = images, calibration
         self.number = list(STORAGES).index(storage)
         count, channels, height, width = images.shape
@@ -85,7 +85,7 @@ class Fused:
 
 class CpuFused(Fused):
     def __init__(self, weight: Tensor | None, images: Tensor, storage: str, calibration: bool) -> None:
-        self.isa = _native.isa_number()
+        self.isa = compiled.isa_number()
         super().__init__(weight, images, storage, calibration)
         size = self.module.schedule_scratch_bytes(
             self.native(), self.number, self.isa, len(images), THREADS, calibration

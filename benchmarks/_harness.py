@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lasfast.machine import gather
+from lasfast.runtime.machine import gather
 
 
 def paired(runs, rounds, warm_up=1, once=()):

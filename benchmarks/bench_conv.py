@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from benchmarks._fused import STORAGES, THREADS, native_run, random_images, timed, torch_run
-from lasfast import _native
+from lasfast.runtime import compiled
 
 SHAPES = {  # channels in and out, height and width, images
     "16 at 32x32": (16, 32, 64),
@@ -50,4 +50,4 @@ def test_conv(benchmark: Callable, who: str, shape: str, mode: str, storage: str
     flops = 2 * 9 * channels**2 * size**2 * len(x)
     benchmark.extra_info["TFLOP/s"] = round(flops / seconds / 1e12, 3)
     if device == "cpu":
-        benchmark.extra_info["isa"] = _native.isa() if who == "native" else "oneDNN"
+        benchmark.extra_info["isa"] = compiled.isa() if who == "native" else "oneDNN"

@@ -30,7 +30,8 @@ from benchmarks import _harness, _networks
 from benchmarks._tuned import MODES, best_batch, check, one_by_one, tune
 from lasfast import supernets
 from lasfast.costs.flops import op_flops
-from lasfast.engine import NativeBackend, Plan
+from lasfast.engine import NativeBackend
+from lasfast.ir.prefix_tree import PrefixTree
 
 CALIBRATION_BATCH = 125
 
@@ -184,7 +185,7 @@ def measure(workload, options, peak, modes):
     runs["native"]()  # warm up; `compare` did so for the others
     rounds = 2 if options.quick else options.rounds
     seconds = _harness.paired(runs, rounds, warm_up=0, once=["sequential"])
-    plan = Plan([supernet.path(candidate) for candidate in candidates])
+    plan = PrefixTree([supernet.path(candidate) for candidate in candidates])
     flops = plan_flops(plan, tuple(calibration.shape[1:])) * sum(counts)
     return {
         "candidates": len(candidates),
@@ -210,7 +211,7 @@ def compare(supernet, candidates, networks, calibration, images, precision, conv
 
     The truth is PyTorch in fp32 on contiguous images: its batch norm loses digits in channels_last.
     """
-    plan = Plan([supernet.path(candidate) for candidate in candidates])
+    plan = PrefixTree([supernet.path(candidate) for candidate in candidates])
     native = NativeBackend(supernet, precision)
     logits = native.predict(plan, native.calibrate(plan, calibration, convention), images)
     truth = one_by_one(networks, calibration, images, 250, "fp32", convention)

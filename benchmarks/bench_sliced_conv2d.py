@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lasfast import _native
 from lasfast.ops import sliced_conv2d
+from lasfast.runtime import compiled
 
 SHAPES = {  # batch, c_in, c_out, size, kernel, stride, groups
     "cifar-16": (64, 16, 16, 32, 3, 1, 1),
@@ -52,7 +52,7 @@ def work(conv: Callable[..., Tensor], which: str, shape: str) -> tuple[Callable[
     return lambda: torch.autograd.grad(y, wanted, grad, retain_graph=True)[0], madds
 
 
-@pytest.mark.parametrize("side", ["torch", *_native.load().isas_supported()])
+@pytest.mark.parametrize("side", ["torch", *compiled.load().isas_supported()])
 @pytest.mark.parametrize("which", PASSES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_sliced_conv2d(benchmark, monkeypatch: pytest.MonkeyPatch, shape: str, which: str, side: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from benchmarks._fused import STORAGES, timed
 from lasfast.engine.conv_tiles import SIDE, ConvTiles, Size, Trial
 from lasfast.engine.native_backend import why_missing
-from lasfast.ops.choice import UnfitError
+from lasfast.runtime.autotune import UnfitError
 
 SIZES = ((3, 16, 16), (3, 32, 32), (3, 64, 64), (1, 256, 64), (1, 128, 256), (3, 256, 256), (3, 512, 192))
 

@@ -26,8 +26,8 @@ from benchmarks.bench_evaluate import WORKLOADS, train
 from lasfast.cli import setup
 from lasfast.cli.config import read_config
 from lasfast.cli.options import SearchOptions
-from lasfast.measurement import Measurement, paired_difference
-from lasfast.ranking import kendall_tau
+from lasfast.measurements.measurement import Measurement, paired_difference
+from lasfast.measurements.ranking import kendall_tau
 from lasfast.report import Run
 from lasfast.train import SupernetTrainer
 

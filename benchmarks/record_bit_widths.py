@@ -27,10 +27,10 @@ import lasfast
 from benchmarks import _harness
 from benchmarks.record_one_shot import train
 from lasfast import costs
-from lasfast.dataset import ArchitectureDataset
 from lasfast.searchers import Evolution
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
+from lasfast.study.architecture_table import TableBuilder
 from lasfast.supernets import QuantResNet
 from lasfast.train import preset
 
@@ -118,7 +118,7 @@ def record(
     for seed in range(seeds):
         chosen = {name: ones[seed] for name, ones in trained.items()}
         where = directory / f"seed{seed}"
-        dataset = ArchitectureDataset(
+        dataset = TableBuilder(
             supernet, images.train, images.test, chosen.values(), where, settings, seed=seed
         )
         top1 = {row.architecture: row.top1 for row in dataset.run(resume=True)}

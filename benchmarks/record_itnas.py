@@ -23,10 +23,10 @@ import typer
 import lasfast
 from benchmarks import _harness
 from lasfast import costs
-from lasfast.dataset import ArchitectureDataset
 from lasfast.searchers import ITNAS
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
+from lasfast.study.architecture_table import TableBuilder
 from lasfast.supernets import CellNet
 from lasfast.train import ITNASTrainer, checkpoint, preset
 
@@ -103,7 +103,7 @@ def record(
     ]
     every = [one for architectures in found.values() for one in architectures]
     for seed in range(seeds):
-        dataset = ArchitectureDataset(
+        dataset = TableBuilder(
             supernet,
             images.train,
             images.test,

@@ -28,11 +28,11 @@ import lasfast
 from benchmarks import _harness
 from lasfast import costs
 from lasfast.constraints import Cost
-from lasfast.dataset import ArchitectureDataset
-from lasfast.engine import Plan
+from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.searchers import Evolution, LayerNAS, Random, Searcher
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture, ChoiceSpace
+from lasfast.study.architecture_table import TableBuilder
 from lasfast.supernets import MobileNet, Supernet
 from lasfast.train import OneShotTrainer, preset
 
@@ -142,7 +142,7 @@ def record(
         for name, one in winners.items()
     }
     for seed in range(seeds):
-        dataset = ArchitectureDataset(
+        dataset = TableBuilder(
             supernet,
             images.train,
             images.test,
@@ -181,7 +181,7 @@ def search(
     ratios: list[float] = []
     layers = nodes = 0
     while candidates := searcher.ask():
-        plan = Plan([supernet.path(one) for one in candidates])
+        plan = PrefixTree([supernet.path(one) for one in candidates])
         layers, nodes = layers + sum(map(len, plan.paths)), nodes + len(plan.nodes)
         both = searcher.step % BOTH == 0
         order = ["native", "torch"] if both else ["native"]

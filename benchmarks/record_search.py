@@ -21,13 +21,13 @@ import typer
 from lasfast.cli import setup
 from lasfast.cli.config import CONFIG, read_config
 from lasfast.cli.display import make_console
+from lasfast.cli.from_scratch import train_from_scratch
 from lasfast.cli.options import SearchOptions
-from lasfast.cli.scratch import train_from_scratch
-from lasfast.dataset import compare, load_table
-from lasfast.machine import gather
-from lasfast.measurement import Measurement, paired_difference
+from lasfast.measurements.measurement import Measurement, paired_difference
 from lasfast.report import Run, candidates_of, plot_search
-from lasfast.study import LOG, RESULT
+from lasfast.runtime.machine import gather
+from lasfast.study.architecture_table import compare, load_table
+from lasfast.study.study import LOG, RESULT
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
 STAND_ALONE = "stand-alone"

@@ -24,10 +24,10 @@ from typing import Any
 import typer
 
 from benchmarks import _harness
+from lasfast.measurements.tabular import ArchitectureTable, Schema, TabularEvaluator
 from lasfast.report import plot_regret
 from lasfast.searchers import Evolution, LayerNAS, Random, RegularizedEvolution, Searcher
 from lasfast.spaces import ChoiceSpace
-from lasfast.tabular import ArchitectureTable, Schema, TabularEvaluator
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 

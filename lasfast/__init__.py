@@ -15,49 +15,49 @@ if TYPE_CHECKING:
         constraints,
         costs,
         data,
-        distributed,
         engine,
-        latency,
         nn,
         ops,
-        ranking,
         searchers,
         spaces,
         supernets,
         train,
     )
-    from lasfast.evaluate import Evaluator
-    from lasfast.measurement import Measurement
-    from lasfast.nn import accelerate
-    from lasfast.recalibrate import calibrate
-    from lasfast.standalone import StandaloneEvaluator
-    from lasfast.study import Study
-    from lasfast.tabular import ArchitectureTable, TabularEvaluator
+    from lasfast.evaluation import latency
+    from lasfast.evaluation.evaluator import Evaluator
+    from lasfast.evaluation.recalibration import calibrate
+    from lasfast.evaluation.standalone import StandaloneEvaluator
+    from lasfast.execution.accelerate import accelerate
+    from lasfast.measurements import ranking
+    from lasfast.measurements.measurement import Measurement
+    from lasfast.measurements.tabular import ArchitectureTable, TabularEvaluator
+    from lasfast.runtime import distributed
+    from lasfast.study.study import Study
 
-_MODULES = (
-    "constraints",
-    "costs",
-    "data",
-    "distributed",
-    "engine",
-    "latency",
-    "nn",
-    "ops",
-    "ranking",
-    "searchers",
-    "spaces",
-    "supernets",
-    "train",
-)
+_MODULES = {
+    "constraints": "lasfast.constraints",
+    "costs": "lasfast.costs",
+    "data": "lasfast.data",
+    "distributed": "lasfast.runtime.distributed",
+    "engine": "lasfast.engine",
+    "latency": "lasfast.evaluation.latency",
+    "nn": "lasfast.nn",
+    "ops": "lasfast.ops",
+    "ranking": "lasfast.measurements.ranking",
+    "searchers": "lasfast.searchers",
+    "spaces": "lasfast.spaces",
+    "supernets": "lasfast.supernets",
+    "train": "lasfast.train",
+}
 _OBJECTS = {
-    "ArchitectureTable": "lasfast.tabular",
-    "Evaluator": "lasfast.evaluate",
-    "Measurement": "lasfast.measurement",
-    "StandaloneEvaluator": "lasfast.standalone",
-    "Study": "lasfast.study",
-    "TabularEvaluator": "lasfast.tabular",
-    "accelerate": "lasfast.nn",
-    "calibrate": "lasfast.recalibrate",
+    "ArchitectureTable": "lasfast.measurements.tabular",
+    "Evaluator": "lasfast.evaluation.evaluator",
+    "Measurement": "lasfast.measurements.measurement",
+    "StandaloneEvaluator": "lasfast.evaluation.standalone",
+    "Study": "lasfast.study.study",
+    "TabularEvaluator": "lasfast.measurements.tabular",
+    "accelerate": "lasfast.execution.accelerate",
+    "calibrate": "lasfast.evaluation.recalibration",
 }
 
 __all__ = [
@@ -89,7 +89,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the submodule, or the module of the class or function, on first access."""
     if name in _MODULES:
-        return importlib.import_module(f"lasfast.{name}")
+        return importlib.import_module(_MODULES[name])
     if name in _OBJECTS:
         return getattr(importlib.import_module(_OBJECTS[name]), name)
     raise AttributeError(f"module 'lasfast' has no attribute {name!r}")

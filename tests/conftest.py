@@ -45,7 +45,7 @@ def emulated(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
 
     Its functions are those of lasfast._C; tensors are the CPU's, the device is number 0 and the stream 0.
     """
-    import torch  # noqa: F401  first, as in lasfast._native
+    import torch  # noqa: F401  first, as in lasfast.runtime.compiled
 
     try:
         module = importlib.import_module("lasfast._emulated")
@@ -59,11 +59,10 @@ def emulated(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
 @pytest.fixture
 def emulated_place(emulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Operators call CUDA's functions of the module `emulated`, on the CPU's tensors."""
-    from lasfast import _native
-    from lasfast.ops import place
+    from lasfast.runtime import compiled, placement
 
-    monkeypatch.setattr(_native, "load", lambda: emulated)
-    monkeypatch.setattr(place, "place_of", lambda tensor: place.Place("cuda", (0, 0)))
+    monkeypatch.setattr(compiled, "load", lambda: emulated)
+    monkeypatch.setattr(placement, "place_of", lambda tensor: placement.Place("cuda", (0, 0)))
     return emulated
 
 

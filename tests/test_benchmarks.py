@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lasfast import _native
+from lasfast.runtime import compiled
 
 FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
@@ -28,7 +28,7 @@ def test_single_operations_run_on_cuda(
 ) -> None:
     """What they time there computes what PyTorch's sequence does."""
     fused = importlib.import_module("benchmarks._fused")
-    monkeypatch.setattr(_native, "load", lambda: emulated)
+    monkeypatch.setattr(compiled, "load", lambda: emulated)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(3, 16, 4, 4, generator=generator)
     shape = {"dense": (16, 16, 3, 3), "depthwise": (16, 1, 3, 3), "sum": ()}[kind]

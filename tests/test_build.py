@@ -100,7 +100,13 @@ def test_the_source_archive_holds_what_a_build_needs(checkout: Path, tmp_path: P
     subprocess.run(command, cwd=checkout, check=True, capture_output=True)
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    needed = {"CMakeLists.txt", "setup.py", "pyproject.toml", "lasfast/_native.py", "lasfast/_version.py"}
+    needed = {
+        "CMakeLists.txt",
+        "setup.py",
+        "pyproject.toml",
+        "lasfast/runtime/compiled.py",
+        "lasfast/_version.py",
+    }
     needed |= {str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.*")}
     assert needed <= names
 
@@ -119,9 +125,7 @@ def test_a_wheel_built_beside_a_cuda_compiler_holds_cuda_and_loads_without_a_gpu
         wheel.extractall(tmp_path / "site")
     assert sum(name.startswith("lasfast/_C.") and name.endswith(".so") for name in names) == 1
     assert not any(name.startswith(("csrc", "tests")) for name in names)
-    code = (
-        "from lasfast import _native; i = _native.build_info(); print(_native.__file__, i['cuda']['archs'])"
-    )
+    code = "from lasfast.runtime import compiled as c; print(c.__file__, c.build_info()['cuda']['archs'])"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -7,10 +7,10 @@ import sys
 
 import typer
 
-from lasfast import distributed
 from lasfast._version import __version__
 from lasfast.cli import check, dataset, evaluate, info, latency, report, search, spaces, train
 from lasfast.cli.options import StoppedError
+from lasfast.runtime import distributed
 
 app = typer.Typer(
     name="lasfast",

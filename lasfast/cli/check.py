@@ -8,11 +8,11 @@ from typing import Annotated
 import torch
 import typer
 
-from lasfast import _native, selfcheck
+from lasfast import selfcheck
 from lasfast.cli.display import make_console
 from lasfast.cli.options import command
-from lasfast.ops import verdict
 from lasfast.report.tables import make_table
+from lasfast.runtime import compiled, gpu_check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +43,10 @@ def register(app: typer.Typer) -> None:
 
         lasfast check --device cuda:1
         """
-        _native.load()  # says what is wrong if it is not there
+        compiled.load()  # says what is wrong if it is not there
         failed = [text for device in _devices(options.device) for text in _check(device)]
         # Plain lines, the last of which says all.
-        typer.echo(f"{verdict.FAILED}{'; '.join(failed)}" if failed else "all agree with PyTorch")
+        typer.echo(f"{gpu_check.FAILED}{'; '.join(failed)}" if failed else "all agree with PyTorch")
         if failed:
             raise typer.Exit(1)
 
@@ -55,7 +55,7 @@ def _devices(text: str) -> list[torch.device]:
     """The devices to check; ValueError where there is no such device, or no kernels for it."""
     gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     if text == "auto":
-        usable = [index for index in gpus if _native.cuda_runs_on(index)]
+        usable = [index for index in gpus if compiled.cuda_runs_on(index)]
         return [torch.device("cpu"), *(torch.device("cuda", index) for index in usable)]
     if text == "cpu":
         return [torch.device("cpu")]
@@ -65,7 +65,7 @@ def _devices(text: str) -> list[torch.device]:
     index = int(number or 0)
     if index not in gpus:
         raise ValueError(f"--device {text}: torch finds {len(gpus)} usable NVIDIA GPU(s) here")
-    why = _native.why_no_cuda(index)
+    why = compiled.why_no_cuda(index)
     if why is not None:
         raise ValueError(f"--device {text}: {why}")
     return [torch.device("cuda", index)]
@@ -74,7 +74,7 @@ def _devices(text: str) -> list[torch.device]:
 def _check(device: torch.device) -> list[str]:
     """Check a device and print what came of it; the failures. What came of a GPU is kept."""
     cuda = device.type == "cuda"
-    title = f"cpu, which uses {_native.isa()}"
+    title = f"cpu, which uses {compiled.isa()}"
     if cuda:
         torch.cuda.set_device(device)  # where CUDA graphs are recorded
         title = f"{device}, {torch.cuda.get_device_name(device)}"
@@ -98,5 +98,5 @@ def _check(device: torch.device) -> list[str]:
     console.print(table)
     failures = [f"{one.name} ({one.problem})" for one in results if one.problem]
     if cuda:
-        verdict.keep(device.index, verdict.Verdict(not failures, "; ".join(failures)))
+        gpu_check.keep(device.index, gpu_check.Verdict(not failures, "; ".join(failures)))
     return failures

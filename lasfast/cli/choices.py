@@ -12,7 +12,7 @@ import typer
 
 from lasfast.cli.options import ChoiceOptions, command, panel
 from lasfast.cli.search_supernet import MakeSearcher, search_choices
-from lasfast.cli.tabular import TableOptions, search_table
+from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
 from lasfast.searchers import Evolution, LayerNAS, RegularizedEvolution, Searcher
 from lasfast.spaces import ChoiceSpace

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lasfast.files import atomic_write_json
+from lasfast.core.files import atomic_write_json
 
 CONFIG = "config.json"
 

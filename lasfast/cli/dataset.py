@@ -10,11 +10,11 @@ import typer
 
 from lasfast.cli import setup
 from lasfast.cli.display import make_console
+from lasfast.cli.from_scratch import show_rows, train_from_scratch
 from lasfast.cli.options import DataOptions, MachineOptions, SupernetOptions, TrainOptions, command, panel
-from lasfast.cli.scratch import show_rows, train_from_scratch
-from lasfast.dataset import TABLE, compare
-from lasfast.journal import Journal
-from lasfast.study import JOURNAL
+from lasfast.measurements.journal import Journal
+from lasfast.study.architecture_table import TABLE, compare
+from lasfast.study.study import JOURNAL
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,14 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lasfast import costs, distributed
-from lasfast.evaluate import Evaluator
-from lasfast.measurement import Measurement
+from lasfast import costs
+from lasfast.evaluation.evaluator import Evaluator
+from lasfast.measurements.measurement import Measurement
 from lasfast.report import Run, candidates_of, cells_table, ranking_table, space_of
+from lasfast.runtime import distributed
 from lasfast.searchers import NIR
 from lasfast.spaces import Architecture
-from lasfast.study import Callback, Study, StudyResult
+from lasfast.study.study import Callback, Study, StudyResult
 from lasfast.supernets import LayerAssignmentSupernet
 from lasfast.train import Progress as Training
 from lasfast.train import SupernetTrainer

@@ -14,7 +14,7 @@ from lasfast.cli.config import read_config
 from lasfast.cli.display import make_console
 from lasfast.cli.options import ChoiceOptions, MachineOptions, SearchOptions, command
 from lasfast.report import candidates_of, ranking_table
-from lasfast.study import CHECKPOINT
+from lasfast.study.study import CHECKPOINT
 from lasfast.train import checkpoint
 
 

@@ -9,14 +9,14 @@ from typing import Any
 from rich.console import Console
 
 from lasfast.cli.display import make_console, show_cells, show_written
-from lasfast.cli.scratch import export_trained, show_rows, train_from_scratch
+from lasfast.cli.from_scratch import export_trained, show_rows, train_from_scratch
+from lasfast.core.files import file_stem
 from lasfast.data import Dataset
-from lasfast.evaluate import Evaluator
-from lasfast.files import file_stem
+from lasfast.evaluation.evaluator import Evaluator
 from lasfast.report import Run, front_table, plot_search, winners_table
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
-from lasfast.study import CHECKPOINT, JOURNAL, LOG, RESULT, Study, StudyResult
+from lasfast.study.study import CHECKPOINT, JOURNAL, LOG, RESULT, Study, StudyResult
 from lasfast.supernets import LayerAssignmentSupernet, Supernet, save_network
 from lasfast.train import TrainSettings
 

@@ -10,8 +10,8 @@ import typer
 
 from lasfast.cli.options import command, panel
 from lasfast.cli.plan import PlanOptions, describe_plan
-from lasfast.machine import gather
-from lasfast.ops import verdict
+from lasfast.runtime import gpu_check
+from lasfast.runtime.machine import gather
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,5 +84,5 @@ def _gpu(device: dict[str, Any]) -> str:
 
 def _checked(index: int) -> str:
     """What is known of the kernels on a GPU."""
-    known = verdict.known(index)
+    known = gpu_check.known(index)
     return "not checked yet" if known is None else str(known)

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lasfast import latency
 from lasfast.cli import setup
 from lasfast.cli.display import make_console
 from lasfast.cli.options import MachineOptions, SizeOptions, SupernetOptions, command, panel
 from lasfast.costs import LatencyTable
+from lasfast.evaluation import latency
 from lasfast.report.tables import make_table
 from lasfast.supernets import Supernet
 

@@ -8,12 +8,13 @@ from typing import Annotated
 
 from lasfast.cli import setup
 from lasfast.cli.options import SizeOptions, SupernetOptions, panel
-from lasfast.engine import NotLowerableError, Plan
-from lasfast.engine.lowering import lower
+from lasfast.engine import NotLowerableError
+from lasfast.engine.lower import lower
 from lasfast.engine.schedule import Call
+from lasfast.ir.layers import Shape
+from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
-from lasfast.supernets.layers import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ def plan_lines(
     supernet: Supernet, architectures: Sequence[Architecture], image_shape: Shape
 ) -> list[tuple[str, str]]:
     """Return (name, value) lines about the plan of architectures; the last names each op that torch runs."""
-    plan = Plan([supernet.path(architecture) for architecture in architectures])
+    plan = PrefixTree([supernet.path(architecture) for architecture in architectures])
     _, height, width = image_shape
     lines = [
         ("plan", f"{len(architectures)} architectures of {type(supernet).__name__}, {height}x{width}"),

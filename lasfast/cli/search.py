@@ -10,7 +10,7 @@ import typer
 from lasfast.cli import choices, itnas, setup
 from lasfast.cli.options import ChoiceOptions, SearchOptions, command, panel
 from lasfast.cli.search_supernet import search_assignments, search_choices
-from lasfast.cli.tabular import TableOptions, search_table
+from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
 from lasfast.searchers import NIR, Random, Searcher
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from lasfast import costs, distributed
+from lasfast import costs
 from lasfast.cli import setup
 from lasfast.cli.config import write_config
 from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay, make_console
@@ -18,8 +18,9 @@ from lasfast.cli.finish import finish
 from lasfast.cli.options import ChoiceOptions, SearchOptions, SupernetSearchOptions
 from lasfast.constraints import Constraint
 from lasfast.data import Dataset
+from lasfast.runtime import distributed
 from lasfast.searchers import Searcher
-from lasfast.study import Study
+from lasfast.study.study import Study
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
 from lasfast.train import OneShotTrainer, PathTrainer, SupernetTrainer, TrainSettings
 

@@ -11,8 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 
 import lasfast
-from lasfast import costs, distributed, supernets
-from lasfast.checks import check_choice
+from lasfast import costs, supernets
 from lasfast.cli.options import (
     DataOptions,
     EvaluateOptions,
@@ -23,7 +22,9 @@ from lasfast.cli.options import (
     TrainOptions,
 )
 from lasfast.constraints import Bound, Constraint
+from lasfast.core.checks import check_choice
 from lasfast.data import Dataset, TensorImages
+from lasfast.runtime import distributed
 from lasfast.spaces import CellSpace
 from lasfast.supernets import CellNet, ChoiceSupernet, LayerAssignmentSupernet, Supernet
 from lasfast.supernets.mobilenet_designs import DESIGNS

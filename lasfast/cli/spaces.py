@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 
 from lasfast import costs
-from lasfast.checks import check_choice
 from lasfast.cli.display import make_console
 from lasfast.cli.options import FamilyOptions, SizeOptions, SupernetOptions, command
 from lasfast.cli.setup import (
@@ -23,6 +22,7 @@ from lasfast.cli.setup import (
     make_choice_supernet,
     make_supernet,
 )
+from lasfast.core.checks import check_choice
 from lasfast.report.tables import make_table
 from lasfast.spaces.choice import VirtualLayer
 

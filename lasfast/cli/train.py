@@ -10,6 +10,7 @@ import typer
 
 from lasfast.cli import setup
 from lasfast.cli.display import make_console
+from lasfast.cli.from_scratch import export_trained, show_rows, train_from_scratch
 from lasfast.cli.options import (
     DataOptions,
     MachineOptions,
@@ -19,9 +20,8 @@ from lasfast.cli.options import (
     command,
     panel,
 )
-from lasfast.cli.scratch import export_trained, show_rows, train_from_scratch
-from lasfast.evaluate import evaluate_network
-from lasfast.files import file_stem
+from lasfast.core.files import file_stem
+from lasfast.evaluation.evaluator import evaluate_network
 from lasfast.supernets import Supernet
 
 

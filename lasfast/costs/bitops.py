@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-from lasfast.checks import check_positive
+from lasfast.core.checks import check_positive
 from lasfast.costs.flops import HasPath, model_input, op_flops
 from lasfast.costs.layerwise import layerwise
+from lasfast.ir import layers
+from lasfast.ir.layers import Layer, Path, Shape
 from lasfast.spaces import Architecture
-from lasfast.supernets import layers
-from lasfast.supernets.layers import Layer, Path, Shape
 
 Bits = tuple[int, int]
 """Bits of weights, and of the values they are multiplied by."""

@@ -7,9 +7,9 @@ from math import prod
 from typing import Protocol
 
 from lasfast.costs.layerwise import layerwise
+from lasfast.ir import layers
+from lasfast.ir.layers import Layer, Op, Path, Shape
 from lasfast.spaces import Architecture
-from lasfast.supernets import layers
-from lasfast.supernets.layers import Layer, Op, Path, Shape
 
 
 class HasPath(Protocol):

@@ -14,10 +14,10 @@ from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import Any
 
-from lasfast.checks import as_finite
-from lasfast.files import atomic_write_json
-from lasfast.supernets import layers
-from lasfast.supernets.layers import Layer, Op, Path, Shape, path_shapes
+from lasfast.core.checks import as_finite
+from lasfast.core.files import atomic_write_json
+from lasfast.ir import layers
+from lasfast.ir.layers import Layer, Op, Path, Shape, path_shapes
 
 
 @dataclass
@@ -27,7 +27,7 @@ class LatencyTable:
     Attributes:
         name: of the machine, as the cost `latency@NAME` has it.
         settings: how layers ran: backend, precision, batch, threads, device.
-        machine: where they ran (`lasfast.machine.gather`).
+        machine: where they ran (`lasfast.runtime.machine.gather`).
         seconds: `layer_key` -> seconds.
         overhead, scale: a network takes overhead + scale * sum, in seconds; from a fit to whole networks.
         path: the file it was read from, or is written to.

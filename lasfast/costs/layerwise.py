@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-from lasfast.supernets.layers import Layer, Path, Shape
+from lasfast.ir.layers import Layer, Path, Shape
 
 REMEMBERED = 2**16
 """Layers whose cost is remembered: searchers ask for many architectures, made of the same few layers."""

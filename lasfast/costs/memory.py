@@ -6,9 +6,9 @@ from math import prod
 
 from lasfast.costs.flops import HasPath, model_input
 from lasfast.costs.layerwise import layerwise
+from lasfast.ir import layers
+from lasfast.ir.layers import Layer, Path, Shape
 from lasfast.spaces import Architecture
-from lasfast.supernets import layers
-from lasfast.supernets.layers import Layer, Path, Shape
 
 # These may write over the first value they read, where nothing reads it afterwards.
 IN_PLACE = (

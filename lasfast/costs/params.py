@@ -6,9 +6,9 @@ from functools import lru_cache, singledispatch
 
 from lasfast.costs.flops import HasPath
 from lasfast.costs.layerwise import REMEMBERED
+from lasfast.ir import layers
+from lasfast.ir.layers import Layer, Op, Path
 from lasfast.spaces import Architecture
-from lasfast.supernets import layers
-from lasfast.supernets.layers import Layer, Op, Path
 
 
 def params(supernet: HasPath, architecture: Architecture, batch_norm: bool = True) -> int:

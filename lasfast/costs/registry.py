@@ -11,8 +11,8 @@ from lasfast.costs.flops import HasPath, model_input, path_flops
 from lasfast.costs.latency import LatencyTable
 from lasfast.costs.memory import path_memory
 from lasfast.costs.params import path_params
+from lasfast.ir.layers import Path, Shape
 from lasfast.spaces import Architecture
-from lasfast.supernets.layers import Path, Shape
 
 PathCost = Callable[[Path, Shape], float]
 """What the layers of a path cost, for one image of shape (channels, height, width)."""

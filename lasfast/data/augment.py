@@ -1,8 +1,8 @@
 """Augmentation of whole batches at once.
 
 Crops are cut out of the raw image, zero-padded before it is normalized, then flipped, then normalized (by
-``lasfast.normalization``): the order of the paper (NIR, Experiments on CIFAR-100, Training Details). Every
-random number is drawn on the CPU, so that a batch is cropped and flipped alike wherever its images are.
+``lasfast.data.normalization``): the order of the paper (NIR, Experiments on CIFAR-100, Training Details).
+Every random number is drawn on the CPU, so that a batch is cropped and flipped alike wherever its images are.
 """
 
 from __future__ import annotations

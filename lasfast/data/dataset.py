@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lasfast.data.images import TrainingImages
 from lasfast.data.loaders import FolderLoader
-from lasfast.normalization import normalize
+from lasfast.data.normalization import normalize
 
 LabeledImages = tuple[Tensor, Tensor] | FolderLoader
 

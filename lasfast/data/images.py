@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lasfast.data import augment
+from lasfast.data.normalization import channel_scale, scale_and_shift
 from lasfast.data.splits import derive_seed
-from lasfast.normalization import channel_scale, scale_and_shift
 
 
 @runtime_checkable

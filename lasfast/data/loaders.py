@@ -22,8 +22,8 @@ from lasfast.data import augment, decode
 from lasfast.data.decode import Size
 from lasfast.data.errors import DataError
 from lasfast.data.images import check_position, count_batches, epoch_order
+from lasfast.data.normalization import normalize
 from lasfast.data.splits import derive_seed
-from lasfast.normalization import normalize
 
 Item = tuple["Tensor | DataError", int]
 

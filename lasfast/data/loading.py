@@ -18,6 +18,7 @@ from lasfast.data.errors import DataError
 from lasfast.data.folder import FolderSource, ImageFiles, open_image_folder
 from lasfast.data.images import TensorImages
 from lasfast.data.loaders import FolderImages, FolderLoader
+from lasfast.data.normalization import normalize
 from lasfast.data.sources import (
     RECIPES,
     ArraySource,
@@ -28,7 +29,6 @@ from lasfast.data.sources import (
 )
 from lasfast.data.splits import Indices, Split, balanced_subset, split_pool
 from lasfast.data.statistics import channel_statistics, digest_of
-from lasfast.normalization import normalize
 
 IN_MEMORY_SIZE = 96  # images of one size up to this many pixels a side are decoded once, to memory
 STATISTICS_IMAGES = 10_000

@@ -1,10 +1,9 @@
 """The engine: many architectures evaluated in one pass over a prefix tree of their layers."""
 
 from lasfast.engine.backend import Backend
-from lasfast.engine.lowering import NotLowerableError
+from lasfast.engine.calibration import CONVENTIONS
+from lasfast.engine.lower import NotLowerableError
 from lasfast.engine.native_backend import NativeBackend
-from lasfast.engine.plan import Node, Plan
-from lasfast.engine.statistics import CONVENTIONS
 from lasfast.engine.torch_backend import TorchBackend
 
-__all__ = ["CONVENTIONS", "Backend", "NativeBackend", "Node", "NotLowerableError", "Plan", "TorchBackend"]
+__all__ = ["CONVENTIONS", "Backend", "NativeBackend", "NotLowerableError", "TorchBackend"]

@@ -10,15 +10,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lasfast.engine.plan import Plan
-from lasfast.normalization import Normalization
+from lasfast.data.normalization import Normalization
+from lasfast.execution.interpret import evaluation_mode
+from lasfast.ir.layers import Shape
+from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.runtime.precision import autocast
 from lasfast.supernets import Supernet
-from lasfast.supernets.layers import Shape
-from lasfast.supernets.run import evaluation_mode
 
 BACKENDS = ("auto", "torch", "native")
 """What can be asked for; "auto" is the fastest of the others that can run what it is asked to."""
-PRECISIONS = ("fp32", "bf16")
 
 NodeStatistics = dict[str, tuple[Tensor, Tensor]]
 """Batch norm module -> (mean [C], variance [C]), of the batch norms of one node."""
@@ -40,7 +40,7 @@ class Backend(ABC):
         self.normalization = normalization
 
     @abstractmethod
-    def calibrate(self, plan: Plan, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
+    def calibrate(self, plan: PrefixTree, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
         """Return the statistics of every node, from batches of images [N, C, H, W].
 
         Every batch is normalised by its own statistics. The supernet's own buffers stay as they are.
@@ -48,23 +48,25 @@ class Backend(ABC):
 
     @abstractmethod
     def predict_batches(
-        self, plan: Plan, statistics: list[NodeStatistics], batches: Iterable[Tensor]
+        self, plan: PrefixTree, statistics: list[NodeStatistics], batches: Iterable[Tensor]
     ) -> Iterator[dict[int, Tensor]]:
         """Give, for each batch of images [N, C, H, W], the logits [N, classes] (float32) of every leaf.
 
         The weights are those at the first batch. A batch's logits are good until the next one is asked for.
         """
 
-    def predict(self, plan: Plan, statistics: list[NodeStatistics], images: Tensor) -> dict[int, Tensor]:
+    def predict(
+        self, plan: PrefixTree, statistics: list[NodeStatistics], images: Tensor
+    ) -> dict[int, Tensor]:
         """Return the logits [N, classes] (float32) of every leaf for a batch of images [N, C, H, W]."""
         return next(self.predict_batches(plan, statistics, iter([images])))
 
     @abstractmethod
-    def peak_bytes(self, plan: Plan, image_shape: Shape, images: int) -> int:
+    def peak_bytes(self, plan: PrefixTree, image_shape: Shape, images: int) -> int:
         """Return the most bytes of activations held at once when calibrating on `images` images at a time."""
 
     @abstractmethod
-    def prediction_batch(self, plan: Plan, image_shape: Shape, budget: int) -> int:
+    def prediction_batch(self, plan: PrefixTree, image_shape: Shape, budget: int) -> int:
         """Return how many images may be predicted at a time within `budget` bytes; at least 1."""
 
     def check_images(self, images: Tensor) -> None:
@@ -79,11 +81,11 @@ class Backend(ABC):
 
         The supernet's modes are put back afterwards.
         """
-        device = next(self.supernet.parameters()).device.type
+        device = next(self.supernet.parameters()).device
         with (
             evaluation_mode(self.supernet),
             torch.inference_mode(),
-            torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"),
+            autocast(device, self.precision),
         ):
             yield
 

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lasfast import _native
-from lasfast.engine.schedule import CUDA_CHANNELS, OPERATION, STORAGES, VALUE, Kind
-from lasfast.ops import choice
-from lasfast.ops.choice import UnfitError
+from lasfast.engine.schedule import CUDA_CHANNELS, OPERATION, VALUE, Kind
+from lasfast.ir.precision import PRECISIONS
 from lasfast.ops.native import has_warpgroups
-from lasfast.ops.place import stream_of
+from lasfast.runtime import autotune, compiled
+from lasfast.runtime.autotune import UnfitError
+from lasfast.runtime.placement import stream_of
+from lasfast.runtime.precision import torch_dtype
 
 SIDE = 16
 """Height and width of what is measured on."""
@@ -50,7 +51,7 @@ class ConvTiles:
     def __init__(
         self, device: torch.device, precision: str, *, tf32: bool, memory_budget: int | None = None
     ) -> None:
-        self.module, self.device = _native.load(), device
+        self.module, self.device = compiled.load(), device
         self.precision, self.tf32 = precision, tf32
         self.bytes = min(BYTES, BYTES if memory_budget is None else memory_budget)
         self.shapes = self.module.schedule_conv_tiles_cuda()
@@ -81,7 +82,7 @@ class ConvTiles:
         ways = {name: partial(run, tile) for name, tile in tiles.items()}
         multiplied = "tf32" if self.tf32 else self.precision
         what = f"{size.kernel}x{size.kernel}, {size.in_channels} to {size.out_channels} channels"
-        return tiles[choice.fastest(f"tile for {multiplied}, {what}", self.device, ways)]
+        return tiles[autotune.fastest(f"tile for {multiplied}, {what}", self.device, ways)]
 
     def usual(self, size: Size) -> int:
         """Return the number of the tile that is taken where nothing is measured."""
@@ -109,8 +110,8 @@ class Trial:
     def __init__(self, tiles: ConvTiles, size: Size, usual: int) -> None:
         self.module, self.device, self.tf32 = tiles.module, tiles.device, tiles.tf32
         self.index = self.device.index or 0
-        self.storage = STORAGES[tiles.precision]
-        dtype = torch.float32 if tiles.precision == "fp32" else torch.bfloat16
+        self.storage = PRECISIONS[tiles.precision].code
+        dtype = torch_dtype(tiles.precision)
         _, *channels = size
         elements = [SIDE * SIDE * -(-count // CUDA_CHANNELS) * CUDA_CHANNELS for count in channels]
         multiprocessors, *_ = self.module.cuda_limits(self.index)

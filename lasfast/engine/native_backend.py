@@ -12,33 +12,33 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from lasfast import _native
+from lasfast.data.normalization import Normalization
 from lasfast.engine.backend import Backend, NodeStatistics, too_few_values
-from lasfast.engine.cpu_program import CpuProgram
-from lasfast.engine.cuda_program import CudaProgram
-from lasfast.engine.lowering import lower
-from lasfast.engine.plan import Plan
-from lasfast.engine.program import Program
+from lasfast.engine.calibration import CONVENTIONS, RunningStatistics
+from lasfast.engine.cpu_executor import CpuExecutor
+from lasfast.engine.cuda_executor import CudaExecutor
+from lasfast.engine.executor import Executor
+from lasfast.engine.lower import lower
 from lasfast.engine.schedule import SIZES, BatchNorm
-from lasfast.engine.statistics import CONVENTIONS, RunningStatistics
-from lasfast.normalization import Normalization
+from lasfast.ir.layers import Shape
+from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.runtime import compiled
 from lasfast.supernets import Supernet
-from lasfast.supernets.layers import Shape
 
-PROGRAMS: dict[str, type[Program]] = {"cpu": CpuProgram, "cuda": CudaProgram}
+EXECUTORS: dict[str, type[Executor]] = {"cpu": CpuExecutor, "cuda": CudaExecutor}
 """What runs a schedule, by the type of the device where the supernet's parameters are."""
 
 
 def why_missing(device: torch.device) -> str | None:
     """Why there is no native code for this device, or None where there is."""
-    if device.type not in PROGRAMS:
+    if device.type not in EXECUTORS:
         return f"there are no native kernels for {device.type}"
-    if not _native.available():
+    if not compiled.available():
         return "lasfast's compiled module is missing (lasfast info says why)"
-    if getattr(_native.load(), "schedule_sizes", None) != SIZES:
+    if getattr(compiled.load(), "schedule_sizes", None) != SIZES:
         return "lasfast's compiled module is older than this code; build it again with `pip install .`"
     if device.type == "cuda":
-        return _native.why_no_cuda(device.index or 0)
+        return compiled.why_no_cuda(device.index or 0)
     return None
 
 
@@ -52,7 +52,7 @@ class NativeBackend(Backend):
 
     name = "native"
     way: str | None = None
-    """How the last batch was predicted: by "blocks" of images on the CPU, else as `CudaProgram.way` says."""
+    """How the last batch was predicted: by "blocks" of images on the CPU, else as `CudaExecutor.way` says."""
 
     def __init__(
         self,
@@ -63,16 +63,16 @@ class NativeBackend(Backend):
     ) -> None:
         super().__init__(supernet, precision, normalization)
         self.memory_budget = memory_budget
-        self.module = _native.load()
+        self.module = compiled.load()
         self.device = next(supernet.parameters()).device
-        if self.device.type not in PROGRAMS:
+        if self.device.type not in EXECUTORS:
             raise ValueError(f"supernet is on {self.device}, and {why_missing(self.device)}")
         self.pixels = None if normalization is None else normalization.table(self.device)
         self._workspace = torch.empty(0, dtype=torch.uint8, device=self.device)
 
-    def calibrate(self, plan: Plan, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
+    def calibrate(self, plan: PrefixTree, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
         """Return the statistics of every node (see `Backend.calibrate`)."""
-        programs: dict[Shape, Program] = {}
+        programs: dict[Shape, Executor] = {}
         running: RunningStatistics | None = None
         batch_norms: tuple[BatchNorm, ...] = ()
         for images in batches:
@@ -102,10 +102,10 @@ class NativeBackend(Backend):
         return statistics
 
     def predict_batches(
-        self, plan: Plan, statistics: list[NodeStatistics], batches: Iterable[Tensor]
+        self, plan: PrefixTree, statistics: list[NodeStatistics], batches: Iterable[Tensor]
     ) -> Iterator[dict[int, Tensor]]:
         """Give the logits of every leaf for each batch (see `Backend.predict_batches`)."""
-        programs: dict[Shape, Program] = {}
+        programs: dict[Shape, Executor] = {}
         for images in batches:
             images = self._prepared(images)
             shape = tuple(images.shape[1:])
@@ -118,13 +118,13 @@ class NativeBackend(Backend):
             self.way = program.way
             yield dict(zip(program.schedule.leaves, logits, strict=True))
 
-    def peak_bytes(self, plan: Plan, image_shape: Shape, images: int) -> int:
+    def peak_bytes(self, plan: PrefixTree, image_shape: Shape, images: int) -> int:
         """Return the bytes of workspace of a calibration batch, or of predicting where that needs more."""
         calibration = self._make(plan, image_shape, calibration=True)
         prediction = self._make(plan, image_shape, calibration=False)
         return max(calibration.batch_bytes(images), prediction.least_bytes(1))
 
-    def prediction_batch(self, plan: Plan, image_shape: Shape, budget: int) -> int:
+    def prediction_batch(self, plan: PrefixTree, image_shape: Shape, budget: int) -> int:
         """Return how many images' logits fit beside the smallest workspace."""
         program = self._make(plan, image_shape, calibration=False)
         rest = budget - program.least_bytes(0)
@@ -143,17 +143,17 @@ class NativeBackend(Backend):
         dtype = torch.float32 if self.normalization is None else torch.uint8
         return images.detach().to(dtype).contiguous()
 
-    def _program(self, plan: Plan, image_shape: Shape, images: int, *, calibration: bool) -> Program:
+    def _program(self, plan: PrefixTree, image_shape: Shape, images: int, *, calibration: bool) -> Executor:
         """Return the fastest program for batches of so many images that the memory allows."""
-        for width in PROGRAMS[self.device.type].widths(calibration):
+        for width in EXECUTORS[self.device.type].widths(calibration):
             program = self._make(plan, image_shape, width, calibration=calibration)
             if self.memory_budget is None or program.batch_bytes(images) <= self.memory_budget:
                 return program
         return self._make(plan, image_shape, calibration=calibration)
 
-    def _make(self, plan: Plan, image_shape: Shape, width: int = 1, *, calibration: bool) -> Program:
+    def _make(self, plan: PrefixTree, image_shape: Shape, width: int = 1, *, calibration: bool) -> Executor:
         """Return a program that runs at most `width` operations together; 1 needs the least memory."""
-        kind = PROGRAMS[self.device.type]
+        kind = EXECUTORS[self.device.type]
         schedule = lower(plan, image_shape, calibration=calibration, width=width, cuda=kind.cuda)
         return kind(self, schedule, calibration=calibration)
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lasfast.engine.plan import ROOT, Plan
+from lasfast.engine.memory import pack
 from lasfast.engine.schedule import CUDA_CHANNELS, Kind
-from lasfast.engine.workspace import pack
-from lasfast.supernets.layers import Shape
+from lasfast.ir.layers import Shape
+from lasfast.ir.prefix_tree import ROOT, PrefixTree
 
 if TYPE_CHECKING:
-    from lasfast.engine.emit import Group
+    from lasfast.engine.schedule_builder import Group
 
 ALIGNMENT = 64
 """Values begin at multiples of so many elements: a line of shared memory in the smallest storage."""
@@ -28,7 +28,7 @@ MOST = 228 * 1024 // 2
 """Elements, in the smallest storage, that no multiprocessor has room for."""
 
 
-def depth_first(plan: Plan, image_shape: Shape) -> list[int]:
+def depth_first(plan: PrefixTree, image_shape: Shape) -> list[int]:
     """Return the place of each node of a plan in a depth-first order in which few values wait.
 
     Of a node's children, that whose subtree needs most memory comes last, when the node's output has only to

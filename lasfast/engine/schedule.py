@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from lasfast.supernets.layers import Conv2d, Layer, Linear, Op, Shape
+from lasfast.ir.layers import Conv2d, Layer, Linear, Op, Shape
 
 
 class Kind(IntEnum):
@@ -27,9 +27,6 @@ class Kind(IntEnum):
 
 MAX_KERNEL = 11
 """Of native convolutions and pools."""
-
-STORAGES = {"fp32": 0, "bf16": 1}
-"""How values are stored, by the evaluator's precision."""
 
 VALUE = np.dtype(
     [("channels", "i4"), ("height", "i4"), ("width", "i4"), ("shared", "i4"), ("offset", "i8")], align=True

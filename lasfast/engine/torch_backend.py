@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lasfast.data.normalization import Normalization
 from lasfast.engine.backend import Backend, NodeStatistics, too_few_values
-from lasfast.engine.plan import ROOT, Plan
-from lasfast.engine.statistics import CONVENTIONS, RunningStatistics
-from lasfast.normalization import Normalization
-from lasfast.supernets import Supernet, layers
-from lasfast.supernets.layers import Shape
-from lasfast.supernets.run import BatchNormFunction, Modules, leading, run_layer
+from lasfast.engine.calibration import CONVENTIONS, RunningStatistics
+from lasfast.execution.interpret import BatchNormFunction, Modules, leading, run_layer
+from lasfast.ir import layers
+from lasfast.ir.layers import Shape
+from lasfast.ir.precision import PRECISIONS
+from lasfast.ir.prefix_tree import ROOT, PrefixTree
+from lasfast.supernets import Supernet
 
 
 class TorchBackend(Backend):
@@ -30,9 +32,9 @@ class TorchBackend(Backend):
         self, supernet: Supernet, precision: str = "fp32", normalization: Normalization | None = None
     ) -> None:
         super().__init__(supernet, precision, normalization)
-        self.itemsize = 4 if precision == "fp32" else 2
+        self.itemsize = PRECISIONS[precision].bytes
 
-    def calibrate(self, plan: Plan, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
+    def calibrate(self, plan: PrefixTree, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
         """Return the statistics of every node (see `Backend.calibrate`)."""
         modules = dict(self.supernet.named_modules())
         running: list[dict[str, RunningStatistics]] = [{} for _ in plan.nodes]
@@ -61,7 +63,7 @@ class TorchBackend(Backend):
         return [{name: one.result() for name, one in node.items()} for node in running]
 
     def predict_batches(
-        self, plan: Plan, statistics: list[NodeStatistics], batches: Iterable[Tensor]
+        self, plan: PrefixTree, statistics: list[NodeStatistics], batches: Iterable[Tensor]
     ) -> Iterator[dict[int, Tensor]]:
         """Give the logits of every leaf for each batch (see `Backend.predict_batches`)."""
         modules = dict(self.supernet.named_modules())
@@ -77,16 +79,16 @@ class TorchBackend(Backend):
                 }
             yield logits
 
-    def peak_bytes(self, plan: Plan, image_shape: Shape, images: int) -> int:
+    def peak_bytes(self, plan: PrefixTree, image_shape: Shape, images: int) -> int:
         """Return the bytes of the values alive at once, layer after layer."""
         return plan.peak_bytes(image_shape, images, self.itemsize)
 
-    def prediction_batch(self, plan: Plan, image_shape: Shape, budget: int) -> int:
+    def prediction_batch(self, plan: PrefixTree, image_shape: Shape, budget: int) -> int:
         """Return how many images fit."""
         return max(1, budget // plan.peak_bytes(image_shape, 1, self.itemsize))
 
     def _run(
-        self, plan: Plan, images: Tensor, modules: Modules, functions: list[BatchNormFunction]
+        self, plan: PrefixTree, images: Tensor, modules: Modules, functions: list[BatchNormFunction]
     ) -> Iterator[tuple[int, Tensor]]:
         """Run the tree on one batch, giving each leaf's output as it is ready."""
         self.check_images(images)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from lasfast.nn.conv_bn_act import ConvBNAct
 from lasfast.nn.quantize import PACT
-from lasfast.nn.rewrite import accelerate
 from lasfast.nn.sliced import SlicedBatchNorm2d, SlicedConv2d, SlicedLinear
 
-__all__ = ["PACT", "ConvBNAct", "SlicedBatchNorm2d", "SlicedConv2d", "SlicedLinear", "accelerate"]
+__all__ = ["PACT", "ConvBNAct", "SlicedBatchNorm2d", "SlicedConv2d", "SlicedLinear"]

@@ -6,19 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lasfast.checks import check_choice
+from lasfast.core.checks import check_choice
 from lasfast.nn.sliced import SlicedBatchNorm2d, SlicedConv2d, begin_batch, is_depthwise
 from lasfast.ops import bn_act, conv_bn_act
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "none": nn.Identity,
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "hardswish": nn.Hardswish,
-    "swish": nn.SiLU,
-    "sigmoid": nn.Sigmoid,
-    "hardsigmoid": nn.Hardsigmoid,
-}
+from lasfast.ops.activations import MODULES
 
 
 class ConvBNAct(nn.Sequential):
@@ -51,14 +42,14 @@ class ConvBNAct(nn.Sequential):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
     ) -> None:
-        check_choice("activation", activation, tuple(ACTIVATIONS))
+        check_choice("activation", activation, tuple(MODULES))
         self.activation = activation
         if padding is None:
             padding = kernel_size // 2
         super().__init__(
             SlicedConv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False),
             SlicedBatchNorm2d(out_channels, eps, momentum),
-            ACTIVATIONS[activation](),
+            MODULES[activation](),
         )
 
     def forward(self, x: Tensor, c_out: int | None = None, residual: Tensor | None = None) -> Tensor:

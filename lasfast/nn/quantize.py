@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lasfast.checks import check_bits
+from lasfast.core.checks import check_bits
 from lasfast.ops.quantize import pact
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lasfast._native import build_info
 from lasfast.ops.bn_act import bn_act
 from lasfast.ops.conv_bn_act import conv_bn_act
 from lasfast.ops.quantize import dorefa, pact
 from lasfast.ops.sliced_conv2d import sliced_conv2d, sliced_conv2d_statistics
+from lasfast.runtime.compiled import build_info
 
 __all__ = [
     "bn_act",

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 
+from lasfast.ir.activations import ACTIVATIONS
 from lasfast.ops import native_bn_act as native
 from lasfast.ops import reference_bn_act as reference
-from lasfast.ops.ranks import Ranks, merge_statistics
+from lasfast.ops.process_ranks import Ranks, merge_statistics
 from lasfast.ops.reference_bn_act import statistics_dtype
 
 _library = torch.library.Library("lasfast", "FRAGMENT")
@@ -225,8 +226,8 @@ def _check(
         if not 1 <= channels <= x.shape[1]:
             channels = x.shape[1]
         _check_image("residual", residual, x, channels, f"[N, at most {x.shape[1]}, H, W]")
-    if activation not in native.ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}, expected one of {', '.join(native.ACTIVATIONS)}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
 
 
 @torch.no_grad()

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lasfast.ir.activations import ACTIVATIONS
 from lasfast.ops import native_bn_act
 from lasfast.ops.bn_act import bn_act, bn_results, follow, is_direct, several
 from lasfast.ops.convolution import Convolution, Size
-from lasfast.ops.ranks import Ranks
+from lasfast.ops.process_ranks import Ranks
 from lasfast.ops.sliced_conv2d import as_arguments, find, sliced_conv2d, sliced_conv2d_statistics
 
 
@@ -125,7 +126,7 @@ def _fits(
             return False
         if (residual.shape[0], *residual.shape[2:]) != (batch, height, width):
             return False
-    if activation not in native_bn_act.ACTIVATIONS:
+    if activation not in ACTIVATIONS:
         return False
     if training:
         return batch * height * width > 1 or several(ranks)

@@ -10,8 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lasfast.ops import choice, native, reference
+from lasfast.ops import native, reference
 from lasfast.ops.native_nhwc import NhwcPasses
+from lasfast.runtime import autotune
 
 T = TypeVar("T")
 Size = Sequence[int]
@@ -22,8 +23,8 @@ class Convolution:
 
     Results are channels_last where the values are (`channels_last`), contiguous otherwise. A gradient of
     the weight has the weight's full size, and is zero outside the slice. `kind` is that of the place (see
-    `lasfast.ops.place`), "" where lasfast has no kernels; `threads` and `isa`, the instruction set's number,
-    are the CPU's, `tf32` is CUDA's, and `wanted` is what LASFAST_CHOICE says.
+    `lasfast.runtime.placement`), "" where lasfast has no kernels; `threads` and `isa`, the instruction set's
+    number, are the CPU's, `tf32` is CUDA's, and `wanted` is what LASFAST_CHOICE says.
     """
 
     def __init__(
@@ -217,8 +218,8 @@ class Convolution:
         if by_warpgroups is not None:
             ways["warpgroups"] = by_warpgroups
         if name is None:
-            name = choice.fastest(f"conv2d {which} {self._key}", self._device, ways)
-            if not choice.is_capturing(self._device):  # then nothing may have been measured yet
+            name = autotune.fastest(f"conv2d {which} {self._key}", self._device, ways)
+            if not autotune.is_capturing(self._device):  # then nothing may have been measured yet
                 self._chosen[which] = name
         return ways[name]()
 

@@ -12,13 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lasfast import _native
-from lasfast.ops import place, verdict
+from lasfast.runtime import compiled, gpu_check, placement
+from lasfast.runtime.precision import DTYPES
 
 logger = logging.getLogger("lasfast")
-
-DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-"""Numbers of csrc/include/lasfast/sliced_conv2d.h (Dtype) and schedule.h (Storage)."""
 
 
 @functools.cache
@@ -28,7 +25,7 @@ def _say_once(text: str) -> None:
 
 @functools.cache
 def _is_built_for(device: int) -> bool:
-    if _native.cuda_runs_on(device):
+    if compiled.cuda_runs_on(device):
         return True
     _say_once("lasfast has no CUDA kernels that this GPU and its driver can run; using PyTorch's operators")
     return False
@@ -36,12 +33,12 @@ def _is_built_for(device: int) -> bool:
 
 def has_warpgroups(device: torch.device) -> bool:
     """Whether the compiled module has code for Hopper's warpgroups that this GPU runs."""
-    return available() and bool(_native.load().schedule_has_warpgroups_cuda(device.index or 0))
+    return available() and bool(compiled.load().schedule_has_warpgroups_cuda(device.index or 0))
 
 
 def available() -> bool:
     """Whether the compiled module loads; says once if not."""
-    if _native.available():
+    if compiled.available():
         return True
     _say_once("lasfast's compiled module is missing; using PyTorch's operators (lasfast info says why)")
     return False
@@ -50,11 +47,11 @@ def available() -> bool:
 def usable(device: torch.device) -> bool:
     """Whether there are native kernels for this device that may run unasked; says once why not.
 
-    On a GPU, which is checked before if it has not been (`lasfast.ops.verdict`).
+    On a GPU, which is checked before if it has not been (`lasfast.runtime.gpu_check`).
     """
     if device.type == "cuda":
         index = device.index or 0
-        return available() and _is_built_for(index) and verdict.passed(index)
+        return available() and _is_built_for(index) and gpu_check.passed(index)
     return device.type == "cpu" and available()
 
 
@@ -95,7 +92,7 @@ def sliced_conv2d_grad_weight(
 
 def _params(input: Tensor, weight: Tensor, output: Tensor, stride: int, padding: int, groups: int) -> object:
     size: Sequence[int] = input.shape
-    return _native.load().SlicedConv2dParams(
+    return compiled.load().SlicedConv2dParams(
         (size[0], groups),
         size[1:],
         output.shape[1:],
@@ -109,8 +106,8 @@ def _params(input: Tensor, weight: Tensor, output: Tensor, stride: int, padding:
 
 
 def _run(which: str, params: object, first: Tensor, second: Tensor, result: Tensor) -> Tensor:
-    module = _native.load()
-    kind, arguments = place.place_of(result)
+    module = compiled.load()
+    kind, arguments = placement.place_of(result)
     # Values on the CPU are fp32; there, how much memory is needed depends on the number of threads.
     dtype, threads = ((), arguments[:1]) if kind == "cpu" else ((DTYPES[result.dtype],), ())
     size = getattr(module, f"sliced_conv2d_workspace_{kind}")(params, getattr(module.Pass, which), *threads)

@@ -14,22 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from lasfast import _native
-from lasfast.ops import native, place
+from lasfast.ir.activations import ACTIVATIONS
+from lasfast.ops import native
 from lasfast.ops import reference_bn_act as reference
-from lasfast.ops.native import DTYPES
-from lasfast.ops.ranks import Ranks
-
-ACTIVATIONS = {
-    "none": 0,
-    "relu": 1,
-    "relu6": 2,
-    "hardswish": 3,
-    "swish": 4,
-    "sigmoid": 5,
-    "hardsigmoid": 6,
-}
-"""Numbers of csrc/include/lasfast/schedule.h, of evaluation as of training."""
+from lasfast.ops.process_ranks import Ranks
+from lasfast.runtime import compiled, placement
+from lasfast.runtime.precision import DTYPES
 
 _LAST = torch.channels_last
 
@@ -45,9 +35,9 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.contiguous(memory_format=_LAST)
     device = x.device
     mean, var = torch.empty(channels, device=device), torch.empty(channels, device=device)
-    kind, arguments = place.place_of(x)
+    kind, arguments = placement.place_of(x)
     workspace = _workspace(device, kind, rows, channels, 0, arguments[0])
-    getattr(_native.load(), f"batch_statistics_{kind}")(
+    getattr(compiled.load(), f"batch_statistics_{kind}")(
         rows,
         channels,
         DTYPES[x.dtype],
@@ -79,8 +69,8 @@ def update_running(
         if tensor.dtype != torch.float32 or not tensor.is_contiguous():
             reference.update_running(*tensors, momentum, rows)
             return
-    kind, arguments = place.place_of(mean)
-    getattr(_native.load(), f"update_running_{kind}")(
+    kind, arguments = placement.place_of(mean)
+    getattr(compiled.load(), f"update_running_{kind}")(
         rows,
         len(mean),
         mean.data_ptr(),
@@ -110,18 +100,18 @@ class _Rows:
         if residual is not None:
             residual = residual.contiguous(memory_format=_LAST)
         narrow = 0 if residual is None else residual.shape[1]
-        self.sizes = (rows, channels, narrow, DTYPES[x.dtype], ACTIVATIONS[activation])
+        self.sizes = (rows, channels, narrow, DTYPES[x.dtype], ACTIVATIONS[activation].code)
         parameters = [None if p is None else p.contiguous() for p in (mean, var, weight, bias)]
         self._tensors = [x.contiguous(memory_format=_LAST), *parameters, residual]
         self._addresses = [_address(tensor) for tensor in self._tensors]
-        self._kind, self._place = place.place_of(x)
+        self._kind, self._place = placement.place_of(x)
         self._workspace = _workspace(x.device, self._kind, rows, channels, narrow, self._place[0])
 
     def run(
         self, which: str, numbers: tuple[float, ...], before: tuple[int, ...], *more: int, to: Sequence[int]
     ) -> None:
         """Call a pass; addresses `before` stand before those of x and what normalizes it, `more` behind."""
-        getattr(_native.load(), f"bn_act_{which}_{self._kind}")(
+        getattr(compiled.load(), f"bn_act_{which}_{self._kind}")(
             *self.sizes,
             *numbers,
             *before,
@@ -217,6 +207,6 @@ def _workspace(device: torch.device, *arguments: Any) -> Tensor:
 def _workspace_bytes(kind: str, rows: int, channels: int, residual_channels: int, threads: int) -> int:
     """On the CPU, how much is needed depends on the number of threads."""
     more = (threads,) if kind == "cpu" else ()
-    ask = getattr(_native.load(), f"bn_act_workspace_{kind}")
+    ask = getattr(compiled.load(), f"bn_act_workspace_{kind}")
     size: int = ask(rows, channels, residual_channels, *more)
     return size

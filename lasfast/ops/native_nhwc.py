@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lasfast import _native
-from lasfast.ops import native, place
-from lasfast.ops.native import DTYPES
+from lasfast.ops import native
+from lasfast.runtime import compiled, placement
+from lasfast.runtime.precision import DTYPES
 
 PASSES = ("forward", "grad_input", "grad_weight")
 
@@ -30,7 +30,7 @@ class NhwcPasses:
         weight_stride, grad_stride: in elements, of the weight and of its gradient.
         dtype, weight_dtype: of values and weight; the weight's gradient is float32.
         stride, padding, groups: of the convolution.
-        kind: of the place where it runs (see `lasfast.ops.place`), which has kernels.
+        kind: of the place where it runs (see `lasfast.runtime.placement`), which has kernels.
         threads: how many run, on the CPU.
         isa: the instruction set's number, on the CPU.
         tf32: on CUDA, whether the products of float32 values may be TF32's; not those of depthwise ones.
@@ -63,7 +63,7 @@ class NhwcPasses:
         if not (square and dtype in DTYPES and weight_dtype in DTYPES and native.available()):
             return
         self._name = "depthwise_nhwc" if self.depthwise else "conv2d_nhwc"
-        self._module = module = _native.load()
+        self._module = module = compiled.load()
         numbers = (weight_size[2], stride, padding)
         for which in PASSES:
             strides = grad_stride if which == "grad_weight" else weight_stride
@@ -97,7 +97,7 @@ class NhwcPasses:
         """The passes of a convolution of these tensors, on as many threads as torch takes."""
         sizes = (input.shape, output.shape, weight.shape, weight.stride(), weight.stride())
         numbers = (input.dtype, weight.dtype, stride, padding, groups)
-        kind, arguments = place.place_of(input)
+        kind, arguments = placement.place_of(input)
         if kind == "cuda":
             return cls(*sizes, *numbers, kind, tf32=may_round_to_tf32())
         return cls(*sizes, *numbers, kind, *arguments)
@@ -170,4 +170,4 @@ class NhwcPasses:
 
     def _arguments(self, result: Tensor) -> tuple[int, int]:
         """What a pass is told of the place where its result is."""
-        return self._on_cpu if self._kind == "cpu" else place.place_of(result).arguments
+        return self._on_cpu if self._kind == "cpu" else placement.place_of(result).arguments

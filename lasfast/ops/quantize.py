@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from lasfast.checks import check_bits
+from lasfast.core.checks import check_bits
 
 LEAST_ALPHA = 1e-3
 """Values are clipped no lower, whatever becomes of alpha."""

@@ -5,36 +5,16 @@ It says what the native kernels must compute. Arguments are those of :mod:`lasfa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lasfast.ops.ranks import Ranks
+from lasfast.ops.activations import FUNCTIONS, GRADIENTS
+from lasfast.ops.process_ranks import Ranks
 
 _AXES = (0, 2, 3)
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda z: z,
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "hardswish": F.hardswish,
-    "swish": F.silu,
-    "sigmoid": torch.sigmoid,
-    "hardsigmoid": F.hardsigmoid,
-}
-
-_aten = torch.ops.aten
-_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "none": lambda grad, z: grad,
-    "relu": lambda grad, z: _aten.threshold_backward(grad, z, 0),
-    "relu6": lambda grad, z: _aten.hardtanh_backward(grad, z, 0, 6),
-    "hardswish": lambda grad, z: _aten.hardswish_backward(grad, z),
-    "swish": lambda grad, z: _aten.silu_backward(grad, z),
-    "sigmoid": lambda grad, z: _aten.sigmoid_backward(grad, torch.sigmoid(z)),
-    "hardsigmoid": lambda grad, z: _aten.hardsigmoid_backward(grad, z),
-}
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -76,7 +56,7 @@ def bn_act(
     activation: str,
 ) -> Tensor:
     """[N, C, H, W], in the statistics' dtype."""
-    return ACTIVATIONS[activation](_normalize(x, mean, var, weight, bias, residual, eps)[1])
+    return FUNCTIONS[activation](_normalize(x, mean, var, weight, bias, residual, eps)[1])
 
 
 def bn_act_backward(
@@ -97,7 +77,7 @@ def bn_act_backward(
     Where statistics are those of all `ranks`, so are the sums in the gradient of x.
     """
     xhat, z = _normalize(x, mean, var, weight, bias, residual, eps)
-    dz = _GRADIENTS[activation](grad.to(mean.dtype), z)
+    dz = GRADIENTS[activation](grad.to(mean.dtype), z)
     grad_weight, grad_bias = (dz * xhat).sum(_AXES), dz.sum(_AXES)
     scale = (var + eps).rsqrt()
     if weight is not None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from lasfast import _native
-from lasfast.ops import native, place
+from lasfast.ops import native
+from lasfast.runtime import compiled, placement
 
 Index = tuple[slice, ...]
 """Says a part of a tensor, `tensor[index]`: leading dimensions cut, the others whole. () is all of it."""
@@ -149,7 +149,7 @@ class _Table:
         self._strides = [weight.stride() for weight in weights]
         self._rows = torch.tensor(rows, dtype=torch.int64).view(len(rows), _COLUMNS)
         self._owners, self._offsets = (torch.tensor(one, dtype=torch.int64) for one in (owners, offsets))
-        self._chunks = _native.load().sgd_plan(self._rows.data_ptr(), len(rows))
+        self._chunks = compiled.load().sgd_plan(self._rows.data_ptr(), len(rows))
         self._gradients: list[int] = []
         self._there = torch.empty_like(self._rows, device=device) if device.type == "cuda" else self._rows
         self._workspace: Tensor | None = None
@@ -166,11 +166,11 @@ class _Table:
             for gradient, stride in zip(gradients, self._strides, strict=True)
         ]
         self._point_at([gradient.data_ptr() for gradient in laid_out])
-        module = _native.load()
+        module = compiled.load()
         if rule.clip_norm is not None and self._workspace is None:
             size = module.sgd_workspace(self._chunks)
             self._workspace = torch.empty(size, dtype=torch.uint8, device=self._there.device)
-        kind, arguments = place.place_of(self._there)
+        kind, arguments = placement.place_of(self._there)
         getattr(module, f"sgd_{kind}")(
             self._there.data_ptr(),
             len(self._rows),

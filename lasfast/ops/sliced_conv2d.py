@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lasfast.ops import native, place
+from lasfast.ops import native
 from lasfast.ops.convolution import Convolution, Size, find_convolution
 from lasfast.ops.native_nhwc import may_round_to_tf32
+from lasfast.runtime import placement
 
 _library = torch.library.Library("lasfast", "FRAGMENT")
 _library.define(
@@ -68,7 +69,7 @@ def sliced_conv2d(
 
     lasfast's kernels take float32 on the CPU and on CUDA, bfloat16 (with fp32 sums) on CUDA and, in
     channels_last, on processors with AMX or AVX-512 BF16; where PyTorch's are faster for a shape (see
-    `lasfast.ops.choice`), and for everything else, those run. On CUDA, tensor cores multiply what is in
+    `lasfast.runtime.autotune`), and for everything else, those run. On CUDA, tensor cores multiply what is in
     channels_last, float32 as TF32 where `torch.backends.cudnn` lets PyTorch's own convolutions do so. The
     same inputs give the same bits. The gradient of `weight` has its full size and is zero outside the slice.
     Under autocast the input is cast, as for `F.conv2d`, and the weight is rounded as it is read.
@@ -290,7 +291,7 @@ def find(
 
 def _find(values: Tensor, input_size: Size, output_size: Size, weight: Tensor, *numbers: int) -> Convolution:
     """The convolution of these sizes on values laid out like `values`."""
-    where = place.place_of(values) if native.reaches(values) else None
+    where = placement.place_of(values) if native.reaches(values) else None
     kind, (threads, isa) = where or ("", (torch.get_num_threads(), 0))
     tf32 = False
     if kind == "cuda":  # its stream may change from call to call, which changes nothing here

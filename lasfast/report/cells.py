@@ -12,7 +12,7 @@ from lasfast.report.tables import make_table
 from lasfast.searchers.itnas import ITNAS
 from lasfast.spaces import Architecture, CellSpace
 from lasfast.spaces.cell import INPUTS, KINDS, OPERATIONS
-from lasfast.study import CHECKPOINT
+from lasfast.study.study import CHECKPOINT
 from lasfast.train import checkpoint
 from lasfast.train.cell_weights import load_cell_weights
 

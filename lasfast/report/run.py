@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lasfast.dataset import TABLE
-from lasfast.journal import Journal
-from lasfast.measurement import Measurement
+from lasfast.measurements.journal import Journal
+from lasfast.measurements.measurement import Measurement
 from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
-from lasfast.study import JOURNAL, RESULT
+from lasfast.study.architecture_table import TABLE
+from lasfast.study.study import JOURNAL, RESULT
 
 TITLES = {
     "itnas": "ITNAS",

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from lasfast.report.run import Candidate
-from lasfast.result import format_params
+from lasfast.study.result import format_params
 
 
 def ranking_table(title: str, candidates: Iterable[Candidate]) -> Table:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lasfast.checks import as_int
 from lasfast.constraints import Constraint, Cost
-from lasfast.measurement import Measurement, as_value
+from lasfast.core.checks import as_int
+from lasfast.measurements.measurement import Measurement, as_value
 from lasfast.searchers.operators import Result, pareto_front, ranked
 from lasfast.spaces.base import Architecture, SearchSpace
 

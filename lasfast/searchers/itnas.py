@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lasfast.checks import check_choice
+from lasfast.core.checks import check_choice
 from lasfast.searchers.base import Searcher
 from lasfast.spaces import Architecture, CellSpace
 from lasfast.spaces.cell import INPUTS, KINDS, Cell, Edge

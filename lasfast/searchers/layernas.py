@@ -8,8 +8,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lasfast.checks import as_int, as_real, check_choice
 from lasfast.constraints import Constraint, Cost, describe_function
+from lasfast.core.checks import as_int, as_real, check_choice
 from lasfast.searchers.base import Searcher
 from lasfast.searchers.operators import Result
 from lasfast.searchers.reach import Limits, Reach

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lasfast.checks import as_int
 from lasfast.constraints import describe_function
+from lasfast.core.checks import as_int
 from lasfast.searchers.base import Searcher, best_per_depth
 from lasfast.searchers.operators import Result, ranked
 from lasfast.spaces import Architecture, LayerAssignmentSpace

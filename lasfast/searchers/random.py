@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lasfast.checks import as_int
 from lasfast.constraints import describe_function
+from lasfast.core.checks import as_int
 from lasfast.searchers.base import Searcher, best_per_depth
 from lasfast.searchers.operators import Result, initial_sample
 from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
-from lasfast.checks import as_finite
 from lasfast.constraints import Cost
+from lasfast.core.checks import as_finite
 from lasfast.spaces import Architecture, ProductSpace
 
 Limits: TypeAlias = tuple[Cost, float, float]

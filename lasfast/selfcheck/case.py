@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lasfast import _native
+from lasfast.runtime import compiled
 
 Run = Callable[[], Sequence[Tensor]]
 
@@ -101,7 +101,7 @@ def native_ways(cuda: bool) -> dict[str, dict[str, str]]:
     """How operators can run: by each instruction set of the processor, or on CUDA."""
     if cuda:
         return {"CUDA": {}}
-    return {isa: {"LASFAST_ISA": isa} for isa in _native.load().isas_supported()}
+    return {isa: {"LASFAST_ISA": isa} for isa in compiled.load().isas_supported()}
 
 
 @contextmanager

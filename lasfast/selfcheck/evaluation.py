@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from lasfast import supernets
-from lasfast.engine import NativeBackend, Plan, TorchBackend
+from lasfast.data.normalization import Normalization
+from lasfast.engine import NativeBackend, TorchBackend
 from lasfast.engine.backend import Backend
-from lasfast.engine.native_backend import PROGRAMS
-from lasfast.normalization import Normalization
+from lasfast.engine.native_backend import EXECUTORS
+from lasfast.ir.layers import Path
+from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.selfcheck.case import Case, DisagreementError, float32_as, native_ways
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerBuilder, Supernet
-from lasfast.supernets.layers import Path
 
 SIZE = 15  # pixels a side of the images
 CLASSES = 7
@@ -67,7 +68,7 @@ NETS: dict[str, Callable[[], Supernet]] = {
 
 def evaluation_cases(device: torch.device) -> Iterator[Case]:
     """Each supernet in each precision; of some, on images that are bytes."""
-    cuda = PROGRAMS[device.type].cuda
+    cuda = EXECUTORS[device.type].cuda
     for name, make in NETS.items():
         supernet = _made(make).to(device)
         for precision in ("fp32", "bf16", *(("TF32",) if cuda else ())):
@@ -80,7 +81,7 @@ def _case(
     name: str, supernet: Supernet, precision: str, cuda: bool, normalization: Normalization | None
 ) -> Case:
     device = next(supernet.parameters()).device
-    plan = Plan([supernet.path(architecture) for architecture in _architectures(supernet)])
+    plan = PrefixTree([supernet.path(architecture) for architecture in _architectures(supernet)])
     batches = _batches(33 if device.type == "cuda" else 9, device, normalization)
 
     def run(backend: type[Backend], stored: str, tf32: bool = False) -> list[Tensor]:
@@ -100,7 +101,7 @@ def _case(
 
 
 def _logits(
-    backend: Backend, plan: Plan, calibration: Sequence[Tensor], images: Sequence[Tensor]
+    backend: Backend, plan: PrefixTree, calibration: Sequence[Tensor], images: Sequence[Tensor]
 ) -> list[Tensor]:
     """Logits [leaves, N, classes] of the first batch, which comes three times, and of the last."""
     statistics = backend.calibrate(plan, calibration, "cumulative")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lasfast.engine.conv_tiles import ConvTiles, Size, Trial
-from lasfast.engine.native_backend import PROGRAMS
-from lasfast.ops.choice import UnfitError
+from lasfast.engine.native_backend import EXECUTORS
+from lasfast.runtime.autotune import UnfitError
 from lasfast.selfcheck.case import Case
 
 SIZES = (Size(3, 16, 16), Size(3, 64, 64))
@@ -20,7 +20,7 @@ SIZES = (Size(3, 16, 16), Size(3, 64, 64))
 
 def tile_cases(device: torch.device) -> Iterator[Case]:
     """Each tile once in each precision; warpgroups may round their sums otherwise than warps do."""
-    if not PROGRAMS[device.type].cuda:
+    if not EXECUTORS[device.type].cuda:
         return
     for precision in ("fp32", "bf16"):
         tiles = ConvTiles(device, precision, tf32=False)

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lasfast.engine.graphs import Replays
-from lasfast.engine.native_backend import PROGRAMS
-from lasfast.ops import bn_act, conv_bn_act, reference_bn_act, sliced_conv2d
+from lasfast.engine.native_backend import EXECUTORS
+from lasfast.ops import bn_act, conv_bn_act, sliced_conv2d
+from lasfast.ops.activations import FUNCTIONS
 from lasfast.ops.native import has_warpgroups
 from lasfast.ops.sgd import Index, Sgd, SgdRule, sgd_reference
+from lasfast.runtime.cuda_graphs import Replays
+from lasfast.runtime.precision import torch_dtype
 from lasfast.selfcheck.case import Case, DisagreementError, float32_as, native_ways
 
 LAST, PLANES = torch.channels_last, torch.contiguous_format
@@ -50,7 +52,7 @@ GROUPED = Shape((5, 12, 9, 8), (18, 4, 3, 3), 18, padding=1, groups=3)
 
 def training_cases(device: torch.device) -> Iterator[Case]:
     """Convolutions with batch norm and without, dense and depthwise, batch norm alone, and the update."""
-    cuda = PROGRAMS[device.type].cuda
+    cuda = EXECUTORS[device.type].cuda
     for precision in ("fp32", "bf16", *(("TF32",) if cuda else ())):
         case = partial(_case, device, cuda, precision)
         yield case("conv + batch norm + sum + activation", DENSE, Layer.fused, LAST)
@@ -147,7 +149,7 @@ class Layer:
         y = F.batch_norm(y, running[0], running[1], scale, bias, training=ours is Layer.fused)
         for one_more in residual:
             y = y + F.pad(one_more, (0, 0, 0, 0, 0, y.shape[1] - one_more.shape[1]))
-        return reference_bn_act.ACTIVATIONS[one.activation](y)
+        return FUNCTIONS[one.activation](y)
 
     def results(
         self,
@@ -174,7 +176,7 @@ def _case(
     operator: Callable[..., Tensor],
     layout: torch.memory_format,
 ) -> Case:
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = torch_dtype("bf16" if precision == "bf16" else "fp32")
     layers = [Layer(shape, dtype, device, layout) for shape in shapes]
 
     def ours() -> list[Tensor]:

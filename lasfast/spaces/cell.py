@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from lasfast.checks import as_int
+from lasfast.core.checks import as_int
 from lasfast.spaces.base import Architecture
 from lasfast.spaces.choice import ChoiceSpace
 

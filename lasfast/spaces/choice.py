@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from lasfast.checks import as_int, as_ints
+from lasfast.core.checks import as_int, as_ints
 from lasfast.spaces.base import Architecture
 from lasfast.spaces.product import ProductSpace
 

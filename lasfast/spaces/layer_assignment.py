@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from lasfast.checks import as_int, as_ints
+from lasfast.core.checks import as_int, as_ints
 from lasfast.spaces.base import Architecture
 from lasfast.spaces.product import ProductSpace
 

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 
-from lasfast.checks import as_finite
+from lasfast.core.checks import as_finite
 from lasfast.spaces.base import Architecture, SearchSpace
 
 

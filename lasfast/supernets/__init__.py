@@ -1,11 +1,11 @@
 """Supernets: the shared weights, and the path of each architecture through them as layer records."""
 
+from lasfast.execution.export import save_network
+from lasfast.ir.builder import LayerBuilder
+from lasfast.ir.layers import Layer, Path
 from lasfast.supernets.base import LayerAssignmentSupernet, Supernet
-from lasfast.supernets.builder import LayerBuilder
 from lasfast.supernets.cells import CellNet
 from lasfast.supernets.choice import ChoiceSupernet
-from lasfast.supernets.export import save_network
-from lasfast.supernets.layers import Layer, Path
 from lasfast.supernets.mobilenet import MobileNet
 from lasfast.supernets.mobilenet_designs import MobileNetDesign
 from lasfast.supernets.mobilenet_v1 import MobileNetV1

@@ -11,15 +11,15 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from lasfast.checks import check_positive
-from lasfast.ops.ranks import Ranks
+from lasfast.core.checks import check_positive
+from lasfast.execution.fused import run_fused
+from lasfast.execution.interpret import leading, run_layer
+from lasfast.execution.modules import add_module, make_module
+from lasfast.execution.to_fx import Statistics, extract
+from lasfast.ir import layers
+from lasfast.ir.layers import Layer, Op, Path
+from lasfast.ops.process_ranks import Ranks
 from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
-from lasfast.supernets import layers
-from lasfast.supernets.extract import Statistics, extract
-from lasfast.supernets.fused import run_fused
-from lasfast.supernets.layers import Layer, Op, Path
-from lasfast.supernets.modules import add_module, make_module
-from lasfast.supernets.run import leading, run_layer
 
 
 class Supernet(nn.Module, ABC):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lasfast.ir.builder import LayerBuilder, Value
 from lasfast.spaces.cell import OPERATIONS
-from lasfast.supernets.builder import LayerBuilder, Value
 
 
 def apply_operation(block: LayerBuilder, module: str, operation: str, x: Value, stride: int) -> Value:

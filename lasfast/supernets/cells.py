@@ -6,13 +6,13 @@ import itertools
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lasfast.checks import as_int, check_choice, check_positive
+from lasfast.core.checks import as_int, check_choice, check_positive
+from lasfast.ir.builder import LayerBuilder, Value
+from lasfast.ir.layers import Layer, Path
 from lasfast.spaces import Architecture, CellSpace
 from lasfast.spaces.cell import INPUTS, OPERATIONS, Cell, Edge
 from lasfast.supernets.base import Supernet
-from lasfast.supernets.builder import LayerBuilder, Value
 from lasfast.supernets.cell_operations import apply_operation, factorized_reduction, preprocess
-from lasfast.supernets.layers import Layer, Path
 from lasfast.supernets.parts import classifier, scaled
 
 CellStem = Literal["cifar", "tiny-imagenet", "imagenet"]

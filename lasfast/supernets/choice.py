@@ -6,10 +6,10 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
+from lasfast.ir.layers import Path
 from lasfast.spaces import Architecture, ChoiceSpace
 from lasfast.spaces.choice import Option, VirtualLayer
 from lasfast.supernets.base import Supernet
-from lasfast.supernets.layers import Path
 
 Part = tuple[Path, int]
 """Layers that follow each other, none for a skip, and how many channels leave them."""

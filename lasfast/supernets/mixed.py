@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lasfast.ir import layers
+from lasfast.ir.layers import Layer
 from lasfast.spaces.cell import INPUTS
-from lasfast.supernets import layers
 from lasfast.supernets.cells import CellNet, CellParts
-from lasfast.supernets.layers import Layer
 
 
 def run_mixed(

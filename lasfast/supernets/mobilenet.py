@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from lasfast.checks import as_finite, check_choice
+from lasfast.core.checks import as_finite, check_choice
+from lasfast.ir.builder import LayerBuilder
+from lasfast.ir.layers import ActivationKind, Path
 from lasfast.spaces.choice import Option
-from lasfast.supernets.builder import LayerBuilder
 from lasfast.supernets.choice import ChoiceSupernet, Part
-from lasfast.supernets.layers import ActivationKind, Path
 from lasfast.supernets.mobilenet_designs import DESIGNS, MobileNetDesign
 from lasfast.supernets.parts import DeepStem, deep_strides
 

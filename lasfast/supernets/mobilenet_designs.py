@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from lasfast.checks import check_positive
+from lasfast.core.checks import check_positive
 from lasfast.spaces import ChoiceSpace, VirtualLayer
 from lasfast.spaces.choice import Option
 

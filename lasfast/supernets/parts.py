@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lasfast.checks import as_finite, check_choice
-from lasfast.supernets.builder import LayerBuilder
-from lasfast.supernets.layers import Path
+from lasfast.core.checks import as_finite, check_choice
+from lasfast.ir.builder import LayerBuilder
+from lasfast.ir.layers import Path
 
 Stem = Literal["cifar", "imagenet"]
 DeepStem = Literal["cifar", "tiny-imagenet", "imagenet"]

@@ -6,11 +6,11 @@ import re
 from types import MappingProxyType
 from typing import Any
 
+from lasfast.ir.builder import LayerBuilder
+from lasfast.ir.layers import Layer, Path
 from lasfast.spaces import ChoiceSpace
 from lasfast.spaces.choice import Option
-from lasfast.supernets.builder import LayerBuilder
 from lasfast.supernets.choice import ChoiceSupernet, Part
-from lasfast.supernets.layers import Layer, Path
 from lasfast.supernets.parts import DeepStem, classifier, deep_strides, scaled
 
 BLOCKS = tuple(f"k{kernel_size}e{expansion}" for expansion in (3, 6) for kernel_size in (3, 5, 7))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lasfast.checks import check_bits
+from lasfast.core.checks import check_bits
+from lasfast.ir.builder import LayerBuilder
+from lasfast.ir.layers import Path
 from lasfast.spaces import ChoiceSpace, VirtualLayer
 from lasfast.spaces.choice import Option
-from lasfast.supernets.builder import LayerBuilder
 from lasfast.supernets.choice import ChoiceSupernet, Part
-from lasfast.supernets.layers import Path
 from lasfast.supernets.parts import DeepStem, classifier, deep_strides, scaled
 
 REPEATS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lasfast.checks import check_choice
+from lasfast.core.checks import check_choice
+from lasfast.ir.builder import LayerBuilder
+from lasfast.ir.layers import Layer, Path
 from lasfast.supernets.base import LayerAssignmentSupernet
-from lasfast.supernets.builder import LayerBuilder
-from lasfast.supernets.layers import Layer, Path
 from lasfast.supernets.parts import Stem, classifier, resnet_stem
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from lasfast.checks import check_choice
+from lasfast.core.checks import check_choice
+from lasfast.ir.builder import LayerBuilder, Value
+from lasfast.ir.layers import Path
 from lasfast.spaces import ChoiceSpace, VirtualLayer
 from lasfast.spaces.choice import Option
-from lasfast.supernets.builder import LayerBuilder, Value
 from lasfast.supernets.choice import ChoiceSupernet, Part
-from lasfast.supernets.layers import Path
 from lasfast.supernets.parts import DeepStem, classifier, deep_strides, scaled
 
 Search = Literal["blocks", "channels", "both"]

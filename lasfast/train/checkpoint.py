@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
-from lasfast.files import atomic_write
+from lasfast.core.files import atomic_write
 
 FORMAT = 1
 

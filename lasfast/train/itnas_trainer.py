@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lasfast import distributed
+from lasfast.data.training import Batch, as_training_images, halves, on_device
+from lasfast.runtime import distributed
+from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.spaces import Architecture
 from lasfast.spaces.cell import KINDS
 from lasfast.spaces.transition import LearnedCell
@@ -17,8 +19,6 @@ from lasfast.supernets import CellNet
 from lasfast.supernets.mixed import run_mixed
 from lasfast.train.beforehand_trainer import BeforehandTrainer
 from lasfast.train.cell_weights import PREFIX, CellWeights, load_cell_weights
-from lasfast.train.images import Batch, as_training_images, halves, on_device
-from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import TrainSettings, check_bool, check_number, resolve
 from lasfast.train.trainer import CHOICE
 from lasfast.train.update import Used

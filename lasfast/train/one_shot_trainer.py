@@ -6,11 +6,11 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from lasfast.runtime.seeds import derive
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
 from lasfast.train.beforehand_trainer import BeforehandTrainer
 from lasfast.train.samplers import PathSampler, UniformSampler
-from lasfast.train.seeds import derive
 from lasfast.train.settings import TrainSettings
 from lasfast.train.trainer import CHOICE
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from lasfast.engine.graphs import Record, Replays
+from lasfast.runtime.cuda_graphs import Record, Replays
 
 T = TypeVar("T")
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from lasfast import distributed
-from lasfast.engine.plan import ROOT, Plan
+from lasfast.ir.layers import Layer, Path
+from lasfast.ir.prefix_tree import ROOT, PrefixTree
+from lasfast.runtime import distributed
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
-from lasfast.supernets.layers import Layer, Path
 from lasfast.train.progress import Progress
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.synchronized import batch_norm, check_batch_norms
@@ -113,5 +113,5 @@ class PathTrainer(Trainer):
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _plan(paths: tuple[Path, ...]) -> Plan:
-    return Plan(paths)
+def _plan(paths: tuple[Path, ...]) -> PrefixTree:
+    return PrefixTree(paths)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lasfast.distributed import World
+from lasfast.runtime.distributed import World
 
 
 class NonFiniteLossError(ArithmeticError):

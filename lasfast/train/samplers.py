@@ -7,8 +7,8 @@ import bisect
 import random
 from typing import Any
 
-from lasfast.checks import as_finite, as_int
 from lasfast.constraints import Cost, describe_function
+from lasfast.core.checks import as_finite, as_int
 from lasfast.spaces import Architecture, SearchSpace
 from lasfast.spaces.product import ProductSpace
 

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from typing import Any
 
-from lasfast.engine.backend import PRECISIONS
+from lasfast.ir.precision import PRECISIONS
 
 OPERATORS = ("auto", "native", "torch")
 
@@ -67,12 +67,12 @@ class TrainSettings:
     `precision="bf16"` runs forward passes under autocast, weights and momentum stay fp32; `channels_last`
     keeps the weights and images in that memory format. `operators="native"` runs lasfast's fused training
     operators (`lasfast.ops.conv_bn_act`, in channels_last), `"torch"` PyTorch's own, and `"auto"` whichever
-    are faster on the first batch (remembered: see `lasfast.ops.choice`), with `channels_last` on a CPU or GPU
-    for which the native ones were compiled; passes of the native ones are PyTorch's on a GPU where lasfast's
-    failed their check (see `lasfast.ops.verdict`). `clip_norm` bounds the norm of an update's gradient, all
-    weights together (None: unbounded). Losses are multiplied by `loss_scale` before backward, and gradients
-    divided by it after, so that small ones are not lost to rounding. All randomness of training is a function
-    of `seed`.
+    are faster on the first batch (remembered: see `lasfast.runtime.autotune`), with `channels_last` on a CPU
+    or GPU for which the native ones were compiled; passes of the native ones are PyTorch's on a GPU where
+    lasfast's failed their check (see `lasfast.runtime.gpu_check`). `clip_norm` bounds the norm of an update's
+    gradient, all weights together (None: unbounded). Losses are multiplied by `loss_scale` before backward,
+    and gradients divided by it after, so that small ones are not lost to rounding. All randomness of training
+    is a function of `seed`.
 
     Raises ValueError or TypeError naming the field, its value and what was expected.
     """

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lasfast.nn import accelerate
+from lasfast.execution import accelerate
+from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
 from lasfast.train.progress import Progress
-from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.trainer import Trainer
 from lasfast.train.update import Used

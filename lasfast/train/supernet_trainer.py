@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lasfast.runtime.seeds import derive
 from lasfast.spaces import Architecture
 from lasfast.supernets import LayerAssignmentSupernet
 from lasfast.train.path_trainer import PathTrainer
 from lasfast.train.progress import Progress
-from lasfast.train.seeds import derive
 from lasfast.train.settings import TrainSettings
 from lasfast.train.trainer import CHOICE
 

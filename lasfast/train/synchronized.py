@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lasfast.distributed import World
-from lasfast.engine.plan import Plan
-from lasfast.ops.ranks import merge_statistics
-from lasfast.supernets import Supernet, layers
+from lasfast.ir import layers
+from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.ops.process_ranks import merge_statistics
+from lasfast.runtime.distributed import World
+from lasfast.supernets import Supernet
 
 
 def batch_norm(
@@ -96,7 +97,7 @@ def _statistics(world: World, x: Tensor, like: Tensor) -> tuple[Tensor, Tensor, 
     return merge_statistics(world, mean, variance, own)
 
 
-def check_batch_norms(supernet: Supernet, plan: Plan) -> None:
+def check_batch_norms(supernet: Supernet, plan: PrefixTree) -> None:
     """Raise ValueError where an opaque module has a BatchNorm, which `batch_norm` cannot reach."""
     opaque = (op for node in plan.nodes for op in node.layer.ops if isinstance(op, layers.Opaque))
     for op in opaque:

@@ -12,17 +12,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lasfast import _native, distributed
-from lasfast.checks import check_choice
-from lasfast.distributed import World
+from lasfast.core.checks import check_choice
+from lasfast.data.training import TrainingImages, as_training_images, on_device, shards
 from lasfast.ops import native
-from lasfast.ops.choice import fastest
 from lasfast.ops.sgd import SgdRule
-from lasfast.train.images import TrainingImages, as_training_images, on_device, shards
+from lasfast.runtime import compiled, distributed
+from lasfast.runtime.autotune import fastest
+from lasfast.runtime.distributed import World
+from lasfast.runtime.precision import autocast
+from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.train.passes import Passes
 from lasfast.train.progress import Progress
 from lasfast.train.record import EpochRecord
-from lasfast.train.seeds import derive, torch_seed
 from lasfast.train.settings import TrainSettings
 from lasfast.train.update import Update, Used
 
@@ -265,8 +266,7 @@ class Trainer:
     def _logits_of(self, images: torch.Tensor, paths: Sequence[Any]) -> list[torch.Tensor]:
         """The logits of each path in the precision of the settings."""
         # One context an update, since autocast keeps its bf16 copies of the weights until it is left.
-        bf16 = self.settings.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+        with autocast(self.device, self.settings.precision):
             return self._logits(images, paths)
 
     @staticmethod
@@ -333,7 +333,7 @@ class Trainer:
 def _operators(settings: TrainSettings, device: torch.device) -> str:
     """Return "native" or "torch"; ImportError where "native" is wanted but was not compiled."""
     if settings.operators == "native":
-        _native.load()
+        compiled.load()
     if settings.operators != "auto":
         return settings.operators
     return "native" if settings.channels_last and native.usable(device) else "torch"

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from lasfast.execution.modules import parameter_shapes
+from lasfast.ir import layers
+from lasfast.ir.layers import Layer
 from lasfast.ops.sgd import Index, Sgd, SgdRule
-from lasfast.supernets import layers
-from lasfast.supernets.layers import Layer
-from lasfast.supernets.modules import parameter_shapes
 
 Used = Sequence[tuple[nn.Parameter, Sequence[Index]]]
 """Weights, and the parts of each that are in use."""

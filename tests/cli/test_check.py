@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lasfast import _native, selfcheck
-from lasfast.ops import verdict
+from lasfast import selfcheck
+from lasfast.runtime import compiled, gpu_check
 
 
 def results(*problems):
@@ -19,8 +19,8 @@ def results(*problems):
 
 
 @pytest.fixture(autouse=True)
-def compiled(monkeypatch):
-    if not _native.available():
+def built(monkeypatch):
+    if not compiled.available():
         pytest.skip("the compiled module is missing")
 
 
@@ -28,7 +28,7 @@ def test_a_check_that_passes(lasfast, monkeypatch):
     monkeypatch.setattr(selfcheck, "run", results(None, None))
     status, out, _ = lasfast("check", "--device", "cpu")
     assert status == 0
-    assert f"cpu, which uses {_native.isa()}" in out
+    assert f"cpu, which uses {compiled.isa()}" in out
     for text in ("checking case 0", "case 1", "one way, another", "2.5e-01", "5.0e-01", "ok"):
         assert text in out
     assert out.splitlines()[-1] == "all agree with PyTorch"
@@ -65,7 +65,7 @@ def test_too_little_memory_is_not_a_failure(lasfast, monkeypatch):
 def test_devices_that_are_not_there_are_named(lasfast, monkeypatch, device, text):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(_native, "why_no_cuda", lambda index: "some reason")
+    monkeypatch.setattr(compiled, "why_no_cuda", lambda index: "some reason")
     status, _, err = lasfast("check", "--device", device)
     assert status == 2
     assert text in err
@@ -78,8 +78,8 @@ def test_what_comes_of_a_gpu_is_kept(lasfast, monkeypatch, problem):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
-    monkeypatch.setattr(_native, "why_no_cuda", lambda index: None if index else "some reason")
-    monkeypatch.setattr(verdict, "keep", lambda *arguments: kept.append(arguments))
+    monkeypatch.setattr(compiled, "why_no_cuda", lambda index: None if index else "some reason")
+    monkeypatch.setattr(gpu_check, "keep", lambda *arguments: kept.append(arguments))
     monkeypatch.setattr(selfcheck, "run", results(problem))
     status, out, _ = lasfast("check")
     assert status == (0 if problem is None else 1)
@@ -87,25 +87,25 @@ def test_what_comes_of_a_gpu_is_kept(lasfast, monkeypatch, problem):
     assert "cpu, which uses" in out
     assert "cuda:0" not in out  # for which there are no kernels
     why = "" if problem is None else "case 0 (levels: wrong results)"
-    assert kept == [(1, verdict.Verdict(problem is None, why))]
+    assert kept == [(1, gpu_check.Verdict(problem is None, why))]
 
 
 @pytest.mark.parametrize(
     ("known", "text"),
     [
         (None, "Some GPU (9.0, not checked yet)"),
-        (verdict.Verdict(True), "Some GPU (9.0, checked, agrees with PyTorch)"),
-        (verdict.Verdict(False, "case 0", "a.log"), "Some GPU (9.0, check failed: case 0 (see a.log))"),
+        (gpu_check.Verdict(True), "Some GPU (9.0, checked, agrees with PyTorch)"),
+        (gpu_check.Verdict(False, "case 0", "a.log"), "Some GPU (9.0, check failed: case 0 (see a.log))"),
     ],
 )
 def test_info_says_what_is_known(lasfast, monkeypatch, known, text):
-    info = _native.build_info()
+    info = compiled.build_info()
     info["cuda"]["devices"] = [
         {"name": "Some GPU", "capability": "9.0", "supported": True},
         {"name": "Old GPU", "capability": "6.0", "supported": False},
     ]
-    monkeypatch.setattr(_native, "build_info", lambda: info)
-    monkeypatch.setattr(verdict, "known", lambda index: known)
+    monkeypatch.setattr(compiled, "build_info", lambda: info)
+    monkeypatch.setattr(gpu_check, "known", lambda index: known)
     status, out, _ = lasfast("info")
     assert status == 0
     assert f"{text}, Old GPU (6.0, no kernels for it)" in out
@@ -116,4 +116,4 @@ def test_gpus_pass(lasfast, monkeypatch, tmp_path):
     monkeypatch.setenv("LASFAST_CACHE", str(tmp_path))
     status, out, err = lasfast("check", "--device", "cuda")
     assert status == 0, out + err
-    assert verdict.known(0) == verdict.Verdict(True)
+    assert gpu_check.known(0) == gpu_check.Verdict(True)

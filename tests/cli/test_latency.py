@@ -45,7 +45,9 @@ def test_the_fit_is_kept_where_asked(lasfast, tmp_path, monkeypatch) -> None:
     file = tmp_path / "t.json"
     same = ("--image-size", 8, "--max-layers", 3, "--table", file)
     seconds = iter(range(1, 8))
-    monkeypatch.setattr("lasfast.latency.least_seconds", lambda _: lambda run, before: next(seconds) * 1e-3)
+    monkeypatch.setattr(
+        "lasfast.evaluation.latency.least_seconds", lambda _: lambda run, before: next(seconds) * 1e-3
+    )
     status, _, err = lasfast("latency", "build", "--backend", "torch", *same)
     assert (status, err) == (0, "")
     sums = []
@@ -56,7 +58,9 @@ def test_the_fit_is_kept_where_asked(lasfast, tmp_path, monkeypatch) -> None:
         return sums[-1]
 
     monkeypatch.setattr(LatencyTable, "sum", add)
-    monkeypatch.setattr("lasfast.latency.least_seconds", lambda _: lambda run, before: 2 * sums.pop(0))
+    monkeypatch.setattr(
+        "lasfast.evaluation.latency.least_seconds", lambda _: lambda run, before: 2 * sums.pop(0)
+    )
     few = ("--architectures", 8, "--fitted", 4, "--rounds", 1)
     status, out, err = lasfast("latency", "check", *same, *few, "--keep-fit")
     assert (status, err) == (0, "")
@@ -68,7 +72,7 @@ def test_the_fit_is_kept_where_asked(lasfast, tmp_path, monkeypatch) -> None:
 
 def test_a_supernet_of_choices_is_timed_and_searched(lasfast, tmp_path, monkeypatch) -> None:
     file = tmp_path / "t.json"
-    monkeypatch.setattr("lasfast.latency.least_seconds", lambda _: lambda run, before: 1e-3)
+    monkeypatch.setattr("lasfast.evaluation.latency.least_seconds", lambda _: lambda run, before: 1e-3)
     small = ("--supernet", "shufflenet-v2", "--width", 0.25)
     digits = ("--image-size", 8, "--channels", 1, "--table", file, "--backend", "torch")
     status, out, err = lasfast("latency", "build", *small, *digits)

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from lasfast.dataset import load_table
+from lasfast.study.architecture_table import load_table
 
 TINY = [
     "--supernet",

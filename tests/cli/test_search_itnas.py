@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lasfast import cli
-from lasfast.dataset import load_table
 from lasfast.spaces import CellSpace
+from lasfast.study.architecture_table import load_table
 from lasfast.train import checkpoint
 
 SPACE = CellSpace(2)

@@ -8,9 +8,9 @@ import pytest
 from lasfast import costs, supernets
 from lasfast.constraints import Constraint
 from lasfast.costs.latency import LatencyTable, layer_key
+from lasfast.ir.layers import path_shapes
 from lasfast.searchers import Evolution
 from lasfast.supernets import LayerBuilder
-from lasfast.supernets.layers import path_shapes
 
 NET = supernets.ResidualNet((3, 3, 3))
 SETTINGS = {"backend": "native", "precision": "fp32", "batch": 1, "threads": 1, "device": "cpu"}

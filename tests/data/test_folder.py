@@ -13,8 +13,8 @@ from torchvision.transforms import functional
 from lasfast.data import DataError, FolderImages, FolderLoader, TrainingImages, augment, decode
 from lasfast.data.folder import open_image_folder, scan
 from lasfast.data.loaders import random_box
+from lasfast.data.normalization import normalize
 from lasfast.data.splits import derive_seed
-from lasfast.normalization import normalize
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 FORKING = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

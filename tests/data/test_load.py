@@ -17,8 +17,8 @@ from torchvision import datasets
 
 import lasfast
 from lasfast.data import DataError, Dataset, FolderImages, FolderLoader, TensorImages, TrainingImages, load
+from lasfast.data.normalization import normalize
 from lasfast.data.sources import RECIPES
-from lasfast.normalization import normalize
 
 
 def image_keys(images: torch.Tensor) -> list[bytes]:
@@ -390,7 +390,7 @@ def test_nothing_but_what_is_needed_is_imported():
     code = (
         "import sys, lasfast.data; lasfast.data.load('digits'); "
         "others = {n for n in sys.modules if n.startswith('lasfast.') and not n.startswith('lasfast.data')}; "
-        "helpers = {'lasfast._version', 'lasfast.files', 'lasfast.normalization'}; "
+        "helpers = {'lasfast._version', 'lasfast.core.files', 'lasfast.data.normalization'}; "
         "assert others <= helpers, others; "
         "assert 'torchvision' not in sys.modules"
     )

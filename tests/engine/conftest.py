@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from lasfast import _native, supernets
-from lasfast.engine.cuda_program import CudaProgram
-from lasfast.engine.native_backend import PROGRAMS, why_missing
+from lasfast import supernets
+from lasfast.engine.cuda_executor import CudaExecutor
+from lasfast.engine.native_backend import EXECUTORS, why_missing
+from lasfast.runtime import compiled
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerAssignmentSupernet, LayerBuilder, Supernet
 from lasfast.supernets.parts import classifier
@@ -85,7 +86,7 @@ class ShuffledNet(SmallNet):
 
 BATCHES = (5, 4, 7)  # odd sizes, the last one larger than the others
 MISSING = why_missing(torch.device("cpu"))
-ISAS = ["compiled"] if MISSING else _native.load().isas_supported()
+ISAS = ["compiled"] if MISSING else compiled.load().isas_supported()
 
 
 def load_reference():
@@ -104,8 +105,8 @@ def emulated_cuda(monkeypatch):
         emulated = importlib.import_module("lasfast._emulated")
     except ImportError:
         pytest.skip("lasfast._emulated is not built (LASFAST_EMULATE=ON)")
-    monkeypatch.setattr(_native, "load", lambda: emulated)
-    monkeypatch.setitem(PROGRAMS, "cpu", CudaProgram)
+    monkeypatch.setattr(compiled, "load", lambda: emulated)
+    monkeypatch.setitem(EXECUTORS, "cpu", CudaExecutor)
 
 
 QUICK_ON_CUDA = (
@@ -136,9 +137,9 @@ def kernels(request, monkeypatch):
     """What runs schedules: the reference, each instruction set, and CUDA's kernels on the host."""
     if request.param == "reference":
         reference = load_reference()
-        monkeypatch.setattr(_native, "load", lambda: reference)
-        monkeypatch.setattr(_native, "available", lambda: True)
-        monkeypatch.setattr(_native, "isa_number", lambda: 0)
+        monkeypatch.setattr(compiled, "load", lambda: reference)
+        monkeypatch.setattr(compiled, "available", lambda: True)
+        monkeypatch.setattr(compiled, "isa_number", lambda: 0)
     elif request.param == "cuda":
         request.getfixturevalue("emulated_cuda")
     elif MISSING:

@@ -7,17 +7,18 @@ import torch
 from torch import nn
 
 from lasfast import supernets
-from lasfast.engine import NativeBackend, Plan, TorchBackend
-from lasfast.engine.lowering import lower
+from lasfast.engine import NativeBackend, TorchBackend
+from lasfast.engine.lower import lower
+from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.supernets import ChoiceSupernet
 
 
-def sampled(supernet: ChoiceSupernet) -> Plan:
+def sampled(supernet: ChoiceSupernet) -> PrefixTree:
     """Two random architectures that share their first half."""
     space, rng = supernet.space, random.Random(0)
     one, other = space.sample(rng), space.sample(rng)
     half = len(one) // 2
-    return Plan([supernet.path(one), supernet.path((*one[:half], *other[half:]))])
+    return PrefixTree([supernet.path(one), supernet.path((*one[:half], *other[half:]))])
 
 
 def error(ours: torch.Tensor, truth: torch.Tensor) -> float:
@@ -37,7 +38,7 @@ def test_every_option_is_native(choice_supernet, calibration: bool, cuda: bool) 
         choice_supernet.path((layer + turn) % len(options) for layer, options in enumerate(space.options))
         for turn in rotations
     ]
-    schedule = lower(Plan(paths), (3, 16, 16), calibration=calibration, cuda=cuda)
+    schedule = lower(PrefixTree(paths), (3, 16, 16), calibration=calibration, cuda=cuda)
     assert not schedule.calls
 
 
@@ -69,7 +70,7 @@ def test_rounding_grows_through_the_deepest_network_as_it_does_in_torch(kernels,
     torch.manual_seed(0)
     supernet = supernets.ShuffleNetV2(7, stem="cifar", width=0.2)
     architecture = supernet.space.parse("-".join(["xception"] * 20))
-    plan = Plan([supernet.path(architecture)])
+    plan = PrefixTree([supernet.path(architecture)])
     exact = supernet.extract(architecture).double().train()
     for module in exact.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 
-from lasfast import _native, supernets
-from lasfast.engine import NativeBackend, Plan, conv_tiles
+from lasfast import supernets
+from lasfast.engine import NativeBackend, conv_tiles
 from lasfast.engine.conv_tiles import ConvTiles, Size
-from lasfast.engine.cuda_program import CudaProgram
-from lasfast.engine.lowering import lower
+from lasfast.engine.cuda_executor import CudaExecutor
+from lasfast.engine.lower import lower
 from lasfast.engine.schedule import Kind
-from lasfast.ops import choice
+from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.runtime import autotune, compiled
 
 USUAL = {16: "128x16", 32: "128x32", 64: "128x64", 128: "128x128"}
 
@@ -36,9 +37,9 @@ def tiles_in(precision: str, device: str = "cpu", **options: int) -> ConvTiles:
 
 def tiles_of(backend: NativeBackend, *, calibration: bool = True) -> dict[Size, str]:
     net = backend.supernet
-    plan = Plan([net.path(net.space.deepest)])
+    plan = PrefixTree([net.path(net.space.deepest)])
     schedule = lower(plan, (3, 8, 8), calibration=calibration, width=8, cuda=True)
-    program = CudaProgram(backend, schedule, calibration=calibration)
+    program = CudaExecutor(backend, schedule, calibration=calibration)
     shapes, found = tiles_in(backend.precision), {}
     for operation in program.operations:
         if operation["kind"] != Kind.CONV2D:
@@ -75,7 +76,7 @@ def test_tiles_are_measured_once_and_remembered(measured) -> None:
     # Another file is another decision, which programs of any kind heed.
     kept["tile for bf16, 3x3, 64 to 64 channels"] = "256x128 by warpgroups"
     file.write_text(json.dumps(kept))
-    choice._known.cache_clear()
+    autotune._known.cache_clear()
     assert tiles_of(backend, calibration=False)[Size(3, 64, 64)] == "256x128 by warpgroups"
 
 
@@ -90,11 +91,11 @@ def test_without_measuring_tiles_are_the_usual_ones(measured, monkeypatch: pytes
 @pytest.mark.parametrize("tile", range(10))
 def test_no_tile_changes_a_bit(emulated_cuda, monkeypatch, precision: str, tile: int) -> None:
     """Of predictions; and calibration agrees to rounding, since partial statistics are of other positions."""
-    module = _native.load()
+    module = compiled.load()
     if precision == "fp32" and module.schedule_conv_tiles_cuda()[tile][2]:
         pytest.skip("warpgroups multiply bf16 alone")
     net = supernet()
-    plan = Plan([net.path(architecture) for architecture in ((2, 1, 1), (1, 1, 1))])
+    plan = PrefixTree([net.path(architecture) for architecture in ((2, 1, 1), (1, 1, 1))])
     images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     backend = NativeBackend(net, precision)
     statistics = backend.calibrate(plan, [images], "cumulative")
@@ -154,6 +155,6 @@ def test_tiles_agree_on_a_gpu(precision: str, size: tuple[int, int, int]) -> Non
     for tile in tiles.others(usual):
         try:
             trial.run(tile)
-        except choice.UnfitError:
+        except autotune.UnfitError:
             assert tiles.shapes[tile][2], tiles.name(tile)
             torch.testing.assert_close(trial.output, trial.right, rtol=2e-2, atol=2e-2)

@@ -1,66 +1,33 @@
-"""What the whole process takes, as the operating system counts it."""
+from hypothesis import given
+from hypothesis import strategies as st
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from lasfast.engine.memory import place
 
-import pytest
-import torch
-
-from lasfast.engine.native_backend import why_missing
-
-MEGABYTE = 2**20
-SLACK = 8 * MEGABYTE
-"""For what Python and the allocator take meanwhile."""
-
-SCRIPT = """
-import json, sys
-from pathlib import Path
-import torch
-import lasfast
-
-def read(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
-
-torch.manual_seed(0)
-torch.set_num_threads(2)
-supernet = lasfast.supernets.ResidualNet((5, 5, 5))
-candidates = list(supernet.space.enumerate(depth=9))
-images, labels = torch.randn(125, 3, 32, 32), torch.randint(0, 10, (125,))
-
-def evaluate(architectures, images, budget):
-    pair = images, labels[: len(images)]
-    lasfast.Evaluator(supernet, images, pair, "native", memory_budget=budget)(architectures)
-
-evaluate(candidates[:1], images[:2], None)  # threads and modules are there from now on
-Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-before = read("VmRSS")
-evaluate(candidates, images, json.loads(sys.argv[1]))
-weights = sum(parameter.nbytes for parameter in supernet.parameters())
-print(json.dumps({"peak": read("VmHWM") - before, "weights": weights}))
-"""
+lives = st.tuples(st.integers(0, 20), st.integers(0, 20)).map(sorted).map(tuple)
 
 
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc")
-@pytest.mark.skipif(why_missing(torch.device("cpu")) is not None, reason="needs the native kernels")
-def test_the_process_stays_within_the_budget():
-    def run(budget):
-        """The most memory in use at once, beside what was in use before, and bytes of the supernet."""
-        result = subprocess.run(
-            [sys.executable, "-c", SCRIPT, json.dumps(budget)],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=Path(__file__).parents[2],
-            env=os.environ | {"OMP_WAIT_POLICY": "passive"},
-        )
-        return json.loads(result.stdout)
+@given(st.lists(st.tuples(st.integers(1, 9), lives), max_size=30))
+def test_values_alive_together_never_overlap(values) -> None:
+    sizes = [size for size, _ in values]
+    times = [life for _, life in values]
+    offsets, total = place(sizes, times)
+    spans = list(zip(offsets, sizes, times, strict=True))
+    for index, (offset, size, (first, last)) in enumerate(spans):
+        assert offset >= 0
+        assert offset + size <= total
+        for other, other_size, (other_first, other_last) in spans[:index]:
+            together = first <= other_last and other_first <= last
+            assert not together or offset + size <= other or other + other_size <= offset
+    assert total <= sum(sizes)
 
-    budget = 30 * MEGABYTE
-    free, tight = run(None), run(budget)
-    # Calibration and prediction each pack the weights.
-    assert tight["peak"] <= budget + 2 * tight["weights"] + SLACK
-    assert free["peak"] > budget + 2 * free["weights"] + SLACK  # or else the test would show nothing
+
+def test_a_chain_takes_turns() -> None:
+    # Each value is read at the moment that the next one is born.
+    offsets, total = place([4] * 5, [(moment, moment + 1) for moment in range(5)])
+    assert (offsets, total) == ([0, 4, 0, 4, 0], 8)
+
+
+def test_the_lowest_gap_that_is_large_enough_is_taken() -> None:
+    offsets, total = place([5, 2, 9, 4, 2], [(0, 9), (0, 1), (0, 9), (2, 9), (2, 9)])
+    #  born together: 9, 5, 2 from below; at 2 the last one is gone
+    assert (offsets, total) == ([9, 14, 0, 14, 18], 20)

@@ -9,21 +9,24 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lasfast import supernets
-from lasfast.engine import CONVENTIONS, NativeBackend, Plan, TorchBackend
+from lasfast.engine import CONVENTIONS, NativeBackend, TorchBackend
+from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.supernets import Supernet
 
 
-def plan_of(supernet: Supernet) -> Plan:
+def plan_of(supernet: Supernet) -> PrefixTree:
     n = supernet.space.groups
     seed = (1,) * n
-    return Plan([supernet.path(a) for a in [*supernet.space.inherit(seed), seed, supernet.space.deepest]])
+    return PrefixTree(
+        [supernet.path(a) for a in [*supernet.space.inherit(seed), seed, supernet.space.deepest]]
+    )
 
 
 def error(ours: Tensor, truth: Tensor) -> float:
     return float((ours - truth).norm() / truth.norm())
 
 
-def run(backend, plan: Plan, calibration: list[Tensor], images: Tensor, convention: str = "cumulative"):
+def run(backend, plan: PrefixTree, calibration: list[Tensor], images: Tensor, convention: str = "cumulative"):
     statistics = backend.calibrate(plan, calibration, convention)
     return statistics, backend.predict(plan, statistics, images)
 
@@ -82,7 +85,7 @@ def test_random_networks_agree(
 ) -> None:
     torch.manual_seed(seed)
     supernet = random_net(seed, size)
-    plan = Plan(supernet.candidates)
+    plan = PrefixTree(supernet.candidates)
     calibration = [torch.randn(batch, 3, size, size) for batch in batches]
     images = torch.randn(count, 3, size, size)
     _, expected = run(TorchBackend(supernet), plan, calibration, images)
@@ -99,7 +102,7 @@ def test_candidates_alone_and_together_have_the_same_bits(
     tree = plan_of(supernet)
     statistics, logits = run(backend, tree, calibration, images)
     for path, leaf in zip(tree.paths, tree.leaves, strict=True):
-        alone = Plan([path])
+        alone = PrefixTree([path])
         own, expected = run(backend, alone, calibration, images)
         assert_same_bits([statistics[node] for node in tree.node_path(leaf)], own)
         assert torch.equal(logits[leaf], expected[alone.leaves[0]])
@@ -139,7 +142,7 @@ def test_an_image_has_the_same_logits_in_any_batch(kernels, supernet, calibratio
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_bad_images_come_out_as_torchs_do(kernels, supernet, calibration, images, bad: float) -> None:
-    plan = Plan([supernet.path(supernet.space.deepest)])
+    plan = PrefixTree([supernet.path(supernet.space.deepest)])
     native, reference = NativeBackend(supernet), TorchBackend(supernet)
     statistics = reference.calibrate(plan, calibration, "cumulative")
     images = images.clone()
@@ -189,7 +192,7 @@ def test_the_supernet_is_left_as_it_was(kernels, supernet, calibration, images) 
 
 def test_weights_are_read_anew(kernels, calibration, images) -> None:
     supernet = supernets.ResidualNet((1, 1, 1), 7)
-    plan = Plan([supernet.path((1, 1, 1))])
+    plan = PrefixTree([supernet.path((1, 1, 1))])
     backend = NativeBackend(supernet)
     _, before = run(backend, plan, calibration, images)
     for parameter in supernet.parameters():  # through .data: nothing counts this change
@@ -203,7 +206,7 @@ def test_weights_are_read_anew(kernels, calibration, images) -> None:
 
 def test_a_batch_without_variance_is_named(kernels) -> None:
     supernet = supernets.ResidualNet((1, 1, 1), 7)
-    plan = Plan([supernet.path((1, 1, 1))])
+    plan = PrefixTree([supernet.path((1, 1, 1))])
     with pytest.raises(ValueError, match="one value per channel in a batch of 1 image"):
         NativeBackend(supernet).calibrate(plan, [torch.randn(1, 3, 4, 4)], "cumulative")
 

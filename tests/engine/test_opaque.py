@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lasfast.engine import CONVENTIONS, NativeBackend, Plan, TorchBackend
-from lasfast.engine.lowering import lower
+from lasfast.engine import CONVENTIONS, NativeBackend, TorchBackend
+from lasfast.engine.lower import lower
+from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerBuilder, Supernet
 
@@ -56,8 +57,8 @@ def mixed():
     return MixedNet().train()
 
 
-def plan_of(supernet: Supernet) -> Plan:
-    return Plan([supernet.path(a) for a in supernet.space.enumerate()])
+def plan_of(supernet: Supernet) -> PrefixTree:
+    return PrefixTree([supernet.path(a) for a in supernet.space.enumerate()])
 
 
 def error(ours: torch.Tensor, truth: torch.Tensor) -> float:
@@ -109,7 +110,7 @@ def test_threads_budgets_and_sharing_change_nothing_but_rounding(
         torch.set_num_threads(threads)
         backend = NativeBackend(mixed, precision, budget)
         for paths in (plan.paths, plan.paths[1:2]):
-            some = Plan(list(paths))
+            some = PrefixTree(list(paths))
             own, logits = run(backend, some, calibration, images)
             for path, leaf in zip(some.paths, some.leaves, strict=True):
                 whole = plan.leaves[plan.paths.index(path)]

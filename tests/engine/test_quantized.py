@@ -12,11 +12,12 @@ import torch
 
 from lasfast import supernets
 from lasfast.cli.plan import plan_lines
-from lasfast.engine import NativeBackend, Plan, TorchBackend
-from lasfast.engine.lowering import lower
+from lasfast.engine import NativeBackend, TorchBackend
+from lasfast.engine.lower import lower
+from lasfast.ir.layers import Quantize
+from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.ops.quantize import LEAST_ALPHA, pact
 from lasfast.supernets import LayerBuilder
-from lasfast.supernets.layers import Quantize
 from tests.conftest import shaken
 
 BATCHES = (5, 4, 7)
@@ -28,11 +29,11 @@ def net():
     return shaken(supernets.QuantResNet(7, stem="cifar", width=0.125))
 
 
-def two(net) -> Plan:
+def two(net) -> PrefixTree:
     """Architectures that differ in bits and channels of their second half."""
     rng = random.Random(3)
     one, other = net.space.sample(rng), net.space.sample(rng)
-    return Plan([net.path(one), net.path((*one[:8], *other[8:]))])
+    return PrefixTree([net.path(one), net.path((*one[:8], *other[8:]))])
 
 
 def logits(backend, plan, calibration, images):
@@ -55,7 +56,7 @@ def clear_images(net, plan, monkeypatch):
 
     backend = TorchBackend(net)
     with monkeypatch.context() as patch:
-        patch.setattr("lasfast.supernets.run.pact", measured)
+        patch.setattr("lasfast.execution.interpret.pact", measured)
         for seed in range(100):
             generator = torch.Generator().manual_seed(seed)
             *calibration, images = (
@@ -87,7 +88,7 @@ def test_blocks_in_bf16_are_as_near_to_the_truth_as_pytorchs(kernels, net, block
     for option in ("w1a2", "w2a4", "w4a4"):
         whole = net.path(net.space.parse("-".join(["1.5", option] * 8)))
         paths.append((whole[0], whole[1 + block], *net.head(16 if block else 8)))
-    plan = Plan(paths)
+    plan = PrefixTree(paths)
     truth = logits(TorchBackend(net), plan, calibration, images)
     torchs = logits(TorchBackend(net, "bf16"), plan, calibration, images)
     ours = logits(NativeBackend(net, "bf16"), plan, calibration, images)
@@ -118,7 +119,7 @@ def test_quantized_weights_alone_agree_everywhere(kernels, net) -> None:
     generator = torch.Generator().manual_seed(1)
     calibration = [torch.randn(count, 3, 9, 7, generator=generator) for count in BATCHES]
     images = torch.randn(6, 3, 9, 7, generator=generator)
-    plan = Plan(paths)
+    plan = PrefixTree(paths)
     truth = logits(TorchBackend(net), plan, calibration, images)
     for leaf, ours in logits(NativeBackend(net), plan, calibration, images).items():
         assert error(ours, truth[leaf]) <= 1e-4

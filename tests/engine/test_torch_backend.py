@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lasfast import supernets
-from lasfast.engine import CONVENTIONS, Plan, TorchBackend
+from lasfast.engine import CONVENTIONS, TorchBackend
+from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.supernets import Supernet
 
 
@@ -22,11 +23,11 @@ def test_the_tree_gives_what_each_candidate_gives_alone(
 ) -> None:
     backend = TorchBackend(supernet)
     paths = [supernet.path(a) for a in architectures(supernet)]
-    tree = Plan(paths)
+    tree = PrefixTree(paths)
     tree_statistics = backend.calibrate(tree, calibration, convention)
     tree_logits = backend.predict(tree, tree_statistics, images)
     for path, leaf in zip(paths, tree.leaves, strict=True):
-        alone = Plan([path])
+        alone = PrefixTree([path])
         statistics = backend.calibrate(alone, calibration, convention)
         for node, shared in zip(statistics, tree.node_path(leaf), strict=True):
             assert node.keys() == tree_statistics[shared].keys()
@@ -59,7 +60,7 @@ def test_conventions_equal_pytorch_on_the_extracted_network(
         for batch in calibration:
             network(batch)
 
-    plan = Plan([supernet.path(architecture)])
+    plan = PrefixTree([supernet.path(architecture)])
     ours = {}
     for node in TorchBackend(supernet).calibrate(plan, calibration, convention):
         ours |= node
@@ -81,7 +82,7 @@ def test_the_supernet_is_left_as_it_was(
     next(iter(supernet.children())).eval()
     modes = [module.training for module in supernet.modules()]
     before = copy.deepcopy(supernet.state_dict())
-    plan = Plan([supernet.path(supernet.space.deepest)])
+    plan = PrefixTree([supernet.path(supernet.space.deepest)])
     backend = TorchBackend(supernet)
     backend.predict(plan, backend.calibrate(plan, calibration, "cumulative"), images)
     assert [module.training for module in supernet.modules()] == modes
@@ -91,7 +92,7 @@ def test_the_supernet_is_left_as_it_was(
 
 def test_the_mode_comes_back_after_an_error(supernet: Supernet) -> None:
     supernet.train()
-    plan = Plan([supernet.path(supernet.space.deepest)])
+    plan = PrefixTree([supernet.path(supernet.space.deepest)])
     with pytest.raises(RuntimeError):
         TorchBackend(supernet).calibrate(plan, [torch.randn(2, 5, 16, 16)], "cumulative")
     assert supernet.training
@@ -99,13 +100,13 @@ def test_the_mode_comes_back_after_an_error(supernet: Supernet) -> None:
 
 def test_a_batch_without_variance_is_named() -> None:
     supernet = supernets.ResidualNet((1, 1, 1), 7)
-    plan = Plan([supernet.path((1, 1, 1))])
+    plan = PrefixTree([supernet.path((1, 1, 1))])
     with pytest.raises(ValueError, match="one value per channel in a batch of 1 image"):
         TorchBackend(supernet).calibrate(plan, [torch.randn(1, 3, 4, 4)], "cumulative")
 
 
 def test_bf16_is_near_fp32(supernet: Supernet, calibration: list[Tensor], images: Tensor) -> None:
-    plan = Plan([supernet.path(supernet.space.seed_architecture)])
+    plan = PrefixTree([supernet.path(supernet.space.seed_architecture)])
     logits = {}
     for precision in ("fp32", "bf16"):
         backend = TorchBackend(supernet, precision)

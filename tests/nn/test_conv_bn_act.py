@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lasfast.nn import ConvBNAct, SlicedLinear
-from lasfast.nn.conv_bn_act import ACTIVATIONS
+from lasfast.ops.activations import MODULES
 
 
 def theirs_like(ours: ConvBNAct, dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -44,7 +44,7 @@ def shake(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", MODULES)
 @pytest.mark.parametrize(
     "arguments",
     [(5, 7), (5, 7, 3, 2), (6, 6, 3, 1, None, 6), (4, 8, 1), (8, 4, 5, 1, 0, 2)],

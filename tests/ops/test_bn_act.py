@@ -9,18 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lasfast import _native
+from lasfast.ir.activations import ACTIVATIONS
 from lasfast.ops import bn_act, native_bn_act
-from lasfast.ops.reference_bn_act import ACTIVATIONS
+from lasfast.ops.activations import FUNCTIONS, GRADIENTS
+from lasfast.runtime import compiled
 
 ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 LAST = torch.channels_last
 
 
 def force(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not _native.available():
+    if not compiled.available():
         pytest.skip("lasfast's compiled module is not built")
-    if isa not in _native.load().isas_supported():
+    if isa not in compiled.load().isas_supported():
         pytest.skip(f"this machine or build has no {isa}")
     monkeypatch.setenv("LASFAST_ISA", isa)
 
@@ -38,7 +39,7 @@ def plain(
     y = F.batch_norm(x, running_mean, running_var, weight, bias, **kwargs)
     if residual is not None:
         y = y + F.pad(residual, (0, 0, 0, 0, 0, x.shape[1] - residual.shape[1]))
-    return ACTIVATIONS[activation](y)
+    return FUNCTIONS[activation](y)
 
 
 class Problem:
@@ -291,7 +292,7 @@ def test_other_dtypes_go_through_torch(dtype: torch.dtype) -> None:
     for a, exact in zip(problem.run(bn_act, dtype), problem.truth(), strict=True):
         assert relative_error(a, exact) <= (1e-6 if dtype == torch.float64 else 2e-3)
     assert not native_bn_act.supports(problem.x.to(dtype))
-    assert native_bn_act.supports(problem.x) == _native.available()
+    assert native_bn_act.supports(problem.x) == compiled.available()
 
 
 def test_parameters_of_other_dtypes_are_cast() -> None:
@@ -447,7 +448,7 @@ def test_bad_arguments_are_named(arguments, keywords, error: type[Exception], te
 
 
 def test_native_code_refuses_what_it_has_not(isa: str) -> None:
-    module, none = _native.load(), (0,) * 9
+    module, none = compiled.load(), (0,) * 9
     with pytest.raises(ValueError, match="activation is unknown"):
         module.bn_act_forward_cpu(1, 1, 0, 0, 7, 0.0, *none[:7], 1, 0, 0)
     with pytest.raises(ValueError, match="residual_channels must be between 0 and channels"):
@@ -461,4 +462,4 @@ def test_native_code_refuses_what_it_has_not(isa: str) -> None:
 
 
 def test_the_native_and_the_reference_know_the_same_activations() -> None:
-    assert list(native_bn_act.ACTIVATIONS) == list(ACTIVATIONS)
+    assert list(FUNCTIONS) == list(GRADIENTS) == list(ACTIVATIONS)

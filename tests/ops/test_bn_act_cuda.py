@@ -12,11 +12,12 @@ from torch import Tensor
 
 from lasfast.ops import bn_act, conv_bn_act, native_bn_act
 from lasfast.ops import reference_bn_act as reference
+from lasfast.ops.activations import FUNCTIONS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LAST = torch.channels_last
 DTYPES = (torch.float32, torch.bfloat16)
-ACTIVATIONS = tuple(reference.ACTIVATIONS)
+ACTIVATIONS = tuple(FUNCTIONS)
 
 
 def channels_last(tensor: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ class Problem:
         y = F.batch_norm(x, *running, weight, bias, self.training)
         if residual is not None:
             y = y + F.pad(residual, (0, 0, 0, 0, 0, x.shape[1] - residual.shape[1]))
-        y = reference.ACTIVATIONS[self.activation](y)
+        y = FUNCTIONS[self.activation](y)
         wanted = [t for t in (x, weight, bias, residual) if t is not None]
         return [y.detach(), *running, *torch.autograd.grad(y, wanted, self.grad.to(y))]
 
@@ -149,7 +150,7 @@ def test_emulated_kinks_are_torchs(activation: str, emulated_place: ModuleType) 
     x = torch.tensor(values).view(1, 1, 1, -1).requires_grad_()
     keywords = {"training": False, "eps": 0.0, "activation": activation}
     y = bn_act(x, torch.zeros(1), torch.ones(1), **keywords)
-    plain = reference.ACTIVATIONS[activation](x)
+    plain = FUNCTIONS[activation](x)
     gradients = [torch.autograd.grad(one.sum(), x)[0] for one in (y, plain)]
     for ours, theirs in ((y, plain), gradients):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6, equal_nan=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lasfast import _native
+from lasfast.runtime import compiled
 
 LAST = torch.channels_last
 STORAGE = {torch.float32: 0, torch.bfloat16: 1}
@@ -79,9 +79,9 @@ def way(request: pytest.FixtureRequest) -> tuple[str, torch.dtype]:
 
 
 def supported(isa: str) -> str:
-    if not _native.available():
+    if not compiled.available():
         pytest.skip("lasfast's compiled module is not built")
-    if isa not in _native.load().isas_supported():
+    if isa not in compiled.load().isas_supported():
         pytest.skip(f"this machine or build has no {isa}")
     return isa
 
@@ -112,7 +112,7 @@ class Problem:
 
     def params(self, weight: Tensor) -> object:
         case = self.case
-        return _native.load().Conv2dNhwcParams(
+        return compiled.load().Conv2dNhwcParams(
             case.batch, self.x.shape[1:], self.grad.shape[1:], case.kernel, case.stride, case.padding,
             weight.stride(), STORAGE[self.x.dtype], STORAGE[weight.dtype],
         )  # fmt: skip
@@ -126,7 +126,7 @@ class Problem:
         statistics: bool = False,
     ) -> list[Tensor]:
         """The pass's results; `grad_weight`: what to write that to."""
-        module = _native.load()
+        module = compiled.load()
         number = module.isa_names().index(isa)
         kind = getattr(module.Pass, which)
         if grad_weight is None:
@@ -329,7 +329,7 @@ def test_what_cannot_be_run_is_said_and_not_run(isa: str) -> None:
 )
 def test_bad_sizes_are_refused(change: dict[str, object], message: str) -> None:
     supported("generic")
-    module = _native.load()
+    module = compiled.load()
     good = {
         "batch": 2, "input": (16, 8, 8), "output": (16, 8, 8), "kernel": 3, "stride": 1, "padding": 1,
         "weight_stride": (144, 9, 3, 1), "storage": 1, "weight": 0,

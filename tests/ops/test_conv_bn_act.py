@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lasfast import _native
 from lasfast.ops import conv_bn_act, sliced_conv2d, sliced_conv2d_statistics
+from lasfast.runtime import compiled
 
-ISAS = _native.load().isas_supported() if _native.available() else ["generic"]
+ISAS = compiled.load().isas_supported() if compiled.available() else ["generic"]
 ACTIVATIONS = {"none": lambda x: x, "relu": F.relu, "hardswish": F.hardswish}
 CASES = {  # x, weight, (c_out, stride, padding, groups)
     "3x3": ((4, 16, 9, 7), (24, 16, 3, 3), (24, 1, 1, 1)),

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lasfast.ops import choice, native, native_nhwc, reference, sliced_conv2d, sliced_conv2d_statistics
+from lasfast.ops import native, native_nhwc, reference, sliced_conv2d, sliced_conv2d_statistics
 from lasfast.ops.convolution import Convolution, find_convolution
+from lasfast.runtime import autotune
 
 LAST = torch.channels_last
 OPERATORS = importlib.import_module("lasfast.ops.sliced_conv2d")  # a function of the package has its name
@@ -112,13 +113,13 @@ def test_emulated_warpgroups_are_one_more_way(
     emulated_place: ModuleType, exact: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of bf16, of more than 32 channels; not of the weight's gradient."""
-    original, asked = choice.fastest, []
+    original, asked = autotune.fastest, []
 
     def fastest(key: str, device: torch.device, ways: dict, *more: object) -> str:
         asked.append((key.split()[1], "warpgroups" in ways))
         return original(key, device, ways, *more)
 
-    monkeypatch.setattr(choice, "fastest", fastest)
+    monkeypatch.setattr(autotune, "fastest", fastest)
     find_convolution.cache_clear()  # each keeps what it has chosen
     case = ((2, 40, 5, 6), (48, 48, 3, 3), 48, 1, 1, 1)
     results = []
@@ -203,12 +204,12 @@ def test_what_is_unknown_while_a_graph_is_recorded_stays_unknown(
     convolution = find(work)
 
     def fastest(key: str, device: torch.device, ways: dict) -> str:
-        asked.append(choice.is_capturing(device))
+        asked.append(autotune.is_capturing(device))
         return "native" if asked[-1] else "torch"
 
-    monkeypatch.setattr(choice, "fastest", fastest)
+    monkeypatch.setattr(autotune, "fastest", fastest)
     for capturing in (True, True, False, False, True):
-        monkeypatch.setattr(choice, "is_capturing", lambda device, capturing=capturing: capturing)
+        monkeypatch.setattr(autotune, "is_capturing", lambda device, capturing=capturing: capturing)
         convolution.forward(work.x, work.weight)
     assert asked == [True, True, False]
     assert convolution._chosen == {"forward": "torch"}

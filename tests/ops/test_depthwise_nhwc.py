@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lasfast import _native
 from lasfast.ops.native_nhwc import NhwcPasses
+from lasfast.runtime import compiled
 
 ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 LAST = torch.channels_last
 
 
 def force(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not _native.available():
+    if not compiled.available():
         pytest.skip("lasfast's compiled module is not built")
-    if isa not in _native.load().isas_supported():
+    if isa not in compiled.load().isas_supported():
         pytest.skip(f"this machine or build has no {isa}")
     monkeypatch.setenv("LASFAST_ISA", isa)
 
@@ -243,7 +243,7 @@ def test_images_without_rows_or_output(isa: str) -> None:
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
-    if not _native.available():
+    if not compiled.available():
         pytest.skip("lasfast's compiled module is not built")
     x, weight = values(2, 5, 4, 4), torch.ones(5, 1, 3, 3)
     y = values(2, 5, 3, 4)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lasfast.nn import PACT, accelerate
+from lasfast.execution import accelerate
+from lasfast.nn import PACT
 from lasfast.ops import dorefa, pact
 from lasfast.ops.quantize import LEAST_ALPHA, pact_reference
 

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from lasfast import _native
 from lasfast.ops.sgd import Sgd, SgdRule, sgd_reference
+from lasfast.runtime import compiled
 
-needs_native = pytest.mark.skipif(not _native.available(), reason="lasfast's compiled module is not built")
+needs_native = pytest.mark.skipif(not compiled.available(), reason="lasfast's compiled module is not built")
 LAST = torch.channels_last
 RULES = {
     "plain": SgdRule(),

@@ -12,17 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lasfast import _native
 from lasfast.ops import native, sliced_conv2d
+from lasfast.runtime import compiled
 
 ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 
 def force(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not _native.available():
+    if not compiled.available():
         pytest.skip("lasfast's compiled module is not built")
-    if isa not in _native.load().isas_supported():
+    if isa not in compiled.load().isas_supported():
         pytest.skip(f"this machine or build has no {isa}")
     monkeypatch.setenv("LASFAST_ISA", isa)
 
@@ -326,7 +326,7 @@ def test_bad_arguments_are_named(arguments: tuple, error: type[Exception], text:
 def test_without_the_compiled_module_torch_runs_and_it_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_native, "_C", None)
+    monkeypatch.setattr(compiled, "_C", None)
     native._say_once.cache_clear()
     x, weight, _, numbers = case("3x3")
     with caplog.at_level(logging.WARNING, "lasfast"):
@@ -339,7 +339,7 @@ def test_without_the_compiled_module_torch_runs_and_it_is_said_once(
 
 
 def test_it_is_the_native_kernel_that_was_tested() -> None:
-    if not _native.available():
+    if not compiled.available():
         pytest.skip("lasfast's compiled module is not built")
     assert native.supports(X)
     assert not native.supports(X.double())

@@ -5,8 +5,8 @@ import math
 import pytest
 from rich.console import Console
 
-from lasfast.journal import Journal
-from lasfast.measurement import Measurement
+from lasfast.measurements.journal import Journal
+from lasfast.measurements.measurement import Measurement
 from lasfast.report import (
     Run,
     candidates_of,
@@ -16,7 +16,7 @@ from lasfast.report import (
     ranking_table,
     winners_table,
 )
-from lasfast.result import format_params
+from lasfast.study.result import format_params
 
 STEPS = [
     {(1, 1, 2): 0.50, (1, 2, 1): 0.60, (2, 1, 1): 0.60},

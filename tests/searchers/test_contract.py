@@ -14,7 +14,7 @@ import pytest
 
 from lasfast import searchers
 from lasfast.constraints import Constraint
-from lasfast.measurement import Measurement
+from lasfast.measurements.measurement import Measurement
 from lasfast.searchers import ITNAS, NIR, Evolution, LayerNAS, Random, RegularizedEvolution, Searcher
 from lasfast.spaces import CellSpace, ChoiceSpace, LayerAssignmentSpace
 from lasfast.spaces.transition import LearnedCell

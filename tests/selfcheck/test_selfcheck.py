@@ -6,11 +6,12 @@ import itertools
 import pytest
 import torch
 
-from lasfast import _native, selfcheck
+from lasfast import selfcheck
 from lasfast.engine import conv_tiles
-from lasfast.engine.cuda_program import CudaProgram
-from lasfast.engine.native_backend import PROGRAMS
+from lasfast.engine.cuda_executor import CudaExecutor
+from lasfast.engine.native_backend import EXECUTORS
 from lasfast.ops.convolution import find_convolution
+from lasfast.runtime import compiled
 from lasfast.selfcheck.case import environment, relative_error
 from lasfast.selfcheck.evaluation import evaluation_cases
 from lasfast.selfcheck.tiles import tile_cases
@@ -36,11 +37,11 @@ class Module:
 @pytest.fixture
 def replace(monkeypatch):
     """Put a function, which is given the original and the arguments, in the place of a compiled one."""
-    if not _native.available():
+    if not compiled.available():
         pytest.skip("the compiled module is missing")
-    module = _native.load()
+    module = compiled.load()
     find_convolution.cache_clear()  # which keeps the module that it was made with
-    yield lambda name, function: monkeypatch.setattr(_native, "load", lambda: Module(module, name, function))
+    yield lambda name, function: monkeypatch.setattr(compiled, "load", lambda: Module(module, name, function))
     find_convolution.cache_clear()
 
 
@@ -52,14 +53,14 @@ def checked(only=""):
 
 
 def test_the_processors_kernels_pass():
-    if not _native.available():
+    if not compiled.available():
         pytest.skip("the compiled module is missing")
     begun = []
     results = list(selfcheck.run(CPU, begun.append))
     assert [one.name for one in results] == begun
     assert len(results) == len(set(begun)) == 24
     assert [one for one in results if one.problem] == []
-    sets = tuple(_native.load().isas_supported())
+    sets = tuple(compiled.load().isas_supported())
     assert {one.ways for one in results} == {sets, ("CPU",)}
     for one in results:
         assert one.error <= one.allowed <= 0.15
@@ -137,9 +138,9 @@ def test_the_environment_is_put_back(monkeypatch):
     monkeypatch.setenv("LASFAST_ISA", "before")
     monkeypatch.delenv("LASFAST_CHOICE")
     with environment({"LASFAST_ISA": "within", "LASFAST_CHOICE": "native"}):
-        assert _native.os.environ["LASFAST_ISA"] == "within"
-    assert _native.os.environ["LASFAST_ISA"] == "before"
-    assert "LASFAST_CHOICE" not in _native.os.environ
+        assert compiled.os.environ["LASFAST_ISA"] == "within"
+    assert compiled.os.environ["LASFAST_ISA"] == "before"
+    assert "LASFAST_CHOICE" not in compiled.os.environ
 
 
 @pytest.mark.parametrize("emulated", ["forward"], indirect=True)
@@ -154,7 +155,7 @@ def test_the_environment_is_put_back(monkeypatch):
 )
 def test_emulated_kernels_pass(names, emulated_place, monkeypatch):
     """CUDA's cases, on the host: predictions by levels and resident, and TF32."""
-    monkeypatch.setitem(PROGRAMS, "cpu", CudaProgram)
+    monkeypatch.setitem(EXECUTORS, "cpu", CudaExecutor)
     monkeypatch.setattr(conv_tiles, "POSITIONS", 64)
     results = {}
     for name in names:
@@ -175,8 +176,8 @@ def test_the_way_that_is_wrong_is_named(emulated_place, monkeypatch):
         add(0.01, arguments[5])
 
     module = Module(emulated_place, "schedule_run_resident_cuda", wrong)
-    monkeypatch.setattr(_native, "load", lambda: module)
-    monkeypatch.setitem(PROGRAMS, "cpu", CudaProgram)
+    monkeypatch.setattr(compiled, "load", lambda: module)
+    monkeypatch.setitem(EXECUTORS, "cpu", CudaExecutor)
     [result] = checked("pools and gates, fp32").values()
     assert result.problem == "resident: wrong results"
 

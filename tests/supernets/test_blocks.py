@@ -11,10 +11,11 @@ from torchvision.models.shufflenetv2 import InvertedResidual
 from torchvision.ops import SqueezeExcitation
 
 from lasfast import costs
+from lasfast.execution.interpret import run_op
+from lasfast.ir import layers
+from lasfast.ir.layers import Layer
 from lasfast.spaces import LayerAssignmentSpace
-from lasfast.supernets import LayerBuilder, Supernet, layers
-from lasfast.supernets.layers import Layer
-from lasfast.supernets.run import run_op
+from lasfast.supernets import LayerBuilder, Supernet
 
 
 class Blocks(Supernet):

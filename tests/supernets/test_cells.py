@@ -7,8 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lasfast import costs, supernets
-from lasfast.engine import NativeBackend, Plan, TorchBackend
-from lasfast.engine.lowering import lower
+from lasfast.engine import NativeBackend, TorchBackend
+from lasfast.engine.lower import lower
+from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.spaces import CellSpace
 from lasfast.spaces.cell import OPERATIONS
 from lasfast.supernets import CellNet
@@ -103,7 +104,7 @@ def test_every_operation_has_weights_and_gradients_of_its_own(net) -> None:
 
 @pytest.mark.parametrize("size", [16, 13])
 def test_backends_agree(net, size: int) -> None:
-    plan = Plan([net.path(one) for one in architectures(net)])
+    plan = PrefixTree([net.path(one) for one in architectures(net)])
     batches = [images(count, size) for count in (6, 5)]
     truth, ours = (
         backend.predict(plan, backend.calibrate(plan, batches, "cumulative"), images(3, size))
@@ -123,7 +124,7 @@ def test_dilated_convolutions_and_shifts_alone_are_left_to_pytorch(cuda: bool) -
     ):
         path = net.path(tuple(0 if len(names) != 7 else operation for names in net.space.names))
         for calibration in (True, False):
-            schedule = lower(Plan([path]), (3, 16, 16), calibration=calibration, cuda=cuda)
+            schedule = lower(PrefixTree([path]), (3, 16, 16), calibration=calibration, cuda=cuda)
             assert {type(call.op).__name__ for call in schedule.calls} == calls
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from lasfast import supernets
+from lasfast.ir import layers
+from lasfast.ir.layers import path_shapes
 from lasfast.spaces import LayerAssignmentSpace
-from lasfast.supernets import LayerBuilder, Supernet, layers
-from lasfast.supernets.layers import path_shapes
+from lasfast.supernets import LayerBuilder, Supernet
 
 SMALL = {
     "plain": lambda: supernets.PlainNet((2, 2, 3), 7, image_size=16),

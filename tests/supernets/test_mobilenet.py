@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from lasfast import costs
-from lasfast.engine import Plan
-from lasfast.engine.lowering import lower
-from lasfast.supernets import MobileNet, MobileNetDesign, layers
-from lasfast.supernets.layers import path_shapes
+from lasfast.engine.lower import lower
+from lasfast.ir import layers
+from lasfast.ir.layers import path_shapes
+from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.supernets import MobileNet, MobileNetDesign
 from lasfast.supernets.mobilenet_designs import DESIGNS, Block, Bottleneck
 
 IMAGE = (3, 32, 32)
@@ -139,7 +140,7 @@ def test_each_kernel_size_has_weights_of_its_own_and_widths_are_slices() -> None
 @pytest.mark.parametrize("design", DESIGNS)
 def test_lowers_without_opaque_calls(design: str, calibration: bool) -> None:
     supernet = small(design, squeeze_excite=True, activation="swish")
-    plan = Plan([supernet.path(architecture) for architecture in sampled(supernet, 4)])
+    plan = PrefixTree([supernet.path(architecture) for architecture in sampled(supernet, 4)])
     assert not lower(plan, IMAGE, calibration=calibration).calls
 
 

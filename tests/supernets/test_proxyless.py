@@ -8,9 +8,9 @@ from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from lasfast import costs
+from lasfast.execution.modules import copy_leading
+from lasfast.ir.layers import path_shapes
 from lasfast.supernets import ProxylessNAS
-from lasfast.supernets.layers import path_shapes
-from lasfast.supernets.modules import copy_leading
 
 
 class Gpu(ProxylessNAS):

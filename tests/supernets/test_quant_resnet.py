@@ -11,7 +11,8 @@ import torch
 from torchvision import models
 
 from lasfast import costs
-from lasfast.supernets import LayerBuilder, QuantResNet, layers
+from lasfast.ir import layers
+from lasfast.supernets import LayerBuilder, QuantResNet
 
 GI = 2**30
 
@@ -50,8 +51,8 @@ def test_sizes_of_the_paper(depth: int, blocks: int) -> None:
 
 def test_without_rounding_it_is_torchvisions_resnet(monkeypatch) -> None:
     """PACT without an upper end or levels is a ReLU."""
-    monkeypatch.setattr("lasfast.supernets.run.dorefa", lambda weight, bits: weight)
-    monkeypatch.setattr("lasfast.supernets.run.pact", lambda x, alpha, bits: x.relu())
+    monkeypatch.setattr("lasfast.execution.interpret.dorefa", lambda weight, bits: weight)
+    monkeypatch.setattr("lasfast.execution.interpret.pact", lambda x, alpha, bits: x.relu())
     supernet = QuantResNet(7, width=1.0)
     theirs = models.resnet18(num_classes=7)
     architecture = uniform(supernet, "w2a2")
@@ -108,7 +109,7 @@ def test_every_choice_makes_another_function_and_another_cost(small: QuantResNet
 def test_values_that_are_multiplied_have_as_few_levels_as_their_bits_say(small: QuantResNet, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "lasfast.supernets.run.F.conv2d",
+        "lasfast.execution.interpret.F.conv2d",
         lambda x, weight, *rest, **named: seen.append((x, weight)) or convolve(x, weight, *rest, **named),
     )
     convolve = torch.conv2d

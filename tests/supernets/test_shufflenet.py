@@ -7,9 +7,10 @@ from torch import nn
 from torchvision.models.shufflenetv2 import InvertedResidual
 
 from lasfast import costs
-from lasfast.supernets import ShuffleNetV2, layers
-from lasfast.supernets.layers import Layer, path_shapes
-from lasfast.supernets.run import leading, run_layer
+from lasfast.execution.interpret import leading, run_layer
+from lasfast.ir import layers
+from lasfast.ir.layers import Layer, path_shapes
+from lasfast.supernets import ShuffleNetV2
 
 KINDS = ("3x3", "5x5", "7x7", "xception")
 FIRST, INNER = 8, 9  # blocks of the third stage, whose input has half as many channels as its output

@@ -47,7 +47,7 @@ def alphas(supernet):
 @pytest.mark.parametrize("operators", ["native", "torch"])
 def test_an_update_moves_the_clips_in_use_and_no_others(supernet, data, operators: str) -> None:
     """Alpha decays as weights do: by rate x decay x alpha, and 0.9 times that by Nesterov's momentum."""
-    if operators == "native" and not lasfast._native.available():
+    if operators == "native" and not lasfast.runtime.compiled.available():
         pytest.skip("lasfast's compiled module is not built")
     before, after = alphas(supernet), {}
     architecture = supernet.space.parse("-".join(["0.5-w3a4"] * 8))

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from lasfast import _native
 from lasfast.data.images import TensorImages
 from lasfast.data.loaders import FolderImages
-from lasfast.evaluate import Evaluator
+from lasfast.data.training import PairImages, halves
+from lasfast.evaluation.evaluator import Evaluator
+from lasfast.runtime import compiled
+from lasfast.runtime.seeds import derive
 from lasfast.searchers import ITNAS
 from lasfast.spaces import CellSpace
-from lasfast.study import Callback, Study
+from lasfast.study.study import Callback, Study
 from lasfast.supernets import CellNet, ResidualNet
 from lasfast.supernets.mixed import run_mixed
 from lasfast.train import ITNASTrainer, TrainSettings, checkpoint
 from lasfast.train.cell_weights import CellWeights
-from lasfast.train.images import PairImages, halves
-from lasfast.train.seeds import derive
 
 SPACE = CellSpace(2, ["max_pool_3x3", "skip_connect", "sep_conv_3x3"])
 SETTINGS = TrainSettings(
@@ -196,7 +196,7 @@ def test_it_resumes_to_the_same_bits(options, tmp_path) -> None:
 @pytest.mark.parametrize("changes", [{"operators": "native"}, {"operators": "native", "precision": "bf16"}])
 def test_other_operators_train_alike(changes) -> None:
     """In the first batches, before rounding has grown; the architecture is drawn from the same numbers."""
-    if not _native.available():
+    if not compiled.available():
         pytest.skip("the compiled module is missing")
     truth, other = make(gumbel=False), make(gumbel=False, **changes)
     *_, one = run(truth, truth.batches)

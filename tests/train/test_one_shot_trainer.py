@@ -16,12 +16,13 @@ import lasfast
 from lasfast import costs
 from lasfast.constraints import Bound, Constraint, NamedCost
 from lasfast.data.images import TensorImages
-from lasfast.engine import Plan
-from lasfast.evaluate import Evaluator
+from lasfast.evaluation.evaluator import Evaluator
+from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.runtime.seeds import derive
 from lasfast.searchers import Evolution, LayerNAS, Random, RegularizedEvolution
 from lasfast.spaces import ChoiceSpace
 from lasfast.spaces.choice import VirtualLayer
-from lasfast.study import Callback, Study
+from lasfast.study.study import Callback, Study
 from lasfast.supernets import ChoiceSupernet, LayerBuilder, ResidualNet
 from lasfast.train import (
     OneShotTrainer,
@@ -31,7 +32,6 @@ from lasfast.train import (
     UniformCostSampler,
     UniformSampler,
 )
-from lasfast.train.seeds import derive
 from lasfast.train.trainer import CHOICE
 
 SEARCHERS = {
@@ -267,7 +267,7 @@ def test_a_joint_step_runs_shared_layers_once(monkeypatch):
     )
     settings = TrainSettings(batch_size=48, epochs_per_step=1)
     list(SupernetTrainer(supernet, images(), settings, update="joint").train(1, candidates))
-    plan = Plan([supernet.path(one) for one in [(2, 2, 2), *candidates]])
+    plan = PrefixTree([supernet.path(one) for one in [(2, 2, 2), *candidates]])
     assert plan.sharing_ratio > 1.3
     assert ran == [node.layer for node in plan.nodes]
 

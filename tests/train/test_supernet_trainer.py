@@ -8,10 +8,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lasfast.data.images import TensorImages
 from lasfast.ops import native
+from lasfast.runtime.seeds import derive
 from lasfast.supernets import PlainNet, ResidualNet
 from lasfast.train import NonFiniteLossError, SupernetTrainer, TrainSettings
 from lasfast.train import trainer as trainer_module
-from lasfast.train.seeds import derive
 
 SETTINGS = TrainSettings(batch_size=16, warm_up_epochs=2, epochs_per_step=2, weight_decay=0.01)
 CANDIDATES = [(2, 1, 1), (1, 2, 1), (1, 1, 2)]

@@ -1,0 +1,71 @@
+"""Training networks from scratch, for the commands that do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lasfast.cli.display import Meter, watch
+from lasfast.data import Dataset
+from lasfast.report.tables import make_table
+from lasfast.spaces import Architecture, SearchSpace
+from lasfast.study.architecture_table import Row, TableBuilder
+from lasfast.study.result import format_params
+from lasfast.supernets import Supernet, save_network
+from lasfast.train import TrainSettings
+
+
+def train_from_scratch(
+    console: Console,
+    supernet: Supernet,
+    architectures: Iterable[Architecture],
+    data: Dataset,
+    images: Any,
+    settings: TrainSettings,
+    directory: Path,
+    *,
+    keep_weights: bool,
+    resume: bool,
+) -> tuple[TableBuilder, list[Row]]:
+    """Train networks one after another, showing progress; return the dataset and the whole table."""
+    dataset = TableBuilder(
+        supernet, images, data.validation, architectures, directory, settings, keep_weights=keep_weights
+    )
+    rows: list[Row] = []
+    total = len(dataset.architectures)
+    with Meter(console) as meter:
+        on_progress = watch(meter, lambda one: f"{supernet.space.format(one)} ({len(rows) + 1}/{total})")
+
+        def on_row(row: Row) -> None:
+            rows.append(row)
+            text = supernet.space.format(row.architecture)
+            console.print(f"{text}: top-1 {100 * row.top1:.1f} % ({len(rows)}/{total})")
+
+        table = dataset.run(resume=resume, on_progress=on_progress, on_row=on_row)
+    return dataset, table
+
+
+def show_rows(
+    console: Console, space: SearchSpace, title: str, rows: Iterable[Row], notes: dict[Architecture, str]
+) -> None:
+    """Print networks trained from scratch, the best first."""
+    table = make_table(title, "architecture", "top-1", "top-5", "loss", "MFLOPs", "params", "")
+    for row in sorted(rows, key=lambda row: -row.top1):
+        table.add_row(
+            space.format(row.architecture),
+            f"{100 * row.top1:.1f} %",
+            f"{100 * row.top5:.1f} %",
+            f"{row.loss:.3f}",
+            f"{row.flops / 1e6:.1f}",
+            format_params(row.params),
+            notes.get(row.architecture, ""),
+        )
+    console.print(table)
+
+
+def export_trained(dataset: TableBuilder, architecture: Architecture, data: Dataset, path: Path) -> None:
+    """Write a network trained from scratch as a `torch.export` program."""
+    save_network(dataset.network(architecture), path, (data.channels, *data.image_size))

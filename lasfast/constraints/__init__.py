@@ -1,0 +1,7 @@
+"""Bounds on what an architecture may cost, also as text: `flops<=330M,params<=4M`. No torch."""
+
+from lasfast.constraints.bounds import Bound, parse_bounds
+from lasfast.constraints.constraint import Constraint
+from lasfast.constraints.cost import Cost, NamedCost, describe_function
+
+__all__ = ["Bound", "Constraint", "Cost", "NamedCost", "describe_function", "parse_bounds"]

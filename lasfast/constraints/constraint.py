@@ -1,0 +1,54 @@
+"""A constraint: whether an architecture's costs lie within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from lasfast.constraints.bounds import Bound, parse_bounds
+from lasfast.constraints.cost import Cost
+from lasfast.core.checks import as_finite
+from lasfast.spaces.base import Architecture
+
+
+class Constraint:
+    """Whether an architecture's costs lie within bounds; what searchers take as `constraint`.
+
+    Args:
+        bounds: text as `parse_bounds` reads it, or bounds, one for each cost.
+        costs: the functions behind the names.
+
+    Attributes:
+        bounds: the bounds.
+        costs: name -> function, of the costs that are bounded.
+
+    Raises:
+        TypeError, ValueError: malformed bounds, none at all, or a cost that is not among `costs`.
+    """
+
+    def __init__(self, bounds: str | Iterable[Bound], costs: Mapping[str, Cost]) -> None:
+        self.bounds = parse_bounds(bounds) if isinstance(bounds, str) else tuple(bounds)
+        if not self.bounds:
+            raise ValueError("bounds must be at least one, got none")
+        for bound in self.bounds:
+            if bound.cost not in costs:
+                known = ", ".join(costs)
+                latency = bound.cost.partition("@")[0] == "latency"
+                table = "; latencies need a table of that name (--latency-table on the command line)"
+                raise ValueError(
+                    f"constraint {str(bound)!r}: the cost must be one of {known}{table if latency else ''}"
+                )
+        self.costs = {bound.cost: costs[bound.cost] for bound in self.bounds}
+
+    def __call__(self, architecture: Architecture) -> bool:
+        """Whether all bounds are met."""
+        return all(
+            bound.low <= as_finite(bound.cost, self.costs[bound.cost](architecture)) <= bound.high
+            for bound in self.bounds
+        )
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.bounds))
+
+    def describe(self) -> str:
+        """The bounds as text, in plain numbers."""
+        return str(self)

@@ -1,0 +1,99 @@
+"""An evaluator that trains: each architecture from scratch, as searches without a supernet do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lasfast import costs
+from lasfast.data.training import as_training_images
+from lasfast.evaluation.evaluator import evaluate_network
+from lasfast.evaluation.images import Validation, check_validation, fingerprint, image_size
+from lasfast.measurements.measurement import Measurement
+from lasfast.runtime import distributed
+from lasfast.spaces import Architecture, SearchSpace
+from lasfast.supernets import Supernet
+from lasfast.train import Progress, StandaloneTrainer, TrainSettings
+from lasfast.train.settings import resolve
+
+
+class StandaloneEvaluator:
+    """Trains every architecture that it is asked for from scratch, and measures it: what LayerNAS does.
+
+    Weights start from a seed of the architecture's own, so a measurement does not depend on what else was
+    asked. A study writes measurements down when its step is complete: killed, it trains that step again.
+    Within `lasfast.runtime.distributed.start`, each rank trains some of the architectures.
+
+    Args:
+        supernet: gives the networks (`extract(architecture, fresh=True)`); its own weights are not used.
+        train: training images, as for `SupernetTrainer`.
+        validation: (images [N, C, H, W], labels [N]) or a loader of such pairs; held out of `train`.
+        settings: TrainSettings or a preset's name; further keywords override single fields, such as
+            `standalone_epochs=5`.
+        on_progress: called after every batch, by the rank that trains it, with the architecture and where its
+            training is.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or range.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        train: Any,
+        validation: Validation,
+        settings: TrainSettings | str = "small",
+        *,
+        on_progress: Callable[[Architecture, Progress], None] = lambda architecture, progress: None,
+        **overrides: Any,
+    ) -> None:
+        if not isinstance(supernet, Supernet):
+            raise TypeError(f"supernet must be a lasfast Supernet, got {type(supernet).__name__}")
+        check_validation(validation, supernet.in_channels, supernet.num_classes)
+        self.supernet = supernet
+        self.train = as_training_images(train)
+        self.validation = validation
+        self.settings = resolve(settings, **overrides)
+        self.on_progress = on_progress
+        self.image_size = image_size(validation)
+
+    def __call__(self, architectures: Sequence[Architecture]) -> list[Measurement]:
+        """Train each architecture; return a measurement for each, in order."""
+        wanted = dict.fromkeys(map(self.space.validate, architectures))
+        measured = dict(zip(wanted, distributed.world().spread(list(wanted), self._measure), strict=True))
+        return [measured[tuple(architecture)] for architecture in architectures]
+
+    @property
+    def space(self) -> SearchSpace:
+        """The architectures that can be measured: those of the supernet."""
+        return self.supernet.space
+
+    def costs(self, architecture: Architecture) -> dict[str, float]:
+        """Return FLOPs (multiply-adds for one image of the size measured on) and params, by name.
+
+        Where layers are quantized, their bit operations, too (`costs.bitops`).
+        """
+        found: dict[str, float] = {
+            "flops": costs.flops(self.supernet, architecture, self.image_size),
+            "params": costs.params(self.supernet, architecture),
+        }
+        if costs.is_quantized(self.supernet.path(architecture)):
+            found["bitops"] = costs.bitops(self.supernet, architecture, self.image_size)
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies the measurements this makes, as JSON-able values."""
+        describe = getattr(self.train, "describe", None)
+        return {
+            "standalone": self.settings.describe(),
+            "train": describe() if describe else None,
+            "validation": fingerprint(self.validation),
+        }
+
+    def _measure(self, architecture: Architecture) -> Measurement:
+        trainer = StandaloneTrainer.of(self.supernet, architecture, self.train, self.settings)
+        for progress in trainer.train():
+            self.on_progress(architecture, progress)
+        return evaluate_network(
+            trainer.module, self.validation, architecture, precision=self.settings.precision
+        )

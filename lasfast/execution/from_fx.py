@@ -1,0 +1,390 @@
+"""Read the layer record of an ordinary PyTorch network off its traced graph."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lasfast.execution.fx_ops import FUNCTIONS, MODULES, UntraceableError
+from lasfast.ir import layers
+from lasfast.ir.layers import Layer, Op, Shape
+
+__all__ = ["UntraceableError", "trace"]
+
+
+def trace(network: nn.Module, image_shape: Shape) -> Layer:
+    """Return the program of a network that takes images [N, *image_shape] and gives one tensor.
+
+    `torch.fx` follows the network's forward, in evaluation mode as far as control flow depends on it. A
+    module that it, or the layer records, cannot follow becomes an opaque op, if it holds no batch norm.
+    Raises UntraceableError where that does not help either.
+    """
+    opaque: set[str] = set()
+    while True:
+        try:
+            return _Reader(network, image_shape, opaque).layer()
+        except UntraceableError as error:
+            part = error.part
+            if not part or part in opaque or _has_batch_norm(network.get_submodule(part)):
+                raise
+            opaque.add(part)
+
+
+def _has_batch_norm(module: nn.Module) -> bool:
+    return any(isinstance(part, _BatchNorm) for part in module.modules())
+
+
+class _Tracer(fx.Tracer):
+    """Notes in which module each node is, and calls the `opaque` ones without looking into them."""
+
+    def __init__(self, opaque: set[str]) -> None:
+        super().__init__()
+        self.opaque = opaque
+        self.parts = [""]  # those entered; after an error, up to the one in which it was
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name in self.opaque or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        name = self.path_of_module(m)
+        if self.is_leaf_module(m, name):
+            return super().call_module(m, forward, args, kwargs)
+        self.parts.append(name)
+        result = super().call_module(m, forward, args, kwargs)
+        self.parts.pop()
+        return result
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        node.meta["part"] = self.parts[-1]
+        return node
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Height or width of a value, whatever it is; or how many images there are, of any value."""
+
+    value: int
+    axis: int
+
+
+_BATCH = _Size(0, 0)
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """Channels of a value that a chunk or split gives."""
+
+    value: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """A value seen as [N, groups, C / groups, H, W], or with these two axes swapped."""
+
+    value: int
+    groups: int
+    swapped: bool = False
+
+
+class _Reader:
+    """Follows a graph node by node. A node is a value of the program, or a fact about values."""
+
+    def __init__(self, network: nn.Module, image_shape: Shape, opaque: set[str]) -> None:
+        self.network, self.opaque = network, opaque
+        self.modules = dict(network.named_modules())
+        self.ops: list[Op] = []
+        self.shapes: list[Shape] = [image_shape]
+        self.values: dict[fx.Node, int] = {}
+        self.facts: dict[fx.Node, Any] = {}
+        self.numbers: dict[tuple[Op, tuple[int, ...]], int] = {}
+
+    def layer(self) -> Layer:
+        """Return the program; UntraceableError names the part that has none."""
+        tracer = _Tracer(self.opaque)
+        try:
+            graph = tracer.trace(self.network)
+        except Exception as error:  # whatever the network's own code raises when it meets a proxy
+            name = type(self.network.get_submodule(tracer.parts[-1])).__name__
+            failure = UntraceableError(f"torch.fx cannot trace {name}: {error}")
+            failure.part = tracer.parts[-1]
+            raise failure from error
+        for node in graph.nodes:
+            try:
+                self.read(node)
+            except UntraceableError as error:
+                error.part = node.meta.get("part", "")
+                raise
+        norms = [op.module for op in self.ops if isinstance(op, layers.BatchNorm2d)]
+        if len(set(norms)) < len(norms):
+            raise UntraceableError("a batch norm is used more than once")
+        return Layer(type(self.network).__name__, tuple(self.ops))
+
+    def read(self, node: fx.Node) -> None:
+        """Read one node."""
+        if node.op == "placeholder":
+            if self.values:
+                raise UntraceableError("it takes more than one input")
+            self.values[node] = 0
+        elif node.op == "output":
+            result = node.args[0]
+            if not isinstance(result, fx.Node) or self.values.get(result) != len(self.ops):
+                raise UntraceableError("it gives more than one value, or not the last one it computes")
+        elif node.op == "call_module":
+            self.call_module(node, str(node.target))
+        elif node.op in ("call_function", "call_method"):
+            method = node.op == "call_method"
+            target = getattr(torch.Tensor, str(node.target), None) if method else node.target
+            if target in _FORMS:
+                _FORMS[target](self, node)
+                return
+            name = f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}"
+            make = FUNCTIONS.get(target) or FUNCTIONS.get(name)
+            if make is None:
+                raise _no_record(node)
+            self.append(node, make(node), *map(self.value, node.all_input_nodes))
+        else:
+            raise _no_record(node)
+
+    def call_module(self, node: fx.Node, name: str) -> None:
+        """Append the record of a leaf module, or an opaque one."""
+        if len(node.all_input_nodes) != 1 or len(node.args) != 1 or node.kwargs:
+            raise UntraceableError(f"{node.format_node()} does not read one value alone")
+        module, value = self.modules[name], self.value(node.args[0])
+        make = None if name in self.opaque else MODULES.get(type(module))
+        try:
+            op = make(name, module) if make else _opaque(name, module, self.shapes[value])
+        except UntraceableError:  # of such a kind, but with settings that the record cannot say
+            if make is None or _has_batch_norm(module):
+                raise
+            op = _opaque(name, module, self.shapes[value])
+        self.append(node, op, value)
+
+    def append(self, node: fx.Node, op: Op | None, *inputs: int) -> None:
+        """Let a node be the value of an op, or its input's where there is none; of equal ops, the first."""
+        if op is None or (isinstance(op, layers.Flatten) and len(self.shapes[inputs[0]]) == 1):
+            self.values[node] = inputs[0]
+            return
+        if len(inputs) != op.arity:
+            raise UntraceableError(f"{node.format_node()} does not read {op.arity} value(s)")
+        known = None if isinstance(op, layers.BatchNorm2d) else self.numbers.get((op, inputs))
+        if known is None:
+            try:
+                shape = op.output_shape(*(self.shapes[number] for number in inputs))
+            except ValueError as error:
+                raise UntraceableError(f"{node.format_node()}: {error}") from None
+            self.ops.append(op if inputs == (len(self.ops),) else replace(op, inputs=inputs))
+            self.shapes.append(shape)
+            known = self.numbers[op, inputs] = len(self.ops)
+        self.values[node] = known
+
+    def value(self, node: Any) -> int:
+        """Return the number of the value that a node is."""
+        if node not in self.values:
+            raise UntraceableError(f"{node} is read as a value, which it is not")
+        return self.values[node]
+
+    def fact(self, argument: Any) -> Any:
+        """Return what is known of an argument, itself where it is no node."""
+        return self.facts.get(argument) if isinstance(argument, fx.Node) else argument
+
+    def sizes(self, value: int) -> tuple[Any, ...]:
+        """The shape of a value, its batch included, as far as it does not depend on the images."""
+        channels, *others = self.shapes[value]
+        return (_BATCH, channels, *(_Size(value, axis) for axis in range(2, 2 + len(others))))
+
+
+def _opaque(name: str, module: nn.Module, shape: Shape) -> Op:
+    """Return the record of a module that is called as it is, if it gives images or features."""
+    kind = type(module).__name__
+    if _has_batch_norm(module):
+        raise UntraceableError(f"module {name!r} is a {kind}, which has no record and holds batch norms")
+    example = next(module.parameters(), torch.zeros(0))
+    try:
+        with torch.no_grad():
+            result = module(torch.zeros(1, *shape, device=example.device, dtype=example.dtype))
+    except Exception as error:  # whatever the module's own code raises
+        raise UntraceableError(f"module {name!r}, a {kind}, fails on zeros {shape}: {error}") from error
+    params = sum(parameter.numel() for parameter in module.parameters())
+    given = tuple(result.shape[1:]) if isinstance(result, torch.Tensor) else ()
+    if given:
+        op = layers.Opaque(name, given[0], -(-shape[-1] // given[-1]) if len(given) > 1 else 1, params)
+        if op.output_shape(shape) == given:
+            return op
+    raise UntraceableError(f"module {name!r} is a {kind}, which makes {given or type(result)} of {shape}")
+
+
+def _no_record(node: fx.Node) -> UntraceableError:
+    return UntraceableError(f"{node.format_node()} has no record")
+
+
+# ---- calls that are more, or less, than one op
+
+
+def _multiply(reader: _Reader, node: fx.Node) -> None:
+    if len(node.args) != 2 or len(node.all_input_nodes) != 2:
+        raise _no_record(node)
+    one, other = map(reader.value, node.args)
+    # Either may be the gate.
+    channels = reader.shapes[other][0]
+    if reader.shapes[one] in ((channels,), (channels, 1, 1)) and len(reader.shapes[other]) == 3:
+        one, other = other, one
+    reader.append(node, layers.Multiply(), one, other)
+
+
+def _concat(reader: _Reader, node: fx.Node) -> None:
+    parts, axis = _arguments(node, ("tensors", None), ("dim", 0))
+    if axis != 1 or not isinstance(parts, list | tuple):
+        raise UntraceableError(f"{node.format_node()} joins other than channels")
+    reader.values[node] = reader.value(parts[0])
+    for part in parts[1:]:
+        reader.append(node, layers.Concat(), reader.values[node], reader.value(part))
+
+
+def _split(reader: _Reader, node: fx.Node) -> None:
+    pieces = "chunks" if "chunk" in str(node.target) else "split_size"
+    source, size, axis = _arguments(node, ("input", None), (pieces, None), ("dim", 0))
+    if axis != 1:
+        raise UntraceableError(f"{node.format_node()} splits other than channels")
+    value = reader.value(source)
+    channels = reader.shapes[value][0]
+    if isinstance(size, int):
+        step = -(-channels // size) if pieces == "chunks" else size
+        size = [min(step, channels - start) for start in range(0, channels, step)]
+    starts = [sum(size[:index]) for index in range(len(size))]
+    reader.facts[node] = tuple(
+        _Channels(value, start, count) for start, count in zip(starts, size, strict=True)
+    )
+
+
+def _item(reader: _Reader, node: fx.Node) -> None:
+    source: Any
+    index: Any
+    source, index = node.args
+    fact = reader.fact(source)
+    if isinstance(fact, tuple) and isinstance(index, int):
+        item = fact[index]
+        if isinstance(item, _Channels):
+            reader.append(node, layers.Slice(item.start, item.count), item.value)
+        else:
+            reader.facts[node] = item
+        return
+    value = reader.value(source)
+    whole = slice(None, None, None)
+    if index == (whole, whole, None, None) and len(reader.shapes[value]) == 1:
+        reader.append(node, None, value)  # a gate needs no axes of its own
+        return
+    if (
+        not isinstance(index, tuple)
+        or len(index) != 2
+        or index[0] != whole
+        or not isinstance(index[1], slice)
+    ):
+        raise _no_record(node)
+    ends = [reader.fact(end) for end in (index[1].start, index[1].stop, index[1].step)]
+    start, end, step = slice(*ends).indices(reader.shapes[value][0])
+    if step != 1:
+        raise _no_record(node)
+    reader.append(node, layers.Slice(start, end - start), value)
+
+
+def _size(reader: _Reader, node: fx.Node) -> None:
+    source, axis = _arguments(node, ("input", None), ("dim", None))
+    sizes = reader.sizes(reader.value(source))
+    reader.facts[node] = sizes if axis is None else sizes[axis]
+
+
+def _attribute(reader: _Reader, node: fx.Node) -> None:
+    if node.args[1] != "shape":
+        raise _no_record(node)
+    reader.facts[node] = reader.sizes(reader.value(node.args[0]))
+
+
+def _floor_divide(reader: _Reader, node: fx.Node) -> None:
+    one, other = map(reader.fact, node.args)
+    if not isinstance(one, int) or not isinstance(other, int) or not other:
+        raise _no_record(node)
+    reader.facts[node] = one // other
+
+
+def _reshape(reader: _Reader, node: fx.Node) -> None:
+    """The two reshapings of a channel shuffle, flattening, and a gate's new axes."""
+    source, *rest = node.args
+    listed = reader.fact(rest[0]) if len(rest) == 1 else rest
+    wanted = tuple(map(reader.fact, listed)) if isinstance(listed, list | tuple) else ()
+    groups = reader.fact(source)
+    value = groups.value if isinstance(groups, _Groups) else reader.value(source)
+    shape, sizes = reader.shapes[value], reader.sizes(value)
+
+    def fits(*expected: Any) -> bool:
+        """Whether the wanted sizes are these, of which one may be left open."""
+        same = [one == -1 or one == other for one, other in zip(wanted, expected, strict=False)]
+        return len(wanted) == len(expected) and all(same) and wanted.count(-1) <= 1
+
+    if isinstance(groups, _Groups):
+        if groups.swapped and fits(*sizes):
+            reader.append(node, layers.Shuffle(groups.groups), value)
+            return
+    elif len(shape) == 3 and len(wanted) == 5 and isinstance(wanted[1], int) and wanted[1] > 0:
+        if shape[0] % wanted[1] == 0 and fits(sizes[0], wanted[1], shape[0] // wanted[1], *sizes[2:]):
+            reader.facts[node] = _Groups(value, wanted[1])
+            return
+    elif len(wanted) == 2 and wanted[1] == -1 and wanted[0] == sizes[0]:
+        reader.append(node, layers.Flatten(), value)
+        return
+    elif len(shape) == 1 and fits(*sizes, 1, 1):
+        reader.append(node, None, value)
+        return
+    raise _no_record(node)
+
+
+def _swap(reader: _Reader, node: fx.Node) -> None:
+    groups = reader.fact(node.args[0])
+    if not isinstance(groups, _Groups) or node.args[1:] not in ((1, 2), (2, 1)):
+        raise _no_record(node)
+    reader.facts[node] = replace(groups, swapped=not groups.swapped)
+
+
+def _same(reader: _Reader, node: fx.Node) -> None:
+    source: Any = node.args[0]
+    if source in reader.facts:
+        reader.facts[node] = reader.facts[source]
+    else:
+        reader.values[node] = reader.value(source)
+
+
+def _arguments(node: fx.Node, *parameters: tuple[str, Any]) -> list[Any]:
+    """A call's arguments by position or name, with defaults."""
+    known = dict(zip((name for name, _ in parameters), node.args, strict=False)) | node.kwargs
+    return [known.get(name, default) for name, default in parameters]
+
+
+_FORMS: dict[Any, Callable[[_Reader, fx.Node], None]] = {
+    operator.mul: _multiply,
+    torch.mul: _multiply,
+    torch.Tensor.mul: _multiply,
+    torch.cat: _concat,
+    torch.concat: _concat,
+    torch.chunk: _split,
+    torch.Tensor.chunk: _split,
+    torch.split: _split,
+    torch.Tensor.split: _split,
+    operator.getitem: _item,
+    torch.Tensor.size: _size,
+    getattr: _attribute,
+    operator.floordiv: _floor_divide,
+    torch.Tensor.view: _reshape,
+    torch.Tensor.reshape: _reshape,
+    torch.reshape: _reshape,
+    torch.Tensor.transpose: _swap,
+    torch.transpose: _swap,
+    torch.Tensor.contiguous: _same,
+}

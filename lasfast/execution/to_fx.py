@@ -1,0 +1,131 @@
+"""Build a stand-alone network from a path: a plain `torch.fx.GraphModule` with weights of its own."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from lasfast.execution.modules import add_module, copy_leading, make_module
+from lasfast.ir import layers
+from lasfast.ir.layers import Layer, Op, Path
+from lasfast.ops.quantize import dorefa, pact_reference
+
+Statistics = Mapping[str, tuple[Tensor, Tensor]]
+"""Calibrated statistics of one network: batch norm module -> (mean [C], variance [C])."""
+
+
+def extract(
+    path: Path, supernet: nn.Module, statistics: Statistics | None = None, *, fresh: bool = False
+) -> fx.GraphModule:
+    """Return a network that computes what `path` computes with the weights of `supernet`, copied.
+
+    The result needs torch alone: it holds `nn.Conv2d`, `nn.BatchNorm2d`, ... under the supernet's own
+    names, sliced to their active channels. `statistics` replaces the batch norm buffers it inherits;
+    `fresh` keeps the initial weights of new modules instead (opaque ones are reset where they can be).
+    """
+    owners = dict(supernet.named_modules())
+    root, graph = nn.Module(), fx.Graph()
+    value = graph.placeholder("images")
+    for layer in path:
+        values = [value]
+        for number, (op, sources) in enumerate(layer.steps(), start=1):
+            inputs = [values[source] for source in sources]
+            make = _FUNCTIONS.get(type(op))
+            if make is not None:
+                values.append(make(graph, op, *inputs))
+                continue
+            name = getattr(op, "module", "") or _free_name(layer, number, op)
+            add_module(root, name, _module(op, owners.get(name), fresh))
+            values.append(_call(graph, op, name, inputs))
+        value = values[-1]
+    graph.output(value)
+    network = fx.GraphModule(root, graph, class_name="Network")
+    for name, (mean, variance) in (statistics or {}).items():
+        batch_norm = network.get_submodule(name)
+        batch_norm.get_buffer("running_mean").copy_(mean)
+        batch_norm.get_buffer("running_var").copy_(variance)
+    return network.train(supernet.training)
+
+
+def _module(op: Op, owner: nn.Module | None, fresh: bool) -> nn.Module:
+    """Return a new module for an op, with the owner's weights unless they are to be fresh."""
+    if isinstance(op, layers.Opaque):
+        module = copy.deepcopy(owner)
+        assert module is not None
+        if fresh:
+            for part in module.modules():
+                getattr(part, "reset_parameters", lambda: None)()
+        return module
+    module = make_module(op)
+    if owner is not None:
+        example = next(owner.parameters(), None)
+        if example is not None:
+            module.to(example.device, example.dtype)
+        if not fresh:
+            copy_leading(module, owner)
+    return module
+
+
+def _call(graph: fx.Graph, op: Op, name: str, inputs: list[fx.Node]) -> fx.Node:
+    """Call an op's module; or functions on what it owns, where weights or values are quantized."""
+    if isinstance(op, layers.Quantize):
+        return _traced(graph, partial(pact_reference, bits=op.bits), *inputs, graph.get_attr(f"{name}.alpha"))
+    if isinstance(op, layers.Conv2d) and op.weight_bits is not None:
+        weight = _traced(graph, partial(dorefa, bits=op.weight_bits), graph.get_attr(f"{name}.weight"))
+        bias = graph.get_attr(f"{name}.bias") if op.bias else None
+        arguments = (*inputs, weight, bias, op.stride, op.padding, op.dilation, op.groups)
+        return graph.call_function(F.conv2d, arguments)
+    return graph.call_module(name, tuple(inputs))
+
+
+def _traced(graph: fx.Graph, function: Callable[..., Any], *inputs: fx.Node) -> fx.Node:
+    """Append what a function of PyTorch's operators does."""
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    result: fx.Node = function(*(fx.Proxy(node, tracer) for node in inputs)).node
+    return result
+
+
+def _add(graph: fx.Graph, op: Any, x: fx.Node, y: fx.Node) -> fx.Node:
+    if op.missing:
+        y = graph.call_function(F.pad, (y, (0, 0, 0, 0, 0, op.missing)))
+    return graph.call_function(operator.add, (x, y))
+
+
+def _multiply(graph: fx.Graph, op: Any, x: fx.Node, gate: fx.Node) -> fx.Node:
+    for method, argument in (("flatten", 1), ("unsqueeze", -1), ("unsqueeze", -1)):
+        gate = graph.call_method(method, (gate, argument))
+    return graph.call_function(operator.mul, (x, gate))
+
+
+def _concat(graph: fx.Graph, op: Any, x: fx.Node, y: fx.Node) -> fx.Node:
+    return graph.call_function(torch.cat, ((x, y), 1))
+
+
+def _slice(graph: fx.Graph, op: Any, x: fx.Node) -> fx.Node:
+    return graph.call_method("narrow", (x, 1, op.start, op.channels))
+
+
+def _shift(graph: fx.Graph, op: Any, x: fx.Node) -> fx.Node:
+    return graph.call_function(F.pad, (x, (-1, 1, -1, 1)))
+
+
+_FUNCTIONS: dict[type[Op], Callable[..., fx.Node]] = {
+    layers.Add: _add,
+    layers.Multiply: _multiply,
+    layers.Concat: _concat,
+    layers.Slice: _slice,
+    layers.Shift: _shift,
+}
+"""Ops that are calls in the network, not modules of it."""
+
+
+def _free_name(layer: Layer, number: int, op: Op) -> str:
+    kind = getattr(op, "kind", type(op).__name__.lower())
+    return f"{layer.name}.{kind}{number}"

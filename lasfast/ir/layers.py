@@ -1,0 +1,363 @@
+"""The layer records: the one description of a network that everything else reads.
+
+A `Layer` is a short straight-line program. Value 0 is the layer's input, value k the output of its
+k-th op, and the last value is the layer's output. Every op names the module that owns its weights and
+says the active shape, so **equal records compute equal functions**: prefix sharing stands on that.
+Channel counts below the module's own select a slice, `weight[:out_channels, :in_channels]`.
+
+Records are plain data and import no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from lasfast.core.checks import check_bits
+
+Shape = tuple[int, ...]
+"""Shape of one image's value, without the batch: `(channels, height, width)` or `(features,)`."""
+
+ActivationKind = Literal["relu", "relu6", "hardswish", "swish", "sigmoid", "hardsigmoid"]
+PoolKind = Literal["max", "avg"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """One operation of a layer.
+
+    `inputs` are the numbers of the values it reads; empty means the value just before.
+    """
+
+    arity: ClassVar[int] = 1
+    inputs: tuple[int, ...] = ()
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Return the shape of the output for these input shapes; ValueError where they do not fit."""
+        return shapes[0]
+
+
+@dataclass(frozen=True)
+class Conv2d(Op):
+    """Convolution, [N, in_channels, H, W] -> [N, out_channels, H', W'], with square kernel and stride.
+
+    Taps of the kernel are `dilation` positions apart. With `weight_bits`, the slice of the weight that is in
+    use is quantized to so many bits (`ops.dorefa`).
+    """
+
+    module: str
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    bias: bool = False
+    dilation: int = 1
+    weight_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight_bits is not None:
+            check_bits("weight_bits", self.weight_bits)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Follow the usual rule, (H + 2 padding - extent) // stride + 1, the dilated kernel's extent."""
+        _expect_channels(self.module, shapes[0], self.in_channels)
+        extent = self.dilation * (self.kernel_size - 1) + 1
+        height, width = _window(self.module, shapes[0], extent, self.stride, self.padding)
+        return (self.out_channels, height, width)
+
+
+@dataclass(frozen=True)
+class BatchNorm2d(Op):
+    """Batch normalisation with scale and shift over [N, channels, H, W]."""
+
+    module: str
+    channels: int
+    eps: float = 1e-5
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Keep the shape."""
+        _expect_channels(self.module, shapes[0], self.channels)
+        return shapes[0]
+
+
+@dataclass(frozen=True)
+class Activation(Op):
+    """Elementwise activation."""
+
+    kind: ActivationKind = "relu"
+
+
+@dataclass(frozen=True)
+class Pool(Op):
+    """Max or average pooling; padded values never count."""
+
+    kind: PoolKind
+    kernel_size: int
+    stride: int
+    padding: int = 0
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Follow the usual rule, (H + 2 padding - kernel) // stride + 1."""
+        height, width = _window(f"{self.kind} pool", shapes[0], self.kernel_size, self.stride, self.padding)
+        return (shapes[0][0], height, width)
+
+
+@dataclass(frozen=True)
+class GlobalAvgPool(Op):
+    """Mean over height and width, [N, C, H, W] -> [N, C], or [N, C, 1, 1] with `keep_axes`."""
+
+    keep_axes: bool = False
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Keep the channels."""
+        channels = _image(type(self).__name__, shapes[0])[0]
+        return (channels, 1, 1) if self.keep_axes else (channels,)
+
+
+@dataclass(frozen=True)
+class Add(Op):
+    """Sum of two values of one height and width.
+
+    The second has `missing` channels less than the first, which count as zero (the parameter-free
+    shortcut "A" of He et al. 2016, section 3.3).
+    """
+
+    arity: ClassVar[int] = 2
+    missing: int = 0
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Take the first input's shape."""
+        first, second = shapes
+        if first[1:] != second[1:] or second[0] + self.missing != first[0]:
+            raise ValueError(f"add: cannot add a value of shape {second} to one of shape {first}")
+        return first
+
+
+@dataclass(frozen=True)
+class Multiply(Op):
+    """Each channel of the first value, [N, C, H, W], times its gate, the second: [N, C] or [N, C, 1, 1].
+
+    What squeeze-and-excitation ends with (Hu et al. 2018, Eq. 4).
+    """
+
+    arity: ClassVar[int] = 2
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Take the first input's shape."""
+        value, gate = shapes
+        channels = _image("multiply", value)[0]
+        if gate not in ((channels,), (channels, 1, 1)):
+            raise ValueError(
+                f"multiply: a value of shape {value} needs one factor for each channel, got {gate}"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Concat(Op):
+    """The channels of the first value, then those of the second: [N, C1, H, W], [N, C2, H, W]."""
+
+    arity: ClassVar[int] = 2
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Add the channels."""
+        first, second = shapes
+        if _image("concat", first)[1:] != _image("concat", second)[1:]:
+            raise ValueError(
+                f"concat: values of shapes {first} and {second} differ in more than their channels"
+            )
+        return (first[0] + second[0], *first[1:])
+
+
+@dataclass(frozen=True)
+class Shuffle(Op):
+    """Channel shuffle (Zhang et al. 2018, section 3.1): channels [groups, C / groups] are transposed.
+
+    Output channel j * groups + g is input channel g * (C / groups) + j. With C / 2 groups, the even
+    channels come first, then the odd ones.
+    """
+
+    groups: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Keep the shape."""
+        if self.groups < 1 or _image("shuffle", shapes[0])[0] % self.groups:
+            raise ValueError(f"shuffle: a value of shape {shapes[0]} has no {self.groups} equal groups")
+        return shapes[0]
+
+
+@dataclass(frozen=True)
+class Slice(Op):
+    """`channels` channels from `start` on, [N, C, H, W] -> [N, channels, H, W]."""
+
+    start: int
+    channels: int
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Replace the channels."""
+        end = self.start + self.channels
+        if not 0 <= self.start < end <= _image("slice", shapes[0])[0]:
+            raise ValueError(f"slice: a value of shape {shapes[0]} has no channels {self.start} to {end - 1}")
+        return (self.channels, *shapes[0][1:])
+
+
+@dataclass(frozen=True)
+class Shift(Op):
+    """The image moved up and left by one position, [N, C, H, W]; what comes in is zero.
+
+    A subsampling of it reads the positions between those that a subsampling of the image reads.
+    """
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Keep the shape."""
+        return _image("shift", shapes[0])
+
+
+@dataclass(frozen=True)
+class Flatten(Op):
+    """[N, C, H, W] -> [N, C * H * W]."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Multiply the sizes."""
+        channels, height, width = _image("flatten", shapes[0])
+        return (channels * height * width,)
+
+
+@dataclass(frozen=True)
+class Linear(Op):
+    """[N, in_features] -> [N, out_features]."""
+
+    module: str
+    in_features: int
+    out_features: int
+    bias: bool = True
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Replace the features."""
+        if shapes[0] != (self.in_features,):
+            raise ValueError(
+                f"{self.module}: expects {self.in_features} features, got a value of shape {shapes[0]}; "
+                "does the image size fit this network?"
+            )
+        return (self.out_features,)
+
+
+@dataclass(frozen=True)
+class Dropout(Op):
+    """Zeroes a value with probability `p` in training; nothing otherwise."""
+
+    p: float = 0.5
+
+
+@dataclass(frozen=True)
+class Quantize(Op):
+    """Rounds to one of 2^bits values from 0 to the module's learned `alpha` (`ops.pact`)."""
+
+    module: str
+    bits: int
+
+    def __post_init__(self) -> None:
+        check_bits("bits", self.bits)
+
+
+@dataclass(frozen=True)
+class Opaque(Op):
+    """A module of the user's own, called as it is; torch runs it in every backend.
+
+    It must treat images independently of each other (no batch statistics). `out_channels` and
+    `stride` say its output shape. For the cost models: its weights, and its multiply-adds for each
+    position of the output and, beside those, for each image.
+    """
+
+    module: str
+    out_channels: int
+    stride: int = 1
+    params: int = 0
+    flops_per_position: int = 0
+    flops_per_image: int = 0
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Divide height and width by the stride, rounding up."""
+        return (self.out_channels, *(-(-size // self.stride) for size in shapes[0][1:]))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A named straight-line program of ops; immutable and hashable."""
+
+    _hash: ClassVar[int]
+    name: str
+    ops: tuple[Op, ...]
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[type[Layer], tuple[str, tuple[Op, ...]]]:
+        # Python salts the hashes of strings in each process: a hash must not travel with a pickle.
+        return Layer, (self.name, self.ops)
+
+    def __post_init__(self) -> None:
+        # Plans and caches look layers up all the time; hashing a whole program each time is slow.
+        object.__setattr__(self, "_hash", hash((self.name, self.ops)))
+        if not self.ops:
+            raise ValueError(f"layer {self.name!r} has no ops")
+        for number, (op, sources) in enumerate(self.steps(), start=1):
+            if len(sources) != op.arity or not all(0 <= source < number for source in sources):
+                raise ValueError(
+                    f"layer {self.name!r}: op {number}, {type(op).__name__}, reads values {sources}; "
+                    f"expected {op.arity} of the values 0 to {number - 1}"
+                )
+
+    def steps(self) -> Iterator[tuple[Op, tuple[int, ...]]]:
+        """Give each op with the numbers of the values it reads, in order."""
+        for number, op in enumerate(self.ops):
+            yield op, op.inputs or (number,)
+
+    def shapes(self, input_shape: Shape) -> tuple[Shape, ...]:
+        """Return the shape of every value, the input first; ValueError where an op does not fit."""
+        shapes = [tuple(input_shape)]
+        for op, sources in self.steps():
+            try:
+                shapes.append(op.output_shape(*(shapes[source] for source in sources)))
+            except ValueError as error:
+                raise ValueError(f"layer {self.name!r}: {error}") from None
+        return tuple(shapes)
+
+
+Path = tuple[Layer, ...]
+"""The layers that an architecture runs, in order."""
+
+
+def path_shapes(path: Path, input_shape: Shape) -> Iterator[tuple[Layer, tuple[Shape, ...]]]:
+    """Give each layer of a path with the shapes of all its values."""
+    shape = input_shape
+    for layer in path:
+        shapes = layer.shapes(shape)
+        yield layer, shapes
+        shape = shapes[-1]
+
+
+def _image(what: str, shape: Shape) -> Shape:
+    if len(shape) != 3:
+        raise ValueError(f"{what}: expects a value of shape (channels, height, width), got {shape}")
+    return shape
+
+
+def _expect_channels(what: str, shape: Shape, channels: int) -> None:
+    if _image(what, shape)[0] != channels:
+        raise ValueError(f"{what}: expects {channels} channels, got a value of shape {shape}")
+
+
+def _window(what: str, shape: Shape, kernel_size: int, stride: int, padding: int) -> tuple[int, int]:
+    _, height, width = _image(what, shape)
+    if min(height, width) + 2 * padding < kernel_size:
+        raise ValueError(
+            f"{what}: a {kernel_size}x{kernel_size} window with padding {padding} does not fit in an input "
+            f"of shape {shape}; the image is too small for this network"
+        )
+    out_height = (height + 2 * padding - kernel_size) // stride + 1
+    out_width = (width + 2 * padding - kernel_size) // stride + 1
+    return out_height, out_width

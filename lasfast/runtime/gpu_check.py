@@ -1,0 +1,204 @@
+"""Whether lasfast's CUDA kernels do on a GPU of this machine what they should: checked once, then remembered.
+
+A new GPU, driver, torch or build is checked before kernels run there that nobody asked for by name: by
+`lasfast check`, in a process of its own, where a crash or a hang harms nothing. The verdict is kept beside
+the choices (see `lasfast.runtime.autotune`). ``LASFAST_CHOICE`` other than ``measure`` leaves the check out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import get_worker_info
+
+from lasfast._version import __version__
+from lasfast.runtime import autotune, compiled
+
+logger = logging.getLogger("lasfast")
+
+COMMAND = (sys.executable or "python3", "-m", "lasfast", "check", "--device")
+SECONDS = 120.0  # that the check may take; it takes about ten
+FAILED = "FAILED: "  # begins the last line of a check that found something wrong, and ends with status 1
+NOT_STARTED = 127  # as a shell has it
+OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # torchrun's, which are not the check's
+ENDED_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the check of a GPU found; where it failed, why, and where its whole output is."""
+
+    passed: bool
+    why: str = ""
+    log: str = ""
+
+    def __str__(self) -> str:
+        if self.passed:
+            return "checked, agrees with PyTorch"
+        return f"check failed: {self.why}" + (f" (see {self.log})" if self.log else "")
+
+
+_verdicts: dict[int, Verdict] = {}
+"""Of this process's GPUs."""
+
+
+def passed(device: int) -> bool:
+    """Whether kernels may run unasked on a GPU that they were built for; says once why not.
+
+    Checks where nobody has yet, but not while a CUDA graph is recorded nor in a data loader's worker: there,
+    what is not known to be right does not run.
+    """
+    if os.environ.get("LASFAST_CHOICE", "measure") != "measure":
+        return True
+    verdict = _verdicts.get(device)
+    if verdict is None:
+        cannot = autotune.is_capturing(torch.device("cuda", device)) or get_worker_info() is not None
+        verdict = known(device) if cannot else _alone(device)
+        if verdict is None:
+            return False
+        _verdicts[device] = verdict
+        if not verdict.passed:
+            logger.warning(
+                "lasfast runs on PyTorch's operators on GPU %d, %s: its kernels' %s; `lasfast check --device "
+                "cuda:%d` checks again",
+                device,
+                torch.cuda.get_device_name(device),
+                verdict,
+                device,
+            )
+    return verdict.passed
+
+
+def known(device: int) -> Verdict | None:
+    """What an earlier check of this GPU found, None where there was none."""
+    file = _file(device)
+    try:
+        return Verdict(**json.loads(file.read_text())["verdict"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        logger.warning("%s cannot be read (%s): checking the kernels anew", file, error)
+        return None
+
+
+def keep(device: int, verdict: Verdict) -> None:
+    """Remember what a check of this GPU found, for later processes."""
+    autotune.save(_file(device), {"gpu": _identity(device), "verdict": asdict(verdict)})
+
+
+def log_file(device: int) -> Path:
+    """Where a check of this GPU leaves its output."""
+    return _file(device).with_suffix(".log")
+
+
+def _alone(device: int) -> Verdict:
+    """Check, unless another process does; then wait for what it finds."""
+    with _lock(_file(device).with_suffix(".lock")):
+        return known(device) or _check(device)
+
+
+def _check(device: int) -> Verdict:
+    """Check in a process of its own."""
+    logger.info(
+        "checking lasfast's kernels on %s, once; it takes some seconds", torch.cuda.get_device_name(device)
+    )
+    log = log_file(device)
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    except OSError:
+        log = Path(tempfile.mkstemp(prefix="lasfast-check-", suffix=".log")[1])
+    status = _run([*COMMAND, f"cuda:{device}"], log)
+    lines = log.read_text(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    remember = True
+    if status == 0:
+        verdict = Verdict(True)
+    elif status is None:
+        verdict = Verdict(False, f"not done after {SECONDS:.0f} s, at: {last}", str(log))
+    elif status == 1 and last.startswith(FAILED):
+        verdict = Verdict(False, last.removeprefix(FAILED), str(log))
+    elif status < 0 and -status not in ENDED_BY_OTHERS:
+        verdict = Verdict(
+            False, f"ended by signal {-status} ({signal.strsignal(-status)}), at: {last}", str(log)
+        )
+    else:
+        # Memory that is short today, or somebody who ends processes, says nothing about tomorrow.
+        verdict, remember = Verdict(False, f"it could not be made: {last}", str(log)), False
+    if remember:
+        keep(device, verdict)
+    return verdict
+
+
+def _run(command: list[str], log: Path) -> int | None:
+    """Run a command with its output in a file; its exit status, None where it takes too long."""
+    own = Path(__file__).parents[2]
+    path = os.pathsep.join([str(own), *(os.path.abspath(one) for one in sys.path)])
+    environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
+    cache = str(autotune.directory().absolute())
+    environment |= {"LASFAST_CHOICE": "native", "LASFAST_CACHE": cache, "PYTHONPATH": path}
+    with open(log, "wb") as output:
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=own
+            )
+        except OSError as error:
+            output.write(str(error).encode())
+            return NOT_STARTED
+        try:
+            return process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            process.kill()
+            with suppress(subprocess.TimeoutExpired):  # one that waits for a broken driver cannot be ended
+                process.wait(5)
+
+
+@contextmanager
+def _lock(file: Path) -> Iterator[None]:
+    """Let one process at a time into the block; any, where files cannot be locked."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(open(file, "a")), fcntl.LOCK_EX)
+        yield
+
+
+def _file(device: int) -> Path:
+    text = json.dumps(_identity(device))
+    return autotune.directory() / f"check-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}.json"
+
+
+def _identity(device: int) -> Mapping[str, str]:
+    """What a verdict is of: anything else has one of its own."""
+    return {
+        "name": torch.cuda.get_device_name(device),
+        "capability": "{}.{}".format(*torch.cuda.get_device_capability(device)),
+        "driver": _driver(),
+        "torch": torch.__version__,
+        "lasfast": __version__,
+        "module": compiled.digest(),
+    }
+
+
+def _driver() -> str:
+    """The driver's version, and the CUDA that it knows."""
+    try:
+        version = Path("/proc/driver/nvidia/version").read_text().split("\n")[0]
+    except OSError:
+        version = ""
+    return f"{version} CUDA {compiled.load().cuda_driver_version()}"

@@ -1,0 +1,113 @@
+"""What a study found, as its caller and result.json have it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lasfast.measurements.measurement import Measurement
+from lasfast.searchers.operators import pareto_front
+from lasfast.spaces import Architecture
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """An architecture that was measured, with its accuracy and costs.
+
+    `text` is the architecture as its space writes it. `costs` are by name: of a supernet, `flops`
+    (multiply-adds for one image of the size that was evaluated), `params`, `params_without_batch_norm` as in
+    the papers' tables, and `bitops` where layers are quantized; of a table, what its columns say.
+    """
+
+    measurement: Measurement
+    text: str
+    costs: Mapping[str, float]
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture, as `supernet.extract` takes it."""
+        return self.measurement.architecture
+
+    @property
+    def top1(self) -> float:
+        """Share of validation images ranked right, 0 to 1."""
+        return self.measurement.top1
+
+    @property
+    def flops(self) -> float:
+        """Multiply-adds; KeyError where they are not known."""
+        return self.costs["flops"]
+
+    @property
+    def params(self) -> float:
+        """Weights, those of BatchNorm included; KeyError where they are not known."""
+        return self.costs["params"]
+
+    @property
+    def params_without_batch_norm(self) -> float:
+        """Weights, those of BatchNorm left out; KeyError where they are not known."""
+        return self.costs["params_without_batch_norm"]
+
+    def __str__(self) -> str:
+        """For example `2-4-6  top-1 93.1 %  12.3 MFLOPs  0.45 M params`."""
+        parts = [self.text, f"top-1 {100 * self.top1:.1f} %"]
+        if "flops" in self.costs:
+            parts.append(f"{self.flops / 1e6:.1f} MFLOPs")
+        if "bitops" in self.costs:
+            parts.append(f"{self.costs['bitops'] / 1e6:.1f} Mbitops")
+        if "params" in self.costs:
+            parts.append(f"{format_params(self.params)} params")
+        return "  ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; which images were right is in the journal alone."""
+        values = self.measurement.to_json()
+        del values["correct"]
+        return {"text": self.text, **values, **self.costs}
+
+
+def format_params(params: float) -> str:
+    """Return a count of weights with its unit: 0.27 M, 12.3 k."""
+    return f"{params / 1e6:.2f} M" if params >= 1e5 else f"{params / 1e3:.1f} k"
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyResult:
+    """What a study found: `best`, the winner of each depth, and every measurement, step by step.
+
+    `candidates` are the measurements with their costs, in the order asked.
+    """
+
+    best: Measured
+    winners: dict[int, Measured]
+    steps: list[list[Measurement]]
+    description: dict[str, Any]
+    candidates: list[Measured]
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """Every measurement in the order asked."""
+        return [measurement for step in self.steps for measurement in step]
+
+    def front(self, cost: str = "flops") -> list[Measured]:
+        """The Pareto front: the highest accuracies for the lowest costs, the cheapest first.
+
+        Raises:
+            KeyError: a cost that is not known of the candidates.
+        """
+        known = {candidate.architecture: candidate for candidate in self.candidates}
+        values = [(architecture, candidate.top1) for architecture, candidate in known.items()]
+        front = pareto_front(values, lambda architecture: known[architecture].costs[cost])
+        return [known[architecture] for architecture, _ in front]
+
+    def to_json(self) -> dict[str, Any]:
+        """What result.json holds: no times, so that equal studies give equal bytes."""
+        candidates = iter(self.candidates)
+        return {
+            "format": 1,
+            "study": self.description,
+            "best": self.best.to_json(),
+            "winners": {str(depth): winner.to_json() for depth, winner in self.winners.items()},
+            "steps": [[next(candidates).to_json() for _ in step] for step in self.steps],
+        }

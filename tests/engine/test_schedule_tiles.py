@@ -1,0 +1,171 @@
+"""Convolutions in every tile that CUDA has for them: which one it is changes speed alone.
+
+The usual ones are tested against PyTorch's expressions in test_schedule_kernels.py, too.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lasfast.engine.schedule import Kind
+from tests.engine.test_schedule_kernels import (
+    RELU,
+    STORAGES,
+    CudaSchedule,
+    Schedule,
+    agrees,
+    convolution_agrees,
+    isa_number,
+    randn,
+    relative,
+)
+
+# images, in, out, height, width, kernel, stride, padding
+CONVOLUTIONS = {
+    "few": (3, 8, 16, 5, 6, 1, 1, 0),  # one step
+    "odd": (3, 19, 37, 9, 7, 3, 1, 1),  # less than a tile; more steps than stages
+    "several tiles": (5, 40, 130, 8, 9, 3, 1, 1),
+    "stride": (3, 33, 70, 17, 14, 3, 2, 1),
+}
+
+
+def tiles() -> list[tuple[int, int, bool]]:
+    try:
+        return importlib.import_module("lasfast._emulated").schedule_conv_tiles_cuda()
+    except ImportError:
+        return []
+
+
+def name_of(tile: tuple[int, int, bool]) -> str:
+    rows, columns, warpgroups = tile
+    return f"{rows}x{columns}" + " by warpgroups" * warpgroups
+
+
+@pytest.fixture(params=["cuda", "cuda reversed"])
+def isa(request: pytest.FixtureRequest) -> int:
+    return isa_number(request.param)
+
+
+@pytest.fixture(params=STORAGES)
+def storage(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=range(len(tiles())), ids=[name_of(tile) for tile in tiles()])
+def tile(request: pytest.FixtureRequest, storage: str) -> int:
+    """The number by which an operation asks for a tile."""
+    if tiles()[request.param][2] and storage == "fp32":
+        pytest.skip("warpgroups multiply bf16 alone")
+    return request.param + 1
+
+
+def test_there_are_tiles() -> None:
+    isa_number("cuda")
+    assert len(tiles()) == 10
+    assert sum(warpgroups for *_, warpgroups in tiles()) == 3
+    assert importlib.import_module("lasfast._emulated").schedule_has_warpgroups_cuda(0)
+    assert not importlib.import_module("lasfast._emulated").schedule_has_warpgroups_cuda(1)
+
+
+@pytest.mark.parametrize("fusion", ["plain", "everything"])
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolution(
+    monkeypatch: pytest.MonkeyPatch, case: str, fusion: str, storage: str, tile: int, isa: int
+) -> None:
+    monkeypatch.setattr(CudaSchedule, "tile", tile)
+    images, cin, cout, height, width, kernel, stride, padding = CONVOLUTIONS[case]
+    x = randn(images, cin, height, width)
+    weight = randn(cout + 3, cin + 2, kernel, kernel, seed=1)[:cout, :cin] / (cin * kernel**2) ** 0.5
+    convolution_agrees(x, weight, fusion, storage, isa, stride, padding, 1)
+
+
+def test_linear(monkeypatch: pytest.MonkeyPatch, storage: str, tile: int) -> None:
+    monkeypatch.setattr(CudaSchedule, "tile", tile)
+    x, weight = randn(70, 11, 2, 3), randn(21, 66, seed=1)[:, :, None, None]
+    schedule = Schedule(isa_number("cuda"), storage)
+    source = schedule.images(x)
+    schedule.add(Kind.LINEAR, source, -1, weight, leaf=0, out_channels=21)
+    logits = schedule.predict(x)[0]
+    flat = x.flatten(1)
+    truth, theirs = (F.linear(flat.to(t), weight[:, :, 0, 0].to(t)) for t in (torch.float64, torch.bfloat16))
+    agrees(logits, truth, theirs, storage)
+
+
+def test_statistics(monkeypatch: pytest.MonkeyPatch, storage: str, tile: int, isa: int) -> None:
+    """Of a channel whose mean is far larger than its deviations, too; of more than one tile."""
+    monkeypatch.setattr(CudaSchedule, "tile", tile)
+    x, weight = randn(7, 6, 9, 7), randn(35, 6, 3, 3, seed=1)
+    schedule, generator = Schedule(isa, storage), torch.Generator().manual_seed(2)
+    x, weight = x.to(STORAGES[storage]).float(), weight.to(STORAGES[storage]).float()
+    source, output = schedule.images(x), schedule.value(35, 9, 7)
+    norm = schedule.norm(35, generator)
+    bias = torch.zeros(35)
+    bias[3] = 1000.0
+    schedule.add(Kind.CONV2D, source, output, weight, kernel=3, padding=1, bias=bias, statistics=norm)
+    schedule.calibrate(x)
+    y = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    assert relative(schedule.tables[4], y.mean((0, 2, 3))) < 1e-6
+    assert relative(schedule.tables[5], y.var((0, 2, 3), unbiased=False)) < 1e-5
+
+
+def test_operations_of_a_level_may_differ(storage: str, isa: int) -> None:
+    """Then these are several launches."""
+    x = randn(9, 5, 6, 7)
+    outputs = []
+    for numbers in ((0, 0, 0, 0), (1, 5, 4, 5), (7, 1, 7, 2)):
+        schedule = Schedule(isa, storage)
+        source = schedule.images(x)
+        values = []
+        for channels, number in zip((16, 40, 65, 130), numbers, strict=True):
+            schedule.tile = number
+            values.append(schedule.value(channels, 6, 7))
+            schedule.add(
+                Kind.CONV2D, source, values[-1], randn(channels, 5, 3, 3), kernel=3, padding=1, level=1
+            )
+        schedule.predict(x)
+        outputs.append([schedule.read(value, 9) for value in values])
+    for others in outputs[1:]:
+        assert all(map(torch.equal, others, outputs[0]))
+
+
+def test_warpgroups_add_as_warps_do(isa: int) -> None:
+    """On the stand-in, whose arithmetic is exact; and in one launch with many steps."""
+    x, weight = randn(3, 70, 9, 9), randn(128, 70, 3, 3, seed=1)
+    outputs = []
+    for tile in range(len(tiles()) + 1):
+        schedule = Schedule(isa, "bf16")
+        schedule.tile = tile
+        source, output = schedule.images(x), schedule.value(128, 9, 9)
+        schedule.add(Kind.CONV2D, source, output, weight, kernel=3, padding=1, activation=RELU)
+        schedule.predict(x)
+        outputs.append(schedule.read(output, 3))
+    assert all(torch.equal(one, outputs[0]) for one in outputs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "storage", "tile", "text"),
+    [
+        ("dense", "fp32", -1, "tile is none"),
+        ("dense", "fp32", 11, "tile is none"),
+        ("dense", "fp32", 8, "bfloat16 alone"),
+        ("depthwise", "bf16", 1, "tile is none"),
+        ("pool", "bf16", 1, "tile is none"),
+    ],
+)
+def test_tiles_that_do_not_fit_are_refused(kind: str, storage: str, tile: int, text: str) -> None:
+    schedule = Schedule(isa_number("cuda"), storage)
+    x = randn(2, 8, 5, 5)
+    source, output = schedule.images(x), schedule.value(8, 5, 5)
+    if kind == "pool":
+        schedule.add(Kind.MAX_POOL, source, output, kernel=3, padding=1)
+    else:
+        groups = 8 if kind == "depthwise" else 1
+        weight = randn(8, 8 // groups, 3, 3)
+        schedule.add(Kind.CONV2D, source, output, weight, kernel=3, padding=1, groups=groups)
+    schedule.operations[-1]["tile"] = tile
+    with pytest.raises(ValueError, match=text):
+        schedule.predict(x)

@@ -1,0 +1,56 @@
+"""Counting right answers, of one network and of several together."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lasfast.evaluation.scoring import Scores
+
+
+def measured(logits, labels, batch):
+    tally = Scores()
+    for part in range(0, len(labels), batch):
+        tally.add(logits[:, part : part + batch], labels[part : part + batch])
+    return tally.measurements([(i,) for i in range(len(logits))])
+
+
+@pytest.mark.parametrize("classes", [2, 5, 17])
+def test_shares_and_means_are_pytorchs(classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 41, classes, generator=generator)
+    labels = torch.randint(0, classes, (41,), generator=generator)
+    for number, (one, result) in enumerate(zip(logits, measured(logits, labels, 9), strict=True)):
+        right = one.argmax(1) == labels
+        five = (one.topk(min(5, classes)).indices == labels[:, None]).any(1)
+        assert result.architecture == (number,)
+        assert result.images == 41
+        assert result.top1 == int(right.sum()) / 41
+        assert result.top5 == int(five.sum()) / 41
+        assert result.loss == pytest.approx(float(F.cross_entropy(one.double(), labels)), rel=1e-12)
+        assert result.correct == np.packbits(right.numpy()).tobytes()
+
+
+def test_a_network_alone_and_among_others_has_the_same_bits() -> None:
+    logits, labels = torch.randn(7, 100, 10), torch.randint(0, 10, (100,))
+    together = measured(logits, labels, 33)
+    for number in range(7):
+        [alone] = measured(logits[number : number + 1], labels, 33)
+        assert (alone.loss, alone.correct) == (together[number].loss, together[number].correct)
+
+
+def test_equal_logits_are_ranked_in_order() -> None:
+    """A network that says the same of every class is right by chance alone."""
+    [result] = measured(torch.zeros(1, 100, 10), torch.arange(100) % 10, 100)
+    assert (result.top1, result.top5) == (0.1, 0.5)
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+def test_nan_is_never_right_and_infinity_may_be(classes: int) -> None:
+    logits = torch.zeros(1, 4, classes)
+    logits[0, 0, 1] = logits[0, 1, 0] = torch.nan
+    logits[0, 2, 0] = torch.inf
+    logits[0, 3, 0] = -torch.inf
+    [result] = measured(logits, torch.zeros(4, dtype=torch.int64), 4)
+    assert result.correct == np.packbits([False, False, True, False]).tobytes()
+    assert result.top5 == (0.5 if classes == 3 else 0.25)

@@ -1,0 +1,78 @@
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from lasfast.ir import layers
+from lasfast.supernets import Layer, LayerBuilder
+
+
+def block(name: str = "b", kernel_size: int = 3) -> Layer:
+    builder = LayerBuilder(name, 4)
+    y = builder.conv_bn_act("1", builder.input, 8, kernel_size, 2)
+    shortcut = builder.pool(builder.input, "max", 1, 2)
+    builder.activation(builder.add(y, shortcut))
+    return builder.build()
+
+
+def test_records_are_values() -> None:
+    assert block() == block()
+    assert hash(block()) == hash(block())
+    assert block() != block(kernel_size=5)
+    assert block() != block("other")
+    with pytest.raises(AttributeError):
+        block().name = "x"  # type: ignore[misc]
+
+
+def test_a_pickled_record_is_found_in_another_process() -> None:
+    # Hashes of strings differ between processes, so a hash carried along in the pickle would be wrong.
+    code = (
+        "import pickle, sys; layer = pickle.loads(bytes.fromhex(sys.argv[1])); "
+        "print(type(layer)(layer.name, layer.ops) in {layer: 1})"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, pickle.dumps(block()).hex()], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "True"
+
+
+def test_shapes_follow_the_program() -> None:
+    shapes = block().shapes((4, 9, 7))
+    assert shapes == ((4, 9, 7), (8, 5, 4), (8, 5, 4), (8, 5, 4), (4, 5, 4), (8, 5, 4), (8, 5, 4))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((3, 8, 8), r"layer 'b': b\.conv1: expects 4 channels, got a value of shape \(3, 8, 8\)"),
+        ((4,), r"expects a value of shape \(channels, height, width\), got \(4,\)"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        block().shapes(shape)
+
+
+def test_an_image_that_is_too_small_is_named() -> None:
+    pool = Layer("p", (layers.Pool("max", 2, 2),))
+    with pytest.raises(ValueError, match="2x2 window with padding 0 does not fit in an input of shape"):
+        pool.shapes((4, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "ops", [(), (layers.Add(),), (layers.Activation(inputs=(1,)),), (layers.Activation(inputs=(0, 0)),)]
+)
+def test_a_program_must_read_earlier_values(ops: tuple[layers.Op, ...]) -> None:
+    with pytest.raises(ValueError, match="layer 'x'"):
+        Layer("x", ops)
+
+
+def test_add_says_what_does_not_fit() -> None:
+    builder = LayerBuilder("a", 4)
+    y = builder.conv("c", builder.input, 4, 3, 2)
+    builder.add(y, builder.input)
+    with pytest.raises(
+        ValueError, match=r"cannot add a value of shape \(4, 8, 8\) to one of shape \(4, 4, 4\)"
+    ):
+        builder.build().shapes((4, 8, 8))

@@ -1,0 +1,137 @@
+"""Choosing the fastest way, and remembering it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lasfast.runtime import autotune
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def cache(one_thread: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of its own, and nothing remembered."""
+    monkeypatch.setenv("LASFAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LASFAST_CHOICE", "measure")
+    return tmp_path / "cache"
+
+
+def ways(**seconds: float) -> tuple[dict, list[str]]:
+    called: list[str] = []
+
+    def make(name: str):
+        def run() -> str:
+            called.append(name)
+            until = time.thread_time() + seconds[name]
+            while time.thread_time() < until:
+                pass
+            return name
+
+        return run
+
+    return {name: make(name) for name in seconds}, called
+
+
+def test_the_fastest_is_taken_and_measured_once() -> None:
+    found, called = ways(native=0.02, torch=0.001)
+    assert autotune.fastest("a", CPU, found) == "torch"
+    assert called.count("native") == called.count("torch") == autotune.RUNS + 1
+    assert autotune.fastest("a", CPU, found) == "torch"
+    assert len(called) == 2 * (autotune.RUNS + 1)
+
+
+def test_the_first_is_taken_where_times_are_alike() -> None:
+    found, _ = ways(native=0.02, torch=0.02)
+    assert autotune.fastest("a", CPU, found) == "native"
+
+
+def test_an_unfit_way_is_not_taken() -> None:
+    found, called = ways(native=0.01, torch=0)
+
+    def unfit() -> None:
+        called.append("torch")
+        raise autotune.UnfitError
+
+    assert autotune.fastest("a", CPU, found | {"torch": unfit}) == "native"
+    assert called.count("torch") == 1
+    assert autotune.fastest("a", CPU, found | {"torch": unfit}) == "native"
+
+
+def test_another_process_remembers(cache: Path) -> None:
+    autotune.fastest("a", CPU, ways(native=0.01, torch=0)[0])
+    autotune.fastest("b", CPU, ways(native=0, torch=0.01)[0])
+    (file,) = cache.iterdir()
+    assert json.loads(file.read_text()) == {"a": "torch", "b": "native"}
+    autotune._known.cache_clear()  # as a new process begins
+    found, called = ways(native=0, torch=0.01)
+    assert autotune.fastest("a", CPU, found) == "torch"
+    assert not called
+
+
+def test_what_is_remembered_but_not_there_is_chosen_anew() -> None:
+    autotune.fastest("a", CPU, ways(native=0.01, torch=0)[0])
+    assert autotune.fastest("a", CPU, ways(other=0, native=0.01)[0]) == "other"
+
+
+def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, called = ways(native=0.01, torch=0)
+    monkeypatch.setenv("LASFAST_CHOICE", "native")
+    assert autotune.fastest("a", CPU, found) == "native"
+    monkeypatch.setenv("LASFAST_CHOICE", "resident")  # which is none of these
+    assert autotune.fastest("a", CPU, found) == "native"
+    assert not called
+    monkeypatch.setenv("LASFAST_CHOICE", "fast")
+    with pytest.raises(ValueError, match="LASFAST_CHOICE is 'fast', expected one of measure, native, "):
+        autotune.fastest("a", CPU, found)
+
+
+@pytest.mark.cuda
+def test_gpu_time_is_measured() -> None:
+    small, large = (torch.randn(size, size, device="cuda") for size in (32, 4096))
+    found = {"native": lambda: large @ large, "torch": lambda: small @ small}
+    assert autotune.fastest("a", large.device, found) == "torch"
+
+
+def test_while_a_graph_is_recorded_only_what_is_known_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    autotune.fastest("a", CPU, ways(native=0.01, torch=0)[0])
+    monkeypatch.setattr(autotune, "is_capturing", lambda device: True)
+    found, called = ways(native=0.01, torch=0)
+    assert autotune.fastest("a", CPU, found) == "torch"
+    assert autotune.fastest("b", CPU, found) == "native"
+    assert not called
+    monkeypatch.setattr(autotune, "is_capturing", lambda device: False)
+    assert autotune.fastest("b", CPU, found) == "torch"
+
+
+def test_one_way_is_not_measured(cache: Path) -> None:
+    found, called = ways(torch=0)
+    assert autotune.fastest("a", CPU, found) == "torch"
+    assert not called
+    assert not cache.exists()
+
+
+def test_a_damaged_file_is_named_and_replaced(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    autotune.fastest("a", CPU, ways(native=0.01, torch=0)[0])
+    (file,) = cache.iterdir()
+    file.write_text("{")
+    autotune._known.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="lasfast"):
+        assert autotune.fastest("a", CPU, ways(native=0.01, torch=0)[0]) == "torch"
+    assert str(file) in caplog.text
+    assert json.loads(file.read_text()) == {"a": "torch"}
+
+
+def test_a_directory_that_cannot_be_written_costs_only_the_memory(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.write_text("a file, where a directory should be")
+    with caplog.at_level(logging.WARNING, logger="lasfast"):
+        assert autotune.fastest("a", CPU, ways(native=0.01, torch=0)[0]) == "torch"
+    assert "cannot be written" in caplog.text

@@ -1,0 +1,688 @@
+"""Several ranks against one process. Run as a script, this file forks the ranks, by gloo on the CPU."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+import lasfast
+from lasfast.data.images import TensorImages
+from lasfast.engine import NotLowerableError
+from lasfast.evaluation.evaluator import Evaluator
+from lasfast.evaluation.standalone import StandaloneEvaluator
+from lasfast.runtime import autotune, compiled, distributed
+from lasfast.searchers import NIR, Random
+from lasfast.spaces import LayerAssignmentSpace
+from lasfast.study.study import Callback, Study
+from lasfast.supernets import LayerBuilder, ResidualNet, Supernet
+from lasfast.train import OneShotTrainer, SupernetTrainer, TrainSettings
+from lasfast.train.synchronized import batch_norm
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SETTINGS = TrainSettings(
+    batch_size=15, warm_up_epochs=1, epochs_per_step=1, supernet_epochs=1, learning_rate=0.003
+)
+CANDIDATES = [(2, 1, 1), (1, 2, 1), (1, 1, 2)]
+FILES = ("journal.jsonl", "checkpoint.safetensors", "result.json")
+
+
+def raw_images(count=80):
+    """Easy images, uint8, and labels: the class sets the mean of a channel."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 3
+    images = torch.randint(0, 200, (count, 3, 8, 8), generator=generator).to(torch.uint8)
+    images[torch.arange(count), labels] += 50
+    return images, labels
+
+
+def pair(count=80):
+    images, labels = raw_images(count)
+    return (images / 255 - 0.4) / 0.3, labels
+
+
+def training_images():
+    return TensorImages(*raw_images(48), [0.4] * 3, [0.3] * 3, pad=1)
+
+
+class DoubleImages:
+    """In double precision: sums in another order differ by so little that no ReLU takes the other side."""
+
+    def __init__(self, images):
+        self.images = images
+        self.num_batches = images.num_batches
+
+    def batches(self, *arguments):
+        return ((images.double(), labels) for images, labels in self.images.batches(*arguments))
+
+    def shards(self, *arguments):
+        return ((images.double(), *rest) for images, *rest in self.images.shards(*arguments))
+
+
+def supernet(layers=2, seed=0, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return ResidualNet((layers,) * 3, num_classes=3, **options)
+
+
+def nir_trainer(**options):
+    return SupernetTrainer(supernet().double(), DoubleImages(training_images()), SETTINGS, **options)
+
+
+def loader_trainer():
+    """Batches of 20, 20 and 8 images."""
+    images, labels = pair(48)
+    data = TensorDataset(images.double(), labels)
+    loader = DataLoader(data, batch_size=20, shuffle=True, generator=torch.Generator())
+    return SupernetTrainer(supernet().double(), loader, SETTINGS)
+
+
+class OpaqueNet(Supernet):
+    """A batch norm that only torch knows of, and a classifier."""
+
+    def __init__(self):
+        super().__init__(LayerAssignmentSpace(1, 1), num_classes=3, in_channels=3)
+        self.add_opaque("layer.norm", nn.BatchNorm2d(3))
+        self.create_modules(self.path((1,)))
+
+    def path(self, architecture):
+        builder = LayerBuilder("layer", 3)
+        x = builder.opaque("norm", builder.input, 3, params=6)
+        builder.linear("fc", builder.global_avg_pool(x), 3)
+        return (builder.build(),)
+
+
+TRAINERS = {
+    "sequential": nir_trainer,
+    "joint": lambda: nir_trainer(update="joint"),
+    "clipped": lambda: nir_trainer(clip_norm=0.1, loss_scale=8.0),
+    "channels-last": lambda: nir_trainer(channels_last=True, update="joint"),
+    "loader": loader_trainer,
+    "random-paths": lambda: OneShotTrainer(
+        supernet().double(), DoubleImages(training_images()), SETTINGS, supernet_epochs=2
+    ),
+    "torch": lambda: nir_trainer(operators="torch", update="joint"),
+    "fp32": lambda: brief_trainer(operators="native"),
+}
+
+
+def brief_trainer(**options):
+    """Of real precision, and few steps: what rounding does to one ReLU grows with each."""
+    return OneShotTrainer(supernet(), training_images(), SETTINGS, **options)
+
+
+def train(trainer):
+    """All of a short training: (state, last Progress)."""
+    progress = list(trainer.train(0))
+    if isinstance(trainer, SupernetTrainer):
+        progress += trainer.train(1, CANDIDATES)
+    return trainer.state(), progress[-1]
+
+
+def evaluator(backend="auto"):
+    floats, labels = pair()
+    return Evaluator(supernet(3), floats[:32], (floats[48:], labels[48:]), backend=backend)
+
+
+def study(directory, *, depth=5, train=True, **options):
+    chosen = evaluator()
+    trainer = SupernetTrainer(chosen.supernet, training_images(), SETTINGS) if train else None
+    return Study(NIR(chosen.space, depth=depth), chosen, trainer=trainer, directory=directory, **options)
+
+
+# What ranks do. Each returns something to be pickled, from every rank.
+
+
+def trained(world, directory):
+    results = {}
+    bf16 = {"bf16": lambda: brief_trainer(precision="bf16", operators="native")}
+    for name, make in (TRAINERS | bf16).items():
+        trainer = make()
+        results[name] = train(trainer), trainer.operators
+    return results
+
+
+def settled(world, directory):
+    """Which operators all take where each rank finds others faster, and where one has no others."""
+    timed = autotune._time
+    os.environ |= {"LASFAST_CHOICE": "measure", "LASFAST_CACHE": str(directory / f"cache{world.rank}")}
+    numbers = count(step=-1 if world.rank else 1)
+
+    def disagree(run, device):
+        run()
+        return 1000 + next(numbers)
+
+    autotune._time = disagree
+    chosen = []
+    for _ in range(2):  # the second time, rank 0 remembers
+        trainer = SupernetTrainer(supernet(), training_images(), SETTINGS)
+        train(trainer)
+        chosen.append(trainer.operators)
+        autotune._time = timed
+    compiled.available = lambda: world.rank == 0
+    lacking = SupernetTrainer(supernet(), training_images(), SETTINGS)
+    train(lacking)
+    return [*chosen, lacking.operators]
+
+
+def measured(world, directory):
+    space = supernet(3).space
+    asked = [*space.enumerate(), (2, 1, 1)]
+    small = StandaloneEvaluator(
+        supernet(), training_images(), pair(), SETTINGS, standalone_epochs=1, milestones=()
+    )
+    falls_back = evaluator()
+    measure = falls_back._measure
+
+    def lacks_a_kernel(plan):
+        if falls_back.backend.name == "native" and world.rank == 1:
+            layer = plan.nodes[0].layer
+            raise NotLowerableError(layer, layer.ops[0], "no kernel for this on rank 1")
+        time.sleep(0.05)
+        return measure(plan)
+
+    falls_back._measure = lacks_a_kernel
+    return {
+        **{backend: evaluator(backend)(asked) for backend in ("auto", "torch")},
+        "fallen back": falls_back(asked),
+        "scratch": small(CANDIDATES),
+    }
+
+
+def searched(world, directory):
+    calls = []
+    watch = Callback()
+    watch.on_step = lambda step, measurements: calls.append(step)
+    result = study(directory / "run", callbacks=[watch]).run()
+    return result, calls
+
+
+def resumed(world, directory):
+    return study(directory / "run", checkpoint_seconds=0.2).run(resume=True)
+
+
+def exchanges(world, directory):
+    """What a world gives, and a batch norm over all ranks."""
+    tensors = [torch.full((2, 3), world.rank + 1.0), torch.arange(4).double() * world.rank]
+    world.sum_(tensors)
+    slow = []
+
+    def work(task):
+        slow.append(task)
+        time.sleep(0.3 if task == 0 else 0.01)
+        return task**2
+
+    results = world.spread(range(20), work)
+    floats = (
+        torch.randn(5, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 + 1000
+    )
+    x = floats[world.rows(5)].requires_grad_()
+    weight, bias = torch.rand(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weight.requires_grad_(), bias.requires_grad_()
+    running = torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    y = batch_norm(world, x, *running, weight, bias, True)
+    (y**3).sum().backward()
+    with torch.no_grad():
+        world.sum_([weight.grad, bias.grad])
+    with world.first_here():
+        if world.rank == 0:
+            time.sleep(0.2)
+            (directory / "downloaded").touch()
+        downloaded = (directory / "downloaded").exists()
+    return {
+        "downloaded": downloaded,
+        "sums": tensors,
+        "stack": world.stack(torch.tensor([world.rank])),
+        "any": world.any(world.rank == 1, False),
+        "shared": world.share(lambda: world.rank),
+        "results": results,
+        "tasks": len(slow),
+        "batch norm": [y.detach(), x.grad, weight.grad, bias.grad, *running],
+    }
+
+
+def mistakes(world, directory):
+    """What is raised, as text: on all ranks alike."""
+
+    def raised(work):
+        try:
+            work()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+
+    def fails_on_main():
+        raise FileExistsError("there is one already")
+
+    def fails_at_three(task):
+        if task == 3:
+            raise ZeroDivisionError("three")
+
+    class OnlyHereError(Exception):  # not to be had by its name in another process
+        pass
+
+    def fails_with_own(task):
+        raise OnlyHereError("oh")
+
+    def diverge():
+        trainer = nir_trainer()
+        data = trainer.data.shards
+
+        def shards(*arguments):
+            for images, labels, size in data(*arguments):
+                yield images * (float("nan") if world.rank == 1 else 1), labels, size
+
+        trainer.data.shards = shards
+        # Batch norm spreads what is not a number to all ranks; the classifier's loss alone must, too.
+        list(trainer.train(0))
+
+    def opaque():
+        list(SupernetTrainer(OpaqueNet(), training_images(), SETTINGS).train(0))
+
+    return {
+        "opaque": raised(opaque),
+        "main": raised(lambda: world.share(fails_on_main)),
+        "task": raised(lambda: world.spread(range(5), fails_at_three)),
+        "own": raised(lambda: world.spread(range(2), fails_with_own)),
+        "batch": raised(lambda: nir_trainer(batch_size=1)),
+        "rows": raised(lambda: world.rows(1)),
+        "nan": raised(diverge),
+        "differ": raised(
+            lambda: Study(Random(supernet(3).space, samples=2 + world.rank, depth=5), evaluator()).run()
+        ),
+        "cuda": raised(lambda: world.device("cuda")),
+        "exists": raised(lambda: study(directory / "exists", train=False).run())
+        or raised(lambda: study(directory / "exists", train=False).run()),
+    }
+
+
+def on_gpus(world, directory):
+    trainer = gpu_trainer(world.device("cuda"))
+    floats, labels = pair()
+    measure = Evaluator(
+        trainer.supernet, floats[:32].double(), (floats[48:].double(), labels[48:]), backend="torch"
+    )
+    return train(trainer), measure(CANDIDATES)
+
+
+def gpu_trainer(device):
+    return SupernetTrainer(supernet().double().to(device), DoubleImages(training_images()), SETTINGS)
+
+
+def one_fails(world, directory):
+    if world.rank == 1:
+        raise ValueError("this rank has a problem of its own")
+    train(nir_trainer())
+
+
+def one_is_killed(world, directory):
+    if world.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    train(nir_trainer())
+
+
+def interrupted(world, directory):
+    """Ctrl-C reaches rank 1 alone."""
+
+    def press(progress):
+        if progress.done == 2:
+            os.kill(int((directory / "rank1").read_text()), signal.SIGINT)
+
+    (directory / f"rank{world.rank}").write_text(str(os.getpid()))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    watch = Callback()
+    watch.on_progress = press
+    study(directory / "run", callbacks=[watch]).run()
+
+
+def fork_ranks(name, size, directory, kill_when=None):
+    """Run a function of this file on ranks; (exit status, standard error) of each.
+
+    Rank 0 is killed when the study's log is so many lines longer.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(size):
+        child = os.fork()
+        if not child:
+            _be_rank(name, rank, size, port, directory)
+        children.append(child)
+    if kill_when is not None:
+        log, before = directory / "run" / "log.jsonl", lines_of(directory / "run" / "log.jsonl")
+        while lines_of(log) < before + kill_when:
+            time.sleep(0.01)
+        os.kill(children[0], signal.SIGKILL)
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return [(end, (directory / f"{name}-{rank}.err").read_text()) for rank, end in enumerate(ends)]
+
+
+def lines_of(path):
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def _be_rank(name, rank, size, port, directory):
+    for key, value in {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+    }.items():
+        os.environ[key] = str(value)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with open(directory / f"{name}-{rank}.err", "wb", buffering=0) as errors:
+        os.dup2(errors.fileno(), 2)
+    status = 1
+    try:
+        with distributed.start() as world:
+            result = globals()[name](world, directory)
+            (directory / f"{name}-{rank}.pickle").write_bytes(pickle.dumps(result))
+        status = 0
+    except SystemExit as end:
+        status = end.code
+    except BaseException as error:
+        os.write(2, f"{type(error).__name__}: {error}".encode())
+        status = 2
+    os._exit(status)
+
+
+def main(directory, *names):
+    """What is named, or all that needs no GPU, forked from one process, which has no thread before."""
+    torch.set_num_threads(1)
+    study(None)  # what torch imports late, no rank has to import
+    if names:
+        ends = {name: fork_ranks(name, 2, directory / name) for name in names}
+        (directory / "ends.json").write_text(json.dumps(ends))
+        return
+    ends = {
+        name: fork_ranks(name, 2, directory / name)
+        for name in ("trained", "settled", "measured", "searched", "exchanges", "mistakes")
+    }
+    for name in ("one_fails", "one_is_killed", "interrupted"):
+        began = time.monotonic()
+        ends[name] = fork_ranks(name, 2, directory / name)
+        ends[name].append(time.monotonic() - began)
+    killed = [fork_ranks("resumed", 2, directory / "killed", lines) for lines in (2, 4)]
+    ends["killed"] = [killed, fork_ranks("resumed", 2, directory / "killed")]
+    for size in (1, 3):
+        shutil.copytree(directory / "interrupted", directory / f"by {size}")
+        ends[f"by {size}"] = fork_ranks("resumed", size, directory / f"by {size}")
+    (directory / "ends.json").write_text(json.dumps(ends))
+
+
+def run_script(directory, *names):
+    """The directory of what the ranks did, and how they ended."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(lasfast.__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    command = [sys.executable, __file__, str(directory), *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return directory, json.loads((directory / "ends.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    return run_script(tmp_path_factory.mktemp("ranks"))
+
+
+def results(ranks, name, size=2, function=None):
+    """What each rank returned."""
+    directory, ends = ranks
+    assert [end for end, _ in ends[name]] == [0] * size, ends[name]
+    function = function or name
+    return [
+        pickle.loads((directory / name / f"{function}-{rank}.pickle").read_bytes()) for rank in range(size)
+    ]
+
+
+def contents(directory):
+    return {name: (Path(directory) / name).read_bytes() for name in FILES}
+
+
+def assert_close_measurements(one, other):
+    """The same candidates in the same order, measured with weights that differ by rounding."""
+    assert [m.architecture for m in one] == [m.architecture for m in other]
+    assert [m.images for m in one] == [m.images for m in other]
+    assert [m.loss for m in one] == pytest.approx([m.loss for m in other], rel=1e-3)
+    assert [m.top1 for m in one] == pytest.approx([m.top1 for m in other], abs=1 / 32)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_training_is_that_of_one_process(ranks, name):
+    ((one, progress), operators), ((other, other_progress), _) = (
+        result[name] for result in results(ranks, "trained")
+    )
+    trainer = TRAINERS[name]()
+    (tensors, values), expected_progress = train(trainer)
+    assert operators == trainer.operators
+    assert one[0].keys() == tensors.keys()  # no momentum of what no path used
+    assert one[1] == other[1] == values
+    for key, tensor in tensors.items():
+        assert torch.equal(one[0][key], other[0][key]), key  # equal bits on all ranks, running statistics too
+        tolerance = {"rtol": 1e-4, "atol": 1e-5} if name == "fp32" else {"rtol": 1e-6, "atol": 1e-8}
+        torch.testing.assert_close(one[0][key], tensor, msg=key, **tolerance)
+    for mine in (progress, other_progress):
+        assert mine.loss == pytest.approx(expected_progress.loss, rel=1e-4)
+        assert mine.accuracy == expected_progress.accuracy
+    changed = [
+        key
+        for key, tensor in supernet().state_dict().items()
+        if not torch.equal(tensors["weights." + key], tensor)
+    ]
+    assert len(changed) > 50  # something was trained
+
+
+def test_in_bf16_ranks_are_no_further_from_single_precision_than_one_process(ranks):
+    ((one, _), _), ((other, _), _) = (result["bf16"] for result in results(ranks, "trained"))
+    alone, exact = (train(brief_trainer(precision=p, operators="native"))[0][0] for p in ("bf16", "fp32"))
+    for kind in ("weights.", "momentum."):
+        keys = [key for key, tensor in exact.items() if key.startswith(kind) and tensor.is_floating_point()]
+        by_ranks, by_other, by_one, truth = (
+            torch.cat([tensors[key].flatten() for key in keys])
+            for tensors in (one[0], other[0], alone, exact)
+        )
+        assert torch.equal(by_ranks, by_other)
+        assert (by_ranks - truth).norm() <= 1.5 * (by_one - truth).norm()
+
+
+def test_all_ranks_take_the_operators_that_the_first_finds_faster(ranks):
+    one, other = results(ranks, "settled")
+    assert one == other == ["native", "native", "torch"]
+
+
+def test_evaluation_is_that_of_one_process_bit_for_bit(ranks):
+    expected = {backend: evaluator(backend) for backend in ("auto", "torch")}
+    space = expected["auto"].space
+    asked = [*space.enumerate(), (2, 1, 1)]
+    for result in results(ranks, "measured"):
+        for backend, one in expected.items():
+            assert result[backend] == one(asked)
+        # What one rank has no kernel for, none runs natively.
+        assert result["fallen back"] == result["torch"]
+        assert [m.architecture for m in result["scratch"]] == CANDIDATES
+    assert results(ranks, "measured")[0]["scratch"] == results(ranks, "measured")[1]["scratch"]
+
+
+def test_from_scratch_each_rank_trains_alone(ranks):
+    small = StandaloneEvaluator(
+        supernet(), training_images(), pair(), SETTINGS, standalone_epochs=1, milestones=()
+    )
+    assert results(ranks, "measured")[0]["scratch"] == small(CANDIDATES)
+
+
+def test_a_study_finds_what_one_process_finds(ranks, tmp_path):
+    (result, calls), (other, silent) = results(ranks, "searched")
+    expected = study(tmp_path / "run").run()
+    assert_close_measurements(result.measurements, expected.measurements)
+    assert result == other
+    assert result.description == expected.description
+    assert (calls, silent) == ([1, 2], [])
+    directory = ranks[0] / "searched" / "run"
+    assert {file.name for file in directory.iterdir()} == {*FILES, "log.jsonl"}
+    headers = [(path / "journal.jsonl").read_text().splitlines()[0] for path in (directory, tmp_path / "run")]
+    assert headers[0] == headers[1]
+    events = [json.loads(line)["event"] for line in (directory / "log.jsonl").read_text().splitlines()]
+    assert events.count("start") == 1
+    assert events.count("epoch") == 1 + 2
+
+
+def test_killed_and_resumed_it_leaves_the_same_bytes(ranks):
+    directory, ends = ranks
+    killed, last = ends["killed"]
+    assert [end for (end, _), _ in killed] == [-signal.SIGKILL] * 2
+    assert [end for end, _ in last] == [0, 0], last
+    assert contents(directory / "killed" / "run") == contents(directory / "searched" / "run")
+    assert (directory / "killed" / "run" / "log.jsonl").read_text().count('"event": "resume"') == 2
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_it_resumes_with_another_number_of_ranks(ranks, size):
+    by_two = results(ranks, "searched")[0][0]
+    for result in results(ranks, f"by {size}", size, "resumed"):
+        assert_close_measurements(result.measurements, by_two.measurements)
+        assert result.description == by_two.description
+
+
+def test_ctrl_c_on_one_rank_stops_all_after_the_batch(ranks):
+    directory, ends = ranks
+    *attempts, _ = ends["interrupted"]
+    assert sorted(end for end, _ in attempts) == [1, 2]
+    [said] = [text for _, text in attempts if text]
+    assert re.search(r"KeyboardInterrupt: stopped in step 0, after batch [23] of 3; .* resume it", said)
+    assert (directory / "interrupted" / "run" / "checkpoint.safetensors").exists()
+
+
+def test_a_rank_that_fails_ends_all_and_alone_says_why(ranks):
+    *attempts, seconds = ranks[1]["one_fails"]
+    assert attempts == [[1, ""], [2, "ValueError: this rank has a problem of its own"]]
+    assert seconds < 30
+
+
+def test_a_rank_that_is_killed_ends_all(ranks):
+    *attempts, seconds = ranks[1]["one_is_killed"]
+    (end, text), (killed, _) = attempts
+    assert (end, killed) == (2, -signal.SIGKILL)
+    assert text.startswith("LostRankError: another rank ended before the work was done")
+    assert seconds < 30
+
+
+def test_exchanges(ranks):
+    for result in results(ranks, "exchanges"):
+        assert torch.equal(result["sums"][0], torch.full((2, 3), 3.0))
+        assert torch.equal(result["sums"][1], torch.arange(4).double())
+        assert result["stack"].tolist() == [[0], [1]]
+        assert result["any"] == (True, False)
+        assert result["shared"] == 0
+        assert result["downloaded"]
+        assert result["results"] == [task**2 for task in range(20)]
+    # Whoever has the slow task takes fewer of the others.
+    counts = sorted(result["tasks"] for result in results(ranks, "exchanges"))
+    assert sum(counts) == 20
+    assert counts[0] < counts[1]
+
+
+def test_batch_norm_is_that_of_the_whole_batch(ranks):
+    x = torch.randn(5, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 + 1000
+    weight, bias = torch.rand(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for leaf in (x, weight, bias):
+        leaf.requires_grad_()
+    running = torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    y = F.batch_norm(x, *running, weight, bias, True)
+    (y**3).sum().backward()
+    one, other = (result["batch norm"] for result in results(ranks, "exchanges"))
+    assert (len(one[0]), len(other[0])) == (2, 3)
+    for number, whole in enumerate((y.detach(), x.grad)):
+        torch.testing.assert_close(torch.cat((one[number], other[number])), whole, rtol=1e-9, atol=1e-9)
+    for number, whole in enumerate((weight.grad, bias.grad, *running), start=2):
+        assert torch.equal(one[number], other[number])
+        torch.testing.assert_close(one[number], whole, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batch_norm_in_the_formats_of_training(dtype):
+    x = (torch.randn(7, 5, 6, 3) + 3).to(dtype).contiguous(memory_format=torch.channels_last)
+    grads = []
+    for function in (F.batch_norm, lambda *a, **k: batch_norm(distributed.World(), *a, **k)):
+        own, weight, bias = x.clone().requires_grad_(), *torch.full((2, 5), 0.5).requires_grad_()
+        y = function(own, torch.zeros(5), torch.ones(5), weight, bias, training=True)
+        assert y.dtype == dtype
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        (y.float() ** 3).sum().backward()
+        grads.append((y.detach().float(), own.grad.float()))
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
+
+
+def test_mistakes_are_raised_on_all_ranks(ranks):
+    one, other = results(ranks, "mistakes")
+    assert one == other
+    expected = {
+        "opaque": "ValueError: opaque module 'layer.norm' has a BatchNorm of its own",
+        "main": "FileExistsError: there is one already",
+        "task": "ZeroDivisionError: three",
+        "own": "RuntimeError: OnlyHereError: oh",
+        "batch": "ValueError: batch_size is 1, of all 2 ranks together",
+        "rows": r"ValueError: a batch has 1 image\(s\) for 2 ranks",
+        "nan": "NonFiniteLossError: the loss is nan in step 0, epoch 1, batch 1",
+        "differ": "ValueError: study must be the same on all ranks, but its searcher is .* on rank 1",
+        "exists": "FileExistsError: .* holds a study already",
+    }
+    for name, text in expected.items():
+        assert re.match(text, one[name]), one[name]
+    if torch.cuda.device_count() < 2:
+        assert "2 processes were started on this machine" in one["cuda"]
+
+
+@pytest.mark.cuda
+def test_two_gpus_train_as_one(tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two NVIDIA GPUs, for NCCL")
+    ((tensors, _), progress), measured = results(run_script(tmp_path, "on_gpus"), "on_gpus")[0]
+    expected_trainer = gpu_trainer("cuda")
+    (expected, _), expected_progress = train(expected_trainer)
+    for key, tensor in expected.items():
+        torch.testing.assert_close(tensors[key], tensor, rtol=1e-6, atol=1e-8, msg=key)
+    assert progress.loss == pytest.approx(expected_progress.loss, rel=1e-5)
+    assert [m.architecture for m in measured] == CANDIDATES
+
+
+def test_shards_of_a_batch_are_its_rows():
+    data = training_images()
+    whole = list(data.batches(15, 3))
+    for rows in (slice(0, 7), slice(7, 15)):
+        for (images, labels, size), (all_images, all_labels) in zip(
+            data.shards(15, 3, 0, lambda _, rows=rows: rows), whole, strict=True
+        ):
+            assert size == 15
+            assert torch.equal(images, all_images[rows])
+            assert torch.equal(labels, all_labels[rows])
+
+
+def test_a_loader_that_shards_by_itself_is_refused():
+    dataset = TensorDataset(*pair(48))
+    loader = DataLoader(dataset, 8, sampler=DistributedSampler(dataset, num_replicas=2, rank=0))
+    with pytest.raises(ValueError, match="DistributedSampler; expected whole batches"):
+        SupernetTrainer(supernet(), loader, SETTINGS)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -43,7 +43,7 @@ def _(op: layers.Conv2d) -> int:
 
 @op_params.register
 def _(op: layers.BatchNorm2d) -> int:
-    return 2 * op.channels
+    return 2 * op.channels if op.affine else 0
 
 
 @op_params.register

@@ -128,8 +128,15 @@ class Executor(ABC):
                 torch.cat(biases, out=self.biases)
             if schedule.batch_norms:
                 norms = [(modules[norm.module], norm.channels) for norm in schedule.batch_norms]
-                torch.cat([leading(module.weight, channels) for module, channels in norms], out=self.gamma)
-                torch.cat([leading(module.bias, channels) for module, channels in norms], out=self.beta)
+                for name, missing, table in (("weight", 1.0, self.gamma), ("bias", 0.0, self.beta)):
+                    parts = [leading(getattr(module, name), channels) for module, channels in norms]
+                    torch.cat(
+                        [
+                            torch.full((channels,), missing, device=table.device) if part is None else part
+                            for part, (_, channels) in zip(parts, norms, strict=True)
+                        ],
+                        out=table,
+                    )
 
     def load_statistics(self, statistics: list[NodeStatistics]) -> None:
         """Make the scale and shift of every norm from its statistics."""

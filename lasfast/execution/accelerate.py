@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import operator
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
+from lasfast.execution.fx_ops import UntraceableError, record_of
+from lasfast.execution.fx_tracer import Tracer
+from lasfast.ir.fusion import Chain, Stage, match
+from lasfast.ir.layers import Activation, Op, Opaque
 from lasfast.nn.conv_bn_act import fused
-from lasfast.ops.activations import FUNCTIONS, MODULES
+from lasfast.ops.activations import FUNCTIONS
 
-_FUNCTIONS: dict[Any, str] = {
-    torch.relu: "relu",
-    torch.relu_: "relu",
-    F.relu: "relu",
-    F.relu6: "relu6",
-    F.hardswish: "hardswish",
-    F.silu: "swish",
-    torch.sigmoid: "sigmoid",
-    F.sigmoid: "sigmoid",
-    F.hardsigmoid: "hardsigmoid",
-}
-_METHODS = {"relu": "relu", "relu_": "relu", "sigmoid": "sigmoid", "sigmoid_": "sigmoid"}
-_SUMS = {operator.add, operator.iadd, torch.add}
+_OTHER = Opaque("", out_channels=1)
+"""The record of a node that is no part of a fused chain but perhaps its head."""
 
 
 def accelerate(model: nn.Module) -> fx.GraphModule:
@@ -48,11 +37,11 @@ def accelerate(model: nn.Module) -> fx.GraphModule:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
-    graph = _trace(model)
-    rewritten = fx.GraphModule(model, graph, type(model).__name__)
-    for node in list(graph.nodes):
-        if type(_module(rewritten, node)) is nn.BatchNorm2d:
-            _fuse(rewritten, node)
+    rewritten = fx.GraphModule(model, _trace(model), type(model).__name__)
+    nodes = list(rewritten.graph.nodes)
+    for chain in _chains(rewritten, nodes):
+        if Stage.NORM in chain.parts:
+            _fuse(rewritten, {stage: nodes[number] for stage, number in chain.parts.items()})
     rewritten.recompile()
     rewritten.training = model.training  # its modules are the model's, each in a mode of its own
     return rewritten.to(memory_format=torch.channels_last)
@@ -65,7 +54,7 @@ def _trace(model: nn.Module) -> fx.Graph:
     try:
         for training in (False, True):
             model.train(training)
-            graphs.append(fx.Tracer().trace(model))
+            graphs.append(Tracer().trace(model))
     except Exception as error:
         raise ValueError(f"model, a {type(model).__name__}, cannot be traced by torch.fx: {error}") from error
     finally:
@@ -83,27 +72,52 @@ def _trace(model: nn.Module) -> fx.Graph:
     return graphs[1]
 
 
-def _fuse(network: fx.GraphModule, norm: fx.Node) -> None:
-    """Put one node in the place of a batch norm and its neighbours."""
-    chain, inputs = [norm], norm.all_input_nodes
-    conv = inputs[0] if _fits(network, inputs[0]) else None
-    if conv is not None:
-        chain.insert(0, conv)
-        inputs = conv.all_input_nodes
-    residual, activation = None, "none"
-    user = _only_user(norm)
-    if user is not None and _is_sum(user):
-        first, second = user.all_input_nodes
-        residual = second if first is norm else first
-        chain.append(user)
-        user = _only_user(user)
-    if user is not None and (kind := _activation(network, user)):
-        activation = kind
-        chain.append(user)
-    graph = network.graph
+def _chains(network: fx.GraphModule, nodes: list[fx.Node]) -> list[Chain]:
+    """The chains of a graph, whose ops and values have the numbers of their nodes.
+
+    The graph itself is matched, not records made of the whole of it: it may hold what records cannot say.
+    """
+    numbers = {node: number for number, node in enumerate(nodes)}
+    ops = {
+        number: (_record(network, node), [numbers[source] for source in node.all_input_nodes])
+        for node, number in numbers.items()
+    }
+    return match(ops, (), lambda number: _is_head(network, nodes[number]))
+
+
+def _record(network: fx.GraphModule, node: fx.Node) -> Op:
+    """The record of a node, as `trace` reads it; of one that has none, of no matter what."""
+    try:
+        return record_of(network, node) or _OTHER
+    except UntraceableError:
+        return _OTHER
+
+
+def _is_head(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is a convolution that the fused operator has."""
+    conv = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return (
+        type(conv) is nn.Conv2d
+        and conv.bias is None
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and conv.padding[0] == conv.padding[1]
+        and conv.stride[0] == conv.stride[1]
+        and conv.dilation == (1, 1)
+    )
+
+
+def _fuse(network: fx.GraphModule, parts: dict[Stage, fx.Node]) -> None:
+    """Put one node in the place of a chain's."""
+    graph, chain = network.graph, list(parts.values())
+    conv, norm, added = parts.get(Stage.HEAD), parts[Stage.NORM], parts.get(Stage.SUM)
+    residual = None if added is None else next(one for one in added.all_input_nodes if one is not norm)
+    record = _record(network, chain[-1])
+    activation = record.kind if isinstance(record, Activation) else "none"
     with graph.inserting_before(chain[-1]):
         convolution = None if conv is None else graph.get_attr(str(conv.target))
-        arguments = (*inputs, convolution, graph.get_attr(str(norm.target)), residual, activation)
+        normalization = graph.get_attr(str(norm.target))
+        arguments = (*chain[0].all_input_nodes, convolution, normalization, residual, activation)
         node = graph.call_function(run, arguments)
     node.meta["is_wrapped"] = True  # unpickling traces the code again, and must not go into it
     chain[-1].replace_all_uses_with(node)
@@ -133,44 +147,3 @@ def _output_shape(x: torch.Tensor, conv: nn.Conv2d | None) -> tuple[int, ...]:
         for size, kernel in zip(x.shape[2:], conv.kernel_size, strict=True)
     )
     return (x.shape[0], conv.out_channels, *sizes)
-
-
-def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _fits(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node is a convolution that the fused operator has, and read by one node alone."""
-    conv = _module(network, node)
-    return (
-        type(conv) is nn.Conv2d
-        and len(node.users) == 1
-        and conv.bias is None
-        and conv.padding_mode == "zeros"
-        and not isinstance(conv.padding, str)
-        and conv.padding[0] == conv.padding[1]
-        and conv.stride[0] == conv.stride[1]
-        and conv.dilation == (1, 1)
-    )
-
-
-def _is_sum(node: fx.Node) -> bool:
-    is_add = (node.op == "call_function" and node.target in _SUMS) or (
-        node.op == "call_method" and node.target in ("add", "add_")
-    )
-    return is_add and len(node.all_input_nodes) == 2 and len(node.args) == 2 and not node.kwargs
-
-
-def _activation(network: fx.GraphModule, node: fx.Node) -> str | None:
-    if len(node.all_input_nodes) != 1:
-        return None
-    if node.op == "call_module":
-        kind = type(_module(network, node))
-        return next((name for name, one in MODULES.items() if one is kind), None)
-    if node.op == "call_method":
-        return _METHODS.get(str(node.target))
-    return _FUNCTIONS.get(node.target)

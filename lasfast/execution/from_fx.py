@@ -5,15 +5,19 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import reduce
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lasfast.execution.fx_ops import FUNCTIONS, MODULES, UntraceableError
+from lasfast.execution.accelerate import run
+from lasfast.execution.fx_ops import MODULES, UntraceableError, callee, no_record, record_of
+from lasfast.execution.fx_tracer import Tracer
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Op, Shape
+from lasfast.nn import ConvBNAct
 
 __all__ = ["UntraceableError", "trace"]
 
@@ -38,32 +42,6 @@ def trace(network: nn.Module, image_shape: Shape) -> Layer:
 
 def _has_batch_norm(module: nn.Module) -> bool:
     return any(isinstance(part, _BatchNorm) for part in module.modules())
-
-
-class _Tracer(fx.Tracer):
-    """Notes in which module each node is, and calls the `opaque` ones without looking into them."""
-
-    def __init__(self, opaque: set[str]) -> None:
-        super().__init__()
-        self.opaque = opaque
-        self.parts = [""]  # those entered; after an error, up to the one in which it was
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.opaque or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        name = self.path_of_module(m)
-        if self.is_leaf_module(m, name):
-            return super().call_module(m, forward, args, kwargs)
-        self.parts.append(name)
-        result = super().call_module(m, forward, args, kwargs)
-        self.parts.pop()
-        return result
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        node = super().create_node(*args, **kwargs)
-        node.meta["part"] = self.parts[-1]
-        return node
 
 
 @dataclass(frozen=True)
@@ -109,13 +87,13 @@ class _Reader:
 
     def layer(self) -> Layer:
         """Return the program; UntraceableError names the part that has none."""
-        tracer = _Tracer(self.opaque)
+        tracer = Tracer(self.opaque)
         try:
             graph = tracer.trace(self.network)
         except Exception as error:  # whatever the network's own code raises when it meets a proxy
-            name = type(self.network.get_submodule(tracer.parts[-1])).__name__
+            name = type(self.network.get_submodule(tracer.part)).__name__
             failure = UntraceableError(f"torch.fx cannot trace {name}: {error}")
-            failure.part = tracer.parts[-1]
+            failure.part = tracer.part
             raise failure from error
         for node in graph.nodes:
             try:
@@ -138,21 +116,18 @@ class _Reader:
             result = node.args[0]
             if not isinstance(result, fx.Node) or self.values.get(result) != len(self.ops):
                 raise UntraceableError("it gives more than one value, or not the last one it computes")
+        elif node.op == "get_attr" and isinstance(_attribute_of(self.network, node), nn.Module):
+            self.facts[node] = str(node.target)
+        elif callee(node) in _FORMS:
+            _FORMS[callee(node)](self, node)
+        elif node.op == "call_module" and isinstance(self.modules[str(node.target)], ConvBNAct):
+            _conv_bn_act(self, node)
         elif node.op == "call_module":
             self.call_module(node, str(node.target))
         elif node.op in ("call_function", "call_method"):
-            method = node.op == "call_method"
-            target = getattr(torch.Tensor, str(node.target), None) if method else node.target
-            if target in _FORMS:
-                _FORMS[target](self, node)
-                return
-            name = f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}"
-            make = FUNCTIONS.get(target) or FUNCTIONS.get(name)
-            if make is None:
-                raise _no_record(node)
-            self.append(node, make(node), *map(self.value, node.all_input_nodes))
+            self.append(node, record_of(self.network, node), *map(self.value, node.all_input_nodes))
         else:
-            raise _no_record(node)
+            raise no_record(node)
 
     def call_module(self, node: fx.Node, name: str) -> None:
         """Append the record of a leaf module, or an opaque one."""
@@ -185,6 +160,23 @@ class _Reader:
             self.shapes.append(shape)
             known = self.numbers[op, inputs] = len(self.ops)
         self.values[node] = known
+
+    def append_chain(
+        self, node: fx.Node, x: Any, conv: str | None, norm: str, residual: Any, activation: str
+    ) -> None:
+        """Let a node be the value of `activation(norm(conv(x)) + residual)`, of modules of these names."""
+        value = self.value(x)
+        for name in (conv, norm):
+            if name is not None:
+                module = self.modules[name]
+                self.append(node, MODULES[type(module)](name, module), value)
+                value = self.values[node]
+        if residual is not None:
+            other = self.value(residual)
+            self.append(node, layers.Add(self.shapes[value][0] - self.shapes[other][0]), value, other)
+            value = self.values[node]
+        if activation != "none":
+            self.append(node, layers.Activation(cast(layers.ActivationKind, activation)), value)
 
     def value(self, node: Any) -> int:
         """Return the number of the value that a node is."""
@@ -222,16 +214,33 @@ def _opaque(name: str, module: nn.Module, shape: Shape) -> Op:
     raise UntraceableError(f"module {name!r} is a {kind}, which makes {given or type(result)} of {shape}")
 
 
-def _no_record(node: fx.Node) -> UntraceableError:
-    return UntraceableError(f"{node.format_node()} has no record")
-
-
 # ---- calls that are more, or less, than one op
+
+
+def _attribute_of(network: nn.Module, node: fx.Node) -> Any:
+    return reduce(getattr, str(node.target).split("."), network)
+
+
+def _conv_bn_act(reader: _Reader, node: fx.Node) -> None:
+    """A `ConvBNAct`: what its sequence of modules does, with the residual that it may be given."""
+    x, c_out, residual = _arguments(node, ("x", None), ("c_out", None), ("residual", None))
+    if c_out is not None:
+        raise UntraceableError(f"{node.format_node()} takes a slice of its channels")
+    name = str(node.target)
+    module = reader.modules[name]
+    assert isinstance(module, ConvBNAct)
+    reader.append_chain(node, x, f"{name}.0", f"{name}.1", residual, module.activation)
+
+
+def _fused(reader: _Reader, node: fx.Node) -> None:
+    """What `accelerate` makes of convolution, batch norm, sum and activation."""
+    x, conv, norm, residual, activation = node.args
+    reader.append_chain(node, x, reader.fact(conv), reader.fact(norm), residual, str(activation))
 
 
 def _multiply(reader: _Reader, node: fx.Node) -> None:
     if len(node.args) != 2 or len(node.all_input_nodes) != 2:
-        raise _no_record(node)
+        raise no_record(node)
     one, other = map(reader.value, node.args)
     # Either may be the gate.
     channels = reader.shapes[other][0]
@@ -288,11 +297,11 @@ def _item(reader: _Reader, node: fx.Node) -> None:
         or index[0] != whole
         or not isinstance(index[1], slice)
     ):
-        raise _no_record(node)
+        raise no_record(node)
     ends = [reader.fact(end) for end in (index[1].start, index[1].stop, index[1].step)]
     start, end, step = slice(*ends).indices(reader.shapes[value][0])
     if step != 1:
-        raise _no_record(node)
+        raise no_record(node)
     reader.append(node, layers.Slice(start, end - start), value)
 
 
@@ -304,14 +313,14 @@ def _size(reader: _Reader, node: fx.Node) -> None:
 
 def _attribute(reader: _Reader, node: fx.Node) -> None:
     if node.args[1] != "shape":
-        raise _no_record(node)
+        raise no_record(node)
     reader.facts[node] = reader.sizes(reader.value(node.args[0]))
 
 
 def _floor_divide(reader: _Reader, node: fx.Node) -> None:
     one, other = map(reader.fact, node.args)
     if not isinstance(one, int) or not isinstance(other, int) or not other:
-        raise _no_record(node)
+        raise no_record(node)
     reader.facts[node] = one // other
 
 
@@ -343,13 +352,13 @@ def _reshape(reader: _Reader, node: fx.Node) -> None:
     elif len(shape) == 1 and fits(*sizes, 1, 1):
         reader.append(node, None, value)
         return
-    raise _no_record(node)
+    raise no_record(node)
 
 
 def _swap(reader: _Reader, node: fx.Node) -> None:
     groups = reader.fact(node.args[0])
     if not isinstance(groups, _Groups) or node.args[1:] not in ((1, 2), (2, 1)):
-        raise _no_record(node)
+        raise no_record(node)
     reader.facts[node] = replace(groups, swapped=not groups.swapped)
 
 
@@ -387,4 +396,5 @@ _FORMS: dict[Any, Callable[[_Reader, fx.Node], None]] = {
     torch.Tensor.transpose: _swap,
     torch.transpose: _swap,
     torch.Tensor.contiguous: _same,
+    run: _fused,
 }

@@ -1,4 +1,4 @@
-"""The records of single modules and calls of a traced network."""
+"""The records of single nodes of a traced network: what `trace` and `accelerate` both read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from torch import fx, nn
 
 from lasfast.ir import layers
 from lasfast.ir.layers import Op
+from lasfast.nn import PACT, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear
+from lasfast.ops.activations import CALLS as ACTIVATION_CALLS
+from lasfast.ops.activations import MODULES as ACTIVATION_MODULES
 
 
 class UntraceableError(Exception):
@@ -34,9 +37,7 @@ def _conv(name: str, conv: Any) -> Op:
 
 
 def _batch_norm(name: str, norm: Any) -> Op:
-    if not norm.affine:
-        raise UntraceableError(f"batch norm {name!r} has no scale and shift")
-    return layers.BatchNorm2d(name, norm.num_features, norm.eps)
+    return layers.BatchNorm2d(name, norm.num_features, norm.eps, affine=norm.affine)
 
 
 def _max_pool(name: str, pool: Any) -> Op:
@@ -86,17 +87,16 @@ def _activation(kind: Any) -> Callable[..., Op]:
 
 MODULES: dict[type, Callable[[str, Any], Op | None]] = {
     nn.Conv2d: _conv,
+    SlicedConv2d: _conv,
     nn.BatchNorm2d: _batch_norm,
-    nn.ReLU: _activation("relu"),
-    nn.ReLU6: _activation("relu6"),
-    nn.Hardswish: _activation("hardswish"),
-    nn.SiLU: _activation("swish"),
-    nn.Sigmoid: _activation("sigmoid"),
-    nn.Hardsigmoid: _activation("hardsigmoid"),
+    SlicedBatchNorm2d: _batch_norm,
+    **{module: _activation(name) for name, module in ACTIVATION_MODULES.items()},
+    PACT: lambda name, module: layers.Quantize(name, module.bits),
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _avg_pool,
     nn.AdaptiveAvgPool2d: _global_pool,
     nn.Linear: _linear,
+    SlicedLinear: _linear,
     nn.Flatten: _flatten,
     nn.ChannelShuffle: lambda name, module: layers.Shuffle(module.groups),
     nn.Dropout: lambda name, module: layers.Dropout(module.p),
@@ -157,17 +157,42 @@ FUNCTIONS: dict[Any, Callable[[fx.Node], Op | None]] = {
     torch.Tensor.mean: _mean_call,
     torch.mean: _mean_call,
     F.adaptive_avg_pool2d: _global_pool_call,
-    F.relu: _activation("relu"),
-    torch.relu: _activation("relu"),
-    torch.Tensor.relu: _activation("relu"),
-    F.relu6: _activation("relu6"),
-    F.hardswish: _activation("hardswish"),
-    F.silu: _activation("swish"),
-    torch.sigmoid: _activation("sigmoid"),
-    torch.Tensor.sigmoid: _activation("sigmoid"),
-    F.sigmoid: _activation("sigmoid"),
-    F.hardsigmoid: _activation("hardsigmoid"),
+    **{call: _activation(name) for call, name in ACTIVATION_CALLS.items()},
     F.channel_shuffle: _shuffle_call,
     "torchvision.ops.stochastic_depth.stochastic_depth": _stochastic_depth,
 }
 """What makes the record of a call; by name where lasfast does not import what is called."""
+
+
+def record_of(network: nn.Module, node: fx.Node) -> Op | None:
+    """Return the record of a node, without the numbers of its inputs; None of one that changes nothing.
+
+    Raises UntraceableError where there is none, of a kind or with these settings.
+    """
+    if node.op == "call_module":
+        name = str(node.target)
+        module = network.get_submodule(name)
+        if len(node.all_input_nodes) != 1 or len(node.args) != 1 or node.kwargs:
+            raise UntraceableError(f"{node.format_node()} does not read one value alone")
+        if type(module) not in MODULES:
+            raise UntraceableError(f"module {name!r} is a {type(module).__name__}, which has no record")
+        return MODULES[type(module)](name, module)
+    target = callee(node)
+    make = FUNCTIONS.get(target) or FUNCTIONS.get(
+        f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}"
+    )
+    if make is None:
+        raise no_record(node)
+    return make(node)
+
+
+def callee(node: fx.Node) -> Any:
+    """Return the function that a node calls, a method as `torch.Tensor` has it; None of other nodes."""
+    if node.op == "call_method":
+        return getattr(torch.Tensor, str(node.target), None)
+    return node.target if node.op == "call_function" else None
+
+
+def no_record(node: fx.Node) -> UntraceableError:
+    """Return the error of a node that records cannot say."""
+    return UntraceableError(f"{node.format_node()} has no record")

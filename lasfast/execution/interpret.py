@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, singledispatch
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -151,11 +151,19 @@ def conv_weight(op: layers.Conv2d, modules: Modules) -> Tensor:
     return weight if op.weight_bits is None else dorefa(weight, op.weight_bits)
 
 
-def leading(tensor: Tensor, *sizes: int) -> Tensor:
+@overload
+def leading(tensor: Tensor, *sizes: int) -> Tensor: ...
+@overload
+def leading(tensor: Tensor | None, *sizes: int) -> Tensor | None: ...
+
+
+def leading(tensor: Tensor | None, *sizes: int) -> Tensor | None:
     """Return the leading `sizes` of the first dimensions as a view; the tensor itself where that is all.
 
-    (Autocast caches its cast of a leaf, not of a view.)
+    None, which a norm without a scale has, gives None. (Autocast caches its cast of a leaf, not of a view.)
     """
+    if tensor is None:
+        return None
     for dimension, size in enumerate(sizes):
         if size != tensor.shape[dimension]:
             tensor = tensor.narrow(dimension, 0, size)

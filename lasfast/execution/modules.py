@@ -39,7 +39,7 @@ def _(op: layers.Conv2d) -> nn.Module:
 
 @make_module.register
 def _(op: layers.BatchNorm2d) -> nn.Module:
-    return nn.BatchNorm2d(op.channels, eps=op.eps)
+    return nn.BatchNorm2d(op.channels, eps=op.eps, affine=op.affine)
 
 
 @make_module.register

@@ -71,11 +71,12 @@ class Conv2d(Op):
 
 @dataclass(frozen=True)
 class BatchNorm2d(Op):
-    """Batch normalisation with scale and shift over [N, channels, H, W]."""
+    """Batch normalisation over [N, channels, H, W], with a scale and a shift where it is `affine`."""
 
     module: str
     channels: int
     eps: float = 1e-5
+    affine: bool = True
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """Keep the shape."""

@@ -48,7 +48,7 @@ def accelerate(model: nn.Module) -> fx.GraphModule:
 
 
 def _trace(model: nn.Module) -> fx.Graph:
-    """The graph of a model, which must be the same in training and in evaluation."""
+    """Return the graph of a model; ValueError unless it is the same in training and in evaluation."""
     mode = {name: module.training for name, module in model.named_modules()}
     graphs = []
     try:
@@ -73,7 +73,7 @@ def _trace(model: nn.Module) -> fx.Graph:
 
 
 def _chains(network: fx.GraphModule, nodes: list[fx.Node]) -> list[Chain]:
-    """The chains of a graph, whose ops and values have the numbers of their nodes.
+    """Return the chains of a graph, whose ops and values have the numbers of their nodes.
 
     The graph itself is matched, not records made of the whole of it: it may hold what records cannot say.
     """
@@ -86,7 +86,7 @@ def _chains(network: fx.GraphModule, nodes: list[fx.Node]) -> list[Chain]:
 
 
 def _record(network: fx.GraphModule, node: fx.Node) -> Op:
-    """The record of a node, as `trace` reads it; of one that has none, of no matter what."""
+    """Return the record of a node, as `trace` reads it; `_OTHER` where it has none."""
     try:
         return record_of(network, node) or _OTHER
     except UntraceableError:
@@ -94,7 +94,7 @@ def _record(network: fx.GraphModule, node: fx.Node) -> Op:
 
 
 def _is_head(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node is a convolution that the fused operator has."""
+    """Return whether a node is a convolution that the fused operator can run."""
     conv = network.get_submodule(str(node.target)) if node.op == "call_module" else None
     return (
         type(conv) is nn.Conv2d
@@ -108,7 +108,7 @@ def _is_head(network: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _fuse(network: fx.GraphModule, parts: dict[Stage, fx.Node]) -> None:
-    """Put one node in the place of a chain's."""
+    """Replace the nodes of a chain by one."""
     graph, chain = network.graph, list(parts.values())
     conv, norm, added = parts.get(Stage.HEAD), parts[Stage.NORM], parts.get(Stage.SUM)
     residual = None if added is None else next(one for one in added.all_input_nodes if one is not norm)
@@ -132,7 +132,7 @@ def run(
     residual: torch.Tensor | None,
     activation: str,
 ) -> torch.Tensor:
-    """What a fused node calls: `act(norm(conv(x)) + residual)`, whatever can be added."""
+    """Return `act(norm(conv(x)) + residual)`, where the residual may be broadcast; fused nodes call this."""
     if residual is None or residual.shape == _output_shape(x, conv):
         return fused(x, conv, norm, residual, activation)
     return FUNCTIONS[activation](fused(x, conv, norm) + residual)  # it is broadcast

@@ -46,7 +46,7 @@ def _has_batch_norm(module: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class _Size:
-    """Height or width of a value, whatever it is; or how many images there are, of any value."""
+    """A size that depends on the images: the height or width of a value, or the number of images."""
 
     value: int
     axis: int
@@ -57,7 +57,7 @@ _BATCH = _Size(0, 0)
 
 @dataclass(frozen=True)
 class _Channels:
-    """Channels of a value that a chunk or split gives."""
+    """Consecutive channels of a value, which a chunk or split gives."""
 
     value: int
     start: int
@@ -189,7 +189,7 @@ class _Reader:
         return self.facts.get(argument) if isinstance(argument, fx.Node) else argument
 
     def sizes(self, value: int) -> tuple[Any, ...]:
-        """The shape of a value, its batch included, as far as it does not depend on the images."""
+        """Return the shape of a value, the batch first, as far as it does not depend on the images."""
         channels, *others = self.shapes[value]
         return (_BATCH, channels, *(_Size(value, axis) for axis in range(2, 2 + len(others))))
 
@@ -222,7 +222,7 @@ def _attribute_of(network: nn.Module, node: fx.Node) -> Any:
 
 
 def _conv_bn_act(reader: _Reader, node: fx.Node) -> None:
-    """A `ConvBNAct`: what its sequence of modules does, with the residual that it may be given."""
+    """Read a `ConvBNAct` as its sequence of modules, with the residual that it may be given."""
     x, c_out, residual = _arguments(node, ("x", None), ("c_out", None), ("residual", None))
     if c_out is not None:
         raise UntraceableError(f"{node.format_node()} takes a slice of its channels")
@@ -233,7 +233,7 @@ def _conv_bn_act(reader: _Reader, node: fx.Node) -> None:
 
 
 def _fused(reader: _Reader, node: fx.Node) -> None:
-    """What `accelerate` makes of convolution, batch norm, sum and activation."""
+    """Read a node that `accelerate` made of convolution, batch norm, sum and activation."""
     x, conv, norm, residual, activation = node.args
     reader.append_chain(node, x, reader.fact(conv), reader.fact(norm), residual, str(activation))
 
@@ -325,7 +325,7 @@ def _floor_divide(reader: _Reader, node: fx.Node) -> None:
 
 
 def _reshape(reader: _Reader, node: fx.Node) -> None:
-    """The two reshapings of a channel shuffle, flattening, and a gate's new axes."""
+    """Read the two reshapings of a channel shuffle, flattening, or a gate's new axes."""
     source, *rest = node.args
     listed = reader.fact(rest[0]) if len(rest) == 1 else rest
     wanted = tuple(map(reader.fact, listed)) if isinstance(listed, list | tuple) else ()
@@ -334,7 +334,7 @@ def _reshape(reader: _Reader, node: fx.Node) -> None:
     shape, sizes = reader.shapes[value], reader.sizes(value)
 
     def fits(*expected: Any) -> bool:
-        """Whether the wanted sizes are these, of which one may be left open."""
+        """Return whether the wanted sizes are these; one of them may be left open."""
         same = [one == -1 or one == other for one, other in zip(wanted, expected, strict=False)]
         return len(wanted) == len(expected) and all(same) and wanted.count(-1) <= 1
 
@@ -371,7 +371,7 @@ def _same(reader: _Reader, node: fx.Node) -> None:
 
 
 def _arguments(node: fx.Node, *parameters: tuple[str, Any]) -> list[Any]:
-    """A call's arguments by position or name, with defaults."""
+    """Return a call's arguments, given by position or name, or their defaults."""
     known = dict(zip((name for name, _ in parameters), node.args, strict=False)) | node.kwargs
     return [known.get(name, default) for name, default in parameters]
 

@@ -1,4 +1,4 @@
-"""A layer's program with each batch norm's neighbours drawn into one fused operation, for training."""
+"""Runs layers with lasfast's fused operators, for training: each batch norm with its neighbours at once."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def fused_steps(layer: Layer) -> tuple[Step, ...]:
 
 
 def _is_head(op: Op) -> bool:
-    """Whether the fused operators have a convolution like this one."""
+    """Return whether the fused operators can run a convolution like this one."""
     return isinstance(op, layers.Conv2d) and not op.bias and op.dilation == 1
 
 
@@ -139,5 +139,5 @@ def _run_conv(op: layers.Conv2d, modules: Modules, x: Tensor) -> Tensor:
 
 
 def _weight(op: layers.Conv2d, modules: Modules) -> Tensor:
-    """A weight to read a slice of: the module's whole one, unless it is quantized."""
+    """Return a weight whose slice can be read: the module's whole one, unless it is quantized."""
     return modules[op.module].weight if op.weight_bits is None else conv_weight(op, modules)

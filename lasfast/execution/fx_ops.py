@@ -18,10 +18,10 @@ from lasfast.ops.activations import MODULES as ACTIVATION_MODULES
 
 
 class UntraceableError(Exception):
-    """A network, or a part of it, that layer records cannot say; the text says what."""
+    """A network, or a part of it, cannot be written as layer records; the text says why."""
 
     part = ""
-    """The innermost module of the network's own in which it is, by its dotted name."""
+    """The dotted name of the innermost module of the network's own that the error is in."""
 
 
 def _conv(name: str, conv: Any) -> Op:
@@ -102,7 +102,7 @@ MODULES: dict[type, Callable[[str, Any], Op | None]] = {
     nn.Dropout: lambda name, module: layers.Dropout(module.p),
     nn.Identity: lambda name, module: None,
 }
-"""What makes the record of a leaf module, from its name; None of one that changes nothing."""
+"""Makers of the record of a leaf module, from its name and itself; None stands for no operation."""
 
 
 def _add(node: fx.Node) -> Op:
@@ -161,7 +161,7 @@ FUNCTIONS: dict[Any, Callable[[fx.Node], Op | None]] = {
     F.channel_shuffle: _shuffle_call,
     "torchvision.ops.stochastic_depth.stochastic_depth": _stochastic_depth,
 }
-"""What makes the record of a call; by name where lasfast does not import what is called."""
+"""Makers of the record of a call; the called function is named where lasfast does not import it."""
 
 
 def record_of(network: nn.Module, node: fx.Node) -> Op | None:

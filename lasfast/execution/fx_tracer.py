@@ -25,7 +25,7 @@ class Tracer(fx.Tracer):
         self.part = ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module is one node."""
+        """Return whether a module becomes one node."""
         is_leaf = module_qualified_name in self.opaque or type(m) in LEAVES
         return is_leaf or super().is_leaf_module(m, module_qualified_name)
 

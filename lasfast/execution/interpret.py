@@ -1,4 +1,4 @@
-"""Interpret layer records with PyTorch operators."""
+"""Runs layer records with PyTorch's operators, op by op."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lasfast.ops.quantize import dorefa, pact
 Modules = Mapping[str, Any]
 """The supernet's modules by dotted name; "" is the supernet itself."""
 BatchNormFunction = Callable[[layers.BatchNorm2d, Tensor], Tensor]
-"""What a batch norm op does with its input [N, C, H, W]: the reader's choice of statistics."""
+"""A function of a batch norm op and its input [N, C, H, W]; it decides by which statistics to normalise."""
 
 
 def run_layer(layer: Layer, x: Tensor, modules: Modules, batch_norm: BatchNormFunction) -> Tensor:
@@ -43,14 +43,14 @@ def run_layer(layer: Layer, x: Tensor, modules: Modules, batch_norm: BatchNormFu
 
 @lru_cache(maxsize=4096)
 def _program(layer: Layer) -> tuple[tuple[Op, tuple[int, ...], tuple[int, ...]], ...]:
-    """Each op with the values it reads, and those of them that nobody reads after it."""
+    """Return each op with the values it reads, and those of them that nobody reads after it."""
     steps = tuple(layer.steps())
     dead = last_uses([sources for _, sources in steps])
     return tuple((*step, values) for step, values in zip(steps, dead, strict=True))
 
 
 def last_uses(steps: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    """For each step, given by the values it reads, the values nobody reads after it."""
+    """Return, for each step, the values that nobody reads after it; a step is given by those it reads."""
     last = {source: number for number, sources in enumerate(steps) for source in sources}
     return tuple(
         tuple(source for source, final in last.items() if final == number) for number in range(len(steps))

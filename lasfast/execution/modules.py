@@ -1,4 +1,4 @@
-"""The torch module of an op: what a supernet owns, and what an extracted network is made of."""
+"""Makes the torch module of an op: supernets own such modules, and extracted networks consist of them."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _module(op: Op, owner: nn.Module | None, fresh: bool) -> nn.Module:
 
 
 def _call(graph: fx.Graph, op: Op, name: str, inputs: list[fx.Node]) -> fx.Node:
-    """Call an op's module; or functions on what it owns, where weights or values are quantized."""
+    """Call an op's module; where weights or values are quantized, call functions on what it owns."""
     if isinstance(op, layers.Quantize):
         return _traced(graph, partial(pact_reference, bits=op.bits), *inputs, graph.get_attr(f"{name}.alpha"))
     if isinstance(op, layers.Conv2d) and op.weight_bits is not None:
@@ -86,7 +86,7 @@ def _call(graph: fx.Graph, op: Op, name: str, inputs: list[fx.Node]) -> fx.Node:
 
 
 def _traced(graph: fx.Graph, function: Callable[..., Any], *inputs: fx.Node) -> fx.Node:
-    """Append what a function of PyTorch's operators does."""
+    """Append the operations that a function of PyTorch's operators runs."""
     tracer = fx.proxy.GraphAppendingTracer(graph)
     result: fx.Node = function(*(fx.Proxy(node, tracer) for node in inputs)).node
     return result
@@ -123,7 +123,7 @@ _FUNCTIONS: dict[type[Op], Callable[..., fx.Node]] = {
     layers.Slice: _slice,
     layers.Shift: _shift,
 }
-"""Ops that are calls in the network, not modules of it."""
+"""The ops that become calls of functions in the network, not modules of it."""
 
 
 def _free_name(layer: Layer, number: int, op: Op) -> str:

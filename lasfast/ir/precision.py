@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Precision:
-    """How values are stored; sums are fp32 in all of them.
+    """A way to store values; sums are fp32 in all of them.
 
     Attributes:
         code: its number in native code (`Dtype` in csrc/include/lasfast/dtype.h).

@@ -1,4 +1,4 @@
-"""Stems and heads that several families share."""
+"""Stems, heads, strides and widths that several families of supernets share."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from lasfast.ir.layers import Path
 
 Stem = Literal["cifar", "imagenet"]
 DeepStem = Literal["cifar", "tiny-imagenet", "imagenet"]
-"""Of networks that halve five times."""
+"""The stems of networks that halve height and width five times."""
 HALVINGS_LEFT_OUT = {"imagenet": 0, "tiny-imagenet": 1, "cifar": 2}
 
 
 def deep_strides(stem: DeepStem, strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the strides of stem and stages: the given ones, without the first that small images cannot bear.
+    """Return `strides` with the first ones of 2 replaced by 1, as many as the images are too small for.
 
-    Five halvings leave 7x7 positions of a 224x224 image, four leave 4x4 of 64x64, three 4x4 of 32x32.
+    Five halvings leave 7x7 positions of a 224x224 image ("imagenet"), four leave 4x4 of 64x64
+    ("tiny-imagenet"), three leave 4x4 of 32x32 ("cifar").
     """
     check_choice("stem", stem, tuple(HALVINGS_LEFT_OUT))
     wanted = list(strides)
@@ -27,7 +28,7 @@ def deep_strides(stem: DeepStem, strides: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def scaled(channels: int, width: float) -> int:
-    """Return `width` times as many channels, to the nearest multiple of 8 and at least 8."""
+    """Return `width * channels`, rounded to a multiple of 8 and at least 8; ValueError for a bad width."""
     if as_finite("width", width) <= 0:
         raise ValueError(f"width must be greater than 0, got {width}")
     return max(8, 8 * round(width * channels / 8))

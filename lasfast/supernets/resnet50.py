@@ -12,11 +12,11 @@ from lasfast.supernets.parts import Stem, classifier, resnet_stem
 
 
 class ResNet50(LayerAssignmentSupernet):
-    """4 groups of bottleneck blocks, 256, 512, 1024 and 2048 channels; handcrafted: 3-4-6-3.
+    """4 groups of bottleneck blocks with 256, 512, 1024 and 2048 channels; handcrafted: 3-4-6-3.
 
-    The first block of a group projects its shortcut, and of groups 2 to 4 halves height and width (in
-    the 3x3 convolution, as torchvision's). `stem="imagenet"` is the 7x7 convolution of stride 2 with a
-    max-pooling of stride 2, `"cifar"` a 3x3 convolution of stride 1.
+    The first block of a group projects its shortcut; in groups 2 to 4, its 3x3 convolution halves height and
+    width, as in torchvision. `stem="imagenet"` is a 7x7 convolution of stride 2 and a max-pooling of stride
+    2; `"cifar"` is a 3x3 convolution of stride 1.
     """
 
     widths = (64, 128, 256, 512)

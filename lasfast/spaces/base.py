@@ -48,8 +48,14 @@ class SearchSpace(abc.ABC):
 
     def parse(self, text: str) -> Architecture:
         """Read the text form; raise ValueError if it is malformed or not in the space."""
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a string such as '2-5-2-3', got {text!r}")
-        if not re.fullmatch(r"[0-9]+(-[0-9]+)*", text.strip()):
+        text = stripped(text, "2-5-2-3")
+        if not re.fullmatch(r"[0-9]+(-[0-9]+)*", text):
             raise ValueError(f"text must be numbers joined by '-', such as '2-5-2-3', got {text!r}")
-        return self.validate(int(part) for part in text.strip().split("-"))
+        return self.validate(int(part) for part in text.split("-"))
+
+
+def stripped(text: object, example: str) -> str:
+    """Return an architecture's text form without surrounding blanks; TypeError unless it is a string."""
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a string such as {example!r}, got {text!r}")
+    return text.strip()

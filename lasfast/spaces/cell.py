@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from lasfast.core.checks import as_int
-from lasfast.spaces.base import Architecture
+from lasfast.spaces.base import Architecture, stripped
 from lasfast.spaces.choice import ChoiceSpace
 
 OPERATIONS = {
@@ -157,11 +157,10 @@ class CellSpace(ChoiceSpace):
             TypeError: not a string.
             ValueError: malformed, or not in the space.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a string such as {self._example!r}, got {text!r}")
+        text = stripped(text, self._example)
         if "(" in text:
             return self.architecture(*map(self._nodes_of_genotype, KINDS, _lists_of_genotype(text)))
-        cells = text.strip().split("--")
+        cells = text.split("--")
         if len(cells) != len(KINDS):
             raise ValueError(
                 f"text must be a normal and a reduction cell joined by '--', as {self._example!r}, "

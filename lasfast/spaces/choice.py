@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from lasfast.core.checks import as_int, as_ints
-from lasfast.spaces.base import Architecture
+from lasfast.spaces.base import Architecture, stripped
 from lasfast.spaces.product import ProductSpace
 
 Option: TypeAlias = Hashable
@@ -139,9 +139,7 @@ class ChoiceSpace(ProductSpace):
             ValueError: not one name per layer, or one that no option of its layer has.
         """
         example = "-".join(names[0] for names in self.names)
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a string such as {example!r}, got {text!r}")
-        parts = text.strip().split("-")
+        parts = stripped(text, example).split("-")
         if len(parts) != len(self.names):
             raise ValueError(
                 f"text must be an option for each of the {len(self.names)} layers joined by '-', such as "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lasfast.core.checks import as_finite, check_choice
+from lasfast.core.checks import check_choice
 from lasfast.ir.builder import LayerBuilder
 from lasfast.ir.layers import ActivationKind, Path
 from lasfast.spaces.choice import Option
 from lasfast.supernets.choice import ChoiceSupernet, Part
 from lasfast.supernets.mobilenet_designs import DESIGNS, MobileNetDesign
-from lasfast.supernets.parts import DeepStem, deep_strides
+from lasfast.supernets.parts import DeepStem, check_width, deep_strides
 
 ACTIVATIONS = ("relu", "relu6", "hardswish", "swish")
 
@@ -78,8 +78,7 @@ class MobileNet(ChoiceSupernet):
             check_choice("design", design, tuple(DESIGNS))
             design = DESIGNS[design]
         check_choice("activation", activation, ACTIVATIONS)
-        if as_finite("width", width) <= 0:
-            raise ValueError(f"width must be greater than 0, got {width}")
+        check_width(width)
         self.design, self.published = design, dict(design.published)
         self.squeeze_excite, self.activation = squeeze_excite, activation
         self.stem_kind, self.width, self.dropout = stem, width, dropout

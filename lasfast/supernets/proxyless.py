@@ -11,7 +11,7 @@ from lasfast.ir.layers import Layer, Path
 from lasfast.spaces import ChoiceSpace
 from lasfast.spaces.choice import Option
 from lasfast.supernets.choice import ChoiceSupernet, Part
-from lasfast.supernets.parts import DeepStem, classifier, deep_strides, scaled
+from lasfast.supernets.parts import DeepStem, deep_strides, scaled, stage_blocks, wide_classifier
 
 BLOCKS = tuple(f"k{kernel_size}e{expansion}" for expansion in (3, 6) for kernel_size in (3, 5, 7))
 """The blocks by kernel size and expansion, the cheapest first."""
@@ -68,13 +68,9 @@ class ProxylessNAS(ChoiceSupernet):
         self._stem = (scaled(self.stem_channels, width), stem_stride)
         self._first_channels = scaled(self.first_channels, width)
         self._head_channels = scaled(self.head_channels, width)
-        # Of each block: its channels, and its stride where it is the first of a stage.
-        self._shapes = [
-            (scaled(channels, width), None if index else stride)
-            for channels, stride, count in zip(self.channels, strides, self.repeats, strict=True)
-            for index in range(count)
-        ]
-        space = ChoiceSpace([BLOCKS if stride else ("skip", *BLOCKS) for _, stride in self._shapes])
+        widths = [scaled(channels, width) for channels in self.channels]
+        self._blocks = stage_blocks(widths, strides, self.repeats)
+        space = ChoiceSpace([BLOCKS if stride else ("skip", *BLOCKS) for _, stride in self._blocks])
         super().__init__(space, num_classes=num_classes, in_channels=in_channels)
 
     def stem(self) -> Part:
@@ -92,14 +88,12 @@ class ProxylessNAS(ChoiceSupernet):
         (kind,) = map(str, taken)
         if kind == "skip":
             return (), channels
-        out, stride = self._shapes[index]
+        out, stride = self._blocks[index]
         return (_inverted_residual(f"blocks.{index}.{kind}", kind, channels, out, stride),), out
 
     def head(self, channels: int) -> Path:
         """Return the last convolution, the mean over all positions and the classifier."""
-        block = LayerBuilder("last", channels)
-        block.conv_bn_act("", block.input, self._head_channels, 1, kind="relu6")
-        return (block.build(), *classifier(self._head_channels, self.num_classes, self.dropout))
+        return wide_classifier(channels, self._head_channels, self.num_classes, self.dropout, "relu6")
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies this supernet's structure; the weights do not say the strides."""

@@ -11,7 +11,7 @@ from lasfast.ir.layers import Path
 from lasfast.spaces import ChoiceSpace, VirtualLayer
 from lasfast.spaces.choice import Option
 from lasfast.supernets.choice import ChoiceSupernet, Part
-from lasfast.supernets.parts import DeepStem, classifier, deep_strides, scaled
+from lasfast.supernets.parts import DeepStem, classifier, deep_strides, resnet_stem, scaled, stage_blocks
 
 REPEATS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 BITS = ((1, 2), (2, 2), (1, 4), (2, 4), (3, 4), (4, 4))
@@ -69,17 +69,12 @@ class QuantResNet(ChoiceSupernet):
         self._strides = deep_strides(stem, (2, 2, 2, 2, 2))
         widths = [scaled(channels, width) for channels in self.channels]
         self._first_channels = widths[0]
-        # The channels and the stride of each block.
-        self._shapes = [
-            (channels, 1 if index else stride)
-            for channels, stride, count in zip(widths, (1, *self._strides[2:]), REPEATS[depth], strict=True)
-            for index in range(count)
-        ]
+        self._blocks = stage_blocks(widths, (1, *self._strides[2:]), REPEATS[depth])
         decisions: list[VirtualLayer | tuple[str, ...]] = [VirtualLayer(tuple(RATIOS), 1), tuple(self._bits)]
-        space = ChoiceSpace(decisions * len(self._shapes))
+        space = ChoiceSpace(decisions * len(self._blocks))
         uniform = {f"{one}W{one}A": f"w{one}a{one}" for one in (2, 3, 4)}
         self.published = {
-            name: "-".join(["1.0", option] * len(self._shapes))
+            name: "-".join(["1.0", option] * len(self._blocks))
             for name, option in uniform.items()
             if option in self._bits
         }
@@ -87,26 +82,22 @@ class QuantResNet(ChoiceSupernet):
 
     def stem(self) -> Part:
         """Return the first convolution, and a max-pooling if the stem has one."""
-        stride, pooling, *_ = self._strides
-        block = LayerBuilder("first", self.in_channels)
-        y = block.conv_bn_act("", block.input, self._first_channels, 7 if stride == 2 else 3, stride)
-        if pooling == 2:
-            block.pool(y, "max", 3, 2, padding=1)
-        return (block.build(),), self._first_channels
+        channels = self._first_channels
+        return resnet_stem("first", self.in_channels, channels, *self._strides[:2]), channels
 
     def choice(self, index: int, taken: tuple[Option, ...], channels: int) -> Part:
         """Return the residual block with the bits and the ratio that were taken."""
         bits, ratio = map(str, taken)
         weight_bits, value_bits = self._bits[bits]
-        out, stride = self._shapes[index]
+        out, stride = self._blocks[index]
         block = LayerBuilder(f"blocks.{index}", channels)
         x = block.quantize(f"clip1.a{value_bits}", block.input, value_bits)
-        y = block.conv_bn("1", x, out * RATIOS[ratio] // 10, 3, stride, weight_bits=weight_bits)
+        y = block.conv_bn("1", x, out * RATIOS[ratio] // 10, 3, stride or 1, weight_bits=weight_bits)
         y = block.quantize(f"clip2.a{value_bits}", y, value_bits)
         y = block.conv_bn("2", y, out, 3, weight_bits=weight_bits)
         shortcut = block.input
         if stride == 2 or channels != out:
-            shortcut = block.conv_bn("_shortcut", x, out, 1, stride, weight_bits=weight_bits)
+            shortcut = block.conv_bn("_shortcut", x, out, 1, stride or 1, weight_bits=weight_bits)
         block.activation(block.add(y, shortcut))
         return (block.build(),), out
 

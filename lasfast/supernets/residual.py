@@ -9,7 +9,7 @@ from lasfast.core.checks import check_choice
 from lasfast.ir.builder import LayerBuilder
 from lasfast.ir.layers import Layer, Path
 from lasfast.supernets.base import LayerAssignmentSupernet
-from lasfast.supernets.parts import Stem, classifier, resnet_stem
+from lasfast.supernets.parts import Stem, classifier, deep_strides, resnet_stem
 
 
 class ResidualNet(LayerAssignmentSupernet):
@@ -40,7 +40,7 @@ class ResidualNet(LayerAssignmentSupernet):
 
     def stem_layers(self) -> Path:
         """Return the first convolution."""
-        return resnet_stem(self.stem_kind, self.in_channels, self.channels[0])
+        return resnet_stem("stem", self.in_channels, self.channels[0], *deep_strides(self.stem_kind, (2, 2)))
 
     def layer(self, group: int, index: int) -> Layer:
         """Return a residual block."""

@@ -8,7 +8,7 @@ from lasfast.core.checks import check_choice
 from lasfast.ir.builder import LayerBuilder
 from lasfast.ir.layers import Layer, Path
 from lasfast.supernets.base import LayerAssignmentSupernet
-from lasfast.supernets.parts import Stem, classifier, resnet_stem
+from lasfast.supernets.parts import Stem, classifier, deep_strides, resnet_stem
 
 
 class ResNet50(LayerAssignmentSupernet):
@@ -38,7 +38,7 @@ class ResNet50(LayerAssignmentSupernet):
 
     def stem_layers(self) -> Path:
         """Return the first convolution."""
-        return resnet_stem(self.stem_kind, self.in_channels, 64)
+        return resnet_stem("stem", self.in_channels, 64, *deep_strides(self.stem_kind, (2, 2)))
 
     def layer(self, group: int, index: int) -> Layer:
         """Return a bottleneck block: 1x1, 3x3, 1x1 convolutions."""

@@ -11,7 +11,7 @@ from lasfast.ir.layers import Path
 from lasfast.spaces import ChoiceSpace, VirtualLayer
 from lasfast.spaces.choice import Option
 from lasfast.supernets.choice import ChoiceSupernet, Part
-from lasfast.supernets.parts import DeepStem, classifier, deep_strides, scaled
+from lasfast.supernets.parts import DeepStem, deep_strides, scaled, stage_blocks, wide_classifier
 
 Search = Literal["blocks", "channels", "both"]
 
@@ -90,13 +90,8 @@ class ShuffleNetV2(ChoiceSupernet):
             if channels <= before:
                 raise ValueError(f"width must let channels grow from stage to stage, {width} is too small")
             before = channels
-        # Of each block: its channels, and its stride where it is the first of a stage.
-        self._shapes = [
-            (channels, None if index else stride)
-            for channels, stride, count in zip(widths, strides, self.repeats, strict=True)
-            for index in range(count)
-        ]
-        super().__init__(_space(search, len(self._shapes)), num_classes=num_classes, in_channels=in_channels)
+        self._blocks = stage_blocks(widths, strides, self.repeats)
+        super().__init__(_space(search, len(self._blocks)), num_classes=num_classes, in_channels=in_channels)
 
     def stem(self) -> Part:
         """Return the first convolution."""
@@ -109,7 +104,7 @@ class ShuffleNetV2(ChoiceSupernet):
         """Return the block with the kind and the ratio that were taken, or that are fixed."""
         kind = self.kinds[index] if self.search == "channels" else str(taken[0])
         tenths = 10 if self.search == "blocks" else RATIOS[str(taken[-1])]
-        out, stride = self._shapes[index]
+        out, stride = self._blocks[index]
         block = LayerBuilder(f"blocks.{index}.{kind}", channels)
         if stride is None:
             left, right = block.channel_split(block.input, channels // 2)
@@ -124,9 +119,7 @@ class ShuffleNetV2(ChoiceSupernet):
 
     def head(self, channels: int) -> Path:
         """Return the last convolution, the mean over all positions and the classifier."""
-        block = LayerBuilder("last", channels)
-        block.conv_bn_act("", block.input, self._head_channels, 1)
-        return (block.build(), *classifier(self._head_channels, self.num_classes, self.dropout))
+        return wide_classifier(channels, self._head_channels, self.num_classes, self.dropout)
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies this supernet's structure; the weights do not say the strides."""

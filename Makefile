@@ -41,10 +41,10 @@ sanitize: $(VENV)/.test  ## run the tests of single operations on native code bu
 	rm -f $(SANITIZED)/site/lasfast/*.so && cp $(SANITIZED)/native/_*.so $(SANITIZED)/site/lasfast
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/site \
-	  $(BIN)/pytest -p no:cacheprovider tests/ops/test_schedule_kernels.py tests/ops/test_bn_act.py \
+	  $(BIN)/pytest -p no:cacheprovider tests/engine/test_schedule_*.py tests/ops/test_bn_act.py \
 	  tests/ops/test_conv2d_nhwc.py tests/ops/test_depthwise_nhwc.py \
 	  tests/ops/test_conv2d_nhwc_cuda.py tests/ops/test_depthwise_nhwc_cuda.py tests/ops/test_bn_act_cuda.py \
-	  tests/ops/test_sgd.py tests/ops/test_schedule_resident.py tests/ops/test_schedule_tiles.py $(TEST_ARGS)
+	  tests/ops/test_sgd.py $(TEST_ARGS)
 
 lint: $(VENV)/.lint  ## check style and types, change nothing
 	$(BIN)/ruff check $(PYTHON_CODE)

@@ -16,6 +16,8 @@ settings.register_profile("default", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+# So that what its assertions compare is shown where they fail.
+pytest.register_assert_rewrite("tests.engine.schedule_helpers")
 
 # Kernels of ours are tested, not which are fastest; and nothing is written into the home of who tests.
 os.environ.setdefault("LASFAST_CHOICE", "native")

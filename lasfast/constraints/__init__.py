@@ -1,4 +1,4 @@
-"""Bounds on what an architecture may cost, also as text: `flops<=330M,params<=4M`. No torch."""
+"""Constraints bound what an architecture may cost, in text such as `flops<=330M,params<=4M`. No torch."""
 
 from lasfast.constraints.bounds import Bound, parse_bounds
 from lasfast.constraints.constraint import Constraint

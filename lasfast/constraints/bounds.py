@@ -1,4 +1,4 @@
-"""Bounds of single costs, and how they are written as text."""
+"""Bounds of single costs, and the text that they are written as."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _EXAMPLE = "such as 'flops<=330M,params<=4M,latency<=12ms@cpu'"
 
 @dataclass(frozen=True)
 class Bound:
-    """low <= cost <= high.
+    """The bound low <= cost <= high.
 
     Attributes:
-        cost: the name of the cost; one that depends on where it was measured is written `latency@cpu`.
-        low, high: in multiply-adds, weights, seconds, bytes; infinite where there is no bound.
+        cost: the name of the cost; `latency@cpu` for a cost that depends on where it was measured.
+        low, high: the limits in the cost's unit (multiply-adds, weights, seconds, bytes); infinite for none.
     """
 
     cost: str
@@ -47,11 +47,11 @@ class Bound:
 
 
 def parse_bounds(text: str) -> tuple[Bound, ...]:
-    """Read bounds from text, one for each cost that it names, in order.
+    """Read bounds from text; return one for each cost that it names, in order.
 
-    `name<=number` or `name>=number`, joined by commas. A number may have a unit: k, M, G, T for counts, or
-    Ki, Mi, Gi, Ti for powers of 1024 of them; s, ms, us for `latency`; kB, MB, GB, KiB, MiB, GiB for
-    `memory`. `@where` says where a cost was measured.
+    The text is `name<=number` or `name>=number`, joined by commas. A number may have a unit: k, M, G, T
+    (powers of 1000) or Ki, Mi, Gi, Ti (of 1024) for counts; s, ms, us for `latency`; kB, MB, GB, KiB, MiB,
+    GiB for `memory`. After the number, `@where` says where the cost was measured.
 
     Raises:
         TypeError: not a string.

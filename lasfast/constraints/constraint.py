@@ -1,4 +1,4 @@
-"""A constraint: whether an architecture's costs lie within bounds."""
+"""A constraint says whether an architecture's costs lie within bounds."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lasfast.spaces.base import Architecture
 
 
 class Constraint:
-    """Whether an architecture's costs lie within bounds; what searchers take as `constraint`.
+    """The predicate that searchers take as `constraint`: an architecture's costs lie within bounds.
 
     Args:
-        bounds: text as `parse_bounds` reads it, or bounds, one for each cost.
-        costs: the functions behind the names.
+        bounds: text that `parse_bounds` reads, or one bound for each cost.
+        costs: the cost functions by name.
 
     Attributes:
         bounds: the bounds.
-        costs: name -> function, of the costs that are bounded.
+        costs: the functions of the bounded costs, by name.
 
     Raises:
-        TypeError, ValueError: malformed bounds, none at all, or a cost that is not among `costs`.
+        TypeError, ValueError: malformed bounds, no bounds, or a cost that is not among `costs`.
     """
 
     def __init__(self, bounds: str | Iterable[Bound], costs: Mapping[str, Cost]) -> None:
@@ -40,7 +40,7 @@ class Constraint:
         self.costs = {bound.cost: costs[bound.cost] for bound in self.bounds}
 
     def __call__(self, architecture: Architecture) -> bool:
-        """Whether all bounds are met."""
+        """Return whether the architecture meets all bounds."""
         return all(
             bound.low <= as_finite(bound.cost, self.costs[bound.cost](architecture)) <= bound.high
             for bound in self.bounds
@@ -50,5 +50,5 @@ class Constraint:
         return ",".join(map(str, self.bounds))
 
     def describe(self) -> str:
-        """The bounds as text, in plain numbers."""
+        """Return the bounds as text, in plain numbers."""
         return str(self)

@@ -1,4 +1,4 @@
-"""A cost: a function of an architecture, with the name that a study knows it by."""
+"""A cost is a function of an architecture; a name identifies it in a study's description."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TypeAlias
 from lasfast.spaces.base import Architecture
 
 Cost: TypeAlias = Callable[[Architecture], float]
-"""What an architecture costs; a finite number, the same each time."""
+"""A function that returns what an architecture costs: a finite number, the same each time."""
 
 
 class NamedCost:
-    """A cost that a study knows by its name.
+    """A cost with the name that a study describes it by.
 
     Args:
-        name: as a constraint has it, `flops` or `latency@cpu`.
+        name: the name in a constraint, such as `flops` or `latency@cpu`.
         cost: the function of an architecture.
     """
 
@@ -24,16 +24,16 @@ class NamedCost:
         self._cost = cost
 
     def __call__(self, architecture: Architecture) -> float:
-        """What the architecture costs."""
+        """Return what the architecture costs."""
         return self._cost(architecture)
 
     def describe(self) -> str:
-        """The name."""
+        """Return the name."""
         return self.name
 
 
 def describe_function(function: Callable[..., object] | None) -> str | None:
-    """What identifies a cost or a constraint in a study's description: its own, or its name; None of None."""
+    """Return the text that identifies a cost or a constraint in a study's description; None for None."""
     if function is None:
         return None
     describe = getattr(function, "describe", None)

@@ -1,4 +1,4 @@
-"""What an architecture costs, read off its layer records; nothing is run or built."""
+"""Costs of an architecture, computed from its layer records; nothing is run or built."""
 
 from lasfast.costs.bitops import bitops, is_quantized, path_bitops
 from lasfast.costs.flops import flops, path_flops

@@ -13,7 +13,7 @@ from lasfast.ir.layers import Layer, Path, Shape
 from lasfast.spaces import Architecture
 
 Bits = tuple[int, int]
-"""Bits of weights, and of the values they are multiplied by."""
+"""The bits of weights, and those of the values that they multiply."""
 
 
 def bitops(
@@ -29,15 +29,15 @@ def bitops(
 def path_bitops(path: Path, input_shape: Shape, unquantized: Bits | None = None) -> int:
     """Return the bit operations of a path for one image of shape (channels, height, width).
 
-    m multiply-adds of w-bit weights with a-bit values count m * w * a. A value has the bits of a `Quantize`
-    that gives it, in the layer that reads it. The tables of Single Path One-Shot leave out what is not
-    quantized, and their G is 2^30: `6.32Gi` in a constraint's text.
+    m multiply-adds of w-bit weights with a-bit values count m * w * a. A value has a bits where a `Quantize`
+    op of the same layer makes it. The tables of Single Path One-Shot count quantized operations only, and
+    their G is 2^30: `6.32Gi` in a constraint's text.
 
     Args:
         path: the layers.
-        input_shape: of one image.
-        unquantized: bits of weights and of values that are not quantized; None leaves out multiply-adds with
-            one of those.
+        input_shape: (channels, height, width) of one image.
+        unquantized: the bits to count for unquantized weights and for unquantized values; None skips
+            multiply-adds that have one of these.
 
     Raises:
         ValueError: bits that are no positive ints, or a path without anything to count.
@@ -55,12 +55,12 @@ def path_bitops(path: Path, input_shape: Shape, unquantized: Bits | None = None)
 
 
 def is_quantized(path: Path) -> bool:
-    """Whether a path has bit operations to count: quantized weights times quantized values."""
+    """Return whether a path multiplies quantized weights with quantized values anywhere."""
     return any(None not in bits for layer in path for bits in _bits(layer))
 
 
 def _bits(layer: Layer) -> Iterator[tuple[int | None, int | None]]:
-    """Give the bits of weights and of values of each op, None where they are not quantized."""
+    """Yield the bits of each op's weights and of its input, None where they are not quantized."""
     for op, sources in layer.steps():
         source = layer.ops[sources[0] - 1] if sources[0] else None
         weight_bits = op.weight_bits if isinstance(op, layers.Conv2d) else None
@@ -69,7 +69,7 @@ def _bits(layer: Layer) -> Iterator[tuple[int | None, int | None]]:
 
 @lru_cache(maxsize=16)
 def _counted(unquantized: Bits | None) -> Callable[[Path, Shape], Iterator[int]]:
-    """The bit operations of each layer of a path, layer by layer."""
+    """Return a function that yields the bit operations of each layer of a path."""
     weights, values = unquantized or (0, 0)
 
     def cost(layer: Layer, shapes: tuple[Shape, ...]) -> int:

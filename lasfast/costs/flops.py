@@ -1,4 +1,4 @@
-"""Multiply-adds of an architecture, as the papers count them: convolutions and fully connected layers."""
+"""The multiply-adds of an architecture's convolutions and fully connected layers, as papers count them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lasfast.spaces import Architecture
 
 
 class HasPath(Protocol):
-    """What a cost model needs to know of a supernet."""
+    """The part of a supernet that costs need: its paths and the channels of its images."""
 
     in_channels: int
 
@@ -22,15 +22,16 @@ class HasPath(Protocol):
 
 
 def flops(supernet: HasPath, architecture: Architecture, input_size: tuple[int, int] = (224, 224)) -> int:
-    """Return the multiply-adds for one image of `input_size` = (height, width), biases not counted.
+    """Return the multiply-adds for one image of `input_size` = (height, width); biases do not count.
 
-    Raises ValueError where the architecture is invalid or the image does not fit the network.
+    Raises:
+        ValueError: the architecture is invalid, or the image does not fit the network.
     """
     return path_flops(supernet.path(architecture), model_input(supernet, input_size))
 
 
 def model_input(supernet: HasPath, input_size: tuple[int, int]) -> Shape:
-    """Return the shape of one image; ValueError unless `input_size` is (height, width)."""
+    """Return the shape (channels, height, width) of one image; ValueError for a bad `input_size`."""
     pair = isinstance(input_size, tuple | list) and len(input_size) == 2
     if not pair or not all(isinstance(size, int) and size > 0 for size in input_size):
         raise ValueError(f"input_size must be (height, width), two positive ints, got {input_size!r}")
@@ -43,17 +44,17 @@ def path_flops(path: Path, input_shape: Shape) -> int:
 
 
 def _layer_flops(layer: Layer, shapes: tuple[Shape, ...]) -> int:
-    """Return the multiply-adds of one layer for one image, from the shapes of all its values."""
+    """Return the multiply-adds of one layer for one image, given the shapes of all its values."""
     return sum(op_flops(op, shape) for op, shape in zip(layer.ops, shapes[1:], strict=True))
 
 
 flops_of_layers = layerwise(_layer_flops)
-"""The multiply-adds of each layer of a path for one image of a shape."""
+"""A function of a path and an image's shape that yields the multiply-adds of each layer."""
 
 
 @singledispatch
 def op_flops(op: Op, output: Shape) -> int:
-    """Return the multiply-adds of one op for one image, from the shape of its output."""
+    """Return the multiply-adds of one op for one image, given the shape of its output."""
     return 0
 
 

@@ -1,6 +1,6 @@
-"""Latency: the sum of what each layer alone took on some machine, read from a table of such times.
+"""Latency: a table has the seconds of each layer on some machine, and a network's latency is their sum.
 
-`lasfast.latency` makes the tables. Reading one runs nothing.
+`lasfast.latency` measures the tables; this module reads them, and runs nothing.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from lasfast.ir.layers import Layer, Op, Path, Shape, path_shapes
 
 @dataclass
 class LatencyTable:
-    """Seconds of each layer, for a batch of images, by what the layer computes.
+    """The seconds that each layer takes for a batch of images, by what the layer computes.
+
+    A network takes `overhead + scale * sum` seconds, where the sum is over its layers.
 
     Attributes:
-        name: of the machine, as the cost `latency@NAME` has it.
-        settings: how layers ran: backend, precision, batch, threads, device.
-        machine: where they ran (`lasfast.runtime.machine.gather`).
-        seconds: `layer_key` -> seconds.
-        overhead, scale: a network takes overhead + scale * sum, in seconds; from a fit to whole networks.
-        path: the file it was read from, or is written to.
+        name: the machine's name in the cost `latency@NAME`.
+        settings: how the layers were run: backend, precision, batch, threads, device.
+        machine: the machine that they were run on (`lasfast.runtime.machine.gather`).
+        seconds: the seconds of each layer, by `layer_key`.
+        overhead, scale: the line, in seconds, that was fitted to the latencies of whole networks.
+        path: the file that the table was read from, or is written to.
     """
 
     name: str
@@ -45,12 +47,12 @@ class LatencyTable:
         """Return the seconds of a network on a batch of images of shape (channels, height, width).
 
         Raises:
-            ValueError: a layer that was not timed.
+            ValueError: a layer was not timed.
         """
         return self.overhead + self.scale * self.sum(path, input_shape)
 
     def sum(self, path: Path, input_shape: Shape) -> float:
-        """Return the sum of the seconds of a path's layers; ValueError for one that was not timed."""
+        """Return the sum of the seconds of a path's layers; ValueError where one was not timed."""
         total = 0.0
         for layer, shapes in path_shapes(path, input_shape):
             seconds = self.seconds.get(layer_key(layer, shapes[0]))
@@ -65,18 +67,18 @@ class LatencyTable:
         return total
 
     def save(self) -> None:
-        """Write the table to its file in one step."""
+        """Write the table to its file, atomically."""
         assert self.path is not None
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "path"}
         atomic_write_json(self.path, values)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LatencyTable:
-        """Read a table.
+        """Read a table from its file.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: a damaged file, which is named.
+            FileNotFoundError: there is no such file.
+            ValueError: the file, which the message names, is damaged.
         """
         path = FilePath(path)
         if not path.exists():
@@ -97,12 +99,12 @@ class LatencyTable:
 
 @lru_cache(maxsize=65536)
 def layer_key(layer: Layer, input_shape: Shape) -> str:
-    """Return what a layer computes on an input as text; layers that differ in names alone have the same."""
+    """Return text that says what a layer computes on an input: layers that differ only in names share it."""
     return f"{'x'.join(map(str, input_shape))}: " + "; ".join(map(_op_key, layer.ops))
 
 
 def _op_key(op: Op) -> str:
-    # An opaque module is what its name says; of the others, only weights go by the name.
+    # The name of an opaque module says what it computes; other names only say which weights an op reads.
     unnamed = () if isinstance(op, layers.Opaque) else ("module",)
     values = [
         f"{one.name}={getattr(op, one.name)}"

@@ -1,4 +1,4 @@
-"""Costs of a path, layer by layer, each layer reckoned once."""
+"""Costs that are computed layer by layer, once for each different layer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from functools import lru_cache
 from lasfast.ir.layers import Layer, Path, Shape
 
 REMEMBERED = 2**16
-"""Layers whose cost is remembered: searchers ask for many architectures, made of the same few layers."""
+"""The number of layers whose cost is remembered; a searcher's many architectures share few layers."""
 
 
 def layerwise(cost: Callable[[Layer, tuple[Shape, ...]], int]) -> Callable[[Path, Shape], Iterator[int]]:
-    """Return a function of a path and the shape of one image, which gives the cost of each layer in order.
+    """Return a function of a path and an image's shape that yields the cost of each layer in order.
 
-    `cost` takes a layer and the shapes of all its values, the input first.
+    `cost` is a function of a layer and the shapes of all its values, its input first.
     """
 
     @lru_cache(maxsize=REMEMBERED)

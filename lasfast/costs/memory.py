@@ -1,4 +1,4 @@
-"""Peak memory of activations: the most that has to be held at once while one image passes through."""
+"""Peak memory of activations: the most bytes that are held at once while one image passes through."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Path, Shape
 from lasfast.spaces import Architecture
 
-# These may write over the first value they read, where nothing reads it afterwards.
 IN_PLACE = (
     layers.BatchNorm2d,
     layers.Activation,
@@ -20,6 +19,7 @@ IN_PLACE = (
     layers.Add,
     layers.Multiply,
 )
+"""The ops that write their output over their first input where nothing reads that afterwards."""
 
 
 def memory(
@@ -38,16 +38,16 @@ def memory(
 def path_memory(path: Path, input_shape: Shape, bytes_per_value: int = 4) -> int:
     """Return the peak bytes of activations of a path for one image of shape (channels, height, width).
 
-    Operations run one after another. A value is held from the operation that writes it to the last that
-    reads it; normalisation, activation, quantization, dropout, flattening, addition and gates write in place
-    where they can. Quantized values count as any other: they are held as floating-point numbers.
-    Weights and what a kernel needs inside do not count.
+    Ops run one after another. A value is held from the op that writes it to the last op that reads it;
+    normalisation, activation, quantization, dropout, flattening, addition and gates write in place where
+    they can. Quantized values are held as floating-point numbers, and count as such. Weights and a kernel's
+    own workspace do not count.
     """
     return bytes_per_value * max(_peaks(path, input_shape))
 
 
 def _peak(layer: Layer, shapes: tuple[Shape, ...]) -> int:
-    """The most numbers that are held at once within a layer."""
+    """Return the most numbers that are held at once within a layer."""
     steps = list(enumerate(layer.steps(), start=1))
     last_read = {source: number for number, (_, sources) in steps for source in sources}
     held = {0: prod(shapes[0])}

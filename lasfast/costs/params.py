@@ -1,4 +1,4 @@
-"""Weights of an architecture. The papers' tables leave batch norm out."""
+"""The number of an architecture's weights and biases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lasfast.spaces import Architecture
 def params(supernet: HasPath, architecture: Architecture, batch_norm: bool = True) -> int:
     """Return the number of weights and biases that an architecture reads.
 
-    `batch_norm=False` leaves the scales and shifts of batch norm out, as the papers' tables do.
+    With `batch_norm=False`, the scales and shifts of batch norm do not count, as in the papers' tables.
     """
     return path_params(supernet.path(architecture), batch_norm)
 

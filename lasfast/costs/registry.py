@@ -1,4 +1,4 @@
-"""The costs by name, as constraints and the command line ask for them."""
+"""The costs by the names that constraints and the command line use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lasfast.ir.layers import Path, Shape
 from lasfast.spaces import Architecture
 
 PathCost = Callable[[Path, Shape], float]
-"""What the layers of a path cost, for one image of shape (channels, height, width)."""
+"""A function of a path and the shape (channels, height, width) of one image that returns a cost."""
 
 COSTS: dict[str, PathCost] = {
     "flops": path_flops,
@@ -26,10 +26,10 @@ COSTS: dict[str, PathCost] = {
 
 
 def register(name: str, cost: PathCost) -> None:
-    """Make a cost of one's own known by a name, as `flops` is.
+    """Add a cost that constraints can name, as they name `flops`.
 
     Raises:
-        ValueError: the name is taken, or no identifier, which may be followed by `@where`.
+        ValueError: the name is taken, or is no identifier, optionally followed by `@where`.
     """
     if not name.partition("@")[0].isidentifier():
         raise ValueError(f"name must be an identifier such as 'energy' or 'latency@cpu', got {name!r}")
@@ -41,14 +41,15 @@ def register(name: str, cost: PathCost) -> None:
 def functions(
     supernet: HasPath, input_size: tuple[int, int], tables: Iterable[LatencyTable] = ()
 ) -> dict[str, Cost]:
-    """Return name -> function of an architecture, for every registered cost and `latency@NAME` of tables.
+    """Return the functions of an architecture that constraints and searchers take, by name.
 
-    What constraints and searchers take: `Constraint("flops<=330M", costs.functions(supernet, (32, 32)))`.
+    There is one for each registered cost and one, `latency@NAME`, for each table:
+    `Constraint("flops<=330M", costs.functions(supernet, (32, 32)))`.
 
     Args:
-        supernet: gives the paths.
+        supernet: the supernet whose architectures the functions take.
         input_size: (height, width) of the images.
-        tables: of latencies.
+        tables: tables of latencies.
     """
     shape = model_input(supernet, input_size)
 

@@ -1,4 +1,4 @@
-"""Write a layer as one would write a forward function: values in, values out."""
+"""A builder of layer records, used as one writes a forward function: values go in, values come out."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lasfast.ir.layers import ActivationKind, Layer, Op, PoolKind
 
 @dataclass(frozen=True)
 class Value:
-    """A value of the layer under construction: its number and its channels (or features)."""
+    """A value of the layer under construction, with its number and its channels (or features)."""
 
     number: int
     channels: int
 
 
 class LayerBuilder:
-    """Collects the ops of one layer.
+    """A builder of one layer; each method appends ops and returns their output.
 
     >>> block = LayerBuilder("groups.0.1", channels=16)
     >>> y = block.conv_bn_act("1", block.input, 16, kernel_size=3)      # modules groups.0.1.conv1 and .bn1
@@ -45,7 +45,7 @@ class LayerBuilder:
         dilation: int = 1,
         weight_bits: int | None = None,
     ) -> Value:
-        """Append a convolution; the default padding keeps the size at stride 1, for odd kernels."""
+        """Append a convolution; the default padding keeps the size for odd kernels and stride 1."""
         padding = dilation * (kernel_size // 2) if padding is None else padding
         sizes = (x.channels, out_channels, kernel_size, stride, padding, groups)
         op = layers.Conv2d(self._module(module), *sizes, bias, dilation, weight_bits)
@@ -60,7 +60,7 @@ class LayerBuilder:
         return self._append(layers.Activation(kind), x.channels, x)
 
     def quantize(self, module: str, x: Value, bits: int) -> Value:
-        """Append a quantization; `module` owns where it clips, which is learned for each number of bits."""
+        """Append a quantization to `bits` bits; `module` owns the learned value at which it clips."""
         return self._append(layers.Quantize(self._module(module), bits), x.channels, x)
 
     def conv_bn(
@@ -100,15 +100,15 @@ class LayerBuilder:
         return self._append(layers.Pool(kind, kernel_size, stride, padding), x.channels, x)
 
     def global_avg_pool(self, x: Value, *, keep_axes: bool = False) -> Value:
-        """Append the mean over height and width, which `keep_axes` leaves an image of one position."""
+        """Append the mean over height and width, [C], or [C, 1, 1] with `keep_axes`."""
         return self._append(layers.GlobalAvgPool(keep_axes), x.channels, x)
 
     def add(self, x: Value, y: Value) -> Value:
-        """Append x + y; y may have fewer channels (the missing ones count as zero)."""
+        """Append x + y; y may have fewer channels, of which the missing ones count as zero."""
         return self._append(layers.Add(missing=x.channels - y.channels), x.channels, x, y)
 
     def multiply(self, x: Value, gate: Value) -> Value:
-        """Append x times a factor for each of its channels."""
+        """Append the product of x and a gate, a factor for each of its channels."""
         return self._append(layers.Multiply(), x.channels, x, gate)
 
     def squeeze_excite(
@@ -122,7 +122,8 @@ class LayerBuilder:
     ) -> Value:
         """Append squeeze-and-excitation (Hu et al. 2018) through `squeeze` channels.
 
-        Its 1x1 convolutions are `<module>.fc1`, then `kind`, and `<module>.fc2`, then `gate`; with biases.
+        The activation `kind` follows its 1x1 convolution `<module>.fc1`, and `gate` follows `<module>.fc2`;
+        both convolutions have biases.
         """
         y = self.global_avg_pool(x, keep_axes=True)
         y = self.activation(self.conv(f"{module}.fc1", y, squeeze, 1, bias=True), kind)
@@ -130,28 +131,28 @@ class LayerBuilder:
         return self.multiply(x, y)
 
     def concat(self, x: Value, y: Value) -> Value:
-        """Append the channels of x, then those of y."""
+        """Append the concatenation of the channels of x and y."""
         return self._append(layers.Concat(), x.channels + y.channels, x, y)
 
     def channel_slice(self, x: Value, start: int, channels: int) -> Value:
-        """Append `channels` channels of x, from `start` on."""
+        """Append a slice of x: `channels` channels from `start` on."""
         return self._append(layers.Slice(start, channels), channels, x)
 
     def channel_split(self, x: Value, channels: int) -> tuple[Value, Value]:
-        """Append the first `channels` channels of x, and the others."""
+        """Append two slices of x: its first `channels` channels, and the others."""
         rest = x.channels - channels
         return self.channel_slice(x, 0, channels), self.channel_slice(x, channels, rest)
 
     def channel_shuffle(self, x: Value, groups: int) -> Value:
-        """Append x with the channels of its `groups` groups in turn (see `layers.Shuffle`)."""
+        """Append a channel shuffle of x (see `layers.Shuffle`)."""
         return self._append(layers.Shuffle(groups), x.channels, x)
 
     def shift(self, x: Value) -> Value:
-        """Append x moved up and left by one position (see `layers.Shift`)."""
+        """Append a move of x up and left by one position (see `layers.Shift`)."""
         return self._append(layers.Shift(), x.channels, x)
 
     def flatten(self, x: Value, features: int) -> Value:
-        """Append the flattening to `features` = channels * height * width."""
+        """Append a flattening to `features` = channels * height * width."""
         return self._append(layers.Flatten(), features, x)
 
     def linear(self, module: str, x: Value, out_features: int, *, bias: bool = True) -> Value:
@@ -160,7 +161,7 @@ class LayerBuilder:
         return self._append(op, out_features, x)
 
     def dropout(self, x: Value, p: float) -> Value:
-        """Append a dropout; nothing where p is 0."""
+        """Append a dropout, or nothing if p is 0."""
         return self._append(layers.Dropout(p), x.channels, x) if p else x
 
     def opaque(
@@ -189,6 +190,6 @@ class LayerBuilder:
     def _append(self, op: Op, channels: int, *inputs: Value) -> Value:
         previous = (len(self._ops),)
         numbers = tuple(value.number for value in inputs)
-        # The usual case, "the value just before", is written as the empty tuple: one spelling per program.
+        # Equal layers must be equal records: reading the value just before is always the empty tuple.
         self._ops.append(op if numbers == previous else replace(op, inputs=numbers))
         return Value(len(self._ops), channels)

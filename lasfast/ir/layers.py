@@ -1,9 +1,10 @@
-"""The layer records: the one description of a network that everything else reads.
+"""The layer records, the one description of a network that everything else reads.
 
-A `Layer` is a short straight-line program. Value 0 is the layer's input, value k the output of its
-k-th op, and the last value is the layer's output. Every op names the module that owns its weights and
-says the active shape, so **equal records compute equal functions**: prefix sharing stands on that.
-Channel counts below the module's own select a slice, `weight[:out_channels, :in_channels]`.
+A `Layer` is a short straight-line program: value 0 is the layer's input, value k is the output of its k-th
+op, and the last value is the layer's output. An op with weights names the module that owns them and says
+how many of its channels are in use: fewer than the module has select a slice,
+`weight[:out_channels, :in_channels]`. Therefore **equal records compute equal functions**, which prefix
+sharing relies on.
 
 Records are plain data and import no torch.
 """
@@ -17,7 +18,7 @@ from typing import ClassVar, Literal
 from lasfast.core.checks import check_bits
 
 Shape = tuple[int, ...]
-"""Shape of one image's value, without the batch: `(channels, height, width)` or `(features,)`."""
+"""The shape of a value for one image, without the batch: `(channels, height, width)` or `(features,)`."""
 
 ActivationKind = Literal["relu", "relu6", "hardswish", "swish", "sigmoid", "hardsigmoid"]
 PoolKind = Literal["max", "avg"]
@@ -27,7 +28,7 @@ PoolKind = Literal["max", "avg"]
 class Op:
     """One operation of a layer.
 
-    `inputs` are the numbers of the values it reads; empty means the value just before.
+    `inputs` are the numbers of the values that it reads; if empty, it reads the value just before.
     """
 
     arity: ClassVar[int] = 1
@@ -42,8 +43,8 @@ class Op:
 class Conv2d(Op):
     """Convolution, [N, in_channels, H, W] -> [N, out_channels, H', W'], with square kernel and stride.
 
-    Taps of the kernel are `dilation` positions apart. With `weight_bits`, the slice of the weight that is in
-    use is quantized to so many bits (`ops.dorefa`).
+    The kernel's taps are `dilation` positions apart. With `weight_bits`, the slice of the weight in use is
+    quantized to that many bits (`ops.dorefa`).
     """
 
     module: str
@@ -62,7 +63,7 @@ class Conv2d(Op):
             check_bits("weight_bits", self.weight_bits)
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        """Follow the usual rule, (H + 2 padding - extent) // stride + 1, the dilated kernel's extent."""
+        """Follow the usual rule, (H + 2 padding - extent) // stride + 1; extent is the dilated kernel's."""
         _expect_channels(self.module, shapes[0], self.in_channels)
         extent = self.dilation * (self.kernel_size - 1) + 1
         height, width = _window(self.module, shapes[0], extent, self.stride, self.padding)
@@ -86,14 +87,14 @@ class BatchNorm2d(Op):
 
 @dataclass(frozen=True)
 class Activation(Op):
-    """Elementwise activation."""
+    """An elementwise activation."""
 
     kind: ActivationKind = "relu"
 
 
 @dataclass(frozen=True)
 class Pool(Op):
-    """Max or average pooling; padded values never count."""
+    """Max or average pooling; padding never counts."""
 
     kind: PoolKind
     kernel_size: int
@@ -108,7 +109,7 @@ class Pool(Op):
 
 @dataclass(frozen=True)
 class GlobalAvgPool(Op):
-    """Mean over height and width, [N, C, H, W] -> [N, C], or [N, C, 1, 1] with `keep_axes`."""
+    """The mean over height and width, [N, C, H, W] -> [N, C], or [N, C, 1, 1] with `keep_axes`."""
 
     keep_axes: bool = False
 
@@ -120,10 +121,10 @@ class GlobalAvgPool(Op):
 
 @dataclass(frozen=True)
 class Add(Op):
-    """Sum of two values of one height and width.
+    """The sum of two values with the same height and width.
 
-    The second has `missing` channels less than the first, which count as zero (the parameter-free
-    shortcut "A" of He et al. 2016, section 3.3).
+    The second value has `missing` fewer channels than the first; the missing ones count as zero, as in the
+    parameter-free shortcut "A" of He et al. 2016, section 3.3.
     """
 
     arity: ClassVar[int] = 2
@@ -139,9 +140,9 @@ class Add(Op):
 
 @dataclass(frozen=True)
 class Multiply(Op):
-    """Each channel of the first value, [N, C, H, W], times its gate, the second: [N, C] or [N, C, 1, 1].
+    """The product of a value, [N, C, H, W], and a gate, [N, C] or [N, C, 1, 1]: a factor for each channel.
 
-    What squeeze-and-excitation ends with (Hu et al. 2018, Eq. 4).
+    Squeeze-and-excitation ends with it (Hu et al. 2018, Eq. 4).
     """
 
     arity: ClassVar[int] = 2
@@ -159,7 +160,7 @@ class Multiply(Op):
 
 @dataclass(frozen=True)
 class Concat(Op):
-    """The channels of the first value, then those of the second: [N, C1, H, W], [N, C2, H, W]."""
+    """Concatenation of channels, [N, C1, H, W], [N, C2, H, W] -> [N, C1 + C2, H, W]."""
 
     arity: ClassVar[int] = 2
 
@@ -175,10 +176,10 @@ class Concat(Op):
 
 @dataclass(frozen=True)
 class Shuffle(Op):
-    """Channel shuffle (Zhang et al. 2018, section 3.1): channels [groups, C / groups] are transposed.
+    """Channel shuffle (Zhang et al. 2018, section 3.1), which transposes the channels [groups, C / groups].
 
     Output channel j * groups + g is input channel g * (C / groups) + j. With C / 2 groups, the even
-    channels come first, then the odd ones.
+    channels come first and the odd ones follow.
     """
 
     groups: int
@@ -192,7 +193,7 @@ class Shuffle(Op):
 
 @dataclass(frozen=True)
 class Slice(Op):
-    """`channels` channels from `start` on, [N, C, H, W] -> [N, channels, H, W]."""
+    """A slice of `channels` channels from `start` on, [N, C, H, W] -> [N, channels, H, W]."""
 
     start: int
     channels: int
@@ -207,9 +208,9 @@ class Slice(Op):
 
 @dataclass(frozen=True)
 class Shift(Op):
-    """The image moved up and left by one position, [N, C, H, W]; what comes in is zero.
+    """A move of the image up and left by one position, [N, C, H, W]; zeros fill the last row and column.
 
-    A subsampling of it reads the positions between those that a subsampling of the image reads.
+    Subsampling with stride 2 after it reads the odd positions, where subsampling the image reads the even.
     """
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -219,7 +220,7 @@ class Shift(Op):
 
 @dataclass(frozen=True)
 class Flatten(Op):
-    """[N, C, H, W] -> [N, C * H * W]."""
+    """Flattening, [N, C, H, W] -> [N, C * H * W]."""
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """Multiply the sizes."""
@@ -229,7 +230,7 @@ class Flatten(Op):
 
 @dataclass(frozen=True)
 class Linear(Op):
-    """[N, in_features] -> [N, out_features]."""
+    """A fully connected layer, [N, in_features] -> [N, out_features]."""
 
     module: str
     in_features: int
@@ -248,14 +249,14 @@ class Linear(Op):
 
 @dataclass(frozen=True)
 class Dropout(Op):
-    """Zeroes a value with probability `p` in training; nothing otherwise."""
+    """Dropout: in training, it sets each element to zero with probability `p`; otherwise it does nothing."""
 
     p: float = 0.5
 
 
 @dataclass(frozen=True)
 class Quantize(Op):
-    """Rounds to one of 2^bits values from 0 to the module's learned `alpha` (`ops.pact`)."""
+    """Quantization to one of 2^bits values from 0 to the module's learned `alpha` (`ops.pact`)."""
 
     module: str
     bits: int
@@ -266,11 +267,11 @@ class Quantize(Op):
 
 @dataclass(frozen=True)
 class Opaque(Op):
-    """A module of the user's own, called as it is; torch runs it in every backend.
+    """A module of the user's own, which torch runs in every backend.
 
-    It must treat images independently of each other (no batch statistics). `out_channels` and
-    `stride` say its output shape. For the cost models: its weights, and its multiply-adds for each
-    position of the output and, beside those, for each image.
+    It must treat images independently of each other (no batch statistics). `out_channels` and `stride` say
+    its output's shape. Costs read the number of its weights (`params`) and its multiply-adds:
+    `flops_per_position` for each position of the output, plus `flops_per_image`.
     """
 
     module: str
@@ -287,7 +288,7 @@ class Opaque(Op):
 
 @dataclass(frozen=True)
 class Layer:
-    """A named straight-line program of ops; immutable and hashable."""
+    """A straight-line program of ops with a name, immutable and hashable."""
 
     _hash: ClassVar[int]
     name: str
@@ -297,11 +298,11 @@ class Layer:
         return self._hash
 
     def __reduce__(self) -> tuple[type[Layer], tuple[str, tuple[Op, ...]]]:
-        # Python salts the hashes of strings in each process: a hash must not travel with a pickle.
+        # Python salts the hashes of strings in each process, so a pickle must not carry the hash.
         return Layer, (self.name, self.ops)
 
     def __post_init__(self) -> None:
-        # Plans and caches look layers up all the time; hashing a whole program each time is slow.
+        # Prefix trees and caches look layers up all the time; hashing all ops each time is slow.
         object.__setattr__(self, "_hash", hash((self.name, self.ops)))
         if not self.ops:
             raise ValueError(f"layer {self.name!r} has no ops")
@@ -313,12 +314,12 @@ class Layer:
                 )
 
     def steps(self) -> Iterator[tuple[Op, tuple[int, ...]]]:
-        """Give each op with the numbers of the values it reads, in order."""
+        """Yield each op, in order, with the numbers of the values that it reads."""
         for number, op in enumerate(self.ops):
             yield op, op.inputs or (number,)
 
     def shapes(self, input_shape: Shape) -> tuple[Shape, ...]:
-        """Return the shape of every value, the input first; ValueError where an op does not fit."""
+        """Return the shape of every value, the input's first; ValueError where an op does not fit."""
         shapes = [tuple(input_shape)]
         for op, sources in self.steps():
             try:
@@ -333,7 +334,7 @@ Path = tuple[Layer, ...]
 
 
 def path_shapes(path: Path, input_shape: Shape) -> Iterator[tuple[Layer, tuple[Shape, ...]]]:
-    """Give each layer of a path with the shapes of all its values."""
+    """Yield each layer of a path with the shapes of all its values, the input's first."""
     shape = input_shape
     for layer in path:
         shapes = layer.shapes(shape)

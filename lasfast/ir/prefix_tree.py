@@ -1,9 +1,9 @@
-"""The plan: the prefix tree of the paths of a batch of architectures.
+"""The prefix tree of a batch of architectures: layers that their paths begin with in common are run once.
 
-Two paths that begin with the same layers compute the same there, with the same weights and the same
-images, hence with the same batch statistics. The work of a batch is the tree's nodes, not the sum of
-its paths. Nodes stand in depth-first order (a node before its children, siblings in order of first
-appearance): running them in that order holds at most one unfinished activation per depth.
+Two paths that begin with the same layers compute the same values there: weights and images are the same,
+and so are batch statistics. The work of a batch is thus the nodes of the tree. Nodes stand in depth-first
+order, a node before its children and siblings in order of first appearance; running them in this order
+keeps at most one unfinished activation for each depth.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = -1
 
 @dataclass(frozen=True)
 class Node:
-    """One layer at one place of the tree. `uses` counts its children: how often its output is read."""
+    """A layer in the tree. `uses` is the number of its children, which read its output."""
 
     layer: Layer
     parent: int
@@ -31,8 +31,8 @@ class Node:
 class PrefixTree:
     """The prefix tree of `paths`.
 
-    `nodes` in depth-first order; `leaves[i]` is the node whose output is the logits of `paths[i]` (equal
-    paths share it).
+    `nodes` are in depth-first order. `leaves[i]` is the index of the node whose output is the logits of
+    `paths[i]`; equal paths have the same leaf.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -55,11 +55,11 @@ class PrefixTree:
 
     @property
     def sharing_ratio(self) -> float:
-        """Layers of all paths over nodes of the tree: 1 where nothing is shared."""
+        """The number of layers of all paths divided by the number of nodes; 1 if nothing is shared."""
         return sum(len(path) for path in self.paths) / len(self.nodes)
 
     def node_path(self, leaf: int) -> tuple[int, ...]:
-        """Return the nodes from the images to a leaf."""
+        """Return the indices of the nodes from the images to a leaf."""
         nodes = []
         node = leaf
         while node != ROOT:
@@ -68,18 +68,18 @@ class PrefixTree:
         return tuple(reversed(nodes))
 
     def peak_bytes(self, image_shape: Shape, images: int, itemsize: int = 4) -> int:
-        """Return the most bytes of activations alive at once when `images` images run through the tree.
+        """Return the most bytes of activations held at once while `images` images run through the tree.
 
-        Counts the values inside the running layer, and the outputs that wait for a child still to run.
+        These are the values inside the running layer, and the outputs that a child still has to read.
         """
         return images * itemsize * max(self._live(image_shape))
 
     def chunks(self, budget: int | None, cost: Callable[[PrefixTree], int]) -> list[PrefixTree]:
-        """Cut into plans whose `cost` stays within `budget` bytes, as few as greedy filling gives.
+        """Cut the tree into smaller ones whose `cost` is within `budget` bytes, filled greedily.
 
-        Neighbours in the tree stay together. A single path that is over the budget is a chunk of its own:
-        the caller decides whether fewer images help. The chunks' paths, in order, are this plan's paths in
-        depth-first order; `paths` says which is which.
+        Neighbours in the tree stay together: the chunks' paths, one after another, are this tree's paths in
+        depth-first order. A single path over the budget is a chunk of its own, for the caller to run on
+        fewer images. A budget of None does not cut.
         """
         if budget is None or cost(self) <= budget:
             return [self]
@@ -90,9 +90,9 @@ class PrefixTree:
             best, low, high = PrefixTree(rest[:1]), 1, len(rest)
             while low < high:
                 middle = (low + high + 1) // 2
-                plan = PrefixTree(rest[:middle])
-                if cost(plan) <= budget:
-                    best, low = plan, middle
+                tree = PrefixTree(rest[:middle])
+                if cost(tree) <= budget:
+                    best, low = tree, middle
                 else:
                     high = middle - 1
             chunks.append(best)
@@ -100,7 +100,10 @@ class PrefixTree:
         return chunks
 
     def parts(self, count: int) -> list[PrefixTree]:
-        """Cut into `count` plans of nearly as many paths, or one for each path. Neighbours stay together."""
+        """Cut the tree into `count` smaller ones with nearly equally many paths, at least one each.
+
+        Neighbours in the tree stay together.
+        """
         if count == 1:
             return [self]
         paths = self._neighbours()
@@ -116,7 +119,7 @@ class PrefixTree:
         return [path for _, path in pairs]
 
     def _live(self, image_shape: Shape) -> Iterator[int]:
-        """Give, for each node as it runs, how many activation elements an image needs at that moment."""
+        """Yield, for each node, how many activation elements an image needs while the node runs."""
         outputs: dict[int, Shape] = {ROOT: image_shape}
         waiting: dict[int, int] = {ROOT: sum(node.parent == ROOT for node in self.nodes)}
         for index, node in enumerate(self.nodes):
@@ -132,7 +135,7 @@ class PrefixTree:
 
 
 class _Branch:
-    """The tree under construction."""
+    """A node of the tree under construction."""
 
     def __init__(self) -> None:
         self.children: dict[Layer, _Branch] = {}
@@ -144,7 +147,7 @@ class _Branch:
         return branch
 
     def walk(self) -> Iterator[tuple[_Branch, Layer, _Branch, int]]:
-        """Give (branch, its layer, its parent, depth) depth-first, without recursion."""
+        """Yield (branch, its layer, its parent, its depth) depth-first, without recursion."""
         stack = [(child, layer, self, 0) for layer, child in reversed(self.children.items())]
         while stack:
             branch, layer, parent, depth = stack.pop()

@@ -1,4 +1,4 @@
-"""Search spaces: which architectures there are; sampled, varied, enumerated and counted. No torch."""
+"""Search spaces say which architectures there are, and sample, vary, enumerate and count them. No torch."""
 
 from lasfast.spaces.base import Architecture, SearchSpace
 from lasfast.spaces.cell import CellSpace

@@ -1,4 +1,4 @@
-"""A normal and a reduction cell, of which a network is a stack (Liu et al. 2019, DARTS, section 2.1)."""
+"""The space of cells: a network is a stack of a normal and a reduction cell (DARTS, Liu et al. 2019)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from lasfast.core.checks import as_int
-from lasfast.spaces.base import Architecture
+from lasfast.spaces.base import Architecture, stripped
 from lasfast.spaces.choice import ChoiceSpace
 
 OPERATIONS = {
@@ -20,10 +20,9 @@ OPERATIONS = {
     "dil_conv_3x3": "dil3",
     "dil_conv_5x5": "dil5",
 }
-"""What an edge may do, by DARTS' names, with the short names that a cell's text form has."""
-INPUTS = (
-    2  # nodes 0 and 1 of a cell: the outputs of the cell before the previous one, and of the previous one
-)
+"""The operations of edges: DARTS' names, and the short names of the text form."""
+INPUTS = 2
+"""A cell's input nodes: 0 is the output of the cell before the previous one, 1 that of the previous one."""
 KINDS = ("normal", "reduction")
 
 
@@ -39,23 +38,26 @@ Cell: TypeAlias = tuple[tuple[Edge, Edge], ...]
 
 
 class CellSpace(ChoiceSpace):
-    """A normal cell and a reduction cell; each intermediate node adds two edges from earlier nodes.
+    """The pairs of a normal and a reduction cell (Liu et al. 2019, section 2.1).
 
-    Nodes 0 and 1 of a cell are its inputs, the intermediate ones follow, and the cell's output are the
-    channels of these. An architecture takes three options for each intermediate node, those of the normal
-    cell first: which two nodes it reads, and the operation on the edge from either. Its text form is a
-    node's edges joined by '+', nodes by '-', the cells by '--', as `sep3.0+skip.1-...--max3.0+...`. The
-    text of a DARTS genotype is read, too.
+    Nodes 0 and 1 of a cell are its inputs; the intermediate nodes follow. An intermediate node is the sum of
+    two edges, operations applied to two different earlier nodes. The cell's output is the concatenation of
+    its intermediate nodes.
 
-    Unlike in DARTS, where an edge that is searched may do nothing at all, `none` is no operation here: no
-    cell that is found keeps one.
+    An architecture has three options for each intermediate node, those of the normal cell first: which two
+    nodes it reads, and the operation on the edge from each. The text form joins a node's edges by '+', nodes
+    by '-' and the cells by '--', as in `sep3.0+skip.1-...--max3.0+...`. `parse` also reads the text of a
+    DARTS genotype.
+
+    DARTS' operation `none` is left out, since no cell that a search returns has it.
 
     Args:
-        nodes: intermediate ones of a cell.
-        operations: what an edge may do, some of `OPERATIONS`.
+        nodes: the number of intermediate nodes of a cell.
+        operations: names out of `OPERATIONS`.
 
     Raises:
-        TypeError, ValueError: `nodes` is no positive int, `operations` are not different ones of those.
+        TypeError, ValueError: `nodes` is no positive int, or `operations` are not different keys of
+            `OPERATIONS`.
     """
 
     def __init__(self, nodes: int = 4, operations: Sequence[str] = tuple(OPERATIONS)) -> None:
@@ -80,11 +82,11 @@ class CellSpace(ChoiceSpace):
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:
-        """(from, to) of every edge that a cell may have, node by node: of 4 nodes there are 14."""
+        """Every edge (from, to) that a cell may have, node by node: 14 with 4 nodes."""
         return tuple((source, node) for node in range(INPUTS, INPUTS + self.nodes) for source in range(node))
 
     def cells(self, architecture: Iterable[int]) -> tuple[Cell, Cell]:
-        """The normal and the reduction cell of an architecture; ValueError for an invalid one."""
+        """Return the normal and the reduction cell of an architecture; ValueError for an invalid one."""
         chosen = self.validate(architecture)
         half = len(chosen) // 2
         return self._cell(chosen[:half]), self._cell(chosen[half:])
@@ -100,10 +102,10 @@ class CellSpace(ChoiceSpace):
     def architecture(
         self, normal: Sequence[Iterable[Edge]], reduction: Sequence[Iterable[Edge]]
     ) -> Architecture:
-        """The architecture of a normal and a reduction cell, each the edges of its nodes in any order.
+        """Return the architecture of two cells, each given as the edges of its nodes; edges in any order.
 
         Raises:
-            ValueError: not two edges from different earlier nodes for each node, or another operation.
+            ValueError: a node without two edges from different earlier nodes, or an unknown operation.
         """
         return (*self._choices("normal", normal), *self._choices("reduction", reduction))
 
@@ -129,7 +131,7 @@ class CellSpace(ChoiceSpace):
         return tuple(chosen)
 
     def genotype(self, architecture: Iterable[int]) -> str:
-        """The text of DARTS' `Genotype`, as its code and others' take it."""
+        """Return the text of a `Genotype`, which the code of DARTS and of its successors reads."""
         concat = list(range(INPUTS, INPUTS + self.nodes))
         normal, reduction = (
             [(edge.operation, edge.source) for node in cell for edge in node]
@@ -140,7 +142,7 @@ class CellSpace(ChoiceSpace):
         )
 
     def format(self, architecture: Iterable[int]) -> str:
-        """The text form, as `sep3.0+skip.1-...--max3.0+...`."""
+        """Return the text form, such as `sep3.0+skip.1-...--max3.0+...`."""
         return "--".join(
             "-".join(
                 "+".join(f"{OPERATIONS[edge.operation]}.{edge.source}" for edge in node) for node in cell
@@ -155,11 +157,10 @@ class CellSpace(ChoiceSpace):
             TypeError: not a string.
             ValueError: malformed, or not in the space.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a string such as {self._example!r}, got {text!r}")
+        text = stripped(text, self._example)
         if "(" in text:
             return self.architecture(*map(self._nodes_of_genotype, KINDS, _lists_of_genotype(text)))
-        cells = text.strip().split("--")
+        cells = text.split("--")
         if len(cells) != len(KINDS):
             raise ValueError(
                 f"text must be a normal and a reduction cell joined by '--', as {self._example!r}, "
@@ -179,15 +180,15 @@ class CellSpace(ChoiceSpace):
                 f"the {kind} cell of the genotype must have {2 * self.nodes} edges, two for each node, "
                 f"got {len(edges)}"
             )
-        return [edges[place : place + 2] for place in range(0, len(edges), 2)]
+        return [edges[first : first + 2] for first in range(0, len(edges), 2)]
 
     def describe(self) -> dict[str, Any]:
-        """Name, nodes and operations."""
+        """Return name, nodes and operations."""
         return {"name": "CellSpace", "nodes": self.nodes, "operations": list(self.operations)}
 
 
 def _edge(text: str) -> Edge:
-    """Read `sep3.0`."""
+    """Read an edge such as `sep3.0`."""
     found = re.fullmatch(r"(\w+)\.([0-9]+)", text)
     names = {short: name for name, short in OPERATIONS.items()}
     if found is None or found[1] not in names:
@@ -198,7 +199,7 @@ def _edge(text: str) -> Edge:
 
 
 def _lists_of_genotype(text: str) -> list[list[Edge]]:
-    """The edges of both cells, from `Genotype(normal=[('sep_conv_3x3', 0), ...], ..., reduce=[...], ...)`."""
+    """Read both cells' edges from `Genotype(normal=[('sep_conv_3x3', 0), ...], ..., reduce=[...], ...)`."""
     lists = []
     for field in ("normal", "reduce"):
         found = re.search(rf"\b{field}\s*=\s*\[(.*?)\]\s*(?:,|\))", text, re.DOTALL)

@@ -1,4 +1,4 @@
-"""One of several options for each layer, and virtual layers for what several layers share (LayerNAS, E.3)."""
+"""The space of a choice for each layer, with virtual layers for what layers share (LayerNAS, section E.3)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from lasfast.core.checks import as_int, as_ints
-from lasfast.spaces.base import Architecture
+from lasfast.spaces.base import Architecture, stripped
 from lasfast.spaces.product import ProductSpace
 
 Option: TypeAlias = Hashable
-"""What a layer may take: a string, an int, or a tuple of these."""
+"""One of the things that a layer may be: a string, an int, or a tuple of these."""
 
 
 @dataclass(frozen=True)
 class VirtualLayer:
-    """A decision that several layers share, such as the width that their shortcuts need to be the same.
+    """A decision that several layers share, such as the width that a shortcut needs on both of its ends.
 
-    It stands before the layers it decides for, so that a layerwise search settles it first.
+    It stands before the layers that it decides for, so that a layerwise search settles it first.
 
     Args:
-        options: what they may share.
-        layers: for how many of the following layers it decides.
+        options: the values that the layers may share.
+        layers: how many of the following layers share the decision.
     """
 
     options: tuple[Option, ...]
@@ -35,12 +35,12 @@ class VirtualLayer:
 
     @classmethod
     def common(cls, *options: Iterable[Option]) -> VirtualLayer:
-        """What layers that must agree decide together: the options all of them have, in the first's order.
+        """Return the virtual layer between the options that all layers have, in the first layer's order.
 
         `VirtualLayer.common([32, 64, 96], [64, 96, 128])` decides between 64 and 96 for two layers.
 
         Raises:
-            ValueError: no option is in all of them.
+            ValueError: no option is common to all layers.
         """
         if not options:
             raise ValueError("options must be given for at least one layer, got none")
@@ -52,13 +52,13 @@ class VirtualLayer:
 
 
 class ChoiceSpace(ProductSpace):
-    """Each layer takes one of its own options, independently of the others.
+    """A space in which each layer takes one of its own options, independently of the others.
 
-    An architecture holds the number of the option of each layer, from 0; virtual layers count among the
-    layers. Its text form joins the names of the options, `5x96-3x64`, or their numbers where they have none.
+    An architecture holds, for each layer, the number of its option, counted from 0; virtual layers count as
+    layers. The text form joins the options' names, `5x96-3x64`, or their numbers where they have no names.
 
     Args:
-        layers: for each layer, how many options it has, or the options themselves, or a `VirtualLayer`. An
+        layers: for each layer, the number of its options, the options themselves, or a `VirtualLayer`. An
             option is a string of letters, digits and `_ . + :`, an int, or a tuple of these (named `5x96`).
 
     Attributes:
@@ -74,10 +74,10 @@ class ChoiceSpace(ProductSpace):
         self.given = tuple(layers)
         if not self.given:
             raise ValueError("layers must have at least one layer, got none")
-        self.layers = tuple(_options_of(place, layer) for place, layer in enumerate(self.given))
+        self.layers = tuple(_options_of(index, layer) for index, layer in enumerate(self.given))
         self.names = tuple(tuple(map(_name, options)) for options in self.layers)
         self.options = tuple(range(len(options)) for options in self.layers)
-        self._decided_by = self._places_of_layers()
+        self._decided_by = self._deciding()
 
     def __repr__(self) -> str:
         return f"ChoiceSpace({list(map(len, self.options))})"
@@ -100,34 +100,34 @@ class ChoiceSpace(ProductSpace):
         return chosen
 
     def chosen(self, architecture: Iterable[int]) -> tuple[tuple[Option, ...], ...]:
-        """What each layer takes, virtual ones left out: its own option, then what it shares with others.
+        """Return, for each layer that is not virtual, its own option and those it shares with other layers.
 
         In `ChoiceSpace([VirtualLayer((64, 96), 2), ["3x3", "5x5"], ["3x3", "5x5"]])`, the layers of (1, 0, 1)
         take `(("3x3", 96), ("5x5", 96))`.
         """
         numbers = self.validate(architecture)
         taken = [options[number] for options, number in zip(self.layers, numbers, strict=True)]
-        return tuple([tuple([taken[place] for place in places]) for places in self._decided_by])
+        return tuple([tuple([taken[index] for index in indices]) for indices in self._decided_by])
 
-    def _places_of_layers(self) -> list[tuple[int, ...]]:
-        """For each layer that is not virtual, its place among the decisions, then those of virtual ones."""
+    def _deciding(self) -> list[tuple[int, ...]]:
+        """Return, for each layer that is not virtual, its index and those of the virtual ones it obeys."""
         total = sum(not isinstance(layer, VirtualLayer) for layer in self.given)
-        places: list[tuple[int, ...]] = []
-        shared: list[tuple[int, int]] = []  # where a virtual layer's reach ends, its place
-        for place, layer in enumerate(self.given):
+        indices: list[tuple[int, ...]] = []
+        shared: list[tuple[int, int]] = []  # for each virtual layer: where its reach ends, and its index
+        for index, layer in enumerate(self.given):
             if not isinstance(layer, VirtualLayer):
-                places.append((place, *(one for end, one in shared if len(places) < end)))
+                indices.append((index, *(virtual for end, virtual in shared if len(indices) < end)))
                 continue
-            follow = total - len(places)
+            follow = total - len(indices)
             if layer.layers > follow:
                 raise ValueError(
-                    f"layers: virtual layer {place} decides for {layer.layers} layers, but {follow} follow"
+                    f"layers: virtual layer {index} decides for {layer.layers} layers, but {follow} follow"
                 )
-            shared.append((len(places) + layer.layers, place))
-        return places
+            shared.append((len(indices) + layer.layers, index))
+        return indices
 
     def format(self, architecture: Iterable[int]) -> str:
-        """The names of the options, joined by '-'."""
+        """Return the names of the options, joined by '-'."""
         chosen = self.validate(architecture)
         return "-".join(names[option] for names, option in zip(self.names, chosen, strict=True))
 
@@ -139,9 +139,7 @@ class ChoiceSpace(ProductSpace):
             ValueError: not one name per layer, or one that no option of its layer has.
         """
         example = "-".join(names[0] for names in self.names)
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a string such as {example!r}, got {text!r}")
-        parts = text.strip().split("-")
+        parts = stripped(text, example).split("-")
         if len(parts) != len(self.names):
             raise ValueError(
                 f"text must be an option for each of the {len(self.names)} layers joined by '-', such as "
@@ -155,7 +153,7 @@ class ChoiceSpace(ProductSpace):
         return tuple(names.index(part) for part, names in zip(parts, self.names, strict=True))
 
     def describe(self) -> dict[str, Any]:
-        """Name and layers: a number of options, their names, or those of a virtual layer and its reach."""
+        """Return name and layers: numbers of options, their names, or a virtual layer's names and reach."""
         layers: list[Any] = []
         for given, names in zip(self.given, self.names, strict=True):
             if isinstance(given, VirtualLayer):
@@ -165,16 +163,16 @@ class ChoiceSpace(ProductSpace):
         return {"name": "ChoiceSpace", "layers": layers}
 
 
-def _options_of(place: int, layer: int | Sequence[Option] | VirtualLayer) -> tuple[Option, ...]:
+def _options_of(index: int, layer: int | Sequence[Option] | VirtualLayer) -> tuple[Option, ...]:
     if isinstance(layer, VirtualLayer):
         return layer.options
     if isinstance(layer, Iterable):
-        return _as_options(f"layers[{place}]", layer)
-    return tuple(range(as_int(f"layers[{place}]", layer, minimum=1)))
+        return _as_options(f"layers[{index}]", layer)
+    return tuple(range(as_int(f"layers[{index}]", layer, minimum=1)))
 
 
 def _as_options(name: str, options: object) -> tuple[Option, ...]:
-    """The options as a tuple; each must have a name, and no two the same."""
+    """Return the options as a tuple, checked: each has a name, and no two have the same."""
     if isinstance(options, str) or not isinstance(options, Sequence):
         raise TypeError(f"{name} must be a sequence of options such as ['3x3', '5x5'], got {options!r}")
     names = [_name(option) for option in options]
@@ -184,7 +182,7 @@ def _as_options(name: str, options: object) -> tuple[Option, ...]:
 
 
 def _name(option: Option) -> str:
-    """How an option is written in an architecture's text form."""
+    """Return the name of an option in an architecture's text form."""
     if isinstance(option, tuple) and option:
         return "x".join(map(_name, option))
     if isinstance(option, bool) or not isinstance(option, str | int):

@@ -1,4 +1,4 @@
-"""How many layers each group of a network gets (Neural Inheritance Relation, Eq. 1, 3, 5 and 6)."""
+"""The space of layer assignments, which say how many layers each group has (NIR, Eq. 1, 3, 5 and 6)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lasfast.spaces.product import ProductSpace
 
 
 class LayerAssignmentSpace(ProductSpace):
-    """Layers per group: n groups with at least one layer each and a bound for each.
+    """The layer assignments of n groups (Neural Inheritance Relation, Meng et al. 2020).
 
-    An architecture is a layer assignment (a_1, ..., a_n) with 1 <= a_i <= max_layers[i]; its depth is the sum
-    of the a_i (Eq. 1: the groups in order of falling resolution, each at least one layer).
+    An architecture is a layer assignment (a_1, ..., a_n) with 1 <= a_i <= max_layers[i]: group i, counted
+    in order of falling resolution, has a_i layers (Eq. 1). The sum of the a_i is its depth.
 
-    Wherever a `depth` is taken it may be one int, an iterable of ints such as `range(4, 16)`, or None for
-    all; each depth must be one that the space has.
+    A `depth` argument is one int, an iterable of ints such as `range(4, 16)`, or None for all depths; the
+    space must have each of them.
 
     Args:
         groups: number of groups n.
@@ -29,12 +29,12 @@ class LayerAssignmentSpace(ProductSpace):
 
     Attributes:
         groups: n.
-        options: 1 to the bound of each group.
-        max_layers: the bound of each group, a tuple.
-        min_depth: n, one layer in each group.
-        max_depth: every group at its bound.
-        seed_architecture: one layer in each group, where Algorithm 1 starts.
-        deepest: every group at its bound, the sub-network that holds all weights.
+        options: for each group, the range from 1 to its bound.
+        max_layers: for each group, its bound; a tuple.
+        min_depth: the least depth, n.
+        max_depth: the greatest depth, the sum of the bounds.
+        seed_architecture: the assignment with one layer in each group, where Algorithm 1 starts.
+        deepest: the assignment with every group at its bound, whose sub-network holds all weights.
     """
 
     def __init__(self, groups: int, max_layers: int | Sequence[int]) -> None:
@@ -73,7 +73,7 @@ class LayerAssignmentSpace(ProductSpace):
         return layers
 
     def depths(self, depth: int | Iterable[int] | None = None) -> tuple[int, ...]:
-        """The depths that a `depth` argument names: ascending, each once, and each one that the space has."""
+        """Return the depths that a `depth` argument names, ascending; ValueError for one the space lacks."""
         if depth is None:
             return tuple(range(self.min_depth, self.max_depth + 1))
         named = as_ints("depth", depth) if isinstance(depth, Iterable) else (as_int("depth", depth, 1),)
@@ -86,9 +86,9 @@ class LayerAssignmentSpace(ProductSpace):
         return tuple(sorted(set(named)))
 
     def count(self, depth: int | Iterable[int] | None = None) -> int:
-        """How many assignments have that depth (Eq. 3) or one of those depths (Eq. 5).
+        """Return how many assignments have that depth (Eq. 3) or one of those depths (Eq. 5).
 
-        The equations hold while no bound is in reach; else the count comes from the table of partial counts.
+        Where a group could exceed its bound, the count is read from a table of partial counts instead.
         """
         if depth is None:
             return math.prod(self.max_layers)
@@ -101,7 +101,7 @@ class LayerAssignmentSpace(ProductSpace):
 
     @cached_property
     def _ways(self) -> list[list[int]]:
-        """ways[g][m]: in how many ways groups g, g+1, ... can hold m layers together."""
+        """The table of partial counts: in ways[g][m] ways do groups g, g + 1, ... hold m layers together."""
         ways = [[1]]
         for bound in reversed(self.max_layers):
             after = ways[0]
@@ -115,12 +115,12 @@ class LayerAssignmentSpace(ProductSpace):
         return ways
 
     def enumerate(self, depth: int | Iterable[int] | None = None) -> Iterator[Architecture]:
-        """Every assignment, or those of the given depth(s): by depth, then in dictionary order."""
+        """Yield all assignments, or those of the given depth(s), by depth and then in dictionary order."""
         depths = self.depths(depth)
         return itertools.chain.from_iterable(self._fill(0, layers) for layers in depths)
 
     def _fill(self, group: int, layers: int) -> Iterator[Architecture]:
-        """Every way for the groups from `group` on to hold `layers` together."""
+        """Yield the layer counts with which the groups from `group` on hold `layers` together."""
         if group == self.groups:
             yield ()
             return
@@ -132,10 +132,10 @@ class LayerAssignmentSpace(ProductSpace):
                 yield (own, *rest)
 
     def sample(self, rng: random.Random, depth: int | Iterable[int] | None = None) -> Architecture:
-        """Draw one assignment, of the given depth(s) if any, each with exactly the same probability.
+        """Draw one assignment, of the given depth(s) if any; all have exactly the same probability.
 
-        A number below the count is drawn, and the assignment with that number is built group by group from
-        the table of partial counts: nothing is rejected.
+        The number of an assignment is drawn, and the assignment is built group by group from the table of
+        partial counts, so that no draw is rejected.
         """
         depths = self.depths(depth)
         rank = rng.randrange(sum(self._count_at(layers) for layers in depths))
@@ -155,9 +155,9 @@ class LayerAssignmentSpace(ProductSpace):
         return tuple(assignment)
 
     def inherit(self, architecture: Iterable[int]) -> tuple[Architecture, ...]:
-        """The assignments one layer deeper (Eq. 6): one more layer in each group in turn, in group order.
+        """Return the assignments with one more layer in one group (Eq. 6), in the order of the groups.
 
-        Groups at their bound are left out, so there are n of them or fewer, and none for the deepest.
+        Groups at their bound get none more: the deepest assignment has no heirs.
         """
         parent = self.validate(architecture)
         return tuple(
@@ -167,7 +167,7 @@ class LayerAssignmentSpace(ProductSpace):
         )
 
     def even(self, depth: int) -> Architecture:
-        """The most even assignment of a depth, a handcrafted baseline; the last groups get the remainder."""
+        """Return the most even assignment of a depth, a baseline; the last groups get the remainder."""
         (depth,) = self.depths(as_int("depth", depth, minimum=1))
         assignment = list(self.seed_architecture)
         for _ in range(depth - self.groups):
@@ -176,5 +176,5 @@ class LayerAssignmentSpace(ProductSpace):
         return tuple(assignment)
 
     def describe(self) -> dict[str, Any]:
-        """Name, groups and bounds."""
+        """Return name, groups and bounds."""
         return {"name": "LayerAssignmentSpace", "groups": self.groups, "max_layers": list(self.max_layers)}

@@ -1,4 +1,4 @@
-"""Independent decisions: each takes one of its own options, whatever the others take."""
+"""Spaces of independent decisions, each of which takes one of its own options, whatever the others take."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lasfast.spaces.base import Architecture, SearchSpace
 
 
 class ProductSpace(SearchSpace):
-    """All combinations of the options of some decisions.
+    """A space of all combinations of the options of some decisions.
 
-    A subclass sets `options` and says what `describe` and `validate` say.
+    A subclass sets `options` and implements `validate` and `describe`.
 
     Attributes:
         options: for each decision, the ints it may take.
@@ -23,23 +23,23 @@ class ProductSpace(SearchSpace):
     options: tuple[range, ...]
 
     def count(self) -> int:
-        """How many combinations there are."""
+        """Return how many combinations there are."""
         return math.prod(map(len, self.options))
 
     def enumerate(self) -> Iterator[Architecture]:
-        """Every combination once, in dictionary order."""
+        """Yield every combination once, in dictionary order."""
         return itertools.product(*self.options)
 
     def sample(self, rng: random.Random) -> Architecture:
-        """Draw one combination, each with the same probability."""
+        """Draw one combination; all have the same probability."""
         return tuple(rng.choice(options) for options in self.options)
 
     def mutate(
         self, architecture: Iterable[int], rng: random.Random, probability: float = 0.1
     ) -> Architecture:
-        """Let each decision take another of its options with this probability, each other one alike.
+        """Change each decision with this probability to another of its options, drawn uniformly.
 
-        One that has no other option stays. This is the mutation of Single Path One-Shot, section 3.4.
+        A decision with a single option stays. This is the mutation of Single Path One-Shot, section 3.4.
 
         Raises:
             ValueError: a probability outside 0 to 1, or an architecture that is not in the space.
@@ -52,33 +52,34 @@ class ProductSpace(SearchSpace):
         )
 
     def vary(self, architecture: Iterable[int], rng: random.Random) -> Architecture:
-        """Let one decision take another of its options: decision and option are drawn uniformly.
+        """Change one decision to another of its options; decision and option are drawn uniformly.
 
         Raises:
             ValueError: no decision has another option, or the architecture is not in the space.
         """
         parent = self.validate(architecture)
-        free = [place for place, options in enumerate(self.options) if len(options) > 1]
+        free = [decision for decision, options in enumerate(self.options) if len(options) > 1]
         if not free:
             raise ValueError(f"{self} has no other architecture than {parent}")
-        place = rng.choice(free)
-        return (*parent[:place], _another(self.options[place], parent[place], rng), *parent[place + 1 :])
+        decision = rng.choice(free)
+        option = _another(self.options[decision], parent[decision], rng)
+        return (*parent[:decision], option, *parent[decision + 1 :])
 
     def by_cost(self, cost: Callable[[Architecture], float]) -> tuple[tuple[int, ...], ...]:
-        """The options of each decision from the cheapest to the dearest; of equal ones the first is first.
+        """Return the options of each decision from the cheapest to the dearest, equal ones as they were.
 
-        A decision's options are compared with the first option everywhere else, so the order holds
-        throughout the space for an additive cost, and wherever no decision turns another's order round.
+        A decision's options are compared while all other decisions take their first option. The order thus
+        holds throughout the space where the cost is additive, or where no decision reverses another's order.
 
         Args:
-            cost: the cost of an architecture, a finite number.
+            cost: a function that returns the cost of an architecture, a finite number.
         """
         first = tuple(options[0] for options in self.options)
 
-        def ordered(place: int) -> tuple[int, ...]:
+        def ordered(decision: int) -> tuple[int, ...]:
             costs = {
-                option: as_finite("cost", cost((*first[:place], option, *first[place + 1 :])))
-                for option in self.options[place]
+                option: as_finite("cost", cost((*first[:decision], option, *first[decision + 1 :])))
+                for option in self.options[decision]
             }
             return tuple(sorted(costs, key=costs.__getitem__))
 
@@ -86,6 +87,6 @@ class ProductSpace(SearchSpace):
 
 
 def _another(options: range, taken: int, rng: random.Random) -> int:
-    """An option that is not the one taken."""
+    """Draw an option other than the one taken."""
     number = rng.randrange(len(options) - 1)
     return options[number + (number >= options.index(taken))]

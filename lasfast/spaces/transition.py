@@ -1,4 +1,4 @@
-"""What is believed of a cell's edges: distributions over operations, those of inner edges by transition."""
+"""What a differentiable search has learned of a cell: a distribution over operations for each edge."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ Row = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LearnedCell:
-    """What a differentiable search has learned of one kind of cell, as plain numbers.
+    """The distributions that a differentiable search (ITNAS) has learned for one kind of cell.
 
-    An edge's distribution is [columns]: its operations in the order of the space, then, where the search
-    has it, that the edge does nothing. The predecessors of an edge (i, j) are the edges (h, i) that enter
-    the node it comes from.
+    An edge's distribution, [columns], has a probability for each operation of the space in its order, and a
+    last one for `none` where the search has it. It is either learned directly, or derived by transition from
+    those of the edge's predecessors: the predecessors of an edge (i, j) are the edges (h, i) into node i.
 
     Attributes:
-        free: distributions of the edges that were learned by themselves; rows sum to 1.
-        transitions: of each other edge, [predecessors, columns, columns]: from operation m of predecessor h
-            to operation n of the edge; rows [h, m] sum to 1 (Ma et al. 2020, Eq. 10).
-        attention: of each other edge, [predecessors]: scores, of which a softmax makes the shares (Eq. 12).
+        free: for each edge with a distribution of its own, that distribution, [columns]; it sums to 1.
+        transitions: for each other edge, [predecessors, columns, columns], the probabilities of operation n
+            of the edge given operation m of predecessor h; rows [h, m] sum to 1 (Ma et al. 2020, Eq. 10).
+        attention: for each other edge, [predecessors], the scores whose softmax weighs the predecessors
+            (Eq. 12).
     """
 
     free: Mapping[EdgeKey, Row]
@@ -33,14 +34,16 @@ class LearnedCell:
     attention: Mapping[EdgeKey, Row]
 
     def distribution(self, edge: EdgeKey, predecessors: Mapping[int, Row]) -> Row:
-        """The distribution of an edge, given those of its predecessors by the node they come from (Eq. 11).
+        """Return the distribution of an edge (Eq. 11).
 
-        Predecessors that are left out count as pruned: the shares of the others are made from their scores
-        alone (Eq. 15).
+        Args:
+            edge: the edge.
+            predecessors: the distributions of its predecessors, by the node they come from. A predecessor
+                that is left out counts as pruned: the others' softmax is taken without it (Eq. 15).
 
         Raises:
-            KeyError: an edge of which nothing was learned.
-            ValueError: an edge by transition without any predecessor.
+            KeyError: nothing was learned of this edge.
+            ValueError: the edge needs a predecessor, and all are left out.
         """
         if edge in self.free:
             return np.asarray(self.free[edge], float)

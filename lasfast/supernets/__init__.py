@@ -1,4 +1,4 @@
-"""Supernets: the shared weights, and the path of each architecture through them as layer records."""
+"""Supernets own the weights that architectures share, and give each architecture's path as layer records."""
 
 from lasfast.execution.export import save_network
 from lasfast.ir.builder import LayerBuilder

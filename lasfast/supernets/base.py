@@ -1,4 +1,4 @@
-"""The supernet: owns the shared weights, and says which path an architecture takes through them."""
+"""The supernet owns the shared weights, and says which layers an architecture runs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
 
 
 class Supernet(nn.Module, ABC):
-    """Base class of supernets.
+    """The base class of supernets.
 
-    A subclass sets up what its `path` needs, calls `super().__init__(space, ...)` and then
-    `self.create_modules(path, ...)` with paths that together reach every layer at its full width.
+    A subclass sets up what its `path` needs, calls `super().__init__(space, ...)`, and then
+    `self.create_modules(path, ...)` with paths that together contain every layer at its full width.
     """
 
     def __init__(self, space: SearchSpace, *, num_classes: int, in_channels: int) -> None:
@@ -43,7 +43,7 @@ class Supernet(nn.Module, ABC):
     def create_modules(self, *paths: Path) -> None:
         """Create the modules that the ops of these paths name, each at its greatest width.
 
-        Modules that exist already are left alone; those that opaque ops call must (`add_opaque`).
+        Existing modules are kept. The modules of opaque ops must exist already (`add_opaque`).
         """
         widest: dict[str, Op] = {}
         for op in (op for path in paths for layer in path for op in layer.ops):
@@ -58,14 +58,14 @@ class Supernet(nn.Module, ABC):
                 add_module(self, name, make_module(op))
 
     def add_opaque(self, name: str, module: nn.Module) -> None:
-        """Own a module under a dotted name, for `LayerBuilder.opaque` to call; before `create_modules`."""
+        """Add a module for `LayerBuilder.opaque`, under a dotted name, before `create_modules` is called."""
         add_module(self, name, module)
 
     def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
         """Run one sub-network, images [N, C, H, W] -> logits [N, num_classes].
 
-        Batch norm behaves as torch's does: batch statistics in training mode (the supernet's own
-        running statistics follow), running statistics in evaluation mode.
+        Batch norm behaves as torch's does: in training mode it uses batch statistics, and updates the
+        supernet's running statistics; in evaluation mode it uses the running statistics.
         """
         run = self.layer_runner()
         for layer in self.path(architecture):
@@ -79,11 +79,11 @@ class Supernet(nn.Module, ABC):
         fused: bool = False,
         ranks: Ranks | None = None,
     ) -> Callable[[Layer, Tensor], Tensor]:
-        """Return what `forward` runs each layer with: a function of a layer and its input.
+        """Return the function of a layer and its input that `forward` runs each layer with.
 
-        `normalise` is called as `torch.nn.functional.batch_norm` is. With `fused`, lasfast's fused operators
-        run the layer instead, to the same results but for rounding; a batch that is spread over `ranks` has
-        the statistics of all.
+        `normalise` has the signature of `torch.nn.functional.batch_norm`. With `fused`, lasfast's fused
+        operators run the layer, with the same results but for rounding; the batch statistics are then those
+        of the whole batch where it is spread over `ranks`.
         """
         modules = dict(self.named_modules())
         if fused:
@@ -112,14 +112,14 @@ class Supernet(nn.Module, ABC):
     ) -> fx.GraphModule:
         """Return the stand-alone network of an architecture, made of plain torch modules.
 
-        Weights are copied. `statistics` (from `Evaluator.statistics`) sets the batch norm buffers;
-        `fresh=True` initialises the weights anew, for training from scratch. The result pickles, scripts
-        and exports without lasfast.
+        Weights are copied, or initialised for training from scratch with `fresh=True`. `statistics` (from
+        `Evaluator.statistics`) sets the batch norm buffers. The network can be pickled, scripted and
+        exported, and then needs no lasfast.
         """
         return extract(self.path(architecture), self, statistics, fresh=fresh)
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies this supernet's structure, as JSON-able values."""
+        """Return JSON-able values that identify this supernet's structure."""
         structure = repr(sorted((name, tuple(p.shape)) for name, p in self.named_parameters()))
         return {
             "supernet": type(self).__name__,
@@ -133,8 +133,8 @@ class Supernet(nn.Module, ABC):
 class LayerAssignmentSupernet(Supernet):
     """A supernet whose architectures say how many layers each group has (NIR, Eq. 1).
 
-    Group g of an assignment runs the first a_g layers of that group, so assignments share prefixes
-    within groups. A subclass gives the stem, the layers of a group and the head.
+    An assignment runs the first a_g layers of each group g, so that assignments share prefixes within groups.
+    A subclass defines the stem, the layers of a group and the head.
     """
 
     space: LayerAssignmentSpace
@@ -156,22 +156,22 @@ class LayerAssignmentSupernet(Supernet):
 
     @abstractmethod
     def stem_layers(self) -> Path:
-        """Return what runs before the first group."""
+        """Return the layers before the first group."""
 
     @abstractmethod
     def layer(self, group: int, index: int) -> Layer:
-        """Return layer `index` of a group, both from 0; index 0 is the one that changes shape."""
+        """Return layer `index` of a group, both counted from 0; layer 0 changes the shape."""
 
     def group_end(self, group: int) -> Path:
-        """Return what runs after the last layer of a group; nothing by default."""
+        """Return the layers after the last layer of a group; there are none by default."""
         return ()
 
     @abstractmethod
     def head_layers(self) -> Path:
-        """Return what runs after the last group, the classifier last."""
+        """Return the layers after the last group, which end in the classifier."""
 
     def path(self, architecture: Architecture) -> Path:
-        """Return stem, the first a_g layers of each group g with the group's end, head."""
+        """Return the stem, the first a_g layers and the end of each group g, and the head."""
         architecture = self.space.validate(architecture)
         path = list(self._stem)
         for count, group, end in zip(architecture, self._groups, self._ends, strict=True):
@@ -180,7 +180,7 @@ class LayerAssignmentSupernet(Supernet):
         return (*path, *self._head)
 
     def handcrafted(self, depth: int) -> Architecture:
-        """Return the assignment a person would take: the paper's at its own depth, else the most even."""
+        """Return the handcrafted assignment of a depth: the paper's if it has one, else the most even."""
         for architecture in self.handcrafted_assignments:
             if sum(architecture) == depth and architecture in self.space:
                 return architecture
@@ -198,18 +198,18 @@ def _check_opaque(op: layers.Opaque, module: nn.Module | None) -> None:
 
 
 def _widest(one: Op, other: Op) -> Op:
-    """Return the op whose module has room for both: the greatest of each size; the rest must be equal."""
+    """Return an op with the greatest of each size of two ops, which must be equal in everything else."""
     sizes = ["in_channels", "out_channels", "channels", "in_features", "out_features"]
     if all(
         isinstance(op, layers.Conv2d) and op.groups == op.in_channels == op.out_channels
         for op in (one, other)
     ):
-        sizes.append("groups")  # depthwise: as many groups as channels
+        sizes.append("groups")  # depthwise convolutions have as many groups as channels
     wider: dict[str, Any] = {
         size: max(getattr(one, size), getattr(other, size)) for size in sizes if hasattr(one, size)
     }
     if isinstance(one, layers.Conv2d):
-        wider["weight_bits"] = None  # whatever it is, the module is the same
+        wider["weight_bits"] = None  # the module is the same for all numbers of bits
     one, other = (replace(op, inputs=(), **wider) for op in (one, other))
     if one != other:
         raise ValueError(f"module {getattr(one, 'module', '')!r} is used in two ways: {one} and {other}")

@@ -1,4 +1,4 @@
-"""What the edges of a cell may do, as layer programs (DARTS, Liu et al. 2019, section 3.1.1)."""
+"""The operations of a cell's edges, as ops of layer records (DARTS, Liu et al. 2019, section 3.1.1)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from lasfast.spaces.cell import OPERATIONS
 
 
 def apply_operation(block: LayerBuilder, module: str, operation: str, x: Value, stride: int) -> Value:
-    """Append an operation of `OPERATIONS`, which keeps the channels; return its output.
+    """Append an operation of `OPERATIONS`, which keeps the number of channels, and return its output.
 
-    A skip of stride 1 is x itself, one of stride 2 a `factorized_reduction`. Convolutions begin with the
-    rectification (ReLU, convolution, batch norm). Separable ones are applied twice, the stride in the first.
+    A skip of stride 1 is x itself; one of stride 2 is a `factorized_reduction`. A convolution is a ReLU, the
+    convolution and a batch norm, in this order. A separable one is applied twice, the first with the stride.
 
     Args:
-        block: the layer.
-        module: prefix of the names of modules.
+        block: the builder of the layer.
+        module: the prefix of the modules' names.
         operation: a key of `OPERATIONS`.
-        x: what it is applied to.
-        stride: 1, or 2 which halves height and width.
+        x: the operation's input.
+        stride: 1, or 2 to halve height and width.
     """
     kind, kernel = operation.rsplit("_", 1)[0], int(operation[-1]) if operation[-1].isdigit() else 1
     if kind in ("max_pool", "avg_pool"):
@@ -41,8 +41,8 @@ def preprocess(block: LayerBuilder, module: str, x: Value, channels: int) -> Val
 def factorized_reduction(block: LayerBuilder, module: str, x: Value, channels: int) -> Value:
     """Append ReLU, two 1x1 convolutions of stride 2 and a batch norm.
 
-    Of the `channels`, the first half read every second position, the others those between: of an odd
-    size, the last of these is zero (DARTS itself takes even sizes alone).
+    The first half of the output's `channels` reads the even positions, the other half the odd ones. For an
+    odd size, the last odd position counts as zero (DARTS' code takes even sizes only).
     """
     y = block.activation(x)
     even = block.conv(f"{module}.conv1", y, channels // 2, 1, 2)

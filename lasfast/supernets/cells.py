@@ -1,4 +1,4 @@
-"""Networks that are stacks of two cells, as DARTS and ITNAS search and build them (Liu et al. 2019)."""
+"""Networks that are stacks of cells of two kinds, as in DARTS (Liu et al. 2019) and ITNAS."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ DARTS_V2 = (
 
 @dataclass(frozen=True)
 class CellShape:
-    """Where a cell stands in the stack: what differs between the cells of one kind.
+    """The position of a cell in the stack, in which the cells of one kind differ.
 
-    `before` are the channels of the previous cell's output, which it reads as its second input.
+    `before` is the number of channels of the previous cell's output, `channels` that of each of its nodes.
     """
 
     index: int
@@ -41,19 +41,19 @@ class CellShape:
 
     @property
     def name(self) -> str:
-        """Of its layer; names of its modules begin so."""
+        """The name of the cell's layer, with which its modules' names begin."""
         return f"stack.{self.index}"
 
 
 @dataclass(frozen=True)
 class CellParts:
-    """The layers of which all cells of a shape are made, each with an input of its own.
+    """The layers that every cell at one position of the stack is made of.
 
     Attributes:
-        shape: where the cell stands.
-        previous: how the cell reads the output of the previous one.
-        carry: how the next cell reads that; None for the last cell.
-        edges: for each of the space's edges, for each operation, its layer; None where it does nothing.
+        shape: the position.
+        previous: the layer with which the cell reads the output of the previous cell.
+        carry: the layer with which the next cell reads that same output; None for the last cell.
+        edges: for each edge of the space and each operation, its layer; None where the edge is the identity.
     """
 
     shape: CellShape
@@ -63,43 +63,46 @@ class CellParts:
 
     @property
     def layers(self) -> Path:
-        """All of them."""
+        """All layers."""
         every = (self.previous, self.carry, *itertools.chain(*self.edges))
         return tuple(layer for layer in every if layer is not None)
 
 
 class CellNet(Supernet):
-    """A stem, a stack of `cells` of which those at a third and two thirds reduce, and a classifier.
+    """A stem, a stack of cells and a classifier; the cells at a third and two thirds are reduction cells.
 
     A cell reads the outputs of the two cells before it, brings both to its own number of channels by 1x1
-    convolutions, and puts its nodes' channels one after another. A reduction cell's operations on its inputs
-    have stride 2, and it has twice as many channels. Layers have one input: each carries, before its own
-    output, the previous one's as the next cell will read it, so that the path is a chain of layers, and
-    architectures with the same normal cell share all of it up to the first reduction.
+    convolutions, and concatenates its nodes. A reduction cell has twice as many channels, and the operations
+    on its inputs have stride 2.
 
-    In a network of one architecture, batch norms have a scale and a shift and poolings have none behind them,
-    as in the networks that DARTS trains from scratch. Auxiliary classifiers and dropped paths, with which it
-    trains them, are no part of it.
+    The path has one layer for each cell. Since a layer has a single input, its output is the concatenation
+    of the previous cell's output, already in the form in which the next cell reads it, and the cell's own.
+    Architectures with the same normal cell thus share all layers before the first reduction cell.
+
+    In the path of an architecture, batch norms have scale and shift, and no batch norm follows a pooling, as
+    in the networks that DARTS trains from scratch. DARTS' auxiliary classifiers and path dropout are left
+    out.
 
     Args:
-        num_classes, in_channels: of the classifier, of the images.
-        cells: how many, at least 3.
-        channels: of a node of the first cells. DARTS and ITNAS search 8 cells of 16 channels and train 20 of
-            36 from scratch (14 of 48 on ImageNet).
-        space: the cells; by default with 4 nodes and all operations.
-        stem: "cifar": one convolution of stride 1 to three times `channels`; "imagenet": three of stride 2,
-            the first cell's inputs being the outputs of the last two; "tiny-imagenet" (ours): as there, only
-            the second of stride 2.
-        width: multiplies `channels`, to a multiple of 8 (ours).
-        dropout: probability, before the classifier.
+        num_classes: the number of classes.
+        in_channels: the number of channels of the images.
+        cells: the number of cells, at least 3.
+        channels: the number of channels of a node of the first cells. DARTS and ITNAS search 8 cells of 16
+            channels and train 20 of 36 from scratch (14 of 48 on ImageNet).
+        space: the search space; by default 4 nodes and all operations.
+        stem: "cifar" is one convolution of stride 1 to three times `channels`; "imagenet" is three
+            convolutions of stride 2, of which the last two feed the first cell; "tiny-imagenet" (ours) is
+            the same with stride 2 in the second alone.
+        width: a factor of `channels`, which are rounded to a multiple of 8 (ours).
+        dropout: the probability of dropout before the classifier.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or out of range.
 
     Attributes:
         first, last: the layers before and after the cells.
-        parts: what each cell is made of, for who runs several operations of an edge at once.
-        published: architectures that papers print, by name, where the space has them.
+        parts: the layers of each cell, for a search that runs several operations of an edge at once.
+        published: architectures that papers print, by name, if the space has them.
     """
 
     space: CellSpace
@@ -116,7 +119,7 @@ class CellNet(Supernet):
         width: float = 1.0,
         dropout: float = 0.0,
     ) -> None:
-        as_int("cells", cells, minimum=3)  # so that both kinds are in use
+        as_int("cells", cells, minimum=3)  # so that both kinds occur
         check_positive(channels=channels)
         check_choice("stem", stem, tuple(STEM_STRIDES))
         if space is not None and not isinstance(space, CellSpace):
@@ -128,7 +131,7 @@ class CellNet(Supernet):
         whole = space.nodes == 4 and space.operations == tuple(OPERATIONS)
         self.published = {"darts-v1": DARTS_V1, "darts-v2": DARTS_V2} if whole else {}
         self.shapes = self._shapes(cells)
-        # Searchers ask for the paths of thousands of architectures: records are made once.
+        # Searchers ask for the paths of thousands of architectures, so records are made once.
         self._layers: dict[tuple[CellShape, Cell], Layer] = {}
         self.first = self._first()
         self.last = classifier(self.shapes[-1].channels * space.nodes, num_classes, dropout)
@@ -147,7 +150,7 @@ class CellNet(Supernet):
         return tuple(shapes)
 
     def path(self, architecture: Architecture) -> Path:
-        """Return stem, cells, head."""
+        """Return the stem, a layer for each cell, and the head."""
         normal, reduction = self.space.cells(architecture)
         chosen = (reduction if shape.reduces else normal for shape in self.shapes)
         return (self.first, *map(self._cell_layer, self.shapes, chosen), *self.last)
@@ -173,7 +176,7 @@ class CellNet(Supernet):
         return block.build()
 
     def _carry(self, block: LayerBuilder, x: Value, shape: CellShape | None) -> Value | None:
-        """Append how the cell after `shape` (None: the first) reads x, the output of the one before that."""
+        """Append the ops with which the cell after `shape` (None for the first) reads its first input, x."""
         index = 0 if shape is None else shape.index + 1
         if index == len(self.shapes):
             return None
@@ -196,7 +199,7 @@ class CellNet(Supernet):
         return block.build()
 
     def _parts(self, shape: CellShape) -> CellParts:
-        """The layers of which all cells of a shape are made."""
+        """Return the layers that every cell at one position is made of."""
         block = LayerBuilder(shape.name, shape.before)
         preprocess(block, "previous", block.input, shape.channels)
         carry = LayerBuilder(shape.name, shape.before)

@@ -1,4 +1,4 @@
-"""Supernets whose layers each take one of several options."""
+"""The base class of supernets whose layers each take one of several options."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from lasfast.spaces.choice import Option, VirtualLayer
 from lasfast.supernets.base import Supernet
 
 Part = tuple[Path, int]
-"""Layers that follow each other, none for a skip, and how many channels leave them."""
+"""Consecutive layers (none for a skip), and the number of channels of their output."""
 
 
 class ChoiceSupernet(Supernet):
-    """A supernet over a `ChoiceSpace`: each of its layers is made of what the architecture takes there.
+    """A supernet over a `ChoiceSpace`, whose architectures choose an option for each layer.
 
-    A subclass sets up what these need, then calls `super().__init__`: `stem` gives what comes before the
-    layers of the space, `choice` what an option stands for, `head` what comes after. Options that differ in
-    width alone name the same modules, and read slices of them; the last option of a virtual layer must be the
-    widest.
+    A subclass defines the layers of the `stem`, of an option (`choice`) and of the `head`; it sets up what
+    these need before it calls `super().__init__`. Options that differ only in width name the same modules,
+    and read slices of their weights. The last option of a virtual layer must be the widest.
 
     Attributes:
-        published: architectures of the space that papers print, in their text form, by name.
+        published: architectures of the space that papers print, in the text form, by name.
     """
 
     space: ChoiceSpace
@@ -32,7 +31,7 @@ class ChoiceSupernet(Supernet):
 
     def __init__(self, space: ChoiceSpace, *, num_classes: int, in_channels: int) -> None:
         super().__init__(space, num_classes=num_classes, in_channels=in_channels)
-        # Searchers ask for the paths of thousands of architectures: records are made once.
+        # Searchers ask for the paths of thousands of architectures, so records are made once.
         self._stem_part = self.stem()
         self._parts: dict[tuple[int, tuple[Option, ...], int], Part] = {}
         self._heads: dict[int, Path] = {}
@@ -40,24 +39,24 @@ class ChoiceSupernet(Supernet):
 
     @abstractmethod
     def stem(self) -> Part:
-        """Return what runs first, on images of `in_channels` channels."""
+        """Return the layers before those of the space, which read the images."""
 
     @abstractmethod
     def choice(self, index: int, taken: tuple[Option, ...], channels: int) -> Part:
-        """Return what layer `index` (virtual ones not counted) runs on a value of `channels` channels.
+        """Return the layers that an option stands for.
 
         Args:
-            index: which layer, from 0.
-            taken: its own option, then what virtual layers decided for it (`ChoiceSpace.chosen`).
-            channels: of the layer's input.
+            index: the number of the layer of the space, from 0; virtual ones do not count.
+            taken: the layer's own option, then those of the virtual layers above it (`ChoiceSpace.chosen`).
+            channels: the number of channels of the layer's input.
         """
 
     @abstractmethod
     def head(self, channels: int) -> Path:
-        """Return what runs last, the classifier at its end, on a value of `channels` channels."""
+        """Return the layers after those of the space, which read `channels` channels and end in logits."""
 
     def path(self, architecture: Architecture) -> Path:
-        """Return stem, what the architecture takes of each layer, head."""
+        """Return the stem, the layers of the architecture's options, and the head."""
         first, channels = self._stem_part
         path = list(first)
         for index, taken in enumerate(self.space.chosen(architecture)):
@@ -72,7 +71,7 @@ class ChoiceSupernet(Supernet):
 
 
 def _covering(space: ChoiceSpace) -> Iterator[Architecture]:
-    """Architectures that have every option of every layer, among the widest of what layers share."""
+    """Yield architectures that together have every option of every layer at its widest."""
     virtual = [isinstance(layer, VirtualLayer) for layer in space.given]
     for number in range(max(map(len, space.options))):
         yield tuple(

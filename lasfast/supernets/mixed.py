@@ -1,4 +1,4 @@
-"""All operations of all edges of a `CellNet` at once, weighted: what differentiable search trains."""
+"""The mixed network that differentiable search trains: each edge of a `CellNet` runs all operations."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from lasfast.supernets.cells import CellNet, CellParts
 def run_mixed(
     supernet: CellNet, run: Callable[[Layer, Tensor], Tensor], images: Tensor, weights: Mapping[str, Tensor]
 ) -> Tensor:
-    """Run a network whose edges give the weighted sum of their operations (DARTS, Eq. 2).
+    """Run the network in which each edge is the weighted sum of its operations (DARTS, Eq. 2).
 
-    A node is the sum of all edges that enter it. Poolings are normalised by their batch's statistics,
-    without a scale and shift, so that no operation is larger than another from the start (as in DARTS'
-    code).
+    A node is the sum of all edges that enter it. A batch norm without scale and shift follows each pooling,
+    so that at the start no operation's output is larger than another's (as in DARTS' code).
 
     Args:
-        supernet: owns the weights of all operations.
-        run: runs a layer (`Supernet.layer_runner`).
+        supernet: the supernet, which owns the weights of all operations.
+        run: the function that runs a layer (`Supernet.layer_runner`).
         images: [N, C, H, W].
         weights: [edges, operations] of the "normal" and of the "reduction" cells, in the order of
-            `CellSpace.edges` and `CellSpace.operations`; further columns (of `none`) count for nothing.
+            `CellSpace.edges` and `CellSpace.operations`; a further column (of `none`) has no effect.
 
     Returns:
         Logits [N, num_classes].
@@ -61,6 +60,6 @@ def _run_cell(
                 y = F.batch_norm(y, None, None, training=True)
             term = share * y
             totals[node] = totals[node] + term if node in totals else term
-        if source == node - 1:  # its last edge
+        if source == node - 1:  # the node's last edge
             nodes.append(totals[node])
     return torch.cat(nodes[INPUTS:], 1)

@@ -1,34 +1,34 @@
-"""MobileNets whose kernels, expansions and filters are searched (LayerNAS 2023, section 5.1, appendix H)."""
+"""MobileNets with kernels, expansions and filters to choose (LayerNAS 2023, section 5.1, appendix H)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lasfast.core.checks import as_finite, check_choice
+from lasfast.core.checks import check_choice
 from lasfast.ir.builder import LayerBuilder
 from lasfast.ir.layers import ActivationKind, Path
 from lasfast.spaces.choice import Option
 from lasfast.supernets.choice import ChoiceSupernet, Part
 from lasfast.supernets.mobilenet_designs import DESIGNS, MobileNetDesign
-from lasfast.supernets.parts import DeepStem, deep_strides
+from lasfast.supernets.parts import DeepStem, check_width, deep_strides
 
 ACTIVATIONS = ("relu", "relu6", "hardswish", "swish")
 
 
 class MobileNet(ChoiceSupernet):
-    """Inverted residuals, with the filters of a block decided before the kernels and expansions in it.
+    """Inverted residuals; the filters of a block are chosen before the kernels and expansions in it.
 
-    Each bottleneck decides between kernel sizes of 3, 5 and 7 and several expanded widths, named `k5e96`. The
-    filters that a block's bottlenecks share are a virtual layer before them, and the widths of the head are
-    layers at the end: `k3f18-24-k3e64-k3e48-56-...-960-1280`. The shortcut is there where a bottleneck's
-    input has its output's shape.
+    Each bottleneck chooses a kernel size of 3, 5 or 7 and an expanded width; `k5e96` is the name of such an
+    option. The filters that a block's bottlenecks share are a virtual layer before them, and the widths of
+    the head are layers at the end: `k3f18-24-k3e64-k3e48-56-...-960-1280`. A bottleneck has a shortcut if
+    its input has the shape of its output.
 
-    A kernel size has a bottleneck of its own, 1x1 convolutions and all, as the choice blocks of one-shot
-    supernets have (Guo et al. 2020): what one kernel learns, no other one disturbs. Widths are slices of its
-    weights.
+    Each kernel size has a bottleneck of its own, 1x1 convolutions included, as the choice blocks of one-shot
+    supernets do (Guo et al. 2020), so that kernel sizes do not disturb each other's training. Widths are
+    slices of its weights.
 
-    The found networks (`published`, Tables 8, 10, 12 and 14), in millions of multiply-adds at 224x224 and of
-    weights with 1,001 classes, without and with squeeze-and-excitation (SE):
+    The networks that the paper found (`published`, Tables 8, 10, 12 and 14) have these millions of
+    multiply-adds at 224x224 and of weights with 1,001 classes, without and with squeeze-and-excitation (SE):
 
         design  printed without  printed with  here without  here with
         60M                       61, 3.7      62.3, 3.3     62.6, 3.6
@@ -36,29 +36,30 @@ class MobileNet(ChoiceSupernet):
         300M    319, 3.5         322, 5.2     305.6, 4.3    307.3, 6.0
         600M    598, 7.6         627, 9.7     579.2, 7.1    582.9, 10.8
 
-    The tables leave open, and it is here:
+    The paper leaves some things open. Here:
 
-    - whether the first bottleneck, which prints no expanded filters, expands: no. A 1x1 convolution there
-      would be 12.8 M of what the 300M and 600M networks lack.
-    - where SE is: in every bottleneck; its width: a quarter of the expanded one, as in MobileNetV3; and its
-      activations: ReLU and sigmoid (Hu et al. 2018).
-    - what has biases beside batch norm: the two convolutions after the mean, and those of SE.
-    - whether figures with and without SE are of one architecture. The weights printed for 300M are those of a
-      head of 1,280 filters, not of the 1,920 of Table 12.
+    - The first bottleneck, for which the tables print no expanded filters, has no expansion. A 1x1
+      convolution there would add 12.8 M of the multiply-adds that the 300M and 600M networks lack.
+    - SE is in every bottleneck, with a quarter of the expanded width, as in MobileNetV3, and with ReLU and
+      sigmoid (Hu et al. 2018).
+    - Besides batch norm, the two layers after the mean and the convolutions of SE have biases.
+    - It is unknown whether the figures with and without SE are of one architecture: the weights printed for
+      300M are those of a head of 1,280 filters, while Table 12 has 1,920.
 
     Args:
-        design: the space: "60M", "220M", "300M", "600M", or a description of one's own.
-        num_classes, in_channels: of the classifier and the images.
-        stem: what halves height and width: all strides of the tables, 1/32 in all ("imagenet", 224 -> 7); all
-            but the first, 1/16 ("tiny-imagenet", 64 -> 4); all but the first two, 1/8 ("cifar", 32 -> 4).
+        design: the space: "60M", "220M", "300M", "600M", or a design of one's own.
+        num_classes: the number of classes.
+        in_channels: the number of channels of the images.
+        stem: how often height and width are halved: "imagenet" has all strides of the tables (224 -> 7),
+            "tiny-imagenet" all but the first (64 -> 4), "cifar" all but the first two (32 -> 4).
         squeeze_excite: whether bottlenecks have squeeze-and-excitation after the depthwise convolution.
         activation: "relu", "relu6", "hardswish" or "swish"; the paper has swish, and ReLU for its figures
             without squeeze-and-excitation.
-        width: multiplies all channels but `in_channels`; names keep those of the design.
-        dropout: probability, before the classifier.
+        width: a factor of all channels but `in_channels`; options keep the names of the design.
+        dropout: the probability of dropout before the classifier.
 
     Attributes:
-        published: architectures that were found in this space, in their text form, by name.
+        published: architectures that the paper found in this space, in the text form, by name.
     """
 
     def __init__(
@@ -77,8 +78,7 @@ class MobileNet(ChoiceSupernet):
             check_choice("design", design, tuple(DESIGNS))
             design = DESIGNS[design]
         check_choice("activation", activation, ACTIVATIONS)
-        if as_finite("width", width) <= 0:
-            raise ValueError(f"width must be greater than 0, got {width}")
+        check_width(width)
         self.design, self.published = design, dict(design.published)
         self.squeeze_excite, self.activation = squeeze_excite, activation
         self.stem_kind, self.width, self.dropout = stem, width, dropout
@@ -109,7 +109,7 @@ class MobileNet(ChoiceSupernet):
         return (block.build(),)
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies this supernet's structure; weights do not say strides and activations."""
+        """Return what identifies this supernet, with strides and activation, which weights do not show."""
         own = {"stem": self.stem_kind, "strides": self._strides, "activation": self.activation}
         return {**super().describe(), **own}
 

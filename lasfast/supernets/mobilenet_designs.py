@@ -1,20 +1,20 @@
 """The MobileNet spaces of LayerNAS as data (LayerNAS 2023, appendix H, Tables 7 to 14).
 
-Every number is the paper's, in rising order. Where the tables disagree with themselves, the reading is the
-one that the printed |S|, L and numbers of architectures bear out:
+Every number is the paper's, in rising order. Where the tables contradict themselves, we follow the reading
+that the printed |S|, L and numbers of architectures support:
 
 - Table 7 has one decision more than its L = 16; the printed 5.0e20 counts both rows of the head. The 516 of
-  its last two rows is read as 512, which Table 8 takes.
-- Table 9 ends with the bottleneck of Table 11, which its network (Table 10) does not have and its cost has no
-  room for: it is left out. The 400 of the second bottleneck of the block of 160 to 60 filters is moved to the
-  first, where Table 10 takes it; then the second has the 36 options that are printed. The printed 4.8e26 is
-  the product of the printed |S|, the bottleneck of Table 11 among them, the missing one of 36 to 16 filters
-  not: 4.5e26 are left here.
-- Table 11 names three kernel sizes for its last bottleneck, but counts 7 options, as the printed 5.3e30 does.
-  It has 3x3 here, which Table 12 takes.
-- Table 13 has six bottlenecks in its last block, Table 14 and L = 31 have five, as the printed 1.6e39 does.
-- Where a bottleneck prints filters as well as expanded filters, they go together: their numbers are the same,
-  and |S| counts them once.
+  its last two rows is read as 512, which Table 8 uses.
+- Table 9 ends with the bottleneck of Table 11. It is left out, since the network of Table 10 does not have it
+  and the printed cost has no room for it. The 400 of the second bottleneck of the block of 160 to 60 filters
+  is moved to the first, where Table 10 uses it; the second then has the 36 options that are printed. The
+  printed 4.8e26 is the product of the printed |S|, which includes the bottleneck of Table 11 but not the
+  bottleneck of 36 to 16 filters; the space here has 4.5e26 architectures.
+- Table 11 names three kernel sizes for its last bottleneck but counts 7 options, as does the printed 5.3e30.
+  The kernel here is 3x3, which Table 12 uses.
+- Table 13 has six bottlenecks in its last block; Table 14, L = 31 and the printed 1.6e39 have five, as here.
+- Where a bottleneck has both filters and expanded filters, they are chosen together: there are equally many
+  of them, and |S| counts them once.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from lasfast.spaces import ChoiceSpace, VirtualLayer
 from lasfast.spaces.choice import Option
 
 Shape: TypeAlias = tuple[int, int, int]
-"""Kernel size, expanded filters (0: no expansion) and filters (0: the block's) of a bottleneck."""
+"""A bottleneck's kernel size, expanded filters (0 for no expansion) and filters (0 for the block's)."""
 
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """Inverted residuals, each with any of `kernels` and any of the widths.
+    """Consecutive inverted residuals, each with any of `kernels` and any of the widths.
 
     Args:
-        kernels: sizes of the depthwise convolution.
-        expanded: channels between the 1x1 convolutions; none leaves the expansion out.
-        filters: channels that leave it, one for each of `expanded` if that has any; none takes the block's.
-        repeats: how many of them follow each other; each is decided by itself.
-        stride: of the first one's depthwise convolution; that of the others is 1.
+        kernels: the sizes of the depthwise convolution.
+        expanded: the numbers of channels between the 1x1 convolutions; if empty, there is no expansion.
+        filters: the numbers of output channels, one for each of `expanded` if that is not empty; if empty,
+            the block's number is taken.
+        repeats: the number of inverted residuals, each of which is a decision of its own.
+        stride: the stride of the first one's depthwise convolution; the others have stride 1.
     """
 
     kernels: tuple[int, ...]
@@ -58,7 +59,7 @@ class Bottleneck:
         _check_widths(kernels=self.kernels, expanded=self.expanded, filters=self.filters)
 
     def options(self) -> dict[str, Shape]:
-        """Its options by name: `k5e96`, `k3f24` without expansion, `k3e1216f280` with filters of its own."""
+        """Return the options by name: `k5e96`, `k3f24` (no expansion), `k3e1216f280` (own filters)."""
         none = (0,) * max(len(self.expanded), len(self.filters))
         widths = list(zip(self.expanded or none, self.filters or none, strict=True))
         return {_name(kernel, *width): (kernel, *width) for kernel in self.kernels for width in widths}
@@ -66,7 +67,7 @@ class Bottleneck:
 
 @dataclass(frozen=True, init=False)
 class Block:
-    """Bottlenecks that share their filters: one decision, taken before theirs."""
+    """Bottlenecks that share their filters, which are decided before the bottlenecks."""
 
     filters: tuple[int, ...]
     bottlenecks: tuple[Bottleneck, ...]
@@ -84,11 +85,11 @@ class MobileNetDesign:
     """A stem, bottlenecks and a head, with what may vary in each.
 
     Args:
-        stem: filters of the first convolution, 3x3 of stride 2.
+        stem: the filters of the first convolution, 3x3 of stride 2.
         body: bottlenecks with filters of their own, and blocks.
-        features: filters of a 1x1 convolution before the mean over all positions; none leaves it out.
-        hidden: filters of the 1x1 convolution after it, before the classifier.
-        published: architectures that were found in this space, in their text form, by name.
+        features: the possible filters of a 1x1 convolution before the mean; if empty, there is none.
+        hidden: the possible filters of the 1x1 convolution between mean and classifier.
+        published: architectures that the paper found in this space, in the text form, by name.
     """
 
     stem: int
@@ -104,14 +105,14 @@ class MobileNetDesign:
         _check_widths(features=self.features, hidden=self.hidden)
 
     def bottlenecks(self) -> list[tuple[Bottleneck, int]]:
-        """Each one that is decided by itself, with its stride, in order."""
+        """Return each inverted residual with its stride, in order."""
         rows: list[Bottleneck] = []
         for part in self.body:
             rows += part.bottlenecks if isinstance(part, Block) else (part,)
         return [(row, 1 if index else row.stride) for row in rows for index in range(row.repeats)]
 
     def space(self) -> ChoiceSpace:
-        """The decisions in the order of the tables, a block's filters before its bottlenecks."""
+        """Return the space: the decisions in the tables' order, a block's filters before its bottlenecks."""
         layers: list[VirtualLayer | tuple[Option, ...]] = []
         for part in self.body:
             rows = part.bottlenecks if isinstance(part, Block) else (part,)
@@ -123,7 +124,7 @@ class MobileNetDesign:
 
 
 def _check_widths(**widths: tuple[int, ...]) -> None:
-    """Each option's weights are slices of the last one's."""
+    """Raise ValueError unless widths rise: options read slices of the last one's weights."""
     for name, values in widths.items():
         if list(values) != sorted({value for value in values if value > 0}):
             raise ValueError(f"{name} must be positive and rise, got {values}")
@@ -293,4 +294,4 @@ TABLE_13 = MobileNetDesign(
 """600M multiply-adds, after MobileNetV2 1.4x (Table 13; found: Table 14)."""
 
 DESIGNS = {"60M": TABLE_7, "220M": TABLE_9, "300M": TABLE_11, "600M": TABLE_13}
-"""By the multiply-adds that the paper aims at."""
+"""The designs by the multiply-adds that the paper aims at."""

@@ -12,10 +12,10 @@ from lasfast.supernets.parts import Stem, classifier
 
 
 class MobileNetV1(LayerAssignmentSupernet):
-    """4 groups of depthwise-separable layers, 128, 256, 512 and 1024 channels; handcrafted: 2-2-6-2.
+    """4 groups of depthwise-separable layers with 128, 256, 512 and 1024 channels; handcrafted: 2-2-6-2.
 
-    The first layer of each group halves height and width. Before them stand a 3x3 convolution to 32
-    channels, of stride 2 (`stem="imagenet"`) or 1 (`"cifar"`), and one fixed layer to 64 channels.
+    The first layer of each group halves height and width. The stem is a 3x3 convolution to 32 channels, of
+    stride 2 (`stem="imagenet"`) or 1 (`"cifar"`), and one fixed depthwise-separable layer to 64 channels.
     """
 
     channels = (128, 256, 512, 1024)
@@ -35,7 +35,7 @@ class MobileNetV1(LayerAssignmentSupernet):
         super().__init__(4, max_layers, num_classes=num_classes, in_channels=in_channels)
 
     def stem_layers(self) -> Path:
-        """Return the first convolution and the fixed first layer."""
+        """Return the first convolution and the fixed layer."""
         block = LayerBuilder("stem", self.in_channels)
         block.conv_bn_act("", block.input, 32, 3, 2 if self.stem_kind == "imagenet" else 1)
         return (block.build(), _separable("first", 32, 64, 1))
@@ -54,7 +54,7 @@ class MobileNetV1(LayerAssignmentSupernet):
 
 
 def _separable(name: str, in_channels: int, out_channels: int, stride: int) -> Layer:
-    """A 3x3 depthwise and a 1x1 convolution, each with normalisation and ReLU (their Figure 3)."""
+    """Return a 3x3 depthwise and a 1x1 convolution, each with normalisation and ReLU (Figure 3)."""
     block = LayerBuilder(name, in_channels)
     y = block.conv_bn_act("_depthwise", block.input, in_channels, 3, stride, groups=in_channels)
     block.conv_bn_act("_pointwise", y, out_channels, 1)

@@ -11,10 +11,10 @@ from lasfast.supernets.base import LayerAssignmentSupernet
 
 
 class PlainNet(LayerAssignmentSupernet):
-    """VGG-like: 3 groups of 3x3 conv-BN-ReLU layers, 64, 128 and 256 channels.
+    """A VGG-like network: 3 groups of 3x3 conv-BN-ReLU layers with 64, 128 and 256 channels.
 
-    Each group ends with a 2x2 max-pooling; the classifier has layers of 512, 512 and `num_classes`.
-    There is no stem: the first layer reads the images, which must be `image_size` x `image_size`.
+    Each group ends with a 2x2 max-pooling; the classifier has layers of 512, 512 and `num_classes` units.
+    The first layer of the first group reads the images, which must be `image_size` x `image_size`.
     """
 
     channels = (64, 128, 256)
@@ -36,7 +36,7 @@ class PlainNet(LayerAssignmentSupernet):
         super().__init__(3, max_layers, num_classes=num_classes, in_channels=in_channels)
 
     def stem_layers(self) -> Path:
-        """Return nothing: the first searched layer reads the images."""
+        """Return no layers: the first group reads the images."""
         return ()
 
     def layer(self, group: int, index: int) -> Layer:

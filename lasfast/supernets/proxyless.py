@@ -11,34 +11,35 @@ from lasfast.ir.layers import Layer, Path
 from lasfast.spaces import ChoiceSpace
 from lasfast.spaces.choice import Option
 from lasfast.supernets.choice import ChoiceSupernet, Part
-from lasfast.supernets.parts import DeepStem, classifier, deep_strides, scaled
+from lasfast.supernets.parts import DeepStem, deep_strides, scaled, stage_blocks, wide_classifier
 
 BLOCKS = tuple(f"k{kernel_size}e{expansion}" for expansion in (3, 6) for kernel_size in (3, 5, 7))
-"""Kernel size and expansion; the cheapest first."""
+"""The blocks by kernel size and expansion, the cheapest first."""
 
 
 class ProxylessNAS(ChoiceSupernet):
     """21 choice blocks, inverted residuals of MobileNetV2 (Sandler et al. 2018), in 6 stages.
 
-    A block is `k3e3` to `k7e6`: a depthwise convolution of size 3, 5 or 7, on 3 or 6 times as many channels
-    as the block reads, with ReLU6. All blocks but the first of each stage have a shortcut, and may be left
-    out altogether, `skip`: 6^6 * 7^15 architectures (the paper counts 7^21). Before them stands a fixed
-    block without expansion.
+    The options `k3e3` to `k7e6` have a depthwise convolution of size 3, 5 or 7, on 3 or 6 times as many
+    channels as the block reads, and ReLU6. All blocks but the first of each stage have a shortcut, and the
+    option `skip`, which leaves them out: there are 6^6 * 7^15 architectures (the paper counts 7^21). A fixed
+    block without expansion comes before them.
 
-    Each kind of each block has weights of its own, as published: the options of a choice block compete, and
-    one-shot training is to couple them as little as it can (Guo et al. 2020, section 3.2). Expansions that
-    are slices of one weight would save a third of the memory, but no time: these layers differ either way.
+    Each option of each block has weights of its own, as published: the options of a choice block compete,
+    and one-shot training should couple them as little as possible (Guo et al. 2020, section 3.2). Expansions
+    that are slices of one weight would save a third of the memory, but no time.
 
     Single Path One-Shot prints neither widths nor networks. The widths here are those of the mobile network
     that the authors of ProxylessNAS published, which `published` has in the text form: its 320 M
     multiply-adds are the figure of Table 5. (Their code searches a first stage of 24 channels.)
 
     Args:
-        num_classes, in_channels: of the classifier, of the images.
-        stem: what halves height and width. "imagenet": the stem and stages 1, 2, 3 and 5, 224 -> 7;
-            "tiny-imagenet": these stages, 64 -> 4; "cifar": stages 2, 3 and 5, 32 -> 4.
-        width: multiplies all of the network's channels, each rounded to a multiple of 8.
-        dropout: probability, before the classifier.
+        num_classes: the number of classes.
+        in_channels: the number of channels of the images.
+        stem: where height and width are halved: "imagenet" in the stem and stages 1, 2, 3 and 5 (224 -> 7),
+            "tiny-imagenet" in these stages (64 -> 4), "cifar" in stages 2, 3 and 5 (32 -> 4).
+        width: a factor of all channels of the network, which are rounded to multiples of 8.
+        dropout: the probability of dropout before the classifier.
     """
 
     stem_channels = 32
@@ -67,13 +68,9 @@ class ProxylessNAS(ChoiceSupernet):
         self._stem = (scaled(self.stem_channels, width), stem_stride)
         self._first_channels = scaled(self.first_channels, width)
         self._head_channels = scaled(self.head_channels, width)
-        # Of each block: its channels, and its stride where it is the first of a stage.
-        self._shapes = [
-            (scaled(channels, width), None if index else stride)
-            for channels, stride, count in zip(self.channels, strides, self.repeats, strict=True)
-            for index in range(count)
-        ]
-        space = ChoiceSpace([BLOCKS if stride else ("skip", *BLOCKS) for _, stride in self._shapes])
+        widths = [scaled(channels, width) for channels in self.channels]
+        self._blocks = stage_blocks(widths, strides, self.repeats)
+        space = ChoiceSpace([BLOCKS if stride else ("skip", *BLOCKS) for _, stride in self._blocks])
         super().__init__(space, num_classes=num_classes, in_channels=in_channels)
 
     def stem(self) -> Part:
@@ -87,18 +84,16 @@ class ProxylessNAS(ChoiceSupernet):
         return (block.build(), fixed.build()), self._first_channels
 
     def choice(self, index: int, taken: tuple[Option, ...], channels: int) -> Part:
-        """Return the block of a kind, or none."""
+        """Return the block that an option stands for; no layer for a skip."""
         (kind,) = map(str, taken)
         if kind == "skip":
             return (), channels
-        out, stride = self._shapes[index]
+        out, stride = self._blocks[index]
         return (_inverted_residual(f"blocks.{index}.{kind}", kind, channels, out, stride),), out
 
     def head(self, channels: int) -> Path:
         """Return the last convolution, the mean over all positions and the classifier."""
-        block = LayerBuilder("last", channels)
-        block.conv_bn_act("", block.input, self._head_channels, 1, kind="relu6")
-        return (block.build(), *classifier(self._head_channels, self.num_classes, self.dropout))
+        return wide_classifier(channels, self._head_channels, self.num_classes, self.dropout, "relu6")
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies this supernet's structure; the weights do not say the strides."""
@@ -106,7 +101,7 @@ class ProxylessNAS(ChoiceSupernet):
 
 
 def _inverted_residual(name: str, kind: str, channels: int, out: int, stride: int | None) -> Layer:
-    """1x1, depthwise and 1x1 convolution, with a shortcut where there is no stride."""
+    """Return a 1x1, a depthwise and a 1x1 convolution, with a shortcut if there is no stride."""
     kernel_size, expansion = map(int, re.findall(r"\d+", kind))
     block = LayerBuilder(name, channels)
     middle = expansion * channels

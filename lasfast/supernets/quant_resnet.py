@@ -1,4 +1,4 @@
-"""ResNets whose blocks choose bit widths and channels, as Single Path One-Shot searches them (Table 6)."""
+"""ResNets whose blocks choose bit widths and channels, as in Single Path One-Shot (Table 6)."""
 
 from __future__ import annotations
 
@@ -11,37 +11,39 @@ from lasfast.ir.layers import Path
 from lasfast.spaces import ChoiceSpace, VirtualLayer
 from lasfast.spaces.choice import Option
 from lasfast.supernets.choice import ChoiceSupernet, Part
-from lasfast.supernets.parts import DeepStem, classifier, deep_strides, scaled
+from lasfast.supernets.parts import DeepStem, classifier, deep_strides, resnet_stem, scaled, stage_blocks
 
 REPEATS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 BITS = ((1, 2), (2, 2), (1, 4), (2, 4), (3, 4), (4, 4))
-"""Of weights and of values, in the paper's order."""
+"""The choices (bits of weights, bits of values), in the paper's order."""
 RATIOS = {"0.5": 5, "1.0": 10, "1.5": 15}
 
 
 class QuantResNet(ChoiceSupernet):
-    """ResNet-18 or -34 (He et al. 2016), each block with bit widths and bottleneck channels to choose.
+    """ResNet-18 or -34 (He et al. 2016) with a choice of bit widths and middle channels for each block.
 
-    Guo et al. 2020, section 4: a block takes (weight bits, value bits) of `bits` for all of its convolutions,
-    and 0.5, 1 or 1.5 times as many channels between them: 18^8 architectures, or 18^16. In the text form
-    these are `1.0-w2a4-0.5-w1a2-...`, channels before bits. First convolution and classifier are not
-    quantized. All options of a block share its weights, narrower ones a slice of them.
+    As in Guo et al. 2020, section 4, a block takes a pair of `bits` (weight bits, value bits) for all of its
+    convolutions, and 0.5, 1 or 1.5 times as many channels between them: there are 18^8 architectures, or
+    18^16. The text form has the ratio of channels before the bits, as in `1.0-w2a4-0.5-w1a2-...`. The first
+    convolution and the classifier are not quantized. All options of a block share its weights; narrower ones
+    read a slice of them.
 
-    Values are quantized by PACT (Choi et al. 2018), weights as in DoReFa-Net (Zhou et al. 2016): what
-    `lasfast.ops.pact` and `dorefa` compute. A block quantizes what it reads, for its first convolution and
-    its projection, and what its second convolution reads, where PACT takes the place of the ReLU. A shortcut
-    without a projection carries values as they are. The paper says none of this, nor whether options share
-    clipping: here each number of bits learns its own. `published` has baselines of the same bits everywhere.
+    Values are quantized by PACT (Choi et al. 2018; `lasfast.ops.pact`), weights as in DoReFa-Net (Zhou et
+    al. 2016; `lasfast.ops.dorefa`). In a block, the input of the first convolution and of the projection is
+    quantized, and so is that of the second convolution, where PACT replaces the ReLU; a shortcut without a
+    projection is not. Each number of bits learns a clipping value of its own. The paper leaves all of this
+    open. `published` has baselines with the same bits everywhere.
 
     Args:
-        num_classes, in_channels: of the classifier, of the images.
+        num_classes: the number of classes.
+        in_channels: the number of channels of the images.
         depth: 18 or 34.
         bits: the choices (weight bits, value bits), each from 1 to 8.
-        stem: what halves height and width. "imagenet": the first convolution, 7x7, a max-pooling and stages
-            2 to 4, 224 -> 7; "tiny-imagenet": the pooling and these stages, 64 -> 4; "cifar": these stages,
-            32 -> 4. The last two begin with a 3x3 convolution.
-        width: multiplies all of the network's channels, each rounded to a multiple of 8.
-        dropout: probability, before the classifier.
+        stem: where height and width are halved: "imagenet" in the first convolution, which is 7x7, in a
+            max-pooling and in stages 2 to 4 (224 -> 7); "tiny-imagenet" in the pooling and these stages
+            (64 -> 4); "cifar" in these stages (32 -> 4). The last two begin with a 3x3 convolution.
+        width: a factor of all channels of the network, which are rounded to multiples of 8.
+        dropout: the probability of dropout before the classifier.
 
     Raises:
         ValueError: an argument is none of its choices.
@@ -67,44 +69,35 @@ class QuantResNet(ChoiceSupernet):
         self._strides = deep_strides(stem, (2, 2, 2, 2, 2))
         widths = [scaled(channels, width) for channels in self.channels]
         self._first_channels = widths[0]
-        # Of each block: its channels and its stride.
-        self._shapes = [
-            (channels, 1 if index else stride)
-            for channels, stride, count in zip(widths, (1, *self._strides[2:]), REPEATS[depth], strict=True)
-            for index in range(count)
-        ]
+        self._blocks = stage_blocks(widths, (1, *self._strides[2:]), REPEATS[depth])
         decisions: list[VirtualLayer | tuple[str, ...]] = [VirtualLayer(tuple(RATIOS), 1), tuple(self._bits)]
-        space = ChoiceSpace(decisions * len(self._shapes))
+        space = ChoiceSpace(decisions * len(self._blocks))
         uniform = {f"{one}W{one}A": f"w{one}a{one}" for one in (2, 3, 4)}
         self.published = {
-            name: "-".join(["1.0", option] * len(self._shapes))
+            name: "-".join(["1.0", option] * len(self._blocks))
             for name, option in uniform.items()
             if option in self._bits
         }
         super().__init__(space, num_classes=num_classes, in_channels=in_channels)
 
     def stem(self) -> Part:
-        """Return the first convolution, and a max-pooling where that halves the size."""
-        stride, pooling, *_ = self._strides
-        block = LayerBuilder("first", self.in_channels)
-        y = block.conv_bn_act("", block.input, self._first_channels, 7 if stride == 2 else 3, stride)
-        if pooling == 2:
-            block.pool(y, "max", 3, 2, padding=1)
-        return (block.build(),), self._first_channels
+        """Return the first convolution, and a max-pooling if the stem has one."""
+        channels = self._first_channels
+        return resnet_stem("first", self.in_channels, channels, *self._strides[:2]), channels
 
     def choice(self, index: int, taken: tuple[Option, ...], channels: int) -> Part:
-        """Return the residual block of some bits and a ratio."""
+        """Return the residual block with the bits and the ratio that were taken."""
         bits, ratio = map(str, taken)
         weight_bits, value_bits = self._bits[bits]
-        out, stride = self._shapes[index]
+        out, stride = self._blocks[index]
         block = LayerBuilder(f"blocks.{index}", channels)
         x = block.quantize(f"clip1.a{value_bits}", block.input, value_bits)
-        y = block.conv_bn("1", x, out * RATIOS[ratio] // 10, 3, stride, weight_bits=weight_bits)
+        y = block.conv_bn("1", x, out * RATIOS[ratio] // 10, 3, stride or 1, weight_bits=weight_bits)
         y = block.quantize(f"clip2.a{value_bits}", y, value_bits)
         y = block.conv_bn("2", y, out, 3, weight_bits=weight_bits)
         shortcut = block.input
         if stride == 2 or channels != out:
-            shortcut = block.conv_bn("_shortcut", x, out, 1, stride, weight_bits=weight_bits)
+            shortcut = block.conv_bn("_shortcut", x, out, 1, stride or 1, weight_bits=weight_bits)
         block.activation(block.add(y, shortcut))
         return (block.build(),), out
 
@@ -118,7 +111,7 @@ class QuantResNet(ChoiceSupernet):
 
 
 def _checked(bits: tuple[int, int]) -> tuple[int, int]:
-    """A choice of bits: weight bits, value bits."""
+    """Return a pair (weight bits, value bits); TypeError or ValueError if it is none."""
     if not isinstance(bits, tuple | list) or len(bits) != 2:
         raise ValueError(f"bits must be pairs (weight bits, value bits) such as (2, 4), got {bits!r}")
     for one in bits:

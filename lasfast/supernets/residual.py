@@ -9,16 +9,16 @@ from lasfast.core.checks import check_choice
 from lasfast.ir.builder import LayerBuilder
 from lasfast.ir.layers import Layer, Path
 from lasfast.supernets.base import LayerAssignmentSupernet
-from lasfast.supernets.parts import Stem, classifier, resnet_stem
+from lasfast.supernets.parts import Stem, classifier, deep_strides, resnet_stem
 
 
 class ResidualNet(LayerAssignmentSupernet):
-    """3 groups of residual blocks of two 3x3 convolutions, 16, 32 and 64 channels.
+    """3 groups of residual blocks with two 3x3 convolutions each, of 16, 32 and 64 channels.
 
-    The first block of groups 2 and 3 halves height and width. Its shortcut is `"pad"`, every second
-    pixel with zeros for the new channels (option A, as the CIFAR networks of He et al.), or
-    `"projection"`, a 1x1 convolution with batch norm (option B).
-    `stem="imagenet"` is ResNet's 7x7 convolution of stride 2 with a 3x3 max-pooling of stride 2.
+    The first block of groups 2 and 3 halves height and width. Its shortcut is either `"pad"`, every second
+    pixel with zeros in the new channels (option A, as in the CIFAR networks of He et al.), or
+    `"projection"`, a 1x1 convolution with batch norm (option B). `stem="imagenet"` is ResNet's 7x7
+    convolution of stride 2 and 3x3 max-pooling of stride 2; `"cifar"` is a 3x3 convolution of stride 1.
     """
 
     channels = (16, 32, 64)
@@ -40,7 +40,7 @@ class ResidualNet(LayerAssignmentSupernet):
 
     def stem_layers(self) -> Path:
         """Return the first convolution."""
-        return resnet_stem(self.stem_kind, self.in_channels, self.channels[0])
+        return resnet_stem("stem", self.in_channels, self.channels[0], *deep_strides(self.stem_kind, (2, 2)))
 
     def layer(self, group: int, index: int) -> Layer:
         """Return a residual block."""

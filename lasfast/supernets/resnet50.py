@@ -8,15 +8,15 @@ from lasfast.core.checks import check_choice
 from lasfast.ir.builder import LayerBuilder
 from lasfast.ir.layers import Layer, Path
 from lasfast.supernets.base import LayerAssignmentSupernet
-from lasfast.supernets.parts import Stem, classifier, resnet_stem
+from lasfast.supernets.parts import Stem, classifier, deep_strides, resnet_stem
 
 
 class ResNet50(LayerAssignmentSupernet):
-    """4 groups of bottleneck blocks, 256, 512, 1024 and 2048 channels; handcrafted: 3-4-6-3.
+    """4 groups of bottleneck blocks with 256, 512, 1024 and 2048 channels; handcrafted: 3-4-6-3.
 
-    The first block of a group projects its shortcut, and of groups 2 to 4 halves height and width (in
-    the 3x3 convolution, as torchvision's). `stem="imagenet"` is the 7x7 convolution of stride 2 with a
-    max-pooling of stride 2, `"cifar"` a 3x3 convolution of stride 1.
+    The first block of a group projects its shortcut; in groups 2 to 4, its 3x3 convolution halves height and
+    width, as in torchvision. `stem="imagenet"` is a 7x7 convolution of stride 2 and a max-pooling of stride
+    2; `"cifar"` is a 3x3 convolution of stride 1.
     """
 
     widths = (64, 128, 256, 512)
@@ -38,7 +38,7 @@ class ResNet50(LayerAssignmentSupernet):
 
     def stem_layers(self) -> Path:
         """Return the first convolution."""
-        return resnet_stem(self.stem_kind, self.in_channels, 64)
+        return resnet_stem("stem", self.in_channels, 64, *deep_strides(self.stem_kind, (2, 2)))
 
     def layer(self, group: int, index: int) -> Layer:
         """Return a bottleneck block: 1x1, 3x3, 1x1 convolutions."""

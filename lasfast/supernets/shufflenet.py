@@ -11,7 +11,7 @@ from lasfast.ir.layers import Path
 from lasfast.spaces import ChoiceSpace, VirtualLayer
 from lasfast.spaces.choice import Option
 from lasfast.supernets.choice import ChoiceSupernet, Part
-from lasfast.supernets.parts import DeepStem, classifier, deep_strides, scaled
+from lasfast.supernets.parts import DeepStem, deep_strides, scaled, stage_blocks, wide_classifier
 
 Search = Literal["blocks", "channels", "both"]
 
@@ -25,36 +25,38 @@ PUBLISHED = {
     "both": "1.4-3x3-1.2-3x3-0.8-xception-1.2-5x5-0.6-5x5-1.4-5x5-0.8-3x3-1.0-3x3-0.6-7x7-1.2-3x3-"
     "1.6-7x7-1.2-5x5-1.0-5x5-1.4-3x3-1.6-7x7-1.0-3x3-1.0-7x7-1.2-5x5-1.0-xception-0.8-7x7",
 }
-"""What the authors found by searching these."""
+"""The architectures that the authors found, by what was searched."""
 
 
 class ShuffleNetV2(ChoiceSupernet):
-    """20 choice blocks in 4 stages of 64, 160, 320 and 640 channels, made of ShuffleNetV2 units.
+    """20 choice blocks, ShuffleNetV2 units, in 4 stages of 64, 160, 320 and 640 channels.
 
-    A block is `3x3`, `5x5` or `7x7`, the unit of Ma et al. 2018 (figure 3c, d) with a depthwise convolution
-    of that size, or `xception`, which has three depthwise 3x3 convolutions, a 1x1 convolution after each. The
-    first block of a stage reads its whole input in both branches, and its shortcut keeps the number of
-    channels; the others split their input. Each kind of each block has weights of its own. Between its
-    convolutions a block has half as many channels as it gives, times 0.2 to 1.6 where these are searched:
-    slices of one weight (the paper's Figure 4). In the text form the ratio stands before the block's kind,
-    as in `1.4-3x3-0.8-xception-...`.
+    The kinds `3x3`, `5x5` and `7x7` are the unit of Ma et al. 2018 (figure 3c, d) with a depthwise
+    convolution of that size; `xception` has three 3x3 depthwise convolutions, each followed by a 1x1
+    convolution. The first block of a stage reads its whole input in both branches, and its shortcut keeps the
+    number of channels; the others split their input. Each kind of each block has weights of its own.
 
-    The paper leaves open how many channels the shortcuts of first blocks have, and how ratios are rounded.
-    Both are as in the networks that its authors published: as many as the block reads, and down. Of these,
-    `published` has in the text form the one found in this space.
+    Between its convolutions, a block has half as many channels as its output, times a ratio of 0.2 to 1.6
+    where channels are searched; ratios are slices of one weight (the paper's Figure 4). In the text form, the
+    ratio comes before the block's kind, as in `1.4-3x3-0.8-xception-...`.
+
+    Two things that the paper leaves open are as in the networks that its authors published: the shortcuts of
+    first blocks have as many channels as the block reads, and ratios are rounded down. `published` has the
+    one of these networks that was found in this space, in the text form.
 
     Args:
-        num_classes, in_channels: of the classifier, of the images.
+        num_classes: the number of classes.
+        in_channels: the number of channels of the images.
         search: what is searched: "blocks" (4^20 architectures), "channels" (8^20) or "both" (32^20).
-        blocks: the kind of all blocks, or of each one, where channels alone are searched; by default 3x3, as
-            in the paper's Table 4.
-        stem: what halves height and width. "imagenet": the stem and each stage, 224 -> 7; "tiny-imagenet":
-            each stage, 64 -> 4; "cifar": each stage but the first, 32 -> 4.
-        width: multiplies all of the network's channels, each rounded to a multiple of 8.
-        dropout: probability, before the classifier.
+        blocks: if only channels are searched, the kind of all blocks or of each one; by default 3x3, as in
+            the paper's Table 4.
+        stem: where height and width are halved: "imagenet" in the stem and each stage (224 -> 7),
+            "tiny-imagenet" in each stage (64 -> 4), "cifar" in each stage but the first (32 -> 4).
+        width: a factor of all channels of the network, which are rounded to multiples of 8.
+        dropout: the probability of dropout before the classifier.
 
     Raises:
-        ValueError: an argument is none of its choices, or `width` too small for channels that grow from
+        ValueError: an argument is none of its choices, or `width` is so small that channels do not grow from
             stage to stage.
     """
 
@@ -88,13 +90,8 @@ class ShuffleNetV2(ChoiceSupernet):
             if channels <= before:
                 raise ValueError(f"width must let channels grow from stage to stage, {width} is too small")
             before = channels
-        # Of each block: its channels, and its stride where it is the first of a stage.
-        self._shapes = [
-            (channels, None if index else stride)
-            for channels, stride, count in zip(widths, strides, self.repeats, strict=True)
-            for index in range(count)
-        ]
-        super().__init__(_space(search, len(self._shapes)), num_classes=num_classes, in_channels=in_channels)
+        self._blocks = stage_blocks(widths, strides, self.repeats)
+        super().__init__(_space(search, len(self._blocks)), num_classes=num_classes, in_channels=in_channels)
 
     def stem(self) -> Part:
         """Return the first convolution."""
@@ -104,10 +101,10 @@ class ShuffleNetV2(ChoiceSupernet):
         return (block.build(),), channels
 
     def choice(self, index: int, taken: tuple[Option, ...], channels: int) -> Part:
-        """Return the block of a kind and a ratio, of which one may be fixed."""
+        """Return the block with the kind and the ratio that were taken, or that are fixed."""
         kind = self.kinds[index] if self.search == "channels" else str(taken[0])
         tenths = 10 if self.search == "blocks" else RATIOS[str(taken[-1])]
-        out, stride = self._shapes[index]
+        out, stride = self._blocks[index]
         block = LayerBuilder(f"blocks.{index}.{kind}", channels)
         if stride is None:
             left, right = block.channel_split(block.input, channels // 2)
@@ -122,9 +119,7 @@ class ShuffleNetV2(ChoiceSupernet):
 
     def head(self, channels: int) -> Path:
         """Return the last convolution, the mean over all positions and the classifier."""
-        block = LayerBuilder("last", channels)
-        block.conv_bn_act("", block.input, self._head_channels, 1)
-        return (block.build(), *classifier(self._head_channels, self.num_classes, self.dropout))
+        return wide_classifier(channels, self._head_channels, self.num_classes, self.dropout)
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies this supernet's structure; the weights do not say the strides."""
@@ -132,7 +127,7 @@ class ShuffleNetV2(ChoiceSupernet):
 
 
 def _branch(block: LayerBuilder, kind: str, x: Value, middle: int, out: int, stride: int) -> Value:
-    """The convolutions of a block, from x to `out` channels."""
+    """Append the convolutions of a block, from x to `out` channels."""
     if kind != "xception":
         y = block.conv_bn_act("1", x, middle, 1)
         y = _depthwise(block, "2", y, KERNELS[kind], stride)
@@ -148,7 +143,7 @@ def _depthwise(block: LayerBuilder, suffix: str, x: Value, kernel_size: int, str
 
 
 def _space(search: Search, count: int) -> ChoiceSpace:
-    """The decisions about so many blocks; a ratio is one of its own where the kind is searched, too."""
+    """Return the space of `count` blocks; if both are searched, the ratio is decided before the kind."""
     ratio, kind = tuple(RATIOS), tuple(KERNELS)
     decisions: dict[str, list[VirtualLayer | tuple[str, ...]]] = {
         "blocks": [kind],
@@ -159,7 +154,7 @@ def _space(search: Search, count: int) -> ChoiceSpace:
 
 
 def _kinds(blocks: str | Iterable[str], count: int) -> tuple[str, ...]:
-    """The kind of each block."""
+    """Return the kind of each block, checked."""
     kinds = (blocks,) * count if isinstance(blocks, str) else tuple(blocks)
     for kind in kinds:
         check_choice("blocks", kind, tuple(KERNELS))

@@ -17,6 +17,7 @@ from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerAssignmentSupernet, LayerBuilder, Supernet
 from lasfast.supernets.parts import classifier
 from tests.conftest import CHOICE_SUPERNETS, shaken
+from tests.engine import schedule_helpers
 
 FAMILIES = {
     "plain": lambda: supernets.PlainNet((2, 2, 2), 7, image_size=16),
@@ -107,6 +108,18 @@ def emulated_cuda(monkeypatch):
         pytest.skip("lasfast._emulated is not built (LASFAST_EMULATE=ON)")
     monkeypatch.setattr(compiled, "load", lambda: emulated)
     monkeypatch.setitem(EXECUTORS, "cpu", CudaExecutor)
+
+
+@pytest.fixture(params=schedule_helpers.ISAS)
+def isa(request):
+    """The number of each instruction set that schedules can be run on by hand."""
+    return schedule_helpers.isa_number(request.param)
+
+
+@pytest.fixture(params=schedule_helpers.STORAGES)
+def storage(request):
+    """The name of each storage that values of schedules can have."""
+    return request.param
 
 
 QUICK_ON_CUDA = (

@@ -1,6 +1,6 @@
 """The resident kernel gives, for every operation, the bits that the kernels that run level by level give.
 
-Those are tested against PyTorch's expressions in test_schedule_kernels.py.
+The latter are tested against PyTorch's expressions in the files of single kinds of operation.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from lasfast.engine.cuda_executor import RESIDENT
 from lasfast.engine.schedule import Kind
-from tests.engine import test_schedule_kernels as kernels
-from tests.engine.test_schedule_kernels import (
+from tests.engine import schedule_helpers as helpers
+from tests.engine.schedule_helpers import (
+    CUDA,
     HARDSIGMOID,
     HARDSWISH,
     RELU,
     SIGMOID,
-    STORAGES,
     SWISH,
     CudaSchedule,
     Schedule,
@@ -66,14 +66,9 @@ class ResidentSchedule(CudaSchedule):
         self.module.schedule_run_resident_cuda(self.native(), **call | changes)
 
 
-@pytest.fixture(params=["cuda", "cuda reversed"])
+@pytest.fixture(params=CUDA)
 def isa(request: pytest.FixtureRequest) -> int:
     return isa_number(request.param)
-
-
-@pytest.fixture(params=STORAGES)
-def storage(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 def observe(schedule: Schedule, values: list[int]) -> None:
@@ -100,7 +95,7 @@ def same_bits(build, x: Tensor, storage: str, isa: int, tf32: bool = False) -> N
 
 # images, in, out, height, width, kernel, stride, padding
 CONVOLUTIONS = {
-    name: kernels.CONVOLUTIONS[name]
+    name: helpers.CONVOLUTIONS[name]
     for name in ("3x3 odd", "3x3 stride 2", "5x5 stride 2 few", "one channel", "2x2 few")
 } | {
     "7x7": (2, 24, 18, 9, 9, 7, 1, 3),

@@ -1,6 +1,6 @@
-"""Convolutions in every tile that CUDA has for them: which one it is changes speed alone.
+"""CUDA's convolutions in each of their tiles: all give the same results, at different speeds.
 
-The usual ones are tested against PyTorch's expressions in test_schedule_kernels.py, too.
+The tile that is used by default is also tested in test_schedule_convolution.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from lasfast.engine.schedule import Kind
-from tests.engine.test_schedule_kernels import (
+from tests.engine.schedule_helpers import (
+    CUDA,
     RELU,
     STORAGES,
     CudaSchedule,
@@ -45,14 +46,9 @@ def name_of(tile: tuple[int, int, bool]) -> str:
     return f"{rows}x{columns}" + " by warpgroups" * warpgroups
 
 
-@pytest.fixture(params=["cuda", "cuda reversed"])
+@pytest.fixture(params=CUDA)
 def isa(request: pytest.FixtureRequest) -> int:
     return isa_number(request.param)
-
-
-@pytest.fixture(params=STORAGES)
-def storage(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 @pytest.fixture(params=range(len(tiles())), ids=[name_of(tile) for tile in tiles()])

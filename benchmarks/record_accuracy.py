@@ -20,7 +20,7 @@ import torch
 
 import lasfast
 from benchmarks import _harness
-from lasfast.evaluation.evaluator import evaluate_network
+from lasfast.evaluation.scoring import evaluate_network
 from lasfast.train import StandaloneTrainer, SupernetTrainer, preset
 
 WAYS = {

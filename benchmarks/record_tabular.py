@@ -24,7 +24,8 @@ from typing import Any
 import typer
 
 from benchmarks import _harness
-from lasfast.measurements.tabular import ArchitectureTable, Schema, TabularEvaluator
+from lasfast.measurements.table import ArchitectureTable, Schema
+from lasfast.measurements.tabular import TabularEvaluator
 from lasfast.report import plot_regret
 from lasfast.searchers import Evolution, LayerNAS, Random, RegularizedEvolution, Searcher
 from lasfast.spaces import ChoiceSpace

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from lasfast.execution.accelerate import accelerate
     from lasfast.measurements import ranking
     from lasfast.measurements.measurement import Measurement
-    from lasfast.measurements.tabular import ArchitectureTable, TabularEvaluator
+    from lasfast.measurements.table import ArchitectureTable
+    from lasfast.measurements.tabular import TabularEvaluator
     from lasfast.runtime import distributed
     from lasfast.study.study import Study
 
@@ -50,7 +51,7 @@ _MODULES = {
     "train": "lasfast.train",
 }
 _OBJECTS = {
-    "ArchitectureTable": "lasfast.measurements.tabular",
+    "ArchitectureTable": "lasfast.measurements.table",
     "Evaluator": "lasfast.evaluation.evaluator",
     "Measurement": "lasfast.measurements.measurement",
     "StandaloneEvaluator": "lasfast.evaluation.standalone",

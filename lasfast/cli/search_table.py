@@ -13,7 +13,8 @@ from lasfast.cli.config import write_config
 from lasfast.cli.display import FrontDisplay, make_console, show_written
 from lasfast.cli.options import StudyOptions, panel
 from lasfast.constraints import Constraint
-from lasfast.measurements.tabular import ArchitectureTable, Schema, TabularEvaluator
+from lasfast.measurements.table import ArchitectureTable, Schema
+from lasfast.measurements.tabular import TabularEvaluator
 from lasfast.report import Run, front_table, plot_search
 from lasfast.runtime import distributed
 from lasfast.searchers import Searcher

@@ -21,7 +21,7 @@ from lasfast.cli.options import (
     panel,
 )
 from lasfast.core.files import file_stem
-from lasfast.evaluation.evaluator import evaluate_network
+from lasfast.evaluation.scoring import evaluate_network
 from lasfast.supernets import Supernet
 
 

@@ -12,15 +12,15 @@ import numpy as np
 MOST_BITS = 8
 
 
-def as_int(name: str, value: object, minimum: int) -> int:
-    """Return `value` as a plain int of at least `minimum`; bools and floats are refused."""
+def as_int(name: str, value: object, minimum: int | None = None) -> int:
+    """Return `value` as a plain int of at least `minimum`, if there is one; bools and floats are refused."""
     try:
         if isinstance(value, bool | np.bool_):
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} must be an int, got {value!r}") from None
-    if number < minimum:
+    if minimum is not None and number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {number}")
     return number
 

@@ -6,6 +6,7 @@ from lasfast.costs.latency import LatencyTable
 from lasfast.costs.memory import memory, path_memory
 from lasfast.costs.params import params, path_params
 from lasfast.costs.registry import functions, register
+from lasfast.costs.summary import summary
 
 __all__ = [
     "LatencyTable",
@@ -20,4 +21,5 @@ __all__ = [
     "path_memory",
     "path_params",
     "register",
+    "summary",
 ]

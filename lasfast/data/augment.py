@@ -1,8 +1,8 @@
 """Augmentation of whole batches at once.
 
-Crops are cut out of the raw image, zero-padded before it is normalized, then flipped, then normalized (by
-``lasfast.data.normalization``): the order of the paper (NIR, Experiments on CIFAR-100, Training Details).
-Every random number is drawn on the CPU, so that a batch is cropped and flipped alike wherever its images are.
+Raw images are zero-padded, cropped, flipped, and then normalized (by ``lasfast.data.normalization``), in the
+order of the paper (NIR, Experiments on CIFAR-100, Training Details). Every random number is drawn on the CPU,
+so that a batch is cropped and flipped alike wherever its images are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ATTEMPTS = 10
 
 
 def crop_windows(images: Tensor, pad: int) -> Tensor:
-    """Every crop of the zero-padded images, as one strided view: [N, 2*pad+1, 2*pad+1, C, H, W].
+    """Return every crop of the zero-padded images as one strided view, [N, 2*pad+1, 2*pad+1, C, H, W].
 
     ``windows[n, top, left]`` is the [C, H, W] crop of padded image n at (top, left). The padded images are
     the only copy made, so gathering a batch of random crops is a single index op.
@@ -30,12 +30,12 @@ def crop_windows(images: Tensor, pad: int) -> Tensor:
 
 
 def draw_flips(count: int, generator: torch.Generator) -> Tensor:
-    """Fair coins, bool [count]."""
+    """Draw fair coins, bool [count]."""
     return torch.randint(0, 2, (count,), generator=generator).bool()
 
 
 def draw_offsets(count: int, pad: int, generator: torch.Generator) -> Tensor:
-    """(top, left) of crops, uniform over 0 .. 2*pad, int64 [2, count]."""
+    """Draw (top, left) of crops, uniform over 0 .. 2*pad, int64 [2, count]."""
     return torch.randint(0, 2 * pad + 1, (2, count), generator=generator)
 
 
@@ -45,10 +45,10 @@ def flip_some(images: Tensor, flips: Tensor) -> Tensor:
 
 
 def draw_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Boxes (top, left, height, width) of random resized crops, int64 [count, 4].
+    """Draw boxes (top, left, height, width) of random resized crops, int64 [count, 4].
 
-    The distribution of torchvision's ``RandomResizedCrop``: area uniform in ``SCALE``, aspect ratio
-    log-uniform in ``RATIO``, the first of ten attempts that fits, else the largest central box.
+    The distribution is that of torchvision's ``RandomResizedCrop``: area uniform in ``SCALE``, aspect ratio
+    log-uniform in ``RATIO``; the first of ten attempts that fits, else the largest central box.
     """
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     draws = torch.rand((2, count, ATTEMPTS), generator=generator, dtype=torch.float64)
@@ -69,7 +69,7 @@ def draw_boxes(count: int, height: int, width: int, generator: torch.Generator) 
 
 
 def central_box(height: int, width: int) -> tuple[int, int, int, int]:
-    """The largest central (top, left, height, width) whose width / height lies in ``RATIO``."""
+    """Return the largest central box (top, left, height, width) whose width / height lies in ``RATIO``."""
     box_height, box_width = height, width
     if width / height < RATIO[0]:
         box_height = round(width / RATIO[0])
@@ -87,8 +87,8 @@ def resize_boxes(images: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
         flips: bool [N].
 
     Returns:
-        float32 [N, C, H, W], in raw units. The same as cropping and resizing one by one: a box is never
-        larger than the image, so nothing has to be smoothed first.
+        float32 [N, C, H, W], in raw units: what cropping and resizing one by one gives. A box is never larger
+        than the image, so nothing has to be smoothed first.
     """
     height, width = images.shape[-2:]
     rows = _interpolation(boxes[:, 0], boxes[:, 2], height, torch.zeros_like(flips))
@@ -98,7 +98,7 @@ def resize_boxes(images: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
 
 
 def _interpolation(start: Tensor, length: Tensor, size: int, mirrored: Tensor) -> Tensor:
-    """Matrices [N, size, size] that stretch pixels start .. start+length-1 of a line over all of it."""
+    """Return matrices [N, size, size] that stretch pixels start .. start+length-1 over a whole line."""
     target = torch.arange(size, device=start.device, dtype=torch.float32)
     target = torch.where(mirrored.unsqueeze(1), size - 1 - target, target)
     within = (target + 0.5) * (length.unsqueeze(1) / size) - 0.5

@@ -1,4 +1,4 @@
-"""What ``load`` gives: the parts of a labelled image set, ready for training and evaluation."""
+"""The dataset that ``load`` gives: the parts of a labelled image set, ready for training and evaluation."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any
 
 from torch import Tensor
 
-from lasfast.data.images import TrainingImages
 from lasfast.data.loaders import FolderLoader
 from lasfast.data.normalization import normalize
+from lasfast.data.protocols import TrainingImages
 
 LabeledImages = tuple[Tensor, Tensor] | FolderLoader
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Dataset:
-    """A labelled image set, split; images are normalized by the training images' mean and std.
+    """A labelled image set, split into parts, and normalized by the training images' mean and std.
 
-    An `Evaluator` takes the raw images, too, a quarter of the bytes, and gives the same results to the bit:
+    An `Evaluator` also takes the raw images, which are a quarter of the bytes, and gives the same bits:
     ``Evaluator(supernet, data.raw_calibration, data.raw_validation, normalize=(data.mean, data.std))``.
 
     Attributes:
-        name: as given to ``load``.
-        classes: names, in the order of the labels.
+        name: the name that was given to ``load``.
+        classes: the names of the classes, in the order of the labels.
         channels: 1 (gray) or 3 (RGB).
         image_size: (height, width) in pixels.
         train: training images, augmented.
-        raw_calibration: uint8 [N, C, H, W], a class-balanced part of the training images, not augmented; for
-            sets that are read while they are used, a re-iterable loader of such batches.
+        raw_calibration: uint8 [N, C, H, W], a class-balanced part of the training images, not augmented; a
+            re-iterable loader of such batches for sets that are read from files each time.
         raw_validation: (images uint8 [N, C, H, W], labels int64 [N]), or a re-iterable loader of such pairs.
             Disjoint from ``train``.
-        mean: per channel, of values from 0 to 1.
-        std: per channel.
+        mean: the mean of each channel, of values from 0 to 1.
+        std: the standard deviation of each channel.
     """
 
     name: str
@@ -71,19 +71,19 @@ class Dataset:
 
     @cached_property
     def test(self) -> LabeledImages:
-        """The test split, like ``validation``. It is read here, on first access, and never by ``load``.
+        """The test split, in the form of ``validation``. The first access reads it; ``load`` never does.
 
         Raises:
-            DataError: if it is missing or broken.
+            DataError: it is missing or broken.
         """
         return self.read_test()
 
     def describe(self) -> dict[str, Any]:
-        """What identifies this set and its split, for JSON; ``digest`` changes with the images."""
+        """Return what identifies this set and its split, as JSON values; ``digest`` is of the images."""
         return dict(self.description)
 
     def __repr__(self) -> str:
-        """One line: what it is and how many images are where."""
+        """Return a line that says what the set is and how many images each part has."""
         counts = ", ".join(
             f"{part} {self.description[part]}" for part in ("train", "calibration", "validation")
         )

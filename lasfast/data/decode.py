@@ -1,6 +1,6 @@
-"""Image files to uint8 tensors, in threads (the decoders release the interpreter lock).
+"""Decoding of image files to uint8 tensors, in threads (the decoders release the interpreter lock).
 
-A file that cannot be read, or is not what the others are, is a ``DataError`` that names it.
+A file that cannot be read, or differs from the others, raises a ``DataError`` that names it.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _SHOWN = 5
 
 
 class Header(NamedTuple):
-    """What an image file says of itself before it is decoded."""
+    """The size and kind of an image, which its file gives before it is decoded."""
 
     size: Size
     gray: bool
 
 
 def available_cores() -> int:
-    """The cores this process may use."""
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def read_header(path: str) -> Header:
-    """Size and kind of an image, without decoding it."""
+    """Return size and kind of an image, without decoding it."""
     with _naming(path), Image.open(path) as image:
         if image.mode not in GRAY_MODES + COLOR_MODES:
             raise DataError(
@@ -54,7 +54,7 @@ def read_header(path: str) -> Header:
 
 
 def open_image(path: str, channels: int) -> Image.Image:
-    """The decoded image, gray for one channel and RGB for three."""
+    """Return the decoded image, gray for one channel and RGB for three."""
     with _naming(path), Image.open(path) as image:
         if image.mode == "P" and "transparency" in image.info:
             return image.convert("RGBA").convert("L" if channels == 1 else "RGB")
@@ -62,7 +62,7 @@ def open_image(path: str, channels: int) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """uint8 [C, H, W]."""
+    """Return an image as a tensor, uint8 [C, H, W]."""
     pixels: NDArray[np.uint8] = np.array(image)
     return torch.from_numpy(pixels.reshape(image.height, image.width, -1).transpose(2, 0, 1).copy())
 
@@ -85,7 +85,7 @@ def center_crop(image: Image.Image, size: Size) -> Image.Image:
 
 
 def read_headers(paths: Sequence[str]) -> list[Header]:
-    """The headers of all files, in order; every file that cannot be read is counted, and some are named."""
+    """Return the headers of all files, in order; a DataError counts those that cannot be read."""
     return _in_threads(read_header, paths)
 
 
@@ -109,10 +109,10 @@ def decode_cropped(paths: Sequence[str], channels: int, size: Size) -> Tensor:
 
 
 def common_size(paths: Sequence[str], headers: Sequence[Header]) -> Size:
-    """The one size of all images.
+    """Return the size that all images have.
 
     Raises:
-        DataError: naming a file that differs from the majority.
+        DataError: a file, which is named, differs from the majority.
     """
     sizes, counts = np.unique(np.array([header.size for header in headers]), axis=0, return_counts=True)
     height, width = (int(value) for value in sizes[counts.argmax()])
@@ -140,7 +140,7 @@ def _decode(decode: Callable[[str], Tensor], paths: Sequence[str], channels: int
 
 
 def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """``function`` of each item, in order; the ``DataError``s of all items are raised as one."""
+    """Return ``function`` of each item, in order; raise the ``DataError``s of all items as one."""
 
     def attempt(item: Item) -> Result | DataError:
         try:

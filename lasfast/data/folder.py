@@ -30,25 +30,25 @@ class ImageFiles:
     ignored: int = 0
 
     def select(self, positions: Indices) -> ImageFiles:
-        """The files at ``positions``."""
+        """Return the files at ``positions``."""
         return ImageFiles(self.classes, tuple(self.paths[i] for i in positions), self.labels[positions])
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A pool of training files, and how to find the test files (nothing of them is looked at before that)."""
+    """A pool of training files, and a function that finds the test files, which nothing looks at before."""
 
     pool: ImageFiles
     test: Callable[[], ImageFiles]
 
 
 def scan(folder: Path) -> ImageFiles:
-    """The images of every class folder of ``folder``, at any depth, sorted by class and path.
+    """Return the images of every class folder of ``folder``, at any depth, sorted by class and path.
 
     Files with other suffixes and hidden folders are ignored.
 
     Raises:
-        DataError: if there are fewer than two class folders, or one without an image.
+        DataError: there are fewer than two class folders, or one without an image.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
@@ -92,7 +92,7 @@ def open_image_folder(path: Path) -> FolderSource:
     whatever the seed of the search, is held out as the test part.
 
     Raises:
-        DataError: if the folder is missing or not laid out so.
+        DataError: the folder is missing or not laid out so.
     """
     if not path.is_dir():
         raise DataError(
@@ -123,7 +123,7 @@ def _scan_test(path: Path, classes: tuple[str, ...]) -> ImageFiles:
 
 
 def relabel(files: ImageFiles, classes: tuple[str, ...], folder: Path) -> ImageFiles:
-    """The same files with labels that index ``classes``, the classes of the training images."""
+    """Return the same files with labels that index ``classes``, the classes of the training images."""
     unknown = sorted(set(files.classes) - set(classes))
     if unknown:
         raise DataError(

@@ -1,75 +1,23 @@
-"""Training images: the protocol that trainers read, and the implementation for images held in memory."""
+"""Training images that are held in memory."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lasfast.core.checks import as_int
 from lasfast.data import augment
-from lasfast.data.normalization import channel_scale, scale_and_shift
+from lasfast.data.epochs import ShuffledImages
+from lasfast.data.normalization import channel_scale, check_positive_stds, scale_and_shift
+from lasfast.data.protocols import Rows, Shard
 from lasfast.data.splits import derive_seed
 
 
-@runtime_checkable
-class TrainingImages(Protocol):
-    """Images that come in random order, augmented and normalized, one epoch at a time.
-
-    Batch k of an epoch is a pure function of (seed, k, batch_size): reading from ``start=k`` gives the
-    identical bits as reading from 0. Resuming a killed training stands on it.
-    """
-
-    def __len__(self) -> int:
-        """The number of images."""
-        ...
-
-    def num_batches(self, batch_size: int) -> int:
-        """The number of batches of an epoch; the incomplete last one is dropped unless it is the only one."""
-        ...
-
-    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches ``start``, ``start + 1``, ... of the epoch that ``seed`` stands for.
-
-        Yields:
-            images, float32 [B, C, H, W], augmented and normalized; labels, int64 [B].
-        """
-        ...
-
-
-def count_batches(images: int, batch_size: int) -> int:
-    """Full batches in ``images``; one incomplete batch where there is no full one."""
-    size = _integer("batch_size", batch_size)
-    if size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {size}")
-    return max(1, images // size)
-
-
-def epoch_order(images: int, seed: int) -> Tensor:
-    """The order in which an epoch visits the images, int64 [images]."""
-    generator = torch.Generator().manual_seed(derive_seed("order", seed))
-    return torch.randperm(images, generator=generator)
-
-
-def check_position(images: int, batch_size: int, seed: int, start: int) -> tuple[int, int, int]:
-    """(batch_size, seed, start) as plain ints, or a ValueError or TypeError that says what is wrong."""
-    batches = count_batches(images, batch_size)
-    first = _integer("start", start)
-    if not 0 <= first <= batches:
-        raise ValueError(f"start must be a batch number from 0 to {batches}, got {first}")
-    return operator.index(batch_size), _integer("seed", seed), first
-
-
-def _integer(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    return operator.index(value)
-
-
-class TensorImages:
-    """Images held in memory, augmented a whole batch at a time.
+class TensorImages(ShuffledImages):
+    """Training images held in memory, which are augmented a whole batch at a time.
 
     The images stay raw (uint8, zero-padded once); a batch of random crops is one gather, on the device that
     holds them. About 100,000 images of 32x32 a second on one core.
@@ -79,10 +27,11 @@ class TensorImages:
         labels: integers [N], from 0.
         mean: per channel, of the images' values.
         std: per channel, positive.
-        pad: zeros added on each side of the raw image before a random crop of the original size; 0: no crop.
-        flip: mirror half of the images, left to right.
-        resized_crop: instead of pad and crop, a random part of the image enlarged to the whole size
-            (torchvision's ``RandomResizedCrop`` with its default settings); needs ``pad=0``.
+        pad: zeros added on each side of the raw image before a random crop of the original size; 0 leaves
+            the crop out.
+        flip: whether half of the images are mirrored, left to right.
+        resized_crop: whether, instead of pad and crop, a random part of the image is enlarged to the whole
+            size (torchvision's ``RandomResizedCrop`` with its default settings); needs ``pad=0``.
 
     Raises:
         TypeError, ValueError: naming the argument that is wrong.
@@ -99,7 +48,7 @@ class TensorImages:
         resized_crop: bool = False,
     ) -> None:
         _check_images(images, labels, mean, std)
-        self.pad = _integer("pad", pad)
+        self.pad = as_int("pad", pad)
         if self.pad < 0:
             raise ValueError(f"pad must be at least 0 pixels, got {pad}")
         if resized_crop and self.pad:
@@ -113,17 +62,17 @@ class TensorImages:
         self._scale, self._shift = channel_scale(self.mean, self.std, images)
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self._labels)
 
     @property
     def images(self) -> Tensor:
-        """The raw images as given, [N, C, H, W]; a view, without the padding."""
+        """The raw images as they were given, [N, C, H, W]: a view, without the padding."""
         return self._windows[:, self.pad, self.pad]
 
     @property
     def labels(self) -> Tensor:
-        """int64 [N]."""
+        """The labels, int64 [N]."""
         return self._labels
 
     @property
@@ -132,11 +81,11 @@ class TensorImages:
         return self._labels.device
 
     def to(self, device: torch.device | str) -> TensorImages:
-        """The same images on another device; batches have the same crops and flips there."""
+        """Return the same images on another device, where batches have the same crops and flips."""
         return self._with(self.images.to(device), self.labels.to(device))
 
     def subset(self, chosen: Tensor) -> TensorImages:
-        """Some of the images, by their numbers (int64, on the CPU), augmented in the same way."""
+        """Return some of the images, by their numbers (int64, on the CPU), augmented in the same way."""
         there = chosen.to(self.device)
         return self._with(self.images[there], self.labels[there])
 
@@ -151,47 +100,19 @@ class TensorImages:
             resized_crop=self.resized_crop,
         )
 
-    def num_batches(self, batch_size: int) -> int:
-        """The number of batches of an epoch; the incomplete last one is dropped unless it is the only one."""
-        return count_batches(len(self), batch_size)
-
-    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches ``start``, ``start + 1``, ... of the epoch that ``seed`` stands for.
-
-        Batch k is a pure function of (seed, k, batch_size).
-
-        Yields:
-            images, float32 [B, C, H, W], augmented and normalized; labels, int64 [B].
-        """
-        parts = self.shards(batch_size, seed, start, slice)
-        return ((images, labels) for images, labels, _ in parts)
-
-    def shards(
-        self, batch_size: int, seed: int, start: int, rows: Callable[[int], slice]
-    ) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Yield some rows of each batch, and how many images the whole batch has.
-
-        ``rows`` says which, for a batch of so many images. They are as in the whole batch, the rest of which
-        is not made.
-        """
-        return self._shards(*check_position(len(self), batch_size, seed, start), rows)
-
-    def _shards(
-        self, batch_size: int, seed: int, start: int, rows: Callable[[int], slice]
-    ) -> Iterator[tuple[Tensor, Tensor, int]]:
-        order = epoch_order(len(self), seed)
-        for k in range(start, self.num_batches(batch_size)):
-            chosen = order[k * batch_size : (k + 1) * batch_size]
-            wanted = rows(len(chosen))
-            generator = torch.Generator().manual_seed(derive_seed("batch", seed, k))
-            images, labels = self._augmented(chosen, generator, wanted)
-            yield images, labels, len(chosen)
+    def _shards(self, chosen: list[Tensor], seed: int, start: int, rows: Rows) -> Iterator[Shard]:
+        for number, batch in enumerate(chosen, start):
+            generator = torch.Generator().manual_seed(derive_seed("batch", seed, number))
+            images, labels = self._augmented(batch, generator, rows(len(batch)))
+            yield images, labels, len(batch)
 
     def _augmented(self, chosen: Tensor, generator: torch.Generator, rows: slice) -> tuple[Tensor, Tensor]:
-        """Crop, flip and normalize some of the images ``chosen`` (int64 [B], on the CPU).
+        """Crop, flip and normalize some rows of the batch of the images ``chosen`` (int64 [B], on the CPU).
 
-        Random numbers are drawn for all, so that an image has its own whatever the ``rows``. float32
-        [rows, C, H, W], and labels.
+        Random numbers are drawn for the whole batch, so that an image's do not depend on the ``rows``.
+
+        Returns:
+            images, float32 [rows, C, H, W], and labels.
         """
         count = len(chosen)
         flips = augment.draw_flips(count, generator) & self.flip
@@ -212,13 +133,13 @@ class TensorImages:
         return scale_and_shift(raw, self._scale, self._shift), self._labels[chosen]
 
     def _send(self, numbers: Tensor) -> Tensor:
-        """Random numbers on the device of the images, without waiting for what that is at."""
+        """Copy random numbers to the device of the images, without waiting for the work that it has."""
         return (
             numbers.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else numbers
         )
 
     def describe(self) -> dict[str, Any]:
-        """What identifies these training images beside their contents, for JSON."""
+        """Return what identifies these training images besides their contents, as JSON values."""
         return {
             "images": len(self),
             "pad": self.pad,
@@ -255,5 +176,4 @@ def _check_images(images: Tensor, labels: Tensor, mean: Sequence[float], std: Se
         raise ValueError(
             f"mean and std must have {channels} values, one per channel, got {mean!r} and {std!r}"
         )
-    if not all(value > 0 for value in std):
-        raise ValueError(f"std must be positive, got {std!r}")
+    check_positive_stds(std)

@@ -1,6 +1,6 @@
-"""Images that are decoded while they are read: for sets too large for memory, or of many sizes.
+"""Images that are decoded each time they are read, for sets that are too large for memory or of many sizes.
 
-Both classes read through torch's ``DataLoader``. What comes out does not depend on the number of workers, and
+Both classes read through torch's ``DataLoader``. Their batches do not depend on the number of workers, and
 torch's global random state is neither read nor changed.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,18 +18,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Items
 
+from lasfast.core.checks import as_int
 from lasfast.data import augment, decode
 from lasfast.data.decode import Size
+from lasfast.data.epochs import ShuffledImages, count_batches
 from lasfast.data.errors import DataError
-from lasfast.data.images import check_position, count_batches, epoch_order
-from lasfast.data.normalization import normalize
+from lasfast.data.normalization import check_positive_stds, normalize
+from lasfast.data.protocols import Rows, Shard
 from lasfast.data.splits import derive_seed
 
 Item = tuple["Tensor | DataError", int]
 
 
-class FolderImages:
-    """Training images in files: a random resized crop and a flip, each from a seed of its own.
+class FolderImages(ShuffledImages):
+    """Training images in files. Each is randomly cropped, resized and flipped, by a seed of its own.
 
     The crop has the distribution of torchvision's ``RandomResizedCrop`` with default settings, the paper's
     augmentation for Tiny-ImageNet and ImageNet (NIR, Experiments on Tiny-ImageNet, Training Details).
@@ -40,8 +42,8 @@ class FolderImages:
         size: (height, width) of the crops.
         mean: per channel, of values from 0 to 1; its length (1 or 3) is the number of channels.
         std: per channel, positive.
-        flip: mirror half of the images, left to right.
-        workers: processes that decode; None: one per core, at most 8. 0: decode in this process.
+        flip: whether half of the images are mirrored, left to right.
+        workers: how many processes decode; None is one per core, at most 8, and 0 decodes in this process.
     """
 
     def __init__(
@@ -64,65 +66,29 @@ class FolderImages:
         self._labels = labels.to(torch.int64)
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self._paths)
 
     @property
     def labels(self) -> Tensor:
-        """int64 [N]."""
+        """The labels, int64 [N]."""
         return self._labels
 
     def subset(self, chosen: Tensor) -> FolderImages:
-        """Some of the images, by their numbers (int64), augmented in the same way."""
+        """Return some of the images, by their numbers (int64), augmented in the same way."""
         paths = [self._paths[number] for number in chosen.tolist()]
         return FolderImages(
             paths, self._labels[chosen], self.size, self.mean, self.std, self.flip, self.workers
         )
 
-    def num_batches(self, batch_size: int) -> int:
-        """The number of batches of an epoch; the incomplete last one is dropped unless it is the only one."""
-        return count_batches(len(self), batch_size)
-
-    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches ``start``, ``start + 1``, ... of the epoch that ``seed`` stands for.
-
-        Batch k is a pure function of (seed, k, batch_size).
-
-        Yields:
-            images, float32 [B, C, H, W], augmented and normalized; labels, int64 [B].
-
-        Raises:
-            DataError: naming an image that cannot be decoded.
-        """
-        parts = self.shards(batch_size, seed, start, slice)
-        return ((images, labels) for images, labels, _ in parts)
-
-    def shards(
-        self, batch_size: int, seed: int, start: int, rows: Callable[[int], slice]
-    ) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Yield some rows of each batch, and how many images the whole batch has.
-
-        ``rows`` says which, for a batch of so many images. They are as in the whole batch, the rest of which
-        is not read.
-        """
-        return self._shards(*check_position(len(self), batch_size, seed, start), rows)
-
-    def _shards(
-        self, batch_size: int, seed: int, start: int, rows: Callable[[int], slice]
-    ) -> Iterator[tuple[Tensor, Tensor, int]]:
-        order = epoch_order(len(self), seed)
-        whole = [
-            order[k * batch_size : (k + 1) * batch_size].tolist()
-            for k in range(start, self.num_batches(batch_size))
-        ]
-        plan = [chosen[rows(len(chosen))] for chosen in whole]
+    def _shards(self, chosen: list[Tensor], seed: int, start: int, rows: Rows) -> Iterator[Shard]:
         items = _TrainingFiles(self._paths, self._labels, self.size, len(self.mean), self.flip, seed)
-        parts = _read(items, plan, self.workers)
-        for chosen, (images, labels) in zip(whole, parts, strict=True):
-            yield normalize(images, self.mean, self.std), labels, len(chosen)
+        wanted = [batch[rows(len(batch))].tolist() for batch in chosen]
+        for batch, (images, labels) in zip(chosen, _read(items, wanted, self.workers), strict=True):
+            yield normalize(images, self.mean, self.std), labels, len(batch)
 
     def describe(self) -> dict[str, Any]:
-        """What identifies these training images beside their contents, for JSON."""
+        """Return what identifies these training images besides their contents, as JSON values."""
         return {
             "images": len(self),
             "size": list(self.size),
@@ -134,10 +100,10 @@ class FolderImages:
 
 
 class FolderLoader:
-    """Image files in fixed order, resized and center-cropped; every iteration reads them again.
+    """Batches of images in files, in fixed order, resized and center-cropped; each iteration reads them anew.
 
-    Iterating yields float32 [B, C, H, W] normalized, with int64 labels [B] beside it where labels were given:
-    ``for images, labels in loader``; else ``for images in loader``. With ``raw``, the images are uint8.
+    With labels, iterate by ``for images, labels in loader``, without by ``for images in loader``. Images are
+    float32 [B, C, H, W], normalized, or uint8 with ``raw``; labels are int64 [B].
     """
 
     def __init__(
@@ -165,7 +131,7 @@ class FolderLoader:
         self._paths = tuple(paths)
 
     def __len__(self) -> int:
-        """The number of batches, the incomplete last one counted."""
+        """Return the number of batches, an incomplete last one included."""
         return math.ceil(self.num_images / self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
@@ -173,22 +139,22 @@ class FolderLoader:
         labels = torch.zeros(self.num_images, dtype=torch.int64) if self.labels is None else self.labels
         items = _PlainFiles(self._paths, labels, self.size, len(self.mean))
         order = range(self.num_images)
-        plan = [list(order[i : i + self.batch_size]) for i in range(0, self.num_images, self.batch_size)]
-        for images, of_images in _read(items, plan, self.workers):
+        wanted = [list(order[i : i + self.batch_size]) for i in range(0, self.num_images, self.batch_size)]
+        for images, of_images in _read(items, wanted, self.workers):
             batch = images if self.raw else normalize(images, self.mean, self.std)
             yield batch if self.labels is None else (batch, of_images)
 
     def normalized(self) -> FolderLoader:
-        """The same files, with images that are normalized."""
+        """Return a loader of the same files whose images are normalized."""
         other = copy.copy(self)
         other.raw = False
         return other
 
 
 class _PlainFiles(Items[Item]):
-    """Center crops, uint8 [C, H, W].
+    """Center crops of image files, uint8 [C, H, W], with their labels.
 
-    A broken file is returned as its error, which a worker would wrap in its own.
+    In place of a broken file comes its error, since one that a worker raises is wrapped in another.
     """
 
     def __init__(self, paths: tuple[str, ...], labels: Tensor, size: Size, channels: int) -> None:
@@ -211,7 +177,7 @@ class _PlainFiles(Items[Item]):
 
 
 class _TrainingFiles(_PlainFiles):
-    """Random resized crops; image i of an epoch is cut by a generator of its own, seeded by (seed, i)."""
+    """Random resized crops of image files; image i of an epoch has its own generator, seeded by (seed, i)."""
 
     def __init__(
         self, paths: tuple[str, ...], labels: Tensor, size: Size, channels: int, flip: bool, seed: int
@@ -231,7 +197,7 @@ class _TrainingFiles(_PlainFiles):
 
 
 def random_box(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random resized crop of one image; see ``augment.draw_boxes``."""
+    """Draw (top, left, height, width) of a random resized crop of one image; see ``augment.draw_boxes``."""
     for _ in range(augment.ATTEMPTS):
         area = height * width * rng.uniform(*augment.SCALE)
         ratio = math.exp(rng.uniform(math.log(augment.RATIO[0]), math.log(augment.RATIO[1])))
@@ -242,12 +208,12 @@ def random_box(height: int, width: int, rng: random.Random) -> tuple[int, int, i
     return augment.central_box(height, width)
 
 
-def _read(items: _PlainFiles, plan: list[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read the batches of ``plan``, uint8: a quarter of the floats that workers would send."""
+def _read(items: _PlainFiles, batches: list[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read batches of items as uint8, so that workers send a quarter of the bytes that floats have."""
     loader: DataLoader[Item] = DataLoader(
         items,
-        batch_sampler=plan,
-        num_workers=min(workers, len(plan)),
+        batch_sampler=batches,
+        num_workers=min(workers, len(batches)),
         collate_fn=_collate,
         generator=torch.Generator(),  # without it, the loader draws a seed from the global generator
     )
@@ -270,11 +236,7 @@ def _collate(items: list[Item]) -> tuple[Tensor | DataError, Tensor]:
 def _workers(workers: int | None) -> int:
     if workers is None:
         return min(8, decode.available_cores())
-    if isinstance(workers, bool) or not isinstance(workers, int):
-        raise TypeError(f"workers must be an integer or None, got {workers!r}")
-    if workers < 0:
-        raise ValueError(f"workers must be at least 0, got {workers}")
-    return workers
+    return as_int("workers", workers, minimum=0)
 
 
 def _check_files(
@@ -286,5 +248,4 @@ def _check_files(
         raise ValueError(f"labels must be [{len(paths)}], one per file, got shape {tuple(labels.shape)}")
     if len(mean) not in (1, 3) or len(std) != len(mean):
         raise ValueError(f"mean and std must have 1 or 3 values each, got {mean!r} and {std!r}")
-    if not all(value > 0 for value in std):
-        raise ValueError(f"std must be positive, got {std!r}")
+    check_positive_stds(std)

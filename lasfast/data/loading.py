@@ -1,4 +1,4 @@
-"""``load``: from the name of a set to a ``Dataset``."""
+"""``load``, which makes a ``Dataset`` of the name of a set."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lasfast.core.checks import as_int
 from lasfast.data import decode
 from lasfast.data.dataset import Dataset
 from lasfast.data.decode import Size
@@ -38,7 +39,7 @@ ROOT_VARIABLE = "LASFAST_DATA"
 
 
 class Options(NamedTuple):
-    """The arguments of ``load`` that say how a set is cut and read, checked."""
+    """The checked arguments of ``load`` that say how a set is split and read."""
 
     calibration: int
     validation: int | float | None
@@ -70,32 +71,37 @@ def load(
 
     Images of one size, up to 96 pixels a side, are held in memory as bytes and augmented by batches:
     zero-padded and cropped, and flipped where a mirrored image means the same (``sources.RECIPES``). Larger
-    ones, and all where ``image_size`` asks for another size, are read from their files while they are used:
-    random resized crops and flips for training, resized and center-cropped otherwise.
+    images, and all where ``image_size`` asks for another size, are read from their files each time: randomly
+    cropped, resized and flipped for training, otherwise resized and center-cropped.
 
     Args:
         name: ``digits``, ``cifar10``, ``cifar100``, ``fashion-mnist``, ``tiny-imagenet``, or
             ``imagefolder:PATH`` with ``PATH/train/<class>/<image>`` and optionally ``PATH/test`` or
             ``PATH/val`` as the test split, or with ``PATH/<class>/<image>``, of which a fifth becomes the
             test split. Files that are not images by their suffix are ignored (and counted in ``describe``).
-        root: folder of the named sets; default: the environment's ``LASFAST_DATA``, or else ``data``.
-        download: get a set that is not there; otherwise it is an error.
-        calibration: training images, class-balanced, on which BatchNorm statistics are recomputed; fewer
-            where there are fewer (1,000 in the paper).
+        root: the folder of the named sets; the default is the environment's ``LASFAST_DATA``, or else
+            ``data``.
+        download: whether to download a set that is not there, which otherwise is an error.
+        calibration: on how many training images, class-balanced, BatchNorm statistics are recomputed (1,000
+            in the paper); fewer where there are fewer.
         validation: how many training images (an int) or which part of them (a float) to hold out, in
-            proportion to the classes; default: a tenth, a quarter of digits, at most 10,000. Independent of
-            ``limit``.
-        limit: train on at most this many images, class-balanced.
-        seed: of the split. The test split does not depend on it.
+            proportion to the classes, whatever the ``limit``; the default is a tenth, of digits a quarter,
+            at most 10,000.
+        limit: on how many images to train at most, class-balanced.
+        seed: the seed of the split. The test split does not depend on it.
         image_size: pixels, (height, width) or one number for both.
-        batch_size: of the calibration and validation loaders, where the set is not held in memory.
-        pad: zeros added on each side before the random crop, instead of the set's own; 0: no crop.
-        flip: whether training images are flipped, instead of the set's own.
-        workers: processes that decode images while they are used; default: one per core, at most 8.
+        batch_size: images in a batch of the calibration and validation loaders, where the set is not held in
+            memory.
+        pad: zeros added on each side before the random crop, instead of as many as the set's recipe has; 0
+            leaves the crop out.
+        flip: whether training images are flipped, instead of what the set's recipe says.
+        workers: how many processes decode images that are read from files each time; the default is one per
+            core, at most 8.
 
     Raises:
-        DataError: (a ValueError) data missing, broken or of wrong shape: names the file and what to do.
-        TypeError, ValueError: naming the argument that is wrong.
+        DataError: (a ValueError) data are missing, broken or of the wrong shape; it names the file and what
+            to do.
+        TypeError, ValueError: an argument is wrong, which is named.
     """
     options = _check_options(calibration, validation, limit, seed, image_size, batch_size, pad, flip, workers)
     kind, source = _open(name, root, download)
@@ -313,17 +319,17 @@ def _check_options(
     flip: bool | None,
     workers: int | None,
 ) -> Options:
-    _check_integer("calibration", calibration, 1)
-    _check_integer("batch_size", batch_size, 1)
-    _check_integer("seed", seed, None)
+    as_int("calibration", calibration, minimum=1)
+    as_int("batch_size", batch_size, minimum=1)
+    as_int("seed", seed)
     for name, value, least in (("limit", limit, 1), ("pad", pad, 0), ("workers", workers, 0)):
         if value is not None:
-            _check_integer(name, value, least)
+            as_int(name, value, minimum=least)
     if isinstance(validation, float):
         if not 0 < validation < 1:
             raise ValueError(f"validation must be a count, or a part between 0 and 1, got {validation}")
     elif validation is not None:
-        _check_integer("validation", validation, 1)
+        as_int("validation", validation, minimum=1)
     if flip is not None and not isinstance(flip, bool):
         raise TypeError(f"flip must be True, False or None, got {flip!r}")
     return Options(
@@ -337,14 +343,7 @@ def _check_size(image_size: int | tuple[int, int] | None) -> Size | None:
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
     if not isinstance(image_size, tuple) or len(image_size) != 2:
-        raise TypeError(f"image_size must be an integer or a (height, width) tuple, got {image_size!r}")
+        raise TypeError(f"image_size must be an int or a (height, width) tuple, got {image_size!r}")
     for value in image_size:
-        _check_integer("image_size", value, 1)
+        as_int("image_size", value, minimum=1)
     return image_size
-
-
-def _check_integer(name: str, value: Any, least: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if least is not None and value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -1,4 +1,4 @@
-"""From images as bytes to the floats that networks see: one expression, wherever it is evaluated."""
+"""Normalization: what makes the floats that networks see of images, by one expression wherever it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def channel_scale(mean: Sequence[float], std: Sequence[float], images: Tensor) -> tuple[Tensor, Tensor]:
-    """(scale, shift), each [1, C, 1, 1] float32, such that ``raw * scale + shift`` is normalized.
+    """Return (scale, shift), each float32 [1, C, 1, 1], such that ``raw * scale + shift`` is normalized.
 
     uint8 images stand for values of 0 to 1 (raw / 255), and ``mean`` and ``std`` are of those values.
     """
@@ -24,23 +24,29 @@ def channel_scale(mean: Sequence[float], std: Sequence[float], images: Tensor) -
     return scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
 
 
+def check_positive_stds(std: Sequence[float]) -> None:
+    """Raise ValueError unless all standard deviations are positive."""
+    if not all(value > 0 for value in std):
+        raise ValueError(f"std must be positive, got {std!r}")
+
+
 def scale_and_shift(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``images * scale + shift`` as a new float32 tensor of the shape of ``images`` [N, C, H, W]."""
+    """Return ``images * scale + shift``, a new float32 tensor of the shape of ``images`` [N, C, H, W]."""
     # Two passes rather than addcmul: no fused multiply-add whose use depends on the position in memory.
     return images.to(torch.float32, copy=True).mul_(scale).add_(shift)
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalize [N, C, H, W] uint8 (as raw / 255) or float images per channel; float32, the same shape."""
+    """Normalize uint8 (as raw / 255) or float images [N, C, H, W] per channel, to float32."""
     return scale_and_shift(images, *channel_scale(mean, std, images))
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """What uint8 images stand for: ``normalize`` with the mean and std of each channel, of values 0 to 1.
+    """Normalizes uint8 images by the mean and std of each channel, of values from 0 to 1.
 
     Raises:
-        TypeError, ValueError: these are no finite numbers, a std is not positive, or their counts differ.
+        TypeError, ValueError: the numbers are not finite, a std is not positive, or their counts differ.
     """
 
     mean: tuple[float, ...]
@@ -62,7 +68,7 @@ class Normalization:
 
     @classmethod
     def of(cls, pair: object, channels: int) -> Normalization:
-        """Check (mean, std) of images with so many channels."""
+        """Return the normalization of a pair (mean, std) for images of so many channels, checked."""
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise TypeError(f"normalize must be a pair (mean, std), numbers for each channel, got {pair!r}")
         made = cls(*pair)
@@ -73,11 +79,11 @@ class Normalization:
         return made
 
     def __call__(self, images: Tensor) -> Tensor:
-        """float32 [N, C, H, W] of uint8 images."""
+        """Return uint8 images [N, C, H, W] normalized, float32."""
         return scale_and_shift(images, *_scales(self, images.device))
 
     def table(self, device: torch.device) -> Tensor:
-        """What each byte stands for in each channel: float32 [C, 256]."""
+        """Return the normalized value of each byte in each channel, float32 [C, 256]."""
         channels = len(self.mean)
         every = torch.arange(256, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, channels, 1, 1)
         return self(every)[:, :, 0, 0].T.contiguous().to(device)
@@ -85,6 +91,6 @@ class Normalization:
 
 @lru_cache(maxsize=16)
 def _scales(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Scale and shift, already on the device: no batch waits for them to get there."""
+    """Return scale and shift on the device, kept there so that no batch waits for the copy."""
     images = torch.empty(0, dtype=torch.uint8, device=device)
     return channel_scale(normalization.mean, normalization.std, images)

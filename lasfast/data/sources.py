@@ -1,4 +1,4 @@
-"""Where the images of each named set come from.
+"""The sources of the named sets of images.
 
 | name | images | from | test split |
 |---|---|---|---|
@@ -66,7 +66,7 @@ class ArraySource:
 
 
 def open_digits() -> ArraySource:
-    """scikit-learn's handwritten digits.
+    """Return scikit-learn's handwritten digits.
 
     The test split is the last fifth of every class in the order of the file. The file goes from writer to
     writer, so the test images are mostly by other people, and harder than the validation images.
@@ -85,7 +85,7 @@ def open_digits() -> ArraySource:
 
 
 def import_torchvision(wanted: str) -> Any:
-    """``torchvision.datasets``, or a ``DataError`` that says why it does not import and what to do."""
+    """Return ``torchvision.datasets``; a ``DataError`` says why it does not import and what to do."""
     try:
         from torchvision import datasets
     except Exception as error:  # also OSError and RuntimeError, where it was built for another torch
@@ -98,10 +98,10 @@ def import_torchvision(wanted: str) -> Any:
 
 
 def open_torchvision(name: str, root: Path, download: bool) -> ArraySource:
-    """cifar10, cifar100 or fashion-mnist below ``root``, where torchvision puts them.
+    """Return cifar10, cifar100 or fashion-mnist below ``root``, where torchvision puts them.
 
     Raises:
-        DataError: if torchvision does not import, or the files are missing or damaged.
+        DataError: torchvision does not import, or the files are missing or damaged.
     """
     constructor = getattr(import_torchvision(name), _TORCHVISION[name])
 
@@ -119,10 +119,10 @@ def open_torchvision(name: str, root: Path, download: bool) -> ArraySource:
 
 
 def open_tiny_imagenet(root: Path, download: bool) -> FolderSource:
-    """Tiny-ImageNet in ``root/tiny-imagenet-200``; its ``val`` is the test split.
+    """Return Tiny-ImageNet in ``root/tiny-imagenet-200``; its ``val`` is the test split.
 
     Raises:
-        DataError: if it is not there.
+        DataError: it is not there.
     """
     folder = root / TINY_IMAGENET_FOLDER
     if not (folder / "train").is_dir():
@@ -144,7 +144,7 @@ def _download_tiny_imagenet(root: Path, folder: Path, download: bool) -> None:
 
 
 def _tiny_imagenet_test(folder: Path, classes: tuple[str, ...]) -> ImageFiles:
-    """The images of ``val``, labelled by ``val_annotations.txt`` (file name, class, box; tab-separated)."""
+    """Return the images of ``val``, labelled by ``val_annotations.txt`` (tab-separated: file, class, box)."""
     table = folder / "val_annotations.txt"
     label_of = {name: label for label, name in enumerate(classes)}
     paths, labels = [], []

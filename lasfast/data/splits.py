@@ -1,4 +1,4 @@
-"""Who goes where: seeded, stratified choices of image indices. Numpy only; no image is read here."""
+"""Splits of a set of images into parts, by seeded, stratified choices of their indices. No image is read."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ Indices = NDArray[np.int64]
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that is a pure function of ``parts``, the same in every process and on every machine."""
+    """Return a 63-bit seed, a pure function of ``parts`` that is the same in every process and machine."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def stratified_counts(sizes: Indices, count: int) -> Indices:
-    """How many of ``count`` images each class gives up, in proportion to its size [classes].
+    """Return how many of ``count`` images each class gives up, in proportion to its size, [classes].
 
-    Largest remainders, ties to the earlier class; every class that has images keeps at least one.
+    What does not divide goes by largest remainders, of equal ones to the earlier class. Every class that has
+    images keeps at least one.
 
     Raises:
-        DataError: if the classes cannot give up that many.
+        DataError: the classes cannot give up that many.
     """
     room = np.maximum(sizes - 1, 0)
     if count > room.sum():
@@ -43,10 +44,10 @@ def stratified_counts(sizes: Indices, count: int) -> Indices:
 
 
 def balanced_counts(sizes: Indices, count: int) -> Indices:
-    """How many images each class gives to a class-balanced subset of ``count`` [classes].
+    """Return how many images each class gives to a class-balanced subset of ``count``, [classes].
 
-    As even as the classes allow: a class with too few gives all it has, the others fill up; what does not
-    divide goes to the earlier classes. ``count`` beyond all there is means all there is.
+    The numbers are as even as the classes allow: a class with too few gives all it has, and the others make
+    up for it. What does not divide goes to the earlier classes. A ``count`` beyond all images takes them all.
     """
     count = min(count, int(sizes.sum()))
     taken = np.zeros_like(sizes)
@@ -61,7 +62,7 @@ def balanced_counts(sizes: Indices, count: int) -> Indices:
 
 
 def choose(labels: Indices, counts: Indices, seed: int) -> Indices:
-    """``counts[c]`` random positions of each class ``c`` in ``labels``, sorted ascending."""
+    """Choose ``counts[c]`` random positions of each class ``c`` in ``labels``; return them ascending."""
     chosen = []
     for label, count in enumerate(counts):
         members = np.flatnonzero(labels == label)
@@ -71,7 +72,7 @@ def choose(labels: Indices, counts: Indices, seed: int) -> Indices:
 
 
 def class_sizes(labels: Indices, num_classes: int) -> Indices:
-    """The number of images of each class [classes]."""
+    """Return the number of images of each class, [classes]."""
     return np.bincount(labels, minlength=num_classes).astype(np.int64)
 
 
@@ -83,13 +84,13 @@ def hold_out(labels: Indices, num_classes: int, count: int, seed: int) -> tuple[
 
 
 def balanced_subset(labels: Indices, num_classes: int, count: int, seed: int) -> Indices:
-    """Positions of a class-balanced random subset of at most ``count`` images, ascending."""
+    """Return the positions of a class-balanced random subset of at most ``count`` images, ascending."""
     return choose(labels, balanced_counts(class_sizes(labels, num_classes), count), seed)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Positions in the pool of training images, each ascending.
+    """Positions of the images of each part in the pool of training images, ascending.
 
     ``calibration`` is a part of ``train``; ``validation`` and ``train`` are disjoint.
     """
@@ -108,7 +109,7 @@ def split_pool(
     set are compared on the same images; the other two are class-balanced.
 
     Raises:
-        DataError: if the classes are too small for ``validation``.
+        DataError: the classes are too small for ``validation``.
     """
     train, held = hold_out(labels, num_classes, validation, derive_seed("validation", seed))
     if limit is not None:

@@ -1,4 +1,4 @@
-"""What is computed of a set of images: channel means and deviations, and a digest of its contents."""
+"""Statistics of a set of images: channel means and deviations, and a digest of its contents."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 images [N, C, H, W], as values from 0 to 1.
+    """Return mean and standard deviation of each channel of uint8 images [N, C, H, W], as values from 0 to 1.
 
-    Counted, not summed in floating point, so that the number of threads cannot change a bit of it. A channel
-    that is the same everywhere gets 1 for its standard deviation: there is nothing to scale.
+    Pixels are counted by value rather than summed in floating point, so that the number of threads cannot
+    change a bit. A channel that is the same everywhere gets a standard deviation of 1: there is nothing to
+    scale.
     """
     levels = np.arange(256) / 255
     means, stds = [], []
@@ -29,7 +30,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def digest_of(*arrays: NDArray[Any]) -> str:
-    """A hexadecimal digest of the contents, kinds and shapes of ``arrays``."""
+    """Return a hexadecimal digest of the contents, dtypes and shapes of ``arrays``."""
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())

@@ -1,50 +1,28 @@
-"""Whatever holds training images, as batches that are a pure function of (seed, batch number).
-
-The data sets of `lasfast.data` already are; a pair of tensors or a DataLoader is adapted here.
-"""
+"""Adapters that make `TrainingImages` of tensors and DataLoaders, and what trainers do with images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
+from lasfast.data.protocols import (
+    Batch,
+    DivisibleImages,
+    MovableImages,
+    Shard,
+    ShardedImages,
+    TrainingImages,
+)
 from lasfast.runtime.distributed import World
 from lasfast.runtime.seeds import torch_seed
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-Rows = Callable[[int], slice]
-"""Which rows of a batch of so many images."""
 
-
-@runtime_checkable
-class TrainingImages(Protocol):
-    """Images for training, in batches that repeat: batch k depends on (seed, k, batch_size) alone."""
-
-    def num_batches(self, batch_size: int) -> int:
-        """Batches in an epoch."""
-
-    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[Batch]:
-        """An epoch from batch `start` on: images float [B, C, H, W], labels int64 [B]."""
-
-
-@runtime_checkable
-class ShardedImages(Protocol):
-    """Training images that need not make a whole batch where some of its rows are wanted."""
-
-    def shards(
-        self, batch_size: int, seed: int, start: int, rows: Rows
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
-        """Those rows of the batches of an epoch, bit for bit, and how many images the whole batch has."""
-
-
-def shards(
-    data: TrainingImages, batch_size: int, seed: int, start: int, world: World
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
-    """A rank's images and labels of each batch of an epoch, and how many images the whole batch has."""
+def shards(data: TrainingImages, batch_size: int, seed: int, start: int, world: World) -> Iterator[Shard]:
+    """Yield this process's images and labels of each batch, and how many images the whole batch has."""
     if isinstance(data, ShardedImages):
         yield from data.shards(batch_size, seed, start, world.rows)
         return
@@ -54,7 +32,11 @@ def shards(
 
 
 def as_training_images(data: Any) -> TrainingImages:
-    """`data` as TrainingImages: itself, a pair of tensors (images, labels), or a DataLoader of such pairs."""
+    """Return `data` as TrainingImages; a pair (images, labels) and a DataLoader of such pairs are adapted.
+
+    Raises:
+        TypeError: it is something else.
+    """
     if isinstance(data, TrainingImages):
         return data
     if isinstance(data, DataLoader):
@@ -67,18 +49,8 @@ def as_training_images(data: Any) -> TrainingImages:
     )
 
 
-@runtime_checkable
-class MovableImages(TrainingImages, Protocol):
-    """Training images in memory, which can go to where they are used."""
-
-    device: torch.device
-
-    def to(self, device: torch.device) -> TrainingImages:
-        """The same images and batches on another device."""
-
-
 def on_device(data: TrainingImages, device: torch.device) -> TrainingImages:
-    """`data` in the memory of a GPU that trains on them, if they are in memory at all and it has room."""
+    """Return images in memory on the GPU that trains on them; others, or too many for it, as they are."""
     if device.type != "cuda" or not isinstance(data, MovableImages) or data.device == device:
         return data
     try:
@@ -87,22 +59,14 @@ def on_device(data: TrainingImages, device: torch.device) -> TrainingImages:
         return data
 
 
-@runtime_checkable
-class DivisibleImages(TrainingImages, Protocol):
-    """Training images of which some can be taken."""
-
-    labels: torch.Tensor
-
-    def subset(self, chosen: torch.Tensor) -> TrainingImages:
-        """Some of the images, by their numbers (int64, on the CPU)."""
-
-
 def halves(data: TrainingImages, seed: int) -> tuple[TrainingImages, TrainingImages]:
-    """Two halves of training images at random, each class in both; the first has one more of an odd number.
+    """Divide training images at random into halves that both have each class.
+
+    Of an odd number, the first half has one more.
 
     Raises:
-        TypeError: images that cannot be divided, such as a DataLoader's.
-        ValueError: fewer than two images.
+        TypeError: the images cannot be divided, such as those of a DataLoader.
+        ValueError: there are fewer than two images.
     """
     if not isinstance(data, DivisibleImages):
         raise TypeError(
@@ -119,7 +83,7 @@ def halves(data: TrainingImages, seed: int) -> tuple[TrainingImages, TrainingIma
 
 
 class PairImages:
-    """A pair of tensors as they are, shuffled anew each epoch; no augmentation."""
+    """Training images of a pair of tensors, shuffled anew each epoch and not augmented."""
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         if images.ndim != 4 or not images.is_floating_point() or not len(images):
@@ -138,23 +102,23 @@ class PairImages:
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
+        """The device of the images."""
         return self.images.device
 
     def to(self, device: torch.device) -> PairImages:
-        """The same images and batches on another device."""
+        """Return the same images, which give the same batches, on another device."""
         return PairImages(self.images.to(device), self.labels.to(device))
 
     def subset(self, chosen: torch.Tensor) -> PairImages:
-        """Some of the images, by their numbers (int64, on the CPU)."""
+        """Return some of the images, by their numbers (int64, on the CPU)."""
         return PairImages(self.images[chosen.to(self.device)], self.labels[chosen.to(self.labels.device)])
 
     def num_batches(self, batch_size: int) -> int:
-        """Full batches in an epoch; one smaller batch where there are fewer images than that."""
+        """Return the number of full batches of an epoch; 1, of a smaller one, where there is none."""
         return max(1, len(self) // batch_size)
 
     def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[Batch]:
-        """Shuffled by `seed`; the last incomplete batch is left out."""
+        """Yield batches of the images shuffled by `seed`; an incomplete last one is left out."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         order, of_labels = order.to(self.images.device), order.to(self.labels.device)
         for batch in range(start, self.num_batches(batch_size)):
@@ -162,15 +126,15 @@ class PairImages:
             yield self.images[order[rows]], self.labels[of_labels[rows]]
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the images, as JSON values."""
+        """Return what identifies the images, as JSON values."""
         return {"images": list(self.images.shape)}
 
 
 class LoaderImages:
-    """A DataLoader, whose own batch size and order hold. Its randomness, if torch's, repeats with the seed.
+    """Training images of a DataLoader, in its own batches and order; torch's randomness repeats by seed.
 
-    A transform that draws from Python's or NumPy's global generator does not repeat; use torch's, or the data
-    sets of `lasfast.data`. Starting in mid-epoch reads and drops the batches before.
+    A transform that draws from Python's or NumPy's global generator does not repeat: use torch's, or the
+    images of `lasfast.data`. To start in mid-epoch, the batches before are read and dropped.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
@@ -190,11 +154,11 @@ class LoaderImages:
         self.loader = loader
 
     def num_batches(self, batch_size: int) -> int:
-        """The loader's own number of batches, whatever `batch_size`."""
+        """Return the loader's own number of batches, whatever `batch_size` is."""
         return self.length
 
     def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[Batch]:
-        """The loader's batches, with torch's generators (global and the loader's own) seeded by `seed`."""
+        """Yield the loader's batches, torch's generators (global and the loader's own) seeded by `seed`."""
         for holder in (self.loader, self.loader.sampler):
             generator = getattr(holder, "generator", None)
             if isinstance(generator, torch.Generator):
@@ -216,5 +180,5 @@ class LoaderImages:
             position += 1
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the loader, as JSON values."""
+        """Return what identifies the loader, as JSON values."""
         return {"loader_batches": self.length, "batch_size": self.loader.batch_size}

@@ -1,7 +1,8 @@
 """How good architectures are: evaluators, recalibration of batch norms, and latencies."""
 
-from lasfast.evaluation.evaluator import Evaluator, evaluate_network
+from lasfast.evaluation.evaluator import Evaluator
 from lasfast.evaluation.recalibration import calibrate
+from lasfast.evaluation.scoring import evaluate_network
 from lasfast.evaluation.standalone import StandaloneEvaluator
 
 __all__ = ["Evaluator", "StandaloneEvaluator", "calibrate", "evaluate_network"]

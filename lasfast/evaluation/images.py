@@ -1,4 +1,4 @@
-"""Images to calibrate and to validate on: tensors or loaders, checked, cut into batches, on the device."""
+"""The images to calibrate and to validate on: tensors or loaders, checked and cut into batches."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lasfast.data.normalization import Normalization
+from lasfast.ir.layers import Shape
 
 Calibration = Tensor | Iterable[Any]
 """Images [N, C, H, W], or a loader of such batches (or of pairs that begin with one)."""
@@ -22,7 +23,7 @@ logger = logging.getLogger("lasfast")
 
 
 class Images:
-    """What an evaluator measures on.
+    """The images that an evaluator measures on.
 
     Tensors are copied to the device that asks for them once, at their first use, or, where its memory is too
     little for them, batch by batch.
@@ -31,7 +32,11 @@ class Images:
         calibration: images [N, C, H, W], or a loader of such batches.
         validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs.
         channels, num_classes: of the networks.
-        normalization: of all images, which are uint8; None: they are floating point.
+        normalization: what is to be made of the images, which are uint8; None where they are floating point.
+
+    Attributes:
+        shape: (channels, height, width) of a calibration image.
+        order: the order in which validation images are predicted, int64 [N]; None for that of a loader.
 
     Raises:
         ValueError, TypeError: an argument has the wrong type, shape or range.
@@ -51,18 +56,31 @@ class Images:
         if isinstance(calibration, Tensor):
             check_images("calibration", calibration, channels, normalization)
         check_validation(validation, channels, num_classes, normalization)
+        first = calibration if isinstance(calibration, Tensor) else next(self._parts(calibration), None)
+        if first is None:
+            raise ValueError("calibration gave no batch of images")
+        self._first = len(first)
+        self.shape: Shape = tuple(first.shape[1:])
+        self.order = random_order(len(validation[1])).numpy() if is_pair(validation) else None
+
+    def most_calibrated(self, batch: int) -> int:
+        """Return how many images the largest calibration batch has; a loader's first batch stands for all."""
+        return min(batch, self._first) if isinstance(self.calibration, Tensor) else self._first
 
     def calibration_batches(self, batch: int, device: torch.device) -> Iterator[Tensor]:
         """Give batches on the device: a tensor's of nearly equal size, a loader's as they are."""
-        if isinstance(self.calibration, Tensor):
-            count = -(-len(self.calibration) // batch)
-            parts: Iterable[Any] = self._on("calibration", self.calibration, device).tensor_split(count)
-        else:
-            parts = self.calibration
+        parts = self.calibration
+        if isinstance(parts, Tensor):
+            parts = self._on("calibration", parts, device).tensor_split(-(-len(parts) // batch))
+        for images in self._parts(parts):
+            yield images.to(device, non_blocking=True)
+
+    def _parts(self, parts: Iterable[Any]) -> Iterator[Tensor]:
+        """Give the images of each calibration batch, which may be a pair that begins with them."""
         for part in parts:
             images = part if isinstance(part, Tensor) else part[0]
             check_images("calibration", images, self.channels, self.normalization)
-            yield images.to(device, non_blocking=True)
+            yield images
 
     def validation_batches(
         self, batch: int, device: torch.device, start: int = 0, stop: int | None = None
@@ -83,7 +101,7 @@ class Images:
         yield from zip(*chosen, strict=True)
 
     def _on(self, name: str, tensor: Tensor, device: torch.device) -> Tensor:
-        """Return the tensor on the device, always the same copy; itself where it does not fit."""
+        """Return the one copy of a tensor on the device, or the tensor itself where it does not fit."""
         if (name, device) not in self._copies:
             try:
                 self._copies[name, device] = tensor.to(device)
@@ -110,19 +128,19 @@ def batches(validation: Validation, batch: int, device: torch.device) -> Iterato
 
 @lru_cache(maxsize=8)
 def random_order(images: int) -> Tensor:
-    """The order in which validation images are predicted, int64 [images]; not to be changed in place."""
+    """Return the order in which validation images are predicted: int64 [images], never changed in place."""
     return torch.randperm(images, generator=torch.Generator().manual_seed(0))
 
 
 def is_pair(validation: Any) -> TypeGuard[tuple[Tensor, Tensor]]:
-    """Whether this is (images, labels), not a loader."""
+    """Return whether this is (images, labels) rather than a loader."""
     return isinstance(validation, tuple | list) and any(isinstance(part, Tensor) for part in validation)
 
 
 def check_images(
     name: str, images: object, channels: int, normalization: Normalization | None = None
 ) -> None:
-    """Raise unless these are images [N, channels, H, W], N > 0: uint8 with a normalization, else floats."""
+    """Raise unless these are images [N, channels, H, W], N > 0, which are uint8 where they are normalized."""
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a tensor of images or a loader of them, got {type(images).__name__}")
     if images.dim() != 4 or images.shape[1] != channels or not len(images):
@@ -141,7 +159,7 @@ def check_images(
 def check_validation(
     validation: Any, channels: int, num_classes: int, normalization: Normalization | None = None
 ) -> None:
-    """Check a pair of tensors; a loader is checked by what it gives."""
+    """Raise unless this is (images, labels) of the networks, or a loader, whose batches are checked later."""
     if not is_pair(validation):
         if not isinstance(validation, Iterable):
             raise TypeError(
@@ -177,7 +195,7 @@ def image_size(validation: Validation) -> tuple[int, int]:
 def fingerprint(images: Any, normalization: Normalization | None = None) -> str:
     """Return a short text that tells one set of images from another.
 
-    Of uint8 images it is that of what the normalization makes of them, which gives the same results.
+    uint8 images have that of what the normalization makes of them, since both give the same results.
     """
     if is_pair(images):
         return " ".join(fingerprint(part, normalization) for part in images)

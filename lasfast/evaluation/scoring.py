@@ -1,29 +1,80 @@
-"""Counts the right answers of several networks at once."""
+"""How right networks are: their answers to validation images, and the measurements that these make."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from lasfast.core.checks import check_choice
+from lasfast.evaluation.images import Validation, batches
+from lasfast.execution.interpret import evaluation_mode
+from lasfast.ir.precision import PRECISIONS
 from lasfast.measurements.measurement import Measurement
+from lasfast.runtime.precision import autocast
 from lasfast.spaces import Architecture
 
 NEVER = 1 << 30
-"""A rank that is beyond all others."""
+"""The class rank of a row with NaN, beyond all others."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network says of images, in the order in which it sees them.
+
+    Attributes:
+        class_ranks: how many classes are before the right one, int64 [N]; 0 is a right answer.
+        losses: cross-entropy, float64 [N].
+    """
+
+    class_ranks: np.ndarray
+    losses: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """Which answers are right: bool [N]."""
+        right: np.ndarray = self.class_ranks == 0
+        return right
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Answers]) -> Answers:
+        """Return the answers of all parts, one after the other."""
+        return cls(
+            np.concatenate([part.class_ranks for part in parts]),
+            np.concatenate([part.losses for part in parts]),
+        )
+
+    def reordered(self, order: np.ndarray) -> Answers:
+        """Return the answers with the i-th at place `order[i]`."""
+        class_ranks, losses = np.empty_like(self.class_ranks), np.empty_like(self.losses)
+        class_ranks[order], losses[order] = self.class_ranks, self.losses
+        return Answers(class_ranks, losses)
+
+    def measurement(self, architecture: Architecture = ()) -> Measurement:
+        """Return the shares of right answers and the mean loss."""
+        images = len(self.class_ranks)
+        return Measurement(
+            architecture=architecture,
+            top1=int(self.right.sum()) / images,
+            top5=int((self.class_ranks < 5).sum()) / images,
+            loss=float(self.losses.sum()) / images,
+            images=images,
+            correct=np.packbits(self.right).tobytes(),
+        )
 
 
 class Scores:
-    """Counts right answers batch by batch, on the device; nothing is read back before the end.
+    """Scores the answers of several networks batch by batch, on their device; it is read only at the end.
 
     What is counted for one network does not depend on the others, to the last bit.
     """
 
     def __init__(self) -> None:
-        self._ranks: list[Tensor] = []
+        self._class_ranks: list[Tensor] = []
         self._losses: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
@@ -31,35 +82,43 @@ class Scores:
         own = labels.expand(logits.shape[:2])
         losses = F.cross_entropy(logits.double().flatten(0, 1), own.flatten(), reduction="none")
         self._losses.append(losses.view(own.shape))
-        self._ranks.append(torch.where(logits.isnan().any(2), NEVER, _rank(logits, own)))
+        self._class_ranks.append(torch.where(logits.isnan().any(2), NEVER, _class_ranks(logits, own)))
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return how many classes were before the right one (int64) and the cross-entropy (float64).
-
-        Both [networks, N].
-        """
-        return torch.cat(self._ranks, 1).cpu().numpy(), torch.cat(self._losses, 1).cpu().numpy()
-
-    def measurements(self, architectures: Sequence[Architecture]) -> list[Measurement]:
-        """Return the shares and means over all batches, for each network that of its architecture."""
-        return [measurement(*parts) for parts in zip(architectures, *self.result(), strict=True)]
+    def answers(self) -> list[Answers]:
+        """Return the answers of each network to all images so far."""
+        class_ranks, losses = (torch.cat(one, 1).cpu().numpy() for one in (self._class_ranks, self._losses))
+        return [Answers(*of_one) for of_one in zip(class_ranks, losses, strict=True)]
 
 
-def _rank(logits: Tensor, own: Tensor) -> Tensor:
-    """How many classes are before the right one; of equal logits, the first class is before the others."""
+def _class_ranks(logits: Tensor, own: Tensor) -> Tensor:
+    """Return how many classes are before the right one; of equal logits, the first class comes first."""
     right = logits.gather(2, own[..., None])
     first = torch.arange(logits.shape[2], device=logits.device) < own[..., None]
     return ((logits > right) | ((logits == right) & first)).sum(2)
 
 
-def measurement(architecture: Architecture, ranks: np.ndarray, losses: np.ndarray) -> Measurement:
-    """Return the shares and means of one network, from the `result` of its images [N]."""
-    right = ranks == 0
-    return Measurement(
-        architecture=architecture,
-        top1=int(right.sum()) / len(ranks),
-        top5=int((ranks < 5).sum()) / len(ranks),
-        loss=float(losses.sum()) / len(ranks),
-        images=len(ranks),
-        correct=np.packbits(right).tobytes(),
-    )
+def evaluate_network(
+    network: nn.Module,
+    validation: Validation,
+    architecture: Architecture = (),
+    *,
+    precision: str = "fp32",
+    batch: int = 250,
+) -> Measurement:
+    """Return the measurement of a stand-alone network, with its own BatchNorm statistics.
+
+    Args:
+        network: takes images [N, C, H, W] and gives logits [N, classes].
+        validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs.
+        architecture: what the measurement is to be of.
+        precision: "fp32", or "bf16" (autocast).
+        batch: images at a time, of tensors.
+    """
+    check_choice("precision", precision, tuple(PRECISIONS))
+    device = next(network.parameters()).device
+    scores = Scores()
+    with evaluation_mode(network), torch.inference_mode(), autocast(device, precision):
+        for images, labels in batches(validation, batch, device):
+            scores.add(network(images).float()[None], labels)
+    [answers] = scores.answers()
+    return answers.measurement(architecture)

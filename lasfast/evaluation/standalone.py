@@ -7,8 +7,8 @@ from typing import Any
 
 from lasfast import costs
 from lasfast.data.training import as_training_images
-from lasfast.evaluation.evaluator import evaluate_network
 from lasfast.evaluation.images import Validation, check_validation, fingerprint, image_size
+from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements.measurement import Measurement
 from lasfast.runtime import distributed
 from lasfast.spaces import Architecture, SearchSpace
@@ -69,17 +69,8 @@ class StandaloneEvaluator:
         return self.supernet.space
 
     def costs(self, architecture: Architecture) -> dict[str, float]:
-        """Return FLOPs (multiply-adds for one image of the size measured on) and params, by name.
-
-        Where layers are quantized, their bit operations, too (`costs.bitops`).
-        """
-        found: dict[str, float] = {
-            "flops": costs.flops(self.supernet, architecture, self.image_size),
-            "params": costs.params(self.supernet, architecture),
-        }
-        if costs.is_quantized(self.supernet.path(architecture)):
-            found["bitops"] = costs.bitops(self.supernet, architecture, self.image_size)
-        return found
+        """Return the costs of an architecture by name (`lasfast.costs.summary`)."""
+        return costs.summary(self.supernet, architecture, self.image_size)
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the measurements this makes, as JSON-able values."""

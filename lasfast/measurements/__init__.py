@@ -1,12 +1,15 @@
-"""How good architectures were found to be: measurements, their journal, ranks, races and tables. No torch."""
+"""How good architectures are: measurements, their journal, rank correlations, races and tables. No torch."""
 
+from lasfast.measurements.evaluation import Evaluation
 from lasfast.measurements.journal import Journal, JournalError
 from lasfast.measurements.measurement import Measurement, as_value, paired_difference
 from lasfast.measurements.racing import Race, RaceResult
-from lasfast.measurements.tabular import ArchitectureTable, Schema, TabularEvaluator
+from lasfast.measurements.table import ArchitectureTable, Schema
+from lasfast.measurements.tabular import TabularEvaluator
 
 __all__ = [
     "ArchitectureTable",
+    "Evaluation",
     "Journal",
     "JournalError",
     "Measurement",

@@ -27,8 +27,8 @@ from lasfast import costs
 from lasfast.core.files import atomic_write_text, file_stem
 from lasfast.core.interrupt import deferred_interrupt
 from lasfast.data.training import as_training_images
-from lasfast.evaluation.evaluator import evaluate_network
 from lasfast.evaluation.images import Validation, image_size
+from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements import ranking
 from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement

@@ -22,11 +22,9 @@ import torch
 
 from lasfast.core.files import atomic_write_text
 from lasfast.core.interrupt import deferred_interrupt
-from lasfast.evaluation.evaluator import Evaluator
-from lasfast.evaluation.standalone import StandaloneEvaluator
+from lasfast.measurements.evaluation import Evaluation
 from lasfast.measurements.journal import Entry, Journal, JournalError
 from lasfast.measurements.measurement import Measurement
-from lasfast.measurements.tabular import TabularEvaluator
 from lasfast.runtime import distributed
 from lasfast.searchers import Searcher
 from lasfast.spaces import Architecture
@@ -75,7 +73,7 @@ class Study:
     def __init__(
         self,
         searcher: Searcher,
-        evaluator: Evaluator | TabularEvaluator | StandaloneEvaluator,
+        evaluator: Evaluation,
         trainer: PathTrainer | None = None,
         directory: str | os.PathLike[str] | None = None,
         callbacks: Sequence[Callback] = (),

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lasfast.data.training import Batch, as_training_images, halves, on_device
+from lasfast.data.protocols import Batch
+from lasfast.data.training import as_training_images, halves, on_device
 from lasfast.runtime import distributed
 from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.spaces import Architecture

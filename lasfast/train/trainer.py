@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lasfast.core.checks import check_choice
-from lasfast.data.training import TrainingImages, as_training_images, on_device, shards
+from lasfast.data.protocols import TrainingImages
+from lasfast.data.training import as_training_images, on_device, shards
 from lasfast.ops import native
 from lasfast.ops.sgd import SgdRule
 from lasfast.runtime import compiled, distributed

@@ -262,7 +262,7 @@ def test_loader_is_re_iterable_and_does_not_depend_on_workers(files):
         ({"mean": (0.5, 0.5)}, ValueError, "mean and std must have 1 or 3 values each"),
         ({"std": (0.5, 0.5, -1.0)}, ValueError, "std must be positive"),
         ({"workers": -1}, ValueError, "workers must be at least 0, got -1"),
-        ({"workers": 1.5}, TypeError, "workers must be an integer or None, got 1.5"),
+        ({"workers": 1.5}, TypeError, "workers must be an int, got 1.5"),
     ],
 )
 @pytest.mark.parametrize("kind", [FolderImages, FolderLoader])

@@ -231,7 +231,7 @@ GOOD = {
         ({"mean": (0.5,)}, ValueError, r"3 values, one per channel, got \(0.5,\)"),
         ({"std": (0.5, 0.0, 0.5)}, ValueError, "std must be positive"),
         ({"pad": -1}, ValueError, "pad must be at least 0 pixels, got -1"),
-        ({"pad": 1.5}, TypeError, "pad must be an integer, got 1.5"),
+        ({"pad": 1.5}, TypeError, "pad must be an int, got 1.5"),
         ({"pad": 4, "resized_crop": True}, ValueError, "pad must be 0 with resized_crop=True"),
     ],
 )
@@ -244,8 +244,8 @@ def test_bad_arguments_are_named(changes, error, message):
     ("arguments", "error", "message"),
     [
         ((0, 0), ValueError, "batch_size must be at least 1, got 0"),
-        ((2.0, 0), TypeError, "batch_size must be an integer, got 2.0"),
-        ((2, "a"), TypeError, "seed must be an integer, got 'a'"),
+        ((2.0, 0), TypeError, "batch_size must be an int, got 2.0"),
+        ((2, "a"), TypeError, "seed must be an int, got 'a'"),
         ((2, 0, 7), ValueError, "start must be a batch number from 0 to 6, got 7"),
         ((2, 0, -1), ValueError, "start must be a batch number"),
     ],

@@ -12,7 +12,7 @@ import lasfast
 from lasfast import supernets
 from lasfast.engine import NativeBackend, TorchBackend
 from lasfast.engine.native_backend import why_missing
-from lasfast.evaluation.evaluator import evaluate_network
+from lasfast.evaluation.scoring import evaluate_network
 from lasfast.execution.interpret import run_op
 from lasfast.ir import layers
 from lasfast.ir.prefix_tree import PrefixTree
@@ -135,7 +135,9 @@ def test_too_little_memory_halves_what_is_asked_at_once(
     assert evaluator(ARCHITECTURES) == expected
     assert asked[:2] == [len(ARCHITECTURES), len(ARCHITECTURES) // 2]
     assert "not enough memory" in caplog.text
-    monkeypatch.setattr(evaluator, "_calibrate", lambda plan: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    monkeypatch.setattr(
+        evaluator.backend, "calibrate", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError)
+    )
     with pytest.raises(torch.OutOfMemoryError, match=r"cpu has too little.* batches of 23 images; make them"):
         evaluator(ARCHITECTURES[:1])
 
@@ -153,7 +155,7 @@ def test_a_supernet_that_moved_is_refused(calibration, validation) -> None:
 
 def test_auto_says_why_it_takes_torch(supernet, calibration, validation, monkeypatch, caplog) -> None:
     reason = "this build of lasfast has no CUDA kernels"
-    monkeypatch.setattr("lasfast.evaluation.evaluator.why_missing", lambda device: reason)
+    monkeypatch.setattr("lasfast.evaluation.backends.why_missing", lambda device: reason)
     evaluator = lasfast.Evaluator(supernet, calibration, validation)
     assert isinstance(evaluator.backend, TorchBackend)
     assert caplog.messages == [f"lasfast evaluates with PyTorch's operators: {reason}"]

@@ -9,10 +9,10 @@ from lasfast.evaluation.scoring import Scores
 
 
 def measured(logits, labels, batch):
-    tally = Scores()
+    scores = Scores()
     for part in range(0, len(labels), batch):
-        tally.add(logits[:, part : part + batch], labels[part : part + batch])
-    return tally.measurements([(i,) for i in range(len(logits))])
+        scores.add(logits[:, part : part + batch], labels[part : part + batch])
+    return [answers.measurement((number,)) for number, answers in enumerate(scores.answers())]
 
 
 @pytest.mark.parametrize("classes", [2, 5, 17])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lasfast import StandaloneEvaluator, Study
-from lasfast.evaluation.evaluator import evaluate_network
+from lasfast.evaluation.scoring import evaluate_network
 from lasfast.runtime.seeds import derive
 from lasfast.searchers import NIR
 from lasfast.supernets import ResidualNet

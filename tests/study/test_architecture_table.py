@@ -8,7 +8,7 @@ import torch
 
 from lasfast import costs
 from lasfast.data.images import TensorImages
-from lasfast.evaluation.evaluator import evaluate_network
+from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements.journal import Journal, JournalError
 from lasfast.measurements.measurement import Measurement
 from lasfast.study.architecture_table import Row, TableBuilder, compare, load_table, save_table

@@ -53,6 +53,34 @@ def as_finite(name: str, value: object) -> float:
     return number
 
 
+def as_number(
+    name: str,
+    value: object,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> float:
+    """Return a finite number within bounds as a plain int or float."""
+    number = as_finite(name, value)
+    bounds = [
+        (minimum, "at least", minimum is None or number >= minimum),
+        (above, "above", above is None or number > above),
+        (below, "below", below is None or number < below),
+    ]
+    if not all(holds for *_, holds in bounds):
+        wanted = " and ".join(f"{text} {bound}" for bound, text, _ in bounds if bound is not None)
+        raise ValueError(f"{name} must be {wanted}, got {value}")
+    return value if isinstance(value, int | float) else number
+
+
+def as_bool(name: str, value: object) -> bool:
+    """Return a bool (also numpy's) as a plain one."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def check_positive(**values: int) -> None:
     """Raise a ValueError that names the first argument that is not a positive int."""
     for name, value in values.items():

@@ -11,6 +11,7 @@ from lasfast.evaluation.images import Validation, check_validation, fingerprint,
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements.measurement import Measurement
 from lasfast.runtime import distributed
+from lasfast.runtime.distributed import World
 from lasfast.spaces import Architecture, SearchSpace
 from lasfast.supernets import Supernet
 from lasfast.train import Progress, StandaloneTrainer, TrainSettings
@@ -82,7 +83,8 @@ class StandaloneEvaluator:
         }
 
     def _measure(self, architecture: Architecture) -> Measurement:
-        trainer = StandaloneTrainer.of(self.supernet, architecture, self.train, self.settings)
+        alone = World()  # this process, whatever others train meanwhile
+        trainer = StandaloneTrainer.of(self.supernet, architecture, self.train, self.settings, world=alone)
         for progress in trainer.train():
             self.on_progress(architecture, progress)
         return evaluate_network(

@@ -14,7 +14,7 @@ from lasfast.spaces import Architecture, CellSpace
 from lasfast.spaces.cell import INPUTS, KINDS, OPERATIONS
 from lasfast.study.study import CHECKPOINT
 from lasfast.train import checkpoint
-from lasfast.train.cell_weights import load_cell_weights
+from lasfast.train.itnas import load_cell_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -32,6 +32,7 @@ from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements import ranking
 from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement
+from lasfast.runtime.distributed import World
 from lasfast.spaces import Architecture, LayerAssignmentSpace
 from lasfast.supernets import Supernet
 from lasfast.train import CheckpointError, Progress, StandaloneTrainer, TrainSettings, checkpoint
@@ -198,7 +199,8 @@ class TableBuilder:
         on_progress: Callable[[Architecture, Progress], None],
     ) -> Measurement:
         """Train and measure one network, from its checkpoint if that is the one on disk."""
-        trainer = StandaloneTrainer.of(self.supernet, architecture, self.train, self.settings)
+        alone = World()  # after a search of several processes, one of them trains the winner
+        trainer = StandaloneTrainer.of(self.supernet, architecture, self.train, self.settings, world=alone)
         network = trainer.module
         path = self.directory / CHECKPOINT
         identity = {**description, "architecture": list(architecture)}

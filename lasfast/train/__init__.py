@@ -1,15 +1,12 @@
 """Training supernets and stand-alone networks, repeatably and from any position."""
 
 from lasfast.train.checkpoint import CheckpointError
-from lasfast.train.itnas_trainer import ITNASTrainer
-from lasfast.train.one_shot_trainer import OneShotTrainer
-from lasfast.train.path_trainer import PathTrainer
-from lasfast.train.progress import Progress
-from lasfast.train.record import NonFiniteLossError
-from lasfast.train.samplers import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
+from lasfast.train.curriculum import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
+from lasfast.train.itnas import ITNASTrainer
+from lasfast.train.progress import NonFiniteLossError, Progress
 from lasfast.train.settings import PRESETS, TrainSettings, preset
 from lasfast.train.standalone import StandaloneTrainer, train_standalone
-from lasfast.train.supernet_trainer import SupernetTrainer
+from lasfast.train.supernet import OneShotTrainer, PathTrainer, SupernetTrainer
 
 __all__ = [
     "PRESETS",

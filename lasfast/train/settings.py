@@ -8,51 +8,28 @@ is of Guo et al., "Single Path One-Shot Neural Architecture Search with Uniform 
 from __future__ import annotations
 
 import dataclasses
-import math
+from itertools import pairwise
 from typing import Any
 
+from lasfast.core.checks import as_bool, as_int, as_number, check_choice
 from lasfast.ir.precision import PRECISIONS
 
 OPERATORS = ("auto", "native", "torch")
-
-
-def _check_int(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is {value!r}; expected an integer")
-    if value < least:
-        raise ValueError(f"{name} is {value}; expected {least} or more")
-
-
-def check_bool(name: str, value: object) -> None:
-    """Raise TypeError, naming the argument, unless it is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}; expected True or False")
-
-
-def check_number(
-    name: str,
-    value: object,
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-) -> None:
-    """Raise TypeError or ValueError, naming the argument, unless it is a finite number within the bounds."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} is {value!r}; expected a number")
-    low_enough = below is None or value < below
-    high_enough = (least is None or value >= least) and (above is None or value > above)
-    if not (math.isfinite(value) and low_enough and high_enough):
-        wanted = [
-            text
-            for bound, text in (
-                (least, f"{least} or more"),
-                (above, f"above {above}"),
-                (below, f"below {below}"),
-            )
-            if bound is not None
-        ]
-        raise ValueError(f"{name} is {value}; expected a finite number, {' and '.join(wanted)}")
+COUNTS = {  # the least of each
+    "batch_size": 1,
+    "warm_up_epochs": 0,
+    "epochs_per_step": 1,
+    "supernet_epochs": 0,
+    "standalone_epochs": 1,
+    "seed": 0,
+}
+NUMBERS: dict[str, dict[str, float]] = {
+    "learning_rate": {"above": 0},
+    "momentum": {"minimum": 0, "below": 1},
+    "weight_decay": {"minimum": 0},
+    "milestone_factor": {"above": 0},
+    "loss_scale": {"above": 0},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,46 +74,39 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Check every field, so that nothing is trained with a setting that makes no sense."""
-        _check_int("batch_size", self.batch_size, least=1)
-        check_number("learning_rate", self.learning_rate, above=0)
-        check_number("momentum", self.momentum, least=0, below=1)
-        check_bool("nesterov", self.nesterov)
+        for name, least in COUNTS.items():
+            self._set(name, as_int(name, getattr(self, name), minimum=least))
+        for name, bounds in NUMBERS.items():
+            self._set(name, as_number(name, getattr(self, name), **bounds))
+        for name in ("nesterov", "channels_last"):
+            self._set(name, as_bool(name, getattr(self, name)))
         if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov is True, which needs a momentum above 0, but momentum is 0")
-        check_number("weight_decay", self.weight_decay, least=0)
-        _check_int("warm_up_epochs", self.warm_up_epochs, least=0)
-        _check_int("epochs_per_step", self.epochs_per_step, least=1)
-        _check_int("supernet_epochs", self.supernet_epochs, least=0)
-        _check_int("standalone_epochs", self.standalone_epochs, least=1)
-        check_number("milestone_factor", self.milestone_factor, above=0)
-        check_bool("channels_last", self.channels_last)
-        _check_int("seed", self.seed, least=0)
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
+            raise ValueError("momentum must be above 0 where nesterov is True, got 0")
         if self.clip_norm is not None:
-            check_number("clip_norm", self.clip_norm, above=0)
-        check_number("loss_scale", self.loss_scale, above=0)
-        if self.operators not in OPERATORS:
-            raise ValueError(f"operators is {self.operators!r}; expected one of {', '.join(OPERATORS)}")
-        if not isinstance(self.milestones, (tuple, list)):
+            self._set("clip_norm", as_number("clip_norm", self.clip_norm, above=0))
+        check_choice("precision", self.precision, tuple(PRECISIONS))
+        check_choice("operators", self.operators, OPERATORS)
+        self._check_milestones()
+
+    def _check_milestones(self) -> None:
+        if not isinstance(self.milestones, tuple | list):
             raise TypeError(
-                f"milestones is {self.milestones!r}; expected a tuple of epochs, e.g. (60, 120, 160)"
+                f"milestones must be a tuple of epochs such as (60, 120, 160), got {self.milestones!r}"
             )
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        previous = 0.0
-        for milestone in self.milestones:
-            check_number("milestones", milestone, above=0)
-            if milestone <= previous:
-                raise ValueError(f"milestones is {self.milestones!r}; expected increasing epochs above 0")
-            previous = milestone
+        self._set("milestones", tuple(as_number("milestones", one, above=0) for one in self.milestones))
+        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
+            raise ValueError(f"milestones must be increasing epochs, got {self.milestones!r}")
         if self.milestones and self.milestones[-1] >= self.standalone_epochs:
             raise ValueError(
-                f"milestones is {self.milestones!r}; expected all of them before the last of the "
-                f"{self.standalone_epochs} standalone_epochs"
+                f"milestones must all be before the last of the {self.standalone_epochs} standalone_epochs, "
+                f"got {self.milestones!r}"
             )
 
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
     def replace(self, **overrides: Any) -> TrainSettings:
-        """A copy with some fields changed; unknown names raise TypeError.
+        """Return a copy with some fields changed; unknown names raise TypeError.
 
         Milestones keep their places relative to the end: where `standalone_epochs` is changed and
         `milestones` is not given, they are scaled along (60/120/160 of 200 become 6/12/16 of 20).
@@ -144,16 +114,16 @@ class TrainSettings:
         known = [field.name for field in dataclasses.fields(self)]
         for name in overrides:
             if name not in known:
-                raise TypeError(f"{name!r} is not a training setting; expected one of {', '.join(known)}")
+                raise TypeError(f"a training setting must be one of {', '.join(known)}, got {name!r}")
         if "standalone_epochs" in overrides and "milestones" not in overrides:
             epochs = overrides["standalone_epochs"]
-            _check_int("standalone_epochs", epochs, least=1)
+            as_int("standalone_epochs", epochs, minimum=1)
             scaled = (milestone * epochs / self.standalone_epochs for milestone in self.milestones)
             overrides["milestones"] = tuple(int(m) if m == int(m) else m for m in scaled)
         return dataclasses.replace(self, **overrides)
 
     def describe(self) -> dict[str, Any]:
-        """The fields as JSON values; two runs with equal descriptions train alike."""
+        """Return the fields as JSON values; two runs with equal descriptions train alike."""
         return dataclasses.asdict(self) | {"milestones": list(self.milestones)}
 
 
@@ -205,21 +175,21 @@ PRESETS: dict[str, TrainSettings] = {
 
 
 def preset(name: str, **overrides: Any) -> TrainSettings:
-    """The settings called `name`, with some fields changed, e.g. `preset("cifar100", seed=1)`.
+    """Return the settings called `name`, with some fields changed, e.g. `preset("cifar100", seed=1)`.
 
     Changing `standalone_epochs` alone scales the milestones (see `TrainSettings.replace`).
     """
     if name not in PRESETS:
-        raise ValueError(f"settings is {name!r}; expected one of {', '.join(PRESETS)}, or a TrainSettings")
+        raise ValueError(f"settings must be one of {', '.join(PRESETS)}, or a TrainSettings, got {name!r}")
     return PRESETS[name].replace(**overrides)
 
 
 def resolve(settings: TrainSettings | str, **overrides: Any) -> TrainSettings:
-    """Settings from a preset's name or from settings, with some fields changed."""
+    """Return settings from a preset's name or from settings, with some fields changed."""
     if isinstance(settings, TrainSettings):
         return settings.replace(**overrides)
     if not isinstance(settings, str):
         raise TypeError(
-            f"settings is a {type(settings).__name__}; expected a TrainSettings or a preset's name"
+            f"settings must be a TrainSettings or a preset's name, got a {type(settings).__name__}"
         )
     return preset(settings, **overrides)

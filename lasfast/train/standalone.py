@@ -5,25 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import nn
 
-from lasfast.execution import accelerate
+from lasfast.ir.layers import Path
+from lasfast.runtime import distributed
+from lasfast.runtime.distributed import World
 from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
+from lasfast.train.curriculum import MilestoneSchedule, Whole
+from lasfast.train.forward import NetworkForward
 from lasfast.train.progress import Progress
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.trainer import Trainer
-from lasfast.train.update import Used
 
 
 class StandaloneTrainer(Trainer):
     """Trains one network for `standalone_epochs`, the learning rate falling at each of `milestones`.
 
-    `data` and `settings` as for SupernetTrainer. `seed` (the settings' own where None) decides order,
+    `data` and `settings` are as for SupernetTrainer. `seed` (the settings' own where None) decides order,
     augmentation and dropout, not the initial weights: those the network brings (`supernet.extract(a,
     fresh=True)`).
+
+    Within `lasfast.distributed.start`, all processes train the network together, from the weights that the
+    first one's has, by the statistics of whole batches. Of a network whose layers are known (`path`) the
+    fused operators can do so; others train by PyTorch's.
+
+    Args:
+        network: what is trained, in place.
+        data: training images.
+        settings: TrainSettings or a preset's name.
+        seed: of the training.
+        world: the processes that train it together; `World()` is this one alone. Those of
+            `lasfast.distributed.start` by default.
+        path: the layers that the network computes by its modules, where they are known.
+        overrides: single fields of the settings.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or range; or, at the first batch of
+            several processes, a batch norm does not run through PyTorch's function.
     """
 
     def __init__(
@@ -32,65 +52,55 @@ class StandaloneTrainer(Trainer):
         data: Any,
         settings: TrainSettings | str = "small",
         seed: int | None = None,
+        *,
+        world: World | None = None,
+        path: Path | None = None,
         **overrides: Any,
     ) -> None:
-        resolved = resolve(settings, **overrides)
-        super().__init__(network, data, resolved, resolved.seed if seed is None else seed)
-        self._accelerated = self._accelerate()
-
-    def _accelerate(self) -> nn.Module:
-        """The network with fused operators; itself where those are not wanted or it cannot be traced."""
-        if self.operators == "torch":
-            return self.module
-        try:
-            return accelerate(self.module)
-        except ValueError:
-            if self.settings.operators == "native":
-                raise
-            self.operators = "torch"
-            return self.module
+        settings = resolve(settings, **overrides)
+        world = distributed.world() if world is None else world
+        super().__init__(
+            NetworkForward(network, settings, world, path),
+            data,
+            settings,
+            Whole(),
+            MilestoneSchedule(settings),
+            seed=seed,
+        )
+        if world.size > 1:
+            self.load_state(*world.share(self.state))
 
     @classmethod
     def of(
-        cls, supernet: Supernet, architecture: Architecture, data: Any, settings: TrainSettings
+        cls,
+        supernet: Supernet,
+        architecture: Architecture,
+        data: Any,
+        settings: TrainSettings,
+        *,
+        world: World | None = None,
     ) -> StandaloneTrainer:
-        """A trainer of the network of an architecture with new weights, its seed `seed_of` them.
+        """Return a trainer of the network of an architecture, whose new weights are drawn from `seed_of`.
 
         The network is `trainer.module`.
         """
         seed = seed_of(settings, architecture)
         with torch_seed(seed, next(supernet.parameters()).device):
             network = supernet.extract(architecture, fresh=True)
-        return cls(network, data, settings, seed)
+        return cls(network, data, settings, seed, world=world, path=supernet.path(architecture))
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done."""
-        return self.position[1] >= self.settings.standalone_epochs * self.batches
+        return self.position[1] >= self.epochs(0) * self.batches
 
     def train(self, start: int | None = None) -> Iterator[Progress]:
         """Train from batch `start` (None: where the trainer stands) to the end; a Progress every batch."""
-        if start is None:
-            start = self.position[1]
-        return self._run(0, self.settings.standalone_epochs, start, (), slice(None))
-
-    def _logits(self, images: torch.Tensor, paths: object) -> list[torch.Tensor]:
-        network = self._accelerated if self.operators == "native" else self.module
-        return [network(images)]
-
-    def _used(self, paths: object) -> Used:
-        return [(parameter, [()]) for parameter in self._parameters]
-
-    def _paths(self, step: int, batch: int, candidates: object) -> tuple[None]:
-        return (None,)
-
-    def _learning_rate(self, step: int, batch: int) -> float:
-        passed = sum(batch >= milestone * self.batches for milestone in self.settings.milestones)
-        return self.settings.learning_rate * self.settings.milestone_factor**passed
+        return self.run(0, (), self.position[1] if start is None else start)
 
 
 def seed_of(settings: TrainSettings, architecture: Architecture) -> int:
-    """The seed of one of many networks, derived from the settings' seed and the architecture."""
+    """Return the seed of one of many networks, derived from the settings' seed and the architecture."""
     return derive(settings.seed, *architecture, bits=31)
 
 

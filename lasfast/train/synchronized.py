@@ -1,42 +1,49 @@
-"""Batch norm over a batch whose images are spread over ranks, through PyTorch's operators.
+"""Batch norm of a batch whose images are spread over processes, through PyTorch's operators.
 
-What torch's SyncBatchNorm computes, which does not run on a CPU. (The fused operators do so by themselves.)
+It computes what torch's SyncBatchNorm does, which does not run on a CPU. (lasfast's fused operators take
+the processes as an argument, and need nothing of this.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from lasfast.ir import layers
-from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.ir.layers import Layer
 from lasfast.ops.process_ranks import merge_statistics
+from lasfast.ops.reference_bn_act import statistics_dtype
 from lasfast.runtime.distributed import World
-from lasfast.supernets import Supernet
 
 
 def batch_norm(
     world: World,
     x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    training: bool,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm` of x [N, C, H, W]; in training by the statistics of all ranks' images.
+    """`torch.nn.functional.batch_norm` of x [N, C, ...]; in training by the statistics of all ranks' images.
 
     Running statistics follow alike on all ranks. The gradients of weight and bias are those of this rank's
-    images, to be summed like all others; that of x is whole. Of all ranks, forward and backward.
+    images, to be summed like all others; that of x is whole. All ranks have to call it, and to run backward.
     """
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
+    if weight is None:
+        weight = torch.ones(x.shape[1], dtype=statistics_dtype(x.dtype), device=x.device)
+    if bias is None:
+        bias = torch.zeros_like(weight)
     return _SynchronizedBatchNorm.apply(world, x, running_mean, running_var, weight, bias, momentum, eps)
 
 
@@ -53,16 +60,17 @@ class _SynchronizedBatchNorm(torch.autograd.Function):
         ctx: Any,
         world: World,
         x: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
         weight: Tensor,
         bias: Tensor,
         momentum: float,
         eps: float,
     ) -> Tensor:
-        mean, variance, values = _statistics(world, x, running_mean)
-        running_mean.lerp_(mean, momentum)
-        running_var.lerp_(variance * (values / (values - 1)), momentum)
+        mean, variance, values = _statistics(world, x, weight)
+        if running_mean is not None and running_var is not None:
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(variance * (values / (values - 1)), momentum)
         ctx.save_for_backward(x, mean, variance, weight, values)
         ctx.world, ctx.eps = world, eps
         return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
@@ -79,12 +87,13 @@ class _SynchronizedBatchNorm(torch.autograd.Function):
         inverse = torch.rsqrt(variance + ctx.eps)
         slope = -weight * inverse * inverse * t
         offset = -weight * inverse * s - slope * mean
-        through_statistics = slope.view(1, -1, 1, 1) * x + offset.view(1, -1, 1, 1)
+        by_channel = (1, -1) + (1,) * (x.dim() - 2)
+        through_statistics = slope.view(by_channel) * x + offset.view(by_channel)
         return None, (dx + through_statistics).to(dx.dtype), None, None, d_weight, d_bias, None, None
 
 
 def _statistics(world: World, x: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and biased variance [C] of all ranks' images, and how many values they are of, a tensor []."""
+    """Return mean and biased variance [C] of all ranks' images, and their number of values, a tensor []."""
     channels = x.shape[1]
     own = x.numel() // channels
     mean, variance = torch.zeros(2, channels, dtype=like.dtype, device=x.device)
@@ -97,12 +106,61 @@ def _statistics(world: World, x: Tensor, like: Tensor) -> tuple[Tensor, Tensor, 
     return merge_statistics(world, mean, variance, own)
 
 
-def check_batch_norms(supernet: Supernet, plan: PrefixTree) -> None:
-    """Raise ValueError where an opaque module has a BatchNorm, which `batch_norm` cannot reach."""
-    opaque = (op for node in plan.nodes for op in node.layer.ops if isinstance(op, layers.Opaque))
-    for op in opaque:
-        if any(isinstance(part, _BatchNorm) for part in supernet.get_submodule(op.module).modules()):
-            raise ValueError(
-                f"opaque module {op.module!r} has a BatchNorm of its own, whose statistics would be those of "
-                "a part of the batch: describe it by a BatchNorm2d op, or train in one process"
-            )
+class SynchronizedNetwork(TorchFunctionMode):
+    """Runs any network with `batch_norm` above in the place of torch's, wherever that is called.
+
+    The first call looks whether it caught all of them: a batch norm that computes in another way (a fused
+    operator, a scripted module) would have the statistics of a part of the batch. Raises ValueError, which
+    names it.
+    """
+
+    def __init__(self, world: World, network: nn.Module) -> None:
+        super().__init__()
+        self.world, self.network = world, network
+        self._checked = False
+        self._caught: set[int] = set()  # where the running means are that `batch_norm` updated
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return what the network computes."""
+        if self._checked:
+            with self:
+                return self.network(x)
+        before = {name: mean.clone() for name, mean in self._running_means()}
+        with self:
+            y = self.network(x)
+        for name, mean in self._running_means():
+            if mean.data_ptr() not in self._caught and not torch.equal(mean, before[name]):
+                raise ValueError(
+                    f"BatchNorm {name.rpartition('.')[0]!r} does not run torch.nn.functional.batch_norm, so "
+                    "its statistics would be those of a part of the batch: train in one process"
+                )
+        self._checked = True
+        return y
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run a function of torch, or what stands in for it."""
+        kwargs = kwargs or {}
+        if func is not F.batch_norm:
+            return func(*args, **kwargs)
+        running_mean = args[1] if len(args) > 1 else kwargs["running_mean"]
+        if running_mean is not None:
+            self._caught.add(running_mean.data_ptr())
+        return batch_norm(self.world, *args, **kwargs)
+
+    def _running_means(self) -> list[tuple[str, Tensor]]:
+        return [one for one in self.network.named_buffers() if one[0].rpartition(".")[2] == "running_mean"]
+
+
+def opaque_batch_norm(network: nn.Module, path: Iterable[Layer]) -> str | None:
+    """Return the name of an opaque module of a path that has a BatchNorm, which only torch can run."""
+    opaque = (op.module for layer in path for op in layer.ops if isinstance(op, layers.Opaque))
+    for name in opaque:
+        if any(isinstance(part, _BatchNorm) for part in network.get_submodule(name).modules()):
+            return name
+    return None

@@ -1,8 +1,8 @@
-"""Updates of the weights that some sub-networks use: of those alone, and by SGD."""
+"""The rule of an update: SGD on the weights that a batch's paths use, slices of weights included."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,38 @@ from lasfast.ops.sgd import Index, Sgd, SgdRule
 
 Used = Sequence[tuple[nn.Parameter, Sequence[Index]]]
 """Weights, and the parts of each that are in use."""
+REMEMBERED = 64  # updates whose tables are kept: a step has few, random paths make ever new ones
+
+
+class Updates:
+    """Updates by one rule, of whatever weights the paths at hand use. `momenta` are those of all updates."""
+
+    def __init__(self, rule: SgdRule) -> None:
+        self.rule = rule
+        self.momenta: dict[nn.Parameter, Tensor] = {}
+        self._updates: dict[Hashable, Update] = {}
+
+    def of(self, paths: Hashable, used: Callable[[], Used]) -> Update:
+        """Return the update of the weights that `paths` use, which `used` tells."""
+        update = self._updates.pop(paths, None) or Update(used(), self.momenta, self.rule)
+        self._updates[paths] = update  # the last one
+        if len(self._updates) > REMEMBERED:
+            del self._updates[next(iter(self._updates))]
+        return update
+
+    def restart(self, momenta: Mapping[nn.Parameter, Tensor]) -> None:
+        """Go on from copies of these momenta; weights without one start anew."""
+        self._updates.clear()
+        self.momenta.clear()
+        for weight, momentum in momenta.items():
+            self.momenta[weight] = torch.empty_like(weight.detach()).copy_(momentum)
 
 
 class Update:
-    """An update of the weights in `used`, again and again.
+    """An update of the weights in `used`, to be run again and again.
 
-    What is not in use is left alone: nothing decays, and momentum stays; weights that got no gradient, too.
-    `momenta` are those of all updates; a weight's begins as zeros, with its first.
+    It leaves alone what is not in use, and weights without a gradient: nothing decays there, and momentum
+    stays. A weight's momentum begins as zeros, at its first update.
     """
 
     def __init__(self, used: Used, momenta: dict[nn.Parameter, Tensor], rule: SgdRule) -> None:
@@ -29,7 +54,7 @@ class Update:
         self._sgd: Sgd | None = None
 
     def take_gradients(self) -> list[Tensor | None]:
-        """The gradients of the weights in use, which lose them."""
+        """Take the gradients off the weights in use, and return them."""
         gradients = [weight.grad for weight, _ in self._used]
         for weight, _ in self._used:
             weight.grad = None
@@ -54,7 +79,7 @@ class Update:
 
 
 def used_parts(modules: Mapping[str, nn.Module], path: Iterable[Layer]) -> Used:
-    """What these layers, of one sub-network or several, use of the weights of `modules`, by dotted names."""
+    """Return what the layers of one or more paths use of the weights of `modules` (by dotted names)."""
     shapes: dict[nn.Parameter, set[tuple[int, ...]]] = {}
     for op in (op for layer in path for op in layer.ops):
         name = getattr(op, "module", None)
@@ -69,7 +94,10 @@ def used_parts(modules: Mapping[str, nn.Module], path: Iterable[Layer]) -> Used:
 
 
 def _union(shapes: set[tuple[int, ...]], whole: tuple[int, ...]) -> Iterator[Index]:
-    """Parts that together are all leading parts of these shapes, which differ in two dimensions at most."""
+    """Cut the union of the leading parts of these shapes into parts that do not overlap.
+
+    The shapes differ in their first two dimensions at most.
+    """
     if shapes == {tuple(whole)}:
         yield ()
         return

@@ -95,7 +95,7 @@ def test_a_search_leaves_the_journal_of_one_process(lasfast, tmp_path):
 def test_a_mistake_is_named_once(tmp_path):
     status, out, err = finish(torchrun("search", *NIR, "--batch-size", "1", "-o", tmp_path / "run"))
     assert status
-    assert err.count("error: batch_size is 1, of all 2 ranks together") == 1
+    assert err.count("error: batch_size must be at least 2, an image for each process, got 1") == 1
     assert not out
     assert not (tmp_path / "run").exists()
 

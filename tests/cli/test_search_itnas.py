@@ -139,11 +139,11 @@ def test_plans_and_spaces_of_cells_are_shown(lasfast) -> None:
         (["--supernet", "residual"], "--supernet must be cells for ITNAS, got 'residual'"),
         (["--constraint", "flops<=1M"], "ITNAS knows no costs"),
         (["--temperature", "10"], "--temperature must be two numbers such as 10,0.1, got '10'"),
-        (["--temperature", "1,2"], "temperature is 1.0; expected a finite number, 2.0 or more"),
+        (["--temperature", "1,2"], "temperature must be at least 2.0, got 1.0"),
         (["--pruning", "soft"], "pruning must be one of 'iterative', 'hard'"),
         (["--cells", "2"], "cells must be at least 3"),
         (["--retrain-cells", "20"], "are of --retrain: give that, too"),
-        (["--architecture-learning-rate", "0"], "architecture_learning_rate is 0.0"),
+        (["--architecture-learning-rate", "0"], "architecture_learning_rate must be above 0, got 0.0"),
     ],
 )
 def test_mistakes_are_named_before_training(lasfast, tmp_path, arguments, message: str) -> None:

@@ -75,5 +75,5 @@ def test_bad_arguments_are_named():
         StandaloneEvaluator(torch.nn.Linear(1, 1), (x, y), (x, y))
     with pytest.raises(ValueError, match="validation labels must lie in 0 to 2, got 0 to 3"):
         StandaloneEvaluator(supernet, (x, y), (x, (torch.arange(64) % 4)))
-    with pytest.raises(ValueError, match="settings is 'tiny'"):
+    with pytest.raises(ValueError, match=r"settings must be one of .*, got 'tiny'"):
         StandaloneEvaluator(supernet, (x, y), (x, y), "tiny")

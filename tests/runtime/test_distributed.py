@@ -640,7 +640,7 @@ def test_mistakes_are_raised_on_all_ranks(ranks):
         "main": "FileExistsError: there is one already",
         "task": "ZeroDivisionError: three",
         "own": "RuntimeError: OnlyHereError: oh",
-        "batch": "ValueError: batch_size is 1, of all 2 ranks together",
+        "batch": "ValueError: batch_size must be at least 2, an image for each process, got 1",
         "rows": r"ValueError: a batch has 1 image\(s\) for 2 ranks",
         "nan": "NonFiniteLossError: the loss is nan in step 0, epoch 1, batch 1",
         "differ": "ValueError: study must be the same on all ranks, but its searcher is .* on rank 1",

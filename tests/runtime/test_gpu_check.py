@@ -269,9 +269,9 @@ def test_operators_are_pytorchs_where_the_check_failed(built, monkeypatch):
 
 @pytest.mark.parametrize(("wanted", "used"), [("auto", "torch"), ("native", "native"), ("torch", "torch")])
 def test_trainers_are_pytorchs_where_the_check_failed(built, wanted, used):
-    from lasfast.train import TrainSettings, trainer
+    from lasfast.train import TrainSettings, forward
 
-    assert trainer._operators(TrainSettings(operators=wanted), built) == used
+    assert forward.first_operators(TrainSettings(operators=wanted), built) == used
 
 
 @pytest.mark.parametrize(("passed", "backend"), [(False, "torch"), (True, "native")])

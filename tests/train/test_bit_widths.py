@@ -11,9 +11,7 @@ from lasfast import costs
 from lasfast.constraints import Constraint
 from lasfast.searchers import Evolution
 from lasfast.supernets import QuantResNet
-from lasfast.train import OneShotTrainer, TrainSettings
-from lasfast.train.samplers import PathSampler
-from lasfast.train.standalone import StandaloneTrainer
+from lasfast.train import OneShotTrainer, PathSampler, StandaloneTrainer, TrainSettings
 
 
 class Fixed(PathSampler):

@@ -20,7 +20,7 @@ from lasfast.study.study import Callback, Study
 from lasfast.supernets import CellNet, ResidualNet
 from lasfast.supernets.mixed import run_mixed
 from lasfast.train import ITNASTrainer, TrainSettings, checkpoint
-from lasfast.train.cell_weights import CellWeights
+from lasfast.train.itnas import CellWeights
 
 SPACE = CellSpace(2, ["max_pool_3x3", "skip_connect", "sep_conv_3x3"])
 SETTINGS = TrainSettings(
@@ -257,16 +257,16 @@ def test_a_state_of_another_search_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"temperature": (1.0, 0.0)}, "temperature is 0.0; expected a finite number, above 0"),
-        ({"temperature": 1.0}, "temperature is 1.0; expected a pair"),
-        ({"temperature": (0.1, 1.0)}, "temperature is 0.1; expected a finite number, 1.0 or more"),
-        ({"architecture_learning_rate": 0.0}, "architecture_learning_rate is 0.0"),
-        ({"architecture_weight_decay": -1.0}, "architecture_weight_decay is -1.0"),
+        ({"temperature": (1.0, 0.0)}, "temperature must be above 0, got 0.0"),
+        ({"temperature": 1.0}, "temperature must be a pair, the first and the last, got 1.0"),
+        ({"temperature": (0.1, 1.0)}, "temperature must be at least 1.0, got 0.1"),
+        ({"architecture_learning_rate": 0.0}, "architecture_learning_rate must be above 0, got 0.0"),
+        ({"architecture_weight_decay": -1.0}, "architecture_weight_decay must be at least 0, got -1.0"),
         (
             {"final_learning_rate": 0.1},
-            "final_learning_rate is 0.1; expected at most the learning_rate, 0.05",
+            "final_learning_rate must be at most the learning_rate, 0.05, got 0.1",
         ),
-        ({"transition": 1}, "transition is 1; expected True or False"),
+        ({"transition": 1}, "transition must be True or False, got 1"),
         ({"data": torch.utils.data.DataLoader([])}, "without any batch"),
         ({"data": torch.utils.data.DataLoader([(IMAGES[0] / 255, 0)])}, "cannot be divided into halves"),
         ({"data": (torch.rand(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64))}, "data has 1 image"),

@@ -32,7 +32,7 @@ from lasfast.train import (
     UniformCostSampler,
     UniformSampler,
 )
-from lasfast.train.trainer import CHOICE
+from lasfast.train.curriculum import CHOICE
 
 SEARCHERS = {
     "evolution": lambda space, cost, limit: Evolution(
@@ -161,7 +161,7 @@ def test_it_learns_and_only_before_the_search():
     first, *_, last = (one for one in trainer.train(0) if one.last_of_epoch)
     assert last.loss < 0.6 * first.loss
     assert all(trainer.finished(step) for step in range(4))
-    with pytest.raises(ValueError, match="step is 1 with 1 candidates"):
+    with pytest.raises(ValueError, match="step must be 0, without candidates, got 1 with 1"):
         trainer.train(1, [supernet.space.sample(random.Random(0))])
 
 

@@ -169,9 +169,9 @@ def test_a_network_alone_is_replayed_and_random_paths_are_not():
     list(trainer.train())
     assert_same(trainer.state()[0], plain.state()[0])
     assert (recorder.recorded, recorder.replayed) == (1, 9)
-    assert StandaloneTrainer._repeats
-    assert SupernetTrainer._repeats
-    assert not OneShotTrainer._repeats
+    assert trainer.curriculum.recurs
+    assert SupernetTrainer(supernet(), images(), SETTINGS).curriculum.recurs
+    assert not OneShotTrainer(supernet(), images(), SETTINGS).curriculum.recurs
 
 
 def test_what_cannot_be_recorded_is_trained_all_the_same(caplog):

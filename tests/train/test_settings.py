@@ -40,36 +40,40 @@ def test_fewer_epochs_scale_the_milestones():
 def test_presets_and_settings_resolve():
     assert resolve("small", seed=2) == PRESETS["small"].replace(seed=2)
     assert resolve(TrainSettings(seed=1), batch_size=4) == TrainSettings(seed=1, batch_size=4)
-    with pytest.raises(ValueError, match=r"settings is 'cifar'; expected one of cifar100, "):
+    with pytest.raises(ValueError, match=r"settings must be one of cifar100, .* got 'cifar'"):
         resolve("cifar")
-    with pytest.raises(TypeError, match="'batchsize' is not a training setting; expected one of batch_size"):
+    with pytest.raises(TypeError, match=r"a training setting must be one of batch_size, .* got 'batchsize'"):
         resolve("small", batchsize=4)
-    with pytest.raises(TypeError, match="settings is a dict"):
+    with pytest.raises(TypeError, match="settings must be a TrainSettings or a preset's name, got a dict"):
         resolve({})
 
 
 @pytest.mark.parametrize(
     ("overrides", "error", "text"),
     [
-        ({"batch_size": 0}, ValueError, "batch_size is 0; expected 1 or more"),
-        ({"batch_size": 2.5}, TypeError, "batch_size is 2.5; expected an integer"),
-        ({"learning_rate": 0}, ValueError, "learning_rate is 0; expected a finite number, above 0"),
-        ({"learning_rate": float("nan")}, ValueError, "learning_rate is nan"),
-        ({"momentum": 1}, ValueError, "momentum is 1; expected a finite number, 0 or more and below 1"),
-        ({"momentum": 0}, ValueError, "nesterov is True, which needs a momentum above 0"),
-        ({"weight_decay": -1e-4}, ValueError, "weight_decay is -0.0001"),
-        ({"warm_up_epochs": -1}, ValueError, "warm_up_epochs is -1"),
-        ({"epochs_per_step": 0}, ValueError, "epochs_per_step is 0"),
-        ({"milestones": (3, 3)}, ValueError, "milestones is .* expected increasing epochs"),
-        ({"milestones": (0,)}, ValueError, "milestones is 0"),
-        ({"milestones": (10, 200)}, ValueError, "before the last of the 200 standalone_epochs"),
-        ({"milestones": 10}, TypeError, "expected a tuple of epochs"),
-        ({"precision": "fp16"}, ValueError, "precision is 'fp16'; expected one of fp32, bf16"),
-        ({"operators": "fast"}, ValueError, "operators is 'fast'; expected one of auto, native, torch"),
-        ({"clip_norm": 0}, ValueError, "clip_norm is 0; expected a finite number, above 0"),
-        ({"loss_scale": -1.0}, ValueError, "loss_scale is -1.0; expected a finite number, above 0"),
-        ({"channels_last": 1}, TypeError, "channels_last is 1; expected True or False"),
-        ({"seed": -1}, ValueError, "seed is -1"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 2.5}, TypeError, "batch_size must be an int, got 2.5"),
+        ({"learning_rate": 0}, ValueError, "learning_rate must be above 0, got 0"),
+        ({"learning_rate": float("nan")}, ValueError, "learning_rate must be a finite number, got nan"),
+        ({"momentum": 1}, ValueError, "momentum must be at least 0 and below 1, got 1"),
+        ({"momentum": 0}, ValueError, "momentum must be above 0 where nesterov is True, got 0"),
+        ({"weight_decay": -1e-4}, ValueError, "weight_decay must be at least 0, got -0.0001"),
+        ({"warm_up_epochs": -1}, ValueError, "warm_up_epochs must be at least 0, got -1"),
+        ({"epochs_per_step": 0}, ValueError, "epochs_per_step must be at least 1, got 0"),
+        ({"milestones": (3, 3)}, ValueError, r"milestones must be increasing epochs, got \(3, 3\)"),
+        ({"milestones": (0,)}, ValueError, "milestones must be above 0, got 0"),
+        (
+            {"milestones": (10, 200)},
+            ValueError,
+            r"before the last of the 200 standalone_epochs, got \(10, 200\)",
+        ),
+        ({"milestones": 10}, TypeError, "milestones must be a tuple of epochs .* got 10"),
+        ({"precision": "fp16"}, ValueError, "precision must be one of 'fp32', 'bf16', got 'fp16'"),
+        ({"operators": "fast"}, ValueError, "operators must be one of 'auto', 'native', 'torch', got 'fast'"),
+        ({"clip_norm": 0}, ValueError, "clip_norm must be above 0, got 0"),
+        ({"loss_scale": -1.0}, ValueError, "loss_scale must be above 0, got -1.0"),
+        ({"channels_last": 1}, TypeError, "channels_last must be True or False, got 1"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
     ],
 )
 def test_bad_settings_are_named(overrides, error, text):

@@ -66,5 +66,5 @@ def test_errors_name_what_is_wrong():
         list(train_standalone(network(), images(), SETTINGS, learning_rate=1e30))
     with pytest.raises(ValueError, match="has no parameters to train"):
         StandaloneTrainer(torch.nn.ReLU(), images(), SETTINGS)
-    with pytest.raises(ValueError, match="start is 16"):
+    with pytest.raises(ValueError, match="start must be a batch of step 0, from 0 to 15, got 16"):
         StandaloneTrainer(network(), images(), SETTINGS).train(start=16)

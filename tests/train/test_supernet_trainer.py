@@ -11,7 +11,7 @@ from lasfast.ops import native
 from lasfast.runtime.seeds import derive
 from lasfast.supernets import PlainNet, ResidualNet
 from lasfast.train import NonFiniteLossError, SupernetTrainer, TrainSettings
-from lasfast.train import trainer as trainer_module
+from lasfast.train.forward import first_operators
 
 SETTINGS = TrainSettings(batch_size=16, warm_up_epochs=2, epochs_per_step=2, weight_decay=0.01)
 CANDIDATES = [(2, 1, 1), (1, 2, 1), (1, 1, 2)]
@@ -126,7 +126,7 @@ def test_fused_operators_are_tried_where_the_device_has_them(device, compiled, m
         for channels_last in (True, False):
             settings = TrainSettings(channels_last=channels_last)
             expected = "native" if there and channels_last else "torch"
-            assert trainer_module._operators(settings, torch.device(device)) == expected
+            assert first_operators(settings, torch.device(device)) == expected
 
 
 @pytest.mark.parametrize("faster", ["native", "torch"])
@@ -139,7 +139,7 @@ def test_the_faster_operators_are_taken_and_trying_leaves_no_trace(faster, monke
             run()
         return faster
 
-    monkeypatch.setattr("lasfast.train.trainer.fastest", fastest)
+    monkeypatch.setattr("lasfast.train.forward.fastest", fastest)
     trained = {}
     for operators in ("auto", faster):
         trainer = SupernetTrainer(residual(), images(), SETTINGS, operators=operators)
@@ -197,7 +197,7 @@ def test_inactive_weights_and_their_momentum_are_left_alone():
 
     middle = weights(supernet)
     momentum = {name: tensor for name, tensor in tensors.items() if name.startswith("momentum.")}
-    trainer.deepest = (1, 1, 1)
+    trainer.curriculum.deepest = (1, 1, 1)
     list(trainer.train(2, [(2, 1, 1)]))
     after, later = weights(supernet), trainer.state()[0]
     idle = [name for name in middle if name.startswith(("groups.1.1", "groups.2.1"))]
@@ -280,8 +280,8 @@ def test_uniform_trains_the_deepest_and_one_candidate_a_batch():
     supernet = residual()
     trained = []
     trainer = SupernetTrainer(supernet, images(), SETTINGS, paths="uniform", epochs_per_step=30)
-    logits = trainer._logits
-    trainer._logits = lambda images, paths: trained.extend(paths) or logits(images, paths)
+    logits = trainer.forward.logits
+    trainer.forward.logits = lambda images, paths: trained.extend(paths) or logits(images, paths)
     list(trainer.train(1, CANDIDATES))
     assert trained[::2] == [(2, 2, 2)] * 90
     counts = [trained[1::2].count(path) for path in CANDIDATES]
@@ -322,7 +322,7 @@ def test_diverging_training_is_named():
 def test_no_state_from_within_a_batch():
     supernet = residual()
     trainer = SupernetTrainer(supernet, images(), SETTINGS)
-    logits, calls = trainer._logits, []
+    logits, calls = trainer.forward.logits, []
 
     def interrupted(images, paths):
         calls.append(paths)
@@ -331,7 +331,7 @@ def test_no_state_from_within_a_batch():
         return logits(images, paths)
 
     good = trainer.state()
-    trainer._logits = interrupted
+    trainer.forward.logits = interrupted
     with pytest.raises(KeyboardInterrupt):
         list(trainer.train(1, CANDIDATES))
     with pytest.raises(RuntimeError, match="stopped within a batch"):
@@ -368,21 +368,23 @@ def test_pairs_and_loaders_train():
 def test_bad_arguments_are_named():
     supernet, data = residual(), images()
     trainer = SupernetTrainer(supernet, data, SETTINGS)
-    with pytest.raises(ValueError, match="paths is 'all'; expected one of every, uniform"):
+    with pytest.raises(ValueError, match="paths must be one of 'every', 'uniform', got 'all'"):
         SupernetTrainer(supernet, data, paths="all")
     with pytest.raises(TypeError, match="data is a list; expected training images"):
         SupernetTrainer(supernet, [1, 2, 3])
     with pytest.raises(
-        ValueError, match="data has labels up to 4; expected less than the supernet's 3 classes"
+        ValueError, match="data must have labels less than the supernet's 3 classes, got labels up to 4"
     ):
         SupernetTrainer(
             supernet, images(classes=3).__class__(data.images, data.labels + 2, [0.4] * 3, [0.3] * 3)
         )
-    with pytest.raises(ValueError, match="step is 0 with 3 candidates"):
+    with pytest.raises(
+        ValueError, match=r"step must be 0 \(the warm-up\) without candidates, .* got 0 with 3"
+    ):
         trainer.train(0, CANDIDATES)
-    with pytest.raises(ValueError, match="step is 1 with 0 candidates"):
+    with pytest.raises(ValueError, match="or a later one with one or more, got 1 with 0"):
         trainer.train(1)
-    with pytest.raises(ValueError, match="start is 7; expected a batch of step 1, 0 to 6"):
+    with pytest.raises(ValueError, match="start must be a batch of step 1, from 0 to 6, got 7"):
         trainer.train(1, CANDIDATES, start=7)
     with pytest.raises(ValueError, match="9"):
         trainer.train(1, [(9, 1, 1)])

@@ -67,7 +67,7 @@ def test_the_rest_of_a_weight_keeps_its_bits(choice_supernet):
     data = torch.randn(8, 3, 32, 32), torch.arange(8) % 7
     settings = TrainSettings(batch_size=4, supernet_epochs=1, weight_decay=0.1, operators="torch")
     trainer = OneShotTrainer(choice_supernet, data, settings)
-    trainer.sampler = SimpleNamespace(draw=lambda rng: [path])
+    trainer.curriculum.sampler = SimpleNamespace(draw=lambda rng: [path])
     before = {name: one.detach().clone() for name, one in choice_supernet.named_parameters()}
     assert len(list(trainer.train(0))) == 2
     tensors, _ = trainer.state()

@@ -1,0 +1,301 @@
+"""What each batch trains: the paths that it runs, and the learning rate at its place in the training.
+
+A position in training is (step, batch): the step's batches are counted through its epochs. Every random
+choice is a function of the seed and the position.
+"""
+
+from __future__ import annotations
+
+import abc
+import bisect
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lasfast.constraints import Cost, describe_function
+from lasfast.core.checks import as_finite, as_int, check_choice
+from lasfast.runtime.seeds import derive
+from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
+from lasfast.spaces.product import ProductSpace
+from lasfast.train.settings import TrainSettings
+
+DROPOUT, CHOICE, INITIAL, HALVES, IMAGES = range(1, 6)  # what a seed is for: the last counter of `derive`
+PATHS = ("every", "uniform")
+POOL = 2000  # architectures that say how costs are spread
+TRIES = 200  # draws for one architecture of a cost
+
+
+class Schedule(abc.ABC):
+    """How long each step trains, and at which learning rate."""
+
+    @abc.abstractmethod
+    def epochs(self, step: int) -> int:
+        """Return the epochs of a step."""
+
+    @abc.abstractmethod
+    def learning_rate(self, step: int, batch: int, batches: int) -> float:
+        """Return the rate of a batch of a step, whose epochs have so many `batches`."""
+
+
+class StepSchedule(Schedule):
+    """The schedule of NIR: a warm-up at the base rate, then steps at half of it, falling linearly to zero."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings = settings
+
+    def epochs(self, step: int) -> int:
+        """Return those of the warm-up for step 0, and equally many for all others."""
+        return self.settings.epochs_per_step if step else self.settings.warm_up_epochs
+
+    def learning_rate(self, step: int, batch: int, batches: int) -> float:
+        """Return the rate of a batch."""
+        if step == 0:
+            return self.settings.learning_rate
+        return self.settings.learning_rate / 2 * (1 - batch / (self.epochs(step) * batches))
+
+
+class BeforehandSchedule(Schedule):
+    """All of the training in step 0, for `supernet_epochs`, before a search asks for its first candidates.
+
+    `rate` says the learning rate when a share of the training, from 0 to 1, is done.
+    """
+
+    def __init__(self, settings: TrainSettings, rate: Callable[[float], float]) -> None:
+        self.settings, self.rate = settings, rate
+
+    def epochs(self, step: int) -> int:
+        """Return `supernet_epochs` for step 0, and 0 for all others."""
+        return 0 if step else self.settings.supernet_epochs
+
+    def learning_rate(self, step: int, batch: int, batches: int) -> float:
+        """Return the rate of a batch."""
+        return self.rate(batch / (self.epochs(step) * batches))
+
+
+class MilestoneSchedule(Schedule):
+    """The schedule of stand-alone training: `standalone_epochs`, the rate falling at each of `milestones`."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings = settings
+
+    def epochs(self, step: int) -> int:
+        """Return `standalone_epochs`: there is one step."""
+        return self.settings.standalone_epochs
+
+    def learning_rate(self, step: int, batch: int, batches: int) -> float:
+        """Return the rate of a batch."""
+        passed = sum(batch >= milestone * batches for milestone in self.settings.milestones)
+        return self.settings.learning_rate * self.settings.milestone_factor**passed
+
+
+def linear(rate: float) -> Callable[[float], float]:
+    """Return a rate that falls linearly to zero."""
+    return lambda share: rate * (1 - share)
+
+
+def cosine(rate: float, final: float) -> Callable[[float], float]:
+    """Return a rate that falls along half a cosine to `final`."""
+    return lambda share: final + (rate - final) * (1 + math.cos(math.pi * share)) / 2
+
+
+class Curriculum(abc.ABC):
+    """Which paths a batch trains. A path is whatever a `Forward` can run; None stands for all it has."""
+
+    recurs = False
+    """Whether the batches of a step train the same few paths again and again, as CUDA graphs need it."""
+    counted = slice(None)
+    """The paths of a batch, by their order, whose loss and accuracy are reported in steps from 1 on."""
+
+    def check(self, step: int, candidates: Sequence[Sequence[int]]) -> Sequence[Architecture]:
+        """Return the candidates that a step is trained for; ValueError where it has none such."""
+        if step or candidates:
+            raise ValueError(
+                f"step must be 0, without candidates, got {step} with {len(candidates)}: such a supernet is "
+                "trained before the search"
+            )
+        return ()
+
+    @abc.abstractmethod
+    def paths(self, step: int, batch: int, candidates: Sequence[Architecture]) -> Sequence[Any]:
+        """Return what a batch trains, in order: equally many paths for all batches of a step."""
+
+
+class Whole(Curriculum):
+    """All that there is, as one: a network without a choice, or the mixture of all choices."""
+
+    def __init__(self, *, recurs: bool = True) -> None:
+        self.recurs = recurs
+
+    def paths(self, step: int, batch: int, candidates: Sequence[Architecture]) -> tuple[None]:
+        """Return the one path."""
+        return (None,)
+
+
+class DeepestAndCandidates(Curriculum):
+    """The deepest sub-network and the candidates of the step: all of them, or one drawn for each batch.
+
+    This is Algorithm 1 of Meng et al.; step 0, the warm-up, trains the deepest alone.
+    """
+
+    recurs = True
+    counted = slice(1, None)  # the candidates
+
+    def __init__(
+        self,
+        space: LayerAssignmentSpace,
+        seed: int,
+        deepest: Sequence[int] | None = None,
+        paths: str = "every",
+    ) -> None:
+        check_choice("paths", paths, PATHS)
+        self.space, self.seed, self.every = space, seed, paths == "every"
+        self.deepest: Architecture = space.validate(space.deepest if deepest is None else deepest)
+
+    def check(self, step: int, candidates: Sequence[Sequence[int]]) -> Sequence[Architecture]:
+        """Return the candidates as the space has them: none in step 0, one or more in others."""
+        if step < 0 or (step == 0) != (not candidates):
+            raise ValueError(
+                "step must be 0 (the warm-up) without candidates, or a later one with one or more, "
+                f"got {step} with {len(candidates)}"
+            )
+        return [self.space.validate(candidate) for candidate in candidates]
+
+    def paths(self, step: int, batch: int, candidates: Sequence[Architecture]) -> Sequence[Architecture]:
+        """Return the deepest, and then candidates."""
+        if self.every or not candidates:
+            return (self.deepest, *candidates)
+        return self.deepest, candidates[derive(self.seed, step, batch, CHOICE) % len(candidates)]
+
+
+class Sampled(Curriculum):
+    """The sub-networks that a sampler draws for each batch."""
+
+    def __init__(self, sampler: PathSampler, seed: int) -> None:
+        self.sampler, self.seed = sampler, seed
+
+    def paths(self, step: int, batch: int, candidates: Sequence[Architecture]) -> Sequence[Architecture]:
+        """Return what the sampler draws from this batch's seed."""
+        return self.sampler.draw(random.Random(derive(self.seed, step, batch, CHOICE)))
+
+
+class PathSampler(abc.ABC):
+    """Draws the architectures that one batch trains, together one update of the weights."""
+
+    @abc.abstractmethod
+    def draw(self, rng: random.Random) -> tuple[Architecture, ...]:
+        """Return the architectures of a batch, equally many each time."""
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies the sampler, as JSON values."""
+
+
+class UniformSampler(PathSampler):
+    """One architecture, each with the same probability (Guo et al., Single Path One-Shot, section 3.2)."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+
+    def draw(self, rng: random.Random) -> tuple[Architecture, ...]:
+        """Return one architecture."""
+        return (self.space.sample(rng),)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the name alone."""
+        return {"name": "uniform"}
+
+
+class UniformCostSampler(PathSampler):
+    """One architecture, its cost uniform from `low` to `high`: the paper's "uniform constraint sampling".
+
+    Most architectures cost about as much as the average; sampled uniformly, the cheap and the dear ones are
+    seldom trained (Guo et al., section 3.2, who print no algorithm). Here the range is cut into `bins`
+    parts of equal width. A draw picks one of the parts that hold any architecture, and an architecture there.
+
+    Args:
+        space: where the architectures come from.
+        cost: of an architecture, such as `lasfast.costs.functions(supernet, (32, 32))["flops"]`.
+        low, high: the range of costs to train; by default that of the space, as far as a sample tells.
+        bins: into how many parts the range is cut.
+
+    Raises:
+        ValueError: no architecture of the sample costs that much, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        cost: Cost,
+        low: float | None = None,
+        high: float | None = None,
+        *,
+        bins: int = 10,
+    ) -> None:
+        self.space, self.cost = space, cost
+        self.bins = as_int("bins", bins, minimum=1)
+        rng = random.Random("pool")
+        pool = [(as_finite("cost", cost(one)), one) for one in (space.sample(rng) for _ in range(POOL))]
+        costs = [value for value, _ in pool]
+        self.low = min(costs) if low is None else as_finite("low", low)
+        self.high = max(costs) if high is None else as_finite("high", high)
+        width = self.high - self.low
+        self._edges = [self.low + width * number / self.bins for number in range(1, self.bins)]
+        self._held: dict[int, list[Architecture]] = {}
+        for value, architecture in pool:
+            if self.low <= value <= self.high:
+                self._held.setdefault(self._bin(value), []).append(architecture)
+        if not self._held:
+            raise ValueError(
+                f"low and high must be a range of costs that architectures have, {min(costs):g} to "
+                f"{max(costs):g}, got {self.low:g} to {self.high:g}"
+            )
+
+    def draw(self, rng: random.Random) -> tuple[Architecture, ...]:
+        """Return one architecture."""
+        wanted = rng.choice(sorted(self._held))
+        for _ in range(TRIES):
+            architecture = self.space.sample(rng)
+            value = self.cost(architecture)
+            if self.low <= value <= self.high and self._bin(value) == wanted:
+                return (architecture,)
+        return (rng.choice(self._held[wanted]),)  # the bin is rare: one that is known to be in it
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, cost and range."""
+        return {
+            "name": "uniform-cost",
+            "cost": describe_function(self.cost),
+            "range": [self.low, self.high],
+            "bins": self.bins,
+        }
+
+    def _bin(self, cost: float) -> int:
+        return bisect.bisect_right(self._edges, cost)
+
+
+class SandwichSampler(PathSampler):
+    """The largest, the smallest and some random architectures (Yu and Huang 2019, section 3.1).
+
+    The largest takes the option of the greatest `cost` in each decision, the smallest that of the least.
+
+    Args:
+        space: independent decisions, such as `ChoiceSpace`.
+        cost: of an architecture.
+        drawn: how many random ones; theirs are 2.
+    """
+
+    def __init__(self, space: ProductSpace, cost: Cost, *, drawn: int = 2) -> None:
+        self.space, self.cost = space, cost
+        self.drawn = as_int("drawn", drawn, minimum=0)
+        ordered = space.by_cost(cost)
+        self.largest: Architecture = tuple(options[-1] for options in ordered)
+        self.smallest: Architecture = tuple(options[0] for options in ordered)
+
+    def draw(self, rng: random.Random) -> tuple[Architecture, ...]:
+        """Return the largest, the smallest, and random ones."""
+        return (self.largest, self.smallest, *(self.space.sample(rng) for _ in range(self.drawn)))
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, cost and count."""
+        return {"name": "sandwich", "cost": describe_function(self.cost), "drawn": self.drawn}

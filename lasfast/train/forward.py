@@ -1,0 +1,214 @@
+"""How the logits of paths are computed: which layers run, by whose operators, in which precision."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lasfast.execution import accelerate
+from lasfast.execution.fused import run_fused
+from lasfast.ir.layers import Layer, Path
+from lasfast.ir.prefix_tree import ROOT, PrefixTree
+from lasfast.ops import native
+from lasfast.runtime import compiled
+from lasfast.runtime.autotune import fastest
+from lasfast.runtime.distributed import World
+from lasfast.runtime.precision import autocast
+from lasfast.runtime.seeds import torch_seed
+from lasfast.spaces import Architecture
+from lasfast.supernets import Supernet
+from lasfast.train.settings import TrainSettings
+from lasfast.train.synchronized import SynchronizedNetwork, batch_norm, opaque_batch_norm
+from lasfast.train.update import REMEMBERED, Used, used_parts
+
+
+class Forward(ABC):
+    """Runs paths of a module by lasfast's operators or by PyTorch's: `operators` is "native" or "torch".
+
+    Each process of `world` runs a part of the batch, by the statistics of the whole batch.
+    """
+
+    def __init__(self, module: nn.Module, settings: TrainSettings, world: World) -> None:
+        self.parameters = [one for one in module.parameters() if one.requires_grad]
+        if not self.parameters:
+            raise ValueError(f"the {type(module).__name__} has no parameters to train")
+        self.module, self.settings, self.world = module, settings, world
+        self.device = self.parameters[0].device
+        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        if settings.channels_last:
+            module.to(memory_format=self.memory_format)
+        self.operators = first_operators(settings, self.device)
+        if world.size > 1 and world.any(self.operators == "torch")[0]:
+            self.operators = "torch"  # say, where one process lacks the compiled module
+        self._chosen = settings.operators != "auto"
+
+    def begin(self) -> None:  # noqa: B027
+        """Prepare for a step: the module's parts may be others than in the last one."""
+
+    def __call__(self, images: Tensor, paths: Sequence[Any]) -> list[Tensor]:
+        """Return the logits [N, classes] of each path, in the precision of the settings."""
+        # One context an update, since autocast keeps its bf16 copies of the weights until it is left.
+        with autocast(self.device, self.settings.precision):
+            return self.logits(images, paths)
+
+    @abstractmethod
+    def logits(self, images: Tensor, paths: Sequence[Any]) -> list[Tensor]:
+        """Return the logits of each path; what they have in common may run once."""
+
+    def used(self, paths: Sequence[Any]) -> Used:
+        """Return the weights that these paths read, and which parts of each: all of all, here."""
+        return [(parameter, [()]) for parameter in self.parameters]
+
+    def choose_operators(self, images: Tensor, labels: Tensor, paths: Sequence[Any], seed: int) -> None:
+        """Take the operators that train `paths` faster on this batch, once, where the settings leave it open.
+
+        Small networks may be quicker with PyTorch's.
+        """
+        if self._chosen or self.operators != "native":
+            return
+        self._chosen = True
+        before = [one.detach().clone() for one in self.module.buffers()]
+
+        def trained_by(operators: str) -> Callable[[], None]:
+            def run() -> None:
+                self.operators = operators
+                losses(self(images, paths), labels).sum().backward()
+
+            return run
+
+        weights = sum(one.numel() for one in self.parameters)
+        key = (
+            f"train {type(self.module).__name__} of {weights} weights on {tuple(images.shape)} in "
+            f"{self.settings.precision}, {torch.get_num_threads()} threads"
+        )
+        if self.world.size > 1:
+            key += f", {self.world.size} ranks"
+        with torch_seed(seed, self.device):
+            ways = {name: trained_by(name) for name in ("native", "torch")}
+            self.operators = fastest(key, self.device, ways, self.world.share)
+        with torch.no_grad():
+            for buffer, value in zip(self.module.buffers(), before, strict=True):
+                buffer.copy_(value)
+
+
+class SupernetForward(Forward):
+    """Runs paths of a supernet, layer by layer."""
+
+    def __init__(self, supernet: Supernet, settings: TrainSettings, world: World) -> None:
+        super().__init__(supernet, settings, world)
+        self.supernet = supernet
+        self._normalise = F.batch_norm if world.size == 1 else partial(batch_norm, world)
+        self._runners: dict[str, Callable[[Layer, Tensor], Tensor]] = {}
+
+    def begin(self) -> None:
+        """Look up the modules of layers anew."""
+        self._runners.clear()
+
+    def logits(self, images: Tensor, paths: Sequence[Architecture]) -> list[Tensor]:
+        """Run each distinct prefix of the paths once: its gradient is the sum of theirs."""
+        tree = _prefix_tree(tuple(self.supernet.path(path) for path in paths))
+        if self.world.size > 1:
+            self._check_batch_norms(tree)
+        run = self.runner()
+        outputs = {ROOT: images}
+        for number, node in enumerate(tree.nodes):
+            outputs[number] = run(node.layer, outputs[node.parent])
+        return [outputs[leaf] for leaf in tree.leaves]
+
+    def used(self, paths: Sequence[Architecture]) -> Used:
+        """Return the weights that the layers of these paths read, and which parts of each."""
+        layers = (layer for path in paths for layer in self.supernet.path(path))
+        return used_parts(dict(self.supernet.named_modules()), layers)
+
+    def runner(self) -> Callable[[Layer, Tensor], Tensor]:
+        """Return what runs a layer by the operators at hand."""
+        if self.operators not in self._runners:
+            fused = self.operators == "native"
+            self._runners[self.operators] = self.supernet.layer_runner(
+                self._normalise, fused=fused, ranks=self.world
+            )
+        return self._runners[self.operators]
+
+    def _check_batch_norms(self, tree: PrefixTree) -> None:
+        layers = (node.layer for node in tree.nodes)
+        name = opaque_batch_norm(self.supernet, layers)
+        if name is not None:
+            raise ValueError(
+                f"opaque module {name!r} has a BatchNorm of its own, whose statistics would be those of "
+                "a part of the batch: describe it by a BatchNorm2d op, or train in one process"
+            )
+
+
+class NetworkForward(Forward):
+    """Runs one network: accelerated where that is wanted and it can be traced, or as it is.
+
+    Several processes run its layers by the fused operators where these layers are known, as `path`. Others'
+    networks run as they are, by PyTorch's operators, which `SynchronizedNetwork` watches.
+    """
+
+    def __init__(
+        self, network: nn.Module, settings: TrainSettings, world: World, path: Path | None = None
+    ) -> None:
+        super().__init__(network, settings, world)
+        self.path = path
+        self._fused: Callable[[Tensor], Tensor] = network
+        self._plain: Callable[[Tensor], Tensor] = network
+        if world.size > 1:
+            self._plain = SynchronizedNetwork(world, network)
+        if self.operators == "native":
+            try:
+                self._fused = accelerate(network) if world.size == 1 else self._by_layers()
+            except ValueError:
+                if settings.operators == "native":
+                    raise
+                self.operators = "torch"
+
+    def logits(self, images: Tensor, paths: Sequence[Any]) -> list[Tensor]:
+        """Run the network; there is one path."""
+        return [self._fused(images) if self.operators == "native" else self._plain(images)]
+
+    def _by_layers(self) -> Callable[[Tensor], Tensor]:
+        """Return what runs the network's layers, with the statistics of all processes' images."""
+        path, modules = self.path, dict(self.module.named_modules())
+        if path is None or opaque_batch_norm(self.module, path) is not None:
+            raise ValueError(
+                "operators must be 'auto' or 'torch' where several processes train a network whose batch "
+                "norms are not among known layers (path), got 'native'"
+            )
+        norms = [one for one in modules.values() if isinstance(one, _BatchNorm)]
+
+        def run(x: Tensor) -> Tensor:
+            for norm in norms:
+                assert norm.num_batches_tracked is not None
+                norm.num_batches_tracked.add_(1)
+            for layer in path:
+                x = run_fused(layer, x, modules, self.world)
+            return x
+
+        return run
+
+
+def losses(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Return the loss [paths] of each path's logits [N, classes]: the mean cross entropy of its images."""
+    return torch.stack([F.cross_entropy(one.float(), labels) for one in logits])
+
+
+def first_operators(settings: TrainSettings, device: torch.device) -> str:
+    """Return the operators to begin with; ImportError where "native" is wanted but was not compiled."""
+    if settings.operators == "native":
+        compiled.load()
+    if settings.operators != "auto":
+        return settings.operators
+    return "native" if settings.channels_last and native.usable(device) else "torch"
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _prefix_tree(paths: tuple[Path, ...]) -> PrefixTree:
+    return PrefixTree(paths)

@@ -307,13 +307,9 @@ class Evaluator:
 
     def _in_chunks(self, plan: PrefixTree, work: Callable[[PrefixTree], T]) -> Iterator[T]:
         """Do the work for chunks of the plan that fit in the budget, halved where memory is too little."""
-
-        def cost(part: PrefixTree) -> int:
-            return self.backend.peak_bytes(part, self.image_shape, self._largest)
-
-        waiting = plan.chunks(self.memory_budget, cost)
-        while waiting:
-            chunk = waiting.pop(0)
+        chunks = self.backend.chunks(plan, self.image_shape, self._largest, self.memory_budget)
+        waiting: list[PrefixTree] = []
+        while (chunk := waiting.pop(0) if waiting else next(chunks, None)) is not None:
             try:
                 result = work(chunk)
             except torch.OutOfMemoryError as error:
@@ -324,7 +320,7 @@ class Evaluator:
                     ) from error
                 logger.warning("not enough memory for %d candidates at once: taking half", len(chunk.paths))
                 half = len(chunk.paths) // 2
-                waiting[:0] = [PrefixTree(chunk.paths[:half]), PrefixTree(chunk.paths[half:])]
+                waiting = [PrefixTree(chunk.paths[:half]), PrefixTree(chunk.paths[half:]), *waiting]
             else:
                 yield result
 

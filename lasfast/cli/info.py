@@ -9,19 +9,24 @@ from typing import Annotated, Any
 import typer
 
 from lasfast.cli.options import command, panel
-from lasfast.cli.plan import PlanOptions, describe_plan
+from lasfast.cli.prefix_tree import PrefixTreeOptions, describe_prefix_tree
 from lasfast.runtime import gpu_check
 from lasfast.runtime.machine import gather
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfoOptions(PlanOptions):
-    """How to print it, and of which plan."""
+class InfoOptions(PrefixTreeOptions):
+    """How to print it, and of which prefix tree."""
 
     json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False
-    plan: Annotated[
+    prefix_tree: Annotated[
         str | None,
-        panel("Supernet", "Say how these architectures, as 3-4-5,2-5-5, would run: layers shared, kernels."),
+        panel(
+            "Supernet",
+            "Say how these architectures, as 3-4-5,2-5-5, would run: layers shared, kernels.",
+            "--prefix-tree",
+            "--plan",
+        ),
     ] = None
 
 
@@ -38,10 +43,10 @@ def register(app: typer.Typer) -> None:
 
         lasfast info --json | jq .native.isa.selected
 
-        lasfast info --plan 3-4-5,3-5-4,4-4-4 --supernet residual
+        lasfast info --prefix-tree 3-4-5,3-5-4,4-4-4 --supernet residual
         """
-        if options.plan is not None:
-            _print_lines(describe_plan(options, options.plan))
+        if options.prefix_tree is not None:
+            _print_lines(describe_prefix_tree(options, options.prefix_tree))
             return
         facts = gather()
         for index, device in enumerate(facts["native"]["cuda"]["devices"]):

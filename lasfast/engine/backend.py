@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lasfast.data.normalization import Normalization
-from lasfast.execution.interpret import evaluation_mode
+from lasfast.engine.target import Target
 from lasfast.ir.layers import Shape
 from lasfast.ir.prefix_tree import PrefixTree
-from lasfast.runtime.precision import autocast
-from lasfast.supernets import Supernet
 
 BACKENDS = ("auto", "torch", "native")
 """What can be asked for; "auto" is the fastest of the others that can run what it is asked to."""
@@ -25,30 +22,38 @@ NodeStatistics = dict[str, tuple[Tensor, Tensor]]
 
 
 class Backend(ABC):
-    """Calibrates and predicts the plans of one supernet, with the weights it has at that moment.
+    """Calibrates and predicts prefix trees of one network, with the weights that it has at that moment.
 
-    Images are floating point, or, with a `normalization`, uint8 of which it makes what networks see.
+    Args:
+        module: the network; its modules are those that the trees' layers name.
+        precision: "fp32" or "bf16".
+        normalization: for uint8 images, which it turns into what the network sees; None for floating-point
+            images.
     """
 
     name: ClassVar[str]
 
     def __init__(
-        self, supernet: Supernet, precision: str = "fp32", normalization: Normalization | None = None
+        self, module: nn.Module, precision: str = "fp32", normalization: Normalization | None = None
     ) -> None:
-        self.supernet = supernet
-        self.precision = precision
-        self.normalization = normalization
+        device = next(module.parameters()).device
+        self.target = Target(module, precision, device, normalization)
+
+    @property
+    def precision(self) -> str:
+        """The precision that it computes in."""
+        return self.target.precision
 
     @abstractmethod
-    def calibrate(self, plan: PrefixTree, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
+    def calibrate(self, tree: PrefixTree, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
         """Return the statistics of every node, from batches of images [N, C, H, W].
 
-        Every batch is normalised by its own statistics. The supernet's own buffers stay as they are.
+        Every batch is normalised by its own statistics. The module's own buffers stay as they are.
         """
 
     @abstractmethod
     def predict_batches(
-        self, plan: PrefixTree, statistics: list[NodeStatistics], batches: Iterable[Tensor]
+        self, tree: PrefixTree, statistics: list[NodeStatistics], batches: Iterable[Tensor]
     ) -> Iterator[dict[int, Tensor]]:
         """Give, for each batch of images [N, C, H, W], the logits [N, classes] (float32) of every leaf.
 
@@ -56,42 +61,38 @@ class Backend(ABC):
         """
 
     def predict(
-        self, plan: PrefixTree, statistics: list[NodeStatistics], images: Tensor
+        self, tree: PrefixTree, statistics: list[NodeStatistics], images: Tensor
     ) -> dict[int, Tensor]:
         """Return the logits [N, classes] (float32) of every leaf for a batch of images [N, C, H, W]."""
-        return next(self.predict_batches(plan, statistics, iter([images])))
+        return next(self.predict_batches(tree, statistics, iter([images])))
 
     @abstractmethod
-    def peak_bytes(self, plan: PrefixTree, image_shape: Shape, images: int) -> int:
+    def peak_bytes(self, tree: PrefixTree, image_shape: Shape, images: int) -> int:
         """Return the most bytes of activations held at once when calibrating on `images` images at a time."""
 
     @abstractmethod
-    def prediction_batch(self, plan: PrefixTree, image_shape: Shape, budget: int) -> int:
+    def prediction_batch(self, tree: PrefixTree, image_shape: Shape, budget: int) -> int:
         """Return how many images may be predicted at a time within `budget` bytes; at least 1."""
+
+    def chunks(
+        self, tree: PrefixTree, image_shape: Shape, images: int, budget: int | None
+    ) -> Iterator[PrefixTree]:
+        """Cut a tree into trees whose `peak_bytes` are within `budget`: as few as filling one after another.
+
+        A single path that is over the budget is a chunk of its own.
+        """
+        yield from tree.chunks(budget, lambda part: self.peak_bytes(part, image_shape, images))
 
     def check_images(self, images: Tensor) -> None:
         """Raise TypeError unless these are bytes where bytes are normalized, and floats elsewhere."""
-        if (images.dtype == torch.uint8) != (self.normalization is not None):
-            expected = "floating point" if self.normalization is None else "uint8, which is normalized"
+        normalizes = self.target.normalization is not None
+        if (images.dtype == torch.uint8) != normalizes:
+            expected = "uint8, which is normalized" if normalizes else "floating point"
             raise TypeError(f"images must be {expected}, got {images.dtype}")
-
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Let torch run in evaluation mode, without gradients, in the wanted precision.
-
-        The supernet's modes are put back afterwards.
-        """
-        device = next(self.supernet.parameters()).device
-        with (
-            evaluation_mode(self.supernet),
-            torch.inference_mode(),
-            autocast(device, self.precision),
-        ):
-            yield
 
 
 def too_few_values(module: str, images: int) -> ValueError:
-    """The error of a calibration batch in which a batch norm sees one value per channel."""
+    """Return the error of a calibration batch in which a batch norm sees one value per channel."""
     return ValueError(
         f"calibration: batch norm {module!r} sees one value per channel in a batch of "
         f"{images} image(s), which has no variance; use larger calibration batches"

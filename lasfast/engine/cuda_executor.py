@@ -12,90 +12,78 @@ from collections.abc import Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from lasfast.engine.buffer import Buffer
 from lasfast.engine.conv_tiles import ConvTiles
+from lasfast.engine.cuda_layout import CALIBRATION, PREDICTION, RESIDENT, CudaLayout, Needs, plan_launches
 from lasfast.engine.executor import Executor
-from lasfast.engine.schedule import CUDA_CHANNELS, Schedule
+from lasfast.engine.target import Target
 from lasfast.runtime.autotune import fastest
 from lasfast.runtime.cuda_graphs import Replays
 from lasfast.runtime.placement import stream_of
 
-if TYPE_CHECKING:
-    from lasfast.engine.native_backend import NativeBackend
-
-
-PREDICTION, CALIBRATION, RESIDENT = range(3)
-"""What a plan is for (`Purpose` in C++)."""
-
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """A schedule's launches for so many images, on the host and on the device; bytes that they need."""
+    """A schedule's launches for so many images, on the host and on the device, and what they take."""
 
     images: int
     host: Tensor
     device: Tensor
-    arena: int
-    scratch: int
-    shared: int
+    needs: Needs
 
 
 class CudaExecutor(Executor):
-    """Runs a schedule on the backend's GPU, on torch's current stream.
+    """Runs a schedule on a GPU, on torch's current stream.
 
     `way` is how it predicted last: by "levels"; or "resident", in two blocks of threads side by side where a
     multiprocessor has room for both; or "resident alone", in one with more images.
     """
 
     cuda = True
+    layout_type = CudaLayout
+    layout: CudaLayout
 
-    def __init__(self, backend: NativeBackend, schedule: Schedule, *, calibration: bool) -> None:
-        self.index = backend.device.index or 0
-        super().__init__(backend, schedule, calibration=calibration)
-        self.tf32 = backend.precision == "fp32" and torch.get_float32_matmul_precision() != "highest"
-        tiles = ConvTiles(
-            backend.device, backend.precision, tf32=self.tf32, memory_budget=backend.memory_budget
-        )
+    def __init__(self, target: Target, buffer: Buffer, layout: CudaLayout) -> None:
+        super().__init__(target, buffer, layout)
+        device, schedule = target.device, layout.schedule
+        self.index = device.index or 0
+        self.tf32 = target.precision == "fp32" and torch.get_float32_matmul_precision() != "highest"
+        tiles = ConvTiles(device, target.precision, tf32=self.tf32, memory_budget=target.memory_budget)
         tiles.take(schedule.values, self.operations)
         self.last_level = int(self.operations["level"].max())
         self._plans: dict[tuple[int, int], LaunchPlan] = {}
         self.way = "levels"
         self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}
-        self._replays = Replays(backend.device, enabled=backend.device.type == "cuda" and not schedule.calls)
+        self._replays = Replays(device, enabled=device.type == "cuda" and not schedule.calls)
         self._resident = schedule.resident
         if self._resident is not None:
             self._resident_operations = self._resident.operations.copy()
-            self._set_weights(self._resident_operations, self.offsets)
+            layout.set_weights(self._resident_operations)
             self._resident_tables = self._tables(self._resident.values, self._resident_operations)
-
-    @staticmethod
-    def widths(calibration: bool) -> tuple[int, ...]:
-        """Enough to fill a chip with small operations, but not much more than its cache holds."""
-        return (32, 8)
 
     def calibrate(self, images: Tensor) -> None:
         """Run one batch."""
         plan = self._plan(len(images))
-        space = self.backend.workspace(self.batch_bytes(len(images)))
+        space = self.buffer.reserve(plan.needs.arena + plan.needs.workspace)
         images, logits = self._keep(images, 0)
         work = partial(self._run, plan, space, images, logits)
         self._replays.run((len(images), space.data_ptr()), work)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Return logits [leaves, N, classes], the fastest of ways that give the same bits.
+        """Return logits [leaves, N, classes], by the fastest of the ways, which all give the same bits.
 
-        One is by levels, as many images at a time as there is memory for; the others, where a few images'
-        values fit into a multiprocessor, take these through all operations there.
+        One way is by levels, as many images at a time as there is memory for. The others, where a few images'
+        values fit into a multiprocessor, take these images through all operations there.
         """
         images, logits = self._keep(images, len(self.schedule.leaves))
         plans = self._resident_plans(len(images))
         ways = {"levels": partial(self._predict_by_levels, images, logits)}
         ways |= {name: partial(self._predict_resident, plan, images, logits) for name, plan in plans.items()}
-        # Alike for plans of about one size, so that not every new one is measured.
+        # Trees of about one size share a choice, so that not every new one is measured.
         size = len(self.operations).bit_length()
         shape = "x".join(map(str, images.shape))
         each = "or".join(str(plan.images) for plan in plans.values())
@@ -118,7 +106,7 @@ class CudaExecutor(Executor):
 
     def _predict_resident(self, plan: LaunchPlan, images: Tensor, logits: Tensor) -> None:
         def work() -> None:
-            self.module.schedule_run_resident_cuda(
+            self.native.schedule_run_resident_cuda(
                 self._resident_tables,
                 plan.host.data_ptr(),
                 plan.device.data_ptr(),
@@ -133,18 +121,18 @@ class CudaExecutor(Executor):
         self._replays.run((RESIDENT, plan.images, *images.shape), work)
 
     def _resident_plans(self, count: int) -> dict[str, LaunchPlan]:
-        """Plans for as many images as fit into a multiprocessor; none where not one does.
+        """Return plans for as many images as fit into a multiprocessor; none where not one does.
 
         Two blocks of threads side by side hide each other's waits; one alone, of more images, reads weights
         less often. No block takes so many images that others have none.
         """
         if self._resident is None:
             return {}
-        multiprocessors, block_shared, shared, reserved = self.module.cuda_limits(self.index)
-        image_bytes = self._resident.arena * self.dtype.itemsize
+        multiprocessors, block_shared, shared, reserved = self.native.cuda_limits(self.index)
+        image_bytes = self._resident.arena * self.layout.itemsize
         if image_bytes >= block_shared:
             return {}
-        rest = self._plan(1, RESIDENT).shared - image_bytes
+        rest = self._plan(1, RESIDENT).needs.shared - image_bytes
         sizes = []
         for blocks in (2, 1):
             most = (min(block_shared, shared // blocks - reserved) - rest) // image_bytes
@@ -154,30 +142,21 @@ class CudaExecutor(Executor):
         names = ("resident", "resident alone")
         return {name: self._plan(size, RESIDENT) for name, size in zip(names, sizes, strict=False)}
 
-    def batch_bytes(self, images: int) -> int:
-        """Bytes of workspace for a batch that is not cut."""
-        plan = self._plan(images)
-        return plan.arena + plan.scratch
-
-    def least_bytes(self, images: int) -> int:
-        """Bytes of workspace for one image, and of the logits of so many."""
-        return self._plan(1).arena + self.logits_bytes(images)
-
     def _space(self, images: int) -> tuple[int, Tensor]:
-        """How many images to predict at a time, and the workspace for it."""
-        budget, block = self.backend.memory_budget, images
+        """Return how many images to predict at a time, and the arena for them."""
+        budget, block = self.target.memory_budget, images
         while True:
-            size = self._plan(block).arena
+            size = self.layout.arena_bytes(block)
             try:
-                if budget is None or size + self.logits_bytes(images) <= budget or block == 1:
-                    return block, self.backend.workspace(size)
+                if budget is None or size + self.layout.logits_bytes(images) <= budget or block == 1:
+                    return block, self.buffer.reserve(size)
             except torch.OutOfMemoryError:
                 if block == 1:
                     raise
             block = -(-block // 2)
 
     def _keep(self, images: Tensor, leaves: int) -> tuple[Tensor, Tensor]:
-        """Copy images to where a graph finds them every time, and give logits that lie there, too."""
+        """Copy images to where a CUDA graph finds them every time; return them, and logits that stay."""
         key = images.shape
         if key not in self._kept:
             logits = torch.empty(leaves, len(images), max(1, self.schedule.classes), device=images.device)
@@ -188,7 +167,7 @@ class CudaExecutor(Executor):
     def _run(self, plan: LaunchPlan, space: Tensor, images: Tensor, logits: Tensor) -> None:
         """Run the levels in order: ranges of native ones, and what is torch's between them."""
         first = 0
-        with self.backend.inference() if self.schedule.calls else nullcontext():
+        with self.target.inference() if self.schedule.calls else nullcontext():
             for call in self.schedule.calls:
                 level = int(self.operations["level"][call.operation])
                 self._launch(plan, space, images, logits, first, level - 1)
@@ -202,7 +181,7 @@ class CudaExecutor(Executor):
         if first > last:
             return
         start = space.data_ptr()
-        self.module.schedule_run_cuda(
+        self.native.schedule_run_cuda(
             self.native_tables,
             plan.host.data_ptr(),
             plan.device.data_ptr(),
@@ -211,7 +190,7 @@ class CudaExecutor(Executor):
             first,
             last,
             start,
-            start + plan.arena,
+            start + plan.needs.arena,
             logits.data_ptr(),
             logits.stride(0) // max(1, logits.stride(1)),
             self.index,
@@ -219,27 +198,18 @@ class CudaExecutor(Executor):
         )
 
     def _plan(self, images: int, purpose: int | None = None) -> LaunchPlan:
-        """The plan for so many images; by levels unless the purpose says otherwise."""
+        """Return the plan for so many images; by levels unless the purpose says otherwise."""
         if purpose is None:
-            purpose = CALIBRATION if self.calibration else PREDICTION
+            purpose = CALIBRATION if self.layout.calibration else PREDICTION
         key = images, purpose
         if key not in self._plans:
             tables = self._resident_tables if purpose == RESIDENT else self.native_tables
-            size = self.module.schedule_plan_bytes_cuda(tables, self.storage, images, purpose)
-            host = torch.empty(max(8, size), dtype=torch.uint8)
-            self.module.schedule_plan_cuda(tables, self.storage, self.tf32, images, purpose, host.data_ptr())
-            arena, scratch, _, shared = self.module.schedule_needs_cuda(host.data_ptr())
-            self._plans[key] = LaunchPlan(images, host, host.to(self.backend.device), arena, scratch, shared)
+            where = self.native, tables, self.target.storage
+            host, needs = plan_launches(*where, images, purpose, tf32=self.tf32)
+            self._plans[key] = LaunchPlan(images, host, host.to(self.target.device), needs)
         return self._plans[key]
 
-    def _packed_bytes(self, operation: int) -> int:
-        return int(self.module.schedule_packed_bytes_cuda(*self._operation(operation), self.storage))
-
-    def _pack(self, operation: int, weight: Tensor, strides: tuple[int, ...], packed: int) -> None:
-        where = (*self._operation(operation), self.storage)
-        self.module.schedule_pack_cuda(
-            *where, weight.data_ptr(), strides, self.index, stream_of(weight.device), packed
-        )
-
-    def _pitch(self, channels: int) -> int:
-        return -(-channels // CUDA_CHANNELS) * CUDA_CHANNELS
+    def _pack(self, index: int, weight: Tensor, strides: tuple[int, ...], address: int) -> None:
+        where = *self.layout.addresses(index), self.target.storage
+        place = self.index, stream_of(weight.device)
+        self.native.schedule_pack_cuda(*where, weight.data_ptr(), strides, *place, address)

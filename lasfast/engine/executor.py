@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lasfast.engine.backend import NodeStatistics
-from lasfast.engine.schedule import SIZES, Call, Schedule
+from lasfast.engine.buffer import Buffer
+from lasfast.engine.layout import PARAMETERS, Layout
+from lasfast.engine.schedule import Call
+from lasfast.engine.target import Target
 from lasfast.execution.interpret import conv_weight, leading, run_op
 from lasfast.ir.layers import Conv2d
-from lasfast.ir.precision import PRECISIONS
-from lasfast.runtime.precision import torch_dtype
-
-if TYPE_CHECKING:
-    from lasfast.engine.native_backend import NativeBackend
-
-SLACK = 4096
-"""Bytes behind weights and arenas that kernels may read beyond the end."""
 
 
 class Executor(ABC):
@@ -32,111 +27,63 @@ class Executor(ABC):
     """
 
     cuda: ClassVar[bool]
-    way = "blocks"  # how it predicts; CUDA's has others
+    layout_type: ClassVar[type[Layout]]
+    way = "blocks"
+    """How it predicts; CUDA has several ways."""
 
-    def __init__(self, backend: NativeBackend, schedule: Schedule, *, calibration: bool) -> None:
-        self.backend = backend
-        self.schedule = schedule
-        self.calibration = calibration
-        self.module = backend.module
-        self.storage = PRECISIONS[backend.precision].code
-        self.dtype = torch_dtype(backend.precision)
-        self.operations = schedule.operations.copy()
-        self.channels = sum(norm.channels for norm in schedule.batch_norms)
-        self.positions = self._by_channel([norm.positions for norm in schedule.batch_norms])
-        self.offsets = self._place_weights()
-        self.tables = torch.zeros(6, max(1, self.channels), device=backend.device)
-        self.gamma, self.beta, self.scale, self.shift, self.mean, self.variance = self.tables
-        self.biases = torch.zeros(max(1, sum(count for _, count in schedule.biases)), device=backend.device)
-        self.weights = torch.empty(int(self.offsets[-1]) + SLACK, dtype=torch.uint8, device=backend.device)
-        self.native_tables = self._tables(schedule.values, self.operations)
-
-    def _tables(self, values: np.ndarray, operations: np.ndarray) -> Any:
-        """The compiled module's view of these arrays, which are to live as long, and of all else."""
-        norms = self.schedule.norms
-        return self.module.ScheduleTables(
-            values=values.ctypes.data,
-            value_count=len(values),
-            norms=norms.ctypes.data,
-            norm_count=len(norms),
-            operations=operations.ctypes.data,
-            operation_count=len(operations),
-            weights=self.weights.data_ptr(),
-            weight_bytes=self.weights.numel(),
-            biases=self.biases.data_ptr(),
-            bias_count=self.biases.numel(),
-            gamma=self.gamma.data_ptr(),
-            beta=self.beta.data_ptr(),
-            scale=self.scale.data_ptr(),
-            shift=self.shift.data_ptr(),
-            mean=self.mean.data_ptr(),
-            variance=self.variance.data_ptr(),
-            channel_count=self.tables.shape[1],
-            pixels=0 if self.backend.pixels is None else self.backend.pixels.data_ptr(),
+    def __init__(self, target: Target, buffer: Buffer, layout: Layout) -> None:
+        self.target, self.buffer, self.layout = target, buffer, layout
+        self.native = target.native
+        self.schedule = layout.schedule
+        self.dtype = target.dtype
+        self.operations = layout.operations.copy()
+        self.positions = self._by_channel([norm.positions for norm in self.schedule.batch_norms])
+        device, channels = target.device, max(1, layout.channels)
+        self.gamma, self.beta, self.scale, self.shift, self.mean, self.variance = torch.zeros(
+            6, channels, device=device
         )
-
-    @staticmethod
-    @abstractmethod
-    def widths(calibration: bool) -> tuple[int, ...]:
-        """How many operations to run together: the fastest number, then such as need less memory.
-
-        One at a time, which needs least, goes without saying.
-        """
+        self.biases = torch.zeros(max(1, layout.biases), device=device)
+        self.weights = torch.empty(layout.weight_bytes, dtype=torch.uint8, device=device)
+        normalization = target.normalization
+        self.pixels = None if normalization is None else normalization.table(device)
+        self.native_tables = self._tables(self.schedule.values, self.operations)
 
     @abstractmethod
     def calibrate(self, images: Tensor) -> None:
-        """Run one batch [N, C, H, W], contiguous; fp32, or uint8 where the backend normalizes."""
+        """Run one batch [N, C, H, W], contiguous: float32, or uint8 where the target normalizes."""
 
     @abstractmethod
     def predict(self, images: Tensor) -> Tensor:
         """Return logits [leaves, N, classes], good until the next call."""
 
     @abstractmethod
-    def batch_bytes(self, images: int) -> int:
-        """Bytes of workspace for a whole batch: of calibration, or, on CUDA, of prediction."""
-
-    @abstractmethod
-    def least_bytes(self, images: int) -> int:
-        """Bytes of the smallest workspace that predicts, and of the logits of so many images."""
-
-    @abstractmethod
-    def _packed_bytes(self, operation: int) -> int:
-        """Bytes of an operation's packed weight."""
-
-    @abstractmethod
-    def _pack(self, operation: int, weight: Tensor, strides: tuple[int, ...], packed: int) -> None:
-        """Pack a weight (fp32) to an address."""
-
-    @abstractmethod
-    def _pitch(self, channels: int) -> int:
-        """Elements from one position of a value to the next."""
+    def _pack(self, index: int, weight: Tensor, strides: tuple[int, ...], address: int) -> None:
+        """Pack the weight (float32) that an operation reads, to an address."""
 
     def load_parameters(self) -> None:
-        """Pack the weights, and copy biases, scales and shifts, as the supernet has them now."""
-        modules = self.modules = dict(self.backend.supernet.named_modules())
+        """Pack the weights, and copy biases, scales and shifts, as the module has them now."""
+        modules = self.modules = dict(self.target.module.named_modules())
         schedule = self.schedule
         with torch.no_grad():
-            for (op, _, index), offset in zip(schedule.weights, self.offsets, strict=False):
+            start = self.weights.data_ptr()
+            for (op, _, index), offset in zip(schedule.weights, self.layout.offsets.tolist(), strict=False):
                 weight: Any = modules[op.module].weight
                 if isinstance(op, Conv2d) and op.weight_bits is not None:
                     weight = conv_weight(op, modules)
                 weight = weight.detach().float()
-                strides = (*weight.stride(), 1, 1)[:4]
-                self._pack(index, weight, strides, self.weights.data_ptr() + int(offset))
+                self._pack(index, weight, (*weight.stride(), 1, 1)[:4], start + offset)
             if schedule.biases:
                 biases = [leading(modules[name].bias, count) for name, count in schedule.biases]
                 torch.cat(biases, out=self.biases)
             if schedule.batch_norms:
-                norms = [(modules[norm.module], norm.channels) for norm in schedule.batch_norms]
-                for name, missing, table in (("weight", 1.0, self.gamma), ("bias", 0.0, self.beta)):
-                    parts = [leading(getattr(module, name), channels) for module, channels in norms]
-                    torch.cat(
-                        [
-                            torch.full((channels,), missing, device=table.device) if part is None else part
-                            for part, (_, channels) in zip(parts, norms, strict=True)
-                        ],
-                        out=table,
-                    )
+                norms = [(norm.module, norm.channels) for norm in schedule.batch_norms]
+                distinct = dict.fromkeys(norms)  # nodes of the tree share modules
+                for table, name, missing in ((self.gamma, "weight", 1.0), (self.beta, "bias", 0.0)):
+                    values = {
+                        norm: _leading_or(missing, getattr(modules[norm[0]], name), norm[1], table)
+                        for norm in distinct
+                    }
+                    torch.cat([values[norm] for norm in norms], out=table)
 
     def load_statistics(self, statistics: list[NodeStatistics]) -> None:
         """Make the scale and shift of every norm from its statistics."""
@@ -150,9 +97,11 @@ class Executor(ABC):
         self.scale.copy_(scale)
         self.shift.copy_(self.beta - mean * scale)
 
-    def logits_bytes(self, images: int) -> int:
-        """Bytes of the logits of so many images."""
-        return 4 * len(self.schedule.leaves) * images * self.schedule.classes
+    def _tables(self, values: np.ndarray, operations: np.ndarray) -> Any:
+        """Return the compiled module's view of these arrays, which must outlive it, and of the parameters."""
+        parameters = {name: getattr(self, name).data_ptr() for name in PARAMETERS}
+        pixels = 0 if self.pixels is None else self.pixels.data_ptr()
+        return self.layout.tables(values, operations, parameters, pixels)
 
     def _call(self, call: Call, space: Tensor, capacity: int, count: int) -> None:
         """Let torch run an opaque operation on `count` images.
@@ -174,39 +123,24 @@ class Executor(ABC):
         padding.zero_()
 
     def _value(self, number: int, space: Tensor, capacity: int, count: int) -> tuple[Tensor, Tensor]:
-        """A value [N, C, H, W] where it lies, in channels_last, and what pads its channels."""
+        """Return a value [N, C, H, W] where it lies, in channels_last, and what pads its channels."""
         value = self.schedule.values[number]
         channels = int(value["channels"])
-        shape = (count, int(value["height"]), int(value["width"]), self._pitch(channels))
+        shape = (count, int(value["height"]), int(value["width"]), self.layout.pitch(channels))
         start = int(value["offset"]) * capacity * self.dtype.itemsize
         size = prod(shape) * self.dtype.itemsize
         whole = space[start : start + size].view(self.dtype).view(shape).permute(0, 3, 1, 2)
         return whole[:, :channels], whole[:, channels:]
 
     def _by_channel(self, numbers: list[float]) -> Tensor:
-        """A number for each batch norm as one for each of its channels, float64."""
+        """Return a number for each batch norm as one for each of its channels (float64)."""
         sizes = torch.tensor([norm.channels for norm in self.schedule.batch_norms], dtype=torch.int64)
         spread = torch.tensor(numbers, dtype=torch.float64).repeat_interleave(sizes)
-        return spread.to(self.backend.device)
+        return spread.to(self.target.device)
 
-    def _place_weights(self) -> np.ndarray:
-        """Lay the packed weights out; return where each begins, and the end."""
-        sizes = [self._packed_bytes(index) for _, _, index in self.schedule.weights]
-        offsets = np.cumsum([0, *(-(-size // 64) * 64 for size in sizes)])
-        self._set_weights(self.operations, offsets)
-        return offsets
 
-    @staticmethod
-    def _set_weights(operations: np.ndarray, offsets: np.ndarray) -> None:
-        """Turn numbers of weights into offsets."""
-        column = operations["weight"]
-        operations["weight"] = np.where(column < 0, column, offsets[column])
-
-    def _operation(self, index: int) -> tuple[int, int]:
-        """Return the addresses of an operation and of its input value."""
-        values, (_, _, operation_bytes) = self.schedule.values, SIZES
-        input = int(self.operations["input"][index])
-        return (
-            self.operations.ctypes.data + index * operation_bytes,
-            values.ctypes.data + input * values.itemsize,
-        )
+def _leading_or(missing: float, values: Tensor | None, channels: int, like: Tensor) -> Tensor:
+    """Return the leading values; a norm without scale and shift has none, so `missing` takes their place."""
+    if values is None:
+        return torch.full((channels,), missing, device=like.device)
+    return leading(values, channels)

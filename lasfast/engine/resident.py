@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lasfast.engine.memory import pack
+from lasfast.engine.group import Group, Term
+from lasfast.engine.memory import largest_first
 from lasfast.engine.schedule import CUDA_CHANNELS, Kind
-from lasfast.ir.layers import Shape
+from lasfast.ir import layers
+from lasfast.ir.layers import Layer, Shape
 from lasfast.ir.prefix_tree import ROOT, PrefixTree
-
-if TYPE_CHECKING:
-    from lasfast.engine.schedule_builder import Group
 
 ALIGNMENT = 64
 """Values begin at multiples of so many elements: a line of shared memory in the smallest storage."""
@@ -28,38 +27,46 @@ MOST = 228 * 1024 // 2
 """Elements, in the smallest storage, that no multiprocessor has room for."""
 
 
-def depth_first(plan: PrefixTree, image_shape: Shape) -> list[int]:
-    """Return the place of each node of a plan in a depth-first order in which few values wait.
+def depth_first(tree: PrefixTree, image_shape: Shape) -> list[int]:
+    """Return the place of each node of a tree in a depth-first order in which few values wait.
 
     Of a node's children, that whose subtree needs most memory comes last, when the node's output has only to
     wait for its own layers.
     """
     shapes: dict[int, Shape] = {ROOT: image_shape}
-    children: list[list[int]] = [[] for _ in range(len(plan.nodes) + 1)]  # those of the root are last
-    own = []  # about what a layer needs for itself
-    for index, node in enumerate(plan.nodes):
-        inner = node.layer.shapes(shapes[node.parent])
-        shapes[index] = inner[-1]
-        own.append(prod(inner[0]) + max(map(prod, inner[1:]), default=0))
+    children: list[list[int]] = [[] for _ in range(len(tree.nodes) + 1)]  # those of the root are last
+    needs = []  # elements: of each layer for itself, and then of its subtree
+    for index, node in enumerate(tree.nodes):
+        shapes[index], own = _output_and_need(node.layer, shapes[node.parent])
+        needs.append(own)
         children[node.parent].append(index)
-    needs = [0] * len(plan.nodes)
-    for index in reversed(range(len(plan.nodes))):
-        inner_needs = sorted(needs[child] for child in children[index])
-        waiting = [need + prod(shapes[index]) for need in inner_needs[:-1]]
-        needs[index] = max([own[index], *inner_needs[-1:], *waiting])
+    for index in reversed(range(len(tree.nodes))):
+        inner = sorted(needs[child] for child in children[index])
+        waiting = [need + prod(shapes[index]) for need in inner[:-1]]
+        needs[index] = max([needs[index], *inner[-1:], *waiting])
     for some in children:
         some.sort(key=lambda child: needs[child])
-    places, stack = [0] * len(plan.nodes), children[ROOT][::-1]
-    for place in range(len(plan.nodes)):
+    places, stack = [0] * len(tree.nodes), children[ROOT][::-1]
+    for place in range(len(tree.nodes)):
         index = stack.pop()
         places[index] = place
         stack += children[index][::-1]
     return places
 
 
+@lru_cache(maxsize=4096)
+def _output_and_need(layer: Layer, input_shape: Shape) -> tuple[Shape, int]:
+    """Return the shape of a layer's output, and about how many elements it needs for itself."""
+    first, *inner = layer.shapes(input_shape)
+    return inner[-1], prod(first) + max(map(prod, inner))
+
+
 @dataclass
 class _Slot:
-    """What values have one after another, when each but the first is computed in place."""
+    """Memory that values have one after another, each but the first computed in the place of the one before.
+
+    It is in use from time `first` to `last`; `values` are their numbers.
+    """
 
     size: int
     first: int
@@ -68,25 +75,25 @@ class _Slot:
 
 
 def place_values(groups: Sequence[Group]) -> tuple[list[int], int] | None:
-    """Return an offset for each value that the groups store, in order, and elements per image of the arena.
+    """Return an offset for each value that the groups store, in order, and the arena's elements per image.
 
     None where that is more than any multiprocessor has.
     """
-    last = {id(term.group): time for time, group in enumerate(groups) for term in group.inputs()}
+    last = {term.group: time for time, group in enumerate(groups) for term in group.inputs()}
     slots: list[_Slot] = []
-    owner: dict[int, _Slot] = {}
+    owner: dict[Group, _Slot] = {}
     stored = 0
     for time, group in enumerate(groups):
         if group.leaf >= 0:
             continue
-        slot = next((owner[id(one)] for one in _replaceable(group) if last[id(one)] == time), None)
+        slot = next((owner[one] for one in _replaceable(group) if last[one] == time), None)
         if slot is None:
             channels, height, width = group.shape
             size = -(-channels // CUDA_CHANNELS) * CUDA_CHANNELS * height * width
             slots.append(slot := _Slot(-(-size // ALIGNMENT) * ALIGNMENT, time, time))
-        slot.last = last.get(id(group), time)
+        slot.last = last.get(group, time)
         slot.values.append(stored)
-        owner[id(group)] = slot
+        owner[group] = slot
         stored += 1
     busy = np.zeros(len(groups) + 1, dtype=np.int64)
     for slot in slots:
@@ -94,7 +101,7 @@ def place_values(groups: Sequence[Group]) -> tuple[list[int], int] | None:
         busy[slot.last + 1] -= slot.size
     if busy.cumsum().max() > MOST:
         return None
-    found, arena = pack([slot.size for slot in slots], [(slot.first, slot.last) for slot in slots])
+    found, arena = largest_first([slot.size for slot in slots], [(slot.first, slot.last) for slot in slots])
     offsets = [0] * stored
     for slot, offset in zip(slots, found, strict=True):
         for value in slot.values:
@@ -103,8 +110,24 @@ def place_values(groups: Sequence[Group]) -> tuple[list[int], int] | None:
 
 
 def _replaceable(group: Group) -> list[Group]:
-    """The groups in whose values' place the output of this one may be: each element is read for its own."""
+    """Return the groups whose values the output may overwrite: element i is read for element i alone."""
     terms = ((group.input, group.kind in (Kind.COMBINE, Kind.GATE)), (group.other, group.adds))
     once = [term.group for term, elementwise in terms if term is not None and elementwise]
     others = [term.group for term, elementwise in terms if term is not None and not elementwise]
     return [one for one in once if one.shape == group.shape and all(one is not other for other in others)]
+
+
+def with_plain_inputs(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups with one more before each matrix product that reads through a norm or an activation.
+
+    The added group stores what the product then reads as it is stored. Changes the groups of these products.
+    """
+    result = []
+    for group in groups:
+        term = group.input
+        dense = group.kind == Kind.LINEAR or (isinstance(group.op, layers.Conv2d) and group.op.groups == 1)
+        if dense and term is not None and not term.plain:
+            group.input = Term(Group(Kind.COMBINE, None, term.group.shape, group.last, group.node, term))
+            result.append(group.input.group)
+        result.append(group)
+    return result

@@ -101,8 +101,9 @@ class Schedule:
     that does; an operation's `weight` is the index in `weights` until packing makes it an offset.
     `biases` are (module, channels), laid out one after the other. `arena` counts elements per image, those
     of `shared` values apart, `calls` are the opaque operations in order, and
-    `leaves` are the plan's nodes whose output is logits, in the order of their numbers. `resident` is for
-    prediction on CUDA, where a few images' values may fit into a multiprocessor.
+    `leaves` are the tree's nodes whose output is logits, in the order of their numbers. `resident` is for
+    prediction on CUDA, where a few images' values may fit into a multiprocessor. `nodes` has the tree's node
+    of each operation, ROOT for the images.
     """
 
     values: np.ndarray
@@ -116,6 +117,7 @@ class Schedule:
     calls: tuple[Call, ...]
     leaves: tuple[int, ...]
     classes: int
+    nodes: np.ndarray
     resident: Resident | None = None
 
     def ranges(self) -> list[tuple[int, int]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from heapq import heappop, heappush
 from math import prod
 
 import numpy as np
 
-from lasfast.engine.memory import place
-from lasfast.engine.resident import place_values
+from lasfast.engine.group import NONE, Group
+from lasfast.engine.memory import first_fit
+from lasfast.engine.resident import place_values, with_plain_inputs
 from lasfast.engine.schedule import (
     ALIGNMENT,
     CUDA_CHANNELS,
@@ -18,67 +19,18 @@ from lasfast.engine.schedule import (
     OPERATION,
     VALUE,
     BatchNorm,
-    Call,
     Kind,
     Resident,
     Schedule,
 )
 from lasfast.ir import layers
-from lasfast.ir.layers import Op, Shape
-
-NONE = -1
+from lasfast.ir.layers import Shape
 
 Reader = layers.Conv2d | layers.Linear
 """The ops that read a packed weight."""
 
 
-@dataclass
-class Group:
-    """An operation in the making. `last` is the op of the graph whose value it stores so far."""
-
-    kind: Kind
-    op: Op | None
-    shape: Shape
-    last: int
-    input: Term | None = None
-    other: Term | None = None
-    groups: int = 1
-    first: int = 0
-    output_norm: int = NONE
-    activation: int = 0
-    statistics: int = NONE
-    level: int = 0
-    leaf: int = NONE
-    call: Call | None = None
-
-    def inputs(self) -> Iterator[Term]:
-        """Give the one or two values it reads."""
-        if self.input is not None:
-            yield self.input
-        if self.other is not None:
-            yield self.other
-
-    @property
-    def adds(self) -> bool:
-        """Whether `other` is added to the operation's result; of some kinds it is an operand."""
-        return self.other is not None and self.kind not in (Kind.GATE, Kind.ARRANGE, Kind.OPAQUE)
-
-
-@dataclass(frozen=True)
-class Term:
-    """The value that a group stores, as seen through a norm and an activation."""
-
-    group: Group
-    norm: int = NONE
-    activation: int = 0
-
-    @property
-    def plain(self) -> bool:
-        """Whether it is the value as it is stored."""
-        return self.norm == NONE and not self.activation
-
-
-def emit(
+def build_schedule(
     groups: Sequence[Group],
     batch_norms: Sequence[BatchNorm],
     leaves: tuple[int, ...],
@@ -89,10 +41,11 @@ def emit(
     cuda: bool,
     depth_first: Sequence[Group] | None = None,
 ) -> Schedule:
-    """Return the schedule of these groups, those left out of which nothing comes.
+    """Return the schedule of these groups, without those that nothing comes of. Changes the groups.
 
-    Where all images go through a level before the next, at most `width` operations are of one level (None is
-    any number), and there is one arena. `depth_first`, the groups in another order, asks for a resident form.
+    With `by_levels`, all images go through a level before the next: at most `width` operations are of one
+    level (None is any number), and there is one arena. `depth_first`, the groups in another order, asks for a
+    resident form.
     """
     groups = _ordered(groups, width if by_levels else 1)
     values, arena, shared = _place(groups, by_levels, CUDA_CHANNELS if cuda else 1)
@@ -113,8 +66,8 @@ def emit(
     )
     resident = None
     if depth_first is not None and not calls:
-        needed = {id(group) for group in groups}
-        in_order = [group for group in depth_first if id(group) in needed]
+        needed = set(groups)
+        in_order = [group for group in depth_first if group in needed]
         resident = _resident(in_order, norm_numbers, parameters)
     return Schedule(
         values=values,
@@ -129,12 +82,16 @@ def emit(
         leaves=leaves,
         classes=classes,
         resident=resident,
+        nodes=np.array([group.node for group in groups]),
     )
 
 
 def _resident(groups: list[Group], norms: dict[int, int], parameters: _Parameters) -> Resident | None:
-    """Return the groups in this order as a kernel runs them in shared memory, if they fit. Changes them."""
-    groups = _with_plain_inputs(groups)
+    """Return the groups, in this order, as a kernel runs them in shared memory; None where they do not fit.
+
+    Changes the groups.
+    """
+    groups = with_plain_inputs(groups)
     placed = place_values(groups)
     if placed is None:
         return None
@@ -144,22 +101,6 @@ def _resident(groups: list[Group], norms: dict[int, int], parameters: _Parameter
     shapes = [group.shape for group in groups if group.leaf == NONE]
     rows = [(*shape, 0, offset) for shape, offset in zip(shapes, offsets, strict=True)]
     return Resident(np.array(rows, dtype=VALUE), _records(groups, norms, parameters), arena)
-
-
-def _with_plain_inputs(groups: Sequence[Group]) -> list[Group]:
-    """The groups, with an operation more before each matrix product that reads through norm or activation.
-
-    Changes these groups.
-    """
-    result = []
-    for group in groups:
-        term = group.input
-        dense = group.kind == Kind.LINEAR or (isinstance(group.op, layers.Conv2d) and group.op.groups == 1)
-        if dense and term is not None and not term.plain:
-            group.input = Term(Group(Kind.COMBINE, None, term.group.shape, group.last, term))
-            result.append(group.input.group)
-        result.append(group)
-    return result
 
 
 def _records(groups: list[Group], norms: dict[int, int], parameters: _Parameters) -> np.ndarray:
@@ -245,24 +186,25 @@ def _weight_key(op: Reader, shape: Shape) -> tuple[object, ...]:
 
 
 def _ordered(groups: Sequence[Group], width: int | None) -> list[Group]:
-    """The groups that something comes of, in an order in which they can run, with their levels."""
+    """Return the groups that something comes of, in an order in which they can run; sets their levels."""
     # A group can run once everything that it read is there: at its last op. (Sorting is stable.)
     order = sorted(groups, key=lambda group: group.last)
-    needed = {id(groups[0])}
+    needed = {groups[0]}
     for group in reversed(order):
-        if group.statistics != NONE or group.leaf != NONE or id(group) in needed:
-            needed.add(id(group))
-            needed.update(id(term.group) for term in group.inputs())
-    order = [group for group in order if id(group) in needed]
+        if group.statistics != NONE or group.leaf != NONE or group in needed:
+            needed.add(group)
+            needed.update(term.group for term in group.inputs())
+    order = [group for group in order if group in needed]
     if width == 1:
         for level, group in enumerate(order):
             group.level = level
         return order
-    readers: dict[int, list[int]] = {id(group): [] for group in order}
+    numbers = {group: number for number, group in enumerate(order)}
+    readers: list[list[int]] = [[] for _ in order]
     missing = [0] * len(order)
     for index, group in enumerate(order):
-        for source in {id(term.group) for term in group.inputs()}:
-            readers[source].append(index)
+        for source in {term.group for term in group.inputs()}:
+            readers[numbers[source]].append(index)
             missing[index] += 1
     ready = [index for index, count in enumerate(missing) if not count]
     level = 0
@@ -273,7 +215,7 @@ def _ordered(groups: Sequence[Group], width: int | None) -> list[Group]:
             together.append(heappop(ready))
         for index in together:
             order[index].level = level
-            for reader in readers[id(order[index])]:
+            for reader in readers[index]:
                 missing[reader] -= 1
                 if not missing[reader]:
                     heappush(ready, reader)
@@ -286,27 +228,21 @@ def _any_opaque(order: list[Group], *indices: int) -> bool:
 
 
 def _place(groups: list[Group], one_arena: bool, multiple: int) -> tuple[np.ndarray, int, int]:
-    """Return the values of the groups that store one, and elements per image of both arenas.
+    """Return the values of the groups that store one, and the elements per image of both arenas.
 
-    Positions are as large as the next `multiple` of the channels.
+    Positions are as large as the next `multiple` of the channels. The second arena is for values that are
+    read or written by opaque operations, or across them; with `one_arena` there are none.
     """
     stored = [group for group in groups if group.leaf == NONE]
-    shapes = [(-(-group.shape[0] // multiple) * multiple, *group.shape[1:]) for group in stored]
-    sizes = [-(-prod(shape) // ALIGNMENT) * ALIGNMENT for shape in shapes]
-    lives = _lives(groups, [group.level for group in groups])
-    # Moments of the shared arena: 0 is the first range of native operations, 1 the first opaque one, ...
-    moments, moment = [], 0
-    for group in groups:
-        opaque = group.kind == Kind.OPAQUE
-        moments.append(moment + opaque)
-        moment += 2 * opaque
-    spans = _lives(groups, moments)
-    crosses = [not one_arena and (first < last or first % 2 == 1) for first, last in spans]
+    sizes = [_elements(group.shape, multiple) for group in stored]
+    levels = _lives(groups, [group.level for group in groups])
+    ranges = _range_lives(groups)
+    crosses = [not one_arena and (first < last or first % 2 == 1) for first, last in ranges]
     offsets = [0] * len(stored)
     arenas = [0, 0]
-    for shared, times in enumerate((lives, spans)):
+    for shared, lives in enumerate((levels, ranges)):
         members = [value for value, crossing in enumerate(crosses) if crossing == bool(shared)]
-        found, arenas[shared] = place([sizes[v] for v in members], [times[v] for v in members])
+        found, arenas[shared] = first_fit([sizes[v] for v in members], [lives[v] for v in members])
         for value, offset in zip(members, found, strict=True):
             offsets[value] = offset
     rows = [
@@ -316,11 +252,29 @@ def _place(groups: list[Group], one_arena: bool, multiple: int) -> tuple[np.ndar
     return np.array(rows, dtype=VALUE), arenas[0], arenas[1]
 
 
+def _elements(shape: Shape, multiple: int) -> int:
+    """Return the room that a value takes in an arena, in elements per image."""
+    channels, *size = shape
+    return -(-(-(-channels // multiple) * multiple * prod(size)) // ALIGNMENT) * ALIGNMENT
+
+
+def _range_lives(groups: list[Group]) -> list[tuple[int, int]]:
+    """Return the life of each stored value, in times that advance at each call: 2 k + 1 is call k's."""
+    if all(group.kind != Kind.OPAQUE for group in groups):
+        return [(0, 0)] * sum(group.leaf == NONE for group in groups)
+    times, time = [], 0
+    for group in groups:
+        opaque = group.kind == Kind.OPAQUE
+        times.append(time + opaque)
+        time += 2 * opaque
+    return _lives(groups, times)
+
+
 def _lives(groups: list[Group], times: list[int]) -> list[tuple[int, int]]:
-    """The first and last time of each stored value, where each group has its time."""
-    last = {id(group): time for group, time in zip(groups, times, strict=True)}
-    first = dict(last)
+    """Return the first and the last time of each stored value, where each group has its time."""
+    last = dict(zip(groups, times, strict=True))
     for group, time in zip(groups, times, strict=True):
-        for term in group.inputs():
-            last[id(term.group)] = max(last[id(term.group)], time)
-    return [(first[id(group)], last[id(group)]) for group in groups if group.leaf == NONE]
+        for term in (group.input, group.other):
+            if term is not None and last[term.group] < time:
+                last[term.group] = time
+    return [(time, last[group]) for group, time in zip(groups, times, strict=True) if group.leaf == NONE]

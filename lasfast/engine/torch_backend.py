@@ -1,7 +1,7 @@
-"""The reference backend: pure PyTorch, runs anywhere, and is what every other backend must agree with.
+"""The reference backend: pure PyTorch, which runs anywhere. Every other backend must agree with it.
 
-Its results for one path do not depend on the other paths of the plan: every node runs the same
-operators on the same shapes as it would alone, so sharing changes no bit.
+Its results for one path do not depend on the other paths of the tree: every node runs the same operators on
+the same shapes as it would alone, so sharing changes no bit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lasfast.data.normalization import Normalization
 from lasfast.engine.backend import Backend, NodeStatistics, too_few_values
 from lasfast.engine.calibration import CONVENTIONS, RunningStatistics
 from lasfast.execution.interpret import BatchNormFunction, Modules, leading, run_layer
@@ -20,7 +19,6 @@ from lasfast.ir import layers
 from lasfast.ir.layers import Shape
 from lasfast.ir.precision import PRECISIONS
 from lasfast.ir.prefix_tree import ROOT, PrefixTree
-from lasfast.supernets import Supernet
 
 
 class TorchBackend(Backend):
@@ -28,16 +26,10 @@ class TorchBackend(Backend):
 
     name = "torch"
 
-    def __init__(
-        self, supernet: Supernet, precision: str = "fp32", normalization: Normalization | None = None
-    ) -> None:
-        super().__init__(supernet, precision, normalization)
-        self.itemsize = PRECISIONS[precision].bytes
-
-    def calibrate(self, plan: PrefixTree, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
+    def calibrate(self, tree: PrefixTree, batches: Iterable[Tensor], convention: str) -> list[NodeStatistics]:
         """Return the statistics of every node (see `Backend.calibrate`)."""
-        modules = dict(self.supernet.named_modules())
-        running: list[dict[str, RunningStatistics]] = [{} for _ in plan.nodes]
+        modules = dict(self.target.module.named_modules())
+        running: list[dict[str, RunningStatistics]] = [{} for _ in tree.nodes]
         kind = CONVENTIONS[convention]
 
         def normalise(node: int) -> BatchNormFunction:
@@ -55,46 +47,47 @@ class TorchBackend(Backend):
 
             return batch_norm
 
-        functions = [normalise(node) for node in range(len(plan.nodes))]
-        with self.inference():
+        functions = [normalise(node) for node in range(len(tree.nodes))]
+        with self.target.inference():
             for images in batches:
-                for _ in self._run(plan, images, modules, functions):
+                for _ in self._run(tree, images, modules, functions):
                     pass
         return [{name: one.result() for name, one in node.items()} for node in running]
 
     def predict_batches(
-        self, plan: PrefixTree, statistics: list[NodeStatistics], batches: Iterable[Tensor]
+        self, tree: PrefixTree, statistics: list[NodeStatistics], batches: Iterable[Tensor]
     ) -> Iterator[dict[int, Tensor]]:
         """Give the logits of every leaf for each batch (see `Backend.predict_batches`)."""
-        modules = dict(self.supernet.named_modules())
+        modules = dict(self.target.module.named_modules())
 
         def normalise(node: int) -> BatchNormFunction:
             return lambda op, x: _batch_norm(modules[op.module], op, x, *statistics[node][op.module])
 
-        functions = [normalise(node) for node in range(len(plan.nodes))]
+        functions = [normalise(node) for node in range(len(tree.nodes))]
         for images in batches:
-            with self.inference():
+            with self.target.inference():
                 logits = {
-                    leaf: output.float() for leaf, output in self._run(plan, images, modules, functions)
+                    leaf: output.float() for leaf, output in self._run(tree, images, modules, functions)
                 }
             yield logits
 
-    def peak_bytes(self, plan: PrefixTree, image_shape: Shape, images: int) -> int:
+    def peak_bytes(self, tree: PrefixTree, image_shape: Shape, images: int) -> int:
         """Return the bytes of the values alive at once, layer after layer."""
-        return plan.peak_bytes(image_shape, images, self.itemsize)
+        return tree.peak_bytes(image_shape, images, PRECISIONS[self.precision].bytes)
 
-    def prediction_batch(self, plan: PrefixTree, image_shape: Shape, budget: int) -> int:
+    def prediction_batch(self, tree: PrefixTree, image_shape: Shape, budget: int) -> int:
         """Return how many images fit."""
-        return max(1, budget // plan.peak_bytes(image_shape, 1, self.itemsize))
+        return max(1, budget // tree.peak_bytes(image_shape, 1, PRECISIONS[self.precision].bytes))
 
     def _run(
-        self, plan: PrefixTree, images: Tensor, modules: Modules, functions: list[BatchNormFunction]
+        self, tree: PrefixTree, images: Tensor, modules: Modules, functions: list[BatchNormFunction]
     ) -> Iterator[tuple[int, Tensor]]:
         """Run the tree on one batch, giving each leaf's output as it is ready."""
         self.check_images(images)
-        outputs = {ROOT: images if self.normalization is None else self.normalization(images)}
-        waiting = [node.uses for node in plan.nodes]
-        for index, node in enumerate(plan.nodes):
+        normalization = self.target.normalization
+        outputs = {ROOT: images if normalization is None else normalization(images)}
+        waiting = [node.uses for node in tree.nodes]
+        for index, node in enumerate(tree.nodes):
             output = run_layer(node.layer, outputs[node.parent], modules, functions[index])
             if node.uses:
                 outputs[index] = output
@@ -115,7 +108,7 @@ def _batch_norm(
     *,
     training: bool = False,
 ) -> Tensor:
-    """Normalise x by mean and variance [C]; in training by its own, which are written to them."""
+    """Normalise x by mean and variance [C]; in training by its own, which are written to these."""
     assert isinstance(module, nn.BatchNorm2d)
     weight, bias = leading(module.weight, op.channels), leading(module.bias, op.channels)
     return F.batch_norm(x, mean, variance, weight, bias, training, momentum=1.0, eps=op.eps)

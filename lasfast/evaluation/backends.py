@@ -63,7 +63,7 @@ def fall_back(wanted: str, supernet: Supernet, backend: Backend, error: NotLower
     if wanted == "native":
         raise ValueError(f"backend 'native' cannot run this supernet: {error}; take 'torch'") from error
     logger.warning("lasfast goes on with PyTorch's operators: %s", error)
-    return TorchBackend(supernet, backend.precision, backend.normalization)
+    return TorchBackend(supernet, backend.precision, backend.target.normalization)
 
 
 def _why_not_lowerable(supernet: Supernet, image_shape: Shape) -> str | None:

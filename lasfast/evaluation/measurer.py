@@ -89,14 +89,10 @@ class Measurer:
         Return the results of all paths.
         """
         most_images = self.images.most_calibrated(self.calibration_batch)
-
-        def cost(part: PrefixTree) -> int:
-            return self.backend.peak_bytes(part, self.images.shape, most_images)
-
+        chunks = self.backend.chunks(plan, self.images.shape, most_images, self.memory_budget)
         results: dict[Path, T] = {}
-        waiting = plan.chunks(self.memory_budget, cost)
-        while waiting:
-            chunk = waiting.pop(0)
+        waiting: list[PrefixTree] = []
+        while chunk := waiting.pop(0) if waiting else next(chunks, None):
             try:
                 results |= work(chunk)
             except torch.OutOfMemoryError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +132,7 @@ def _native(network: nn.Module, batches: _Batches, convention: str, precision: s
             lower(plan, shape, calibration=True)
         except (UntraceableError, NotLowerableError, ValueError) as error:
             raise _CannotError(str(error)) from error
-        backend = NativeBackend(cast(Any, network), precision)
+        backend = NativeBackend(network, precision)
         [statistics] = backend.calibrate(plan, batches, convention)
     return statistics
 

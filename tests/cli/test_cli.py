@@ -174,7 +174,7 @@ def test_info_says_what_is_here(lasfast) -> None:
 
 
 def test_info_says_how_a_plan_would_run(lasfast) -> None:
-    status, out, err = lasfast("info", "--plan", "2-1-1,1-2-1,1-1-2")
+    status, out, err = lasfast("info", "--prefix-tree", "2-1-1,1-2-1,1-1-2")
     assert status == 0, err
     assert re.search(r"layers +18 in all, 13 to run", out)
     assert re.search(r"sharing +1\.38x", out)
@@ -187,7 +187,7 @@ def test_info_says_how_a_plan_of_choices_would_run(lasfast) -> None:
     plan = ",".join("-".join([*blocks[:19], last]) for last in ("3x3", "xception"))
     status, out, err = lasfast("info", "--plan", plan, "--supernet", "shufflenet-v2", "--width", 0.25)
     assert status == 0, err
-    assert re.search(r"plan +2 architectures of ShuffleNetV2, 32x32", out)
+    assert re.search(r"prefix tree +2 architectures of ShuffleNetV2, 32x32", out)
     assert re.search(r"run by PyTorch +no layer", out)
 
 
@@ -219,7 +219,7 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         (["dataset", "--depths", "x"], "--depths must be a depth or a range"),
         (["train", "2-2"], "ARCHITECTURE must be one positive number for each of the 3 groups"),
         (["evaluate", "1-1-1", "--run", "/nowhere"], "/nowhere holds no run"),
-        (["info", "--plan", "2-2"], "--plan must be one positive number for each of the 3 groups"),
+        (["info", "--plan", "2-2"], "--prefix-tree must be one positive number for each of the 3 groups"),
         (["report", "/nowhere"], "/nowhere holds no study"),
         (["latency", "build", "--table", "/nowhere/t.json", "--batch", "0"], "batch must be a positive int"),
         (["latency", "build", "--name", "a b"], "name must be one such as 'cpu'"),

@@ -1,4 +1,4 @@
-"""Supernets of options on the native backend: every option in the plan, none left to PyTorch."""
+"""Supernets of options on the native backend: every option in the tree, none left to PyTorch."""
 
 import random
 
@@ -25,8 +25,8 @@ def error(ours: torch.Tensor, truth: torch.Tensor) -> float:
     return float((ours - truth).norm() / truth.norm())
 
 
-def logits(backend, plan, calibration, images):
-    return backend.predict(plan, backend.calibrate(plan, calibration, "cumulative"), images)
+def logits(backend, tree, calibration, images):
+    return backend.predict(tree, backend.calibrate(tree, calibration, "cumulative"), images)
 
 
 @pytest.mark.parametrize("cuda", [False, True])
@@ -43,12 +43,12 @@ def test_every_option_is_native(choice_supernet, calibration: bool, cuda: bool) 
 
 
 def test_backends_agree(kernels, choice_net, calibration, images) -> None:
-    plan = sampled(choice_net)
-    assert plan.sharing_ratio > 1
-    truth = logits(TorchBackend(choice_net), plan, calibration, images)
-    ours = logits(NativeBackend(choice_net), plan, calibration, images)
-    torchs_bf16 = logits(TorchBackend(choice_net, "bf16"), plan, calibration, images)
-    ours_bf16 = logits(NativeBackend(choice_net, "bf16"), plan, calibration, images)
+    tree = sampled(choice_net)
+    assert tree.sharing_ratio > 1
+    truth = logits(TorchBackend(choice_net), tree, calibration, images)
+    ours = logits(NativeBackend(choice_net), tree, calibration, images)
+    torchs_bf16 = logits(TorchBackend(choice_net, "bf16"), tree, calibration, images)
+    ours_bf16 = logits(NativeBackend(choice_net, "bf16"), tree, calibration, images)
     for leaf in truth:
         assert error(ours[leaf], truth[leaf]) <= 1e-4
         bound = 2 * error(torchs_bf16[leaf], truth[leaf]) + 0.005
@@ -56,12 +56,12 @@ def test_backends_agree(kernels, choice_net, calibration, images) -> None:
 
 
 def test_backends_agree_on_odd_sizes(kernels, choice_net) -> None:
-    plan = sampled(choice_net)
+    tree = sampled(choice_net)
     generator = torch.Generator().manual_seed(3)
     batches = [torch.randn(count, 3, 17, 11, generator=generator) for count in (9, 6)]
     images = torch.randn(3, 3, 13, 19, generator=generator)
-    truth = logits(TorchBackend(choice_net), plan, batches, images)
-    for leaf, ours in logits(NativeBackend(choice_net), plan, batches, images).items():
+    truth = logits(TorchBackend(choice_net), tree, batches, images)
+    for leaf, ours in logits(NativeBackend(choice_net), tree, batches, images).items():
         assert error(ours, truth[leaf]) <= 1e-4
 
 
@@ -70,7 +70,7 @@ def test_rounding_grows_through_the_deepest_network_as_it_does_in_torch(kernels,
     torch.manual_seed(0)
     supernet = supernets.ShuffleNetV2(7, stem="cifar", width=0.2)
     architecture = supernet.space.parse("-".join(["xception"] * 20))
-    plan = PrefixTree([supernet.path(architecture)])
+    tree = PrefixTree([supernet.path(architecture)])
     exact = supernet.extract(architecture).double().train()
     for module in exact.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -80,7 +80,7 @@ def test_rounding_grows_through_the_deepest_network_as_it_does_in_torch(kernels,
             exact(batch.double())
         truth = exact.eval()(images.double())
     torchs, ours = (
-        next(iter(logits(backend, plan, calibration, images).values()))
+        next(iter(logits(backend, tree, calibration, images).values()))
         for backend in (TorchBackend(supernet), NativeBackend(supernet))
     )
     assert error(ours, truth) <= 2 * error(torchs, truth)

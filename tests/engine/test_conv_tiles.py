@@ -9,6 +9,7 @@ from lasfast import supernets
 from lasfast.engine import NativeBackend, conv_tiles
 from lasfast.engine.conv_tiles import ConvTiles, Size
 from lasfast.engine.cuda_executor import CudaExecutor
+from lasfast.engine.cuda_layout import CudaLayout
 from lasfast.engine.lower import lower
 from lasfast.engine.schedule import Kind
 from lasfast.ir.prefix_tree import PrefixTree
@@ -36,12 +37,12 @@ def tiles_in(precision: str, device: str = "cpu", **options: int) -> ConvTiles:
 
 
 def tiles_of(backend: NativeBackend, *, calibration: bool = True) -> dict[Size, str]:
-    net = backend.supernet
-    plan = PrefixTree([net.path(net.space.deepest)])
-    schedule = lower(plan, (3, 8, 8), calibration=calibration, width=8, cuda=True)
-    program = CudaExecutor(backend, schedule, calibration=calibration)
+    net = backend.target.module
+    tree = PrefixTree([net.path(net.space.deepest)])
+    schedule = lower(tree, (3, 8, 8), calibration=calibration, width=8, cuda=True)
+    layout = CudaLayout(backend.target, schedule, calibration=calibration)
     shapes, found = tiles_in(backend.precision), {}
-    for operation in program.operations:
+    for operation in CudaExecutor(backend.target, backend.buffer, layout).operations:
         if operation["kind"] != Kind.CONV2D:
             assert operation["tile"] == 0
             continue
@@ -73,7 +74,7 @@ def test_tiles_are_measured_once_and_remembered(measured) -> None:
         "tile for bf16, 3x3, 64 to 64 channels",
     }
     assert {f"tile for bf16, 3x3, {a} to {b} channels": name for (_, a, b), name in first.items()} == kept
-    # Another file is another decision, which programs of any kind heed.
+    # Another file is another decision, which executors of any kind heed.
     kept["tile for bf16, 3x3, 64 to 64 channels"] = "256x128 by warpgroups"
     file.write_text(json.dumps(kept))
     autotune._known.cache_clear()
@@ -95,17 +96,17 @@ def test_no_tile_changes_a_bit(emulated_cuda, monkeypatch, precision: str, tile:
     if precision == "fp32" and module.schedule_conv_tiles_cuda()[tile][2]:
         pytest.skip("warpgroups multiply bf16 alone")
     net = supernet()
-    plan = PrefixTree([net.path(architecture) for architecture in ((2, 1, 1), (1, 1, 1))])
+    tree = PrefixTree([net.path(architecture) for architecture in ((2, 1, 1), (1, 1, 1))])
     images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     backend = NativeBackend(net, precision)
-    statistics = backend.calibrate(plan, [images], "cumulative")
-    expected = backend.predict(plan, statistics, images)
+    statistics = backend.calibrate(tree, [images], "cumulative")
+    expected = backend.predict(tree, statistics, images)
     monkeypatch.setattr(ConvTiles, "fastest", lambda self, size: tile)
     monkeypatch.setenv("LASFAST_CHOICE", "levels")
-    logits = backend.predict(plan, statistics, images)
-    assert all(torch.equal(logits[leaf], expected[leaf]) for leaf in plan.leaves)
+    logits = backend.predict(tree, statistics, images)
+    assert all(torch.equal(logits[leaf], expected[leaf]) for leaf in tree.leaves)
     bound = 1e-5 if precision == "fp32" else 1e-2
-    for node, right in zip(backend.calibrate(plan, [images], "cumulative"), statistics, strict=True):
+    for node, right in zip(backend.calibrate(tree, [images], "cumulative"), statistics, strict=True):
         for name in node:
             for a, b in zip(node[name], right[name], strict=True):
                 torch.testing.assert_close(a, b, rtol=bound, atol=bound)

@@ -63,16 +63,16 @@ def batches(*counts: int, size: int = 8, device: str = "cpu") -> list[Tensor]:
     return [torch.randn(count, 3, size, size, generator=generator).to(device) * 2 + 1 for count in counts]
 
 
-def plan_of(supernet: Supernet) -> PrefixTree:
+def tree_of(supernet: Supernet) -> PrefixTree:
     space = supernet.space
     return PrefixTree([supernet.path(a) for a in ((1,) * space.groups, space.deepest)])
 
 
-def run(backend, plan: PrefixTree, calibration: list[Tensor], images: list[Tensor]):
+def run(backend, tree: PrefixTree, calibration: list[Tensor], images: list[Tensor]):
     """The statistics, and for each batch the logits of all leaves."""
-    statistics = backend.calibrate(plan, calibration, "cumulative")
-    outputs = backend.predict_batches(plan, statistics, images)
-    return statistics, [torch.stack([one[leaf] for leaf in plan.leaves]) for one in outputs]
+    statistics = backend.calibrate(tree, calibration, "cumulative")
+    outputs = backend.predict_batches(tree, statistics, images)
+    return statistics, [torch.stack([one[leaf] for leaf in tree.leaves]) for one in outputs]
 
 
 def error(ours: Tensor, truth: Tensor) -> float:
@@ -80,11 +80,11 @@ def error(ours: Tensor, truth: Tensor) -> float:
 
 
 def agree(supernet: Supernet, precision: str, device: str = "cpu") -> None:
-    plan = plan_of(supernet)
+    tree = tree_of(supernet)
     calibration, images = batches(5, 4, 5, device=device), batches(3, 3, 2, 3, device=device)
-    statistics, ours = run(NativeBackend(supernet, precision), plan, calibration, images)
-    expected, truth = run(TorchBackend(supernet), plan, calibration, images)
-    _, theirs = run(TorchBackend(supernet, precision), plan, calibration, images)
+    statistics, ours = run(NativeBackend(supernet, precision), tree, calibration, images)
+    expected, truth = run(TorchBackend(supernet), tree, calibration, images)
+    _, theirs = run(TorchBackend(supernet, precision), tree, calibration, images)
     for one, right, torchs in zip(ours, truth, theirs, strict=True):
         assert one.dtype == torch.float32
         bound = 1e-4 if precision == "fp32" else 2 * error(torchs, right) + 0.005
@@ -103,16 +103,16 @@ def test_emulated_agrees_with_torch(emulated_cuda, name: str, precision: str) ->
     agree(NETS[name](), precision)
 
 
-def both_ways(monkeypatch: pytest.MonkeyPatch, supernet: Supernet, plan: PrefixTree, precision: str, images):
+def both_ways(monkeypatch: pytest.MonkeyPatch, supernet: Supernet, tree: PrefixTree, precision: str, images):
     """The logits by levels, and resident in shared memory, and which way was taken each time."""
     backend, taken = NativeBackend(supernet, precision), []
-    statistics = backend.calibrate(plan, [images], "cumulative")
+    statistics = backend.calibrate(tree, [images], "cumulative")
     results = []
     for way in ("levels", "resident"):
         monkeypatch.setenv("LASFAST_CHOICE", way)
-        logits = backend.predict(plan, statistics, images)
+        logits = backend.predict(tree, statistics, images)
         taken.append(backend.way)
-        results.append(torch.stack([logits[leaf] for leaf in plan.leaves]))
+        results.append(torch.stack([logits[leaf] for leaf in tree.leaves]))
     return *results, taken
 
 
@@ -131,7 +131,7 @@ def both_ways(monkeypatch: pytest.MonkeyPatch, supernet: Supernet, plan: PrefixT
 )
 def test_both_ways_give_the_same_bits(emulated_cuda, supernet, monkeypatch, precision: str) -> None:
     images = batches(3, size=16 if isinstance(supernet, supernets.PlainNet) else 8)[0]
-    levels, resident, taken = both_ways(monkeypatch, supernet, plan_of(supernet), precision, images)
+    levels, resident, taken = both_ways(monkeypatch, supernet, tree_of(supernet), precision, images)
     assert taken == ["levels", "resident"]
     assert levels.isfinite().all()
     assert torch.equal(levels, resident)
@@ -140,8 +140,8 @@ def test_both_ways_give_the_same_bits(emulated_cuda, supernet, monkeypatch, prec
 @pytest.mark.parametrize("choice_supernet", ["shufflenet-both", "mobilenet-squeezed"], indirect=True)
 def test_both_ways_give_the_same_bits_for_choices(emulated_cuda, choice_net, monkeypatch) -> None:
     rng = random.Random(0)
-    plan = PrefixTree([choice_net.path(choice_net.space.sample(rng)) for _ in range(2)])
-    levels, resident, taken = both_ways(monkeypatch, choice_net, plan, "bf16", batches(3)[0])
+    tree = PrefixTree([choice_net.path(choice_net.space.sample(rng)) for _ in range(2)])
+    levels, resident, taken = both_ways(monkeypatch, choice_net, tree, "bf16", batches(3)[0])
     assert taken == ["levels", "resident"]
     assert torch.equal(levels, resident)
 
@@ -153,13 +153,13 @@ def test_both_ways_give_the_same_bits_for_random_networks(
 ) -> None:
     """Every form that lowering knows; and, where all is native, torch's results."""
     supernet = random_net(seed, 7)
-    plan, images = PrefixTree(supernet.candidates), batches(5, size=7)[0]
+    tree, images = PrefixTree(supernet.candidates), batches(5, size=7)[0]
     compiled.load().set_reversed(reverse)
     try:
-        levels, resident, taken = both_ways(monkeypatch, supernet, plan, "fp32", images)
+        levels, resident, taken = both_ways(monkeypatch, supernet, tree, "fp32", images)
     finally:
         compiled.load().set_reversed(False)
-    opaque = bool(lower(plan, (3, 7, 7), calibration=False).calls)
+    opaque = bool(lower(tree, (3, 7, 7), calibration=False).calls)
     assert taken == ["levels", "levels" if opaque else "resident"]
     assert torch.equal(levels, resident)
 
@@ -167,24 +167,24 @@ def test_both_ways_give_the_same_bits_for_random_networks(
 def test_one_block_of_threads_takes_more_images_than_two(emulated_cuda, monkeypatch) -> None:
     """To the same bits; where there are few images, each block has one either way."""
     supernet, images = NETS["residual"](), batches(13, size=6)[0]
-    plan, results = plan_of(supernet), {}
+    tree, results = tree_of(supernet), {}
     backend = NativeBackend(supernet, "bf16")
-    statistics = backend.calibrate(plan, [images], "cumulative")
+    statistics = backend.calibrate(tree, [images], "cumulative")
     for way in ("levels", "resident", "resident alone"):
         monkeypatch.setenv("LASFAST_CHOICE", way)
-        logits = backend.predict(plan, statistics, images)
+        logits = backend.predict(tree, statistics, images)
         assert backend.way == way
-        results[way] = torch.stack([logits[leaf] for leaf in plan.leaves])
+        results[way] = torch.stack([logits[leaf] for leaf in tree.leaves])
     assert torch.equal(results["resident"], results["levels"])
     assert torch.equal(results["resident alone"], results["levels"])
-    backend.predict(plan, statistics, images[:2])
+    backend.predict(tree, statistics, images[:2])
     assert backend.way == "levels"
 
 
 def test_images_too_large_for_a_multiprocessor_go_by_levels(emulated_cuda, monkeypatch) -> None:
     supernet = NETS["residual"]()
     images = batches(1, size=48)[0]
-    *_, taken = both_ways(monkeypatch, supernet, plan_of(supernet), "bf16", images)
+    *_, taken = both_ways(monkeypatch, supernet, tree_of(supernet), "bf16", images)
     assert taken == ["levels", "levels"]
 
 
@@ -198,9 +198,9 @@ def test_what_is_faster_is_measured_once(emulated_cuda, monkeypatch, tmp_path) -
     monkeypatch.setattr(
         CudaExecutor, "_predict_resident", lambda *arguments: runs.append(1) or original(*arguments)
     )
-    for plan in (plan_of(supernet), PrefixTree([supernet.path((2, 1, 1)), supernet.path((1, 1, 1))])):
+    for tree in (tree_of(supernet), PrefixTree([supernet.path((2, 1, 1)), supernet.path((1, 1, 1))])):
         backend = NativeBackend(supernet)
-        backend.predict(plan, backend.calibrate(plan, [images], "cumulative"), images)
+        backend.predict(tree, backend.calibrate(tree, [images], "cumulative"), images)
     (file,) = tmp_path.iterdir()
     ((key, way),) = json.loads(file.read_text()).items()
     assert key.startswith("predict torch.float32 False 2x3x4x4 by 1, 2^")
@@ -214,19 +214,19 @@ def test_bytes_are_normalized_to_the_same_bits(
 ) -> None:
     monkeypatch.setenv("LASFAST_CHOICE", way)
     supernet = NETS[name]()
-    plan, normalization = plan_of(supernet), Normalization((0.4, 0.5, 0.1), (0.2, 0.25, 0.3))
+    tree, normalization = tree_of(supernet), Normalization((0.4, 0.5, 0.1), (0.2, 0.25, 0.3))
     generator = torch.Generator().manual_seed(1)
     raw = [torch.randint(256, (n, 3, 8, 8), dtype=torch.uint8, generator=generator) for n in (4, 5, 3)]
     floats = [normalization(images) for images in raw]
     backend = NativeBackend(supernet, precision, None, normalization)
-    ours = run(backend, plan, raw[:1], raw[1:])
+    ours = run(backend, tree, raw[:1], raw[1:])
     assert backend.way == way
-    expected = run(NativeBackend(supernet, precision), plan, floats[:1], floats[1:])
+    expected = run(NativeBackend(supernet, precision), tree, floats[:1], floats[1:])
     assert all(map(torch.equal, ours[1], expected[1]))
     with pytest.raises(TypeError, match=r"images must be floating point, got torch\.uint8"):
-        run(NativeBackend(supernet), plan, raw[:1], raw[1:])
+        run(NativeBackend(supernet), tree, raw[:1], raw[1:])
     with pytest.raises(TypeError, match=r"images must be uint8, which is normalized, got torch\.float32"):
-        run(NativeBackend(supernet, normalization=normalization), plan, floats[:1], floats[1:])
+        run(NativeBackend(supernet, normalization=normalization), tree, floats[:1], floats[1:])
 
 
 @pytest.mark.parametrize("name", ["residual", "opaque"])
@@ -234,39 +234,39 @@ def test_memory_changes_no_bit(emulated_cuda, monkeypatch: pytest.MonkeyPatch, n
     """Neither a budget, which has fewer operations run together and fewer images, nor a GPU that is full."""
     torch.manual_seed(0)
     supernet = NETS[name]()
-    plan, calibration, images = plan_of(supernet), batches(4), batches(5)
+    tree, calibration, images = tree_of(supernet), batches(4), batches(5)
     free, tight = NativeBackend(supernet), NativeBackend(supernet, memory_budget=1)
-    statistics, [expected] = run(free, plan, calibration, images)
-    assert torch.equal(run(tight, plan, calibration, images)[1][0], expected)
+    statistics, [expected] = run(free, tree, calibration, images)
+    assert torch.equal(run(tight, tree, calibration, images)[1][0], expected)
     assert tight.held_bytes < free.held_bytes
 
     full, asked = NativeBackend(supernet), []
-    original = full.workspace
+    original = full.buffer.reserve
 
-    def workspace(size: int) -> Tensor:
+    def reserve(size: int) -> Tensor:
         asked.append(size)
         if size >= asked[0]:
             raise torch.OutOfMemoryError("as of a GPU")
         return original(size)
 
-    monkeypatch.setattr(full, "workspace", workspace)
-    [[logits]] = [list(full.predict_batches(plan, statistics, images))]
-    assert torch.equal(torch.stack([logits[leaf] for leaf in plan.leaves]), expected)
+    monkeypatch.setattr(full.buffer, "reserve", reserve)
+    [[logits]] = [list(full.predict_batches(tree, statistics, images))]
+    assert torch.equal(torch.stack([logits[leaf] for leaf in tree.leaves]), expected)
     assert len(asked) > 1
 
 
 def test_tf32_is_by_choice(emulated_cuda) -> None:
     supernet = NETS["residual"]()
-    plan, calibration, images = plan_of(supernet), batches(4), batches(5)
+    tree, calibration, images = tree_of(supernet), batches(4), batches(5)
     results = {}
     before = torch.get_float32_matmul_precision()
     try:
         for choice in ("highest", "high"):
             torch.set_float32_matmul_precision(choice)
-            results[choice] = run(NativeBackend(supernet), plan, calibration, images)[1][0]
+            results[choice] = run(NativeBackend(supernet), tree, calibration, images)[1][0]
     finally:
         torch.set_float32_matmul_precision(before)
-    truth = run(TorchBackend(supernet), plan, calibration, images)[1][0]
+    truth = run(TorchBackend(supernet), tree, calibration, images)[1][0]
     assert error(results["highest"], truth) < 1e-5 < error(results["high"], truth) < 1e-2
 
 
@@ -353,9 +353,9 @@ def test_another_gpu_than_the_current_one() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     supernet = NETS["residual"]().to("cuda:1")
-    plan, images = plan_of(supernet), batches(4, 4, 4, device="cuda:1")
-    _, ours = run(NativeBackend(supernet), plan, images[:1], images)
-    _, truth = run(TorchBackend(supernet), plan, images[:1], images)
+    tree, images = tree_of(supernet), batches(4, 4, 4, device="cuda:1")
+    _, ours = run(NativeBackend(supernet), tree, images[:1], images)
+    _, truth = run(TorchBackend(supernet), tree, images[:1], images)
     for one, right in zip(ours, truth, strict=True):
         assert error(one, right) <= 1e-4
 
@@ -376,7 +376,7 @@ def test_gpu_agrees_with_torch(name: str, precision: str) -> None:
 def test_gpu_gives_the_same_bits_either_way(monkeypatch, name: str, precision: str) -> None:
     supernet = NETS[name]().cuda()
     images = batches(500, size=16, device="cuda")[0]
-    levels, resident, taken = both_ways(monkeypatch, supernet, plan_of(supernet), precision, images)
+    levels, resident, taken = both_ways(monkeypatch, supernet, tree_of(supernet), precision, images)
     assert taken == ["levels", "resident"]
     assert torch.equal(levels, resident)
 
@@ -385,10 +385,10 @@ def test_gpu_gives_the_same_bits_either_way(monkeypatch, name: str, precision: s
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_gpu_gives_the_same_bits_twice_and_within_a_budget(precision: str) -> None:
     supernet = NETS["residual"]().cuda()
-    plan, calibration = plan_of(supernet), batches(40, 40, 40, size=16, device="cuda")
+    tree, calibration = tree_of(supernet), batches(40, 40, 40, size=16, device="cuda")
     images = batches(50, 50, 50, size=16, device="cuda")
     results = [
-        run(NativeBackend(supernet, precision, budget), plan, calibration, images)
+        run(NativeBackend(supernet, precision, budget), tree, calibration, images)
         for budget in (None, None, 10_000_000)
     ]
     for _, logits in results[1:]:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lasfast.engine.memory import place
+from lasfast.engine.memory import first_fit
 
 lives = st.tuples(st.integers(0, 20), st.integers(0, 20)).map(sorted).map(tuple)
 
@@ -10,7 +10,7 @@ lives = st.tuples(st.integers(0, 20), st.integers(0, 20)).map(sorted).map(tuple)
 def test_values_alive_together_never_overlap(values) -> None:
     sizes = [size for size, _ in values]
     times = [life for _, life in values]
-    offsets, total = place(sizes, times)
+    offsets, total = first_fit(sizes, times)
     spans = list(zip(offsets, sizes, times, strict=True))
     for index, (offset, size, (first, last)) in enumerate(spans):
         assert offset >= 0
@@ -23,11 +23,11 @@ def test_values_alive_together_never_overlap(values) -> None:
 
 def test_a_chain_takes_turns() -> None:
     # Each value is read at the moment that the next one is born.
-    offsets, total = place([4] * 5, [(moment, moment + 1) for moment in range(5)])
+    offsets, total = first_fit([4] * 5, [(moment, moment + 1) for moment in range(5)])
     assert (offsets, total) == ([0, 4, 0, 4, 0], 8)
 
 
 def test_the_lowest_gap_that_is_large_enough_is_taken() -> None:
-    offsets, total = place([5, 2, 9, 4, 2], [(0, 9), (0, 1), (0, 9), (2, 9), (2, 9)])
+    offsets, total = first_fit([5, 2, 9, 4, 2], [(0, 9), (0, 1), (0, 9), (2, 9), (2, 9)])
     #  born together: 9, 5, 2 from below; at 2 the last one is gone
     assert (offsets, total) == ([9, 14, 0, 14, 18], 20)

@@ -14,7 +14,7 @@ from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.supernets import Supernet
 
 
-def plan_of(supernet: Supernet) -> PrefixTree:
+def tree_of(supernet: Supernet) -> PrefixTree:
     n = supernet.space.groups
     seed = (1,) * n
     return PrefixTree(
@@ -26,9 +26,9 @@ def error(ours: Tensor, truth: Tensor) -> float:
     return float((ours - truth).norm() / truth.norm())
 
 
-def run(backend, plan: PrefixTree, calibration: list[Tensor], images: Tensor, convention: str = "cumulative"):
-    statistics = backend.calibrate(plan, calibration, convention)
-    return statistics, backend.predict(plan, statistics, images)
+def run(backend, tree: PrefixTree, calibration: list[Tensor], images: Tensor, convention: str = "cumulative"):
+    statistics = backend.calibrate(tree, calibration, convention)
+    return statistics, backend.predict(tree, statistics, images)
 
 
 def assert_same_logits(kernels: str, one: Tensor, other: Tensor) -> None:
@@ -47,9 +47,9 @@ def assert_same_bits(one, other) -> None:
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_fp32_agrees(kernels, supernet, calibration, images, convention: str) -> None:
-    plan = plan_of(supernet)
-    statistics, logits = run(NativeBackend(supernet), plan, calibration, images, convention)
-    expected_statistics, expected = run(TorchBackend(supernet), plan, calibration, images, convention)
+    tree = tree_of(supernet)
+    statistics, logits = run(NativeBackend(supernet), tree, calibration, images, convention)
+    expected_statistics, expected = run(TorchBackend(supernet), tree, calibration, images, convention)
     for ours, theirs in zip(statistics, expected_statistics, strict=True):
         assert ours.keys() == theirs.keys()
         for name, (mean, variance) in theirs.items():
@@ -62,10 +62,10 @@ def test_fp32_agrees(kernels, supernet, calibration, images, convention: str) ->
 
 
 def test_bf16_is_as_near_to_the_truth_as_pytorchs(kernels, supernet, calibration, images) -> None:
-    plan = plan_of(supernet)
-    _, truth = run(TorchBackend(supernet), plan, calibration, images)
-    _, torchs = run(TorchBackend(supernet, "bf16"), plan, calibration, images)
-    _, ours = run(NativeBackend(supernet, "bf16"), plan, calibration, images)
+    tree = tree_of(supernet)
+    _, truth = run(TorchBackend(supernet), tree, calibration, images)
+    _, torchs = run(TorchBackend(supernet, "bf16"), tree, calibration, images)
+    _, ours = run(NativeBackend(supernet, "bf16"), tree, calibration, images)
     for leaf in truth:
         assert 0 < error(ours[leaf], truth[leaf]) <= 2 * error(torchs[leaf], truth[leaf]) + 0.005
 
@@ -85,11 +85,11 @@ def test_random_networks_agree(
 ) -> None:
     torch.manual_seed(seed)
     supernet = random_net(seed, size)
-    plan = PrefixTree(supernet.candidates)
+    tree = PrefixTree(supernet.candidates)
     calibration = [torch.randn(batch, 3, size, size) for batch in batches]
     images = torch.randn(count, 3, size, size)
-    _, expected = run(TorchBackend(supernet), plan, calibration, images)
-    _, logits = run(NativeBackend(supernet), plan, calibration, images)
+    _, expected = run(TorchBackend(supernet), tree, calibration, images)
+    _, logits = run(NativeBackend(supernet), tree, calibration, images)
     for leaf in expected:
         assert error(logits[leaf], expected[leaf]) <= 1e-4
 
@@ -99,7 +99,7 @@ def test_candidates_alone_and_together_have_the_same_bits(
     kernels, supernet, calibration, images, precision: str
 ) -> None:
     backend = NativeBackend(supernet, precision)
-    tree = plan_of(supernet)
+    tree = tree_of(supernet)
     statistics, logits = run(backend, tree, calibration, images)
     for path, leaf in zip(tree.paths, tree.leaves, strict=True):
         alone = PrefixTree([path])
@@ -114,14 +114,14 @@ def test_the_same_bits_twice_and_for_any_number_of_threads(
 ) -> None:
     if kernels == "reference":
         pytest.skip("the reference's convolutions are torch's, which promise nothing of the kind")
-    plan = plan_of(supernet)
+    tree = tree_of(supernet)
     backend = NativeBackend(supernet, precision)
     threads = torch.get_num_threads()
     results = []
     try:
         for number in (1, 1) if kernels == "cuda" else (1, 1, 2, 3):
             torch.set_num_threads(number)
-            results.append(run(backend, plan, calibration, images))
+            results.append(run(backend, tree, calibration, images))
     finally:
         torch.set_num_threads(threads)
     for statistics, logits in results[1:]:
@@ -131,31 +131,31 @@ def test_the_same_bits_twice_and_for_any_number_of_threads(
 
 
 def test_an_image_has_the_same_logits_in_any_batch(kernels, supernet, calibration, images) -> None:
-    plan = plan_of(supernet)
+    tree = tree_of(supernet)
     backend = NativeBackend(supernet)
-    statistics, logits = run(backend, plan, calibration, images)
+    statistics, logits = run(backend, tree, calibration, images)
     for part in (images[:1], images[2:5]):
         start = int((images == part[0]).flatten(1).all(1).nonzero()[0])
-        for leaf, alone in backend.predict(plan, statistics, part).items():
+        for leaf, alone in backend.predict(tree, statistics, part).items():
             assert_same_logits(kernels, alone, logits[leaf][start : start + len(part)])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_bad_images_come_out_as_torchs_do(kernels, supernet, calibration, images, bad: float) -> None:
-    plan = PrefixTree([supernet.path(supernet.space.deepest)])
+    tree = PrefixTree([supernet.path(supernet.space.deepest)])
     native, reference = NativeBackend(supernet), TorchBackend(supernet)
-    statistics = reference.calibrate(plan, calibration, "cumulative")
+    statistics = reference.calibrate(tree, calibration, "cumulative")
     images = images.clone()
     images[2, 1, 3, 4] = bad
-    expected = reference.predict(plan, statistics, images)[plan.leaves[0]]
-    logits = native.predict(plan, statistics, images)[plan.leaves[0]]
+    expected = reference.predict(tree, statistics, images)[tree.leaves[0]]
+    logits = native.predict(tree, statistics, images)[tree.leaves[0]]
     assert torch.equal(logits.isnan(), expected.isnan())
     assert logits[2].isnan().any()
     assert not logits[[0, 1, 3, 4, 5]].isnan().any()
 
     batches = [calibration[0], images]
-    ours = native.calibrate(plan, batches, "cumulative")
-    theirs = reference.calibrate(plan, batches, "cumulative")
+    ours = native.calibrate(tree, batches, "cumulative")
+    theirs = reference.calibrate(tree, batches, "cumulative")
     for one, other in zip(ours, theirs, strict=True):
         for name in other:
             for a, b in zip(one[name], other[name], strict=True):
@@ -165,18 +165,18 @@ def test_bad_images_come_out_as_torchs_do(kernels, supernet, calibration, images
 def test_images_of_any_size_and_layout(kernels, supernet, calibration, images) -> None:
     if isinstance(supernet, supernets.PlainNet):
         pytest.skip("its classifier fits one image size")
-    plan = plan_of(supernet)
+    tree = tree_of(supernet)
     batches = [
         calibration[0].to(memory_format=torch.channels_last),
         calibration[1][:, :, 1:, 2:],
         calibration[2].double(),
     ]
     odd = torch.randn(3, 3, 21, 13)
-    statistics = NativeBackend(supernet).calibrate(plan, batches, "batch_mean")
+    statistics = NativeBackend(supernet).calibrate(tree, batches, "batch_mean")
     batches[2] = batches[2].float()
-    expected = TorchBackend(supernet).calibrate(plan, batches, "batch_mean")
-    truth = TorchBackend(supernet).predict(plan, expected, odd)
-    for leaf, logits in NativeBackend(supernet).predict(plan, statistics, odd).items():
+    expected = TorchBackend(supernet).calibrate(tree, batches, "batch_mean")
+    truth = TorchBackend(supernet).predict(tree, expected, odd)
+    for leaf, logits in NativeBackend(supernet).predict(tree, statistics, odd).items():
         assert error(logits, truth[leaf]) <= 1e-4
 
 
@@ -184,7 +184,7 @@ def test_the_supernet_is_left_as_it_was(kernels, supernet, calibration, images) 
     supernet.train()
     modes = [module.training for module in supernet.modules()]
     before = copy.deepcopy(supernet.state_dict())
-    run(NativeBackend(supernet), plan_of(supernet), calibration, images)
+    run(NativeBackend(supernet), tree_of(supernet), calibration, images)
     assert [module.training for module in supernet.modules()] == modes
     for name, tensor in supernet.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -192,33 +192,33 @@ def test_the_supernet_is_left_as_it_was(kernels, supernet, calibration, images) 
 
 def test_weights_are_read_anew(kernels, calibration, images) -> None:
     supernet = supernets.ResidualNet((1, 1, 1), 7)
-    plan = PrefixTree([supernet.path((1, 1, 1))])
+    tree = PrefixTree([supernet.path((1, 1, 1))])
     backend = NativeBackend(supernet)
-    _, before = run(backend, plan, calibration, images)
+    _, before = run(backend, tree, calibration, images)
     for parameter in supernet.parameters():  # through .data: nothing counts this change
         parameter.data += 0.1 * torch.randn_like(parameter)
-    _, after = run(backend, plan, calibration, images)
-    _, expected = run(TorchBackend(supernet), plan, calibration, images)
-    leaf = plan.leaves[0]
+    _, after = run(backend, tree, calibration, images)
+    _, expected = run(TorchBackend(supernet), tree, calibration, images)
+    leaf = tree.leaves[0]
     assert error(after[leaf], expected[leaf]) <= 1e-4
     assert error(before[leaf], expected[leaf]) > 1e-3
 
 
 def test_a_batch_without_variance_is_named(kernels) -> None:
     supernet = supernets.ResidualNet((1, 1, 1), 7)
-    plan = PrefixTree([supernet.path((1, 1, 1))])
+    tree = PrefixTree([supernet.path((1, 1, 1))])
     with pytest.raises(ValueError, match="one value per channel in a batch of 1 image"):
-        NativeBackend(supernet).calibrate(plan, [torch.randn(1, 3, 4, 4)], "cumulative")
+        NativeBackend(supernet).calibrate(tree, [torch.randn(1, 3, 4, 4)], "cumulative")
 
 
 @pytest.mark.parametrize("budget", [1, 100_000, 1_000_000])
 def test_a_budget_changes_no_bit_and_is_kept(kernels, calibration, images, budget: int) -> None:
     supernet = supernets.ResidualNet((3, 2, 2), 7)
-    plan = plan_of(supernet)
+    tree = tree_of(supernet)
     free, tight = NativeBackend(supernet), NativeBackend(supernet, memory_budget=budget)
-    statistics, expected = run(free, plan, calibration, images)
-    for leaf, logits in tight.predict(plan, statistics, images).items():
+    statistics, expected = run(free, tree, calibration, images)
+    for leaf, logits in tight.predict(tree, statistics, images).items():
         assert_same_logits(kernels, logits, expected[leaf])
-    least = tight.peak_bytes(plan, (3, 16, 16), 1)
+    least = tight.peak_bytes(tree, (3, 16, 16), 1)
     assert tight.held_bytes <= max(budget, least)
     assert free.held_bytes >= tight.held_bytes

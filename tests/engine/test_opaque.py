@@ -57,7 +57,7 @@ def mixed():
     return MixedNet().train()
 
 
-def plan_of(supernet: Supernet) -> PrefixTree:
+def tree_of(supernet: Supernet) -> PrefixTree:
     return PrefixTree([supernet.path(a) for a in supernet.space.enumerate()])
 
 
@@ -65,16 +65,16 @@ def error(ours: torch.Tensor, truth: torch.Tensor) -> float:
     return float((ours - truth).norm() / truth.norm())
 
 
-def run(backend, plan, calibration, images, convention="cumulative"):
-    statistics = backend.calibrate(plan, calibration, convention)
-    return statistics, backend.predict(plan, statistics, images)
+def run(backend, tree, calibration, images, convention="cumulative"):
+    statistics = backend.calibrate(tree, calibration, convention)
+    return statistics, backend.predict(tree, statistics, images)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_fp32_agrees(kernels, mixed, calibration, images, convention: str) -> None:
-    plan = plan_of(mixed)
-    statistics, logits = run(NativeBackend(mixed), plan, calibration, images, convention)
-    expected_statistics, expected = run(TorchBackend(mixed), plan, calibration, images, convention)
+    tree = tree_of(mixed)
+    statistics, logits = run(NativeBackend(mixed), tree, calibration, images, convention)
+    expected_statistics, expected = run(TorchBackend(mixed), tree, calibration, images, convention)
     for ours, theirs in zip(statistics, expected_statistics, strict=True):
         assert ours.keys() == theirs.keys()
         for name, (mean, variance) in theirs.items():
@@ -86,10 +86,10 @@ def test_fp32_agrees(kernels, mixed, calibration, images, convention: str) -> No
 
 
 def test_bf16_is_as_near_to_the_truth_as_pytorchs(kernels, mixed, calibration, images) -> None:
-    plan = plan_of(mixed)
-    _, truth = run(TorchBackend(mixed), plan, calibration, images)
-    _, torchs = run(TorchBackend(mixed, "bf16"), plan, calibration, images)
-    _, ours = run(NativeBackend(mixed, "bf16"), plan, calibration, images)
+    tree = tree_of(mixed)
+    _, truth = run(TorchBackend(mixed), tree, calibration, images)
+    _, torchs = run(TorchBackend(mixed, "bf16"), tree, calibration, images)
+    _, ours = run(NativeBackend(mixed, "bf16"), tree, calibration, images)
     for leaf in truth:
         assert 0 < error(ours[leaf], truth[leaf]) <= 2 * error(torchs[leaf], truth[leaf]) + 0.005
 
@@ -102,39 +102,39 @@ def test_threads_budgets_and_sharing_change_nothing_but_rounding(
 ) -> None:
     """Any number of images, in passes and blocks of any size, with the other candidates or alone."""
     images = torch.randn(23, 3, 16, 16, generator=torch.Generator().manual_seed(3))
-    plan = plan_of(mixed)
+    tree = tree_of(mixed)
     before = torch.get_num_threads()
-    statistics, expected = run(NativeBackend(mixed, precision), plan, calibration, images)
+    statistics, expected = run(NativeBackend(mixed, precision), tree, calibration, images)
     bound = 1e-5 if precision == "fp32" else 0.02
     try:
         torch.set_num_threads(threads)
         backend = NativeBackend(mixed, precision, budget)
-        for paths in (plan.paths, plan.paths[1:2]):
+        for paths in (tree.paths, tree.paths[1:2]):
             some = PrefixTree(list(paths))
             own, logits = run(backend, some, calibration, images)
             for path, leaf in zip(some.paths, some.leaves, strict=True):
-                whole = plan.leaves[plan.paths.index(path)]
+                whole = tree.leaves[tree.paths.index(path)]
                 assert error(logits[leaf], expected[whole]) <= bound
                 last = own[some.node_path(leaf)[-2]]
                 for name, (_, variance) in last.items():
-                    theirs = statistics[plan.node_path(whole)[-2]][name][1]
+                    theirs = statistics[tree.node_path(whole)[-2]][name][1]
                     assert error(variance, theirs) <= bound
     finally:
         torch.set_num_threads(before)
 
 
 def test_a_budget_is_kept(kernels, mixed, calibration, images) -> None:
-    plan = plan_of(mixed)
+    tree = tree_of(mixed)
     budget = 60_000
     free, tight = NativeBackend(mixed), NativeBackend(mixed, memory_budget=budget)
-    statistics = free.calibrate(plan, calibration, "cumulative")
-    free.predict(plan, statistics, images)
-    tight.predict(plan, statistics, images)
-    assert tight.held_bytes <= max(budget, tight.peak_bytes(plan, (3, 16, 16), 1)) < free.held_bytes
+    statistics = free.calibrate(tree, calibration, "cumulative")
+    free.predict(tree, statistics, images)
+    tight.predict(tree, statistics, images)
+    assert tight.held_bytes <= max(budget, tight.peak_bytes(tree, (3, 16, 16), 1)) < free.held_bytes
 
 
 def test_the_calls_are_those_without_a_kernel(mixed) -> None:
-    schedule = lower(plan_of(mixed), (3, 16, 16), calibration=False)
+    schedule = lower(tree_of(mixed), (3, 16, 16), calibration=False)
     called = [(call.layer.name, type(call.op).__name__) for call in schedule.calls]
     blocks = [(f"groups.0.{index}", name) for index in range(3) for name in ("Conv2d", "Opaque")]
     assert sorted(set(called)) == [("classifier", "Add"), *blocks, ("stem", "Conv2d")]
@@ -145,4 +145,4 @@ def test_a_module_that_changes_its_shape_is_named(kernels, calibration) -> None:
     supernet = MixedNet(1)
     supernet.groups.get_submodule("0.0").attention = nn.Conv2d(12, 4, 1)
     with pytest.raises(ValueError, match=r"layer 'groups.0.0': Opaque.*gave \(5, 4, 8, 8\) for 5 image"):
-        NativeBackend(supernet).calibrate(plan_of(supernet), calibration, "cumulative")
+        NativeBackend(supernet).calibrate(tree_of(supernet), calibration, "cumulative")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lasfast import supernets
-from lasfast.cli.plan import plan_lines
+from lasfast.cli.prefix_tree import prefix_tree_lines
 from lasfast.engine import NativeBackend, TorchBackend
 from lasfast.engine.lower import lower
 from lasfast.ir.layers import Quantize
@@ -36,15 +36,15 @@ def two(net) -> PrefixTree:
     return PrefixTree([net.path(one), net.path((*one[:8], *other[8:]))])
 
 
-def logits(backend, plan, calibration, images):
-    return backend.predict(plan, backend.calibrate(plan, calibration, "cumulative"), images)
+def logits(backend, tree, calibration, images):
+    return backend.predict(tree, backend.calibrate(tree, calibration, "cumulative"), images)
 
 
 def error(ours: torch.Tensor, truth: torch.Tensor) -> float:
     return float((ours - truth).norm() / truth.norm())
 
 
-def clear_images(net, plan, monkeypatch):
+def clear_images(net, tree, monkeypatch):
     """Images for calibration and prediction of which no value comes near the middle between two levels."""
     nearest = torch.inf
 
@@ -63,18 +63,18 @@ def clear_images(net, plan, monkeypatch):
                 torch.randn(count, 3, 4, 4, generator=generator) for count in (*BATCHES, 4)
             )
             nearest = torch.inf
-            logits(backend, plan, calibration, images)
+            logits(backend, tree, calibration, images)
             if nearest > 5e-5:
                 return calibration, images
     raise AssertionError("no such images")
 
 
 def test_whole_networks_agree(kernels, net, monkeypatch) -> None:
-    plan = two(net)
-    assert plan.sharing_ratio > 1
-    calibration, images = clear_images(net, plan, monkeypatch)
-    truth = logits(TorchBackend(net), plan, calibration, images)
-    for leaf, ours in logits(NativeBackend(net), plan, calibration, images).items():
+    tree = two(net)
+    assert tree.sharing_ratio > 1
+    calibration, images = clear_images(net, tree, monkeypatch)
+    truth = logits(TorchBackend(net), tree, calibration, images)
+    for leaf, ours in logits(NativeBackend(net), tree, calibration, images).items():
         assert error(ours, truth[leaf]) <= 1e-4
 
 
@@ -88,13 +88,13 @@ def test_blocks_in_bf16_are_as_near_to_the_truth_as_pytorchs(kernels, net, block
     for option in ("w1a2", "w2a4", "w4a4"):
         whole = net.path(net.space.parse("-".join(["1.5", option] * 8)))
         paths.append((whole[0], whole[1 + block], *net.head(16 if block else 8)))
-    plan = PrefixTree(paths)
-    truth = logits(TorchBackend(net), plan, calibration, images)
-    torchs = logits(TorchBackend(net, "bf16"), plan, calibration, images)
-    ours = logits(NativeBackend(net, "bf16"), plan, calibration, images)
+    tree = PrefixTree(paths)
+    truth = logits(TorchBackend(net), tree, calibration, images)
+    torchs = logits(TorchBackend(net, "bf16"), tree, calibration, images)
+    ours = logits(NativeBackend(net, "bf16"), tree, calibration, images)
     for leaf in truth:
         assert 0 < error(ours[leaf], truth[leaf]) <= 2 * error(torchs[leaf], truth[leaf]) + 0.005
-    assert error(truth[plan.leaves[0]], truth[plan.leaves[1]]) > 0.01  # of the same weights
+    assert error(truth[tree.leaves[0]], truth[tree.leaves[1]]) > 0.01  # of the same weights
 
 
 def weights_alone(net, bits: dict[str, int | None]):
@@ -119,24 +119,24 @@ def test_quantized_weights_alone_agree_everywhere(kernels, net) -> None:
     generator = torch.Generator().manual_seed(1)
     calibration = [torch.randn(count, 3, 9, 7, generator=generator) for count in BATCHES]
     images = torch.randn(6, 3, 9, 7, generator=generator)
-    plan = PrefixTree(paths)
-    truth = logits(TorchBackend(net), plan, calibration, images)
-    for leaf, ours in logits(NativeBackend(net), plan, calibration, images).items():
+    tree = PrefixTree(paths)
+    truth = logits(TorchBackend(net), tree, calibration, images)
+    for leaf, ours in logits(NativeBackend(net), tree, calibration, images).items():
         assert error(ours, truth[leaf]) <= 1e-4
-    assert min(error(truth[one], truth[other]) for one, other in combinations(plan.leaves, 2)) > 0.01
+    assert min(error(truth[one], truth[other]) for one, other in combinations(tree.leaves, 2)) > 0.01
 
 
 @pytest.mark.parametrize("cuda", [False, True])
 @pytest.mark.parametrize("calibration", [False, True])
 def test_what_pytorch_runs_are_the_quantizations_of_values(net, calibration: bool, cuda: bool) -> None:
-    plan = two(net)
-    schedule = lower(plan, (3, 16, 16), calibration=calibration, cuda=cuda)
-    wanted = [op for node in plan.nodes for op in node.layer.ops if isinstance(op, Quantize)]
+    tree = two(net)
+    schedule = lower(tree, (3, 16, 16), calibration=calibration, cuda=cuda)
+    wanted = [op for node in tree.nodes for op in node.layer.ops if isinstance(op, Quantize)]
     assert [call.op for call in schedule.calls] == wanted
 
 
-def test_the_plan_says_so(net) -> None:
+def test_the_command_line_says_so(net) -> None:
     architecture = net.space.parse("-".join(["1.0-w2a4"] * 8))
-    name, text = plan_lines(net, [architecture], (3, 16, 16))[-1]
+    name, text = prefix_tree_lines(net, [architecture], (3, 16, 16))[-1]
     assert name == "run by PyTorch"
     assert text.startswith("blocks.0 (Quantize clip1.a4), blocks.0 (Quantize clip2.a4), blocks.1")

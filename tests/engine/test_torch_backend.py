@@ -60,9 +60,9 @@ def test_conventions_equal_pytorch_on_the_extracted_network(
         for batch in calibration:
             network(batch)
 
-    plan = PrefixTree([supernet.path(architecture)])
+    tree = PrefixTree([supernet.path(architecture)])
     ours = {}
-    for node in TorchBackend(supernet).calibrate(plan, calibration, convention):
+    for node in TorchBackend(supernet).calibrate(tree, calibration, convention):
         ours |= node
     assert ours.keys() == norms.keys()
     for name, module in norms.items():
@@ -82,9 +82,9 @@ def test_the_supernet_is_left_as_it_was(
     next(iter(supernet.children())).eval()
     modes = [module.training for module in supernet.modules()]
     before = copy.deepcopy(supernet.state_dict())
-    plan = PrefixTree([supernet.path(supernet.space.deepest)])
+    tree = PrefixTree([supernet.path(supernet.space.deepest)])
     backend = TorchBackend(supernet)
-    backend.predict(plan, backend.calibrate(plan, calibration, "cumulative"), images)
+    backend.predict(tree, backend.calibrate(tree, calibration, "cumulative"), images)
     assert [module.training for module in supernet.modules()] == modes
     for name, tensor in supernet.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -92,26 +92,26 @@ def test_the_supernet_is_left_as_it_was(
 
 def test_the_mode_comes_back_after_an_error(supernet: Supernet) -> None:
     supernet.train()
-    plan = PrefixTree([supernet.path(supernet.space.deepest)])
+    tree = PrefixTree([supernet.path(supernet.space.deepest)])
     with pytest.raises(RuntimeError):
-        TorchBackend(supernet).calibrate(plan, [torch.randn(2, 5, 16, 16)], "cumulative")
+        TorchBackend(supernet).calibrate(tree, [torch.randn(2, 5, 16, 16)], "cumulative")
     assert supernet.training
 
 
 def test_a_batch_without_variance_is_named() -> None:
     supernet = supernets.ResidualNet((1, 1, 1), 7)
-    plan = PrefixTree([supernet.path((1, 1, 1))])
+    tree = PrefixTree([supernet.path((1, 1, 1))])
     with pytest.raises(ValueError, match="one value per channel in a batch of 1 image"):
-        TorchBackend(supernet).calibrate(plan, [torch.randn(1, 3, 4, 4)], "cumulative")
+        TorchBackend(supernet).calibrate(tree, [torch.randn(1, 3, 4, 4)], "cumulative")
 
 
 def test_bf16_is_near_fp32(supernet: Supernet, calibration: list[Tensor], images: Tensor) -> None:
-    plan = PrefixTree([supernet.path(supernet.space.seed_architecture)])
+    tree = PrefixTree([supernet.path(supernet.space.seed_architecture)])
     logits = {}
     for precision in ("fp32", "bf16"):
         backend = TorchBackend(supernet, precision)
-        statistics = backend.calibrate(plan, calibration, "cumulative")
-        logits[precision] = backend.predict(plan, statistics, images)[plan.leaves[0]]
+        statistics = backend.calibrate(tree, calibration, "cumulative")
+        logits[precision] = backend.predict(tree, statistics, images)[tree.leaves[0]]
     assert logits["bf16"].dtype == torch.float32
     error = (logits["bf16"] - logits["fp32"]).norm() / logits["fp32"].norm()
     assert 0 < error < 0.1

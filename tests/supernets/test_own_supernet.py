@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lasfast
-from lasfast.cli.plan import plan_lines
+from lasfast.cli.prefix_tree import prefix_tree_lines
 from lasfast.engine.native_backend import why_missing
 from lasfast.supernets import LayerBuilder
 
@@ -86,10 +86,10 @@ def test_its_opaque_layers_run_within_the_native_plan(
 
 
 def test_the_plan_says_which_ops_torch_runs(example) -> None:
-    lines = dict(plan_lines(example.GatedNet((2, 2)), [(1, 2), (2, 1)], (3, 12, 12)))
+    lines = dict(prefix_tree_lines(example.GatedNet((2, 2)), [(1, 2), (2, 1)], (3, 12, 12)))
     gates = [f"groups.{group}.{index} (Opaque gate)" for group, index in ((0, 0), (0, 1), (1, 0), (1, 1))]
     assert sorted(lines["run by PyTorch"].split(", ")) == gates
-    assert lines["plan"] == "2 architectures of GatedNet, 12x12"
+    assert lines["prefix tree"] == "2 architectures of GatedNet, 12x12"
 
 
 def test_wrong_counts_and_missing_modules_are_named(example) -> None:

@@ -1,4 +1,4 @@
-"""How a batch of architectures would run: what `lasfast info --plan` says."""
+"""How a batch of architectures would run: what `lasfast info --prefix-tree` says."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lasfast.supernets import Supernet
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(SupernetOptions, SizeOptions):
-    """Of which supernet, for which images."""
+class PrefixTreeOptions(SupernetOptions, SizeOptions):
+    """The supernet, and the size of the images."""
 
-    image_size: Annotated[int, panel("Supernet", "Height and width of the plan's images.")] = 32
+    image_size: Annotated[int, panel("Supernet", "Height and width of the prefix tree's images.")] = 32
 
 
-def describe_plan(options: PlanOptions, texts: str) -> list[tuple[str, str]]:
-    """Return (name, value) lines about the plan of architectures, written as 3-4-5,2-5-5."""
+def describe_prefix_tree(options: PrefixTreeOptions, texts: str) -> list[tuple[str, str]]:
+    """Return (name, value) lines about the prefix tree of architectures, written as 3-4-5,2-5-5."""
     setup.check_any_family(options)
     size = options.image_size
     images = setup.ImageKind(10, 3, (size, size))
@@ -35,26 +35,26 @@ def describe_plan(options: PlanOptions, texts: str) -> list[tuple[str, str]]:
         supernet = setup.make_choice_supernet(options, images, options, 0)
         architectures = [supernet.space.parse(text) for text in parts]
     else:
-        architectures = [setup.parse_counts("--plan", text, options.supernet) for text in parts]
+        architectures = [setup.parse_counts("--prefix-tree", text, options.supernet) for text in parts]
         most = tuple(max(counts) for counts in zip(*architectures, strict=True))
         supernet = setup.make_supernet(options, images, most, 0)
-    return plan_lines(supernet, architectures, (3, size, size))
+    return prefix_tree_lines(supernet, architectures, (3, size, size))
 
 
-def plan_lines(
+def prefix_tree_lines(
     supernet: Supernet, architectures: Sequence[Architecture], image_shape: Shape
 ) -> list[tuple[str, str]]:
-    """Return (name, value) lines about the plan of architectures; the last names each op that torch runs."""
-    plan = PrefixTree([supernet.path(architecture) for architecture in architectures])
+    """Return (name, value) lines about a prefix tree; the last one names each op that torch runs."""
+    tree = PrefixTree([supernet.path(architecture) for architecture in architectures])
     _, height, width = image_shape
     lines = [
-        ("plan", f"{len(architectures)} architectures of {type(supernet).__name__}, {height}x{width}"),
-        ("layers", f"{sum(map(len, plan.paths))} in all, {len(plan.nodes)} to run"),
-        ("sharing", f"{plan.sharing_ratio:.2f}x"),
+        ("prefix tree", f"{len(architectures)} architectures of {type(supernet).__name__}, {height}x{width}"),
+        ("layers", f"{sum(map(len, tree.paths))} in all, {len(tree.nodes)} to run"),
+        ("sharing", f"{tree.sharing_ratio:.2f}x"),
     ]
     try:
         for name, calibration in (("calibration", True), ("prediction", False)):
-            schedule = lower(plan, image_shape, calibration=calibration)
+            schedule = lower(tree, image_shape, calibration=calibration)
             values = f"{schedule.arena + schedule.shared:,} values an image"
             count = len(schedule.operations) - len(schedule.calls)
             lines.append((name, f"{count} native operations, {values}"))

@@ -1,0 +1,84 @@
+"""The memory that schedules take on CUDA, as the compiled module's plans of their launches say."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lasfast.engine.layout import Layout
+from lasfast.engine.schedule import CUDA_CHANNELS, Kind
+
+PREDICTION, CALIBRATION, RESIDENT = range(3)
+"""What launches are for (`Purpose` in csrc/include/lasfast/schedule.h)."""
+
+
+class Needs(NamedTuple):
+    """Bytes that launches take: of arena and workspace, and of a block's shared memory."""
+
+    arena: int
+    workspace: int
+    shared: int
+
+
+def plan_launches(
+    native: Any, tables: Any, storage: int, images: int, purpose: int, *, tf32: bool = False
+) -> tuple[Tensor, Needs]:
+    """Return the launches that run some tables, as bytes on the host (uint8), and what they take.
+
+    This runs on the host alone. Raises ValueError or RuntimeError, saying why, where nothing can run them.
+    """
+    size = native.schedule_plan_bytes_cuda(tables, storage, images, purpose)
+    launches = torch.empty(max(8, size), dtype=torch.uint8)
+    native.schedule_plan_cuda(tables, storage, tf32, images, purpose, launches.data_ptr())
+    arena, workspace, _, shared = native.schedule_needs_cuda(launches.data_ptr())
+    return launches, Needs(arena, workspace, shared)
+
+
+class CudaLayout(Layout):
+    """For a GPU. Sizes are the same whichever tiles convolutions are computed in, so none need be timed."""
+
+    @staticmethod
+    def widths(calibration: bool) -> tuple[int, ...]:
+        """Return enough to fill a chip with small operations, but not much more than its cache holds."""
+        return (32, 8)
+
+    def batch_bytes(self, images: int) -> int:
+        """Return the bytes of arena and workspace for a batch; those of the workspace are a bound."""
+        needs = self._needs(images)
+        return needs.arena + needs.workspace
+
+    def least_bytes(self, images: int) -> int:
+        """Return the bytes of arena for one image, and of the logits of so many."""
+        return self.arena_bytes(1) + self.logits_bytes(images)
+
+    def arena_bytes(self, images: int) -> int:
+        """Return the bytes of an arena for so many images."""
+        return self._needs(images).arena
+
+    def pitch(self, channels: int) -> int:
+        """Return the channels, rounded up to what kernels copy at a time."""
+        return -(-channels // CUDA_CHANNELS) * CUDA_CHANNELS
+
+    def _needs(self, images: int) -> Needs:
+        purpose = CALIBRATION if self.calibration else PREDICTION
+        return plan_launches(self.target.native, self._sizing_tables, self.target.storage, images, purpose)[1]
+
+    def _packed_bytes(self, index: int) -> int:
+        where = *self.addresses(index), self.target.storage
+        return int(self.target.native.schedule_packed_bytes_cuda(*where))
+
+    @cached_property
+    def _sizing_tables(self) -> Any:
+        """The schedule with convolutions in the tile of the fewest positions.
+
+        A tile's statistics take some workspace, and so there is none that takes more.
+        """
+        rows = [tile[0] for tile in self.target.native.schedule_conv_tiles_cuda()]
+        self._sized = self.operations.copy()
+        dense = (self._sized["kind"] == Kind.CONV2D) & (self._sized["groups"] == 1)
+        self._sized["tile"] = np.where(dense, 1 + rows.index(min(rows)), 0)
+        return self.tables(self.schedule.values, self._sized)

@@ -22,16 +22,16 @@ STORAGES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 THREADS = 1
 REPEATS = 20
 UNCACHED = 1 << 26
-"""Elements: 128 MiB in bf16."""
+"""The number of elements that no cache holds: 128 MiB in bf16."""
 
 
 class Fused:
-    """Two operations: the images become a value, and the operation that is timed reads it.
+    """A schedule of two operations: one makes the images a value, and the one that is timed reads it.
 
-    The operation normalises and rectifies its input as it reads it, and takes statistics of its output
-    (calibration), or normalises and rectifies that too (prediction). With a weight [C, C or 1, K, K] it is a
-    convolution, dense or depthwise, that keeps the size; without, it adds the value to itself. C is a
-    multiple of eight.
+    The timed operation normalises and rectifies its input as it reads it. In calibration it computes the
+    statistics of its output; in prediction it normalises and rectifies its output. With a weight
+    [C, C or 1, K, K], it is a dense or depthwise convolution that keeps the size; without one, it adds the
+    value to itself. C is a multiple of eight.
     """
 
     def __init__(self, weight: Tensor | None, images: Tensor, storage: str, calibration: bool) -> None:
@@ -75,11 +75,11 @@ class Fused:
         )  # fmt: skip
 
     def pack(self, operation: int, value: int, weight: Tensor) -> Tensor:
-        """The weight as the operation reads it."""
+        """Return the weight in the layout that the operation reads."""
         raise NotImplementedError
 
     def prepare(self) -> Callable[[], None]:
-        """Put the input where it belongs, and return what runs the operation on it."""
+        """Run the first operation, and return a function that runs the timed one."""
         raise NotImplementedError
 
 
@@ -146,7 +146,7 @@ class CudaFused(Fused):
 
 
 def native_run(weight: Tensor | None, images: Tensor, storage: str, calibration: bool) -> Callable[[], None]:
-    """Return what runs the native operation once; skip the benchmark where there is no native code."""
+    """Return a function that runs the native operation; skip the benchmark if there is no native code."""
     why = why_missing(images.device)
     if why is not None:
         pytest.skip(why)
@@ -157,7 +157,7 @@ def native_run(weight: Tensor | None, images: Tensor, storage: str, calibration:
 def torch_run(
     weight: Tensor, images: Tensor, storage: str, calibration: bool, *, alone: bool = False
 ) -> Callable[[], None]:
-    """Return what runs PyTorch's sequence in channels_last, or its convolution `alone`."""
+    """Return a function that runs PyTorch's sequence in channels_last, or its convolution `alone`."""
     layout = {"dtype": STORAGES[storage], "memory_format": torch.channels_last}
     x, weight = images.to(**layout), weight.to(**layout)
     channels = images.shape[1]
@@ -174,9 +174,9 @@ def torch_run(
 
 
 def timed(benchmark: Callable, run: Callable[[], object], device: str) -> float:
-    """Time it, and return the median seconds of one run.
+    """Time a function, and return the median seconds of one run.
 
-    On a GPU, many runs are one graph, so that neither launching nor waiting counts.
+    On a GPU, many runs are one CUDA graph, so that neither launching nor waiting counts.
     """
     run, repeats = repeated(run, device)
     rounds = 10 if device == "cuda" else 30
@@ -187,7 +187,7 @@ def timed(benchmark: Callable, run: Callable[[], object], device: str) -> float:
 
 
 def repeated(run: Callable[[], object], device: str) -> tuple[Callable[[], object], int]:
-    """What to time for one run, and how many of them it is: on a GPU a graph of many, and a wait."""
+    """Return a function to time and how many runs it makes: on a GPU, a CUDA graph of many, and a wait."""
     if device == "cpu":
         return run, 1
     with torch.inference_mode():
@@ -206,17 +206,17 @@ def repeated(run: Callable[[], object], device: str) -> tuple[Callable[[], objec
 
 @functools.cache
 def peak(storage: str, device: str = "cpu") -> float:
-    """FLOP/s that a large product or convolution of PyTorch's reaches there, whichever is faster."""
+    """Return the FLOP/s of a large matrix product or convolution in PyTorch, whichever is faster."""
     return 2 * _harness.peak_flops(storage, device)
 
 
 def images_on(device: str, count: int, channels: int, size: int) -> int:
-    """How many images to take; on a GPU as many more as no cache holds."""
+    """Return `count`, or on a GPU at least as many images as no cache holds."""
     return max(count, UNCACHED // (channels * size**2)) if device == "cuda" else count
 
 
 def random_images(count: int, channels: int, size: int, device: str) -> Tensor:
-    """Images [count, channels, size, size], on a GPU more of them (`images_on`)."""
+    """Return random images [count, channels, size, size], on a GPU more of them (`images_on`)."""
     count = images_on(device, count, channels, size)
     generator = torch.Generator(device).manual_seed(0)
     return torch.randn(count, channels, size, size, generator=generator, device=device)

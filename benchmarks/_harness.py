@@ -1,4 +1,4 @@
-"""Paired timing, and records that say on which machine."""
+"""Paired timing, and records of what was measured and on which machine."""
 
 import json
 import os
@@ -14,10 +14,10 @@ from lasfast.runtime.machine import gather
 
 
 def paired(runs, rounds, warm_up=1, once=()):
-    """Time each of `runs` (name -> function) once in every round, in turn, the order reversed each round.
+    """Time each of `runs` (name -> function) once in every round; return name -> seconds of each round.
 
-    Returns name -> seconds of each round. What else the machine does then hits all of them alike. What is
-    named in `once` is timed in the first round only.
+    The order is reversed from round to round, so that what else the machine does hits all of them alike.
+    Those named in `once` are timed in the first round only.
     """
     for _ in range(warm_up):
         for run in runs.values():
@@ -34,12 +34,12 @@ def paired(runs, rounds, warm_up=1, once=()):
 
 
 def ratio(seconds, baseline, ours):
-    """The median of baseline / ours over the rounds that have both."""
+    """Return the median of baseline / ours over the rounds that have both."""
     return statistics.median(b / o for b, o in zip(seconds[baseline], seconds[ours], strict=False))
 
 
 def peak_flops(precision, device="cpu", rounds=5):
-    """Multiply-adds a second of torch: a large matrix product or 3x3 convolution, whichever is faster."""
+    """Return torch's multiply-adds a second in a large matrix product or 3x3 convolution, the faster one."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     size, images = (1024, 16) if device == "cpu" else (8192, 1024)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -62,20 +62,20 @@ def peak_flops(precision, device="cpu", rounds=5):
 
 
 def synchronize(device):
-    """Wait for what was queued."""
+    """Wait for the work that was queued on a device."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def recorded(work, pool=None):
-    """Record what a function queues as a CUDA graph; return what replays it, and the function's result.
+    """Record a function's work as a CUDA graph; return a function that replays it, and the result.
 
     (`torch.cuda.graph` would collect garbage each time, which takes longer than recording.)
     """
     graph, stream, current = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
-        work()  # what is needed once cannot be had while a graph is recorded
+        work()  # one-time preparations are not possible while a graph is recorded
         graph.capture_begin(*([] if pool is None else [pool]))
         try:
             result = work()
@@ -86,7 +86,7 @@ def recorded(work, pool=None):
 
 
 def machine():
-    """The machine and the software, and how busy it was beforehand."""
+    """Return the machine, its software, and its load before the measurement."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {**gather(), "load_before": load}
 
@@ -97,7 +97,7 @@ def write(record, path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1)
-    # Lists of plain values on one line, so that a record can be read.
+    # A list of plain values is on one line, so that people can read the record.
     text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     path.write_text(text + "\n", encoding="utf-8")
     print(f"wrote {path}")

@@ -1,4 +1,4 @@
-"""Supernets of the workloads that lasfast has no family for: searched widths, kernels and expansions."""
+"""Supernets of workloads for which lasfast has no family, with widths, kernels or expansions to choose."""
 
 import random
 from math import prod
@@ -8,7 +8,7 @@ from lasfast.supernets import LayerBuilder, Supernet
 
 
 class Choices(SearchSpace):
-    """One of `options[i]` for each decision i; an architecture holds the places of the chosen ones."""
+    """A space with one of `options[i]` for each decision i; an architecture holds their indices."""
 
     def __init__(self, options):
         self.options = tuple(map(tuple, options))
@@ -36,11 +36,11 @@ class Choices(SearchSpace):
 
     def chosen(self, architecture):
         pairs = zip(self.options, self.validate(architecture), strict=True)
-        return [options[place] for options, place in pairs]
+        return [options[index] for options, index in pairs]
 
 
 class ChannelNet(Supernet):
-    """Residual 3-4-5 whose blocks have 0.2 to 1.6 times as many middle channels (single path one-shot)."""
+    """ResidualNet 3-4-5 with 0.2 to 1.6 times as many middle channels in a block (Single Path One-Shot)."""
 
     ratios = tuple(ratio / 10 for ratio in range(2, 18, 2))
 
@@ -67,7 +67,7 @@ class ChannelNet(Supernet):
 
 
 class MobileNet(Supernet):
-    """MobileNetV2-like on 32 x 32 images: each block's kernel is 3, 5 or 7, its expansion 3 or 6."""
+    """A MobileNetV2 for 32 x 32 images, with kernels of 3, 5 or 7 and expansions of 3 or 6 to choose."""
 
     options = tuple((kernel, expansion) for kernel in (3, 5, 7) for expansion in (3, 6))
 
@@ -75,8 +75,8 @@ class MobileNet(Supernet):
         self.shapes = [(16, 1)] + [(24, 2), *[(24, 1)] * 2] + [(40, 2), *[(40, 1)] * 3] + [(80, 1)] * 4
         super().__init__(Choices([self.options] * len(self.shapes)), num_classes=num_classes, in_channels=3)
         for kernel in (3, 5, 7):  # each kernel size has weights of its own
-            place = self.options.index((kernel, 6))
-            self.create_modules(self.path((place,) * len(self.shapes)))
+            widest = self.options.index((kernel, 6))
+            self.create_modules(self.path((widest,) * len(self.shapes)))
 
     def path(self, architecture):
         stem = LayerBuilder("stem", 3)
@@ -97,11 +97,11 @@ class MobileNet(Supernet):
 
 
 def generation(space, count, rng=None):
-    """A generation of evolution after five: half crossovers, half mutations of the ten best."""
+    """Return a generation of evolution: half are crossovers, half are mutations of the ten best."""
     rng = rng or random.Random(0)
     population = [space.sample(rng) for _ in range(count)]
     for _ in range(5):
-        parents = rng.sample(population, 10)  # which are best is a matter of luck here
+        parents = rng.sample(population, 10)  # these count as the best
         crossed = [
             tuple(rng.choice(pair) for pair in zip(*rng.sample(parents, 2), strict=True))
             for _ in range(count // 2)
@@ -118,9 +118,9 @@ def generation(space, count, rng=None):
 
 
 def frontier(space, count, rng=None):
-    """Children of a frontier half way: prefixes that differ, each with every option of the next layer.
+    """Return the candidates of a step of LayerNAS in the middle of a search.
 
-    The layers not searched yet are at their largest (LayerNAS).
+    These are different prefixes, each with every option of the next layer; later layers have the largest.
     """
     rng = rng or random.Random(0)
     depth = len(space.options) // 2

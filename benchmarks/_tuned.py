@@ -1,4 +1,4 @@
-"""Stand-alone networks, calibrated and run one after another, as PyTorch does that best."""
+"""The baseline: stand-alone networks, calibrated and run one after another as fast as PyTorch can."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MODES = {
     "cpu": {"compiled": "default"},
     "cuda": {"compiled": "default", "compiled with autotuning": "max-autotune-no-cudagraphs"},
 }
-"""Of `torch.compile`, which are tried. CUDA graphs are recorded of what it gives, so that it need not."""
+"""The modes of `torch.compile` that are tried, without CUDA graphs: `Ready` records those itself."""
 
 
 def one_by_one(networks, calibration, images, batch, precision, convention="cumulative"):
-    """Calibrate and predict each network, as it is or `Ready`, in turn; returns the logits of each."""
+    """Calibrate and predict each network, plain or `Ready`, in turn; return the logits of each."""
     logits, device = [], images.device.type
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
         for network in networks:
@@ -32,17 +32,17 @@ def one_by_one(networks, calibration, images, batch, precision, convention="cumu
 
 
 class Ready:
-    """A network as PyTorch runs it fastest: eager, or compiled if there is a `mode`, on a GPU as CUDA graphs.
+    """A network that is eager, or compiled if there is a `mode`, and on a GPU recorded as CUDA graphs.
 
-    What is recorded, or compiled, is for batches of one size; others run the network as it is.
+    Compiled code and graphs are for batches of one size; other batches run the plain network.
     """
 
     def __init__(self, network, mode, calibration, images, precision, convention, pool):
         self.network = network.eval()
         self.norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
         for norm in self.norms:
-            # Of "cumulative", each batch leaves its own statistics: with momentum None, batch norm would read
-            # its count of batches back from the device, each time.
+            # With "cumulative", each batch leaves its own statistics, and `recalibrate` takes their mean:
+            # with a momentum of None, batch norm would read its count of batches from the device each time.
             norm.momentum = 1.0 if convention == "cumulative" else 0.1
         run = network if mode is None else torch.compile(network, dynamic=False, mode=mode)
         device = images.device.type
@@ -50,7 +50,7 @@ class Ready:
             device,
             torch.bfloat16,
             enabled=precision == "bf16",
-            cache_enabled=device == "cpu",  # what is cached would not outlive the recording
+            cache_enabled=device == "cpu",  # a graph must not depend on a cache that is freed after it
         )
         with torch.inference_mode(), autocast:
             self.predict = _for_size(images, run, network, pool)
@@ -63,7 +63,7 @@ class Ready:
         return self.predict(part)
 
     def recalibrate(self, batches, precision, convention):
-        """As `recalibrate` does, the mean over the batches taken here."""
+        """Do what the function `recalibrate` does, but take the mean over the batches here."""
         if convention == "batch_mean":
             recalibrate(self.network, batches, precision, convention)
             return
@@ -82,7 +82,7 @@ class Ready:
 
 
 def _for_size(example, run, network, pool):
-    """Return a function of a batch: `run`, as a graph on a GPU, for the example's size, else `network`."""
+    """Return a function that runs `run` on batches of the example's size, and `network` on others."""
     kept = example.clone(memory_format=torch.preserve_format)
     run(kept)
     if example.device.type == "cuda":
@@ -103,10 +103,10 @@ def _for_size(example, run, network, pool):
 
 
 def tune(networks, calibration, images, batch, precision, convention, modes):
-    """Make all networks ready in the way that is fastest for the first.
+    """Make all networks ready in the way that is fastest for the first one.
 
-    Returns the way, the networks, the seconds of each way's trials, and those that making ready took: of a
-    way one network, of "all" every one.
+    Returns the way, the networks, the seconds of each way's trials, and the seconds of making ready: one
+    network for each way, and all networks under "all".
     """
     modes = {"eager": None, **modes}
     pool = torch.cuda.graph_pool_handle() if images.device.type == "cuda" else None
@@ -132,7 +132,7 @@ def tune(networks, calibration, images, batch, precision, convention, modes):
 
 
 def check(ready, network, calibration, images, precision, convention):
-    """Stop unless what is ready predicts what the network does, as far as the precision goes."""
+    """Stop unless a network that is ready predicts what the plain one does, within the precision."""
     truth, theirs, ours = (
         one_by_one([one], calibration, images, len(images), way, convention)[0]
         for one, way in ((network, "fp32"), (network, precision), (ready, precision))
@@ -144,9 +144,9 @@ def check(ready, network, calibration, images, precision, convention):
 
 
 def recalibrate(network, batches, precision, convention):
-    """Leave the batches' statistics in the network's batch norms, in evaluation mode."""
+    """Set the network's batch norms to the batches' statistics, and the network to evaluation mode."""
     network.eval()
-    if convention == "batch_mean":  # which PyTorch's batch norm does not have
+    if convention == "batch_mean":  # PyTorch's batch norm has no such mode
         lasfast.calibrate(network, batches, statistics=convention, backend="torch", precision=precision)
         return
     for norm in network.modules():
@@ -160,7 +160,7 @@ def recalibrate(network, batches, precision, convention):
 
 
 def best_batch(network, images, precision):
-    """The batch size for which prediction is fastest."""
+    """Return the batch size for which prediction is fastest."""
     runs = {
         batch: partial(one_by_one, [network], [images[:100]], images, batch, precision)
         for batch in PREDICTION_BATCHES

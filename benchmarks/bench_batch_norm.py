@@ -2,7 +2,7 @@
 
     python -m pytest benchmarks/bench_batch_norm.py --benchmark-group-by=group
 
-`extra_info` has GB/s, counting the input read once and the output written once; the limit stands beside it, a
+`extra_info` has GB/s, counting the input read once and the output written once, and the limit: the GB/s of a
 plain copy of as many bytes.
 """
 

@@ -2,12 +2,12 @@
 
     python -m pytest benchmarks/bench_bn_act.py -s --benchmark-group-by=group [--device cuda]
 
-The two take turns on the same tensors in the same dtype and layout, a plain copy before each, so that neither
-finds in a cache what the other left there. On a GPU batches are larger than its cache, and several calls are
-queued before any is waited for. `extra_info` has the median ratio of their times, and GB/s, which count what
-the kernels must move, also as a fraction of a copy's. Forward: x is read twice, y written. Backward: x and
-the gradient of y are read twice, that of x is written. A residual is read once in either; backward its
-gradient is written too, and read in place of that of y.
+The two take turns on the same tensors in the same dtype and layout. A plain copy runs before each, so that
+neither finds in a cache what the other left there. On a GPU, batches are larger than its cache, and several
+calls are queued before the benchmark waits. `extra_info` has the median ratio of their times, and the GB/s of
+what the kernels must move, also as a fraction of a copy's. Forward, x is read twice and y is written.
+Backward, x and the gradient of y are read twice, and the gradient of x is written. A residual is read once in
+each direction; backward, its gradient is also written, and read instead of the gradient of y.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ from torch import Tensor
 from benchmarks._fused import REPEATS, STORAGES, THREADS, UNCACHED
 from lasfast.ops import bn_act, native_bn_act
 
-SHAPES = {  # of ResidualNet's stages, and one that leaves a core's caches
+SHAPES = {  # those of ResidualNet's stages, and one larger than a core's caches
     "16 at 32x32": (128, 16, 32, 32),
     "32 at 16x16": (128, 32, 16, 16),
     "64 at 8x8": (128, 64, 8, 8),
     "256 at 16x16": (128, 256, 16, 16),
 }
-MOVED = {"forward": (3, 4), "backward": (5, 7)}  # tensors of the size of x, without and with residual
+MOVED = {
+    "forward": (3, 4),
+    "backward": (5, 7),
+}  # tensors of x's size, without and with residual
 ROUNDS = 30
 
 
@@ -73,7 +76,7 @@ def test_bn_act(
             runs[who] = lambda y=y: torch.autograd.grad(y, leaves, grad, retain_graph=True)
     for ours, theirs in zip(*outputs, strict=True):
         error = (ours.float() - theirs.float()).norm() / theirs.float().norm()
-        # Rounding decides on which side of ReLU's kink a value lies, and torch rounds three times.
+        # Near zero, rounding decides whether ReLU cuts a value off, and torch rounds three times.
         assert error <= (5e-3 if storage == "fp32" else 0.1)
     target = torch.empty_like(grad)
 
@@ -103,7 +106,7 @@ def values(size: tuple[int, ...], storage: str, device: str, seed: int) -> Tenso
 def taking_turns(
     runs: dict[str, Callable[[], object]], copy: Callable[[], object], device: str
 ) -> dict[str, list[float]]:
-    """Seconds of each, in `ROUNDS` rounds in which each runs once behind a copy; of those, too."""
+    """Return the seconds of each run, and of the copy before each, in `ROUNDS` rounds."""
     repeats = repeats_on(device)
     seconds: dict[str, list[float]] = {who: [] for who in ("copy", *runs)}
     for number in range(-3, ROUNDS // repeats + 3):
@@ -117,12 +120,12 @@ def taking_turns(
 
 
 def repeats_on(device: str) -> int:
-    """Calls that are timed together."""
+    """Return how many calls are timed together."""
     return REPEATS if device == "cuda" else 1
 
 
 def repeated(run: Callable[[], object], device: str) -> Callable[[], None]:
-    """So many calls, and the wait for what they queued."""
+    """Return a function that makes these calls and waits for them."""
 
     def several() -> None:
         for _ in range(repeats_on(device)):

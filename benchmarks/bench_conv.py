@@ -2,10 +2,10 @@
 
 pytest benchmarks/bench_conv.py --benchmark-group-by=group
 
-The native operation normalises and rectifies its input while reading it. In calibration it takes the
-statistics of its output, in prediction it applies norm and ReLU to it; PyTorch runs `conv2d`,
-`batch_norm` (by the batch's own statistics, or given ones) and `relu_`. Each test says how many
-TFLOP/s it reached (`extra_info`), and those of one group did the same work.
+The native operation normalises and rectifies its input while reading it. In calibration it computes the
+statistics of its output; in prediction it applies norm and ReLU to it. PyTorch runs `conv2d`, `batch_norm`
+(with the batch's own statistics, or given ones) and `relu_`. The tests of a group do the same work, and
+`extra_info` has the TFLOP/s that each reached.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python -m pytest benchmarks/bench_conv_bn_act.py --benchmark-group-by=group
 
-`lasfast.ops.conv_bn_act` on channels_last values with fp32 weights, each pass of the convolution in lasfast's
-kernels or PyTorch's as it chooses for users, against `conv2d`, `batch_norm` and `relu_` on the same tensors
-(in bf16 the weight is converted at each step, as autocast does). `extra_info` has the median ratio of
-PyTorch's time to ours, pair by pair, TFLOP/s of the convolution, and the fraction of what a large product or
-convolution of PyTorch's reaches. One thread, 128 images.
+This times `lasfast.ops.conv_bn_act` on channels_last values with fp32 weights against `conv2d`, `batch_norm`
+and `relu_` on the same tensors. Each pass of the convolution runs in lasfast's kernels or PyTorch's, as
+autotuning decides; in bf16, PyTorch converts the weight at each step, as autocast does. `extra_info` has the
+median ratio of PyTorch's time to ours, pair by pair, the convolution's TFLOP/s, and the fraction of the
+TFLOP/s of a large matrix product or convolution in PyTorch. There are 128 images and one thread.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def test_conv_bn_act(benchmark: Callable, shape: str, which: str, storage: str, 
         }
     ours, theirs = ((y, *torch.autograd.grad(y, leaves, grad, retain_graph=True)) for y in outputs.values())
     for a, b in zip(ours, theirs, strict=True):
-        # Rounding decides on which side of ReLU's kink a value lies, and torch rounds three times.
+        # Near zero, rounding decides whether ReLU cuts a value off, and torch rounds three times.
         assert (a.float() - b.float()).norm() / b.float().norm() <= (5e-3 if storage == "fp32" else 0.1)
 
     seconds = _harness.paired(runs, ROUNDS)

@@ -2,11 +2,11 @@
 
     python -m pytest benchmarks/bench_conv_train.py --benchmark-group-by=group [--device cuda]
 
-fp32 weights are packed (by PyTorch: converted to its own layout, from channels_last in the dtype of the
-values) at each call, as they change at each step. `extra_info` has the median ratio of PyTorch's time to
-ours, pair by pair, TFLOP/s, and the fraction of what a large product or convolution of PyTorch's reaches. 128
-images; one thread, or on a GPU a graph of many calls, whose values may be in its cache, for both alike. fp32
-is TF32 there unless `torch.backends.cudnn` is told otherwise.
+Since weights change at each step, each call packs the fp32 weights (PyTorch converts them, from channels_last
+in the dtype of the values, to a layout of its own). `extra_info` has the median ratio of PyTorch's time to
+ours, pair by pair, TFLOP/s, and the fraction of the TFLOP/s of a large matrix product or convolution in
+PyTorch. There are 128 images and one thread, or on a GPU a CUDA graph of many calls; its cache may hold the
+values, for both alike. On a GPU, fp32 is TF32 unless `torch.backends.cudnn` says otherwise.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ SHAPES = {  # channels in and out, height and width, kernel, stride, padding
 
 
 class Passes:
-    """Tensors of one convolution, and functions that run a pass on them."""
+    """The tensors of one convolution, and functions that run a pass on them."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
         self.c_in, self.c_out, size, self.kernel, self.stride, self.padding = shape
@@ -81,7 +81,7 @@ class Passes:
         self.flops = 2 * self.y.numel() * weight[0].numel()
 
     def torch(self, which: str) -> Callable[[], Tensor]:
-        """Return what runs PyTorch's pass."""
+        """Return a function that runs PyTorch's pass."""
         if which == "forward":
             return lambda: torch.conv2d(self.x, self.rounded, None, self.stride, self.padding)
         mask = [which == "grad_input", which == "grad_weight", False]
@@ -92,7 +92,7 @@ class Passes:
         )[mask.index(True)]  # fmt: skip
 
     def native(self, which: str) -> Callable[[], Tensor]:
-        """Return what runs ours; skip the benchmark where it cannot be."""
+        """Return a function that runs our pass; skip the benchmark if there is none."""
         passes = NhwcPasses.of(self.x, self.weight, self.y, self.stride, self.padding)
         if not passes.has(which):
             pytest.skip(f"{which} cannot be run here")

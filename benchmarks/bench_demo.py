@@ -4,8 +4,8 @@
     python -m benchmarks.bench_demo demo-bf16 --output benchmarks/results/demo-bf16.json
     python -m benchmarks.bench_demo cifar10 --output benchmarks/results/search.json
 
-Both run the same algorithm on the same images with the same seeds, in channels_last; `cifar10` in bf16, as
-the search of the README's record but with 3 epochs of warm-up and one a step.
+Both run the same algorithm on the same images with the same seeds, in channels_last. `cifar10` runs in bf16,
+and is the search of the README's record with fewer epochs: 3 of warm-up and one for each step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BACKENDS = ("native", "torch")
 
 
 def main() -> None:
-    """Run both, print and write what they took."""
+    """Run both searches; print and write their seconds."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("search", nargs="?", choices=SEARCHES, default="demo")
     parser.add_argument("--rounds", type=int, default=3)
@@ -68,7 +68,7 @@ def run(arguments: tuple[str, ...], backend: str) -> float:
     """Search in a process of its own; return the seconds of its evaluations."""
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "lasfast", "search", "nir", *arguments, "--threads", "1", "--quiet"]
-        operators = "auto" if backend == "native" else "torch"  # as a user has it
+        operators = "auto" if backend == "native" else "torch"  # the default
         command += ["--backend", backend, "--operators", operators, "--directory", directory + "/run"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         events = [json.loads(line) for line in (Path(directory) / "run" / LOG).read_text().splitlines()]

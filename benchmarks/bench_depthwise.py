@@ -2,8 +2,8 @@
 
     python -m pytest benchmarks/bench_depthwise.py --benchmark-group-by=group
 
-As `bench_conv`, with one filter for each channel. Memory-bound: `extra_info` has GB/s, counting the input
-read once and the output written once.
+This is `bench_conv` with one filter for each channel. Since the operation is memory-bound, `extra_info` has
+GB/s, counting the input read once and the output written once.
 """
 
 from __future__ import annotations

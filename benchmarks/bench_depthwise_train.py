@@ -2,9 +2,10 @@
 
     python -m pytest benchmarks/bench_depthwise_train.py [--device cuda]
 
-Memory-bound: `extra_info` has GB/s, counting each tensor read or written once, of a copy's GB/s in the same
-run, and how many times PyTorch's time that is, measured in turn. `backward` is both gradients, for which
-PyTorch has one call. On a GPU there are as many images as no cache holds, and a graph of many calls is timed.
+Since the passes are memory-bound, `extra_info` has GB/s, counting each tensor read or written once, the
+fraction of a copy's GB/s in the same run, and the ratio of PyTorch's time to ours, measured in turn.
+`backward` computes both gradients, for which PyTorch has one call. On a GPU there are as many images as no
+cache holds, and a CUDA graph of many calls is timed.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ ROUNDS = 9
 def work(
     shape: str, dtype: torch.dtype, which: str, device: str
 ) -> tuple[dict[str, Callable[[], object]], int]:
-    """The pass by lasfast and by torch, and a copy of as many bytes as it moves, with that number."""
+    """Return the pass of lasfast, that of torch, a copy of as many bytes as it moves, and that number."""
     channels, size, kernel, stride = SHAPES[shape]
     padding = kernel // 2
     batch = max(BATCH, UNCACHED // (channels * size**2)) if device == "cuda" else BATCH

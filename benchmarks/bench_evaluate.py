@@ -1,17 +1,18 @@
-"""Calibrating and predicting many candidates: the native backend against PyTorch, one candidate at a time.
+"""Calibration and prediction of many candidates: the native backend against PyTorch, one at a time.
 
     python -m benchmarks.bench_evaluate                          # every workload, random images
     python -m benchmarks.bench_evaluate nir-plain --precision fp32 --data imagefolder:data/cifar10
     python -m benchmarks.bench_evaluate --quick                  # a tenth of the images, two rounds
-    python -m benchmarks.bench_evaluate --profile ofa            # images and statistics as that code has them
+    python -m benchmarks.bench_evaluate --profile ofa            # images and statistics of published code
 
-Baselines run the extracted networks, images already in memory (with `--device cuda`: the GPU's), in inference
-mode: `sequential` eager in fp32, contiguous; `tuned` channels_last, in the asked precision (bf16: autocast),
-with the batch size of prediction that is fastest here, on a GPU as CUDA graphs, and compiled where that is
-tried (`--compiled`) and faster; what compiling and recording take is told apart. `torch` is lasfast's own
-torch backend (which shares prefixes, too).
-Calibration batches are the same for all: other batches would be other statistics. Before any time is taken,
-the logits of eight candidates are compared. `sequential`, which takes longest, runs in the first round only.
+The baselines run the extracted networks in inference mode, with images already in memory (the GPU's, with
+`--device cuda`). `sequential` is eager in fp32 on contiguous images. `tuned` is channels_last in the same
+precision as ours (bf16 by autocast), with the fastest batch size for prediction, on a GPU as CUDA graphs, and
+compiled if that is tried (`--compiled`) and faster; the time of compiling and recording is kept separately.
+`torch` is lasfast's own torch backend, which shares prefixes, too.
+
+Calibration batches are the same for all, since other batches would give other statistics. Before anything is
+timed, the logits of eight candidates are compared. `sequential`, the slowest, runs in the first round only.
 """
 
 import argparse
@@ -38,7 +39,7 @@ CALIBRATION_BATCH = 125
 
 @dataclass(frozen=True)
 class Workload:
-    """A supernet, the candidates of one step of a search on it, and how many images they are asked for."""
+    """A supernet, the candidates of one step of its search, and the numbers of images."""
 
     make: object
     candidates: object
@@ -66,7 +67,7 @@ PROFILES = {  # images of calibration, convention of statistics, images of valid
     "ofa": (2_000, "batch_mean", 10_000),
     "bignas": (4_096, "cumulative", 50_000),
 }
-"""What published code takes: single path one-shot, once-for-all, BigNAS."""
+"""The settings of published code: Single Path One-Shot, Once-for-All, BigNAS."""
 
 
 def main():
@@ -117,7 +118,7 @@ def main():
 
 
 def kept(record, earlier):
-    """The workloads of an earlier record, if that was made alike."""
+    """Return the workloads of an earlier record, if it was made with the same options."""
     for name in ("precision", "data", "profile", "device"):
         if record[name] != earlier[name]:
             raise SystemExit(f"--output holds a record of {name} {earlier[name]}, not {record[name]}")
@@ -185,14 +186,14 @@ def measure(workload, options, peak, modes):
     runs["native"]()  # warm up; `compare` did so for the others
     rounds = 2 if options.quick else options.rounds
     seconds = _harness.paired(runs, rounds, warm_up=0, once=["sequential"])
-    plan = PrefixTree([supernet.path(candidate) for candidate in candidates])
-    flops = plan_flops(plan, tuple(calibration.shape[1:])) * sum(counts)
+    tree = PrefixTree([supernet.path(candidate) for candidate in candidates])
+    flops = tree_flops(tree, tuple(calibration.shape[1:])) * sum(counts)
     return {
         "candidates": len(candidates),
         "images": counts,
         "quick": options.quick,
         "statistics": convention,
-        "sharing_ratio": plan.sharing_ratio,
+        "sharing_ratio": tree.sharing_ratio,
         "errors": error,
         "tuned": way,
         "tuned_batch": batch,
@@ -207,17 +208,17 @@ def measure(workload, options, peak, modes):
 
 
 def compare(supernet, candidates, networks, calibration, images, precision, convention):
-    """Check that all give the same logits, as far as the precision goes; return the worst errors.
+    """Check that all give the same logits, within the precision; return the worst errors.
 
-    The truth is PyTorch in fp32 on contiguous images: its batch norm loses digits in channels_last.
+    The truth is PyTorch in fp32 on contiguous images; in channels_last, its batch norm loses digits.
     """
-    plan = PrefixTree([supernet.path(candidate) for candidate in candidates])
+    tree = PrefixTree([supernet.path(candidate) for candidate in candidates])
     native = NativeBackend(supernet, precision)
-    logits = native.predict(plan, native.calibrate(plan, calibration, convention), images)
+    logits = native.predict(tree, native.calibrate(tree, calibration, convention), images)
     truth = one_by_one(networks, calibration, images, 250, "fp32", convention)
     theirs = one_by_one(networks, calibration, images, 250, precision, convention)
     worst = {"native": 0.0, "torch": 0.0}
-    for leaf, expected, torchs in zip(plan.leaves, truth, theirs, strict=True):
+    for leaf, expected, torchs in zip(tree.leaves, truth, theirs, strict=True):
         ours = float((logits[leaf] - expected).norm() / expected.norm())
         other = float((torchs - expected).norm() / expected.norm())
         limit = 1e-4 if precision == "fp32" else 2 * other + 0.005
@@ -227,10 +228,10 @@ def compare(supernet, candidates, networks, calibration, images, precision, conv
     return worst
 
 
-def plan_flops(plan, image_shape):
-    """Multiply-adds of the whole tree for one image."""
+def tree_flops(tree, image_shape):
+    """Return the multiply-adds of the whole prefix tree for one image."""
     shapes, total = {-1: image_shape}, 0
-    for index, node in enumerate(plan.nodes):
+    for index, node in enumerate(tree.nodes):
         values = node.layer.shapes(shapes[node.parent])
         shapes[index] = values[-1]
         total += sum(op_flops(op, shape) for op, shape in zip(node.layer.ops, values[1:], strict=True))
@@ -251,7 +252,7 @@ def load_images(options, supernet, calibration, validation):
 
 
 def train(supernet, training, steps, draw):
-    """Train the path that `draw()` gives for each batch, in bf16 (autocast); the rate rises and falls."""
+    """Train one path, that of `draw()`, for each batch, in bf16 (autocast); the rate rises and falls."""
     if training is None:
         raise SystemExit("--train needs images to learn from: give --data")
     supernet.train().to(memory_format=torch.channels_last)
@@ -269,7 +270,7 @@ def train(supernet, training, steps, draw):
 
 
 def shake(supernet):
-    """Give batch norms scales and shifts that differ, as trained ones do."""
+    """Give batch norms different scales and shifts, as training does."""
     for module in supernet.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)

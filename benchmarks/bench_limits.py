@@ -1,8 +1,8 @@
-"""What the machine can do at best: a large matrix product, and a copy that no cache holds.
+"""The limits of the machine: the speed of a large matrix product, and of a copy that no cache holds.
 
 pytest benchmarks/bench_limits.py
 
-The other benchmarks of operations are read against these, run beside them.
+Run these beside the other benchmarks of operations, to compare with.
 """
 
 from __future__ import annotations

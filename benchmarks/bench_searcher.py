@@ -1,12 +1,12 @@
-"""What searchers take themselves: asking and telling, with many candidates known.
+"""The time that searchers themselves need for asking and telling, with many observed candidates.
 
 pytest benchmarks/bench_searcher.py --benchmark-group-by=param:who
 
-The space is Table 13 of LayerNAS (31 decisions, 1.6e39 architectures), the bound its 600 M multiply-adds, and
-the value of an architecture a sum over its options, which takes no time. FLOPs are reckoned by the searchers
-while they run, and count; `extra_info` says how many candidates a second were asked for and told. A search
-method that went through all it knows in each step would be slower the more it knows. `Random` proposes all of
-its architectures in its first step, which is not timed.
+The space is Table 13 of LayerNAS (31 decisions, 1.6e39 architectures), the bound is its 600 M multiply-adds,
+and the value of an architecture is a sum over its options, which takes no time. The searchers compute FLOPs
+while they run, and these count. `extra_info` has the candidates a second that were asked for and observed. A
+searcher that went through all observations in each step would get slower with their number. `Random` proposes
+all of its architectures in its first step, which is not timed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def who(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def searcher(who: str) -> Searcher:
-    """A search, which goes on from one number of known candidates to the next."""
+    """A searcher that all tests of a kind share: each continues the search of the one before."""
     return SEARCHERS[who]()
 
 
@@ -58,22 +58,22 @@ def value() -> Callable[[tuple[int, ...]], float]:
 
 
 def play(searcher: Searcher, value: Callable[[tuple[int, ...]], float], wanted: int) -> int:
-    """Go on until so many candidates more are known, at least; return how many."""
-    told = 0
-    while told < wanted:
+    """Continue the search for at least `wanted` more observations; return how many were made."""
+    observed = 0
+    while observed < wanted:
         candidates = searcher.ask(50)
         assert candidates, f"the search ended after {len(searcher.results)} candidates"
         for candidate in candidates:
             searcher.tell(candidate, value(candidate))
-        told += len(candidates)
-    return told
+        observed += len(candidates)
+    return observed
 
 
 @pytest.mark.parametrize("known", KNOWN)
 def test_ask_and_tell(benchmark: Callable, searcher: Searcher, value: Callable, known: int) -> None:
     play(searcher, value, known - len(searcher.results))
-    told = []
+    observed = []
     benchmark.group = f"{known:,} candidates known"
-    benchmark.pedantic(lambda: told.append(play(searcher, value, STEPS)), rounds=ROUNDS)
+    benchmark.pedantic(lambda: observed.append(play(searcher, value, STEPS)), rounds=ROUNDS)
     seconds = sum(benchmark.stats.stats.data)
-    benchmark.extra_info["candidates/s"] = round(sum(told) / seconds)
+    benchmark.extra_info["candidates/s"] = round(sum(observed) / seconds)

@@ -2,9 +2,9 @@
 
     python -m pytest benchmarks/bench_sgd.py -s --benchmark-group-by=group
 
-Both take turns on weights of their own, in channels_last. PyTorch's is the fused kind and updates whole
+Each updates weights of its own, in channels_last, and they take turns. PyTorch's fused SGD updates whole
 weights; ours updates the slices that the sub-network uses. `extra_info` has the median ratio of their times,
-and GB/s: weights and momenta are read and written, gradients read.
+and GB/s, counting weights and momenta read and written, and gradients read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`sliced_conv2d` against F.conv2d on the same slice: `pytest benchmarks/bench_sliced_conv2d.py`.
 
 Both sides of a group do the same work on the same tensors, on as many threads as torch uses; the group's
-table gives the ratio. GFLOP/s (two per multiply-add) are in the extra info. The slice is part of a weight
-half as large again, so F.conv2d pays what a supernet pays: it reads a non-contiguous weight.
+table gives the ratio, and `extra_info` has GFLOP/s (two per multiply-add). The slice is part of a weight that
+is half as large again, so that F.conv2d reads a non-contiguous weight, as in a supernet.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def theirs(
 
 
 def work(conv: Callable[..., Tensor], which: str, shape: str) -> tuple[Callable[[], Tensor], int]:
-    """The call to measure, and its multiply-adds."""
+    """Return the call to measure, and its multiply-adds."""
     batch, c_in, c_out, size, kernel, stride, groups = SHAPES[shape]
     torch.manual_seed(0)
     x = torch.randn(batch, c_in, size, size, requires_grad=which == "grad_input")

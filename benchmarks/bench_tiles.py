@@ -1,10 +1,10 @@
-"""Convolutions on a GPU in each tile that they can be computed in.
+"""Convolutions on a GPU in each of their tiles.
 
 pytest benchmarks/bench_tiles.py --device cuda --benchmark-group-by=group
 
-It is what the engine measures when it first meets a convolution of a size, to take the fastest tile that
-gives the bits of the usual one (`lasfast/engine/conv_tiles.py`); here with TFLOP/s, and whether the bits were
-those.
+When the engine first meets a convolution of some size, it measures the same, and takes the fastest tile that
+gives the same bits as the default one (`lasfast/engine/conv_tiles.py`). Here, `extra_info` has TFLOP/s and
+whether the bits were the same.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
     python -m benchmarks.bench_train                               # every workload, random images
     python -m benchmarks.bench_train nir-residual --data imagefolder:data/cifar10
 
-A NIR step trains the deepest sub-network and three candidates on each batch of 128, an update each
-(`sequential`) or one together (`joint`); a one-shot step trains one random path. Baselines train extracted
-networks that share their weights: `eager` is PyTorch's defaults (fp32, contiguous, SGD as it comes); `tuned`
-is channels_last, fused SGD, and bf16 autocast or fp32, whichever is faster for the workload, compiled if
-that is faster still; with `--device cuda` each path's whole update is a CUDA graph, too, where paths recur.
-Compiling and recording are not timed. Before any time is taken, losses and gradients of one batch are
-compared. Each trains a copy of the supernet of its own; images are on the device.
+A NIR step trains the deepest sub-network and three candidates on each batch of 128 images, with an update for
+each (`sequential`) or one for all (`joint`); a one-shot step trains one random path. The baselines train
+extracted networks that share their weights. `eager` has PyTorch's defaults (fp32, contiguous, plain SGD).
+`tuned` has channels_last, fused SGD, and bf16 autocast or fp32, whichever is faster for the workload, and is
+compiled if that is faster still; with `--device cuda`, where paths recur, each path's whole update is also a
+CUDA graph. Compiling and recording are not timed. Before anything is timed, losses and gradients of one batch
+are compared. Each trains a copy of the supernet of its own; images are on the device.
 """
 
 import argparse
@@ -32,12 +32,12 @@ from lasfast.costs.flops import path_flops
 from lasfast.train import OneShotTrainer, SupernetTrainer, TrainSettings
 
 BATCH = 128
-IMAGES = 1024  # to go round, held in memory
+IMAGES = 1024  # held in memory, and trained on in turn
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A supernet, and what a batch trains: the deepest and three candidates, or a random path."""
+    """A supernet, and the paths that a batch trains: the deepest and three candidates, or a random one."""
 
     make: object
     before: tuple[int, ...] | None = None  # the assignment whose children are the candidates
@@ -107,7 +107,7 @@ def measure(workload, options, peak):
     for update in ("sequential", "joint") if workload.before else ("sequential",):
         runs[update] = ours(workload, supernet, images, options.precision, update, options.steps)
     for name_of_ours in set(runs) - {"eager", "tuned"}:
-        for _ in range(1 if workload.before else 10):  # random paths: most shapes have been seen then
+        for _ in range(1 if workload.before else 10):  # after ten random paths, most shapes have occurred
             runs[name_of_ours]()
     seconds = _harness.paired(runs, options.rounds)
     chosen = list(itertools.islice(step_paths(workload, supernet), options.steps))
@@ -136,7 +136,7 @@ def measure(workload, options, peak):
 
 
 def tune(workload, supernet, images, options):
-    """The fastest of what PyTorch offers: precision, CUDA graphs, compiled; and what all of it took."""
+    """Return the fastest way of PyTorch (precision, CUDA graphs, compiled), its run, and all seconds."""
     runs, trials, preparing = {}, {}, {}
 
     def attempt(precision, ways=("eager",)):
@@ -160,7 +160,7 @@ def tune(workload, supernet, images, options):
     for precision in dict.fromkeys((options.precision, "fp32")):
         attempt(precision)
     graphs = ["graphs"] if options.device == "cuda" else []
-    if workload.before and graphs:  # every random path would be another graph, and another program
+    if workload.before and graphs:  # each random path would need a graph and compiled code of its own
         attempt(best().split()[0], graphs)
     if workload.before and "compiled" not in options.without:
         attempt(best().split()[0], ("compiled", *graphs))
@@ -168,7 +168,7 @@ def tune(workload, supernet, images, options):
 
 
 def step_paths(workload, supernet):
-    """What each batch trains, batch after batch."""
+    """Return an iterator over the architectures that each batch trains."""
     rng = random.Random(0)
     if not workload.before:
         return ([supernet.space.sample(rng)] for _ in itertools.count())
@@ -201,7 +201,7 @@ def settings(precision, operators="native"):
 
 
 def ours(workload, supernet, images, precision, update, steps):
-    """A function that trains some batches with lasfast's trainer."""
+    """Return a function that trains `steps` batches with lasfast's trainer."""
     supernet, device = copy.deepcopy(supernet), images[0].device.type
     if workload.before:
         trainer = SupernetTrainer(supernet, images, settings(precision), update=update)
@@ -218,9 +218,9 @@ def ours(workload, supernet, images, precision, update, steps):
 
 
 def baseline(workload, supernet, images, precision, steps, *, tuned=True, compiled=False, graphs=False):
-    """A function that trains as many batches in PyTorch: a network for each path, with shared weights.
+    """Return a function that trains as many batches in PyTorch: a network for each path, with shared weights.
 
-    With `graphs`, the update of each path is recorded the first time, and replayed from then on.
+    With `graphs`, the update of each path is recorded the first time, and replayed afterwards.
     """
     supernet, networks, replays, device = copy.deepcopy(supernet), {}, {}, images[0].device.type
     layout = torch.channels_last if tuned else torch.contiguous_format
@@ -235,7 +235,7 @@ def baseline(workload, supernet, images, precision, steps, *, tuned=True, compil
                 networks[path] = torch.compile(networks[path])
         return networks[path]
 
-    if not workload.before:  # every path its own network: tracing one is not training
+    if not workload.before:  # networks are extracted beforehand, since that is not training
         for (path,) in itertools.islice(step_paths(workload, supernet), 500):
             network(path)
     optimizer = torch.optim.SGD(
@@ -249,7 +249,7 @@ def baseline(workload, supernet, images, precision, steps, *, tuned=True, compil
 
     def update(path, batch, labels):
         optimizer.zero_grad(set_to_none=True)
-        # What autocast caches would not outlive a recording.
+        # A graph must not depend on a cache of autocast that is freed after it.
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16", cache_enabled=not graphs):
             logits = network(path)(batch)
         F.cross_entropy(logits.float(), labels).backward()
@@ -259,8 +259,8 @@ def baseline(workload, supernet, images, precision, steps, *, tuned=True, compil
         optimizer.step()
 
     def replay(path, batch, labels):
-        for place, values in zip(kept, (batch, labels), strict=True):
-            place.copy_(values)
+        for tensor, values in zip(kept, (batch, labels), strict=True):
+            tensor.copy_(values)
         if path not in replays:
             replays[path], _ = _harness.recorded(lambda: update(path, *kept))
         replays[path]()
@@ -288,7 +288,7 @@ def share(network, supernet):
 
 
 def compare(workload, supernet, images, step, precision):
-    """The relative errors of a batch's losses and gradients, ours and PyTorch's: fp32 is the truth."""
+    """Return the relative errors of a batch's losses and gradients, ours and PyTorch's, against fp32."""
     batch, labels = images[0][:BATCH], images[1][:BATCH]
     found = {}
     for name, way, fused in (

@@ -1,4 +1,4 @@
-"""Where benchmarks of single operations run: `pytest benchmarks --device cuda`."""
+"""The option that says where benchmarks of single operations run: `pytest benchmarks --device cuda`."""
 
 import pytest
 

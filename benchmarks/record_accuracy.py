@@ -2,8 +2,9 @@
 
     python -m benchmarks.record_accuracy --output benchmarks/results/accuracy.json
 
-A NIR search of the digits (one-shot accuracy of its winner), and one network trained from scratch on CIFAR-10
-images (`--data imagefolder:PATH`); top-1 on the validation images, mean and standard error over the seeds.
+There are two tests: a NIR search of the digits (one-shot accuracy of its winner), and a network trained from
+scratch on CIFAR-10 images (`--data imagefolder:PATH`). The record has the top-1 on the validation images, its
+mean and its standard error over the seeds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SEEDS = range(3)
 
 
 def main() -> None:
-    """Train all, print and write what they reach."""
+    """Train all; print and write their accuracies."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", default="imagefolder:data/cifar10", help="of the stand-alone training")
     parser.add_argument("--epochs", type=int, default=8, help="of the stand-alone training")
@@ -57,7 +58,7 @@ def main() -> None:
 
 
 def search(seed: int, operators: dict[str, str]) -> float:
-    """Top-1 of the winner of a NIR search of the digits to depth 6, with inherited weights."""
+    """Return top-1 of the winner of a NIR search of the digits to depth 6, with inherited weights."""
     data = lasfast.data.load("digits", seed=seed)
     torch.manual_seed(seed)
     supernet = lasfast.supernets.ResidualNet(
@@ -79,7 +80,7 @@ def search(seed: int, operators: dict[str, str]) -> float:
 
 
 def standalone(source: str, epochs: int, seed: int, operators: dict[str, str]) -> float:
-    """Top-1 of ResidualNet 3-3-3 after training from scratch on 6,000 images."""
+    """Return top-1 of ResidualNet 3-3-3 after training from scratch on 6,000 images."""
     data = lasfast.data.load(source, limit=6000, validation=6000, calibration=1)
     torch.manual_seed(seed)
     supernet = lasfast.supernets.ResidualNet((3, 3, 3), num_classes=data.num_classes)
@@ -91,7 +92,7 @@ def standalone(source: str, epochs: int, seed: int, operators: dict[str, str]) -
 
 
 def within(values: dict[str, list[float]]) -> dict[str, float | bool]:
-    """The difference of the means, and the standard error of that difference."""
+    """Return the difference of the means, and the standard error of that difference."""
     ours, theirs = values["native bf16"], values["PyTorch fp32"]
     difference = statistics.mean(ours) - statistics.mean(theirs)
     error = math.sqrt((statistics.variance(ours) + statistics.variance(theirs)) / len(ours))

@@ -1,11 +1,11 @@
-"""Does bf16 in native kernels change who wins? Records of the same candidates measured by native and torch.
+"""Does bf16 in native kernels change who wins? The native and the torch backend measure the same candidates.
 
     python -m benchmarks.record_agreement assignments benchmarks/results/agreement-assignments.json
     python -m benchmarks.record_agreement search runs/nir-cifar10 benchmarks/results/agreement-search.json
 
 `assignments` trains a ResidualNet on paths drawn uniformly from the 91 assignments of depth 15, and ranks
-them all. `search` trains along a finished search again (same seeds, same candidates: the same weights), and
-measures the candidates of each step.
+them all. `search` repeats the training of a finished search (the same seeds and candidates give the same
+weights), and measures the candidates of each step.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def assignments(
     threads: int = 1,
     weights: Path | None = None,
 ) -> None:
-    """Rank all assignments of depth 15 with trained weights: those in `weights`, or else trained now."""
+    """Rank all assignments of depth 15 with the weights in `weights`, or with weights trained now."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     workload = WORKLOADS["assignments-15"]
@@ -87,7 +87,7 @@ def assignments(
 
 @app.command()
 def search(run: Path, output: Path) -> None:
-    """Measure the candidates of each step of a finished search, trained as they were then."""
+    """Measure the candidates of each step of a finished search, with the weights that they had then."""
     options = read_config(run, SearchOptions)
     setup.make_device(options)
     data = setup.load_data(options, options.seed)
@@ -136,7 +136,7 @@ def _measure_all(supernet: Any, data: Any, candidates: list[Any]) -> dict[str, l
 
 
 def _first(measurement: Measurement, images: int) -> float:
-    """Return top-1 over the first images alone."""
+    """Return top-1 over the first images only."""
     return float(measurement.right()[:images].mean())
 
 
@@ -152,7 +152,7 @@ def _agreement(truth: list[float], other: list[float]) -> dict[str, float]:
 
 
 def _winner(truth: list[Measurement], measured: list[Measurement]) -> dict[str, Any]:
-    """Return whom a backend prefers, and how far that one is behind the true winner on the same images."""
+    """Return a backend's winner, and how far it is behind the true winner on the same images."""
     best = max(truth, key=lambda one: one.value)
     chosen = truth[max(range(len(measured)), key=lambda index: measured[index].value)]
     behind, error = paired_difference(best, chosen)

@@ -1,13 +1,13 @@
-"""A search of bit widths on images, beside uniform bits and random architectures of as many bit operations.
+"""A search of bit widths on images, against uniform bits and random architectures of equal bit operations.
 
     python -m benchmarks.record_bit_widths record runs/bit-widths benchmarks/results/bit-widths-cifar10.json
     python -m benchmarks.record_bit_widths page benchmarks/results/bit-widths-cifar10.json docs/bit-widths.md
 
 `record` trains a quantized ResNet-18 supernet by uniform sampling and evolves architectures within the bit
-operations of 2 bits everywhere (Single Path One-Shot, Table 6, "2W2A"). Then the winner, 2W2A itself and a
-random architecture of as many bit operations, another one for each seed, are trained from scratch and tested.
-`page` writes the table into the page. Weights and trained networks stay in the first directory: run again, it
-goes on from there.
+operations of 2 bits everywhere (Single Path One-Shot, Table 6, "2W2A"). Then it trains from scratch and tests
+the winner, 2W2A itself and a random architecture of as many bit operations, another one for each seed. `page`
+writes the table into the page. The first directory keeps weights and trained networks; a second run continues
+from them.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ def record(
     for seed in range(seeds):
         chosen = {name: ones[seed] for name, ones in trained.items()}
         where = directory / f"seed{seed}"
-        dataset = TableBuilder(
+        builder = TableBuilder(
             supernet, images.train, images.test, chosen.values(), where, settings, seed=seed
         )
-        top1 = {row.architecture: row.top1 for row in dataset.run(resume=True)}
+        top1 = {row.architecture: row.top1 for row in builder.run(resume=True)}
         for name, one in chosen.items():
             result["standalone"][name]["top1"].append(top1[one])
         _harness.write(result, output)
@@ -129,7 +129,7 @@ def record(
 
 @app.command()
 def page(source: Path, target: Path) -> None:
-    """Write what a record says into the page, in the place of all that follows the heading there."""
+    """Write the text of a record into the page; it replaces everything from the heading on."""
     record = json.loads(source.read_text())
     before, heading, _ = target.read_text(encoding="utf-8").partition(HEADING)
     if not heading:
@@ -168,7 +168,7 @@ that such a search runs, from training to retrained networks, and stays within i
 
 
 def _against(record: dict[str, Any], name: str) -> str:
-    """By how much the winner trained from scratch is better or worse than others."""
+    """Return how much better or worse than others the winner is, trained from scratch."""
     ours, theirs = (100 * statistics.fmean(record["standalone"][one]["top1"]) for one in ("evolution", name))
     return f"{abs(ours - theirs):.1f} points {'above' if ours > theirs else 'below'}"
 

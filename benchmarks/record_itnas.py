@@ -1,12 +1,12 @@
-"""ITNAS on images: cells of several searches, and random ones, trained from scratch alike.
+"""ITNAS on images: cells that searches found and random cells, all trained from scratch in the same way.
 
     python -m benchmarks.record_itnas record runs/itnas-record benchmarks/results/itnas-cifar10.json
     python -m benchmarks.record_itnas table benchmarks/results/itnas-cifar10.json
 
 `record` searches once for each seed; prunes what was learned iteratively and hard; draws, for each
-architecture found, the random one of some hundred whose FLOPs are nearest, and some more at random; trains
-all of them from scratch, several seeds each; and tests them. Searches and networks stay in the first
-directory: run again, it goes on from there.
+architecture found, the one of some hundred random ones whose FLOPs are nearest, and some more at random;
+trains all of them from scratch with several seeds; and tests them. The first directory keeps searches and
+networks; a second run continues from them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lasfast.supernets import CellNet
 from lasfast.train import ITNASTrainer, checkpoint, preset
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
-# As `lasfast search itnas` has it with the preset small.
+# The settings of `lasfast search itnas` with the preset small.
 SEARCH: dict[str, Any] = {"architecture_learning_rate": 0.05, "temperature": (10.0, 0.5)}
 
 
@@ -51,7 +51,7 @@ def record(
     seeds: int = 2,
     threads: int = 1,
 ) -> None:
-    """Search, draw, train from scratch, test. `limit` is the images of both halves of a search together."""
+    """Search, draw, train from scratch, test; `limit` is the number of images of both halves of a search."""
     torch.set_num_threads(threads)
     directory.mkdir(parents=True, exist_ok=True)
     images = lasfast.data.load(data, limit=limit, image_size=image_size)
@@ -86,7 +86,7 @@ def record(
     ]
     found["random, of as many FLOPs as ITNAS'"] = [one for one in nearest if one is not None]
     found["random"] = [supernet.space.sample(rng) for _ in range(randoms)]
-    # What searches tend to: wide, shallow cells, which train fast whatever their operations.
+    # Searches tend to wide, shallow cells, which train fast whatever their operations are.
     found["random, nodes read the cells before alone"] = [
         shallow(supernet.space.sample(rng)) for _ in range(searches)
     ]
@@ -103,7 +103,7 @@ def record(
     ]
     every = [one for architectures in found.values() for one in architectures]
     for seed in range(seeds):
-        dataset = TableBuilder(
+        builder = TableBuilder(
             supernet,
             images.train,
             images.test,
@@ -113,19 +113,19 @@ def record(
             standalone_epochs=standalone_epochs,
             seed=seed,
         )
-        top1 = {row.architecture: row.top1 for row in dataset.run(resume=True)}
+        top1 = {row.architecture: row.top1 for row in builder.run(resume=True)}
         for one, network in zip(every, result["networks"], strict=True):
             network["top1"].append(top1[one])
         _harness.write(result, output)
 
 
 def shallow(architecture: Architecture) -> Architecture:
-    """The architecture with all nodes reading nodes 0 and 1, which is their first option."""
-    return tuple(0 if place % 3 == 0 else option for place, option in enumerate(architecture))
+    """Return the architecture in which all nodes read nodes 0 and 1, their first option."""
+    return tuple(0 if index % 3 == 0 else option for index, option in enumerate(architecture))
 
 
 def train(trainer: ITNASTrainer, path: Path) -> float:
-    """Search, or load what an earlier run searched; return the seconds that it took."""
+    """Search, or load the search of an earlier run; return the seconds that it took."""
     if path.exists():
         tensors, values = checkpoint.load(path)
         trainer.load_state(tensors, values)
@@ -142,12 +142,12 @@ def train(trainer: ITNASTrainer, path: Path) -> float:
 
 @app.command()
 def table(source: Path) -> None:
-    """Print a record's table for a page: networks by where they come from, each the mean of its seeds."""
+    """Print a record's table for a page: the networks by origin, each with the mean over its seeds."""
     typer.echo("\n".join(table_lines(json.loads(source.read_text()))))
 
 
 def table_lines(record: dict[str, Any]) -> list[str]:
-    """The lines of the table."""
+    """Return the lines of the table."""
     lines = ["| cells of | MFLOPs | top-1 of each | mean |", "|---|---|---|---|"]
     for name in dict.fromkeys(network["of"] for network in record["networks"]):
         networks = [network for network in record["networks"] if network["of"] == name]

@@ -1,13 +1,13 @@
-"""A one-shot search on images: one trained supernet, several searchers, as many evaluations each.
+"""A one-shot search on images: several searchers with equally many evaluations on one trained supernet.
 
     python -m benchmarks.record_one_shot record runs/one-shot benchmarks/results/one-shot-cifar10.json
     python -m benchmarks.record_one_shot page benchmarks/results/one-shot-cifar10.json docs/one-shot.md
 
 `record` trains a MobileNet supernet (LayerNAS, Table 7) by uniform sampling, and searches it within a bound
-on FLOPs. In some steps the torch backend measures the same candidates too, before or after the native one,
-for the times. Then the winners, and a random architecture of as many FLOPs, are trained from scratch, several
-seeds each, and tested. Weights and trained networks stay in the first directory: run again, it goes on from
-there.
+on FLOPs. In some steps, to compare the times, the torch backend also measures the candidates, before or after
+the native one. Then the winners, and a random architecture of as many FLOPs, are trained from scratch with
+several seeds, and tested. The first directory keeps weights and trained networks; a second run continues from
+them.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from lasfast.supernets import MobileNet, Supernet
 from lasfast.train import OneShotTrainer, preset
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
-BOTH = 5  # in every so many steps, torch measures the candidates, too
+BOTH = 5  # in every fifth step, torch measures the candidates, too
 TRAINED = ("evolution", "LayerNAS")  # whose winners are trained from scratch
 
 
 def searchers(space: ChoiceSpace, flops: Cost, limit: float, evaluations: int) -> dict[str, Searcher]:
-    """The searchers that are compared; none may evaluate more."""
+    """Return the searchers that are compared; each may evaluate `evaluations` architectures."""
 
     def within(architecture: Architecture) -> bool:
         return flops(architecture) <= limit
@@ -64,7 +64,7 @@ def searchers(space: ChoiceSpace, flops: Cost, limit: float, evaluations: int) -
 
 
 def middle(space: ChoiceSpace, flops: Cost, limit: float) -> Architecture:
-    """The dearest architecture within the limit that is as far up in the options of each layer."""
+    """Return the dearest architecture within the limit whose options are equally dear in all layers."""
     ordered = space.by_cost(flops)
     shares = (tenth / 20 for tenth in range(21))
     alike = [tuple(options[round(share * (len(options) - 1))] for options in ordered) for share in shares]
@@ -88,11 +88,11 @@ def record(
     seeds: int = 3,
     threads: int = 1,
 ) -> None:
-    """Train, search, train winners from scratch. `share` is of the way from the least FLOPs to the most."""
+    """Train, search, train winners from scratch; the bound is `share` of the way from least to most FLOPs."""
     torch.set_num_threads(threads)
     directory.mkdir(parents=True, exist_ok=True)
     images = lasfast.data.load(data, calibration=calibration, validation=validation, limit=limit)
-    settings = preset(  # in fp32: depthwise convolutions train slower in bf16 here
+    settings = preset(  # fp32, because depthwise convolutions train slower in bf16 here
         "small",
         learning_rate=learning_rate,
         supernet_epochs=epochs,
@@ -142,7 +142,7 @@ def record(
         for name, one in winners.items()
     }
     for seed in range(seeds):
-        dataset = TableBuilder(
+        builder = TableBuilder(
             supernet,
             images.train,
             images.test,
@@ -151,14 +151,14 @@ def record(
             settings,
             seed=seed,
         )
-        top1 = {row.architecture: row.top1 for row in dataset.run(resume=True)}
+        top1 = {row.architecture: row.top1 for row in builder.run(resume=True)}
         for name, one in winners.items():
             result["standalone"][name]["top1"].append(top1[one])
         _harness.write(result, output)
 
 
 def train(supernet: Supernet, images: Any, settings: Any, path: Path) -> float:
-    """Train the supernet, or load what an earlier run trained; return the seconds that it took."""
+    """Train the supernet, or load that of an earlier run; return the seconds that it took."""
     noted = path.with_suffix(".json")
     if noted.exists():
         load_model(supernet, path)
@@ -176,13 +176,13 @@ def train(supernet: Supernet, images: Any, settings: Any, path: Path) -> float:
 def search(
     searcher: Searcher, evaluators: dict[str, lasfast.Evaluator], supernet: Supernet
 ) -> dict[str, Any]:
-    """Run a search with the native backend; time torch beside it in some of its steps."""
+    """Run a search with the native backend; in some of its steps, time torch, too."""
     seconds: list[float] = []
     ratios: list[float] = []
     layers = nodes = 0
     while candidates := searcher.ask():
-        plan = PrefixTree([supernet.path(one) for one in candidates])
-        layers, nodes = layers + sum(map(len, plan.paths)), nodes + len(plan.nodes)
+        tree = PrefixTree([supernet.path(one) for one in candidates])
+        layers, nodes = layers + sum(map(len, tree.paths)), nodes + len(tree.nodes)
         both = searcher.step % BOTH == 0
         order = ["native", "torch"] if both else ["native"]
         took: dict[str, float] = {}

@@ -1,9 +1,9 @@
-"""Keep what matters of a pytest-benchmark run: medians and rates by operation, and the machine.
+"""Write a short record of a pytest-benchmark run: medians and rates by operation, and the machine.
 
 python -m pytest benchmarks --benchmark-json=operations.json
 python -m benchmarks.record_operations operations.json benchmarks/results/operations.json
 
-Those of training steps have a record of their own:
+The benchmarks of training steps have a record of their own:
 
 python -m pytest benchmarks/bench_conv_bn_act.py benchmarks/bench_conv_train.py \\
     benchmarks/bench_depthwise_train.py benchmarks/bench_bn_act.py --benchmark-json=training.json

@@ -1,12 +1,12 @@
-"""The record of a whole search: what it found, how long it took, how well it ranks.
+"""Make the record of a whole search: what it found, how long it took, how well it ranks.
 
     lasfast search nir --data imagefolder:data/cifar10 ... --directory runs/nir-cifar10
-    python benchmarks/record_search.py scratch runs/nir-cifar10 --depths 6,9 --epochs 30
+    python benchmarks/record_search.py standalone runs/nir-cifar10 --depths 6,9 --epochs 30
     python benchmarks/record_search.py record runs/nir-cifar10 benchmarks/results/nir-cifar10.json
     python benchmarks/record_search.py plot benchmarks/results/nir-cifar10.json docs/nir-cifar10.png
 
-`scratch` trains the candidates of some depths stand-alone (resumable), so that `record` can compare their
-ranking with the one-shot ranking the search went by.
+`standalone` trains the candidates of some depths from scratch, so that `record` can compare their ranking
+with the one-shot ranking that the search used. If it is interrupted, the same command continues.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ STAND_ALONE = "stand-alone"
 
 
 @app.command()
-def scratch(run: Path, depths: str = "9", epochs: int = 30, threads: int | None = None) -> None:
-    """Train the candidates of `depths` (as 6,9) from scratch; goes on where it stopped."""
+def standalone(run: Path, depths: str = "9", epochs: int = 30, threads: int | None = None) -> None:
+    """Train the candidates of `depths` (such as 6,9) from scratch; continue where it stopped."""
     options = read_config(run, SearchOptions)
     if threads is not None:
         setup.torch.set_num_threads(threads)
@@ -115,7 +115,7 @@ def plot(source: Path, output: Path) -> None:
 
 
 def _seconds(events: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the seconds of training and evaluation; of a resumed run, those of all its parts."""
+    """Return the seconds of training and evaluation, over all parts of a resumed run."""
     training: dict[tuple[int, int], float] = {}
     previous = 0.0
     for event in events:
@@ -136,12 +136,12 @@ def _seconds(events: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _number(value: float) -> float | None:
-    """Return a number as JSON has it: no NaN."""
+    """Return a number, or None for NaN, which JSON lacks."""
     return None if math.isnan(value) else value
 
 
 def _with_margin(measurement: Measurement, step: Any) -> dict[str, Any]:
-    """Return a measurement, with how far it is behind the step's winner on the same images."""
+    """Return a measurement, and how far it is behind the step's winner on the same images."""
     winner = next(one.measurement for one in step if one.won)
     behind, error = paired_difference(winner, measurement)
     values = measurement.to_json()

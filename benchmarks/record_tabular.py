@@ -5,10 +5,10 @@
     python -m benchmarks.record_tabular page benchmarks/results/tabular-macro.json docs/tabular-macro.md
 
 Regret is the highest mean accuracy of all networks within the constraint, less the mean accuracy of the
-network that the searcher would return. Every evaluation counts, also of networks that cost more than the
-constraint allows. "single" shows a searcher one training run of each network (seed % runs), as a real search
-would see it; "mean" shows it the mean of the runs. LayerNAS that whole layers are asked of has no randomness
-of its own: with "mean", all its seeds are one.
+network that the searcher would return. Every evaluation counts, also those of networks that cost more than
+the constraint allows. "single" shows a searcher one training run of each network (seed % runs), as a real
+search would see it; "mean" shows it the mean of the runs. LayerNAS has no randomness of its own when whole
+layers are asked for: with "mean", all its seeds give the same search.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from lasfast.spaces import ChoiceSpace
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
-SHARES = (0.4, 0.6, 0.8)  # of the largest FLOPs
+SHARES = (0.4, 0.6, 0.8)  # the bounds, as fractions of the largest FLOPs
 BUDGETS = (50, 100, 200, 400)
-LONGEST = 500  # evaluations of the searchers that do not end by themselves
+LONGEST = 500  # evaluations of searchers that do not end by themselves
 OURS = " (ours)"
 
 
 class Problem:
-    """A table, and a bound on FLOPs."""
+    """A table of trained networks, and a bound on FLOPs."""
 
     def __init__(self, table: ArchitectureTable, share: float) -> None:
         self.table = table
@@ -48,17 +48,17 @@ class Problem:
         self.limit = share * float(max(table.costs["flops"]))
 
     def within(self, architecture: tuple[int, ...]) -> bool:
-        """Whether a network meets the bound."""
+        """Return whether a network is within the bound."""
         return self.flops(architecture) <= self.limit
 
     def nearest_uniform(self) -> tuple[int, ...]:
-        """The network with the same option at each layer whose FLOPs are nearest to the bound."""
+        """Return the network with the same option at each layer whose FLOPs are nearest to the bound."""
         layers = len(self.space.options)
         uniform = [(option,) * layers for option in self.space.options[0]]
         return min(uniform, key=lambda one: abs(self.flops(one) - self.limit))
 
     def layernas(self, low: float, seed: int, **settings: Any) -> LayerNAS:
-        """LayerNAS with a target from `low` of the bound to the bound."""
+        """Return LayerNAS with a target from `low` times the bound to the bound."""
         target = (low * self.limit, self.limit)
         return LayerNAS(self.space, cost=self.flops, target=target, seed=seed, **settings)
 
@@ -91,7 +91,7 @@ def _load(path: Path, accuracy: str) -> None:
 
 
 def _play(job: tuple[str, float, bool, int]) -> tuple[dict[str, Any], list[float | None]]:
-    """Run one search; return its settings and the regret after each evaluation: None until one is within."""
+    """Run one search; return its settings, and the regret after each evaluation (None before a valid one)."""
     name, share, single, seed = job
     problem = _problems[share]
     table = problem.table
@@ -100,7 +100,7 @@ def _play(job: tuple[str, float, bool, int]) -> tuple[dict[str, Any], list[float
     best = table.best(problem.within)[1]
     searcher = METHODS[name](problem, seed)
     regrets: list[float | None] = []
-    found: tuple[float, float] | None = None  # as the searcher sees it, and as it is
+    found: tuple[float, float] | None = None  # the accuracy that the searcher sees, and the mean one
     while candidates := searcher.ask():
         for measurement in evaluator(candidates):
             searcher.tell(measurement.architecture, measurement)
@@ -114,7 +114,7 @@ def _play(job: tuple[str, float, bool, int]) -> tuple[dict[str, Any], list[float
 def record(
     table: Path, output: Path, accuracy: str = "test_acc", seeds: int = 100, processes: int = 2
 ) -> None:
-    """Run all searches and write the record. The table has to have several training runs of each network."""
+    """Run all searches and write the record; the table must have several training runs of each network."""
     _load(table, accuracy)
     problems = {}
     with multiprocessing.Pool(processes, _load, (table, accuracy)) as pool:
@@ -142,7 +142,7 @@ def record(
 def _summary(
     share: float, played: dict[str, list[tuple[dict[str, Any], list[float | None]]]]
 ) -> dict[str, Any]:
-    """What is written of one problem: optimum, and for each method settings, points, and its natural end."""
+    """Return the record of one problem: the optimum, and each method's settings, points and natural end."""
     problem = _problems[share]
     architecture, accuracy = problem.table.best(problem.within)
     methods = {}
@@ -156,7 +156,7 @@ def _summary(
             "evaluations": {"mean": statistics.mean(ends), "least": min(ends), "most": max(ends)},
             "points": [[at, *_regret_after(curves, [at] * len(curves))] for at in points],
             "end": _regret_after(curves, ends),
-            # Each seed against the same seed of the others, after as many evaluations as it took itself.
+            # Each seed is compared with the same seed of the others, after as many evaluations as it made.
             "others_at_its_end": {
                 other: _regret_after([curve for _, curve in played[other]], ends) for other in played
             },
@@ -170,7 +170,7 @@ def _summary(
 
 
 def _regret_after(curves: list[list[float | None]], after: list[int]) -> list[float | None]:
-    """Mean regret and its standard error after so many evaluations of each; one that ended stays there."""
+    """Return the mean regret and its standard error after `count` evaluations, or at the end of a search."""
     regrets = [curve[min(at, len(curve)) - 1] for curve, at in zip(curves, after, strict=True)]
     known = [regret for regret in regrets if regret is not None]
     if len(known) < len(regrets):
@@ -180,7 +180,7 @@ def _regret_after(curves: list[list[float | None]], after: list[int]) -> list[fl
 
 
 def _logarithmic(most: int) -> set[int]:
-    """Numbers of evaluations, eight for each factor of ten."""
+    """Return numbers of evaluations, eight for each factor of ten."""
     return {round(10 ** (exponent / 8)) for exponent in range(int(8 * math.log10(most)) + 1)}
 
 

@@ -136,17 +136,17 @@ def conclusion(records: list[dict[str, Any]]) -> str:
                 if baseline in one["times_faster_than"]
             ]
             if ratios:
-                verdict = "met" if geometric_mean(ratios) >= target else "missed"
+                outcome = "met" if geometric_mean(ratios) >= target else "missed"
                 lines.append(
                     f"| {record['precision']} | {baseline} | {target:g}x | "
                     f"{geometric_mean(ratios):.1f}x (lowest {min(ratios):.1f}x) over "
-                    f"{len(ratios)} workloads, {verdict} |"
+                    f"{len(ratios)} workloads, {outcome} |"
                 )
     return "\n".join(lines) + "\n"
 
 
 def agreement(assignments: dict[str, Any], search: dict[str, Any]) -> str:
-    """Return what bf16 does to rankings."""
+    """Return how bf16 changes rankings."""
     lines = [
         "## Does bf16 change who wins?\n",
         f"All {len(assignments['architectures'])} assignments of depth 15 of one ResidualNet, trained for "
@@ -176,7 +176,7 @@ def agreement(assignments: dict[str, Any], search: dict[str, Any]) -> str:
 
 
 def searchers(record: dict[str, Any]) -> str:
-    """Return what the search methods take themselves."""
+    """Return the time that searchers themselves need."""
     groups = record["operations"]["searcher"]
     lines = [
         "## The searchers themselves\n",

@@ -1,4 +1,4 @@
-"""The section of docs/performance.md on GPUs: what bounds each kernel there, and what was measured.
+"""The section of docs/performance.md on GPUs: the bound of each kernel, and what was measured.
 
 python -m benchmarks.report_gpu [directory with the records of benchmarks/gpu.sh]    # prints the tables
 """
@@ -21,12 +21,12 @@ RESULTS = ROOT / "benchmarks" / "results" / "gpu"
 
 @dataclass(frozen=True)
 class Chip:
-    """A GPU by its data sheet: bytes a second, and FLOPs (two for a multiply-add) a second, dense."""
+    """A GPU's data sheet: bytes a second, and dense FLOPs (two for a multiply-add) a second."""
 
     name: str
     bandwidth: float
-    bf16: float  # tensor cores, fp32 sums
-    fp32: float  # outside of these
+    bf16: float  # of tensor cores, with fp32 sums
+    fp32: float  # of the other cores
 
 
 CHIPS = (
@@ -118,7 +118,7 @@ KERNELS = (  # file, what, floor, how it gets near
 
 @dataclass(frozen=True)
 class Work:
-    """What one benchmark must do: bytes to move, FLOPs, and which units do these. `groups`: of the record."""
+    """The work of one benchmark: bytes to move, FLOPs, the units that do these, its groups in the record."""
 
     name: str
     moved: float
@@ -127,14 +127,14 @@ class Work:
     groups: tuple[str, ...]
 
     def floor(self, chip: Chip) -> tuple[float, str]:
-        """Seconds, and what sets them."""
+        """Return the least seconds on a chip, and what bounds them."""
         memory = self.moved / chip.bandwidth
         sums = self.flops / (chip.bf16 if self.matrix else chip.fp32)
         return max((memory, "memory"), (sums, "arithmetic"))
 
 
 def works() -> dict[str, list[Work]]:
-    """The benchmarks of operations in bf16, by what they time."""
+    """Return the benchmarks of operations in bf16, by what they time."""
     found: dict[str, list[Work]] = {"conv": [], "depthwise": [], "batch_norm": [], "bn_act": []}
     modes = ("calibration", "prediction")
     for name, (channels, size, count) in bench_conv.SHAPES.items():
@@ -169,7 +169,7 @@ TITLES = {
 
 
 def gpu(directory: Path = RESULTS) -> str:
-    """Return the section, with figures where there are records in the directory."""
+    """Return the section, with figures if there are records in the directory."""
     lines = [TEXT]
     if not any(directory.glob("*.json")):
         lines.append(
@@ -185,7 +185,7 @@ def gpu(directory: Path = RESULTS) -> str:
 
 
 def tables(directory: Path) -> str:
-    """Return what the records have, and the floors of single operations."""
+    """Return the tables of the records, and the floors of single operations."""
     records = {path.stem: json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))}
     device = next((record["device"] for record in records.values() if "device" in record), "")
     chip = next((chip for chip in CHIPS if chip.name in device), CHIPS[0])
@@ -204,7 +204,7 @@ def tables(directory: Path) -> str:
 
 
 def floors(chip: Chip) -> str:
-    """Return the floors of all benchmarks of operations, those alike in one line."""
+    """Return the floors of all benchmarks of operations; equal ones share a line."""
     lines = [
         f"Floors in bf16 of the benchmarks of single operations on one {chip.name} "
         f"({chip.bandwidth / 1e12:.2f} TB/s, {chip.bf16 / 1e12:.0f} TFLOP/s on tensor cores, "
@@ -223,7 +223,7 @@ def floors(chip: Chip) -> str:
 
 
 def figures(title: str, some: list[Work], chip: Chip, measured: dict[str, Any]) -> str:
-    """Return one operation's figures and gaps; `measured` is group -> who -> what was measured."""
+    """Return one operation's figures and gaps; `measured` has the measurements by group and by who ran it."""
     modes = ("calibration", "prediction") if len(some[0].groups) == 2 else ("figure",)
     heads = " | ".join(f"{mode}, µs | times the floor" for mode in modes)
     lines = [f"{title}:\n", f"| | floor, µs | {heads} |", "|---" * (2 + 2 * len(modes)) + "|"]
@@ -269,7 +269,7 @@ def training(record: dict[str, Any]) -> str:
 
 
 def not_compiled(record: dict[str, Any]) -> str:
-    """Say for which workloads of a record PyTorch was not compiled."""
+    """Return a sentence on the workloads of a record for which PyTorch was not compiled."""
     eager = [
         f"`{name}`"
         for name, one in record["workloads"].items()

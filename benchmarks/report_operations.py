@@ -1,4 +1,4 @@
-"""What docs/performance.md says of single operations, from the records that record_operations writes."""
+"""The section of docs/performance.md on single operations, from the records of record_operations."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def table(
 ) -> str:
     """Return a row for each shape, a column for each variant, from groups named "shape, variant, ...".
 
-    `measure` gives how many times faster than PyTorch a group's run is, and the fraction of the limit.
+    `measure` returns how many times faster than PyTorch a group's run is, and the fraction of the limit.
     """
     rows: dict[str, dict[str, str]] = {}
     ratios: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""What docs/performance.md says of training, from the records of bench_train and bench_demo."""
+"""The section of docs/performance.md on training, from the records of bench_train and bench_demo."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ for each workload; compilation not counted). Gradients of a batch are compared w
 
 
 def training(record: dict[str, Any]) -> str:
-    """Return what one record of `bench_train` says, and the targets."""
+    """Return the section of one record of `bench_train`, with the targets."""
     lines = [TEXT, training_table(record)]
     for update, others in TARGETS.items():
         for other, target in others.items():
             value = mean(record["workloads"], update, other)
-            verdict = "met" if value >= target else "missed"
-            lines.append(f"- {update} against {other}: target {target:g}x, measured {value:.2f}x, {verdict}.")
+            outcome = "met" if value >= target else "missed"
+            lines.append(f"- {update} against {other}: target {target:g}x, measured {value:.2f}x, {outcome}.")
     return "\n".join(lines) + "\n"
 
 
@@ -70,7 +70,7 @@ def mean(workloads: dict[str, Any], update: str, other: str) -> float:
 
 
 def searches(records: list[dict[str, Any]]) -> str:
-    """Return what whole searches take, with lasfast's kernels and with PyTorch's operators."""
+    """Return the times of whole searches, with lasfast's kernels and with PyTorch's operators."""
     lines = [
         "## Whole searches\n",
         "The same NIR search with the same seeds, with lasfast as it comes or with PyTorch's operators "

@@ -1,8 +1,8 @@
-"""A torchvision network trained with lasfast's fused operators, in three lines: marked (1), (2), (3).
+"""A torchvision network trained with lasfast's fused operators, in three lines, marked (1), (2) and (3).
 
     python examples/accelerate_torchvision.py --network mobilenet_v2 --image-size 64
 
-Times a training step of the network as it is and accelerated, alternated, and compares the losses.
+The script times training steps of the plain and the accelerated network in turn, and compares the losses.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def step(network: torch.nn.Module, optimizer: torch.optim.Optimizer, images, lab
 
 
 def main() -> None:
-    """Parse options, time both, print the ratio."""
+    """Parse options, time both networks, print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--network", default="resnet18", help="a name of torchvision.models")
     parser.add_argument("--image-size", type=int, default=64)

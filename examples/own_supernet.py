@@ -1,8 +1,8 @@
-"""A supernet of your own: say which layers an architecture runs; lasfast does the rest.
+"""A supernet of your own: you say which layers an architecture runs, and lasfast does the rest.
 
     python examples/own_supernet.py
 
-Here each group's layers end in a module lasfast knows nothing about, a learned channel gate.
+Here, each layer of a group ends in a module that lasfast does not know, a learned channel gate.
 """
 
 import torch
@@ -13,7 +13,7 @@ from lasfast.supernets import Layer, LayerAssignmentSupernet, LayerBuilder, Path
 
 
 class Gate(nn.Module):
-    """Scales each channel by a learned function of its mean."""
+    """A gate that scales each channel by a learned function of all channels' means."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -24,17 +24,24 @@ from lasfast.data.images import TensorImages
 from lasfast.engine import NotLowerableError
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.evaluation.standalone import StandaloneEvaluator
+from lasfast.nn import ConvBNAct
 from lasfast.runtime import autotune, compiled, distributed
 from lasfast.searchers import NIR, Random
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.study.study import Callback, Study
 from lasfast.supernets import LayerBuilder, ResidualNet, Supernet
-from lasfast.train import OneShotTrainer, SupernetTrainer, TrainSettings
+from lasfast.train import OneShotTrainer, StandaloneTrainer, SupernetTrainer, TrainSettings
 from lasfast.train.synchronized import batch_norm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = TrainSettings(
-    batch_size=15, warm_up_epochs=1, epochs_per_step=1, supernet_epochs=1, learning_rate=0.003
+    batch_size=15,
+    warm_up_epochs=1,
+    epochs_per_step=1,
+    supernet_epochs=1,
+    standalone_epochs=2,
+    milestones=(1,),
+    learning_rate=0.003,
 )
 CANDIDATES = [(2, 1, 1), (1, 2, 1), (1, 1, 2)]
 FILES = ("journal.jsonl", "checkpoint.safetensors", "result.json")
@@ -105,6 +112,52 @@ class OpaqueNet(Supernet):
         return (builder.build(),)
 
 
+class OwnNet(nn.Module):
+    """What cannot be traced, with batch norms of each kind; the last of them is frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norms = nn.ModuleList(
+            [
+                nn.BatchNorm2d(8, momentum=0.3),
+                nn.BatchNorm2d(8, affine=False, momentum=None),
+                nn.BatchNorm2d(8, track_running_stats=False),
+                nn.BatchNorm2d(8).eval(),
+            ]
+        )
+        self.flat = nn.BatchNorm1d(8)
+        self.fc = nn.Linear(8, 3)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norms[3].eval()
+        return self
+
+    def forward(self, x):
+        x = self.conv(x)
+        for norm in self.norms:
+            x = norm(x).relu() + x if x.mean() < 100 else x
+        return self.fc(self.flat(x.mean((2, 3))))
+
+
+def own_network(rank_seed=False):
+    """The same on all ranks, or other weights on each: those of the first count."""
+    with torch.random.fork_rng():
+        torch.manual_seed(distributed.world().rank if rank_seed else 0)
+        return OwnNet().double()
+
+
+def alone_trainer(data=None, **options):
+    data = DoubleImages(training_images()) if data is None else data
+    return StandaloneTrainer.of(
+        supernet().to(torch.float64 if isinstance(data, DoubleImages) else torch.float32),
+        (2, 1, 2),
+        data,
+        SETTINGS.replace(**options),
+    )
+
+
 TRAINERS = {
     "sequential": nir_trainer,
     "joint": lambda: nir_trainer(update="joint"),
@@ -116,6 +169,11 @@ TRAINERS = {
     ),
     "torch": lambda: nir_trainer(operators="torch", update="joint"),
     "fp32": lambda: brief_trainer(operators="native"),
+    "alone": alone_trainer,
+    "alone-native": lambda: alone_trainer(operators="native", clip_norm=0.1),
+    "alone-torch": lambda: alone_trainer(operators="torch"),
+    "alone-fp32": lambda: alone_trainer(training_images(), operators="native", standalone_epochs=1),
+    "own": lambda: StandaloneTrainer(own_network(True), DoubleImages(training_images()), SETTINGS),
 }
 
 
@@ -288,11 +346,20 @@ def mistakes(world, directory):
         # Batch norm spreads what is not a number to all ranks; the classifier's loss alone must, too.
         list(trainer.train(0))
 
+    def unknown_batch_norm():
+        network = nn.Sequential(ConvBNAct(3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+        list(StandaloneTrainer(network, training_images(), SETTINGS).train())
+
+    def unknown_layers():
+        StandaloneTrainer(own_network(), training_images(), SETTINGS, operators="native")
+
     def opaque():
         list(SupernetTrainer(OpaqueNet(), training_images(), SETTINGS).train(0))
 
     return {
         "opaque": raised(opaque),
+        "unknown batch norm": raised(unknown_batch_norm),
+        "unknown layers": raised(unknown_layers),
         "main": raised(lambda: world.share(fails_on_main)),
         "task": raised(lambda: world.spread(range(5), fails_at_three)),
         "own": raised(lambda: world.spread(range(2), fails_with_own)),
@@ -477,17 +544,14 @@ def test_training_is_that_of_one_process(ranks, name):
     assert one[1] == other[1] == values
     for key, tensor in tensors.items():
         assert torch.equal(one[0][key], other[0][key]), key  # equal bits on all ranks, running statistics too
-        tolerance = {"rtol": 1e-4, "atol": 1e-5} if name == "fp32" else {"rtol": 1e-6, "atol": 1e-8}
+        tolerance = {"rtol": 1e-4, "atol": 1e-5} if "fp32" in name else {"rtol": 1e-6, "atol": 1e-8}
         torch.testing.assert_close(one[0][key], tensor, msg=key, **tolerance)
     for mine in (progress, other_progress):
         assert mine.loss == pytest.approx(expected_progress.loss, rel=1e-4)
         assert mine.accuracy == expected_progress.accuracy
-    changed = [
-        key
-        for key, tensor in supernet().state_dict().items()
-        if not torch.equal(tensors["weights." + key], tensor)
-    ]
-    assert len(changed) > 50  # something was trained
+    initial = TRAINERS[name]().module.state_dict()
+    changed = [key for key, tensor in initial.items() if not torch.equal(tensors["weights." + key], tensor)]
+    assert len(changed) > (10 if name == "own" else 50)  # something was trained
 
 
 def test_in_bf16_ranks_are_no_further_from_single_precision_than_one_process(ranks):
@@ -637,6 +701,8 @@ def test_mistakes_are_raised_on_all_ranks(ranks):
     assert one == other
     expected = {
         "opaque": "ValueError: opaque module 'layer.norm' has a BatchNorm of its own",
+        "unknown batch norm": r"ValueError: BatchNorm '0\.1' does not run torch\.nn\.functional\.batch_norm",
+        "unknown layers": "ValueError: operators must be 'auto' or 'torch' where several processes train",
         "main": "FileExistsError: there is one already",
         "task": "ZeroDivisionError: three",
         "own": "RuntimeError: OnlyHereError: oh",

@@ -32,8 +32,9 @@ def _(op: layers.Conv2d) -> nn.Module:
         groups=op.groups,
         bias=op.bias,
     )
-    # He et al. 2015, Eq. 10: networks of every depth that a supernet holds start with unit variance.
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if not conv.weight.is_meta:  # where torch would import its compiler, to draw nothing
+        # He et al. 2015, Eq. 10: networks of every depth that a supernet holds start with unit variance.
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 
 

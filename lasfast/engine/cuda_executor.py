@@ -20,13 +20,14 @@ from torch import Tensor
 from lasfast.engine.conv_tiles import ConvTiles
 from lasfast.engine.executor import Executor
 from lasfast.engine.schedule import CUDA_CHANNELS, Schedule
-from lasfast.runtime.autotune import fastest
+from lasfast.runtime.autotune import fastest, register
 from lasfast.runtime.cuda_graphs import Replays
 from lasfast.runtime.placement import stream_of
 
 if TYPE_CHECKING:
     from lasfast.engine.native_backend import NativeBackend
 
+register("levels", "resident", "resident alone")
 
 PREDICTION, CALIBRATION, RESIDENT = range(3)
 """What a plan is for (`Purpose` in C++)."""

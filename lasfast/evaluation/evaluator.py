@@ -37,8 +37,7 @@ from lasfast.ir.precision import PRECISIONS
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.measurements.measurement import Measurement
 from lasfast.measurements.racing import Race, RaceResult
-from lasfast.ops import native
-from lasfast.runtime import distributed
+from lasfast.runtime import distributed, kernels
 from lasfast.runtime.precision import autocast
 from lasfast.spaces import Architecture, SearchSpace
 from lasfast.supernets import Supernet
@@ -223,7 +222,7 @@ class Evaluator:
         if self._wanted == "torch":
             return reference
         why = why_missing(self._device)
-        if why is None and self._wanted == "auto" and not native.usable(self._device):
+        if why is None and self._wanted == "auto" and not kernels.usable(self._device):
             return reference  # as was said
         if why is None:
             try:

@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from lasfast.core.checks import check_choice
 from lasfast.data.training import TrainingImages, as_training_images, on_device, shards
-from lasfast.ops import native
 from lasfast.ops.sgd import SgdRule
-from lasfast.runtime import compiled, distributed
+from lasfast.runtime import compiled, distributed, kernels
 from lasfast.runtime.autotune import fastest
 from lasfast.runtime.distributed import World
 from lasfast.runtime.precision import autocast
@@ -336,7 +335,7 @@ def _operators(settings: TrainSettings, device: torch.device) -> str:
         compiled.load()
     if settings.operators != "auto":
         return settings.operators
-    return "native" if settings.channels_last and native.usable(device) else "torch"
+    return "native" if settings.channels_last and kernels.usable(device) else "torch"
 
 
 def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks._fused import REPEATS, STORAGES, THREADS, UNCACHED
-from lasfast.ops import bn_act, native_bn_act
+from lasfast.ops import bn_act, bn_act_kernels
 
 SHAPES = {  # those of ResidualNet's stages, and one larger than a core's caches
     "16 at 32x32": (128, 16, 32, 32),
@@ -52,7 +52,7 @@ def test_bn_act(
 ) -> None:
     torch.set_num_threads(THREADS)
     x, other, grad = (values(SHAPES[shape], storage, device, seed) for seed in range(3))
-    if not native_bn_act.supports(x):
+    if not bn_act_kernels.supports(x):
         pytest.skip("lasfast has no kernels here, and would time PyTorch against itself")
     x.requires_grad_()
     other.requires_grad_()

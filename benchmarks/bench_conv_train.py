@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks import _harness
 from benchmarks._fused import STORAGES, THREADS, peak, repeated
 from lasfast.engine.native_backend import why_missing
-from lasfast.ops.native_nhwc import NhwcPasses
+from lasfast.ops.sliced_conv2d_kernels import NhwcKernels
 
 IMAGES, ROUNDS = 128, 15
 LAST = torch.channels_last
@@ -93,7 +93,7 @@ class Passes:
 
     def native(self, which: str) -> Callable[[], Tensor]:
         """Return a function that runs our pass; skip the benchmark if there is none."""
-        passes = NhwcPasses.of(self.x, self.weight, self.y, self.stride, self.padding)
+        passes = NhwcKernels.of(self.x, self.weight, self.y, self.stride, self.padding)
         if not passes.has(which):
             pytest.skip(f"{which} cannot be run here")
         first = self.x if which == "forward" else self.grad

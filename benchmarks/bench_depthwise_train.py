@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from benchmarks._fused import STORAGES, THREADS, UNCACHED, repeated
 from benchmarks._harness import paired, ratio
 from lasfast.engine.native_backend import why_missing
-from lasfast.ops.native_nhwc import NhwcPasses
+from lasfast.ops.sliced_conv2d_kernels import NhwcKernels
 
 SHAPES = {  # channels, height and width, kernel, stride
     "32 at 32x32": (32, 32, 3, 1),
@@ -60,7 +60,7 @@ def work(
     grad = values(*y.shape)
     grad_x, moments = torch.empty_like(x), torch.empty(2, channels, device=device)
     grad_weight = torch.empty(weight.shape, device=device)
-    passes = NhwcPasses.of(x, weight, y, stride, padding, channels)
+    passes = NhwcKernels.of(x, weight, y, stride, padding, channels)
     mask = (which != "grad_weight", which != "grad_input", False)
 
     def ours() -> object:

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lasfast._version import __version__
+from lasfast.core import entry_points
 
 if TYPE_CHECKING:
     from lasfast import (
@@ -60,6 +61,9 @@ _OBJECTS = {
     "accelerate": "lasfast.execution.accelerate",
     "calibrate": "lasfast.evaluation.recalibration",
 }
+
+entry_points.register(entry_points.CHECK_COMMAND, "-m", "lasfast", "check", "--device")
+entry_points.register(entry_points.AUTOTUNED_MODULES, "lasfast.ops", "lasfast.engine")
 
 __all__ = [
     "ArchitectureTable",

@@ -64,7 +64,7 @@ def emulated_place(emulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Mod
     from lasfast.runtime import compiled, placement
 
     monkeypatch.setattr(compiled, "load", lambda: emulated)
-    monkeypatch.setattr(placement, "place_of", lambda tensor: placement.Place("cuda", (0, 0)))
+    monkeypatch.setattr(placement, "of", lambda tensor: placement.Placement("cuda", (0, 0)))
     return emulated
 
 

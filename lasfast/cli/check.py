@@ -45,10 +45,10 @@ def register(app: typer.Typer) -> None:
         """
         compiled.load()  # says what is wrong if it is not there
         failed = [text for device in _devices(options.device) for text in _check(device)]
-        # Plain lines, the last of which says all.
-        typer.echo(f"{gpu_check.FAILED}{'; '.join(failed)}" if failed else "all agree with PyTorch")
-        if failed:
-            raise typer.Exit(1)
+        line, status = gpu_check.conclusion(failed)
+        typer.echo(line)  # a plain one, which says all
+        if status:
+            raise typer.Exit(status)
 
 
 def _devices(text: str) -> list[torch.device]:
@@ -98,5 +98,5 @@ def _check(device: torch.device) -> list[str]:
     console.print(table)
     failures = [f"{one.name} ({one.problem})" for one in results if one.problem]
     if cuda:
-        gpu_check.keep(device.index, gpu_check.Verdict(not failures, "; ".join(failures)))
+        gpu_check.keep(device.index, gpu_check.CheckResult(not failures, "; ".join(failures)))
     return failures

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from lasfast.engine.schedule import CUDA_CHANNELS, OPERATION, VALUE, Kind
 from lasfast.ir.precision import PRECISIONS
-from lasfast.ops.native import has_warpgroups
 from lasfast.runtime import autotune, compiled
 from lasfast.runtime.autotune import UnfitError
+from lasfast.runtime.kernels import has_warpgroups
 from lasfast.runtime.placement import stream_of
 from lasfast.runtime.precision import torch_dtype
 

@@ -21,9 +21,11 @@ from lasfast.engine.conv_tiles import ConvTiles
 from lasfast.engine.cuda_layout import CALIBRATION, PREDICTION, RESIDENT, CudaLayout, Needs, plan_launches
 from lasfast.engine.executor import Executor
 from lasfast.engine.target import Target
-from lasfast.runtime.autotune import fastest
+from lasfast.runtime.autotune import fastest, register
 from lasfast.runtime.cuda_graphs import Replays
 from lasfast.runtime.placement import stream_of
+
+register("levels", "resident", "resident alone")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lasfast.engine.lower import lower
 from lasfast.engine.native_backend import why_missing
 from lasfast.ir.layers import Shape
 from lasfast.ir.prefix_tree import PrefixTree
-from lasfast.ops import native
+from lasfast.runtime import kernels
 from lasfast.supernets import Supernet
 
 logger = logging.getLogger("lasfast")
@@ -43,7 +43,7 @@ def choose_backend(
         return torch_backend
     device = next(supernet.parameters()).device
     why = why_missing(device)
-    if why is None and wanted == "auto" and not native.usable(device):
+    if why is None and wanted == "auto" and not kernels.usable(device):
         return torch_backend  # the GPU failed its check, of which a warning has told
     why = why or _why_not_lowerable(supernet, image_shape)
     if why is None:

@@ -20,7 +20,7 @@ from lasfast.execution.from_fx import UntraceableError, trace
 from lasfast.execution.interpret import evaluation_mode
 from lasfast.ir.precision import PRECISIONS
 from lasfast.ir.prefix_tree import PrefixTree
-from lasfast.ops import native
+from lasfast.runtime import kernels
 from lasfast.runtime.precision import autocast
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
@@ -66,7 +66,7 @@ def calibrate(
         raise ValueError(f"network is a {type(network).__name__} without any BatchNorm to calibrate")
     batches = _Batches(loader, next(network.parameters()).device)
     kept: Statistics | None = None
-    if backend == "native" or (backend == "auto" and native.usable(batches.device)):
+    if backend == "native" or (backend == "auto" and kernels.usable(batches.device)):
         try:
             kept = _native(network, batches, statistics, precision)
         except _CannotError as error:

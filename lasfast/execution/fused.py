@@ -12,7 +12,7 @@ from lasfast.ir import layers
 from lasfast.ir.fusion import Chain, Stage, match_layer
 from lasfast.ir.layers import Layer, Op
 from lasfast.ops import bn_act, conv_bn_act, sliced_conv2d
-from lasfast.ops.process_ranks import Ranks
+from lasfast.ops.process_ranks import ProcessRanks
 
 MOMENTUM = 0.1  # of the supernet's own running statistics; torch's default
 
@@ -65,7 +65,7 @@ def _last_uses(layer: Layer) -> tuple[tuple[int, ...], ...]:
     return last_uses([step.inputs for step in fused_steps(layer)])
 
 
-def run_fused(layer: Layer, x: Tensor, modules: Modules, ranks: Ranks | None = None) -> Tensor:
+def run_fused(layer: Layer, x: Tensor, modules: Modules, ranks: ProcessRanks | None = None) -> Tensor:
     """Run one layer on x [N, C, H, W] (or [N, F]) as `run_layer` does, with lasfast's fused operators.
 
     Batch norm is torch's: batch statistics where `modules[""]` is in training mode (the modules' running
@@ -92,7 +92,7 @@ def _run_fused(
     step: Step,
     op: layers.BatchNorm2d,
     modules: Modules,
-    ranks: Ranks | None,
+    ranks: ProcessRanks | None,
     x: Tensor,
     residual: Tensor | None = None,
 ) -> Tensor:

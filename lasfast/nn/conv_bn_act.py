@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lasfast.core.checks import check_choice
-from lasfast.nn.sliced import SlicedBatchNorm2d, SlicedConv2d, begin_batch, is_depthwise
+from lasfast.nn.sliced import SlicedBatchNorm2d, SlicedConv2d, active_outputs, begin_batch
 from lasfast.ops import bn_act, conv_bn_act
 from lasfast.ops.activations import MODULES
 
@@ -53,7 +53,7 @@ class ConvBNAct(nn.Sequential):
         )
 
     def forward(self, x: Tensor, c_out: int | None = None, residual: Tensor | None = None) -> Tensor:
-        """X [N, c_in, H, W] to [N, c_out, H', W']; ValueError where the weight has no such slice."""
+        """Map x [N, c_in, H, W] to [N, c_out, H', W']; ValueError where the weight has no such slice."""
         conv, norm, _ = self
         assert isinstance(conv, SlicedConv2d)
         assert isinstance(norm, SlicedBatchNorm2d)
@@ -73,15 +73,11 @@ def fused(
     Without a convolution, `x` is what the batch norm reads. A convolution has equal strides and paddings of
     its axes and no dilation, as `SlicedConv2d` has, and no bias.
     """
-    depthwise = conv is not None and is_depthwise(conv)
-    if conv is None:
-        channels = x.shape[1]
-    elif depthwise:
-        channels = x.shape[1] if c_out is None else c_out  # narrows along
-    else:
-        channels = conv.out_channels if c_out is None else c_out
+    channels = x.shape[1]
+    if conv is not None:
+        channels, groups = active_outputs(conv, channels, c_out)
     if channels > norm.num_features:
-        raise ValueError(f"c_out is {channels}, expected at most the {norm.num_features} features")
+        raise ValueError(f"c_out must be at most the {norm.num_features} features, got {channels}")
     mean, var, by_batch, factor = begin_batch(norm, channels)
     weight, bias = (None if one is None else one[:channels] for one in (norm.weight, norm.bias))
     vectors = (mean, var, weight, bias, residual)
@@ -100,6 +96,6 @@ def fused(
         c_out=channels,
         stride=conv.stride[0],
         padding=int(conv.padding[0]),
-        groups=x.shape[1] if depthwise else conv.groups,
+        groups=groups,
         **arguments,
     )

@@ -1,4 +1,4 @@
-"""Quantization of values with a learned range, as a module."""
+"""A module that quantizes values within a learned range."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lasfast.ops.quantize import pact
 class PACT(nn.Module):
     """Clips to [0, alpha] with a learned alpha, and rounds to 2^bits levels (Choi et al. 2018).
 
-    It takes the place of a ReLU. Weight decay of alpha, as of the weights, is part of the method: it narrows
-    the range until the loss minds. See `lasfast.ops.pact` for the gradients.
+    It stands for a ReLU. Weight decay of alpha, as of the weights, is part of the method: it narrows the
+    range for as long as the loss allows. See `lasfast.ops.pact` for the gradients.
 
     Args:
         bits: from 1 to 8.
-        alpha: to begin with. The paper begins higher, and trains for longer.
+        alpha: the value to begin with. The paper begins higher, and trains for longer.
 
     Raises TypeError and ValueError unless `bits` is such an int.
     """
@@ -29,5 +29,5 @@ class PACT(nn.Module):
         self.alpha = nn.Parameter(torch.tensor(float(alpha)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """X of any shape to the same shape."""
+        """Map x of any shape to the same shape."""
         return pact(x, self.alpha, self.bits)

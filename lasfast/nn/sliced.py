@@ -1,4 +1,4 @@
-"""Convolution and batch normalization that use the first channels of their parameters."""
+"""Convolution, batch norm and linear layer that use the first channels of their parameters."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class SlicedConv2d(nn.Conv2d):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.dilation != (1, 1):
-            raise ValueError(f"dilation is {self.dilation}, expected (1, 1)")
+            raise ValueError(f"dilation must be (1, 1), got {self.dilation}")
         if self.padding_mode != "zeros":
-            raise ValueError(f"padding_mode is {self.padding_mode!r}, expected 'zeros'")
+            raise ValueError(f"padding_mode must be 'zeros', got {self.padding_mode!r}")
         if self.stride[0] != self.stride[1]:
-            raise ValueError(f"stride is {self.stride}, expected the same for both axes")
+            raise ValueError(f"stride must be the same for both axes, got {self.stride}")
         self._padding = self._square_padding()
 
     def _square_padding(self) -> int:
@@ -38,22 +38,19 @@ class SlicedConv2d(nn.Conv2d):
         if self.padding == "same":
             if self.kernel_size[0] != self.kernel_size[1] or self.kernel_size[0] % 2 == 0:
                 raise ValueError(
-                    f"padding is 'same', expected a square odd kernel with it, got {self.kernel_size}"
+                    f"kernel_size must be square and odd for padding='same', got {self.kernel_size}"
                 )
             return self.kernel_size[0] // 2
         if self.padding[0] != self.padding[1]:
-            raise ValueError(f"padding is {self.padding}, expected the same for both axes")
+            raise ValueError(f"padding must be the same for both axes, got {self.padding}")
         return int(self.padding[0])
 
     def forward(self, x: Tensor, c_out: int | None = None) -> Tensor:
-        """X [N, c_in, H, W] to [N, c_out, H', W']; raises ValueError where the weight has no such slice."""
+        """Map x [N, c_in, H, W] to [N, c_out, H', W']; ValueError where the weight has no such slice."""
         if x.dim() != 4:
-            raise ValueError(f"x has shape {tuple(x.shape)}, expected [N, c_in, H, W]")
+            raise ValueError(f"x must have 4 dimensions [N, c_in, H, W], got shape {tuple(x.shape)}")
         c_in = x.shape[1]
-        depthwise = is_depthwise(self)
-        groups = c_in if depthwise else self.groups
-        if c_out is None:
-            c_out = c_in if depthwise else self.out_channels
+        c_out, groups = active_outputs(self, c_in, c_out)
         y = sliced_conv2d(x, self.weight, c_in, c_out, self.stride[0], self._padding, groups)
         if self.bias is None:
             return y
@@ -68,12 +65,12 @@ class SlicedBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """X [N, c, H, W] to the same shape; raises ValueError where there are more channels than features."""
+        """Normalize x [N, c, H, W]; raises ValueError where there are more channels than features."""
         if x.dim() != 4:
-            raise ValueError(f"x has shape {tuple(x.shape)}, expected [N, c, H, W]")
+            raise ValueError(f"x must have 4 dimensions [N, c, H, W], got shape {tuple(x.shape)}")
         c = x.shape[1]
         if c > self.num_features:
-            raise ValueError(f"x has {c} channels, expected at most the {self.num_features} features")
+            raise ValueError(f"x must have at most {self.num_features} channels, the features, got {c}")
         if c == self.num_features:
             return super().forward(x)
         mean, var, by_batch, factor = begin_batch(self, c)
@@ -90,22 +87,27 @@ class SlicedLinear(nn.Linear):
     """
 
     def forward(self, x: Tensor, out_features: int | None = None) -> Tensor:
-        """X [..., f_in] to [..., out_features]; raises ValueError where the weight has no such slice."""
+        """Map x [..., f_in] to [..., out_features]; raises ValueError where the weight has no such slice."""
         f_in = x.shape[-1]
         f_out = self.out_features if out_features is None else out_features
         if f_in > self.in_features:
-            raise ValueError(f"x has {f_in} features, expected at most the {self.in_features} in_features")
+            raise ValueError(f"x must have at most the {self.in_features} in_features, got {f_in}")
         if not 1 <= f_out <= self.out_features:
-            raise ValueError(f"out_features is {f_out}, expected 1 to {self.out_features}")
+            raise ValueError(f"out_features must be from 1 to {self.out_features}, got {f_out}")
         # Autocast remembers its cast of a whole weight, not of a view.
         whole = f_in == self.in_features and f_out == self.out_features
         weight = self.weight if whole else self.weight[:f_out, :f_in]
         return F.linear(x, weight, None if self.bias is None else self.bias[:f_out])
 
 
-def is_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether a convolution filters each channel by itself; of one channel, it is any other."""
-    return conv.groups > 1 and conv.groups == conv.in_channels == conv.out_channels
+def active_outputs(conv: nn.Conv2d, c_in: int, c_out: int | None) -> tuple[int, int]:
+    """Return how many output channels and groups a convolution of `c_in` channels has, `c_out` if given.
+
+    A depthwise one, which filters each of several channels by itself, narrows along with its input.
+    """
+    depthwise = conv.groups > 1 and conv.groups == conv.in_channels == conv.out_channels
+    channels, groups = (c_in, c_in) if depthwise else (conv.out_channels, conv.groups)
+    return channels if c_out is None else c_out, groups
 
 
 def begin_batch(norm: nn.BatchNorm2d, channels: int) -> tuple[Tensor | None, Tensor | None, bool, float]:

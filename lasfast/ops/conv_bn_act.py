@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lasfast.ir.activations import ACTIVATIONS
-from lasfast.ops import native_bn_act
-from lasfast.ops.bn_act import bn_act, bn_results, follow, is_direct, several
-from lasfast.ops.convolution import Convolution, Size
-from lasfast.ops.process_ranks import Ranks
-from lasfast.ops.sliced_conv2d import as_arguments, find, sliced_conv2d, sliced_conv2d_statistics
+from lasfast.ops import bn_act_kernels
+from lasfast.ops.bn_act import bn_act, follow, is_direct
+from lasfast.ops.bn_act_schema import TENSORS, BnActInputs, empty_gradients
+from lasfast.ops.process_ranks import ProcessRanks, is_distributed
+from lasfast.ops.sliced_conv2d import Convolution, find, sliced_conv2d, sliced_conv2d_statistics
+from lasfast.ops.sliced_conv2d_schema import Size, as_arguments
 
 
 def conv_bn_act(
@@ -34,7 +35,7 @@ def conv_bn_act(
     momentum: float = 0.1,
     eps: float = 1e-5,
     activation: str = "relu",
-    ranks: Ranks | None = None,
+    ranks: ProcessRanks | None = None,
 ) -> Tensor:
     """Return ``act(batch_norm(conv(x)) + residual)``, all of it in channels_last.
 
@@ -78,11 +79,10 @@ def conv_bn_act(
     if (training or not torch.is_grad_enabled()) and is_direct(x):
         input, kernel, *numbers = as_arguments(*convolution)
         found = find(input, kernel, *numbers)
-        if native_bn_act.supports(input) and _fits(
-            input, found.output_size, *vectors, activation, training, ranks
-        ):
+        norm = (input, *vectors, training, eps, activation)
+        if bn_act_kernels.supports(input) and _fits(found.geometry.output, ranks, *norm):
             run: Callable[..., Tensor] = _Direct.apply if training else _infer
-            return run(found, input, kernel, *vectors, eps, activation, momentum, ranks)
+            return run(found, kernel, momentum, ranks, *norm)
     statistics = None
     if training:
         x, mean, var = sliced_conv2d_statistics(*convolution)
@@ -101,22 +101,12 @@ def conv_bn_act(
     )
 
 
-def _fits(
-    input: Tensor,
-    size: Size,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: str,
-    training: bool,
-    ranks: Ranks | None,
-) -> bool:
-    """Whether all is as it should be for an output of this size; `bn_act` says what is not."""
+def _fits(size: Size, ranks: ProcessRanks | None, input: Tensor, *norm: Any) -> bool:
+    """Return whether all is as it should be for an output of this size; `bn_act` says what is not."""
+    *vectors, residual, training, _, activation = norm
     batch, channels, height, width = size
     device = input.device
-    for vector in (running_mean, running_var, weight, bias):
+    for vector in vectors:
         if vector is not None and (
             vector.shape != (channels,) or vector.dtype != torch.float32 or vector.device != device
         ):
@@ -129,74 +119,66 @@ def _fits(
     if activation not in ACTIVATIONS:
         return False
     if training:
-        return batch * height * width > 1 or several(ranks)
-    return running_mean is not None and running_var is not None
+        return batch * height * width > 1 or is_distributed(ranks)
+    return vectors[0] is not None and vectors[1] is not None
 
 
 def _infer(
     convolution: Convolution,
-    x: Tensor,
-    conv_weight: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    eps: float,
-    activation: str,
-    *_: Any,
+    kernel: Tensor,
+    momentum: float,
+    ranks: ProcessRanks | None,
+    input: Tensor,
+    *norm: Any,
 ) -> Tensor:
-    """What the operators compute where nothing is trained and no gradient is recorded."""
-    y = convolution.forward(x, conv_weight)
-    residual = _like(y, residual)
-    return native_bn_act.bn_act(y, running_mean, running_var, weight, bias, residual, eps, activation)
+    """Compute what the operators do where nothing is trained and no gradient is recorded."""
+    y = convolution.forward(input, kernel)
+    mean, var, weight, bias, residual, *rest = norm
+    return bn_act_kernels.bn_act(BnActInputs(y, mean, var, weight, bias, _like(y, residual), *rest))
 
 
 def _like(y: Tensor, residual: Tensor | None) -> Tensor | None:
-    """The residual in the dtype and layout of y."""
+    """Return the residual in the dtype and layout of y."""
     if residual is None:
         return None
     return residual.to(y.dtype).contiguous(memory_format=torch.channels_last)
 
 
 class _Direct(torch.autograd.Function):
-    """One node of autograd's graph, whose passes call the kernels: dispatching takes longer than a layer."""
+    """One node of autograd's graph, whose passes call the kernels: dispatching takes longer than a layer.
+
+    `norm` is what `BnActInputs` has behind x, with the running statistics for the batch's.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         convolution: Convolution,
-        x: Tensor,
-        conv_weight: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        eps: float,
-        activation: str,
+        kernel: Tensor,
         momentum: float,
-        ranks: Ranks | None,
+        ranks: ProcessRanks | None,
+        input: Tensor,
+        *norm: Any,
     ) -> Tensor:
-        y, mean, var = convolution.forward_statistics(x, conv_weight)
-        residual = _like(y, residual)
+        running_mean, running_var, weight, bias, residual, *rest = norm
+        y, mean, var = convolution.forward_statistics(input, kernel)
         rows = y.numel() // y.shape[1]
-        running = running_mean, running_var
-        mean, var = follow(*running, mean, var, momentum, rows, ranks, native_bn_act)
-        ctx.save_for_backward(x, conv_weight, y, mean, var, weight, bias, residual)
-        ctx.convolution, ctx.ranks = convolution, ranks if several(ranks) else None
-        ctx.rest = (True, eps, activation)
-        return native_bn_act.bn_act(y, mean, var, weight, bias, residual, eps, activation)
+        mean, var = follow((running_mean, running_var), mean, var, momentum, rows, ranks, bn_act_kernels)
+        inputs = BnActInputs(y, mean, var, weight, bias, _like(y, residual), *rest)
+        ctx.save_for_backward(input, kernel, *inputs[:TENSORS])
+        ctx.convolution, ctx.ranks = convolution, ranks if is_distributed(ranks) else None
+        ctx.rest = rest
+        return bn_act_kernels.bn_act(inputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, conv_weight, y, mean, var, weight, bias, residual = ctx.saved_tensors
-        _, of_x, of_kernel, _, _, *of_rest = ctx.needs_input_grad
-        results = bn_results(y, mean, residual, (of_x or of_kernel, *of_rest[:3]))
-        arguments: list[Any] = [grad, y, mean, var, weight, bias, residual, *ctx.rest, ctx.ranks, results]
-        native_bn_act.bn_act_backward(*arguments)
-        grad_y, grad_weight, grad_bias, grad_residual = results
-        grad_x, grad_kernel = ctx.convolution.gradients(grad_y, x, conv_weight, of_x, of_kernel)
-        gradients = (grad_x, grad_kernel, None, None, grad_weight, grad_bias, grad_residual)
-        return (None, *gradients, None, None, None, None)
+        input, kernel, *tensors = ctx.saved_tensors
+        inputs = BnActInputs(*tensors, *ctx.rest)
+        _, of_kernel, _, _, of_input, _, _, *of_parameters = ctx.needs_input_grad
+        needed = (of_input or of_kernel, *of_parameters[:3])
+        results = empty_gradients(inputs, needed)
+        bn_act_kernels.bn_act_backward(grad, inputs, results, ctx.ranks)
+        grad_y, *of_others = results
+        grad_input, grad_kernel = ctx.convolution.gradients(grad_y, input, kernel, of_input, of_kernel)
+        return None, grad_kernel, None, None, grad_input, None, None, *of_others, None, None, None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 
 
-class Ranks(Protocol):
+class ProcessRanks(Protocol):
     """The processes, called ranks, as `lasfast.runtime.distributed.World` describes them.
 
     All ranks call in the same order, with tensors of the same sizes; results are equal bit for bit.
@@ -18,16 +18,24 @@ class Ranks(Protocol):
     size: int
 
     def stack(self, tensor: Tensor) -> Tensor:
-        """The tensors of all ranks, [size, *shape]."""
+        """Return the tensors of all ranks, [size, *shape]."""
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all ranks."""
 
 
-def merge_statistics(ranks: Ranks, mean: Tensor, var: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and biased variance [C] of all ranks' values, from those of this rank's `rows` values a channel.
+def is_distributed(ranks: ProcessRanks | None) -> TypeGuard[ProcessRanks]:
+    """Return whether there are several ranks."""
+    return ranks is not None and ranks.size > 1
 
-    The third result is how many values a channel all ranks have, float64 []: it stays on the device.
+
+def merge_statistics(
+    ranks: ProcessRanks, mean: Tensor, var: Tensor, rows: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and biased variance [C] of all ranks' values, from those of this rank's.
+
+    Each channel has `rows` values here. The third result, float64 [], is how many it has on all ranks
+    together; it stays on the device.
     """
     count = torch.full((1,), rows, dtype=torch.float64, device=mean.device)
     every = ranks.stack(torch.cat((mean.double(), var.double(), count)))

@@ -1,17 +1,29 @@
-"""The operators in plain PyTorch: any device, any dtype. They say what the native kernels must compute."""
+"""Convolution, batch norm and activation in plain PyTorch, on any device, for any dtype and strides.
+
+They define what the kernels of the compiled module must compute, and run where these do not. Arguments were
+checked by the caller; they are those of :mod:`lasfast.ops.sliced_conv2d` and :mod:`lasfast.ops.bn_act`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from lasfast.ops.activations import FUNCTIONS, GRADIENTS
+from lasfast.ops.bn_act_schema import BnActInputs, statistics_dtype
+from lasfast.ops.process_ranks import ProcessRanks
+
+_AXES = (0, 2, 3)
+
 
 def sliced_conv2d(
     input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
 ) -> Tensor:
-    """Convolution with weight[:c_out, :c_in // groups]. Shapes as in :func:`lasfast.ops.sliced_conv2d`."""
+    """Return the convolution with weight[:c_out, :c_in // groups]."""
     active = weight[:c_out, : c_in // groups].to(input.dtype)
     return F.conv2d(input, active, None, stride, padding, 1, groups)
 
@@ -26,7 +38,7 @@ def sliced_conv2d_grad_input(
     padding: int,
     groups: int,
 ) -> Tensor:
-    """Gradient [N, c_in, height, width] for grad_output [N, c_out, H', W']."""
+    """Return the gradient [N, c_in, height, width] for grad_output [N, c_out, H', W']."""
     active = weight[: grad_output.shape[1], : c_in // groups].to(grad_output.dtype)
     size = (grad_output.shape[0], c_in, height, width)
     return conv2d_input(size, active, grad_output, stride, padding, 1, groups)
@@ -59,3 +71,71 @@ def sliced_conv2d_gradients(
     grad_weight[:c_out, :c_in].copy_(of_weight)
     result: Tensor = of_input
     return result
+
+
+def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance [C] of x [N, C, H, W]; zeros where x is empty."""
+    if x.numel() == 0:
+        zeros = torch.zeros(2, x.shape[1], dtype=statistics_dtype(x.dtype), device=x.device)
+        return zeros[0], zeros[1]
+    var, mean = torch.var_mean(x.to(statistics_dtype(x.dtype)), _AXES, correction=0)
+    return mean, var
+
+
+def update_running(
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    momentum: float,
+    rows: int | Tensor,
+) -> None:
+    """Update the running statistics [C] in place, if there are any, from a batch of at least two rows."""
+    if running_mean is not None and running_var is not None:
+        running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
+        running_var.mul_(1 - momentum).add_(var * (momentum * rows / (rows - 1)))
+
+
+def bn_act(inputs: BnActInputs) -> Tensor:
+    """Return the output [N, C, H, W], in the statistics' dtype."""
+    return FUNCTIONS[inputs.activation](_normalize(inputs)[1])
+
+
+def bn_act_backward(grad: Tensor, inputs: BnActInputs, ranks: ProcessRanks | None = None) -> Sequence[Tensor]:
+    """Return the gradients of x, weight, bias and residual (all channels of x), in the statistics' dtype.
+
+    Where statistics are those of all `ranks`, so are the sums in the gradient of x.
+    """
+    x, mean, var, weight, *_ = inputs
+    xhat, z = _normalize(inputs)
+    dz = GRADIENTS[inputs.activation](grad.to(mean.dtype), z)
+    grad_weight, grad_bias = (dz * xhat).sum(_AXES), dz.sum(_AXES)
+    scale = (var + inputs.eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    through = dz
+    if inputs.batch_statistics:
+        rows = torch.full((1,), x.numel() // x.shape[1], dtype=torch.float64, device=x.device)
+        sums = torch.cat((grad_bias.double(), grad_weight.double(), rows))
+        if ranks is not None:
+            ranks.sum_([sums])
+        of_dz, of_product = (sums[:-1] / sums[-1].clamp_min(1)).to(dz.dtype).chunk(2)
+        through = dz - _channels(of_dz) - xhat * _channels(of_product)
+    return through * _channels(scale), grad_weight, grad_bias, dz
+
+
+def _channels(values: Tensor) -> Tensor:
+    return values.view(1, -1, 1, 1)
+
+
+def _normalize(inputs: BnActInputs) -> tuple[Tensor, Tensor]:
+    """Return x normalized, and what the activation is applied to."""
+    x, mean, var, weight, bias, residual, *_ = inputs
+    xhat = (x.to(mean.dtype) - _channels(mean)) * _channels((var + inputs.eps).rsqrt())
+    z = xhat if weight is None else xhat * _channels(weight)
+    if bias is not None:
+        z = z + _channels(bias)
+    if residual is not None:
+        missing = x.shape[1] - residual.shape[1]
+        z = z + F.pad(residual, (0, 0, 0, 0, 0, missing)).to(z.dtype)
+    return xhat, z

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from lasfast.ops import native
-from lasfast.runtime import compiled, placement
+from lasfast.runtime import compiled, kernels, placement
 
 Index = tuple[slice, ...]
 """Says a part of a tensor, `tensor[index]`: leading dimensions cut, the others whole. () is all of it."""
@@ -55,11 +54,15 @@ class Sgd:
         rule: SgdRule,
     ) -> None:
         if (momenta is None) != (rule.momentum == 0):
-            raise ValueError(f"momenta must be None exactly if momentum is 0, which is {rule.momentum}")
+            raise ValueError(
+                f"momenta must be None exactly if momentum is 0, got a momentum of {rule.momentum}"
+            )
         self.weights, self.momenta, self.rule = list(weights), list(momenta or ()), rule
         self._indices = [list(parts) for parts in indices]
         if len(self._indices) != len(self.weights):
-            raise ValueError(f"indices has {len(self._indices)} entries for {len(self.weights)} weights")
+            raise ValueError(
+                f"indices must have {len(self.weights)} lists, one for each weight, got {len(self._indices)}"
+            )
         if momenta is not None:
             _check_fit("momenta", self.momenta, self.weights)
         self._prepare()
@@ -85,7 +88,7 @@ class Sgd:
         strides = [weight.stride() for weight in self.weights]
         return (
             bool(self.weights)
-            and all(native.supports(weight) for weight in self.weights)
+            and all(kernels.usable_for(weight) for weight in self.weights)
             and all(weight.dtype == torch.float32 for weight in self.weights)
             and strides == [torch.empty_like(weight, device="meta").stride() for weight in self.weights]
             and (not self.momenta or strides == [momentum.stride() for momentum in self.momenta])
@@ -121,13 +124,14 @@ def sgd_reference(
 
 def _check_fit(name: str, tensors: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
     if len(tensors) != len(weights):
-        raise ValueError(f"{name} has {len(tensors)} tensors, expected {len(weights)}, one for each weight")
+        raise ValueError(f"{name} must have {len(weights)} tensors, one for each weight, got {len(tensors)}")
     for number, (one, weight) in enumerate(zip(tensors, weights, strict=True)):
         if one.shape != weight.shape or one.dtype != weight.dtype or one.device != weight.device:
-            raise ValueError(
-                f"{name}[{number}] is {one.dtype} {tuple(one.shape)} on {one.device}, expected as its weight "
-                f"{weight.dtype} {tuple(weight.shape)} on {weight.device}"
-            )
+            raise ValueError(f"{name}[{number}] must be {_kind(weight)} as its weight is, got {_kind(one)}")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
 
 
 class _Table:
@@ -170,7 +174,7 @@ class _Table:
         if rule.clip_norm is not None and self._workspace is None:
             size = module.sgd_workspace(self._chunks)
             self._workspace = torch.empty(size, dtype=torch.uint8, device=self._there.device)
-        kind, arguments = placement.place_of(self._there)
+        kind, arguments = placement.of(self._there)
         getattr(module, f"sgd_{kind}")(
             self._there.data_ptr(),
             len(self._rows),

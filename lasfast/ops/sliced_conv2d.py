@@ -1,42 +1,39 @@
-"""`lasfast::sliced_conv2d`: schema, checks, fake, gradients and the choice between native code and reference.
-
-The two gradients are operators of their own, and each one's gradient is one of the three again, so the
-operator can be differentiated any number of times.
-"""
+"""`sliced_conv2d`: a convolution with a slice of its weight, by lasfast's kernels or by PyTorch's."""
 
 from __future__ import annotations
 
 import functools
-import operator
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from lasfast.ops import native
-from lasfast.ops.convolution import Convolution, Size, find_convolution
-from lasfast.ops.native_nhwc import may_round_to_tf32
-from lasfast.runtime import placement
+from lasfast.ops import reference
+from lasfast.ops.sliced_conv2d_kernels import PASSES, NhwcKernels, StridedKernels
+from lasfast.ops.sliced_conv2d_schema import (
+    Geometry,
+    Size,
+    as_arguments,
+    check_for_grad_input,
+    check_for_grad_weight,
+    check_grad_output,
+    check_tensors,
+    is_channels_last,
+    known_geometry_of,
+    library,
+)
+from lasfast.runtime import autotune, kernels, placement
+from lasfast.runtime.placement import Placement
+from lasfast.runtime.precision import may_round_to_tf32
 
-_library = torch.library.Library("lasfast", "FRAGMENT")
-_library.define(
-    "sliced_conv2d(Tensor input, Tensor weight, SymInt c_in, SymInt c_out, "
-    "SymInt stride, SymInt padding, SymInt groups) -> Tensor"
-)
-_library.define(
-    "sliced_conv2d_statistics(Tensor input, Tensor weight, SymInt c_in, SymInt c_out, "
-    "SymInt stride, SymInt padding, SymInt groups) -> (Tensor, Tensor, Tensor)"
-)
-_library.define(
-    "sliced_conv2d_grad_input(Tensor grad_output, Tensor weight, SymInt c_in, SymInt height, SymInt width, "
-    "SymInt stride, SymInt padding, SymInt groups) -> Tensor"
-)
-_library.define(
-    "sliced_conv2d_grad_weight(Tensor grad_output, Tensor input, Tensor weight, "
-    "SymInt stride, SymInt padding, SymInt groups) -> Tensor"
-)
+autotune.register("native", "torch", "warpgroups")
+
+T = TypeVar("T")
+_WITH_STATISTICS = "forward with statistics"
+_ON_CUDA = Placement("cuda", (0, 0))
 
 
 def sliced_conv2d(
@@ -104,319 +101,269 @@ def sliced_conv2d_statistics(
     return output, mean, var
 
 
-def as_arguments(
-    input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
-) -> tuple[Any, ...]:
-    """The operators' arguments: ints as ints, tensors as autocast wants them; TypeError for other types."""
-    if not isinstance(input, Tensor):
-        raise TypeError(f"input is a {type(input).__name__}, expected a tensor [N, c_in, H, W]")
-    if not isinstance(weight, Tensor):
-        raise TypeError(
-            f"weight is a {type(weight).__name__}, expected a tensor [C_out, C_in / groups, kh, kw]"
+class Convolution:
+    """The passes of one convolution, each in lasfast's kernels or PyTorch's, whichever is faster.
+
+    Arguments were checked, and have the sizes that it is for. Results are channels_last where the values are,
+    contiguous otherwise. A gradient of the weight has the weight's full size, and is zero outside the slice.
+
+    Args:
+        geometry: the sizes.
+        weight_stride: in elements.
+        dtype, weight_dtype: of values and of the weight.
+        device: of all tensors.
+        channels_last: whether the values are.
+        placement: where kernels run, of kind "" if none may; of CUDA's, the kind alone counts.
+        tf32: on CUDA, whether the products of float32 values may be TF32's.
+        wanted: what LASFAST_CHOICE says.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        weight_stride: Size,
+        dtype: torch.dtype,
+        weight_dtype: torch.dtype,
+        device: torch.device,
+        channels_last: bool,
+        placement: Placement,
+        tf32: bool,
+        wanted: str | None,
+    ) -> None:
+        self.geometry, self.channels_last = geometry, channels_last
+        self._numbers = geometry[3:]
+        self._dtype, self._weight_dtype, self._device = dtype, weight_dtype, device
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        weight = torch.empty_strided(geometry.weight, weight_stride, dtype=weight_dtype, device="meta")
+        self._grad_stride = torch.empty_like(weight).stride()
+        how = f"{placement.arguments[0]} threads"
+        if placement.kind == "cuda":
+            how = "TF32" if tf32 else "exact"
+        stride, padding, groups = self._numbers
+        self._key = (
+            f"{dtype} {weight_dtype} {'channels_last' if channels_last else 'strided'} "
+            f"{tuple(geometry.input)} to {geometry.output[1]}, kernel {tuple(geometry.weight[2:])} "
+            f"stride {stride} padding {padding} groups {groups}, {how}"
         )
-    numbers: tuple[Any, ...] = c_in, c_out, stride, padding, groups
-    if not all(type(number) is int for number in numbers):
-        names = ("c_in", "c_out", "stride", "padding", "groups")
-        numbers = tuple(map(_as_int, names, numbers))
-    device = input.device.type
-    if torch.is_autocast_enabled(device) and input.is_floating_point() and input.dtype != torch.float64:
-        # The weight is rounded where it is read, and its gradient is not.
-        input = input.to(torch.get_autocast_dtype(device))
-    return (input, weight, *numbers)
-
-
-def _as_int(name: str, value: Any) -> Any:
-    if isinstance(value, (int, torch.SymInt)):
-        return value
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}, expected an int") from None
-
-
-def _check_tensor(name: str, value: Tensor, like: Tensor | None, expected: str) -> None:
-    if value.dim() != 4:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected 4 dimensions {expected}")
-    if not value.is_floating_point():
-        raise TypeError(f"{name} has dtype {value.dtype}, expected a floating-point tensor")
-    if like is not None and not _is_dtype_for(value.dtype, like.dtype):
-        raise TypeError(f"{name} has dtype {value.dtype}, expected {like.dtype} as the other tensor has")
-    if like is not None and value.device != like.device:
-        raise ValueError(f"{name} is on {value.device}, expected {like.device} as the other tensor is")
-
-
-def _is_dtype_for(weight: torch.dtype, values: torch.dtype) -> bool:
-    """Whether a weight of this dtype can be read for values of that: float32 is rounded to 16 bits."""
-    return weight == values or (weight == torch.float32 and values in (torch.bfloat16, torch.float16))
-
-
-def _check_numbers(
-    weight_size: Sequence[int], c_in: int, c_out: int, stride: int, padding: int, groups: int
-) -> None:
-    if groups < 1:
-        raise ValueError(f"groups is {groups}, expected at least 1")
-    if stride < 1:
-        raise ValueError(f"stride is {stride}, expected at least 1")
-    if padding < 0:
-        raise ValueError(f"padding is {padding}, expected at least 0")
-    for name, value in (("c_in", c_in), ("c_out", c_out)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}, expected at least 1")
-        if value % groups != 0:
-            raise ValueError(f"{name} is {value}, expected a multiple of groups={groups}")
-    if c_out > weight_size[0]:
-        raise ValueError(f"c_out is {c_out}, expected at most the {weight_size[0]} filters of weight")
-    if c_in // groups > weight_size[1]:
-        raise ValueError(
-            f"c_in is {c_in} ({c_in // groups} for each of {groups} groups), expected at most the "
-            f"{weight_size[1]} input channels of each filter of weight {tuple(weight_size)}"
-        )
-
-
-def _output_size(
-    input_size: Sequence[int], weight_size: Sequence[int], c_out: int, stride: int, padding: int
-) -> tuple[int, int, int, int]:
-    for name, size, kernel in zip(("height", "width"), input_size[2:], weight_size[2:], strict=True):
-        if kernel < 1 or size < 1 or size + 2 * padding < kernel:
-            raise ValueError(
-                f"input has {name} {size} and padding {padding}, "
-                f"expected room for the kernel of {name} {kernel}"
+        self._wanted = wanted
+        self._chosen: dict[str, str] = {}
+        self._kernels: dict[str, StridedKernels | NhwcKernels] = {}
+        self._warpgroups: dict[str, NhwcKernels] = {}  # the same by Hopper's instructions
+        if not placement.kind:
+            return
+        if StridedKernels.take(dtype, weight_dtype, device):
+            self._kernels |= dict.fromkeys(PASSES, StridedKernels(geometry, dtype, placement))
+        if channels_last:
+            make = partial(
+                NhwcKernels, geometry, weight_stride, self._grad_stride, dtype, weight_dtype, placement, tf32
             )
-    return (
-        input_size[0],
-        c_out,
-        (input_size[2] + 2 * padding - weight_size[2]) // stride + 1,
-        (input_size[3] + 2 * padding - weight_size[3]) // stride + 1,
-    )
+            self._kernels |= _by_pass(make())
+            if placement.kind == "cuda" and groups == 1 and kernels.has_warpgroups(device):
+                self._warpgroups = _by_pass(make(warpgroups=True))
 
-
-def _check_grad_output(grad_output: Tensor, expected: Sequence[int]) -> None:
-    if tuple(grad_output.shape) != tuple(expected):
-        raise ValueError(f"grad_output has shape {tuple(grad_output.shape)}, expected {tuple(expected)}")
-
-
-def _is_channels_last(values: Tensor) -> bool:
-    """Whether values are channels_last, and not contiguous as well: one channel or position may be both."""
-    return values.is_contiguous(memory_format=torch.channels_last) and not values.is_contiguous()
-
-
-def _empty(size: Sequence[int], like: Tensor) -> Tensor:
-    """A result of this size, channels_last exactly if `like` is that and not contiguous."""
-    memory_format = torch.channels_last if _is_channels_last(like) else torch.contiguous_format
-    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=memory_format)
-
-
-def _check_tensors(input: Tensor, weight: Tensor) -> None:
-    _check_tensor("input", input, None, "[N, c_in, H, W]")
-    _check_tensor("weight", weight, input, "[C_out, C_in / groups, kh, kw]")
-
-
-def _check_sizes(
-    input_size: Size, weight_size: Size, c_in: int, c_out: int, stride: int, padding: int, groups: int
-) -> tuple[int, int, int, int]:
-    """The size of the output."""
-    _check_numbers(weight_size, c_in, c_out, stride, padding, groups)
-    if c_in != input_size[1]:
-        raise ValueError(
-            f"c_in is {c_in}, expected the {input_size[1]} channels of input {tuple(input_size)}"
+    def forward(self, input: Tensor, weight: Tensor) -> Tensor:
+        """Return the output [N, c_out, H', W']."""
+        return self._run(
+            "forward",
+            lambda ours: ours.forward(input, weight, self._empty(self.geometry.output)),
+            lambda: self._output(input, weight),
         )
-    return _output_size(input_size, weight_size, c_out, stride, padding)
+
+    def forward_statistics(self, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the output [N, c_out, H', W'], and its mean and biased variance [c_out]."""
+
+        def in_two(output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return (output, *torch.ops.lasfast.batch_statistics(output))
+
+        if _WITH_STATISTICS not in self._kernels:
+            return in_two(self.forward(input, weight))
+
+        def in_one(ours: NhwcKernels) -> tuple[Tensor, Tensor, Tensor]:
+            mean, var = (torch.empty(self.geometry.output[1], device=self._device) for _ in range(2))
+            return ours.forward(input, weight, self._empty(self.geometry.output), mean, var), mean, var
+
+        return self._run(_WITH_STATISTICS, in_one, lambda: in_two(self._output(input, weight)))
+
+    def grad_input(self, grad_output: Tensor, weight: Tensor) -> Tensor:
+        """Return the gradient [N, c_in, H, W] of the input."""
+
+        def in_torch() -> Tensor:
+            _, c_in, height, width = self.geometry.input
+            return self._laid_out(
+                reference.sliced_conv2d_grad_input(grad_output, weight, c_in, height, width, *self._numbers)
+            )
+
+        return self._run(
+            "grad_input",
+            lambda ours: ours.grad_input(grad_output, weight, self._empty(self.geometry.input)),
+            in_torch,
+        )
+
+    def grad_weight(self, grad_output: Tensor, input: Tensor) -> Tensor:
+        """Return the gradient of the whole weight, laid out like it."""
+
+        def in_torch() -> Tensor:
+            gradient = self._zeros(self._weight_dtype)
+            reference.sliced_conv2d_grad_weight(grad_output, input, gradient, *self._numbers)
+            return gradient
+
+        return self._run(
+            "grad_weight",
+            lambda ours: ours.grad_weight(grad_output, input, self._zeros(ours.grad_dtype)).to(
+                self._weight_dtype
+            ),
+            in_torch,
+        )
+
+    def gradients(
+        self, grad_output: Tensor, input: Tensor, weight: Tensor, of_input: bool, of_weight: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients that are wanted, of the input and of the weight."""
+
+        def in_two() -> tuple[Tensor | None, Tensor | None]:
+            return (
+                self.grad_input(grad_output, weight) if of_input else None,
+                self.grad_weight(grad_output, input) if of_weight else None,
+            )
+
+        if not (of_input and of_weight):
+            return in_two()
+        ours = self._kernels.get("grad_input")
+
+        def in_one() -> tuple[Tensor | None, Tensor | None]:
+            assert isinstance(ours, NhwcKernels)
+            of_both = self._empty(self.geometry.input), self._zeros(ours.grad_dtype)
+            ours.both(grad_output, input, weight, *of_both)
+            return of_both[0], of_both[1].to(self._weight_dtype)
+
+        def in_torch() -> tuple[Tensor | None, Tensor | None]:
+            gradient = self._zeros(self._weight_dtype)
+            result = reference.sliced_conv2d_gradients(grad_output, input, weight, gradient, *self._numbers)
+            return self._laid_out(result), gradient
+
+        fused = isinstance(ours, NhwcKernels) and ours.depthwise
+        return self._fastest("gradients", in_one if fused else in_two, in_torch)
+
+    def _zeros(self, dtype: torch.dtype) -> Tensor:
+        """Return memory for the weight's gradient, zero where no filter of the slice writes."""
+        size, output, weight, *_, groups = self.geometry
+        gradient = torch.empty_strided(weight, self._grad_stride, dtype=dtype, device=self._device)
+        whole = (output[1], size[1] // groups) == tuple(weight[:2])
+        return gradient if whole else gradient.zero_()
+
+    def _output(self, input: Tensor, weight: Tensor) -> Tensor:
+        """Return PyTorch's output."""
+        channels = self.geometry.input[1], self.geometry.output[1]
+        return self._laid_out(reference.sliced_conv2d(input, weight, *channels, *self._numbers))
+
+    def _laid_out(self, result: Tensor) -> Tensor:
+        return result.contiguous(memory_format=self._format)
+
+    def _empty(self, size: Size) -> Tensor:
+        return torch.empty(tuple(size), dtype=self._dtype, device=self._device, memory_format=self._format)
+
+    def _run(self, which: str, ours: Callable[[Any], T], theirs: Callable[[], T]) -> T:
+        """Run a pass by the fastest of the kernels that have it, or by PyTorch: `ours` takes kernels."""
+        own = self._kernels.get(which)
+        if own is None:
+            return theirs()
+        warpgroups = self._warpgroups.get(which)
+        by_warpgroups = None if warpgroups is None else partial(ours, warpgroups)
+        return self._fastest(which, partial(ours, own), theirs, by_warpgroups)
+
+    def _fastest(
+        self,
+        which: str,
+        ours: Callable[[], T],
+        theirs: Callable[[], T],
+        by_warpgroups: Callable[[], T] | None = None,
+    ) -> T:
+        name = "native" if self._wanted == "native" else self._chosen.get(which)
+        if name == "native":
+            return ours()
+        ways = {"native": ours, "torch": theirs}
+        if by_warpgroups is not None:
+            ways["warpgroups"] = by_warpgroups
+        if name is None:
+            name = autotune.fastest(f"conv2d {which} {self._key}", self._device, ways)
+            if not autotune.is_capturing(self._device):  # then nothing may have been measured yet
+                self._chosen[which] = name
+        return ways[name]()
 
 
-_check_sizes_once = functools.lru_cache(maxsize=4096)(_check_sizes)
+def _by_pass(nhwc: NhwcKernels) -> dict[str, NhwcKernels]:
+    """Return the kernels under the name of each pass that they have."""
+    names = [which for which in PASSES if nhwc.has(which)]
+    if "forward" in names:
+        names.append(_WITH_STATISTICS)
+    return dict.fromkeys(names, nhwc)
 
 
-def _check_for_grad_input(
-    grad_output: Tensor, weight: Tensor, size: tuple[int, int, int, int], *numbers: int
-) -> None:
-    _check_tensor("grad_output", grad_output, None, "[N, c_out, H', W']")
-    _check_tensor("weight", weight, grad_output, "[C_out, C_in / groups, kh, kw]")
-    c_out, (stride, padding, groups) = grad_output.shape[1], numbers
-    _check_numbers(weight.shape, size[1], c_out, stride, padding, groups)
-    _check_grad_output(grad_output, _output_size(size, weight.shape, c_out, stride, padding))
-
-
-def _fake(
-    input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
-) -> Tensor:
-    _check_tensors(input, weight)
-    size = _check_sizes(input.shape, weight.shape, c_in, c_out, stride, padding, groups)
-    return _empty(size, input)
-
-
-def _fake_statistics(
-    input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    output = _fake(input, weight, c_in, c_out, stride, padding, groups)
-    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    mean, var = (torch.empty(output.shape[1], dtype=dtype, device=input.device) for _ in range(2))
-    return output, mean, var
-
-
-def _fake_grad_input(
-    grad_output: Tensor,
-    weight: Tensor,
-    c_in: int,
-    height: int,
-    width: int,
-    stride: int,
-    padding: int,
-    groups: int,
-) -> Tensor:
-    size = (grad_output.shape[0], c_in, height, width)
-    _check_for_grad_input(grad_output, weight, size, stride, padding, groups)
-    return _empty(size, grad_output)
-
-
-def _fake_grad_weight(
-    grad_output: Tensor, input: Tensor, weight: Tensor, stride: int, padding: int, groups: int
-) -> Tensor:
-    _check_tensor("grad_output", grad_output, None, "[N, c_out, H', W']")
-    _check_tensor("input", input, grad_output, "[N, c_in, H, W]")
-    _check_tensor("weight", weight, input, "[C_out, C_in / groups, kh, kw]")
-    c_out = grad_output.shape[1]
-    _check_numbers(weight.shape, input.shape[1], c_out, stride, padding, groups)
-    _check_grad_output(grad_output, _output_size(input.shape, weight.shape, c_out, stride, padding))
-    return torch.empty_like(weight)
+known_convolution = functools.lru_cache(maxsize=4096)(Convolution)
+"""The convolution of these arguments, which remembers what was fastest."""
 
 
 def find(
     input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
 ) -> Convolution:
-    """The convolution of these tensors; raises ValueError and TypeError where there is none."""
-    _check_tensors(input, weight)
-    size = _check_sizes_once(input.shape, weight.shape, c_in, c_out, stride, padding, groups)
-    return _find(input, input.shape, size, weight, stride, padding, groups)
+    """Return the convolution of these tensors; raises ValueError and TypeError where there is none."""
+    check_tensors(input, weight)
+    geometry = known_geometry_of(input.shape, weight.shape, c_in, c_out, stride, padding, groups)
+    return _find(geometry, input, weight)
 
 
-def _find(values: Tensor, input_size: Size, output_size: Size, weight: Tensor, *numbers: int) -> Convolution:
-    """The convolution of these sizes on values laid out like `values`."""
-    where = placement.place_of(values) if native.reaches(values) else None
-    kind, (threads, isa) = where or ("", (torch.get_num_threads(), 0))
-    tf32 = False
-    if kind == "cuda":  # its stream may change from call to call, which changes nothing here
-        threads, isa, tf32 = 1, 0, values.dtype == torch.float32 and may_round_to_tf32()
-    return find_convolution(
-        input_size,
-        output_size,
-        weight.shape,
+def _find(geometry: Geometry, values: Tensor, weight: Tensor) -> Convolution:
+    """Return the convolution of these sizes, on values laid out like `values`."""
+    where, tf32 = Placement("", (torch.get_num_threads(), 0)), False
+    if kernels.usable_for(values):
+        where = placement.of(values)
+        if where.kind == "cuda":  # its stream may change from call to call, which changes nothing here
+            where, tf32 = _ON_CUDA, values.dtype == torch.float32 and may_round_to_tf32()
+    return known_convolution(
+        geometry,
         weight.stride(),
         values.dtype,
         weight.dtype,
         values.device,
-        numbers,
-        _is_channels_last(values),
-        kind,
-        threads,
-        isa,
+        is_channels_last(values),
+        where,
         tf32,
         os.environ.get("LASFAST_CHOICE"),
     )
 
 
-def _forward(
-    input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
-) -> Tensor:
-    return find(input, weight, c_in, c_out, stride, padding, groups).forward(input, weight)
+def _forward(input: Tensor, weight: Tensor, *numbers: int) -> Tensor:
+    return find(input, weight, *numbers).forward(input, weight)
 
 
-def _forward_statistics(
-    input: Tensor, weight: Tensor, c_in: int, c_out: int, stride: int, padding: int, groups: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    return find(input, weight, c_in, c_out, stride, padding, groups).forward_statistics(input, weight)
+def _forward_statistics(input: Tensor, weight: Tensor, *numbers: int) -> tuple[Tensor, Tensor, Tensor]:
+    return find(input, weight, *numbers).forward_statistics(input, weight)
 
 
 def _grad_input(
-    grad_output: Tensor,
-    weight: Tensor,
-    c_in: int,
-    height: int,
-    width: int,
-    stride: int,
-    padding: int,
-    groups: int,
+    grad_output: Tensor, weight: Tensor, c_in: int, height: int, width: int, *numbers: int
 ) -> Tensor:
-    size = (grad_output.shape[0], c_in, height, width)
-    _check_for_grad_input(grad_output, weight, size, stride, padding, groups)
-    convolution = _find(grad_output, size, grad_output.shape, weight, stride, padding, groups)
-    return convolution.grad_input(grad_output, weight)
+    check_for_grad_input(grad_output, weight)
+    batch, c_out = grad_output.shape[:2]
+    geometry = known_geometry_of((batch, c_in, height, width), weight.shape, c_in, c_out, *numbers)
+    check_grad_output(grad_output, geometry)
+    return _find(geometry, grad_output, weight).grad_input(grad_output, weight)
 
 
-def _grad_weight(
-    grad_output: Tensor, input: Tensor, weight: Tensor, stride: int, padding: int, groups: int
-) -> Tensor:
-    _fake_grad_weight(grad_output, input, weight, stride, padding, groups)
-    if _is_channels_last(input) and not _is_channels_last(grad_output):
+def _grad_weight(grad_output: Tensor, input: Tensor, weight: Tensor, *numbers: int) -> Tensor:
+    check_for_grad_weight(grad_output, input, weight)
+    channels = input.shape[1], grad_output.shape[1]
+    geometry = known_geometry_of(input.shape, weight.shape, *channels, *numbers)
+    check_grad_output(grad_output, geometry)
+    if is_channels_last(input) and not is_channels_last(grad_output):
         grad_output = grad_output.contiguous(memory_format=torch.channels_last)
-    convolution = _find(input, input.shape, grad_output.shape, weight, stride, padding, groups)
-    return convolution.grad_weight(grad_output, input)
+    return _find(geometry, input, weight).grad_weight(grad_output, input)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, weight, ctx.c_in, ctx.c_out, *ctx.rest = inputs
-    ctx.save_for_backward(input if ctx.needs_input_grad[1] else None, weight)
-    ctx.size = input.shape[2:]
-
-
-def _backward(ctx: Any, grad_output: Tensor, *of_statistics: None) -> tuple[Any, ...]:
-    input, weight = ctx.saved_tensors
-    ops = torch.ops.lasfast
-    grad_input = grad_weight = None
-    if ctx.needs_input_grad[0]:
-        grad_input = ops.sliced_conv2d_grad_input(grad_output, weight, ctx.c_in, *ctx.size, *ctx.rest)
-    if ctx.needs_input_grad[1]:
-        grad_weight = ops.sliced_conv2d_grad_weight(grad_output, input, weight, *ctx.rest)
-    return grad_input, grad_weight, None, None, None, None, None
-
-
-def _setup_statistics(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _setup(ctx, inputs, output[0])
-    ctx.mark_non_differentiable(*output[1:])
-
-
-def _setup_grad_input(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad_output, weight, ctx.c_in, _, _, *ctx.rest = inputs
-    ctx.save_for_backward(grad_output, weight)
-
-
-def _backward_grad_input(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """grad_input is linear in grad_output and in weight; `grad` stands where the input stood."""
-    grad_output, weight = ctx.saved_tensors
-    ops = torch.ops.lasfast
-    for_output = for_weight = None
-    if ctx.needs_input_grad[0]:
-        for_output = ops.sliced_conv2d(grad, weight, ctx.c_in, grad_output.shape[1], *ctx.rest)
-    if ctx.needs_input_grad[1]:
-        for_weight = ops.sliced_conv2d_grad_weight(grad_output, grad, weight, *ctx.rest)
-    return for_output, for_weight, None, None, None, None, None, None
-
-
-def _setup_grad_weight(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad_output, input, _, *ctx.rest = inputs
-    ctx.save_for_backward(grad_output, input)
-
-
-def _backward_grad_weight(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """grad_weight is linear in grad_output and in input; `grad` stands where the weight stood."""
-    grad_output, input = ctx.saved_tensors
-    ops = torch.ops.lasfast
-    for_output = for_input = None
-    c_in, height, width = input.shape[1:]
-    if ctx.needs_input_grad[0]:
-        for_output = ops.sliced_conv2d(input, grad, c_in, grad_output.shape[1], *ctx.rest)
-    if ctx.needs_input_grad[1]:
-        for_input = ops.sliced_conv2d_grad_input(grad_output, grad, c_in, height, width, *ctx.rest)
-    return for_output, for_input, None, None, None, None
-
-
-for _name, _kernel, _fake_kernel, _backward_kernel, _setup_kernel in (
-    ("sliced_conv2d", _forward, _fake, _backward, _setup),
-    ("sliced_conv2d_statistics", _forward_statistics, _fake_statistics, _backward, _setup_statistics),
-    ("sliced_conv2d_grad_input", _grad_input, _fake_grad_input, _backward_grad_input, _setup_grad_input),
-    ("sliced_conv2d_grad_weight", _grad_weight, _fake_grad_weight, _backward_grad_weight, _setup_grad_weight),
+for _name, _implementation in (
+    ("sliced_conv2d", _forward),
+    ("sliced_conv2d_statistics", _forward_statistics),
+    ("sliced_conv2d_grad_input", _grad_input),
+    ("sliced_conv2d_grad_weight", _grad_weight),
 ):
-    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"lasfast::{_name}", _fake_kernel, lib=_library)
-    torch.library.register_autograd(
-        f"lasfast::{_name}", _backward_kernel, setup_context=_setup_kernel, lib=_library
-    )
+    library.impl(_name, _implementation, "CompositeExplicitAutograd")

@@ -1,17 +1,17 @@
-"""Which of several ways to compute the same thing is fastest here: measured once, then remembered.
+"""Finds which of several ways to compute the same thing is the fastest on this machine, and remembers it.
 
-The choice for a shape is kept in a file of this machine, so that later processes take the same way and give
-the same bits. ``LASFAST_CHOICE`` decides instead: the name of a way (``native`` or ``torch``; ``warpgroups``
-for convolutions on Hopper; ``levels``, ``resident`` or ``resident alone`` for predictions on CUDA), taken
-wherever it is one of those there are, and the first of them elsewhere; or ``measure``, the default.
-``LASFAST_CACHE`` is the directory of the file, ``~/.cache/lasfast`` by default (``XDG_CACHE_HOME`` is
-heeded).
+The way for a shape is kept in a file of this machine, so that later processes take the same one and give the
+same bits. ``LASFAST_CHOICE`` decides instead. It names a way: ``native`` or ``torch``; ``warpgroups`` for
+convolutions on Hopper; ``levels``, ``resident`` or ``resident alone`` for predictions on CUDA. It is taken
+wherever it is one of those at hand, and the first of them elsewhere. ``measure``, the default, measures.
+``LASFAST_CACHE`` is the directory of the file, by default ``lasfast`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -24,20 +24,29 @@ from typing import Any
 import torch
 
 from lasfast._version import __version__
+from lasfast.core import entry_points
 from lasfast.core.files import atomic_write_json
 from lasfast.runtime import compiled
 from lasfast.runtime.machine import processor
 
 logger = logging.getLogger("lasfast")
 
-WAYS = ("native", "warpgroups", "torch", "levels", "resident", "resident alone")  # all that there are
+MEASURE = "measure"  # what LASFAST_CHOICE says by default
 RUNS = 3  # of each way, after one to warm up
 BUSY = 4_000_000  # clock cycles of a GPU, about two milliseconds: more than queuing the runs takes
 MARGIN = 0.95  # what another way's time must be below, of the first's, to be taken instead
 
+_registered: dict[str, None] = {}
+"""The names of all ways, in the order in which they were registered."""
+
 
 class UnfitError(Exception):
-    """What a way raises that finds, when it is tried, that it does not do what the others do."""
+    """Raised by a way that finds, when it is tried, that it does not compute what the others do."""
+
+
+def register(*names: str) -> None:
+    """Let ``LASFAST_CHOICE`` say these names of ways; called where a module that offers them is imported."""
+    _registered.update(dict.fromkeys(names))
 
 
 def fastest(
@@ -48,48 +57,71 @@ def fastest(
 ) -> str:
     """Return the name of the fastest of `ways` for `key` on this machine.
 
-    The first is the one to prefer where times are alike. Where nothing is known of `key` yet, each is run
-    a few times; they must not change anything. One that raises `UnfitError` then is not taken. Of several
-    processes that run the ways together, all take what one of them takes: `share` has one do some work, and
-    gives its result to all. While a CUDA graph is recorded what is known is taken, else the first, which
-    must be fit for that; a warm-up before lets it be known.
+    The first way is preferred where times are alike. Where nothing is known of `key` yet, each is run a few
+    times; none may change anything, and one that raises `UnfitError` is not taken. While a CUDA graph is
+    recorded nothing is measured: what is known is taken, else the first way, which must be fit for that.
+
+    Args:
+        key: what is computed, of which shape; unlike any other.
+        device: where.
+        ways: by name, what computes it.
+        share: does some work in one of several processes that run the ways together, and gives its result
+            to all, so that all take the same way.
+
+    Raises ValueError where LASFAST_CHOICE is not the name of any way.
     """
-    chosen = share(lambda: _decided(key, device, list(ways)))
-    if chosen is None:
+    taken = share(lambda: _without_measuring(key, device, list(ways)))
+    if taken is None:
         times = {name: _time_if_fit(way, device) for name, way in ways.items()}
-        chosen = share(lambda: _decide(key, device, times))
-    assert chosen is not None
-    return chosen
+        taken = share(lambda: _remember_fastest(key, device, times))
+    assert taken is not None
+    return taken
 
 
-def _decided(key: str, device: torch.device, names: Sequence[str]) -> str | None:
-    """What is chosen without measuring, if anything is."""
-    wanted = os.environ.get("LASFAST_CHOICE", "measure")
+def is_measuring() -> bool:
+    """Return whether ``LASFAST_CHOICE`` leaves it to measurements which way is taken."""
+    return os.environ.get("LASFAST_CHOICE", MEASURE) == MEASURE
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Return whether a CUDA graph is being recorded: then nothing can be timed."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _without_measuring(key: str, device: torch.device, names: Sequence[str]) -> str | None:
+    """Return the way that is taken without measuring, if there is one."""
+    wanted = os.environ.get("LASFAST_CHOICE", MEASURE)
     if wanted in names:
         return wanted
-    if wanted not in ("measure", *WAYS):
-        raise ValueError(f"LASFAST_CHOICE is {wanted!r}, expected one of {', '.join(('measure', *WAYS))}")
-    if wanted != "measure" or len(names) == 1:
+    _check_known(wanted)
+    if wanted != MEASURE or len(names) == 1:
         return names[0]
     known = _known(_file(device)).get(key)
     if known in names:
         return known
-    return names[0] if is_capturing(device) else None  # nothing can be timed within a CUDA graph
+    return names[0] if is_capturing(device) else None
 
 
-def _decide(key: str, device: torch.device, times: Mapping[str, float]) -> str:
-    """The choice by what each way took, which is remembered."""
+def _check_known(wanted: str) -> None:
+    """Raise ValueError unless this is the name of some way, perhaps of a module not imported so far."""
+    if wanted == MEASURE or wanted in _registered:
+        return
+    for module in entry_points.names(entry_points.AUTOTUNED_MODULES):
+        importlib.import_module(module)
+    if wanted not in _registered:
+        raise ValueError(
+            f"LASFAST_CHOICE must be one of {', '.join((MEASURE, *_registered))}, got {wanted!r}"
+        )
+
+
+def _remember_fastest(key: str, device: torch.device, times: Mapping[str, float]) -> str:
+    """Return the way to take by the seconds that each took, and keep its name."""
     first, best = next(iter(times)), min(times, key=lambda name: times[name])
     file = _file(device)
     known = _known(file)
     known[key] = best if times[best] < MARGIN * times[first] else first
     save(file, known)
     return known[key]
-
-
-def is_capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being recorded: then nothing can be timed, and what is unknown stays so."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _time_if_fit(run: Callable[[], Any], device: torch.device) -> float:
@@ -100,7 +132,7 @@ def _time_if_fit(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def _time(run: Callable[[], Any], device: torch.device) -> float:
-    """The shortest of some runs, in seconds."""
+    """Return the seconds of the shortest of some runs."""
     if device.type == "cuda":
         return _time_on_gpu(run, device)
     # One thread's own time does not count what others do on a busy machine meanwhile.
@@ -116,7 +148,7 @@ def _time(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def _time_on_gpu(run: Callable[[], Any], device: torch.device) -> float:
-    """The same of the GPU's time alone, as in a CUDA graph: runs are queued while it is kept busy."""
+    """Return the GPU's seconds alone, as in a CUDA graph: runs are queued while it is kept busy."""
     with torch.cuda.device(device):
         run()
         torch.cuda.synchronize()
@@ -131,7 +163,7 @@ def _time_on_gpu(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def directory() -> Path:
-    """Where the files are in which lasfast remembers what it found out about this machine."""
+    """Return the directory of the files in which lasfast remembers what it found out about this machine."""
     wanted = os.environ.get("LASFAST_CACHE")
     if not wanted:
         home = os.environ.get("XDG_CACHE_HOME")
@@ -140,7 +172,7 @@ def directory() -> Path:
 
 
 def _file(device: torch.device) -> Path:
-    """Where the choices of this machine are: another processor, GPU or library has its own file."""
+    """Return the file of the ways taken here: another processor, GPU or library has its own."""
     return directory() / _name(device, "" if device.type == "cuda" else compiled.isa())
 
 
@@ -153,7 +185,7 @@ def _name(device: torch.device, isa: str) -> str:
 
 @functools.cache
 def _known(file: Path) -> dict[str, str]:
-    """What was chosen in earlier processes; the caller adds to it."""
+    """Return the ways by key that a file has; the caller adds to them."""
     try:
         return dict(json.loads(file.read_text()))
     except FileNotFoundError:
@@ -164,7 +196,7 @@ def _known(file: Path) -> dict[str, str]:
 
 
 def save(file: Path, known: Mapping[str, Any]) -> None:
-    """Write what is known, as JSON; says so where it cannot be written."""
+    """Write what is known as JSON; a warning says so where it cannot be written."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         own = file.with_name(f"{file.name}.{os.getpid()}")  # other processes may be writing, too

@@ -63,9 +63,11 @@ def isa() -> str:
     if wanted not in supported:
         known = load().isa_names()
         if wanted not in known:
-            raise ValueError(f"LASFAST_ISA is {wanted!r}, expected one of {', '.join(known)}")
+            raise ValueError(f"LASFAST_ISA must be one of {', '.join(known)}, got {wanted!r}")
         lacks = "this machine" if wanted in load().isas_compiled() else "this build of lasfast"
-        raise ValueError(f"LASFAST_ISA is {wanted!r}, which {lacks} lacks; here are: {', '.join(supported)}")
+        raise ValueError(
+            f"LASFAST_ISA must be one of {', '.join(supported)}, got {wanted!r}, which {lacks} lacks"
+        )
     return wanted
 
 

@@ -1,8 +1,9 @@
-"""Whether lasfast's CUDA kernels do on a GPU of this machine what they should: checked once, then remembered.
+"""Checks once whether lasfast's CUDA kernels compute on a GPU of this machine what they should.
 
-A new GPU, driver, torch or build is checked before kernels run there that nobody asked for by name: by
-`lasfast check`, in a process of its own, where a crash or a hang harms nothing. The verdict is kept beside
-the choices (see `lasfast.runtime.autotune`). ``LASFAST_CHOICE`` other than ``measure`` leaves the check out.
+A new GPU, driver, torch or build is checked before kernels run there that nobody asked for by name. The check
+is a command in a process of its own, where a crash or a hang harms nothing; it ends as `conclusion` says. Its
+result is kept beside the files of `lasfast.runtime.autotune`. ``LASFAST_CHOICE`` other than ``measure`` asks
+by name, and so leaves the check out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,21 +26,28 @@ import torch
 from torch.utils.data import get_worker_info
 
 from lasfast._version import __version__
+from lasfast.core import entry_points
 from lasfast.runtime import autotune, compiled
 
 logger = logging.getLogger("lasfast")
 
-COMMAND = (sys.executable or "python3", "-m", "lasfast", "check", "--device")
 SECONDS = 120.0  # that the check may take; it takes about ten
-FAILED = "FAILED: "  # begins the last line of a check that found something wrong, and ends with status 1
+FAILED = "FAILED: "  # how the last line begins of a check that found something wrong
+FAILED_STATUS = 1  # and its exit status
 NOT_STARTED = 127  # as a shell has it
 OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # torchrun's, which are not the check's
 ENDED_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the check of a GPU found; where it failed, why, and where its whole output is."""
+class CheckResult:
+    """What the check of a GPU found.
+
+    Attributes:
+        passed: whether the kernels compute what they should.
+        why: why it failed; "" if it passed.
+        log: the file of its whole output; "" if it passed, or ran in this process.
+    """
 
     passed: bool
     why: str = ""
@@ -51,42 +59,49 @@ class Verdict:
         return f"check failed: {self.why}" + (f" (see {self.log})" if self.log else "")
 
 
-_verdicts: dict[int, Verdict] = {}
-"""Of this process's GPUs."""
+_results: dict[int, CheckResult] = {}
+"""The results that this process knows, by the index of the GPU."""
+
+
+def conclusion(failures: Sequence[str]) -> tuple[str, int]:
+    """Return the last line and the exit status with which a check ends that found these failures."""
+    if failures:
+        return f"{FAILED}{'; '.join(failures)}", FAILED_STATUS
+    return "all agree with PyTorch", 0
 
 
 def passed(device: int) -> bool:
-    """Whether kernels may run unasked on a GPU that they were built for; says once why not.
+    """Return whether kernels may run unasked on a GPU that they were built for; a warning says once why not.
 
-    Checks where nobody has yet, but not while a CUDA graph is recorded nor in a data loader's worker: there,
-    what is not known to be right does not run.
+    Where nobody has checked yet, this does, but not while a CUDA graph is recorded nor in a data loader's
+    worker: there, what is not known to be right does not run.
     """
-    if os.environ.get("LASFAST_CHOICE", "measure") != "measure":
+    if not autotune.is_measuring():
         return True
-    verdict = _verdicts.get(device)
-    if verdict is None:
+    result = _results.get(device)
+    if result is None:
         cannot = autotune.is_capturing(torch.device("cuda", device)) or get_worker_info() is not None
-        verdict = known(device) if cannot else _alone(device)
-        if verdict is None:
+        result = known(device) if cannot else _check_once(device)
+        if result is None:
             return False
-        _verdicts[device] = verdict
-        if not verdict.passed:
+        _results[device] = result
+        if not result.passed:
             logger.warning(
                 "lasfast runs on PyTorch's operators on GPU %d, %s: its kernels' %s; `lasfast check --device "
                 "cuda:%d` checks again",
                 device,
                 torch.cuda.get_device_name(device),
-                verdict,
+                result,
                 device,
             )
-    return verdict.passed
+    return result.passed
 
 
-def known(device: int) -> Verdict | None:
-    """What an earlier check of this GPU found, None where there was none."""
+def known(device: int) -> CheckResult | None:
+    """Return what an earlier check of this GPU found, None where there was none."""
     file = _file(device)
     try:
-        return Verdict(**json.loads(file.read_text())["verdict"])
+        return CheckResult(**json.loads(file.read_text())["result"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -94,24 +109,24 @@ def known(device: int) -> Verdict | None:
         return None
 
 
-def keep(device: int, verdict: Verdict) -> None:
-    """Remember what a check of this GPU found, for later processes."""
-    autotune.save(_file(device), {"gpu": _identity(device), "verdict": asdict(verdict)})
+def keep(device: int, result: CheckResult) -> None:
+    """Keep what a check of this GPU found, for later processes."""
+    autotune.save(_file(device), {"gpu": _identity(device), "result": asdict(result)})
 
 
 def log_file(device: int) -> Path:
-    """Where a check of this GPU leaves its output."""
+    """Return the file in which a check of this GPU leaves its output."""
     return _file(device).with_suffix(".log")
 
 
-def _alone(device: int) -> Verdict:
-    """Check, unless another process does; then wait for what it finds."""
+def _check_once(device: int) -> CheckResult:
+    """Return what the check finds that this process makes, or another that does so now."""
     with _lock(_file(device).with_suffix(".lock")):
         return known(device) or _check(device)
 
 
-def _check(device: int) -> Verdict:
-    """Check in a process of its own."""
+def _check(device: int) -> CheckResult:
+    """Return what the check finds in a process of its own, and keep it if it holds tomorrow."""
     logger.info(
         "checking lasfast's kernels on %s, once; it takes some seconds", torch.cuda.get_device_name(device)
     )
@@ -121,30 +136,31 @@ def _check(device: int) -> Verdict:
         log.touch()
     except OSError:
         log = Path(tempfile.mkstemp(prefix="lasfast-check-", suffix=".log")[1])
-    status = _run([*COMMAND, f"cuda:{device}"], log)
+    command = [sys.executable or "python3", *entry_points.names(entry_points.CHECK_COMMAND)]
+    status = _run([*command, f"cuda:{device}"], log)
     lines = log.read_text(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
     remember = True
     if status == 0:
-        verdict = Verdict(True)
+        result = CheckResult(True)
     elif status is None:
-        verdict = Verdict(False, f"not done after {SECONDS:.0f} s, at: {last}", str(log))
-    elif status == 1 and last.startswith(FAILED):
-        verdict = Verdict(False, last.removeprefix(FAILED), str(log))
+        result = CheckResult(False, f"not done after {SECONDS:.0f} s, at: {last}", str(log))
+    elif status == FAILED_STATUS and last.startswith(FAILED):
+        result = CheckResult(False, last.removeprefix(FAILED), str(log))
     elif status < 0 and -status not in ENDED_BY_OTHERS:
-        verdict = Verdict(
+        result = CheckResult(
             False, f"ended by signal {-status} ({signal.strsignal(-status)}), at: {last}", str(log)
         )
     else:
         # Memory that is short today, or somebody who ends processes, says nothing about tomorrow.
-        verdict, remember = Verdict(False, f"it could not be made: {last}", str(log)), False
+        result, remember = CheckResult(False, f"it could not be made: {last}", str(log)), False
     if remember:
-        keep(device, verdict)
-    return verdict
+        keep(device, result)
+    return result
 
 
 def _run(command: list[str], log: Path) -> int | None:
-    """Run a command with its output in a file; its exit status, None where it takes too long."""
+    """Run a command with its output in a file; return its exit status, None where it takes too long."""
     own = Path(__file__).parents[2]
     path = os.pathsep.join([str(own), *(os.path.abspath(one) for one in sys.path)])
     environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
@@ -184,7 +200,7 @@ def _file(device: int) -> Path:
 
 
 def _identity(device: int) -> Mapping[str, str]:
-    """What a verdict is of: anything else has one of its own."""
+    """Return what a result holds for: anything else has a result of its own."""
     return {
         "name": torch.cuda.get_device_name(device),
         "capability": "{}.{}".format(*torch.cuda.get_device_capability(device)),
@@ -196,7 +212,7 @@ def _identity(device: int) -> Mapping[str, str]:
 
 
 def _driver() -> str:
-    """The driver's version, and the CUDA that it knows."""
+    """Return the driver's version, and the CUDA that it knows."""
     try:
         version = Path("/proc/driver/nvidia/version").read_text().split("\n")[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""Where a compiled pass runs: which of the functions it calls, and what these are told of the place."""
+"""Where a compiled function runs: on the CPU with some threads, or on a GPU in a stream."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from torch import Tensor
 from lasfast.runtime import compiled
 
 
-class Place(NamedTuple):
-    """What entry points of csrc/ are told of where their tensors are.
+class Placement(NamedTuple):
+    """Where a compiled function runs, as its name and its arguments say it.
 
-    `kind` ends the functions' names. `arguments` are (threads, number of the instruction set) on the CPU, and
-    (device, stream) on CUDA, torch's current ones; they stand between the workspace and the outputs.
+    Attributes:
+        kind: the end of the function's name: "cpu" or "cuda"; "" where no kernels may run.
+        arguments: what stands between the workspace and the outputs: on the CPU the number of threads and
+            the number of the instruction set, on CUDA the index of the device and the address of the stream.
     """
 
     kind: str
     arguments: tuple[int, int]
 
 
-def place_of(tensor: Tensor) -> Place:
-    """The place of a tensor, which is on the CPU or a GPU."""
+def of(tensor: Tensor) -> Placement:
+    """Return the placement of work on a tensor: on CUDA, in torch's current stream of its device."""
     if tensor.is_cuda:
         device = tensor.device
-        return Place("cuda", (device.index, stream_of(device)))
+        return Placement("cuda", (device.index, stream_of(device)))
     return _on_cpu(torch.get_num_threads(), compiled.isa_number())
 
 
 def stream_of(device: torch.device) -> int:
-    """The address of torch's current stream on a GPU; 0 on the CPU, where CUDA's kernels may be emulated."""
+    """Return the address of torch's current stream on a GPU; 0 on the CPU, which may emulate CUDA."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 @functools.cache  # operators ask at every call
-def _on_cpu(threads: int, isa: int) -> Place:
-    return Place("cpu", (threads, isa))
+def _on_cpu(threads: int, isa: int) -> Placement:
+    return Placement("cpu", (threads, isa))

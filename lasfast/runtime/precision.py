@@ -16,6 +16,12 @@ def torch_dtype(precision: str) -> torch.dtype:
     return dtype
 
 
+def may_round_to_tf32() -> bool:
+    """Return whether fp32 convolutions on CUDA, PyTorch's and lasfast's, may round their operands to TF32."""
+    newer = getattr(torch.backends.cudnn, "conv", None)
+    return bool(torch.backends.cudnn.allow_tf32 if newer is None else newer.fp32_precision == "tf32")
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context in which torch computes in a precision; in "fp32" it changes nothing."""
     enabled = precision != "fp32"

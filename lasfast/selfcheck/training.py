@@ -13,9 +13,9 @@ from torch import Tensor
 from lasfast.engine.native_backend import EXECUTORS
 from lasfast.ops import bn_act, conv_bn_act, sliced_conv2d
 from lasfast.ops.activations import FUNCTIONS
-from lasfast.ops.native import has_warpgroups
 from lasfast.ops.sgd import Index, Sgd, SgdRule, sgd_reference
 from lasfast.runtime.cuda_graphs import Replays
+from lasfast.runtime.kernels import has_warpgroups
 from lasfast.runtime.precision import torch_dtype
 from lasfast.selfcheck.case import Case, DisagreementError, float32_as, native_ways
 

@@ -18,7 +18,7 @@ from lasfast.execution.modules import add_module, make_module
 from lasfast.execution.to_fx import Statistics, extract
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Op, Path
-from lasfast.ops.process_ranks import Ranks
+from lasfast.ops.process_ranks import ProcessRanks
 from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
 
 
@@ -77,7 +77,7 @@ class Supernet(nn.Module, ABC):
         normalise: Callable[..., Tensor] = F.batch_norm,
         *,
         fused: bool = False,
-        ranks: Ranks | None = None,
+        ranks: ProcessRanks | None = None,
     ) -> Callable[[Layer, Tensor], Tensor]:
         """Return the function of a layer and its input that `forward` runs each layer with.
 

@@ -16,8 +16,7 @@ from lasfast.execution import accelerate
 from lasfast.execution.fused import run_fused
 from lasfast.ir.layers import Layer, Path
 from lasfast.ir.prefix_tree import ROOT, PrefixTree
-from lasfast.ops import native
-from lasfast.runtime import compiled
+from lasfast.runtime import compiled, kernels
 from lasfast.runtime.autotune import fastest
 from lasfast.runtime.distributed import World
 from lasfast.runtime.precision import autocast
@@ -206,7 +205,7 @@ def first_operators(settings: TrainSettings, device: torch.device) -> str:
         compiled.load()
     if settings.operators != "auto":
         return settings.operators
-    return "native" if settings.channels_last and native.usable(device) else "torch"
+    return "native" if settings.channels_last and kernels.usable(device) else "torch"
 
 
 @lru_cache(maxsize=REMEMBERED)

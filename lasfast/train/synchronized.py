@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer
+from lasfast.ops.bn_act_schema import statistics_dtype
 from lasfast.ops.process_ranks import merge_statistics
-from lasfast.ops.reference_bn_act import statistics_dtype
 from lasfast.runtime.distributed import World
 
 

@@ -87,15 +87,15 @@ def test_what_comes_of_a_gpu_is_kept(lasfast, monkeypatch, problem):
     assert "cpu, which uses" in out
     assert "cuda:0" not in out  # for which there are no kernels
     why = "" if problem is None else "case 0 (levels: wrong results)"
-    assert kept == [(1, gpu_check.Verdict(problem is None, why))]
+    assert kept == [(1, gpu_check.CheckResult(problem is None, why))]
 
 
 @pytest.mark.parametrize(
     ("known", "text"),
     [
         (None, "Some GPU (9.0, not checked yet)"),
-        (gpu_check.Verdict(True), "Some GPU (9.0, checked, agrees with PyTorch)"),
-        (gpu_check.Verdict(False, "case 0", "a.log"), "Some GPU (9.0, check failed: case 0 (see a.log))"),
+        (gpu_check.CheckResult(True), "Some GPU (9.0, checked, agrees with PyTorch)"),
+        (gpu_check.CheckResult(False, "case 0", "a.log"), "Some GPU (9.0, check failed: case 0 (see a.log))"),
     ],
 )
 def test_info_says_what_is_known(lasfast, monkeypatch, known, text):
@@ -116,4 +116,4 @@ def test_gpus_pass(lasfast, monkeypatch, tmp_path):
     monkeypatch.setenv("LASFAST_CACHE", str(tmp_path))
     status, out, err = lasfast("check", "--device", "cuda")
     assert status == 0, out + err
-    assert gpu_check.known(0) == gpu_check.Verdict(True)
+    assert gpu_check.known(0) == gpu_check.CheckResult(True)

@@ -125,10 +125,10 @@ def test_a_frozen_norm_within_training() -> None:
     ("make", "text"),
     [
         (lambda: ConvBNAct(3, 4, activation="gelu"), "activation must be one of .*hardswish.*, got 'gelu'"),
-        (lambda: ConvBNAct(3, 4)(torch.zeros(1, 5, 4, 4)), "c_in is 5"),
-        (lambda: ConvBNAct(3, 4)(torch.zeros(1, 3, 4, 4), 5), "c_out is 5, expected at most the 4 features"),
-        (lambda: SlicedLinear(3, 4)(torch.zeros(1, 5)), "x has 5 features, expected at most the 3"),
-        (lambda: SlicedLinear(3, 4)(torch.zeros(1, 2), 5), "out_features is 5, expected 1 to 4"),
+        (lambda: ConvBNAct(3, 4)(torch.zeros(1, 5, 4, 4)), "c_in must be at most 3: .* got 5"),
+        (lambda: ConvBNAct(3, 4)(torch.zeros(1, 3, 4, 4), 5), "c_out must be at most the 4 features, got 5"),
+        (lambda: SlicedLinear(3, 4)(torch.zeros(1, 5)), "x must have at most the 3 in_features, got 5"),
+        (lambda: SlicedLinear(3, 4)(torch.zeros(1, 2), 5), "out_features must be from 1 to 4, got 5"),
     ],
 )
 def test_bad_input(make: Callable[[], object], text: str) -> None:

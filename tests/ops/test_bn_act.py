@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lasfast.ir.activations import ACTIVATIONS
-from lasfast.ops import bn_act, native_bn_act
+from lasfast.ops import bn_act, bn_act_kernels
 from lasfast.ops.activations import FUNCTIONS, GRADIENTS
 from lasfast.runtime import compiled
 
@@ -291,8 +291,8 @@ def test_other_dtypes_go_through_torch(dtype: torch.dtype) -> None:
     problem = Problem((3, 6, 4, 5), missing=2, activation="hardswish").rounded(torch.float16)
     for a, exact in zip(problem.run(bn_act, dtype), problem.truth(), strict=True):
         assert relative_error(a, exact) <= (1e-6 if dtype == torch.float64 else 2e-3)
-    assert not native_bn_act.supports(problem.x.to(dtype))
-    assert native_bn_act.supports(problem.x) == compiled.available()
+    assert not bn_act_kernels.supports(problem.x.to(dtype))
+    assert bn_act_kernels.supports(problem.x) == compiled.available()
 
 
 def test_parameters_of_other_dtypes_are_cast() -> None:
@@ -396,47 +396,81 @@ def test_a_second_derivative_is_refused(dtype: torch.dtype) -> None:
 
 X, C4 = torch.zeros(2, 4, 5, 5), torch.ones(4)
 
+MEAN_HAS_3, VAR_HAS_3 = (
+    rf"{name} must have shape \[4\], .*, got \(3,\)" for name in ("running_mean", "running_var")
+)
+
 
 @pytest.mark.parametrize(
     ("arguments", "keywords", "error", "text"),
     [
-        ((None, None, None), {}, TypeError, "x is a NoneType, expected a tensor"),
-        ((X[0], None, None), {}, ValueError, r"x has shape \(4, 5, 5\), expected 4 dimensions"),
-        ((X.long(), None, None), {}, TypeError, "x has dtype torch.int64, expected a floating-point"),
+        ((None, None, None), {}, TypeError, "x must be a tensor .*, got a NoneType"),
+        ((X[0], None, None), {}, ValueError, r"x must have 4 dimensions .*, got shape \(4, 5, 5\)"),
+        ((X.long(), None, None), {}, TypeError, "x must have a floating-point dtype, got torch.int64"),
         (
             (X[:1, :, :1, :1], None, None),
             {},
             ValueError,
             "Expected more than 1 value per channel when training",
         ),
-        ((X, C4[:3], C4), {}, ValueError, r"running_mean has shape \(3,\), expected \[4\]"),
-        ((X, C4, C4[:3]), {}, ValueError, r"running_var has shape \(3,\), expected \[4\]"),
-        ((X, C4[:3], C4), {"training": False}, ValueError, r"running_mean has shape \(3,\), expected \[4\]"),
-        ((X, None, None), {"training": False}, ValueError, "running_mean or running_var is None"),
-        ((X, C4, C4), {"training": False, "statistics": (C4, C4)}, ValueError, "statistics are given"),
-        ((X, None, None), {"statistics": (C4.double(), C4)}, TypeError, "mean has dtype torch.float64"),
-        ((X, None, None, X), {}, ValueError, r"weight has shape \(2, 4, 5, 5\), expected \[4\]"),
-        ((X, None, None, C4, C4[:3]), {}, ValueError, r"bias has shape \(3,\), expected \[4\]"),
-        ((X, None, None, C4.to("meta")), {}, ValueError, "weight is on meta, expected cpu"),
+        ((X, C4[:3], C4), {}, ValueError, MEAN_HAS_3),
+        ((X, C4, C4[:3]), {}, ValueError, VAR_HAS_3),
+        (
+            (X, C4[:3], C4),
+            {"training": False},
+            ValueError,
+            MEAN_HAS_3,
+        ),
+        (
+            (X, None, None),
+            {"training": False},
+            ValueError,
+            "running_mean and running_var must be",
+        ),
+        (
+            (X, C4, C4),
+            {"training": False, "statistics": (C4, C4)},
+            ValueError,
+            "statistics must be None in evaluation",
+        ),
+        (
+            (X, None, None),
+            {"statistics": (C4.double(), C4)},
+            TypeError,
+            "mean must have dtype torch.float32 .*, got torch.float64",
+        ),
+        ((X, None, None, X), {}, ValueError, r"weight must have shape \[4\], .*, got \(2, 4, 5, 5\)"),
+        ((X, None, None, C4, C4[:3]), {}, ValueError, r"bias must have shape \[4\], .*, got \(3,\)"),
+        ((X, None, None, C4.to("meta")), {}, ValueError, "weight must be on cpu as x is, got meta"),
         (
             (X, None, None, None, None, X[0]),
             {},
             ValueError,
-            r"residual has shape \(4, 5, 5\), expected \[N, at",
+            r"residual must have shape \[N, at .*, got \(4, 5, 5\)",
         ),
         (
             (X, None, None, None, None, torch.zeros(2, 5, 5, 5)),
             {},
             ValueError,
-            r"residual has shape \(2, 5, 5, 5\), expected \[N, at most 4",
+            r"residual must have shape \[N, at most 4, .* got \(2, 5, 5, 5\)",
         ),
-        ((X, None, None, None, None, X[:, :, :1]), {}, ValueError, r"residual has shape \(2, 4, 1, 5\)"),
-        ((X, None, None, None, None, X.to("meta")), {}, ValueError, "residual is on meta, expected cpu"),
+        (
+            (X, None, None, None, None, X[:, :, :1]),
+            {},
+            ValueError,
+            r"residual must have shape .*, got \(2, 4, 1, 5\)",
+        ),
+        (
+            (X, None, None, None, None, X.to("meta")),
+            {},
+            ValueError,
+            "residual must be on cpu as x is, got meta",
+        ),
         (
             (X, C4, C4),
             {"activation": "tanh"},
             ValueError,
-            "activation is 'tanh', expected one of none, relu, relu6, hardswish, swish, sigmoid, hardsigmoid",
+            "activation must be one of none, relu, relu6, hardswish, .*, hardsigmoid, got 'tanh'",
         ),
     ],
 )

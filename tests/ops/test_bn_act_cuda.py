@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lasfast.ops import bn_act, conv_bn_act, native_bn_act
-from lasfast.ops import reference_bn_act as reference
+from lasfast.ops import bn_act, bn_act_kernels, conv_bn_act, reference
 from lasfast.ops.activations import FUNCTIONS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -125,7 +124,7 @@ def test_emulated_layouts(lay, dtype: torch.dtype, emulated_place: ModuleType) -
 
 def test_emulated_mean_far_from_zero_costs_no_digits(emulated_place: ModuleType) -> None:
     x = channels_last(Problem((6, 20, 9, 9), torch.float32, offset=3000.0).x)
-    mean, var = native_bn_act.batch_statistics(x)
+    mean, var = bn_act_kernels.batch_statistics(x)
     expected_mean, expected_var = reference.batch_statistics(x.double())
     torch.testing.assert_close(mean.double(), expected_mean, rtol=1e-7, atol=0)
     torch.testing.assert_close(var.double(), expected_var, rtol=1e-5, atol=0)
@@ -174,13 +173,13 @@ def test_emulated_batch_of_nothing(training: bool, emulated_place: ModuleType) -
     assert x.grad.shape == x.shape
     assert not weight.grad.any()
     assert [one.tolist() for one in running] == [[0.0] * 3, [1.0] * 3]
-    assert [s.tolist() for s in native_bn_act.batch_statistics(x.detach())] == [[0.0] * 3] * 2
+    assert [s.tolist() for s in bn_act_kernels.batch_statistics(x.detach())] == [[0.0] * 3] * 2
 
 
 def test_emulated_single_row(emulated_place: ModuleType) -> None:
     for dtype in DTYPES:
         Problem((1, 21, 1, 1), dtype, 3, training=False).check()
-        mean, var = native_bn_act.batch_statistics(torch.full((1, 21, 1, 1), 7.0, dtype=dtype))
+        mean, var = bn_act_kernels.batch_statistics(torch.full((1, 21, 1, 1), 7.0, dtype=dtype))
         assert mean.eq(7).all()
         assert var.eq(0).all()
 
@@ -211,7 +210,7 @@ def test_emulated_mistakes(emulated: ModuleType) -> None:
 
 @pytest.fixture
 def gpu() -> str:
-    if not native_bn_act.supports(torch.empty(1, device="cuda")):
+    if not bn_act_kernels.supports(torch.empty(1, device="cuda")):
         pytest.skip("lasfast has no CUDA kernels for this GPU")
     return "cuda"
 

@@ -179,13 +179,13 @@ def test_without_gradients_evaluation_names_what_is_wrong() -> None:
     mean, var = torch.zeros(c_out), torch.ones(c_out)
     numbers = {"stride": stride, "padding": padding, "training": False}
     with torch.no_grad():
-        with pytest.raises(ValueError, match="running_mean or running_var is None"):
+        with pytest.raises(ValueError, match=r"running_mean and running_var must be tensors .*, got None"):
             conv_bn_act(x, weight, None, var, **numbers)
-        with pytest.raises(ValueError, match=r"running_var has shape \(23,\), expected \[24\]"):
+        with pytest.raises(ValueError, match=r"running_var must have shape \[24\], .*, got \(23,\)"):
             conv_bn_act(x, weight, mean, var[1:], **numbers)
-        with pytest.raises(ValueError, match="residual has shape"):
+        with pytest.raises(ValueError, match="residual must have shape"):
             conv_bn_act(x, weight, mean, var, residual=torch.zeros(1, c_out, 2, 2), **numbers)
-        with pytest.raises(ValueError, match="c_out is 25, expected at most the 24 filters"):
+        with pytest.raises(ValueError, match="c_out must be at most the 24 filters of weight, got 25"):
             conv_bn_act(x, weight, mean, var, c_out=25, **numbers)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lasfast.ops.native_nhwc import NhwcPasses
+from lasfast.ops.sliced_conv2d_kernels import NhwcKernels
 from lasfast.runtime import compiled
 
 ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
@@ -35,8 +35,8 @@ def values(*size: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Ten
     return x.to(dtype).contiguous(memory_format=LAST)
 
 
-def depthwise(x: Tensor, weight: Tensor, y: Tensor, stride: int, padding: int) -> NhwcPasses:
-    return NhwcPasses.of(x, weight, y, stride, padding, x.shape[1])
+def depthwise(x: Tensor, weight: Tensor, y: Tensor, stride: int, padding: int) -> NhwcKernels:
+    return NhwcKernels.of(x, weight, y, stride, padding, x.shape[1])
 
 
 def plain(x: Tensor, weight: Tensor, grad: Tensor, stride: int, padding: int) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
-from lasfast.ops.native_nhwc import NhwcPasses
+from lasfast.ops.sliced_conv2d_kernels import NhwcKernels
 from tests.ops.test_depthwise_nhwc import DTYPES, LAST, check, ours, plain, problem, problems, values
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,7 +76,7 @@ def test_emulated_blocks_of_many_tiles(emulated_place: ModuleType) -> None:
     """Of a large chip's blocks, each has several tiles: more values than are needed elsewhere."""
     x, weight, grad, *numbers = problem(5, 8, (470, 471), 3, 1, 1)
     y, statistics = torch.full_like(grad, torch.nan), torch.empty(2, 8)
-    NhwcPasses.of(x, weight, y, *numbers, 8).forward(x, weight, y, *statistics)
+    NhwcKernels.of(x, weight, y, *numbers, 8).forward(x, weight, y, *statistics)
     exact = plain(x, weight, grad, *numbers)[0]
     assert torch.allclose(y, exact, rtol=1e-4, atol=1e-4)
     variance, mean = torch.var_mean(exact.double(), (0, 2, 3), correction=0)
@@ -88,7 +88,7 @@ def test_emulated_statistics_do_not_cancel(emulated_place: ModuleType) -> None:
     x[:, 3] = 7.0
     weight = torch.ones(17, 1, 1, 1)
     y, statistics = torch.empty_like(x), torch.empty(2, 17)
-    NhwcPasses.of(x, weight, y, 1, 0, 17).forward(x, weight, y, *statistics)
+    NhwcKernels.of(x, weight, y, 1, 0, 17).forward(x, weight, y, *statistics)
     variance, mean = torch.var_mean(x.double(), dim=(0, 2, 3), correction=0)
     assert torch.allclose(statistics[0].double(), mean, rtol=1e-6)
     assert torch.allclose(statistics[1].double(), variance, rtol=1e-4, atol=0.0)
@@ -117,7 +117,7 @@ def test_emulated_empty_batches_and_channels(emulated_place: ModuleType) -> None
     for size in ((0, 5, 4, 4), (3, 0, 4, 4)):
         x, weight = torch.zeros(size), torch.ones(5, 1, 3, 3)
         result, statistics = torch.full((5, 1, 3, 3), 2.0), torch.zeros(2, size[1])
-        passes = NhwcPasses.of(x, weight, x, 1, 1, size[1])
+        passes = NhwcKernels.of(x, weight, x, 1, 1, size[1])
         passes.forward(x, weight, torch.zeros(size), *statistics)
         passes.grad_input(x, weight, torch.zeros(size))
         passes.grad_weight(x, x, result)
@@ -129,9 +129,9 @@ def test_emulated_empty_batches_and_channels(emulated_place: ModuleType) -> None
 def test_what_cannot_be_run_is_left_to_others(emulated_place: ModuleType) -> None:
     x = values(1, 8, 13, 13)
     y = values(1, 8, 2, 2)
-    assert not NhwcPasses.of(x, torch.ones(8, 1, 12, 12), y, 1, 0, 8).has("forward")
+    assert not NhwcKernels.of(x, torch.ones(8, 1, 12, 12), y, 1, 0, 8).has("forward")
     with pytest.raises(ValueError, match="out_height"):
-        NhwcPasses.of(x, torch.ones(8, 1, 3, 3), y, 1, 0, 8)
+        NhwcKernels.of(x, torch.ones(8, 1, 3, 3), y, 1, 0, 8)
     y = values(1, 8, 13, 13).contiguous(memory_format=LAST)
     params = emulated_place.DepthwiseNhwcParams((1, 8), (13, 13), (13, 13), 3, 1, 1, (9, 3, 1), 0, 0)
     with pytest.raises(RuntimeError, match="one device"):

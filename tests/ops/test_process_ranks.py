@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lasfast.ops import bn_act, conv_bn_act, native_bn_act
+from lasfast.ops import bn_act, bn_act_kernels, conv_bn_act
+from lasfast.ops.bn_act_schema import BnActInputs
 from lasfast.ops.process_ranks import merge_statistics
 from lasfast.runtime import compiled
 
@@ -146,11 +147,12 @@ def test_on_cuda_too(emulated_place: ModuleType) -> None:
 def gradients(ranks: Alone | None, dtype: torch.dtype, missing: int, wanted: Sequence[bool]) -> list:
     x, grad = (draw(3, 20, 5, 7, seed=seed).to(dtype).contiguous(memory_format=LAST) for seed in range(2))
     residual = draw(3, 20 - missing, 5, 7, seed=2).to(dtype).contiguous(memory_format=LAST)
-    mean, var = native_bn_act.batch_statistics(x)
+    mean, var = bn_act_kernels.batch_statistics(x)
     shapes = (x, mean, mean, residual)
     results = [torch.empty_like(one) if want else None for one, want in zip(shapes, wanted, strict=True)]
     parameters = (mean, var, draw(20).float(), draw(20, seed=3).float(), residual)
-    native_bn_act.bn_act_backward(grad, x, *parameters, True, 1e-5, "relu6", ranks, results)
+    inputs = BnActInputs(x, *parameters, True, 1e-5, "relu6")
+    bn_act_kernels.bn_act_backward(grad, inputs, results, ranks)
     return results
 
 

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lasfast.ops import native, sliced_conv2d
-from lasfast.runtime import compiled
+from lasfast.ops import sliced_conv2d
+from lasfast.ops.sliced_conv2d import StridedKernels, find
+from lasfast.runtime import compiled, kernels
 
 ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 cuda_only = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -291,31 +292,39 @@ X, W = torch.zeros(2, 4, 5, 5), torch.zeros(6, 4, 3, 3)
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ((None, W, 4, 6), TypeError, "input is a NoneType, expected a tensor"),
-        ((X, [1.0], 4, 6), TypeError, "weight is a list, expected a tensor"),
-        ((X, W, 4.0, 6), TypeError, "c_in is 4.0, expected an int"),
-        ((X, W, 4, 6, 1.5), TypeError, "stride is 1.5, expected an int"),
-        ((X[0], W, 4, 6), ValueError, r"input has shape \(4, 5, 5\), expected 4 dimensions"),
-        ((X, W[0], 4, 6), ValueError, r"weight has shape \(4, 3, 3\), expected 4 dimensions"),
-        ((X.long(), W, 4, 6), TypeError, "input has dtype torch.int64, expected a floating-point"),
-        ((X, W.double(), 4, 6), TypeError, "weight has dtype torch.float64, expected torch.float32"),
-        ((X, W.to("meta"), 4, 6), ValueError, "weight is on meta, expected cpu"),
-        ((X, W, 3, 6), ValueError, r"c_in is 3, expected the 4 channels of input"),
-        ((X, W, 0, 6), ValueError, "c_in is 0, expected at least 1"),
-        ((X, W, 4, 0), ValueError, "c_out is 0, expected at least 1"),
-        ((X, W, 4, 7), ValueError, "c_out is 7, expected at most the 6 filters"),
-        ((X, W[:, :3], 4, 6), ValueError, r"c_in is 4 \(4 for each of 1 groups\), expected at most the 3"),
-        ((X, W, 4, 6, 0), ValueError, "stride is 0, expected at least 1"),
-        ((X, W, 4, 6, 1, -1), ValueError, "padding is -1, expected at least 0"),
-        ((X, W, 4, 6, 1, 0, 0), ValueError, "groups is 0, expected at least 1"),
-        ((X, W, 4, 6, 1, 0, 3), ValueError, "c_in is 4, expected a multiple of groups=3"),
-        ((X, W, 4, 5, 1, 0, 2), ValueError, "c_out is 5, expected a multiple of groups=2"),
+        ((None, W, 4, 6), TypeError, r"input must be a tensor \[N, .*, got a NoneType"),
+        ((X, [1.0], 4, 6), TypeError, r"weight must be a tensor \[C_out, .*, got a list"),
+        ((X, W, 4.0, 6), TypeError, "c_in must be an int, got 4.0"),
+        ((X, W, 4, 6, 1.5), TypeError, "stride must be an int, got 1.5"),
+        ((X[0], W, 4, 6), ValueError, r"input must have 4 dimensions .*, got shape \(4, 5, 5\)"),
+        ((X, W[0], 4, 6), ValueError, r"weight must have 4 dimensions .*, got shape \(4, 3, 3\)"),
+        ((X.long(), W, 4, 6), TypeError, "input must have a floating-point dtype, got torch.int64"),
+        (
+            (X, W.double(), 4, 6),
+            TypeError,
+            "weight must have the dtype torch.float32 of .*, got torch.float64",
+        ),
+        ((X, W.to("meta"), 4, 6), ValueError, "weight must be on cpu as the other tensor is, got meta"),
+        ((X, W, 3, 6), ValueError, r"c_in must be the 4 channels of input \(2, 4, 5, 5\), got 3"),
+        ((X, W, 0, 6), ValueError, "c_in must be at least 1, got 0"),
+        ((X, W, 4, 0), ValueError, "c_out must be at least 1, got 0"),
+        ((X, W, 4, 7), ValueError, "c_out must be at most the 6 filters of weight, got 7"),
+        (
+            (X, W[:, :3], 4, 6),
+            ValueError,
+            r"c_in must be at most 3: 1 groups of the 3 input channels .*, got 4",
+        ),
+        ((X, W, 4, 6, 0), ValueError, "stride must be at least 1, got 0"),
+        ((X, W, 4, 6, 1, -1), ValueError, "padding must be at least 0, got -1"),
+        ((X, W, 4, 6, 1, 0, 0), ValueError, "groups must be at least 1, got 0"),
+        ((X, W, 4, 6, 1, 0, 3), ValueError, "c_in must be a multiple of groups=3, got 4"),
+        ((X, W, 4, 5, 1, 0, 2), ValueError, "c_out must be a multiple of groups=2, got 5"),
         (
             (X[:, :, :2], W, 4, 6),
             ValueError,
-            "input has height 2 and padding 0, expected room for the kernel",
+            "input must have room for the kernel of height 3, got height 2 and padding 0",
         ),
-        ((X[..., :0], W, 4, 6, 1, 1), ValueError, "input has width 0 and padding 1, expected room"),
+        ((X[..., :0], W, 4, 6, 1, 1), ValueError, "input must have room .*, got width 0 and padding 1"),
     ],
 )
 def test_bad_arguments_are_named(arguments: tuple, error: type[Exception], text: str) -> None:
@@ -327,7 +336,7 @@ def test_without_the_compiled_module_torch_runs_and_it_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(compiled, "_C", None)
-    native._say_once.cache_clear()
+    kernels._warn_once.cache_clear()
     x, weight, _, numbers = case("3x3")
     with caplog.at_level(logging.WARNING, "lasfast"):
         results = [sliced_conv2d(x, weight, *numbers) for _ in range(2)]
@@ -335,15 +344,15 @@ def test_without_the_compiled_module_torch_runs_and_it_is_said_once(
         "lasfast's compiled module is missing; using PyTorch's operators (lasfast info says why)"
     ]
     assert all(torch.equal(r, plain(x, weight, *numbers)) for r in results)
-    native._say_once.cache_clear()
+    kernels._warn_once.cache_clear()
 
 
 def test_it_is_the_native_kernel_that_was_tested() -> None:
     if not compiled.available():
         pytest.skip("lasfast's compiled module is not built")
-    assert native.supports(X)
-    assert not native.supports(X.double())
-    assert not native.supports(X.to("meta"))
+    assert isinstance(find(X, W, 4, 6, 1, 0, 1)._kernels["forward"], StridedKernels)
+    assert not find(X.double(), W.double(), 4, 6, 1, 0, 1)._kernels
+    assert not find(X.to("meta"), W.to("meta"), 4, 6, 1, 0, 1)._kernels
 
 
 def emulate(module: ModuleType, x: Tensor, weight: Tensor, grad: Tensor, *numbers: int) -> list[Tensor]:
@@ -397,7 +406,7 @@ def test_emulated_cuda_takes_any_shape_stride_and_layout(emulated: ModuleType, p
 def test_cuda_agrees_with_the_truth_as_torch_does(name: str, dtype: torch.dtype) -> None:
     x, weight, grad, numbers = case(name)
     x, weight, grad = (t.cuda().to(dtype) for t in (x, weight, grad))
-    if not native.supports(x):
+    if not kernels.usable_for(x):
         pytest.skip("lasfast has no CUDA kernels for this GPU")
     truth = with_gradients(plain, x.double(), weight.double(), grad, *numbers)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -413,5 +422,5 @@ def test_cuda_agrees_with_the_truth_as_torch_does(name: str, dtype: torch.dtype)
 @pytest.mark.cuda
 @cuda_only
 def test_cuda_refuses_tensors_of_two_devices() -> None:
-    with pytest.raises(ValueError, match="weight is on cpu, expected cuda:0"):
+    with pytest.raises(ValueError, match="weight must be on cuda:0 as the other tensor is, got cpu"):
         sliced_conv2d(X.cuda(), W, 4, 6)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -87,9 +90,24 @@ def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LASFAST_CHOICE", "resident")  # which is none of these
     assert autotune.fastest("a", CPU, found) == "native"
     assert not called
+
+
+def test_a_way_that_does_not_exist_is_refused_with_all_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LASFAST_CHOICE", "fast")
-    with pytest.raises(ValueError, match="LASFAST_CHOICE is 'fast', expected one of measure, native, "):
-        autotune.fastest("a", CPU, found)
+    with pytest.raises(ValueError, match=r"LASFAST_CHOICE must be one of measure, (.*), got 'fast'") as error:
+        autotune.fastest("a", CPU, ways(native=0, torch=0)[0])
+    for name in ("native", "torch", "warpgroups", "levels", "resident", "resident alone"):
+        assert f"{name}," in str(error.value)
+
+
+def test_ways_of_modules_that_were_not_imported_are_known() -> None:
+    script = """
+import torch
+from lasfast.ops import sliced_conv2d
+sliced_conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 1, 1), 1, 1)
+"""
+    environment = os.environ | {"LASFAST_CHOICE": "resident alone"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
 
 
 @pytest.mark.cuda

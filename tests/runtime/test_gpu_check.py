@@ -14,10 +14,10 @@ from torch import nn
 
 import lasfast
 from lasfast import supernets
+from lasfast.core import entry_points
 from lasfast.engine.native_backend import why_missing
-from lasfast.ops import native
-from lasfast.runtime import autotune, compiled, gpu_check
-from lasfast.runtime.gpu_check import Verdict
+from lasfast.runtime import autotune, compiled, gpu_check, kernels
+from lasfast.runtime.gpu_check import CheckResult
 
 PASSES = "print('all agree with PyTorch')"
 FAILS = "print('checking a'); print('FAILED: ResidualNet, fp32 (levels: wrong results)'); raise SystemExit(1)"
@@ -33,13 +33,13 @@ def cache(tmp_path, monkeypatch):
     """A directory of its own, and nothing known."""
     monkeypatch.setenv("LASFAST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LASFAST_CHOICE", "measure")
-    monkeypatch.setattr(gpu_check, "_verdicts", {})
+    monkeypatch.setattr(gpu_check, "_results", {})
     return tmp_path / "cache"
 
 
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch):
-    """A GPU as far as a verdict asks; what it answers can be changed."""
+    """A GPU as far as a check asks; what it answers can be changed."""
     facts = SimpleNamespace(name="Some GPU", capability=(9, 0), driver=13000, digest="a", capturing=False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: facts.name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: facts.capability)
@@ -58,7 +58,7 @@ def check(monkeypatch, tmp_path):
     def become(script):
         counter = tmp_path / "runs"
         count = f"open({str(counter)!r}, 'a').write('x')\n"
-        monkeypatch.setattr(gpu_check, "COMMAND", (sys.executable, "-c", count + script))
+        monkeypatch.setitem(entry_points._registered, entry_points.CHECK_COMMAND, ("-c", count + script))
         return lambda: len(counter.read_text()) if counter.exists() else 0
 
     return become
@@ -66,7 +66,7 @@ def check(monkeypatch, tmp_path):
 
 def forget(monkeypatch):
     """As a new process begins."""
-    monkeypatch.setattr(gpu_check, "_verdicts", {})
+    monkeypatch.setattr(gpu_check, "_results", {})
 
 
 def test_a_gpu_that_passes_is_checked_once(check, cache, monkeypatch, caplog):
@@ -79,7 +79,7 @@ def test_a_gpu_that_passes_is_checked_once(check, cache, monkeypatch, caplog):
     forget(monkeypatch)
     assert gpu_check.passed(0)
     assert runs() == 1
-    assert gpu_check.known(0) == Verdict(True)
+    assert gpu_check.known(0) == CheckResult(True)
     assert str(gpu_check.known(0)) == "checked, agrees with PyTorch"
 
 
@@ -108,7 +108,7 @@ def test_a_gpu_that_fails_is_not_used_and_said_so_once(check, cache, monkeypatch
         caplog.clear()
         forget(monkeypatch)
     assert runs() == 1
-    assert gpu_check.known(0) == Verdict(False, why, str(log))
+    assert gpu_check.known(0) == CheckResult(False, why, str(log))
 
 
 @pytest.mark.parametrize("script", [CANNOT, KILLED, RAISES], ids=["no memory", "killed", "raises"])
@@ -123,8 +123,8 @@ def test_a_check_that_could_not_be_made_is_made_again(check, monkeypatch, caplog
     assert "check failed: it could not be made: " in caplog.text
 
 
-def test_a_check_that_cannot_be_started_is_no_verdict(monkeypatch, caplog):
-    monkeypatch.setattr(gpu_check, "COMMAND", ("/no/such/python",))
+def test_a_check_that_cannot_be_started_is_no_result(monkeypatch, caplog):
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
     assert not gpu_check.passed(0)
     assert "it could not be made: [Errno 2] No such file or directory: '/no/such/python'" in caplog.text
     assert gpu_check.known(0) is None
@@ -149,7 +149,7 @@ def test_what_is_new_is_checked_again(check, gpu, monkeypatch, change):
     assert runs() == 2
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"verdict": {"fails": 1}}', "\x00"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"result": {"fails": 1}}', "\x00"])
 def test_a_damaged_file_is_named_and_replaced(check, cache, monkeypatch, caplog, content):
     runs = check(PASSES)
     assert gpu_check.passed(0)
@@ -161,7 +161,7 @@ def test_a_damaged_file_is_named_and_replaced(check, cache, monkeypatch, caplog,
     [message] = caplog.messages
     assert message.startswith(f"{file} cannot be read (")
     assert message.endswith("checking the kernels anew")
-    assert json.loads(file.read_text())["verdict"]["passed"] is True
+    assert json.loads(file.read_text())["result"]["passed"] is True
 
 
 @pytest.mark.parametrize("script", [PASSES, FAILS])
@@ -180,7 +180,7 @@ def test_processes_that_come_together_check_once(check):
     """Threads here, each of which opens the lock's file for itself, as processes do."""
     runs = check("import time; time.sleep(0.3)\n" + FAILS)
     found = []
-    threads = [threading.Thread(target=lambda: found.append(gpu_check._alone(0))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: found.append(gpu_check._check_once(0))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -215,7 +215,7 @@ def test_no_check_begins_in_a_data_loaders_worker(check, monkeypatch):
     runs = check(PASSES)
     monkeypatch.setattr(gpu_check, "get_worker_info", lambda: "a worker")
     assert not gpu_check.passed(0)
-    gpu_check.keep(0, Verdict(True))
+    gpu_check.keep(0, CheckResult(True))
     assert gpu_check.passed(0)
     assert runs() == 0
 
@@ -241,8 +241,13 @@ def test_the_check_runs_this_package_alone_and_does_not_check_again(check, cache
 
 
 def test_the_command_is_there():
-    """Without a GPU it says so, which is no verdict."""
-    done = subprocess.run([*gpu_check.COMMAND, "cuda:7"], capture_output=True, text=True, check=False)
+    """Without a GPU it says so, which is no result."""
+    done = subprocess.run(
+        [sys.executable, *entry_points.names(entry_points.CHECK_COMMAND), "cuda:7"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2, done.stderr
     assert "--device cuda:7" in done.stderr or "does not load" in done.stderr
 
@@ -251,20 +256,20 @@ def test_the_command_is_there():
 def built(monkeypatch):
     """A build with kernels for the GPU, whose check fails."""
     monkeypatch.setattr(compiled, "available", lambda: True)
-    monkeypatch.setattr(native, "_is_built_for", lambda device: True)
-    monkeypatch.setattr(gpu_check, "_verdicts", {0: Verdict(False, "case 0")})
+    monkeypatch.setattr(kernels, "_are_built_for", lambda device: True)
+    monkeypatch.setattr(gpu_check, "_results", {0: CheckResult(False, "case 0")})
     return torch.device("cuda", 0)
 
 
 def test_operators_are_pytorchs_where_the_check_failed(built, monkeypatch):
-    assert not native.usable(built)
-    assert native.usable(torch.device("cpu"))
-    assert not native.usable(torch.device("meta"))
+    assert not kernels.usable(built)
+    assert kernels.usable(torch.device("cpu"))
+    assert not kernels.usable(torch.device("meta"))
     x = SimpleNamespace(device=built, dtype=torch.float32, layout=torch.strided)
-    assert not native.supports(x)
+    assert not kernels.usable_for(x)
     monkeypatch.setenv("LASFAST_CHOICE", "native")
-    assert native.usable(built)
-    assert native.supports(x)
+    assert kernels.usable(built)
+    assert kernels.usable_for(x)
 
 
 @pytest.mark.parametrize(("wanted", "used"), [("auto", "torch"), ("native", "native"), ("torch", "torch")])
@@ -280,7 +285,7 @@ def test_evaluation_is_pytorchs_where_the_check_failed(monkeypatch, caplog, pass
     monkeypatch.undo()
     if why_missing(torch.device("cpu")):
         pytest.skip("the compiled module is missing")
-    monkeypatch.setattr(native, "usable", lambda device: passed)
+    monkeypatch.setattr(kernels, "usable", lambda device: passed)
     net, images = supernets.ResidualNet((1, 1, 1), 3), torch.randn(8, 3, 8, 8)
     pair = images, torch.arange(8) % 3
     assert lasfast.Evaluator(net, images, pair).backend.name == backend

@@ -10,7 +10,7 @@ from lasfast import selfcheck
 from lasfast.engine import conv_tiles
 from lasfast.engine.cuda_executor import CudaExecutor
 from lasfast.engine.native_backend import EXECUTORS
-from lasfast.ops.convolution import find_convolution
+from lasfast.ops.sliced_conv2d import known_convolution
 from lasfast.runtime import compiled
 from lasfast.selfcheck.case import environment, relative_error
 from lasfast.selfcheck.evaluation import evaluation_cases
@@ -40,9 +40,9 @@ def replace(monkeypatch):
     if not compiled.available():
         pytest.skip("the compiled module is missing")
     module = compiled.load()
-    find_convolution.cache_clear()  # which keeps the module that it was made with
+    known_convolution.cache_clear()  # which keeps the module that it was made with
     yield lambda name, function: monkeypatch.setattr(compiled, "load", lambda: Module(module, name, function))
-    find_convolution.cache_clear()
+    known_convolution.cache_clear()
 
 
 def checked(only=""):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lasfast.data.images import TensorImages
-from lasfast.ops import native
+from lasfast.runtime import kernels
 from lasfast.runtime.seeds import derive
 from lasfast.supernets import PlainNet, ResidualNet
 from lasfast.train import NonFiniteLossError, SupernetTrainer, TrainSettings
@@ -119,10 +119,10 @@ def test_gradients_are_clipped_together_and_loss_scaling_changes_nothing(update,
     assert cosine.item() > 0.99
 
 
-@pytest.mark.parametrize(("device", "compiled"), [("cpu", "available"), ("cuda:0", "_is_built_for")])
+@pytest.mark.parametrize(("device", "compiled"), [("cpu", "available"), ("cuda:0", "_are_built_for")])
 def test_fused_operators_are_tried_where_the_device_has_them(device, compiled, monkeypatch):
     for there in (True, False):
-        monkeypatch.setattr(native, compiled, lambda *of, there=there: there)
+        monkeypatch.setattr(kernels, compiled, lambda *of, there=there: there)
         for channels_last in (True, False):
             settings = TrainSettings(channels_last=channels_last)
             expected = "native" if there and channels_last else "torch"

@@ -1,4 +1,4 @@
-"""Batch norm with activation and residual through the compiled module: CPU and CUDA, float32 and bfloat16.
+"""Batch norm, sum and activation by the compiled module's kernels: CPU and CUDA, float32 and bfloat16.
 
 Arguments were checked by the caller; tensors may have any strides. The kernels take channels_last: what is
 laid out in another way is copied, and so is the result.
@@ -15,27 +15,27 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from lasfast.ir.activations import ACTIVATIONS
-from lasfast.ops import native
-from lasfast.ops import reference_bn_act as reference
-from lasfast.ops.process_ranks import Ranks
-from lasfast.runtime import compiled, placement
+from lasfast.ops import reference
+from lasfast.ops.bn_act_schema import BnActInputs
+from lasfast.ops.process_ranks import ProcessRanks
+from lasfast.runtime import compiled, kernels, placement
 from lasfast.runtime.precision import DTYPES
 
 _LAST = torch.channels_last
 
 
 def supports(x: Tensor) -> bool:
-    """Whether the native kernels take x; says once why not if they should."""
-    return x.dtype in DTYPES and native.reaches(x)
+    """Return whether there are kernels for x that may run; a warning says once why not if there should be."""
+    return x.dtype in DTYPES and kernels.usable_for(x)
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance [C] of x [N, C, H, W]."""
+    """Return mean and biased variance [C] of x [N, C, H, W]."""
     rows, channels = _rows(x)
     x = x.contiguous(memory_format=_LAST)
     device = x.device
     mean, var = torch.empty(channels, device=device), torch.empty(channels, device=device)
-    kind, arguments = placement.place_of(x)
+    kind, arguments = placement.of(x)
     workspace = _workspace(device, kind, rows, channels, 0, arguments[0])
     getattr(compiled.load(), f"batch_statistics_{kind}")(
         rows,
@@ -69,121 +69,94 @@ def update_running(
         if tensor.dtype != torch.float32 or not tensor.is_contiguous():
             reference.update_running(*tensors, momentum, rows)
             return
-    kind, arguments = placement.place_of(mean)
+    kind, arguments = placement.of(mean)
     getattr(compiled.load(), f"update_running_{kind}")(
         rows,
         len(mean),
         mean.data_ptr(),
         var.data_ptr(),
         momentum,
-        *(() if kind == "cpu" else arguments),  # there it is too little work for threads
+        *(() if kind == "cpu" else arguments),  # on the CPU it is too little work for threads
         running_mean.data_ptr(),
         running_var.data_ptr(),
     )
     increment_version((running_mean, running_var))  # so that autograd sees what changed
 
 
-class _Rows:
-    """What all passes over a normalized x are told; it keeps the tensors whose addresses these are."""
+class _Passes:
+    """The passes over one x: the arguments that they share, and the tensors whose addresses these are."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: str,
-    ) -> None:
+    def __init__(self, inputs: BnActInputs) -> None:
+        x, mean, var, weight, bias, residual, *_ = inputs
         rows, channels = _rows(x)
         if residual is not None:
             residual = residual.contiguous(memory_format=_LAST)
         narrow = 0 if residual is None else residual.shape[1]
-        self.sizes = (rows, channels, narrow, DTYPES[x.dtype], ACTIVATIONS[activation].code)
-        parameters = [None if p is None else p.contiguous() for p in (mean, var, weight, bias)]
-        self._tensors = [x.contiguous(memory_format=_LAST), *parameters, residual]
+        self.sizes = (rows, channels, narrow, DTYPES[x.dtype], ACTIVATIONS[inputs.activation].code)
+        self._eps = inputs.eps
+        dense = [None if p is None else p.contiguous() for p in (mean, var, weight, bias)]
+        self._tensors = [x.contiguous(memory_format=_LAST), *dense, residual]
         self._addresses = [_address(tensor) for tensor in self._tensors]
-        self._kind, self._place = placement.place_of(x)
-        self._workspace = _workspace(x.device, self._kind, rows, channels, narrow, self._place[0])
+        self._kind, self._arguments = placement.of(x)
+        self._workspace = _workspace(x.device, self._kind, rows, channels, narrow, self._arguments[0])
 
     def run(
-        self, which: str, numbers: tuple[float, ...], before: tuple[int, ...], *more: int, to: Sequence[int]
+        self, which: str, before: tuple[int, ...], *more: int, to: Sequence[int], flags: tuple[bool, ...] = ()
     ) -> None:
-        """Call a pass; addresses `before` stand before those of x and what normalizes it, `more` behind."""
+        """Run a pass that writes `to`; addresses `before` stand before those of the inputs, `more` behind."""
         getattr(compiled.load(), f"bn_act_{which}_{self._kind}")(
             *self.sizes,
-            *numbers,
+            *flags,
+            self._eps,
             *before,
             *self._addresses,
             *more,
             self._workspace.data_ptr(),
-            *self._place,
+            *self._arguments,
             *to,
         )
 
 
-def bn_act(
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    eps: float,
-    activation: str,
-) -> Tensor:
-    """[N, C, H, W], in the dtype and layout of x."""
-    result = torch.empty_like(x)
+def bn_act(inputs: BnActInputs) -> Tensor:
+    """Return the output [N, C, H, W], in the dtype and layout of x."""
+    result = torch.empty_like(inputs.x)
     y = _dense(result)
-    rows = _Rows(x, mean, var, weight, bias, residual, activation)
-    rows.run("forward", (eps,), (), to=(y.data_ptr(),))
+    _Passes(inputs).run("forward", (), to=(y.data_ptr(),))
     return result if y is result else result.copy_(y)
 
 
 def bn_act_backward(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    batch_statistics: bool,
-    eps: float,
-    activation: str,
-    ranks: Ranks | None,
-    results: Sequence[Tensor | None],
+    grad: Tensor, inputs: BnActInputs, results: Sequence[Tensor | None], ranks: ProcessRanks | None = None
 ) -> None:
     """Overwrite the gradients of x, weight, bias, residual; those that are None are not wanted.
 
     Where statistics are those of all `ranks`, the gradient of x takes its sums from all, too; those of weight
     and bias are this rank's.
     """
-    grad_x, *others = results
+    grad_x, grad_weight, grad_bias, grad_residual = results
     dense_x = None if grad_x is None else _dense(grad_x)
-    grad_weight, grad_bias, grad_residual = others
     dense_residual = None if grad_residual is None else _dense(grad_residual)
     grad = grad.contiguous(memory_format=_LAST)
-    rows = _Rows(x, mean, var, weight, bias, residual, activation)
+    passes = _Passes(inputs)
     before = (grad.data_ptr(),)
     to = (_address(grad_weight), _address(grad_bias), _address(dense_residual))
-    if ranks is None or not batch_statistics:
-        rows.run("backward", (batch_statistics, eps), before, to=(_address(dense_x), *to))
+    if ranks is None or not inputs.batch_statistics:
+        passes.run("backward", before, to=(_address(dense_x), *to), flags=(inputs.batch_statistics,))
     else:
-        sums = torch.empty(2 * len(mean) + 1, dtype=torch.float64, device=x.device)
-        rows.run("sums", (eps,), before, to=(sums.data_ptr(), *to))
+        sums = torch.empty(2 * len(inputs.mean) + 1, dtype=torch.float64, device=grad.device)
+        passes.run("sums", before, to=(sums.data_ptr(), *to))
         ranks.sum_([sums])
         if dense_x is not None:
-            whole = dense_residual is not None and dense_residual.shape[1] == x.shape[1]
+            whole = dense_residual is not None and dense_residual.shape[1] == dense_x.shape[1]
             dz = _address(dense_residual) if whole else 0
-            rows.run("grad_x", (eps,), before, dz, sums.data_ptr(), to=(dense_x.data_ptr(),))
+            passes.run("grad_x", before, dz, sums.data_ptr(), to=(dense_x.data_ptr(),))
     for result, dense in ((grad_x, dense_x), (grad_residual, dense_residual)):
         if result is not None and dense is not None and result is not dense:
             result.copy_(dense)
 
 
 def _rows(x: Tensor) -> tuple[int, int]:
+    """Return how many values each channel has, and how many channels there are."""
     batch, channels, height, width = x.shape
     return batch * height * width, channels
 
@@ -193,7 +166,7 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def _dense(result: Tensor) -> Tensor:
-    """What the kernels write for this result: itself, where it is channels_last."""
+    """Return what the kernels write for this result: itself, where it is channels_last."""
     if result.is_contiguous(memory_format=_LAST):
         return result
     return torch.empty_like(result, memory_format=_LAST)
@@ -205,7 +178,7 @@ def _workspace(device: torch.device, *arguments: Any) -> Tensor:
 
 @functools.cache
 def _workspace_bytes(kind: str, rows: int, channels: int, residual_channels: int, threads: int) -> int:
-    """On the CPU, how much is needed depends on the number of threads."""
+    """Return how much memory a pass needs; on the CPU it depends on the number of threads."""
     more = (threads,) if kind == "cpu" else ()
     ask = getattr(compiled.load(), f"bn_act_workspace_{kind}")
     size: int = ask(rows, channels, residual_channels, *more)

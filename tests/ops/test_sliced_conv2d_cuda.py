@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lasfast.ops import native, native_nhwc, reference, sliced_conv2d, sliced_conv2d_statistics
-from lasfast.ops.convolution import Convolution, find_convolution
-from lasfast.runtime import autotune
+from lasfast.ops import reference, sliced_conv2d, sliced_conv2d_statistics
+from lasfast.ops.sliced_conv2d import Convolution, known_convolution
+from lasfast.runtime import autotune, kernels
+from lasfast.runtime.precision import may_round_to_tf32
 
 LAST = torch.channels_last
 OPERATORS = importlib.import_module("lasfast.ops.sliced_conv2d")  # a function of the package has its name
@@ -120,7 +121,7 @@ def test_emulated_warpgroups_are_one_more_way(
         return original(key, device, ways, *more)
 
     monkeypatch.setattr(autotune, "fastest", fastest)
-    find_convolution.cache_clear()  # each keeps what it has chosen
+    known_convolution.cache_clear()  # each keeps what it has chosen
     case = ((2, 40, 5, 6), (48, 48, 3, 3), 48, 1, 1, 1)
     results = []
     for wanted in ("torch", "warpgroups"):
@@ -178,7 +179,7 @@ def test_tf32_is_as_for_convolutions_of_pytorch(monkeypatch: pytest.MonkeyPatch)
     try:
         for value, expected in zip(values, (True, False), strict=True):
             setattr(where, name, value)
-            assert native_nhwc.may_round_to_tf32() is expected
+            assert may_round_to_tf32() is expected
     finally:
         setattr(where, name, before)
 
@@ -200,7 +201,7 @@ def test_what_is_unknown_while_a_graph_is_recorded_stays_unknown(
     asked: list[bool] = []
     work = Work(CASES["1x1"], torch.float32)
     monkeypatch.setenv("LASFAST_CHOICE", "measure")
-    OPERATORS.find_convolution.cache_clear()
+    known_convolution.cache_clear()
     convolution = find(work)
 
     def fastest(key: str, device: torch.device, ways: dict) -> str:
@@ -213,7 +214,7 @@ def test_what_is_unknown_while_a_graph_is_recorded_stays_unknown(
         convolution.forward(work.x, work.weight)
     assert asked == [True, True, False]
     assert convolution._chosen == {"forward": "torch"}
-    OPERATORS.find_convolution.cache_clear()
+    known_convolution.cache_clear()
 
 
 # ---- on a GPU
@@ -233,7 +234,7 @@ def test_gpu_agrees_with_float64_and_repeats_its_bits(
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", ["3x3", "3x3, stride 2"])
 def test_gpu_warpgroups(exact: None, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    if not native.has_warpgroups(torch.device("cuda")):
+    if not kernels.has_warpgroups(torch.device("cuda")):
         pytest.skip("this GPU has no warpgroups")
     monkeypatch.setenv("LASFAST_CHOICE", "warpgroups")
     work = Work(LARGE[name], torch.bfloat16, "cuda")

@@ -1,0 +1,258 @@
+"""The compiled module's kernels of convolutions, on CPU and CUDA: for channels_last and for any strides.
+
+Arguments were checked by the caller. What is overwritten is returned.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lasfast.ops.sliced_conv2d_schema import Geometry, Size
+from lasfast.runtime import compiled, kernels, placement
+from lasfast.runtime.placement import Placement
+from lasfast.runtime.precision import DTYPES, may_round_to_tf32
+
+PASSES = ("forward", "grad_input", "grad_weight")
+
+
+def _arguments_for(kind: str, on_cpu: tuple[int, int], result: Tensor) -> tuple[int, int]:
+    """Return a placement's arguments; a GPU's stream is that of the call."""
+    return on_cpu if kind == "cpu" else placement.of(result).arguments
+
+
+class StridedKernels:
+    """The kernels of one convolution on values of any strides: float32, and on CUDA bfloat16.
+
+    Values, weight and the weight's gradient have one dtype. Where these run, see `placement`; the CPU's are
+    told of no dtype.
+    """
+
+    def __init__(self, geometry: Geometry, dtype: torch.dtype, placement: Placement) -> None:
+        size, output, weight, *numbers, groups = geometry
+        self._sizes = ((size[0], groups), size[1:], output[1:], weight[2:], *numbers)
+        self._kind, self._on_cpu = placement
+        self._dtype = () if self._kind == "cpu" else (DTYPES[dtype],)
+        self.grad_dtype = dtype
+
+    @staticmethod
+    def take(dtype: torch.dtype, weight_dtype: torch.dtype, device: torch.device) -> bool:
+        """Return whether there are such kernels for these dtypes on a device that has kernels."""
+        return dtype == weight_dtype and dtype in ((torch.float32,) if device.type == "cpu" else DTYPES)
+
+    def forward(self, input: Tensor, weight: Tensor, output: Tensor) -> Tensor:
+        """Overwrite `output` [N, c_out, H', W']."""
+        return self._run("forward", (input, weight, output), input, weight, output)
+
+    def grad_input(self, grad_output: Tensor, weight: Tensor, result: Tensor) -> Tensor:
+        """Overwrite `result` [N, c_in, H, W]."""
+        return self._run("grad_input", (result, weight, grad_output), grad_output, weight, result)
+
+    def grad_weight(self, grad_output: Tensor, input: Tensor, result: Tensor) -> Tensor:
+        """Overwrite the slice of `result` that the convolution read; the rest stays as it is."""
+        return self._run("grad_weight", (input, result, grad_output), grad_output, input, result)
+
+    def _run(
+        self,
+        which: str,
+        tensors: tuple[Tensor, Tensor, Tensor],
+        first: Tensor,
+        second: Tensor,
+        result: Tensor,
+    ) -> Tensor:
+        """Run a pass; `tensors` stand where input, weight and output do in a forward pass."""
+        module, kind = compiled.load(), self._kind
+        params = module.SlicedConv2dParams(*self._sizes, *(tensor.stride() for tensor in tensors))
+        arguments = _arguments_for(kind, self._on_cpu, result)
+        threads = arguments[:1] if kind == "cpu" else ()  # on which the need for memory depends
+        ask = getattr(module, f"sliced_conv2d_workspace_{kind}")
+        size = ask(params, getattr(module.Pass, which), *threads)
+        workspace = torch.empty(size, dtype=torch.uint8, device=result.device)
+        getattr(module, f"sliced_conv2d_{which}_{kind}")(
+            params,
+            *self._dtype,
+            first.data_ptr(),
+            second.data_ptr(),
+            workspace.data_ptr(),
+            *arguments,
+            result.data_ptr(),
+        )
+        return result
+
+
+class _Pass(NamedTuple):
+    """One compiled function for one convolution."""
+
+    run: Any
+    params: Any
+    workspace_bytes: int
+
+
+class NhwcKernels:
+    """The kernels of one convolution on dense channels_last values, depthwise or of one group.
+
+    Args:
+        geometry: the sizes; kernels are square.
+        weight_stride, grad_stride: in elements, of the weight and of its gradient.
+        dtype, weight_dtype: of values and weight; the weight's gradient is float32.
+        placement: where they run; on CUDA, in the current stream of each call.
+        tf32: on CUDA, whether the products of float32 values may be TF32's; not those of depthwise ones.
+        warpgroups: on CUDA, whether the products of bfloat16 values are those of Hopper's warpgroups.
+    """
+
+    grad_dtype = torch.float32
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        weight_stride: Size,
+        grad_stride: Size,
+        dtype: torch.dtype,
+        weight_dtype: torch.dtype,
+        placement: Placement,
+        tf32: bool = False,
+        warpgroups: bool = False,
+    ) -> None:
+        size, output, weight, *_, groups = geometry
+        self._kind, self._on_cpu = placement
+        self.depthwise = groups == size[1] == output[1]
+        self._passes: dict[str, _Pass] = {}
+        known = dtype in DTYPES and weight_dtype in DTYPES and kernels.available()
+        if not known or weight[2] != weight[3] or not (self.depthwise or groups == 1):
+            return
+        self._module = compiled.load()
+        codes = DTYPES[dtype], DTYPES[weight_dtype]
+        for which in PASSES:
+            stride = grad_stride if which == "grad_weight" else weight_stride
+            if self.depthwise:
+                self._add_depthwise(which, geometry, stride, *codes)
+            else:
+                self._add_dense(which, geometry, stride, *codes, tf32, warpgroups)
+
+    @classmethod
+    def of(
+        cls, input: Tensor, weight: Tensor, output: Tensor, stride: int, padding: int, groups: int = 1
+    ) -> NhwcKernels:
+        """Return the kernels of a convolution of these tensors, on as many threads as torch takes."""
+        geometry = Geometry(input.shape, output.shape, weight.shape, stride, padding, groups)
+        where = placement.of(input)
+        tf32 = where.kind == "cuda" and may_round_to_tf32()
+        return cls(geometry, weight.stride(), weight.stride(), input.dtype, weight.dtype, where, tf32)
+
+    def has(self, which: str) -> bool:
+        """Return whether there is a kernel of "forward", "grad_input" or "grad_weight"."""
+        return which in self._passes
+
+    def forward(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        output: Tensor,
+        mean: Tensor | None = None,
+        var: Tensor | None = None,
+    ) -> Tensor:
+        """Overwrite `output` [N, c_out, H', W'], and its mean and variance fp32 [c_out] if given."""
+        statistics = (0 if one is None else one.data_ptr() for one in (mean, var))
+        return self._run("forward", input, weight, output, *statistics)
+
+    def grad_input(self, grad_output: Tensor, weight: Tensor, result: Tensor) -> Tensor:
+        """Overwrite `result` [N, c_in, H, W]."""
+        return self._run("grad_input", grad_output, weight, result)
+
+    def grad_weight(self, grad_output: Tensor, input: Tensor, result: Tensor) -> Tensor:
+        """Overwrite the slice of `result`, fp32, that the convolution read; the rest stays as it is."""
+        return self._run("grad_weight", grad_output, input, result)
+
+    def both(
+        self, grad_output: Tensor, input: Tensor, weight: Tensor, of_input: Tensor, of_weight: Tensor
+    ) -> None:
+        """Overwrite both gradients of a depthwise convolution; the CPU reads `grad_output` once."""
+        one, other = self._passes["grad_input"], self._passes["grad_weight"]
+        size = one.workspace_bytes + other.workspace_bytes
+        workspace = torch.empty(size, dtype=torch.uint8, device=of_input.device)
+        getattr(self._module, f"depthwise_nhwc_backward_{self._kind}")(
+            one.params,
+            grad_output.data_ptr(),
+            input.data_ptr(),
+            weight.data_ptr(),
+            _depthwise_stride(of_weight.stride()),
+            workspace.data_ptr(),
+            *_arguments_for(self._kind, self._on_cpu, of_input),
+            of_input.data_ptr(),
+            of_weight.data_ptr(),
+        )
+
+    def _add_depthwise(
+        self, which: str, geometry: Geometry, weight_stride: Size, code: int, weight_code: int
+    ) -> None:
+        size, output, weight, *numbers, _ = geometry
+        params = self._module.DepthwiseNhwcParams(
+            size[:2],
+            size[2:],
+            output[2:],
+            weight[2],
+            *numbers,
+            _depthwise_stride(weight_stride),
+            weight_code,
+            code,
+        )
+        if self._kind == "cpu" or self._module.depthwise_nhwc_why_not_cuda(params) is None:
+            self._add("depthwise_nhwc", which, params, self._on_cpu[1:])
+
+    def _add_dense(
+        self,
+        which: str,
+        geometry: Geometry,
+        weight_stride: Size,
+        code: int,
+        weight_code: int,
+        tf32: bool,
+        warpgroups: bool,
+    ) -> None:
+        size, output, weight, *numbers, _ = geometry
+        params = self._module.Conv2dNhwcParams(
+            size[0],
+            size[1:],
+            output[1:],
+            weight[2],
+            *numbers,
+            weight_stride,
+            code,
+            weight_code,
+            tf32,
+            warpgroups,
+        )
+        of_pass = getattr(self._module.Pass, which)
+        if self._kind == "cpu":
+            why_not = self._module.conv2d_nhwc_why_not(params, of_pass, self._on_cpu[1])
+        else:
+            why_not = self._module.conv2d_nhwc_why_not_cuda(params, of_pass)
+        if why_not is None:
+            self._add("conv2d_nhwc", which, params, self._on_cpu)
+
+    def _add(self, name: str, which: str, params: Any, on_cpu: tuple[int, ...]) -> None:
+        """Add a pass; on the CPU its need for memory depends on what `on_cpu` has of the placement."""
+        ask = getattr(self._module, f"{name}_workspace_{self._kind}")
+        size = ask(params, getattr(self._module.Pass, which), *(on_cpu if self._kind == "cpu" else ()))
+        self._passes[which] = _Pass(getattr(self._module, f"{name}_{which}_{self._kind}"), params, size)
+
+    def _run(self, which: str, first: Tensor, second: Tensor, result: Tensor, *more: int) -> Tensor:
+        run, params, workspace_bytes = self._passes[which]
+        workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=result.device)
+        run(
+            params,
+            first.data_ptr(),
+            second.data_ptr(),
+            workspace.data_ptr(),
+            *_arguments_for(self._kind, self._on_cpu, result),
+            result.data_ptr(),
+            *more,
+        )
+        return result
+
+
+def _depthwise_stride(stride: Size) -> tuple[int, int, int]:
+    """Return the strides of a weight [C, 1, kh, kw] without the one that counts for nothing."""
+    return stride[0], stride[2], stride[3]

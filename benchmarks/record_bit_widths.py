@@ -30,7 +30,7 @@ from lasfast import costs
 from lasfast.searchers import Evolution
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
-from lasfast.study.architecture_table import TableBuilder
+from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import QuantResNet
 from lasfast.train import preset
 
@@ -118,10 +118,10 @@ def record(
     for seed in range(seeds):
         chosen = {name: ones[seed] for name, ones in trained.items()}
         where = directory / f"seed{seed}"
-        dataset = TableBuilder(
+        builder = TableBuilder(
             supernet, images.train, images.test, chosen.values(), where, settings, seed=seed
         )
-        top1 = {row.architecture: row.top1 for row in dataset.run(resume=True)}
+        top1 = {row.architecture: row.top1 for row in builder.run(resume=True)}
         for name, one in chosen.items():
             result["standalone"][name]["top1"].append(top1[one])
         _harness.write(result, output)

@@ -26,7 +26,7 @@ from lasfast import costs
 from lasfast.searchers import ITNAS
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
-from lasfast.study.architecture_table import TableBuilder
+from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import CellNet
 from lasfast.train import ITNASTrainer, checkpoint, preset
 
@@ -103,7 +103,7 @@ def record(
     ]
     every = [one for architectures in found.values() for one in architectures]
     for seed in range(seeds):
-        dataset = TableBuilder(
+        builder = TableBuilder(
             supernet,
             images.train,
             images.test,
@@ -113,7 +113,7 @@ def record(
             standalone_epochs=standalone_epochs,
             seed=seed,
         )
-        top1 = {row.architecture: row.top1 for row in dataset.run(resume=True)}
+        top1 = {row.architecture: row.top1 for row in builder.run(resume=True)}
         for one, network in zip(every, result["networks"], strict=True):
             network["top1"].append(top1[one])
         _harness.write(result, output)

@@ -32,7 +32,7 @@ from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.searchers import Evolution, LayerNAS, Random, Searcher
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture, ChoiceSpace
-from lasfast.study.architecture_table import TableBuilder
+from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import MobileNet, Supernet
 from lasfast.train import OneShotTrainer, preset
 
@@ -142,7 +142,7 @@ def record(
         for name, one in winners.items()
     }
     for seed in range(seeds):
-        dataset = TableBuilder(
+        builder = TableBuilder(
             supernet,
             images.train,
             images.test,
@@ -151,7 +151,7 @@ def record(
             settings,
             seed=seed,
         )
-        top1 = {row.architecture: row.top1 for row in dataset.run(resume=True)}
+        top1 = {row.architecture: row.top1 for row in builder.run(resume=True)}
         for name, one in winners.items():
             result["standalone"][name]["top1"].append(top1[one])
         _harness.write(result, output)

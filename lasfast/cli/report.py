@@ -41,7 +41,9 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "report", ReportOptions)
     def report(options: ReportOptions) -> None:
-        """Show the winner of each depth of a study, or its Pareto front, and draw its picture, even while it runs.
+        """Show the winner of each depth of a study, or its Pareto front, and draw its picture.
+
+        The study may still be running.
 
         **Examples**
 

@@ -62,7 +62,7 @@ def space_of(run: Run) -> CellSpace | None:
 
 
 def pruned_so_far(run: Run) -> tuple[int, Architecture] | None:
-    """Return how many batches an ITNAS run has trained, and what pruning would leave; None if it saved none."""
+    """Return how many batches an ITNAS run has trained, and what pruning would leave; None if not saved."""
     space, path = space_of(run), run.directory / CHECKPOINT
     if space is None or not path.exists():
         return None

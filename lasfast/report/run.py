@@ -37,7 +37,7 @@ class Candidate:
 
     @property
     def cost(self) -> float:
-        """The cost that accuracy is compared with: bit operations if there are any, else FLOPs; 0 if unknown."""
+        """The cost that accuracy is compared with: bit operations, else FLOPs; 0 if neither is known."""
         return self.bitops or self.flops or 0
 
     @property

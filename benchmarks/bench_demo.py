@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import _harness
-from lasfast.study.study import LOG
+from lasfast.study.files import LOG
 
 DEMO = ("--data", "digits", "--depth", "9", "--retrain")
 SEARCHES = {

@@ -30,7 +30,7 @@ from lasfast import costs
 from lasfast.searchers import Evolution
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
-from lasfast.study.architecture_table import TableBuilder
+from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import QuantResNet
 from lasfast.train import preset
 

@@ -26,7 +26,7 @@ from lasfast import costs
 from lasfast.searchers import ITNAS
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
-from lasfast.study.architecture_table import TableBuilder
+from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import CellNet
 from lasfast.train import ITNASTrainer, checkpoint, preset
 

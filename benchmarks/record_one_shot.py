@@ -32,7 +32,7 @@ from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.searchers import Evolution, LayerNAS, Random, Searcher
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture, ChoiceSpace
-from lasfast.study.architecture_table import TableBuilder
+from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import MobileNet, Supernet
 from lasfast.train import OneShotTrainer, preset
 

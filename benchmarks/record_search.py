@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,13 @@ import typer
 
 from lasfast.cli import setup
 from lasfast.cli.config import CONFIG, read_config
-from lasfast.cli.display import make_console
 from lasfast.cli.from_scratch import train_from_scratch
 from lasfast.cli.options import SearchOptions
 from lasfast.measurements.measurement import Measurement, paired_difference
 from lasfast.report import Run, candidates_of, plot_search
 from lasfast.runtime.machine import gather
 from lasfast.study.architecture_table import compare, load_table
-from lasfast.study.study import LOG, RESULT
+from lasfast.study.files import LOG, RESULT
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
 STAND_ALONE = "stand-alone"
@@ -37,22 +37,16 @@ STAND_ALONE = "stand-alone"
 def standalone(run: Path, depths: str = "9", epochs: int = 30, threads: int | None = None) -> None:
     """Train the candidates of `depths` (such as 6,9) from scratch; continue where it stopped."""
     options = read_config(run, SearchOptions)
-    if threads is not None:
-        setup.torch.set_num_threads(threads)
+    options = replace(options, threads=threads or options.threads, standalone_epochs=epochs)
     wanted = {int(depth) for depth in depths.split(",")}
-    data = setup.load_data(options, options.seed)
-    supernet = setup.make_supernet(
-        options, data, setup.parse_max_layers(options, options.depth), options.seed
-    )
+    given = setup.TrainingSetup.of(options)
+    max_layers = setup.parse_max_layers(options, options.depth)
+    supernet = setup.make_supernet(options, given.data, max_layers, options.seed).to(given.device)
     candidates = [one for step in Run.load(run).steps for one in step if one.depth in wanted]
-    settings = setup.make_settings(options).replace(standalone_epochs=epochs)
     train_from_scratch(
-        make_console(),
+        given,
         supernet,
         [one.measurement.architecture for one in candidates],
-        data,
-        data.train,
-        settings,
         run / STAND_ALONE,
         keep_weights=False,
         resume=True,

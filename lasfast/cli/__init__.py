@@ -8,7 +8,7 @@ import sys
 import typer
 
 from lasfast._version import __version__
-from lasfast.cli import check, dataset, evaluate, info, latency, report, search, spaces, train
+from lasfast.cli import architecture_table, check, evaluate, info, latency, report, search, spaces, train
 from lasfast.cli.options import StoppedError
 from lasfast.runtime import distributed
 
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(search.app, name="search")
 app.add_typer(latency.app, name="latency")
-for module in (evaluate, train, dataset, report, spaces, info, check):
+for module in (evaluate, train, architecture_table, report, spaces, info, check):
     module.register(app)
 
 

@@ -1,4 +1,4 @@
-"""`lasfast check`: whether lasfast's kernels compute on this machine what PyTorch does."""
+"""`lasfast check`: compare lasfast's kernels with PyTorch on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lasfast.runtime import compiled, gpu_check
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """What to check."""
+    """Options of `lasfast check`."""
 
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1, or auto: the processor and every GPU with kernels.")
@@ -32,10 +32,10 @@ def register(app: typer.Typer) -> None:
         """Check lasfast's kernels against PyTorch on this machine; exit status 1 if any is wrong.
 
         Small supernets are calibrated and predicted, and operators trained, by every instruction set of the
-        processor, or in every way and as CUDA graphs on a GPU; it takes some seconds. Errors are relative:
-        fp32 may differ by 1e-4, bf16 from the truth by twice what PyTorch's does and a rounding more. The
-        same work has to give the same bits twice. What comes of a GPU is remembered: on one that failed,
-        lasfast runs PyTorch's operators unless its own are asked for by name.
+        processor, or in every way and as CUDA graphs on a GPU, which takes some seconds. Errors are relative:
+        fp32 may differ by 1e-4, and bf16 by twice the error of PyTorch's bf16 and a rounding more. The same
+        work has to give the same bits twice. The result of a GPU is remembered: on one that failed, lasfast
+        runs PyTorch's operators unless its own are asked for by name.
 
         **Examples**
 
@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
 
         lasfast check --device cuda:1
         """
-        compiled.load()  # says what is wrong if it is not there
+        compiled.load()  # raises an error that says why, if it is not there
         failed = [text for device in _devices(options.device) for text in _check(device)]
         line, status = gpu_check.conclusion(failed)
         typer.echo(line)  # a plain one, which says all
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _devices(text: str) -> list[torch.device]:
-    """The devices to check; ValueError where there is no such device, or no kernels for it."""
+    """Return the devices to check; ValueError where there is no such device, or no kernels for it."""
     gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     if text == "auto":
         usable = [index for index in gpus if compiled.cuda_runs_on(index)]
@@ -72,7 +72,7 @@ def _devices(text: str) -> list[torch.device]:
 
 
 def _check(device: torch.device) -> list[str]:
-    """Check a device and print what came of it; the failures. What came of a GPU is kept."""
+    """Check a device, print the results, and return the failures. The result of a GPU is kept."""
     cuda = device.type == "cuda"
     title = f"cpu, which uses {compiled.isa()}"
     if cuda:

@@ -1,6 +1,6 @@
-"""`lasfast search layernas|evolution|regularized`: searches of an option for each layer.
+"""`lasfast search layernas|evolution|regularized`: search an option for each layer.
 
-Of a supernet that is trained beforehand, or in a table of trained networks.
+The search is in a supernet that is trained beforehand, or in a table of trained networks.
 """
 
 from __future__ import annotations
@@ -20,26 +20,30 @@ from lasfast.spaces import ChoiceSpace
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceSearchOptions(ChoiceOptions, TableOptions):
-    """What each of these takes."""
+    """Options of all these searches."""
 
     supernet: Annotated[
-        str, panel("Supernet", "shufflenet-v2, proxyless or another of choices in `lasfast spaces`.")
+        str, panel("Supernet", "shufflenet-v2, proxyless or another supernet of choices in `lasfast spaces`.")
     ] = "proxyless"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNASOptions(ChoiceSearchOptions):
-    """What LayerNAS takes besides."""
+    """Options of LayerNAS."""
 
-    buckets: Annotated[int, panel("Search", "Cost buckets of each layer's candidates, H.")] = 100
+    buckets: Annotated[int, panel("Search", "Cost buckets for each layer's candidates, H.")] = 100
     replicas: Annotated[int, panel("Search", "Candidates that a bucket keeps, k.")] = 3
     parents: Annotated[int, panel("Search", "Candidates that a step goes on from, R.")] = 2
-    children: Annotated[int, panel("Search", "Children of each of them, T.")] = 2
-    select: Annotated[str, panel("Search", "Which candidates: random (the paper) or best (ours).")] = "random"
+    children: Annotated[int, panel("Search", "Children of each parent, T.")] = 2
+    select: Annotated[
+        str, panel("Search", "Which candidates are parents: random (the paper) or best (ours).")
+    ] = "random"
     whole_layers: Annotated[
         bool,
         panel(
-            "Search", "Each step all children of all candidates of a layer (Algorithm 2).", "--whole-layers"
+            "Search",
+            "Take, in each step, all children of all candidates of a layer (Algorithm 2).",
+            "--whole-layers",
         ),
     ] = False
     evaluations: Annotated[int | None, panel("Search", "Architectures to measure at most.")] = None
@@ -47,20 +51,20 @@ class LayerNASOptions(ChoiceSearchOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EvolutionOptions(ChoiceSearchOptions):
-    """What evolutionary search takes besides."""
+    """Options of evolutionary search."""
 
     population: Annotated[int, panel("Search", "Architectures of a generation, P.")] = 50
     generations: Annotated[int, panel("Search", "Generations after the first, T.")] = 20
-    top: Annotated[int, panel("Search", "The best so far that are parents, k.")] = 10
-    probability: Annotated[float, panel("Search", "Of each decision to mutate.")] = 0.1
+    top: Annotated[int, panel("Search", "How many of the best so far are parents, k.")] = 10
+    probability: Annotated[float, panel("Search", "Probability that a decision mutates.")] = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegularizedEvolutionOptions(ChoiceSearchOptions):
-    """What regularized evolution takes besides."""
+    """Options of regularized evolution."""
 
     population: Annotated[int, panel("Search", "Members, P.")] = 50
-    sample: Annotated[int, panel("Search", "Members that a parent is the best of, S.")] = 10
+    sample: Annotated[int, panel("Search", "How many members a parent is the best of, S.")] = 10
     evaluations: Annotated[int, panel("Search", "Architectures to measure in all.")] = 1000
     children: Annotated[int, panel("Search", "Children of a step.")] = 1
 
@@ -72,8 +76,8 @@ def register(app: typer.Typer) -> None:
     def layernas(options: LayerNASOptions) -> None:
         """Search layer by layer within a cost (LayerNAS).
 
-        The first bound of the constraint is the target, and its cost fills the buckets; a lower bound too
-        makes the search shorter.
+        The first bound of the constraint is the target, and its cost fills the buckets. A lower bound beside
+        the upper one makes the search shorter.
 
         **Examples**
 

@@ -1,4 +1,4 @@
-"""What a run writes down of its options, and reads again to build the same objects."""
+"""The configuration of a run: its options, written down so that later commands build the same objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def write_config(directory: Path, options: Any, **more: Any) -> None:
-    """Write options as `config.json`; one that is there stays, since a resumed run must be the same."""
+    """Write options as `config.json`; one that is there stays, since a resumed run has to be the same."""
     directory.mkdir(parents=True, exist_ok=True)
     if not (directory / CONFIG).exists():
         values = dataclasses.asdict(options) | more
@@ -27,8 +27,8 @@ def read_config(directory: Path, options: type[T]) -> T:
     """Read the options that a run in `directory` was started with.
 
     Raises:
-        FileNotFoundError: no run there.
-        ValueError: a damaged file.
+        FileNotFoundError: there is no run.
+        ValueError: the file is damaged.
     """
     path = directory / CONFIG
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What a person sees while a study or a training runs: live on a terminal, lines elsewhere."""
+"""The display of a study or a training while it runs: live on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from lasfast.report import Run, candidates_of, cells_table, ranking_table, space
 from lasfast.runtime import distributed
 from lasfast.searchers import NIR
 from lasfast.spaces import Architecture
-from lasfast.study.study import Callback, Study, StudyResult
+from lasfast.study.result import StudyResult
+from lasfast.study.study import Callback, Study
 from lasfast.supernets import LayerAssignmentSupernet
 from lasfast.train import Progress as Training
 from lasfast.train import SupernetTrainer
@@ -26,9 +27,9 @@ LINE_SECONDS = 10.0  # between lines of one epoch where there is no terminal
 
 
 def make_console(quiet: bool = False) -> Console:
-    """Return the console for everything but errors; wide enough for tables where it is a file.
+    """Return the console for everything but errors; where it is a file, it is wide enough for tables.
 
-    Of several ranks, the first alone has one that prints.
+    Of several processes, only that of rank 0 prints.
     """
     console = Console(quiet=quiet or not distributed.world().main, highlight=False)
     if not console.is_terminal:
@@ -94,9 +95,9 @@ class StudyDisplay(Callback):
         self._clock = WorkClock([])
 
     def on_start(self, study: Study) -> None:
-        """Plan the work ahead, for the time left."""
+        """Estimate the work ahead, from which the time left follows."""
         self._study = study
-        self._clock = WorkClock(planned_work(study))
+        self._clock = WorkClock(expected_work(study))
 
     def on_progress(self, progress: Training) -> None:
         """Show where the step's training is."""
@@ -105,8 +106,8 @@ class StudyDisplay(Callback):
         self.meter.show(what, progress, self._clock.left(progress.step, progress.done / progress.total))
 
     def on_step(self, step: int, measurements: Sequence[Measurement]) -> None:
-        """Show the ranking."""
-        candidates = candidates_of(measurements, self._costs)
+        """Show the ranking of the step's candidates."""
+        candidates = candidates_of(measurements, self._study.evaluator.costs)
         depths = sorted({one.depth for one in candidates})
         where = f"depth {depths[0]}" if len(depths) == 1 else f"depths {depths[0]} to {depths[-1]}"
         self.console.print(ranking_table(f"step {step}, {where}: {len(candidates)} candidates", candidates))
@@ -114,13 +115,9 @@ class StudyDisplay(Callback):
     def on_finish(self, result: StudyResult) -> None:
         """Nothing: the command prints what the search ends with."""
 
-    def _costs(self, architecture: Architecture) -> tuple[int, int]:
-        known = self._study.evaluator.costs(architecture)
-        return int(known["flops"]), int(known["params"])
-
 
 class FrontDisplay(Callback):
-    """Shows a study of any space: the training of its supernet, a line whenever the best so far changes."""
+    """Shows a study of any space: the training of its supernet, and a line for each new best."""
 
     def __init__(self, console: Console, meter: Meter | None = None) -> None:
         self.console, self.meter = console, meter
@@ -133,7 +130,7 @@ class FrontDisplay(Callback):
         self._study = study
 
     def on_progress(self, progress: Training) -> None:
-        """Show where training is."""
+        """Show where the training of the supernet is."""
         if self.meter is not None:
             left = self._clock.left(progress.step, progress.done / progress.total)
             self.meter.show("supernet", progress, left)
@@ -154,7 +151,7 @@ class FrontDisplay(Callback):
 
 
 class WorkClock:
-    """Estimates the time left from work planned (multiply-adds, in any unit) and work done so far."""
+    """Estimates the time left from the work of each step (multiply-adds, in any unit) and the work done."""
 
     def __init__(self, work: Sequence[float]) -> None:
         self.work = list(work)
@@ -163,11 +160,11 @@ class WorkClock:
 
     @property
     def steps(self) -> int:
-        """How many steps are planned, the warm-up included."""
+        """The number of steps, the warm-up included."""
         return len(self.work)
 
     def left(self, step: int, share: float) -> float:
-        """Return the seconds left when `share` of a step is done; NaN where the plan does not say."""
+        """Return the seconds left when `share` of a step is done; NaN of a step whose work is not known."""
         if step >= len(self.work):
             return float("nan")
         done = sum(self.work[:step]) + share * self.work[step]
@@ -179,10 +176,10 @@ class WorkClock:
         return (sum(self.work) - done) / rate if rate else float("nan")
 
 
-def planned_work(study: Study) -> list[float]:
-    """Return the multiply-adds of training each step, the warm-up first, in units that cancel.
+def expected_work(study: Study) -> list[float]:
+    """Return the multiply-adds of training each step, the warm-up first, but for a factor that all share.
 
-    What NIR will try is not known beforehand; the most even assignment of each depth stands for it.
+    The assignments that NIR will try are not known; the most even one of each depth stands for them.
     """
     trainer, searcher = study.trainer, study.searcher
     if not isinstance(trainer, SupernetTrainer):
@@ -216,7 +213,7 @@ def image_size(study: Study) -> tuple[int, int]:
 def watch(
     meter: Meter, title: Callable[[tuple[int, ...]], str]
 ) -> Callable[[tuple[int, ...], Training], None]:
-    """Return a function that shows the training of one network after another on a meter."""
+    """Return a function that shows on a meter where the training of each network is."""
     before: dict[tuple[int, ...], int] = {}  # batches of an earlier run, from which this one goes on
 
     def show(architecture: tuple[int, ...], progress: Training) -> None:
@@ -230,7 +227,7 @@ def watch(
 
 
 def show_cells(console: Console, run: Run) -> None:
-    """Show the cells of what a finished search of cells found, as a table and as DARTS' text."""
+    """Show the cells that a finished search found, as a table and as DARTS' text."""
     space, best = space_of(run), run.best
     if space is None or best is None:
         return
@@ -241,14 +238,14 @@ def show_cells(console: Console, run: Run) -> None:
 
 
 def show_written(console: Console, directory: Path, written: Mapping[str, str]) -> None:
-    """Say what a command left in a directory: file -> what it holds."""
+    """Print the files that a command left in a directory, each with what it holds."""
     console.print(f"\nwritten to {directory}:")
     for file, what in written.items():
         console.print(f"  {file:<24}  {what}")
 
 
 def format_seconds(seconds: float) -> str:
-    """Return 0:07, 12:34 or 1:02:03; -:-- where it is not known."""
+    """Return seconds as 0:07, 12:34 or 1:02:03; NaN as -:--."""
     if seconds != seconds:
         return "-:--"
     minutes, rest = divmod(int(seconds), 60)

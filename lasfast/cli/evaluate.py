@@ -1,41 +1,44 @@
-"""`lasfast evaluate ARCHITECTURE...`: measure architectures with the weights a search left."""
+"""`lasfast evaluate ARCHITECTURE...`: measure architectures with the weights of a search."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lasfast import costs
 from lasfast.cli import setup
 from lasfast.cli.config import read_config
 from lasfast.cli.display import make_console
-from lasfast.cli.options import ChoiceOptions, MachineOptions, SearchOptions, command
+from lasfast.cli.options import ChoiceOptions, MachineOptions, SearchOptions, command, precision_option
 from lasfast.report import candidates_of, ranking_table
-from lasfast.study.study import CHECKPOINT
+from lasfast.study.files import CHECKPOINT
 from lasfast.train import checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateCommandOptions(MachineOptions):
-    """What to measure."""
+    """Options of `lasfast evaluate`."""
 
     architectures: Annotated[
         list[str],
-        typer.Argument(help="Layers of each group, as 2-4-6, or choices.", metavar="ARCHITECTURE..."),
+        typer.Argument(help="Layers of each group, such as 2-4-6, or choices.", metavar="ARCHITECTURE..."),
     ]
-    run: Annotated[Path, typer.Option("--run", help="The study whose weights are taken.", metavar="RUN")]
+    run: Annotated[
+        Path, typer.Option("--run", help="Directory of the study whose weights are taken.", metavar="RUN")
+    ]
     statistics: Annotated[
-        str | None, typer.Option(help="Another BatchNorm convention: cumulative, ema or batch_mean.")
+        str | None,
+        typer.Option(help="BatchNorm convention: cumulative, ema or batch_mean (default: the study's)."),
     ] = None
-    precision: Annotated[str | None, typer.Option(help="Another precision: fp32 or bf16.")] = None
+    precision: Annotated[str | None, precision_option(" (default: the study's)")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(SearchOptions, ChoiceOptions):
-    """What a search of either kind of supernet was run with."""
+    """Options of any search of a supernet, which the run was started with."""
 
 
 def register(app: typer.Typer) -> None:
@@ -68,13 +71,13 @@ def register(app: typer.Typer) -> None:
         prefix = "weights."
         weights = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
         supernet.load_state_dict(weights)
-        precision = options.precision or config.precision
-        evaluator = setup.make_evaluator(config, supernet, data, precision, options.statistics)
+        config = dataclasses.replace(
+            config,
+            precision=options.precision or config.precision,
+            statistics=options.statistics or config.statistics,
+        )
+        evaluator = setup.make_evaluator(config, supernet, data)
         step = metadata["position"][0]
         console.print(f"weights of {options.run} as of step {step}")
-        candidates = candidates_of(
-            evaluator(architectures),
-            lambda one: (costs.flops(supernet, one, data.image_size), costs.params(supernet, one)),
-            supernet.space.format,
-        )
+        candidates = candidates_of(evaluator(architectures), evaluator.costs, supernet.space.format)
         make_console().print(ranking_table("", candidates))

@@ -1,45 +1,40 @@
-"""The end of a search: winners, picture, exported network, and training from scratch where asked for."""
+"""The end of a search: it shows winners and picture, exports a network, and may train it from scratch."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
 
 from lasfast.cli.display import make_console, show_cells, show_written
 from lasfast.cli.from_scratch import export_trained, show_rows, train_from_scratch
+from lasfast.cli.setup import TrainingSetup
 from lasfast.core.files import file_stem
-from lasfast.data import Dataset
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.report import Run, front_table, plot_search, winners_table
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
-from lasfast.study.study import CHECKPOINT, JOURNAL, LOG, RESULT, Study, StudyResult
+from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
+from lasfast.study.result import StudyResult
+from lasfast.study.study import Study
 from lasfast.supernets import LayerAssignmentSupernet, Supernet, save_network
-from lasfast.train import TrainSettings
 
 
 def finish(
-    console: Console,
+    given: TrainingSetup,
     study: Study,
     result: StudyResult,
-    data: Dataset,
-    images: Any,
-    settings: TrainSettings,
     *,
     retrain: bool,
     retrained: Supernet | None = None,
 ) -> None:
     """Show and write what a search found.
 
-    With `retrain` train its winner from scratch, as the network that `retrained` makes of it (None: the
+    With `retrain`, train its winner from scratch, as the network that `retrained` makes of it (None: the
     supernet that was searched).
     """
     assert study.directory is not None
     assert isinstance(study.evaluator, Evaluator)
-    directory = study.directory
+    console, directory = given.console, study.directory
     run = Run.load(directory)
     if run.has_depths:
         console.print(winners_table(f"{run.title}: the winner of each depth", run.winners.values()))
@@ -56,7 +51,7 @@ def finish(
     network = directory / f"{file_stem(result.best.text)}.pt2"
     if retrain:
         supernet = retrained or study.evaluator.supernet
-        _retrain(console, study, supernet, result, data, images, settings, directory / "scratch", network)
+        _retrain(given, study, supernet, result, directory / "scratch", network)
         written["scratch/"] = "the networks trained from scratch"
         written[network.name] = "the winner, trained from scratch, as a torch.export program"
     else:
@@ -68,44 +63,33 @@ def finish(
 
 
 def _retrain(
-    console: Console,
+    given: TrainingSetup,
     study: Study,
     supernet: Supernet,
     result: StudyResult,
-    data: Dataset,
-    images: Any,
-    settings: TrainSettings,
     directory: Path,
     network: Path,
 ) -> None:
-    """Train the winner and what it is compared with from scratch, and show both."""
-    winner = result.best.architecture
+    """Train the winner and its baseline from scratch, show both, and write the winner's network."""
+    winner, settings = result.best.architecture, given.settings
     kind, baseline = _baseline(study, winner, settings.seed)
     same = winner == baseline
-    console.print(f"the winner is the {kind} one" if same else "training from scratch")
-    dataset, rows = train_from_scratch(
-        console,
-        supernet,
-        [winner, baseline],
-        data,
-        images,
-        settings,
-        directory,
-        keep_weights=True,
-        resume=True,
+    given.console.print(f"the winner is the {kind} one" if same else "training from scratch")
+    builder, rows = train_from_scratch(
+        given, supernet, [winner, baseline], directory, keep_weights=True, resume=True
     )
     notes = {baseline: kind, winner: f"searched, {kind}" if same else "searched"}
     shown = [row for row in rows if row.architecture in notes]
     title = f"trained from scratch, {settings.standalone_epochs} epochs"
-    show_rows(console, supernet.space, title, shown, notes)
-    export_trained(dataset, winner, data, network)
+    show_rows(given.console, supernet.space, title, shown, notes)
+    export_trained(builder, winner, given.data, network)
 
 
 def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Architecture]:
-    """What the winner is to beat: a handcrafted assignment of its depth, or a random architecture.
+    """Return the kind and the architecture of the baseline, which the winner is compared with.
 
-    The random one is that of some hundred, within the constraint, whose cost is nearest to the winner's: the
-    constraint's first, or FLOPs.
+    That is a handcrafted assignment of its depth, or else the one of some hundred random architectures within
+    the constraint whose cost (the constraint's first, or FLOPs) is nearest to the winner's.
     """
     supernet, searcher = study.evaluator.supernet, study.searcher
     if isinstance(supernet, LayerAssignmentSupernet):

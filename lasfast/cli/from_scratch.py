@@ -1,51 +1,55 @@
-"""Training networks from scratch, for the commands that do."""
+"""Training from scratch, for the commands that do so."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from lasfast.cli.display import Meter, watch
+from lasfast.cli.setup import TrainingSetup
 from lasfast.data import Dataset
 from lasfast.report.tables import make_table
 from lasfast.spaces import Architecture, SearchSpace
-from lasfast.study.architecture_table import Row, TableBuilder
+from lasfast.study.architecture_table import Row
 from lasfast.study.result import format_params
+from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import Supernet, save_network
-from lasfast.train import TrainSettings
 
 
 def train_from_scratch(
-    console: Console,
+    given: TrainingSetup,
     supernet: Supernet,
     architectures: Iterable[Architecture],
-    data: Dataset,
-    images: Any,
-    settings: TrainSettings,
     directory: Path,
     *,
     keep_weights: bool,
     resume: bool,
 ) -> tuple[TableBuilder, list[Row]]:
-    """Train networks one after another, showing progress; return the dataset and the whole table."""
-    dataset = TableBuilder(
-        supernet, images, data.validation, architectures, directory, settings, keep_weights=keep_weights
+    """Train networks one after another, showing progress; return their table's builder and all its rows."""
+    console, validation = given.console, given.data.validation
+    builder = TableBuilder(
+        supernet,
+        given.images,
+        validation,
+        architectures,
+        directory,
+        given.settings,
+        keep_weights=keep_weights,
     )
-    rows: list[Row] = []
-    total = len(dataset.architectures)
+    shown: list[Row] = []
+    total = len(builder.architectures)
     with Meter(console) as meter:
-        on_progress = watch(meter, lambda one: f"{supernet.space.format(one)} ({len(rows) + 1}/{total})")
+        on_progress = watch(meter, lambda one: f"{supernet.space.format(one)} ({len(shown) + 1}/{total})")
 
         def on_row(row: Row) -> None:
-            rows.append(row)
+            shown.append(row)
             text = supernet.space.format(row.architecture)
-            console.print(f"{text}: top-1 {100 * row.top1:.1f} % ({len(rows)}/{total})")
+            console.print(f"{text}: top-1 {100 * row.top1:.1f} % ({len(shown)}/{total})")
 
-        table = dataset.run(resume=resume, on_progress=on_progress, on_row=on_row)
-    return dataset, table
+        rows = builder.run(resume=resume, on_progress=on_progress, on_row=on_row)
+    return builder, rows
 
 
 def show_rows(
@@ -66,6 +70,6 @@ def show_rows(
     console.print(table)
 
 
-def export_trained(dataset: TableBuilder, architecture: Architecture, data: Dataset, path: Path) -> None:
+def export_trained(builder: TableBuilder, architecture: Architecture, data: Dataset, path: Path) -> None:
     """Write a network trained from scratch as a `torch.export` program."""
-    save_network(dataset.network(architecture), path, (data.channels, *data.image_size))
+    save_network(builder.network(architecture), path, (data.channels, *data.image_size))

@@ -16,14 +16,14 @@ from lasfast.runtime.machine import gather
 
 @dataclass(frozen=True, kw_only=True)
 class InfoOptions(PrefixTreeOptions):
-    """How to print it, and of which prefix tree."""
+    """Options of `lasfast info`."""
 
     json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False
     prefix_tree: Annotated[
         str | None,
         panel(
             "Supernet",
-            "Say how these architectures, as 3-4-5,2-5-5, would run: layers shared, kernels.",
+            "Say how these architectures, such as 3-4-5,2-5-5, would run: layers shared, kernels.",
             "--prefix-tree",
             "--plan",
         ),
@@ -88,6 +88,6 @@ def _gpu(device: dict[str, Any]) -> str:
 
 
 def _checked(index: int) -> str:
-    """What is known of the kernels on a GPU."""
+    """Return what is known of the kernels on a GPU."""
     known = gpu_check.known(index)
     return "not checked yet" if known is None else str(known)

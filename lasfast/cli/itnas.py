@@ -10,7 +10,8 @@ import typer
 
 from lasfast.cli import setup
 from lasfast.cli.options import SizeOptions, SupernetSearchOptions, command, panel
-from lasfast.cli.search_supernet import Given, run_search
+from lasfast.cli.search_supernet import run_search
+from lasfast.cli.setup import TrainingSetup
 from lasfast.searchers import ITNAS
 from lasfast.supernets import CellNet
 from lasfast.train import ITNASTrainer
@@ -22,9 +23,9 @@ SMALL = {"architecture_learning_rate": 0.05, "temperature": (10.0, 0.5)}
 
 @dataclass(frozen=True, kw_only=True)
 class ITNASOptions(SupernetSearchOptions, SizeOptions):
-    """What ITNAS takes besides."""
+    """Options of ITNAS."""
 
-    supernet: Annotated[str, panel("Supernet", "cells, the one that it searches.")] = "cells"
+    supernet: Annotated[str, panel("Supernet", "cells, which alone ITNAS searches.")] = "cells"
     cells: Annotated[
         int | None, panel("Supernet", "Cells of the supernet (default: 8; preset small: 5).")
     ] = None
@@ -33,26 +34,35 @@ class ITNASOptions(SupernetSearchOptions, SizeOptions):
     ] = None
     supernet_epochs: Annotated[int | None, panel("Training", "Epochs of the search.")] = None
     architecture_learning_rate: Annotated[
-        float | None, panel("Search", "Of Adam, for the architecture (default: 3e-4; preset small: 0.05).")
+        float | None,
+        panel("Search", "Adam's learning rate, for the architecture (default: 3e-4; preset small: 0.05)."),
     ] = None
     temperature: Annotated[
         str | None,
-        panel("Search", "Of the Gumbel softmax, first and last (default: 10,0.1; preset small: 10,0.5)."),
+        panel(
+            "Search",
+            "Temperatures of the Gumbel softmax, first and last (default: 10,0.1; preset small: 10,0.5).",
+        ),
     ] = None
     transition: Annotated[
         bool, panel("Search", "Derive inner edges from their predecessors.", "--transition/--no-transition")
     ] = True
     gumbel: Annotated[
-        bool, panel("Search", "Draw operations; else DARTS' softmax.", "--gumbel/--no-gumbel")
+        bool,
+        panel("Search", "Draw operations, rather than mix them by DARTS' softmax.", "--gumbel/--no-gumbel"),
     ] = True
     none: Annotated[
-        bool, panel("Search", "Edges may do nothing, too, while they are searched.", "--none")
+        bool, panel("Search", "Let edges do nothing, too, while they are searched.", "--none")
     ] = False
-    pruning: Annotated[str, panel("Search", "iterative (the paper's), or hard (DARTS').")] = "iterative"
+    pruning: Annotated[
+        str, panel("Search", "How edges are pruned: iterative (the paper's) or hard (DARTS').")
+    ] = "iterative"
     retrain_cells: Annotated[
         int | None, panel("Search", "Cells of the networks that --retrain trains (default: as searched).")
     ] = None
-    retrain_channels: Annotated[int | None, panel("Search", "And their --cell-channels.")] = None
+    retrain_channels: Annotated[
+        int | None, panel("Search", "Channels of their first cells' nodes (default: as searched).")
+    ] = None
 
 
 def register(app: typer.Typer) -> None:
@@ -86,7 +96,7 @@ def register(app: typer.Typer) -> None:
             )
         options = _sized(options)
         arguments = _arguments(options)
-        given = Given.of(options)
+        given = TrainingSetup.of(options)
         supernet = _supernet(options, given)
         trainer = ITNASTrainer(supernet.to(given.device), given.images, given.settings, **arguments)
         searcher = ITNAS(supernet.space, learned=trainer.learned, pruning=options.pruning)
@@ -95,14 +105,14 @@ def register(app: typer.Typer) -> None:
 
 
 def _sized(options: ITNASOptions) -> ITNASOptions:
-    """The options with the sizes of their preset, which the configuration of the run is to have."""
+    """Return the options with the sizes of their preset, which the run's configuration has to say."""
     sizes = SMALL_SIZE if options.preset == "small" else {}
     asked: dict[str, Any] = {name: size for name, size in sizes.items() if getattr(options, name) is None}
     return dataclasses.replace(options, **asked)
 
 
 def _arguments(options: ITNASOptions) -> dict[str, Any]:
-    """What the trainer takes besides settings."""
+    """Return the arguments of the trainer besides its settings."""
     arguments: dict[str, Any] = dict(SMALL) if options.preset == "small" else {}
     if options.architecture_learning_rate is not None:
         arguments["architecture_learning_rate"] = options.architecture_learning_rate
@@ -117,14 +127,14 @@ def _arguments(options: ITNASOptions) -> dict[str, Any]:
     return arguments | {name: getattr(options, name) for name in ("transition", "gumbel", "none")}
 
 
-def _supernet(options: ITNASOptions, given: Given) -> CellNet:
+def _supernet(options: ITNASOptions, given: TrainingSetup) -> CellNet:
     supernet = setup.make_choice_supernet(options, given.data, options, options.seed)
     assert isinstance(supernet, CellNet)
     return supernet
 
 
-def _retrained(options: ITNASOptions, given: Given) -> CellNet | None:
-    """The supernet of the networks that are trained from scratch, where it is to be another."""
+def _retrained(options: ITNASOptions, given: TrainingSetup) -> CellNet | None:
+    """Return the supernet of the networks that are trained from scratch, or None for the one searched."""
     sizes: dict[str, Any] = {"cells": options.retrain_cells, "cell_channels": options.retrain_channels}
     sizes = {name: size for name, size in sizes.items() if size is not None}
     if sizes and not options.retrain:

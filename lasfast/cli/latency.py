@@ -1,4 +1,4 @@
-"""`lasfast latency`: time a supernet's layers on this machine, and see what their sum is worth."""
+"""`lasfast latency`: time a supernet's layers on this machine, and check how well their sums predict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lasfast.cli import setup
 from lasfast.cli.display import make_console
-from lasfast.cli.options import MachineOptions, SizeOptions, SupernetOptions, command, panel
+from lasfast.cli.options import MachineOptions, SizeOptions, SupernetOptions, command, panel, precision_option
 from lasfast.costs import LatencyTable
 from lasfast.evaluation import latency
 from lasfast.report.tables import make_table
@@ -27,36 +27,43 @@ LINE_SECONDS = 5.0  # between lines about long work
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyOptions(MachineOptions, SupernetOptions, SizeOptions):
-    """Which table, and of which supernet."""
+    """Options of both commands: which table, of which supernet."""
 
-    table: Annotated[Path, panel("Table", "The file.")] = Path("latency.json")
-    depth: Annotated[int, panel("Supernet", "That --max-layers is enough for, as in a search.")] = 9
+    table: Annotated[Path, panel("Table", "The table's file.")] = Path("latency.json")
+    depth: Annotated[
+        int, panel("Supernet", "Depth that the default of --max-layers is enough for, as in a search.")
+    ] = 9
     image_size: Annotated[int, panel("Supernet", "Height and width of the images.")] = 32
     channels: Annotated[int, panel("Supernet", "Channels of the images.")] = 3
-    classes: Annotated[int, panel("Supernet", "Classes.")] = 10
+    classes: Annotated[int, panel("Supernet", "Classes of the classifier.")] = 10
     seconds: Annotated[float, panel("Timing", "How long each timing lasts; the best run counts.")] = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions(LatencyOptions):
-    """How layers run."""
+    """Options of `lasfast latency build`."""
 
-    name: Annotated[str, panel("Table", "Of the machine, as in latency<=12ms@NAME.")] = "cpu"
-    backend: Annotated[str, panel("Timing", "native, or torch (channels_last).")] = "native"
-    precision: Annotated[str, panel("Timing", "fp32 or bf16.")] = "fp32"
+    name: Annotated[str, panel("Table", "Name of the machine, as in latency<=12ms@NAME.")] = "cpu"
+    backend: Annotated[str, panel("Timing", "What runs the layers: native, or torch (channels_last).")] = (
+        "native"
+    )
+    precision: Annotated[str, precision_option()] = "fp32"
     batch: Annotated[int, panel("Timing", "Images at a time.")] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(LatencyOptions):
-    """Against how many networks."""
+    """Options of `lasfast latency check`."""
 
     architectures: Annotated[int, panel("Check", "Random networks to time.")] = 30
-    fitted: Annotated[int, panel("Check", "On how many of them overhead + scale * sum is fitted.")] = 10
-    rounds: Annotated[int, panel("Check", "Turns of each network; its best counts.")] = 3
-    seed: Annotated[int, panel("Check", "Of the networks.")] = 0
+    fitted: Annotated[
+        int, panel("Check", "Networks that overhead + scale * sum is fitted to; the others test it.")
+    ] = 10
+    rounds: Annotated[int, panel("Check", "How often each network is timed; its best time counts.")] = 3
+    seed: Annotated[int, panel("Check", "Seed of the networks.")] = 0
     keep_fit: Annotated[
-        bool, panel("Check", "Write the fit to the table: costs follow it from then on.", "--keep-fit")
+        bool,
+        panel("Check", "Write the fit to the table, which corrects latencies from then on.", "--keep-fit"),
     ] = False
 
 
@@ -64,7 +71,7 @@ class CheckOptions(LatencyOptions):
 def build(options: BuildOptions) -> None:
     """Time each distinct layer, and write a table for constraints such as latency<=12ms@cpu.
 
-    Stopped at any moment, it goes on where it was: what is in the table is not timed again.
+    If this is stopped at any moment, the same command goes on: layers in the table are not timed again.
 
     **Examples**
 
@@ -99,7 +106,7 @@ def build(options: BuildOptions) -> None:
 def check(options: CheckOptions) -> None:
     """Time whole random networks, and compare them with the sums of their layers.
 
-    Give the supernet's options as for the build; the table says how networks are run.
+    The supernet's options are those of the build; the table says how networks are run.
 
     **Examples**
 
@@ -152,7 +159,7 @@ def _supernet(options: LatencyOptions) -> Supernet:
 
 
 class _Lines:
-    """Prints what was timed: the last, and before it a line every few seconds."""
+    """Prints what was timed, a line every few seconds and the last."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

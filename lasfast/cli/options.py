@@ -1,4 +1,4 @@
-"""The options of the commands, as dataclasses: each field is an option, with its default and help."""
+"""The options of the commands, as dataclasses whose fields are options, with their defaults and help."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from lasfast.ir.precision import PRECISIONS
+
 T = TypeVar("T")
 
 
 class StoppedError(Exception):
-    """Ctrl-C, with what it stopped: of a KeyboardInterrupt, typer does not keep the text."""
+    """Ctrl-C was pressed; the text says what it stopped, which typer drops from a KeyboardInterrupt."""
 
 
 def panel(name: str, text: str, *flags: str) -> Any:
@@ -23,9 +25,17 @@ def panel(name: str, text: str, *flags: str) -> Any:
     return typer.Option(*flags, help=text, rich_help_panel=name, show_default=True)
 
 
+def precision_option(default: str = "") -> Any:
+    """Return the option `--precision`, which all commands share; `default` says what its absence means."""
+    text = (
+        f"Of all that a network computes, in training and in evaluation: {' or '.join(PRECISIONS)}{default}."
+    )
+    return panel("Machine", text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which images, and how they are split."""
+    """Say which images are used, and how they are split."""
 
     data: Annotated[
         str,
@@ -47,7 +57,7 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyOptions:
-    """Which supernet, of either kind."""
+    """Say which supernet is built, of layer assignments or of choices."""
 
     supernet: Annotated[
         str, panel("Supernet", "residual, plain, mobilenet-v1 or resnet50; more in `lasfast spaces`.")
@@ -61,43 +71,45 @@ class FamilyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SupernetOptions(FamilyOptions):
-    """Which supernet of layer assignments."""
+    """Say which supernet of layer assignments is built."""
 
     max_layers: Annotated[
         str | None,
-        panel("Supernet", "Most layers of each group, as 6,6,6 (default: enough for the depth)."),
+        panel("Supernet", "Most layers of each group, such as 6,6,6 (default: enough for the depth)."),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SizeOptions:
-    """How large a supernet of choices is."""
+    """Say how large a supernet of choices is."""
 
-    width: Annotated[float, panel("Supernet", "Multiplies all channels of a supernet of choices.")] = 1.0
+    width: Annotated[float, panel("Supernet", "Factor of all channels of a supernet of choices.")] = 1.0
     cells: Annotated[int | None, panel("Supernet", "Cells of --supernet cells (default: 8).")] = None
     cell_channels: Annotated[
-        int | None, panel("Supernet", "Channels of its first cells' nodes (default: 16).")
+        int | None, panel("Supernet", "Channels of the first cells' nodes (default: 16).")
     ] = None
-    cell_nodes: Annotated[int | None, panel("Supernet", "Intermediate nodes of its cells (default: 4).")] = (
-        None
-    )
+    cell_nodes: Annotated[int | None, panel("Supernet", "Intermediate nodes of a cell (default: 4).")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class OneShotOptions(SizeOptions):
-    """How a supernet of choices is made and trained."""
+    """Say how a supernet of choices is built and trained."""
 
     supernet_epochs: Annotated[
         int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
     ] = None
     sampling: Annotated[
-        str, panel("Training", "What a batch of them trains: uniform, uniform-cost or sandwich.")
+        str,
+        panel(
+            "Training",
+            "Which paths of a supernet of choices a batch trains: uniform, uniform-cost or sandwich.",
+        ),
     ] = "uniform"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How to train; what is not given comes from the preset."""
+    """Say how to train; what is not given comes from the preset."""
 
     preset: Annotated[
         str, panel("Training", "small, cifar100, tiny-imagenet, tiny-imagenet-resnet50 or imagenet.")
@@ -109,24 +121,26 @@ class TrainOptions:
         int | None, panel("Training", "Epochs of the deepest sub-network before the search.")
     ] = None
     epochs_per_step: Annotated[int | None, panel("Training", "Epochs of each search step.")] = None
-    standalone_epochs: Annotated[int | None, panel("Training", "Epochs of stand-alone training.")] = None
-    precision: Annotated[str, panel("Training", "fp32, or bf16 (autocast).")] = "fp32"
+    standalone_epochs: Annotated[int | None, panel("Training", "Epochs of training from scratch.")] = None
+    precision: Annotated[str, precision_option()] = "fp32"
     channels_last: Annotated[
         bool | None,
-        panel("Training", "Keep weights and images in that layout.", "--channels-last/--no-channels-last"),
+        panel(
+            "Training", "Keep weights and images in this memory layout.", "--channels-last/--no-channels-last"
+        ),
     ] = None
     clip_norm: Annotated[
-        float | None, panel("Training", "Bound on the norm of an update's gradient (default: none).")
+        float | None, panel("Training", "Largest norm of an update's gradient (default: no bound).")
     ] = None
     operators: Annotated[
         str, panel("Training", "auto, native (lasfast's fused operators) or torch (PyTorch's own).")
     ] = "auto"
-    seed: Annotated[int, panel("Training", "Of weights, split, order, augmentation and search.")] = 0
+    seed: Annotated[int, panel("Training", "Seed of weights, split, order, augmentation and search.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """How candidates are measured."""
+    """Say how candidates are measured."""
 
     statistics: Annotated[
         str, panel("Evaluation", "BatchNorm convention: cumulative, ema or batch_mean.")
@@ -137,7 +151,7 @@ class EvaluateOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions:
-    """Where to run, and what to say."""
+    """Say where to run, and how much to print."""
 
     device: Annotated[str, panel("Machine", "auto, cpu or cuda.")] = "auto"
     threads: Annotated[int | None, panel("Machine", "CPU threads (default: as many as torch takes).")] = None
@@ -145,10 +159,17 @@ class MachineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyOptions:
-    """What every search takes, of a supernet or of a table."""
+class TrainingCommandOptions(MachineOptions, TrainOptions, DataOptions):
+    """Options of every command that trains."""
 
-    constraint: Annotated[str | None, panel("Search", "Bounds on costs, as flops<=30M,params<=2M.")] = None
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Options of every search, of a supernet or of a table."""
+
+    constraint: Annotated[str | None, panel("Search", "Bounds on costs, such as flops<=30M,params<=2M.")] = (
+        None
+    )
     directory: Annotated[
         Path | None, panel("Search", "Where to write (default: runs/SEARCHER-DATA).", "--directory", "-o")
     ] = None
@@ -159,21 +180,22 @@ class StudyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupernetSearchOptions(
-    StudyOptions, MachineOptions, EvaluateOptions, TrainOptions, FamilyOptions, DataOptions
-):
-    """What every search of a supernet takes."""
+class SupernetSearchOptions(StudyOptions, TrainingCommandOptions, EvaluateOptions, FamilyOptions):
+    """Options of every search of a supernet."""
 
     latency_table: Annotated[
         Path | None,
-        panel("Search", "The file of latency<=12ms@cpu in a constraint (lasfast latency build)."),
+        panel(
+            "Search",
+            "The file that bounds such as latency<=12ms@cpu are read from (see lasfast latency build).",
+        ),
     ] = None
     retrain: Annotated[
         bool,
         panel(
             "Search",
-            "At the end train from scratch the winner, and a handcrafted assignment or a random architecture "
-            "that costs as much.",
+            "At the end, train the winner from scratch, and beside it a handcrafted assignment or a random "
+            "architecture of the same cost.",
             "--retrain",
         ),
     ] = False
@@ -181,20 +203,20 @@ class SupernetSearchOptions(
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(SupernetSearchOptions, SupernetOptions):
-    """What every search of layer assignments takes."""
+    """Options of every search of layer assignments."""
 
-    depth: Annotated[int, panel("Search", "Layers of the assignments to end with.")] = 9
+    depth: Annotated[int, panel("Search", "Layers of the assignments that the search ends with.")] = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceOptions(SupernetSearchOptions, OneShotOptions):
-    """What every search of a supernet of choices takes."""
+    """Options of every search of a supernet of choices."""
 
 
 def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable[[T], None]], None]:
     """Register `function(options)` as a command whose options are the dataclass's fields.
 
-    The docstring is the help page; paragraphs that begin with a backslash-b keep their lines.
+    The function's docstring is the help page.
     """
     hints = get_type_hints(options, include_extras=True)
     parameters = [

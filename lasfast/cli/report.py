@@ -25,14 +25,14 @@ from lasfast.report import (
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """What to report, and where to."""
+    """Options of `lasfast report`."""
 
     run: Annotated[Path, typer.Argument(help="A study's directory.", metavar="RUN")]
     plot: Annotated[
         Path | None, typer.Option(help="The picture's file, .png, .svg or .pdf (default: RUN/search.png).")
     ] = None
     candidates: Annotated[
-        bool, typer.Option("--candidates", help="Show every candidate, not the winners only.")
+        bool, typer.Option("--candidates", help="Show every candidate, not only the winners.")
     ] = False
 
 
@@ -41,7 +41,9 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "report", ReportOptions)
     def report(options: ReportOptions) -> None:
-        """Show a study's winners per depth, or its Pareto front, and draw its picture; also while it runs.
+        """Show the winner of each depth of a study, or its Pareto front, and draw its picture.
+
+        The study may still be running.
 
         **Examples**
 
@@ -75,7 +77,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _show_training(console: Console, run: Run) -> None:
-    """Show where the training of a search is that measures only at its end, and what it has learned."""
+    """Show the training of a search that measures only at its end: how far it is, and what it has learned."""
     found = pruned_so_far(run)
     space = space_of(run)
     if found is None or space is None:

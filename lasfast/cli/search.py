@@ -24,22 +24,22 @@ app = typer.Typer(
 
 @dataclass(frozen=True, kw_only=True)
 class NIROptions(SearchOptions):
-    """What NIR takes besides."""
+    """Options of NIR."""
 
     beam: Annotated[int, panel("Search", "Assignments of each depth that are kept as parents.")] = 1
     update: Annotated[
         str,
         panel(
             "Training",
-            "sequential, an update for each sub-network of a batch (the paper), or joint, one for all: "
-            "batches are faster, updates fewer.",
+            "sequential, with an update for each sub-network of a batch (the paper), or joint, with one for "
+            "all, so that batches are faster and updates fewer.",
         ),
     ] = "sequential"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomOptions(SearchOptions, ChoiceOptions, TableOptions):
-    """What random search takes besides."""
+    """Options of random search."""
 
     samples: Annotated[int, panel("Search", "How many architectures to try.")] = 20
 
@@ -70,10 +70,10 @@ def nir(options: NIROptions) -> None:
 
 @command(app, "random", RandomOptions)
 def random(options: RandomOptions) -> None:
-    """Try random architectures, a baseline: assignments of one depth, choices, or what a table has.
+    """Try random architectures, as a baseline: assignments of one depth, choices, or those of a table.
 
-    A supernet of layer assignments is trained on one of them, drawn uniformly, per batch (beside the
-    deepest), then all are measured; one of choices is trained before.
+    A supernet of layer assignments is trained, in each batch, on one of them, drawn uniformly, and on the
+    deepest; then all are measured. A supernet of choices is trained beforehand.
 
     **Examples**
 

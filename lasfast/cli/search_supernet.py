@@ -1,31 +1,30 @@
-"""A search of a supernet: from options to a study, its run and its end."""
+"""Searches of a supernet: options become a study, which is run, shown and written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from lasfast import costs
 from lasfast.cli import setup
 from lasfast.cli.config import write_config
-from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay, make_console
+from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay
 from lasfast.cli.finish import finish
 from lasfast.cli.options import ChoiceOptions, SearchOptions, SupernetSearchOptions
+from lasfast.cli.setup import TrainingSetup
 from lasfast.constraints import Constraint
 from lasfast.data import Dataset
 from lasfast.runtime import distributed
 from lasfast.searchers import Searcher
 from lasfast.study.study import Study
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
-from lasfast.train import OneShotTrainer, PathTrainer, SupernetTrainer, TrainSettings
+from lasfast.train import OneShotTrainer, PathTrainer, SupernetTrainer
 
 MakeSearcher = Callable[[Any, Constraint | None], Searcher]
-"""From a space and a constraint."""
+"""Makes a searcher of a space and a constraint."""
 
 
 def search_assignments(
@@ -37,7 +36,7 @@ def search_assignments(
 ) -> None:
     """Search layer assignments, training the supernet for the candidates of each step."""
     max_layers = setup.parse_max_layers(options, options.depth)
-    given = Given.of(options)
+    given = TrainingSetup.of(options)
     supernet = setup.make_supernet(options, given.data, max_layers, options.seed).to(given.device)
     searcher = make_searcher(supernet.space, _constraint(options, supernet, given.data))
     trainer = SupernetTrainer(supernet, given.images, given.settings, paths=paths, update=update)
@@ -46,8 +45,8 @@ def search_assignments(
 
 
 def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearcher) -> None:
-    """Search choices, the supernet trained beforehand."""
-    given = Given.of(options)
+    """Search choices, with a supernet that is trained beforehand."""
+    given = TrainingSetup.of(options)
     supernet = setup.make_choice_supernet(options, given.data, options, options.seed).to(given.device)
     constraint = _constraint(options, supernet, given.data)
     searcher = make_searcher(supernet.space, constraint)
@@ -55,25 +54,6 @@ def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearche
     trainer = OneShotTrainer(supernet, given.images, given.settings, sampler=sampler)
     within = "" if constraint is None else f" within {constraint}"
     run_search(name, within, options, given, searcher, trainer, {})
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a search is given besides its supernet."""
-
-    console: Console
-    device: torch.device
-    settings: TrainSettings
-    data: Dataset
-    images: Any  # those of training, on the device
-
-    @classmethod
-    def of(cls, options: SupernetSearchOptions) -> Given:
-        """What the options ask for."""
-        console, device = make_console(options.quiet), setup.make_device(options)
-        settings = setup.make_settings(options)
-        data = setup.load_data(options, options.seed)
-        return cls(console, device, settings, data, setup.training_images(data, device))
 
 
 def _constraint(options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> Constraint | None:
@@ -87,7 +67,7 @@ def run_search(
     name: str,
     what: str,
     options: SupernetSearchOptions,
-    given: Given,
+    given: TrainingSetup,
     searcher: Searcher,
     trainer: PathTrainer,
     more: dict[str, str],
@@ -96,18 +76,18 @@ def run_search(
     """Run the study, and show and write what it found.
 
     Args:
-        name: of the search method.
-        what: of what it is, for the heading.
-        options: of the command.
-        given: what it is given besides.
-        searcher: proposes.
-        trainer: of the supernet.
-        more: for the configuration.
-        retrained: what gives the networks that are trained from scratch, where it is not the supernet.
+        name: the name of the search method.
+        what: a text about the search, for the heading.
+        options: the options of the command.
+        given: what they set up.
+        searcher: proposes architectures.
+        trainer: trains the supernet.
+        more: further values for the configuration of the run.
+        retrained: gives the networks that are trained from scratch; None is the supernet.
     """
     console, data, supernet = given.console, given.data, trainer.supernet
     main = distributed.world().main
-    evaluator = setup.make_evaluator(options, supernet, data, options.precision)
+    evaluator = setup.make_evaluator(options, supernet, data)
     source = options.data.rpartition("/")[2].replace(":", "-")
     directory = options.directory or Path("runs") / f"{name}-{source}"
     with Meter(console) as meter:
@@ -121,16 +101,7 @@ def run_search(
             write_config(directory, options, search=name, **more)
         result = study.run(resume=options.resume)
     if main:
-        finish(
-            console,
-            study,
-            result,
-            data,
-            given.images,
-            given.settings,
-            retrain=options.retrain,
-            retrained=retrained,
-        )
+        finish(given, study, result, retrain=options.retrain, retrained=retrained)
 
 
 def _title(supernet: Supernet) -> str:

@@ -1,4 +1,4 @@
-"""A search in a table of trained networks, in place of a supernet: options, objects, the run and its end."""
+"""Searches in a table of trained networks: options become a study, which is run, shown and written."""
 
 from __future__ import annotations
 
@@ -19,30 +19,35 @@ from lasfast.report import Run, front_table, plot_search
 from lasfast.runtime import distributed
 from lasfast.searchers import Searcher
 from lasfast.spaces import ChoiceSpace
-from lasfast.study.study import JOURNAL, RESULT, Study, StudyResult
+from lasfast.study.files import JOURNAL, RESULT
+from lasfast.study.result import StudyResult
+from lasfast.study.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    """Which table, and what its columns hold."""
+    """Options that name a table and its columns."""
 
     table: Annotated[
-        Path | None, panel("Table", "Search in this table of trained networks (.npz or .csv); no training.")
+        Path | None,
+        panel("Table", "Search in this table of trained networks (.npz or .csv) and train nothing."),
     ] = None
     architecture_column: Annotated[
-        str, panel("Table", "Architectures: ints [N, layers] in .npz, text as 2-0-1 in .csv.")
+        str, panel("Table", "Column of architectures: ints [N, layers] in .npz, text such as 2-0-1 in .csv.")
     ] = "arch"
-    accuracy_column: Annotated[str, panel("Table", "Accuracies: shares or percent; of each run in .npz.")] = (
-        "mean_acc"
+    accuracy_column: Annotated[
+        str, panel("Table", "Column of accuracies: shares or percent; in .npz also [N, runs].")
+    ] = "mean_acc"
+    cost_columns: Annotated[str, panel("Table", "Columns of costs, by which constraints name them.")] = (
+        "flops,params"
     )
-    cost_columns: Annotated[str, panel("Table", "Costs, as constraints name them.")] = "flops,params"
     table_run: Annotated[
         int | None, panel("Table", "Take the accuracies of this run, from 0 (default: their mean).")
     ] = None
 
 
-def load_table(options: TableOptions) -> ArchitectureTable:
-    """Read the table that was named; ValueError where it cannot be read."""
+def read_table(options: TableOptions) -> ArchitectureTable:
+    """Read the table that the options name; ValueError where it cannot be read."""
     assert options.table is not None
     costs = tuple(name.strip() for name in options.cost_columns.split(",") if name.strip())
     return ArchitectureTable.load(
@@ -56,9 +61,9 @@ def search_table(
     study_options: StudyOptions,
     make_searcher: Callable[[ChoiceSpace, Constraint | None], Searcher],
 ) -> None:
-    """Search the table, show and write what was found."""
+    """Search the table, and show and write what was found."""
     console = make_console(study_options.quiet)
-    table = load_table(options)
+    table = read_table(options)
     evaluator = TabularEvaluator(table, run=options.table_run)
     constraint = None
     if study_options.constraint is not None:

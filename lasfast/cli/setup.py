@@ -1,4 +1,4 @@
-"""From options to objects: data, supernet, evaluator, trainer."""
+"""Set-up of commands: options become the images, supernet, settings and evaluator that they ask for."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import torch
+from rich.console import Console
 
 import lasfast
 from lasfast import costs, supernets
+from lasfast.cli.display import make_console
 from lasfast.cli.options import (
     DataOptions,
-    EvaluateOptions,
     FamilyOptions,
     MachineOptions,
     SizeOptions,
     SupernetOptions,
+    SupernetSearchOptions,
+    TrainingCommandOptions,
     TrainOptions,
 )
 from lasfast.constraints import Bound, Constraint
 from lasfast.core.checks import check_choice
-from lasfast.data import Dataset, TensorImages
+from lasfast.data import Dataset, TensorImages, TrainingImages
 from lasfast.runtime import distributed
 from lasfast.spaces import CellSpace
 from lasfast.supernets import CellNet, ChoiceSupernet, LayerAssignmentSupernet, Supernet
@@ -53,6 +56,34 @@ CHOICE_FAMILIES: dict[str, Callable[..., ChoicesNet]] = {
 SAMPLERS = ("uniform", "uniform-cost", "sandwich")
 
 
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What a command that trains has besides its supernet.
+
+    Attributes:
+        console: prints what is not the result.
+        device: where networks are trained and measured.
+        settings: how they are trained.
+        data: the dataset.
+        images: the dataset's training images, on the device if they are in memory.
+    """
+
+    console: Console
+    device: torch.device
+    settings: TrainSettings
+    data: Dataset
+    images: TrainingImages
+
+    @classmethod
+    def of(cls, options: TrainingCommandOptions) -> TrainingSetup:
+        """Set up what the options ask for."""
+        console, device = make_console(options.quiet), make_device(options)
+        settings = make_settings(options)
+        data = load_data(options, options.seed)
+        images = data.train.to(device) if isinstance(data.train, TensorImages) else data.train
+        return cls(console, device, settings, data, images)
+
+
 def make_device(options: MachineOptions) -> torch.device:
     """Set the number of threads and return the device; ValueError where there is no such device."""
     if options.threads is not None:
@@ -67,7 +98,7 @@ def make_device(options: MachineOptions) -> torch.device:
 
 
 def load_data(options: DataOptions, seed: int) -> Dataset:
-    """Load and split the images; one process of a machine first, which may download them."""
+    """Load and split the images. One process of each machine goes first, which may download them."""
     with distributed.world().first_here():
         return lasfast.data.load(
             options.data,
@@ -87,7 +118,7 @@ def check_family(options: FamilyOptions) -> None:
 
 
 def check_any_family(options: FamilyOptions) -> None:
-    """Raise ValueError where there is no such family of either kind."""
+    """Raise ValueError where there is no such family, of layer assignments or of choices."""
     check_choice("--supernet", options.supernet, (*FAMILIES, *CHOICE_FAMILIES))
 
 
@@ -120,7 +151,7 @@ def parse_max_layers(options: SupernetOptions, depth: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class ImageKind:
-    """What a supernet needs to know of images, where there are none."""
+    """The classes and sizes of images, for a supernet that is built without a dataset."""
 
     num_classes: int
     channels: int
@@ -168,7 +199,7 @@ def make_choice_supernet(
 
 
 def _cell_arguments(family: str, size: SizeOptions) -> dict[str, Any]:
-    """What a stack of cells takes besides; ValueError where another family is to have it."""
+    """Return the arguments of a stack of cells; ValueError where another family is given them."""
     given: dict[str, Any] = {"cells": size.cells, "channels": size.cell_channels, "space": size.cell_nodes}
     given = {name: value for name, value in given.items() if value is not None}
     if given and family != "cells":
@@ -184,7 +215,7 @@ def _cell_arguments(family: str, size: SizeOptions) -> dict[str, Any]:
 def make_any_supernet(
     options: SupernetOptions, data: Dataset | ImageKind, *, depth: int, size: SizeOptions, seed: int
 ) -> Supernet:
-    """Build the supernet of either kind: `depth` is for layer assignments, `size` for choices.
+    """Build the supernet of any family; `depth` is for layer assignments, `size` for choices.
 
     Raises:
         ValueError: no such family, or options that it does not take.
@@ -203,7 +234,7 @@ def _fitting_stem(image_size: int) -> str:
 def make_sampler(
     name: str, supernet: ChoicesNet, constraint: Constraint | None, image_size: tuple[int, int]
 ) -> PathSampler:
-    """Return the path sampler of a name; what it needs of costs are the constraint's first, or FLOPs.
+    """Return the path sampler of a name. Its cost, if it needs one, is the constraint's first, or FLOPs.
 
     Raises:
         ValueError: no such sampler, or no architecture within the constraint.
@@ -223,7 +254,7 @@ def make_sampler(
 
 
 def make_settings(options: TrainOptions) -> TrainSettings:
-    """Return the preset with what was given in its place."""
+    """Return the preset's settings, with those that the options give in their place."""
     names = (
         "batch_size",
         "learning_rate",
@@ -242,36 +273,25 @@ def make_settings(options: TrainOptions) -> TrainSettings:
     return resolve(options.preset, **{name: value for name, value in given.items() if value is not None})
 
 
-def make_evaluator(
-    options: EvaluateOptions,
-    supernet: Supernet,
-    data: Dataset,
-    precision: str,
-    statistics: str | None = None,
-) -> lasfast.Evaluator:
+def make_evaluator(options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> lasfast.Evaluator:
     """Build the evaluator on the images' calibration and validation parts."""
     return lasfast.Evaluator(
         supernet,
         data.raw_calibration,
         data.raw_validation,
         backend=options.backend,
-        precision=precision,
-        statistics=statistics or options.statistics,
+        precision=options.precision,
+        statistics=options.statistics,
         memory_budget=options.memory_budget,
         normalize=(data.mean, data.std),
     )
-
-
-def training_images(data: Dataset, device: torch.device) -> Any:
-    """Return the training images, on the device where they are held in memory."""
-    return data.train.to(device) if isinstance(data.train, TensorImages) else data.train
 
 
 S = TypeVar("S")
 
 
 def _seeded(make: Callable[..., S], seed: int, *arguments: Any, **named: Any) -> S:
-    """Make something random as a function of the seed."""
+    """Call what makes something at random, with torch's generator seeded."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make(*arguments, **named)

@@ -1,4 +1,4 @@
-"""`lasfast spaces`: the supernets there are, how many architectures they hold, and what these decide."""
+"""`lasfast spaces`: list the supernets, how many architectures they hold, and the decisions of these."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ LAYERS = 6  # of each group of the assignments that are counted
 
 @dataclass(frozen=True, kw_only=True)
 class SpacesOptions(SizeOptions):
-    """Which spaces to show."""
+    """Options of `lasfast spaces`."""
 
     supernet: Annotated[
-        str | None, typer.Argument(help="Show the decisions of this one.", metavar="[SUPERNET]")
+        str | None, typer.Argument(help="Show the decisions of this supernet.", metavar="[SUPERNET]")
     ] = None
     image_size: Annotated[int, typer.Option(help="Height and width that FLOPs are counted for.")] = 32
     num_classes: Annotated[int, typer.Option(help="Classes of the classifier.")] = 10
@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "spaces", SpacesOptions)
     def spaces(options: SpacesOptions) -> None:
-        """List the supernets that `--supernet` takes; of one of choices, its decisions.
+        """List the supernets that `--supernet` takes, or show the decisions of a supernet of choices.
 
         Nothing is trained or run.
 
@@ -129,7 +129,7 @@ def _reach(layer: object) -> str:
 
 
 def _make(name: str, options: SpacesOptions) -> ChoicesNet:
-    """A supernet without weights: costs do not look at them."""
+    """Return a supernet without weights, which costs do not look at."""
     size = options if name == "cells" else SizeOptions(width=options.width)
     with torch.device("meta"):
         return make_choice_supernet(FamilyOptions(supernet=name), _images(options), size, 0)

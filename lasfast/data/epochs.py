@@ -60,4 +60,4 @@ class ShuffledImages(ABC):
 
     @abstractmethod
     def _shards(self, chosen: list[Tensor], seed: int, start: int, rows: Rows) -> Iterator[Shard]:
-        """Yield the wanted rows of the batches from `start` on, of the images `chosen`, int64 [B] each."""
+        """Yield the wanted rows of batches `start`, `start + 1`, ..., whose images are in `chosen`."""

@@ -1,4 +1,4 @@
-"""How good architectures are: evaluators, recalibration of batch norms, and latencies."""
+"""Evaluation: how good architectures are, recalibration of batch norms, and latencies."""
 
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.evaluation.recalibration import calibrate

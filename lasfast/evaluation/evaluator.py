@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Evaluator:
-    """Recomputes BatchNorm statistics and predicts, for many architectures in one pass.
+    """Recomputes BatchNorm statistics and predicts validation images, for many architectures in one pass.
 
     Tensors of images may be on any device. Where that is not the supernet's, they are copied to it once, at
     their first use, or, where its memory is too little for them, batch by batch.
@@ -39,8 +39,8 @@ class Evaluator:
         supernet: owns the weights; its parameters' device is where everything runs.
         calibration: images [N, C, H, W], floating point and normalized (or uint8: see `normalize`), or a
             loader that can be iterated repeatedly. A tensor is cut into batches of nearly equal size, at most
-            `calibration_batch`; a loader's batches are taken as they are. All architectures see the same
-            batches in the same order.
+            `calibration_batch`; a loader's batches stay as they are. All architectures see the same batches
+            in the same order.
         validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs. Tensors are predicted
             in a random order, always the same, so that a race (see `race`) may stop anywhere.
         backend: "native" (the compiled module, CPU or CUDA), "torch" (the reference, runs anything), or
@@ -54,8 +54,8 @@ class Evaluator:
             batch is never cut, since that would change its statistics: choose `calibration_batch`.
         calibration_batch, validation_batch: images per batch, of tensors.
         normalize: (mean, std) of each channel, of values from 0 to 1. All images are then uint8, stay so on
-            the device, and are normalized where the first operation reads them, to the same bits as by
-            `lasfast.data`: results are those of images that were normalized beforehand.
+            the device, and are normalized where the first operation reads them. Results are, to the bit,
+            those of images that `lasfast.data` normalized beforehand.
 
     Raises:
         ValueError, TypeError: an argument has the wrong type, shape or range.
@@ -106,8 +106,8 @@ class Evaluator:
     def __call__(self, architectures: Sequence[Architecture]) -> list[Measurement]:
         """Return a measurement for each architecture, in order.
 
-        The result for one architecture is the same whatever others it is asked with. Within
-        `lasfast.distributed.start`, all ranks ask for the same, each measures a part, and all get the whole.
+        The result for one architecture does not depend on the others. Within `lasfast.distributed.start`, all
+        processes ask for the same, each measures a part, and all get the whole.
         """
         asked = list(map(self.space.validate, architectures))
         if not asked:
@@ -127,24 +127,25 @@ class Evaluator:
         ]
 
     def race(self, architectures: Sequence[Architecture], *, keep: int, error: float = 0.05) -> RaceResult:
-        """Find the best `keep` without predicting every image for those that fall behind.
+        """Find the best `keep` architectures without predicting every image for those that fall behind.
 
-        All are calibrated; then validation images are predicted in random order, in growing parts, and a
+        All are calibrated. Then validation images are predicted in random order, in growing parts, and a
         candidate is dropped once `keep` others beat it (`lasfast.measurements.racing.Race` says when).
 
         Args:
             architectures: the candidates; one that is asked for twice runs once.
-            keep: how many.
-            error: the greatest probability that one of the true best is dropped, over the order of the
-                images; below 0.5. With 0, only candidates that the images left cannot bring back are dropped.
+            keep: how many of the best are wanted.
+            error: the greatest probability, over the order of the images, that one of the true best is
+                dropped; below 0.5. With 0, a candidate is dropped only when the images left cannot bring it
+                back.
 
         Returns:
-            The best and the others. The measurements of the best are what calling the evaluator gives, bit
-            for bit unless a memory budget cuts batches.
+            The best and the others. The measurements of the best are those that calling the evaluator gives,
+            bit for bit unless a memory budget cuts batches.
 
         Raises:
-            TypeError: validation images that come from a loader, which has an order of its own.
-            ValueError: `keep` or `error` out of range, or an invalid architecture.
+            TypeError: the validation images come from a loader, which has an order of its own.
+            ValueError: `keep` or `error` is out of range, or an architecture is invalid.
         """
         if not is_pair(self.validation):
             raise TypeError(
@@ -154,7 +155,7 @@ class Evaluator:
         asked = list(dict.fromkeys(map(self.space.validate, architectures)))
         images = len(self.validation[1])
         begin = partial(Race, len(asked), images, keep=keep, error=error, step=self.validation_batch)
-        begin()  # says what is wrong with the arguments
+        begin()  # raises an error where an argument is wrong
         paths = [self.supernet.path(architecture) for architecture in asked]
         return self._run(lambda measurer: measurer.race(begin(), asked, paths))
 
@@ -185,7 +186,7 @@ class Evaluator:
         return network.eval()
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies the measurements this makes, as JSON-able values."""
+        """Return what identifies the measurements, as JSON values."""
         return {
             "backend": self.backend.name,
             "precision": self.backend.precision,

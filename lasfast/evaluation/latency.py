@@ -1,8 +1,8 @@
-"""Time each distinct layer of a supernet, and see how well the sum of the times predicts whole networks.
+"""Latencies: time each distinct layer of a supernet, and check how well sums of these times predict networks.
 
 A layer that runs alone, again and again, finds its weights in the caches, which in a network the other layers
-have filled with theirs. So before each run, as many bytes are read as a network's weights have. What is left
-is not the truth either: `check` says how far off the sum is, and fits overhead + scale * sum.
+have filled with theirs. So before each run, as many bytes are read as a network's weights have. The sum of
+the times is still not a network's time: `check` says how far off it is, and fits overhead + scale * sum.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from lasfast.spaces import Architecture, CellSpace
 from lasfast.supernets import Supernet
 
 Timer = Callable[[Callable[[], None], Callable[[], None]], float]
-"""Runs a function repeatedly, another before each run, and returns the seconds of one run without that."""
+"""Runs the second function before each run of the first; returns the seconds of one run of the first."""
 Progress = Callable[[int, int, str], None]
-"""Is told what is done, how many there are, and what was timed."""
+"""Is called with how many timings are done, how many there are in all, and what was timed."""
 
 _MEAN = Layer("mean", (layers.GlobalAvgPool(),))
 _FLATTEN = Layer("flatten", (layers.Flatten(),))
 PATIENCE = 500
-"""Random architectures without a new layer, beside twice the layers found: few have others, if any."""
+"""How many random architectures without a new layer end the search, with twice the layers found added."""
 
 
 def least_seconds(seconds: float = 0.2, runs: int = 5) -> Timer:
-    """Return a timer that runs for so long, and at least so often, and takes the least disturbed run."""
+    """Return a timer that runs for `seconds`, at least `runs` times, and takes the fastest run."""
 
     def timer(run: Callable[[], None], before: Callable[[], None]) -> float:
         run()
@@ -80,21 +80,23 @@ def build(
 ) -> LatencyTable:
     """Time the layers of a supernet that a table lacks, and write each to the table's file at once.
 
-    Layers that differ in their names alone are timed once. Stopped at any moment, it goes on where it was.
+    Layers that differ in their names alone are timed once. If this is stopped at any moment, calling it again
+    goes on from there.
 
     Args:
-        supernet: whose layers; its parameters' device is where they run.
+        supernet: the supernet; its parameters' device is where layers run.
         input_size: (height, width) of the images.
-        path: the table's file, new or to go on with.
-        name: of the machine; the cost is `latency@NAME`.
+        path: the table's file, which may be there already.
+        name: the name of the machine; the cost is `latency@NAME`.
         backend: "native", the compiled module; or "torch", stand-alone modules (channels_last).
         precision: "fp32" or "bf16".
         batch: images at a time.
         timer: measures; the default is `least_seconds()`.
-        progress: is told of each layer.
+        progress: is called after each layer.
 
     Raises:
-        ValueError: an argument out of range, a damaged file, or one that was made otherwise or elsewhere.
+        ValueError: an argument is out of range, or the file is damaged, or was made with other settings or on
+            another machine.
     """
     check_choice("backend", backend, ("native", "torch"))
     check_choice("precision", precision, tuple(PRECISIONS))
@@ -137,8 +139,10 @@ def build(
 def distinct_layers(supernet: Supernet, input_size: tuple[int, int]) -> dict[str, tuple[Layer, Shape]]:
     """Return a layer and its input's shape for each `layer_key` that architectures of the supernet have.
 
-    Random architectures are drawn until no more are found; one in thousands may still have another.
-    ValueError for cells, which are too many.
+    Random architectures are drawn until they have no more new layers; one in thousands may still have one.
+
+    Raises:
+        ValueError: the supernet's layers are whole cells, of which there are too many.
     """
     if isinstance(supernet.space, CellSpace):
         raise ValueError(
@@ -167,8 +171,8 @@ class Agreement:
     """How well predicted latencies agree with measured ones.
 
     Attributes:
-        error: mean absolute difference, relative to the measured.
-        tau, rho: Kendall's and Spearman's rank correlations; NaN where all are equal.
+        error: mean absolute difference, relative to the measured latency.
+        tau, rho: Kendall's and Spearman's rank correlations; NaN where all latencies are equal.
     """
 
     error: float
@@ -181,11 +185,11 @@ class LatencyCheck:
     """Predicted and measured latencies of random architectures, in seconds.
 
     Attributes:
-        architectures: which.
-        predicted: sums of their layers.
-        measured: whole networks.
-        fitted: how many of them, the first, the fit is made on; the others validate it.
-        overhead, scale: of the fit, measured = overhead + scale * predicted.
+        architectures: the architectures.
+        predicted: the sum of the times of each one's layers.
+        measured: the time of each whole network.
+        fitted: how many of the architectures, from the first, the fit is made on; the others validate it.
+        overhead, scale: the fit, measured = overhead + scale * predicted.
     """
 
     architectures: list[Architecture]
@@ -196,15 +200,15 @@ class LatencyCheck:
     scale: float
 
     def of_sum(self) -> Agreement:
-        """The plain sums, of all architectures."""
+        """Return the agreement of the plain sums, of all architectures."""
         return _agreement(self.predicted, self.measured)
 
     def of_sum_held_out(self) -> Agreement:
-        """The plain sums, of the architectures that the fit has not seen."""
+        """Return the agreement of the plain sums, of the architectures that the fit has not seen."""
         return _agreement(self.predicted[self.fitted :], self.measured[self.fitted :])
 
     def of_fit(self) -> Agreement:
-        """The fit, of the architectures that it has not seen."""
+        """Return the agreement of the fit, of the architectures that it has not seen."""
         predicted = [self.overhead + self.scale * one for one in self.predicted[self.fitted :]]
         return _agreement(predicted, self.measured[self.fitted :])
 
@@ -221,22 +225,22 @@ def check(
     timer: Timer | None = None,
     progress: Progress | None = None,
 ) -> LatencyCheck:
-    """Time whole random networks as the table's layers were, and compare.
+    """Time whole random networks as the table's layers were timed, and compare them with the sums.
 
     Args:
-        supernet: as the table was built for.
+        supernet: the supernet that the table was built for.
         input_size: (height, width) of the images.
-        table: its settings say how networks are run.
-        architectures: how many different ones, as far as the space has them; at least 4.
+        table: the table, whose settings say how networks are run.
+        architectures: how many different ones to time, as far as the space has them; at least 4.
         fitted: on how many of them the fit is made; 2 to all but 2.
-        rounds: times that each network's turn comes; its best counts.
-        seed: of the architectures.
+        rounds: how often each network is timed; its best time counts.
+        seed: the seed of the random architectures.
         timer: measures; the default is `least_seconds()`.
-        progress: is told of each network.
+        progress: is called after each timing.
 
     Raises:
-        ValueError: an argument out of range, a layer that the table lacks, or another machine or number of
-            threads than the table's.
+        ValueError: an argument is out of range, the table lacks a layer, or it was made on another machine or
+            with another number of threads.
     """
     architectures = as_int("architectures", architectures, minimum=4)
     check_positive(rounds=rounds)
@@ -253,7 +257,7 @@ def check(
     runner = _Runner(supernet, table.settings)
     timer = timer or least_seconds()
     measured = [float("inf")] * len(paths)
-    # Round by round, so that a time when the machine was busy with something else hits no network alone.
+    # Round by round, so that no network alone is timed while the machine is busy with something else.
     for number in range(rounds * len(paths)):
         index = number % len(paths)
         measured[index] = min(measured[index], timer(runner(paths[index], shape), lambda: None))
@@ -265,7 +269,7 @@ def check(
 
 
 class _Runner:
-    """Makes functions that run a path once on random images, to their end."""
+    """Makes functions that run a path once on random images, and wait for the result."""
 
     def __init__(self, supernet: Supernet, settings: Any) -> None:
         self.supernet, self.settings = supernet, settings
@@ -320,11 +324,11 @@ class _Runner:
 def _layer_seconds(
     runner: _Runner, timer: Timer, before: Callable[[], None], layer: Layer, shape: Shape
 ) -> float:
-    """Seconds of a layer alone.
+    """Return the seconds of a layer alone.
 
     The compiled module runs paths from images to features. So a layer that gives images is timed with a mean
-    over them, and that mean by itself, the call included, is taken off. The layer that ends a network keeps
-    the call, which a network has once.
+    over them, and the time of this mean by itself, the call included, is subtracted. The layer that ends a
+    network keeps the time of the call, which a network makes once.
     """
     output = layer.shapes(shape)[-1]
     if runner.native is None or len(output) != 3:
@@ -334,7 +338,7 @@ def _layer_seconds(
 
 
 def _same(here: LatencyTable, table: LatencyTable) -> LatencyTable:
-    """The table, if it was made as one here would be; ValueError says what differs."""
+    """Return the table if it was made as one here would be; ValueError says what differs."""
     wanted = {"name": here.name, **here.settings, **here.machine}
     given = {"name": table.name, **table.settings, **table.machine}
     different = sorted(name for name in {*wanted, *given} if wanted.get(name) != given.get(name))
@@ -348,14 +352,14 @@ def _same(here: LatencyTable, table: LatencyTable) -> LatencyTable:
 
 
 def _weights(supernet: Supernet, architectures: int = 30) -> int:
-    """How many weights a network of the supernet has in the mean."""
+    """Return how many weights a network of the supernet has in the mean."""
     rng = random.Random(0)
     paths = [supernet.path(supernet.space.sample(rng)) for _ in range(architectures)]
     return sum(map(path_params, paths)) // architectures
 
 
 def _architectures(supernet: Supernet) -> Iterator[Architecture]:
-    """The deepest architecture where there is one, then random ones without end."""
+    """Give the deepest architecture where there is one, then random ones without end."""
     deepest = getattr(supernet.space, "deepest", None)
     if deepest is not None:
         yield deepest
@@ -372,7 +376,7 @@ def _agreement(predicted: list[float], measured: list[float]) -> Agreement:
 
 
 def _line(x: list[float], y: list[float]) -> tuple[float, float]:
-    """Slope and intercept of the line of least squares; of equal x, one through the origin."""
+    """Return slope and intercept of the line of least squares; of equal x, of a line through the origin."""
     if min(x) == max(x):
         return float(np.mean(y) / x[0]) if x[0] else 1.0, 0.0
     slope, intercept = np.polyfit(x, y, 1)

@@ -36,14 +36,14 @@ def calibrate(
 ) -> str:
     """Replace the running statistics of every BatchNorm in `network` by those of the loader's images.
 
-    Every batch is normalised by its own statistics; everything else runs in evaluation mode. Of ordinary
-    PyTorch, `"cumulative"` is this, on a network in evaluation mode but for its BatchNorms:
+    Every batch is normalised by its own statistics; everything else runs in evaluation mode. In ordinary
+    PyTorch, `"cumulative"` is as follows, where only the BatchNorms are in training mode:
 
         for norm in norms: norm.reset_running_stats(); norm.momentum = None
         for images in loader: network(images)
 
     Args:
-        network: any module that takes images [N, C, H, W]; changed in place, its modes left as they are.
+        network: any module that takes images [N, C, H, W]; it is changed in place, its modes are not.
         loader: batches of images, or tuples that begin with one.
         statistics: the convention: "cumulative", "ema" or "batch_mean" (`lasfast.engine.calibration`).
         backend: "native" for lasfast's kernels, for networks that `torch.fx` can trace (parts without batch
@@ -55,8 +55,8 @@ def calibrate(
         The backend that ran: "native" or "torch".
 
     Raises:
-        ValueError: an unknown choice; no batch; a batch in which a BatchNorm sees one value per channel;
-            backend="native" where it cannot run, saying why.
+        ValueError: an unknown choice; a loader without a batch; a batch in which a BatchNorm sees one value
+            per channel; or backend="native" where it cannot run the network, for the reason that is given.
     """
     check_choice("statistics", statistics, tuple(CONVENTIONS))
     check_choice("backend", backend, BACKENDS)
@@ -87,11 +87,11 @@ def calibrate(
 
 
 class _CannotError(Exception):
-    """Why the native backend cannot run a network."""
+    """The native backend cannot run a network, for the reason in the text."""
 
 
 class _Batches:
-    """The images of a loader, on the device; the first batch is looked at before anything runs."""
+    """The images of a loader, on the device; its first batch is checked before anything runs."""
 
     def __init__(self, loader: Iterable[Any], device: torch.device) -> None:
         if not isinstance(loader, Iterable):
@@ -121,7 +121,7 @@ class _Batches:
 
 
 def _native(network: nn.Module, batches: _Batches, convention: str, precision: str) -> Statistics:
-    """Calibrate through the native backend; _CannotError, before any batch ran, where it cannot."""
+    """Calibrate by the native backend; raise _CannotError, before any batch has run, where it cannot."""
     missing = why_missing(batches.device)
     if missing is not None:
         raise _CannotError(missing)

@@ -1,4 +1,4 @@
-"""An evaluator that trains: each architecture from scratch, as searches without a supernet do."""
+"""The evaluator that trains each architecture from scratch, as searches without a supernet do."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lasfast.train.settings import resolve
 
 
 class StandaloneEvaluator:
-    """Trains every architecture that it is asked for from scratch, and measures it: what LayerNAS does.
+    """Trains every architecture that it is asked for from scratch and measures it, as LayerNAS does.
 
-    Weights start from a seed of the architecture's own, so a measurement does not depend on what else was
-    asked. A study writes measurements down when its step is complete: killed, it trains that step again.
-    Within `lasfast.runtime.distributed.start`, each rank trains some of the architectures.
+    Weights start from a seed of the architecture's own, so a measurement does not depend on the others. A
+    study writes measurements down when its step is complete; killed and resumed, it trains that step again.
+    Within `lasfast.distributed.start`, each process trains some of the architectures.
 
     Args:
         supernet: gives the networks (`extract(architecture, fresh=True)`); its own weights are not used.
@@ -31,8 +31,8 @@ class StandaloneEvaluator:
         validation: (images [N, C, H, W], labels [N]) or a loader of such pairs; held out of `train`.
         settings: TrainSettings or a preset's name; further keywords override single fields, such as
             `standalone_epochs=5`.
-        on_progress: called after every batch, by the rank that trains it, with the architecture and where its
-            training is.
+        on_progress: is called after every batch, by the process that trains it, with the architecture and
+            the progress of its training.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape or range.
@@ -74,7 +74,7 @@ class StandaloneEvaluator:
         return costs.summary(self.supernet, architecture, self.image_size)
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies the measurements this makes, as JSON-able values."""
+        """Return what identifies the measurements, as JSON values."""
         describe = getattr(self.train, "describe", None)
         return {
             "standalone": self.settings.describe(),

@@ -1,8 +1,8 @@
-"""The append-only record of a study: one JSON line for the study, then one for each measurement.
+"""The journal of a study, which only grows: a JSON line for the study, then one for each measurement.
 
 A line is on disk before anything is built on it. Each ends in a checksum of itself and of all lines before
-it, so a changed, lost, repeated or swapped line is found. Nothing in it depends on the clock: a study that
-was killed and resumed leaves the same bytes as one that never was.
+it, so that a changed, lost, repeated or swapped line is found. Nothing in it depends on the clock: a study
+that was killed and resumed leaves the same bytes as one that never was.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Entry = tuple[int, Measurement]
 
 
 class JournalError(ValueError):
-    """A journal that cannot be used: the text names the file, what is wrong and what to do."""
+    """A journal cannot be used; the text names the file, what is wrong and what to do."""
 
 
 class Journal:
@@ -66,7 +66,7 @@ class Journal:
 
         Raises:
             JournalError: the file exists, or another process is creating it.
-            ValueError, TypeError: the header is not JSON-able, or uses a name the journal needs itself.
+            ValueError, TypeError: the header has values that JSON has not, or names that the journal needs.
         """
         path = Path(path)
         taken = [key for key in _OWN_KEYS if key in header]
@@ -107,7 +107,7 @@ class Journal:
 
         Raises:
             FileNotFoundError: there is no such file.
-            JournalError: damage, another process holds the journal, or it belongs to another study.
+            JournalError: the journal is damaged, held by another process, or of another study.
         """
         path = Path(path)
         descriptor = os.open(path, os.O_RDWR)
@@ -127,7 +127,7 @@ class Journal:
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Entry]]:
-        """Header and entries of a journal, also while a study is writing it; changes and locks nothing."""
+        """Return header and entries of a journal, even while a study writes it; nothing is locked."""
         content = _read(Path(path), Path(path).read_bytes(), committed=0)
         return content.header, content.entries
 
@@ -135,7 +135,7 @@ class Journal:
         """Write the measurements of a step, all at once; they are on disk when this returns.
 
         Raises:
-            ValueError: a step below that of the last entry, or a closed journal.
+            ValueError: the step is below that of the last entry, or the journal is closed.
             OSError: they could not be written; the journal is as it was before.
         """
         if self._descriptor is None:
@@ -157,7 +157,7 @@ class Journal:
         self.entries.extend((step, measurement) for measurement in measurements)
 
     def close(self) -> None:
-        """Let other processes have the journal; closing twice is fine."""
+        """Release the journal for other processes; closing it twice is fine."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -170,7 +170,7 @@ class Journal:
 
 
 class _Content:
-    """What a journal's bytes say, and how many of them are whole lines."""
+    """The content of a journal's bytes, and how many of them are whole lines."""
 
     def __init__(self, header: dict[str, Any], version: str) -> None:
         self.header, self.version = header, version
@@ -180,14 +180,14 @@ class _Content:
 
 
 def _encode(record: Mapping[str, Any], checksum: int) -> tuple[bytes, int]:
-    """One line with its checksum, which continues that of the lines before."""
+    """Return a line with its checksum, which continues that of the lines before."""
     body = json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
     checksum = zlib.crc32(body, checksum)
     return body[:-1] + _CHECKSUM + b"%d}\n" % checksum, checksum
 
 
 def _decode(line: bytes, checksum: int) -> tuple[dict[str, Any], int]:
-    """Undo `_encode` (without the line feed); ValueError if a byte of this or an earlier line differs."""
+    """Return the record of a line (without its line feed); ValueError if a byte up to here was changed."""
     body, _, tail = line.rpartition(_CHECKSUM)
     body += b"}"
     checksum = zlib.crc32(body, checksum)
@@ -197,7 +197,7 @@ def _decode(line: bytes, checksum: int) -> tuple[dict[str, Any], int]:
 
 
 def _read(path: Path, data: bytes, committed: int) -> _Content:
-    """Verify a journal's bytes and decode them; an unfinished last line beyond `committed` is left out."""
+    """Verify and decode a journal's bytes; an unfinished last line beyond `committed` entries is left out."""
     *lines, torn = data.split(b"\n")
     if not lines:
         raise JournalError(f"{path} is damaged at line 1: its last line is cut off; {_WHAT_TO_DO}")
@@ -247,7 +247,7 @@ def _compare_headers(path: Path, found: Mapping[str, Any], expected: Mapping[str
 
 
 def _differences(found: Any, expected: Any, name: str = "") -> list[str]:
-    """Where two JSON values differ, each as text with the dotted name of the place."""
+    """Return the places where two JSON values differ, as texts with the dotted name of each."""
     if isinstance(found, Mapping) and isinstance(expected, Mapping):
         return [
             text
@@ -260,7 +260,7 @@ def _differences(found: Any, expected: Any, name: str = "") -> list[str]:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """Write in one call; the loop is for systems that take only part of it."""
+    """Write data, in one call unless the system takes only a part of it."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
@@ -272,7 +272,7 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _lock(descriptor: int, path: Path) -> None:
-    """Hold the file until it is closed, or fail at once."""
+    """Lock the file until it is closed; raise JournalError where another process holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

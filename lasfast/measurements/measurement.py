@@ -1,4 +1,4 @@
-"""What evaluating one architecture gives."""
+"""The measurement of one architecture."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ class Measurement:
     """How good one architecture is on a validation set.
 
     Attributes:
-        architecture: the sub-network; () for a network that is none.
-        top1: share of images whose class was ranked first, from 0 to 1.
-        top5: share of images whose class was among the first five, from 0 to 1; NaN where it is not known.
+        architecture: the architecture; () for a network that has none.
+        top1: the share of images whose class was ranked first, from 0 to 1.
+        top5: the share of images whose class was among the first five, from 0 to 1; NaN where it is not
+            known.
         loss: mean cross-entropy; may be infinite or NaN where training diverged, NaN where it is not known.
-        images: how many validation images.
+        images: the number of validation images.
         correct: which images were right, `np.packbits` of a bool per image (image 0 is the highest bit of the
             first byte, the last byte is filled with zeros); b"" where it is not known.
 
     Raises:
-        TypeError, ValueError: a field of the wrong type or out of range, or `correct` disagrees with `images`
-            or `top1`.
+        TypeError, ValueError: a field has the wrong type or is out of range, or `correct` disagrees with
+            `images` or `top1`.
     """
 
     architecture: Architecture
@@ -72,16 +73,16 @@ class Measurement:
 
     @property
     def value(self) -> float:
-        """What searchers maximize: `top1`."""
+        """The value that searchers maximize: `top1`."""
         return self.top1
 
     @property
     def standard_error(self) -> float:
-        """Binomial standard error of `top1`."""
+        """The binomial standard error of `top1`."""
         return math.sqrt(self.top1 * (1 - self.top1) / self.images)
 
     def right(self) -> np.ndarray:
-        """Which images were classified right: bool [images].
+        """Return which images were classified right, bool [images].
 
         Raises:
             ValueError: the measurement does not say.
@@ -91,7 +92,7 @@ class Measurement:
         return np.unpackbits(np.frombuffer(self.correct, np.uint8), count=self.images).astype(bool)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-able values; `correct` as base64, a loss or top5 that is not finite as a string."""
+        """Return JSON values, `correct` as base64, and a loss or top5 that is not finite as a string."""
         return {
             "architecture": list(self.architecture),
             "top1": self.top1,
@@ -116,16 +117,16 @@ class Measurement:
 
 
 def paired_difference(a: Measurement, b: Measurement) -> tuple[float, float]:
-    """How much better `a` is than `b` on the same images.
+    """Return how much better `a` is than `b` on the same images.
 
     Images that both get right or both get wrong say nothing about the difference, so its standard error is
     smaller than that of two separate samples.
 
     Returns:
-        Difference in top-1 (a - b) and its standard error.
+        The difference in top-1 (a - b) and its standard error.
 
     Raises:
-        ValueError: either does not say which images were right, or they have different numbers of images.
+        ValueError: one does not say which images were right, or they have different numbers of images.
     """
     if a.images != b.images:
         raise ValueError(f"a and b must be measured on the same images, got {a.images} and {b.images} images")
@@ -142,7 +143,7 @@ def _from_json(value: Any) -> Any:
 
 
 def as_value(value: Measurement | float, name: str = "value") -> float:
-    """A measurement's `value`, or the finite real number itself, as a float."""
+    """Return a measurement's `value`, or a finite real number, as a float."""
     if isinstance(value, Measurement):
         return value.value
     return as_finite(name, value)

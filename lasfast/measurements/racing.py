@@ -1,8 +1,8 @@
-"""Racing: which candidates cannot be among the best any more, from the images they were right on so far.
+"""Racing: candidates are dropped once the images they were right on say that they are not among the best.
 
 Candidates predict the same validation images in growing parts, in random order. One that is beaten is
-dropped, so that what is left of the images is predicted for the others alone. The idea is that of Hoeffding
-races (Maron and Moore, 1994), with a test for paired answers of right and wrong.
+dropped, so that the images left are predicted for the others alone. The idea is that of Hoeffding races
+(Maron and Moore, 1994), with a test for paired answers that are right or wrong.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from lasfast.core.checks import as_finite, as_int
 from lasfast.measurements.measurement import Measurement
 
 GROWTH = 1.5
-"""The images seen at a look, over those at the look before."""
+"""The ratio of the images seen at a look to those at the look before."""
 
 
 @dataclass(frozen=True)
 class RaceResult:
-    """How a race ended.
+    """The result of a race.
 
     Attributes:
-        kept: the best, on all images, the best first; of equal ones the first that was asked.
-        dropped: the others in the order they were asked. `images` says how many they saw; those are images in
-            random order, so which of them were right is left out unless they saw all.
-        predicted: images predicted, those of all candidates together.
-        full: images that predicting everything would have come to.
+        kept: the best candidates, measured on all images, the best first; of equal ones the first that was
+            asked for.
+        dropped: the others, in the order in which they were asked for. `images` says how many each saw, in
+            random order; which of them were right is left out unless it saw all.
+        predicted: how many images were predicted, those of all candidates together.
+        full: how many would have been, if every candidate had predicted every image.
     """
 
     kept: list[Measurement]
@@ -38,39 +39,40 @@ class RaceResult:
 
     @property
     def saved(self) -> float:
-        """Which share of the images was not predicted."""
+        """The share of the images that was not predicted."""
         return 1 - self.predicted / self.full
 
 
 class Race:
-    """Keeps count of who beats whom, and drops candidates that `keep` others beat.
+    """Counts which candidate beats which, and drops those that `keep` others beat.
 
-    A candidate beats another if, of the images that only one of them got right, so many are its own that
+    A candidate beats another if it alone was right on so many images that
 
-    - the images left cannot make up for it (equal ones rank in the order they were asked), or
+    - the images left cannot make up for it (equal ones rank in the order in which they were asked for), or
     - McNemar's test, one-sided and of a finite set, rejects that the other is as good on the whole set.
 
-    With what certainty: let the images be in random order. If one of the true best is dropped, `keep` others
-    beat it, hence one that is not among the true best: some pair (one of the best, one of the others) was
-    decided wrongly. There are keep * (candidates - keep) such pairs, each tested once a look, so tests at the
-    level error / (pairs * looks) go wrong anywhere with a probability of at most `error`. The first rule is
-    never wrong.
+    The certainty is as follows, where images come in random order. If one of the true best is dropped, `keep`
+    others beat it, hence also one that is not among the true best: some pair (one of the best, one of the
+    others) was decided wrongly. There are keep * (candidates - keep) such pairs, each tested once a look, so
+    tests at the level error / (pairs * looks) go wrong anywhere with a probability of at most `error`. The
+    first rule is never wrong.
 
-    The test: the images that one of two candidates alone got right so far are drawn without replacement from
-    those of the whole set, of which the worse one has half at most. How many there are is bounded from above
-    at a tenth of the level (Serfling, 1974; to test at such a bound: Berger and Boos, 1994). The tail of the
-    hypergeometric distribution for so many has the rest: more of them only make a long lead likelier.
+    The test is as follows. The images that only one of two candidates got right so far are drawn without
+    replacement from those of the whole set, of which at most half are the worse one's. How many those are is
+    bounded from above at a tenth of the level (Serfling, 1974; Berger and Boos, 1994, test at such a bound).
+    The tail of the hypergeometric distribution for so many has the rest of the level, since more of them only
+    make a long lead likelier.
 
     Args:
-        candidates: how many.
-        images: of the whole set.
+        candidates: how many candidates there are.
+        images: how many images the whole set has.
         keep: how many of the best are wanted.
         error: the greatest probability that one of them is dropped; 0 leaves the rule that is never wrong.
-        step: images that are predicted at a time; a look comes after a multiple of it.
+        step: how many images are predicted at a time; a look comes after a multiple of it.
 
     Attributes:
-        alive: who is in the race, in order.
-        seen: images seen so far.
+        alive: the numbers of the candidates in the race, in order.
+        seen: how many images were seen so far.
     """
 
     def __init__(self, candidates: int, images: int, *, keep: int, error: float, step: int) -> None:
@@ -99,7 +101,7 @@ class Race:
                 yield self.seen, look
 
     def see(self, right: np.ndarray) -> None:
-        """Take in who was right on the part, bool [alive, images of the part], and drop who is beaten."""
+        """Take in which answers were right, bool [alive, images of the part], and drop those beaten."""
         numbers = right.astype(np.float64)
         self._wins[np.ix_(self.alive, self.alive)] += np.rint(numbers @ (1 - numbers).T).astype(np.int64)
         self.seen += right.shape[1]
@@ -107,7 +109,7 @@ class Race:
         self.alive = [one for one, count in zip(self.alive, beaten_by, strict=True) if count < self.keep]
 
     def _beats(self) -> np.ndarray:
-        """Whether one beats another, bool [one, other] of those alive."""
+        """Return whether one beats another, bool [one, other], of those alive."""
         wins = self._wins[np.ix_(self.alive, self.alive)]
         lead = wins - wins.T
         left = self.images - self.seen
@@ -119,7 +121,7 @@ class Race:
 
 
 def _looks(images: int, step: int) -> list[int]:
-    """How many images are seen at each look; the last is all."""
+    """Return how many images are seen at each look; the last look sees all."""
     looks = [min(step, images)]
     while looks[-1] < images:
         steps = max(looks[-1] // step + 1, round(GROWTH * looks[-1] / step))
@@ -128,9 +130,9 @@ def _looks(images: int, step: int) -> list[int]:
 
 
 def _critical(split: np.ndarray, seen: int, images: int, level: float) -> np.ndarray:
-    """How many images a candidate must have for itself to be better, of `split` that only one of two has.
+    """Return on how many of the `split` images that only one of two got right the better one has to be right.
 
-    Out of `seen` of all `images`; one more than `split` where no number is enough.
+    `seen` of all `images` were seen. Where no number is enough, one more than `split` is returned.
     """
     from scipy.special import gammaln
 

@@ -1,4 +1,4 @@
-"""How well accuracies with inherited weights stand for those of networks trained stand-alone."""
+"""How well accuracies with inherited weights agree with those of networks trained stand-alone."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ Accuracies: TypeAlias = Mapping[Architecture, Measurement | float] | Sequence[Me
 
 
 def accuracy_gap(stand_alone: Accuracies, one_shot: Accuracies) -> float:
-    """Mean absolute difference of the accuracies (Eq. 7), in their unit; 0 is a perfect supernet.
+    """Return the mean absolute difference of the accuracies (NIR, Eq. 7), in their unit.
 
     Args:
         stand_alone: accuracies of the architectures trained on their own; at least one.
         one_shot: accuracies of the same architectures with the supernet's weights.
 
     Raises:
-        ValueError: not the same architectures, or as many of them; NaN or infinity; too few.
-        TypeError: one by architecture and the other in order, or values that are no numbers.
+        ValueError: the two sides have not the same architectures, or not as many, or too few; or an accuracy
+            is NaN or infinite.
+        TypeError: one side is by architecture and the other in order, or a value is no number.
     """
     pairs = _pairs(stand_alone, one_shot, least=1)
     return math.fsum(abs(a - b) for a, b in pairs) / len(pairs)
 
 
 def kendall_tau(stand_alone: Accuracies, one_shot: Accuracies) -> float:
-    """Kendall's tau-b of the two rankings, from -1 (reversed) to 1 (the same); ties are corrected for.
+    """Return Kendall's tau-b of the two rankings, from -1 (reversed) to 1 (the same), corrected for ties.
 
-    NaN where all accuracies of a side are equal, which ranks nothing. Arguments and errors are those of
+    It is NaN where all accuracies of a side are equal, which ranks nothing. Arguments and errors are those of
     `accuracy_gap`, with at least two architectures.
     """
     from scipy.stats import kendalltau
@@ -40,9 +41,9 @@ def kendall_tau(stand_alone: Accuracies, one_shot: Accuracies) -> float:
 
 
 def spearman_rho(stand_alone: Accuracies, one_shot: Accuracies) -> float:
-    """Spearman's rank correlation of both sides, from -1 (reversed) to 1 (the same); ties share their rank.
+    """Return Spearman's rank correlation, from -1 (reversed) to 1 (the same); ties share their rank.
 
-    NaN where all accuracies of a side are equal, which ranks nothing. Arguments and errors are those of
+    It is NaN where all accuracies of a side are equal, which ranks nothing. Arguments and errors are those of
     `accuracy_gap`, with at least two architectures.
     """
     from scipy.stats import spearmanr
@@ -58,7 +59,7 @@ def _correlation(statistic: Callable[..., Any], stand_alone: Accuracies, one_sho
 
 
 def _pairs(stand_alone: Accuracies, one_shot: Accuracies, least: int) -> list[tuple[float, float]]:
-    """The accuracies of each architecture on both sides."""
+    """Return the accuracies of each architecture on both sides."""
     if isinstance(stand_alone, Mapping) and isinstance(one_shot, Mapping):
         different = sorted(set(stand_alone) ^ set(one_shot))
         if different:

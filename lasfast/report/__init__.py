@@ -1,4 +1,4 @@
-"""Tables and plots of a study, finished or not, from the files it wrote."""
+"""Reports: tables and pictures of a study, finished or not, from the files that it wrote."""
 
 from lasfast.report.cells import cells_table, pruned_so_far, space_of
 from lasfast.report.plot import plot_search

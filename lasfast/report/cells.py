@@ -12,7 +12,7 @@ from lasfast.report.tables import make_table
 from lasfast.searchers.itnas import ITNAS
 from lasfast.spaces import Architecture, CellSpace
 from lasfast.spaces.cell import INPUTS, KINDS, OPERATIONS
-from lasfast.study.study import CHECKPOINT
+from lasfast.study.files import CHECKPOINT
 from lasfast.train import checkpoint
 from lasfast.train.itnas import load_cell_weights
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def cells_table(title: str, space: CellSpace, architecture: Architecture) -> Table:
-    """Return what each node of both cells adds up: operations, and the nodes they come from.
+    """Return a table of what each node of both cells adds up: operations, and the nodes that they read.
 
     Nodes 0 and 1 are the outputs of the cell before the previous one and of the previous one.
     """
@@ -48,7 +48,7 @@ def draw_cells(figure: Figure, space: CellSpace, architecture: Architecture) -> 
 
 
 def _draw_node(axes: Axes, node: int, kept: dict[int, str]) -> None:
-    """A square for each edge that may enter a node; those `kept`, by source, have their operation in it."""
+    """Draw a square for each edge that may enter a node, with its operation, by source, if it is kept."""
     for source in range(node):
         color, alpha = (COLORS[0], 0.9) if source in kept else (GRAY, 0.15)
         axes.plot(node, source, "s", markersize=26, color=color, alpha=alpha)
@@ -56,13 +56,13 @@ def _draw_node(axes: Axes, node: int, kept: dict[int, str]) -> None:
 
 
 def space_of(run: Run) -> CellSpace | None:
-    """The space of cells that a run searches; None where it searches another."""
+    """Return the space of cells that a run searches; None where it searches another."""
     space = run.description["searcher"].get("space") or {}
     return CellSpace(space["nodes"], space["operations"]) if space.get("name") == "CellSpace" else None
 
 
 def pruned_so_far(run: Run) -> tuple[int, Architecture] | None:
-    """Of an ITNAS run that is training: batches done, and what pruning would leave; None if none is saved."""
+    """Return how many batches an ITNAS run has trained, and what pruning would leave; None if not saved."""
     space, path = space_of(run), run.directory / CHECKPOINT
     if space is None or not path.exists():
         return None

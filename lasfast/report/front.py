@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def draw_front(figure: Figure, run: Run) -> None:
-    """Draw, left, top-1 accuracy against cost with the Pareto front; right, what the search method did.
+    """Draw top-1 accuracy against cost with the Pareto front, and beside it what the search method did.
 
-    While a study runs, the costs are not written yet: then there is the right side alone. Right of LayerNAS,
-    the candidates of each layer by cost; of the others, the accuracy of each generation.
+    The right side shows, for LayerNAS, the candidates of each layer by cost, and for others the accuracy of
+    each candidate in order. It is alone while a study runs, since costs are not written yet.
     """
     candidates = [one for step in run.steps for one in step]
     if any(one.flops is None for one in candidates):
@@ -53,7 +53,7 @@ def _draw_accuracy(axes: Axes, run: Run, candidates: list[Candidate]) -> None:
 
 
 def _draw_layers(axes: Axes, candidates: list[Candidate], default: list[int]) -> None:
-    """LayerNAS: what the candidates of each layer cost; the layer is the last one off the default."""
+    """Draw what LayerNAS's candidates of each layer cost; the layer is the last one off the default."""
 
     def layer_of(one: Candidate) -> int:
         pairs = zip(one.measurement.architecture, default, strict=True)
@@ -70,7 +70,7 @@ def _draw_layers(axes: Axes, candidates: list[Candidate], default: list[int]) ->
 
 
 def _draw_steps(axes: Axes, run: Run) -> None:
-    """The accuracy of every candidate in the order asked, and the best so far."""
+    """Draw the accuracy of every candidate in the order in which it was measured, and the best so far."""
     candidates = [one for step in run.steps for one in step]
     numbers = range(1, len(candidates) + 1)
     _dots(axes, list(numbers), candidates)

@@ -1,4 +1,4 @@
-"""The picture a search ends with; of layer assignments, winners per depth and how the winner grew."""
+"""The picture that a search ends with: of layer assignments, the winner of each depth and how it grew."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def plot_search(run: Run, path: str | os.PathLike[str]) -> Path:
     """Write a picture of a study; the suffix of `path` decides the format.
 
-    Of an architecture that training derives, its cells. Of layer assignments: left, top-1 accuracy of every
-    candidate by depth, the winners joined; right, the layers of each group in the winner of each depth. Of
-    other spaces, see `lasfast.report.front`.
+    A search of cells shows the cells. One of layer assignments shows, on the left, the top-1 accuracy of
+    every candidate by depth, with the winners joined, and on the right, the layers of each group in the
+    winner of each depth. Others are drawn by `lasfast.report.front`.
 
     Raises:
         ValueError: nothing was measured yet.

@@ -1,4 +1,4 @@
-"""The picture that compares searchers in a table: how far the best found is from the best there is."""
+"""The picture that compares searchers in a table, by how far what they find is from the best there is."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Point = tuple[int, float | None, float | None]
-"""Evaluations, mean regret over seeds in percentage points, and its standard error; None where some seed had
-found nothing yet."""
+"""How many evaluations were made, the mean regret over seeds in percentage points, and its standard error.
+
+The last two are None where some seed had found nothing yet."""
 
 
 def plot_regret(panels: Mapping[str, Mapping[str, Sequence[Point]]], path: str | os.PathLike[str]) -> Path:
-    """Write a picture of mean regret against the number of evaluations; the suffix of `path` says the format.
+    """Write a picture of mean regret against the number of evaluations; the suffix of `path` is the format.
 
     Args:
-        panels: title -> searcher -> its points.
-        path: the file.
+        panels: the points of each searcher, by the title of the panel and the searcher's name.
+        path: the picture's file.
 
     Raises:
         ValueError: there are no panels.
@@ -51,7 +52,7 @@ def plot_regret(panels: Mapping[str, Mapping[str, Sequence[Point]]], path: str |
 
 
 def _draw(axes: Axes, points: Sequence[Point], color: str, name: str) -> None:
-    """One searcher's line, from where all seeds have found something, with one standard error around it."""
+    """Draw a searcher's line, from where all seeds have found something, with a standard error around it."""
     known = [(at, regret, error) for at, regret, error in points if regret is not None and error is not None]
     evaluations = [at for at, _, _ in known]
     axes.plot(evaluations, [regret for _, regret, _ in known], color=color, linewidth=1.3, label=name)

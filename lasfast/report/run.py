@@ -1,11 +1,11 @@
-"""Read what a study left on disk."""
+"""Runs: the measurements of a study, read from its directory."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement
 from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
-from lasfast.study.architecture_table import TABLE
-from lasfast.study.study import JOURNAL, RESULT
+from lasfast.study.files import JOURNAL, RESULT, TABLE
 
 TITLES = {
     "itnas": "ITNAS",
@@ -27,31 +26,36 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """One measured architecture of a step, as a report shows it, with such costs as are known."""
+    """A measured architecture of a step, as a report shows it, with those costs that are known."""
 
     text: str
     measurement: Measurement
     won: bool
-    flops: int | None = None
-    params: int | None = None
-    bitops: int | None = None
+    flops: float | None = None
+    params: float | None = None
+    bitops: float | None = None
 
     @property
-    def cost(self) -> int:
-        """What accuracy is set against: bit operations of quantized networks, else FLOPs; 0 if unknown."""
+    def cost(self) -> float:
+        """The cost that accuracy is compared with: bit operations, else FLOPs; 0 if neither is known."""
         return self.bitops or self.flops or 0
 
     @property
     def depth(self) -> int:
-        """Layers in all."""
+        """The number of layers of an assignment."""
         return sum(self.measurement.architecture)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A study's description and its measurements, step by step, in the order they were asked.
+    """A study's description and its measurements.
 
-    `best` is what the study ended with; None while it runs.
+    Attributes:
+        directory: where the study writes.
+        description: the header of its journal.
+        steps: the candidates of each step, in the order in which they were asked for.
+        finished: whether there is a result.
+        best: the candidate that the study ended with; None while it runs.
     """
 
     directory: Path
@@ -66,7 +70,7 @@ class Run:
 
         Raises:
             FileNotFoundError: there is no study in `directory`.
-            JournalError, ValueError: a damaged file, or no study's; the text names it.
+            JournalError, ValueError: a file, which is named, is damaged or not a study's.
         """
         directory = Path(directory)
         journal = directory / JOURNAL
@@ -85,9 +89,8 @@ class Run:
         written = [*result.get("winners", {}).values(), *itertools.chain(*result.get("steps", []))]
         known = {tuple(one["architecture"]): one for one in written}
 
-        def costs(architecture: Architecture) -> tuple[int | None, ...]:
-            one = known.get(architecture, {})
-            return one.get("flops"), one.get("params"), one.get("bitops")
+        def costs(architecture: Architecture) -> Mapping[str, float]:
+            return known.get(architecture, {})
 
         def text(architecture: Architecture) -> str:
             return known.get(architecture, {}).get("text") or "-".join(map(str, architecture))
@@ -99,7 +102,7 @@ class Run:
 
     @property
     def has_depths(self) -> bool:
-        """Whether it was a search of layer assignments by depth."""
+        """Whether the study searches layer assignments by depth."""
         return self.description["searcher"]["name"] in ("nir", "random") and (
             self.description["searcher"].get("space", {}).get("name", "LayerAssignmentSpace")
             == "LayerAssignmentSpace"
@@ -107,12 +110,12 @@ class Run:
 
     @property
     def is_derived(self) -> bool:
-        """Whether the search asks for one architecture alone, which its training derives."""
+        """Whether the search asks for a single architecture, which is derived from its training."""
         return bool(self.description["searcher"]["name"] == "itnas")
 
     @property
     def front(self) -> list[Candidate]:
-        """The Pareto front of accuracy and cost, the cheapest first; [] where costs are not known."""
+        """The Pareto front of accuracy and cost, the cheapest first; [] where no costs are known."""
         known = {one.measurement.architecture: one for step in self.steps for one in step if one.cost}
         values = [(architecture, one.measurement.top1) for architecture, one in known.items()]
         return [known[one] for one, _ in pareto_front(values, lambda one: known[one].cost)]
@@ -124,7 +127,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Searcher and supernet, for headings."""
+        """A heading that names searcher and supernet."""
         name, supernet = self.description["searcher"]["name"], self.description["supernet"]
         where = supernet["supernet"] if supernet else "a table"
         return f"{TITLES.get(name, name.capitalize())} search of {where}"
@@ -132,12 +135,12 @@ class Run:
 
 def candidates_of(
     measurements: Sequence[Measurement],
-    costs: Callable[[Architecture], tuple[int | None, ...]],
+    costs: Callable[[Architecture], Mapping[str, float]],
     text: Callable[[Architecture], str] = lambda architecture: "-".join(map(str, architecture)),
 ) -> list[Candidate]:
     """Return a step's measurements as candidates, the best of each depth marked (the first of equals).
 
-    `costs` gives FLOPs, params and perhaps bit operations of an architecture, `text` its text form.
+    `costs` gives the costs of an architecture by name, as far as they are known, and `text` its text form.
     """
     best: dict[int, Measurement] = {}
     for measurement in sorted(measurements, key=lambda one: -one.top1):
@@ -147,7 +150,7 @@ def candidates_of(
             text(one.architecture),
             one,
             one is best[sum(one.architecture)],
-            *costs(one.architecture),
+            *map(costs(one.architecture).get, ("flops", "params", "bitops")),
         )
         for one in measurements
     ]

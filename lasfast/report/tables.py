@@ -12,7 +12,7 @@ from lasfast.study.result import format_params
 
 
 def ranking_table(title: str, candidates: Iterable[Candidate]) -> Table:
-    """Return the candidates of one step, the best first."""
+    """Return a table of the candidates of a step, the best first."""
     table = make_table(title, "rank", "assignment", "top-1", "loss", "MFLOPs", "params")
     ranked = sorted(candidates, key=lambda one: -one.measurement.top1)
     for rank, one in enumerate(ranked, start=1):
@@ -24,7 +24,7 @@ def ranking_table(title: str, candidates: Iterable[Candidate]) -> Table:
 
 
 def winners_table(title: str, winners: Iterable[Candidate]) -> Table:
-    """Return the winner of each depth, the shallowest first."""
+    """Return a table of the winner of each depth, the shallowest first."""
     table = make_table(title, "depth", "assignment", "top-1", "MFLOPs", "params")
     for one in winners:
         table.add_row(str(one.depth), one.text, _top1(one), *_costs(one))
@@ -32,7 +32,7 @@ def winners_table(title: str, winners: Iterable[Candidate]) -> Table:
 
 
 def front_table(title: str, front: Iterable[Candidate]) -> Table:
-    """Return a Pareto front, the cheapest first."""
+    """Return a table of a Pareto front, in the order given."""
     shown = list(front)
     quantized = any(one.bitops for one in shown)
     table = make_table(title, "architecture", "top-1", "MFLOPs", "params", *["Mbitops"] * quantized)

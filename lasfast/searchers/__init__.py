@@ -1,4 +1,4 @@
-"""Search methods: ask for candidates, tell how good they are. No torch."""
+"""Search methods, which propose architectures and learn from their values. No torch."""
 
 from lasfast.searchers.base import Searcher
 from lasfast.searchers.evolution import Evolution, RegularizedEvolution

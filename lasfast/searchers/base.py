@@ -1,4 +1,4 @@
-"""Ask/tell: what every search method looks like from outside, and the bookkeeping all of them share."""
+"""The searcher: what all search methods look like from outside, and the bookkeeping that they share."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lasfast.spaces.base import Architecture, SearchSpace
 class Searcher(abc.ABC):
     """Proposes architectures step by step, and learns from their values.
 
-    A step is a batch of candidates. Once each of them has been told, the step is complete and the next batch
-    is proposed:
+    A step is a batch of candidates. Once the value of each has been told, the step is complete, and the next
+    batch is proposed:
 
         while candidates := searcher.ask():
             for architecture in candidates:
@@ -29,27 +29,27 @@ class Searcher(abc.ABC):
         print(searcher.best)
 
     A search method implements `propose` and `describe`. What it proposes must be a function of its
-    hyper-parameters (a seed among them) and of `history` alone; that is why asking changes nothing, and why a
-    searcher's state is just what it was told. Randomness comes from `random.Random(f"{seed} {step}")`.
-    What it would otherwise work out of the whole history in each step, it may keep: `begin` starts it,
-    `learn` adds a step to it, and `propose` is called once for each step.
+    hyper-parameters (a seed among them) and of `history` alone; that is why asking changes nothing, and why
+    the values that were observed are all of a searcher's state. Randomness comes from
+    `random.Random(f"{seed} {step}")`. Rather than work it out of the whole history in each step, a method may
+    keep a summary: `begin` starts it, `learn` adds a step to it, and `propose` is called once for each step.
 
     Args:
-        space: where the architectures come from.
-        constraint: which of them may be proposed: a function of an architecture, True or False; a
-            `lasfast.constraints.Constraint` for instance.
+        space: the architectures to search.
+        constraint: says whether an architecture may be proposed; a `lasfast.constraints.Constraint` for
+            instance. None admits all.
 
     Attributes:
-        space: where the architectures come from.
-        constraint: which may be proposed; None is all.
-        cost: what `front` sets the values against: the first cost of a `Constraint`, or None.
-        history: for each completed step, (architecture, value) of its candidates in the order they were
-            asked, whatever the order they were told in.
+        space: the architectures to search.
+        constraint: says whether an architecture may be proposed, or is None.
+        cost: the cost that `front` compares values with: the first of a `Constraint`, or None.
+        history: (architecture, value) of the candidates of each completed step, in the order in which they
+            were asked for, whatever the order in which they were told.
     """
 
     cost: Cost | None = None
     after_training = False
-    """Whether it can be asked only once the supernet is trained, since it proposes what that has learned."""
+    """Whether the searcher is asked only after training, since it proposes what the supernet has learned."""
 
     def __init__(self, space: SearchSpace, constraint: Callable[[Architecture], bool] | None = None) -> None:
         if constraint is not None and not callable(constraint):
@@ -61,7 +61,7 @@ class Searcher(abc.ABC):
         self.begin()
 
     def begin(self) -> None:
-        """Forget everything that was told."""
+        """Forget all that was observed."""
         self.history: list[list[Result]] = []
         self._best: Result | None = None
         self._start_step()
@@ -70,27 +70,27 @@ class Searcher(abc.ABC):
         self._values: dict[Architecture, float] = {}
         self._candidates: tuple[Architecture, ...] | None = None
         self._asked: frozenset[Architecture] = frozenset()
-        self._untold = 0
+        self._first_pending = 0
 
     def learn(self, results: Sequence[Result]) -> None:  # noqa: B027
-        """Take in a step that was completed; what the search method keeps of it."""
+        """Add a completed step to what the search method keeps of the history."""
 
     @abc.abstractmethod
     def propose(self) -> Iterable[Architecture]:
-        """The candidates of the next step; repeated ones are dropped, none at all ends the search."""
+        """Return the candidates of the next step, of which repeated ones are dropped; none end the search."""
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Name and hyper-parameters as JSON-able values: equal descriptions search alike."""
+        """Return name and hyper-parameters as JSON values; searchers of equal descriptions search alike."""
 
     @property
     def step(self) -> int:
-        """How many steps were completed."""
+        """The number of completed steps."""
         return len(self.history)
 
     @property
     def candidates(self) -> tuple[Architecture, ...]:
-        """The candidates of the current step, told or not; () when finished."""
+        """The candidates of the current step, observed or pending; () when finished."""
         if self._candidates is None:
             self._candidates = tuple(dict.fromkeys(map(self.space.validate, self.propose())))
             self._asked = frozenset(self._candidates)
@@ -102,30 +102,31 @@ class Searcher(abc.ABC):
         return not self.candidates
 
     def ask(self, n: int | None = None) -> list[Architecture]:
-        """The candidates of the current step that were not told yet, the first `n` of them; [] when finished.
+        """Return the first `n` (None: all) pending candidates of the current step; [] when finished.
 
-        Nothing is learned from asking: the same are given until they are told.
+        Asking changes nothing: candidates are pending until their values are told.
         """
         n = None if n is None else as_int("n", n, minimum=1)
         candidates = self.candidates
-        # All before `_untold` were told: asking one by one must not go through all of them each time.
-        while self._untold < len(candidates) and candidates[self._untold] in self._values:
-            self._untold += 1
-        left = (candidates[place] for place in range(self._untold, len(candidates)))
-        return list(itertools.islice((candidate for candidate in left if candidate not in self._values), n))
+        # Asking one by one must not go through all those that were observed each time.
+        while self._first_pending < len(candidates) and candidates[self._first_pending] in self._values:
+            self._first_pending += 1
+        left = (candidates[place] for place in range(self._first_pending, len(candidates)))
+        pending = (candidate for candidate in left if candidate not in self._values)
+        return list(itertools.islice(pending, n))
 
     def tell(self, architecture: Iterable[int], value: Measurement | float) -> None:
-        """Learn how good a candidate of the current step is.
+        """Observe the value of a pending candidate of the current step.
 
         Args:
-            architecture: one that `ask()` gives; each is told once, in any order.
+            architecture: one that `ask()` gives; their order does not matter.
             value: its Measurement (of which `value`, the top-1 accuracy, counts) or any finite number; higher
                 is better.
 
         Raises:
-            ValueError: not a candidate of the current step, told before, another architecture's measurement,
-                or a value that is NaN or infinite.
-            TypeError: not an architecture or not a number.
+            ValueError: the architecture is no candidate of the current step, or was told before; or the value
+                is another architecture's measurement, NaN or infinite.
+            TypeError: the architecture is none, or the value no number.
         """
         architecture = self.space.validate(architecture)
         if isinstance(value, Measurement) and value.architecture != architecture:
@@ -149,7 +150,7 @@ class Searcher(abc.ABC):
             self._complete_step()
 
     def _complete_step(self) -> None:
-        results = self._told()
+        results = self._observed()
         self._best = self._better(results)
         self.history.append(results)
         self._start_step()
@@ -157,26 +158,29 @@ class Searcher(abc.ABC):
 
     @property
     def results(self) -> list[Result]:
-        """Everything that was told, in the order it was asked; those of an incomplete step included."""
-        return [result for step in self.history for result in step] + self._told()
+        """All that was observed, in the order in which it was asked for, an incomplete step included."""
+        return [result for step in self.history for result in step] + self._observed()
 
     @property
     def best(self) -> Result:
-        """(architecture, value) of the highest value told so far; of equal ones the first that was asked.
+        """(architecture, value) of the highest value observed; of equal ones the first that was asked for.
 
         Raises:
             RuntimeError: nothing was told yet, or nothing that may be the best.
         """
-        best = self._better(self._told())
+        best = self._better(self._observed())
         if best is None:
             raise RuntimeError("there is no best architecture yet: nothing that may be the best was told")
         return best
 
     def front(self, cost: Cost | None = None) -> list[Result]:
-        """The Pareto front of all that was told: the highest values for the lowest costs, the cheapest first.
+        """Return the Pareto front of all that was observed, the highest values for the lowest costs.
 
         Args:
-            cost: of an architecture; None takes the searcher's own `cost`.
+            cost: the cost of an architecture; None takes the searcher's own `cost`.
+
+        Returns:
+            (architecture, value), the cheapest first.
 
         Raises:
             ValueError: no cost is given, and the searcher has none.
@@ -187,41 +191,41 @@ class Searcher(abc.ABC):
         return pareto_front(self.results, cost)
 
     def may_win(self, architecture: Architecture) -> bool:
-        """Whether it may be the best; a search method may ask for others on its way."""
+        """Return whether an architecture may be the best; a search method may ask for others on its way."""
         return True
 
     def admits(self, architecture: Architecture) -> bool:
-        """Whether an architecture meets the constraint.
+        """Return whether an architecture meets the constraint.
 
         Raises:
             TypeError: the constraint says neither True nor False.
         """
         if self.constraint is None:
             return True
-        verdict = self.constraint(architecture)
-        if not isinstance(verdict, bool | np.bool_):
-            raise TypeError(f"constraint must say True or False, got {verdict!r} for {architecture}")
-        return bool(verdict)
+        admitted = self.constraint(architecture)
+        if not isinstance(admitted, bool | np.bool_):
+            raise TypeError(f"constraint must say True or False, got {admitted!r} for {architecture}")
+        return bool(admitted)
 
     def _better(self, results: Iterable[Result]) -> Result | None:
-        """The best of these and of the completed steps."""
+        """Return the best of these results and of the completed steps."""
         earlier = [] if self._best is None else [self._best]
         won = itertools.chain(earlier, (result for result in results if self.may_win(result[0])))
         return max(won, key=lambda result: result[1], default=None)
 
     def state(self) -> dict[str, Any]:
-        """What was learned, as JSON-able values."""
+        """Return all that was observed, under "told", with the description, as JSON values."""
         return {
             "searcher": self.describe(),
             "told": [[list(architecture), value] for architecture, value in self.results],
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` gave, in place of what this searcher has learned itself.
+        """Continue from what `state` gave, and forget what this searcher has observed itself.
 
         Raises:
-            ValueError: the state of a searcher with other hyper-parameters, or one that does not fit
-                together. The searcher is left as it was.
+            ValueError: the state is of a searcher with other hyper-parameters, or does not fit together. The
+                searcher is left as it was.
         """
         if not isinstance(state, Mapping) or set(state) != {"searcher", "told"}:
             raise ValueError(f"state must have 'searcher' and 'told', what state() gives; got {state!r}")
@@ -236,8 +240,8 @@ class Searcher(abc.ABC):
             raise ValueError(f"state does not fit together: {error}") from error
         self.__dict__.update(fresh.__dict__)
 
-    def _told(self) -> list[Result]:
-        """The results of the current step so far, in the order they were asked."""
+    def _observed(self) -> list[Result]:
+        """Return the results of the current step so far, in the order in which they were asked for."""
         return [
             (candidate, self._values[candidate])
             for candidate in (self.candidates if self._values else ())
@@ -246,7 +250,7 @@ class Searcher(abc.ABC):
 
 
 def best_per_depth(results: Iterable[Result]) -> dict[int, Result]:
-    """The best layer assignment of each depth (its sum), by depth; of equal values the first."""
+    """Return the best layer assignment of each depth (its sum), by depth; of equal values the first."""
     best: dict[int, Result] = {}
     for result in ranked(results):
         best.setdefault(sum(result[0]), result)
@@ -254,6 +258,6 @@ def best_per_depth(results: Iterable[Result]) -> dict[int, Result]:
 
 
 def _listed(architectures: list[Architecture], most: int = 8) -> str:
-    """A readable list that stays short however many there are."""
+    """Return a readable list of architectures, which stays short however many there are."""
     text = ", ".join(map(str, architectures[:most]))
     return f"{text}, ... ({len(architectures)} in all)" if len(architectures) > most else text or "none"

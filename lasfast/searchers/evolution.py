@@ -22,7 +22,7 @@ from lasfast.spaces import Architecture, ProductSpace
 
 
 class _Evolutionary(Searcher):
-    """What both have in common: a random first generation, and no architecture that was asked before."""
+    """The common part of both: the first generation is random, and no architecture comes twice."""
 
     space: ProductSpace
 
@@ -40,7 +40,7 @@ class _Evolutionary(Searcher):
         self.seed = as_int("seed", seed, minimum=0)
 
     def begin(self) -> None:
-        """Forget everything that was told."""
+        """Forget all that was observed."""
         super().begin()
         self._known: set[Architecture] = set()
 
@@ -51,7 +51,13 @@ class _Evolutionary(Searcher):
     def generation(
         self, rng: random.Random, *parts: tuple[int, Callable[[], Architecture]]
     ) -> list[Architecture]:
-        """New architectures that meet the constraint: so many of each operator, what it lacks at random."""
+        """Return new architectures that meet the constraint.
+
+        Args:
+            rng: the generator.
+            parts: how many are wanted, and the operator that draws one. Where operators find too few, random
+                architectures take their place.
+        """
         new: dict[Architecture, None] = {}
 
         def accept(architecture: Architecture) -> bool:
@@ -67,7 +73,7 @@ class _Evolutionary(Searcher):
         return list(new)
 
     def describe(self) -> dict[str, Any]:
-        """What both are described by."""
+        """Return what describes both, as JSON values."""
         return {
             "population": self.population,
             "constraint": describe_function(self.constraint),
@@ -79,20 +85,19 @@ class _Evolutionary(Searcher):
 class Evolution(_Evolutionary):
     """Evolutionary architecture search (Guo et al., Single Path One-Shot, Algorithm 1).
 
-    A random population is followed by `generations` more. Each is half crossovers of two of the `top` best
-    so far, half mutations of one of them, all new and all within the constraint; where these two find too
-    few, random architectures take their place. Every generation is ranked, the last one included, which the
-    paper's listing makes and leaves: `population * (generations + 1)` evaluations in all, one step for each
-    generation.
+    After a random population come `generations` more, each in one step. Half of a generation are crossovers
+    of two of the `top` best so far, half are mutations of one of them; all are new and within the constraint,
+    and where too few are found, random architectures take their place. Each generation is evaluated, the last
+    one included, which the paper's listing makes and leaves: `population * (generations + 1)` evaluations.
 
     Args:
-        space: independent decisions, such as `ChoiceSpace`.
-        constraint: which architectures are proposed: a function of one, True or False; None is all.
-        population: P.
-        generations: the listing's number of iterations, T.
+        space: a space of independent decisions, such as `ChoiceSpace`.
+        constraint: says whether an architecture may be proposed; None admits all.
+        population: how many architectures a generation has, P.
+        generations: how many generations follow the first, T.
         top: how many of the best are parents, k.
-        probability: of each decision to be mutated.
-        seed: of the searcher's own generator.
+        probability: that of each decision to be mutated.
+        seed: the seed of the searcher's own generator.
 
     Attributes:
         parents: (architecture, value) of the `top` best of the completed steps.
@@ -117,7 +122,7 @@ class Evolution(_Evolutionary):
         self.probability = probability
 
     def begin(self) -> None:
-        """Forget everything that was told."""
+        """Forget all that was observed."""
         super().begin()
         self.parents: list[Result] = []
 
@@ -127,7 +132,7 @@ class Evolution(_Evolutionary):
         self.parents = ranked(self.parents + list(results))[: self.top]
 
     def propose(self) -> list[Architecture]:
-        """A generation: random, or of crossovers and mutations of the best."""
+        """Return the first, random generation, or one of crossovers and mutations of the best."""
         if self.step > self.generations:
             return []
         rng = random.Random(f"{self.seed} {self.step}")
@@ -146,7 +151,7 @@ class Evolution(_Evolutionary):
         return self.generation(rng, (crossovers, cross), (self.population - crossovers, mutate))
 
     def describe(self) -> dict[str, Any]:
-        """Name, hyper-parameters and space."""
+        """Return name, hyper-parameters and space, as JSON values."""
         return {
             "name": "evolution",
             "generations": self.generations,
@@ -159,18 +164,19 @@ class Evolution(_Evolutionary):
 class RegularizedEvolution(_Evolutionary):
     """Aging evolution (Real et al., AAAI 2019, Algorithm 1), a baseline.
 
-    A random population; then each child is the best of a random sample of the population with one decision
-    changed, and takes the place of the oldest member. Children are new and within the constraint, by
-    drawing again; where no new one is found, a random architecture takes its place.
+    The population begins random. Then each child is the best of a random sample of the population, one
+    decision changed, and takes the place of the oldest member. Children are drawn until they are new and
+    within the constraint; where none is found, a random architecture takes its place.
 
     Args:
-        space: independent decisions, such as `ChoiceSpace`.
-        constraint: which architectures are proposed: a function of one, True or False; None is all.
-        population: P; its default and that of `sample` are those of LayerNAS, appendices B and C.
+        space: a space of independent decisions, such as `ChoiceSpace`.
+        constraint: says whether an architecture may be proposed; None admits all.
+        population: how many members there are, P; its default and that of `sample` are those of LayerNAS,
+            appendices B and C.
         sample: how many members a parent is the best of, S.
-        evaluations: how many architectures to try in all.
-        children: how many are asked for in one step; 1 is the paper.
-        seed: of the searcher's own generator.
+        evaluations: how many architectures are tried in all.
+        children: how many are asked for in one step; 1 in the paper.
+        seed: the seed of the searcher's own generator.
 
     Attributes:
         members: (architecture, value) of the population, the oldest first.
@@ -193,7 +199,7 @@ class RegularizedEvolution(_Evolutionary):
         self.children = as_int("children", children, minimum=1)
 
     def begin(self) -> None:
-        """Forget everything that was told."""
+        """Forget all that was observed."""
         super().begin()
         self.members: list[Result] = []
 
@@ -203,7 +209,7 @@ class RegularizedEvolution(_Evolutionary):
         self.members = (self.members + list(results))[-self.population :]
 
     def propose(self) -> list[Architecture]:
-        """The random population, then children."""
+        """Return the random population, then children."""
         rng = random.Random(f"{self.seed} {self.step}")
         if not self.history:
             return initial_sample(self.space, rng, self.population, self.admits)
@@ -215,7 +221,7 @@ class RegularizedEvolution(_Evolutionary):
         return self.generation(rng, (wanted, child))
 
     def describe(self) -> dict[str, Any]:
-        """Name, hyper-parameters and space."""
+        """Return name, hyper-parameters and space, as JSON values."""
         return {
             "name": "regularized-evolution",
             "sample": self.sample,

@@ -1,4 +1,4 @@
-"""Inter-layer Transition NAS (Ma et al. 2020): the cells that pruning leaves of what training has learned."""
+"""Inter-layer Transition NAS (Ma et al. 2020): pruning derives the cells from what training has learned."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class ITNAS(Searcher):
         Study(ITNAS(supernet.space, learned=trainer.learned), evaluator, trainer=trainer).run()
 
     Args:
-        space: the cells.
-        learned: gives what was learned of the "normal" and of the "reduction" cell.
+        space: the space of cells.
+        learned: returns what was learned of the "normal" and of the "reduction" cell.
         pruning: "iterative" (the paper's TIEP), or "hard" (as DARTS prunes, all edges by the distributions
             that training ends with).
     """
@@ -51,7 +51,7 @@ class ITNAS(Searcher):
         self.pruning = pruning
 
     def propose(self) -> list[Architecture]:
-        """The architecture that pruning leaves, in the first step; nothing after it."""
+        """Return the architecture that pruning leaves, in the first step; nothing after it."""
         if self.history:
             return []
         assert isinstance(self.space, CellSpace)
@@ -62,20 +62,21 @@ class ITNAS(Searcher):
         return [self.space.architecture(normal, reduction)]
 
     def describe(self) -> dict[str, Any]:
-        """Name, hyper-parameters and space."""
+        """Return name, hyper-parameters and space, as JSON values."""
         return {"name": "itnas", "pruning": self.pruning, "space": self.space.describe()}
 
 
 def prune(space: CellSpace, learned: LearnedCell, *, iterative: bool = True) -> Cell:
-    """Transition-induced iterative edge pruning (Algorithm 1): two edges and their operations for each node.
+    """Prune a cell to two edges, with an operation each, for each node (TIEP, Algorithm 1).
 
     Node by node, the distributions of the edges that enter it follow from those kept before (Eq. 14, 15); the
     edge whose largest probability is the least goes, until two are left; and these keep their most probable
     operation, as one-hot distributions that later edges follow from (Eq. 13). Without `iterative`, later
     edges follow from the whole distributions of all edges instead.
 
-    That an edge does nothing (`none`) is neither its strength nor kept, as in DARTS. Of equally strong edges,
-    that from the later node goes; of equally probable operations, the first stays.
+    As in DARTS, the probability that an edge does nothing (`none`) does not count, and that operation is
+    never kept. Of equally strong edges, the one from the later node goes; of equally probable operations, the
+    first stays.
     """
     operations = len(space.operations)
     settled: dict[int, dict[int, Row]] = {}  # node -> source of an edge that enters it -> its distribution

@@ -1,4 +1,4 @@
-"""LayerNAS: layer by layer, the best few of each cost bucket are carried on."""
+"""LayerNAS: a search layer by layer that keeps the best few candidates of each cost bucket."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from lasfast.spaces import Architecture, ProductSpace
 
 @dataclass
 class Candidate:
-    """A model candidate of a layer: options for the layers so far, the default for the rest.
+    """A candidate of a layer: options for the layers up to it, and the default option for the rest.
 
-    `untried` are the options of the next layer that it was not yet continued with.
+    Attributes:
+        beginning: the options.
+        value: how good the architecture is.
+        untried: the options of the next layer with which it was not yet continued.
     """
 
     beginning: Architecture
@@ -46,22 +49,24 @@ class LayerNAS(Searcher):
     same cost, the better one stays better whatever follows (Assumption 4.2).
 
     Args:
-        space: independent decisions, such as `ChoiceSpace`, in the order in which they are searched.
-        cost: what an architecture costs; each layer must have a cheapest and a dearest option, whatever the
+        space: a space of independent decisions, such as `ChoiceSpace`, in the order in which they are
+            searched.
+        cost: the cost of an architecture; each layer must have a cheapest and a dearest option, whatever the
             others take, as in any sum over layers.
         target: the least and the most that the architecture may cost.
-        buckets: H, how many buckets of a layer's candidates.
-        replicas: k, how many candidates a bucket keeps.
-        parents: R, from how many candidates a step goes on; None is all. The paper gives no number; 2 is that
+        buckets: into how many buckets a layer's candidates fall, H.
+        replicas: how many candidates a bucket keeps, k.
+        parents: from how many candidates a step goes on, R; None is all. The paper gives no number; 2 is that
             of its example (appendix I), as for `children`.
-        children: T, how many children each of them gets; None is all.
-        select: which candidates: "random", as in the paper's example, or "best", those of the highest values,
+        children: how many children each of them gets, T; None is all.
+        select: which candidates a step goes on from: "random" ones, as in the paper's example, or the "best",
             which is our addition.
         default: the architecture of default options; None takes the dearest of each layer.
-        constraint: what may win besides; the bounds of a `Constraint` prune as the target does.
-        phi: what tells the candidates of a layer apart in place of Eq. 4, a function of an architecture.
+        constraint: says whether an architecture may win; the bounds of a `Constraint` prune as the target
+            does.
+        phi: gives the bucket of an architecture in place of Eq. 4.
         evaluations: how many architectures to try at most; None goes on to the end.
-        seed: of the searcher's own generator.
+        seed: the seed of the searcher's own generator.
 
     Attributes:
         table: for each layer, bucket -> its candidates, the best first.
@@ -116,7 +121,7 @@ class LayerNAS(Searcher):
             )
 
     def begin(self) -> None:
-        """Forget everything that was told."""
+        """Forget all that was observed."""
         super().begin()
         layers = len(self.space.options)
         self.table: list[dict[Hashable, list[Candidate]]] = [{} for _ in range(layers + 1)]
@@ -126,7 +131,7 @@ class LayerNAS(Searcher):
         self._evaluated = 0
 
     def propose(self) -> list[Architecture]:
-        """Children of candidates of the current layer, or of the next that has any to evaluate."""
+        """Return children of candidates of the current layer, or of the next that has any to evaluate."""
         rng = random.Random(f"{self.seed} {self.step}")
         beginnings: list[Architecture] = []
         while not beginnings and any(map(self._able, range(len(self.space.options)))):
@@ -143,11 +148,11 @@ class LayerNAS(Searcher):
             self._keep(self._asked_for[architecture], value)
 
     def complete(self, beginning: Architecture) -> Architecture:
-        """The network of a candidate: the default option at the layers it does not decide."""
+        """Return the architecture of a candidate, which takes the default option at all further layers."""
         return (*beginning, *self.default[len(beginning) :])
 
     def bucket(self, beginning: Architecture) -> Hashable:
-        """The bucket of a candidate of a layer: `phi`, or Eq. 4, the dearest one in the last bucket."""
+        """Return the bucket of a candidate of a layer, by `phi` or Eq. 4; the dearest is in the last one."""
         architecture = self.complete(beginning)
         if self.phi is not None:
             return self.phi(architecture)
@@ -161,15 +166,15 @@ class LayerNAS(Searcher):
         return min(math.floor(share * self.buckets), self.buckets - 1)
 
     def may_win(self, architecture: Architecture) -> bool:
-        """Whether it meets the target and the constraint."""
+        """Return whether an architecture meets the target and the constraint."""
         return self.reach.meets(architecture)
 
     def _able(self, layer: int) -> list[Candidate]:
-        """The candidates of a layer that have an option left to go on with."""
+        """Return the candidates of a layer that have an option left to go on with."""
         return [one for bucket in self.table[layer].values() for one in bucket if one.untried]
 
     def _continue(self, layer: int, rng: random.Random) -> list[Architecture]:
-        """The beginnings, one layer longer, that candidates of a layer are continued with."""
+        """Return the beginnings, one layer longer, with which candidates of a layer are continued."""
         able = self._able(layer)
         if layer and self.parents is not None:
             rng.shuffle(able)
@@ -180,7 +185,7 @@ class LayerNAS(Searcher):
         return [child for parent in able for child in self._children(parent, children, rng)]
 
     def _children(self, parent: Candidate, wanted: int | None, rng: random.Random) -> list[Architecture]:
-        """Up to `wanted` children to evaluate; on the way, options without a completion are dropped."""
+        """Return up to `wanted` children to evaluate, and drop options without a completion on the way."""
         children: list[Architecture] = []
         while parent.untried and (wanted is None or len(children) < wanted):
             option = parent.untried.pop(rng.randrange(len(parent.untried)))
@@ -203,7 +208,7 @@ class LayerNAS(Searcher):
         del bucket[self.replicas :]
 
     def describe(self) -> dict[str, Any]:
-        """Name, hyper-parameters and space."""
+        """Return name, hyper-parameters and space, as JSON values."""
         return {
             "name": "layernas",
             "cost": describe_function(self._given_cost),

@@ -1,4 +1,4 @@
-"""Neural Inheritance Relation search: the best assignment grows by one layer per step (Algorithm 1)."""
+"""Neural Inheritance Relation search: the best assignment grows by one layer each step (Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class NIR(Searcher):
     tries the (at most n) assignments with one layer more than the best of the step before, and keeps the best
     of them: O(depth * n) evaluations where enumeration takes O(depth ** n).
 
-    One depth is one step; the depth of the start itself has one candidate only and is not evaluated. Of equal
-    values the candidate that was asked first wins: the better parent's, and the earlier group's.
+    Each step is a depth; the depth of the start, which has one candidate only, is not evaluated. Of equal
+    values the candidate that was asked for first wins: the better parent's, and the earlier group's.
 
     Args:
-        space: the layer assignments.
+        space: the space of layer assignments.
         depth: the depth to reach, beyond that of `start`.
-        beam: how many assignments of a depth are kept as parents; 1 is the paper.
-        start: where to start from; None is one layer in each group.
-        constraint: heirs that do not meet it are left out; the search ends where none are left.
+        beam: how many assignments of a depth are kept as parents; 1 in the paper.
+        start: the assignment to start from; None is one layer in each group.
+        constraint: says whether an assignment may be proposed; the search ends where none may.
 
     Attributes:
         history: for each completed depth, (assignment, value) of its candidates.
@@ -57,7 +57,7 @@ class NIR(Searcher):
             )
 
     def propose(self) -> list[Architecture]:
-        """Inherited sampling: one layer more than each parent, in each group in turn."""
+        """Return the heirs, which have one layer more than a parent, in each group in turn."""
         parents = [architecture for architecture, _ in self.kept] if self.history else [self.start]
         if sum(parents[0]) == self.depth:
             return []
@@ -86,7 +86,7 @@ class NIR(Searcher):
         return self.kept[0]
 
     def describe(self) -> dict[str, Any]:
-        """Name, hyper-parameters and space."""
+        """Return name, hyper-parameters and space, as JSON values."""
         return {
             "name": "nir",
             "depth": self.depth,

@@ -1,4 +1,4 @@
-"""The small steps that searchers are composed of."""
+"""The operators that searchers are composed of: ranking, crossover, sampling."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lasfast.spaces import Architecture, SearchSpace
 Result: TypeAlias = tuple[Architecture, float]
 """An architecture and its value; higher is better."""
 
-ATTEMPTS = 100  # draws at most for each architecture that is wanted
-ENUMERABLE = 100_000  # spaces up to this size are gone through where drawing finds too few
-NEAREST = 200  # random architectures that one of a wanted cost is chosen from
+ATTEMPTS = 100  # how often to draw, at most, for each architecture that is wanted
+ENUMERABLE = 100_000  # spaces of up to so many are enumerated where drawing finds too few
+NEAREST = 200  # from how many random architectures one of a wanted cost is chosen
 
 logger = logging.getLogger("lasfast")
 
 
 def ranked(results: Iterable[Result]) -> list[Result]:
-    """The best first; of equal values the one that comes first in `results` stays first."""
+    """Return results, the best first; of equal values the one that comes first in `results` stays first."""
     return sorted(results, key=lambda result: -result[1])
 
 
@@ -31,14 +31,14 @@ def crossover(first: Architecture, second: Architecture, rng: random.Random) -> 
 
 
 def tournament(population: Sequence[Result], size: int, rng: random.Random) -> Architecture:
-    """The best of `size` members drawn with replacement; of equal values the one drawn first."""
+    """Return the best of `size` members drawn with replacement; of equal values the one drawn first."""
     return max(rng.choices(population, k=size), key=lambda result: result[1])[0]
 
 
 def pareto_front(results: Iterable[Result], cost: Cost) -> list[Result]:
-    """The results that no other one matches in both value and cost and beats in one, the cheapest first.
+    """Return the results for which no other has a higher value at most as dear, or as high a value for less.
 
-    Of results equal in both, the first.
+    The cheapest comes first. Of results that are equal in both, the first stays.
     """
     front: list[Result] = []
     for result in sorted(results, key=lambda result: (cost(result[0]), -result[1])):
@@ -50,7 +50,7 @@ def pareto_front(results: Iterable[Result], cost: Cost) -> list[Result]:
 def draw_distinct(
     draw: Callable[[], Architecture], wanted: int, accept: Callable[[Architecture], bool]
 ) -> list[Architecture]:
-    """Different architectures that `accept` takes: `wanted` of them, or what ATTEMPTS draws for each give."""
+    """Return `wanted` different architectures that `accept` takes, or what ATTEMPTS draws for each find."""
     found: dict[Architecture, None] = {}
     for _ in range(ATTEMPTS * wanted):
         candidate = draw()
@@ -68,7 +68,10 @@ def sample_nearest(
     wanted: float,
     accept: Callable[[Architecture], bool],
 ) -> Architecture | None:
-    """Of NEAREST random architectures that `accept` takes, that whose cost is nearest to `wanted`, if any."""
+    """Return the architecture whose cost is nearest to `wanted`, of NEAREST random ones that `accept` takes.
+
+    None is returned where `accept` takes none.
+    """
     drawn = sample_distinct(space, rng, NEAREST, accept)
     return min(drawn, key=lambda one: abs(cost(one) - wanted), default=None)
 
@@ -80,7 +83,7 @@ def initial_sample(
     accept: Callable[[Architecture], bool],
     **among: Any,
 ) -> list[Architecture]:
-    """What a search begins with: `sample_distinct`, but ValueError where it finds nothing at all."""
+    """Return what `sample_distinct` does, for a search to begin with; ValueError where that is nothing."""
     found = sample_distinct(space, rng, wanted, accept, **among)
     if not found:
         raise ValueError(f"constraint must leave architectures of {space}; none that meets it was found")
@@ -94,15 +97,15 @@ def sample_distinct(
     accept: Callable[[Architecture], bool],
     **among: Any,
 ) -> list[Architecture]:
-    """Different architectures that `accept` takes, drawn uniformly.
+    """Draw different architectures that `accept` takes, uniformly.
 
     Args:
-        space: where to draw from.
+        space: the architectures to draw from.
         rng: the generator.
-        wanted: how many; fewer come where there are fewer, or, in a space of more than ENUMERABLE
-            architectures, where ATTEMPTS draws for each do not find them; that is logged.
-        accept: which ones may come.
-        among: what the space's `sample`, `count` and `enumerate` take, such as `depth`.
+        wanted: how many. Fewer come where there are fewer, or where, in a space of more than ENUMERABLE
+            architectures, ATTEMPTS draws for each do not find them, which is logged.
+        accept: says whether an architecture may come.
+        among: arguments of the space's `sample`, `count` and `enumerate`, such as `depth`.
     """
     size = space.count(**among)
     if size <= 2 * wanted:

@@ -1,4 +1,4 @@
-"""Random search: the baseline, and the second searcher that shows what the interface is."""
+"""Random search, the baseline."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
 
 
 class Random(Searcher):
-    """Architectures drawn uniformly and without repetition, all of them in one step.
+    """Draws architectures uniformly and without repetition, all of them in one step.
 
     Args:
-        space: where to draw from.
-        samples: how many to draw; a space that has fewer gives all it has, in random order.
+        space: the architectures to draw from.
+        samples: how many to draw; all, in random order, where there are fewer.
         depth: for layer assignments, the depth or depths to draw from; None is all of them, so that
             the depths with the most assignments get the most samples.
-        constraint: which ones may be drawn: a function of an architecture, True or False; None is all.
-        seed: of the searcher's own generator.
+        constraint: says whether an architecture may be drawn; None admits all.
+        seed: the seed of the searcher's own generator.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Random(Searcher):
             self.depths = space.depths(depth)
 
     def propose(self) -> list[Architecture]:
-        """The whole sample in the first step, nothing after it."""
+        """Return the whole sample in the first step, nothing after it."""
         if self.history:
             return []
         rng = random.Random(f"{self.seed} {self.step}")
@@ -65,7 +65,7 @@ class Random(Searcher):
         return best_per_depth(self.results) if isinstance(self.space, LayerAssignmentSpace) else {}
 
     def describe(self) -> dict[str, Any]:
-        """Name, hyper-parameters and space."""
+        """Return name, hyper-parameters and space, as JSON values."""
         return {
             "name": "random",
             "samples": self.samples,

@@ -1,4 +1,4 @@
-"""Which beginnings of an architecture can still be completed within bounds on its costs."""
+"""Whether the beginning of an architecture can still be completed within limits on its costs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lasfast.core.checks import as_finite
 from lasfast.spaces import Architecture, ProductSpace
 
 Limits: TypeAlias = tuple[Cost, float, float]
-"""A cost, and the least and the most that it may be."""
+"""A cost, with the least and the most that it may be."""
 
-TRIALS = 1000  # completions that one question tries at most; past these the answer is "perhaps"
-REMEMBERED = 2**17  # costs kept, of each cost
+TRIALS = 1000  # how many completions one question tries at most; past these, its answer may be wrong
+REMEMBERED = 2**17  # of how many architectures each cost is kept
 
 
 class Reach:
@@ -24,11 +24,11 @@ class Reach:
 
     Each cost must have a cheapest and a dearest option at each layer, whatever the other layers take. That is
     so for any sum over layers, and for FLOPs and params where a width is decided before the layers that
-    share it. What a beginning can come to then lies between its two extreme completions.
+    share it. The cost of any completion then lies between those of the two extreme completions.
 
     Args:
-        space: the architectures.
-        limits: on one or more costs; each function is called once for an architecture where possible.
+        space: the space of the architectures.
+        limits: limits on one or more costs; each cost is computed once for an architecture where possible.
         accept: a further condition on whole architectures.
 
     Attributes:
@@ -55,15 +55,15 @@ class Reach:
         self._first_stair = list(itertools.accumulate(lengths, initial=0))
 
     def cost(self, architecture: Architecture) -> float:
-        """The first cost of an architecture."""
+        """Return the first cost of an architecture."""
         return self._limits[0][0](architecture)
 
     def range(self, beginning: Architecture, number: int = 0) -> tuple[float, float]:
-        """The least and the most of a cost that an architecture can have that begins so.
+        """Return the least and the most of a cost that architectures with this beginning can have.
 
         Raises:
-            ValueError: the cost has no cheapest and dearest option at each layer: what it comes to with one
-                layer more decided is outside the range it had before.
+            ValueError: the cost has no cheapest and dearest option at each layer: with one layer more
+                decided, it can be outside the range that it had before.
         """
         cost = self._limits[number][0]
         low, high = (cost((*beginning, *end[len(beginning) :])) for end in self._ends[number])
@@ -79,13 +79,13 @@ class Reach:
         return low, high
 
     def meets(self, architecture: Architecture) -> bool:
-        """Whether a whole architecture meets all limits and the further condition."""
+        """Return whether a whole architecture meets all limits and the further condition."""
         return all(low <= cost(architecture) <= high for cost, low, high in self._limits) and self.accept(
             architecture
         )
 
     def reaches(self, beginning: Architecture) -> bool:
-        """Whether some architecture that begins so meets all limits.
+        """Return whether some architecture with this beginning meets all limits.
 
         False is certain. So is True, unless TRIALS completions did not settle it.
         """
@@ -95,7 +95,7 @@ class Reach:
         return next(completions, None) is not None
 
     def _completions(self, beginning: Architecture) -> Iterator[Architecture]:
-        """Completions that may meet all limits, the likely ones first, and each that does at last."""
+        """Give completions that may meet all limits, the likely ones first, and each that does at last."""
         open_ = deque([beginning])  # the shorter first: there is more to try behind them
         while open_:
             beginning = open_.popleft()
@@ -105,7 +105,7 @@ class Reach:
                     open_.extend((*beginning, option) for option in self._orders[0][len(beginning)])
 
     def _straddles(self, beginning: Architecture) -> bool:
-        """Whether, of each cost, something between the two extreme completions is within the limits."""
+        """Return whether the ranges of all costs overlap with their limits."""
         for number, (_, low, high) in enumerate(self._limits):
             least, most = self.range(beginning, number)
             if least > high or most < low:
@@ -113,11 +113,11 @@ class Reach:
         return True
 
     def _near(self, beginning: Architecture) -> Iterator[Architecture]:
-        """Completions that draw near to the limits of the first cost, from both ends.
+        """Give completions that draw near to the limits of the first cost, from both ends.
 
-        Those on the way from the cheapest completion to the dearest differ from the next at one layer alone.
-        Bisecting finds the last that is too cheap; what it has up to that layer is kept, and the way from
-        there on has smaller steps.
+        The way from the cheapest completion to the dearest changes one layer at a time. Bisection finds the
+        last completion on it that is too cheap. Its options up to the layer that changes next are kept, and
+        the way from there on has smaller steps.
         """
         cost, low, _ = self._limits[0]
         yield (*beginning, *self.cheapest[len(beginning) :])
@@ -139,5 +139,5 @@ class Reach:
 
 
 def _remembered(cost: Cost) -> Cost:
-    """The cost, checked to be a finite number, and kept for architectures asked about lately."""
+    """Return a cost that is checked to be a finite number, and kept for the architectures of late."""
     return lru_cache(REMEMBERED)(lambda architecture: as_finite("cost", cost(architecture)))

@@ -1,4 +1,4 @@
-"""Whether lasfast's kernels compute on this machine what PyTorch does: what `lasfast check` runs."""
+"""The self-check, which compares lasfast's kernels with PyTorch on this machine: `lasfast check` runs it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from lasfast.selfcheck.training import training_cases
 
 
 def run(device: torch.device, begin: Callable[[str], None] = lambda name: None) -> Iterator[Result]:
-    """Check the kernels of the CPU, or of the GPU `device`, case by case; `begin` is told of each before.
+    """Check the kernels of the CPU, or of the GPU `device`, case by case.
 
-    On the CPU every instruction set of this machine takes part; on a GPU all ways to predict, all tiles of
-    convolutions, and CUDA graphs. Random numbers are the same every time. Takes some seconds. What cannot be
-    run ends it, since a GPU may be of no use afterwards.
+    On the CPU, every instruction set of this machine is checked; on a GPU, all ways to predict, all tiles of
+    convolutions, and CUDA graphs. Random numbers are the same every time. The check takes some seconds. It
+    ends at the first case that cannot be run, since a GPU may be of no use afterwards.
+
+    Args:
+        device: the CPU or a GPU.
+        begin: is called with the name of each case before it is checked.
 
     Raises:
         torch.OutOfMemoryError: there is too little memory, which says nothing about the kernels.

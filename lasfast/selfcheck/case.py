@@ -1,4 +1,4 @@
-"""What is checked: a computation that lasfast does in several ways, and PyTorch does, too."""
+"""Cases of the self-check: computations that lasfast does in several ways, and PyTorch does, too."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from lasfast.runtime import compiled
 
 Run = Callable[[], Sequence[Tensor]]
 
-EXACT = 1e-4  # error allowed of float32
-ROUNDING = 5e-3  # allowed beside a multiple of PyTorch's own error where values are rounded to fewer bits
+EXACT = 1e-4  # the error that float32 may have
+ROUNDING = 5e-3  # what values with fewer bits may err by, besides a multiple of PyTorch's own error
 TIMES = {"bf16": 2.0, "TF32": 2 / 8}
-"""That multiple of PyTorch's error in bf16; TF32 has three bits more, which halve it three times."""
+"""This multiple of PyTorch's error in bf16; TF32 has three bits more, each of which halves the error."""
 
 
 class DisagreementError(Exception):
-    """A result is too far from PyTorch's, or its bits are others the second time."""
+    """A result is too far from PyTorch's, or has other bits the second time."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a case: `error`, relative, is that of the worst tensor by the worst of `ways`.
+    """The result of a case.
 
-    It is infinite where nothing came of it.
+    Attributes:
+        name: the name of the case.
+        ways: the names of the ways in which lasfast computed it.
+        error: the relative error of the worst tensor by the worst way; infinite where the case could not run.
+        allowed: the error that it may have.
+        problem: what is wrong, or None.
     """
 
     name: str
@@ -37,20 +42,19 @@ class Result:
     error: float
     allowed: float
     problem: str | None
-    """What is wrong, if anything is."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Something to compute: tensors by lasfast's kernels, and the same ones by PyTorch.
+    """Computes tensors by lasfast's kernels, and the same ones by PyTorch.
 
     Attributes:
-        name: what a person is told.
+        name: the name that is shown.
         ours: runs lasfast's kernels.
-        truth: PyTorch in float32 or better.
-        theirs: PyTorch in bf16, which says what rounding costs; not run for "fp32".
+        truth: runs PyTorch in float32 or better.
+        theirs: runs PyTorch in bf16, which says what rounding costs; it is not run for "fp32".
         precision: "fp32", "bf16" or "TF32".
-        ways: the environment variables that make lasfast compute one way or another, by the way's name.
+        ways: the environment variables that make lasfast compute in one way or another, by the way's name.
     """
 
     name: str
@@ -61,7 +65,7 @@ class Case:
     ways: Mapping[str, Mapping[str, str]]
 
     def check(self) -> Result:
-        """Compare: errors within bounds, and the same bits twice. What PyTorch cannot run is raised."""
+        """Compare errors with their bounds, and the bits of two runs. An error of PyTorch's own is raised."""
         truth = self.truth()
         bounds = [EXACT] * len(truth)
         if self.precision != "fp32":
@@ -92,13 +96,13 @@ class Case:
 
 
 def relative_error(result: Tensor, truth: Tensor) -> float:
-    """||result - truth|| / ||truth||, of the same shape."""
+    """Return ||result - truth|| / ||truth||; both have the same shape."""
     exact = truth.double()
     return float((result.double() - exact).norm() / exact.norm().clamp_min(1e-30))
 
 
 def native_ways(cuda: bool) -> dict[str, dict[str, str]]:
-    """How operators can run: by each instruction set of the processor, or on CUDA."""
+    """Return the ways to run operators: each instruction set of the processor, or CUDA."""
     if cuda:
         return {"CUDA": {}}
     return {isa: {"LASFAST_ISA": isa} for isa in compiled.load().isas_supported()}
@@ -106,7 +110,7 @@ def native_ways(cuda: bool) -> dict[str, dict[str, str]]:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables, and put back what they were."""
+    """Set environment variables within the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -121,7 +125,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def float32_as(tf32: bool) -> Iterator[None]:
-    """Let products of float32 be TF32's on CUDA, lasfast's and PyTorch's, or be exact."""
+    """Let lasfast and PyTorch multiply float32 on CUDA as TF32, or exactly, within the block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:

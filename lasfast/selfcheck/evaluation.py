@@ -1,4 +1,4 @@
-"""Evaluation: small supernets that between them use every kernel of calibration and prediction."""
+"""Cases of evaluation: small supernets that together use every kernel of calibration and prediction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NORMALIZATION = Normalization((0.4, 0.5, 0.1), (0.2, 0.25, 0.3))
 
 
 class Medley(Supernet):
-    """What the families lack: a padded max-pooling of many channels, hard gates, averages, odd channels."""
+    """A supernet of what the families lack: a padded max-pooling, hard gates, averages, odd channels."""
 
     def __init__(self) -> None:
         super().__init__(LayerAssignmentSpace(1, 2), num_classes=CLASSES, in_channels=3)
@@ -51,7 +51,7 @@ class Medley(Supernet):
 
 
 class ShortShuffleNet(supernets.ShuffleNetV2):
-    """Six blocks instead of twenty, after which rounding to bf16 leaves nothing to compare."""
+    """A ShuffleNetV2 of six blocks; after its twenty, rounding to bf16 leaves nothing to compare."""
 
     repeats = (2, 2, 1, 1)
 
@@ -67,7 +67,7 @@ NETS: dict[str, Callable[[], Supernet]] = {
 
 
 def evaluation_cases(device: torch.device) -> Iterator[Case]:
-    """Each supernet in each precision; of some, on images that are bytes."""
+    """Give a case of each supernet in each precision, of some also on images that are bytes."""
     cuda = EXECUTORS[device.type].cuda
     for name, make in NETS.items():
         supernet = _made(make).to(device)
@@ -103,7 +103,7 @@ def _case(
 def _logits(
     backend: Backend, plan: PrefixTree, calibration: Sequence[Tensor], images: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Logits [leaves, N, classes] of the first batch, which comes three times, and of the last."""
+    """Return the logits [leaves, N, classes] of the first batch, which comes three times, and of the last."""
     statistics = backend.calibrate(plan, calibration, "cumulative")
     every = [
         torch.stack([outputs[leaf] for leaf in plan.leaves])
@@ -116,7 +116,7 @@ def _logits(
 
 
 def _made(make: Callable[[], Supernet]) -> Supernet:
-    """The supernet with the same weights every time, batch norms' included."""
+    """Return the supernet, with the same weights every time, those of batch norms included."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         supernet = make()
@@ -137,7 +137,7 @@ def _architectures(supernet: Supernet) -> list[tuple[int, ...]]:
 def _batches(
     count: int, device: torch.device, normalization: Normalization | None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """For calibration and for prediction: three batches of one size, and a smaller one."""
+    """Return batches for calibration and for prediction: three of one size, and a smaller one."""
     generator = torch.Generator().manual_seed(1)
     sizes = (count, count, count, count - 2)
 

@@ -1,4 +1,4 @@
-"""Convolutions on CUDA in every tile, against the usual one, which evaluation is checked in."""
+"""Cases of tiles: convolutions on CUDA in every tile, compared with the usual one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lasfast.runtime.autotune import UnfitError
 from lasfast.selfcheck.case import Case
 
 SIZES = (Size(3, 16, 16), Size(3, 64, 64))
-"""For one or the other, every tile is one that suits."""
+"""Every tile suits one of these sizes."""
 
 
 def tile_cases(device: torch.device) -> Iterator[Case]:
-    """Each tile once in each precision; warpgroups may round their sums otherwise than warps do."""
+    """Give a case of each tile in each precision; warpgroups may round sums differently from warps."""
     if not EXECUTORS[device.type].cuda:
         return
     for precision in ("fp32", "bf16"):

@@ -1,4 +1,4 @@
-"""Training: the fused operators forward and backward, on a GPU as CUDA graphs, too, and the update."""
+"""Cases of training: the fused operators forward and backward, as CUDA graphs, too, and the update."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAST, PLANES = torch.channels_last, torch.contiguous_format
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a convolution, of which a slice of the weight is active, and what follows it."""
+    """The sizes of a convolution, whose weight is partly active, and what follows it."""
 
     input: tuple[int, int, int, int]
     weight: tuple[int, int, int, int]
@@ -51,7 +51,7 @@ GROUPED = Shape((5, 12, 9, 8), (18, 4, 3, 3), 18, padding=1, groups=3)
 
 
 def training_cases(device: torch.device) -> Iterator[Case]:
-    """Convolutions with batch norm and without, dense and depthwise, batch norm alone, and the update."""
+    """Give cases of convolutions with batch norm and without, of batch norm alone, and of the update."""
     cuda = EXECUTORS[device.type].cuda
     for precision in ("fp32", "bf16", *(("TF32",) if cuda else ())):
         case = partial(_case, device, cuda, precision)
@@ -77,7 +77,7 @@ def training_cases(device: torch.device) -> Iterator[Case]:
 
 
 class Layer:
-    """A shape with its tensors, run forward and backward by lasfast and by PyTorch.
+    """Runs a shape, with tensors of its own, forward and backward by lasfast and by PyTorch.
 
     Values are of the precision that is checked, weights float32. Results are the output, the running
     statistics, and the gradients of x, weight, batch norm's weight and bias, and residual.
@@ -106,7 +106,7 @@ class Layer:
         self.running = mean, torch.ones_like(mean)
 
     def fused(self, leaves: Sequence[Tensor], running: Sequence[Tensor]) -> Tensor:
-        """Return what the training operator of all gives."""
+        """Return the output of the training operator that fuses all."""
         x, weight, scale, bias, *residual = leaves
         one = self.shape
         return conv_bn_act(
@@ -126,20 +126,20 @@ class Layer:
         )
 
     def alone(self, leaves: Sequence[Tensor], running: Sequence[Tensor]) -> Tensor:
-        """Return the convolution alone."""
+        """Return the output of the convolution alone."""
         one = self.shape
         x, weight = leaves[:2]
         return sliced_conv2d(x, weight, self.c_in, one.c_out, one.stride, one.padding, one.groups)
 
     def evaluated(self, leaves: Sequence[Tensor], running: Sequence[Tensor]) -> Tensor:
-        """Return the convolution's batch norm by running statistics."""
+        """Return the output of the convolution and a batch norm by running statistics."""
         y = self.alone(leaves, running)
         return bn_act(y, *running, *leaves[2:], training=False, activation=self.shape.activation)
 
     def plain(
         self, ours: Callable[..., Tensor], leaves: Sequence[Tensor], running: Sequence[Tensor]
     ) -> Tensor:
-        """Return by PyTorch what `ours`, one of the three above, gives."""
+        """Return PyTorch's output for `ours`, one of the three above."""
         x, weight, scale, bias, *residual = leaves
         one = self.shape
         active = weight[: one.c_out, : self.c_in // one.groups].to(x.dtype)
@@ -157,7 +157,7 @@ class Layer:
         values: torch.dtype | None = None,
         others: torch.dtype = torch.float32,
     ) -> list[Tensor]:
-        """Run forward and backward: images and their gradients in one dtype, all else in another."""
+        """Run forward and backward, images and their gradients in one dtype, all else in another."""
         dtypes = (values or self.x.dtype, others, others, others, values or self.x.dtype)
         tensors = [self.x, self.weight, *self.affine, *([] if self.residual is None else [self.residual])]
         leaves = [t.to(dtype).detach().requires_grad_() for t, dtype in zip(tensors, dtypes, strict=False)]
@@ -202,7 +202,7 @@ def _case(
 
 
 def _repeated(device: torch.device, layer: Layer, run: Callable[..., Tensor]) -> list[Tensor]:
-    """The results of each of three runs; on a GPU the last two are of a CUDA graph, as trainers have it."""
+    """Return the results of a run, which two more have to equal; on a GPU these replay a CUDA graph."""
     replays = Replays(device, enabled=device.type == "cuda")
     first, *others = ([one.clone() for one in replays.run("", partial(layer.results, run))] for _ in range(3))
     for other in others:
@@ -212,7 +212,7 @@ def _repeated(device: torch.device, layer: Layer, run: Callable[..., Tensor]) ->
 
 
 def _updated(device: torch.device, rule: SgdRule, *, native: bool) -> list[Tensor]:
-    """Weights and momenta after two updates of parts of them."""
+    """Return weights and momenta after two updates of parts of them."""
     generator = torch.Generator().manual_seed(0)
     sizes = ((40, 24, 3, 3), (33, 17), (5,))
     parts: list[list[Index]] = [

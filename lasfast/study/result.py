@@ -1,4 +1,4 @@
-"""What a study found, as its caller and result.json have it."""
+"""The result of a study, for its caller and for result.json."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from lasfast.spaces import Architecture
 class Measured:
     """An architecture that was measured, with its accuracy and costs.
 
-    `text` is the architecture as its space writes it. `costs` are by name: of a supernet, `flops`
-    (multiply-adds for one image of the size that was evaluated), `params`, `params_without_batch_norm` as in
-    the papers' tables, and `bitops` where layers are quantized; of a table, what its columns say.
+    Attributes:
+        measurement: its accuracy.
+        text: the architecture as its space writes it.
+        costs: its costs by name. Those of a supernet's are `flops` (multiply-adds for one image of the size
+            that was evaluated), `params`, `params_without_batch_norm` as in the papers' tables, and `bitops`
+            where layers are quantized; those of a table's are its columns.
     """
 
     measurement: Measurement
@@ -31,7 +34,7 @@ class Measured:
 
     @property
     def top1(self) -> float:
-        """Share of validation images ranked right, 0 to 1."""
+        """The share of validation images that were classified right, 0 to 1."""
         return self.measurement.top1
 
     @property
@@ -41,16 +44,16 @@ class Measured:
 
     @property
     def params(self) -> float:
-        """Weights, those of BatchNorm included; KeyError where they are not known."""
+        """The number of weights, those of BatchNorm included; KeyError where it is not known."""
         return self.costs["params"]
 
     @property
     def params_without_batch_norm(self) -> float:
-        """Weights, those of BatchNorm left out; KeyError where they are not known."""
+        """The number of weights, those of BatchNorm left out; KeyError where it is not known."""
         return self.costs["params_without_batch_norm"]
 
     def __str__(self) -> str:
-        """For example `2-4-6  top-1 93.1 %  12.3 MFLOPs  0.45 M params`."""
+        """Return a line such as `2-4-6  top-1 93.1 %  12.3 MFLOPs  0.45 M params`."""
         parts = [self.text, f"top-1 {100 * self.top1:.1f} %"]
         if "flops" in self.costs:
             parts.append(f"{self.flops / 1e6:.1f} MFLOPs")
@@ -61,22 +64,27 @@ class Measured:
         return "  ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; which images were right is in the journal alone."""
+        """Return JSON values, without which images were right: that is in the journal alone."""
         values = self.measurement.to_json()
         del values["correct"]
         return {"text": self.text, **values, **self.costs}
 
 
 def format_params(params: float) -> str:
-    """Return a count of weights with its unit: 0.27 M, 12.3 k."""
+    """Return a number of weights as text with its unit, such as 0.27 M or 12.3 k."""
     return f"{params / 1e6:.2f} M" if params >= 1e5 else f"{params / 1e3:.1f} k"
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyResult:
-    """What a study found: `best`, the winner of each depth, and every measurement, step by step.
+    """The result of a study.
 
-    `candidates` are the measurements with their costs, in the order asked.
+    Attributes:
+        best: the best architecture.
+        winners: the winner of each depth, of searches that have depths.
+        steps: the measurements of each step.
+        description: what the result is a function of, as the journal's header has it.
+        candidates: all measurements with their costs, in the order in which they were asked for.
     """
 
     best: Measured
@@ -87,14 +95,14 @@ class StudyResult:
 
     @property
     def measurements(self) -> list[Measurement]:
-        """Every measurement in the order asked."""
+        """All measurements, in the order in which they were asked for."""
         return [measurement for step in self.steps for measurement in step]
 
     def front(self, cost: str = "flops") -> list[Measured]:
-        """The Pareto front: the highest accuracies for the lowest costs, the cheapest first.
+        """Return the Pareto front, the highest accuracies for the lowest costs, the cheapest first.
 
         Raises:
-            KeyError: a cost that is not known of the candidates.
+            KeyError: the cost is not known of the candidates.
         """
         known = {candidate.architecture: candidate for candidate in self.candidates}
         values = [(architecture, candidate.top1) for architecture, candidate in known.items()]
@@ -102,7 +110,7 @@ class StudyResult:
         return [known[architecture] for architecture, _ in front]
 
     def to_json(self) -> dict[str, Any]:
-        """What result.json holds: no times, so that equal studies give equal bytes."""
+        """Return what result.json holds: it has no times, so that equal studies give equal bytes."""
         candidates = iter(self.candidates)
         return {
             "format": 1,

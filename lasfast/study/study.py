@@ -1,10 +1,10 @@
-"""The study: the one loop of a search, and what it leaves on disk.
+"""The study: the loop of a search, and its files.
 
-A step of the loop asks the searcher for candidates, trains the supernet for them, measures all of them,
-writes them to the journal and tells the searcher. Resuming runs the same loop over the journal again: what
-was measured is told from there, what was trained is skipped. Since training, measuring and searching are
-functions of their seeds and position, a study killed at any moment ends with the same bytes as one that never
-was.
+A step of the loop asks the searcher for candidates, trains the supernet for them, measures them, writes the
+measurements to the journal, and tells them to the searcher. Resuming runs the same loop from the beginning:
+measurements come from the journal, and training that was done is skipped. Since training, measuring and
+searching are functions of their seeds and position, a study that is killed at any moment and resumed ends
+with the same bytes as one that never was.
 """
 
 from __future__ import annotations
@@ -21,53 +21,50 @@ from typing import Any
 import torch
 
 from lasfast.core.files import atomic_write_text
-from lasfast.core.interrupt import deferred_interrupt
 from lasfast.measurements.evaluation import Evaluation
 from lasfast.measurements.journal import Entry, Journal, JournalError
 from lasfast.measurements.measurement import Measurement
 from lasfast.runtime import distributed
 from lasfast.searchers import Searcher
 from lasfast.spaces import Architecture
+from lasfast.study.checkpoints import CheckpointClock, train_with_checkpoints
+from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT, refuse_started
 from lasfast.study.result import Measured, StudyResult
 from lasfast.train import PathTrainer, Progress, checkpoint
 
-JOURNAL, CHECKPOINT, LOG, RESULT = "journal.jsonl", "checkpoint.safetensors", "log.jsonl", "result.json"
-
 
 class Callback:
-    """What can watch a study; override what is wanted. Called in the study's own thread, between its work."""
+    """Watches a study, which calls these methods between its work; override those that are wanted."""
 
     def on_start(self, study: Study) -> None:
-        """The study begins or resumes; nothing was trained in this run yet."""
+        """The study calls this when it begins or resumes, before it trains."""
 
     def on_progress(self, progress: Progress) -> None:
-        """A batch was trained."""
+        """The study calls this after each batch of training."""
 
     def on_step(self, step: int, measurements: Sequence[Measurement]) -> None:
-        """A step (from 1) was measured and told; on resuming also those told from the journal."""
+        """The study calls this after each step (from 1), those that the journal had already included."""
 
     def on_finish(self, result: StudyResult) -> None:
-        """The search has ended and everything is written."""
+        """The study calls this when the search has ended and everything is written."""
 
 
 class Study:
     """Runs a search: `Study(searcher, evaluator, trainer=trainer, directory="runs/nir").run()`.
 
     Args:
-        searcher: proposes and learns; not told anything yet.
-        evaluator: measures, on its supernet, or looks up in a table, or trains from scratch.
-        trainer: trains the same supernet, step by step or before the first; None searches it as it is.
-        directory: where to write; None writes nothing. A study leaves `journal.jsonl` (every measurement),
-            `checkpoint.safetensors` (weights, momentum, position; with a trainer), `result.json` (when
-            finished) and `log.jsonl` (times and losses, for information: it is not read again).
-        callbacks: what watches.
-        checkpoint_seconds: how often to checkpoint during training. It is done at the end of a step anyway.
+        searcher: proposes architectures and learns from their values; it has observed nothing yet.
+        evaluator: measures, such as an `Evaluator`, a `StandaloneEvaluator` or a `TabularEvaluator`.
+        trainer: trains the evaluator's supernet, in each step or before the first; None leaves it as it is.
+        directory: where the study's files go (`lasfast.study.files`); None writes none.
+        callbacks: watch the study.
+        checkpoint_seconds: how often to checkpoint during training; it is also done after each step.
 
-    Within `lasfast.distributed.start`, all ranks make and run the same study: they train together and share
-    out what is to be measured. Rank 0 alone calls callbacks, and reads and writes files.
+    Within `lasfast.distributed.start`, all processes make and run the same study: they train together, and
+    share out what is to be measured. Rank 0 alone calls callbacks, and reads and writes files.
 
     Raises:
-        TypeError, ValueError: arguments that do not fit together.
+        TypeError, ValueError: the arguments do not fit together.
     """
 
     def __init__(
@@ -88,40 +85,38 @@ class Study:
                     f"searcher asks for {architecture}, which is not in the {owner}'s space, "
                     f"{evaluator.space}"
                 )
-        if not checkpoint_seconds >= 0:
-            raise ValueError(f"checkpoint_seconds is {checkpoint_seconds!r}; expected 0 or more")
         self.searcher = searcher
         self.evaluator = evaluator
         self.trainer = trainer
         self.directory = None if directory is None else Path(directory)
         self._world = distributed.world()
         self.callbacks = tuple(callbacks) if self._world.main else ()
-        self.checkpoint_seconds = checkpoint_seconds
+        self._clock = CheckpointClock(checkpoint_seconds)
         self.description: dict[str, Any] = {}
         self._journal: Journal | None = None
         self._log: Callable[..., None] = _no_log
         self._written = 0  # measurements, in this run and those before
         self._saved: tuple[object, int] | None = None
-        self._saved_at = 0.0
 
     def run(self, resume: bool = False) -> StudyResult:
         """Search to the end.
 
-        With `resume=True` a study in `directory` goes on where it stopped, or is read again if it had ended,
+        With `resume=True`, a study in `directory` goes on where it stopped, or is read again if it had ended,
         the weights included; where there is none yet, it starts.
 
         Raises:
             FileExistsError: there is a study in `directory`, and `resume` is False.
-            JournalError, CheckpointError: a damaged file, a study with other settings, or one that another
-                process is running; the text says which and what to do.
+            JournalError, CheckpointError: a file is damaged, the study has other settings, or another process
+                is running it; the text says which, and what to do.
             NonFiniteLossError: training diverged; the last checkpoint stays.
-            ValueError: nothing was measured, or nothing that may be the best; what was is in the journal.
-            KeyboardInterrupt: Ctrl-C. What is on disk can be resumed; the batch at hand is finished first.
+            ValueError: nothing was measured, or nothing that may be the best; the journal has what was.
+            KeyboardInterrupt: Ctrl-C was pressed. The batch at hand was finished, and the study can be
+                resumed.
         """
         if resume and self.directory is None:
             raise ValueError("resume is True, but the study has no directory to resume from")
         if resume:
-            self.searcher.load_state({"searcher": self.searcher.describe(), "told": []})
+            self.searcher.begin()
         elif self.searcher.results:
             raise ValueError("searcher was told results before; a study needs a new one")
         with ExitStack() as cleanup:
@@ -139,7 +134,7 @@ class Study:
         return result
 
     def _search(self, journaled: list[Entry]) -> list[list[Measurement]]:
-        """The loop. `journaled` is what an earlier run measured."""
+        """Run the loop and return the measurements of each step; `journaled` are those of an earlier run."""
         steps: list[list[Measurement]] = []
         used = 0
         self._train(0, ())
@@ -176,45 +171,42 @@ class Study:
         return measurements
 
     def _train(self, step: int, candidates: Sequence[Architecture]) -> None:
-        """Train a step from where the weights stand; nothing where they are past it."""
+        """Train a step from the position of the weights; do nothing if they are past it."""
         trainer = self.trainer
         if trainer is None or trainer.finished(step):
             return
         at, batch = trainer.position
-        with deferred_interrupt() as interrupted:
-            for progress in trainer.train(step, candidates, start=batch if at == step else 0):
-                for callback in self.callbacks:
-                    callback.on_progress(progress)
-                if progress.last_of_epoch:
-                    self._log("epoch", **dataclasses.asdict(progress))
-                due = time.monotonic() - self._saved_at >= self.checkpoint_seconds
-                due, stop = self._world.any(due, interrupted())
-                if due or stop:
-                    self._checkpoint()
-                if stop:
-                    raise KeyboardInterrupt(self._stopped(progress))
+        train_with_checkpoints(
+            trainer.train(step, candidates, start=batch if at == step else 0),
+            self._clock,
+            self._checkpoint,
+            self._on_progress,
+            what=f"step {step}",
+            directory=self.directory,
+            world=self._world,
+        )
 
-    def _stopped(self, progress: Progress) -> str:
-        where = f"stopped in step {progress.step}, after batch {progress.done} of {progress.total}"
-        if self.directory is None:
-            return f"{where}; the study has no directory, so it cannot be resumed"
-        return f"{where}; {self.directory} holds everything up to here: resume it to go on"
+    def _on_progress(self, progress: Progress) -> None:
+        for callback in self.callbacks:
+            callback.on_progress(progress)
+        if progress.last_of_epoch:
+            self._log("epoch", **dataclasses.asdict(progress))
 
     def _begin(self, resume: bool, cleanup: ExitStack) -> list[Entry]:
-        """Open the study's files, and bring all ranks to where they leave it."""
+        """Open the study's files, and bring all processes to the state that these hold."""
         self.description = description = self._describe()
         self._world.check_same("study", description | {"initial_weights": None})  # rank 0's are taken
         journaled, self.description, self._saved = self._world.share(
             lambda: (self._open(resume, cleanup), self.description, self._saved)
         )
         self._written = len(journaled)
-        self._saved_at = time.monotonic()
+        self._clock.restart()
         if self._world.size > 1:
             self._take_weights()
         return journaled
 
     def _take_weights(self) -> None:
-        """Go on from the weights of rank 0, and from where its trainer stands."""
+        """Take the weights of rank 0, and the position of its trainer."""
         trainer, supernet = self.trainer, self.evaluator.supernet
         if trainer is not None:
             trainer.load_state(*self._world.share(trainer.state))
@@ -222,19 +214,16 @@ class Study:
             supernet.load_state_dict(self._world.share(supernet.state_dict))
 
     def _open(self, resume: bool, cleanup: ExitStack) -> list[Entry]:
-        """Start or continue the study's files; bring the weights to where the checkpoint has them."""
+        """Start or continue the study's files; load the weights of the checkpoint."""
         trainer, directory = self.trainer, self.directory
         if directory is None:
             self._check_untrained()
             return []
         directory.mkdir(parents=True, exist_ok=True)
         journal_path, checkpoint_path = directory / JOURNAL, directory / CHECKPOINT
+        if not resume:
+            refuse_started(directory, "a study")
         started = journal_path.exists()
-        if started and not resume:
-            raise FileExistsError(
-                f"{directory} holds a study already; resume it (resume=True; --resume on the command line), "
-                "or choose another directory"
-            )
         saved = None
         if trainer is not None and checkpoint_path.exists():
             saved = checkpoint.load(checkpoint_path)
@@ -246,7 +235,7 @@ class Study:
                     f"{journal_path} is missing, but {checkpoint_path} is of a study that had begun: put the "
                     "journal back, or choose another directory"
                 )
-            # The initial weights first: from the first line of the journal on, they can be had again.
+            # The initial weights come first, so that they are on disk whenever there is a journal.
             self._check_untrained()
             self._checkpoint()
             journal = Journal.create(journal_path, self.description)
@@ -258,7 +247,7 @@ class Study:
         return list(journal.entries)
 
     def _describe(self) -> dict[str, Any]:
-        """What the result is a function of, as JSON values: the journal's header."""
+        """Return what the result is a function of, as JSON values: the journal's header."""
         supernet = self.evaluator.supernet
         description = {
             "searcher": self.searcher.describe(),
@@ -280,12 +269,12 @@ class Study:
         self, path: Path, checkpoint_path: Path, saved: tuple[dict[str, torch.Tensor], dict[str, Any]] | None
     ) -> Journal:
         if saved is None:
-            # Trains again from the start, so the supernet has to be as it was then: the header says.
+            # Training begins again, so the supernet has to have its first weights: the header has a digest.
             self._check_untrained()
             return Journal.open(path, header=self.description)
         tensors, metadata = saved
         study = metadata.get("study", {})
-        # With the weights at hand, it does not matter which ones the supernet had in this process.
+        # The checkpoint's weights are taken, so those that the supernet has now need not be the first ones.
         self.description["initial_weights"] = study.get("initial_weights")
         journal = Journal.open(path, metadata.get("journal_entries", 0), header=self.description)
         try:
@@ -310,10 +299,10 @@ class Study:
             metadata = {**values, "journal_entries": self._written, "study": self.description}
             checkpoint.save(self.directory / CHECKPOINT, tensors, metadata)
         self._saved = self._here()
-        self._saved_at = time.monotonic()
+        self._clock.restart()
 
     def _here(self) -> tuple[object, int]:
-        """Where the study stands: what was trained and how much was measured."""
+        """Return the state of the study: the position of training, and how much was measured."""
         return None if self.trainer is None else self.trainer.position, self._written
 
     def _check_replay(self, step: int, candidates: Sequence[Architecture], known: Sequence[Entry]) -> None:
@@ -358,11 +347,11 @@ class Study:
 
 
 def _no_log(event: str, **values: Any) -> None:
-    """What a study without a directory logs to."""
+    """Log nothing, as a study without a directory does."""
 
 
 def _open_log(path: Path, cleanup: ExitStack) -> Callable[..., None]:
-    """A function that appends an event to a file of JSON lines, flushed but not forced to disk."""
+    """Return a function that appends an event to a file of JSON lines, flushed but not forced to disk."""
     file = cleanup.enter_context(path.open("a+b"))
     if file.seek(0, os.SEEK_END):
         # A kill may have left half a line.

@@ -1,4 +1,4 @@
-"""`lasfast dataset`: train every assignment of some depths from scratch, as a table."""
+"""`lasfast dataset`: train every assignment of some depths from scratch, for an architecture table."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ import typer
 from lasfast.cli import setup
 from lasfast.cli.display import make_console
 from lasfast.cli.from_scratch import show_rows, train_from_scratch
-from lasfast.cli.options import DataOptions, MachineOptions, SupernetOptions, TrainOptions, command, panel
+from lasfast.cli.options import SupernetOptions, TrainingCommandOptions, command, panel
+from lasfast.cli.setup import TrainingSetup
 from lasfast.measurements.journal import Journal
-from lasfast.study.architecture_table import TABLE, compare
-from lasfast.study.study import JOURNAL
+from lasfast.study.architecture_table import compare
+from lasfast.study.files import JOURNAL, TABLE
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetOptions(MachineOptions, TrainOptions, SupernetOptions, DataOptions):
-    """Which depths, and where to write."""
+class ArchitectureTableOptions(TrainingCommandOptions, SupernetOptions):
+    """Options of `lasfast dataset`."""
 
-    depths: Annotated[str, panel("Table", "A depth, or a range as 4-6, both ends included.")] = "4"
+    depths: Annotated[str, panel("Table", "A depth, or a range such as 4-6, both ends included.")] = "4"
     directory: Annotated[Path, panel("Table", "Where to write.", "--directory", "-o")] = Path("runs/dataset")
     resume: Annotated[
-        bool, panel("Table", "Go on with the table in the directory; more depths extend it.", "--resume")
+        bool, panel("Table", "Go on with the table in the directory, which more depths extend.", "--resume")
     ] = False
     compare: Annotated[
-        Path | None, panel("Table", "A study whose one-shot accuracies to compare with the table.")
+        Path | None, panel("Table", "A study whose one-shot accuracies are compared with the table.")
     ] = None
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
 
-    @command(app, "dataset", DatasetOptions)
-    def dataset(options: DatasetOptions) -> None:
+    @command(app, "dataset", ArchitectureTableOptions)
+    def build_table(options: ArchitectureTableOptions) -> None:
         """Train every assignment of a depth range from scratch, and write the table of their accuracies.
 
-        The paper's architecture dataset has depths 4 to 15: 454 networks. Stopped at any moment, it goes
-        on with --resume.
+        The paper's table has depths 4 to 15: 454 networks. If this is stopped at any moment, --resume goes on
+        from there.
 
         **Examples**
 
@@ -49,9 +50,6 @@ def register(app: typer.Typer) -> None:
 
         lasfast dataset --depths 4-15 --data cifar100 --preset cifar100 --max-layers 13
         """
-        console = make_console(options.quiet)
-        device = setup.make_device(options)
-        settings = setup.make_settings(options)
         depths = _parse_depths(options.depths)
         setup.check_family(options)
         groups = setup.GROUPS[options.supernet]
@@ -59,24 +57,16 @@ def register(app: typer.Typer) -> None:
             max_layers = (max(1, depths[-1] - groups + 1),) * groups  # every assignment of the depth
         else:
             max_layers = setup.parse_max_layers(options, depths[-1])
-        data = setup.load_data(options, options.seed)
-        supernet = setup.make_supernet(options, data, max_layers, options.seed).to(device)
+        given = TrainingSetup.of(options)
+        supernet = setup.make_supernet(options, given.data, max_layers, options.seed).to(given.device)
         architectures = list(supernet.space.enumerate(depth=depths))
-        console.print(
+        given.console.print(
             f"training {len(architectures)} assignments of {type(supernet).__name__} from scratch, "
-            f"{settings.standalone_epochs} epochs each, in {options.directory}"
+            f"{given.settings.standalone_epochs} epochs each, in {options.directory}"
         )
-        console.print(f"{data!r}")
+        given.console.print(f"{given.data!r}")
         _, rows = train_from_scratch(
-            console,
-            supernet,
-            architectures,
-            data,
-            setup.training_images(data, device),
-            settings,
-            options.directory,
-            keep_weights=False,
-            resume=options.resume,
+            given, supernet, architectures, options.directory, keep_weights=False, resume=options.resume
         )
         results = make_console()
         show_rows(results, supernet.space, f"{len(rows)} networks trained from scratch", rows, {})

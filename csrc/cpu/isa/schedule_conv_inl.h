@@ -225,7 +225,8 @@ inline void for_rows(const ItemArgs& a, const D* cells, int64_t y0, int64_t rows
 // Whether the input lies as its cells would.
 template <class M, class T>
 inline bool in_place(const ItemArgs& a) {
-  if (sizeof(T) != sizeof(typename M::Stored) || a.in.scale || a.in.activation != 0) return false;
+  if (sizeof(T) != sizeof(typename M::Stored) || a.in.scale || a.in.activation != Activation::none)
+    return false;
   return a.kernel == 1 && a.stride == 1 && a.padding == 0 && !a.flatten && a.cells.group == 1 &&
          a.in_channels % M::values == 0;
 }

@@ -116,7 +116,7 @@ void finish(const ItemArgs& a, const float* acc, int64_t pitch, int64_t position
       const Transform with(a.with, c, m);
       const T* other =
           static_cast<const T*>(a.other) + c + (g * a.out_height * a.out_width + p) * a.other_channels;
-      if (m == W && !a.with.scale && a.with.activation == 0 && out.activate.clamps()) {
+      if (m == W && !a.with.scale && a.with.activation == Activation::none && out.activate.clamps()) {
         finish_sum(run, bias, out, other, a.other_channels, output);
         continue;
       }

@@ -1,4 +1,4 @@
-// How the cells that tiles read are filled (see schedule_kernels.h); part of schedule_inl.h.
+// How the cells that tiles read are filled (see schedule_kernels.h); part of schedule_kernels.cpp.
 
 namespace {
 

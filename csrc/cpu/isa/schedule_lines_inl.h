@@ -1,4 +1,5 @@
-// What follows op(...) on bf16 with AVX-512 BF16, as finish() in schedule_inl.h says; part of schedule_inl.h.
+// What follows op(...) on bf16 with AVX-512 BF16, as finish() in schedule_kernels.cpp says; part of
+// schedule_kernels.cpp.
 
 namespace {
 

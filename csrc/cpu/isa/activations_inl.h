@@ -1,29 +1,12 @@
-// What loops over channels share: loads and stores of a last, partial vector, and the activations of
-// schedule.h with their gradients. Follows one of vec_*.h.
-//
-// Everything here has internal linkage, and nothing of the standard library is called: a function shared
-// between files that are compiled for different instruction sets could be linked in the variant that others
-// cannot run.
+// The activations on vectors, with their gradients.
 #pragma once
 
 #include "lasfast/activation.h"
+#include "target.h"
 
 namespace {
 
 using lasfast::Activation;
-
-constexpr int W = Vec::width;
-
-LASFAST_INLINE int64_t at_most(int64_t value, int64_t bound) { return value < bound ? value : bound; }
-
-template <class T>
-LASFAST_INLINE Vec load_n(const T* p, int n) {
-  return n == W ? Vec::load(p) : Vec::load_partial(p, n);
-}
-template <class T>
-LASFAST_INLINE void store_n(Vec v, T* p, int n) {
-  n == W ? v.store(p) : v.store_partial(p, n);
-}
 
 // e^x by a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2], relative error below 3e-7.
 inline Vec exp(Vec x) {

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 cuda: bool
 openmp: bool
 compiler: str
+activations: dict[str, int]
+dtypes: dict[str, int]
 
 def isa_names() -> list[str]: ...
 def isas_compiled() -> list[str]: ...

@@ -3,6 +3,9 @@
 
 #include <pybind11/pybind11.h>
 
+#include <initializer_list>
+#include <utility>
+
 #include "lasfast/status.h"
 
 using Address = uintptr_t;  // of data that Python owns
@@ -24,6 +27,14 @@ void run_and_raise(const char* where, const Run& run) {
     status = run();
   }
   raise(status, where);
+}
+
+// The numbers of an enum's members by their names, for Python to compare with its own or to use.
+template <class Enum>
+pybind11::dict numbers(std::initializer_list<std::pair<const char*, Enum>> members) {
+  pybind11::dict by_name;
+  for (const auto& [name, member] : members) by_name[name] = static_cast<int>(member);
+  return by_name;
 }
 
 void bind_bn_act(pybind11::module_& m);

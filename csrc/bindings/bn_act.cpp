@@ -35,7 +35,7 @@ BnActParams make_params(int64_t rows, int64_t channels, int64_t residual_channel
   return {rows,
           channels,
           residual_channels,
-          static_cast<Storage>(storage),
+          static_cast<Dtype>(storage),
           static_cast<Activation>(activation),
           batch_statistics,
           eps};

@@ -29,8 +29,8 @@ Conv2dNhwcParams make_params(int64_t batch, const std::array<int64_t, 3>& input,
                      stride,
                      padding,
                      {},
-                     static_cast<Storage>(storage),
-                     static_cast<Storage>(weight),
+                     static_cast<Dtype>(storage),
+                     static_cast<Dtype>(weight),
                      tf32,
                      warpgroups};
   std::copy(weight_stride.begin(), weight_stride.end(), p.weight_stride);

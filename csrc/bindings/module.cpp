@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "bindings.h"
+#include "lasfast/activation.h"
+#include "lasfast/dtype.h"
 #include "lasfast/isa.h"
 #include "lasfast/sliced_conv2d.h"
 #ifdef LASFAST_CUDA
@@ -102,6 +104,14 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
   m.def("isas_supported", [] { return isas(isa_supported); });
   m.def("isa_preferred", [] { return std::string(isa_name(isa_preferred())); });
   m.def("cuda_archs", &cuda_archs);
+  m.attr("dtypes") = numbers<Dtype>({{"float32", Dtype::float32}, {"bfloat16", Dtype::bfloat16}});
+  m.attr("activations") = numbers<Activation>({{"none", Activation::none},
+                                               {"relu", Activation::relu},
+                                               {"relu6", Activation::relu6},
+                                               {"hardswish", Activation::hardswish},
+                                               {"swish", Activation::swish},
+                                               {"sigmoid", Activation::sigmoid},
+                                               {"hardsigmoid", Activation::hardsigmoid}});
 #ifdef _OPENMP
   m.attr("openmp") = true;
 #else

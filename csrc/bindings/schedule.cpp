@@ -39,21 +39,21 @@ ScheduleTables make_tables(Address values, int64_t value_count, Address norms, i
 
 int64_t packed_bytes(Address operation, Address input, int storage, int isa) {
   return schedule_packed_bytes_cpu(*at<const Operation>(operation), *at<const Value>(input),
-                                   static_cast<Storage>(storage), static_cast<Isa>(isa));
+                                   static_cast<Dtype>(storage), static_cast<Isa>(isa));
 }
 
 void pack(Address operation, Address input, int storage, int isa, Address weight,
           const std::array<int64_t, 4>& stride, Address packed) {
   run_and_raise("schedule_pack", [&] {
     return schedule_pack_cpu(*at<const Operation>(operation), *at<const Value>(input),
-                             static_cast<Storage>(storage), static_cast<Isa>(isa), at<const float>(weight),
+                             static_cast<Dtype>(storage), static_cast<Isa>(isa), at<const float>(weight),
                              stride.data(), at<void>(packed));
   });
 }
 
 int64_t scratch_bytes(const ScheduleTables& tables, int storage, int isa, int64_t images, int threads,
                       bool calibration) {
-  return schedule_scratch_bytes_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), images,
+  return schedule_scratch_bytes_cpu(tables, static_cast<Dtype>(storage), static_cast<Isa>(isa), images,
                                     threads, calibration);
 }
 
@@ -62,7 +62,7 @@ using Pair = std::array<int64_t, 2>;  // first and last of a Range
 void calibrate(const ScheduleTables& tables, int storage, int isa, int threads, const Pair& operations,
                Address images_nchw, int64_t images, Address arena, int64_t arena_bytes, Address scratch) {
   run_and_raise("schedule_calibrate", [&] {
-    return schedule_calibrate_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), threads,
+    return schedule_calibrate_cpu(tables, static_cast<Dtype>(storage), static_cast<Isa>(isa), threads,
                                   {operations[0], operations[1]}, at<const void>(images_nchw), images,
                                   at<void>(arena), arena_bytes, at<void>(scratch));
   });
@@ -72,7 +72,7 @@ void predict(const ScheduleTables& tables, int storage, int isa, int threads, co
              Address images_nchw, int64_t images, int64_t block, Address shared_arena, int64_t shared_bytes,
              Address arenas, int64_t arena_bytes, Address scratch, Address logits) {
   run_and_raise("schedule_predict", [&] {
-    return schedule_predict_cpu(tables, static_cast<Storage>(storage), static_cast<Isa>(isa), threads,
+    return schedule_predict_cpu(tables, static_cast<Dtype>(storage), static_cast<Isa>(isa), threads,
                                 {operations[0], operations[1]}, at<const void>(images_nchw), images, block,
                                 at<void>(shared_arena), shared_bytes, at<void>(arenas), arena_bytes,
                                 at<void>(scratch), at<float>(logits));

@@ -18,24 +18,23 @@ namespace {
 
 int64_t packed_bytes(Address operation, Address input, int storage) {
   return schedule_packed_bytes_cuda(*at<const Operation>(operation), *at<const Value>(input),
-                                    static_cast<Storage>(storage));
+                                    static_cast<Dtype>(storage));
 }
 
 void pack(Address operation, Address input, int storage, Address weight, const std::array<int64_t, 4>& stride,
           int device, Address stream, Address packed) {
   raise(schedule_pack_cuda(*at<const Operation>(operation), *at<const Value>(input),
-                           static_cast<Storage>(storage), at<const float>(weight), stride.data(), device,
+                           static_cast<Dtype>(storage), at<const float>(weight), stride.data(), device,
                            at<void>(stream), at<void>(packed)),
         "schedule_pack");
 }
 
 int64_t plan_bytes(const ScheduleTables& tables, int storage, int64_t images, int purpose) {
-  return schedule_plan_bytes_cuda(tables, static_cast<Storage>(storage), images,
-                                  static_cast<Purpose>(purpose));
+  return schedule_plan_bytes_cuda(tables, static_cast<Dtype>(storage), images, static_cast<Purpose>(purpose));
 }
 
 void plan(const ScheduleTables& tables, int storage, bool tf32, int64_t images, int purpose, Address plan) {
-  raise(schedule_plan_cuda(tables, static_cast<Storage>(storage), tf32, images, static_cast<Purpose>(purpose),
+  raise(schedule_plan_cuda(tables, static_cast<Dtype>(storage), tf32, images, static_cast<Purpose>(purpose),
                            at<void>(plan)),
         "schedule_plan");
 }

@@ -178,8 +178,8 @@ void run_block(Kernel kernel, const BnActRows& a, const BnActParams& p, const Bl
   }
 }
 
-float first_value(const void* values, Storage storage, int64_t i) {
-  if (storage == Storage::float32) return static_cast<const float*>(values)[i];
+float first_value(const void* values, Dtype storage, int64_t i) {
+  if (storage == Dtype::float32) return static_cast<const float*>(values)[i];
   const uint32_t bits = static_cast<uint32_t>(static_cast<const Bf16*>(values)[i].bits) << 16;
   float value;
   std::memcpy(&value, &bits, sizeof value);
@@ -217,7 +217,7 @@ BnActRows normalizing(const BnActParams& p, int64_t width, const float* mean, co
   for (float* values : {means, scale, shift}) repeat(values, p.channels, width);
   BnActRows a{};
   a.width = width;
-  a.activation = static_cast<int32_t>(p.activation);
+  a.activation = p.activation;
   a.mean = means;
   a.scale = scale;
   a.bias = shift;

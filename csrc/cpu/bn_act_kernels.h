@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "lasfast/activation.h"
 #include "vec.h"
 
 namespace lasfast {
@@ -17,7 +18,7 @@ struct BnActRows {
   int64_t count;  // of wide rows
   int64_t width;  // values of each: a multiple of the vector
   int64_t tail;   // values of one more wide row that is not whole: whole rows, less than `width`
-  int32_t activation;
+  Activation activation;
   const void *x, *grad, *residual;      // [count, width] and tail
   const void* dz;                       // likewise, or null: computed from grad, x and residual
   void* output;                         // y, dz (may be null) or grad_x

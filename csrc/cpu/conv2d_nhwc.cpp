@@ -105,7 +105,7 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
     args.sums = reinterpret_cast<float*>(scratch);
     args.cell_scratch = scratch + layout.sums_bytes;
     args.partial = mean ? partial + i * 2 * args.out_channels : nullptr;
-    p.storage == Storage::float32 ? kernels.run_f32(args) : kernels.run_bf16(args);
+    p.storage == Dtype::float32 ? kernels.run_f32(args) : kernels.run_bf16(args);
     if (c.phased) interleave(p, c, phases, args.images, result);
   }
   if (!mean) return {};
@@ -124,8 +124,8 @@ bool empty(const Conv2dNhwcParams& p) {
 }
 
 // isa has them for the storage.
-const GradWeightKernels& grad_weight_kernels(Storage storage, Isa isa) {
-  if (storage == Storage::float32) {
+const GradWeightKernels& grad_weight_kernels(Dtype storage, Isa isa) {
+  if (storage == Dtype::float32) {
 #ifdef LASFAST_HAS_AVX512
     if (isa >= Isa::avx512) return avx512_grad_weight_kernels;
 #endif
@@ -159,15 +159,14 @@ Status validate(const Conv2dNhwcParams& p) {
     if (size > (1 << 24)) return invalid("a size is out of range");
   for (const int64_t step : p.weight_stride)
     if (step > (1 << 26) || step < -(1 << 26)) return invalid("a stride of the weight is out of range");
-  for (const Storage storage : {p.storage, p.weight})
-    if (storage != Storage::float32 && storage != Storage::bfloat16) return invalid("a storage is unknown");
+  if (!is_known(p.storage) || !is_known(p.weight)) return invalid("a storage is unknown");
   return validate(sizes);
 }
 
 Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa) {
   if (const Status status = validate(p); !status.ok()) return status;
   if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
-  if (p.storage == Storage::bfloat16 && isa < Isa::avx512_bf16)
+  if (p.storage == Dtype::bfloat16 && isa < Isa::avx512_bf16)
     return unsupported("bf16 needs avx512_bf16 or amx");
   if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");
   if (empty(p) || pass == Pass::grad_weight) return {};

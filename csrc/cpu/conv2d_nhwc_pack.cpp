@@ -67,7 +67,7 @@ Convolution::Convolution(const Conv2dNhwcParams& p, Pass pass_, Isa isa)
 
 Operation Convolution::operation() const {
   Operation op{};
-  op.kind = static_cast<int32_t>(Kind::conv2d);
+  op.kind = Kind::conv2d;
   op.groups = 1;
   op.kernel = static_cast<int32_t>(kernel);
   op.stride = static_cast<int32_t>(stride);
@@ -176,7 +176,7 @@ template <class W>
 PackPairs pairs_of(const Source<W>& source, const DensePlan& plan, const Block& block) {
   PackPairs pairs{};
   pairs.weight = source.weight + block.out % source.c.width * source.out_step();
-  pairs.bf16 = source.p.weight == Storage::bfloat16;
+  pairs.bf16 = source.p.weight == Dtype::bfloat16;
   pairs.outs = std::min(tile_cells, block.outs);
   pairs.channels = plan.channels;
   pairs.out_step = source.out_step();
@@ -258,7 +258,7 @@ int64_t packed_bytes(const Convolution& c, const DensePlan& plan, Isa isa) {
 
 void pack_weight(const Conv2dNhwcParams& p, const Convolution& c, const DensePlan& plan, const void* weight,
                  int threads, Isa isa, char* packed) {
-  if (p.weight == Storage::float32)
+  if (p.weight == Dtype::float32)
     pack(Source<float>{p, c, static_cast<const float*>(weight)}, plan, threads, isa, packed);
   else
     pack(Source<Bf16>{p, c, static_cast<const Bf16*>(weight)}, plan, threads, isa, packed);

@@ -27,7 +27,7 @@ struct Convolution {
   };
 
   Pass pass;
-  Storage storage;
+  Dtype storage;
   bool phased;
   int64_t width, phases;  // phases along an axis
   Phase phase[schedule_max_kernel];

@@ -34,10 +34,10 @@ const ScheduleKernels& schedule_kernels(Isa isa) {
 
 namespace {
 
-bool is_dense(const Operation& op) { return kind_of(op) == Kind::conv2d || kind_of(op) == Kind::linear; }
+bool is_dense(const Operation& op) { return op.kind == Kind::conv2d || op.kind == Kind::linear; }
 
 // Images per item.
-int64_t item_images(const ScheduleTables& t, const Operation& op, Storage storage, Isa isa, int64_t images) {
+int64_t item_images(const ScheduleTables& t, const Operation& op, Dtype storage, Isa isa, int64_t images) {
   if (!is_dense(op)) return 1;
   return DensePlan(op, t.values[op.input], storage, isa, images).item_images();
 }
@@ -49,7 +49,7 @@ int64_t source_channels(const ScheduleTables& t, const Operation& op) {
 }
 
 // Of one thread.
-int64_t thread_bytes(const ScheduleTables& t, Storage storage, Isa isa, int64_t images) {
+int64_t thread_bytes(const ScheduleTables& t, Dtype storage, Isa isa, int64_t images) {
   int64_t most = 0;
   for (int64_t i = 0; i < t.operation_count; ++i) {
     const Operation& op = t.operations[i];
@@ -65,8 +65,7 @@ int64_t thread_bytes(const ScheduleTables& t, Storage storage, Isa isa, int64_t 
   return round_to(most, scratch_line);
 }
 
-int64_t partial_floats(const ScheduleTables& t, const Operation& op, Storage storage, Isa isa,
-                       int64_t images) {
+int64_t partial_floats(const ScheduleTables& t, const Operation& op, Dtype storage, Isa isa, int64_t images) {
   if (op.statistics < 0) return 0;
   return divide_up(images, item_images(t, op, storage, isa, images)) * 2 * op.out_channels;
 }
@@ -98,11 +97,11 @@ int64_t image_bytes(const ScheduleTables& t, const Operation& op) {
 // What all items of a pass have in common.
 struct Pass {
   const ScheduleTables& t;
-  Storage storage;
+  Dtype storage;
   Isa isa;
   int64_t capacity;  // images at a time
 
-  Affine affine(int32_t norm, int32_t activation) const {
+  Affine affine(int32_t norm, Activation activation) const {
     if (norm < 0) return {nullptr, nullptr, activation};
     return {t.scale + t.norms[norm].offset, t.shift + t.norms[norm].offset, activation};
   }
@@ -122,7 +121,7 @@ struct Pass {
     a.out_width = out.width;
     a.cells.group = 1;
     a.sums = reinterpret_cast<float*>(scratch);
-    if (kind_of(op) == Kind::input) {
+    if (op.kind == Kind::input) {
       a.task = Task::input;
       a.in_channels = op.out_channels;
       a.in_height = out.height;
@@ -142,7 +141,7 @@ struct Pass {
     a.out = affine(op.output_norm, op.activation);
     a.bias = op.bias < 0 ? nullptr : t.biases + op.bias;
     if (op.other >= 0) a.other_channels = t.values[op.other].channels;
-    switch (kind_of(op)) {
+    switch (op.kind) {
       case Kind::max_pool:
         a.task = Task::max_pool;
         break;
@@ -157,7 +156,7 @@ struct Pass {
         break;
       case Kind::gate:
       case Kind::arrange:
-        a.task = kind_of(op) == Kind::gate ? Task::gate : Task::arrange;
+        a.task = op.kind == Kind::gate ? Task::gate : Task::arrange;
         a.first = op.first;
         a.groups = op.groups;
         a.cells.size = arrange_pitch(source_channels(t, op));
@@ -191,7 +190,7 @@ struct Pass {
       a.output = leaf + first * op.out_channels;
     else
       a.output = at(arenas, t.values[op.output], first);
-    if (storage == Storage::float32)
+    if (storage == Dtype::float32)
       kernels.run_f32(a);
     else if (leaf)
       kernels.run_bf16_f32(a);
@@ -221,7 +220,7 @@ bool misaligned(const void* p) { return !p || reinterpret_cast<uintptr_t>(p) % s
 
 }  // namespace
 
-int64_t schedule_scratch_bytes_cpu(const ScheduleTables& t, Storage storage, Isa isa, int64_t images,
+int64_t schedule_scratch_bytes_cpu(const ScheduleTables& t, Dtype storage, Isa isa, int64_t images,
                                    int threads, bool calibration) {
   if (!check_schedule(t, storage, isa, threads, {images, -1}, {images, -1}, calibration).ok()) return 0;
   int64_t partial = 0;
@@ -239,9 +238,9 @@ int64_t schedule_scratch_bytes_cpu(const ScheduleTables& t, Storage storage, Isa
          t.operation_count * int64_t{sizeof(int64_t)};
 }
 
-Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa, int threads,
-                              Range operations, const void* images_nchw, int64_t images, void* arena,
-                              int64_t arena_bytes, void* scratch) {
+Status schedule_calibrate_cpu(const ScheduleTables& t, Dtype storage, Isa isa, int threads, Range operations,
+                              const void* images_nchw, int64_t images, void* arena, int64_t arena_bytes,
+                              void* scratch) {
   const Room room{images, std::max<int64_t>(0, arena_bytes)};
   if (const Status status = check_schedule(t, storage, isa, threads, room, room, true); !status.ok())
     return status;
@@ -285,7 +284,7 @@ Status schedule_calibrate_cpu(const ScheduleTables& t, Storage storage, Isa isa,
   return {};
 }
 
-Status schedule_predict_cpu(const ScheduleTables& t, Storage storage, Isa isa, int threads, Range operations,
+Status schedule_predict_cpu(const ScheduleTables& t, Dtype storage, Isa isa, int threads, Range operations,
                             const void* images_nchw, int64_t images, int64_t block, void* shared_arena,
                             int64_t shared_bytes, void* arenas, int64_t arena_bytes, void* scratch,
                             float* logits) {
@@ -304,7 +303,7 @@ Status schedule_predict_cpu(const ScheduleTables& t, Storage storage, Isa isa, i
   int64_t each_image = 0;  // bytes
   for (int64_t i = 0; i < t.operation_count; ++i) {
     const Operation& op = t.operations[i];
-    if (kind_of(op) == Kind::input) each_image = image_bytes(t, op);
+    if (op.kind == Kind::input) each_image = image_bytes(t, op);
   }
 
 #pragma omp parallel for schedule(dynamic) num_threads(threads)

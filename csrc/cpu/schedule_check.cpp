@@ -44,7 +44,7 @@ bool same_size(const Value& a, const Value& b) { return a.height == b.height && 
 
 // What an operation reads beside its input: a value to add, or an operand.
 Status check_other(const ScheduleTables& t, const Operation& op, const Value& in, const Value& out) {
-  const Kind kind = kind_of(op);
+  const Kind kind = op.kind;
   if (op.other != -1 && !in_range(op.other, t.value_count))
     return invalid("an operation's other is no value");
   if (kind == Kind::opaque) return {};
@@ -76,15 +76,16 @@ bool clash(const Value& source, const Value& out, const ScheduleLayout& layout, 
   return overlap(source, out, layout) && !(layout.in_place && once && same);
 }
 
-Status check_operation(const ScheduleTables& t, const Operation& op, Storage storage,
+Status check_operation(const ScheduleTables& t, const Operation& op, Dtype storage,
                        const ScheduleLayout& layout, bool calibration) {
-  if (!in_range(op.kind, kind_count)) return invalid("an operation's kind is unknown");
-  if (!in_range(op.activation, activation_count) || !in_range(op.input_activation, activation_count) ||
-      !in_range(op.other_activation, activation_count))
-    return invalid("an operation's activation is unknown");
+  if (!in_range(static_cast<int64_t>(op.kind), kind_count)) return invalid("an operation's kind is unknown");
+  for (const Activation activation : {op.activation, op.input_activation, op.other_activation})
+    if (!in_range(static_cast<int64_t>(activation), activation_count))
+      return invalid("an operation's activation is unknown");
   if (!in_range(op.level, t.operation_count))
     return invalid("an operation's level is not below the number of operations");
-  const Kind kind = kind_of(op);
+  const Kind kind = op.kind;
+  constexpr Activation no_activation = Activation::none;
   const bool leaf = op.leaf >= 0;
   if (op.out_channels < 1 || op.out_channels > largest_side)
     return invalid("an operation's out_channels is out of range");
@@ -93,8 +94,9 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
   const Value out = leaf ? Value{op.out_channels, 1, 1, 0, 0} : t.values[op.output];
 
   if (kind == Kind::input) {
-    if (leaf || op.input != -1 || op.other != -1 || op.input_norm != -1 || op.input_activation ||
-        op.output_norm != -1 || op.activation || op.statistics != -1 || op.bias != -1)
+    if (leaf || op.input != -1 || op.other != -1 || op.input_norm != -1 ||
+        op.input_activation != no_activation || op.output_norm != -1 || op.activation != no_activation ||
+        op.statistics != -1 || op.bias != -1)
       return invalid("an input operation only copies images");
     if (op.out_channels > out.channels) return invalid("the images have more channels than their value");
     return {};
@@ -130,8 +132,9 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
       if (in.channels != out.channels) return invalid("a pool changes the channels");
       break;
     case Kind::opaque:
-      if (leaf || op.input_norm != -1 || op.input_activation || op.other_norm != -1 || op.other_activation ||
-          op.output_norm != -1 || op.activation || op.statistics != -1 || op.bias != -1)
+      if (leaf || op.input_norm != -1 || op.input_activation != no_activation || op.other_norm != -1 ||
+          op.other_activation != no_activation || op.output_norm != -1 || op.activation != no_activation ||
+          op.statistics != -1 || op.bias != -1)
         return invalid("an opaque operation reads and writes plain values");
       break;
     case Kind::arrange:
@@ -156,7 +159,7 @@ Status check_operation(const ScheduleTables& t, const Operation& op, Storage sto
     return invalid("an operation's bias is beyond the biases");
   if (op.statistics != -1) {
     if (!calibration) return invalid("prediction takes no statistics");
-    if (leaf || op.output_norm != -1 || (op.other != -1 && !is_binary(op)) || op.activation)
+    if (leaf || op.output_norm != -1 || (op.other != -1 && !is_binary(op)) || op.activation != no_activation)
       return invalid("an operation that takes statistics stores its plain output");
   }
   return {};
@@ -168,11 +171,11 @@ Status check_weighted(const Operation& op, const Value& input) {
   if (const Status status = check_value(input); !status.ok()) return status;
   if (op.out_channels < 1 || op.out_channels > largest_side)
     return invalid("an operation's out_channels is out of range");
-  if (kind_of(op) == Kind::linear) {
+  if (op.kind == Kind::linear) {
     if (elements(input) > largest_side) return invalid("a linear operation has too many inputs");
     return {};
   }
-  if (kind_of(op) != Kind::conv2d) return invalid("only convolutions and linear operations have weights");
+  if (op.kind != Kind::conv2d) return invalid("only convolutions and linear operations have weights");
   if (op.groups != 1 && (op.groups != input.channels || op.groups != op.out_channels))
     return invalid("groups is neither 1 nor the number of channels");
   return check_window(op, input, Value{});
@@ -182,13 +185,13 @@ Status check_range(const ScheduleTables& t, Range range) {
   if (range.first < 0 || range.last < range.first || range.last > t.operation_count)
     return invalid("a range of operations is not within them");
   for (int64_t i = range.first; i < range.last; ++i)
-    if (kind_of(t.operations[i]) == Kind::opaque) return invalid("an opaque operation is run by the caller");
+    if (t.operations[i].kind == Kind::opaque) return invalid("an opaque operation is run by the caller");
   return {};
 }
 
-Status check_tables(const ScheduleTables& t, Storage storage, Room own, Room shared, bool calibration,
+Status check_tables(const ScheduleTables& t, Dtype storage, Room own, Room shared, bool calibration,
                     const ScheduleLayout& layout) {
-  if (storage != Storage::float32 && storage != Storage::bfloat16) return invalid("the storage is unknown");
+  if (!is_known(storage)) return invalid("the storage is unknown");
   if (own.capacity < 1 || own.capacity > INT32_MAX) return invalid("there must be at least one image");
   if (t.value_count < 1 || t.operation_count < 1 || t.norm_count < 0 || t.channel_count < 0 || !t.values ||
       !t.operations || (t.norm_count && !t.norms))
@@ -218,7 +221,7 @@ Status check_tables(const ScheduleTables& t, Storage storage, Room own, Room sha
     const Operation& op = t.operations[i];
     if (const Status status = check_operation(t, op, storage, layout, calibration); !status.ok())
       return status;
-    if (kind_of(op) == Kind::input) {
+    if (op.kind == Kind::input) {
       if (images && (images->out_channels != op.out_channels ||
                      t.values[images->output].height != t.values[op.output].height ||
                      t.values[images->output].width != t.values[op.output].width))
@@ -234,11 +237,11 @@ Status check_tables(const ScheduleTables& t, Storage storage, Room own, Room sha
   return {};
 }
 
-Status check_schedule(const ScheduleTables& t, Storage storage, Isa isa, int threads, Room own, Room shared,
+Status check_schedule(const ScheduleTables& t, Dtype storage, Isa isa, int threads, Room own, Room shared,
                       bool calibration) {
   if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
   if (threads < 1 || threads > 1 << 16) return invalid("threads must be at least 1");
-  const auto packed = [isa](const Operation& op, const Value& input, Storage storage) {
+  const auto packed = [isa](const Operation& op, const Value& input, Dtype storage) {
     return schedule_packed_bytes_cpu(op, input, storage, isa);
   };
   return check_tables(t, storage, own, shared, calibration, {elements, packed});

@@ -18,16 +18,16 @@ struct Room {
 // What differs between devices.
 struct ScheduleLayout {
   int64_t (*elements)(const Value&);  // of a value in its arena, for an image
-  std::function<int64_t(const Operation&, const Value&, Storage)> packed_bytes;
+  std::function<int64_t(const Operation&, const Value&, Dtype)> packed_bytes;
   bool in_place = false;  // whether an output may lie where a value lies whose elements are read only once
 };
 
 // All tables.
-Status check_tables(const ScheduleTables& tables, Storage storage, Room own, Room shared, bool calibration,
+Status check_tables(const ScheduleTables& tables, Dtype storage, Room own, Room shared, bool calibration,
                     const ScheduleLayout& layout);
 
 // The same for the CPU.
-Status check_schedule(const ScheduleTables& tables, Storage storage, Isa isa, int threads, Room own,
+Status check_schedule(const ScheduleTables& tables, Dtype storage, Isa isa, int threads, Room own,
                       Room shared, bool calibration);
 
 // Operations that can be run without the caller.

@@ -20,6 +20,7 @@
 
 #include <cstdint>
 
+#include "lasfast/activation.h"
 #include "vec.h"
 
 namespace lasfast {
@@ -27,7 +28,7 @@ namespace lasfast {
 struct Affine {
   const float* scale;  // [channels]; null: none
   const float* shift;
-  int32_t activation;
+  Activation activation;
 };
 
 struct Cells {

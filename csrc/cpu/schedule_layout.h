@@ -20,17 +20,11 @@ constexpr int64_t tile_cells = 16, tile_depth = 32;  // of a tile: rows, and bf1
 
 const ScheduleKernels& schedule_kernels(Isa isa);  // isa is compiled in
 
-inline bool by_tiles(Storage storage, Isa isa) { return storage == Storage::bfloat16 && isa == Isa::amx; }
-inline bool by_pairs(Storage storage, Isa isa) {
-  return storage == Storage::bfloat16 && isa == Isa::avx512_bf16;
-}
-
-inline Kind kind_of(const Operation& op) { return static_cast<Kind>(op.kind); }
+inline bool by_tiles(Dtype storage, Isa isa) { return storage == Dtype::bfloat16 && isa == Isa::amx; }
+inline bool by_pairs(Dtype storage, Isa isa) { return storage == Dtype::bfloat16 && isa == Isa::avx512_bf16; }
 
 // `other` is an operand of the operation, not what is added to its result.
-inline bool is_binary(const Operation& op) {
-  return kind_of(op) == Kind::gate || kind_of(op) == Kind::arrange;
-}
+inline bool is_binary(const Operation& op) { return op.kind == Kind::gate || op.kind == Kind::arrange; }
 
 // Floats between the rows, one for each position of a run, in which an arrangement lays its sources side by
 // side. `channels`: of both.
@@ -40,11 +34,11 @@ inline int64_t arrange_pitch(int64_t channels) { return round_to(channels, 16); 
 // output channel is. `channels`: of input and other.
 inline int64_t channel_scratch_bytes(const Operation& op, int64_t channels) {
   const int64_t own = round_to(op.out_channels, 16) * 4;
-  if (kind_of(op) == Kind::gate) return own;
+  if (op.kind == Kind::gate) return own;
   return (run_length * arrange_pitch(channels) + 16) * 4 + own;
 }
 
-inline bool is_depthwise(const Operation& op) { return kind_of(op) == Kind::conv2d && op.groups > 1; }
+inline bool is_depthwise(const Operation& op) { return op.kind == Kind::conv2d && op.groups > 1; }
 
 // A convolution in cells; linear is one of 1x1 on images of one position.
 struct DensePlan {
@@ -55,7 +49,7 @@ struct DensePlan {
   int64_t cell_bytes;
 
   // `images`: how many there are to interleave.
-  DensePlan(const Operation& op, const Value& input, Storage storage, Isa isa, int64_t images);
+  DensePlan(const Operation& op, const Value& input, Dtype storage, Isa isa, int64_t images);
 
   int64_t item_images() const { return tiles ? round_to(tile_images, cells.group) : cells.group; }
   int64_t row_taps() const { return divide_up(kernel, cells.columns); }  // of the last piece
@@ -71,12 +65,12 @@ inline int64_t DensePlan::bytes(int64_t band, int64_t group) const {
          (tiles ? 2 : 4);
 }
 
-inline DensePlan::DensePlan(const Operation& op, const Value& input, Storage storage, Isa isa, int64_t images)
+inline DensePlan::DensePlan(const Operation& op, const Value& input, Dtype storage, Isa isa, int64_t images)
     : kernel(op.kernel),
       stride(op.stride),
       padding(op.padding),
       channels(input.channels),
-      flatten(kind_of(op) == Kind::linear),
+      flatten(op.kind == Kind::linear),
       depthwise(is_depthwise(op)),
       tiles(by_tiles(storage, isa) && !depthwise),
       pairs(by_pairs(storage, isa) && !depthwise),

@@ -23,7 +23,7 @@ struct Source {
 
 }  // namespace
 
-int64_t schedule_packed_bytes_cpu(const Operation& op, const Value& input, Storage storage, Isa isa) {
+int64_t schedule_packed_bytes_cpu(const Operation& op, const Value& input, Dtype storage, Isa isa) {
   if (!check_weighted(op, input).ok() || !isa_compiled(isa)) return 0;
   const DensePlan plan(op, input, storage, isa, 1);
   if (plan.tiles) return tile_steps(plan) * tile_depth * round_to(op.out_channels, tile_cells) * 2;
@@ -31,8 +31,8 @@ int64_t schedule_packed_bytes_cpu(const Operation& op, const Value& input, Stora
   return round_to(per_channel * round_to(op.out_channels, schedule_kernels(isa).width) * 4, scratch_line);
 }
 
-Status schedule_pack_cpu(const Operation& op, const Value& input, Storage storage, Isa isa,
-                         const float* weight, const int64_t weight_stride[4], void* packed) {
+Status schedule_pack_cpu(const Operation& op, const Value& input, Dtype storage, Isa isa, const float* weight,
+                         const int64_t weight_stride[4], void* packed) {
   if (const Status status = check_weighted(op, input); !status.ok()) return status;
   if (!isa_compiled(isa)) return unsupported("this build lacks the instruction set asked for");
   if (!weight || !packed) return invalid("the weight or its packed form is missing");

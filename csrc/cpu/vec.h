@@ -1,8 +1,9 @@
-// What the vector types of isa/vec_*.h share. Each file of isa/ includes one of them, which defines
-// `struct Vec`, some floats, and then its loops. All of it has internal linkage (planes_inl.h says why).
+// What the vector types of isa/vec_*.h share: isa/target.h includes that of an instruction set, which defines
+// `struct Vec`, some floats.
 //
-//   Vec::width, zero(), set(x), load(p), load_partial(p, n), store(p), store_partial(p, n)  (float and Bf16),
-//   fma(a, b, c), add, sub, mul, div(a, b), max(a, b), min(a, b)  (b where either is NaN),
+//   Vec::width, zero(), set(x), broadcast(p)  (of *p),
+//   load(p), load_partial(p, n), store(p), store_partial(p, n)  (float and Bf16),
+//   fma(a, b, c), add, sub, mul, div(a, b), max(a, b), min(a, b)  (b where either is NaN), sum(),
 //   nan_or(a, b)  (a where a is NaN, else b), select_above(a, x, b, c)  (b where a > x, else c),
 //   zero_outside(a, x, low, high)  (0 where x <= low or x >= high, else a: a bound that is NaN is none),
 //   add_exponent(a, t)  (adds the integer in the low bits of t to the exponent of a),

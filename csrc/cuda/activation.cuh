@@ -2,6 +2,7 @@
 #pragma once
 
 #include "device.cuh"
+#include "lasfast/activation.h"
 
 namespace lasfast {
 
@@ -9,16 +10,17 @@ namespace lasfast {
 LASFAST_DEVICE float clamp(float v, float high) { return v < 0.f ? 0.f : v > high ? high : v; }
 
 template <int n>
-LASFAST_DEVICE void activate(float (&x)[n], int32_t activation) {
-  if (activation == 0) return;
-  if (activation <= 2) {  // ReLU, ReLU6
-    const float high = activation == 2 ? 6.f : device::infinity();
+LASFAST_DEVICE void activate(float (&x)[n], Activation activation) {
+  if (activation == Activation::none) return;
+  if (activation <= Activation::relu6) {
+    const float high = activation == Activation::relu6 ? 6.f : device::infinity();
     LASFAST_UNROLL
     for (int i = 0; i < n; ++i) x[i] = clamp(x[i], high);
     return;
   }
-  // A gate, hard (3, 6) or not (4, 5), and the value times the gate (3, 4).
-  const bool hard = activation == 3 || activation == 6, times = activation <= 4;
+  // A gate, hard or not, which the swishes multiply the value by.
+  const bool hard = activation == Activation::hardswish || activation == Activation::hardsigmoid;
+  const bool times = activation <= Activation::swish;
   LASFAST_UNROLL
   for (int i = 0; i < n; ++i) {
     const float gate =
@@ -29,16 +31,16 @@ LASFAST_DEVICE void activate(float (&x)[n], int32_t activation) {
 
 // gradient *= activation'(x); where that has a kink, torch's choice.
 template <int n>
-LASFAST_DEVICE void activate_gradient(float (&gradient)[n], const float (&x)[n], int32_t activation) {
-  if (activation == 0) return;
-  if (activation <= 2) {  // a clamp passes what lies strictly between its bounds
-    const bool bounded = activation == 2;
+LASFAST_DEVICE void activate_gradient(float (&gradient)[n], const float (&x)[n], Activation activation) {
+  if (activation == Activation::none) return;
+  if (activation <= Activation::relu6) {  // a clamp passes what lies strictly between its bounds
+    const bool bounded = activation == Activation::relu6;
     LASFAST_UNROLL
     for (int i = 0; i < n; ++i)
       if (x[i] <= 0.f || (bounded && x[i] >= 6.f)) gradient[i] = 0.f;
     return;
   }
-  if (activation == 3) {
+  if (activation == Activation::hardswish) {
     LASFAST_UNROLL
     for (int i = 0; i < n; ++i)
       gradient[i] = x[i] <= -3.f  ? 0.f
@@ -46,7 +48,7 @@ LASFAST_DEVICE void activate_gradient(float (&gradient)[n], const float (&x)[n],
                                   : gradient[i] * (x[i] * (1.f / 3.f) + 0.5f);
     return;
   }
-  if (activation == 6) {
+  if (activation == Activation::hardsigmoid) {
     LASFAST_UNROLL
     for (int i = 0; i < n; ++i) gradient[i] = x[i] <= -3.f || x[i] >= 3.f ? 0.f : gradient[i] * (1.f / 6.f);
     return;
@@ -54,7 +56,7 @@ LASFAST_DEVICE void activate_gradient(float (&gradient)[n], const float (&x)[n],
   LASFAST_UNROLL
   for (int i = 0; i < n; ++i) {
     const float gate = device::reciprocal(1.f + device::exp(-x[i])), rest = 1.f - gate;
-    gradient[i] *= activation == 4 ? gate * (x[i] * rest + 1.f) : gate * rest;
+    gradient[i] *= activation == Activation::swish ? gate * (x[i] * rest + 1.f) : gate * rest;
   }
 }
 

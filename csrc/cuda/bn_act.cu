@@ -92,7 +92,7 @@ follow(const Running a) {
 
 constexpr int merge_shared_bytes = reduce_threads * int{sizeof(double)};
 
-int values_per_16(Storage storage) { return static_cast<int>(16 / itemsize(storage)); }
+int values_per_16(Dtype storage) { return static_cast<int>(16 / itemsize(storage)); }
 
 // Values of a vector for these tensors: what 16 bytes hold, or one.
 int vector_for(const BnActParams& p, std::initializer_list<const void*> tensors) {
@@ -107,7 +107,7 @@ BnActArgs normalizing(const BnActParams& p, const WideRows& rows, const void* x,
                       const float* var, const float* weight, const float* bias, const void* residual) {
   BnActArgs a{rows};
   a.residual_channels = p.residual_channels;
-  a.activation = static_cast<int32_t>(p.activation);
+  a.activation = p.activation;
   a.eps = p.eps;
   a.x = x;
   a.mean = mean;
@@ -162,7 +162,7 @@ int launch_grad_x(const BnActParams& p, const void* grad, const void* x, const f
 int64_t bn_act_workspace_cuda(const BnActParams& p) {
   if (!validate(p).ok()) return 0;
   int64_t most = 0;
-  for (const int vector : {1, values_per_16(Storage::float32), values_per_16(Storage::bfloat16)})
+  for (const int vector : {1, values_per_16(Dtype::float32), values_per_16(Dtype::bfloat16)})
     most = std::max(most, WideRows(p.rows, p.channels, vector).partial_sums());
   return sums_bytes(p.channels) + partials * most * int64_t{sizeof(float)};
 }

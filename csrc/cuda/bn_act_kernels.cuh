@@ -14,7 +14,7 @@ constexpr int bn_act_partials = 3;
 struct BnActArgs {
   WideRows rows;
   int64_t residual_channels;  // 0: none
-  int32_t activation;
+  Activation activation;
   float eps;
   const void *x, *grad, *residual, *dz;  // dz may be null: computed from grad, x and residual
   const float *mean, *var, *weight, *bias;
@@ -26,6 +26,6 @@ struct BnActArgs {
 enum class BnActPass { statistics, forward, sums, grad_x };
 
 // `vector`: values that are read at once, 1 or what 16 bytes hold; a.rows is made for it. There are rows.
-int launch_bn_act(BnActPass pass, Storage storage, int vector, const BnActArgs& a, device::Stream stream);
+int launch_bn_act(BnActPass pass, Dtype storage, int vector, const BnActArgs& a, device::Stream stream);
 
 }  // namespace lasfast

@@ -200,7 +200,7 @@ struct Forward {
   Normalized<T, vector> norm;
   Writer<T, vector> y;
   int64_t step;
-  int32_t activation;
+  Activation activation;
 
   LASFAST_DEVICE Forward(const BnActArgs& a, const Part<vector>& part, const Columns& columns)
       : norm(a, part, columns),
@@ -238,7 +238,7 @@ struct Gradient {
   Normalized<T, vector> norm;
   Reader<T, vector> from;
   int64_t step;
-  int32_t activation;
+  Activation activation;
   bool given;  // by `from`; else that is the gradient of y
 
   LASFAST_DEVICE Gradient(const BnActArgs& a, const Part<vector>& part, const Columns& columns)
@@ -363,8 +363,8 @@ int launch_of(BnActPass pass, const BnActArgs& a, device::Stream stream) {
 
 }  // namespace
 
-int launch_bn_act(BnActPass pass, Storage storage, int vector, const BnActArgs& a, device::Stream stream) {
-  if (storage == Storage::float32)
+int launch_bn_act(BnActPass pass, Dtype storage, int vector, const BnActArgs& a, device::Stream stream) {
+  if (storage == Dtype::float32)
     return vector == 1 ? launch_of<float, 1>(pass, a, stream) : launch_of<float, 4>(pass, a, stream);
   return vector == 1 ? launch_of<device::bfloat16, 1>(pass, a, stream)
                      : launch_of<device::bfloat16, 8>(pass, a, stream);

@@ -60,7 +60,7 @@ Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass pass) {
   if (p.warpgroups) {
     const int64_t in = pass == Pass::forward ? p.c_in : p.c_out,
                   out = pass == Pass::forward ? p.c_out : p.c_in;
-    if (p.storage != Storage::bfloat16 || pass == Pass::grad_weight || in % chunk || out <= 32)
+    if (p.storage != Dtype::bfloat16 || pass == Pass::grad_weight || in % chunk || out <= 32)
       return unsupported("warpgroups do not multiply these values");
   }
   if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");

@@ -58,7 +58,7 @@ struct PackArgs {
   int64_t stride[4];  // [c_out, c_in, kernel, kernel]
   void* packed;
 };
-int launch_pack(const PackArgs& args, Storage weight, Storage packed, device::Stream stream);
+int launch_pack(const PackArgs& args, Dtype weight, Dtype packed, device::Stream stream);
 
 constexpr int conv_rows = 128;  // of a tile: positions, or taps and input channels of a weight
 
@@ -75,7 +75,7 @@ struct WindowsArgs {
   bool whole_output;  // its vectors of channels can be written 16 bytes at a time
   bool warpgroups;    // wanted, which need vectors of the input that can be read so
 };
-int launch_windows(WindowsArgs args, Storage storage, bool tf32, device::Stream stream);
+int launch_windows(WindowsArgs args, Dtype storage, bool tf32, device::Stream stream);
 
 // ---- conv2d_nhwc_grad_weight.cu
 

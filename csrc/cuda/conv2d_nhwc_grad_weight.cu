@@ -203,7 +203,7 @@ int launch_grad_weight(const Conv2dNhwcParams& p, const GradWeightPlan& plan, co
                             static_cast<int>(plan.row_tiles),
                             static_cast<int>(plan.column_tiles)};
   const int64_t blocks = plan.parts * plan.row_tiles * plan.column_tiles;
-  if (p.storage == Storage::bfloat16)
+  if (p.storage == Dtype::bfloat16)
     return launch_of<device::bfloat16, TransposedTensorProduct>(args, plan.columns, blocks, stream);
   return p.tf32 ? launch_of<float, TransposedTensorProduct>(args, plan.columns, blocks, stream)
                 : launch_of<float, TransposedExactProduct>(args, plan.columns, blocks, stream);

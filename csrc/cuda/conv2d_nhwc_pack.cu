@@ -61,13 +61,13 @@ pack_windows(const PackArgs args) {
 
 }  // namespace
 
-int launch_pack(const PackArgs& args, Storage weight, Storage packed, device::Stream stream) {
+int launch_pack(const PackArgs& args, Dtype weight, Dtype packed, device::Stream stream) {
   using device::bfloat16;
   const Windows& w = args.windows;
   const int64_t phases = int64_t{w.packed_phases} * w.packed_phases;
   const int64_t blocks = phases * divide_up(w.out_channels, side) * divide_up(w.depth, side);
   if (blocks == 0) return 0;
-  const bool from = weight == Storage::bfloat16, to = packed == Storage::bfloat16;
+  const bool from = weight == Dtype::bfloat16, to = packed == Dtype::bfloat16;
   auto* const kernel = from ? (to ? pack_windows<bfloat16, bfloat16> : pack_windows<bfloat16, float>)
                             : (to ? pack_windows<float, bfloat16> : pack_windows<float, float>);
   return device::launch(kernel, blocks, threads, side * int64_t{sizeof(float[side + 1])}, stream, args);

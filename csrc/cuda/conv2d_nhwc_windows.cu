@@ -223,10 +223,10 @@ int launch_of(const WindowsArgs& args, device::Stream stream) {
 
 }  // namespace
 
-int launch_windows(WindowsArgs args, Storage storage, bool tf32, device::Stream stream) {
+int launch_windows(WindowsArgs args, Dtype storage, bool tf32, device::Stream stream) {
   args.row_tiles = divide_up(args.windows.positions, conv_rows);
   args.whole_output = is_whole(args.output, args.windows.out_channels, itemsize(storage));
-  if (storage == Storage::bfloat16) return launch_of<device::bfloat16, TensorProduct>(args, stream);
+  if (storage == Dtype::bfloat16) return launch_of<device::bfloat16, TensorProduct>(args, stream);
   return tf32 ? launch_of<float, TensorProduct>(args, stream) : launch_of<float, ExactProduct>(args, stream);
 }
 

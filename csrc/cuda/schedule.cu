@@ -74,13 +74,13 @@ int run(const Launch& launch, const Plan& plan, const PassArgs& args, device::St
 
 }  // namespace
 
-int64_t schedule_plan_bytes_cuda(const ScheduleTables& tables, Storage storage, int64_t images,
+int64_t schedule_plan_bytes_cuda(const ScheduleTables& tables, Dtype storage, int64_t images,
                                  Purpose purpose) {
   if (!check_plan(tables, storage, images, purpose).ok()) return 0;
   return make_plan(tables, storage, false, images, purpose, nullptr);
 }
 
-Status schedule_plan_cuda(const ScheduleTables& tables, Storage storage, bool tf32, int64_t images,
+Status schedule_plan_cuda(const ScheduleTables& tables, Dtype storage, bool tf32, int64_t images,
                           Purpose purpose, void* plan) {
   if (const Status status = check_plan(tables, storage, images, purpose); !status.ok()) return status;
   if (misaligned(plan, 8)) return invalid("the plan is missing or not aligned");

@@ -58,7 +58,7 @@ struct Windows {
 };
 
 // scale * x + shift and the activation, for the 16 bytes at `at`.
-LASFAST_DEVICE void transform(const float* scale, const float* shift, int32_t activation, void* at,
+LASFAST_DEVICE void transform(const float* scale, const float* shift, Activation activation, void* at,
                               device::bfloat16) {
   Chunk x = unpack(device::load16_shared(at));
   LASFAST_UNROLL
@@ -66,7 +66,8 @@ LASFAST_DEVICE void transform(const float* scale, const float* shift, int32_t ac
   activate(x.v, activation);
   device::store16(at, pack_values(x));
 }
-LASFAST_DEVICE void transform(const float* scale, const float* shift, int32_t activation, void* at, float) {
+LASFAST_DEVICE void transform(const float* scale, const float* shift, Activation activation, void* at,
+                              float) {
   device::Bits16 bits = device::load16_shared(at);
   float x[4];
   LASFAST_UNROLL
@@ -93,7 +94,7 @@ LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
   const int thread = device::thread_index();
   const int piece = thread % pieces, row = thread / pieces;
 
-  const bool transformed = p.input.norm >= 0 || p.input.activation != 0;
+  const bool transformed = p.input.norm >= 0 || p.input.activation != Activation::none;
   auto* const scale = reinterpret_cast<float*>(shared + 1);
   float* const shift = scale + p.input.pitch;
   if (transformed)

@@ -46,11 +46,11 @@ pack_depthwise(const Slice s) {
 
 }  // namespace
 
-int64_t schedule_packed_bytes_cuda(const Operation& op, const Value& input, Storage storage) {
+int64_t schedule_packed_bytes_cuda(const Operation& op, const Value& input, Dtype storage) {
   return check_weighted(op, input).ok() ? PackedShape(op, input, storage).bytes : 0;
 }
 
-Status schedule_pack_cuda(const Operation& op, const Value& input, Storage storage, const float* weight,
+Status schedule_pack_cuda(const Operation& op, const Value& input, Dtype storage, const float* weight,
                           const int64_t weight_stride[4], int device, void* stream, void* packed) {
   if (const Status status = check_weighted(op, input); !status.ok()) return status;
   if (!weight || !packed) return invalid("the weight or its packed form is missing");
@@ -71,9 +71,9 @@ Status schedule_pack_cuda(const Operation& op, const Value& input, Storage stora
   slice.elements = int64_t{depthwise ? taps : op.out_channels} * shape.depth;
   const device::Use use(device);
   if (use.error() != 0) return {Code::device_error, use.error(), "the device cannot be used"};
-  auto* const kernel = depthwise                      ? pack_depthwise
-                       : storage == Storage::bfloat16 ? pack_rows<device::bfloat16>
-                                                      : pack_rows<float>;
+  auto* const kernel = depthwise                    ? pack_depthwise
+                       : storage == Dtype::bfloat16 ? pack_rows<device::bfloat16>
+                                                    : pack_rows<float>;
   const int error = device::launch(kernel, divide_up(slice.elements, schedule_threads), schedule_threads, 0,
                                    static_cast<device::Stream>(stream), slice);
   return launched(error);

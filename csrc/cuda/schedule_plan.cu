@@ -58,15 +58,15 @@ Work work_of(const Operation& op) {
 // Everything of a plan but its layout in memory.
 struct Draft {
   const ScheduleTables& t;
-  Storage storage;
+  Dtype storage;
   int64_t images;
   Purpose purpose;
   std::vector<Launch> launches;
   std::vector<Problem> problems;
   int64_t arena_bytes = 0, scratch_floats = 0, leaves = 0, levels = 0, stage_bytes = 0;
 
-  Term term(int32_t value, int32_t norm, int32_t activation) const {
-    if (value < 0) return Term{0, 0, 0, 0, 0, -1, 0};
+  Term term(int32_t value, int32_t norm, Activation activation) const {
+    if (value < 0) return Term{0, 0, 0, 0, 0, -1, Activation::none};
     const Value& v = t.values[value];
     const int32_t channel = norm < 0 ? -1 : t.norms[norm].offset;
     return Term{v.offset * images, v.channels, pitch_of(v.channels), v.height, v.width, channel, activation};
@@ -165,7 +165,7 @@ struct Draft {
     for (int work = 0; work < work_count; ++work) add_launch(static_cast<Work>(work), level, by_work[work]);
   }
 
-  Draft(const ScheduleTables& t, Storage storage, int64_t images, Purpose purpose)
+  Draft(const ScheduleTables& t, Dtype storage, int64_t images, Purpose purpose)
       : t(t), storage(storage), images(images), purpose(purpose) {
     for (int64_t i = 0; i < t.operation_count; ++i) {
       levels = std::max<int64_t>(levels, t.operations[i].level + 1);
@@ -180,12 +180,12 @@ struct Draft {
   }
 };
 
-Status check_tiles(const ScheduleTables& t, Storage storage) {
+Status check_tiles(const ScheduleTables& t, Dtype storage) {
   for (int64_t i = 0; i < t.operation_count; ++i) {
     const Operation& op = t.operations[i];
     if (op.tile < 0 || op.tile > cuda_conv_tile_count || (op.tile && !is_conv(op)))
       return invalid("an operation's tile is none of a convolution's");
-    if (op.tile && cuda_conv_tiles[op.tile - 1].warpgroups && storage != Storage::bfloat16)
+    if (op.tile && cuda_conv_tiles[op.tile - 1].warpgroups && storage != Dtype::bfloat16)
       return invalid("warpgroups multiply bfloat16 alone");
   }
   return {};
@@ -199,7 +199,7 @@ Status check_resident(const ScheduleTables& t) {
   for (int64_t i = 0; i < t.operation_count; ++i) {
     const Operation& op = t.operations[i];
     if (kind_of(op) == Kind::opaque) return invalid("an opaque operation is run by the caller");
-    if (is_conv(op) && (op.input_norm >= 0 || op.input_activation))
+    if (is_conv(op) && (op.input_norm >= 0 || op.input_activation != Activation::none))
       return invalid("the input of a convolution or linear operation has a norm or an activation");
     if (op.tile) return invalid("the resident kernel has tiles of its own");
   }
@@ -219,7 +219,7 @@ int schedule_usual_tile_cuda(int64_t channels) {
 
 bool is_depthwise_cuda(const Operation& op) { return kind_of(op) == Kind::conv2d && op.groups > 1; }
 
-PackedShape::PackedShape(const Operation& op, const Value& input, Storage storage)
+PackedShape::PackedShape(const Operation& op, const Value& input, Dtype storage)
     : kernel_height(op.kernel),
       kernel_width(op.kernel),
       channels(input.channels),
@@ -241,11 +241,11 @@ PackedShape::PackedShape(const Operation& op, const Value& input, Storage storag
   }
 }
 
-Status check_plan(const ScheduleTables& t, Storage storage, int64_t images, Purpose purpose) {
+Status check_plan(const ScheduleTables& t, Dtype storage, int64_t images, Purpose purpose) {
   if (purpose < Purpose::prediction || purpose > Purpose::resident)
     return invalid("the purpose of the plan is unknown");
   const bool resident = purpose == Purpose::resident;
-  const auto packed = [](const Operation& op, const Value& input, Storage storage) {
+  const auto packed = [](const Operation& op, const Value& input, Dtype storage) {
     return schedule_packed_bytes_cuda(op, input, storage);
   };
   const Room room{images, -1};
@@ -273,7 +273,7 @@ Status check_plan(const ScheduleTables& t, Storage storage, int64_t images, Purp
   return {};
 }
 
-int64_t make_plan(const ScheduleTables& t, Storage storage, bool tf32, int64_t images, Purpose purpose,
+int64_t make_plan(const ScheduleTables& t, Dtype storage, bool tf32, int64_t images, Purpose purpose,
                   void* plan) {
   const Draft draft(t, storage, images, purpose);
   const size_t launch_bytes = draft.launches.size() * sizeof(Launch);
@@ -291,7 +291,7 @@ int64_t make_plan(const ScheduleTables& t, Storage storage, bool tf32, int64_t i
   if (purpose == Purpose::resident) {
     header.resident_bytes = resident_bytes(header.arena_bytes, draft.stage_bytes);
   }
-  header.bfloat16 = storage == Storage::bfloat16;
+  header.bfloat16 = storage == Dtype::bfloat16;
   header.tf32 = tf32;
   if (plan) {
     auto* to = static_cast<char*>(plan);

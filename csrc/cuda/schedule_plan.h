@@ -13,16 +13,16 @@ struct PackedShape {
   int32_t kernel_height, kernel_width, channels, pitch, depth;
   int64_t bytes;
 
-  PackedShape(const Operation& op, const Value& input, Storage storage);
+  PackedShape(const Operation& op, const Value& input, Dtype storage);
 };
 
 bool is_depthwise_cuda(const Operation& op);
 
 // Everything that kernels and launches take for granted.
-Status check_plan(const ScheduleTables& tables, Storage storage, int64_t images, Purpose purpose);
+Status check_plan(const ScheduleTables& tables, Dtype storage, int64_t images, Purpose purpose);
 
 // Writes a plan of tables that passed check_plan; returns its bytes. plan may be null.
-int64_t make_plan(const ScheduleTables& tables, Storage storage, bool tf32, int64_t images, Purpose purpose,
+int64_t make_plan(const ScheduleTables& tables, Dtype storage, bool tf32, int64_t images, Purpose purpose,
                   void* plan);
 
 }  // namespace lasfast

@@ -41,7 +41,8 @@ constexpr CudaConvTile conv_tile(Work work) { return cuda_conv_tiles[static_cast
 struct Term {
   int64_t offset;                          // elements from the beginning of the arena
   int32_t channels, pitch, height, width;  // pitch: from position to position; channels = 0: no value
-  int32_t norm, activation;
+  int32_t norm;
+  Activation activation;
 };
 
 struct Problem {
@@ -53,10 +54,11 @@ struct Problem {
   int32_t leaf;    // or -1
   int32_t out_channels, out_pitch, out_height, out_width;
   int32_t kernel_height, kernel_width, stride, padding;
-  int32_t norm, activation;  // of the output, as in Term
-  int32_t depth;             // of a convolution: elements in a row of its packed weight
-  int32_t adds;              // whether other is added to the result; else it is an operand, or missing
-  int32_t first, groups;     // of an arrangement
+  int32_t norm;  // of the output, as in Term
+  Activation activation;
+  int32_t depth;          // of a convolution: elements in a row of its packed weight
+  int32_t adds;           // whether other is added to the result; else it is an operand, or missing
+  int32_t first, groups;  // of an arrangement
   Work work;
   int64_t weight;      // bytes from the beginning of the weights
   int64_t bias;        // or -1

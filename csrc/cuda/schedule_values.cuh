@@ -48,9 +48,9 @@ struct Place {
 template <typename X>
 struct SeenAs {
   X scale, shift;
-  int32_t activation;
+  Activation activation;
 
-  LASFAST_DEVICE SeenAs(const PassArgs& pass, int32_t norm, int32_t activation, int channels, int c)
+  LASFAST_DEVICE SeenAs(const PassArgs& pass, int32_t norm, Activation activation, int channels, int c)
       : scale(load_some<X>(pass.scale, norm < 0 ? -1 : norm + c, channels - c, 1.f)),
         shift(load_some<X>(pass.shift, norm < 0 ? -1 : norm + c, channels - c, 0.f)),
         activation(activation) {}

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lasfast.ir.activations import ACTIVATIONS
+from lasfast.ir.precision import PRECISIONS
 from lasfast.runtime import compiled
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +86,13 @@ def test_an_instruction_set_that_is_not_here_is_an_error(
         ValueError, match=f"LASFAST_ISA must be one of generic, got 'avx2', which {who}.* lacks"
     ):
         compiled.isa()
+
+
+@needs_module
+def test_native_code_and_python_number_activations_and_dtypes_alike() -> None:
+    module = compiled.load()
+    assert module.activations == {name: spec.code for name, spec in ACTIVATIONS.items()}
+    assert module.dtypes == {spec.dtype: spec.code for spec in PRECISIONS.values()}
 
 
 @needs_module
@@ -191,15 +200,18 @@ def test_native_sources_know_neither_python_nor_torch() -> None:
 def test_files_for_one_instruction_set_share_no_code_with_the_rest() -> None:
     """What they include or define could be linked in their variant, and then run on every machine."""
     cpu = ROOT / "csrc/cpu"
-    kernels = [cpu / "planes.h", cpu / "vec.h", *cpu.glob("*_kernels.h")]
+    public = [ROOT / "csrc/include/lasfast" / name for name in ("activation.h", "isa.h")]
+    headers = [*public, cpu / "planes.h", cpu / "vec.h", *cpu.glob("*_kernels.h")]
+    own = {f'"{"lasfast" if header in public else ".."}/{header.name}"' for header in headers}
     for path in (cpu / "isa").iterdir():
         text = path.read_text()
-        allowed = {"<cstdint>", "<immintrin.h>", *(f'"../{header.name}"' for header in kernels)}
+        allowed = {"<cstdint>", "<immintrin.h>", *own}
         allowed |= {f'"{other.name}"' for other in path.parent.glob("*.h")}
         assert set(re.findall(r"#include\s*(\S+)", text)) <= allowed, path
         assert "std::" not in text, path
-    for header in kernels:
-        assert set(re.findall(r"#include\s*(\S+)", header.read_text())) <= {"<cstdint>", '"vec.h"'}
+    for header in headers:
+        allowed = {"<cstdint>", '"vec.h"', '"lasfast/activation.h"'}
+        assert set(re.findall(r"#include\s*(\S+)", header.read_text())) <= allowed, header
 
 
 def test_cuda_kernels_reach_the_chip_through_one_header() -> None:

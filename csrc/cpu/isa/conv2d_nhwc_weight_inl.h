@@ -1,9 +1,9 @@
 // The weight gradient of conv2d_nhwc_kernels.h, as far as it does not depend on what products are computed
-// by. Follows one of vec_*.h.
-//
-// Everything here has internal linkage (schedule_inl.h says why).
+// by.
+#pragma once
+
 #include "../conv2d_nhwc_kernels.h"
-#include "pointwise_inl.h"
+#include "target.h"
 #ifdef __AVX512F__
 #include "transpose_avx512.h"
 #endif
@@ -17,7 +17,6 @@ using lasfast::GradWeightSide;
 
 constexpr int64_t tile = 16;
 
-LASFAST_INLINE int64_t at_least(int64_t value, int64_t bound) { return value > bound ? value : bound; }
 LASFAST_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }  // a >= 0
 
 // The positions that a block of sums is over, and where its operands lie: groups, rows, columns. A Value is

@@ -1,9 +1,11 @@
-// Weight gradient of depthwise_nhwc_kernels.h; part of depthwise_nhwc_inl.h.
+// The weight gradient of depthwise_nhwc_kernels.h; part of depthwise_nhwc_kernels.cpp.
 //
 // The sums of all taps, or of as many rows of them as fit, stay in registers through all positions of a
 // piece.
 
 namespace {
+
+constexpr int weight_sums = W == 16 ? 28 : 12;  // in registers, of which there are 32 or 16
 
 template <class T>
 struct WeightPlane {
@@ -124,10 +126,5 @@ void grad_weight(const DepthwiseWeightArgs& a) {
   Prefetch ahead(a.ahead, a.vectors * a.images * a.rows);
   for (int64_t v = a.vector; v < a.vector + a.vectors; ++v) run(a, v, ahead);
 }
-
-constexpr DepthwiseKernels depthwise_kernels = {
-    W,
-    {{forward<float>, grad_input<float>, grad_weight<float>},
-     {forward<lasfast::Bf16>, grad_input<lasfast::Bf16>, grad_weight<lasfast::Bf16>}}};
 
 }  // namespace

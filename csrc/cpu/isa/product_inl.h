@@ -1,6 +1,8 @@
 // What one step of a product multiplies: four bytes of one side, which are broadcast, by a vector of as much
-// of the other. Follows one of vec_*.h.
+// of the other.
 #pragma once
+
+#include "target.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-// How the cells that tiles read are filled (see schedule_kernels.h); part of schedule_inl.h.
+// How the cells that tiles read are filled (see schedule_kernels.h); part of schedule_kernels.cpp.
 
 namespace {
 
@@ -56,7 +56,7 @@ class TileCells {
  public:
   explicit TileCells(const ItemArgs& a)
       : a_(a),
-        copies_(!a.in.scale && a.in.activation == 0),
+        copies_(!a.in.scale && a.in.activation == Activation::none),
         pitch_(a.cells.group * tile_depth),
         row_values_(cell_row(a.cells) * tile_depth) {
     for (int64_t f = 0; f < a.cells.phases; ++f) phase_[f] = Phase(a, f);

@@ -1,4 +1,4 @@
-// Dense convolutions on bf16 cells by AMX tiles; part of schedule_inl.h.
+// Dense convolutions on bf16 cells by AMX tiles; part of schedule_kernels.cpp.
 //
 // A tile of inputs is 16 neighbouring cells by 32 values, read where they lie; a tile of weights is 32 values
 // by 16 output channels; a step multiplies them and adds to 16 x 16 sums in fp32. Four such sums are worked

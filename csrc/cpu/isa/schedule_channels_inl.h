@@ -1,4 +1,4 @@
-// Gates and arrangements of channels; part of schedule_inl.h.
+// Gates and arrangements of channels; part of schedule_kernels.cpp.
 
 namespace {
 

@@ -1,4 +1,5 @@
-// Convolutions over cells (see schedule_kernels.h), on vectors of output channels; part of schedule_inl.h.
+// Convolutions over cells (see schedule_kernels.h), on vectors of output channels; part of
+// schedule_kernels.cpp.
 //
 // A tile of P cells by N vectors of channels stays in registers while all taps and input channels pass: each
 // step loads N vectors of weights and broadcasts P inputs. Inputs are fp32 or, where bf16 values are
@@ -7,6 +8,11 @@
 namespace {
 
 constexpr int max_kernel = 11;
+// Cells of a tile of sums, by two vectors, in registers.
+constexpr int convolution_cells = isa == lasfast::Isa::generic       ? 4
+                                  : isa == lasfast::Isa::avx2        ? 6
+                                  : isa == lasfast::Isa::avx512_bf16 ? 12
+                                                                     : 8;
 
 inline int64_t cell_row(const Cells& cells) { return cells.phases * cells.cols * cells.group; }
 
@@ -177,7 +183,7 @@ inline void convolution_tile(const C* cells, int64_t size, const Taps& taps, con
 template <class M, int N, class T, class U>
 inline void finish_cells(const ItemArgs& a, const float* acc, int64_t position, int64_t cell, int64_t count,
                          int64_t c, bool start) {
-#ifdef LASFAST_PAIRS
+#ifdef LASFAST_FOR_AVX512_BF16
   if constexpr (M::values == 2) {
     const int vectors = N == 2 && c + W < a.out_channels ? 2 : 1;
     LineFinish<U, N * W, W>(a).run(a, acc, {nullptr, position, cell, count, start}, c, vectors);
@@ -225,7 +231,8 @@ inline void for_rows(const ItemArgs& a, const D* cells, int64_t y0, int64_t rows
 // Whether the input lies as its cells would.
 template <class M, class T>
 inline bool in_place(const ItemArgs& a) {
-  if (sizeof(T) != sizeof(typename M::Stored) || a.in.scale || a.in.activation != 0) return false;
+  if (sizeof(T) != sizeof(typename M::Stored) || a.in.scale || a.in.activation != Activation::none)
+    return false;
   return a.kernel == 1 && a.stride == 1 && a.padding == 0 && !a.flatten && a.cells.group == 1 &&
          a.in_channels % M::values == 0;
 }

@@ -1,4 +1,5 @@
-// What follows op(...) on bf16 with AVX-512 BF16, as finish() in schedule_inl.h says; part of schedule_inl.h.
+// What follows op(...) on bf16 with AVX-512 BF16, as finish() in schedule_kernels.cpp says; part of
+// schedule_kernels.cpp.
 
 namespace {
 
@@ -40,7 +41,8 @@ template <class U, int64_t pitch, int64_t apart>
 class LineFinish {
  public:
   explicit LineFinish(const ItemArgs& a)
-      : common_(a.out.activation < 3 && (!a.other || (!a.with.scale && a.with.activation == 0))),
+      : common_(is_clamp(a.out.activation) &&
+                (!a.other || (!a.with.scale && a.with.activation == Activation::none))),
         one_vector_(a.out_channels == W && a.cells.group == 1 && (!a.other || a.other_channels == W)),
         group_(a.cells.group),
         channels_(a.out_channels),
@@ -88,7 +90,7 @@ class LineFinish {
       return;
     }
     const Activate act(a.out.activation);
-    const bool six = a.out.activation == 2;
+    const bool six = a.out.activation == Activation::relu6;
     const auto value = [&](const float* s, int i) __attribute__((always_inline)) {
       return Vec::fma(Vec::load(s + i * step), scale[i], shift[i]);
     };

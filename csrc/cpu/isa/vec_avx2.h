@@ -16,6 +16,7 @@ struct Vec {
   static __m256i first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
+  LASFAST_INLINE static Vec broadcast(const float* p) { return {_mm256_broadcast_ss(p)}; }
   LASFAST_INLINE static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
   LASFAST_INLINE static Vec load_partial(const float* p, int n) { return {_mm256_maskload_ps(p, first(n))}; }
   LASFAST_INLINE static Vec widen(__m128i bits) {
@@ -53,6 +54,11 @@ struct Vec {
   LASFAST_INLINE static Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
   LASFAST_INLINE static Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
   LASFAST_INLINE static Vec div(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
+  LASFAST_INLINE float sum() const {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+  }
   LASFAST_INLINE static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
   LASFAST_INLINE static Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
   LASFAST_INLINE static Vec nan_or(Vec a, Vec b) {

@@ -15,6 +15,7 @@ struct Vec {
   LASFAST_INLINE static Vec zero() { return {_mm512_setzero_ps()}; }
   LASFAST_INLINE static Vec set(float x) { return {_mm512_set1_ps(x)}; }
   static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+  LASFAST_INLINE static Vec broadcast(const float* p) { return set(*p); }
   LASFAST_INLINE static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
   LASFAST_INLINE static Vec load_partial(const float* p, int n) {
     return {_mm512_maskz_loadu_ps(first(n), p)};
@@ -68,6 +69,7 @@ struct Vec {
   LASFAST_INLINE static Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
   LASFAST_INLINE static Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
   LASFAST_INLINE static Vec div(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+  LASFAST_INLINE float sum() const { return _mm512_reduce_add_ps(v); }
   LASFAST_INLINE static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
   LASFAST_INLINE static Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
   LASFAST_INLINE static Vec nan_or(Vec a, Vec b) {

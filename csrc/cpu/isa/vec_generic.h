@@ -14,6 +14,7 @@ struct Vec {
 
   LASFAST_INLINE static Vec zero() { return set(0.f); }
   LASFAST_INLINE static Vec set(float x) { return {Floats{x, x, x, x}}; }
+  LASFAST_INLINE static Vec broadcast(const float* p) { return set(*p); }
   LASFAST_INLINE static Vec load(const float* p) {
     Vec r;
     __builtin_memcpy(&r.v, p, sizeof r.v);
@@ -51,6 +52,7 @@ struct Vec {
     return {reinterpret_cast<Floats>((where & reinterpret_cast<Ints>(a.v)) |
                                      (~where & reinterpret_cast<Ints>(b.v)))};
   }
+  LASFAST_INLINE float sum() const { return (v[0] + v[1]) + (v[2] + v[3]); }
   LASFAST_INLINE static Vec max(Vec a, Vec b) { return choose(a.v > b.v, a, b); }
   LASFAST_INLINE static Vec min(Vec a, Vec b) { return choose(a.v < b.v, a, b); }
   LASFAST_INLINE static Vec nan_or(Vec a, Vec b) { return choose(a.v != a.v, a, b); }

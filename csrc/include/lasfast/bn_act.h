@@ -22,8 +22,9 @@
 
 #include <cstdint>
 
+#include "lasfast/activation.h"
+#include "lasfast/dtype.h"
 #include "lasfast/isa.h"
-#include "lasfast/schedule.h"
 #include "lasfast/status.h"
 
 namespace lasfast {
@@ -31,7 +32,7 @@ namespace lasfast {
 struct BnActParams {
   int64_t rows, channels;
   int64_t residual_channels;  // 0: no residual
-  Storage storage;
+  Dtype storage;
   Activation activation;
   bool batch_statistics;
   float eps;
@@ -43,8 +44,7 @@ inline Status validate(const BnActParams& p) {
   if (p.channels < 1) return invalid("channels must be at least 1");
   if (p.residual_channels < 0 || p.residual_channels > p.channels)
     return invalid("residual_channels must be between 0 and channels");
-  if (p.storage != Storage::float32 && p.storage != Storage::bfloat16)
-    return invalid("storage must be float32 or bfloat16");
+  if (!is_known(p.storage)) return invalid("storage must be float32 or bfloat16");
   const int activation = static_cast<int>(p.activation);
   if (activation < 0 || activation >= activation_count) return invalid("activation is unknown");
   return {};

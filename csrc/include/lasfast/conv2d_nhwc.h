@@ -20,8 +20,8 @@
 
 #include <cstdint>
 
+#include "lasfast/dtype.h"
 #include "lasfast/isa.h"
-#include "lasfast/schedule.h"
 #include "lasfast/sliced_conv2d.h"
 #include "lasfast/status.h"
 
@@ -33,8 +33,8 @@ struct Conv2dNhwcParams {
   int64_t c_out, out_height, out_width;
   int64_t kernel, stride, padding;
   int64_t weight_stride[4];  // [c_out, c_in, kernel, kernel]; of the weight, or of its gradient
-  Storage storage;           // of input and output and their gradients
-  Storage weight;            // of the weight; its gradient is fp32
+  Dtype storage;             // of input and output and their gradients
+  Dtype weight;              // of the weight; its gradient is fp32
   bool tf32 = false;         // CUDA: whether products of fp32 values may be TF32's
   bool warpgroups = false;   // CUDA: whether products of bf16 values are those of Hopper's warpgroups
 };

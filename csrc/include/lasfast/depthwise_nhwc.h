@@ -11,8 +11,9 @@
 
 #include <cstdint>
 
+#include "lasfast/dtype.h"
 #include "lasfast/isa.h"
-#include "lasfast/sliced_conv2d.h"  // Pass, Dtype
+#include "lasfast/sliced_conv2d.h"  // Pass
 #include "lasfast/status.h"
 
 namespace lasfast {
@@ -39,8 +40,7 @@ inline Status validate(const DepthwiseNhwcParams& p) {
     return invalid("out_height does not follow from the input");
   if (p.out_width != (w < 0 ? 0 : w / p.stride + 1))
     return invalid("out_width does not follow from the input");
-  const auto known = [](Dtype dtype) { return dtype == Dtype::float32 || dtype == Dtype::bfloat16; };
-  if (!known(p.weight_dtype) || !known(p.storage)) return invalid("dtypes must be float32 or bfloat16");
+  if (!is_known(p.weight_dtype) || !is_known(p.storage)) return invalid("dtypes must be float32 or bfloat16");
   return {};
 }
 

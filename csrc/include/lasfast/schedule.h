@@ -33,6 +33,8 @@
 
 #include <cstdint>
 
+#include "lasfast/activation.h"
+#include "lasfast/dtype.h"
 #include "lasfast/isa.h"
 #include "lasfast/status.h"
 
@@ -54,17 +56,6 @@ enum class Kind : int32_t {
 };
 constexpr int kind_count = 10;
 
-enum class Activation : int32_t {
-  none = 0,
-  relu = 1,
-  relu6 = 2,
-  hardswish = 3,
-  swish = 4,
-  sigmoid = 5,
-  hardsigmoid = 6
-};
-constexpr int activation_count = 7;
-
 // These three are laid out alike in Python (numpy structured arrays), so none has a hole.
 struct Value {
   int32_t channels, height, width;
@@ -82,16 +73,19 @@ struct Norm {
 static_assert(sizeof(Norm) == 16, "mirrored in Python");
 
 struct Operation {
-  int32_t kind;
+  Kind kind;
   int32_t level;  // calibration runs level by level; operations of one level are independent
   int32_t input, other,
       output;    // values; other may be -1. input is -1 for Kind::input; output -1 where leaf >= 0
   int32_t leaf;  // >= 0: the output is fp32 [images, channels] at logits + leaf * images * classes,
                  // not in the arena; it has height = width = 1
   int32_t kernel, stride, padding, groups;
-  int32_t input_norm, input_activation;
-  int32_t other_norm, other_activation;
-  int32_t output_norm, activation;
+  int32_t input_norm;
+  Activation input_activation;
+  int32_t other_norm;
+  Activation other_activation;
+  int32_t output_norm;
+  Activation activation;
   int32_t statistics;    // norm, or -1
   int32_t out_channels;  // of the output, whatever the kind; for Kind::input those of the images
   int32_t first;         // of the channels that an arrangement takes; 0 for every other kind
@@ -102,9 +96,6 @@ struct Operation {
 static_assert(sizeof(Operation) == 96, "mirrored in Python");
 
 constexpr int schedule_max_kernel = 11;
-
-enum class Storage : int32_t { float32 = 0, bfloat16 = 1 };
-constexpr int64_t itemsize(Storage storage) { return storage == Storage::float32 ? 4 : 2; }  // bytes
 
 // What a pass reads and writes. Norm tables are laid out by Norm::offset.
 struct ScheduleTables {
@@ -131,16 +122,16 @@ struct ScheduleTables {
 };
 
 // Bytes of an operation's packed weight; 0 where it has none.
-int64_t schedule_packed_bytes_cpu(const Operation& operation, const Value& input, Storage storage, Isa isa);
+int64_t schedule_packed_bytes_cpu(const Operation& operation, const Value& input, Dtype storage, Isa isa);
 
 // Packs the slice weight[:out_channels, :in_channels / groups] (fp32, strides in elements; linear: [out, in,
 // 1, 1], its inputs in (c, h, w) order). Overwrites.
-Status schedule_pack_cpu(const Operation& operation, const Value& input, Storage storage, Isa isa,
+Status schedule_pack_cpu(const Operation& operation, const Value& input, Dtype storage, Isa isa,
                          const float* weight, const int64_t weight_stride[4], void* packed);
 
 // Bytes of scratch (64-byte aligned) that calibration of `images` images, or prediction in blocks of
 // `images`, needs; 0 where the tables are not valid.
-int64_t schedule_scratch_bytes_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int64_t images,
+int64_t schedule_scratch_bytes_cpu(const ScheduleTables& tables, Dtype storage, Isa isa, int64_t images,
                                    int threads, bool calibration);
 
 // A range of operations, first .. last - 1.
@@ -149,14 +140,14 @@ struct Range {
 };
 
 // One calibration batch. arena: capacity = images. Leaves are not run (no statistics come of them).
-Status schedule_calibrate_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int threads,
+Status schedule_calibrate_cpu(const ScheduleTables& tables, Dtype storage, Isa isa, int threads,
                               Range operations, const void* images_nchw, int64_t images, void* arena,
                               int64_t arena_bytes, void* scratch);
 
 // Prediction. Each thread walks the operations in order over blocks of `block` images, in its own arena of
 // capacity `block`: arenas lie arena_bytes apart. No barrier between operations. shared_arena: capacity =
 // images; null where no value is shared.
-Status schedule_predict_cpu(const ScheduleTables& tables, Storage storage, Isa isa, int threads,
+Status schedule_predict_cpu(const ScheduleTables& tables, Dtype storage, Isa isa, int threads,
                             Range operations, const void* images_nchw, int64_t images, int64_t block,
                             void* shared_arena, int64_t shared_bytes, void* arenas, int64_t arena_bytes,
                             void* scratch,
@@ -174,12 +165,11 @@ Status schedule_predict_cpu(const ScheduleTables& tables, Storage storage, Isa i
 
 inline int64_t cuda_channels(int64_t channels) { return (channels + 7) / 8 * 8; }
 
-int64_t schedule_packed_bytes_cuda(const Operation& operation, const Value& input, Storage storage);
+int64_t schedule_packed_bytes_cuda(const Operation& operation, const Value& input, Dtype storage);
 
 // As schedule_pack_cpu; weight and packed lie on the device.
-Status schedule_pack_cuda(const Operation& operation, const Value& input, Storage storage,
-                          const float* weight, const int64_t weight_stride[4], int device, void* stream,
-                          void* packed);
+Status schedule_pack_cuda(const Operation& operation, const Value& input, Dtype storage, const float* weight,
+                          const int64_t weight_stride[4], int device, void* stream, void* packed);
 
 // What a plan is for.
 enum class Purpose : int32_t {
@@ -195,7 +185,7 @@ enum class Purpose : int32_t {
 constexpr int64_t resident_alignment = 64;  // elements
 
 // Bytes of a plan; 0 where the tables are not valid.
-int64_t schedule_plan_bytes_cuda(const ScheduleTables& tables, Storage storage, int64_t images,
+int64_t schedule_plan_bytes_cuda(const ScheduleTables& tables, Dtype storage, int64_t images,
                                  Purpose purpose);
 
 // A tile of a convolution's or linear operation's output, which a block of threads computes: positions and
@@ -217,7 +207,7 @@ int schedule_usual_tile_cuda(int64_t channels);
 bool schedule_has_warpgroups_cuda(int device);
 
 // `tf32`: products of fp32 values are rounded to TF32 and run on tensor cores. plan: 8-byte aligned.
-Status schedule_plan_cuda(const ScheduleTables& tables, Storage storage, bool tf32, int64_t images,
+Status schedule_plan_cuda(const ScheduleTables& tables, Dtype storage, bool tf32, int64_t images,
                           Purpose purpose, void* plan);
 
 struct CudaNeeds {

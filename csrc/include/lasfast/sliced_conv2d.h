@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "lasfast/dtype.h"
 #include "lasfast/isa.h"
 #include "lasfast/status.h"
 
@@ -78,8 +79,6 @@ Status sliced_conv2d_grad_weight_cpu(const SlicedConv2dParams& p,
 
 // ---- CUDA, fp32 and bf16 (all tensors of one call alike), asynchronous on `stream`. Same shapes and
 // contracts.
-
-enum class Dtype : int { float32 = 0, bfloat16 = 1 };
 
 // Bytes of device memory (16-byte aligned) that a pass needs.
 int64_t sliced_conv2d_workspace_cuda(const SlicedConv2dParams& p, Pass pass);

@@ -1,25 +1,12 @@
-// What loops over channels share: loads and stores of a last, partial vector, and the activations of
-// schedule.h with their gradients. Follows one of vec_*.h.
-//
-// Everything here has internal linkage, and nothing of the standard library is called: a function shared
-// between files that are compiled for different instruction sets could be linked in the variant that others
-// cannot run.
+// The activations on vectors, with their gradients.
 #pragma once
+
+#include "lasfast/activation.h"
+#include "target.h"
 
 namespace {
 
-constexpr int W = Vec::width;
-
-LASFAST_INLINE int64_t at_most(int64_t value, int64_t bound) { return value < bound ? value : bound; }
-
-template <class T>
-LASFAST_INLINE Vec load_n(const T* p, int n) {
-  return n == W ? Vec::load(p) : Vec::load_partial(p, n);
-}
-template <class T>
-LASFAST_INLINE void store_n(Vec v, T* p, int n) {
-  n == W ? v.store(p) : v.store_partial(p, n);
-}
+using lasfast::Activation;
 
 // e^x by a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2], relative error below 3e-7.
 inline Vec exp(Vec x) {
@@ -42,30 +29,33 @@ inline Vec sigmoid(Vec x) {
 // The constants come first in max and min, so that NaN comes through.
 inline Vec clamp6(Vec x) { return Vec::min(Vec::set(6.f), Vec::max(Vec::zero(), x)); }
 
-// Activations 3 and up.
-inline Vec curve(Vec x, int32_t kind) {
+// The activations that do not only clamp.
+inline Vec curve(Vec x, Activation kind) {
   switch (kind) {
-    case 3:
+    case Activation::hardswish:
       return Vec::div(Vec::mul(x, clamp6(Vec::add(x, Vec::set(3.f)))), Vec::set(6.f));
-    case 4:
+    case Activation::swish:
       return Vec::mul(x, sigmoid(x));
-    case 6:
+    case Activation::hardsigmoid:
       return Vec::div(clamp6(Vec::add(x, Vec::set(3.f))), Vec::set(6.f));
     default:
       return sigmoid(x);
   }
 }
 
+LASFAST_INLINE bool is_clamp(Activation kind) { return kind <= Activation::relu6; }
+
 // None, ReLU and ReLU6 as one expression without branches, the others by curve() behind it.
 struct Activate {
   Vec low, high;
-  int32_t kind;
+  Activation kind;
 
-  LASFAST_INLINE explicit Activate(int32_t activation)
-      : low(Vec::set(activation == 1 || activation == 2 ? 0.f : -__builtin_inff())),
-        high(Vec::set(activation == 2 ? 6.f : __builtin_inff())),
+  LASFAST_INLINE explicit Activate(Activation activation)
+      : low(Vec::set(activation == Activation::relu || activation == Activation::relu6 ? 0.f
+                                                                                       : -__builtin_inff())),
+        high(Vec::set(activation == Activation::relu6 ? 6.f : __builtin_inff())),
         kind(activation) {}
-  LASFAST_INLINE bool clamps() const { return kind < 3; }
+  LASFAST_INLINE bool clamps() const { return is_clamp(kind); }
   template <bool clamp>
   LASFAST_INLINE Vec run(Vec v) const {
     if (!clamp) return curve(v, kind);
@@ -75,29 +65,30 @@ struct Activate {
 };
 
 // gradient * curve'(x); where curve has a kink, torch's choice.
-inline Vec curve_gradient(Vec gradient, Vec x, int32_t kind) {
+inline Vec curve_gradient(Vec gradient, Vec x, Activation kind) {
   const Vec one = Vec::set(1.f), unbounded = Vec::set(__builtin_nanf(""));
-  if (kind == 3) {
+  if (kind == Activation::hardswish) {
     const Vec inside = Vec::mul(gradient, Vec::fma(x, Vec::set(1.f / 3), Vec::set(0.5f)));
     constexpr float before_3 = 2.99999976f;  // at 3 itself the slope is 1
     return Vec::zero_outside(Vec::select_above(x, before_3, gradient, inside), x, Vec::set(-3.f), unbounded);
   }
-  if (kind == 6) {
+  if (kind == Activation::hardsigmoid) {
     const Vec inside = Vec::zero_outside(gradient, x, Vec::set(-3.f), Vec::set(3.f));
     return Vec::mul(inside, Vec::set(1.f / 6));
   }
   const Vec s = sigmoid(x), rest = Vec::sub(one, s);
-  return Vec::mul(gradient, Vec::mul(s, kind == 4 ? Vec::fma(x, rest, one) : rest));
+  return Vec::mul(gradient, Vec::mul(s, kind == Activation::swish ? Vec::fma(x, rest, one) : rest));
 }
 
 // The gradient of Activate, likewise: a clamp passes what lies strictly between its bounds.
 struct ActivateGradient {
   Vec low, high;
-  int32_t kind;
+  Activation kind;
 
-  LASFAST_INLINE explicit ActivateGradient(int32_t activation)
-      : low(Vec::set(activation == 1 || activation == 2 ? 0.f : __builtin_nanf(""))),
-        high(Vec::set(activation == 2 ? 6.f : __builtin_nanf(""))),
+  LASFAST_INLINE explicit ActivateGradient(Activation activation)
+      : low(Vec::set(activation == Activation::relu || activation == Activation::relu6 ? 0.f
+                                                                                       : __builtin_nanf(""))),
+        high(Vec::set(activation == Activation::relu6 ? 6.f : __builtin_nanf(""))),
         kind(activation) {}
   template <bool clamp>
   LASFAST_INLINE Vec run(Vec gradient, Vec x) const {

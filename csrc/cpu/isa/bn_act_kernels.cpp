@@ -1,11 +1,9 @@
-// The passes of bn_act_kernels.h, written once over a vector type (see vec.h).
-//
-// Everything here has internal linkage, and nothing of the standard library is called: a function shared
-// between files that are compiled for different instruction sets could be linked in the variant that others
-// cannot run.
+// The passes of bn_act_kernels.h.
 
 #include "../bn_act_kernels.h"
-#include "pointwise_inl.h"
+
+#include "activations_inl.h"
+#include "target.h"
 
 namespace {
 
@@ -180,12 +178,14 @@ void grad_x(const BnActRows& a) {
   a.grad_mean ? grad_x_by_source<T, false>(a) : grad_x_by_source<T, true>(a);
 }
 
-constexpr lasfast::BnActKernels bn_act_kernels = {
+}  // namespace
+
+namespace lasfast {
+const BnActKernels LASFAST_TABLE(bn_act_kernels) = {
     W,
     {statistics<float>, statistics<Bf16>},
     {by_residual<Forward, float>, by_residual<Forward, Bf16>},
     {by_residual<Reduce, float>, by_residual<Reduce, Bf16>},
     {grad_x<float>, grad_x<Bf16>},
 };
-
-}  // namespace
+}  // namespace lasfast

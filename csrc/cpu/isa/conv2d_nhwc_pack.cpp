@@ -1,7 +1,7 @@
 // Packing of weights for pairs and tiles (see schedule_pack.h), quick enough to be done at each call.
 #include "../conv2d_nhwc_kernels.h"
+#include "target.h"
 #include "transpose_avx512.h"
-#include "vec_avx512.h"
 
 namespace {
 
@@ -10,7 +10,6 @@ using lasfast::PackPairs;
 
 constexpr int tile = 16, tile_depth = 32;
 
-LASFAST_INLINE int64_t at_most(int64_t value, int64_t bound) { return value < bound ? value : bound; }
 LASFAST_INLINE __mmask16 first_of(int64_t n) {
   return n < 1 ? 0 : n < tile ? static_cast<__mmask16>((1u << n) - 1u) : static_cast<__mmask16>(~0u);
 }
@@ -75,5 +74,5 @@ void pack(const PackPairs& a) {
 }  // namespace
 
 namespace lasfast {
-void avx512_bf16_pack_pairs(const PackPairs& a) { a.bf16 ? pack<Bf16>(a) : pack<float>(a); }
+void LASFAST_TABLE(pack_pairs)(const PackPairs& a) { a.bf16 ? pack<Bf16>(a) : pack<float>(a); }
 }  // namespace lasfast

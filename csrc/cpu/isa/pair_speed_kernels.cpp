@@ -1,8 +1,8 @@
 // Products as fast as registers allow, of fp32 values and of pairs of bf16 values: for isa_preferred() to
 // time.
-#include <immintrin.h>
-
 #include "../pair_speed_kernels.h"
+
+#include <immintrin.h>
 
 namespace {
 

@@ -1,16 +1,12 @@
-// The loops of planes.h, written once over a vector type `Vec` that each including file defines first:
-//   Vec::width, zero(), load(p), load_partial(p, n), broadcast(p), fma(a, b, c), store(p), sum().
-//
-// Everything here has internal linkage, and nothing of the standard library is called: a function shared
-// between files that are compiled for different instruction sets could be linked in the variant that others
-// cannot run.
+// The loops of planes.h.
+#include "../planes.h"
+
+#include "target.h"
 
 namespace {
 
 using lasfast::CorrelateArgs;
 using lasfast::DotArgs;
-
-inline int64_t at_most(int64_t value, int64_t bound) { return value < bound ? value : bound; }
 
 // Copies the part of `values` (flat positions q .. q + count) that belongs to outputs.
 inline void scatter(const CorrelateArgs& a, float* output, const float* values, int64_t q, int64_t count) {
@@ -34,7 +30,6 @@ inline void scatter(const CorrelateArgs& a, float* output, const float* values, 
 // registers.
 template <int M, int N>
 void correlate_tile(const CorrelateArgs& a, int64_t m0, int64_t q) {
-  constexpr int W = Vec::width;
   const float* weight[M];
   for (int r = 0; r < M; ++r) weight[r] = a.weight + at_most(m0 + r, a.m - 1) * a.weight_m;
   Vec acc[M][N];
@@ -95,7 +90,6 @@ inline void dot_step(const float* l, const float* p, const int64_t* left, const 
 // pair.
 template <int M, int N>
 void dot_tile(const DotArgs& a, int64_t m0, int64_t column0, int64_t image0, int64_t images) {
-  constexpr int W = Vec::width;
   const int64_t columns = a.channels * a.taps;
   int64_t left[M], right[N];
   for (int r = 0; r < M; ++r) left[r] = at_most(m0 + r, a.m - 1) * a.left_m;
@@ -139,4 +133,38 @@ void dot_all(const DotArgs& a) {
         dot_tile<M, N>(a, m0, column, image, at_most(images, a.images - image));
 }
 
+// The sizes of tiles, by how many registers there are, and what they are fastest with.
+#if defined(LASFAST_FOR_AVX512)
+constexpr int rows_of_dots = 4;
+
+void correlate(const CorrelateArgs& a) {
+  const int64_t end = (a.rows - 1) * a.pitch + a.cols;
+  int64_t m0 = 0;
+  correlate_rows<8, 3>(a, m0, 5, end);
+  correlate_rows<4, 6>(a, m0, 2, end);
+  correlate_rows<1, 8>(a, m0, 1, end);
+}
+
+void dot(const DotArgs& a) { a.m == 1 ? dot_all<1, 9>(a) : dot_all<rows_of_dots, 6>(a); }
+#else
+constexpr int rows_of_dots = 3;
+
+void correlate(const CorrelateArgs& a) {
+  const int64_t end = (a.rows - 1) * a.pitch + a.cols;
+  int64_t m0 = 0;
+  if constexpr (isa == lasfast::Isa::avx2) correlate_rows<6, 2>(a, m0, 5, end);
+  correlate_rows<4, 2>(a, m0, 2, end);
+  correlate_rows<1, 8>(a, m0, 1, end);
+}
+
+void dot(const DotArgs& a) {
+  constexpr int one_row = isa == lasfast::Isa::avx2 ? 9 : 6;
+  a.m == 1 ? dot_all<1, one_row>(a) : dot_all<rows_of_dots, 3>(a);
+}
+#endif
+
 }  // namespace
+
+namespace lasfast {
+const PlaneKernels LASFAST_TABLE(plane_kernels) = {rows_of_dots, correlate, dot};
+}

@@ -1,12 +1,10 @@
-// The operations of schedule_kernels.h, written once over a vector type (see vec.h).
-//
-// Everything here has internal linkage, and nothing of the standard library is called: a function shared
-// between files that are compiled for different instruction sets could be linked in the variant that others
-// cannot run.
+// The operations of schedule_kernels.h.
 
 #include "../schedule_kernels.h"
-#include "pointwise_inl.h"
+
+#include "activations_inl.h"
 #include "product_inl.h"
+#include "target.h"
 
 namespace {
 
@@ -116,7 +114,7 @@ void finish(const ItemArgs& a, const float* acc, int64_t pitch, int64_t position
       const Transform with(a.with, c, m);
       const T* other =
           static_cast<const T*>(a.other) + c + (g * a.out_height * a.out_width + p) * a.other_channels;
-      if (m == W && !a.with.scale && a.with.activation == 0 && out.activate.clamps()) {
+      if (m == W && !a.with.scale && a.with.activation == Activation::none && out.activate.clamps()) {
         finish_sum(run, bias, out, other, a.other_channels, output);
         continue;
       }
@@ -243,14 +241,16 @@ void input(const ItemArgs& a) {
 #include "schedule_conv_inl.h"
 // (It uses what convolutions fill their cells with.)
 #include "schedule_channels_inl.h"
-#ifdef LASFAST_TILES
+#ifdef LASFAST_FOR_AMX
+#include "tile_config_amx.h"
+// (It comes first.)
 #include "schedule_amx_cells_inl.h"
 #include "schedule_amx_inl.h"
 #endif
 
 namespace {
 
-#ifdef LASFAST_TILES
+#ifdef LASFAST_FOR_AMX
 template <class U>
 void dense(const ItemArgs& a, const Bf16*, const U*) {
   tile_convolution<U>(a);
@@ -258,7 +258,7 @@ void dense(const ItemArgs& a, const Bf16*, const U*) {
 #else
 template <class U>
 void dense(const ItemArgs& a, const Bf16*, const U*) {
-#ifdef LASFAST_PAIRS
+#ifdef LASFAST_FOR_AVX512_BF16
   convolution<PairProduct, Bf16, U>(a);
 #else
   convolution<FloatProduct, Bf16, U>(a);
@@ -305,3 +305,8 @@ void run(const ItemArgs& a) {
 }
 
 }  // namespace
+
+namespace lasfast {
+const ScheduleKernels LASFAST_TABLE(schedule_kernels) = {W, run<float, float>, run<Bf16, Bf16>,
+                                                         run<Bf16, float>};
+}

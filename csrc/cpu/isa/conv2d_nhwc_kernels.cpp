@@ -1,5 +1,5 @@
-// The weight gradient of conv2d_nhwc_kernels.h by vectors of right channels, in fp32 or by pairs of bf16;
-// follows one of vec_*.h, and `product_cells`.
+// The weight gradient of conv2d_nhwc_kernels.h by vectors of right channels: of fp32 values, or, where the
+// instruction set multiplies pairs of them, of bf16 values.
 //
 // A block of P left values by N vectors stays in registers while all positions of a band pass: as in
 // convolutions (schedule_conv_inl.h), with positions in the place of input channels.
@@ -8,6 +8,8 @@
 
 namespace {
 
+// Left values that a block of sums is of, by two vectors, in registers.
+constexpr int product_cells = isa == lasfast::Isa::generic ? 4 : isa == lasfast::Isa::avx2 ? 6 : 12;
 constexpr int64_t panel = 2 * tile;  // right channels that are together, position by position
 
 // sums: P rows, `pitch` floats apart, of N vectors.
@@ -163,3 +165,13 @@ void run(const GradWeightItem& a) {
 }
 
 }  // namespace
+
+namespace lasfast {
+#ifdef LASFAST_FOR_AVX512_BF16
+const GradWeightKernels LASFAST_TABLE(grad_weight_kernels) = {PairProduct::values, sizeof(PairProduct::Cell),
+                                                              false, run<PairProduct>, store};
+#else
+const GradWeightKernels LASFAST_TABLE(grad_weight_kernels) = {
+    FloatProduct::values, sizeof(FloatProduct::Cell), false, run<FloatProduct>, store};
+#endif
+}  // namespace lasfast

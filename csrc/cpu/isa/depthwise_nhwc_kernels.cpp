@@ -1,5 +1,4 @@
-// Forward and input gradient of depthwise_nhwc_kernels.h, written once over the vector type of vec_*.h, which
-// the including file chooses. Internal linkage and no standard library, as in planes_inl.h.
+// The passes of depthwise_nhwc_kernels.h: here forward and input gradient.
 //
 // Both are correlations: output j of an axis sums taps t = 0 .. taps - 1 of inputs first + j * step + t. A
 // tile of outputs of one row stays in registers while the rows and columns under it pass, each vector of the
@@ -8,6 +7,8 @@
 
 #include "../depthwise_nhwc_kernels.h"
 
+#include "target.h"
+
 namespace {
 
 using lasfast::DepthwiseAhead;
@@ -15,10 +16,6 @@ using lasfast::DepthwiseArgs;
 using lasfast::DepthwiseKernels;
 using lasfast::DepthwiseWeightArgs;
 
-constexpr int W = Vec::width;
-
-inline int64_t at_most(int64_t value, int64_t bound) { return value < bound ? value : bound; }
-inline int64_t at_least(int64_t value, int64_t bound) { return value > bound ? value : bound; }
 inline bool inside(int64_t position, int64_t size) {
   return static_cast<uint64_t>(position) < static_cast<uint64_t>(size);
 }
@@ -269,3 +266,10 @@ void grad_input(const DepthwiseArgs& a) {
 }  // namespace
 
 #include "depthwise_nhwc_weight_inl.h"
+
+namespace lasfast {
+const DepthwiseKernels LASFAST_TABLE(depthwise_kernels) = {
+    W,
+    {{forward<float>, grad_input<float>, grad_weight<float>},
+     {forward<Bf16>, grad_input<Bf16>, grad_weight<Bf16>}}};
+}  // namespace lasfast

@@ -1,8 +1,6 @@
 // The weight gradient of conv2d_nhwc_kernels.h with AVX-512 (BW, VL, BF16) and AMX.
-#include "tile_config_amx.h"
-#include "vec_avx512.h"
-// (The vector type comes first.)
 #include "conv2d_nhwc_weight_inl.h"
+#include "tile_config_amx.h"
 
 namespace {
 
@@ -214,5 +212,6 @@ void run(const GradWeightItem& a) {
 }  // namespace
 
 namespace lasfast {
-const GradWeightKernels amx_grad_weight_kernels = {images_together, sizeof(Value), true, run, store};
+const GradWeightKernels LASFAST_TABLE(grad_weight_kernels) = {images_together, sizeof(Value), true, run,
+                                                              store};
 }

@@ -4,8 +4,8 @@
 // The positions are cut into parts that run at once and leave sums in scratch memory, which merge_nhwc.cu
 // adds. How many parts there are depends on sizes alone: the same bits every time, on any GPU of one kind.
 #include "conv2d_nhwc.cuh"
-#include "conv_tile.cuh"
-#include "transposed_products.cuh"
+#include "conv_mainloop.cuh"
+#include "conv_transposed_products.cuh"
 
 namespace lasfast {
 namespace {
@@ -35,12 +35,6 @@ struct Element {
   }
 };
 
-template <int BN>
-union Shared {
-  Stage<conv_rows, BN> stage[stages];
-  Result<conv_rows, BN> result;
-};
-
 // A thread copies one piece of some positions of a tile that is `width` wide.
 template <typename T, int width>
 struct Share {
@@ -53,17 +47,80 @@ struct Share {
   LASFAST_DEVICE static int k(int i) { return device::thread_index() / across + i * down; }
 };
 
+// Rows of both operands are positions: of A the input under their windows, of B the gradient of the output.
+// Where the vectors of channels are not `whole`, their elements are gathered one by one.
+template <typename T, int BN, bool whole>
+struct PositionsLoader {
+  using A = Share<T, conv_rows>;
+  using B = Share<T, BN>;
+  static constexpr int elements = 16 / sizeof(T);
+  const GradWeightArgs& args;
+  int begin, end;   // positions
+  Element element;  // the first of the thread's piece of A
+  int column;       // the same of B
+
+  LASFAST_DEVICE void fill(Stage<conv_rows, BN>& stage, int step) const {
+    LASFAST_UNROLL
+    for (int i = 0; i < A::copies; ++i)
+      fill_input(stage.a + transposed_offset<T, conv_rows>(A::k(i), A::piece()),
+                 begin + step * A::depth + A::k(i));
+    LASFAST_UNROLL
+    for (int i = 0; i < B::copies; ++i) {
+      if (B::k(i) >= B::depth) break;
+      fill_grad_output(stage.b + transposed_offset<T, BN>(B::k(i), B::piece()),
+                       begin + step * B::depth + B::k(i));
+    }
+  }
+  LASFAST_DEVICE void arrived(Stage<conv_rows, BN>&) const {}
+
+ private:
+  LASFAST_DEVICE void fill_input(char* to, int position) const {
+    const auto* const input = static_cast<const T*>(args.input);
+    const Grid::Position at = args.grid(position);
+    const int top = at.y * args.stride - args.padding, left = at.x * args.stride - args.padding;
+    const auto inside = [&](const Element& e) {
+      const int y = top + e.row, x = left + e.column;
+      return position < end && e.row < args.kernel && y >= 0 && y < args.height && x >= 0 && x < args.width;
+    };
+    const auto address = [&](const Element& e) {
+      const int64_t line = int64_t{at.image} * args.height + top + e.row;
+      return input + (line * args.width + left + e.column) * args.c_in + e.channel;
+    };
+    if constexpr (whole) {
+      const bool some = inside(element);
+      device::copy16_async(to, some ? address(element) : input, some);
+    } else {
+      Element e = element;
+      Values<elements> values;
+      LASFAST_UNROLL
+      for (int i = 0; i < elements; ++i) {
+        values.v[i] = inside(e) ? device::to_float(*address(e)) : 0.f;
+        e.next(args.c_in, args.kernel);
+      }
+      device::store16(to, pack_values(values));
+    }
+  }
+  LASFAST_DEVICE void fill_grad_output(char* to, int position) const {
+    const auto* const grad_output = static_cast<const T*>(args.grad_output);
+    const T* const from = grad_output + int64_t{position} * args.c_out + column;
+    if constexpr (whole) {
+      const bool some = position < end && column < args.c_out;
+      device::copy16_async(to, some ? from : grad_output, some);
+    } else {
+      Values<elements> values;
+      LASFAST_UNROLL
+      for (int i = 0; i < elements; ++i)
+        values.v[i] = position < end && column + i < args.c_out ? device::to_float(from[i]) : 0.f;
+      device::store16(to, pack_values(values));
+    }
+  }
+};
+
 template <typename T, int BN, bool whole, template <typename, int, int, int, int> class Product>
 LASFAST_KERNEL(schedule_threads, 1)
 grad_weight(const GradWeightArgs args) {
   using G = Geometry<conv_rows, BN>;
-  using Result = lasfast::Result<conv_rows, BN>;
-  using Stage = lasfast::Stage<conv_rows, BN>;
-  using A = Share<T, conv_rows>;
-  using B = Share<T, BN>;
-  constexpr int elements = A::elements;
-  auto* const shared = device::shared<Shared<BN>>();
-  const int thread = device::thread_index();
+  using Loader = PositionsLoader<T, BN, whole>;
   const int64_t block = device::block_index();
   const int first_column = static_cast<int>(block % args.column_tiles) * BN;
   const int first_row = static_cast<int>(block / args.column_tiles % args.row_tiles) * conv_rows;
@@ -71,81 +128,19 @@ grad_weight(const GradWeightArgs args) {
   const int begin = static_cast<int>(part * args.each);
   const int end = begin + args.each < args.positions ? begin + args.each : args.positions;
 
-  // What the thread's pieces are of: window row, column and channel; output channel.
-  const int row = first_row + A::piece() * elements, tap = row / args.c_in;
-  const Element of = {tap / args.kernel, tap % args.kernel, row % args.c_in};
-  const int column = first_column + B::piece() * elements;
-  const auto* const input = static_cast<const T*>(args.input);
-  const auto* const grad_output = static_cast<const T*>(args.grad_output);
-
-  const auto fill = [&](Stage& stage, int step) {
-    LASFAST_UNROLL
-    for (int i = 0; i < A::copies; ++i) {
-      const int number = begin + step * A::depth + A::k(i);
-      const Grid::Position at = args.grid(number);
-      const int top = at.y * args.stride - args.padding, left = at.x * args.stride - args.padding;
-      const auto inside = [&](const Element& element) {
-        const int y = top + element.row, x = left + element.column;
-        return number < end && element.row < args.kernel && y >= 0 && y < args.height && x >= 0 &&
-               x < args.width;
-      };
-      const auto address = [&](const Element& element) {
-        return input +
-               ((int64_t{at.image} * args.height + top + element.row) * args.width + left + element.column) *
-                   args.c_in +
-               element.channel;
-      };
-      char* const to = stage.a + transposed_offset<T, conv_rows>(A::k(i), A::piece());
-      if constexpr (whole) {
-        const bool valid = inside(of);
-        device::copy16_async(to, valid ? address(of) : input, valid);
-      } else {
-        Element element = of;
-        Values<elements> values;
-        LASFAST_UNROLL
-        for (int e = 0; e < elements; ++e) {
-          values.v[e] = inside(element) ? device::to_float(*address(element)) : 0.f;
-          element.next(args.c_in, args.kernel);
-        }
-        device::store16(to, pack_values(values));
-      }
+  const int row = first_row + Loader::A::piece() * Loader::elements, tap = row / args.c_in;
+  Loader loader{args, begin, end, Element{tap / args.kernel, tap % args.kernel, row % args.c_in},
+                first_column + Loader::B::piece() * Loader::elements};
+  const int steps = (end - begin + Loader::A::depth - 1) / Loader::A::depth;
+  auto* const shared = device::shared<ConvShared<conv_rows, BN>>();
+  convolve<Product<T, conv_rows, BN, G::rows, G::columns>>(*shared, steps, loader, [&](const auto& result) {
+    float* const partial = args.partial + part * args.rows * args.c_out;
+    for (int i = device::thread_index(); i < conv_rows * BN; i += schedule_threads) {
+      const int m = i / BN, n = i % BN;
+      if (first_row + m < args.rows && first_column + n < args.c_out)
+        partial[int64_t{first_row + m} * args.c_out + first_column + n] = result.values[m * result.pitch + n];
     }
-    LASFAST_UNROLL
-    for (int i = 0; i < B::copies; ++i) {
-      if (B::k(i) >= B::depth) break;
-      const int number = begin + step * B::depth + B::k(i);
-      const T* const from = grad_output + int64_t{number} * args.c_out + column;
-      char* const to = stage.b + transposed_offset<T, BN>(B::k(i), B::piece());
-      if constexpr (whole) {
-        const bool valid = number < end && column < args.c_out;
-        device::copy16_async(to, valid ? from : grad_output, valid);
-      } else {
-        Values<elements> values;
-        LASFAST_UNROLL
-        for (int e = 0; e < elements; ++e)
-          values.v[e] = number < end && column + e < args.c_out ? device::to_float(from[e]) : 0.f;
-        device::store16(to, pack_values(values));
-      }
-    }
-  };
-  Product<T, conv_rows, BN, G::rows, G::columns> product;
-  const int warp_row = G::first_row(), warp_column = G::first_column();
-  const int steps = (end - begin + A::depth - 1) / A::depth;
-  pipeline<0>(
-      shared->stage, steps, fill, [](Stage&) {},
-      [&](const Stage& stage) { product.add(stage.a, stage.b, warp_row, warp_column); });
-
-  device::barrier();
-
-  Result& result = shared->result;
-  product.store(result.values + warp_row * Result::pitch + warp_column, Result::pitch);
-  device::barrier();
-  float* const partial = args.partial + part * args.rows * args.c_out;
-  for (int i = thread; i < conv_rows * BN; i += schedule_threads) {
-    const int m = i / BN, n = i % BN;
-    if (first_row + m < args.rows && first_column + n < args.c_out)
-      partial[int64_t{first_row + m} * args.c_out + first_column + n] = result.values[m * Result::pitch + n];
-  }
+  });
 }
 
 template <typename T, template <typename, int, int, int, int> class Product, int BN>
@@ -153,7 +148,7 @@ int launch_of(const GradWeightArgs& args, int64_t blocks, device::Stream stream)
   const bool whole =
       is_whole(args.input, args.c_in, sizeof(T)) && is_whole(args.grad_output, args.c_out, sizeof(T));
   auto* const kernel = whole ? grad_weight<T, BN, true, Product> : grad_weight<T, BN, false, Product>;
-  return device::launch(kernel, blocks, schedule_threads, sizeof(Shared<BN>), stream, args);
+  return device::launch(kernel, blocks, schedule_threads, sizeof(ConvShared<conv_rows, BN>), stream, args);
 }
 
 template <typename T, template <typename, int, int, int, int> class Product>

@@ -7,10 +7,8 @@
 // stored.
 #include <utility>
 
-#include "conv_tile.cuh"
-#include "k_order.cuh"
+#include "conv_loader.cuh"
 #include "schedule_kernels.cuh"
-#include "schedule_products.cuh"
 #include "schedule_values.cuh"
 
 namespace lasfast {
@@ -20,148 +18,93 @@ namespace {
 template <int BM, int BN>
 struct Shared {
   Problem problem;
-  union {
-    Stage<BM, BN> stage[stages];
-    Result<BM, BN> result;
-  };
+  ConvShared<BM, BN> conv;
 };
 
-// The input under the windows of the rows that a thread copies from.
-template <typename T, int copies>
-struct Windows {
-  const T* image[copies];
-  int top[copies], left[copies];
+// The norm and the activation of the input, applied to the 16 bytes at `at`.
+struct Normalize {
+  bool some;
+  const Term& input;
+  const float* scale;  // and, behind those of all channels, shift
 
-  LASFAST_DEVICE Windows(const PassArgs& pass, const Problem& p, const Tile& tile) {
+  LASFAST_DEVICE void operator()(char* at, int channel, device::bfloat16) const {
+    Chunk x = unpack(device::load16_shared(at));
+    apply(x, channel);
+    device::store16(at, pack_values(x));
+  }
+  LASFAST_DEVICE void operator()(char* at, int channel, float) const {
+    Values<4> x = unpack_values(device::load16_shared(at), float{});
+    apply(x, channel);
+    device::store16(at, pack_values(x));
+  }
+
+ private:
+  template <int n>
+  LASFAST_DEVICE void apply(Values<n>& x, int channel) const {
+    const float *const factor = scale + channel, *const shift = factor + input.pitch;
     LASFAST_UNROLL
-    for (int i = 0; i < copies; ++i) {
-      const int64_t position = tile.first + device::thread_index() / pieces + i * rows_at_once;
-      const auto at = static_cast<uint32_t>(position);
-      const int x = static_cast<int>(at % p.out_width), y = static_cast<int>(at / p.out_width % p.out_height);
-      const int64_t number = at / p.out_width / p.out_height;
-      image[i] = static_cast<const T*>(pass.arena) + p.input.offset +
-                 number * p.input.height * p.input.width * p.input.pitch;
-      // Rows of a tile beyond the last position see nothing but padding.
-      top[i] = position < tile.end ? y * p.stride - p.padding : -(1 << 30);
-      left[i] = x * p.stride - p.padding;
-    }
-  }
-  LASFAST_DEVICE bool inside(const Problem& p, const Walk& at, int i) const {
-    const int y = top[i] + at.row, x = left[i] + at.column;
-    return at.channel < p.input.pitch && y >= 0 && y < p.input.height && x >= 0 && x < p.input.width;
-  }
-  LASFAST_DEVICE const T* address(const Problem& p, const Walk& at, int i) const {
-    return image[i] +
-           (static_cast<int64_t>(top[i] + at.row) * p.input.width + left[i] + at.column) * p.input.pitch +
-           at.channel;
+    for (int i = 0; i < n; ++i) x.v[i] = x.v[i] * factor[i] + shift[i];
+    activate(x.v, input.activation);
   }
 };
 
-// scale * x + shift and the activation, for the 16 bytes at `at`.
-LASFAST_DEVICE void transform(const float* scale, const float* shift, Activation activation, void* at,
-                              device::bfloat16) {
-  Chunk x = unpack(device::load16_shared(at));
-  LASFAST_UNROLL
-  for (int i = 0; i < chunk; ++i) x.v[i] = x.v[i] * scale[i] + shift[i];
-  activate(x.v, activation);
-  device::store16(at, pack_values(x));
+// Copies scale and shift of the input's channels to shared memory; another barrier has to follow.
+LASFAST_DEVICE Normalize load_norm(const PassArgs& pass, const Term& input, float* to) {
+  const bool some = input.norm >= 0 || input.activation != Activation::none;
+  float *const scale = to, *const shift = to + input.pitch;
+  if (some)
+    for (int c = device::thread_index(); c < input.pitch; c += schedule_threads) {
+      const bool norm = input.norm >= 0 && c < input.channels;
+      scale[c] = norm ? pass.scale[input.norm + c] : 1.f;
+      shift[c] = norm ? pass.shift[input.norm + c] : 0.f;
+    }
+  return {some, input, scale};
 }
-LASFAST_DEVICE void transform(const float* scale, const float* shift, Activation activation, void* at,
-                              float) {
-  device::Bits16 bits = device::load16_shared(at);
-  float x[4];
-  LASFAST_UNROLL
-  for (int i = 0; i < 4; ++i) x[i] = device::float_of(bits.word[i]) * scale[i] + shift[i];
-  activate(x, activation);
-  LASFAST_UNROLL
-  for (int i = 0; i < 4; ++i) bits.word[i] = device::bits_of(x[i]);
-  device::store16(at, bits);
+
+// The window of the output's position number `at`, or one in the padding behind the last of a tile.
+template <typename T>
+LASFAST_DEVICE Window<T> window_at(const PassArgs& pass, const Problem& p, int64_t position, bool some) {
+  const auto at = static_cast<uint32_t>(position);
+  const int x = static_cast<int>(at % p.out_width), y = static_cast<int>(at / p.out_width % p.out_height);
+  const int64_t image = at / p.out_width / p.out_height;
+  return {static_cast<const T*>(pass.arena) + p.input.offset +
+              image * p.input.height * p.input.width * p.input.pitch,
+          some ? y * p.stride - p.padding : in_padding, x * p.stride - p.padding};
 }
 
 template <typename T, int BM, int BN, bool warpgroups, template <typename, int, int> class ProductOf>
 LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
   using G = Geometry<BM, BN, warpgroups>;
   using Product = ProductOf<T, G::rows, G::columns>;
-  using Result = lasfast::Result<BM, BN>;
-  using Stage = lasfast::Stage<BM, BN>;
-  constexpr int copies = BM / rows_at_once;  // rows of a tile that a thread copies from
-  constexpr int piece_elements = 16 / sizeof(T), step_elements = conv_step_bytes / sizeof(T);
   auto* const shared = device::shared<Shared<BM, BN>>();
   find_problem(pass, &shared->problem);
   const Problem& p = shared->problem;
   const Tile tile(pass, p);
   if (tile.empty()) return;
-  const int thread = device::thread_index();
-  const int piece = thread % pieces, row = thread / pieces;
-
-  const bool transformed = p.input.norm >= 0 || p.input.activation != Activation::none;
-  auto* const scale = reinterpret_cast<float*>(shared + 1);
-  float* const shift = scale + p.input.pitch;
-  if (transformed)
-    for (int c = thread; c < p.input.pitch; c += schedule_threads) {
-      const bool norm = p.input.norm >= 0 && c < p.input.channels;
-      scale[c] = norm ? pass.scale[p.input.norm + c] : 1.f;
-      shift[c] = norm ? pass.shift[p.input.norm + c] : 0.f;
-    }
+  const Normalize normalize = load_norm(pass, p.input, reinterpret_cast<float*>(shared + 1));
   device::barrier();
 
-  const Windows<T, copies> windows(pass, p, tile);
-  Walk ahead(run_of(p.input.pitch, step_elements));
-  for (int i = 0; i < piece; ++i) ahead.advance<piece_elements>(p.kernel_width, p.kernel_height);
-  Walk here = ahead;
-  const int steps = p.depth / step_elements;
   const auto* const weight = reinterpret_cast<const T*>(pass.weights + p.weight);
-
-  const auto fill = [&](Stage& stage, int step) {
-    LASFAST_UNROLL
-    for (int i = 0; i < copies; ++i) {
-      const bool inside = windows.inside(p, ahead, i);
-      device::copy16_async_cached(stage.a + piece_offset(row + i * rows_at_once, piece),
-                                  inside ? windows.address(p, ahead, i) : windows.image[i], inside);
-    }
-    LASFAST_UNROLL
-    for (int n = row; n < BN; n += rows_at_once) {
-      const int c = tile.column + n;
-      const bool inside = c < p.out_channels;
-      const int64_t at =
-          static_cast<int64_t>(inside ? c : 0) * p.depth + step * step_elements + piece * piece_elements;
-      device::copy16_async(stage.b + piece_offset(n, piece), weight + at, inside);
-    }
-    ahead.advance<step_elements>(p.kernel_width, p.kernel_height);
-  };
-  const auto arrived = [&](Stage& stage) {
-    if (transformed) {
-      LASFAST_UNROLL
-      for (int i = 0; i < copies; ++i)
-        if (windows.inside(p, here, i))
-          transform(scale + here.channel, shift + here.channel, p.input.activation,
-                    stage.a + piece_offset(row + i * rows_at_once, piece), T{});
-      here.advance<step_elements>(p.kernel_width, p.kernel_height);
-    }
-    Product::publish();
-  };
-  Product product;
-  const int first_row = G::first_row(), first_column = G::first_column();
-  pipeline<Product::in_flight>(shared->stage, steps, fill, arrived, [&](const Stage& stage) {
-    product.add(stage.a + first_row * conv_step_bytes, stage.b + first_column * conv_step_bytes);
+  const ConvOperands operands{p.input.height,
+                              p.input.width,
+                              p.input.pitch,
+                              p.kernel_height,
+                              p.kernel_width,
+                              weight + int64_t{tile.column} * p.depth,
+                              p.out_channels - tile.column,
+                              p.depth};
+  WindowLoader<T, BM, BN, true, Normalize> loader(operands, normalize, [&](int row) {
+    return window_at<T>(pass, p, tile.first + row, tile.first + row < tile.end);
   });
-  product.finish();
-  device::barrier();
-
-  Result& result = shared->result;
-  product.store(result.values + first_row * Result::pitch + first_column, Result::pitch);
-  device::barrier();
-  if (p.partial >= 0) take_statistics(pass, p, tile, result.values, Result::pitch, &result.moments);
-  constexpr int across = BN / chunk;
-  const int column = thread % across * chunk;
-  if (tile.column + column >= p.out_pitch) return;
-  const Finish<T> finish(pass, p, tile.column + column);
-  for (int64_t m = thread / across; m < tile.end - tile.first; m += schedule_threads / across) {
-    Chunk x;
-    LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i) x.v[i] = result.values[m * Result::pitch + column + i];
-    finish.store(x, tile.first + m);
-  }
+  const int steps = p.depth / static_cast<int>(conv_step_bytes / sizeof(T));
+  convolve<Product>(shared->conv, steps, loader, [&](auto& result) {
+    if (p.partial >= 0) take_statistics(pass, p, tile, result.values, result.pitch, &result.moments);
+    const int column = tile.column + result.own_column();
+    if (column >= p.out_pitch) return;
+    const Finish<T> finish(pass, p, column);
+    result.for_own_chunks(static_cast<int>(tile.end - tile.first),
+                          [&](int row, const Chunk& x) { finish.store(x, tile.first + row); });
+  });
 }
 
 template <typename T, int BM, int BN, template <typename, int, int> class Product>

@@ -10,11 +10,11 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "conv_products.cuh"
 #include "k_order.cuh"
 #include "lasfast/round.h"
 #include "schedule_kernels.cuh"
 #include "schedule_planes.cuh"
-#include "schedule_products.cuh"
 #include "schedule_resident.cuh"
 
 namespace lasfast {

@@ -7,9 +7,9 @@
 // Each warp has a patch of the sums, WM x WN, and their layout is that of schedule_products.cuh.
 #pragma once
 
+#include "conv_products.cuh"
 #include "device.cuh"
 #include "schedule_problem.h"
-#include "schedule_products.cuh"
 
 namespace lasfast {
 
@@ -32,6 +32,11 @@ LASFAST_DEVICE const T* transposed_element(const char* tile, int k, int m) {
 
 template <typename T, int BM, int BN, int WM, int WN>
 struct TransposedTensorProduct : TensorSums<T, WM, WN> {
+  static constexpr bool warpgroups = false;
+  static constexpr int in_flight = 0;
+  LASFAST_DEVICE static void publish() {}
+  LASFAST_DEVICE void finish() {}
+
   // `row` and `column`: the first ones of this warp's patch.
   LASFAST_DEVICE void add(const char* a, const char* b, int row, int column) {
     constexpr int depth = conv_step_bytes / sizeof(T), each = sizeof(T) == 4 ? 8 : 16;
@@ -82,7 +87,12 @@ template <typename T, int BM, int BN, int WM, int WN>
 struct TransposedExactProduct {
   static_assert(sizeof(T) == 4, "bf16 has tensor cores everywhere");
   static_assert(WM % 32 == 0 && WN % 16 == 0, "each lane has whole pieces");
+  static constexpr bool warpgroups = false;
+  static constexpr int in_flight = 0;
   float sum[WM / 8][WN / 4] = {};
+
+  LASFAST_DEVICE static void publish() {}
+  LASFAST_DEVICE void finish() {}
 
   LASFAST_DEVICE void add(const char* a, const char* b, int row, int column) {
     const int lane = device::thread_index() % 32;

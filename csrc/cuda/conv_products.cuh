@@ -63,9 +63,9 @@ struct TensorProduct : TensorSums<T, WM, WN> {
   LASFAST_DEVICE static void publish() {}
   LASFAST_DEVICE void finish() {}
 
-  LASFAST_DEVICE void add(const char* a, const char* b) {
-    CopiedRows rows{a};
-    add(rows, b);
+  LASFAST_DEVICE void add(const char* a, const char* b, int first_row, int first_column) {
+    CopiedRows rows{a + first_row * conv_step_bytes};
+    add(rows, b + first_column * conv_step_bytes);
   }
 
   // Which rows and pieces of A a thread reads: row(0) .. row(rows_read - 1).
@@ -126,9 +126,9 @@ struct ExactProduct {
   LASFAST_DEVICE static void publish() {}
   LASFAST_DEVICE void finish() {}
 
-  LASFAST_DEVICE void add(const char* a, const char* b) {
-    CopiedRows rows{a};
-    add(rows, b);
+  LASFAST_DEVICE void add(const char* a, const char* b, int first_row, int first_column) {
+    CopiedRows rows{a + first_row * conv_step_bytes};
+    add(rows, b + first_column * conv_step_bytes);
   }
 
   static constexpr int rows_read = WM / 8, piece_step = 1;
@@ -184,7 +184,9 @@ struct WarpgroupProduct {
   LASFAST_DEVICE static void publish() { device::publish_to_warpgroups(); }
   LASFAST_DEVICE void finish() { device::warpgroup_wait<0>(sum); }
 
-  LASFAST_DEVICE void add(const char* a, const char* b) {
+  LASFAST_DEVICE void add(const char* a, const char* b, int first_row, int first_column) {
+    a += first_row * conv_step_bytes;
+    b += first_column * conv_step_bytes;
     device::warpgroup_begin(sum);
     LASFAST_UNROLL
     for (int k = 0; k < 2; ++k) LASFAST_UNROLL

@@ -1,0 +1,118 @@
+// The loader of convolutions: rows of A are the values under the windows of positions, and rows of B those of
+// a packed weight, both in the order of k_order.cuh.
+#pragma once
+
+#include "conv_mainloop.cuh"
+#include "conv_products.cuh"
+#include "k_order.cuh"
+
+namespace lasfast {
+
+// What a convolution reads, and by what weight.
+struct ConvOperands {
+  int height, width, pitch;         // of an image; pitch: elements from position to position
+  int kernel_height, kernel_width;  // of a window
+  const void* weight;               // [channels, depth], of the tile's first channel on
+  int channels, depth;              // channels: those that are left
+};
+
+// The window of a position, by its first row and column in an image.
+template <typename T>
+struct Window {
+  const T* image;
+  int top, left;
+};
+constexpr int in_padding = -(1 << 30);  // the top of a window that sees nothing but padding
+
+// Leaves what is loaded as it is.
+struct Unchanged {
+  static constexpr bool some = false;
+  template <typename T>
+  LASFAST_DEVICE void operator()(char*, int, T) const {}
+};
+
+// Each thread copies one piece of 16 bytes of some rows. Where the vectors of channels are not `whole`, it
+// gathers the elements of A one by one. `transform(at, channel, T{})` is applied to each piece of A that is
+// not padding, once it has come; channel: that of its first element.
+template <typename T, int BM, int BN, bool whole, typename Transform>
+class WindowLoader {
+ public:
+  // window_of(row): the window of a row of the tile.
+  template <typename WindowOf>
+  LASFAST_DEVICE WindowLoader(const ConvOperands& conv, const Transform& transform, WindowOf window_of)
+      : conv_(conv), transform_(transform), ahead_(run_of(conv.pitch, step_elements)), here_(ahead_) {
+    LASFAST_UNROLL
+    for (int i = 0; i < copies; ++i) window_[i] = window_of(row() + i * rows_at_once);
+    for (int i = 0; i < piece(); ++i)
+      ahead_.template advance<piece_elements>(conv.kernel_width, conv.kernel_height);
+    here_ = ahead_;
+    const int n = row() < conv.channels ? row() : 0;
+    weight_ = static_cast<const T*>(conv.weight) + int64_t{n} * conv.depth + piece() * piece_elements;
+  }
+
+  LASFAST_DEVICE void fill(Stage<BM, BN>& stage, int step) {
+    LASFAST_UNROLL
+    for (int i = 0; i < copies; ++i) fill_window(piece_in(stage.a, i), i);
+    LASFAST_UNROLL
+    for (int i = 0; i < (BN + rows_at_once - 1) / rows_at_once; ++i) {
+      const int n = row() + i * rows_at_once;
+      if (BN % rows_at_once != 0 && n >= BN) break;
+      const bool some = n < conv_.channels;
+      const T* const from =
+          weight_ + (some ? int64_t{i} * rows_at_once * conv_.depth : 0) + step * step_elements;
+      device::copy16_async(piece_in(stage.b, i), from, some);
+    }
+    ahead_.template advance<step_elements>(conv_.kernel_width, conv_.kernel_height);
+  }
+
+  LASFAST_DEVICE void arrived(Stage<BM, BN>& stage) {
+    if (!transform_.some) return;
+    LASFAST_UNROLL
+    for (int i = 0; i < copies; ++i)
+      if (inside(here_, i)) transform_(piece_in(stage.a, i), here_.channel, T{});
+    here_.template advance<step_elements>(conv_.kernel_width, conv_.kernel_height);
+  }
+
+ private:
+  static constexpr int copies = BM / rows_at_once;
+  static constexpr int piece_elements = 16 / sizeof(T), step_elements = conv_step_bytes / sizeof(T);
+
+  LASFAST_DEVICE static int piece() { return device::thread_index() % pieces; }
+  LASFAST_DEVICE static int row() { return device::thread_index() / pieces; }
+  LASFAST_DEVICE static char* piece_in(char* rows, int i) {
+    return rows + piece_offset(row() + i * rows_at_once, piece());
+  }
+
+  LASFAST_DEVICE bool inside(const Walk& at, int i) const {
+    const int y = window_[i].top + at.row, x = window_[i].left + at.column;
+    return at.channel < conv_.pitch && y >= 0 && y < conv_.height && x >= 0 && x < conv_.width;
+  }
+  LASFAST_DEVICE const T* address(const Walk& at, int i) const {
+    const int y = window_[i].top + at.row, x = window_[i].left + at.column;
+    return window_[i].image + (int64_t{y} * conv_.width + x) * conv_.pitch + at.channel;
+  }
+
+  LASFAST_DEVICE void fill_window(char* to, int i) const {
+    if constexpr (whole) {
+      const bool some = inside(ahead_, i);
+      device::copy16_async_cached(to, some ? address(ahead_, i) : window_[i].image, some);
+    } else {
+      Walk at = ahead_;
+      Values<piece_elements> values;
+      LASFAST_UNROLL
+      for (int e = 0; e < piece_elements; ++e) {
+        values.v[e] = inside(at, i) ? device::to_float(*address(at, i)) : 0.f;
+        at.advance<1>(conv_.kernel_width, conv_.kernel_height);
+      }
+      device::store16(to, pack_values(values));
+    }
+  }
+
+  ConvOperands conv_;
+  Transform transform_;
+  Window<T> window_[copies];
+  const T* weight_;    // this thread's piece of its first row of B, or of the tile's
+  Walk ahead_, here_;  // of this thread's piece: in the step to fill next, and in the one to arrive next
+};
+
+}  // namespace lasfast

@@ -1,0 +1,111 @@
+// The main loop of convolutions as matrix products, of the engine and of training: A is [positions, k], B
+// [output channels, k], and a block computes a tile of BM x BN sums over 64 bytes of k at a time.
+//
+// It is a template over
+// - a product, which multiplies what lies in shared memory (conv_products.cuh, conv_transposed_products.cuh);
+// - a loader, which brings a step of k: fill(stage, step) begins to copy it, or copies it, and arrived(stage)
+//   may change what this thread's own copies have brought (WindowLoader in conv_loader.cuh);
+// - an epilogue, which gets the tile of sums in shared memory, so that it can take statistics of whole
+// columns
+//   and store whole chunks of channels.
+#pragma once
+
+#include "chunk.cuh"
+#include "device.cuh"
+#include "moments.cuh"
+#include "schedule_problem.h"
+
+namespace lasfast {
+
+constexpr int stages = 4;
+constexpr int pieces = conv_step_bytes / 16;             // of a row at a time
+constexpr int rows_at_once = schedule_threads / pieces;  // a thread copies one piece of each such row
+
+// How a tile of BM positions and BN channels is divided among teams of threads: warps, or warpgroups, which
+// have rows alone.
+template <int BM, int BN, bool warpgroups = false>
+struct Geometry {
+  static constexpr int team_threads = warpgroups ? 128 : 32;
+  static constexpr int teams_n = warpgroups || BN == 16 ? 1 : BN == 128 ? 4 : 2;
+  static constexpr int teams_m = schedule_threads / team_threads / teams_n;
+  static constexpr int rows = BM / teams_m, columns = BN / teams_n;  // of a team
+
+  LASFAST_DEVICE static int first_row() { return device::thread_index() / team_threads / teams_n * rows; }
+  LASFAST_DEVICE static int first_column() {
+    return device::thread_index() / team_threads % teams_n * columns;
+  }
+};
+
+// The operands of one step of k.
+template <int BM, int BN>
+struct Stage {
+  alignas(512) char a[BM * conv_step_bytes];  // as warpgroups want it
+  char b[BN * conv_step_bytes];
+};
+
+// The sums of a tile.
+template <int BM, int BN>
+struct Result {
+  static constexpr int pitch = BN + 4;
+  alignas(16) float values[BM * pitch];
+  Moments moments;
+
+  // Calls store(row, chunk) for the chunks of this thread, which are all of the columns from own_column() on.
+  template <typename Store>
+  LASFAST_DEVICE void for_own_chunks(int rows, Store store) const {
+    for (int row = device::thread_index() / across; row < rows; row += schedule_threads / across) {
+      Chunk x;
+      LASFAST_UNROLL
+      for (int i = 0; i < chunk; ++i) x.v[i] = values[row * pitch + own_column() + i];
+      store(row, x);
+    }
+  }
+  LASFAST_DEVICE static int own_column() { return device::thread_index() % across * chunk; }
+
+ private:
+  static constexpr int across = BN / chunk;
+};
+
+// The shared memory of the main loop.
+template <int BM, int BN>
+union ConvShared {
+  Stage<BM, BN> stage[stages];
+  Result<BM, BN> result;
+};
+
+// Computes a tile from `steps` steps of k. The copies run ahead of the products by as many steps as there are
+// stages, less the one at hand and those whose products may still be under way. Steps are filled, arrive and
+// are multiplied in order. All threads of the block call it.
+template <typename Product, int BM, int BN, typename Loader, typename Epilogue>
+LASFAST_DEVICE void convolve(ConvShared<BM, BN>& shared, int steps, Loader& loader, Epilogue epilogue) {
+  using G = Geometry<BM, BN, Product::warpgroups>;
+  using Result = Result<BM, BN>;
+  constexpr int ahead = stages - 1 - Product::in_flight;
+  auto* const stage = shared.stage;
+  Product product;
+  const int first_row = G::first_row(), first_column = G::first_column();
+  LASFAST_ROLL
+  for (int step = 0; step < ahead; ++step) {
+    if (step < steps) loader.fill(stage[step], step);
+    device::copy_commit();
+  }
+  LASFAST_ROLL
+  for (int step = 0; step < steps; ++step) {
+    device::copy_wait<ahead - 1>();
+    loader.arrived(stage[step % stages]);
+    Product::publish();
+    device::barrier();  // this step has come, and everybody is done with the last that is not under way
+    const int next = step + ahead;
+    if (next < steps) loader.fill(stage[next % stages], next);
+    device::copy_commit();
+    product.add(stage[step % stages].a, stage[step % stages].b, first_row, first_column);
+  }
+  device::copy_wait<0>();
+  product.finish();
+  device::barrier();  // the sums take the place of the stages
+  product.store(shared.result.values + first_row * Result::pitch + first_column, Result::pitch);
+  device::barrier();
+  epilogue(shared.result);
+}
+
+}  // namespace lasfast

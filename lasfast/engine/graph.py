@@ -115,7 +115,7 @@ def _steps(layer: Layer, shape: Shape, stored: Shape) -> tuple[tuple[_Step, ...]
         inputs = [stored_shapes[number] for number in numbers]
         kept: Op | None = op
         call = None
-        if isinstance(op, layers.Dropout | layers.Flatten):
+        if isinstance(op, _VANISHING):
             kept, stored = None, inputs[0]
         elif not _is_native(op, inputs):
             if len(output) not in (1, 3) or len(numbers) > 2:
@@ -124,7 +124,7 @@ def _steps(layer: Layer, shape: Shape, stored: Shape) -> tuple[tuple[_Step, ...]
                 )
             call = Call(layer, op, output, tuple(len(shapes[number]) == 1 for number in numbers))
             stored = _as_image(output)
-        elif isinstance(op, layers.Activation | layers.Add):
+        elif isinstance(op, _OF_ITS_INPUT):
             stored = inputs[0]
         else:
             stored = _as_image(output)
@@ -137,6 +137,9 @@ def _as_image(shape: Shape) -> Shape:
     return shape if len(shape) == 3 else (shape[0], 1, 1)
 
 
+_VANISHING = (layers.Dropout, layers.Flatten)
+_OF_ITS_INPUT = (layers.Activation, layers.Add)
+"""Ops whose value is stored as the first that they read is."""
 _NATIVE = (
     layers.BatchNorm2d,
     layers.Activation,

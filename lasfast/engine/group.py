@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lasfast.engine.schedule import Call, Kind
 from lasfast.ir.layers import Op, Shape
@@ -47,12 +47,11 @@ class Group:
     leaf: int = NONE
     call: Call | None = None
 
-    def inputs(self) -> Iterator[Term]:
-        """Give the one or two values that it reads."""
-        if self.input is not None:
-            yield self.input
-        if self.other is not None:
-            yield self.other
+    def inputs(self) -> tuple[Term, ...]:
+        """Return the values that it reads: two, one, or none for the images."""
+        if self.input is None:
+            return ()
+        return (self.input,) if self.other is None else (self.input, self.other)
 
     @property
     def adds(self) -> bool:
@@ -60,8 +59,7 @@ class Group:
         return self.other is not None and self.kind not in (Kind.GATE, Kind.ARRANGE, Kind.OPAQUE)
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(NamedTuple):
     """The value that a group stores, as a reader sees it: through a norm and an activation."""
 
     group: Group

@@ -12,7 +12,11 @@ left to the readers, and the operation before it sums the statistics as it store
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 from lasfast.engine.graph import Graph, NotLowerableError, make_graph
 from lasfast.engine.group import NONE, Group, Term
@@ -44,7 +48,20 @@ def lower(
     return _lower(tree, image_shape, calibration, width, cuda)
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pause Python's collector of cycles, which would walk all of torch's objects; lowering makes no cycle."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 @lru_cache(maxsize=16)
+@_collector_paused()
 def _lower(
     tree: PrefixTree, image_shape: Shape, calibration: bool, width: int | None, cuda: bool
 ) -> Schedule:
@@ -84,9 +101,19 @@ class _Lowering:
         self.groups: list[Group] = []
         self.fusion = Fusion([entry.uses for entry in graph.entries], bare=True)
         self.heads: dict[int, Group] = {}  # by the number of the op that began its chain
-        self.terms: list[Term] = []
-        for number in range(len(graph.entries)):
-            self.terms.append(self._add(number))
+        self.terms: list[Term] = [Term(self._new_group(Kind.INPUT, 0))]
+        rules: dict[type[Op], Callable[[int, Any], Term]] = {
+            layers.BatchNorm2d: self._add_batch_norm,
+            layers.Activation: self._add_activation,
+            layers.Add: self._add_sum,
+            layers.Shuffle: self._add_arrangement,
+            layers.Slice: self._add_arrangement,
+        }
+        for number, entry in enumerate(graph.entries[1:], start=1):
+            if entry.call is not None:
+                self.terms.append(self._add_call(number, entry.call))
+            else:
+                self.terms.append(rules.get(type(entry.op), self._add_head)(number, entry.op))
 
     def add_leaf(self, leaf: int, node: int) -> None:
         """Let the output of a path, at a node, be the logits of a leaf."""
@@ -98,24 +125,79 @@ class _Lowering:
             self.groups.append(group)
         group.leaf = leaf
 
-    def _add(self, number: int) -> Term:
-        """Lower one op: extend a group, leave it to the readers, or begin a new group."""
+    def _add_head(self, number: int, op: Op) -> Term:
+        """Begin a group with an op that reads all of its inputs."""
+        sources = self.graph.entries[number].sources
+        return Term(self._new_group(_kind(op), number, *[self.terms[source] for source in sources]))
+
+    def _add_sum(self, number: int, op: layers.Add) -> Term:
+        group = self._extended(number, op)
+        return Term(group) if group is not None else self._add_head(number, op)
+
+    def _add_activation(self, number: int, op: layers.Activation) -> Term:
+        """Extend a group; else leave the activation to the readers, unless they apply another one already."""
+        group = self._extended(number, op)
+        code = ACTIVATIONS[op.kind].code
+        if group is None:
+            term = self.terms[self.graph.entries[number].sources[0]]
+            if not term.activation:
+                return Term(term.group, term.norm, code)
+            group = self._new_group(Kind.COMBINE, number, term)
+        group.activation = code
+        return Term(group)
+
+    def _add_batch_norm(self, number: int, op: layers.BatchNorm2d) -> Term:
         entry = self.graph.entries[number]
-        op = entry.op
-        if op is None:
-            return Term(self._new_group(Kind.INPUT, number))
-        if entry.call is not None:
-            return Term(self._new_call(entry.call, number))
-        if isinstance(op, layers.BatchNorm2d):
-            return self._add_batch_norm(op, number)
-        group = self._extended(number)
-        if group is not None:
-            return Term(group)
-        if isinstance(op, layers.Activation):
-            return self._add_activation(ACTIVATIONS[op.kind].code, number)
-        if isinstance(op, layers.Shuffle | layers.Slice):
-            return Term(self._new_arrangement(op, number))
-        return Term(self._new_group(_kind(op), number, *(self.terms[source] for source in entry.sources)))
+        term = self.terms[entry.sources[0]]
+        norm = len(self.batch_norms)
+        _, height, width = entry.shape
+        self.batch_norms.append(BatchNorm(entry.node, op.module, op.channels, op.eps, height * width))
+        if self.calibration:
+            group = self._with_statistics(number, term)
+            group.statistics = norm
+            return Term(group, norm)
+        extended = self._extended(number, op)
+        if extended is None and term.plain:
+            return Term(term.group, norm)
+        group = extended or self._new_group(Kind.COMBINE, number, term)
+        group.output_norm = norm
+        return Term(group)
+
+    def _with_statistics(self, number: int, term: Term) -> Group:
+        """Return the group that sums the statistics of what batch norm `number` reads: its own, or a new one."""
+        group = term.group
+        [source] = self.graph.entries[number].sources
+        stored = group.last == source and not group.activation and not group.adds
+        if stored and group.kind in _WITH_STATISTICS and group.statistics == NONE:
+            return group
+        return self._new_combine(number, term)
+
+    def _add_call(self, number: int, call: Call) -> Term:
+        """Let torch run an op, on values as they are stored."""
+        terms = [self.terms[source] for source in self.graph.entries[number].sources]
+        terms = [term if term.plain else Term(self._new_combine(number, term)) for term in terms]
+        group = self._new_group(Kind.OPAQUE, number, *terms)
+        group.call = call
+        return Term(group)
+
+    def _add_arrangement(self, number: int, op: layers.Shuffle | layers.Slice) -> Term:
+        """Take the channels from where an arrangement just before takes them, if the form allows."""
+        term = self.terms[self.graph.entries[number].sources[0]]
+        before = term.group
+        stored = term.plain and before.output_norm == NONE and not before.activation
+        in_order = before.groups == 1 and before.shape[0] == sum(
+            one.group.shape[0] for one in before.inputs()
+        )
+        if before.kind == Kind.ARRANGE and stored and (in_order or isinstance(op, layers.Slice)):
+            group = self._new_group(Kind.ARRANGE, number, before.input, before.other)
+            group.groups, group.first = before.groups, before.first
+        else:
+            group = self._new_group(Kind.ARRANGE, number, term)
+        if isinstance(op, layers.Slice):
+            group.first += op.start
+        else:
+            group.groups = op.groups
+        return Term(group)
 
     def _new_group(
         self, kind: Kind, number: int, input: Term | None = None, other: Term | None = None
@@ -138,77 +220,17 @@ class _Lowering:
         self.groups.append(group)
         return group
 
-    def _extended(self, number: int) -> Group | None:
-        """Return the group that takes an op in; None where none does."""
+    def _extended(self, number: int, op: Op) -> Group | None:
+        """Return the group that takes an op in, which then stores its value; None where none does."""
         entry = self.graph.entries[number]
-        op = entry.op
-        assert op is not None
         chain = self.fusion.extend(number, op, entry.sources)
         if chain is None:
             return None
         group = self.heads[chain.first]
         group.last, group.node = number, entry.node
-        if isinstance(op, layers.Activation):
-            group.activation = ACTIVATIONS[op.kind].code
-        elif isinstance(op, layers.Add):
+        if chain.stage == Stage.SUM:
             assert chain.other is not None
             group.other = self.terms[chain.other]
-        return group
-
-    def _add_batch_norm(self, op: layers.BatchNorm2d, number: int) -> Term:
-        entry = self.graph.entries[number]
-        term = self.terms[entry.sources[0]]
-        norm = len(self.batch_norms)
-        _, height, width = entry.shape
-        self.batch_norms.append(BatchNorm(entry.node, op.module, op.channels, op.eps, height * width))
-        if self.calibration:
-            group = term.group
-            stored = group.last == entry.sources[0] and not group.activation and not group.adds
-            if not stored or group.kind not in _WITH_STATISTICS or group.statistics != NONE:
-                group = self._new_combine(number, term)
-            group.statistics = norm
-            return Term(group, norm)
-        extended = self._extended(number)
-        if extended is None and term.plain:
-            return Term(term.group, norm)
-        group = extended or self._new_group(Kind.COMBINE, number, term)
-        group.output_norm = norm
-        return Term(group)
-
-    def _add_activation(self, code: int, number: int) -> Term:
-        """Leave an activation to the readers, unless they apply another one already."""
-        term = self.terms[self.graph.entries[number].sources[0]]
-        if not term.activation:
-            return Term(term.group, term.norm, code)
-        group = self._new_group(Kind.COMBINE, number, term)
-        group.activation = code
-        return Term(group)
-
-    def _new_call(self, call: Call, number: int) -> Group:
-        """Let torch run an op, on values as they are stored."""
-        terms = [self.terms[source] for source in self.graph.entries[number].sources]
-        terms = [term if term.plain else Term(self._new_combine(number, term)) for term in terms]
-        group = self._new_group(Kind.OPAQUE, number, *terms)
-        group.call = call
-        return group
-
-    def _new_arrangement(self, op: layers.Shuffle | layers.Slice, number: int) -> Group:
-        """Take the channels from where an arrangement just before takes them, if the form allows."""
-        term = self.terms[self.graph.entries[number].sources[0]]
-        before = term.group
-        stored = term.plain and before.output_norm == NONE and not before.activation
-        in_order = before.groups == 1 and before.shape[0] == sum(
-            one.group.shape[0] for one in before.inputs()
-        )
-        if before.kind == Kind.ARRANGE and stored and (in_order or isinstance(op, layers.Slice)):
-            group = self._new_group(Kind.ARRANGE, number, before.input, before.other)
-            group.groups, group.first = before.groups, before.first
-        else:
-            group = self._new_group(Kind.ARRANGE, number, term)
-        if isinstance(op, layers.Slice):
-            group.first += op.start
-        else:
-            group.groups = op.groups
         return group
 
 

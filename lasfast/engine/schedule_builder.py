@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
+from itertools import accumulate
 from math import prod
 
 import numpy as np
@@ -55,9 +56,10 @@ def build_schedule(
     kept = sorted(used - {NONE})
     norm_numbers = {NONE: NONE} | {norm: number for number, norm in enumerate(kept)}
     kept_norms = tuple(batch_norms[norm] for norm in kept)
-    offsets = np.cumsum([0, *(norm.channels for norm in kept_norms)])
+    offsets = accumulate((norm.channels for norm in kept_norms), initial=0)
     norms = np.array(
-        [(norm.channels, offsets[i], norm.eps, 0) for i, norm in enumerate(kept_norms)], dtype=NORM
+        [(norm.channels, offset, norm.eps, 0) for norm, offset in zip(kept_norms, offsets, strict=False)],
+        dtype=NORM,
     )
     parameters = _Parameters()
     operations = _records(groups, norm_numbers, parameters)
@@ -193,7 +195,7 @@ def _ordered(groups: Sequence[Group], width: int | None) -> list[Group]:
     for group in reversed(order):
         if group.statistics != NONE or group.leaf != NONE or group in needed:
             needed.add(group)
-            needed.update(term.group for term in group.inputs())
+            needed.update([term.group for term in group.inputs()])
     order = [group for group in order if group in needed]
     if width == 1:
         for level, group in enumerate(order):
@@ -274,7 +276,7 @@ def _lives(groups: list[Group], times: list[int]) -> list[tuple[int, int]]:
     """Return the first and the last time of each stored value, where each group has its time."""
     last = dict(zip(groups, times, strict=True))
     for group, time in zip(groups, times, strict=True):
-        for term in (group.input, group.other):
-            if term is not None and last[term.group] < time:
+        for term in group.inputs():
+            if last[term.group] < time:
                 last[term.group] = time
     return [(time, last[group]) for group, time in zip(groups, times, strict=True) if group.leaf == NONE]

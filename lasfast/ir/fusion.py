@@ -26,13 +26,14 @@ class Stage(IntEnum):
 
 def stage_of(op: Op) -> Stage:
     """Return the part of a chain that an op can be."""
-    if isinstance(op, BatchNorm2d):
-        return Stage.NORM
-    if isinstance(op, Add):
-        return Stage.SUM
-    if isinstance(op, Activation):
-        return Stage.ACTIVATION
-    return Stage.HEAD
+    return _STAGES.get(type(op), Stage.HEAD)
+
+
+_STAGES: dict[type[Op], Stage] = {
+    BatchNorm2d: Stage.NORM,
+    Add: Stage.SUM,
+    Activation: Stage.ACTIVATION,
+}
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Checks of plain arguments: each returns the value in its plain Python type, or says what was expected."""
+"""Checks of plain arguments, whose errors say "NAME must be EXPECTATION, got VALUE"."""
 
 from __future__ import annotations
 

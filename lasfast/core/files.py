@@ -1,4 +1,4 @@
-"""Writing files so that a kill or a power cut leaves the old content or the new, never half of one."""
+"""Writes files so that a kill or a power cut leaves the old content or the new, never half of one."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-LONGEST_STEM = 120  # characters; file systems take 255 bytes, of which endings need some
+LONGEST_STEM = 120  # characters; file systems take 255 bytes, and endings follow
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file whose content takes the place of `path` when the block ends without an exception.
+    """Open a file whose content replaces that of `path` when the block ends without an exception.
 
-    Written aside (`path` + ".tmp"), flushed to disk, renamed, and the rename flushed too. An exception
-    leaves `path` as it was. The next write overwrites what a kill leaves aside: one writer per path.
+    It is written aside (`path` + ".tmp"), flushed to disk and renamed, and the rename is flushed, too. An
+    exception leaves `path` as it was. What a kill leaves aside is overwritten by the next write, so there
+    may be one writer of a path at a time.
 
     Args:
         path: the file to replace or create; its directory must exist.
@@ -52,7 +53,7 @@ def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def file_stem(text: str) -> str:
-    """A text as the name of a file: itself, or its beginning and a digest where that would be too long."""
+    """Return a text as the name of a file: itself, or its beginning and a digest where it is too long."""
     if len(text) <= LONGEST_STEM:
         return text
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
@@ -60,7 +61,7 @@ def file_stem(text: str) -> str:
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:
-    """Flush a directory's entries to disk: a rename is only durable once its directory is."""
+    """Flush a directory's entries to disk, without which a rename in it may be lost."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of training: the batch at hand is finished first, so that a checkpoint can be made."""
+"""Delays Ctrl-C until a batch of training is finished, so that a checkpoint can be made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C wait: gives a function that says whether it was pressed. The second one does not wait."""
+    """Delay Ctrl-C to the end of the block; a second one interrupts at once.
+
+    Yields a function that returns whether Ctrl-C was pressed. Outside the main thread, or where somebody else
+    handles the signal, nothing is delayed.
+    """
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGINT) is not signal.default_int_handler

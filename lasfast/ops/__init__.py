@@ -1,4 +1,4 @@
-"""Operators on tensors, registered with torch under `torch.ops.lasfast`, with fakes and gradients."""
+"""Operators on tensors, registered with torch as `torch.ops.lasfast`, with fakes and gradients."""
 
 from __future__ import annotations
 

@@ -18,6 +18,8 @@ from torch.nn import Parameter
 from lasfast.ops import bn_act_kernels, reference
 from lasfast.ops.bn_act_schema import (
     BnActInputs,
+    Running,
+    Statistics,
     as_outputs,
     check_channels,
     check_grad,
@@ -35,9 +37,6 @@ from lasfast.ops.bn_act_schema import (
     statistics_dtype,
 )
 from lasfast.ops.process_ranks import ProcessRanks, is_distributed, merge_statistics
-
-Running = tuple[Tensor | None, Tensor | None]
-"""Running mean and variance, [C] each."""
 
 
 def bn_act(
@@ -125,7 +124,7 @@ def bn_act(
         mean, var = (bn_act_kernels if direct else torch.ops.lasfast).batch_statistics(x)
     if training:
         operators = bn_act_kernels if direct else reference
-        mean, var = follow(running, mean, var, momentum, rows, ranks, operators)
+        mean, var = follow(running, (mean, var), momentum, rows, ranks, operators)
     inputs = x, mean, var, weight, bias, residual, training, eps, activation
     result: Tensor
     if training and is_distributed(ranks):
@@ -138,24 +137,24 @@ def bn_act(
 
 def follow(
     running: Running,
-    mean: Tensor,
-    var: Tensor,
+    batch: Statistics,
     momentum: float,
     rows: int,
     ranks: ProcessRanks | None,
     operators: ModuleType,
-) -> tuple[Tensor, Tensor]:
+) -> Statistics:
     """Let the running statistics follow a batch, and return the batch's: those of all ranks.
 
-    This rank's are `mean` and `var`, of `rows` values a channel. `operators` has `update_running`.
+    This rank's are of `rows` values a channel. `operators` has `update_running`.
     """
     if is_distributed(ranks):
-        mean, var, values = merge_statistics(ranks, mean, var, rows)
+        mean, var, values = merge_statistics(ranks, *batch, rows)
+        batch = mean, var
         with torch.no_grad():
-            reference.update_running(*running, mean, var, momentum, values)
+            reference.update_running(running, batch, momentum, values)
     elif rows > 0:
-        operators.update_running(*running, mean, var, momentum, rows)
-    return mean, var
+        operators.update_running(running, batch, momentum, rows)
+    return batch
 
 
 def is_direct(x: Tensor) -> bool:

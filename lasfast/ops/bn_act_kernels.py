@@ -16,7 +16,7 @@ from torch.autograd.graph import increment_version
 
 from lasfast.ir.activations import ACTIVATIONS
 from lasfast.ops import reference
-from lasfast.ops.bn_act_schema import BnActInputs
+from lasfast.ops.bn_act_schema import BnActInputs, Running, Statistics
 from lasfast.ops.process_ranks import ProcessRanks
 from lasfast.runtime import compiled, kernels, placement
 from lasfast.runtime.precision import DTYPES
@@ -50,24 +50,17 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def update_running(
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    momentum: float,
-    rows: int,
-) -> None:
-    """Update the running statistics [C] in place, if there are any, from a batch of at least two rows.
+def update_running(running: Running, batch: Statistics, momentum: float, rows: int) -> None:
+    """Let the running statistics, if any, follow those of a batch of at least two rows, in place.
 
     Those that are not contiguous float32 are left to PyTorch.
     """
+    (running_mean, running_var), (mean, var) = running, batch
     if running_mean is None or running_var is None:
         return
-    tensors = (running_mean, running_var, mean, var)
-    for tensor in tensors:
+    for tensor in (running_mean, running_var, mean, var):
         if tensor.dtype != torch.float32 or not tensor.is_contiguous():
-            reference.update_running(*tensors, momentum, rows)
+            reference.update_running(running, batch, momentum, rows)
             return
     kind, arguments = placement.of(mean)
     getattr(compiled.load(), f"update_running_{kind}")(

@@ -31,6 +31,12 @@ Needed = Sequence[bool]
 """Which gradients are wanted: of x, weight, bias, residual."""
 
 
+Statistics = tuple[Tensor, Tensor]
+"""Mean and variance, [C] each."""
+Running = tuple[Tensor | None, Tensor | None]
+"""Running mean and variance, [C] each, if there are any."""
+
+
 class BnActInputs(NamedTuple):
     """The arguments of `lasfast::bn_act`, as `lasfast.ops.bn_act` describes them.
 

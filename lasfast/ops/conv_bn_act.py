@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -81,8 +80,10 @@ def conv_bn_act(
         found = find(input, kernel, *numbers)
         norm = (input, *vectors, training, eps, activation)
         if bn_act_kernels.supports(input) and _fits(found.geometry.output, ranks, *norm):
-            run: Callable[..., Tensor] = _Direct.apply if training else _infer
-            return run(found, kernel, momentum, ranks, *norm)
+            if not training:
+                return _infer(found, kernel, *norm)
+            result: Tensor = _Direct.apply(found, kernel, momentum, ranks, *norm)
+            return result
     statistics = None
     if training:
         x, mean, var = sliced_conv2d_statistics(*convolution)
@@ -123,14 +124,7 @@ def _fits(size: Size, ranks: ProcessRanks | None, input: Tensor, *norm: Any) -> 
     return vectors[0] is not None and vectors[1] is not None
 
 
-def _infer(
-    convolution: Convolution,
-    kernel: Tensor,
-    momentum: float,
-    ranks: ProcessRanks | None,
-    input: Tensor,
-    *norm: Any,
-) -> Tensor:
+def _infer(convolution: Convolution, kernel: Tensor, input: Tensor, *norm: Any) -> Tensor:
     """Compute what the operators do where nothing is trained and no gradient is recorded."""
     y = convolution.forward(input, kernel)
     mean, var, weight, bias, residual, *rest = norm
@@ -163,7 +157,7 @@ class _Direct(torch.autograd.Function):
         running_mean, running_var, weight, bias, residual, *rest = norm
         y, mean, var = convolution.forward_statistics(input, kernel)
         rows = y.numel() // y.shape[1]
-        mean, var = follow((running_mean, running_var), mean, var, momentum, rows, ranks, bn_act_kernels)
+        mean, var = follow((running_mean, running_var), (mean, var), momentum, rows, ranks, bn_act_kernels)
         inputs = BnActInputs(y, mean, var, weight, bias, _like(y, residual), *rest)
         ctx.save_for_backward(input, kernel, *inputs[:TENSORS])
         ctx.convolution, ctx.ranks = convolution, ranks if is_distributed(ranks) else None

@@ -1,7 +1,7 @@
 """Quantization to few bits, in floating point: weights as DoReFa-Net does it, values as PACT does.
 
-Rounding has no gradient; these pass it straight through (Bengio et al. 2013). Forward passes give levels
-exactly, `k * step`, so that whoever computes them from the same numbers has the same bits.
+Rounding has no gradient; these functions pass it straight through (Bengio et al. 2013). Forward passes give
+levels exactly, `k * step`, so that all who compute them from the same numbers have the same bits.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from lasfast.core.checks import check_bits
 
 LEAST_ALPHA = 1e-3
-"""Values are clipped no lower, whatever becomes of alpha."""
-_TINY = 1e-12  # of a weight that is zero throughout
+"""The least value that PACT clips to, whatever becomes of alpha."""
+_TINY = 1e-12  # in place of the largest magnitude of a weight that is zero throughout
 
 
 def dorefa(weight: Tensor, bits: int) -> Tensor:
@@ -76,7 +76,7 @@ def _straight_through(value: Tensor, source: Tensor) -> Tensor:
 
 
 class _Pact(torch.autograd.Function):
-    """As the reference, in a few passes over memory."""
+    """PACT in a few passes over memory, bit for bit as the reference."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor, bits: int) -> Tensor:

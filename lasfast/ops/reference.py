@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from lasfast.ops.activations import FUNCTIONS, GRADIENTS
-from lasfast.ops.bn_act_schema import BnActInputs, statistics_dtype
+from lasfast.ops.bn_act_schema import BnActInputs, Running, Statistics, statistics_dtype
 from lasfast.ops.process_ranks import ProcessRanks
 
 _AXES = (0, 2, 3)
@@ -82,15 +82,9 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def update_running(
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    momentum: float,
-    rows: int | Tensor,
-) -> None:
-    """Update the running statistics [C] in place, if there are any, from a batch of at least two rows."""
+def update_running(running: Running, batch: Statistics, momentum: float, rows: int | Tensor) -> None:
+    """Let the running statistics, if any, follow those of a batch of at least two rows, in place."""
+    (running_mean, running_var), (mean, var) = running, batch
     if running_mean is not None and running_var is not None:
         running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
         running_var.mul_(1 - momentum).add_(var * (momentum * rows / (rows - 1)))

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent on parts of many tensors, as one native call."""
+"""Stochastic gradient descent on parts of many tensors in one call of the compiled module."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from torch.autograd.graph import increment_version
 from lasfast.runtime import compiled, kernels, placement
 
 Index = tuple[slice, ...]
-"""Says a part of a tensor, `tensor[index]`: leading dimensions cut, the others whole. () is all of it."""
-_COLUMNS, _GRADIENT = 9, 1  # int64 of csrc/include/lasfast/sgd.h: SgdPart; which one is the gradient's
-_ITEM = 4  # bytes of a float
+"""A part of a tensor, `tensor[index]`: leading dimensions are cut, the others whole; () is all of it."""
+_COLUMNS = 9  # the int64 of an `SgdPart` in csrc/include/lasfast/sgd.h
+_GRADIENT = 1  # the column of the gradient's address
+_ITEM = 4  # the bytes of a float
 
 
 @dataclass(frozen=True)
 class SgdRule:
-    """How gradients become updates, as `torch.optim.SGD` has it, without dampening.
+    """How gradients become updates: as in `torch.optim.SGD`, without dampening.
 
-    `clip_norm` bounds the Euclidean norm of an update's scaled gradient, all parts together.
+    Attributes:
+        clip_norm: the bound of the Euclidean norm of an update's scaled gradient, all parts together.
     """
 
     momentum: float = 0.0
@@ -31,13 +33,13 @@ class SgdRule:
 
 
 class Sgd:
-    """Updates the same parts of the same tensors again and again; what else they hold is left alone.
+    """Updates the same parts of the same tensors again and again, and leaves the rest of them alone.
 
     Args:
         weights: tensors to update in place, all on one device.
         momenta: like each weight, updated in place; None without momentum.
         indices: of each weight, the parts that are updated; no two overlap.
-        rule: what an update is.
+        rule: how gradients become updates.
 
     float32 on the CPU and on CUDA goes through the compiled module, in one launch for all tensors, or three
     with `clip_norm`; nothing waits for the device. Everything else goes through PyTorch's operators. On the
@@ -72,7 +74,7 @@ class Sgd:
         """Update by `gradient_scale` times these gradients, one for each weight, of its shape."""
         _check_fit("gradients", gradients, self.weights)
         if self._addresses != [weight.data_ptr() for weight in self.weights]:
-            self._prepare()  # they were moved since
+            self._prepare()  # the weights were moved since
         if self._table is None:
             sgd_reference(self._parts(gradients), self.rule, learning_rate, gradient_scale)
             return
@@ -84,7 +86,7 @@ class Sgd:
         self._table = _Table(self.weights, self.momenta, self._indices) if self._is_native() else None
 
     def _is_native(self) -> bool:
-        """Whether each weight is dense fp32, and its momentum laid out in the same way."""
+        """Return whether the kernels can update all: dense fp32 weights, momenta laid out like them."""
         strides = [weight.stride() for weight in self.weights]
         return (
             bool(self.weights)
@@ -108,7 +110,7 @@ def sgd_reference(
     learning_rate: float,
     gradient_scale: float = 1.0,
 ) -> None:
-    """One update of (weight, gradient, momentum) in PyTorch, each product and sum rounded by itself."""
+    """Update each (weight, gradient, momentum) in PyTorch, which rounds each product and sum by itself."""
     scaled = [gradient * gradient_scale for _, gradient, _ in parts]
     if rule.clip_norm is not None and scaled:
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in scaled]))
@@ -135,7 +137,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 class _Table:
-    """The parts as the native code reads them, on the device."""
+    """The table of parts that the compiled module reads, on the device."""
 
     def __init__(
         self, weights: Sequence[Tensor], momenta: Sequence[Tensor], indices: Sequence[Sequence[Index]]
@@ -200,7 +202,10 @@ class _Table:
 
 
 def _dense_parts(part: Tensor) -> Iterator[tuple[list[int], list[int], int]]:
-    """Cut a part into pieces of three sizes, the last one dense: (sizes, strides of the first two, start)."""
+    """Cut a part into pieces of three dimensions, the last one dense.
+
+    Yields sizes, the strides of the first two, and where a piece starts, in elements.
+    """
     start = int(part.storage_offset())
     merged: list[tuple[int, int]] = []  # (size, stride), the greatest stride first
     for stride, size in sorted(zip(part.stride(), part.shape, strict=True), reverse=True):

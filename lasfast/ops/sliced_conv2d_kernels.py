@@ -5,6 +5,7 @@ Arguments were checked by the caller. What is overwritten is returned.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,30 @@ PASSES = ("forward", "grad_input", "grad_weight")
 def _arguments_for(kind: str, on_cpu: tuple[int, int], result: Tensor) -> tuple[int, int]:
     """Return a placement's arguments; a GPU's stream is that of the call."""
     return on_cpu if kind == "cpu" else placement.of(result).arguments
+
+
+def _run(
+    function: Callable[..., None],
+    before: tuple[Any, ...],
+    operands: tuple[Tensor, Tensor],
+    workspace_bytes: int,
+    arguments: tuple[int, int],
+    result: Tensor,
+    *more: int,
+) -> Tensor:
+    """Call a compiled function that overwrites `result`, and `more` if it has further outputs."""
+    workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=result.device)
+    first, second = operands
+    function(
+        *before,
+        first.data_ptr(),
+        second.data_ptr(),
+        workspace.data_ptr(),
+        *arguments,
+        result.data_ptr(),
+        *more,
+    )
+    return result
 
 
 class StridedKernels:
@@ -69,23 +94,14 @@ class StridedKernels:
         threads = arguments[:1] if kind == "cpu" else ()  # on which the need for memory depends
         ask = getattr(module, f"sliced_conv2d_workspace_{kind}")
         size = ask(params, getattr(module.Pass, which), *threads)
-        workspace = torch.empty(size, dtype=torch.uint8, device=result.device)
-        getattr(module, f"sliced_conv2d_{which}_{kind}")(
-            params,
-            *self._dtype,
-            first.data_ptr(),
-            second.data_ptr(),
-            workspace.data_ptr(),
-            *arguments,
-            result.data_ptr(),
-        )
-        return result
+        function = getattr(module, f"sliced_conv2d_{which}_{kind}")
+        return _run(function, (params, *self._dtype), (first, second), size, arguments, result)
 
 
 class _Pass(NamedTuple):
     """One compiled function for one convolution."""
 
-    run: Any
+    function: Callable[..., None]
     params: Any
     workspace_bytes: int
 
@@ -239,18 +255,9 @@ class NhwcKernels:
         self._passes[which] = _Pass(getattr(self._module, f"{name}_{which}_{self._kind}"), params, size)
 
     def _run(self, which: str, first: Tensor, second: Tensor, result: Tensor, *more: int) -> Tensor:
-        run, params, workspace_bytes = self._passes[which]
-        workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=result.device)
-        run(
-            params,
-            first.data_ptr(),
-            second.data_ptr(),
-            workspace.data_ptr(),
-            *_arguments_for(self._kind, self._on_cpu, result),
-            result.data_ptr(),
-            *more,
-        )
-        return result
+        function, params, workspace_bytes = self._passes[which]
+        arguments = _arguments_for(self._kind, self._on_cpu, result)
+        return _run(function, (params,), (first, second), workspace_bytes, arguments, result, *more)
 
 
 def _depthwise_stride(stride: Size) -> tuple[int, int, int]:

@@ -1,1 +1,1 @@
-"""What code runs on: the compiled module, this machine, its GPUs, other processes, measured choices."""
+"""What code runs on: the compiled module and its kernels, this machine, its GPUs, other processes."""

@@ -1,6 +1,6 @@
-"""The door to the compiled module `lasfast._C`: nothing else imports it.
+"""Loads the compiled module `lasfast._C`, and says what it holds; nothing else imports it.
 
-Importing this never fails for want of the module; :func:`load` does, with what to do about it.
+This imports without the compiled module, too; then :func:`load` raises, and says what to do about it.
 
 ``LASFAST_ISA=generic|avx2|avx512|avx512_bf16|amx`` forces the CPU kernels' instruction set. It is read at
 every call, so tests can go through all of them in one process.
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 MINIMUM_CAPABILITY = (8, 0)
-"""Of GPUs that the kernels can be built for: they copy asynchronously and multiply bf16 on tensor cores."""
+"""The lowest compute capability of GPUs that run the kernels: they copy asynchronously and multiply bf16."""
 
 _C: ModuleType | None
 _error: ImportError | None
@@ -31,12 +31,12 @@ except ImportError as error:
 
 
 def available() -> bool:
-    """Whether the compiled module loads."""
+    """Return whether the compiled module loads."""
     return _C is not None
 
 
 def load() -> Any:
-    """The compiled module. Raises ImportError, with the reason and the remedy, where it does not load."""
+    """Return the compiled module; raises ImportError, with reason and remedy, where it does not load."""
     if _C is None:
         raise ImportError(
             f"lasfast's compiled module lasfast._C does not load ({_error}). Build it with `pip install .` "
@@ -47,14 +47,14 @@ def load() -> Any:
 
 @functools.cache
 def digest() -> str:
-    """Of the compiled module's file: another build has another one."""
+    """Return a digest of the compiled module's file, which differs between builds."""
     return hashlib.blake2b(Path(load().__file__).read_bytes(), digest_size=16).hexdigest()
 
 
 def isa() -> str:
-    """The instruction set that CPU kernels use now: the best of this machine, or what ``LASFAST_ISA`` says.
+    """Return the instruction set that CPU kernels use now: the machine's best, or what ``LASFAST_ISA`` says.
 
-    Raises ValueError where that names one that does not exist, or that this build or this machine lacks.
+    Raises ValueError where that is none, or one that this build or this machine lacks.
     """
     wanted = os.environ.get("LASFAST_ISA")
     if not wanted:
@@ -72,7 +72,7 @@ def isa() -> str:
 
 
 def isa_number() -> int:
-    """:func:`isa` as the native entry points take it."""
+    """Return the number of :func:`isa`, as compiled functions take it."""
     return _isa_number(os.environ.get("LASFAST_ISA"))
 
 
@@ -83,7 +83,7 @@ def _isa_number(wanted: str | None) -> int:
 
 
 def arch_runs_on(arch: str, capability: tuple[int, int]) -> bool:
-    """Whether code for `arch` ("80", "90a", "90-virtual") runs on a GPU of this compute capability."""
+    """Return whether code for `arch` ("80", "90a", "90-virtual") runs on a GPU of this compute capability."""
     number = arch.removesuffix("-virtual").rstrip("af")
     major, minor = int(number[:-1]), int(number[-1])
     if arch.removesuffix("-virtual")[-1] == "a":
@@ -94,12 +94,12 @@ def arch_runs_on(arch: str, capability: tuple[int, int]) -> bool:
 
 
 def cuda_runs_on(device: int) -> bool:
-    """Whether the module holds CUDA kernels that this GPU, with the driver that is installed, can run."""
+    """Return whether the module holds CUDA kernels that this GPU can run with the installed driver."""
     return _C is not None and why_no_cuda(device) is None
 
 
 def why_no_cuda(device: int) -> str | None:
-    """Why the compiled module has no kernels for a GPU, with what to do about it; None where it has."""
+    """Return why the compiled module has no kernels for a GPU, and what to do; None where it has some."""
     module = load()
     if not module.cuda:
         return (
@@ -124,7 +124,7 @@ def why_no_cuda(device: int) -> str | None:
 
 
 def build_info() -> dict[str, Any]:
-    """What was compiled and what this machine has, JSON-able.
+    """Return what was compiled and what this machine has, as JSON values.
 
     ``available`` (bool), ``error`` (why not, or None), ``compiler``, ``openmp``;
     ``isa``: ``compiled`` and ``supported`` (lists, worst first), ``selected`` (what runs now);
@@ -162,5 +162,5 @@ def build_info() -> dict[str, Any]:
 
 
 def _version(number: int) -> str | None:
-    """CUDA's 13020 as "13.2"; None for 0."""
+    """Return CUDA's 13020 as "13.2", and 0 as None."""
     return f"{number // 1000}.{number % 1000 // 10}" if number else None

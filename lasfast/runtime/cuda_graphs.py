@@ -1,4 +1,4 @@
-"""Work that a GPU is given again and again, as CUDA graphs."""
+"""CUDA graphs of work that a GPU is given again and again."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ logger = logging.getLogger("lasfast")
 
 T = TypeVar("T")
 Recorded = tuple[Callable[[], None], T]
-"""What queues recorded work, and the result that it leaves in the same memory each time."""
+"""A function that queues recorded work, and the result that it leaves in the same memory each time."""
 Record = Callable[[Callable[[], Any]], Recorded[Any]]
 
 
 class Replays:
-    """Queues the same work on a device again and again: from its second time on as a CUDA graph.
+    """Queues the same work on a device again and again, from the second time on as a CUDA graph.
 
     The first time it is queued as it is, since what a kernel needs once (its code, more shared memory) cannot
-    be had while a graph is recorded. `enabled=False` queues it so every time, and so does a graph that cannot
-    be recorded. What graphs allocate they take from one pool, over each other: a result holds until other
-    work is queued. `recorder` makes what records, anew for each pool.
+    be had while a graph is recorded. All graphs share one pool of memory, so a result holds until other work
+    is queued.
+
+    Args:
+        device: where the work runs.
+        enabled: whether to record graphs; otherwise work is queued as it is every time. A graph that cannot
+            be recorded ends recording, too.
+        recorder: makes the function that records graphs, a new one for each pool; by default a `Recorder`.
     """
 
     def __init__(
@@ -86,7 +91,7 @@ class Recorder:
 
 @contextmanager
 def _beside(device: torch.device) -> Iterator[None]:
-    """Queue on the side stream what comes behind the current one's work, and before what follows there."""
+    """Queue the block's work on the side stream, between the current stream's before and after."""
     if device.type != "cuda":
         yield
         return
@@ -99,5 +104,5 @@ def _beside(device: torch.device) -> Iterator[None]:
 
 @functools.cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Where graphs are recorded, not on the default stream; one, since cuBLAS keeps memory for each."""
+    """Return the stream on which graphs are recorded: a single one, since cuBLAS keeps memory for each."""
     return torch.cuda.Stream(device)

@@ -1,8 +1,8 @@
-"""Several processes that work as one: which of them this is, and what they exchange.
+"""Several processes that work as one.
 
-`torchrun` starts the processes, called ranks; `start` joins them. Code asks `world()` where it stands, and
-reads the same for one process, whose world has nobody to exchange anything with. What exchanges something has
-to be called by all ranks, in the same order: one that does not come keeps the others waiting until it ends.
+`torchrun` starts the processes, called ranks; `start` joins them. `world()` says which of them this process
+is, and exchanges values with the others. Code reads the same for one process, whose world has one rank.
+Exchanges have to be called by all ranks, in the same order: the others wait for one that does not call.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-BUCKET = 25 * 2**20  # bytes that are summed at a time; what torch's DistributedDataParallel takes
-PARTS = 4  # of work, for each rank: more even out how long they take, fewer share more of their work
-PATIENCE = timedelta(days=7)  # for a rank that trains on while others wait; one that ends is noticed at once
+BUCKET = 25 * 2**20  # bytes that are summed at a time, as many as in torch's DistributedDataParallel
+PARTS = 4  # tasks for each rank: more of them end at about the same time, fewer share more of their work
+PATIENCE = timedelta(days=7)  # how long others wait for a rank that works on; one that ends is noticed
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,59 +36,59 @@ class LostRankError(ConnectionError):
 
 
 class World:
-    """The ranks that work together. This one is of a process alone: rank 0 of 1."""
+    """The ranks that work together: here a process alone, which is rank 0 of 1."""
 
     rank = 0
     size = 1
     parts = 1
-    """Into how many parts work is best cut for `spread`."""
+    """The number of tasks that work is best cut into for `spread`."""
 
     @property
     def main(self) -> bool:
-        """Whether this is rank 0, the one that writes files and speaks."""
+        """Whether this is rank 0, which alone writes files and prints."""
         return self.rank == 0
 
     def device(self, kind: str) -> torch.device:
-        """The device of this rank, of kind "cpu" or "cuda"."""
+        """Return the device of this rank, of kind "cpu" or "cuda"."""
         return torch.device(kind)
 
     def rows(self, images: int) -> slice:
-        """Which images of a batch of so many are this rank's: consecutive ones, nearly as many for each."""
+        """Return which of a batch's images are this rank's: consecutive ones, nearly as many on each rank."""
         return slice(0, images)
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all ranks; equal bits everywhere."""
+        """Replace each tensor by its sum over all ranks, whose bits are the same on each."""
 
     def stack(self, tensor: Tensor) -> Tensor:
-        """The tensors of all ranks, [size, *shape]."""
+        """Return the tensors of all ranks, [size, *shape]."""
         return tensor[None]
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """For each flag, whether it is set on any rank: what all decide alike."""
+        """Return for each flag whether it is set on any rank, so that all decide alike."""
         return flags
 
     def share(self, work: Callable[[], T]) -> T:
-        """Do work on rank 0 alone, and give its result to all ranks; its error is raised on all."""
+        """Do work on rank 0 alone, and return its result or raise its error on all ranks."""
         return work()
 
     def spread(self, tasks: Sequence[T], work: Callable[[T], R]) -> list[R]:
-        """Do each task on some rank, and give all ranks the results, in order, or raise the first error.
+        """Do each task on one of the ranks; on all, return the results in order or raise the first error.
 
-        A rank takes the next task when it is done with its last. The tasks are the same on all ranks.
+        All ranks call with the same tasks. A rank takes the next one when it is done with its last.
         """
         return [work(task) for task in tasks]
 
     def check_same(self, name: str, value: dict[str, Any]) -> None:
-        """Raise ValueError on all ranks unless all have the same values, JSON or alike."""
+        """Raise ValueError on all ranks unless all have the same value under each key."""
 
     @contextmanager
     def first_here(self) -> Iterator[None]:
-        """Let the first rank of each machine go through the block before the others, say to download."""
+        """Let the first rank of each machine run the block before the others, say to download."""
         yield
 
 
-class _Ranks(World):
-    """Several ranks: CPU tensors and Python objects travel by gloo, CUDA tensors by `cuda_group`."""
+class _SeveralRanks(World):
+    """Several ranks: CPU tensors and Python objects travel by gloo, CUDA tensors by NCCL."""
 
     def __init__(self, store: dist.Store, rank: int, size: int, local: tuple[int, int]) -> None:
         self.rank, self.size, self.parts = rank, size, PARTS * size
@@ -172,11 +172,11 @@ class _Ranks(World):
             self.any(False)
 
     def open_cuda(self) -> None:
-        """Let CUDA tensors travel by NCCL; of all ranks."""
+        """Make the group by which CUDA tensors travel; all ranks call this."""
         self._cuda_group = dist.new_group(backend="nccl")
 
     def fails_first(self) -> bool:
-        """Whether no other rank said before that it fails."""
+        """Announce that this rank fails, and return whether no other did before."""
         try:
             return self._store.add("failed", 1) == 1
         except RuntimeError:
@@ -186,7 +186,10 @@ class _Ranks(World):
         return self._cuda_group if tensor.is_cuda else None
 
     def _taken(self, tasks: int) -> Iterator[int]:
-        """The tasks of one call of `spread` that this rank gets, by a counter that all share."""
+        """Yield the numbers of the tasks that this rank does in one call of `spread`.
+
+        All ranks draw them from one counter.
+        """
         counter = f"tasks/{next(self._calls)}"
         while True:
             with _exchange():
@@ -206,7 +209,7 @@ _world: World = World()
 
 
 def world() -> World:
-    """The ranks that this process works with; itself alone outside of `start`."""
+    """Return the ranks that this process works with: outside of `start`, itself alone."""
     return _world
 
 
@@ -214,8 +217,8 @@ def world() -> World:
 def start() -> Iterator[World]:
     """Work together with the other processes that torchrun started; alone where it started one or none.
 
-    What is made and run within the block does: trainers of supernets, evaluators, studies. Of the ranks that
-    an exception ends, the first raises it and so says why; the others end silently, with status 1.
+    Trainers of supernets, evaluators and studies that are made and run within the block share their work. The
+    first rank that an exception ends raises it and so says why; the others end silently, with status 1.
 
     Raises:
         ValueError, RuntimeError: torchrun's environment is incomplete, or the ranks do not reach each other.
@@ -239,12 +242,12 @@ def start() -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def _join() -> _Ranks:
+def _join() -> _SeveralRanks:
     store, rank, size = next(rendezvous("env://"))
     local = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
     own, groups = dist.PrefixStore("lasfast", store), dist.PrefixStore("groups", store)
     dist.init_process_group("gloo", store=groups, rank=rank, world_size=size, timeout=PATIENCE)
-    ranks = _Ranks(own, rank, size, local)
+    ranks = _SeveralRanks(own, rank, size, local)
     able = torch.cuda.is_available() and dist.is_nccl_available() and local[1] <= torch.cuda.device_count()
     if not ranks.any(not able)[0]:
         ranks.open_cuda()
@@ -253,7 +256,7 @@ def _join() -> _Ranks:
 
 @contextmanager
 def _exchange() -> Iterator[None]:
-    """Say what it means when an exchange fails."""
+    """Raise LostRankError where an exchange fails."""
     try:
         yield
     except RuntimeError as error:
@@ -264,7 +267,12 @@ def _exchange() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Failure:
-    """An error on its way to all ranks: what it is made of again, and where it came from."""
+    """An error on its way to all ranks.
+
+    Attributes:
+        kind, arguments: what the error is made of again.
+        traceback: where it was raised, as text.
+    """
 
     kind: type[Exception]
     arguments: tuple[Any, ...]
@@ -272,7 +280,7 @@ class _Failure:
 
 
 def _attempt(work: Callable[[], T]) -> T | _Failure:
-    """The result of work, or its error."""
+    """Return the result of work, or its error."""
     try:
         return work()
     except Exception as error:
@@ -285,7 +293,7 @@ def _attempt(work: Callable[[], T]) -> T | _Failure:
 
 
 def _result(outcome: T | _Failure) -> T:
-    """What `_attempt` gave, its error raised."""
+    """Return the result that `_attempt` gave, or raise the error."""
     if isinstance(outcome, _Failure):
         # Not by calling the class, whose arguments need not be those that the error keeps.
         error = outcome.kind.__new__(outcome.kind, *outcome.arguments)
@@ -294,7 +302,7 @@ def _result(outcome: T | _Failure) -> T:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Cut a sequence so that each part has at most BUCKET bytes, or one tensor."""
+    """Cut a sequence into parts, each of at most BUCKET bytes or of one tensor."""
     bucket: list[Tensor] = []
     held = 0
     for tensor in tensors:

@@ -1,4 +1,4 @@
-"""What is installed, what was compiled and what this machine has: a record says where it was measured."""
+"""Describes this machine, what is installed and what was compiled, for records of measurements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lasfast.runtime import compiled
 
 
 def gather() -> dict[str, Any]:
-    """Return everything as JSON values; a record of a measurement says the same of its machine."""
+    """Return the description as JSON values."""
     return {
         "lasfast": __version__,
         "python": platform.python_version(),

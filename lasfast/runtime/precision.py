@@ -7,7 +7,7 @@ import torch
 from lasfast.ir.precision import PRECISIONS
 
 DTYPES: dict[torch.dtype, int] = {getattr(torch, one.dtype): one.code for one in PRECISIONS.values()}
-"""The number in native code of each of torch's dtypes that kernels take."""
+"""The number in native code of each dtype that kernels take."""
 
 
 def torch_dtype(precision: str) -> torch.dtype:

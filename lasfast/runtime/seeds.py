@@ -1,6 +1,7 @@
-"""Counter-based seeds: every random choice of training is a function of where training is.
+"""Counter-based seeds: all that is random in training is a function of its position.
 
-Nothing random is carried from one batch to the next, so a run cut anywhere continues with the same bits.
+No state of a generator is carried from one batch to the next, so a run that was interrupted anywhere
+continues with the same bits.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import torch
 
 
 def derive(*counters: int, bits: int = 63) -> int:
-    """A seed of `bits` bits from non-negative counters such as (seed, step, epoch, batch).
+    """Return a seed of `bits` bits from non-negative counters such as (seed, step, epoch, batch).
 
-    Different counters give unrelated seeds: this is a hash (blake2b), not arithmetic on the seed.
+    It is a hash (blake2b), so different counters give unrelated seeds.
     """
     packed = struct.pack(f"<{len(counters)}Q", *counters)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> (64 - bits)

@@ -14,22 +14,7 @@ from lasfast.ops import bn_act, bn_act_kernels
 from lasfast.ops.activations import FUNCTIONS, GRADIENTS
 from lasfast.runtime import compiled
 
-ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 LAST = torch.channels_last
-
-
-def force(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not compiled.available():
-        pytest.skip("lasfast's compiled module is not built")
-    if isa not in compiled.load().isas_supported():
-        pytest.skip(f"this machine or build has no {isa}")
-    monkeypatch.setenv("LASFAST_ISA", isa)
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    force(request.param, monkeypatch)
-    return request.param
 
 
 def plain(
@@ -128,16 +113,13 @@ def problems(draw: st.DrawFn) -> tuple[Problem, torch.dtype]:
     return problem.rounded(dtype), dtype
 
 
-@pytest.mark.parametrize("name", ISAS)
-def test_any_shape_agrees_with_torch(name: str) -> None:
+def test_any_shape_agrees_with_torch(isa: str) -> None:
     @settings(max_examples=60, deadline=None)
     @given(drawn=problems())
     def check(drawn: tuple[Problem, torch.dtype]) -> None:
         check_agreement(*drawn)
 
-    with pytest.MonkeyPatch.context() as patch:
-        force(name, patch)
-        check()
+    check()
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

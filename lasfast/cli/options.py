@@ -35,7 +35,7 @@ def precision_option(default: str = "") -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Say which images are used, and how they are split."""
+    """Options that say which images are used, and how they are split."""
 
     data: Annotated[
         str,
@@ -57,7 +57,7 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyOptions:
-    """Say which supernet is built, of layer assignments or of choices."""
+    """Options that say which supernet is built, of layer assignments or of choices."""
 
     supernet: Annotated[
         str, panel("Supernet", "residual, plain, mobilenet-v1 or resnet50; more in `lasfast spaces`.")
@@ -71,7 +71,7 @@ class FamilyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SupernetOptions(FamilyOptions):
-    """Say which supernet of layer assignments is built."""
+    """Options that say which supernet of layer assignments is built."""
 
     max_layers: Annotated[
         str | None,
@@ -81,7 +81,7 @@ class SupernetOptions(FamilyOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SizeOptions:
-    """Say how large a supernet of choices is."""
+    """Options that say how large a supernet of choices is."""
 
     width: Annotated[float, panel("Supernet", "Factor of all channels of a supernet of choices.")] = 1.0
     cells: Annotated[int | None, panel("Supernet", "Cells of --supernet cells (default: 8).")] = None
@@ -93,7 +93,7 @@ class SizeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OneShotOptions(SizeOptions):
-    """Say how a supernet of choices is built and trained."""
+    """Options that say how a supernet of choices is built and trained."""
 
     supernet_epochs: Annotated[
         int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
@@ -109,7 +109,7 @@ class OneShotOptions(SizeOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Say how to train; what is not given comes from the preset."""
+    """Options that say how to train; what is not given comes from the preset."""
 
     preset: Annotated[
         str, panel("Training", "small, cifar100, tiny-imagenet, tiny-imagenet-resnet50 or imagenet.")
@@ -140,7 +140,7 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Say how candidates are measured."""
+    """Options that say how candidates are measured."""
 
     statistics: Annotated[
         str, panel("Evaluation", "BatchNorm convention: cumulative, ema or batch_mean.")
@@ -151,7 +151,7 @@ class EvaluateOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions:
-    """Say where to run, and how much to print."""
+    """Options that say where to run, and how much to print."""
 
     device: Annotated[str, panel("Machine", "auto, cpu or cuda.")] = "auto"
     threads: Annotated[int | None, panel("Machine", "CPU threads (default: as many as torch takes).")] = None

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from lasfast.ir.precision import PRECISIONS
+from lasfast.train.settings import PRESETS
 
 T = TypeVar("T")
 
@@ -27,10 +28,7 @@ def panel(name: str, text: str, *flags: str) -> Any:
 
 def precision_option(default: str = "") -> Any:
     """Return the option `--precision`, which all commands share; `default` says what its absence means."""
-    text = (
-        f"Of all that a network computes, in training and in evaluation: {' or '.join(PRECISIONS)}{default}."
-    )
-    return panel("Machine", text)
+    return panel("Machine", f"Precision of training and evaluation: {' or '.join(PRECISIONS)}{default}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,7 @@ class DataOptions:
         str,
         panel(
             "Data",
-            "digits, cifar10, cifar100, tiny-imagenet, fashion-mnist, or imagefolder:PATH with "
+            "Dataset: digits, cifar10, cifar100, tiny-imagenet, fashion-mnist, or imagefolder:PATH with "
             "PATH/train/CLASS/IMAGE.",
         ),
     ] = "digits"
@@ -111,9 +109,7 @@ class OneShotOptions(SizeOptions):
 class TrainOptions:
     """Options that say how to train; what is not given comes from the preset."""
 
-    preset: Annotated[
-        str, panel("Training", "small, cifar100, tiny-imagenet, tiny-imagenet-resnet50 or imagenet.")
-    ] = "small"
+    preset: Annotated[str, panel("Training", f"Settings: {', '.join(PRESETS)}.")] = "small"
     batch_size: Annotated[int | None, panel("Training", "Images in a batch.")] = None
     learning_rate: Annotated[float | None, panel("Training", "Base learning rate.")] = None
     weight_decay: Annotated[float | None, panel("Training", "Weight decay.")] = None
@@ -133,7 +129,11 @@ class TrainOptions:
         float | None, panel("Training", "Largest norm of an update's gradient (default: no bound).")
     ] = None
     operators: Annotated[
-        str, panel("Training", "auto, native (lasfast's fused operators) or torch (PyTorch's own).")
+        str,
+        panel(
+            "Training",
+            "What runs training: auto, native (lasfast's fused operators) or torch (PyTorch's own).",
+        ),
     ] = "auto"
     seed: Annotated[int, panel("Training", "Seed of weights, split, order, augmentation and search.")] = 0
 
@@ -145,7 +145,9 @@ class EvaluateOptions:
     statistics: Annotated[
         str, panel("Evaluation", "BatchNorm convention: cumulative, ema or batch_mean.")
     ] = "cumulative"
-    backend: Annotated[str, panel("Evaluation", "auto, native or torch.")] = "auto"
+    backend: Annotated[str, panel("Evaluation", "What runs candidates: auto, native or torch (PyTorch).")] = (
+        "auto"
+    )
     memory_budget: Annotated[int | None, panel("Evaluation", "Bytes of activations to stay within.")] = None
 
 
@@ -180,7 +182,7 @@ class StudyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupernetSearchOptions(StudyOptions, TrainingCommandOptions, EvaluateOptions, FamilyOptions):
+class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, TrainingCommandOptions):
     """Options of every search of a supernet."""
 
     latency_table: Annotated[

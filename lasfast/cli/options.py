@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from lasfast.ir.precision import PRECISIONS
+from lasfast.train.settings import PRESETS
 
 T = TypeVar("T")
 
@@ -27,21 +28,18 @@ def panel(name: str, text: str, *flags: str) -> Any:
 
 def precision_option(default: str = "") -> Any:
     """Return the option `--precision`, which all commands share; `default` says what its absence means."""
-    text = (
-        f"Of all that a network computes, in training and in evaluation: {' or '.join(PRECISIONS)}{default}."
-    )
-    return panel("Machine", text)
+    return panel("Machine", f"Precision of training and evaluation: {' or '.join(PRECISIONS)}{default}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Say which images are used, and how they are split."""
+    """Options that say which images are used, and how they are split."""
 
     data: Annotated[
         str,
         panel(
             "Data",
-            "digits, cifar10, cifar100, tiny-imagenet, fashion-mnist, or imagefolder:PATH with "
+            "Dataset: digits, cifar10, cifar100, tiny-imagenet, fashion-mnist, or imagefolder:PATH with "
             "PATH/train/CLASS/IMAGE.",
         ),
     ] = "digits"
@@ -57,7 +55,7 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyOptions:
-    """Say which supernet is built, of layer assignments or of choices."""
+    """Options that say which supernet is built, of layer assignments or of choices."""
 
     supernet: Annotated[
         str, panel("Supernet", "residual, plain, mobilenet-v1 or resnet50; more in `lasfast spaces`.")
@@ -71,7 +69,7 @@ class FamilyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SupernetOptions(FamilyOptions):
-    """Say which supernet of layer assignments is built."""
+    """Options that say which supernet of layer assignments is built."""
 
     max_layers: Annotated[
         str | None,
@@ -81,7 +79,7 @@ class SupernetOptions(FamilyOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SizeOptions:
-    """Say how large a supernet of choices is."""
+    """Options that say how large a supernet of choices is."""
 
     width: Annotated[float, panel("Supernet", "Factor of all channels of a supernet of choices.")] = 1.0
     cells: Annotated[int | None, panel("Supernet", "Cells of --supernet cells (default: 8).")] = None
@@ -93,7 +91,7 @@ class SizeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OneShotOptions(SizeOptions):
-    """Say how a supernet of choices is built and trained."""
+    """Options that say how a supernet of choices is built and trained."""
 
     supernet_epochs: Annotated[
         int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
@@ -109,11 +107,9 @@ class OneShotOptions(SizeOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Say how to train; what is not given comes from the preset."""
+    """Options that say how to train; what is not given comes from the preset."""
 
-    preset: Annotated[
-        str, panel("Training", "small, cifar100, tiny-imagenet, tiny-imagenet-resnet50 or imagenet.")
-    ] = "small"
+    preset: Annotated[str, panel("Training", f"Settings: {', '.join(PRESETS)}.")] = "small"
     batch_size: Annotated[int | None, panel("Training", "Images in a batch.")] = None
     learning_rate: Annotated[float | None, panel("Training", "Base learning rate.")] = None
     weight_decay: Annotated[float | None, panel("Training", "Weight decay.")] = None
@@ -133,25 +129,31 @@ class TrainOptions:
         float | None, panel("Training", "Largest norm of an update's gradient (default: no bound).")
     ] = None
     operators: Annotated[
-        str, panel("Training", "auto, native (lasfast's fused operators) or torch (PyTorch's own).")
+        str,
+        panel(
+            "Training",
+            "What runs training: auto, native (lasfast's fused operators) or torch (PyTorch's own).",
+        ),
     ] = "auto"
     seed: Annotated[int, panel("Training", "Seed of weights, split, order, augmentation and search.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Say how candidates are measured."""
+    """Options that say how candidates are measured."""
 
     statistics: Annotated[
         str, panel("Evaluation", "BatchNorm convention: cumulative, ema or batch_mean.")
     ] = "cumulative"
-    backend: Annotated[str, panel("Evaluation", "auto, native or torch.")] = "auto"
+    backend: Annotated[str, panel("Evaluation", "What runs candidates: auto, native or torch (PyTorch).")] = (
+        "auto"
+    )
     memory_budget: Annotated[int | None, panel("Evaluation", "Bytes of activations to stay within.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions:
-    """Say where to run, and how much to print."""
+    """Options that say where to run, and how much to print."""
 
     device: Annotated[str, panel("Machine", "auto, cpu or cuda.")] = "auto"
     threads: Annotated[int | None, panel("Machine", "CPU threads (default: as many as torch takes).")] = None
@@ -180,7 +182,7 @@ class StudyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupernetSearchOptions(StudyOptions, TrainingCommandOptions, EvaluateOptions, FamilyOptions):
+class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, TrainingCommandOptions):
     """Options of every search of a supernet."""
 
     latency_table: Annotated[

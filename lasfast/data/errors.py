@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DataError(ValueError):
-    """Data that is missing, broken, or not of the shape that was asked for.
+    """Data are missing, broken, or not of the shape that was asked for.
 
     The message names the file or folder, what is wrong with it, and what to do.
     """

@@ -1,4 +1,4 @@
-"""Class folders on disk: which files belong to which class. Names only; no image is opened here."""
+"""Class folders on disk, and which files belong to which class; no image is opened here."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class TensorImages(ShuffledImages):
 
     @property
     def device(self) -> torch.device:
-        """Where the images are, and where batches come out."""
+        """The device of the images, and of their batches."""
         return self._labels.device
 
     def to(self, device: torch.device | str) -> TensorImages:

@@ -1,4 +1,4 @@
-"""Normalization: what makes the floats that networks see of images, by one expression wherever it runs."""
+"""Normalization of images to the floats that networks see, by one expression wherever it runs."""
 
 from __future__ import annotations
 

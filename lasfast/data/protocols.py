@@ -1,4 +1,4 @@
-"""What training asks of images: batches that repeat, and, of some images, more than that."""
+"""The protocols of training images: batches that repeat, and what some images can do besides."""
 
 from __future__ import annotations
 

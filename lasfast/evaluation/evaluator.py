@@ -161,7 +161,7 @@ class Evaluator:
 
     @property
     def backend(self) -> Backend:
-        """The backend that computes: "auto" may have changed it, when it met what only torch can run."""
+        """The backend that computes. "auto" changes it when it meets what only torch can run."""
         return self._measurer.backend
 
     @property

@@ -46,7 +46,7 @@ Progress = Callable[[int, int, str], None]
 _MEAN = Layer("mean", (layers.GlobalAvgPool(),))
 _FLATTEN = Layer("flatten", (layers.Flatten(),))
 PATIENCE = 500
-"""How many random architectures without a new layer end the search, with twice the layers found added."""
+"""Drawing ends after so many random architectures, and twice the layers found, without a new layer."""
 
 
 def least_seconds(seconds: float = 0.2, runs: int = 5) -> Timer:

@@ -1,4 +1,4 @@
-"""What measures: calibration and prediction of many architectures at once, in parts that fit in memory."""
+"""The measurer: it calibrates and predicts many architectures at once, in chunks that fit in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recalibrate the BatchNorm statistics of any PyTorch network."""
+"""Recalibration of the BatchNorm statistics of any PyTorch network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How right networks are: their answers to validation images, and the measurements that these make."""
+"""Scores: which answers of networks to validation images are right, and the measurements that these make."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEVER = 1 << 30
 
 @dataclass(frozen=True)
 class Answers:
-    """What a network says of images, in the order in which it sees them.
+    """The answers of a network to images, in the order in which it sees them.
 
     Attributes:
         class_ranks: how many classes are before the right one, int64 [N]; 0 is a right answer.
@@ -68,7 +68,7 @@ class Answers:
 
 
 class Scores:
-    """Scores the answers of several networks batch by batch, on their device; it is read only at the end.
+    """Scores the answers of several networks batch by batch, on their device, which is waited for at the end.
 
     What is counted for one network does not depend on the others, to the last bit.
     """

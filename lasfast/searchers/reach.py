@@ -1,4 +1,4 @@
-"""Whether the beginning of an architecture can still be completed within limits on its costs."""
+"""Reach: whether the beginning of an architecture can still be completed within limits on its costs."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Run = Callable[[], Sequence[Tensor]]
 EXACT = 1e-4  # the error that float32 may have
 ROUNDING = 5e-3  # what values with fewer bits may err by, besides a multiple of PyTorch's own error
 TIMES = {"bf16": 2.0, "TF32": 2 / 8}
-"""This multiple of PyTorch's error in bf16; TF32 has three bits more, each of which halves the error."""
+"""The allowed multiple of PyTorch's error in bf16; each of TF32's three bits more halves the error."""
 
 
 class DisagreementError(Exception):

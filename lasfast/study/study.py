@@ -43,7 +43,7 @@ class Callback:
         """The study calls this after each batch of training."""
 
     def on_step(self, step: int, measurements: Sequence[Measurement]) -> None:
-        """The study calls this after each step (from 1), those that the journal had already included."""
+        """The study calls this after each step (from 1), even one that was resumed from the journal."""
 
     def on_finish(self, result: StudyResult) -> None:
         """The study calls this when the search has ended and everything is written."""

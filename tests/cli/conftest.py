@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -23,3 +25,19 @@ def lasfast(monkeypatch, capsys):
         return end.value.code or 0, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def without_exports(monkeypatch):
+    """A function that leaves exported networks empty from then on.
+
+    Exporting takes seconds, so tests that do not look into the files do without it.
+    """
+
+    def stop() -> None:
+        for module in ("finish", "from_scratch"):
+            monkeypatch.setattr(
+                f"lasfast.cli.{module}.save_network", lambda _, path, shape: Path(path).touch()
+            )
+
+    return stop

@@ -87,7 +87,8 @@ def test_other_settings_do_not_resume(searched, lasfast) -> None:
     assert "seed" in err
 
 
-def test_plain_lines_say_where_training_is(lasfast, tmp_path) -> None:
+def test_plain_lines_say_where_training_is(lasfast, without_exports, tmp_path) -> None:
+    without_exports()
     status, out, _ = lasfast("search", "nir", "--depth", 4, "-o", tmp_path / "run", *QUICK)
     assert status == 0
     line = r"epoch 1/1  loss \d+\.\d+  accuracy +\d+\.\d %  \d+ images/s  (\d+:\d\d|-:--) left"
@@ -96,14 +97,16 @@ def test_plain_lines_say_where_training_is(lasfast, tmp_path) -> None:
     assert "\x1b" not in out
 
 
-def test_updates_are_joint_where_asked(lasfast, tmp_path) -> None:
+def test_updates_are_joint_where_asked(lasfast, without_exports, tmp_path) -> None:
+    without_exports()
     status, _, err = lasfast("search", "nir", "--depth", 4, "--update", "joint", "-o", tmp_path, "-q", *QUICK)
     assert (status, err) == (0, "")
     header = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[0])
     assert header["trainer"]["update"] == "joint"
 
 
-def test_quiet_prints_the_result_only(lasfast, tmp_path) -> None:
+def test_quiet_prints_the_result_only(lasfast, without_exports, tmp_path) -> None:
+    without_exports()
     status, out, err = lasfast("search", "random", "--depth", 5, "--samples", 2, "-q", "-o", tmp_path, *QUICK)
     assert (status, err) == (0, "")
     assert re.fullmatch(r"best: \d-\d-\d  top-1 \d+\.\d %  1\.3 MFLOPs  \d+\.\d+ [kM] params\n", out)

@@ -75,7 +75,8 @@ def assert_same_journals(one, other):
         )
 
 
-def test_a_search_leaves_the_journal_of_one_process(lasfast, tmp_path):
+def test_a_search_leaves_the_journal_of_one_process(lasfast, without_exports, tmp_path):
+    without_exports()
     status, out, err = finish(torchrun("search", *NIR, "-o", tmp_path / "two"))
     assert status == 0, err
     assert out.count("best: ") == 1  # the other process is silent
@@ -109,7 +110,8 @@ def test_other_commands_run_in_one_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_evolution_leaves_the_journal_of_one_process(lasfast, tmp_path):
+def test_evolution_leaves_the_journal_of_one_process(lasfast, without_exports, tmp_path):
+    without_exports()
     status, _, err = finish(torchrun("search", *EVOLUTION, "-o", tmp_path / "two"))
     assert status == 0, err
     assert lasfast("search", *EVOLUTION, "-o", tmp_path / "one", "-q")[0] == 0

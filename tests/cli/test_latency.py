@@ -12,7 +12,8 @@ MISSING = why_missing(torch.device("cpu"))
 
 
 @pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
-def test_build_check_and_search(lasfast, tmp_path) -> None:
+def test_build_check_and_search(lasfast, without_exports, tmp_path) -> None:
+    without_exports()
     file = tmp_path / "t.json"
     digits = ("--image-size", 8, "--channels", 1, "--max-layers", 2, "--table", file, "--seconds", 0)
     status, out, err = lasfast("latency", "build", *digits)

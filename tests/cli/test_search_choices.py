@@ -30,7 +30,7 @@ SEARCHES = {
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_a_supernet_is_trained_and_searched(lasfast, tmp_path, name: str) -> None:
+def test_a_supernet_is_trained_and_searched(lasfast, without_exports, tmp_path, name: str) -> None:
     arguments = ["search", name, *TINY, *SEARCHES[name], "--constraint", "flops<=600k", "-o", tmp_path]
     status, out, err = lasfast(*arguments, "--threads", 1)
     assert status == 0, err
@@ -43,6 +43,7 @@ def test_a_supernet_is_trained_and_searched(lasfast, tmp_path, name: str) -> Non
     (network,) = tmp_path.glob("*.pt2")
     assert torch.export.load(network).module()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
+    without_exports()
     before = (tmp_path / "journal.jsonl").read_bytes()
     assert "resume it" in lasfast(*arguments, "--threads", 1)[2]
     assert lasfast(*arguments, "--threads", 1, "--resume")[0] == 0
@@ -53,7 +54,10 @@ def test_a_supernet_is_trained_and_searched(lasfast, tmp_path, name: str) -> Non
     assert f"{100 * best['top1']:.1f} ±" in out
 
 
-def test_the_winner_is_trained_beside_a_random_one_that_costs_as_much(lasfast, tmp_path) -> None:
+def test_the_winner_is_trained_beside_a_random_one_that_costs_as_much(
+    lasfast, without_exports, tmp_path
+) -> None:
+    without_exports()
     arguments = ["search", "random", *TINY, "--samples", 4, "-o", tmp_path, "--threads", 1]
     status, out, err = lasfast(*arguments, "--retrain", "--standalone-epochs", 1, "--sampling", "sandwich")
     assert status == 0, err

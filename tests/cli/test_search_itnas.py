@@ -94,7 +94,8 @@ def test_a_report_of_a_training_shows_what_it_has_learned_so_far(searched, lasfa
     assert json.loads((directory / "result.json").read_text())["best"]["text"] in out
 
 
-def test_darts_is_what_is_left_without_all_that_is_new(lasfast, tmp_path) -> None:
+def test_darts_is_what_is_left_without_all_that_is_new(lasfast, without_exports, tmp_path) -> None:
+    without_exports()
     arguments = ["--no-transition", "--no-gumbel", "--none", "--pruning", "hard", "--preset", "darts"]
     arguments += ["--supernet-epochs", 1, "--quiet"]
     status, out, err = lasfast("search", "itnas", *TINY, *arguments, "-o", tmp_path)
@@ -105,7 +106,8 @@ def test_darts_is_what_is_left_without_all_that_is_new(lasfast, tmp_path) -> Non
     assert shapes == {"architecture.normal.free": (5, 8), "architecture.reduction.free": (5, 8)}
 
 
-def test_other_searches_find_cells(lasfast, tmp_path) -> None:
+def test_other_searches_find_cells(lasfast, without_exports, tmp_path) -> None:
+    without_exports()
     arguments = ["--supernet", "cells", *TINY, "--supernet-epochs", 1, "--constraint", "params<=8k"]
     arguments += ["--population", 4, "--generations", 1, "--top", 2, "-o", tmp_path]
     status, out, err = lasfast("search", "evolution", *arguments)

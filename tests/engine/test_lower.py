@@ -60,8 +60,8 @@ def test_calibration_of_a_residual_block_adds_once_and_ends_with_the_last_statis
 @pytest.mark.parametrize("calibration", [False, True])
 @pytest.mark.parametrize("width", [1, 3, None])
 def test_operations_come_after_what_they_read(calibration: bool, width: int | None) -> None:
-    plan = PrefixTree([RESIDUAL.path(a) for a in RESIDUAL.space.enumerate()])
-    schedule = lower(plan, SHAPE, calibration=calibration, width=width)
+    tree = PrefixTree([RESIDUAL.path(a) for a in RESIDUAL.space.enumerate()])
+    schedule = lower(tree, SHAPE, calibration=calibration, width=width)
     levels: dict[int, int] = {-1: -1}
     for operation in schedule.operations:
         assert levels[operation["input"]] < operation["level"]
@@ -72,7 +72,7 @@ def test_operations_come_after_what_they_read(calibration: bool, width: int | No
     norms = {(norm.node, norm.module) for norm in schedule.batch_norms}
     expected = {
         (index, op.module)
-        for index, node in enumerate(plan.nodes)
+        for index, node in enumerate(tree.nodes)
         for op in node.layer.ops
         if isinstance(op, layers.BatchNorm2d)
     }
@@ -80,14 +80,14 @@ def test_operations_come_after_what_they_read(calibration: bool, width: int | No
 
 
 def test_levels_hold_the_operations_of_all_candidates() -> None:
-    plan = PrefixTree([RESIDUAL.path(a) for a in RESIDUAL.space.enumerate()])
-    together = lower(plan, SHAPE, calibration=True, width=None)
+    tree = PrefixTree([RESIDUAL.path(a) for a in RESIDUAL.space.enumerate()])
+    together = lower(tree, SHAPE, calibration=True, width=None)
     alone = lower(PrefixTree([RESIDUAL.path((2, 2, 2))]), SHAPE, calibration=True, width=None)
     assert together.operations["level"].max() == alone.operations["level"].max()
-    one_by_one = lower(plan, SHAPE, calibration=True)
+    one_by_one = lower(tree, SHAPE, calibration=True)
     assert len(set(one_by_one.operations["level"])) == len(one_by_one.operations)
     assert one_by_one.arena < together.arena
-    three = lower(plan, SHAPE, calibration=True, width=3)
+    three = lower(tree, SHAPE, calibration=True, width=3)
     assert np.bincount(three.operations["level"]).max() == 3
     assert one_by_one.arena <= three.arena <= together.arena
 
@@ -111,9 +111,9 @@ def test_squeeze_and_excitation_is_four_operations() -> None:
     y = block.conv_bn_act("1", block.input, 8, 1, kind="swish")
     y = block.squeeze_excite("se", y, 2, gate="hardsigmoid")
     block.add(block.conv_bn("2", y, 8, 1), y)
-    plan = PrefixTree([path_of(block)])
+    tree = PrefixTree([path_of(block)])
     for calibration in (False, True):
-        schedule = lower(plan, SHAPE, calibration=calibration)
+        schedule = lower(tree, SHAPE, calibration=calibration)
         squeeze = ["global_pool", "conv2d", "conv2d", "gate", "conv2d"]
         assert kinds(schedule)[:7] == ["input", "conv2d", *squeeze]
         assert schedule.operations["activation"][3:5].tolist() == [1, 6]

@@ -104,10 +104,10 @@ def test_every_operation_has_weights_and_gradients_of_its_own(net) -> None:
 
 @pytest.mark.parametrize("size", [16, 13])
 def test_backends_agree(net, size: int) -> None:
-    plan = PrefixTree([net.path(one) for one in architectures(net)])
+    tree = PrefixTree([net.path(one) for one in architectures(net)])
     batches = [images(count, size) for count in (6, 5)]
     truth, ours = (
-        backend.predict(plan, backend.calibrate(plan, batches, "cumulative"), images(3, size))
+        backend.predict(tree, backend.calibrate(tree, batches, "cumulative"), images(3, size))
         for backend in (TorchBackend(net), NativeBackend(net))
     )
     for leaf in truth:

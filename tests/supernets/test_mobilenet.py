@@ -140,8 +140,8 @@ def test_each_kernel_size_has_weights_of_its_own_and_widths_are_slices() -> None
 @pytest.mark.parametrize("design", DESIGNS)
 def test_lowers_without_opaque_calls(design: str, calibration: bool) -> None:
     supernet = small(design, squeeze_excite=True, activation="swish")
-    plan = PrefixTree([supernet.path(architecture) for architecture in sampled(supernet, 4)])
-    assert not lower(plan, IMAGE, calibration=calibration).calls
+    tree = PrefixTree([supernet.path(architecture) for architecture in sampled(supernet, 4)])
+    assert not lower(tree, IMAGE, calibration=calibration).calls
 
 
 def test_a_design_of_ones_own() -> None:

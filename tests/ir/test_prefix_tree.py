@@ -92,7 +92,7 @@ def test_peak_bytes_of_a_small_tree_by_hand() -> None:
     stem = Layer("stem", (layers.Conv2d("c", 3, 4, 1),))  # 3x2x2 = 12 values in, 16 out
     heads = [Layer(name, (layers.GlobalAvgPool(), layers.Linear(name, 4, 10))) for name in "ab"]
     tree = PrefixTree([(stem, head) for head in heads])
-    # While a head runs: the stem's 16 values, which the other head waits for, its own 4 and its 10.
+    # A head that runs holds the stem's 16 values, which the other head still reads, and its own 4 and 10.
     assert tree.peak_bytes((3, 2, 2), images=5, itemsize=2) == 5 * 2 * (16 + 4 + 10)
 
 

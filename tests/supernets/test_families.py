@@ -64,7 +64,7 @@ def test_an_extracted_network_computes_what_the_supernet_computes(supernet: Supe
     torch.manual_seed(1)
     torch.testing.assert_close(network(x), expected, rtol=0, atol=0)
     own = dict(supernet.named_buffers())
-    for name, buffer in network.named_buffers():  # the batch statistics of training went the same way
+    for name, buffer in network.named_buffers():  # training updated the same running statistics
         if not name.endswith("num_batches_tracked"):
             torch.testing.assert_close(buffer, own[name], rtol=0, atol=0)
 
@@ -178,7 +178,7 @@ def test_an_exported_file_works_without_lasfast(tmp_path: Path) -> None:
 
 
 class Widths(Supernet):
-    """A convolution and a depthwise one, whose channels are searched."""
+    """A convolution and a depthwise convolution with channels to choose."""
 
     def __init__(self) -> None:
         super().__init__(LayerAssignmentSpace(1, 3), num_classes=2, in_channels=3)
@@ -206,10 +206,10 @@ def test_modules_have_room_for_every_width() -> None:
 
 
 class Named(Widths):
-    """Names its layer like an attribute of its own."""
+    """A supernet with an attribute that has the name of a layer."""
 
     def block(self) -> None:
-        """What a layer of this name would hide."""
+        """Be hidden by a layer of this name."""
 
 
 def test_a_layer_must_not_hide_an_attribute() -> None:

@@ -4,6 +4,7 @@ import importlib
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import settings
 
 import lasfast
 
-# The same examples in every run, and no time limit on one: machines that run several things at once are slow.
+# Every run has the same examples. None has a time limit, since busy machines are slow.
 settings.register_profile("default", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
@@ -19,18 +20,18 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 # So that what its assertions compare is shown where they fail.
 pytest.register_assert_rewrite("tests.engine.schedule_helpers")
 
-# Kernels of ours are tested, not which are fastest; and nothing is written into the home of who tests.
+# Our own kernels are tested, whether or not they are fastest, and nothing is written to the home directory.
 os.environ.setdefault("LASFAST_CHOICE", "native")
 
 
 def pytest_configure():
-    """Listen to Ctrl-C, also where the suite runs in the background of a shell, which has it ignored."""
+    """Listen to Ctrl-C even where the suite runs in the background of a shell, which ignores it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what needs an NVIDIA GPU where there is none."""
+    """Skip tests that need an NVIDIA GPU if there is none."""
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked:
         return
@@ -95,13 +96,20 @@ def choice_supernet(request: pytest.FixtureRequest):
 
 @pytest.fixture
 def one_thread():
-    """For small tensors: more threads only wait for each other, above all on a busy machine."""
+    """One thread for small tensors: more would only wait for each other, above all on a busy machine."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`lasfast.data.load` leaves about 400 of the handwritten digits for training."""
+    few = partial(lasfast.data.load, calibration=250, validation=1400)
+    monkeypatch.setattr(lasfast.data, "load", few)
 
 
 def shaken(supernet):

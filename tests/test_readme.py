@@ -1,4 +1,4 @@
-"""What the README shows works as shown."""
+"""The README's examples, commands, links and figures are right."""
 
 import json
 import re
@@ -20,8 +20,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture
-def quick(monkeypatch, tmp_path):
-    """One epoch of everything, one thread, in an empty folder."""
+def quick(few_images, monkeypatch, tmp_path):
+    """Epochs of a few images, one thread, in an empty folder."""
     small = settings.PRESETS["small"].replace(warm_up_epochs=1, epochs_per_step=1)
     monkeypatch.setitem(settings.PRESETS, "small", small)
     monkeypatch.chdir(tmp_path)
@@ -45,7 +45,7 @@ def test_the_example_runs_and_the_plain_pytorch_says_the_same(quick, capsys) -> 
         "torch": torch,
         "supernet": names["supernet"],
         "architecture": architecture,
-        "calibration_batches": calibration.tensor_split(8),
+        "calibration_batches": calibration.split(125),
         "validation_images": validation_images,
         "validation_labels": validation_labels,
     }

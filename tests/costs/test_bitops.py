@@ -7,7 +7,7 @@ NET = supernets.ResidualNet((1, 2, 1))
 
 
 def quantized():
-    """Quantized throughout, then in its weights alone, then in its values alone."""
+    """Return a path of convolutions with weights and values, only weights, and only values quantized."""
     block = LayerBuilder("block", 4)
     x = block.quantize("q", block.input, 4)
     y = block.conv("1", x, 6, 3, weight_bits=2)
@@ -34,7 +34,7 @@ def test_multiply_adds_are_what_they_were():
     plain.conv("3", y, 6, 1)
     plain = (plain.build(),)
     assert costs.path_flops(quantized(), (4, 8, 8)) == costs.path_flops(plain, (4, 8, 8))
-    assert costs.path_params(quantized()) == costs.path_params(plain) + 2  # where the two quantizers clip
+    assert costs.path_params(quantized()) == costs.path_params(plain) + 2  # two clipping values
     assert costs.path_memory(quantized(), (4, 8, 8)) == costs.path_memory(plain, (4, 8, 8))
 
 
@@ -42,7 +42,7 @@ def test_what_counts_as_quantized():
     block = LayerBuilder("block", 4)
     block.conv("1", block.conv("2", block.quantize("q", block.input, 4), 6, 3), 6, 3, weight_bits=2)
     assert costs.is_quantized(quantized())
-    assert not costs.is_quantized((block.build(),))  # never both factors
+    assert not costs.is_quantized((block.build(),))  # in no product are both factors quantized
     assert not costs.is_quantized(NET.path((1, 2, 1)))
 
 

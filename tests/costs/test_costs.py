@@ -10,7 +10,7 @@ from lasfast import costs, supernets
 @pytest.mark.parametrize(
     ("family", "num_classes", "size", "architecture", "flops", "params"),
     [
-        # NIR, Tables 2 and 3; params without batch norm, in the papers cut to one decimal.
+        # NIR, Tables 2 and 3; params are without batch norm, and cut to one decimal in the paper.
         ("MobileNetV1", 1000, 224, (2, 2, 6, 2), 568.74, 4.21),
         ("MobileNetV1", 1000, 224, (2, 3, 4, 3), 569.19, 4.80),
         ("MobileNetV1", 200, 64, (2, 2, 6, 2), 46.55, 3.39),
@@ -22,7 +22,8 @@ from lasfast import costs, supernets
 def test_figures_of_the_papers(
     family: str, num_classes: int, size: int, architecture: tuple[int, ...], flops: float, params: float
 ) -> None:
-    supernet = getattr(supernets, family)(num_classes=num_classes, stem="imagenet")
+    with torch.device("meta"):  # costs come from records, never from weights
+        supernet = getattr(supernets, family)(num_classes=num_classes, stem="imagenet")
     assert round(costs.flops(supernet, architecture, input_size=(size, size)) / 1e6, 2) == flops
     assert round(costs.params(supernet, architecture, batch_norm=False) / 1e6, 2) == params
 
@@ -54,7 +55,7 @@ def test_costs_are_what_pytorch_counts(supernet, architecture: tuple[int, ...]) 
 
 
 def test_layers_of_all_groups_cost_the_same() -> None:
-    # Half the size, double the channels: the reason why assignments of one depth are comparable.
+    # Each group halves the size and doubles the channels, so that assignments of one depth are comparable.
     supernet = supernets.ResidualNet((6, 6, 6))
     figures = {costs.flops(supernet, a, (32, 32)) for a in [(4, 1, 1), (1, 4, 1), (1, 1, 4)]}
     assert len(figures) == 1

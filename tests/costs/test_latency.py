@@ -1,4 +1,4 @@
-"""Latencies as a cost: sums of a table that is written by hand."""
+"""Latencies as a cost, from a table that is written by hand."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ SETTINGS = {"backend": "native", "precision": "fp32", "batch": 1, "threads": 1, 
 
 
 def table(**changes):
-    """A millisecond for each layer of the network; nothing of it was measured."""
+    """Return a table with a millisecond for each layer of the network."""
     layers = path_shapes(NET.path((3, 3, 3)), (3, 32, 32))
     seconds = {layer_key(layer, shapes[0]): 1e-3 for layer, shapes in layers}
     return LatencyTable(**{"name": "cpu", "settings": SETTINGS, "machine": {}, "seconds": seconds, **changes})

@@ -18,7 +18,7 @@ def test_each_layer_is_reckoned_once_for_each_shape():
     costs = layerwise(cost)
     path = (conv("a", 2), conv("b"), conv("c", 2))
     assert list(costs(path, (4, 16, 16))) == [8, 8, 4]
-    again = (conv("a", 2), conv("b"))  # equal records, not the same ones
+    again = (conv("a", 2), conv("b"))  # equal records, but other objects
     assert list(costs(again, [4, 16, 16])) == [8, 8]
     assert asked == [("a", (4, 16, 16)), ("b", (4, 8, 8)), ("c", (4, 8, 8))]
     assert list(costs(path, (4, 32, 32))) == [16, 16, 8]

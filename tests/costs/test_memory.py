@@ -22,7 +22,7 @@ def test_a_shortcut_is_held_until_it_is_added():
         y = b.conv_bn_act("1", b.input, 12, 1)
         b.activation(b.add(b.conv_bn("2", y, 4, 3), b.input))
 
-    # The input, the wide value and the narrow one, at the second convolution; the sum is written in place.
+    # The second convolution holds the input, the wide value and the narrow one; the sum is written in place.
     assert peak(residual) == (4 + 12 + 4) * 64
 
 
@@ -39,7 +39,7 @@ def test_halves_are_joined_again():
         left, right = b.channel_split(b.input, 2)
         b.channel_shuffle(b.concat(left, b.conv("1", right, 2, 3)), 2)
 
-    # The input beside its two halves; as much again for two halves beside what they are joined to.
+    # The input is held beside its two halves; later, two halves are held beside their concatenation.
     assert peak(split) == (4 + 2 + 2) * 64
 
 
@@ -53,6 +53,6 @@ def test_an_activation_of_a_value_that_is_needed_later_is_a_value_more():
 
 def test_the_peak_is_that_of_the_greatest_layer():
     net = supernets.MobileNetV1((1, 1, 1, 1), stem="imagenet")
-    # The first separable block works on the largest values: 32 in, 64 out, on 112x112.
+    # The first separable layer has the largest values, 32 channels in and 64 out on 112x112.
     assert costs.memory(net, (1, 1, 1, 1)) == 4 * (32 + 64) * 112 * 112
     assert costs.memory(net, (1, 1, 1, 1), bytes_per_value=2) == 2 * (32 + 64) * 112 * 112

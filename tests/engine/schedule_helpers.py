@@ -1,4 +1,4 @@
-"""Schedules put together by hand, the networks made of them, and the PyTorch expressions they stand for."""
+"""Schedules that tests build by hand, and the PyTorch expressions that they are compared with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lasfast.runtime import compiled
 
 FORWARD, REVERSED = -1, -2
 CUDA = {"cuda": FORWARD, "cuda reversed": REVERSED}
-"""CUDA's kernels run on the host, blocks and threads in either order; numbers stand for instruction sets."""
+"""CUDA's kernels on the host, with blocks and threads in either order; tests know them by these numbers."""
 CPU_ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 ISAS = (*CPU_ISAS, *CUDA)
 STORAGES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -38,14 +38,14 @@ def isa_number(name: str) -> int:
 
 
 def aligned(count: int, dtype: torch.dtype, fill: float | None = None) -> Tensor:
-    """`count` elements at a 64-byte boundary, exactly as many as asked for, so that tools see an overrun."""
+    """Return exactly `count` elements at a 64-byte boundary, so that sanitizers see an overrun."""
     tensor = torch.empty(count, dtype=dtype)
     assert tensor.data_ptr() % 64 == 0
     return tensor if fill is None else tensor.fill_(fill)
 
 
 class Schedule:
-    """Values, norms and operations, added one by one; no two values share memory."""
+    """A schedule to which tests add values, norms and operations; no two values share memory."""
 
     tile = 0
 
@@ -64,7 +64,7 @@ class Schedule:
         self.biases = torch.zeros(0)
         self.tables = torch.zeros(6, 0)  # gamma, beta, scale, shift, mean, variance
         self.arena_elements = 0
-        self.pixels: Tensor | None = None  # [channels, 256], where images are bytes
+        self.pixels: Tensor | None = None  # [channels, 256] if images are bytes
         self.module = compiled.load()
 
     def value(self, channels: int, height: int = 1, width: int = 1) -> int:
@@ -74,7 +74,7 @@ class Schedule:
 
     @staticmethod
     def pitch(channels: int) -> int:
-        """Elements from one position of a value to the next."""
+        """Return the number of elements from one position of a value to the next."""
         return channels
 
     def norm(self, channels: int, generator: torch.Generator, eps: float = 1e-5) -> int:
@@ -128,7 +128,7 @@ class Schedule:
         return np.array([tuple(op[name] for name in OPERATION.names)], OPERATION)
 
     def native(self, **changes: int) -> object:
-        """The tables; what they point to is kept alive by self."""
+        """Return the tables; self keeps the memory that they point to."""
         self.packed = torch.cat([*self.weights, torch.zeros(0, dtype=torch.uint8)])
         assert self.packed.data_ptr() % 64 == 0
         self.arrays = (
@@ -170,7 +170,7 @@ class Schedule:
         threads: int = 1,
         ranges: list[tuple[int, int]] | None = None,
     ) -> Tensor:
-        """Logits [leaves, images, classes]; with one block, read() gives what values held."""
+        """Return logits [leaves, images, classes]; after a single block, `read` returns values."""
         leaves = [op for op in self.operations if op["leaf"] >= 0]
         classes = leaves[0]["out_channels"] if leaves else 1
         logits = torch.full((max(1, len(leaves)), len(images), classes), torch.nan)
@@ -229,7 +229,7 @@ class Schedule:
 
 
 class CudaSchedule(Schedule):
-    """The same through the module in which CUDA's kernels run on the host."""
+    """A schedule for the module in which CUDA's kernels run on the host."""
 
     tf32 = False
 
@@ -275,7 +275,7 @@ class CudaSchedule(Schedule):
         return plan
 
     def run(self, plan: Tensor, images: Tensor, logits: Tensor, /, **changes: int) -> None:
-        """Images in order; the first of `logits` [leaves, images, classes] are theirs."""
+        """Run all images; write their logits to the first images of `logits` [leaves, images, classes]."""
         images, on_device = images.contiguous(), plan.clone()
         _, _, levels, _ = self.module.schedule_needs_cuda(plan.data_ptr())
         call = {
@@ -300,7 +300,7 @@ def relative(a: Tensor, truth: Tensor) -> float:
 
 
 def agrees(ours: Tensor, truth: Tensor, theirs: Tensor, storage: str, slack: float = 2e-3) -> None:
-    """fp32 within 1e-5; bf16 no more than twice as far from the truth as PyTorch's own bf16."""
+    """Assert an error of at most 1e-5 in fp32, and of at most twice that of PyTorch's bf16 in bf16."""
     assert ours.shape == truth.shape
     bound = 1e-5 if storage == "fp32" else 2 * relative(theirs, truth) + slack
     assert relative(ours, truth) <= bound
@@ -355,7 +355,7 @@ def convolution_agrees(
         fields |= {"output_norm": schedule.norm(cout, generator), "activation": RELU}
     shape = F.conv2d(x[:1], weight, None, stride, padding, 1, groups).shape[1:]
     if fusion == "everything":
-        # A second value of the output's size and fewer channels, from an average of the images' corner.
+        # A second value has the output's size and fewer channels.
         fewer = min(x.shape[1], max(1, cout - 3))
         narrow = schedule.value(fewer, *shape[1:])
         other = randn(len(x), fewer, *shape[1:], seed=4).to(STORAGES[storage]).float()
@@ -376,7 +376,7 @@ def convolution_agrees(
 
 
 def conv_expression(schedule: Schedule, x, weight, bias, other, op, dtype):
-    """op(...) and all that follows, in `dtype` throughout."""
+    """Return what a convolution computes with all that is fused into it, in `dtype` throughout."""
 
     def affine(norm: int, v: Tensor) -> Tensor:
         return schedule.affine(norm, v.to(dtype))
@@ -392,9 +392,9 @@ def conv_expression(schedule: Schedule, x, weight, bias, other, op, dtype):
 
 
 def run_with_other(schedule: Schedule, x: Tensor, other: Tensor | None, value: int | None) -> None:
-    """Predict in one block, where `value` is given and not made by any operation.
+    """Predict in one block after writing `other` into `value`, which no operation makes.
 
-    Threads fill their arenas themselves, so one pass over a copying schedule puts it there first.
+    `predict` allocates the arena, so `other` is written where it allocates.
     """
     if other is None:
         schedule.predict(x)
@@ -415,7 +415,7 @@ def run_with_other(schedule: Schedule, x: Tensor, other: Tensor | None, value: i
 
 
 def residual(schedule: Schedule, x: Tensor, calibration: bool) -> tuple[list[int], list[Tensor]]:
-    """A small network with everything in it: two levels of sisters, a shortcut of fewer channels, leaves."""
+    """Add a small network with operations that share levels, a shortcut with fewer channels, and a leaf."""
     generator = torch.Generator().manual_seed(0)
     weights = [
         randn(16, 3, 3, 3, seed=1) / 5,
@@ -462,7 +462,7 @@ def residual(schedule: Schedule, x: Tensor, calibration: bool) -> tuple[list[int
 def residual_reference(
     schedule: Schedule, x: Tensor, norms: list[int], weights: list[Tensor], dtype: torch.dtype
 ) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
-    """What residual() computes, each norm by the batch's own statistics; and the statistics."""
+    """Return the logits of `residual` with batch statistics, and these statistics by norm."""
     statistics = {}
 
     def norm(number: int, v: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What becomes of layers: which ops are fused, and what cannot be lowered."""
+"""Lowering of layers: which ops are fused, and which cannot be lowered."""
 
 import numpy as np
 import pytest
@@ -122,7 +122,7 @@ def test_squeeze_and_excitation_is_four_operations() -> None:
 
 @pytest.mark.parametrize("calibration", [False, True])
 def test_channels_that_move_several_times_move_once(calibration: bool) -> None:
-    """A unit's concatenation and shuffle and the next one's split; nobody stores what lies between."""
+    """A unit's concatenation and shuffle and the next unit's split are one operation for each half."""
     block = LayerBuilder("shuffled", 3)
     left = block.conv_bn_act("1", block.input, 6, 1)
     right = block.conv_bn_act("2", block.input, 6, 1)
@@ -166,7 +166,7 @@ def test_what_has_no_operation_is_opaque(calibration: bool, width: int | None) -
     shortcut = block.conv_bn("2", block.input, 8, 1)
     block.conv_bn_act("3", block.add(gate, shortcut), 8, 13)
     schedule = lower(PrefixTree([path_of(block)]), (4, 16, 16), calibration=calibration, width=width)
-    # Of a kernel of 13 there is none either.
+    # A kernel of size 13 has no operation either.
     assert opaque(schedule) == [("stages.1", "Conv2d"), ("stages.1", "Opaque"), ("stages.1", "Conv2d")]
     for call in schedule.calls:
         operation = schedule.operations[call.operation]
@@ -189,7 +189,7 @@ def test_what_has_no_operation_is_opaque(calibration: bool, width: int | None) -
 
 
 def test_values_that_ranges_share_never_meet() -> None:
-    """Blocks of images are at different operations of a range at one time: its values stay apart."""
+    """Blocks of images run a range's operations at different times, so its values must not overlap."""
     paths = [opaque_path(kernel) for kernel in (1, 3, 5)]
     schedule = lower(PrefixTree(paths), (4, 16, 16), calibration=False)
     operations, values = schedule.operations, schedule.values
@@ -238,7 +238,7 @@ def test_a_gate_of_flattened_positions_is_torchs() -> None:
 
 
 class Tokens(layers.Op):
-    """An op whose value is neither an image nor features."""
+    """An op whose output is neither an image nor features."""
 
     def output_shape(self, *shapes: layers.Shape) -> layers.Shape:
         return (shapes[0][0], shapes[0][1] * shapes[0][2])

@@ -1,4 +1,4 @@
-"""Statistics of batch norms, and the prediction that they make."""
+"""Calibration computes the statistics of batch norms, with which prediction is right."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.engine.schedule_helpers import (
 
 @pytest.mark.parametrize("size", [(32, 32), (9, 15)])
 def test_calibration_then_prediction(size: tuple[int, int], storage: str, isa: int) -> None:
-    """Statistics are those of the batch, the scale and shift that they give make prediction right."""
+    """Statistics are those of the batch, and prediction with their scale and shift is right."""
     x = randn(19, 3, *size).to(STORAGES[storage]).float() + 1
     schedule = Schedule(isa, storage)
     norms, weights = residual(schedule, x, True)
@@ -38,12 +38,12 @@ def test_calibration_then_prediction(size: tuple[int, int], storage: str, isa: i
         torch.testing.assert_close(shift, beta - mean * scale, rtol=1e-5, atol=1e-6)
     for op in schedule.operations:
         op["statistics"] = -1
-    # A mean over many positions leaves little of theirs, which is luck.
+    # A mean over many positions averages PyTorch's errors out, so the bound has more slack.
     agrees(schedule.predict(x)[0], truth, theirs, storage, slack=5e-3)
 
 
 def test_statistics_do_not_cancel(isa: int) -> None:
-    """A mean a thousand deviations from zero leaves the variance right."""
+    """The variance is right even if the mean is a thousand standard deviations from zero."""
     x = randn(6, 4, 20, 20) + 1000
     schedule = Schedule(isa)
     source, output = schedule.images(x), schedule.value(4, 20, 20)

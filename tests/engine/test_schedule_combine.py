@@ -1,4 +1,4 @@
-"""A schedule's sums and activations of values."""
+"""A schedule's combinations: norm, activation and sum of stored values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.engine.schedule_helpers import (
 @pytest.mark.parametrize("activation", range(1, len(ACTIVATIONS)))
 @pytest.mark.parametrize("channels", [3, 16, 37])
 def test_combine(channels: int, activation: int, storage: str, isa: int) -> None:
-    """Norm, activation and sum of values at rest; activations over all magnitudes, infinities and NaN."""
+    """Activations are right for all magnitudes, infinities and NaN, and so are sums with norms."""
     x = torch.linspace(-120, 120, 2 * channels * 77).view(2, channels, 7, 11)[..., torch.randperm(11)]
     x[0, 0, 0, :4] = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0])
     x = x.to(STORAGES[storage]).float()
@@ -34,7 +34,7 @@ def test_combine(channels: int, activation: int, storage: str, isa: int) -> None
     torch.testing.assert_close(
         ours, truth, equal_nan=True, rtol=2e-6 if storage == "fp32" else 0.004, atol=1e-36
     )
-    # The same sum, with all four parts.
+    # A sum of two values, with norms and activations of both and of the result.
     generator = torch.Generator().manual_seed(1)
     x = randn(2, channels, 7, 11).to(STORAGES[storage]).float()
     fields = {"input_norm": schedule.norm(channels, generator), "input_activation": activation}

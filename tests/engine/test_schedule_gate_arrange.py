@@ -1,4 +1,4 @@
-"""Gates, which multiply channels, and arrangements, which move them."""
+"""A schedule's gates, which multiply channels, and arrangements, which move them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.engine.schedule_helpers import (
 
 
 def two_images(schedule: Schedule, channels: int, others: int, size: tuple[int, int]) -> tuple:
-    """Images, and the values of two 1x1 convolutions of them, which are rounded as the storage says."""
+    """Return images, and two 1x1 convolutions of them: (number of the value, its truth in the storage)."""
     x = randn(3, 5, *size).to(schedule.dtype).float()
     source, made = schedule.images(x), []
     for count, seed in ((channels, 8), (others, 9)):
@@ -38,7 +38,7 @@ def two_images(schedule: Schedule, channels: int, others: int, size: tuple[int, 
 @pytest.mark.parametrize("everything", [False, True])
 @pytest.mark.parametrize(("channels", "size"), [(16, (8, 8)), (37, (5, 7)), (3, (1, 1)), (130, (3, 13))])
 def test_gates(channels: int, size: tuple[int, int], everything: bool, storage: str, isa: int) -> None:
-    """Both operands are seen through norm and activation, the product too."""
+    """Norm and activation are applied to both operands and to the product."""
     schedule, generator = Schedule(isa, storage), torch.Generator().manual_seed(1)
     x, (value, stored), _ = two_images(schedule, channels, 1, size)
     pooled, product = schedule.value(channels), schedule.value(channels, *size)
@@ -60,7 +60,7 @@ def test_gates(channels: int, size: tuple[int, int], everything: bool, storage: 
     agrees(schedule.read(product, 3), expression(torch.float64), expression(torch.bfloat16), storage)
 
 
-# channels of input and other (0: none), groups, first, channels of the output
+# channels of input and of other (0 if there is none), groups, first, channels of the output
 ARRANGEMENTS = {
     "concat": (16, 24, 1, 0, 40),
     "concat odd": (13, 6, 1, 0, 19),
@@ -81,7 +81,7 @@ ARRANGEMENTS = {
 @pytest.mark.parametrize("size", [(5, 7), (1, 1)])
 @pytest.mark.parametrize("case", ARRANGEMENTS)
 def test_arrangements(case: str, size: tuple[int, int], everything: bool, storage: str, isa: int) -> None:
-    """Channels moved are the same bits; each source, and the result, may have norm and activation."""
+    """Moved channels keep their bits; each source and the result may have norm and activation."""
     channels, others, groups, first, count = ARRANGEMENTS[case]
     schedule, generator = Schedule(isa, storage), torch.Generator().manual_seed(1)
     x, (one, stored), (two, other) = two_images(schedule, channels, max(1, others), size)

@@ -1,4 +1,4 @@
-"""An image as a value of a schedule."""
+"""A schedule's input operation, which makes images a value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.engine.schedule_helpers import (
 @pytest.mark.parametrize("kind", ["floats", "bytes"])
 @pytest.mark.parametrize(("channels", "more"), [(1, 0), (3, 0), (3, 2), (9, 8)])
 def test_images(channels: int, more: int, kind: str, storage: str, isa: int) -> None:
-    """Copied, or looked up in the table of their channel, to the bit; further channels are zero."""
+    """Floats are copied, bytes are looked up in their channel's table, and further channels are zero."""
     schedule = Schedule(isa, storage)
     x = truth = randn(5, channels, 3, 7)
     if kind == "bytes":
@@ -31,7 +31,7 @@ def test_images(channels: int, more: int, kind: str, storage: str, isa: int) -> 
     schedule.predict(x)
     expected = F.pad(truth.to(STORAGES[storage]).float(), (0, 0, 0, 0, 0, more))
     assert torch.equal(schedule.read(value, 5), expected)
-    # From there on, blocks of images come out as all at once.
+    # Logits have the same bits in blocks of images as all at once.
     weight = randn(4, (channels + more) * 21, 1, 1, seed=3)
     schedule.add(Kind.LINEAR, value, -1, weight, out_channels=4, leaf=0)
     logits = schedule.predict(x)

@@ -24,7 +24,7 @@ from tests.engine.schedule_helpers import (
 def test_linear_leaves(
     channels: int, size: tuple[int, int], classes: int, count: int, storage: str, isa: int
 ) -> None:
-    """Leaves are fp32 whatever the storage, and flattening goes in torch's order."""
+    """Leaves are fp32 in any storage, and flattening has torch's order."""
     schedule, generator = Schedule(isa, storage), torch.Generator().manual_seed(1)
     features = channels * size[0] * size[1]
     x = randn(count, channels, *size).to(STORAGES[storage]).float()

@@ -53,7 +53,7 @@ def test_bad_operations_are_refused(case: str) -> None:
     schedule.predict(x)
     schedule.operations[number] |= changes
     tables = schedule.native()
-    fits = case == "opaque"  # but not in the range that is asked for
+    fits = case == "opaque"  # a valid schedule, but prediction cannot run the opaque operation
     assert (schedule.module.schedule_scratch_bytes(tables, 0, 0, 2, 1, False) > 0) == fits
     with pytest.raises(ValueError, match=text):
         schedule.predict(x)

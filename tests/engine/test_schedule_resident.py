@@ -1,6 +1,6 @@
-"""The resident kernel gives, for every operation, the bits that the kernels that run level by level give.
+"""The resident kernel gives the same bits as the kernels that run a schedule level by level.
 
-The latter are tested against PyTorch's expressions in the files of single kinds of operation.
+The latter are compared with PyTorch in the files of single kinds of operation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.engine.schedule_helpers import (
 
 
 class ResidentSchedule(CudaSchedule):
-    """The same, with values in shared memory; nothing is known of them but what leaves tell."""
+    """A schedule that runs with values in shared memory, of which tests only see the leaves."""
 
     def __new__(cls, isa: int, storage: str) -> ResidentSchedule:
         return object.__new__(cls)
@@ -38,7 +38,7 @@ class ResidentSchedule(CudaSchedule):
         return super().value(channels, height, width)
 
     def predict(self, images: Tensor, block: int | None = None, threads: int = 1) -> Tensor:
-        """Logits [leaves, images, classes], `block` images at a time."""
+        """Return logits [leaves, images, classes], computed `block` images at a time."""
         leaves = [op for op in self.operations if op["leaf"] >= 0]
         logits = torch.full((len(leaves), len(images), leaves[0]["out_channels"]), torch.nan)
         self.run_resident(self.plan_resident(block or len(images)), images, logits)
@@ -72,7 +72,7 @@ def isa(request: pytest.FixtureRequest) -> int:
 
 
 def observe(schedule: Schedule, values: list[int]) -> None:
-    """Leaves to which each element of the values contributes by a number of its own."""
+    """Add leaves on which each element of the values has an effect of its own."""
     for leaf, value in enumerate(values):
         channels, height, width, *_ = schedule.values[value]
         features = channels * height * width
@@ -81,7 +81,7 @@ def observe(schedule: Schedule, values: list[int]) -> None:
 
 
 def same_bits(build, x: Tensor, storage: str, isa: int, tf32: bool = False) -> None:
-    """build(schedule, images' value) gives the values to look at. Of three images, one is left at the end."""
+    """Assert equal bits of the values that build(schedule, value of images) returns, in blocks of 1 and 2."""
     results = []
     for kind, block in ((CudaSchedule, None), (ResidentSchedule, 1), (ResidentSchedule, 2)):
         schedule = kind(isa, storage)
@@ -110,7 +110,7 @@ CONVOLUTIONS = {
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_convolution(case: str, storage: str, isa: int) -> None:
-    """With everything that may follow."""
+    """The second convolution has everything that can be fused into it."""
     images, cin, cout, height, width, kernel, stride, padding = CONVOLUTIONS[case]
     fields = {"kernel": kernel, "stride": stride, "padding": padding}
     weight = randn(cout, cin, kernel, kernel, seed=1) / (cin * kernel**2) ** 0.5
@@ -149,7 +149,7 @@ def test_tf32(case: str, isa: int) -> None:
 def test_windows_of_single_channels(
     kind: Kind, channels: int, size: tuple[int, int], kernel: int, stride: int, storage: str, isa: int
 ) -> None:
-    """Depthwise convolutions and pools, all seen through norm and activation."""
+    """Depthwise convolutions and pools have norm and activation on input and output."""
     weight = randn(channels, 1, kernel, kernel, seed=1) / kernel
 
     def build(schedule: Schedule, source: int) -> list[int]:
@@ -173,7 +173,7 @@ def test_windows_of_single_channels(
 
 @pytest.mark.parametrize(("channels", "size"), [(16, (8, 8)), (37, (5, 7)), (3, (1, 1)), (130, (2, 3))])
 def test_values_at_rest(channels: int, size: tuple[int, int], storage: str, isa: int) -> None:
-    """Combinations, gates and arrangements."""
+    """Combinations, gates and arrangements read stored values."""
 
     def build(schedule: Schedule, source: int) -> list[int]:
         generator = torch.Generator().manual_seed(1)
@@ -193,7 +193,7 @@ def test_values_at_rest(channels: int, size: tuple[int, int], storage: str, isa:
 
 
 def test_a_sum_in_the_place_of_what_is_added(storage: str, isa: int) -> None:
-    """Also a combination and a gate in their input's; levels refuse it."""
+    """A sum may overwrite what it adds, a combination or gate its input, but not in a run by levels."""
     x, weight = randn(5, 19, 6, 7), randn(19, 19, 3, 3, seed=1) / 13
 
     def chain(schedule: Schedule, in_place: bool) -> None:

@@ -1,4 +1,4 @@
-"""A schedule gives the same bits in whatever parts and on however many threads it is run."""
+"""A schedule gives the same bits on any number of threads, and in any parts in which it is run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_same_bits_whatever_the_threads_and_blocks(storage: str, isa: int) -
 @pytest.mark.parametrize("isa", CPU_ISAS, indirect=True)
 @pytest.mark.parametrize("cuts", [(3,), (1, 2, 2, 5, 8), (0, 4, 9)])
 def test_the_same_bits_in_one_range_and_in_several(cuts: tuple[int, ...], storage: str, isa: int) -> None:
-    """What operations of several ranges touch is shared; threads are at different images of it."""
+    """Values that operations of several ranges touch are shared, while threads run different images."""
     x = randn(23, 3, 14, 14)
     results, logits = [], []
     for several in (False, True):
@@ -61,7 +61,7 @@ def test_the_same_bits_in_one_range_and_in_several(cuts: tuple[int, ...], storag
 
 
 def test_the_same_bits_in_several_ranges_of_levels(storage: str) -> None:
-    """An opaque operation has a level of its own, which the caller runs."""
+    """A CUDA plan runs any levels; the caller runs an opaque operation, which has a level of its own."""
     x = randn(23, 3, 14, 14)
     schedule = Schedule(isa_number("cuda"), storage)
     residual(schedule, x, False)
@@ -79,7 +79,7 @@ def test_the_same_bits_in_several_ranges_of_levels(storage: str) -> None:
 
 @pytest.mark.parametrize("count", [1, 5, 23])
 def test_a_plan_is_good_for_fewer_images(count: int, storage: str) -> None:
-    """With fewer images, some blocks of a launch have nothing to do."""
+    """With fewer images, some blocks of a launch do nothing."""
     x = randn(23, 3, 14, 14)
     schedule = Schedule(isa_number("cuda"), storage)
     residual(schedule, x, False)

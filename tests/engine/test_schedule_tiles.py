@@ -53,7 +53,7 @@ def isa(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(params=range(len(tiles())), ids=[name_of(tile) for tile in tiles()])
 def tile(request: pytest.FixtureRequest, storage: str) -> int:
-    """The number by which an operation asks for a tile."""
+    """The number with which an operation asks for the tile."""
     if tiles()[request.param][2] and storage == "fp32":
         pytest.skip("warpgroups multiply bf16 alone")
     return request.param + 1
@@ -92,7 +92,7 @@ def test_linear(monkeypatch: pytest.MonkeyPatch, storage: str, tile: int) -> Non
 
 
 def test_statistics(monkeypatch: pytest.MonkeyPatch, storage: str, tile: int, isa: int) -> None:
-    """Of a channel whose mean is far larger than its deviations, too; of more than one tile."""
+    """Statistics span tiles, and are right for a mean far larger than its deviation."""
     monkeypatch.setattr(CudaSchedule, "tile", tile)
     x, weight = randn(7, 6, 9, 7), randn(35, 6, 3, 3, seed=1)
     schedule, generator = Schedule(isa, storage), torch.Generator().manual_seed(2)
@@ -109,7 +109,7 @@ def test_statistics(monkeypatch: pytest.MonkeyPatch, storage: str, tile: int, is
 
 
 def test_operations_of_a_level_may_differ(storage: str, isa: int) -> None:
-    """Then these are several launches."""
+    """Operations of one level with different tiles are several launches."""
     x = randn(9, 5, 6, 7)
     outputs = []
     for numbers in ((0, 0, 0, 0), (1, 5, 4, 5), (7, 1, 7, 2)):
@@ -129,7 +129,7 @@ def test_operations_of_a_level_may_differ(storage: str, isa: int) -> None:
 
 
 def test_warpgroups_add_as_warps_do(isa: int) -> None:
-    """On the stand-in, whose arithmetic is exact; and in one launch with many steps."""
+    """The host's stand-in for warpgroups, with exact products, gives the same bits in many steps."""
     x, weight = randn(3, 70, 9, 9), randn(128, 70, 3, 3, seed=1)
     outputs = []
     for tile in range(len(tiles()) + 1):

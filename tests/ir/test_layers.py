@@ -26,7 +26,7 @@ def test_records_are_values() -> None:
 
 
 def test_a_pickled_record_is_found_in_another_process() -> None:
-    # Hashes of strings differ between processes, so a hash carried along in the pickle would be wrong.
+    # Hashes of strings differ between processes, so that a hash in the pickle would be wrong.
     code = (
         "import pickle, sys; layer = pickle.loads(bytes.fromhex(sys.argv[1])); "
         "print(type(layer)(layer.name, layer.ops) in {layer: 1})"

@@ -1,4 +1,4 @@
-"""The space of a normal and a reduction cell: counts, texts, genotypes, and what others do with it."""
+"""The space of cells: counts, text forms, genotypes, and its use by constraints and searchers."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ def test_it_counts_what_it_enumerates() -> None:
 
 
 def test_it_is_the_space_of_the_paper() -> None:
-    """Liu et al. 2019, appendix: 7^2 (k + 1) k / 2 for k = 1 to 4, together about 10^9, and its square."""
+    """Liu et al. 2019, appendix: a cell is a product of 7^2 (k + 1) k / 2, k = 1 to 4, about 10^9."""
     space = CellSpace()
     assert space.count() == (1 * 3 * 6 * 10 * 7**8) ** 2
     assert len(space.edges) == 14
@@ -55,7 +55,7 @@ def test_a_published_genotype_is_read() -> None:
     architecture = space.parse(V2)
     assert space.format(architecture) == TEXT
     normal, reduction = space.cells(architecture)
-    assert normal[2] == (Edge(0, "skip_connect"), Edge(1, "sep_conv_3x3"))  # by source, whatever the order
+    assert normal[2] == (Edge(0, "skip_connect"), Edge(1, "sep_conv_3x3"))  # in the order of their sources
     assert reduction[3] == (Edge(1, "max_pool_3x3"), Edge(2, "skip_connect"))
     assert space.architecture(normal, reduction) == architecture
     assert space.parse(V2.replace("[2, 3, 4, 5]", "range(2, 6)")) == architecture

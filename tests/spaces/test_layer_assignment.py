@@ -21,7 +21,7 @@ def spaces_with_architecture(draw):
 
 
 def everything(space):
-    """All assignments, straight from the definition."""
+    """Return all assignments, straight from the definition."""
     assignments = itertools.product(*(range(1, bound + 1) for bound in space.max_layers))
     return sorted(assignments, key=lambda assignment: (sum(assignment), assignment))
 
@@ -62,7 +62,7 @@ def test_count_is_what_enumerate_gives(space, data):
 def test_counts_without_enumerating():
     assert LayerAssignmentSpace(40, 50).count() == 50**40
     space = LayerAssignmentSpace(40, [50] * 39 + [3])
-    # One group at its bound each time: the rest is free of bounds at this depth.
+    # One group is at its bound each time; the others cannot reach theirs at this depth.
     assert space.count(60) == sum(math.comb(60 - own - 1, 38) for own in (1, 2, 3))
 
 
@@ -77,7 +77,7 @@ def test_samples_are_valid_and_repeat_with_the_seed(space, seed, data):
 
 @given(spaces, st.data())
 def test_every_rank_is_a_different_assignment(space, data):
-    """Sampling is exactly uniform: each value of the one random number gives another assignment."""
+    """Sampling is exactly uniform, since each value of its one random number gives a different assignment."""
 
     class Counting(random.Random):
         def __init__(self, rank):

@@ -44,7 +44,7 @@ def supernet() -> Supernet:
 
 
 def compute(layer: Layer, x: torch.Tensor, modules: dict) -> torch.Tensor:
-    """The value of a layer without batch norm, as torch computes it; its shape checked on the way."""
+    """Return torch's output of a layer without batch norm, and check the shape of each value."""
     values = [x]
     for op, sources in layer.steps():
         values.append(run_op(op, modules, *(values[source] for source in sources)))
@@ -70,13 +70,13 @@ def test_a_gate_needs_no_axes_of_its_own() -> None:
 
 
 def test_the_shuffle_unit_is_torchvisions() -> None:
-    """ShuffleNetV2's unit of stride 1 (Ma et al. 2018, figure 3c), its norms folded away."""
+    """ShuffleNetV2's unit of stride 1 (Ma et al. 2018, figure 3c) is compared with norms that do nothing."""
     torch.manual_seed(0)
     theirs = InvertedResidual(12, 12, 1).eval()
     with torch.no_grad():
         for module in theirs.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.eps = 0.0  # then the initial norm is the identity, exactly
+                module.eps = 0.0  # so that the initial norm is exactly the identity
     block = LayerBuilder("b", 12)
     left, right = block.channel_split(block.input, 6)
     y = block.activation(block.conv("0", right, 6, 1))

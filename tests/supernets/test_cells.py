@@ -57,7 +57,7 @@ def architectures(net: CellNet, count: int = 3) -> list[tuple[int, ...]]:
     ],
 )
 def test_published_networks_cost_what_is_printed(settings, name, size, params, flops, monkeypatch) -> None:
-    monkeypatch.setattr(CellNet, "create_modules", lambda self, *paths: None)  # costs look at no weight
+    monkeypatch.setattr(CellNet, "create_modules", lambda self, *paths: None)  # costs read no weights
     supernet = CellNet(**settings)
     architecture = supernet.space.parse(supernet.published[name])
     assert costs.params(supernet, architecture) == params
@@ -89,7 +89,7 @@ def test_the_normal_cell_decides_the_prefix(net) -> None:
     paths = net.path(one), net.path((*one[:half], *other[half:]))
     reduces = [shape.reduces for shape in net.shapes].index(True)
     shared = [a is b for a, b in zip(*paths, strict=True)]
-    assert all(shared[: reduces + 1])  # the stem stands before the cells
+    assert all(shared[: reduces + 1])  # the stem comes before the cells
     assert shared[reduces + 1] == (one[half:] == other[half:])
 
 
@@ -104,10 +104,10 @@ def test_every_operation_has_weights_and_gradients_of_its_own(net) -> None:
 
 @pytest.mark.parametrize("size", [16, 13])
 def test_backends_agree(net, size: int) -> None:
-    plan = PrefixTree([net.path(one) for one in architectures(net)])
+    tree = PrefixTree([net.path(one) for one in architectures(net)])
     batches = [images(count, size) for count in (6, 5)]
     truth, ours = (
-        backend.predict(plan, backend.calibrate(plan, batches, "cumulative"), images(3, size))
+        backend.predict(tree, backend.calibrate(tree, batches, "cumulative"), images(3, size))
         for backend in (TorchBackend(net), NativeBackend(net))
     )
     for leaf in truth:
@@ -139,14 +139,17 @@ def test_fused_operators_compute_the_same(net) -> None:
 
 
 def test_an_architecture_is_the_mixture_of_its_edges_alone() -> None:
-    """Weights that are zero but for the edges of an architecture give that architecture, without poolings."""
+    """With weights of 1 on an architecture's edges and 0 elsewhere, the mixture is that architecture.
+
+    Poolings are left out, since a mixture normalises them.
+    """
     space = CellSpace(3, [name for name in OPERATIONS if "pool" not in name])
     torch.manual_seed(0)
     net = CellNet(**SMALL, space=space)
     for architecture in architectures(net):
         weights = {}
         for kind, cell in zip(("normal", "reduction"), space.cells(architecture), strict=True):
-            weights[kind] = torch.zeros(len(space.edges), len(space.operations) + 1)  # of `none`, too
+            weights[kind] = torch.zeros(len(space.edges), len(space.operations) + 1)  # + 1 for `none`
             for node, edges in enumerate(cell, start=2):
                 for source, operation in edges:
                     weights[kind][space.edges.index((source, node)), space.operations.index(operation)] = 1

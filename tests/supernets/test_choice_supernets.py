@@ -1,4 +1,4 @@
-"""What holds for every family whose layers each take one of several options."""
+"""Properties of every family whose layers each take one of several options."""
 
 import io
 import json
@@ -64,7 +64,7 @@ def test_only_the_path_gets_gradients(choice_supernet) -> None:
 
 
 def test_records_are_the_same_ones_each_time(choice_supernet) -> None:
-    """Costs and plans look records up: those that are made anew are compared, op by op."""
+    """Costs and prefix trees look records up, which is slow for equal records that are not identical."""
     architecture = sample(choice_supernet)
     pairs = zip(choice_supernet.path(architecture), choice_supernet.path(architecture), strict=True)
     assert all(one is other for one, other in pairs)
@@ -77,11 +77,10 @@ def test_the_text_form_and_the_description(choice_supernet) -> None:
     assert described["supernet"] == type(choice_supernet).__name__
     assert len(described["space"]["layers"]) == len(architecture)
     assert described == json.loads(json.dumps(described))
-    assert described["stem"] == "cifar"  # strides are in no weight
+    assert described["stem"] == "cifar"  # weights do not show strides
 
 
-def test_ratios_shorten_a_layer_and_nothing_else(choice_supernet) -> None:
-    """Every module that a network names has room for it, and what it does not read it leaves alone."""
+def test_an_extracted_networks_weights_are_leading_slices(choice_supernet) -> None:
     network = choice_supernet.extract(sample(choice_supernet))
     shared = dict(choice_supernet.named_parameters())
     for name, weight in network.named_parameters():

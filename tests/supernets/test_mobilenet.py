@@ -1,6 +1,6 @@
 """The MobileNet spaces of LayerNAS against the paper's figures, and their supernet.
 
-What holds for all supernets of choices is tested in test_choice_supernets, here and in tests/engine.
+Properties of all supernets with choices are tested in test_choice_supernets.py, here and in tests/engine.
 """
 
 import math
@@ -21,7 +21,7 @@ IMAGE = (3, 32, 32)
 
 
 def small(design: str = "60M", *, stem: str = "cifar", **options) -> MobileNet:
-    """A narrow supernet, for images of 32x32 unless told otherwise."""
+    """Return a narrow supernet, by default for images of 32x32."""
     torch.manual_seed(0)
     return MobileNet(design, 7, stem=stem, width=0.1, **options)
 
@@ -33,14 +33,14 @@ def sampled(supernet: MobileNet, count: int) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize(
     ("design", "printed", "decisions"),
-    # Of 220M the paper counts a bottleneck more and a block's filters less (see mobilenet_designs), and no
-    # decision where there is one option; of 60M, L is 16, but the number of architectures counts 17.
+    # For 220M, the paper counts one bottleneck more and one block's filters less (see mobilenet_designs), and
+    # no decision where there is one option. For 60M, it prints L = 16, but counts 17 decisions.
     [("60M", 5.0e20, 17), ("220M", 4.8e26 / 7 * 6 / 30 * 33, 22), ("300M", 5.3e30, 26), ("600M", 1.6e39, 31)],
 )
 def test_as_many_architectures_as_the_paper_counts(design: str, printed: float, decisions: int) -> None:
     space = DESIGNS[design].space()
     assert len(space.options) == decisions
-    assert math.isclose(space.count(), printed, rel_tol=0.035)  # two digits are printed
+    assert math.isclose(space.count(), printed, rel_tol=0.035)  # the paper prints two digits
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,12 @@ def test_as_many_architectures_as_the_paper_counts(design: str, printed: float, 
     [
         ("60M", True, (61, 3.7), (0.03, 0.03)),
         ("220M", True, (229, 5.1), (0.005, 0.06)),
-        ("300M", False, (319, 3.5), (0.05, 0.24)),  # weights: of a head of 1,280 filters, not 1,920
+        (
+            "300M",
+            False,
+            (319, 3.5),
+            (0.05, 0.24),
+        ),  # printed weights: a head of 1,280, not 1,920
         ("300M", True, (322, 5.2), (0.05, 0.16)),
         ("600M", False, (598, 7.6), (0.04, 0.08)),
         ("600M", True, (627, 9.7), (0.08, 0.11)),
@@ -57,7 +62,7 @@ def test_as_many_architectures_as_the_paper_counts(design: str, printed: float, 
 def test_found_networks_cost_what_the_paper_prints(
     design: str, with_gates: bool, millions: tuple[float, float], tolerance: tuple[float, float]
 ) -> None:
-    """Table 2; the tolerance is what the tables leave open."""
+    """The figures are those of Table 2; the tolerance covers what the tables leave open."""
     supernet = MobileNet(design, 1001, squeeze_excite=with_gates)
     (architecture,) = map(supernet.space.parse, supernet.published.values())
     flops, params = costs.flops(supernet, architecture), costs.params(supernet, architecture)
@@ -75,7 +80,7 @@ def test_found_networks_cost_what_the_paper_prints(
     ],
 )
 def test_found_networks_without_gates(design: str, flops: int, params: int) -> None:
-    """Worked out from Tables 8, 10, 12 and 14 by hand, row by row."""
+    """The figures were worked out by hand from the rows of Tables 8, 10, 12 and 14."""
     supernet = MobileNet(design, 1001)
     architecture = supernet.space.parse(supernet.published["layernas"])
     assert costs.flops(supernet, architecture) == flops
@@ -114,7 +119,7 @@ def test_a_block_shares_its_filters_and_its_shortcuts() -> None:
         ends = [layer.shapes((layer.ops[0].in_channels, 8, 8))[-1][0] for layer in bottlenecks]
         assert len(set(ends[1:3])) == len(set(ends[3:6])) == len(set(ends[6:8])) == len(set(ends[8:])) == 1
         has_shortcut = [isinstance(layer.ops[-1], layers.Add) for layer in bottlenecks]
-        # The block of Table 7 that keeps its size has one before it as well, where its filters are the same.
+        # The block of Table 7 that keeps its size begins with a shortcut where its filters do not change.
         assert has_shortcut == [
             *(False, False, True, False, True, True),
             *(ends[5] == ends[6], True, False, True, True),
@@ -140,8 +145,8 @@ def test_each_kernel_size_has_weights_of_its_own_and_widths_are_slices() -> None
 @pytest.mark.parametrize("design", DESIGNS)
 def test_lowers_without_opaque_calls(design: str, calibration: bool) -> None:
     supernet = small(design, squeeze_excite=True, activation="swish")
-    plan = PrefixTree([supernet.path(architecture) for architecture in sampled(supernet, 4)])
-    assert not lower(plan, IMAGE, calibration=calibration).calls
+    tree = PrefixTree([supernet.path(architecture) for architecture in sampled(supernet, 4)])
+    assert not lower(tree, IMAGE, calibration=calibration).calls
 
 
 def test_a_design_of_ones_own() -> None:

@@ -23,7 +23,7 @@ def example():
     return module
 
 
-def test_the_example_runs(example, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_runs(example, few_images: None, capsys: pytest.CaptureFixture[str]) -> None:
     example.main()
     lines = capsys.readouterr().out.strip().splitlines()
     assert [int(line.split()[0]) for line in lines] == [3, 4, 5]

@@ -1,6 +1,6 @@
-"""ResNets with bit widths to choose: the paper's figures, what a choice changes, and what is shared.
+"""ResNets with bit widths to choose: the paper's figures, the effect of a choice, and shared weights.
 
-What holds for all supernets of choices is tested in test_choice_supernets.
+Properties of all supernets with choices are tested in test_choice_supernets.py.
 """
 
 import copy
@@ -31,7 +31,7 @@ def small() -> QuantResNet:
     ("depth", "figures"), [(18, (6.32, 14.21, 25.27)), (34, (13.21, 29.72, 52.83))], ids=["18", "34"]
 )
 def test_bit_operations_of_the_paper(depth: int, figures: tuple[float, ...]) -> None:
-    """Guo et al. 2020, Table 6: 2W2A, 3W3A and 4W4A, in 2^30, residual blocks alone."""
+    """Guo et al. 2020, Table 6, has 2W2A, 3W3A and 4W4A in units of 2^30, for the residual blocks only."""
     with torch.device("meta"):
         supernet = QuantResNet(depth=depth, bits=((2, 2), (3, 3), (4, 4)))
     found = [costs.bitops(supernet, supernet.space.parse(text)) for text in supernet.published.values()]
@@ -46,11 +46,11 @@ def test_sizes_of_the_paper(depth: int, blocks: int) -> None:
         network = getattr(models, f"resnet{depth}")()
     assert supernet.space.count() == 18**blocks
     ours = costs.params(supernet, uniform(supernet, "w4a4"))
-    assert ours == sum(one.numel() for one in network.parameters()) + 2 * blocks  # where PACT clips
+    assert ours == sum(one.numel() for one in network.parameters()) + 2 * blocks  # clipping values
 
 
 def test_without_rounding_it_is_torchvisions_resnet(monkeypatch) -> None:
-    """PACT without an upper end or levels is a ReLU."""
+    """PACT without clipping and rounding is a ReLU."""
     monkeypatch.setattr("lasfast.execution.interpret.dorefa", lambda weight, bits: weight)
     monkeypatch.setattr("lasfast.execution.interpret.pact", lambda x, alpha, bits: x.relu())
     supernet = QuantResNet(7, width=1.0)
@@ -103,7 +103,7 @@ def test_every_choice_makes_another_function_and_another_cost(small: QuantResNet
             assert not any(torch.equal(output, other) for other in seen)
             seen.append(output)
             figures.add(costs.bitops(small, architecture, (16, 16)))
-    assert len(figures) == 15  # 2, 4, 4, 8, 12 or 16 for a multiply-add
+    assert len(figures) == 15  # a multiply-add counts 2, 4, 4, 8, 12 or 16
 
 
 def test_values_that_are_multiplied_have_as_few_levels_as_their_bits_say(small: QuantResNet, monkeypatch):
@@ -130,7 +130,7 @@ def test_stems_fit_their_images(stem: str) -> None:
 
 
 def test_training_an_extracted_network_trains_it_as_the_supernet_trains(small: QuantResNet) -> None:
-    """The same gradients, of weights that are quantized and of where values are clipped."""
+    """The gradients of quantized weights and of clipping values are the same."""
     architecture = small.space.sample(random.Random(1))
     supernet = copy.deepcopy(small).train().double()
     network = supernet.extract(architecture)
@@ -158,7 +158,7 @@ def test_a_fresh_network_has_weights_and_clips_of_its_own(small: QuantResNet) ->
 
 
 def test_biases_and_groups_are_kept() -> None:
-    """Of a quantized convolution that QuantResNet has not."""
+    """A quantized convolution keeps its bias and groups, which QuantResNet's do not have."""
 
     class Grouped(QuantResNet):
         def stem(self):

@@ -28,13 +28,13 @@ def small() -> ShuffleNetV2:
 
 
 def block_of(supernet: ShuffleNetV2, index: int, kind: str, ratio: str = "1.0") -> Layer:
-    """Block `index` of the network whose blocks are all of one kind and ratio."""
+    """Return block `index` of the network in which all blocks have this kind and ratio."""
     path = supernet.path(supernet.space.parse("-".join([ratio, kind] * 20)))
     return next(layer for layer in path if layer.name == f"blocks.{index}.{kind}")
 
 
 def run(layer: Layer, supernet: ShuffleNetV2, x: torch.Tensor) -> torch.Tensor:
-    """What a layer computes with batch statistics."""
+    """Return a layer's output, computed with batch statistics."""
     modules = dict(supernet.named_modules())
 
     def batch_norm(op: layers.BatchNorm2d, value: torch.Tensor) -> torch.Tensor:
@@ -145,9 +145,9 @@ def test_blocks_without_ratios_are_those_of_ratio_one() -> None:
 
 
 def test_figures_of_the_published_networks() -> None:
-    """328 M is the paper's (Table 4); 323 M and the params are what its authors give with the networks.
+    """328 M is the paper's (Table 4); its authors published 323 M and the params with the networks.
 
-    The network that Table 3 has 319 M for is only drawn in the paper.
+    The network with 319 M in Table 3 is only drawn in the paper, and not tested.
     """
     for search, flops, params in (("blocks", 323, 3.5), ("both", 328, 3.4)):
         supernet = full_size(search=search)
@@ -157,7 +157,7 @@ def test_figures_of_the_published_networks() -> None:
 
 
 def test_uniform_networks_are_near_the_papers_figures() -> None:
-    """Table 3 brought them to 321 M to 327 M by scaling all channels, by factors that it does not print."""
+    """Table 3 has 321 M to 327 M, after scaling all channels by factors that it does not print."""
     supernet = full_size()
     figures = [costs.flops(supernet, (kind,) * 20) / 1e6 for kind in range(4)]
     assert figures == sorted(figures)

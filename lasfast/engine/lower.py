@@ -50,7 +50,7 @@ def lower(
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Pause Python's collector of cycles, which would walk all of torch's objects; lowering makes no cycle."""
+    """Pause the collector of cycles: lowering makes none, and it would walk all of torch's objects."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -109,10 +109,10 @@ class _Lowering:
             layers.Shuffle: self._add_arrangement,
             layers.Slice: self._add_arrangement,
         }
-        for number, entry in enumerate(graph.entries[1:], start=1):
+        for number, entry in enumerate(graph.entries):
             if entry.call is not None:
                 self.terms.append(self._add_call(number, entry.call))
-            else:
+            elif entry.op is not None:
                 self.terms.append(rules.get(type(entry.op), self._add_head)(number, entry.op))
 
     def add_leaf(self, leaf: int, node: int) -> None:
@@ -164,7 +164,7 @@ class _Lowering:
         return Term(group)
 
     def _with_statistics(self, number: int, term: Term) -> Group:
-        """Return the group that sums the statistics of what batch norm `number` reads: its own, or a new one."""
+        """Return the group that sums what batch norm `number` reads: the one that stores it, or a new one."""
         group = term.group
         [source] = self.graph.entries[number].sources
         stored = group.last == source and not group.activation and not group.adds

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from lasfast.engine.graph import Graph, NotLowerableError, make_graph
+from lasfast.engine.graph import Graph, make_graph
 from lasfast.engine.group import NONE, Group, Term
 from lasfast.engine.resident import depth_first
 from lasfast.engine.schedule import BatchNorm, Call, Kind, Schedule
@@ -28,8 +28,6 @@ from lasfast.ir.activations import ACTIVATIONS
 from lasfast.ir.fusion import Fusion, Stage, stage_of
 from lasfast.ir.layers import Op, Shape
 from lasfast.ir.prefix_tree import ROOT, PrefixTree
-
-__all__ = ["NotLowerableError", "lower"]
 
 
 def lower(

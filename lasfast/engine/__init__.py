@@ -2,7 +2,7 @@
 
 from lasfast.engine.backend import Backend
 from lasfast.engine.calibration import CONVENTIONS
-from lasfast.engine.lower import NotLowerableError
+from lasfast.engine.graph import NotLowerableError
 from lasfast.engine.native_backend import NativeBackend
 from lasfast.engine.torch_backend import TorchBackend
 

@@ -1,7 +1,7 @@
 """The conventions by which calibration keeps BatchNorm statistics.
 
-Each calibration batch is normalised by its own statistics, whatever the convention; the conventions
-differ in what is kept of them for prediction.
+Whatever the convention, each calibration batch is normalised by its own statistics. Conventions differ in
+what they keep of these statistics for prediction.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RunningStatistics(ABC):
 
 
 class Cumulative(RunningStatistics):
-    """Mean of the batch means and of the unbiased batch variances: `BatchNorm2d(momentum=None)`."""
+    """Keeps the mean of the batches' means and unbiased variances, as `BatchNorm2d(momentum=None)` does."""
 
     convention = "cumulative"
 
@@ -52,7 +52,7 @@ class Cumulative(RunningStatistics):
 
 
 class ExponentialMovingAverage(RunningStatistics):
-    """From mean 0 and variance 1, each batch with weight 0.1: `BatchNorm2d(momentum=0.1)`."""
+    """Begins with mean 0 and variance 1; each batch has weight 0.1, as in `BatchNorm2d(momentum=0.1)`."""
 
     convention = "ema"
     momentum = 0.1
@@ -68,7 +68,7 @@ class ExponentialMovingAverage(RunningStatistics):
 
 
 class BatchMean(RunningStatistics):
-    """Mean of batch means and of *biased* batch variances, weighted by batch size (once-for-all)."""
+    """Keeps the mean of the batches' means and *biased* variances, weighted by their size (once-for-all)."""
 
     convention = "batch_mean"
 
@@ -87,3 +87,4 @@ class BatchMean(RunningStatistics):
 CONVENTIONS: dict[str, type[RunningStatistics]] = {
     kind.convention: kind for kind in (Cumulative, ExponentialMovingAverage, BatchMean)
 }
+"""The conventions that users can name."""

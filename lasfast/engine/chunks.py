@@ -16,12 +16,12 @@ from lasfast.ir.prefix_tree import ROOT, PrefixTree
 
 
 class PartSizes:
-    """Sizes of the parts of one tree, of whose calibration, one operation at a time, there is a layout."""
+    """Sizes of the parts of one tree, given the layout of its calibration one operation at a time."""
 
     def __init__(self, tree: PrefixTree, layout: Layout, images: int) -> None:
         self._tree, self._layout, self._images = tree, layout, images
         self._leaves = dict(zip(tree.paths, tree.leaves, strict=True))
-        self._whole_bytes = layout.batch_bytes(images)
+        self._bytes = layout.batch_bytes(images) - layout.workspace_bytes(layout.operations, images)
         values = layout.schedule.values
         pitches = [layout.pitch(channels) for channels in values["channels"].tolist()]
         elements = np.array(pitches) * values["height"] * values["width"]
@@ -29,25 +29,30 @@ class PartSizes:
 
     def bytes(self, part: PrefixTree) -> int:
         """Return about how many bytes a batch takes."""
-        spared = self._layout.schedule.arena - self._arena(part)
-        return self._whole_bytes - spared * self._images * self._layout.itemsize
+        operations = self._operations(part)
+        spared = self._layout.schedule.arena - self._arena(operations)
+        workspace = self._layout.workspace_bytes(operations, self._images)
+        return self._bytes - spared * self._images * self._layout.itemsize + workspace
 
-    def _arena(self, part: PrefixTree) -> int:
-        """Return the elements per image of an arena for the part's operations."""
+    def _operations(self, part: PrefixTree) -> np.ndarray:
+        """Return the operations of the part's nodes, of the whole's values."""
         nodes = np.zeros(len(self._tree.nodes) + 1, dtype=bool)
         nodes[ROOT] = True  # the last
         for path in part.paths:
             nodes[list(self._tree.node_path(self._leaves[path]))] = True
-        schedule = self._layout.schedule
-        operations = schedule.operations[nodes[schedule.nodes]]
-        times = np.arange(len(operations))
-        births, last = np.zeros((2, len(schedule.values)), dtype=np.int64)
+        operations = self._layout.operations[nodes[self._layout.schedule.nodes]]
+        operations["level"] = np.arange(len(operations))
+        return operations
+
+    def _arena(self, operations: np.ndarray) -> int:
+        """Return the elements per image of an arena in which these operations take turns."""
+        births, last = np.zeros((2, len(self._sizes)), dtype=np.int64)
         stores = operations["output"] >= 0
         stored = operations["output"][stores]
-        births[stored] = last[stored] = times[stores]
+        births[stored] = last[stored] = operations["level"][stores]
         for name in ("input", "other"):
             reads = operations[name] >= 0
-            np.maximum.at(last, operations[name][reads], times[reads])
+            np.maximum.at(last, operations[name][reads], operations["level"][reads])
         lives = list(zip(births[stored].tolist(), last[stored].tolist(), strict=True))
         _, arena = first_fit(self._sizes[stored].tolist(), lives)
         return arena

@@ -6,6 +6,7 @@ import os
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from lasfast.engine.layout import SLACK, Layout
@@ -40,8 +41,7 @@ class CpuLayout(Layout):
 
     def batch_bytes(self, images: int) -> int:
         """Return the bytes of arena and workspace for a batch of calibration."""
-        workspace = self._workspace_bytes(images, torch.get_num_threads(), calibration=True)
-        return self.arena_bytes(images) + workspace
+        return self.arena_bytes(images) + self.workspace_bytes(self.operations, images)
 
     def least_bytes(self, images: int) -> int:
         """Return the bytes that one thread takes for one image, and those of so many images' logits."""
@@ -50,8 +50,9 @@ class CpuLayout(Layout):
     def prediction_bytes(self, cut: Cut) -> int:
         """Return the bytes of arenas and workspace that predict so; the logits come on top."""
         own = cut.threads * self.arena_bytes(cut.block)
-        workspace = self._workspace_bytes(cut.block, cut.threads, calibration=False)
-        return self.shared_bytes(cut.images) + own + workspace
+        where = self._sizing_tables, self.target.storage, self.isa
+        workspace = self.target.native.schedule_scratch_bytes(*where, cut.block, cut.threads, False)
+        return self.shared_bytes(cut.images) + own + int(workspace)
 
     def arena_bytes(self, images: int) -> int:
         """Return the bytes of an arena for so many images."""
@@ -81,6 +82,12 @@ class CpuLayout(Layout):
         most = _even(images, most) if shared else images
         return Cut(threads, _even(most, block, threads), most)
 
+    def workspace_bytes(self, operations: np.ndarray, images: int) -> int:
+        """Return what sums of statistics and each thread's cells take (see `Layout.workspace_bytes`)."""
+        where = self.tables(self.schedule.values, operations), self.target.storage, self.isa
+        threads = torch.get_num_threads()
+        return int(self.target.native.schedule_scratch_bytes(*where, images, threads, True))
+
     def pitch(self, channels: int) -> int:
         """Return the channels: none are added."""
         return channels
@@ -88,10 +95,6 @@ class CpuLayout(Layout):
     def _packed_bytes(self, index: int) -> int:
         where = *self.addresses(index), self.target.storage, self.isa
         return int(self.target.native.schedule_packed_bytes(*where))
-
-    def _workspace_bytes(self, images: int, threads: int, *, calibration: bool) -> int:
-        where = self._sizing_tables, self.target.storage, self.isa
-        return int(self.target.native.schedule_scratch_bytes(*where, images, threads, calibration))
 
     @cached_property
     def _sizing_tables(self) -> Any:

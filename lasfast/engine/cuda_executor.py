@@ -1,7 +1,7 @@
 """Schedules on CUDA: a whole batch level by level, all operations of a level at once.
 
-Predictions of small images may go another way: a few images at a time through all operations, without leaving
-a multiprocessor.
+Small images may be predicted in another way: a few at a time go through all operations without leaving a
+multiprocessor.
 
 Nothing here waits for the device. What is run again and again with the same shapes becomes a CUDA graph.
 """
@@ -148,7 +148,7 @@ class CudaExecutor(Executor):
         """Return how many images to predict at a time, and the arena for them."""
         budget, block = self.target.memory_budget, images
         while True:
-            size = self.layout.arena_bytes(block)
+            size = self._plan(block).needs.arena
             try:
                 if budget is None or size + self.layout.logits_bytes(images) <= budget or block == 1:
                     return block, self.buffer.reserve(size)

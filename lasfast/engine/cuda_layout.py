@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +54,10 @@ class CudaLayout(Layout):
         """Return the bytes of arena for one image, and of the logits of so many."""
         return self.arena_bytes(1) + self.logits_bytes(images)
 
+    def workspace_bytes(self, operations: np.ndarray, images: int) -> int:
+        """Return a bound of what sums of statistics take (see `Layout.workspace_bytes`)."""
+        return self._needs_of(operations, images, CALIBRATION).workspace
+
     def arena_bytes(self, images: int) -> int:
         """Return the bytes of an arena for so many images."""
         return self._needs(images).arena
@@ -64,21 +67,21 @@ class CudaLayout(Layout):
         return -(-channels // CUDA_CHANNELS) * CUDA_CHANNELS
 
     def _needs(self, images: int) -> Needs:
-        purpose = CALIBRATION if self.calibration else PREDICTION
-        return plan_launches(self.target.native, self._sizing_tables, self.target.storage, images, purpose)[1]
+        return self._needs_of(self.operations, images, CALIBRATION if self.calibration else PREDICTION)
+
+    def _needs_of(self, operations: np.ndarray, images: int, purpose: int) -> Needs:
+        """Return what operations take, with convolutions in the tile of the fewest positions.
+
+        A tile's statistics take some workspace, and so there is none that takes more.
+        """
+        native = self.target.native
+        rows = [tile[0] for tile in native.schedule_conv_tiles_cuda()]
+        dense = (operations["kind"] == Kind.CONV2D) & (operations["groups"] == 1)
+        operations = operations.copy()
+        operations["tile"] = np.where(dense, 1 + rows.index(min(rows)), 0)
+        tables = self.tables(self.schedule.values, operations)
+        return plan_launches(native, tables, self.target.storage, images, purpose)[1]
 
     def _packed_bytes(self, index: int) -> int:
         where = *self.addresses(index), self.target.storage
         return int(self.target.native.schedule_packed_bytes_cuda(*where))
-
-    @cached_property
-    def _sizing_tables(self) -> Any:
-        """The schedule with convolutions in the tile of the fewest positions.
-
-        A tile's statistics take some workspace, and so there is none that takes more.
-        """
-        rows = [tile[0] for tile in self.target.native.schedule_conv_tiles_cuda()]
-        self._sized = self.operations.copy()
-        dense = (self._sized["kind"] == Kind.CONV2D) & (self._sized["groups"] == 1)
-        self._sized["tile"] = np.where(dense, 1 + rows.index(min(rows)), 0)
-        return self.tables(self.schedule.values, self._sized)

@@ -68,6 +68,13 @@ class Layout(ABC):
         """Return the bytes of the least arena and workspace that predict, and of so many images' logits."""
 
     @abstractmethod
+    def workspace_bytes(self, operations: np.ndarray, images: int) -> int:
+        """Return the bytes of workspace that some of the operations take for a batch of calibration.
+
+        Each is of a level of its own, counted from 0.
+        """
+
+    @abstractmethod
     def pitch(self, channels: int) -> int:
         """Return the elements from one position of a value to the next."""
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from lasfast.engine.graph import Graph, NotLowerableError, make_graph
+from lasfast.engine.graph import Graph, make_graph
 from lasfast.engine.group import NONE, Group, Term
 from lasfast.engine.resident import depth_first
 from lasfast.engine.schedule import BatchNorm, Call, Kind, Schedule
@@ -28,8 +28,6 @@ from lasfast.ir.activations import ACTIVATIONS
 from lasfast.ir.fusion import Fusion, Stage, stage_of
 from lasfast.ir.layers import Op, Shape
 from lasfast.ir.prefix_tree import ROOT, PrefixTree
-
-__all__ = ["NotLowerableError", "lower"]
 
 
 def lower(
@@ -50,7 +48,7 @@ def lower(
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Pause Python's collector of cycles, which would walk all of torch's objects; lowering makes no cycle."""
+    """Pause the collector of cycles: lowering makes none, and it would walk all of torch's objects."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -109,10 +107,10 @@ class _Lowering:
             layers.Shuffle: self._add_arrangement,
             layers.Slice: self._add_arrangement,
         }
-        for number, entry in enumerate(graph.entries[1:], start=1):
+        for number, entry in enumerate(graph.entries):
             if entry.call is not None:
                 self.terms.append(self._add_call(number, entry.call))
-            else:
+            elif entry.op is not None:
                 self.terms.append(rules.get(type(entry.op), self._add_head)(number, entry.op))
 
     def add_leaf(self, leaf: int, node: int) -> None:
@@ -164,7 +162,7 @@ class _Lowering:
         return Term(group)
 
     def _with_statistics(self, number: int, term: Term) -> Group:
-        """Return the group that sums the statistics of what batch norm `number` reads: its own, or a new one."""
+        """Return the group that sums what batch norm `number` reads: the one that stores it, or a new one."""
         group = term.group
         [source] = self.graph.entries[number].sources
         stored = group.last == source and not group.activation and not group.adds

@@ -1,8 +1,8 @@
-"""Operations one after another, for a kernel that keeps the values of a few images in shared memory.
+"""Resident schedules: operations one after another, with the values of a few images in shared memory.
 
-That memory is small, so values take as little of it as can be: the tree's branches run in an order that has
-little waiting, a sum is stored in the place of what is added where nobody reads that again, and large values
-are placed first.
+That memory is small, so values must take little of it. The tree's branches run in an order in which few
+values wait, a sum takes the place of what is added where nobody reads that again, and large values are placed
+first.
 """
 
 from __future__ import annotations

@@ -66,11 +66,14 @@ def build_schedule(
     calls = tuple(
         replace(group.call, operation=index) for index, group in enumerate(groups) if group.call is not None
     )
+    nodes = np.array([group.node for group in groups])
     resident = None
     if depth_first is not None and not calls:
         needed = set(groups)
         in_order = [group for group in depth_first if group in needed]
         resident = _resident(in_order, norm_numbers, parameters)
+    for records in (values, norms, operations, nodes):
+        records.setflags(write=False)  # schedules are remembered, and shared by who asks for them
     return Schedule(
         values=values,
         norms=norms,
@@ -83,8 +86,8 @@ def build_schedule(
         calls=calls,
         leaves=leaves,
         classes=classes,
+        nodes=nodes,
         resident=resident,
-        nodes=np.array([group.node for group in groups]),
     )
 
 

@@ -79,7 +79,8 @@ def conv_bn_act(
         input, kernel, *numbers = as_arguments(*convolution)
         found = find(input, kernel, *numbers)
         norm = (input, *vectors, training, eps, activation)
-        if bn_act_kernels.supports(input) and _fits(found.geometry.output, ranks, *norm):
+        supported = input is x or bn_act_kernels.supports(input)  # autocast may have made another one of it
+        if supported and _fits(found.geometry.output, ranks, *norm):
             if not training:
                 return _infer(found, kernel, *norm)
             result: Tensor = _Direct.apply(found, kernel, momentum, ranks, *norm)

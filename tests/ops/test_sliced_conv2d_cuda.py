@@ -213,7 +213,7 @@ def test_what_is_unknown_while_a_graph_is_recorded_stays_unknown(
         monkeypatch.setattr(autotune, "is_capturing", lambda device, capturing=capturing: capturing)
         convolution.forward(work.x, work.weight)
     assert asked == [True, True, False]
-    assert convolution._chosen == {"forward": "torch"}
+    assert convolution._fastest_ways == {"forward": "torch"}
     known_convolution.cache_clear()
 
 

@@ -52,7 +52,7 @@ def conv_bn_act(
         stride: of the convolution, at least 1.
         padding: zeros on all four sides.
         groups: of the convolution; c_in and c_out for a depthwise one.
-        training: whether to normalise by the batch's own statistics.
+        training: whether to normalize by the batch's own statistics.
         momentum: weight of the batch in the running statistics.
         eps: added to the variance.
         activation: "none", "relu", "relu6", "hardswish", "swish", "sigmoid" or "hardsigmoid".

@@ -1,5 +1,5 @@
 // lasfast._C: the native code for Python. The only place that knows pybind11; tensors arrive as addresses and
-// sizes. The Python side (lasfast/ops/native.py) has checked devices, types and shapes, and keeps the tensors
+// sizes. The Python side (lasfast/ops/*_kernels.py) has checked devices, types and shapes, and keeps the tensors
 // alive.
 //
 // Built once more as lasfast._emulated, in which the CUDA kernels run on the host (csrc/cuda/device_host.h),

@@ -52,7 +52,7 @@ def conv_bn_act(
         stride: of the convolution, at least 1.
         padding: zeros on all four sides.
         groups: of the convolution; c_in and c_out for a depthwise one.
-        training: whether to normalise by the batch's own statistics.
+        training: whether to normalize by the batch's own statistics.
         momentum: weight of the batch in the running statistics.
         eps: added to the variance.
         activation: "none", "relu", "relu6", "hardswish", "swish", "sigmoid" or "hardsigmoid".
@@ -79,7 +79,8 @@ def conv_bn_act(
         input, kernel, *numbers = as_arguments(*convolution)
         found = find(input, kernel, *numbers)
         norm = (input, *vectors, training, eps, activation)
-        if bn_act_kernels.supports(input) and _fits(found.geometry.output, ranks, *norm):
+        supported = input is x or bn_act_kernels.supports(input)  # autocast may have made another one of it
+        if supported and _fits(found.geometry.output, ranks, *norm):
             if not training:
                 return _infer(found, kernel, *norm)
             result: Tensor = _Direct.apply(found, kernel, momentum, ranks, *norm)

@@ -32,7 +32,7 @@ from lasfast.runtime.precision import may_round_to_tf32
 autotune.register("native", "torch", "warpgroups")
 
 T = TypeVar("T")
-_WITH_STATISTICS = "forward with statistics"
+_WITH_STATISTICS, _GRADIENTS = "forward with statistics", "gradients"
 _ON_CUDA = Placement("cuda", (0, 0))
 
 
@@ -145,8 +145,8 @@ class Convolution:
             f"{tuple(geometry.input)} to {geometry.output[1]}, kernel {tuple(geometry.weight[2:])} "
             f"stride {stride} padding {padding} groups {groups}, {how}"
         )
-        self._wanted = wanted
-        self._chosen: dict[str, str] = {}
+        by_name = (*PASSES, _WITH_STATISTICS, _GRADIENTS) if wanted == "native" else ()
+        self._fastest_ways: dict[str, str] = dict.fromkeys(by_name, "native")
         self._kernels: dict[str, StridedKernels | NhwcKernels] = {}
         self._warpgroups: dict[str, NhwcKernels] = {}  # the same by Hopper's instructions
         if not placement.kind:
@@ -242,7 +242,7 @@ class Convolution:
             return self._laid_out(result), gradient
 
         fused = isinstance(ours, NhwcKernels) and ours.depthwise
-        return self._fastest("gradients", in_one if fused else in_two, in_torch)
+        return self._fastest(_GRADIENTS, in_one if fused else in_two, in_torch)
 
     def _zeros(self, dtype: torch.dtype) -> Tensor:
         """Return memory for the weight's gradient, zero where no filter of the slice writes."""
@@ -267,6 +267,8 @@ class Convolution:
         own = self._kernels.get(which)
         if own is None:
             return theirs()
+        if self._fastest_ways.get(which) == "native":
+            return ours(own)
         warpgroups = self._warpgroups.get(which)
         by_warpgroups = None if warpgroups is None else partial(ours, warpgroups)
         return self._fastest(which, partial(ours, own), theirs, by_warpgroups)
@@ -278,7 +280,7 @@ class Convolution:
         theirs: Callable[[], T],
         by_warpgroups: Callable[[], T] | None = None,
     ) -> T:
-        name = "native" if self._wanted == "native" else self._chosen.get(which)
+        name = self._fastest_ways.get(which)
         if name == "native":
             return ours()
         ways = {"native": ours, "torch": theirs}
@@ -287,7 +289,7 @@ class Convolution:
         if name is None:
             name = autotune.fastest(f"conv2d {which} {self._key}", self._device, ways)
             if not autotune.is_capturing(self._device):  # then nothing may have been measured yet
-                self._chosen[which] = name
+                self._fastest_ways[which] = name
         return ways[name]()
 
 
@@ -314,8 +316,10 @@ def find(
 
 def _find(geometry: Geometry, values: Tensor, weight: Tensor) -> Convolution:
     """Return the convolution of these sizes, on values laid out like `values`."""
-    where, tf32 = Placement("", (torch.get_num_threads(), 0)), False
-    if kernels.usable_for(values):
+    tf32 = False
+    if not kernels.usable_for(values):
+        where = Placement("", (torch.get_num_threads(), 0))
+    else:
         where = placement.of(values)
         if where.kind == "cuda":  # its stream may change from call to call, which changes nothing here
             where, tf32 = _ON_CUDA, values.dtype == torch.float32 and may_round_to_tf32()

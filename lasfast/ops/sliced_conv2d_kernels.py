@@ -51,15 +51,17 @@ def _run(
 class StridedKernels:
     """The kernels of one convolution on values of any strides: float32, and on CUDA bfloat16.
 
-    Values, weight and the weight's gradient have one dtype. Where these run, see `placement`; the CPU's are
-    told of no dtype.
+    Args:
+        geometry: the sizes.
+        dtype: of values, weight and the weight's gradient.
+        placement: where they run; on CUDA, in the current stream of each call.
     """
 
     def __init__(self, geometry: Geometry, dtype: torch.dtype, placement: Placement) -> None:
         size, output, weight, *numbers, groups = geometry
         self._sizes = ((size[0], groups), size[1:], output[1:], weight[2:], *numbers)
         self._kind, self._on_cpu = placement
-        self._dtype = () if self._kind == "cpu" else (DTYPES[dtype],)
+        self._dtype = () if self._kind == "cpu" else (DTYPES[dtype],)  # the CPU's take float32 alone
         self.grad_dtype = dtype
 
     @staticmethod

@@ -138,6 +138,18 @@ def test_emulated_warpgroups_are_one_more_way(
 
 
 @pytest.mark.parametrize("name", ["slice", "depthwise, stride 2"])
+def test_emulated_operators_take_any_strides(
+    emulated_place: ModuleType, native_only: None, name: str
+) -> None:
+    work = Work(CASES[name], torch.float32)
+    work.x, work.grad = work.x.contiguous(), work.grad.contiguous()
+    ours = work.run(work.ours)
+    for a, exact in zip(ours, work.run(work.plain, torch.float64), strict=True):
+        assert error(a, exact) <= 1e-5
+    assert ours[0].is_contiguous()
+
+
+@pytest.mark.parametrize("name", ["slice", "depthwise, stride 2"])
 def test_emulated_statistics(emulated_place: ModuleType, exact: None, native_only: None, name: str) -> None:
     work = Work(CASES[name], torch.bfloat16)
     numbers = (work.c_in, work.c_out, work.stride, work.padding, work.groups)
@@ -213,7 +225,7 @@ def test_what_is_unknown_while_a_graph_is_recorded_stays_unknown(
         monkeypatch.setattr(autotune, "is_capturing", lambda device, capturing=capturing: capturing)
         convolution.forward(work.x, work.weight)
     assert asked == [True, True, False]
-    assert convolution._chosen == {"forward": "torch"}
+    assert convolution._fastest_ways == {"forward": "torch"}
     known_convolution.cache_clear()
 
 

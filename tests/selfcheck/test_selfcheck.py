@@ -117,7 +117,7 @@ def test_what_cannot_be_run_ends_the_check(replace):
     assert (result.problem, result.error) == (expected, float("inf"))
 
 
-def test_too_little_memory_is_no_verdict(replace):
+def test_too_little_memory_is_no_result(replace):
     def full(original, *arguments):
         raise torch.OutOfMemoryError("as of a GPU")
 

@@ -101,11 +101,11 @@ class LayerAssignmentSpace(ProductSpace):
 
     @cached_property
     def _ways(self) -> list[list[int]]:
-        """The table of partial counts: in ways[g][m] ways do groups g, g + 1, ... hold m layers together."""
+        """The partial counts: ways[g][m] is the number of ways for groups g, g + 1, ... to hold m layers."""
         ways = [[1]]
         for bound in reversed(self.max_layers):
             after = ways[0]
-            # Entry m sums after[m - bound : m], one term per layer count of this group: two running sums.
+            # Entry m is the sum of after[m - bound : m], one term for each layer count of this group.
             total = [0, *itertools.accumulate(after)]
             here = [
                 total[min(layers, len(after))] - total[max(layers - bound, 0)]

@@ -17,8 +17,8 @@ class Passes:
     """Brings batches to the device, and runs what is done with each, on a GPU by CUDA graphs.
 
     The second run of a kind of work records a graph, which the next ones replay. Graphs read and write the
-    module's tensors where they are, and the batch where `place` copies each to. All batches of graphs have one
-    size; work on a batch of another size runs as it is, and so does everything where `enabled` is False.
+    module's tensors where they are, and the batch where `place` copies each to. Their batches have one size;
+    work on a batch of another size runs as it is, and so does everything where `enabled` is False.
     """
 
     def __init__(

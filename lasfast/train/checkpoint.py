@@ -1,6 +1,6 @@
-"""Checkpoints: a safetensors file with a description and a digest, written in one step.
+"""Checkpoints: safetensors files with a description and a digest, each written in one step.
 
-Any safetensors reader opens one. The metadata has one entry, "lasfast": JSON with what was saved beside the
+Any safetensors reader opens them. The metadata has one entry, "lasfast": JSON with what was saved beside the
 tensors ("content"), and a blake2b digest over that and every tensor's name, type, shape and bytes, so that a
 damaged file is found before anything of it is used.
 """
@@ -39,7 +39,7 @@ def save(path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], metadat
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and metadata of a checkpoint.
+    """Return the tensors (on the CPU) and metadata of a checkpoint.
 
     Raises FileNotFoundError where there is none, CheckpointError where it is damaged or not one of ours.
     """
@@ -68,7 +68,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[st
 
 
 def digest(tensors: dict[str, torch.Tensor], text: str = "") -> str:
-    """A blake2b digest of tensors (on any device; in the order of their names) and a text, in hexadecimal."""
+    """Return a blake2b digest, in hexadecimal, of tensors (on any device, by order of names) and a text."""
     state = hashlib.blake2b(text.encode(), digest_size=32)
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

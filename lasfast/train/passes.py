@@ -14,10 +14,11 @@ T = TypeVar("T")
 
 
 class Passes:
-    """Brings batches to the device, and runs what is done with each; a kind's second time records a graph.
+    """Brings batches to the device, and runs what is done with each, on a GPU by CUDA graphs.
 
-    Graphs read and write the module's tensors where they are, and the batch where `place` copies each to.
-    They are of batches of one size; others are run as they are. `enabled=False` runs everything so.
+    The second run of a kind of work records a graph, which the next ones replay. Graphs read and write the
+    module's tensors where they are, and the batch where `place` copies each to. Their batches have one size;
+    work on a batch of another size runs as it is, and so does everything where `enabled` is False.
     """
 
     def __init__(
@@ -34,14 +35,14 @@ class Passes:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all graphs: what comes is another step, or the module has other tensors."""
+        """Forget all graphs, before another step, or when the module has other tensors."""
         self._replays.clear()
         self._batch: tuple[Tensor, Tensor] | None = None
         self._read: list[Tensor] = []
         self._addresses: list[int] = []
 
     def place(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [N, C, H, W] and labels [N] on the device, the images in the memory format."""
+        """Return images [N, C, H, W] and labels [N] on the device, the images in the memory format."""
         if not self._replays.enabled:
             return (
                 images.to(self._device, memory_format=self._format, non_blocking=True),
@@ -66,9 +67,9 @@ class Passes:
         return placed
 
     def run(self, kind: Hashable, images: Tensor, work: Callable[[], T]) -> T:
-        """Run `work` on images that `place` gave; for one kind it is the same every time.
+        """Run `work` on images that `place` gave; work of one `kind` must be the same every time.
 
-        A result's tensors hold until the next is run.
+        The tensors of a result hold their values until the next run.
         """
         if self._batch is None or images is not self._batch[0]:
             return work()

@@ -36,7 +36,7 @@ def tournament(population: Sequence[Result], size: int, rng: random.Random) -> A
 
 
 def pareto_front(results: Iterable[Result], cost: Cost) -> list[Result]:
-    """Return the results for which no other has a higher value at most as dear, or as high a value for less.
+    """Return the results that no other beats in value or cost while it is at least as good in the other.
 
     The cheapest comes first. Of results that are equal in both, the first stays.
     """

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from lasfast.core import entry_points
 from lasfast.runtime import autotune
 
 CPU = torch.device("cpu")
@@ -100,14 +98,18 @@ def test_a_way_that_does_not_exist_is_refused_with_all_there_are(monkeypatch: py
         assert f"{name}," in str(error.value)
 
 
-def test_ways_of_modules_that_were_not_imported_are_known() -> None:
-    script = """
-import torch
-from lasfast.ops import sliced_conv2d
-sliced_conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 1, 1), 1, 1)
-"""
-    environment = os.environ | {"LASFAST_CHOICE": "resident alone"}
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+def test_ways_of_modules_that_were_not_imported_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late_ways.py").write_text("from lasfast.runtime import autotune; autotune.register('late')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(autotune, "_registered", {})
+    monkeypatch.setitem(entry_points._registered, entry_points.AUTOTUNED_MODULES, ("late_ways",))
+    monkeypatch.setenv("LASFAST_CHOICE", "late")
+    assert autotune.fastest("a", CPU, ways(native=0, torch=0)[0]) == "native"
+    monkeypatch.setenv("LASFAST_CHOICE", "later")
+    with pytest.raises(ValueError, match="LASFAST_CHOICE must be one of measure, late, got 'later'"):
+        autotune.fastest("a", CPU, ways(native=0, torch=0)[0])
 
 
 @pytest.mark.cuda

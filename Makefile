@@ -14,7 +14,8 @@ SANITIZED := build/sanitize
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f)
 NATIVE_CODE := $(filter %.h %.hpp %.cuh %.cpp %.cu,$(NATIVE))
-PYTHON_CODE := $(wildcard lasfast tests examples benchmarks setup.py)
+STUB := csrc/bindings/make_stub.py
+PYTHON_CODE := $(wildcard lasfast tests examples benchmarks setup.py $(STUB))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test sanitize lint format bench clean
@@ -41,18 +42,20 @@ sanitize: $(VENV)/.test  ## run the tests of single operations on native code bu
 	rm -f $(SANITIZED)/site/lasfast/*.so && cp $(SANITIZED)/native/_*.so $(SANITIZED)/site/lasfast
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/site \
-	  $(BIN)/pytest -p no:cacheprovider tests/ops/test_schedule_kernels.py tests/ops/test_bn_act.py \
+	  $(BIN)/pytest -p no:cacheprovider tests/engine/test_schedule_kernels.py tests/ops/test_bn_act.py \
 	  tests/ops/test_conv2d_nhwc.py tests/ops/test_depthwise_nhwc.py \
 	  tests/ops/test_conv2d_nhwc_cuda.py tests/ops/test_depthwise_nhwc_cuda.py tests/ops/test_bn_act_cuda.py \
-	  tests/ops/test_sgd.py tests/ops/test_schedule_resident.py tests/ops/test_schedule_tiles.py $(TEST_ARGS)
+	  tests/ops/test_sgd.py tests/engine/test_schedule_resident.py tests/engine/test_schedule_tiles.py $(TEST_ARGS)
 
 lint: $(VENV)/.lint  ## check style and types, change nothing
 	$(BIN)/ruff check $(PYTHON_CODE)
 	$(BIN)/ruff format --check $(PYTHON_CODE)
+	$(BIN)/python $(STUB) --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE_CODE)
 
-format: $(VENV)/.lint  ## rewrite the code in the project's style
+format: $(VENV)/.lint  ## rewrite the code in the project's style, and what is made of code
+	$(BIN)/python $(STUB)
 	$(BIN)/ruff check --fix $(PYTHON_CODE)
 	$(BIN)/ruff format $(PYTHON_CODE)
 	$(BIN)/clang-format -i $(NATIVE_CODE)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lasfast.engine.backend import NodeStatistics
-from lasfast.engine.schedule import SIZES, Call, Schedule
+from lasfast.engine.schedule import Call, Schedule
 from lasfast.execution.interpret import conv_weight, leading, run_op
 from lasfast.ir.layers import Conv2d
 from lasfast.ir.precision import PRECISIONS
@@ -197,9 +197,9 @@ class Executor(ABC):
 
     def _operation(self, index: int) -> tuple[int, int]:
         """Return the addresses of an operation and of its input value."""
-        values, (_, _, operation_bytes) = self.schedule.values, SIZES
+        values = self.schedule.values
         input = int(self.operations["input"][index])
         return (
-            self.operations.ctypes.data + index * operation_bytes,
+            self.operations.ctypes.data + index * self.operations.itemsize,
             values.ctypes.data + input * values.itemsize,
         )

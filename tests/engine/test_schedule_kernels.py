@@ -6,14 +6,14 @@ CUDA's kernels are run on the host, with their blocks and threads in either orde
 from __future__ import annotations
 
 import importlib
+from operator import itemgetter
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lasfast.engine.schedule import NORM, OPERATION, VALUE, Kind
+from lasfast.engine.schedule import Kind, norm_fields, operation_fields, records, value_fields
 from lasfast.runtime import compiled
 
 CPU_ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
@@ -69,8 +69,8 @@ class Schedule:
         self.isa, self.storage = isa, storage
         self.dtype = STORAGES[storage]
         self.number = list(STORAGES).index(storage)
-        self.values: list[tuple] = []
-        self.norms: list[tuple] = []
+        self.values: list[dict] = []
+        self.norms: list[dict] = []
         self.operations: list[dict] = []
         self.weights: list[Tensor] = []
         self.weight_bytes = 0
@@ -81,7 +81,7 @@ class Schedule:
         self.module = compiled.load()
 
     def value(self, channels: int, height: int = 1, width: int = 1) -> int:
-        self.values.append((channels, height, width, 0, self.arena_elements))
+        self.values.append(value_fields(channels, height, width, offset=self.arena_elements))
         self.arena_elements += -(-self.pitch(channels) * height * width // 32) * 32
         return len(self.values) - 1
 
@@ -95,30 +95,19 @@ class Schedule:
         columns = torch.full((6, channels), torch.nan)
         columns[:4] = torch.randn(4, channels, generator=generator)
         self.tables = torch.cat((self.tables, columns), 1)
-        self.norms.append((channels, offset, eps, 0))
+        self.norms.append(norm_fields(channels, offset=offset, eps=eps))
         return len(self.norms) - 1
 
     def affine(self, norm: int, x: Tensor) -> Tensor:
         if norm < 0:
             return x
-        channels, offset, *_ = self.norms[norm]
+        channels, offset = itemgetter("channels", "offset")(self.norms[norm])
         scale, shift = self.tables[2:4, offset : offset + channels].view(2, 1, channels, 1, 1).to(x.dtype)
         return x * scale + shift
 
     def add(self, kind: Kind, input: int, output: int, weight: Tensor | None = None, **fields: object) -> int:
-        op = {
-            "kind": kind,
-            "level": len(self.operations),
-            "input": input,
-            "other": -1,
-            "output": output,
-            "leaf": -1,
-        }
-        op |= {"kernel": 1, "stride": 1, "padding": 0, "groups": 1, "input_norm": -1, "input_activation": 0}
-        op |= {"leaf": -1}
-        op |= {"other_norm": -1, "other_activation": 0, "output_norm": -1, "activation": 0, "statistics": -1}
-        op |= {"out_channels": self.values[output][0] if output >= 0 else -1, "weight": -1, "bias": -1}
-        op |= {"first": 0, "tile": 0}
+        op = operation_fields(kind, level=len(self.operations), input=input, output=output)
+        op["out_channels"] = self.values[output]["channels"] if output >= 0 else -1
         bias = fields.pop("bias", None)
         op |= fields
         if kind in (Kind.CONV2D, Kind.LINEAR) and op["groups"] == 1:
@@ -127,7 +116,7 @@ class Schedule:
             op["bias"] = len(self.biases)
             self.biases = torch.cat((self.biases, bias))
         if weight is not None:
-            record, value = self.record(op), np.array([self.values[input]], VALUE)
+            record, value = records("Operation", [op]), records("Value", [self.values[input]])
             packed = self.pack(record.ctypes.data, value.ctypes.data, weight)
             op["weight"] = self.weight_bytes
             self.weight_bytes += len(packed)
@@ -144,18 +133,14 @@ class Schedule:
         self.module.schedule_pack(*arguments, weight.data_ptr(), weight.stride(), packed.data_ptr())
         return packed
 
-    @staticmethod
-    def record(op: dict) -> np.ndarray:
-        return np.array([tuple(op[name] for name in OPERATION.names)], OPERATION)
-
     def native(self, **changes: int) -> object:
         """The tables; what they point to is kept alive by self."""
         self.packed = torch.cat([*self.weights, torch.zeros(0, dtype=torch.uint8)])
         assert self.packed.data_ptr() % 64 == 0
         self.arrays = (
-            np.array(self.values, VALUE),
-            np.array(self.norms, NORM),
-            np.concatenate([self.record(op) for op in self.operations]),
+            records("Value", self.values),
+            records("Norm", self.norms),
+            records("Operation", self.operations),
         )
         self.tables = self.tables.contiguous()
         names = ("gamma", "beta", "scale", "shift", "mean", "variance")
@@ -179,7 +164,9 @@ class Schedule:
         return self.module.ScheduleTables(**arguments | changes)
 
     def read(self, value: int, images: int) -> Tensor:
-        channels, height, width, _, offset = self.values[value]
+        channels, height, width, offset = itemgetter("channels", "height", "width", "offset")(
+            self.values[value]
+        )
         begin, pitch = offset * images, self.pitch(channels)
         flat = self.arena[begin : begin + images * pitch * height * width]
         return flat.view(images, height, width, pitch)[..., :channels].permute(0, 3, 1, 2).float()
@@ -202,7 +189,7 @@ class Schedule:
         arena = -(-self.arena_elements * block * itemsize // 64) * 64
         self.arena = aligned(threads * arena // itemsize, self.dtype, torch.nan)
         self.shared = aligned(self.arena_elements * len(images), self.dtype, torch.nan)
-        shared = any(value[3] for value in self.values)
+        shared = any(value["shared"] for value in self.values)
         for operations in ranges or [(0, len(self.operations))]:
             self.module.schedule_predict(
                 tables,
@@ -454,7 +441,7 @@ def run_with_other(schedule: Schedule, x: Tensor, other: Tensor | None, value: i
     def filled(count: int, dtype: torch.dtype, fill: float | None = None) -> Tensor:
         tensor = original(count, dtype, fill)
         if dtype == schedule.dtype and count == -(-schedule.arena_elements * len(x) // 32) * 32:
-            begin = schedule.values[value][-1] * len(x)
+            begin = schedule.values[value]["offset"] * len(x)
             tensor[begin : begin + rows.numel()] = rows.reshape(-1).to(dtype)
         return tensor
 
@@ -824,7 +811,7 @@ def residual_reference(
     statistics = {}
 
     def norm(number: int, v: Tensor) -> Tensor:
-        channels, offset, eps, _ = schedule.norms[number]
+        channels, offset, eps = itemgetter("channels", "offset", "eps")(schedule.norms[number])
         gamma, beta = schedule.tables[:2, offset : offset + channels].to(dtype)
         statistics[number] = v.mean((0, 2, 3)), v.var((0, 2, 3), correction=0)
         return F.batch_norm(v, None, None, gamma, beta, True, eps=eps)
@@ -850,7 +837,7 @@ def test_calibration_then_prediction(size: tuple[int, int], storage: str, isa: i
     theirs, _ = residual_reference(schedule, x, norms, weights, torch.bfloat16)
     bound = 1e-5 if storage == "fp32" else 0.01
     for number in norms:
-        channels, offset, *_ = schedule.norms[number]
+        channels, offset = itemgetter("channels", "offset")(schedule.norms[number])
         gamma, beta, scale, shift, mean, variance = schedule.tables[:, offset : offset + channels].double()
         expected_mean, expected_variance = statistics[number]
         assert (mean - expected_mean).abs().max() <= bound * expected_variance.sqrt().max()
@@ -900,10 +887,9 @@ def test_the_same_bits_in_one_range_and_in_several(cuts: tuple[int, ...], storag
                 if value in (op["input"], op["other"], op["output"])
             ]
             crosses = len({sum(number >= cut for cut in cuts) for number in touching}) > 1
-            record = schedule.values[value]
-            schedule.values[value] = (*record[:3], int(crosses), record[4])
+            schedule.values[value]["shared"] = crosses
         logits.append(schedule.predict(x, 4, 3, ranges))
-    assert any(record[3] for record in schedule.values)
+    assert any(value["shared"] for value in schedule.values)
     assert torch.equal(*results)
     assert torch.equal(*logits)
 
@@ -1029,8 +1015,8 @@ def test_bad_cuda_calls_are_refused() -> None:
             schedule.run(plan, x, logits, **changes)
     with pytest.raises(RuntimeError, match="device cannot be used"):
         schedule.run(plan, x, logits, device=1)
-    schedule.values[0] = (4, 1 << 15, 1 << 16, 0, 0)  # too many positions for one launch
-    schedule.values[1] = (8, (1 << 15) - 2, (1 << 16) - 2, 0, 1 << 40)
+    schedule.values[0] = value_fields(4, 1 << 15, 1 << 16)  # too many positions for one launch
+    schedule.values[1] = value_fields(8, (1 << 15) - 2, (1 << 16) - 2, offset=1 << 40)
     assert schedule.module.schedule_plan_bytes_cuda(schedule.native(), 0, 2, False) == 0
     with pytest.raises(RuntimeError, match="fewer images"):
         schedule.module.schedule_plan_cuda(schedule.native(), 0, False, 2, False, plan.data_ptr())
@@ -1114,7 +1100,7 @@ def test_bad_calls_are_refused() -> None:
             predict(**changes)
     with pytest.raises(RuntimeError, match="lacks the instruction set"):
         predict(isa=99)
-    schedule.values[output] = (8, 3, 3, 1, 0)
+    schedule.values[output] = value_fields(8, 3, 3, shared=True)
     with pytest.raises(ValueError, match="beyond the arena"):
         predict(schedule.native())
     shared = aligned(2 * 72, torch.float32)
@@ -1123,10 +1109,10 @@ def test_bad_calls_are_refused() -> None:
         predict(schedule.native(), shared_arena=shared.data_ptr(), shared_bytes=shared.nbytes - 4)
     with pytest.raises(ValueError, match="shares no value"):
         schedule.calibrate(x)
-    schedule.values[output] = (8, 3, 3, 2, 0)
+    schedule.values[output] = value_fields(8, 3, 3) | {"shared": 2}
     with pytest.raises(ValueError, match="neither 0 nor 1"):
         predict(schedule.native())
-    schedule.values[output] = (8, 3, 3, 0, 128)
+    schedule.values[output] = value_fields(8, 3, 3, offset=128)
     for changes, text in (
         ({"values": 0}, "table is missing"),
         ({"operation_count": 0}, "table is missing"),

@@ -14,7 +14,8 @@ SANITIZED := build/sanitize
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f)
 NATIVE_CODE := $(filter %.h %.hpp %.cuh %.cpp %.cu,$(NATIVE))
-PYTHON_CODE := $(wildcard lasfast tests examples benchmarks setup.py)
+STUB := csrc/bindings/make_stub.py
+PYTHON_CODE := $(wildcard lasfast tests examples benchmarks setup.py $(STUB))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test sanitize lint format bench clean
@@ -49,10 +50,12 @@ sanitize: $(VENV)/.test  ## run the tests of single operations on native code bu
 lint: $(VENV)/.lint  ## check style and types, change nothing
 	$(BIN)/ruff check $(PYTHON_CODE)
 	$(BIN)/ruff format --check $(PYTHON_CODE)
+	$(BIN)/python $(STUB) --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE_CODE)
 
-format: $(VENV)/.lint  ## rewrite the code in the project's style
+format: $(VENV)/.lint  ## rewrite the code in the project's style, and what is made of code
+	$(BIN)/python $(STUB)
 	$(BIN)/ruff check --fix $(PYTHON_CODE)
 	$(BIN)/ruff format $(PYTHON_CODE)
 	$(BIN)/clang-format -i $(NATIVE_CODE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,8 @@ from torch import Tensor
 from benchmarks import _harness
 from lasfast.engine.conv_tiles import ConvTiles
 from lasfast.engine.native_backend import why_missing
-from lasfast.engine.schedule import NORM, OPERATION, VALUE, Kind
+from lasfast.engine.schedule import Kind, norm_fields, operation_fields, records, value_fields
+from lasfast.ir.activations import ACTIVATIONS
 from lasfast.runtime import compiled
 from lasfast.runtime.placement import stream_of
 
@@ -40,27 +40,22 @@ class Fused:
         self.number = list(STORAGES).index(storage)
         count, channels, height, width = images.shape
         elements = channels * height * width
-        self.values = np.array([(channels, height, width, 0, i * elements) for i in range(2)], VALUE)
-        self.norms = np.array([(channels, i * channels, 1e-5, 0) for i in range(2)], NORM)
+        offsets = 0, elements
+        self.values = records("Value", [value_fields(channels, height, width, offset=at) for at in offsets])
+        self.norms = records("Norm", [norm_fields(channels, offset=at, eps=1e-5) for at in (0, channels)])
         self.tables = torch.ones(6, 2 * channels, device=images.device)
         self.tables[3] = 0
-        plain = dict.fromkeys(("input", "other", "leaf", "input_norm", "other_norm", "output_norm"), -1)
-        plain |= dict.fromkeys(("statistics", "weight", "bias"), -1)
-        plain |= dict.fromkeys(
-            ("padding", "input_activation", "other_activation", "activation", "first", "tile"), 0
-        )
-        plain |= {"kernel": 1, "stride": 1, "groups": 1, "out_channels": channels}
-        first = plain | {"kind": Kind.INPUT, "level": 0, "output": 0}
-        second = plain | {"level": 1, "input": 0, "output": 1, "input_norm": 0, "input_activation": 1}
+        relu = ACTIVATIONS["relu"].code
+        first = operation_fields(Kind.INPUT, output=0, out_channels=channels)
+        second = {"level": 1, "input": 0, "output": 1, "out_channels": channels, "input_norm": 0}
         if weight is None:
-            second |= {"kind": Kind.COMBINE, "other": 0, "input_activation": 0, "activation": 1}
+            second = operation_fields(Kind.COMBINE, **second, other=0, activation=relu)
         else:
             kernel, groups = weight.shape[2], channels if weight.shape[1] == 1 else 1
-            second |= {"kind": Kind.CONV2D, "kernel": kernel, "padding": kernel // 2}
-            second |= {"groups": groups, "weight": 0}
-            second |= {"statistics": 1} if calibration else {"output_norm": 1, "activation": 1}
-        rows = [tuple(int(op[name]) for name in OPERATION.names) for op in (first, second)]
-        self.operations = np.array(rows, OPERATION)
+            second |= {"kernel": kernel, "padding": kernel // 2, "groups": groups, "weight": 0}
+            second |= {"statistics": 1} if calibration else {"output_norm": 1, "activation": relu}
+            second = operation_fields(Kind.CONV2D, **second, input_activation=relu)
+        self.operations = records("Operation", [first, second])
         self.packed = torch.zeros(0, dtype=torch.uint8, device=images.device)
         if weight is not None:
             self.packed = self.pack(self.operations[1:].ctypes.data, self.values.ctypes.data, weight)
@@ -68,11 +63,20 @@ class Fused:
         self.logits = torch.zeros(1, device=images.device)
 
     def native(self) -> object:
-        rows = [row.data_ptr() for row in self.tables]
+        names = ("gamma", "beta", "scale", "shift", "mean", "variance")
+        rows = {name: row.data_ptr() for name, row in zip(names, self.tables, strict=True)}
         return self.module.ScheduleTables(
-            self.values.ctypes.data, 2, self.norms.ctypes.data, 2, self.operations.ctypes.data, 2,
-            self.packed.data_ptr(), self.packed.numel(), 0, 0, *rows, self.tables.shape[1],
-        )  # fmt: skip
+            values=self.values.ctypes.data,
+            value_count=len(self.values),
+            norms=self.norms.ctypes.data,
+            norm_count=len(self.norms),
+            operations=self.operations.ctypes.data,
+            operation_count=len(self.operations),
+            weights=self.packed.data_ptr(),
+            weight_bytes=self.packed.numel(),
+            channel_count=self.tables.shape[1],
+            **rows,
+        )
 
     def pack(self, operation: int, value: int, weight: Tensor) -> Tensor:
         """Return the weight in the layout that the operation reads."""

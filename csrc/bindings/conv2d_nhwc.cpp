@@ -1,142 +1,66 @@
 // Convolutions on dense NHWC values, for Python. Takes module.cpp's `Pass`.
 #include "lasfast/conv2d_nhwc.h"
 
-#include <pybind11/stl.h>
-
+#include <algorithm>
 #include <array>
-#include <optional>
-#include <string>
 
 #include "bindings.h"
 
-namespace py = pybind11;
-using namespace lasfast;
-
+namespace lasfast {
 namespace {
+
+namespace py = pybind11;
+using py::arg;
+
+constexpr char where[] = "conv2d_nhwc";
 
 Conv2dNhwcParams make_params(int64_t batch, const std::array<int64_t, 3>& input,
                              const std::array<int64_t, 3>& output, int64_t kernel, int64_t stride,
-                             int64_t padding, const std::array<int64_t, 4>& weight_stride, int storage,
-                             int weight, bool tf32, bool warpgroups) {
-  Conv2dNhwcParams p{batch,
-                     input[0],
-                     input[1],
-                     input[2],
-                     output[0],
-                     output[1],
-                     output[2],
-                     kernel,
-                     stride,
-                     padding,
-                     {},
-                     static_cast<Dtype>(storage),
-                     static_cast<Dtype>(weight),
-                     tf32,
-                     warpgroups};
+                             int64_t padding, const std::array<int64_t, 4>& weight_stride, Dtype storage,
+                             Dtype weight, bool tf32, bool warpgroups) {
+  Conv2dNhwcParams p{};
+  p.batch = batch;
+  p.c_in = input[0], p.height = input[1], p.width = input[2];
+  p.c_out = output[0], p.out_height = output[1], p.out_width = output[2];
+  p.kernel = kernel, p.stride = stride, p.padding = padding;
   std::copy(weight_stride.begin(), weight_stride.end(), p.weight_stride);
+  p.storage = storage, p.weight = weight;
+  p.tf32 = tf32, p.warpgroups = warpgroups;
   return p;
 }
 
-// Why not, or None.
-std::optional<std::string> why_not(const Conv2dNhwcParams& p, Pass pass, int isa) {
-  const Status status = conv2d_nhwc_supported(p, pass, static_cast<Isa>(isa));
-  if (status.code == Code::unsupported) return status.what;
-  raise(status, "conv2d_nhwc");
-  return {};
+template <class Forward, class GradInput, class GradWeight>
+void bind_passes(py::module_& m, const Place& place, Forward forward, GradInput grad_input,
+                 GradWeight grad_weight) {
+  const arg params("params"), workspace("workspace"), first(place.first), second(place.second);
+  m.def(place.named("conv2d_nhwc_forward").c_str(), native(where, forward), params, arg("input"),
+        arg("weight"), workspace, first, second, arg("output"), arg("mean"), arg("variance"));
+  m.def(place.named("conv2d_nhwc_grad_input").c_str(), native(where, grad_input), params, arg("grad_output"),
+        arg("weight"), workspace, first, second, arg("grad_input"));
+  m.def(place.named("conv2d_nhwc_grad_weight").c_str(), native(where, grad_weight), params,
+        arg("grad_output"), arg("input"), workspace, first, second, arg("grad_weight"));
 }
-
-int64_t workspace(const Conv2dNhwcParams& p, Pass pass, int threads, int isa) {
-  return conv2d_nhwc_workspace_cpu(p, pass, threads, static_cast<Isa>(isa));
-}
-
-template <class F>
-void run(const F& pass) {
-  run_and_raise("conv2d_nhwc", pass);
-}
-
-void forward(const Conv2dNhwcParams& p, Address input, Address weight, Address scratch, int threads, int isa,
-             Address output, Address mean, Address variance) {
-  run([&] {
-    return conv2d_nhwc_forward_cpu(p, at<const void>(input), at<const void>(weight), at<void>(scratch),
-                                   threads, static_cast<Isa>(isa), at<void>(output), at<float>(mean),
-                                   at<float>(variance));
-  });
-}
-
-void grad_input(const Conv2dNhwcParams& p, Address grad_output, Address weight, Address scratch, int threads,
-                int isa, Address result) {
-  run([&] {
-    return conv2d_nhwc_grad_input_cpu(p, at<const void>(grad_output), at<const void>(weight),
-                                      at<void>(scratch), threads, static_cast<Isa>(isa), at<void>(result));
-  });
-}
-
-void grad_weight(const Conv2dNhwcParams& p, Address grad_output, Address input, Address scratch, int threads,
-                 int isa, Address result) {
-  run([&] {
-    return conv2d_nhwc_grad_weight_cpu(p, at<const void>(grad_output), at<const void>(input),
-                                       at<void>(scratch), threads, static_cast<Isa>(isa), at<float>(result));
-  });
-}
-
-#ifdef LASFAST_CUDA
-std::optional<std::string> why_not_cuda(const Conv2dNhwcParams& p, Pass pass) {
-  const Status status = conv2d_nhwc_supported_cuda(p, pass);
-  if (status.code == Code::unsupported) return status.what;
-  raise(status, "conv2d_nhwc");
-  return {};
-}
-
-void forward_cuda(const Conv2dNhwcParams& p, Address input, Address weight, Address scratch, int device,
-                  Address stream, Address output, Address mean, Address variance) {
-  run([&] {
-    return conv2d_nhwc_forward_cuda(p, at<const void>(input), at<const void>(weight), at<void>(scratch),
-                                    device, at<void>(stream), at<void>(output), at<float>(mean),
-                                    at<float>(variance));
-  });
-}
-
-void grad_input_cuda(const Conv2dNhwcParams& p, Address grad_output, Address weight, Address scratch,
-                     int device, Address stream, Address result) {
-  run([&] {
-    return conv2d_nhwc_grad_input_cuda(p, at<const void>(grad_output), at<const void>(weight),
-                                       at<void>(scratch), device, at<void>(stream), at<void>(result));
-  });
-}
-
-void grad_weight_cuda(const Conv2dNhwcParams& p, Address grad_output, Address input, Address scratch,
-                      int device, Address stream, Address result) {
-  run([&] {
-    return conv2d_nhwc_grad_weight_cuda(p, at<const void>(grad_output), at<const void>(input),
-                                        at<void>(scratch), device, at<void>(stream), at<float>(result));
-  });
-}
-#endif
 
 }  // namespace
 
 void bind_conv2d_nhwc(py::module_& m) {
-  using py::arg;
-  py::class_<Conv2dNhwcParams>(m, "Conv2dNhwcParams", py::module_local())
+  py::class_<Conv2dNhwcParams>(m, "Conv2dNhwcParams", py::module_local(),
+                               "`input` and `output` are (channels, height, width).")
       .def(py::init(&make_params), arg("batch"), arg("input"), arg("output"), arg("kernel"), arg("stride"),
            arg("padding"), arg("weight_stride"), arg("storage"), arg("weight"), arg("tf32") = false,
            arg("warpgroups") = false);
-  m.def("conv2d_nhwc_why_not", &why_not, arg("params"), arg("which"), arg("isa"));
-  m.def("conv2d_nhwc_workspace_cpu", &workspace, arg("params"), arg("which"), arg("threads"), arg("isa"));
-  m.def("conv2d_nhwc_forward_cpu", &forward, arg("params"), arg("input"), arg("weight"), arg("workspace"),
-        arg("threads"), arg("isa"), arg("output"), arg("mean"), arg("variance"));
-  m.def("conv2d_nhwc_grad_input_cpu", &grad_input, arg("params"), arg("grad_output"), arg("weight"),
-        arg("workspace"), arg("threads"), arg("isa"), arg("grad_input"));
-  m.def("conv2d_nhwc_grad_weight_cpu", &grad_weight, arg("params"), arg("grad_output"), arg("input"),
-        arg("workspace"), arg("threads"), arg("isa"), arg("grad_weight"));
+  m.def("conv2d_nhwc_why_not", why_not(where, &conv2d_nhwc_supported), arg("params"), arg("which"),
+        arg("isa"), "Why a pass cannot be run; None where it can.");
+  m.def("conv2d_nhwc_workspace_cpu", &conv2d_nhwc_workspace_cpu, arg("params"), arg("which"), arg("threads"),
+        arg("isa"));
+  bind_passes(m, cpu, &conv2d_nhwc_forward_cpu, &conv2d_nhwc_grad_input_cpu, &conv2d_nhwc_grad_weight_cpu);
 #ifdef LASFAST_CUDA
-  m.def("conv2d_nhwc_why_not_cuda", &why_not_cuda, arg("params"), arg("which"));
+  m.def("conv2d_nhwc_why_not_cuda", why_not(where, &conv2d_nhwc_supported_cuda), arg("params"), arg("which"),
+        "Why a pass cannot be run; None where it can.");
   m.def("conv2d_nhwc_workspace_cuda", &conv2d_nhwc_workspace_cuda, arg("params"), arg("which"));
-  m.def("conv2d_nhwc_forward_cuda", &forward_cuda, arg("params"), arg("input"), arg("weight"),
-        arg("workspace"), arg("device"), arg("stream"), arg("output"), arg("mean"), arg("variance"));
-  m.def("conv2d_nhwc_grad_input_cuda", &grad_input_cuda, arg("params"), arg("grad_output"), arg("weight"),
-        arg("workspace"), arg("device"), arg("stream"), arg("grad_input"));
-  m.def("conv2d_nhwc_grad_weight_cuda", &grad_weight_cuda, arg("params"), arg("grad_output"), arg("input"),
-        arg("workspace"), arg("device"), arg("stream"), arg("grad_weight"));
+  bind_passes(m, cuda, &conv2d_nhwc_forward_cuda, &conv2d_nhwc_grad_input_cuda,
+              &conv2d_nhwc_grad_weight_cuda);
 #endif
 }
+
+}  // namespace lasfast

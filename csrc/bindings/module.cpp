@@ -1,13 +1,8 @@
-// lasfast._C: the native code for Python. The only place that knows pybind11; tensors arrive as addresses and
-// sizes. The Python side (lasfast/ops/*_kernels.py) has checked devices, types and shapes, and keeps the tensors
-// alive.
+// lasfast._C: the native code for Python. This folder is the only place that knows pybind11. The Python side
+// (lasfast/ops/*_kernels.py) has checked devices, types and shapes, and keeps the tensors alive.
 //
 // Built once more as lasfast._emulated, in which the CUDA kernels run on the host (csrc/cuda/device_host.h),
 // for the test-suite.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <array>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -25,7 +20,8 @@
 #endif
 
 namespace py = pybind11;
-using namespace lasfast;  // this file is one translation unit at the border, with nothing else in scope
+
+namespace lasfast {
 
 void raise(const Status& status, const char* where) {
   if (status.ok()) return;
@@ -38,45 +34,6 @@ void raise(const Status& status, const char* where) {
 }
 
 namespace {
-
-using Strides = std::array<int64_t, 4>;
-
-SlicedConv2dParams make_params(const std::array<int64_t, 2>& sizes, const std::array<int64_t, 3>& input,
-                               const std::array<int64_t, 3>& output, const std::array<int64_t, 2>& kernel,
-                               int64_t stride, int64_t padding, const Strides& input_stride,
-                               const Strides& weight_stride, const Strides& output_stride) {
-  SlicedConv2dParams p{sizes[0],  input[0], input[1], input[2], output[0], output[1], output[2], kernel[0],
-                       kernel[1], stride,   padding,  sizes[1], {},        {},        {}};
-  std::copy(input_stride.begin(), input_stride.end(), p.input_stride);
-  std::copy(weight_stride.begin(), weight_stride.end(), p.weight_stride);
-  std::copy(output_stride.begin(), output_stride.end(), p.output_stride);
-  return p;
-}
-
-using CpuPass = Status (*)(const SlicedConv2dParams&, const float*, const float*, void*, int, Isa, float*);
-
-template <CpuPass pass>
-void run_cpu(const SlicedConv2dParams& p, Address first, Address second, Address workspace, int threads,
-             int isa, Address result) {
-  run_and_raise("sliced_conv2d", [&] {
-    return pass(p, at<const float>(first), at<const float>(second), at<void>(workspace), threads,
-                static_cast<Isa>(isa), at<float>(result));
-  });
-}
-
-#ifdef LASFAST_CUDA
-using CudaPass = Status (*)(const SlicedConv2dParams&, Dtype, const void*, const void*, void*, int, void*,
-                            void*);
-
-template <CudaPass pass>
-void run_cuda(const SlicedConv2dParams& p, int dtype, Address first, Address second, Address workspace,
-              int device, Address stream, Address result) {
-  run_and_raise("sliced_conv2d", [&] {
-    return pass(p, static_cast<Dtype>(dtype), at<const void>(first), at<const void>(second),
-                at<void>(workspace), device, at<void>(stream), at<void>(result));
-  });
-}
-#endif
 
 // Names of the instruction sets for which `holds`, in rising order; an ISA's number is its place in isas().
 std::vector<std::string> isas(bool (*holds)(Isa)) {
@@ -95,11 +52,21 @@ std::vector<std::string> cuda_archs() {
 }
 
 }  // namespace
+}  // namespace lasfast
 
 PYBIND11_MODULE(LASFAST_MODULE, m) {
-  m.doc() = "Native code of lasfast. Use lasfast.ops; this module checks little.";
+  using namespace lasfast;
+  m.doc() =
+      "Native code of lasfast. Use lasfast.ops: this module checks little.\n\n"
+      "Tensors arrive as the addresses of their data (`data_ptr()`), 0 where there is none; strides are in\n"
+      "elements; dtypes, activations and instruction sets are numbers. What functions compute is said in\n"
+      "csrc/include/lasfast, in the header that their name begins with. Those with `cuda` in their names "
+      "exist\n"
+      "in CUDA builds only, and all that they are given lies in the device's memory.";
 
-  m.def("isa_names", [] { return isas([](Isa) { return true; }); });
+  m.def(
+      "isa_names", [] { return isas([](Isa) { return true; }); },
+      "The names of all instruction sets; an instruction set's number is its place among them.");
   m.def("isas_compiled", [] { return isas(isa_compiled); });
   m.def("isas_supported", [] { return isas(isa_supported); });
   m.def("isa_preferred", [] { return std::string(isa_name(isa_preferred())); });
@@ -140,20 +107,8 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
       .value("grad_weight", Pass::grad_weight);
   bind_depthwise_nhwc(m);
   bind_conv2d_nhwc(m);
-
-  py::class_<SlicedConv2dParams>(m, "SlicedConv2dParams", py::module_local())
-      .def(py::init(&make_params), py::arg("sizes"), py::arg("input"), py::arg("output"), py::arg("kernel"),
-           py::arg("stride"), py::arg("padding"), py::arg("input_stride"), py::arg("weight_stride"),
-           py::arg("output_stride"));
-  m.def("sliced_conv2d_workspace_cpu", &sliced_conv2d_workspace_cpu);
-  m.def("sliced_conv2d_forward_cpu", &run_cpu<sliced_conv2d_forward_cpu>);
-  m.def("sliced_conv2d_grad_input_cpu", &run_cpu<sliced_conv2d_grad_input_cpu>);
-  m.def("sliced_conv2d_grad_weight_cpu", &run_cpu<sliced_conv2d_grad_weight_cpu>);
+  bind_sliced_conv2d(m);
 #ifdef LASFAST_CUDA
   bind_schedule_cuda(m);
-  m.def("sliced_conv2d_workspace_cuda", &sliced_conv2d_workspace_cuda);
-  m.def("sliced_conv2d_forward_cuda", &run_cuda<sliced_conv2d_forward_cuda>);
-  m.def("sliced_conv2d_grad_input_cuda", &run_cuda<sliced_conv2d_grad_input_cuda>);
-  m.def("sliced_conv2d_grad_weight_cuda", &run_cuda<sliced_conv2d_grad_weight_cuda>);
 #endif
 }

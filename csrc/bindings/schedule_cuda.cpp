@@ -1,6 +1,4 @@
-// Schedules on CUDA for Python. As in schedule.cpp, addresses stand for what Python owns.
-#include <pybind11/stl.h>
-
+// Schedules on CUDA, for Python.
 #include <array>
 #include <tuple>
 #include <vector>
@@ -9,34 +7,23 @@
 #include "lasfast/device.h"
 #include "lasfast/schedule.h"
 
-namespace py = pybind11;
-using namespace lasfast;
-
 #ifdef LASFAST_CUDA
 
+namespace lasfast {
 namespace {
 
-int64_t packed_bytes(Address operation, Address input, int storage) {
-  return schedule_packed_bytes_cuda(*at<const Operation>(operation), *at<const Value>(input),
-                                    static_cast<Dtype>(storage));
+namespace py = pybind11;
+using py::arg;
+
+int64_t packed_bytes(Pointer<const Operation> operation, Pointer<const Value> input, Dtype storage) {
+  return schedule_packed_bytes_cuda(*operation, *input, storage);
 }
 
-void pack(Address operation, Address input, int storage, Address weight, const std::array<int64_t, 4>& stride,
-          int device, Address stream, Address packed) {
-  raise(schedule_pack_cuda(*at<const Operation>(operation), *at<const Value>(input),
-                           static_cast<Dtype>(storage), at<const float>(weight), stride.data(), device,
-                           at<void>(stream), at<void>(packed)),
+void pack(Pointer<const Operation> operation, Pointer<const Value> input, Dtype storage,
+          Pointer<const float> weight, const std::array<int64_t, 4>& stride, int device, Pointer<void> stream,
+          Pointer<void> packed) {
+  raise(schedule_pack_cuda(*operation, *input, storage, weight, stride.data(), device, stream, packed),
         "schedule_pack");
-}
-
-int64_t plan_bytes(const ScheduleTables& tables, int storage, int64_t images, int purpose) {
-  return schedule_plan_bytes_cuda(tables, static_cast<Dtype>(storage), images, static_cast<Purpose>(purpose));
-}
-
-void plan(const ScheduleTables& tables, int storage, bool tf32, int64_t images, int purpose, Address plan) {
-  raise(schedule_plan_cuda(tables, static_cast<Dtype>(storage), tf32, images, static_cast<Purpose>(purpose),
-                           at<void>(plan)),
-        "schedule_plan");
 }
 
 std::vector<std::tuple<int, int, bool>> conv_tiles() {
@@ -46,40 +33,25 @@ std::vector<std::tuple<int, int, bool>> conv_tiles() {
   return tiles;
 }
 
-std::array<int64_t, 4> needs(Address plan) {
-  const CudaNeeds needs = schedule_needs_cuda(at<const void>(plan));
+std::array<int64_t, 4> needs(Pointer<const void> plan) {
+  const CudaNeeds needs = schedule_needs_cuda(plan);
   return {needs.arena_bytes, needs.scratch_bytes, needs.levels, needs.resident_bytes};
 }
 
-void run(const ScheduleTables& tables, Address plan, Address device_plan, Address images, int64_t count,
-         int64_t first_level, int64_t last_level, Address arena, Address scratch, Address logits,
-         int64_t logit_images, int device, Address stream) {
-  const CudaPass pass{at<const void>(plan),
-                      at<const void>(device_plan),
-                      at<const void>(images),
-                      count,
-                      first_level,
-                      last_level,
-                      at<void>(arena),
-                      at<void>(scratch),
-                      at<float>(logits),
-                      logit_images,
-                      device,
-                      at<void>(stream)};
+void run(const ScheduleTables& tables, Pointer<const void> plan, Pointer<const void> device_plan,
+         Pointer<const void> images, int64_t count, int64_t first_level, int64_t last_level,
+         Pointer<void> arena, Pointer<void> scratch, Pointer<float> logits, int64_t logit_images, int device,
+         Pointer<void> stream) {
+  const CudaPass pass{plan,  device_plan, images, count,        first_level, last_level,
+                      arena, scratch,     logits, logit_images, device,      stream};
   run_and_raise("schedule_run", [&] { return schedule_run_cuda(tables, pass); });
 }
 
-void run_resident(const ScheduleTables& tables, Address plan, Address device_plan, Address images,
-                  int64_t count, Address logits, int64_t logit_images, int device, Address stream) {
-  CudaPass pass{};
-  pass.plan = at<const void>(plan);
-  pass.device_plan = at<const void>(device_plan);
-  pass.images = at<const void>(images);
-  pass.count = count;
-  pass.logits = at<float>(logits);
-  pass.logit_images = logit_images;
-  pass.device = device;
-  pass.stream = at<void>(stream);
+void run_resident(const ScheduleTables& tables, Pointer<const void> plan, Pointer<const void> device_plan,
+                  Pointer<const void> images, int64_t count, Pointer<float> logits, int64_t logit_images,
+                  int device, Pointer<void> stream) {
+  const CudaPass pass{plan,    device_plan, images, count,        0,      0,
+                      nullptr, nullptr,     logits, logit_images, device, stream};
   run_and_raise("schedule_run_resident", [&] { return schedule_run_resident_cuda(tables, pass); });
 }
 
@@ -93,24 +65,28 @@ std::array<int64_t, 4> limits(int device) {
 }  // namespace
 
 void bind_schedule_cuda(py::module_& m) {
-  using py::arg;
   m.def("schedule_packed_bytes_cuda", &packed_bytes, arg("operation"), arg("input"), arg("storage"));
   m.def("schedule_pack_cuda", &pack, arg("operation"), arg("input"), arg("storage"), arg("weight"),
         arg("weight_stride"), arg("device"), arg("stream"), arg("packed"));
-  m.def("schedule_plan_bytes_cuda", &plan_bytes, arg("tables"), arg("storage"), arg("images"),
+  m.def("schedule_plan_bytes_cuda", &schedule_plan_bytes_cuda, arg("tables"), arg("storage"), arg("images"),
         arg("purpose"));
-  m.def("schedule_plan_cuda", &plan, arg("tables"), arg("storage"), arg("tf32"), arg("images"),
-        arg("purpose"), arg("plan"));
-  m.def("schedule_conv_tiles_cuda", &conv_tiles);
+  m.def("schedule_plan_cuda", native_at_once("schedule_plan", &schedule_plan_cuda), arg("tables"),
+        arg("storage"), arg("tf32"), arg("images"), arg("purpose"), arg("plan"));
+  m.def("schedule_conv_tiles_cuda", &conv_tiles,
+        "Of each tile: positions, channels, and whether warpgroups multiply it.");
   m.def("schedule_usual_tile_cuda", &schedule_usual_tile_cuda, arg("channels"));
   m.def("schedule_has_warpgroups_cuda", &schedule_has_warpgroups_cuda, arg("device"));
-  m.def("schedule_needs_cuda", &needs, arg("plan"));
+  m.def("schedule_needs_cuda", &needs, arg("plan"),
+        "Bytes of the arena and of the scratch memory, levels, and bytes of a block's shared memory.");
   m.def("schedule_run_cuda", &run, arg("tables"), arg("plan"), arg("device_plan"), arg("images"),
         arg("count"), arg("first_level"), arg("last_level"), arg("arena"), arg("scratch"), arg("logits"),
         arg("logit_images"), arg("device"), arg("stream"));
   m.def("schedule_run_resident_cuda", &run_resident, arg("tables"), arg("plan"), arg("device_plan"),
         arg("images"), arg("count"), arg("logits"), arg("logit_images"), arg("device"), arg("stream"));
-  m.def("cuda_limits", &limits, arg("device"));
+  m.def("cuda_limits", &limits, arg("device"),
+        "Multiprocessors; bytes of shared memory: a block's, a multiprocessor's, reserved in each block.");
 }
+
+}  // namespace lasfast
 
 #endif

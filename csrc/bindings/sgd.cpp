@@ -3,44 +3,46 @@
 
 #include "bindings.h"
 
-namespace py = pybind11;
-using namespace lasfast;
-
+namespace lasfast {
 namespace {
 
-int64_t plan(Address parts, int64_t count) {
+namespace py = pybind11;
+using py::arg;
+
+int64_t plan(Pointer<SgdPart> parts, int64_t count) {
   int64_t chunks = 0;
-  raise(sgd_plan(at<SgdPart>(parts), count, &chunks), "sgd");
+  raise(sgd_plan(parts, count, &chunks), "sgd");
   return chunks;
 }
 
-void run_cpu(Address parts, int64_t count, int64_t chunks, float learning_rate, float momentum,
-             float weight_decay, bool nesterov, float gradient_scale, float clip_norm, Address workspace,
-             int threads) {
-  const SgdParams p{count,        chunks,   learning_rate,  momentum,
-                    weight_decay, nesterov, gradient_scale, clip_norm};
-  run_and_raise("sgd", [&] { return sgd_cpu(p, at<const SgdPart>(parts), at<void>(workspace), threads); });
+template <class... P>
+auto update(Status (*run)(const SgdParams&, const SgdPart*, P...)) {
+  return
+      [=](Pointer<const SgdPart> parts, int64_t count, int64_t chunks, float learning_rate, float momentum,
+          float weight_decay, bool nesterov, float gradient_scale, float clip_norm, Received<P>... values) {
+        const SgdParams p{count,        chunks,   learning_rate,  momentum,
+                          weight_decay, nesterov, gradient_scale, clip_norm};
+        run_and_raise("sgd", [&] { return run(p, parts, values...); });
+      };
 }
 
-#ifdef LASFAST_CUDA
-void run_cuda(Address parts, int64_t count, int64_t chunks, float learning_rate, float momentum,
-              float weight_decay, bool nesterov, float gradient_scale, float clip_norm, Address workspace,
-              int device, Address stream) {
-  const SgdParams p{count,        chunks,   learning_rate,  momentum,
-                    weight_decay, nesterov, gradient_scale, clip_norm};
-  run_and_raise("sgd", [&] {
-    return sgd_cuda(p, at<const SgdPart>(parts), at<void>(workspace), device, at<void>(stream));
-  });
+template <class Run, class... Where>
+void bind_update(py::module_& m, const char* name, Run run, const Where&... where) {
+  m.def(name, update(run), arg("parts"), arg("count"), arg("chunks"), arg("learning_rate"), arg("momentum"),
+        arg("weight_decay"), arg("nesterov"), arg("gradient_scale"), arg("clip_norm"), arg("workspace"),
+        where...);
 }
-#endif
 
 }  // namespace
 
 void bind_sgd(py::module_& m) {
-  m.def("sgd_plan", &plan);
-  m.def("sgd_workspace", &sgd_workspace);
-  m.def("sgd_cpu", &run_cpu);
+  m.def("sgd_plan", &plan, arg("parts"), arg("count"),
+        "Number the chunks of `parts`, int64 [count, 9] of SgdPart; return how many there are.");
+  m.def("sgd_workspace", &sgd_workspace, arg("chunks"));
+  bind_update(m, "sgd_cpu", &sgd_cpu, arg("threads"));
 #ifdef LASFAST_CUDA
-  m.def("sgd_cuda", &run_cuda);
+  bind_update(m, "sgd_cuda", &sgd_cuda, arg("device"), arg("stream"));
 #endif
 }
+
+}  // namespace lasfast

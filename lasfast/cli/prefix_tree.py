@@ -60,7 +60,7 @@ def prefix_tree_lines(
             lines.append((name, f"{count} native operations, {values}"))
         calls = dict.fromkeys(f"{call.layer.name} ({_title(call)})" for call in schedule.calls)
         lines.append(("run by PyTorch", ", ".join(calls) or "no layer"))
-    except NotLowerableError as error:
+    except (NotLowerableError, ImportError) as error:
         lines.append(("run by PyTorch", f"every layer, because of {error}"))
     return lines
 

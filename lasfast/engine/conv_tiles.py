@@ -1,8 +1,9 @@
-"""Which tile CUDA computes a convolution in: measured once for its size on a GPU, then remembered.
+"""The tile that CUDA computes a convolution in: measured once for its size on a GPU, then remembered.
 
-A level's operations, of all candidates, run in one launch that fills the chip. So a tile is measured on as
-much as fills it, and what is taken depends on the convolution alone: not on how many images or candidates
-there are, which must change no result. A tile that does not give the bits of the usual one is not taken.
+A level's operations, of all candidates, run in one launch that fills the chip. So a tile is measured on a
+convolution that fills it. Which one is taken depends on the convolution alone, not on how many images or
+candidates there are, which must change no result. A tile that gives other bits than the usual one is not
+taken.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lasfast.engine.schedule import CUDA_CHANNELS, OPERATION, VALUE, Kind
+from lasfast.engine.schedule import CUDA_CHANNELS, Kind, operation_fields, records, value_fields
 from lasfast.ir.precision import PRECISIONS
 from lasfast.runtime import autotune, compiled
 from lasfast.runtime.autotune import UnfitError
@@ -23,16 +24,17 @@ from lasfast.runtime.placement import stream_of
 from lasfast.runtime.precision import torch_dtype
 
 SIDE = 16
-"""Height and width of what is measured on."""
+"""The height and width of the images that a tile is measured on."""
 POSITIONS = 2048
-"""Of what is measured on, for each multiprocessor: sixteen tiles, or as many as take `BYTES`."""
+"""A tile is measured on so many positions for each multiprocessor: sixteen tiles of them."""
 BYTES = 64 << 20
+"""The input and output that a tile is measured on take at most so much memory."""
 MOST_CHANNELS = 2048
-"""Of an input; convolutions of more are computed in the usual tile."""
+"""Convolutions of more input channels are computed in the usual tile."""
 
 
 class Size(NamedTuple):
-    """What convolutions that are computed in one tile have in common."""
+    """The size of a convolution, rounded: all convolutions of one size are computed in the same tile."""
 
     kernel: int
     in_channels: int
@@ -40,13 +42,17 @@ class Size(NamedTuple):
 
     @classmethod
     def of(cls, kernel: int, in_channels: int, out_channels: int) -> Size:
-        """Round up, so that few are measured: all of a size are represented by the largest of them."""
+        """Return the size of a convolution, rounded up: the largest of a size stands for all of it."""
         step = 16 if out_channels <= 128 else 64
         return cls(kernel, max(8, 1 << (in_channels - 1).bit_length()), -(-out_channels // step) * step)
 
 
 class ConvTiles:
-    """Takes tiles for schedules of one device and precision; `tf32` says how that multiplies fp32."""
+    """Chooses tiles for schedules of one device and precision.
+
+    `tf32` says whether fp32 values are multiplied as TF32. `memory_budget` bounds the bytes that measuring
+    takes.
+    """
 
     def __init__(
         self, device: torch.device, precision: str, *, tf32: bool, memory_budget: int | None = None
@@ -118,16 +124,21 @@ class Trial:
         wanted = -(-POSITIONS * multiprocessors // SIDE**2)
         self.images = max(1, min(wanted, tiles.bytes // (sum(elements) * dtype.itemsize)))
 
-        self.values = np.array(
-            [(channels[0], SIDE, SIDE, 0, 0), (channels[1], SIDE, SIDE, 0, elements[0])], VALUE
+        offsets = 0, elements[0]
+        self.values = records(
+            "Value",
+            [value_fields(count, SIDE, SIDE, offset=at) for count, at in zip(channels, offsets, strict=True)],
         )
-        self.operations = np.zeros(1, OPERATION)
-        for name in ("other", "leaf", "input_norm", "other_norm", "output_norm", "statistics", "bias"):
-            self.operations[name] = -1
-        for name, number in (("kind", Kind.CONV2D), ("output", 1), ("stride", 1), ("groups", 1)):
-            self.operations[name] = number
-        self.operations["kernel"], self.operations["padding"] = size.kernel, size.kernel // 2
-        self.operations["out_channels"] = size.out_channels
+        convolution = operation_fields(
+            Kind.CONV2D,
+            input=0,
+            output=1,
+            weight=0,
+            kernel=size.kernel,
+            padding=size.kernel // 2,
+            out_channels=size.out_channels,
+        )
+        self.operations = records("Operation", [convolution])
 
         self.arena = torch.empty(sum(elements) * self.images, dtype=dtype, device=self.device)
         source, self.output = self.arena.split([elements[0] * self.images, elements[1] * self.images])
@@ -151,8 +162,12 @@ class Trial:
 
     def _launch(self, tile: int) -> None:
         tables = self.module.ScheduleTables(
-            *(self.values.ctypes.data, 2, 0, 0, self.operations.ctypes.data, 1),
-            *(self.weights.data_ptr(), self.weights.numel(), 0, 0, 0, 0, 0, 0, 0, 0, 0),
+            values=self.values.ctypes.data,
+            value_count=len(self.values),
+            operations=self.operations.ctypes.data,
+            operation_count=len(self.operations),
+            weights=self.weights.data_ptr(),
+            weight_bytes=self.weights.numel(),
         )
         if tile not in self.plans:
             self.operations["tile"] = tile + 1

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lasfast.engine.schedule import Call, Kind
+from lasfast.engine.schedule import NONE, Call, Kind
 from lasfast.ir.layers import Op, Shape
 from lasfast.ir.prefix_tree import ROOT
-
-NONE = -1
-"""In place of a number: no norm, no leaf, no value."""
 
 
 @dataclass(eq=False, slots=True)

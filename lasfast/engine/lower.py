@@ -19,9 +19,9 @@ from functools import lru_cache
 from typing import Any
 
 from lasfast.engine.graph import Graph, make_graph
-from lasfast.engine.group import NONE, Group, Term
+from lasfast.engine.group import Group, Term
 from lasfast.engine.resident import depth_first
-from lasfast.engine.schedule import BatchNorm, Call, Kind, Schedule
+from lasfast.engine.schedule import NONE, BatchNorm, Call, Kind, Schedule
 from lasfast.engine.schedule_builder import build_schedule
 from lasfast.ir import layers
 from lasfast.ir.activations import ACTIVATIONS

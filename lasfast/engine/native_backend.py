@@ -23,7 +23,7 @@ from lasfast.engine.cuda_executor import CudaExecutor
 from lasfast.engine.executor import Executor
 from lasfast.engine.layout import Layout
 from lasfast.engine.lower import lower
-from lasfast.engine.schedule import SIZES, BatchNorm
+from lasfast.engine.schedule import BatchNorm, fits
 from lasfast.ir.layers import Shape
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime import compiled
@@ -38,7 +38,7 @@ def why_missing(device: torch.device) -> str | None:
         return f"there are no native kernels for {device.type}"
     if not compiled.available():
         return "lasfast's compiled module is missing (lasfast info says why)"
-    if getattr(compiled.load(), "schedule_sizes", None) != SIZES:
+    if not fits(compiled.load()):
         return "lasfast's compiled module is older than this code; build it again with `pip install .`"
     if device.type == "cuda":
         return compiled.why_no_cuda(device.index or 0)

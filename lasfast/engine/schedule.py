@@ -1,13 +1,20 @@
-"""A lowered plan as plain data: the records of csrc/include/lasfast/schedule.h, which says what they mean."""
+"""A lowered plan as plain data: the records of csrc/include/lasfast/schedule.h, which says what they mean.
+
+A record is written once, in C++: the compiled module has its dtype, and `records` fills arrays of it by the
+names of its fields.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, Literal
 
 import numpy as np
 
 from lasfast.ir.layers import Conv2d, Layer, Linear, Op, Shape
+from lasfast.runtime import compiled
 
 
 class Kind(IntEnum):
@@ -26,33 +33,68 @@ class Kind(IntEnum):
 
 
 MAX_KERNEL = 11
-"""Of native convolutions and pools."""
-
-VALUE = np.dtype(
-    [("channels", "i4"), ("height", "i4"), ("width", "i4"), ("shared", "i4"), ("offset", "i8")], align=True
-)
-NORM = np.dtype([("channels", "i4"), ("offset", "i4"), ("eps", "f4"), ("reserved", "i4")], align=True)
-OPERATION = np.dtype(
-    [
-        *((name, "i4") for name in ("kind", "level", "input", "other", "output", "leaf")),
-        *((name, "i4") for name in ("kernel", "stride", "padding", "groups")),
-        *((name, "i4") for name in ("input_norm", "input_activation", "other_norm", "other_activation")),
-        *((name, "i4") for name in ("output_norm", "activation", "statistics", "out_channels")),
-        ("first", "i4"),
-        ("tile", "i4"),
-        ("weight", "i8"),
-        ("bias", "i8"),
-    ],
-    align=True,
-)
-SIZES = (24, 16, 96)
-"""Bytes of a Value, a Norm and an Operation in C."""
-assert (VALUE.itemsize, NORM.itemsize, OPERATION.itemsize) == SIZES
-
+"""The largest kernel of native convolutions and pools."""
 ALIGNMENT = 32
 """Offsets of values are multiples of so many elements: 64 bytes in the smallest storage."""
 CUDA_CHANNELS = 8
 """On CUDA, a position of a value has room for a multiple of so many channels."""
+NONE = -1
+"""A record's field that names a value, a norm or a parameter has this where there is none."""
+
+Fields = dict[str, float]
+"""The fields of one record, by name."""
+
+
+def value_fields(
+    channels: int, height: int = 1, width: int = 1, *, shared: bool = False, offset: int = 0
+) -> Fields:
+    """Return the fields of a value; `offset` counts elements per image."""
+    return {"channels": channels, "height": height, "width": width, "shared": shared, "offset": offset}
+
+
+def norm_fields(channels: int, *, offset: int, eps: float) -> Fields:
+    """Return the fields of a batch norm whose channels begin at `offset` in the tables of channels."""
+    return {"channels": channels, "offset": offset, "eps": eps, "reserved": 0}
+
+
+def operation_fields(kind: Kind, **fields: int) -> Fields:
+    """Return the fields of an operation: those given, and of the others what means that there is none."""
+    return {"kind": kind, **_PLAIN_OPERATION, **fields}
+
+
+_PLAIN_OPERATION = {
+    **dict.fromkeys(("level", "padding", "input_activation", "other_activation", "activation"), 0),
+    **dict.fromkeys(("out_channels", "first", "tile"), 0),
+    **dict.fromkeys(("kernel", "stride", "groups"), 1),
+    **dict.fromkeys(("input", "other", "output", "leaf", "input_norm", "other_norm", "output_norm"), NONE),
+    **dict.fromkeys(("statistics", "weight", "bias"), NONE),
+}
+_FIELDS = {
+    "Value": set(value_fields(1)),
+    "Norm": set(norm_fields(1, offset=0, eps=0)),
+    "Operation": set(operation_fields(Kind.INPUT)),
+}
+
+
+def records(name: Literal["Value", "Norm", "Operation"], rows: Sequence[Fields]) -> np.ndarray:
+    """Return an array of the compiled module's records, each filled by the names of its fields.
+
+    Raises ImportError where the module is missing, ValueError where a row has other fields than the record.
+    """
+    dtype = compiled.load().records[name]
+    array, fields = np.empty(len(rows), dtype), set(dtype.names)
+    for row in rows:
+        if row.keys() != fields:
+            raise ValueError(f"{name} has fields {', '.join(dtype.names)}, got {', '.join(row)}")
+    for field in dtype.names:
+        array[field] = [row[field] for row in rows]
+    return array
+
+
+def fits(module: Any) -> bool:
+    """Whether a compiled module has the records, and the kinds of operations, that this code knows."""
+    fields = {name: set(dtype.names) for name, dtype in getattr(module, "records", {}).items()}
+    return fields == _FIELDS and getattr(module, "kinds", None) == {kind.name.lower(): kind for kind in Kind}
 
 
 @dataclass(frozen=True)

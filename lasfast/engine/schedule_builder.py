@@ -10,19 +10,22 @@ from math import prod
 
 import numpy as np
 
-from lasfast.engine.group import NONE, Group
+from lasfast.engine.group import Group
 from lasfast.engine.memory import first_fit
 from lasfast.engine.resident import place_values, with_plain_inputs
 from lasfast.engine.schedule import (
     ALIGNMENT,
     CUDA_CHANNELS,
-    NORM,
-    OPERATION,
-    VALUE,
+    NONE,
     BatchNorm,
+    Fields,
     Kind,
     Resident,
     Schedule,
+    norm_fields,
+    operation_fields,
+    records,
+    value_fields,
 )
 from lasfast.ir import layers
 from lasfast.ir.layers import Shape
@@ -57,9 +60,12 @@ def build_schedule(
     norm_numbers = {NONE: NONE} | {norm: number for number, norm in enumerate(kept)}
     kept_norms = tuple(batch_norms[norm] for norm in kept)
     offsets = accumulate((norm.channels for norm in kept_norms), initial=0)
-    norms = np.array(
-        [(norm.channels, offset, norm.eps, 0) for norm, offset in zip(kept_norms, offsets, strict=False)],
-        dtype=NORM,
+    norms = records(
+        "Norm",
+        [
+            norm_fields(norm.channels, offset=offset, eps=norm.eps)
+            for norm, offset in zip(kept_norms, offsets, strict=False)
+        ],
     )
     parameters = _Parameters()
     operations = _records(groups, norm_numbers, parameters)
@@ -72,8 +78,8 @@ def build_schedule(
         needed = set(groups)
         in_order = [group for group in depth_first if group in needed]
         resident = _resident(in_order, norm_numbers, parameters)
-    for records in (values, norms, operations, nodes):
-        records.setflags(write=False)  # schedules are remembered, and shared by who asks for them
+    for array in (values, norms, operations, nodes):
+        array.setflags(write=False)  # schedules are remembered, and shared by who asks for them
     return Schedule(
         values=values,
         norms=norms,
@@ -104,53 +110,42 @@ def _resident(groups: list[Group], norms: dict[int, int], parameters: _Parameter
         group.level = level
     offsets, arena = placed
     shapes = [group.shape for group in groups if group.leaf == NONE]
-    rows = [(*shape, 0, offset) for shape, offset in zip(shapes, offsets, strict=True)]
-    return Resident(np.array(rows, dtype=VALUE), _records(groups, norms, parameters), arena)
+    values = [value_fields(*shape, offset=offset) for shape, offset in zip(shapes, offsets, strict=True)]
+    return Resident(records("Value", values), _records(groups, norms, parameters), arena)
 
 
 def _records(groups: list[Group], norms: dict[int, int], parameters: _Parameters) -> np.ndarray:
-    """The groups' records; the values that they store are numbered in their order."""
+    """Return the groups' records; the values that they store are numbered in their order."""
     numbers = {id(group): number for number, group in enumerate(g for g in groups if g.leaf == NONE)}
     rows = [
-        _record(group, numbers, norms, *parameters.of(group, index)) for index, group in enumerate(groups)
+        _record(group, numbers, norms) | parameters.of(group, index) for index, group in enumerate(groups)
     ]
-    return np.array(rows, dtype=OPERATION)
+    return records("Operation", rows)
 
 
-def _record(
-    group: Group, numbers: dict[int, int], norms: dict[int, int], weight: int, bias: int
-) -> tuple[int, ...]:
-    """Return an operation's fields, in the order of `OPERATION`."""
+def _record(group: Group, numbers: dict[int, int], norms: dict[int, int]) -> Fields:
+    """Return an operation's fields, but for its parameters."""
     op, one, other = group.op, group.input, group.other
-    kernel, stride, padding, channel_groups = 1, 1, 0, group.groups
+    fields = {
+        "level": group.level,
+        "output": numbers.get(id(group), NONE),
+        "leaf": group.leaf,
+        "groups": group.groups,
+        "output_norm": norms[group.output_norm],
+        "activation": group.activation,
+        "statistics": norms[group.statistics],
+        "out_channels": group.shape[0],
+        "first": group.first,
+    }
     if isinstance(op, layers.Conv2d | layers.Pool):
-        kernel, stride, padding = op.kernel_size, op.stride, op.padding
+        fields |= {"kernel": op.kernel_size, "stride": op.stride, "padding": op.padding}
     if isinstance(op, layers.Conv2d):
-        channel_groups = op.groups
-    return (
-        group.kind,
-        group.level,
-        numbers[id(one.group)] if one else NONE,
-        numbers[id(other.group)] if other else NONE,
-        numbers.get(id(group), NONE),
-        group.leaf,
-        kernel,
-        stride,
-        padding,
-        channel_groups,
-        norms[one.norm] if one else NONE,
-        one.activation if one else 0,
-        norms[other.norm] if other else NONE,
-        other.activation if other else 0,
-        norms[group.output_norm],
-        group.activation,
-        norms[group.statistics],
-        group.shape[0],
-        group.first,
-        0,
-        weight,
-        bias,
-    )
+        fields["groups"] = op.groups
+    for name, term in (("input", one), ("other", other)):
+        if term is not None:
+            fields |= {name: numbers[id(term.group)], f"{name}_norm": norms[term.norm]}
+            fields[f"{name}_activation"] = term.activation
+    return operation_fields(group.kind, **fields)
 
 
 class _Parameters:
@@ -162,11 +157,11 @@ class _Parameters:
         self._weights: dict[tuple[object, ...], int] = {}
         self._bias_end = 0
 
-    def of(self, group: Group, index: int) -> tuple[int, int]:
-        """Return the number of the weight that operation `index` reads, and where its bias begins."""
+    def of(self, group: Group, index: int) -> dict[str, int]:
+        """Return the fields that say which weight operation `index` reads, and where its bias begins."""
         op = group.op
         if group.kind not in (Kind.CONV2D, Kind.LINEAR):
-            return NONE, NONE
+            return {}
         assert isinstance(op, Reader)
         assert group.input is not None
         shape = group.input.group.shape
@@ -174,12 +169,12 @@ class _Parameters:
         if weight == len(self.sources):
             self.sources.append((op, shape, index))
         if not op.bias:
-            return weight, NONE
+            return {"weight": weight}
         slot = (op.module, group.shape[0])
         if slot not in self.biases:
             self.biases[slot] = self._bias_end
             self._bias_end += group.shape[0]
-        return weight, self.biases[slot]
+        return {"weight": weight, "bias": self.biases[slot]}
 
 
 def _weight_key(op: Reader, shape: Shape) -> tuple[object, ...]:
@@ -251,10 +246,10 @@ def _place(groups: list[Group], one_arena: bool, multiple: int) -> tuple[np.ndar
         for value, offset in zip(members, found, strict=True):
             offsets[value] = offset
     rows = [
-        (*group.shape, crossing, offset)
+        value_fields(*group.shape, shared=crossing, offset=offset)
         for group, crossing, offset in zip(stored, crosses, offsets, strict=True)
     ]
-    return np.array(rows, dtype=VALUE), arenas[0], arenas[1]
+    return records("Value", rows), arenas[0], arenas[1]
 
 
 def _elements(shape: Shape, multiple: int) -> int:

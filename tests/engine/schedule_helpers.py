@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from operator import itemgetter
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lasfast.engine.schedule import NORM, OPERATION, VALUE, Kind
+from lasfast.engine.schedule import Kind, norm_fields, operation_fields, records, value_fields
 from lasfast.runtime import compiled
 
 FORWARD, REVERSED = -1, -2
@@ -56,8 +56,8 @@ class Schedule:
         self.isa, self.storage = isa, storage
         self.dtype = STORAGES[storage]
         self.number = list(STORAGES).index(storage)
-        self.values: list[tuple] = []
-        self.norms: list[tuple] = []
+        self.values: list[dict] = []
+        self.norms: list[dict] = []
         self.operations: list[dict] = []
         self.weights: list[Tensor] = []
         self.weight_bytes = 0
@@ -68,7 +68,7 @@ class Schedule:
         self.module = compiled.load()
 
     def value(self, channels: int, height: int = 1, width: int = 1) -> int:
-        self.values.append((channels, height, width, 0, self.arena_elements))
+        self.values.append(value_fields(channels, height, width, offset=self.arena_elements))
         self.arena_elements += -(-self.pitch(channels) * height * width // 32) * 32
         return len(self.values) - 1
 
@@ -82,22 +82,19 @@ class Schedule:
         columns = torch.full((6, channels), torch.nan)
         columns[:4] = torch.randn(4, channels, generator=generator)
         self.tables = torch.cat((self.tables, columns), 1)
-        self.norms.append((channels, offset, eps, 0))
+        self.norms.append(norm_fields(channels, offset=offset, eps=eps))
         return len(self.norms) - 1
 
     def affine(self, norm: int, x: Tensor) -> Tensor:
         if norm < 0:
             return x
-        channels, offset, *_ = self.norms[norm]
+        channels, offset = itemgetter("channels", "offset")(self.norms[norm])
         scale, shift = self.tables[2:4, offset : offset + channels].view(2, 1, channels, 1, 1).to(x.dtype)
         return x * scale + shift
 
     def add(self, kind: Kind, input: int, output: int, weight: Tensor | None = None, **fields: object) -> int:
-        op = {"kind": kind, "level": len(self.operations), "input": input, "other": -1, "output": output}
-        op |= {"leaf": -1, "kernel": 1, "stride": 1, "padding": 0, "groups": 1, "first": 0, "tile": 0}
-        op |= {"input_norm": -1, "input_activation": 0, "other_norm": -1, "other_activation": 0}
-        op |= {"output_norm": -1, "activation": 0, "statistics": -1, "weight": -1, "bias": -1}
-        op |= {"out_channels": self.values[output][0] if output >= 0 else -1}
+        op = operation_fields(kind, level=len(self.operations), input=input, output=output)
+        op["out_channels"] = self.values[output]["channels"] if output >= 0 else -1
         bias = fields.pop("bias", None)
         op |= fields
         if kind in (Kind.CONV2D, Kind.LINEAR) and op["groups"] == 1:
@@ -106,7 +103,7 @@ class Schedule:
             op["bias"] = len(self.biases)
             self.biases = torch.cat((self.biases, bias))
         if weight is not None:
-            record, value = self.record(op), np.array([self.values[input]], VALUE)
+            record, value = records("Operation", [op]), records("Value", [self.values[input]])
             packed = self.pack(record.ctypes.data, value.ctypes.data, weight)
             op["weight"] = self.weight_bytes
             self.weight_bytes += len(packed)
@@ -123,18 +120,14 @@ class Schedule:
         self.module.schedule_pack(*arguments, weight.data_ptr(), weight.stride(), packed.data_ptr())
         return packed
 
-    @staticmethod
-    def record(op: dict) -> np.ndarray:
-        return np.array([tuple(op[name] for name in OPERATION.names)], OPERATION)
-
     def native(self, **changes: int) -> object:
         """Return the tables; self keeps the memory that they point to."""
         self.packed = torch.cat([*self.weights, torch.zeros(0, dtype=torch.uint8)])
         assert self.packed.data_ptr() % 64 == 0
         self.arrays = (
-            np.array(self.values, VALUE),
-            np.array(self.norms, NORM),
-            np.concatenate([self.record(op) for op in self.operations]),
+            records("Value", self.values),
+            records("Norm", self.norms),
+            records("Operation", self.operations),
         )
         self.tables = self.tables.contiguous()
         names = ("gamma", "beta", "scale", "shift", "mean", "variance")
@@ -158,7 +151,9 @@ class Schedule:
         return self.module.ScheduleTables(**arguments | changes)
 
     def read(self, value: int, images: int) -> Tensor:
-        channels, height, width, _, offset = self.values[value]
+        channels, height, width, offset = itemgetter("channels", "height", "width", "offset")(
+            self.values[value]
+        )
         begin, pitch = offset * images, self.pitch(channels)
         flat = self.arena[begin : begin + images * pitch * height * width]
         return flat.view(images, height, width, pitch)[..., :channels].permute(0, 3, 1, 2).float()
@@ -181,7 +176,7 @@ class Schedule:
         arena = -(-self.arena_elements * block * itemsize // 64) * 64
         self.arena = aligned(threads * arena // itemsize, self.dtype, torch.nan)
         self.shared = aligned(self.arena_elements * len(images), self.dtype, torch.nan)
-        shared = any(value[3] for value in self.values)
+        shared = any(value["shared"] for value in self.values)
         for operations in ranges or [(0, len(self.operations))]:
             self.module.schedule_predict(
                 tables,
@@ -405,7 +400,7 @@ def run_with_other(schedule: Schedule, x: Tensor, other: Tensor | None, value: i
     def filled(count: int, dtype: torch.dtype, fill: float | None = None) -> Tensor:
         tensor = original(count, dtype, fill)
         if dtype == schedule.dtype and count == -(-schedule.arena_elements * len(x) // 32) * 32:
-            begin = schedule.values[value][-1] * len(x)
+            begin = schedule.values[value]["offset"] * len(x)
             tensor[begin : begin + rows.numel()] = rows.reshape(-1).to(dtype)
         return tensor
 
@@ -466,7 +461,7 @@ def residual_reference(
     statistics = {}
 
     def norm(number: int, v: Tensor) -> Tensor:
-        channels, offset, eps, _ = schedule.norms[number]
+        channels, offset, eps = itemgetter("channels", "offset", "eps")(schedule.norms[number])
         gamma, beta = schedule.tables[:2, offset : offset + channels].to(dtype)
         statistics[number] = v.mean((0, 2, 3)), v.var((0, 2, 3), correction=0)
         return F.batch_norm(v, None, None, gamma, beta, True, eps=eps)

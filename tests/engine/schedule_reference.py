@@ -12,6 +12,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+KINDS = [
+    "input",
+    "conv2d",
+    "max_pool",
+    "avg_pool",
+    "global_pool",
+    "combine",
+    "linear",
+    "gate",
+    "arrange",
+    "opaque",
+]
 INPUT, CONV2D, MAX_POOL, AVG_POOL, GLOBAL_POOL, COMBINE, LINEAR, GATE, ARRANGE, OPAQUE = range(10)
 ACTIVATIONS = [lambda x: x, F.relu, F.relu6, F.hardswish, F.silu, torch.sigmoid, F.hardsigmoid]
 STORAGES = [torch.float32, torch.bfloat16]
@@ -26,7 +38,8 @@ OPERATION = np.dtype([*((name, "i4") for name in NAMES.split()), ("weight", "i8"
 
 
 ScheduleTables = SimpleNamespace
-schedule_sizes = (VALUE.itemsize, NORM.itemsize, OPERATION.itemsize)
+kinds = {name: number for number, name in enumerate(KINDS)}
+records = {"Value": VALUE, "Norm": NORM, "Operation": OPERATION}
 
 
 def at(address, shape, dtype):
@@ -37,13 +50,13 @@ def at(address, shape, dtype):
     return torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=dtype).view(shape)
 
 
-def records(address, count, dtype):
+def records_at(address, count, dtype):
     return np.frombuffer((ctypes.c_char * (count * dtype.itemsize)).from_address(address), dtype)
 
 
 def image_shape(tables):
-    first = records(tables.operations, 1, OPERATION)[0]
-    value = records(tables.values, tables.value_count, VALUE)[first["output"]]
+    first = records_at(tables.operations, 1, OPERATION)[0]
+    value = records_at(tables.values, tables.value_count, VALUE)[first["output"]]
     return tuple(int(value[name]) for name in ("channels", "height", "width"))
 
 
@@ -54,12 +67,12 @@ def weight_shape(op, value):
 
 
 def schedule_packed_bytes(operation, input_value, storage, isa):
-    op, value = records(operation, 1, OPERATION)[0], records(input_value, 1, VALUE)[0]
+    op, value = records_at(operation, 1, OPERATION)[0], records_at(input_value, 1, VALUE)[0]
     return 4 * int(np.prod(weight_shape(op, value)))
 
 
 def schedule_pack(operation, input_value, storage, isa, weight, weight_stride, packed):
-    op, value = records(operation, 1, OPERATION)[0], records(input_value, 1, VALUE)[0]
+    op, value = records_at(operation, 1, OPERATION)[0], records_at(input_value, 1, VALUE)[0]
     shape = weight_shape(op, value)
     reach = 1 + sum((size - 1) * stride for size, stride in zip(shape, weight_stride, strict=True))
     source = at(weight, (int(reach),), torch.float32).as_strided(tuple(map(int, shape)), weight_stride)
@@ -76,9 +89,9 @@ class Pass:
 
     def __init__(self, tables, storage, first, own, shared):
         self.tables, self.dtype, self.first = tables, STORAGES[storage], first
-        self.values = records(tables.values, tables.value_count, VALUE)
-        self.norms = records(tables.norms, tables.norm_count, NORM) if tables.norm_count else []
-        self.operations = records(tables.operations, tables.operation_count, OPERATION)
+        self.values = records_at(tables.values, tables.value_count, VALUE)
+        self.norms = records_at(tables.norms, tables.norm_count, NORM) if tables.norm_count else []
+        self.operations = records_at(tables.operations, tables.operation_count, OPERATION)
         self.own, self.shared = own, shared
 
     def table(self, name, norm):
@@ -203,7 +216,7 @@ def batch_at(tables, address, images):
 
 def native_range(tables, operations):
     first, last = operations
-    chosen = records(tables.operations, tables.operation_count, OPERATION)[first:last]
+    chosen = records_at(tables.operations, tables.operation_count, OPERATION)[first:last]
     assert (chosen["kind"] != OPAQUE).all()
     return chosen
 
@@ -238,7 +251,7 @@ def schedule_predict(
     scratch,
     logits,
 ):
-    every = records(tables.operations, tables.operation_count, OPERATION)
+    every = records_at(tables.operations, tables.operation_count, OPERATION)
     batch = batch_at(tables, images_nchw, images)
     leaves = every[every["leaf"] >= 0]
     outputs = at(logits, (len(leaves), images, int(leaves["out_channels"][0])), torch.float32)

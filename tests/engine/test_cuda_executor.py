@@ -321,7 +321,7 @@ def test_what_a_gpu_lacks_is_named(
     monkeypatch: pytest.MonkeyPatch, module: dict, capability: tuple[int, int], text: str | None
 ) -> None:
     class Module:
-        schedule_sizes = (24, 16, 96)
+        records, kinds = compiled.load().records, compiled.load().kinds
         cuda = True
         cuda_device_count = staticmethod(lambda: 1)
         cuda_archs = staticmethod(lambda: ["80", "90a"])

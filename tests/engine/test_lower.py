@@ -9,8 +9,10 @@ from lasfast.engine.lower import lower
 from lasfast.engine.schedule import Kind
 from lasfast.ir import layers
 from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.runtime import compiled
 from lasfast.supernets import LayerBuilder
 
+pytestmark = pytest.mark.skipif(not compiled.available(), reason="lasfast's compiled module is not built")
 RESIDUAL = supernets.ResidualNet((2, 2, 2), 7)
 SHAPE = (3, 16, 16)
 

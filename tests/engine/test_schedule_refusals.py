@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lasfast.engine.schedule import Kind
+from lasfast.engine.schedule import Kind, value_fields
 from tests.engine.schedule_helpers import (
     Schedule,
     aligned,
@@ -138,7 +138,7 @@ def test_bad_calls_are_refused() -> None:
             predict(**changes)
     with pytest.raises(RuntimeError, match="lacks the instruction set"):
         predict(isa=99)
-    schedule.values[output] = (8, 3, 3, 1, 0)
+    schedule.values[output] = value_fields(8, 3, 3, shared=True)
     with pytest.raises(ValueError, match="beyond the arena"):
         predict(schedule.native())
     shared = aligned(2 * 72, torch.float32)
@@ -147,10 +147,10 @@ def test_bad_calls_are_refused() -> None:
         predict(schedule.native(), shared_arena=shared.data_ptr(), shared_bytes=shared.nbytes - 4)
     with pytest.raises(ValueError, match="shares no value"):
         schedule.calibrate(x)
-    schedule.values[output] = (8, 3, 3, 2, 0)
+    schedule.values[output] = value_fields(8, 3, 3) | {"shared": 2}
     with pytest.raises(ValueError, match="neither 0 nor 1"):
         predict(schedule.native())
-    schedule.values[output] = (8, 3, 3, 0, 128)
+    schedule.values[output] = value_fields(8, 3, 3, offset=128)
     for changes, text in (
         ({"values": 0}, "table is missing"),
         ({"operation_count": 0}, "table is missing"),
@@ -187,8 +187,8 @@ def test_bad_cuda_calls_are_refused() -> None:
             schedule.run(plan, x, logits, **changes)
     with pytest.raises(RuntimeError, match="device cannot be used"):
         schedule.run(plan, x, logits, device=1)
-    schedule.values[0] = (4, 1 << 15, 1 << 16, 0, 0)  # too many positions for one launch
-    schedule.values[1] = (8, (1 << 15) - 2, (1 << 16) - 2, 0, 1 << 40)
+    schedule.values[0] = value_fields(4, 1 << 15, 1 << 16)  # too many positions for one launch
+    schedule.values[1] = value_fields(8, (1 << 15) - 2, (1 << 16) - 2, offset=1 << 40)
     assert schedule.module.schedule_plan_bytes_cuda(schedule.native(), 0, 2, False) == 0
     with pytest.raises(RuntimeError, match="fewer images"):
         schedule.module.schedule_plan_cuda(schedule.native(), 0, False, 2, False, plan.data_ptr())

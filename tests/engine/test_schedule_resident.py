@@ -5,6 +5,8 @@ The latter are compared with PyTorch in the files of single kinds of operation.
 
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 import torch
 from torch import Tensor
@@ -74,8 +76,8 @@ def isa(request: pytest.FixtureRequest) -> int:
 def observe(schedule: Schedule, values: list[int]) -> None:
     """Add leaves on which each element of the values has an effect of its own."""
     for leaf, value in enumerate(values):
-        channels, height, width, *_ = schedule.values[value]
-        features = channels * height * width
+        shape = (schedule.values[value][name] for name in ("channels", "height", "width"))
+        features = prod(shape)
         weight = randn(5, features, 1, 1, seed=leaf) / features**0.5
         schedule.add(Kind.LINEAR, value, -1, weight, out_channels=5, leaf=leaf, bias=randn(5, seed=9))
 
@@ -274,7 +276,7 @@ def test_schedules_that_it_cannot_run_are_refused() -> None:
         with pytest.raises(ValueError, match=text):
             schedule.plan_resident(1)
     schedule = small(isa_number("cuda"))
-    schedule.values[1] = (*schedule.values[1][:-1], schedule.values[1][-1] + 32)
+    schedule.values[1]["offset"] += 32
     with pytest.raises(ValueError, match="multiple of 64 elements"):
         schedule.plan_resident(1)
 

@@ -52,10 +52,9 @@ def test_the_same_bits_in_one_range_and_in_several(cuts: tuple[int, ...], storag
                 if value in (op["input"], op["other"], op["output"])
             ]
             crosses = len({sum(number >= cut for cut in cuts) for number in touching}) > 1
-            record = schedule.values[value]
-            schedule.values[value] = (*record[:3], int(crosses), record[4])
+            schedule.values[value]["shared"] = crosses
         logits.append(schedule.predict(x, 4, 3, ranges))
-    assert any(record[3] for record in schedule.values)
+    assert any(value["shared"] for value in schedule.values)
     assert torch.equal(*results)
     assert torch.equal(*logits)
 

@@ -43,9 +43,7 @@ def gpu(monkeypatch):
     facts = SimpleNamespace(name="Some GPU", capability=(9, 0), driver=13000, digest="a", capturing=False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: facts.name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: facts.capability)
-    monkeypatch.setattr(
-        compiled, "load", lambda: SimpleNamespace(cuda_driver_version=lambda: facts.driver, schedule_sizes=0)
-    )
+    monkeypatch.setattr(compiled, "load", lambda: SimpleNamespace(cuda_driver_version=lambda: facts.driver))
     monkeypatch.setattr(compiled, "digest", lambda: facts.digest)
     monkeypatch.setattr(autotune, "is_capturing", lambda device: facts.capturing)
     return facts

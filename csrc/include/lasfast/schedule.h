@@ -1,7 +1,7 @@
-// A plan lowered to fused operations, and what runs it.
+// A prefix tree of networks lowered to fused operations, a schedule, and what runs it.
 //
-// A schedule is an array of Operation records over Values. It is plain data: Python fills the arrays, one
-// call runs a whole pass over one batch of images. Nothing here is particular to a CPU.
+// A schedule is an array of Operation records over Values. It is plain data: Python fills the arrays, and one
+// call runs a whole pass over one batch of images.
 //
 // Values are NHWC, [images, height, width, channels], stored as fp32 or bf16 (all alike) in an arena: value
 // v of image i begins at element  v.offset * capacity + i * v.height * v.width * v.channels,  where capacity
@@ -9,26 +9,27 @@
 // that are never alive together may overlap; an operation's output never overlaps its inputs.
 //
 // The caller itself runs opaque operations, on values in the arena; both calls below take a range of
-// operations that has none. Prediction in several ranges needs two arenas: values that operations of
-// different ranges read and write are `shared`; they keep apart from all others of the ranges that their
-// lives touch, not only while they are alive, since blocks of images go through a range at different times.
+// operations that has none. Prediction in several ranges needs two arenas, since blocks of images go through
+// a range at different times: a value that operations of different ranges read and write is `shared`, and
+// overlaps no other shared value of a range that its life touches, even where one of them is dead by then.
 //
 // Every operation computes
 //
 //   output = act( norm_o( op( act_i( norm_i(input) ) ) + bias ) + act_x( norm_x(other) ) )
 //
-// in fp32, where norm(v) = scale[c] * v + shift[c] is a batch norm as an affine map, left out where its index
-// is -1, and `other` (same height and width, at most as many channels: missing ones count as zero) is left
-// out where it is -1. Padding is zero *after* norm_i and act_i, as in the network it came from. Two kinds,
-// gate and arrange, take `other` for an operand of op instead, seen through its norm and activation all the
-// same, and add nothing.
+// in fp32. Here norm(v) = scale[c] * v + shift[c] is a batch norm as an affine map; there is none where its
+// index is -1. `other` has the output's height and width and at most as many channels, of which missing ones
+// count as zero; nothing is added where it is -1. Padding is zero *after* norm_i and act_i, as in the network
+// it came from. Two kinds, gate and arrange, add nothing: op has two operands there, and
+// act_x(norm_x(other)) is the second.
 //
 // Calibration: an operation with `statistics` >= 0 has no norm_o, activation or sum; it stores op(...) + bias
 // and takes mean and biased variance of that norm's channels over all images and positions of the batch,
 // from the fp32 values before they are rounded to storage. When all images are done, mean[], variance[] and
 // the norm's scale and shift are written: operations of later levels read them. The statistics do not depend
-// on the number of threads: the same inputs give the same bits. Prediction: scale and shift are given, no
-// operation has statistics.
+// on the number of threads: the same inputs give the same bits.
+//
+// Prediction: scale and shift are given, and no operation has statistics.
 #pragma once
 
 #include <cstdint>
@@ -56,13 +57,13 @@ enum class Kind : int32_t {
 };
 constexpr int kind_count = 10;
 
-// These three are laid out alike in Python (numpy structured arrays), so none has a hole.
+// Python has these three as numpy's structured arrays, whose dtypes csrc/bindings/schedule.cpp makes: a field
+// is to be named there, too, and none of them has a hole.
 struct Value {
   int32_t channels, height, width;
   int32_t shared;  // prediction: 1 in the arena of all images and threads, 0 in that of a block. Else 0
   int64_t offset;  // elements per image
 };
-static_assert(sizeof(Value) == 24, "mirrored in Python");
 
 struct Norm {
   int32_t channels;
@@ -70,7 +71,6 @@ struct Norm {
   float eps;
   int32_t reserved;
 };
-static_assert(sizeof(Norm) == 16, "mirrored in Python");
 
 struct Operation {
   Kind kind;
@@ -93,7 +93,6 @@ struct Operation {
   int64_t weight;        // byte offset of its packed weight (64-byte aligned), or -1
   int64_t bias;          // offset in biases, or -1
 };
-static_assert(sizeof(Operation) == 96, "mirrored in Python");
 
 constexpr int schedule_max_kernel = 11;
 
@@ -159,9 +158,9 @@ Status schedule_predict_cpu(const ScheduleTables& tables, Dtype storage, Isa isa
 //   element  v.offset * capacity + i * v.height * v.width * cuda_channels(v.channels).
 // - Prediction runs level by level too, all operations of a level at once. The caller runs the levels of
 //   opaque operations, which have no other operations, and no value is `shared`.
-// - The host's share is done once: schedule_plan_cuda makes a plan of the tables, plain bytes of which the
-//   caller puts a copy on the device. It holds no addresses, and is good for as many images as it was made
-//   for, or fewer.
+// - The host's share is done once: schedule_plan_cuda makes a launch plan of the tables, plain bytes of which
+//   the caller puts a copy on the device. It holds no addresses, and is good for as many images as it was
+//   made for, or fewer.
 
 inline int64_t cuda_channels(int64_t channels) { return (channels + 7) / 8 * 8; }
 
@@ -171,7 +170,7 @@ int64_t schedule_packed_bytes_cuda(const Operation& operation, const Value& inpu
 Status schedule_pack_cuda(const Operation& operation, const Value& input, Dtype storage, const float* weight,
                           const int64_t weight_stride[4], int device, void* stream, void* packed);
 
-// What a plan is for.
+// What a launch plan is for.
 enum class Purpose : int32_t {
   prediction = 0,
   calibration = 1,
@@ -184,7 +183,7 @@ enum class Purpose : int32_t {
 };
 constexpr int64_t resident_alignment = 64;  // elements
 
-// Bytes of a plan; 0 where the tables are not valid.
+// Bytes of a launch plan; 0 where the tables are not valid.
 int64_t schedule_plan_bytes_cuda(const ScheduleTables& tables, Dtype storage, int64_t images,
                                  Purpose purpose);
 
@@ -206,7 +205,8 @@ int schedule_usual_tile_cuda(int64_t channels);
 // Whether this build has code for warpgroups that the device runs.
 bool schedule_has_warpgroups_cuda(int device);
 
-// `tf32`: products of fp32 values are rounded to TF32 and run on tensor cores. plan: 8-byte aligned.
+// `tf32`: products of fp32 values are rounded to TF32 and run on tensor cores. plan: where the launch
+// plan is written, 8-byte aligned.
 Status schedule_plan_cuda(const ScheduleTables& tables, Dtype storage, bool tf32, int64_t images,
                           Purpose purpose, void* plan);
 
@@ -220,7 +220,7 @@ struct CudaPass {
   const void* plan;                 // on the host
   const void* device_plan;          // the same bytes on the device
   const void* images;               // [count, channels, height, width], fp32 or uint8
-  int64_t count;                    // at most the plan's
+  int64_t count;                    // of images; at most the launch plan's
   int64_t first_level, last_level;  // both included
   void* arena;                      // these two 64-byte aligned, as large as schedule_needs_cuda says
   void* scratch;
@@ -233,8 +233,8 @@ struct CudaPass {
 // Queues the pass, and returns.
 Status schedule_run_cuda(const ScheduleTables& tables, const CudaPass& pass);
 
-// The same for a plan whose purpose is `resident`, and any number of images. Levels, arena and scratch are
-// not looked at. Gives the same bits as schedule_run_cuda does for the same operations.
+// The same for a launch plan whose purpose is `resident`, and any number of images. Levels, arena and scratch
+// are not looked at. It gives the same bits as schedule_run_cuda does for the same operations.
 Status schedule_run_resident_cuda(const ScheduleTables& tables, const CudaPass& pass);
 
 }  // namespace lasfast

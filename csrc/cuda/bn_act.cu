@@ -1,8 +1,10 @@
-// The entry points of bn_act.h on CUDA, and the second stage of sums, in double.
+// The entry points of bn_act.h on CUDA, and the second stages of its sums, in double.
 #include <initializer_list>
 
 #include "bn_act_kernels.cuh"
+#include "entry.cuh"
 #include "lasfast/round.h"
+#include "merge.cuh"
 
 namespace lasfast {
 namespace {
@@ -10,6 +12,18 @@ namespace {
 constexpr int partials = bn_act_partials;
 
 // ---- second stages
+
+// Returns a thread's share of the sum of of(block, column) over all blocks and columns of its channel.
+template <typename Of>
+LASFAST_DEVICE double own_sum(const WideRows& rows, const Merge& merge, const Of& of) {
+  if (merge.channel >= rows.channels) return 0.0;
+  const int columns = static_cast<int>(rows.width / rows.channels);
+  const int parts = static_cast<int>(rows.blocks) * columns;
+  double own = 0.0;
+  for (int i = merge.segment; i < parts; i += merge_segments)
+    own += of(i / columns, merge.channel + i % columns * rows.channels);
+  return own;
+}
 
 struct MergeArgs {
   WideRows rows;
@@ -21,11 +35,11 @@ struct MergeArgs {
   float *first, *second;  // mean and var, or the gradients of bias and weight, which may be null
 };
 
-// Chan's formula for all parts at once: deviations from the mean of all are those from the parts' own means,
-// and of these means from that.
-LASFAST_KERNEL(reduce_threads, 2)
+// This is Chan's formula for all parts at once: the squared deviations from the mean of all are those from
+// the parts' own means, and those of these means from the mean of all.
+LASFAST_KERNEL(merge_threads, 2)
 merge_statistics(const MergeArgs a) {
-  const Merge merge(a.rows, device::shared<double>());
+  const Merge merge;
   const auto count = [&](int64_t block, int64_t column) {
     return static_cast<double>(a.rows.rows_of(block, column));
   };
@@ -35,32 +49,32 @@ merge_statistics(const MergeArgs a) {
   const auto mean_of = [&](int64_t block, int64_t column) {
     return partial(block, 0, column) + partial(block, 1, column);
   };
-  const double sum = merge.sum([&](int64_t block, int64_t column) {
+  const double sum = merge.sum(own_sum(a.rows, merge, [&](int64_t block, int64_t column) {
     const double n = count(block, column);
     return n > 0.0 ? n * mean_of(block, column) : 0.0;
-  });
+  }));
   const double mean = a.values > 0.0 ? sum / a.values : 0.0;
-  const double deviations = merge.sum([&](int64_t block, int64_t column) {
+  const double deviations = merge.sum(own_sum(a.rows, merge, [&](int64_t block, int64_t column) {
     const double n = count(block, column);
     if (n == 0.0) return 0.0;
     const double apart = mean_of(block, column) - mean;
     return partial(block, 2, column) + n * apart * apart;
-  });
-  if (!merge.answers()) return;
+  }));
+  if (!merge.answers(a.rows.channels)) return;
   const double variance = a.values > 0.0 ? deviations / a.values : 0.0;
   a.first[merge.channel] = static_cast<float>(mean);
   a.second[merge.channel] = static_cast<float>(variance < 0.0 ? 0.0 : variance);
 }
 
-LASFAST_KERNEL(reduce_threads, 2)
+LASFAST_KERNEL(merge_threads, 2)
 merge_sums(const MergeArgs a) {
-  const Merge merge(a.rows, device::shared<double>());
+  const Merge merge;
   double sums[2];
   for (int k = 0; k < 2; ++k)
-    sums[k] = merge.sum([&](int64_t block, int64_t column) {
+    sums[k] = merge.sum(own_sum(a.rows, merge, [&](int64_t block, int64_t column) {
       return static_cast<double>(a.partial[(partials * block + k) * a.rows.width + column]);
-    });
-  if (!merge.answers()) return;
+    }));
+  if (!merge.answers(a.rows.channels)) return;
   const int64_t c = merge.channel, channels = a.rows.channels;
   a.sums[c] = sums[0];
   a.sums[channels + c] = sums[1];
@@ -90,11 +104,9 @@ follow(const Running a) {
 
 // ---- the host's side
 
-constexpr int merge_shared_bytes = reduce_threads * int{sizeof(double)};
-
 int values_per_16(Dtype storage) { return static_cast<int>(16 / itemsize(storage)); }
 
-// Values of a vector for these tensors: what 16 bytes hold, or one.
+// Returns how many values of these tensors are read at once: as many as 16 bytes hold, or one.
 int vector_for(const BnActParams& p, std::initializer_list<const void*> tensors) {
   const int vector = values_per_16(p.storage);
   for (const void* tensor : tensors)
@@ -118,7 +130,7 @@ BnActArgs normalizing(const BnActParams& p, const WideRows& rows, const void* x,
   return a;
 }
 
-// The workspace: sums, then partial sums.
+// The workspace has sums, then partial sums.
 int64_t sums_bytes(int64_t channels) { return (2 * channels + 2) / 2 * 2 * int64_t{sizeof(double)}; }
 double* sums_in(void* workspace) { return static_cast<double*>(workspace); }
 float* partial_in(void* workspace, int64_t channels) {
@@ -140,7 +152,8 @@ int launch_sums(const BnActParams& p, const void* grad, const void* x, const flo
   }
   const MergeArgs merge{a.rows,     static_cast<double>(p.rows), a.partial, var, p.eps, sums, grad_bias,
                         grad_weight};
-  return device::launch(merge_sums, Merge::blocks(a.rows), reduce_threads, merge_shared_bytes, stream, merge);
+  return device::launch(merge_sums, merge_blocks(a.rows.channels), merge_threads, merge_shared_bytes, stream,
+                        merge);
 }
 
 int launch_grad_x(const BnActParams& p, const void* grad, const void* x, const float* mean, const float* var,
@@ -170,32 +183,30 @@ int64_t bn_act_workspace_cuda(const BnActParams& p) {
 Status batch_statistics_cuda(const BnActParams& p, const void* x, void* workspace, int device, void* stream,
                              float* mean, float* var) {
   if (const Status status = validate(p); !status.ok()) return status;
-  const device::Use use(device);
-  if (use.error() != 0) return launched(use.error());
-  const auto queue = static_cast<device::Stream>(stream);
   const int vector = vector_for(p, {x});
   BnActArgs a{WideRows(p.rows, p.channels, vector)};
   a.x = x;
   a.partial = partial_in(workspace, p.channels);
-  if (p.rows > 0) {
-    const int error = launch_bn_act(BnActPass::statistics, p.storage, vector, a, queue);
-    if (error != 0) return launched(error);
-  }
   const MergeArgs merge{a.rows, static_cast<double>(p.rows), a.partial, nullptr, 0.f, nullptr, mean, var};
-  return launched(device::launch(merge_statistics, Merge::blocks(a.rows), reduce_threads, merge_shared_bytes,
-                                 queue, merge));
+  return on_device(device, stream, [&](device::Stream queue) {
+    if (p.rows > 0) {
+      const int error = launch_bn_act(BnActPass::statistics, p.storage, vector, a, queue);
+      if (error != 0) return error;
+    }
+    return device::launch(merge_statistics, merge_blocks(a.rows.channels), merge_threads, merge_shared_bytes,
+                          queue, merge);
+  });
 }
 
 Status update_running_cuda(int64_t rows, int64_t channels, const float* mean, const float* var,
                            double momentum, int device, void* stream, float* running_mean,
                            float* running_var) {
   if (const Status status = validate_running(rows, channels); !status.ok()) return status;
-  const device::Use use(device);
-  if (use.error() != 0) return launched(use.error());
   const double unbiased = momentum * (static_cast<double>(rows) / static_cast<double>(rows - 1));
   const Running a{channels, momentum, unbiased, mean, var, running_mean, running_var};
-  return launched(device::launch(follow, divide_up(channels, reduce_threads), reduce_threads, 0,
-                                 static_cast<device::Stream>(stream), a));
+  return on_device(device, stream, [&](device::Stream queue) {
+    return device::launch(follow, divide_up(channels, reduce_threads), reduce_threads, 0, queue, a);
+  });
 }
 
 Status bn_act_forward_cuda(const BnActParams& p, const void* x, const float* mean, const float* var,
@@ -203,13 +214,12 @@ Status bn_act_forward_cuda(const BnActParams& p, const void* x, const float* mea
                            void* stream, void* y) {
   if (const Status status = validate(p); !status.ok()) return status;
   if (p.rows == 0) return {};
-  const device::Use use(device);
-  if (use.error() != 0) return launched(use.error());
   const int vector = vector_for(p, {x, residual, y});
   BnActArgs a = normalizing(p, WideRows(p.rows, p.channels, vector), x, mean, var, weight, bias, residual);
   a.output = y;
-  return launched(
-      launch_bn_act(BnActPass::forward, p.storage, vector, a, static_cast<device::Stream>(stream)));
+  return on_device(device, stream, [&](device::Stream queue) {
+    return launch_bn_act(BnActPass::forward, p.storage, vector, a, queue);
+  });
 }
 
 Status bn_act_sums_cuda(const BnActParams& p, const void* grad, const void* x, const float* mean,
@@ -217,21 +227,19 @@ Status bn_act_sums_cuda(const BnActParams& p, const void* grad, const void* x, c
                         void* workspace, int device, void* stream, double* sums, float* grad_weight,
                         float* grad_bias, void* grad_residual) {
   if (const Status status = validate(p); !status.ok()) return status;
-  const device::Use use(device);
-  if (use.error() != 0) return launched(use.error());
-  return launched(launch_sums(p, grad, x, mean, var, weight, bias, residual, workspace,
-                              static_cast<device::Stream>(stream), sums, grad_weight, grad_bias,
-                              grad_residual));
+  return on_device(device, stream, [&](device::Stream queue) {
+    return launch_sums(p, grad, x, mean, var, weight, bias, residual, workspace, queue, sums, grad_weight,
+                       grad_bias, grad_residual);
+  });
 }
 
 Status bn_act_grad_x_cuda(const BnActParams& p, const void* grad, const void* x, const float* mean,
                           const float* var, const float* weight, const float* bias, const void* residual,
                           const void* dz, const double* sums, void*, int device, void* stream, void* grad_x) {
   if (const Status status = validate(p); !status.ok()) return status;
-  const device::Use use(device);
-  if (use.error() != 0) return launched(use.error());
-  return launched(launch_grad_x(p, grad, x, mean, var, weight, bias, residual, dz, sums,
-                                static_cast<device::Stream>(stream), grad_x));
+  return on_device(device, stream, [&](device::Stream queue) {
+    return launch_grad_x(p, grad, x, mean, var, weight, bias, residual, dz, sums, queue, grad_x);
+  });
 }
 
 Status bn_act_backward_cuda(const BnActParams& p, const void* grad, const void* x, const float* mean,
@@ -239,18 +247,17 @@ Status bn_act_backward_cuda(const BnActParams& p, const void* grad, const void* 
                             void* workspace, int device, void* stream, void* grad_x, float* grad_weight,
                             float* grad_bias, void* grad_residual) {
   if (const Status status = validate(p); !status.ok()) return status;
-  const device::Use use(device);
-  if (use.error() != 0) return launched(use.error());
-  const auto queue = static_cast<device::Stream>(stream);
   double* const sums = sums_in(workspace);
-  if (grad_weight || grad_bias || grad_residual || (p.batch_statistics && grad_x)) {
-    const int error = launch_sums(p, grad, x, mean, var, weight, bias, residual, workspace, queue, sums,
-                                  grad_weight, grad_bias, grad_residual);
-    if (error != 0) return launched(error);
-  }
-  if (!grad_x) return {};
   const void* const dz = p.residual_channels == p.channels ? grad_residual : nullptr;
-  return launched(launch_grad_x(p, grad, x, mean, var, weight, bias, residual, dz, sums, queue, grad_x));
+  return on_device(device, stream, [&](device::Stream queue) {
+    if (grad_weight || grad_bias || grad_residual || (p.batch_statistics && grad_x)) {
+      const int error = launch_sums(p, grad, x, mean, var, weight, bias, residual, workspace, queue, sums,
+                                    grad_weight, grad_bias, grad_residual);
+      if (error != 0) return error;
+    }
+    if (!grad_x) return 0;
+    return launch_grad_x(p, grad, x, mean, var, weight, bias, residual, dz, sums, queue, grad_x);
+  });
 }
 
 }  // namespace lasfast

@@ -1,4 +1,4 @@
-// What the kernels of bn_act.h are told, and how they are launched.
+// The arguments and the launches of the kernels behind bn_act.h.
 #pragma once
 
 #include "device.cuh"
@@ -7,8 +7,8 @@
 
 namespace lasfast {
 
-// What a block leaves of each column: of statistics the shift, the mean above it and squared deviations from
-// that; of gradients two sums.
+// Floats that a block leaves of each column: for statistics a shift, the mean above it and squared deviations
+// from that mean; for gradients two sums, and one that is not used.
 constexpr int bn_act_partials = 3;
 
 struct BnActArgs {
@@ -25,7 +25,8 @@ struct BnActArgs {
 
 enum class BnActPass { statistics, forward, sums, grad_x };
 
-// `vector`: values that are read at once, 1 or what 16 bytes hold; a.rows is made for it. There are rows.
+// Reads `vector` values at once: 1, or what 16 bytes hold. a.rows is made for as many, and has at least one
+// row.
 int launch_bn_act(BnActPass pass, Dtype storage, int vector, const BnActArgs& a, device::Stream stream);
 
 }  // namespace lasfast

@@ -1,6 +1,6 @@
-// The passes of bn_act.h over rows: as many reads and writes as there are tensors, 16 bytes at a time
-// wherever addresses and a narrow residual allow it, value by value elsewhere. What there is one of per
-// channel is worked out once per block. Sums are in fp32 within a block.
+// The passes of bn_act.h over rows. Each reads and writes every tensor once, 16 bytes at a time wherever
+// addresses and a narrow residual allow it, and value by value elsewhere. A block works out once what there
+// is one of for each channel. Sums are in fp32 within a block.
 #include "activation.cuh"
 #include "bn_act_kernels.cuh"
 #include "values.cuh"
@@ -12,7 +12,7 @@ namespace {
 constexpr int forward_rows = 4, backward_rows = 2;
 constexpr int partials = bn_act_partials;
 
-// One value per column of a block's tile.
+// Values of which each column of a block's tile has one.
 struct Columns {
   float mean[reduce_threads], scale[reduce_threads], bias[reduce_threads];
   float grad_mean[reduce_threads], grad_slope[reduce_threads];
@@ -42,7 +42,7 @@ LASFAST_DEVICE void prepare(const BnActArgs& a, const Part<vector>& part, Column
   device::barrier();
 }
 
-// A thread's columns of a table.
+// Returns a thread's columns of a table.
 template <int vector>
 LASFAST_DEVICE Values<vector> own_columns(const float* table, const WideRows& rows) {
   const int at = device::thread_index() % (static_cast<int>(rows.tile) / vector) * vector;
@@ -52,7 +52,7 @@ LASFAST_DEVICE Values<vector> own_columns(const float* table, const WideRows& ro
   return x;
 }
 
-// A thread's columns of a tensor [wide rows, pitch].
+// A thread's columns of a tensor [wide rows, pitch], to read or to write.
 template <typename T, int vector>
 struct Reader {
   const T* from;
@@ -78,8 +78,8 @@ struct Writer {
   }
 };
 
-// Where a thread finds its columns. A residual may end before them; then both are null, as where there is
-// none.
+// Where a thread finds its columns. Where there is no residual, or it ends before them, its reader and writer
+// have null.
 template <typename T, int vector>
 struct Tensors {
   int64_t column, width, narrow;
@@ -158,7 +158,7 @@ statistics(const BnActArgs a) {
   partial[2 * a.rows.width] = static_cast<float>(sums[1] - above * sums[0]);
 }
 
-// What the passes over a normalized x share. Of `n` rows: x - mean, and z, what the activation is taken of.
+// What the passes over a normalized x share: x - mean of `n` rows, and z, to which the activation is applied.
 template <typename T, int vector>
 struct Normalized {
   Reader<T, vector> x, residual;
@@ -239,7 +239,7 @@ struct Gradient {
   Reader<T, vector> from;
   int64_t step;
   Activation activation;
-  bool given;  // by `from`; else that is the gradient of y
+  bool given;  // whether `from` has it; else that has the gradient of y
 
   LASFAST_DEVICE Gradient(const BnActArgs& a, const Part<vector>& part, const Columns& columns)
       : norm(a, part, columns),

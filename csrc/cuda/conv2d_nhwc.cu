@@ -2,6 +2,7 @@
 #include <initializer_list>
 
 #include "conv2d_nhwc.cuh"
+#include "lasfast/schedule.h"
 
 namespace lasfast {
 namespace {
@@ -66,17 +67,17 @@ Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass pass) {
   if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");
   const int64_t largest = p.c_in > p.c_out ? p.c_in : p.c_out;
   for (const int64_t positions : {p.height * p.width, p.out_height * p.out_width})
-    if (positions > max_positions || p.batch * positions > max_positions)
+    if (positions > max_index || p.batch * positions > max_index)
       return unsupported("more than 2^31 positions in one call");
-  if (p.kernel * p.kernel * largest > max_positions) return unsupported("the weight is too large");
+  if (p.kernel * p.kernel * largest > max_index) return unsupported("the weight is too large");
   return {};
 }
 
 int64_t conv2d_nhwc_workspace_cuda(const Conv2dNhwcParams& p, Pass pass) {
   if (!conv2d_nhwc_supported_cuda(p, pass).ok()) return 0;
-  if (pass == Pass::grad_weight) return GradWeightPlan(p).partial_bytes(p) + scratch_slack;
+  if (pass == Pass::grad_weight) return GradWeightTiling(p).partial_bytes(p) + workspace_slack;
   const Windows w(p, pass);
-  return packed_bytes(p, w) + (pass == Pass::forward ? partial_statistics(w) : 0) + scratch_slack;
+  return packed_bytes(p, w) + (pass == Pass::forward ? partial_statistics(w) : 0) + workspace_slack;
 }
 
 Status conv2d_nhwc_forward_cuda(const Conv2dNhwcParams& p, const void* input, const void* weight,
@@ -85,10 +86,9 @@ Status conv2d_nhwc_forward_cuda(const Conv2dNhwcParams& p, const void* input, co
   if (const Status status = conv2d_nhwc_supported_cuda(p, Pass::forward); !status.ok()) return status;
   const Windows w(p, Pass::forward);
   if (p.c_out == 0 || (w.positions == 0 && !mean)) return {};
-  const device::Use use(device);
-  if (use.error() != 0) return launched(use.error());
-  return launched(run_windows(p, w, input, weight, workspace, static_cast<device::Stream>(stream), output,
-                              mean, variance));
+  return on_device(device, stream, [&](device::Stream queue) {
+    return run_windows(p, w, input, weight, workspace, queue, output, mean, variance);
+  });
 }
 
 Status conv2d_nhwc_grad_input_cuda(const Conv2dNhwcParams& p, const void* grad_output, const void* weight,
@@ -96,27 +96,25 @@ Status conv2d_nhwc_grad_input_cuda(const Conv2dNhwcParams& p, const void* grad_o
   if (const Status status = conv2d_nhwc_supported_cuda(p, Pass::grad_input); !status.ok()) return status;
   const Windows w(p, Pass::grad_input);
   if (p.c_in == 0 || w.positions == 0) return {};
-  const device::Use use(device);
-  if (use.error() != 0) return launched(use.error());
-  return launched(run_windows(p, w, grad_output, weight, workspace, static_cast<device::Stream>(stream),
-                              grad_input, nullptr, nullptr));
+  return on_device(device, stream, [&](device::Stream queue) {
+    return run_windows(p, w, grad_output, weight, workspace, queue, grad_input, nullptr, nullptr);
+  });
 }
 
 Status conv2d_nhwc_grad_weight_cuda(const Conv2dNhwcParams& p, const void* grad_output, const void* input,
                                     void* workspace, int device, void* stream, float* grad_weight) {
   if (const Status status = conv2d_nhwc_supported_cuda(p, Pass::grad_weight); !status.ok()) return status;
   if (p.c_in == 0 || p.c_out == 0) return {};
-  const device::Use use(device);
-  if (use.error() != 0) return launched(use.error());
-  const auto queue = static_cast<device::Stream>(stream);
-  const GradWeightPlan plan(p);
+  const GradWeightTiling tiling(p);
   auto* const partial = reinterpret_cast<float*>(align_to_16(workspace));
-  if (const int error = launch_grad_weight(p, plan, grad_output, input, partial, queue); error != 0)
-    return launched(error);
-  MergeArgs merge{partial, to_int(plan.parts), to_int(p.c_out), to_int(p.c_in), to_int(p.kernel),
+  MergeArgs merge{partial, to_int(tiling.parts), to_int(p.c_out), to_int(p.c_in), to_int(p.kernel),
                   {},      grad_weight};
   for (int i = 0; i < 4; ++i) merge.stride[i] = p.weight_stride[i];
-  return launched(launch_merge_sums(merge, queue));
+  return on_device(device, stream, [&](device::Stream queue) {
+    if (const int error = launch_grad_weight(p, tiling, grad_output, input, partial, queue); error != 0)
+      return error;
+    return launch_merge_sums(merge, queue);
+  });
 }
 
 }  // namespace lasfast

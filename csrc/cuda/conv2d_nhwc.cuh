@@ -1,9 +1,10 @@
-// What the kernels of conv2d_nhwc.h are told.
+// The arguments and the launches of the kernels behind conv2d_nhwc.h.
 //
-// Forward pass and gradient of the input are sums over windows of what they read. With a stride, the latter
-// are several convolutions: positions of one residue see the same taps, and each tap is seen by one residue
-// (per axis). A phase is the positions of one residue in both axes; its window is read forwards, so its
-// packed weight has the taps in falling order.
+// The forward pass and the gradient of the input are sums over windows of what they read. The gradient of a
+// convolution with a stride is several convolutions, called phases: along each axis, positions with the same
+// remainder by the stride see the same taps, and each tap is seen by one remainder alone. A phase is all
+// positions with one remainder along y and one along x. Windows are read forwards, so the packed weight of a
+// phase has its taps in falling order.
 #pragma once
 
 #include "lasfast/conv2d_nhwc.h"
@@ -12,24 +13,24 @@
 namespace lasfast {
 
 struct Windows {
-  bool transposed;  // the gradient of the input
+  bool transposed;  // whether this is the gradient of the input
   int images, in_height, in_width, in_channels;
   int out_height, out_width, out_channels;
   int kernel, stride, padding;
-  int phases_y, phases_x;  // that have positions
-  int packed_phases;       // in each axis: that have taps
-  int depth;               // elements of a row of the packed weight: k_order.cuh's, then zeros
-  int64_t positions;       // of a phase, at most
+  int phases_y, phases_x;  // how many have positions
+  int packed_phases;       // how many have taps, along each axis
+  int depth;               // elements in a row of the packed weight: those of k_order.cuh, then zeros
+  int64_t positions;       // of the largest phase
 
   Windows(const Conv2dNhwcParams& p, Pass pass);
   int64_t packed_elements() const { return int64_t{packed_phases} * packed_phases * out_channels * depth; }
 };
 
-// One axis of a phase: its positions are first + step * i, and the window of number i begins at
+// One axis of a phase: position number i is first + step * i, and its window begins at
 // origin + origin_step * i.
 struct Axis {
   int first, step, count, origin, origin_step, taps;
-  int residue;  // of its taps: they are residue + stride * j
+  int residue;  // its taps are residue + stride * j
 
   LASFAST_DEVICE Axis(const Windows& w, int size, int phase)
       : first(phase),
@@ -51,7 +52,7 @@ struct Axis {
 
 // ---- conv2d_nhwc_pack.cu
 
-// packed[phase][out channel][depth], in the values' type; phase: residue of y, then of x.
+// Writes packed[phase][out channel][depth], in the values' type; phases are by the residue of y, then of x.
 struct PackArgs {
   Windows windows;
   const void* weight;
@@ -60,7 +61,7 @@ struct PackArgs {
 };
 int launch_pack(const PackArgs& args, Dtype weight, Dtype packed, device::Stream stream);
 
-constexpr int conv_rows = 128;  // of a tile: positions, or taps and input channels of a weight
+constexpr int conv_rows = 128;  // of a tile: positions, or (tap, input channel) of a weight's gradient
 
 // ---- conv2d_nhwc_windows.cu
 
@@ -72,24 +73,25 @@ struct WindowsArgs {
   float* partial;      // [row tiles][mean, squared deviations][out_channels], or null; without phases only
   int64_t row_tiles;   // of a phase
   int column_tiles;
-  bool whole_output;  // its vectors of channels can be written 16 bytes at a time
-  bool warpgroups;    // wanted, which need vectors of the input that can be read so
+  bool whole_output;  // whether its vectors of channels can be written 16 bytes at a time
+  bool warpgroups;    // whether they are wanted; taken where the input can be read 16 bytes at a time
 };
 int launch_windows(WindowsArgs args, Dtype storage, bool tf32, device::Stream stream);
 
 // ---- conv2d_nhwc_grad_weight.cu
 
-struct GradWeightPlan {
-  int columns;  // of a tile: output channels; its 128 rows are (tap, input channel)
+// How the sums are cut into tiles and parts.
+struct GradWeightTiling {
+  int columns;  // output channels of a tile; its rows are (tap, input channel)
   int64_t row_tiles, column_tiles;
-  int64_t parts, each;  // of the positions
+  int64_t parts, each;  // parts that the positions are cut into; positions of each
 
-  explicit GradWeightPlan(const Conv2dNhwcParams& p);
+  explicit GradWeightTiling(const Conv2dNhwcParams& p);
   int64_t partial_bytes(const Conv2dNhwcParams& p) const {
     return parts * p.kernel * p.kernel * p.c_in * p.c_out * int64_t{sizeof(float)};
   }
 };
-int launch_grad_weight(const Conv2dNhwcParams& p, const GradWeightPlan& plan, const void* grad_output,
+int launch_grad_weight(const Conv2dNhwcParams& p, const GradWeightTiling& tiling, const void* grad_output,
                        const void* input, float* partial, device::Stream stream);
 
 }  // namespace lasfast

@@ -1,8 +1,9 @@
-// The gradient of a convolution's weight on NHWC values, as a matrix product: rows are (tap, input channel),
-// columns output channels, and k is output positions, 32 (bf16) or 16 (fp32) at a time.
+// The gradient of a convolution's weight in training, by the main loop of conv_mainloop.cuh: rows are (tap,
+// input channel), columns output channels, and k is output positions, 32 (bf16) or 16 (fp32) at a time.
 //
-// The positions are cut into parts that run at once and leave sums in scratch memory, which merge_nhwc.cu
-// adds. How many parts there are depends on sizes alone: the same bits every time, on any GPU of one kind.
+// The positions are cut into parts that run at once and leave their sums in the workspace, where
+// merge_nhwc.cu adds them. How many parts there are depends on sizes alone, so that results have the same
+// bits every time, on any GPU of one kind.
 #include "conv2d_nhwc.cuh"
 #include "conv_mainloop.cuh"
 #include "conv_transposed_products.cuh"
@@ -10,9 +11,9 @@
 namespace lasfast {
 namespace {
 
-constexpr int wanted_tiles = 512;   // fill a large chip a few times
-constexpr int worth_a_part = 512;   // positions
-constexpr int step_positions = 32;  // parts are multiples of it
+constexpr int wanted_tiles = 512;   // they fill a large chip a few times
+constexpr int worth_a_part = 512;   // positions that a part has at least
+constexpr int step_positions = 32;  // parts have a multiple of so many positions
 
 struct GradWeightArgs {
   const void *grad_output, *input;
@@ -24,7 +25,7 @@ struct GradWeightArgs {
   int row_tiles, column_tiles;
 };
 
-// A row of the product.
+// A row of the product: an element of the weight of one output channel.
 struct Element {
   int row, column, channel;
 
@@ -35,11 +36,11 @@ struct Element {
   }
 };
 
-// A thread copies one piece of some positions of a tile that is `width` wide.
+// What a thread copies of a step of an operand that is `width` elements wide: piece() of rows k(0), k(1), ...
 template <typename T, int width>
 struct Share {
   static constexpr int elements = 16 / sizeof(T);
-  static constexpr int across = width / elements, down = schedule_threads / across;
+  static constexpr int across = width / elements, down = block_threads / across;
   static constexpr int depth = conv_step_bytes / sizeof(T);
   static constexpr int copies = down < depth ? depth / down : 1;
 
@@ -47,8 +48,8 @@ struct Share {
   LASFAST_DEVICE static int k(int i) { return device::thread_index() / across + i * down; }
 };
 
-// Rows of both operands are positions: of A the input under their windows, of B the gradient of the output.
-// Where the vectors of channels are not `whole`, their elements are gathered one by one.
+// The loader: k is positions, A what the input has under their windows, and B the gradient of the output.
+// Where the vectors of channels are not `whole`, elements are gathered one by one.
 template <typename T, int BN, bool whole>
 struct PositionsLoader {
   using A = Share<T, conv_rows>;
@@ -117,7 +118,7 @@ struct PositionsLoader {
 };
 
 template <typename T, int BN, bool whole, template <typename, int, int, int, int> class Product>
-LASFAST_KERNEL(schedule_threads, 1)
+LASFAST_KERNEL(block_threads, 1)
 grad_weight(const GradWeightArgs args) {
   using G = Geometry<conv_rows, BN>;
   using Loader = PositionsLoader<T, BN, whole>;
@@ -135,7 +136,7 @@ grad_weight(const GradWeightArgs args) {
   auto* const shared = device::shared<ConvShared<conv_rows, BN>>();
   convolve<Product<T, conv_rows, BN, G::rows, G::columns>>(*shared, steps, loader, [&](const auto& result) {
     float* const partial = args.partial + part * args.rows * args.c_out;
-    for (int i = device::thread_index(); i < conv_rows * BN; i += schedule_threads) {
+    for (int i = device::thread_index(); i < conv_rows * BN; i += block_threads) {
       const int m = i / BN, n = i % BN;
       if (first_row + m < args.rows && first_column + n < args.c_out)
         partial[int64_t{first_row + m} * args.c_out + first_column + n] = result.values[m * result.pitch + n];
@@ -148,7 +149,7 @@ int launch_of(const GradWeightArgs& args, int64_t blocks, device::Stream stream)
   const bool whole =
       is_whole(args.input, args.c_in, sizeof(T)) && is_whole(args.grad_output, args.c_out, sizeof(T));
   auto* const kernel = whole ? grad_weight<T, BN, true, Product> : grad_weight<T, BN, false, Product>;
-  return device::launch(kernel, blocks, schedule_threads, sizeof(ConvShared<conv_rows, BN>), stream, args);
+  return device::launch(kernel, blocks, block_threads, sizeof(ConvShared<conv_rows, BN>), stream, args);
 }
 
 template <typename T, template <typename, int, int, int, int> class Product>
@@ -165,7 +166,7 @@ int launch_of(const GradWeightArgs& args, int columns, int64_t blocks, device::S
 
 }  // namespace
 
-GradWeightPlan::GradWeightPlan(const Conv2dNhwcParams& p)
+GradWeightTiling::GradWeightTiling(const Conv2dNhwcParams& p)
     : columns(p.c_out <= 32   ? 32
               : p.c_out <= 64 ? 64
                               : 128),
@@ -179,7 +180,7 @@ GradWeightPlan::GradWeightPlan(const Conv2dNhwcParams& p)
   parts = positions > 0 ? divide_up(positions, each) : 1;
 }
 
-int launch_grad_weight(const Conv2dNhwcParams& p, const GradWeightPlan& plan, const void* grad_output,
+int launch_grad_weight(const Conv2dNhwcParams& p, const GradWeightTiling& tiling, const void* grad_output,
                        const void* input, float* partial, device::Stream stream) {
   const GradWeightArgs args{grad_output,
                             input,
@@ -194,14 +195,14 @@ int launch_grad_weight(const Conv2dNhwcParams& p, const GradWeightPlan& plan, co
                             static_cast<int>(p.padding),
                             static_cast<int>(p.kernel * p.kernel * p.c_in),
                             static_cast<int>(p.batch * p.out_height * p.out_width),
-                            static_cast<int>(plan.each),
-                            static_cast<int>(plan.row_tiles),
-                            static_cast<int>(plan.column_tiles)};
-  const int64_t blocks = plan.parts * plan.row_tiles * plan.column_tiles;
+                            static_cast<int>(tiling.each),
+                            static_cast<int>(tiling.row_tiles),
+                            static_cast<int>(tiling.column_tiles)};
+  const int64_t blocks = tiling.parts * tiling.row_tiles * tiling.column_tiles;
   if (p.storage == Dtype::bfloat16)
-    return launch_of<device::bfloat16, TransposedTensorProduct>(args, plan.columns, blocks, stream);
-  return p.tf32 ? launch_of<float, TransposedTensorProduct>(args, plan.columns, blocks, stream)
-                : launch_of<float, TransposedExactProduct>(args, plan.columns, blocks, stream);
+    return launch_of<device::bfloat16, TransposedTensorProduct>(args, tiling.columns, blocks, stream);
+  return p.tf32 ? launch_of<float, TransposedTensorProduct>(args, tiling.columns, blocks, stream)
+                : launch_of<float, TransposedExactProduct>(args, tiling.columns, blocks, stream);
 }
 
 }  // namespace lasfast

@@ -1,8 +1,8 @@
-// Packing of a weight's slice into the rows that the products read. A block has 32 rows of 32 elements: they
+// Packs a slice of a weight into the rows that the main loop reads. A block has 32 rows of 32 elements: they
 // are read along whichever side is closer together in the weight, and change places in shared memory.
+#include "block.h"
 #include "conv2d_nhwc.cuh"
 #include "k_order.cuh"
-#include "schedule_problem.h"
 
 namespace lasfast {
 namespace {
@@ -11,10 +11,10 @@ constexpr int threads = 256, side = 32;
 
 // Where an element of a packed row is in the weight.
 struct Tap {
-  int r, s, channel;  // r < 0: nowhere, it is zero
+  int r, s, channel;  // r is negative where the element is a zero behind k
 
   LASFAST_DEVICE Tap(const Windows& w, int phase, int k, int step_elements) : r(-1), s(0), channel(0) {
-    // How many taps a residue has, in each axis.
+    // Every step-th tap is of this phase, along each axis.
     const int step = w.transposed ? w.stride : 1;
     const int y = phase / w.packed_phases, x = phase % w.packed_phases;
     const int taps_y = (w.kernel - y + step - 1) / step, taps_x = (w.kernel - x + step - 1) / step;

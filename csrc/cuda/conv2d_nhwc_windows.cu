@@ -1,22 +1,21 @@
-// Forward pass and gradient of the input of a convolution on NHWC values, as matrix products: rows are
-// positions, columns output channels, and k is (tap, input channel), read 64 bytes at a time in the order of
-// k_order.cuh.
+// The forward pass and the gradient of the input of a convolution in training, by the main loop of
+// conv_mainloop.cuh.
 //
-// It is a schedule's convolution (schedule_conv.cu) for values as PyTorch has them: channels are not padded.
-// What can be copied 16 bytes at a time (`whole`) is; otherwise elements are gathered one by one, and k has
-// no holes where channels are few.
+// Values are as PyTorch has them: channels are not padded. Where every vector of channels can be copied 16
+// bytes at a time, it is (`whole`); elsewhere elements are gathered one by one, so that k has no holes where
+// there are few channels.
 #include "conv2d_nhwc.cuh"
 #include "conv_loader.cuh"
 
 namespace lasfast {
 namespace {
 
-// A tile of a phase: which positions and channels.
+// The positions and channels of a block: a tile of a phase.
 struct Tile {
   Axis y, x;
   int first, count;  // positions
   int column;        // first channel
-  int64_t row;       // its number among those of its phase
+  int64_t row;       // number of its rows among those of its phase
 
   LASFAST_DEVICE static int phase(const WindowsArgs& args) {
     return static_cast<int>(device::block_index() / args.column_tiles / args.row_tiles);
@@ -32,7 +31,7 @@ struct Tile {
   }
 };
 
-// Position of the phase, as image and numbers along the axes.
+// A position of a phase: its image, and its numbers along the axes.
 struct Position {
   int image, y, x;
 
@@ -42,7 +41,7 @@ struct Position {
         x(number % tile.x.count) {}
 };
 
-// The window of a position, or one in the padding behind the last of a tile.
+// The window of a tile's row, or one in the padding for rows behind the tile's last position.
 template <typename T>
 LASFAST_DEVICE Window<T> window_at(const WindowsArgs& args, const Tile& tile, int row) {
   const Windows& w = args.windows;
@@ -81,11 +80,8 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
     if (args.partial) {
       const int thread = device::thread_index();
       const Column column = column_moments(result.values, result.pitch, tile.count, BN, &result.moments);
-      if (thread < BN && tile.column + thread < w.out_channels) {
-        float* const partial = args.partial + 2 * tile.row * w.out_channels + tile.column + thread;
-        partial[0] = column.mean;
-        partial[w.out_channels] = column.deviations;
-      }
+      if (thread < BN && tile.column + thread < w.out_channels)
+        store_moments(column, args.partial, tile.row, w.out_channels, tile.column + thread);
     }
     const int column = tile.column + result.own_column(), channels = w.out_channels - column;
     if (channels <= 0) return;
@@ -103,19 +99,20 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
 }
 
 template <typename T, int BN, bool whole, template <typename, int, int> class Product>
-LASFAST_KERNEL(schedule_threads, 1)
+LASFAST_KERNEL(block_threads, 1)
 windows(const WindowsArgs args) {
   windows_tile<T, BN, whole, false, Product>(args);
 }
 
-// As warpgroup_conv is to conv in schedule_conv.cu.
+// See warpgroup_conv in schedule_conv.cu: where there are no warpgroups, no block of this is launched.
 template <typename T, int BN>
-LASFAST_KERNEL(device::has_warpgroups ? schedule_threads : 32, 1)
+LASFAST_KERNEL(device::has_warpgroups ? block_threads : 32, 1)
 warpgroup_windows(const WindowsArgs args) {
   if constexpr (device::has_warpgroups) windows_tile<T, BN, true, true, WarpgroupProduct>(args);
 }
 
-// Columns of a tile: as many as there are, unless that makes too few tiles for a large chip.
+// Columns of a tile: as many as there are channels, halved while a large chip would have too few tiles, but
+// not below `fewest`.
 int columns_of(const WindowsArgs& args, int fewest) {
   const Windows& w = args.windows;
   int columns = 16;
@@ -133,7 +130,7 @@ int launch_of(WindowsArgs args, device::Stream stream) {
   auto* kernel = whole ? windows<T, BN, true, Product> : windows<T, BN, false, Product>;
   if constexpr (sizeof(T) == 2 && BN >= 64)
     if (whole && args.warpgroups) kernel = warpgroup_windows<T, BN>;
-  return device::launch(kernel, blocks, schedule_threads, sizeof(ConvShared<conv_rows, BN>), stream, args);
+  return device::launch(kernel, blocks, block_threads, sizeof(ConvShared<conv_rows, BN>), stream, args);
 }
 
 template <typename T, template <typename, int, int> class Product>

@@ -1,5 +1,5 @@
-// The loader of convolutions: rows of A are the values under the windows of positions, and rows of B those of
-// a packed weight, both in the order of k_order.cuh.
+// The loader of convolutions: the rows of A are what the input has under the windows of positions, and those
+// of B are rows of a packed weight, both in the order of k_order.cuh.
 #pragma once
 
 #include "conv_mainloop.cuh"
@@ -24,7 +24,7 @@ struct Window {
 };
 constexpr int in_padding = -(1 << 30);  // the top of a window that sees nothing but padding
 
-// Leaves what is loaded as it is.
+// The transform that leaves what is loaded as it is.
 struct Unchanged {
   static constexpr bool some = false;
   template <typename T>
@@ -32,8 +32,8 @@ struct Unchanged {
 };
 
 // Each thread copies one piece of 16 bytes of some rows. Where the vectors of channels are not `whole`, it
-// gathers the elements of A one by one. `transform(at, channel, T{})` is applied to each piece of A that is
-// not padding, once it has come; channel: that of its first element.
+// gathers the elements of A one by one. Where `transform.some`, transform(at, channel, T{}) is applied to
+// each piece of A once it has come, unless it is padding; `channel` is that of its first element.
 template <typename T, int BM, int BN, bool whole, typename Transform>
 class WindowLoader {
  public:

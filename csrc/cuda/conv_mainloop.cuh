@@ -1,33 +1,32 @@
-// The main loop of convolutions as matrix products, of the engine and of training: A is [positions, k], B
-// [output channels, k], and a block computes a tile of BM x BN sums over 64 bytes of k at a time.
+// The main loop of convolutions as matrix products, in the engine and in training. A is [rows, k], B
+// [columns, k], and a block computes a tile of BM x BN sums, over 64 bytes of k at a time.
 //
-// It is a template over
-// - a product, which multiplies what lies in shared memory (conv_products.cuh, conv_transposed_products.cuh);
-// - a loader, which brings a step of k: fill(stage, step) begins to copy it, or copies it, and arrived(stage)
-//   may change what this thread's own copies have brought (WindowLoader in conv_loader.cuh);
-// - an epilogue, which gets the tile of sums in shared memory, so that it can take statistics of whole
-// columns
-//   and store whole chunks of channels.
+// The loop is a template over
+// - a product, which multiplies what lies in shared memory (conv_products.cuh,
+//   conv_transposed_products.cuh);
+// - a loader: fill(stage, step) copies a step of k or begins to, and arrived(stage) may change what this
+//   thread's own copies have brought (conv_loader.cuh);
+// - an epilogue, which gets the sums in shared memory, so that it can take statistics of whole columns and
+//   store whole chunks of channels.
 #pragma once
 
+#include "block.h"
 #include "chunk.cuh"
 #include "device.cuh"
 #include "moments.cuh"
-#include "schedule_problem.h"
 
 namespace lasfast {
 
 constexpr int stages = 4;
-constexpr int pieces = conv_step_bytes / 16;             // of a row at a time
-constexpr int rows_at_once = schedule_threads / pieces;  // a thread copies one piece of each such row
+constexpr int pieces = conv_step_bytes / 16;          // pieces of 16 bytes in a row of a step
+constexpr int rows_at_once = block_threads / pieces;  // rows of which a block's threads copy a piece each
 
-// How a tile of BM positions and BN channels is divided among teams of threads: warps, or warpgroups, which
-// have rows alone.
+// How a tile is divided among teams of threads: warps, or warpgroups, which divide its rows alone.
 template <int BM, int BN, bool warpgroups = false>
 struct Geometry {
   static constexpr int team_threads = warpgroups ? 128 : 32;
   static constexpr int teams_n = warpgroups || BN == 16 ? 1 : BN == 128 ? 4 : 2;
-  static constexpr int teams_m = schedule_threads / team_threads / teams_n;
+  static constexpr int teams_m = block_threads / team_threads / teams_n;
   static constexpr int rows = BM / teams_m, columns = BN / teams_n;  // of a team
 
   LASFAST_DEVICE static int first_row() { return device::thread_index() / team_threads / teams_n * rows; }
@@ -39,7 +38,7 @@ struct Geometry {
 // The operands of one step of k.
 template <int BM, int BN>
 struct Stage {
-  alignas(512) char a[BM * conv_step_bytes];  // as warpgroups want it
+  alignas(512) char a[BM * conv_step_bytes];  // the alignment is what warpgroups want
   char b[BN * conv_step_bytes];
 };
 
@@ -50,10 +49,10 @@ struct Result {
   alignas(16) float values[BM * pitch];
   Moments moments;
 
-  // Calls store(row, chunk) for the chunks of this thread, which are all of the columns from own_column() on.
+  // Calls store(row, chunk) for each chunk of this thread; all are of the columns from own_column() on.
   template <typename Store>
   LASFAST_DEVICE void for_own_chunks(int rows, Store store) const {
-    for (int row = device::thread_index() / across; row < rows; row += schedule_threads / across) {
+    for (int row = device::thread_index() / across; row < rows; row += block_threads / across) {
       Chunk x;
       LASFAST_UNROLL
       for (int i = 0; i < chunk; ++i) x.v[i] = values[row * pitch + own_column() + i];

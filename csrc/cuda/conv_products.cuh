@@ -1,15 +1,16 @@
 // The product of two tiles in shared memory, A [rows, 64 bytes of k] and B [columns, 64 bytes of k], added to
 // sums in registers: by tensor cores (bf16 and TF32; a warp at a time, or a warpgroup), or exactly in fp32.
 //
-// A row's four pieces of 16 bytes are permuted, so that eight rows' pieces of one number lie in different
-// banks: the four of a row in half a line of all banks, two rows a line, and piece j of row r at j ^ (r / 2).
+// The four pieces of 16 bytes in a row are permuted, so that piece j of eight successive rows lies in
+// different banks: two rows fill a line of all banks, and piece j of row r is at j ^ (r / 2).
 //
-// Each warp or warpgroup has a patch of the sums, WM x WN. Before its sums are stored a product is finished:
-// it may leave those of `in_flight` steps under way.
+// Each warp or warpgroup has a patch of the sums, WM x WN. A product may leave those of `in_flight` steps
+// under way; it is finished before its sums are stored.
 #pragma once
 
+#include "block.h"
 #include "device.cuh"
-#include "schedule_problem.h"
+#include "values.cuh"
 
 namespace lasfast {
 
@@ -17,8 +18,8 @@ LASFAST_DEVICE int piece_offset(int row, int piece) {
   return row * conv_step_bytes + ((piece ^ (row >> 1)) & 3) * 16;
 }
 
-// The rows of A where they were copied to, from a warp's first on. (Others walk over a value: of each row
-// that the thread reads, the pieces `first_piece`, + `piece_step`, ... in turn.)
+// The rows of A where they were copied to, from a warp's first on. (schedule_resident.cu has rows that walk
+// over a value instead: next() goes from the pieces at hand to those that the thread reads next.)
 struct CopiedRows {
   const char* first;
 
@@ -31,7 +32,7 @@ template <typename T, int WM, int WN>
 struct TensorSums {
   float sum[WM / 16][WN / 8][4] = {};
 
-  // Adds products of 32 bytes of k; of columns, halves of k alternate.
+  // Adds the products of 32 bytes of k. In `columns`, the two halves of k alternate.
   LASFAST_DEVICE void multiply(const uint32_t (&rows)[WM / 16][4], const uint32_t (&columns)[WN / 16][4]) {
     LASFAST_UNROLL
     for (int m = 0; m < WM / 16; ++m) LASFAST_UNROLL
@@ -44,7 +45,7 @@ struct TensorSums {
     }
   }
 
-  // To a tile of floats, `pitch` apart.
+  // Writes the sums to a tile of floats whose rows are `pitch` apart.
   LASFAST_DEVICE void store(float* to, int pitch) const {
     const int lane = device::thread_index() % 32;
     LASFAST_UNROLL
@@ -55,7 +56,7 @@ struct TensorSums {
   }
 };
 
-// What a warp adds: `a` is at its first row, `b` at its first column; both are multiples of eight.
+// A warp's product by tensor cores. Its first row and column are multiples of eight.
 template <typename T, int WM, int WN>
 struct TensorProduct : TensorSums<T, WM, WN> {
   static constexpr bool warpgroups = false;
@@ -68,7 +69,7 @@ struct TensorProduct : TensorSums<T, WM, WN> {
     add(rows, b + first_column * conv_step_bytes);
   }
 
-  // Which rows and pieces of A a thread reads: row(0) .. row(rows_read - 1).
+  // A thread reads row(0) .. row(rows_read - 1) of A: the pieces from first_piece() on, piece_step apart.
   static constexpr int rows_read = WM / 16, piece_step = 2;
   LASFAST_DEVICE static int row(int i) { return 16 * i + device::thread_index() % 16; }
   LASFAST_DEVICE static int first_piece() { return device::thread_index() % 32 / 16; }
@@ -95,14 +96,11 @@ struct TensorProduct : TensorSums<T, WM, WN> {
     }
   }
 
-  // The sums that a thread has: of some columns, each with the next, in some rows.
-  struct Sums {
-    float v[2];
-  };
-  static constexpr int columns_held = WN / 8, rows_held = WM / 8;
+  // The sums that a thread holds: in some rows those of some columns, each together with the next.
+  static constexpr int held_together = 2, columns_held = WN / 8, rows_held = WM / 8;
   LASFAST_DEVICE static int held_column(int n) { return 8 * n + device::thread_index() % 4 * 2; }
   LASFAST_DEVICE static int held_row(int m) { return 8 * m + device::thread_index() % 32 / 4; }
-  LASFAST_DEVICE Sums held(int m, int n) const {
+  LASFAST_DEVICE Values<2> held(int m, int n) const {
     return {{this->sum[m / 2][n][m % 2 * 2], this->sum[m / 2][n][m % 2 * 2 + 1]}};
   }
 
@@ -115,7 +113,7 @@ struct TensorProduct : TensorSums<T, WM, WN> {
   }
 };
 
-// Every sum by one thread, in rising k.
+// The product in fp32: one thread adds all of a sum, in rising k.
 template <typename T, int WM, int WN>
 struct ExactProduct {
   static_assert(sizeof(T) == 4, "bf16 has tensor cores everywhere");
@@ -163,16 +161,14 @@ struct ExactProduct {
     for (int n = 0; n < WN / 4; ++n) to[(8 * m + lane % 8) * pitch + 4 * n + lane / 8] = sum[m][n];
   }
 
-  struct Sums {
-    float v[1];
-  };
-  static constexpr int columns_held = WN / 4, rows_held = WM / 8;
+  static constexpr int held_together = 1, columns_held = WN / 4, rows_held = WM / 8;
   LASFAST_DEVICE static int held_column(int n) { return 4 * n + device::thread_index() % 32 / 8; }
   LASFAST_DEVICE static int held_row(int m) { return row(m); }
-  LASFAST_DEVICE Sums held(int m, int n) const { return {{sum[m][n]}}; }
+  LASFAST_DEVICE Values<1> held(int m, int n) const { return {{sum[m][n]}}; }
 };
 
-// By the tensor cores of Hopper, which read both tiles from shared memory, and go on by themselves.
+// A warpgroup's product, by the tensor cores of Hopper: they read both tiles from shared memory, and go on by
+// themselves.
 template <typename T, int WM, int WN>
 struct WarpgroupProduct {
   static_assert(sizeof(T) == 2 && conv_step_bytes == 64, "bf16, in rows as warpgroup_rows wants them");
@@ -180,7 +176,7 @@ struct WarpgroupProduct {
   static constexpr int in_flight = 1;
   float sum[WM / 64][WN / 8][4] = {};
 
-  // What this thread copied is seen by the products behind the next barrier.
+  // Lets the products behind the next barrier see what this thread copied.
   LASFAST_DEVICE static void publish() { device::publish_to_warpgroups(); }
   LASFAST_DEVICE void finish() { device::warpgroup_wait<0>(sum); }
 

@@ -1,20 +1,21 @@
-// The product of two tiles in shared memory that both have k as their rows, A [k, rows] and B [k, columns],
-// added to sums in registers: by tensor cores (bf16 and TF32), or exactly in fp32. Of 64 bytes' worth of k:
-// 32 or 16 positions.
+// The product of two tiles in shared memory whose rows are k, A [k, rows] and B [k, columns], added to sums
+// in registers: by tensor cores (bf16 and TF32), or exactly in fp32. A step has as many elements of k as 64
+// bytes hold: 32 or 16.
 //
-// A row's pieces of 16 bytes are permuted, so that what a warp reads together lies in different banks.
+// The pieces of 16 bytes in a row are permuted, so that what a warp reads together lies in different banks.
 //
-// Each warp has a patch of the sums, WM x WN, and their layout is that of schedule_products.cuh.
+// Each warp has a patch of the sums, WM x WN, in the layout of conv_products.cuh.
 #pragma once
 
+#include "block.h"
 #include "conv_products.cuh"
 #include "device.cuh"
-#include "schedule_problem.h"
 
 namespace lasfast {
 
-// Bytes from the beginning of a tile of `width` elements a row. Of up to eight pieces that are in all banks
-// once, or of as many rows: fp32 is read two pieces of four rows at a time, bf16 a piece of eight.
+// Returns where a piece of row k is in a tile of `width` elements a row, in bytes. Rows turn their pieces by
+// so much that those read together lie in all banks: two pieces of four rows in fp32, one of eight rows in
+// bf16.
 template <typename T, int width>
 LASFAST_DEVICE int transposed_offset(int k, int piece) {
   constexpr int row_pieces = width * static_cast<int>(sizeof(T)) / 16;
@@ -23,13 +24,14 @@ LASFAST_DEVICE int transposed_offset(int k, int piece) {
   return (k * row_pieces + (piece ^ turn)) * 16;
 }
 
-// Adds to sums as TensorProduct and ExactProduct do, of tiles that are BM and BN wide. Element k of row m:
+// Returns where element k of row m is.
 template <typename T, int width>
 LASFAST_DEVICE const T* transposed_element(const char* tile, int k, int m) {
   constexpr int piece = 16 / sizeof(T);
   return reinterpret_cast<const T*>(tile + transposed_offset<T, width>(k, m / piece)) + m % piece;
 }
 
+// A warp's product by tensor cores, of tiles that are BM and BN wide.
 template <typename T, int BM, int BN, int WM, int WN>
 struct TransposedTensorProduct : TensorSums<T, WM, WN> {
   static constexpr bool warpgroups = false;
@@ -82,7 +84,8 @@ struct TransposedTensorProduct : TensorSums<T, WM, WN> {
   }
 };
 
-// Every sum by one thread, in rising k: four neighbouring rows and columns at a time.
+// The product in fp32: one thread adds all of a sum, in rising k. It has four neighbouring rows and columns
+// at a time.
 template <typename T, int BM, int BN, int WM, int WN>
 struct TransposedExactProduct {
   static_assert(sizeof(T) == 4, "bf16 has tensor cores everywhere");

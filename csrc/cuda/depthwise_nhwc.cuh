@@ -1,15 +1,16 @@
-// What the kernels of depthwise_nhwc.h are told.
+// The arguments and the launches of the kernels behind depthwise_nhwc.h, and how these read and write
+// channels.
 #pragma once
 
+#include "block.h"
 #include "lasfast/depthwise_nhwc.h"
 #include "nhwc.cuh"
 
 namespace lasfast {
 
-constexpr int depthwise_threads = 256;
 constexpr int most_chunks = 8;  // side by side in a tile
 
-// Chunks of channels side by side in a tile: tiles are alike, so that few threads idle.
+// Chunks of channels side by side in a tile. All tiles have about as many, so that few threads idle.
 inline int chunks_across(int64_t channels) {
   const int64_t chunks = divide_up(channels, chunk);
   return static_cast<int>(divide_up(chunks, divide_up(chunks, most_chunks)));
@@ -17,12 +18,13 @@ inline int chunks_across(int64_t channels) {
 
 // ---- depthwise_nhwc_windows.cu: forward pass and gradient of the input
 
-struct DepthwisePlan {
-  static constexpr int run = 4;  // positions of a thread
+// How positions and channels are cut into tiles.
+struct DepthwiseTiling {
+  static constexpr int run = 4;  // neighbouring positions that a thread computes
   int across, columns, rows;     // of a tile: chunks, channels, positions
   int64_t row_tiles, column_tiles;
 
-  DepthwisePlan(const DepthwiseNhwcParams& p, Pass pass);
+  DepthwiseTiling(const DepthwiseNhwcParams& p, Pass pass);
   int64_t partial_bytes(const DepthwiseNhwcParams& p) const {
     return row_tiles * 2 * p.channels * int64_t{sizeof(float)};
   }
@@ -33,20 +35,21 @@ int launch_depthwise(const DepthwiseNhwcParams& p, Pass pass, const void* input,
 
 // ---- depthwise_nhwc_grad_weight.cu
 
-struct DepthwiseGradWeightPlan {
+// How taps and channels are cut into tiles, and positions into parts.
+struct DepthwiseGradWeightTiling {
   int width;                // taps of a kernel row that a thread sums: all of them, or one
   int across, groups;       // chunks in a tile; tap rows, or taps
   int block_groups, lanes;  // groups of a block; threads that share the positions of one
   int64_t column_tiles, group_tiles;
-  int64_t parts, each;  // of the positions
+  int64_t parts, each;  // parts that the positions are cut into; positions of each
 
-  explicit DepthwiseGradWeightPlan(const DepthwiseNhwcParams& p);
+  explicit DepthwiseGradWeightTiling(const DepthwiseNhwcParams& p);
   int64_t partial_bytes(const DepthwiseNhwcParams& p) const {
     return parts * p.kernel * p.kernel * p.channels * int64_t{sizeof(float)};
   }
 };
 // Overwrites partial [parts][kernel, kernel][channels].
-int launch_depthwise_grad_weight(const DepthwiseNhwcParams& p, const DepthwiseGradWeightPlan& plan,
+int launch_depthwise_grad_weight(const DepthwiseNhwcParams& p, const DepthwiseGradWeightTiling& tiling,
                                  const void* grad_output, const void* input, device::Stream stream,
                                  float* partial);
 
@@ -62,8 +65,8 @@ int access_bytes(int64_t channels, const void* values, const void* other) {
   return sizeof(T) == 4 || fits(2, 4) ? 4 : 2;
 }
 
-// As they are in memory: several are loaded before the first is waited for. The first `channels` of them (at
-// least one); the others are zero.
+// The first `channels` (at least one) of eight channels as they are in memory, and zeros behind them. Several
+// of these are loaded before the first is waited for.
 template <typename T, int bytes>
 struct Raw {
   device::Bits16 piece[sizeof(T) / 2] = {};
@@ -86,9 +89,9 @@ struct Raw {
   }
   LASFAST_DEVICE Chunk values() const {
     if constexpr (sizeof(T) == 2)
-      return unpack(piece[0]);
+      return unpack_values(piece[0], T{});
     else
-      return unpack(piece);
+      return unpack_halves(piece[0], piece[1]);
   }
 };
 
@@ -102,9 +105,7 @@ LASFAST_DEVICE void store_channels(T* to, const Chunk& x, int channels) {
     for (int i = 0; i < 4; ++i)
       if (2 * i < channels) device::store4(to + 2 * i, bits.word[i]);
   } else {
-    LASFAST_UNROLL
-    for (int i = 0; i < chunk; ++i)
-      if (i < channels) to[i] = device::from_float<T>(x.v[i]);
+    store_first(to, x, channels);
   }
 }
 

@@ -1,9 +1,9 @@
-// The gradient of a depthwise convolution's weight on NHWC values.
+// The gradient of a depthwise convolution's weight in training.
 //
 // A thread sums, for eight channels, the taps of one row of the kernel (or one tap, where kernels have
 // unusual sizes) over some positions of a part; neighbours take the other rows, so that what they read is
-// cached. The threads' sums meet in shared memory, and those of parts in scratch memory, which merge_nhwc.cu
-// adds: always in one order. Terms in the padding are left out.
+// cached. The threads' sums meet in shared memory, and those of parts in the workspace, where merge_nhwc.cu
+// adds them: always in one order. Terms in the padding are left out.
 #include "depthwise_nhwc.cuh"
 
 namespace lasfast {
@@ -25,7 +25,7 @@ struct GradWeightArgs {
 };
 
 template <typename T, int W, int bytes>
-LASFAST_KERNEL(depthwise_threads, 1)
+LASFAST_KERNEL(block_threads, 1)
 grad_weight(const GradWeightArgs args) {
   auto* const shared = device::shared<float>();  // [lanes][groups of the block][W][columns]
   const int thread = device::thread_index(), columns = args.across * chunk;
@@ -73,7 +73,7 @@ grad_weight(const GradWeightArgs args) {
   }
   device::barrier();
   const int size = args.block_groups * W * columns, taps = args.kernel * args.kernel;
-  for (int i = thread; i < size; i += depthwise_threads) {
+  for (int i = thread; i < size; i += block_threads) {
     const int c = first_channel + i % columns, tap = group_tile * args.block_groups * W + i / columns;
     if (c >= args.channels || tap >= taps) continue;
     float total = 0.f;
@@ -86,7 +86,7 @@ template <typename T, int bytes>
 int launch_of(const GradWeightArgs& args, int width, int64_t blocks, device::Stream stream) {
   const auto run = [&](void (*kernel)(GradWeightArgs)) {
     const int64_t floats = int64_t{args.lanes} * args.block_groups * width * args.across * chunk;
-    return device::launch(kernel, blocks, depthwise_threads, floats * int64_t{sizeof(float)}, stream, args);
+    return device::launch(kernel, blocks, block_threads, floats * int64_t{sizeof(float)}, stream, args);
   };
   switch (width) {
     case 3:
@@ -111,11 +111,11 @@ int launch_of(const GradWeightArgs& args, int width, int64_t blocks, device::Str
 
 }  // namespace
 
-DepthwiseGradWeightPlan::DepthwiseGradWeightPlan(const DepthwiseNhwcParams& p)
+DepthwiseGradWeightTiling::DepthwiseGradWeightTiling(const DepthwiseNhwcParams& p)
     : width(p.kernel == 3 || p.kernel == 5 || p.kernel == 7 ? static_cast<int>(p.kernel) : 1),
       across(chunks_across(p.channels)),
       groups(static_cast<int>(p.kernel * p.kernel / width)) {
-  const int slots = depthwise_threads / across;
+  const int slots = block_threads / across;
   block_groups = groups < slots ? groups : slots;
   lanes = slots / block_groups;
   column_tiles = divide_up(p.channels, across * chunk);
@@ -128,7 +128,7 @@ DepthwiseGradWeightPlan::DepthwiseGradWeightPlan(const DepthwiseNhwcParams& p)
   parts = positions > 0 ? divide_up(positions, each) : 1;
 }
 
-int launch_depthwise_grad_weight(const DepthwiseNhwcParams& p, const DepthwiseGradWeightPlan& plan,
+int launch_depthwise_grad_weight(const DepthwiseNhwcParams& p, const DepthwiseGradWeightTiling& tiling,
                                  const void* grad_output, const void* input, device::Stream stream,
                                  float* partial) {
   const GradWeightArgs args{grad_output,
@@ -136,22 +136,22 @@ int launch_depthwise_grad_weight(const DepthwiseNhwcParams& p, const DepthwiseGr
                             partial,
                             {Divisor(p.out_width), Divisor(p.out_height)},
                             static_cast<int>(p.batch * p.out_height * p.out_width),
-                            static_cast<int>(plan.each),
+                            static_cast<int>(tiling.each),
                             static_cast<int>(p.height),
                             static_cast<int>(p.width),
                             static_cast<int>(p.channels),
                             static_cast<int>(p.kernel),
                             static_cast<int>(p.stride),
                             static_cast<int>(p.padding),
-                            plan.across,
-                            plan.groups,
-                            plan.block_groups,
-                            plan.lanes,
-                            static_cast<int>(plan.column_tiles),
-                            static_cast<int>(plan.group_tiles)};
-  const int64_t blocks = plan.parts * plan.column_tiles * plan.group_tiles;
-  return p.storage == Dtype::bfloat16 ? launch_of<device::bfloat16>(args, plan.width, blocks, stream)
-                                      : launch_of<float>(args, plan.width, blocks, stream);
+                            tiling.across,
+                            tiling.groups,
+                            tiling.block_groups,
+                            tiling.lanes,
+                            static_cast<int>(tiling.column_tiles),
+                            static_cast<int>(tiling.group_tiles)};
+  const int64_t blocks = tiling.parts * tiling.column_tiles * tiling.group_tiles;
+  return p.storage == Dtype::bfloat16 ? launch_of<device::bfloat16>(args, tiling.width, blocks, stream)
+                                      : launch_of<float>(args, tiling.width, blocks, stream);
 }
 
 }  // namespace lasfast

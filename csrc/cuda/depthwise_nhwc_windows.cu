@@ -1,4 +1,4 @@
-// Forward pass and gradient of the input of a depthwise convolution on NHWC values.
+// The forward pass and the gradient of the input of a depthwise convolution in training.
 //
 // A thread has eight channels of four neighbouring positions, and the block's filters lie in shared memory.
 // For usual kernels with stride 1 or 2, `slide` loads what a row of the kernel sees of the four positions
@@ -12,7 +12,7 @@
 namespace lasfast {
 namespace {
 
-constexpr int run = DepthwisePlan::run;
+constexpr int run = DepthwiseTiling::run;
 constexpr int64_t wanted_blocks = 1024;  // fill a large chip a few times; more would load filters again
 
 struct DepthwiseArgs {
@@ -61,7 +61,7 @@ struct Tile {
 
 LASFAST_DEVICE void load_weights(const DepthwiseArgs& args, int first_channel, float* weights) {
   const int taps = args.kernel * args.kernel, columns = args.across * chunk;
-  for (int i = device::thread_index(); i < taps * columns; i += depthwise_threads) {
+  for (int i = device::thread_index(); i < taps * columns; i += block_threads) {
     const int tap = i % taps, c = first_channel + i / taps, from = args.turned ? taps - 1 - tap : tap;
     float value = 0.f;
     if (c < args.channels) {
@@ -81,8 +81,7 @@ LASFAST_DEVICE void multiply(Chunk& sum, const Chunk& v, const Chunk& w) {
 }
 
 LASFAST_DEVICE Chunk weights_at(const float* from) {
-  const device::Bits16 halves[2] = {device::load16_shared(from), device::load16_shared(from + 4)};
-  return unpack(halves);
+  return unpack_halves(device::load16_shared(from), device::load16_shared(from + 4));
 }
 
 // Stores the outputs from `first` on, and keeps them for statistics.
@@ -105,13 +104,11 @@ LASFAST_DEVICE void statistics(const DepthwiseArgs& args, const Tile& tile, cons
   const Column column = column_moments(values, columns, tile.end - tile.first, columns, moments);
   device::barrier();  // the next tile's values may come
   if (thread >= columns || tile.column + thread >= args.channels) return;
-  float* const partial = args.partial + 2 * tile.number * args.channels + tile.column + thread;
-  partial[0] = column.mean;
-  partial[args.channels] = column.deviations;
+  store_moments(column, args.partial, tile.number, args.channels, tile.column + thread);
 }
 
 template <typename T, int bytes, int K, int S>
-LASFAST_KERNEL(depthwise_threads, 1)
+LASFAST_KERNEL(block_threads, 1)
 slide(const DepthwiseArgs args) {
   constexpr int seen = (run - 1) * S + K;  // columns of the input
   auto* const shared = device::shared<Shared>();
@@ -165,7 +162,7 @@ slide(const DepthwiseArgs args) {
 }
 
 template <typename T, int bytes>
-LASFAST_KERNEL(depthwise_threads, 1)
+LASFAST_KERNEL(block_threads, 1)
 gather(const DepthwiseArgs args) {
   auto* const shared = device::shared<Shared>();
   auto* const weights = reinterpret_cast<float*>(shared + 1);
@@ -225,20 +222,21 @@ Kernel kernel_for(const DepthwiseArgs& args) {
 }
 
 template <typename T>
-int launch_of(const DepthwiseArgs& args, const DepthwisePlan& plan, device::Stream stream) {
+int launch_of(const DepthwiseArgs& args, const DepthwiseTiling& tiling, device::Stream stream) {
   const int bytes = access_bytes<T>(args.channels, args.input, args.output);
   Kernel kernel = bytes == 16 ? kernel_for<T, 16>(args) : kernel_for<T, 4>(args);
   if constexpr (sizeof(T) == 2)
     if (bytes == 2) kernel = gather<T, 2>;
-  const int64_t floats = (int64_t{args.kernel} * args.kernel + (args.partial ? plan.rows : 0)) * plan.columns;
-  return device::launch(kernel, args.row_blocks * plan.column_tiles, depthwise_threads,
+  const int64_t floats =
+      (int64_t{args.kernel} * args.kernel + (args.partial ? tiling.rows : 0)) * tiling.columns;
+  return device::launch(kernel, args.row_blocks * tiling.column_tiles, block_threads,
                         sizeof(Shared) + floats * int64_t{sizeof(float)}, stream, args);
 }
 
 }  // namespace
 
-DepthwisePlan::DepthwisePlan(const DepthwiseNhwcParams& p, Pass pass)
-    : across(chunks_across(p.channels)), columns(across * chunk), rows(depthwise_threads / across * run) {
+DepthwiseTiling::DepthwiseTiling(const DepthwiseNhwcParams& p, Pass pass)
+    : across(chunks_across(p.channels)), columns(across * chunk), rows(block_threads / across * run) {
   const bool forward = pass == Pass::forward;
   const int64_t positions = p.batch * (forward ? p.out_height : p.height) * (forward ? p.out_width : p.width);
   row_tiles = divide_up(positions, rows);
@@ -247,7 +245,7 @@ DepthwisePlan::DepthwisePlan(const DepthwiseNhwcParams& p, Pass pass)
 
 int launch_depthwise(const DepthwiseNhwcParams& p, Pass pass, const void* input, const void* weight,
                      device::Stream stream, void* output, float* partial) {
-  const DepthwisePlan plan(p, pass);
+  const DepthwiseTiling tiling(p, pass);
   const bool forward = pass == Pass::forward, turned = !forward && p.stride == 1;
   const int64_t height = forward ? p.out_height : p.height, width = forward ? p.out_width : p.width;
   DepthwiseArgs args{input,
@@ -267,13 +265,13 @@ int launch_depthwise(const DepthwiseNhwcParams& p, Pass pass, const void* input,
                      static_cast<int>(turned ? p.kernel - 1 - p.padding : p.padding),
                      turned,
                      !forward && !turned,
-                     plan.across,
-                     plan.rows,
-                     static_cast<int>(plan.column_tiles),
-                     plan.row_tiles,
-                     std::min(plan.row_tiles, divide_up(wanted_blocks, plan.column_tiles))};
-  return p.storage == Dtype::bfloat16 ? launch_of<device::bfloat16>(args, plan, stream)
-                                      : launch_of<float>(args, plan, stream);
+                     tiling.across,
+                     tiling.rows,
+                     static_cast<int>(tiling.column_tiles),
+                     tiling.row_tiles,
+                     std::min(tiling.row_tiles, divide_up(wanted_blocks, tiling.column_tiles))};
+  return p.storage == Dtype::bfloat16 ? launch_of<device::bfloat16>(args, tiling, stream)
+                                      : launch_of<float>(args, tiling, stream);
 }
 
 }  // namespace lasfast

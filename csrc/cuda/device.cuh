@@ -2,8 +2,8 @@
 // themselves. With LASFAST_EMULATE defined, device_host.h stands in for the GPU, and a host compiler builds
 // the same kernels: that is how the test-suite runs them.
 //
-// A kernel is a function of one plain argument, run by flat blocks of threads that are never more than 1024.
-// All threads of a block reach every barrier, all of a warp every load_matrix and mma.
+// A kernel is a function of one plain argument, which flat blocks of at most 1024 threads run. All threads of
+// a block reach every barrier, and all of a warp every load_matrix and mma.
 #pragma once
 
 #ifdef LASFAST_EMULATE
@@ -15,10 +15,10 @@
 
 #include <cstdint>
 
-// `blocks`: how many are to fit on a multiprocessor at once; the compiler keeps registers few enough.
+// The compiler keeps registers few enough for `blocks` blocks on a multiprocessor at once.
 #define LASFAST_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define LASFAST_DEVICE __device__ __forceinline__
-// A function that is called: its values take no registers before and after.
+// A function that is called, not inlined: its values take no registers before and after.
 #define LASFAST_CALLED __device__ __noinline__
 #define LASFAST_UNROLL _Pragma("unroll")
 #define LASFAST_ROLL _Pragma("unroll 1")
@@ -38,7 +38,7 @@ LASFAST_DEVICE int64_t block_index() { return static_cast<int64_t>(blockIdx.x); 
 // All threads of the block arrive, and see what the others wrote before.
 LASFAST_DEVICE void barrier() { __syncthreads(); }
 
-// The block's shared memory, as large as launch() was told. It begins with anything.
+// Returns the block's shared memory, which is as large as launch() was told, and not initialized.
 template <typename T>
 LASFAST_DEVICE T* shared() {
   extern __shared__ __align__(1024) unsigned char lasfast_shared[];
@@ -47,7 +47,7 @@ LASFAST_DEVICE T* shared() {
 
 // ---- memory. Addresses are aligned to 16 bytes, or to the 4 that are accessed.
 
-// Of memory that nothing writes while the kernel runs.
+// Load from memory that nothing writes while the kernel runs.
 LASFAST_DEVICE uint32_t load4(const void* from) { return __ldg(static_cast<const uint32_t*>(from)); }
 LASFAST_DEVICE Bits16 load16(const void* from) {
   const uint4 v = __ldg(static_cast<const uint4*>(from));
@@ -57,7 +57,7 @@ LASFAST_DEVICE Bits16 load16_shared(const void* from) {
   const uint4 v = *static_cast<const uint4*>(from);
   return {v.x, v.y, v.z, v.w};
 }
-// To any memory.
+// Store to any memory.
 LASFAST_DEVICE void store4(void* to, uint32_t bits) { *static_cast<uint32_t*>(to) = bits; }
 LASFAST_DEVICE void store16(void* to, const Bits16& bits) {
   *static_cast<uint4*>(to) = make_uint4(bits.word[0], bits.word[1], bits.word[2], bits.word[3]);
@@ -122,7 +122,7 @@ LASFAST_DEVICE void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-// fp32 to the nearest TF32, as bits.
+// Returns the nearest TF32 of an fp32, both as bits.
 LASFAST_DEVICE uint32_t to_tf32(uint32_t bits) {
   uint32_t rounded;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
@@ -137,20 +137,20 @@ constexpr bool has_warpgroups = true;
 constexpr bool has_warpgroups = false;  // nothing below may be used
 #endif
 
-// What this thread has written to shared memory is seen by matrix instructions of warpgroups that are issued
-// behind the next barrier.
+// Lets the matrix instructions of warpgroups behind the next barrier see what this thread has written to
+// shared memory.
 LASFAST_DEVICE void publish_to_warpgroups() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// A tile of bf16 whose rows are 64 bytes, from one of them on, or from its second 32 bytes on. Its first row
-// is at a multiple of 512 bytes, and pieces of 16 bytes are permuted: bits 7 and 8 of an address are added
-// (xor) to bits 4 and 5.
+// Describes a tile of bf16 to matrix instructions, from the first or the second 32 bytes of one of its rows
+// on. Rows are 64 bytes, and the first is at a multiple of 512 bytes. Pieces of 16 bytes are permuted: bits 7
+// and 8 of an address are added (xor) to bits 4 and 5.
 LASFAST_DEVICE uint64_t warpgroup_rows(const void* shared_rows) {
   constexpr uint64_t eight_rows = 512 >> 4, permuted_64_bytes = 2;
   const auto address = static_cast<uint64_t>(__cvta_generic_to_shared(shared_rows));
   return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 | eight_rows << 32 | permuted_64_bytes << 62;
 }
 
-// The compiler leaves these registers alone between what comes before and after.
+// Keeps the compiler from moving these registers between what comes before and what comes after.
 template <int M, int N>
 LASFAST_DEVICE void keep(float (&sum)[M][N][4]) {
   LASFAST_UNROLL
@@ -159,8 +159,8 @@ LASFAST_DEVICE void keep(float (&sum)[M][N][4]) {
   for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(sum[m][n][i])::"memory");
 }
 
-// Before the first of some products, and behind the last: they go on by themselves until they are waited for,
-// and until then neither sums nor tiles may be touched.
+// Stand before the first and behind the last of some products. These go on by themselves until they are
+// waited for, and until then neither sums nor tiles may be touched.
 template <int M, int N>
 LASFAST_DEVICE void warpgroup_begin(float (&sum)[M][N][4]) {
   keep(sum);
@@ -260,8 +260,8 @@ int launch(void (*kernel)(Argument), int64_t blocks, int threads, int64_t shared
   return static_cast<int>(error);
 }
 
-// Threads that a block of this kernel may have on the current device; less than it has been compiled for
-// where there is no code for this device, or 0.
+// Returns how many threads a block of this kernel may have on the current device: fewer than it has been
+// compiled for, or 0, where there is no code for the device.
 template <typename Argument>
 int allowed_threads(void (*kernel)(Argument)) {
   cudaFuncAttributes attributes{};

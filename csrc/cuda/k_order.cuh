@@ -2,19 +2,19 @@
 //
 // Where channels fill whole steps of the loop over k, all taps come in turn for the channels of one step,
 // then for those of the next: windows overlap, and what they share is read again while the first level of
-// cache has it. Elsewhere come all channels of a tap, then those of the next: k has no holes.
+// cache has it. Elsewhere all channels of one tap come, then those of the next, so that k has no holes.
 #pragma once
 
 #include "device.cuh"
 
 namespace lasfast {
 
-// How many channels of a tap stand together.
+// Returns how many channels of a tap stand together: a run.
 LASFAST_DEVICE int run_of(int channels, int step_elements) {
   return channels % step_elements == 0 ? step_elements : channels;
 }
 
-// Element k; behind the last one, channels are beyond the last.
+// The tap and channel of element k. Behind the last element, the channel is beyond the last.
 struct KElement {
   int tap, channel;
 
@@ -25,7 +25,7 @@ struct KElement {
   }
 };
 
-// The elements one after another, by rows and columns of the window.
+// A walk over the elements in their order, by rows and columns of the window.
 struct Walk {
   int run, end;  // the run at hand ends before this channel
   int row = 0, column = 0, channel = 0;

@@ -1,57 +1,41 @@
 // The second stages of passes over NHWC values: partial results of tiles, or of parts of the positions, are
-// added in double and in an order that sizes alone decide: the same bits every time.
+// added in double, and in an order that sizes alone decide, so that results have the same bits every time.
+#include "merge.cuh"
 #include "nhwc.cuh"
 
 namespace lasfast {
 namespace {
 
-constexpr int threads = 256;
+// ---- statistics
 
-// ---- statistics: a block has a few channels, and its threads every 32nd tile of one
-
-constexpr int block_channels = 8, segments = threads / block_channels;
-
-// The sum over the segments of this thread's channel, in order. All threads of the block call it.
-LASFAST_DEVICE double over_segments(double value, double* shared) {
-  const int thread = device::thread_index();
-  device::barrier();
-  shared[thread] = value;
-  device::barrier();
-  double sum = 0;
-  for (int i = thread % block_channels; i < threads; i += block_channels) sum += shared[i];
-  return sum;
-}
-
-LASFAST_KERNEL(threads, 2)
+LASFAST_KERNEL(merge_threads, 2)
 statistics(const StatisticsArgs args) {
-  auto* const shared = device::shared<double>();
-  const int thread = device::thread_index();
-  const int64_t c = device::block_index() * block_channels + thread % block_channels;
-  const int64_t first = c < args.channels ? thread / block_channels : args.items;
+  const Merge merge;
+  const int64_t c = merge.channel, first = c < args.channels ? merge.segment : args.items;
   const auto count = [&](int64_t i) {
     const int64_t rest = args.total - i * args.each;
     return static_cast<double>(rest < args.each ? rest : args.each);
   };
   double sum = 0;
-  for (int64_t i = first; i < args.items; i += segments)
+  for (int64_t i = first; i < args.items; i += merge_segments)
     sum += count(i) * static_cast<double>(args.partial[2 * i * args.channels + c]);
-  const double mean = over_segments(sum, shared) / static_cast<double>(args.total);
+  const double mean = merge.sum(sum) / static_cast<double>(args.total);
   double deviations = 0;
-  for (int64_t i = first; i < args.items; i += segments) {
+  for (int64_t i = first; i < args.items; i += merge_segments) {
     const float* const partial = args.partial + 2 * i * args.channels + c;
     const double delta = static_cast<double>(partial[0]) - mean;
     deviations += static_cast<double>(partial[args.channels]) + count(i) * delta * delta;
   }
-  const double variance = over_segments(deviations, shared) / static_cast<double>(args.total);
-  if (thread >= block_channels || c >= args.channels) return;
+  const double variance = merge.sum(deviations) / static_cast<double>(args.total);
+  if (!merge.answers(args.channels)) return;
   args.mean[c] = static_cast<float>(mean);
   args.variance[c] = static_cast<float>(variance);
 }
 
-// ---- sums. A block has 32 columns of some rows: each warp adds, of four of these, one run of the parts. The
-// results change places in shared memory, so that neighbours in the gradient are written together.
+// ---- sums. A block has 32 columns of some rows, and each warp adds one run of the parts of four of these
+// rows. The results change places in shared memory, so that neighbours in the gradient are written together.
 
-constexpr int tile_columns = 32, warps = threads / 32, warp_rows = 4;
+constexpr int threads = 256, tile_columns = 32, warps = threads / 32, warp_rows = 4;
 
 struct Sums {
   MergeArgs args;
@@ -99,8 +83,8 @@ merge_sums(const Sums sums) {
 }  // namespace
 
 int launch_statistics(const StatisticsArgs& args, device::Stream stream) {
-  return device::launch(statistics, divide_up(args.channels, block_channels), threads,
-                        threads * int64_t{sizeof(double)}, stream, args);
+  return device::launch(statistics, merge_blocks(args.channels), merge_threads, merge_shared_bytes, stream,
+                        args);
 }
 
 int launch_merge_sums(const MergeArgs& args, device::Stream stream) {

@@ -1,9 +1,9 @@
-// Mean and squared deviations of the columns of a tile, without cancellation and in a fixed order: the same
-// bits every time.
+// Mean and squared deviations of the columns of a tile, without cancellation, and in a fixed order, so that
+// they have the same bits every time.
 #pragma once
 
+#include "block.h"
 #include "device.cuh"
-#include "schedule_problem.h"
 
 namespace lasfast {
 
@@ -12,15 +12,15 @@ struct Column {
 };
 
 struct Moments {
-  float mean[schedule_threads], deviations[schedule_threads];
+  float mean[block_threads], deviations[block_threads];
 };
 
-// Of each of `columns` columns of a tile in shared memory, of `count` rows `pitch` floats apart; thread i has
-// column i's. All threads of the block call it; what they wrote to the tile is in place.
+// Returns, to thread i, those of column i of a tile in shared memory: `columns` columns of `count` rows,
+// `pitch` floats apart. All threads of the block call it, once what they wrote to the tile is in place.
 LASFAST_DEVICE Column column_moments(const float* values, int pitch, int count, int columns,
                                      Moments* moments) {
   const int thread = device::thread_index();
-  const int groups = schedule_threads / columns, group = thread / columns, column = thread % columns;
+  const int groups = block_threads / columns, group = thread / columns, column = thread % columns;
   if (group < groups && group < count) {
     const float n = static_cast<float>((count - group + groups - 1) / groups);
     float sum = 0.f, deviations = 0.f;
@@ -45,6 +45,14 @@ LASFAST_DEVICE Column column_moments(const float* values, int pitch, int count, 
     seen += n;
   }
   return result;
+}
+
+// Writes those of channel c in tile number `row` to partial [tiles][mean, squared deviations][channels].
+LASFAST_DEVICE void store_moments(const Column& column, float* partial, int64_t row, int64_t channels,
+                                  int64_t c) {
+  float* const to = partial + 2 * row * channels + c;
+  to[0] = column.mean;
+  to[channels] = column.deviations;
 }
 
 }  // namespace lasfast

@@ -1,30 +1,28 @@
-// What the passes of convolutions on NHWC values share: dense ones (conv2d_nhwc.h) and depthwise ones
-// (depthwise_nhwc.h).
+// What the passes of dense convolutions on NHWC values (conv2d_nhwc.h) and of depthwise ones
+// (depthwise_nhwc.h) share.
 #pragma once
 
 #include "chunk.cuh"
 #include "device.cuh"
+#include "entry.cuh"
 #include "lasfast/round.h"
 #include "lasfast/sliced_conv2d.h"
-#include "lasfast/status.h"
 
 namespace lasfast {
 
-constexpr int64_t max_positions =
-    (int64_t{1} << 31) - 4096;  // int indices, with room for a tile beyond the end
-
-// Whether every vector of channels can be read and written 16 bytes at a time.
+// Says whether every vector of channels can be read and written 16 bytes at a time.
 inline bool is_whole(const void* values, int64_t channels, int64_t item_bytes) {
   return channels * item_bytes % 16 == 0 && reinterpret_cast<uintptr_t>(values) % 16 == 0;
 }
 
-// The first address of scratch memory that is aligned as kernels want it; at most `scratch_slack` further on.
-constexpr int64_t scratch_slack = 15;
+// The first address of a workspace that is aligned as kernels want it, at most `workspace_slack` bytes
+// further on.
+constexpr int64_t workspace_slack = 15;
 inline char* align_to_16(void* workspace) {
   return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 15) / 16 * 16);
 }
 
-// Division of numbers below 2^31 by one that stays the same.
+// A divisor of numbers below 2^31 that is known before the kernel begins: it multiplies instead.
 struct Divisor {
   uint32_t value, factor;
   int shift;
@@ -33,7 +31,7 @@ struct Divisor {
     while ((int64_t{1} << (shift - 31)) < by) ++shift;
     factor = static_cast<uint32_t>((uint64_t{1} << shift) / value + 1);
   }
-  // Returns the quotient, and leaves the remainder.
+  // Returns the quotient, and leaves the remainder in `number`.
   LASFAST_DEVICE int divide(int& number) const {
     const auto quotient = static_cast<int>(uint64_t{factor} * static_cast<uint32_t>(number) >> shift);
     number -= quotient * static_cast<int>(value);
@@ -41,7 +39,7 @@ struct Divisor {
   }
 };
 
-// Positions of [images, height, width] from their numbers.
+// Finds positions of [images, height, width] by their numbers.
 struct Grid {
   Divisor width, height;
 
@@ -58,8 +56,8 @@ struct Grid {
 
 // ---- the second stages, in merge_nhwc.cu
 
-// Mean and biased variance of channels, from those of `items` tiles of `each` positions (the last has the
-// rest).
+// Merges the statistics of `items` tiles, of `each` positions but for the last, which has the rest, to mean
+// and biased variance of each channel.
 struct StatisticsArgs {
   const float* partial;  // [items][mean, squared deviations][channels]
   int64_t items, each, total;
@@ -68,7 +66,7 @@ struct StatisticsArgs {
 };
 int launch_statistics(const StatisticsArgs& args, device::Stream stream);
 
-// The gradient of a weight, from the sums over `parts` of the positions.
+// Adds the sums over `parts` of the positions to the gradient of a weight.
 struct MergeArgs {
   const float* partial;  // [parts][kernel, kernel, channels][columns]
   int parts, columns, channels, kernel;

@@ -1,10 +1,10 @@
-// Sums over the rows of [rows, channels] values, in two stages and always in the same order: blocks of rows
-// leave partial sums, which a second kernel puts together. The same inputs give the same bits, on any GPU.
+// Sums over the rows of [rows, channels] values, always in the same order, so that the same inputs give the
+// same bits on any GPU: blocks of rows leave partial sums, which a second kernel adds (merge.cuh).
 //
 // Rows are joined into *wide rows* of a whole number of vectors, so that any number of channels is read 16
 // bytes at a time: 58 channels of bf16 are wide rows of 4 rows and 29 vectors. A block has some of the wide
-// rows and a tile of at most `reduce_threads` of their columns; a thread has one vector's columns of every
-// so-manieth of those rows.
+// rows and a tile of at most `reduce_threads` of their columns; a thread has the columns of one vector, in
+// one of every `at_once` of those rows.
 #pragma once
 
 #include <algorithm>
@@ -17,10 +17,10 @@ namespace lasfast {
 
 constexpr int reduce_threads = 256;
 
-// How rows are cut into blocks: by their sizes alone.
+// How rows are cut into blocks, which depends on sizes alone.
 struct WideRows {
   int64_t channels, width;     // width: columns of a wide row
-  int64_t whole, tail;         // whole wide rows; values of one more that is not
+  int64_t whole, tail;         // whole wide rows; values of one more that is not whole
   int64_t tile, tiles;         // columns of a tile, but for the last; tiles
   int64_t block_rows, blocks;  // wide rows of a block, but for the last; blocks, none where there are no rows
   int at_once;                 // wide rows that a block's threads have at once
@@ -41,7 +41,7 @@ struct WideRows {
     blocks = rows == 0 ? 0 : std::max<int64_t>(1, divide_up(whole, block_rows));
   }
 
-  // Of a column, in a block.
+  // Returns how many rows a column has in a block.
   LASFAST_DEVICE int64_t rows_of(int64_t block, int64_t column) const {
     if (block + 1 < blocks) return block_rows;
     return whole - block * block_rows + (column < tail ? 1 : 0);
@@ -50,8 +50,8 @@ struct WideRows {
   int64_t partial_sums() const { return blocks * width; }  // of each kind that blocks leave
 };
 
-// What a thread has of its block's values; and, for what there is one of per column, the column it answers
-// for.
+// The part of its block's values that a thread has, and the column that it answers for where there is one
+// result for each column.
 template <int vector>
 struct Part {
   int64_t block, first_column;  // of the tile
@@ -81,8 +81,8 @@ struct Part {
   LASFAST_DEVICE int64_t own_column() const { return first_column + device::thread_index(); }
 };
 
-// Calls pass.run<n, whole>(row, count) for `n` of the thread's wide rows at a time, `at_once` apart; where
-// not `whole`, for the first `count` values of a vector.
+// Calls pass.run<n, true>(row, vector) for `n` of the thread's wide rows at a time, `at_once` apart, and
+// pass.run<1, false>(row, count) for the first `count` values of a vector in the row that is not whole.
 template <int together, int vector, class Pass>
 LASFAST_DEVICE void for_rows(const WideRows& rows, const Part<vector>& part, Pass& pass) {
   int64_t row = part.row;
@@ -99,13 +99,13 @@ struct TwoSums {
   float first[vector] = {}, second[vector] = {};
 };
 
-// Scratch of add_up in shared memory.
+// What add_up needs of shared memory.
 template <int vector>
 struct SumsOfThreads {
   float v[2 * reduce_threads * vector];
 };
 
-// Adds up what all threads of the block have; the one that answers for a column gets its two sums.
+// Adds up what all threads of the block have. The thread that answers for a column gets its two sums.
 template <int vector>
 LASFAST_DEVICE void add_up(const WideRows& rows, const Part<vector>& part, const TwoSums<vector>& own,
                            SumsOfThreads<vector>* shared, double (&sums)[2]) {
@@ -142,49 +142,5 @@ LASFAST_DEVICE void add_up(const WideRows& rows, const Part<vector>& part, const
     sums[1] += at(1, i, thread);
   }
 }
-
-// ---- the second stage: a block has `merged_channels` channels, whose partial sums its threads share
-
-constexpr int merged_channels = 8;  // a sector of 32 bytes
-constexpr int mergers = reduce_threads / merged_channels;
-
-struct Merge {
-  const WideRows& rows;
-  double* shared;  // [reduce_threads]
-  int64_t channel;
-
-  LASFAST_DEVICE Merge(const WideRows& rows, double* shared)
-      : rows(rows),
-        shared(shared),
-        channel(device::block_index() * merged_channels + device::thread_index() % merged_channels) {}
-
-  // The sum of of(block, column) over all that belongs to the channel; all threads of the channel get it.
-  template <class Of>
-  LASFAST_DEVICE double sum(Of of) const {
-    const int thread = device::thread_index();
-    const int columns = static_cast<int>(rows.width / rows.channels);
-    const int parts = static_cast<int>(rows.blocks) * columns;
-    double own = 0.0;
-    if (channel < rows.channels)
-      for (int i = thread / merged_channels; i < parts; i += mergers)
-        own += of(i / columns, channel + i % columns * rows.channels);
-    shared[thread] = own;
-    device::barrier();
-    if (thread < merged_channels) {
-      double total = 0.0;
-      for (int i = thread; i < reduce_threads; i += merged_channels) total += shared[i];
-      shared[thread] = total;  // which no other thread has read
-    }
-    device::barrier();
-    const double total = shared[thread % merged_channels];
-    device::barrier();  // before the next sum
-    return total;
-  }
-  // One thread of each channel writes its results.
-  LASFAST_DEVICE bool answers() const {
-    return device::thread_index() < merged_channels && channel < rows.channels;
-  }
-  static int64_t blocks(const WideRows& rows) { return divide_up(rows.channels, merged_channels); }
-};
 
 }  // namespace lasfast

@@ -1,7 +1,8 @@
-// A schedule's entry points on CUDA: check, then queue the launches of a plan one after another.
+// The entry points of a schedule on CUDA: they check, then queue the launches of a plan one after another.
 #include <algorithm>
 #include <cstdint>
 
+#include "entry.cuh"
 #include "lasfast/device.h"
 #include "lasfast/round.h"
 #include "lasfast/schedule.h"
@@ -15,15 +16,15 @@ bool misaligned(const void* address, uintptr_t alignment) {
   return !address || reinterpret_cast<uintptr_t>(address) % alignment != 0;
 }
 
-// What passes by levels and resident ones have in common.
-Status check_common(const Plan& plan, const CudaPass& pass) {
+// Checks what passes by levels and resident ones have in common.
+Status check_common(const LaunchPlan& plan, const CudaPass& pass) {
   if (!pass.device_plan || !pass.images) return invalid("the device's plan or the images are missing");
   if (plan.leaves && (!pass.logits || pass.logit_images < pass.count))
     return invalid("the logits are missing or have too few images");
   return {};
 }
 
-Status check_pass(const ScheduleTables& t, const Plan& plan, const CudaPass& pass) {
+Status check_pass(const ScheduleTables& t, const LaunchPlan& plan, const CudaPass& pass) {
   if (plan.mark != plan_mark || plan.resident_bytes)
     return invalid("the plan is none, of another build or for another purpose");
   if (pass.count < 1 || pass.count > plan.images)
@@ -41,8 +42,8 @@ Status check_pass(const ScheduleTables& t, const Plan& plan, const CudaPass& pas
   return check_common(plan, pass);
 }
 
-// Those of all problems of the plan.
-PassArgs arguments(const ScheduleTables& t, const Plan& plan, const CudaPass& pass) {
+// The arguments for all problems of the plan.
+PassArgs arguments(const ScheduleTables& t, const LaunchPlan& plan, const CudaPass& pass) {
   const auto* const problems = reinterpret_cast<const Problem*>(
       static_cast<const char*>(pass.device_plan) +
       (reinterpret_cast<const char*>(plan.first_problem()) - static_cast<const char*>(pass.plan)));
@@ -66,7 +67,7 @@ PassArgs arguments(const ScheduleTables& t, const Plan& plan, const CudaPass& pa
           0};
 }
 
-int run(const Launch& launch, const Plan& plan, const PassArgs& args, device::Stream stream) {
+int run(const Launch& launch, const LaunchPlan& plan, const PassArgs& args, device::Stream stream) {
   if (launch.work == Work::merge) return launch_merge(launch, args, stream);
   if (is_conv(launch.work)) return launch_conv(launch, plan.bfloat16, plan.tf32, args, stream);
   return launch_planes(launch, plan.bfloat16, args, stream);
@@ -89,7 +90,7 @@ Status schedule_plan_cuda(const ScheduleTables& tables, Dtype storage, bool tf32
 }
 
 CudaNeeds schedule_needs_cuda(const void* plan) {
-  const auto& header = *static_cast<const Plan*>(plan);
+  const auto& header = *static_cast<const LaunchPlan*>(plan);
   return {header.arena_bytes, header.scratch_bytes, header.levels, header.resident_bytes};
 }
 
@@ -100,33 +101,30 @@ bool schedule_has_warpgroups_cuda(int device) {
 
 Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
   if (misaligned(pass.plan, 8)) return invalid("the plan is missing or not aligned");
-  const Plan& plan = *static_cast<const Plan*>(pass.plan);
+  const LaunchPlan& plan = *static_cast<const LaunchPlan*>(pass.plan);
   if (const Status status = check_pass(t, plan, pass); !status.ok()) return status;
-  const device::Use use(pass.device);
-  if (use.error() != 0) return {Code::device_error, use.error(), "the device cannot be used"};
-  const auto stream = static_cast<device::Stream>(pass.stream);
   const PassArgs all = arguments(t, plan, pass);
-  for (int64_t i = 0; i < plan.launches; ++i) {
-    const Launch& launch = plan.first_launch()[i];
-    if (launch.level < pass.first_level || launch.level > pass.last_level) continue;
-    PassArgs args = all;
-    args.problems += launch.first_problem;
-    args.problem_count = launch.problems;
-    if (const int error = run(launch, plan, args, stream); error != 0) return launched(error);
-  }
-  return {};
+  return on_device(pass.device, pass.stream, [&](device::Stream stream) {
+    for (int64_t i = 0; i < plan.launches; ++i) {
+      const Launch& launch = plan.first_launch()[i];
+      if (launch.level < pass.first_level || launch.level > pass.last_level) continue;
+      PassArgs args = all;
+      args.problems += launch.first_problem;
+      args.problem_count = launch.problems;
+      if (const int error = run(launch, plan, args, stream); error != 0) return error;
+    }
+    return 0;
+  });
 }
 
 Status schedule_run_resident_cuda(const ScheduleTables& t, const CudaPass& pass) {
   if (misaligned(pass.plan, 8)) return invalid("the plan is missing or not aligned");
-  const Plan& plan = *static_cast<const Plan*>(pass.plan);
+  const LaunchPlan& plan = *static_cast<const LaunchPlan*>(pass.plan);
   if (plan.mark != plan_mark || !plan.resident_bytes)
     return invalid("the plan is none, of another build or for another purpose");
   if (pass.count < 1 || pass.count > INT32_MAX) return invalid("the number of images is out of range");
   if (misaligned(pass.device_plan, 16)) return invalid("the device's plan is missing or not aligned");
   if (const Status status = check_common(plan, pass); !status.ok()) return status;
-  const device::Use use(pass.device);
-  if (use.error() != 0) return {Code::device_error, use.error(), "the device cannot be used"};
   CudaLimits limits{};
   if (const int error = cuda_limits(pass.device, &limits); error != 0)
     return {Code::device_error, error, "the device cannot be used"};
@@ -137,8 +135,9 @@ Status schedule_run_resident_cuda(const ScheduleTables& t, const CudaPass& pass)
       std::max<int64_t>(1, limits.shared_bytes / (plan.resident_bytes + limits.reserved_bytes));
   const int64_t blocks = std::min(divide_up(pass.count, plan.images),
                                   limits.multiprocessors * std::min(side_by_side, resident_blocks));
-  return launched(
-      launch_resident(plan, arguments(t, plan, pass), blocks, static_cast<device::Stream>(pass.stream)));
+  return on_device(pass.device, pass.stream, [&](device::Stream stream) {
+    return launch_resident(plan, arguments(t, plan, pass), blocks, stream);
+  });
 }
 
 }  // namespace lasfast

@@ -1,10 +1,8 @@
-// Convolutions and linear operations of a schedule as matrix products: rows are output positions, columns
-// output channels, and k is (tap, input channel), read 64 bytes at a time in the order of k_order.cuh.
+// The convolutions and linear operations of a schedule, by the main loop of conv_mainloop.cuh.
 //
-// Copies to shared memory run two or three steps ahead of the products. Where the input has a norm or an
-// activation, each thread applies it to the pieces that it copied itself, once they have come; padding stays
-// zero. The sums go through shared memory once more, for statistics and so that whole chunks are finished and
-// stored.
+// Where the input has a norm or an activation, each thread applies it to the pieces that it copied itself,
+// once they have come; padding stays zero. The epilogue takes statistics, and finishes and stores whole
+// chunks.
 #include <utility>
 
 #include "conv_loader.cuh"
@@ -14,37 +12,28 @@
 namespace lasfast {
 namespace {
 
-// Scale and shift of the input's channels follow.
+// A block's shared memory. Behind it lie scale and shift of the input's channels.
 template <int BM, int BN>
 struct Shared {
   Problem problem;
   ConvShared<BM, BN> conv;
 };
 
-// The norm and the activation of the input, applied to the 16 bytes at `at`.
+// The transform that applies the norm and the activation of the input.
 struct Normalize {
   bool some;
   const Term& input;
   const float* scale;  // and, behind those of all channels, shift
 
-  LASFAST_DEVICE void operator()(char* at, int channel, device::bfloat16) const {
-    Chunk x = unpack(device::load16_shared(at));
-    apply(x, channel);
-    device::store16(at, pack_values(x));
-  }
-  LASFAST_DEVICE void operator()(char* at, int channel, float) const {
-    Values<4> x = unpack_values(device::load16_shared(at), float{});
-    apply(x, channel);
-    device::store16(at, pack_values(x));
-  }
-
- private:
-  template <int n>
-  LASFAST_DEVICE void apply(Values<n>& x, int channel) const {
+  template <typename T>
+  LASFAST_DEVICE void operator()(char* at, int channel, T type) const {
+    auto x = unpack_values(device::load16_shared(at), type);
+    constexpr int elements = 16 / sizeof(T);
     const float *const factor = scale + channel, *const shift = factor + input.pitch;
     LASFAST_UNROLL
-    for (int i = 0; i < n; ++i) x.v[i] = x.v[i] * factor[i] + shift[i];
+    for (int i = 0; i < elements; ++i) x.v[i] = x.v[i] * factor[i] + shift[i];
     activate(x.v, input.activation);
+    device::store16(at, pack_values(x));
   }
 };
 
@@ -53,7 +42,7 @@ LASFAST_DEVICE Normalize load_norm(const PassArgs& pass, const Term& input, floa
   const bool some = input.norm >= 0 || input.activation != Activation::none;
   float *const scale = to, *const shift = to + input.pitch;
   if (some)
-    for (int c = device::thread_index(); c < input.pitch; c += schedule_threads) {
+    for (int c = device::thread_index(); c < input.pitch; c += block_threads) {
       const bool norm = input.norm >= 0 && c < input.channels;
       scale[c] = norm ? pass.scale[input.norm + c] : 1.f;
       shift[c] = norm ? pass.shift[input.norm + c] : 0.f;
@@ -61,15 +50,13 @@ LASFAST_DEVICE Normalize load_norm(const PassArgs& pass, const Term& input, floa
   return {some, input, scale};
 }
 
-// The window of the output's position number `at`, or one in the padding behind the last of a tile.
+// The window of an output position, or one in the padding for the rows of a tile behind its last position.
 template <typename T>
 LASFAST_DEVICE Window<T> window_at(const PassArgs& pass, const Problem& p, int64_t position, bool some) {
-  const auto at = static_cast<uint32_t>(position);
-  const int x = static_cast<int>(at % p.out_width), y = static_cast<int>(at / p.out_width % p.out_height);
-  const int64_t image = at / p.out_width / p.out_height;
+  const Position at(p, position);
   return {static_cast<const T*>(pass.arena) + p.input.offset +
-              image * p.input.height * p.input.width * p.input.pitch,
-          some ? y * p.stride - p.padding : in_padding, x * p.stride - p.padding};
+              at.image * p.input.height * p.input.width * p.input.pitch,
+          some ? at.y * p.stride - p.padding : in_padding, at.x * p.stride - p.padding};
 }
 
 template <typename T, int BM, int BN, bool warpgroups, template <typename, int, int> class ProductOf>
@@ -77,8 +64,7 @@ LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
   using G = Geometry<BM, BN, warpgroups>;
   using Product = ProductOf<T, G::rows, G::columns>;
   auto* const shared = device::shared<Shared<BM, BN>>();
-  find_problem(pass, &shared->problem);
-  const Problem& p = shared->problem;
+  const Problem& p = find_problem(pass, &shared->problem);
   const Tile tile(pass, p);
   if (tile.empty()) return;
   const Normalize normalize = load_norm(pass, p.input, reinterpret_cast<float*>(shared + 1));
@@ -108,19 +94,19 @@ LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
 }
 
 template <typename T, int BM, int BN, template <typename, int, int> class Product>
-LASFAST_KERNEL(schedule_threads, 1)
+LASFAST_KERNEL(block_threads, 1)
 conv(const PassArgs pass) {
   conv_tile<T, BM, BN, false, Product>(pass);
 }
 
-// Where there are no warpgroups no block of this is launched: it may not have as many threads as it takes.
+// Where there are no warpgroups, no block of this is launched: its bounds allow too few threads.
 template <typename T, int BM, int BN>
-LASFAST_KERNEL(device::has_warpgroups ? schedule_threads : 32, 1)
+LASFAST_KERNEL(device::has_warpgroups ? block_threads : 32, 1)
 warpgroup_conv(const PassArgs pass) {
   if constexpr (device::has_warpgroups) conv_tile<T, BM, BN, true, WarpgroupProduct>(pass);
 }
 
-// ---- by the numbers of tiles
+// ---- kernels by the number of their tile
 
 using Tiles = std::make_index_sequence<cuda_conv_tile_count>;
 using Kernel = void (*)(PassArgs);
@@ -160,11 +146,11 @@ int launch_conv(const Launch& launch, bool bfloat16, bool tf32, const PassArgs& 
   auto* const kernel = bfloat16 ? kernel_of<device::bfloat16, TensorProduct>(tile, Tiles{})
                        : tf32   ? kernel_of<float, TensorProduct>(tile, Tiles{})
                                 : kernel_of<float, ExactProduct>(tile, Tiles{});
-  return device::launch(kernel, launch.blocks, schedule_threads, launch.shared_bytes, stream, pass);
+  return device::launch(kernel, launch.blocks, block_threads, launch.shared_bytes, stream, pass);
 }
 
 bool has_warpgroups() {
-  return device::allowed_threads(warpgroup_conv<device::bfloat16, 128, 64>) >= schedule_threads;
+  return device::allowed_threads(warpgroup_conv<device::bfloat16, 128, 64>) >= block_threads;
 }
 
 }  // namespace lasfast

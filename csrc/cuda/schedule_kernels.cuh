@@ -1,4 +1,4 @@
-// The kernels of a schedule, as functions that queue one launch of a plan. They return the runtime's error
+// The functions that queue one launch of a plan, for each file of kernels. They return the runtime's error
 // number, 0 for none.
 #pragma once
 
@@ -10,12 +10,12 @@ namespace lasfast {
 int launch_conv(const Launch& launch, bool bfloat16, bool tf32, const PassArgs& pass, device::Stream stream);
 int launch_planes(const Launch& launch, bool bfloat16, const PassArgs& pass, device::Stream stream);
 int launch_merge(const Launch& launch, const PassArgs& pass, device::Stream stream);
-int launch_resident(const Plan& plan, const PassArgs& pass, int64_t blocks, device::Stream stream);
+int launch_resident(const LaunchPlan& plan, const PassArgs& pass, int64_t blocks, device::Stream stream);
 
-// Whether this build has code for warpgroups that the current device runs.
+// Says whether this build has code for warpgroups that the current device runs.
 bool has_warpgroups();
 
-// What their blocks need of shared memory.
+// The bytes of shared memory that a block needs.
 int64_t conv_shared_bytes(Work work, int64_t input_pitch);
 int64_t plane_shared_bytes(Work work, const Problem& problem);
 int64_t resident_stage_bytes(const Problem& problem);

@@ -1,15 +1,16 @@
-// The second stage of statistics: partial ones of a convolution's tiles become a norm's mean, variance, scale
-// and shift. A block has 32 channels; each warp goes over every eighth tile, in double, and the warps'
-// results are merged in order: the same bits every time.
+// The second stage of a schedule's statistics: those of an operation's tiles become a norm's mean, variance,
+// scale and shift. A block has 32 channels. Each warp goes over every eighth tile, in double, and the warps'
+// results are merged in order, so that they have the same bits every time.
 #include "schedule_kernels.cuh"
 #include "schedule_values.cuh"
 
 namespace lasfast {
 namespace {
 
-constexpr int segments = schedule_threads / merge_columns;
+constexpr int segments = block_threads / merge_columns;
 
-struct Sums {  // Chan's formula
+// Statistics of some positions, which Chan's formula merges with those of others.
+struct Sums {
   double count = 0, mean = 0, deviations = 0;
 
   LASFAST_DEVICE void add(double n, double other_mean, double other_deviations) {
@@ -23,14 +24,13 @@ struct Sums {  // Chan's formula
 
 struct Shared {
   Problem problem;
-  double count[schedule_threads], mean[schedule_threads], deviations[schedule_threads];
+  double count[block_threads], mean[block_threads], deviations[block_threads];
 };
 
-LASFAST_KERNEL(schedule_threads, 2)
+LASFAST_KERNEL(block_threads, 2)
 merge(const PassArgs pass) {
   auto* const shared = device::shared<Shared>();
-  find_problem(pass, &shared->problem);
-  const Problem& p = shared->problem;
+  const Problem& p = find_problem(pass, &shared->problem);
   const int thread = device::thread_index();
   const int64_t total = pass.count * p.out_height * p.out_width, tiles = (total + p.rows - 1) / p.rows;
   const int c =
@@ -49,7 +49,7 @@ merge(const PassArgs pass) {
   device::barrier();
   if (thread >= merge_columns || c >= p.out_channels) return;
   Sums sums;
-  for (int i = thread; i < schedule_threads; i += merge_columns)
+  for (int i = thread; i < block_threads; i += merge_columns)
     sums.add(shared->count[i], shared->mean[i], shared->deviations[i]);
   const int64_t at = p.statistics + c;
   const double variance = sums.deviations / static_cast<double>(total);
@@ -63,7 +63,7 @@ merge(const PassArgs pass) {
 }  // namespace
 
 int launch_merge(const Launch& launch, const PassArgs& pass, device::Stream stream) {
-  return device::launch(merge, launch.blocks, schedule_threads, sizeof(Shared), stream, pass);
+  return device::launch(merge, launch.blocks, block_threads, sizeof(Shared), stream, pass);
 }
 
 }  // namespace lasfast

@@ -1,6 +1,7 @@
-// Packing of a weight slice into the rows that schedule_plan.h describes. A thread per packed element.
+// Packs a slice of a weight into the rows that schedule_plan.h describes. Each thread has one packed element.
 #include "../cpu/schedule_check.h"
 #include "device.cuh"
+#include "entry.cuh"
 #include "k_order.cuh"
 #include "lasfast/round.h"
 #include "lasfast/schedule.h"
@@ -24,9 +25,9 @@ LASFAST_DEVICE int64_t place(const Slice& s, int64_t tap, int64_t channel) {
 }
 
 template <typename T>
-LASFAST_KERNEL(schedule_threads, 2)
+LASFAST_KERNEL(block_threads, 2)
 pack_rows(const Slice s) {
-  const int64_t at = device::block_index() * schedule_threads + device::thread_index();
+  const int64_t at = device::block_index() * block_threads + device::thread_index();
   if (at >= s.elements) return;
   constexpr int step_elements = conv_step_bytes / sizeof(T);
   const KElement k(static_cast<int>(at % s.depth), s.taps, run_of(s.pitch, step_elements));
@@ -35,9 +36,9 @@ pack_rows(const Slice s) {
   static_cast<T*>(s.packed)[at] = device::from_float<T>(value);
 }
 
-LASFAST_KERNEL(schedule_threads, 2)
+LASFAST_KERNEL(block_threads, 2)
 pack_depthwise(const Slice s) {
-  const int64_t at = device::block_index() * schedule_threads + device::thread_index();
+  const int64_t at = device::block_index() * block_threads + device::thread_index();
   if (at >= s.elements) return;
   const int64_t tap = at / s.pitch, channel = at % s.pitch;
   const bool some = channel < s.channels;
@@ -69,14 +70,12 @@ Status schedule_pack_cuda(const Operation& op, const Value& input, Dtype storage
   for (int i = 0; i < 4; ++i) slice.stride[i] = weight_stride[i];
   const bool depthwise = is_depthwise_cuda(op);
   slice.elements = int64_t{depthwise ? taps : op.out_channels} * shape.depth;
-  const device::Use use(device);
-  if (use.error() != 0) return {Code::device_error, use.error(), "the device cannot be used"};
   auto* const kernel = depthwise                    ? pack_depthwise
                        : storage == Dtype::bfloat16 ? pack_rows<device::bfloat16>
                                                     : pack_rows<float>;
-  const int error = device::launch(kernel, divide_up(slice.elements, schedule_threads), schedule_threads, 0,
-                                   static_cast<device::Stream>(stream), slice);
-  return launched(error);
+  return on_device(device, stream, [&](device::Stream queue) {
+    return device::launch(kernel, divide_up(slice.elements, block_threads), block_threads, 0, queue, slice);
+  });
 }
 
 }  // namespace lasfast

@@ -1,3 +1,5 @@
+// Checks of a schedule's tables, and the plan that is made of them. No kernel is here: what it asks of
+// kernels is how much shared memory they need.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -114,7 +116,7 @@ struct Draft {
       const int64_t chunks = p.out_pitch / chunk;
       const int64_t across = divide_up(chunks, divide_up(chunks, plane_chunks));
       p.columns = static_cast<int32_t>(across * chunk);
-      p.rows = static_cast<int32_t>(schedule_threads / across * plane_rows);
+      p.rows = static_cast<int32_t>(block_threads / across * plane_rows);
     }
     p.row_tiles = static_cast<int32_t>(divide_up(images * p.out_height * p.out_width, p.rows));
     p.column_tiles = static_cast<int32_t>(divide_up(p.out_pitch, p.columns));
@@ -278,9 +280,9 @@ int64_t make_plan(const ScheduleTables& t, Dtype storage, bool tf32, int64_t ima
   const Draft draft(t, storage, images, purpose);
   const size_t launch_bytes = draft.launches.size() * sizeof(Launch);
   const size_t problem_bytes = draft.problems.size() * sizeof(Problem);
-  Plan header{};
+  LaunchPlan header{};
   header.mark = plan_mark;
-  header.bytes = static_cast<int64_t>(sizeof(Plan) + launch_bytes + problem_bytes);
+  header.bytes = static_cast<int64_t>(sizeof(LaunchPlan) + launch_bytes + problem_bytes);
   header.images = images;
   header.levels = draft.levels;
   header.launches = static_cast<int64_t>(draft.launches.size());

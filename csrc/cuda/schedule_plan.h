@@ -1,4 +1,4 @@
-// From tables to a plan: which kernel computes what, in which tiles.
+// Makes a plan of a schedule's tables: which kernel computes what, in which tiles.
 #pragma once
 
 #include "lasfast/schedule.h"
@@ -6,9 +6,9 @@
 
 namespace lasfast {
 
-// A weight as the kernels read it: a row of `depth` elements for each output channel, k being (tap, input
-// channel up to its padding) in the order of k_order.cuh, zero at the end; of a depthwise convolution, a row
-// of fp32 channels for each tap.
+// The shape of a weight as the kernels read it: a row of `depth` elements for each output channel, in the
+// order of k_order.cuh (input channels up to their padding) with zeros at the end; or, of a depthwise
+// convolution, a row of fp32 channels for each tap.
 struct PackedShape {
   int32_t kernel_height, kernel_width, channels, pitch, depth;
   int64_t bytes;
@@ -18,7 +18,7 @@ struct PackedShape {
 
 bool is_depthwise_cuda(const Operation& op);
 
-// Everything that kernels and launches take for granted.
+// Checks everything that kernels and launches take for granted.
 Status check_plan(const ScheduleTables& tables, Dtype storage, int64_t images, Purpose purpose);
 
 // Writes a plan of tables that passed check_plan; returns its bytes. plan may be null.

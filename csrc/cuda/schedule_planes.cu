@@ -1,22 +1,22 @@
-// The launches of operations other than convolutions and statistics, and of depthwise convolutions.
+// The kernels of depthwise convolutions, pools, sums, gates, arrangements and inputs.
 #include "schedule_kernels.cuh"
 #include "schedule_planes.cuh"
 
 namespace lasfast {
 namespace {
 
-// Behind it: the tile for statistics, or a depthwise convolution's weights and then that.
+// A block's shared memory. Behind it lie a depthwise convolution's weights, and the tile where statistics are
+// taken.
 struct Shared {
   Problem problem;
   Moments moments;
 };
 
 template <typename T, template <typename> class Op>
-LASFAST_KERNEL(schedule_threads, 2)
+LASFAST_KERNEL(block_threads, 2)
 planes(const PassArgs pass) {
   auto* const shared = device::shared<Shared>();
-  find_problem(pass, &shared->problem);
-  const Problem& p = shared->problem;
+  const Problem& p = find_problem(pass, &shared->problem);
   const Tile tile(pass, p);
   if (tile.empty()) return;
   auto* const values = reinterpret_cast<float*>(shared + 1);
@@ -27,11 +27,10 @@ planes(const PassArgs pass) {
 }
 
 template <typename T>
-LASFAST_KERNEL(schedule_threads, 1)
+LASFAST_KERNEL(block_threads, 1)
 depthwise(const PassArgs pass) {
   auto* const shared = device::shared<Shared>();
-  find_problem(pass, &shared->problem);
-  const Problem& p = shared->problem;
+  const Problem& p = find_problem(pass, &shared->problem);
   const Tile tile(pass, p);
   if (tile.empty()) return;
   auto* const weights = reinterpret_cast<float*>(shared + 1);
@@ -47,7 +46,7 @@ depthwise(const PassArgs pass) {
 template <typename T>
 int launch_of(const Launch& launch, const PassArgs& pass, device::Stream stream) {
   const auto run = [&](void (*kernel)(PassArgs)) {
-    return device::launch(kernel, launch.blocks, schedule_threads, launch.shared_bytes, stream, pass);
+    return device::launch(kernel, launch.blocks, block_threads, launch.shared_bytes, stream, pass);
   };
   switch (launch.work) {
     case Work::depthwise:

@@ -2,38 +2,25 @@
 // positions. Depthwise convolutions take neighbouring positions together, so that an input that several of
 // them see is loaded and normalised once.
 //
-// T says where values lie, too: Place<T>.
+// T is the type of the values, and says where they lie: Place<T> reads and writes them.
 #pragma once
 
 #include "schedule_values.cuh"
 
 namespace lasfast {
 
-// Output position number `at`, as image, row and column.
-struct Position {
-  int64_t image;
-  int y, x;
-
-  LASFAST_DEVICE Position(const Problem& p, int64_t at) {
-    const auto position = static_cast<uint32_t>(at);
-    x = static_cast<int>(position % p.out_width);
-    y = static_cast<int>(position / p.out_width % p.out_height);
-    image = position / p.out_width / p.out_height;
-  }
-};
-
-// ---- op(...) of one position; `cheap` where it is little more than a load
+// ---- operations: what they compute of one position. `cheap` says that it is little more than a load.
 
 template <typename T>
 struct Combine {
   static constexpr bool cheap = true;
   Place<T> from;
-  Seen in;
+  Seen<> in;
 
   LASFAST_DEVICE Combine(const PassArgs& pass, const Problem& p, int c)
       : from(pass, p.input, c), in(pass, p.input, c) {}
   LASFAST_DEVICE Chunk operator()(int64_t position) const {
-    Chunk x = from.template load<Chunk>(position);
+    Chunk x = from.load(position);
     in(x);
     return x;
   }
@@ -44,7 +31,7 @@ struct Pool {
   static constexpr bool cheap = false;
   const Problem& p;
   Place<T> from;
-  Seen in;
+  Seen<> in;
 
   LASFAST_DEVICE Pool(const PassArgs& pass, const Problem& p, int c)
       : p(p), from(pass, p.input, c), in(pass, p.input, c) {}
@@ -60,7 +47,7 @@ struct Pool {
     for (int i = 0; i < chunk; ++i) result.v[i] = largest ? -device::infinity() : 0.f;
     for (int r = top; r < bottom; ++r)
       for (int s = left; s < right; ++s) {
-        Chunk v = from.template load<Chunk>(image + static_cast<int64_t>(r) * p.input.width + s);
+        Chunk v = from.load(image + static_cast<int64_t>(r) * p.input.width + s);
         in(v);
         LASFAST_UNROLL
         for (int i = 0; i < chunk; ++i) {
@@ -86,7 +73,7 @@ struct GlobalPool {
   static constexpr bool cheap = false;
   Place<T> from;
   int64_t positions;
-  Seen in;
+  Seen<> in;
 
   LASFAST_DEVICE GlobalPool(const PassArgs& pass, const Problem& p, int c)
       : from(pass, p.input, c),
@@ -99,7 +86,7 @@ struct GlobalPool {
       Chunk sum = {};
       const int64_t end = first + run < positions ? first + run : positions;
       for (int64_t at = first; at < end; ++at) {
-        Chunk v = from.template load<Chunk>(image * positions + at);
+        Chunk v = from.load(image * positions + at);
         in(v);
         LASFAST_UNROLL
         for (int i = 0; i < chunk; ++i) sum.v[i] += v.v[i];
@@ -119,7 +106,7 @@ struct Gate {
   Combine<T> input;
   Place<T> factors;
   int positions;
-  Seen with;
+  Seen<> with;
 
   LASFAST_DEVICE Gate(const PassArgs& pass, const Problem& p, int c)
       : input(pass, p, c),
@@ -128,7 +115,7 @@ struct Gate {
         with(pass, p.other, c) {}
   LASFAST_DEVICE Chunk operator()(int64_t position) const {
     Chunk x = input(position);
-    Chunk factor = factors.template load<Chunk>(static_cast<uint32_t>(position) / positions);
+    Chunk factor = factors.load(static_cast<uint32_t>(position) / positions);
     with(factor);
     LASFAST_UNROLL
     for (int i = 0; i < chunk; ++i) x.v[i] *= factor.v[i];
@@ -142,7 +129,7 @@ struct Arrange {
   static constexpr bool cheap = false;
   const PassArgs& pass;
   const Problem& p;
-  int source[chunk];  // channel of input ++ other
+  int source[chunk];  // channels of input and, behind them, of other
   bool together;
   Chunk scale, shift;
 
@@ -164,7 +151,7 @@ struct Arrange {
   LASFAST_DEVICE Chunk operator()(int64_t position) const {
     Chunk x;
     if (together) {
-      x = Place<T>(pass, term(0), channel(0)).template load<Chunk>(position);
+      x = Place<T>(pass, term(0), channel(0)).load(position);
     } else {
       LASFAST_UNROLL
       for (int i = 0; i < chunk; ++i) x.v[i] = Place<T>(pass, term(i), channel(i)).load_one(position);
@@ -185,7 +172,7 @@ struct Arrange {
   LASFAST_DEVICE int channel(int i) const { return source[i] - (second(i) ? p.input.channels : 0); }
 };
 
-// Images, [count, channels, height, width]: fp32, or bytes that a table has the values of.
+// The images, [count, channels, height, width], in fp32 or as bytes whose values a table has.
 template <typename T>
 struct Input {
   static constexpr bool cheap = false;
@@ -219,16 +206,16 @@ struct Input {
 
 // ---- tiles
 
-// Keeps the value for statistics.
+// Keeps a chunk for statistics.
 LASFAST_DEVICE void keep(float* to, const Chunk& x) {
   LASFAST_UNROLL
   for (int i = 0; i < chunk; ++i) to[i] = x.v[i];
 }
 
-// A tile of an operation; `values` where it takes statistics.
+// Computes a tile of an operation. Where it takes statistics, `values` keeps the tile.
 template <typename T, template <typename> class Op>
 LASFAST_DEVICE void plane_tile(const PassArgs& pass, const Problem& p, const Tile& tile, float* values) {
-  const int across = p.columns / chunk, down = schedule_threads / across;
+  const int across = p.columns / chunk, down = block_threads / across;
   const int column = device::thread_index() % across * chunk, row = device::thread_index() / across;
   if (row < down && tile.column + column < p.out_pitch) {
     const Op<T> op(pass, p, tile.column + column);
@@ -251,11 +238,12 @@ LASFAST_DEVICE void plane_tile(const PassArgs& pass, const Problem& p, const Til
   }
 }
 
-// A depthwise convolution's weights for the channels from `column` on, to shared memory: [taps, p.columns].
+// Copies a depthwise convolution's weights for the channels from `column` on to shared memory, [taps,
+// p.columns].
 LASFAST_DEVICE void load_taps(const PassArgs& pass, const Problem& p, int column, float* weights) {
   const int taps = p.kernel_height * p.kernel_width;
   const auto* const packed = reinterpret_cast<const float*>(pass.weights + p.weight);
-  for (int i = device::thread_index(); i < taps * p.columns; i += schedule_threads) {
+  for (int i = device::thread_index(); i < taps * p.columns; i += block_threads) {
     const int c = column + i % p.columns;
     weights[i] = c < p.out_pitch ? packed[i / p.columns * p.out_pitch + c] : 0.f;
   }
@@ -264,15 +252,15 @@ LASFAST_DEVICE void load_taps(const PassArgs& pass, const Problem& p, int column
 template <typename T>
 LASFAST_DEVICE void depthwise_tile(const PassArgs& pass, const Problem& p, const Tile& tile,
                                    const float* weights, float* values) {
-  const int thread = device::thread_index(), across = p.columns / chunk, down = schedule_threads / across;
+  const int thread = device::thread_index(), across = p.columns / chunk, down = block_threads / across;
   const int column = thread % across * chunk, row = thread / across;
   if (row < down && tile.column + column < p.out_pitch) {
     const Place<T> from(pass, p.input, tile.column + column);
-    const Seen in(pass, p.input, tile.column + column);
+    const Seen<> in(pass, p.input, tile.column + column);
     const int64_t begin = tile.first + row * plane_rows;
     const int64_t end = begin + plane_rows < tile.end ? begin + plane_rows : tile.end;
     for (int64_t first = begin; first < end;) {
-      // As many as are in one row of the output.
+      // As many positions as are in one row of the output.
       const Position at(p, first);
       const int run = end - first < p.out_width - at.x ? static_cast<int>(end - first) : p.out_width - at.x;
       const int64_t image = at.image * p.input.height;
@@ -283,7 +271,7 @@ LASFAST_DEVICE void depthwise_tile(const PassArgs& pass, const Problem& p, const
         const int64_t line = (image + top + r) * p.input.width + left;
         for (int s = 0; s < (run - 1) * p.stride + p.kernel_width; ++s) {
           if (left + s < 0 || left + s >= p.input.width) continue;
-          Chunk v = from.template load<Chunk>(line + s);
+          Chunk v = from.load(line + s);
           in(v);
           LASFAST_UNROLL
           for (int i = 0; i < plane_rows; ++i) {

@@ -1,5 +1,5 @@
-// What a plan is made of: the bytes that schedule_plan_cuda writes, read by the host when it launches and by
-// the device when it computes.
+// The plan of a schedule: the bytes that schedule_plan_cuda writes, and that the host reads when it launches,
+// and the device when it computes.
 //
 // A plan is a header, launches and problems. A launch is all operations of one level that one kernel
 // computes; a problem is one of them. Its output is cut into tiles of positions and channels, and the blocks
@@ -8,19 +8,17 @@
 
 #include <cstdint>
 
+#include "block.h"
 #include "lasfast/schedule.h"
 
 namespace lasfast {
 
-constexpr int schedule_threads = 256;   // of every kernel
-constexpr int chunk = 8;                // channels that a thread handles together
-constexpr int conv_step_bytes = 64;     // of a row that convolutions read at a time
-constexpr int plane_chunks = 8;         // at most, side by side in a tile of the other operations
-constexpr int plane_rows = 4;           // that a thread of theirs computes
+constexpr int plane_chunks = 8;         // the most chunks side by side in a tile of other operations
+constexpr int plane_rows = 4;           // positions of such a tile that a thread computes
 constexpr int merge_columns = 32;       // channels whose statistics a block merges
-constexpr int64_t resident_blocks = 2;  // of the resident kernel on a multiprocessor, at most
+constexpr int64_t resident_blocks = 2;  // the most blocks of the resident kernel on a multiprocessor
 
-// Which kernel. Convolutions come first, by the number of their tile.
+// The kernel that computes an operation. Convolutions come first, by the number of their tile.
 enum class Work : int32_t {
   depthwise = cuda_conv_tile_count,
   max_pool,
@@ -37,7 +35,8 @@ constexpr int work_count = cuda_conv_tile_count + 9;
 constexpr bool is_conv(Work work) { return work < Work::depthwise; }
 constexpr CudaConvTile conv_tile(Work work) { return cuda_conv_tiles[static_cast<int>(work)]; }
 
-// A value as an operation reads it. `norm`: of its first channel in scale and shift; -1 where there is none.
+// A value as an operation reads it. `norm` is the place of its first channel in scale and shift, or -1 where
+// it has no norm.
 struct Term {
   int64_t offset;                          // elements from the beginning of the arena
   int32_t channels, pitch, height, width;  // pitch: from position to position; channels = 0: no value
@@ -68,7 +67,7 @@ struct Problem {
   float eps;
 };
 static_assert(sizeof(Problem) % 16 == 0, "it is copied 16 bytes at a time");
-static_assert(sizeof(Problem) / sizeof(int32_t) <= schedule_threads, "a thread copies one word");
+static_assert(sizeof(Problem) / sizeof(int32_t) <= block_threads, "a thread copies one word");
 
 struct Launch {
   Work work;
@@ -78,10 +77,10 @@ struct Launch {
 };
 static_assert(sizeof(Launch) % 16 == 0, "problems come behind launches");
 
-struct alignas(16) Plan {
-  uint64_t mark;  // tells a plan from other bytes
+struct alignas(16) LaunchPlan {
+  uint64_t mark;  // plan_mark, which tells a plan from other bytes
   int64_t bytes, images, levels, launches, problems, arena_bytes, scratch_bytes, leaves;
-  int64_t resident_bytes;  // of shared memory, where it is for the resident kernel; else 0
+  int64_t resident_bytes;  // shared memory of the resident kernel, or 0 where the plan is not for that
   int32_t bfloat16, tf32;
 
   const Launch* first_launch() const { return reinterpret_cast<const Launch*>(this + 1); }
@@ -89,13 +88,13 @@ struct alignas(16) Plan {
 };
 constexpr uint64_t plan_mark = 0x326e616c7066736cull;
 
-// The argument of every kernel.
+// The argument of every kernel of a schedule.
 struct PassArgs {
   const Problem* problems;  // of the launch
   int64_t problem_count;
   int64_t count;  // images
   const void* images;
-  const float* pixels;  // what bytes stand for, or null
+  const float* pixels;  // the values that bytes stand for, or null
   void* arena;
   float* logits;
   int64_t logit_images;
@@ -103,7 +102,7 @@ struct PassArgs {
   const float *biases, *gamma, *beta;
   float *scale, *shift, *mean, *variance;
   float* partial;
-  int64_t first;  // image of the batch that is the values' image 0
+  int64_t first;  // the image of the batch that is image 0 of the values
 };
 
 }  // namespace lasfast

@@ -1,14 +1,13 @@
-// Prediction in one launch: a block of threads takes a few images through all operations of a schedule, whose
-// values stay in its shared memory. Device memory sees images and logits; weights come from the second level
-// of cache, which all blocks share.
+// Prediction in one launch: a block of threads takes a few images through all operations of a schedule, and
+// the values stay in its shared memory. Device memory sees images and logits alone; weights come from the
+// second level of cache, which all blocks share.
 //
-// Operations follow one another with a barrier between them. Convolutions are matrix products as those of
-// schedule_conv.cu, in the same order of k, but take the rows of A from the value where it lies: each thread
-// walks over the pieces under the windows of its rows, or reads zeros where there is padding. The columns of
-// B, the weights, come through a ring of steps of k. Where all steps of some columns fit into the ring, they
-// are copied once for all positions.
+// Operations follow one another with a barrier between them. Convolutions multiply as the main loop of
+// conv_mainloop.cuh does, and in the same order of k, but only the weights are copied: the rows of A are read
+// from the value where it lies. Each thread walks over the pieces under the windows of its rows, and reads
+// zeros where there is padding. The weights come through a ring of steps of k. Where all steps of some
+// columns fit into the ring, they are copied once for all positions.
 #include <cstddef>
-#include <type_traits>
 
 #include "conv_products.cuh"
 #include "k_order.cuh"
@@ -25,16 +24,16 @@ constexpr int pieces = conv_step_bytes / 16;
 
 struct ResidentArgs {
   PassArgs pass;
-  int64_t images;  // that a block takes at a time: a group
+  int64_t images;  // in a group: what a block takes at a time
   int groups, blocks;
   int arena_bytes;
 };
 
 // The rows of A that a thread reads for a tile of positions.
 template <typename T, typename Product>
-class Windows {
+class WindowRows {
  public:
-  LASFAST_DEVICE Windows(const Problem& p, int first, int end)
+  LASFAST_DEVICE WindowRows(const Problem& p, int first, int end)
       : value_(arena_begin + static_cast<int>(p.input.offset) * item),
         swizzle_(p.input.pitch * item),
         pitch_(p.input.pitch * item),
@@ -46,15 +45,13 @@ class Windows {
     walk_.channel = Product::first_piece() * 16;
     LASFAST_UNROLL
     for (int i = 0; i < Product::rows_read; ++i) {
-      const int at = first + Product::row(i);
-      const auto position = static_cast<uint32_t>(at);
-      const int x = static_cast<int>(position % p.out_width);
-      const int y = static_cast<int>(position / p.out_width % p.out_height);
-      const int image = static_cast<int>(position / p.out_width / p.out_height);
+      const int number = first + Product::row(i);
+      const Position at(p, number);
       // Rows beyond the last position see nothing but padding.
-      top_[i] = at < end ? y * p.stride - p.padding : -(1 << 30);
-      left_[i] = x * p.stride - p.padding;
-      start_[i] = ((image * height_ + y * p.stride - p.padding) * width_ + left_[i]) * pitch_;
+      const int top = at.y * p.stride - p.padding;
+      top_[i] = number < end ? top : -(1 << 30);
+      left_[i] = at.x * p.stride - p.padding;
+      start_[i] = ((static_cast<int>(at.image) * height_ + top) * width_ + left_[i]) * pitch_;
     }
     enter<0>();
   }
@@ -70,12 +67,12 @@ class Windows {
  private:
   static constexpr int item = sizeof(T);
 
-  // Goes on by so many bytes; behind the last channel it sees nothing.
+  // Goes on by so many bytes. Behind the last channel there is nothing to see.
   template <int bytes>
   LASFAST_DEVICE void enter() {
     walk_.template advance<bytes>(kernel_width_, kernel_height_);
     row_ = walk_.channel < pitch_ ? walk_.row : 1 << 29;
-    // There it wraps, and is not used.
+    // Behind the last channel this wraps, and is not used.
     const auto row = static_cast<unsigned>(row_);
     under_ = static_cast<int>((row * width_ + walk_.column) * pitch_ + walk_.channel);
   }
@@ -88,8 +85,9 @@ class Windows {
   int row_ = 0, under_ = 0;
 };
 
-// ---- the operation at hand, problem[at]; `stage`: where the bytes behind the arena begin. They are called,
-// so that what one of them works out beforehand takes no registers from the others.
+// ---- kinds of operations. The operation at hand is problem[at], and the bytes behind the arena begin at
+// `stage`. These functions are called, not inlined, so that what one works out beforehand takes no registers
+// from others.
 
 template <typename T, int BN, template <typename, int, int> class ProductOf>
 LASFAST_CALLED void conv(int at, int stage) {
@@ -99,7 +97,7 @@ LASFAST_CALLED void conv(int at, int stage) {
   // Exact products need more registers for each sum.
   constexpr bool tensor = ProductOf<T, 32, 16>::piece_step == 2;
   constexpr int warp_rows = tensor ? 32 : 16, warp_columns = BN == 16 || !tensor ? 16 : 32;
-  constexpr int warps_n = BN / warp_columns, tile_rows = schedule_threads / 32 / warps_n * warp_rows;
+  constexpr int warps_n = BN / warp_columns, tile_rows = block_threads / 32 / warps_n * warp_rows;
   constexpr int slot_bytes = BN * conv_step_bytes, slots = ring_bytes / slot_bytes;
   constexpr int step_elements = conv_step_bytes / sizeof(T), piece_elements = 16 / sizeof(T);
   using Product = ProductOf<T, warp_rows, warp_columns>;
@@ -109,7 +107,7 @@ LASFAST_CALLED void conv(int at, int stage) {
   const int row_tiles = (positions + tile_rows - 1) / tile_rows;
   const int steps = p.depth / step_elements;
   const bool once = steps <= slots;
-  const int wanted = once ? steps : row_tiles * steps;  // steps to copy, those of a tile after another's
+  const int wanted = once ? steps : row_tiles * steps;  // steps to copy, tile after tile
 
   LASFAST_ROLL
   for (int column = 0; column < p.out_pitch; column += BN) {
@@ -118,7 +116,7 @@ LASFAST_CALLED void conv(int at, int stage) {
         char* const slot = ring + number % slots * slot_bytes;
         const auto* const weight = reinterpret_cast<const T*>(pass.weights + p.weight);
         const int k = number % steps * step_elements + thread % pieces * piece_elements;
-        for (int n = thread / pieces; n < BN; n += schedule_threads / pieces) {
+        for (int n = thread / pieces; n < BN; n += block_threads / pieces) {
           const int c = column + n;
           const bool inside = c < p.out_channels;
           device::copy16_async(slot + piece_offset(n, thread % pieces),
@@ -133,7 +131,7 @@ LASFAST_CALLED void conv(int at, int stage) {
     LASFAST_ROLL
     for (int tile = 0; tile < row_tiles; ++tile) {
       const int first = tile * tile_rows + first_row;
-      Windows<T, Product> windows(p, first, positions);
+      WindowRows<T, Product> windows(p, first, positions);
       Product product;
       LASFAST_ROLL
       for (int step = 0; step < steps; ++step) {
@@ -150,16 +148,11 @@ LASFAST_CALLED void conv(int at, int stage) {
       for (int n = 0; n < Product::columns_held; ++n) {
         const int c = column + first_column + Product::held_column(n);
         if (c >= p.out_pitch) continue;
-        using X = std::conditional_t<width_of<typename Product::Sums> == 2, Pair, One>;
-        const Finish<Resident<T>, X> finish(pass, p, c);
+        const Finish<Resident<T>, Product::held_together> finish(pass, p, c);
         LASFAST_UNROLL
         for (int m = 0; m < Product::rows_held; ++m) {
           const int position = first + Product::held_row(m);
-          const typename Product::Sums sums = product.held(m, n);
-          X x;
-          LASFAST_UNROLL
-          for (int i = 0; i < width_of<X>; ++i) x.v[i] = sums.v[i];
-          if (position < positions) finish.store(x, position);
+          if (position < positions) finish.store(product.held(m, n), position);
         }
       }
     }
@@ -220,7 +213,7 @@ LASFAST_DEVICE void run(int at, int stage) {
 }
 
 template <typename T, template <typename, int, int> class Product>
-LASFAST_KERNEL(schedule_threads, resident_blocks)
+LASFAST_KERNEL(block_threads, resident_blocks)
 resident(const ResidentArgs args) {
   auto* const shared = device::shared<ResidentShared>();
   const int stage = arena_begin + args.arena_bytes;
@@ -237,7 +230,7 @@ resident(const ResidentArgs args) {
     shared->pass = args.pass;
   }
   device::copy_wait<0>();
-  int at = 0;  // of the two problems
+  int at = 0;  // which of the two problems is at hand
   LASFAST_ROLL
   for (int group = static_cast<int>(device::block_index()); group < args.groups; group += args.blocks) {
     if (thread == 0) {
@@ -248,7 +241,7 @@ resident(const ResidentArgs args) {
     device::barrier();
     LASFAST_ROLL
     for (int number = 0; number < problems; ++number, at = 1 - at) {
-      // The next is on its way meanwhile; behind the last one comes the first, for other images.
+      // The next problem is on its way meanwhile. Behind the last one comes the first, for other images.
       fetch(number + 1 < problems ? number + 1 : 0, shared->problem + 1 - at);
       run<T, Product>(at, stage);
       device::copy_wait<0>();
@@ -270,13 +263,13 @@ int64_t resident_bytes(int64_t arena_bytes, int64_t stage_bytes) {
   return arena_begin + arena_bytes + stage_bytes;
 }
 
-int launch_resident(const Plan& plan, const PassArgs& pass, int64_t blocks, device::Stream stream) {
+int launch_resident(const LaunchPlan& plan, const PassArgs& pass, int64_t blocks, device::Stream stream) {
   const ResidentArgs args{pass, plan.images, static_cast<int>(divide_up(pass.count, plan.images)),
                           static_cast<int>(blocks), static_cast<int>(plan.arena_bytes)};
   auto* const kernel = plan.bfloat16 ? resident<device::bfloat16, TensorProduct>
                        : plan.tf32   ? resident<float, TensorProduct>
                                      : resident<float, ExactProduct>;
-  return device::launch(kernel, blocks, schedule_threads, plan.resident_bytes, stream, args);
+  return device::launch(kernel, blocks, block_threads, plan.resident_bytes, stream, args);
 }
 
 }  // namespace lasfast

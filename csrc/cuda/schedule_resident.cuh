@@ -1,9 +1,9 @@
-// Values in shared memory.
+// How the resident kernel keeps values in shared memory.
 //
-// A tensor core reads eight positions' 16 bytes at a time, and a position is often a multiple of 32, 64 or
-// 128 bytes: all eight would lie in the same few banks. So pieces of 16 bytes are permuted within each line
-// of 128 bytes, by its number: as far as makes those of neighbouring positions differ, which depends on the
-// pitch alone. Values begin at multiples of a line.
+// A tensor core reads 16 bytes of eight positions at a time, and a position often takes a multiple of 32, 64
+// or 128 bytes: all eight would lie in the same few banks. So the pieces of 16 bytes in each line of 128
+// bytes are permuted, by the line's number. The pitch alone decides how many of them take part: as many as it
+// takes for the pieces of neighbouring positions to differ. Values begin at multiples of a line.
 #pragma once
 
 #include "schedule_values.cuh"
@@ -12,8 +12,8 @@ namespace lasfast {
 
 constexpr int line_bytes = 128;
 
-// What a block's shared memory begins with. Behind it: the arena; then the ring of weights, or those of a
-// depthwise convolution.
+// The beginning of a block's shared memory. Behind it lie the arena, and then the ring of weights, or those
+// of a depthwise convolution.
 struct alignas(line_bytes) ResidentShared {
   Problem problem[2];  // the one at hand and the next
   alignas(16) char zeros[16];
@@ -21,11 +21,11 @@ struct alignas(line_bytes) ResidentShared {
 };
 constexpr int arena_begin = sizeof(ResidentShared);
 
-// What kernels are told in place of T where the values, of type T, are in shared memory.
+// Stands for T where values of type T lie in shared memory.
 template <typename T>
 struct Resident {};
 
-// How the bytes of a value with positions of so many lie: those of `at` at swizzled(at).
+// The permutation for a value whose positions take `pitch_bytes`: byte `at` lies at swizzle(at).
 struct Swizzle {
   int mask;
 
@@ -38,16 +38,9 @@ struct Swizzle {
   }
 };
 
-struct Pair {
-  float v[2];
-};
-struct One {
-  float v[1];
-};
-
 template <typename T>
 struct Place<Resident<T>> {
-  int value, first, pitch;  // bytes; the value from the beginning of shared memory
+  int value, first, pitch;  // in bytes; `value` is from the beginning of shared memory
   Swizzle swizzle;
 
   LASFAST_DEVICE Place(const PassArgs&, int64_t offset, int pitch, int c)
@@ -63,9 +56,10 @@ struct Place<Resident<T>> {
            swizzle(static_cast<int>(position) * pitch + first + element * static_cast<int>(sizeof(T)));
   }
 
-  template <typename X>
-  LASFAST_DEVICE X load(int64_t position) const {
-    X x;
+  // A chunk, a pair of channels or one channel.
+  template <int n = chunk>
+  LASFAST_DEVICE Values<n> load(int64_t position) const {
+    Values<n> x;
     load(position, x);
     return x;
   }
@@ -76,16 +70,11 @@ struct Place<Resident<T>> {
     if constexpr (sizeof(T) == 2) {
       device::store16(at(position, 0), pack_values(x));
     } else {
-      LASFAST_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        device::Bits16 bits;
-        LASFAST_UNROLL
-        for (int i = 0; i < 4; ++i) bits.word[i] = device::bits_of(x.v[4 * half + i]);
-        device::store16(at(position, 4 * half), bits);
-      }
+      device::store16(at(position, 0), pack_half(x, 0));
+      device::store16(at(position, 4), pack_half(x, 1));
     }
   }
-  LASFAST_DEVICE void store(int64_t position, const Pair& x) const {
+  LASFAST_DEVICE void store(int64_t position, const Values<2>& x) const {
     if constexpr (sizeof(T) == 2) {
       *reinterpret_cast<uint32_t*>(at(position, 0)) = device::pack_bf16(x.v[0], x.v[1]);
     } else {
@@ -94,33 +83,26 @@ struct Place<Resident<T>> {
       to[1] = x.v[1];
     }
   }
-  LASFAST_DEVICE void store(int64_t position, const One& x) const {
+  LASFAST_DEVICE void store(int64_t position, const Values<1>& x) const {
     *reinterpret_cast<T*>(at(position, 0)) = device::from_float<T>(x.v[0]);
   }
 
  private:
   LASFAST_DEVICE void load(int64_t position, Chunk& x) const {
-    if constexpr (sizeof(T) == 2) {
-      x = unpack(device::load16_shared(at(position, 0)));
-    } else {
-      LASFAST_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const device::Bits16 bits = device::load16_shared(at(position, 4 * half));
-        LASFAST_UNROLL
-        for (int i = 0; i < 4; ++i) x.v[4 * half + i] = device::float_of(bits.word[i]);
-      }
-    }
+    if constexpr (sizeof(T) == 2)
+      x = unpack_values(device::load16_shared(at(position, 0)), T{});
+    else
+      x = unpack_halves(device::load16_shared(at(position, 0)), device::load16_shared(at(position, 4)));
   }
-  LASFAST_DEVICE void load(int64_t position, Pair& x) const {
+  LASFAST_DEVICE void load(int64_t position, Values<2>& x) const {
     if constexpr (sizeof(T) == 2) {
-      const uint32_t bits = *reinterpret_cast<const uint32_t*>(at(position, 0));
-      x = {{device::float_of(bits << 16), device::float_of(bits & 0xffff0000u)}};
+      x = unpack_pair(*reinterpret_cast<const uint32_t*>(at(position, 0)));
     } else {
       const auto* const from = reinterpret_cast<const float*>(at(position, 0));
       x = {{from[0], from[1]}};
     }
   }
-  LASFAST_DEVICE void load(int64_t position, One& x) const { x = {{load_one(position)}}; }
+  LASFAST_DEVICE void load(int64_t position, Values<1>& x) const { x = {{load_one(position)}}; }
 };
 
 }  // namespace lasfast

@@ -10,20 +10,30 @@
 
 namespace lasfast {
 
-// Channels that a thread handles together: X is Chunk, or fewer.
-template <typename X>
-constexpr int width_of = sizeof(X) / sizeof(float);
+// The image, row and column of an output position, by its number.
+struct Position {
+  int64_t image;
+  int y, x;
 
-// Of a table without padding: channels from `first` on, `fill` where there is no table or no channel.
-template <typename X>
-LASFAST_DEVICE X load_some(const float* table, int64_t first, int channels, float fill) {
-  X x;
+  LASFAST_DEVICE Position(const Problem& p, int64_t at) {
+    const auto position = static_cast<uint32_t>(at);
+    x = static_cast<int>(position % p.out_width);
+    y = static_cast<int>(position / p.out_width % p.out_height);
+    image = position / p.out_width / p.out_height;
+  }
+};
+
+// Returns n values of a table from `first` on. It has `channels` there; behind these, and where `first` is
+// negative, the values are `fill`.
+template <int n>
+LASFAST_DEVICE Values<n> load_some(const float* table, int64_t first, int channels, float fill) {
+  Values<n> x;
   LASFAST_UNROLL
-  for (int i = 0; i < width_of<X>; ++i) x.v[i] = first >= 0 && i < channels ? table[first + i] : fill;
+  for (int i = 0; i < n; ++i) x.v[i] = first >= 0 && i < channels ? table[first + i] : fill;
   return x;
 }
 
-// A value at rest, as a thread reads and writes it: channels from c on of any position.
+// Where a thread reads and writes a value of the schedule: channels from c on, of any position.
 template <typename T>
 struct Place {
   T* first;
@@ -34,8 +44,8 @@ struct Place {
   LASFAST_DEVICE Place(const PassArgs& pass, const Term& term, int c)
       : Place(pass, term.offset, term.pitch, c) {}
 
-  template <typename X>
-  LASFAST_DEVICE X load(int64_t position) const {
+  template <int n = chunk>
+  LASFAST_DEVICE Values<n> load(int64_t position) const {
     return load_chunk(first + position * pitch);
   }
   LASFAST_DEVICE float load_one(int64_t position) const { return device::to_float(first[position * pitch]); }
@@ -44,37 +54,37 @@ struct Place {
   }
 };
 
-// The norm and activation of a term, for its channels from c on.
-template <typename X>
-struct SeenAs {
-  X scale, shift;
+// The norm and activation with which an operation sees a term: for n of its channels, from c on.
+template <int n = chunk>
+struct Seen {
+  Values<n> scale, shift;
   Activation activation;
 
-  LASFAST_DEVICE SeenAs(const PassArgs& pass, int32_t norm, Activation activation, int channels, int c)
-      : scale(load_some<X>(pass.scale, norm < 0 ? -1 : norm + c, channels - c, 1.f)),
-        shift(load_some<X>(pass.shift, norm < 0 ? -1 : norm + c, channels - c, 0.f)),
+  LASFAST_DEVICE Seen(const PassArgs& pass, int32_t norm, Activation activation, int channels, int c)
+      : scale(load_some<n>(pass.scale, norm < 0 ? -1 : norm + c, channels - c, 1.f)),
+        shift(load_some<n>(pass.shift, norm < 0 ? -1 : norm + c, channels - c, 0.f)),
         activation(activation) {}
-  LASFAST_DEVICE SeenAs(const PassArgs& pass, const Term& term, int c)
-      : SeenAs(pass, term.norm, term.activation, term.channels, c) {}
+  LASFAST_DEVICE Seen(const PassArgs& pass, const Term& term, int c)
+      : Seen(pass, term.norm, term.activation, term.channels, c) {}
 
-  LASFAST_DEVICE void normalize(X& x) const {
+  LASFAST_DEVICE void normalize(Values<n>& x) const {
     LASFAST_UNROLL
-    for (int i = 0; i < width_of<X>; ++i) x.v[i] = x.v[i] * scale.v[i] + shift.v[i];
+    for (int i = 0; i < n; ++i) x.v[i] = x.v[i] * scale.v[i] + shift.v[i];
   }
-  LASFAST_DEVICE void operator()(X& x) const {
+  LASFAST_DEVICE void operator()(Values<n>& x) const {
     normalize(x);
     activate(x.v, activation);
   }
 };
-using Seen = SeenAs<Chunk>;
 
-// What follows op(...), for channels of the output from c on.
-template <typename T, typename X = Chunk>
+// What follows op(...) for n channels of the output, from c on: its norm, a sum, its activation and the
+// store.
+template <typename T, int n = chunk>
 struct Finish {
   const PassArgs& pass;
   const Problem& p;
   int c;
-  SeenAs<X> other, output;
+  Seen<n> other, output;
 
   LASFAST_DEVICE Finish(const PassArgs& pass, const Problem& p, int c)
       : pass(pass),
@@ -83,40 +93,39 @@ struct Finish {
         other(pass, p.adds ? p.other.norm : -1, p.other.activation, p.other.channels, c),
         output(pass, p.norm, p.activation, p.out_channels, c) {
     // norm(x + bias) = scale * x + (scale * bias + shift)
-    const X bias = load_some<X>(pass.biases, p.bias < 0 ? -1 : p.bias + c, p.out_channels - c, 0.f);
+    const Values<n> bias = load_some<n>(pass.biases, p.bias < 0 ? -1 : p.bias + c, p.out_channels - c, 0.f);
     LASFAST_UNROLL
-    for (int i = 0; i < width_of<X>; ++i) output.shift.v[i] += output.scale.v[i] * bias.v[i];
+    for (int i = 0; i < n; ++i) output.shift.v[i] += output.scale.v[i] * bias.v[i];
   }
 
-  LASFAST_DEVICE void store(X x, int64_t position) const {
+  LASFAST_DEVICE void store(Values<n> x, int64_t position) const {
     output.normalize(x);
     const int with = p.adds ? p.other.channels - c : 0;
     if (with > 0) {
-      X y = Place<T>(pass, p.other, c).template load<X>(position);
+      Values<n> y = Place<T>(pass, p.other, c).template load<n>(position);
       other(y);
       LASFAST_UNROLL
-      for (int i = 0; i < width_of<X>; ++i) x.v[i] += i < with ? y.v[i] : 0.f;
+      for (int i = 0; i < n; ++i) x.v[i] += i < with ? y.v[i] : 0.f;
     }
     activate(x.v, output.activation);
     const int channels = p.out_channels - c;
     if (p.leaf >= 0) {
       float* const logits =
           pass.logits + (p.leaf * pass.logit_images + pass.first + position) * p.out_channels + c;
-      LASFAST_UNROLL
-      for (int i = 0; i < width_of<X>; ++i)
-        if (i < channels) logits[i] = x.v[i];
+      store_first(logits, x, channels);
       return;
     }
     LASFAST_UNROLL
-    for (int i = 0; i < width_of<X>; ++i) x.v[i] = i < channels ? x.v[i] : 0.f;
+    for (int i = 0; i < n; ++i) x.v[i] = i < channels ? x.v[i] : 0.f;
     Place<T>(pass, p.output, p.out_pitch, c).store(position, x);
   }
 };
 
-// A tile of a problem's output.
+// A tile of a problem's output: positions first .. end - 1, and p.columns channels from `column` on.
 struct Tile {
-  int64_t row, first, end;  // row: its number among those of its channels; positions
-  int column;               // first channel
+  int64_t row;  // its number among the tiles of its channels
+  int64_t first, end;
+  int column;
 
   LASFAST_DEVICE Tile(const PassArgs& pass, const Problem& p, int64_t tile) {
     const int64_t total = pass.count * p.out_height * p.out_width;
@@ -125,18 +134,18 @@ struct Tile {
     first = row * p.rows;
     end = first + p.rows < total ? first + p.rows : total;
   }
-  // That of this block, where the blocks of a launch are the tiles of its problems.
+  // The tile of this block, where the blocks of a launch are the tiles of its problems.
   LASFAST_DEVICE Tile(const PassArgs& pass, const Problem& p)
       : Tile(pass, p, device::block_index() - p.first_tile) {}
   LASFAST_DEVICE bool empty() const { return first >= end; }  // fewer images than the plan is for
 };
 
-// Copies the problem that this block works on to shared memory.
-LASFAST_DEVICE void find_problem(const PassArgs& pass, Problem* shared) {
+// Copies the problem that this block works on to shared memory, and returns it.
+LASFAST_DEVICE const Problem& find_problem(const PassArgs& pass, Problem* shared) {
   auto* const found = reinterpret_cast<int32_t*>(shared);
   const int thread = device::thread_index();
   const int64_t block = device::block_index();
-  for (int64_t i = thread; i < pass.problem_count; i += schedule_threads)
+  for (int64_t i = thread; i < pass.problem_count; i += block_threads)
     if (pass.problems[i].first_tile <= block &&
         (i + 1 == pass.problem_count || block < pass.problems[i + 1].first_tile))
       *found = static_cast<int32_t>(i);
@@ -146,10 +155,11 @@ LASFAST_DEVICE void find_problem(const PassArgs& pass, Problem* shared) {
   if (thread < static_cast<int>(sizeof(Problem) / sizeof(int32_t)))
     reinterpret_cast<int32_t*>(shared)[thread] = from[thread];
   device::barrier();
+  return *shared;
 }
 
-// Writes mean and squared deviations of each column of a tile in shared memory, of rows `pitch` floats apart.
-// All threads of the block call it; what they wrote to the tile is in place.
+// Writes mean and squared deviations of each column of a tile in shared memory, whose rows are `pitch` floats
+// apart. All threads of the block call it, once what they wrote to the tile is in place.
 LASFAST_DEVICE void take_statistics(const PassArgs& pass, const Problem& p, const Tile& tile,
                                     const float* values, int pitch, Moments* moments) {
   const int thread = device::thread_index();
@@ -158,9 +168,7 @@ LASFAST_DEVICE void take_statistics(const PassArgs& pass, const Problem& p, cons
   if (thread >= p.columns || tile.column + thread >= p.out_pitch) return;
   const int c = tile.column + thread;
   if (p.bias >= 0 && c < p.out_channels) column.mean += pass.biases[p.bias + c];
-  float* const partial = pass.partial + p.partial + 2 * tile.row * p.out_pitch + c;
-  partial[0] = column.mean;
-  partial[p.out_pitch] = column.deviations;
+  store_moments(column, pass.partial + p.partial, tile.row, p.out_pitch, c);
 }
 
 }  // namespace lasfast

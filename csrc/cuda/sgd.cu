@@ -1,7 +1,9 @@
-// The update of sgd.h on the GPU: a block for each chunk. The norm takes two stages before it, partial sums
-// in double and one block that adds them in order and leaves the scale in the workspace.
+// The update of sgd.h on CUDA, by a block for each chunk. Where gradients are clipped, two kernels run before
+// it: one leaves the sum of squares of each chunk, in double, and one block adds these in order and leaves
+// the scale in the workspace.
 
 #include "device.cuh"
+#include "entry.cuh"
 #include "lasfast/sgd.h"
 
 namespace lasfast {
@@ -17,7 +19,7 @@ struct Args {
   float* scale;     // null without clip_norm
 };
 
-// The part that has a chunk: the last that begins no later.
+// Returns the part that has a chunk: the last one that begins no later.
 LASFAST_DEVICE SgdPart find_part(const Args& args, int64_t chunk) {
   int64_t low = 0, high = args.p.parts;
   while (high - low > 1) {
@@ -50,7 +52,7 @@ LASFAST_DEVICE void for_values(const SgdPart& part, int64_t chunk, const Run& ru
   }
 }
 
-// The sum of every thread's value, on thread 0.
+// Returns the sum of all threads' values, to thread 0.
 LASFAST_DEVICE double block_sum(double value) {
   auto* const sums = device::shared<double>();
   const int thread = device::thread_index();
@@ -122,14 +124,10 @@ Status sgd_cuda(const SgdParams& p, const SgdPart* parts, void* workspace, int d
   if (p.parts < 0 || p.chunks < 0) return invalid("parts and chunks must not be negative");
   if (p.chunks > device::max_blocks) return unsupported("more than 2^31 chunks in one call");
   if (p.chunks == 0) return {};
-  const device::Use use(device);
-  int error = use.error();
-  if (error == 0) {
-    auto* const squares = static_cast<double*>(workspace);
-    auto* const scale = p.clip_norm > 0 ? reinterpret_cast<float*>(squares + p.chunks) : nullptr;
-    error = run({p, parts, squares, scale}, static_cast<device::Stream>(stream));
-  }
-  return launched(error);
+  auto* const squares = static_cast<double*>(workspace);
+  auto* const scale = p.clip_norm > 0 ? reinterpret_cast<float*>(squares + p.chunks) : nullptr;
+  return on_device(device, stream,
+                   [&](device::Stream queue) { return run({p, parts, squares, scale}, queue); });
 }
 
 }  // namespace lasfast

@@ -1,11 +1,12 @@
-// Sliced 2-D convolution on CUDA, fp32 and bf16 with fp32 sums: forward and both gradients, as tiled matrix
-// products (tile.cuh) whose operands are read in place through strides.
+// A sliced 2-D convolution on CUDA, in fp32 or bf16 with fp32 sums: the forward pass and both gradients, as
+// tiled matrix products (tile.cuh) whose operands are read in place through strides.
 //
 // The weight gradient sums over all output positions of a batch: its k axis is cut into parts that run at
 // once and leave partial sums in the workspace; a second kernel adds them in order. How many parts depends on
 // sizes alone, so the same inputs give the same bits, on any chip of one kind. Padding enters products as
 // zero.
 
+#include "entry.cuh"
 #include "lasfast/round.h"
 #include "lasfast/sliced_conv2d.h"
 #include "tile.cuh"
@@ -16,9 +17,8 @@ namespace {
 using device::from_float;
 using device::to_float;
 
-constexpr int64_t max_index = (int64_t{1} << 31) - 4096;  // int indices, with room for a tile beyond the end
-
-struct Kernel {  // k or n as (channel, row, column) of a filter
+// k or n as (channel, row, column) of a filter.
+struct Kernel {
   int channel, row, col;
 
   LASFAST_DEVICE Kernel(const SlicedConv2dParams& p, int k) {
@@ -29,7 +29,8 @@ struct Kernel {  // k or n as (channel, row, column) of a filter
   }
 };
 
-struct Position {  // k or n as (image, y, x) of an image plane
+// k or n as (image, y, x) of an image plane.
+struct Position {
   int64_t image;
   int y, x;
 
@@ -39,7 +40,7 @@ struct Position {  // k or n as (image, y, x) of an image plane
     y = at / w % h;
     image = at / w / h;
   }
-  // Elements from the beginning of a tensor with these strides.
+  // Returns elements from the beginning of a tensor with these strides.
   LASFAST_DEVICE int64_t offset(const int64_t (&stride)[4], int64_t channel) const {
     return image * stride[0] + channel * stride[1] + y * stride[2] + x * stride[3];
   }
@@ -175,7 +176,7 @@ struct GradWeight {
   }
 };
 
-// One thread per element of the slice adds its partial sums, first range first.
+// Each thread adds the partial sums of one element of the slice, first range first.
 template <typename T>
 LASFAST_KERNEL(tile_threads, 1)
 add_ranges(const GradWeight<T> problem) {
@@ -190,7 +191,7 @@ add_ranges(const GradWeight<T> problem) {
                       tap.row * p.weight_stride[2] + tap.col * p.weight_stride[3]] = from_float<T>(sum);
 }
 
-// Enough ranges to fill a large chip, each long enough to be worth a partial sum.
+// Returns enough ranges to fill a large chip, each long enough to be worth a partial sum.
 int grad_weight_ranges(const SlicedConv2dParams& p) {
   const int64_t m = p.c_out / p.groups, n = p.c_in / p.groups * p.kernel_h * p.kernel_w;
   const int64_t k = p.batch * p.out_height * p.out_width;
@@ -208,11 +209,6 @@ Status check(const SlicedConv2dParams& p) {
       p.width + 2 * p.padding > max_index)
     return unsupported("more than 2^31 positions or filter elements in one call");
   return {};
-}
-
-// `error`: as launch_product returns it.
-Status queued(int error) {
-  return error < 0 ? unsupported("more than 2^31 blocks in one call") : launched(error);
 }
 
 template <typename T>
@@ -276,23 +272,21 @@ Status sliced_conv2d_forward_cuda(const SlicedConv2dParams& p, Dtype dtype, cons
                                   const void* weight, void*, int device, void* stream, void* output) {
   if (const Status status = check(p); !status.ok()) return status;
   if (p.batch * p.c_out * p.out_height * p.out_width == 0) return {};
-  const device::Use use(device);
-  if (use.error() != 0) return launched(use.error());
-  const auto queue = static_cast<device::Stream>(stream);
-  return queued(dtype == Dtype::float32 ? forward<float>(p, input, weight, queue, output)
-                                        : forward<device::bfloat16>(p, input, weight, queue, output));
+  return on_device(device, stream, [&](device::Stream queue) {
+    return dtype == Dtype::float32 ? forward<float>(p, input, weight, queue, output)
+                                   : forward<device::bfloat16>(p, input, weight, queue, output);
+  });
 }
 
 Status sliced_conv2d_grad_input_cuda(const SlicedConv2dParams& p, Dtype dtype, const void* grad_output,
                                      const void* weight, void*, int device, void* stream, void* grad_input) {
   if (const Status status = check(p); !status.ok()) return status;
   if (p.batch * p.c_in * p.height * p.width == 0) return {};
-  const device::Use use(device);
-  if (use.error() != 0) return launched(use.error());
-  const auto queue = static_cast<device::Stream>(stream);
-  return queued(dtype == Dtype::float32
-                    ? grad_input_of<float>(p, grad_output, weight, queue, grad_input)
-                    : grad_input_of<device::bfloat16>(p, grad_output, weight, queue, grad_input));
+  return on_device(device, stream, [&](device::Stream queue) {
+    return dtype == Dtype::float32
+               ? grad_input_of<float>(p, grad_output, weight, queue, grad_input)
+               : grad_input_of<device::bfloat16>(p, grad_output, weight, queue, grad_input);
+  });
 }
 
 Status sliced_conv2d_grad_weight_cuda(const SlicedConv2dParams& p, Dtype dtype, const void* grad_output,
@@ -300,12 +294,11 @@ Status sliced_conv2d_grad_weight_cuda(const SlicedConv2dParams& p, Dtype dtype, 
                                       void* grad_weight) {
   if (const Status status = check(p); !status.ok()) return status;
   if (p.c_out * p.c_in == 0) return {};
-  const device::Use use(device);
-  if (use.error() != 0) return launched(use.error());
-  const auto queue = static_cast<device::Stream>(stream);
-  return queued(dtype == Dtype::float32
-                    ? grad_weight_of<float>(p, grad_output, input, workspace, queue, grad_weight)
-                    : grad_weight_of<device::bfloat16>(p, grad_output, input, workspace, queue, grad_weight));
+  return on_device(device, stream, [&](device::Stream queue) {
+    return dtype == Dtype::float32
+               ? grad_weight_of<float>(p, grad_output, input, workspace, queue, grad_weight)
+               : grad_weight_of<device::bfloat16>(p, grad_output, input, workspace, queue, grad_weight);
+  });
 }
 
 }  // namespace lasfast

@@ -1,7 +1,7 @@
 // A tiled matrix product whose operands are computed on the fly: C[m, n] = sum over k of A[m, k] * B[k, n],
 // in fp32.
 //
-// `Problem` is a POD that gives meaning to the indices (see sliced_conv2d.cu):
+// `Problem` is a POD that says what the indices mean (see sliced_conv2d.cu):
 //   int m, n, k_end(part); int64_t parts;    sizes; a part is an independent product, with its own range of k
 //   Column column(part, n)                   what all B[., n] have in common
 //   float a(part, m, k), b(part, column, k)  elements, 0 where padding is
@@ -15,15 +15,15 @@
 namespace lasfast {
 
 constexpr int tile_threads = 256;
-constexpr int tile_depth = 16;  // of k per step
+constexpr int tile_depth = 16;  // elements of k in a step
 
 template <int BM, int BN>
 struct Tiles {
-  float a[tile_depth][BM + 1];  // + 1: a column is written by threads of one bank otherwise
+  float a[tile_depth][BM + 1];  // + 1 spreads a column, which is written at once, over all banks
   float b[tile_depth][BN];
 };
 
-// BM x BN elements of C per block; each thread has TM x TN of them.
+// Each block computes BM x BN elements of C, and each thread TM x TN of them.
 template <int BM, int BN, int TM, int TN, typename Problem>
 LASFAST_KERNEL(tile_threads, 1)
 tile_product(const Problem problem) {
@@ -75,7 +75,7 @@ int launch_tiles(const Problem& problem, device::Stream stream) {
                         stream, problem);
 }
 
-// Square tiles, or flat ones where m is small (depthwise convolutions have one row).
+// Takes square tiles, or flat ones where m is small (depthwise convolutions have one row).
 template <typename Problem>
 int launch_product(const Problem& problem, device::Stream stream) {
   return problem.m > 8 ? launch_tiles<64, 64, 4, 4>(problem, stream)

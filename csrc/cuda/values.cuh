@@ -1,4 +1,4 @@
-// A thread's neighbouring values as floats: those of 16 bytes of memory, or a single one.
+// Neighbouring values that a thread has as floats: as many as 16 bytes of memory hold, or fewer.
 #pragma once
 
 #include "device.cuh"
@@ -16,12 +16,17 @@ LASFAST_DEVICE Values<4> unpack_values(const device::Bits16& bits, float) {
   for (int i = 0; i < 4; ++i) x.v[i] = device::float_of(bits.word[i]);
   return x;
 }
+// The two bf16 of a word.
+LASFAST_DEVICE Values<2> unpack_pair(uint32_t bits) {
+  return {{device::float_of(bits << 16), device::float_of(bits & 0xffff0000u)}};
+}
 LASFAST_DEVICE Values<8> unpack_values(const device::Bits16& bits, device::bfloat16) {
   Values<8> x;
   LASFAST_UNROLL
   for (int i = 0; i < 4; ++i) {
-    x.v[2 * i] = device::float_of(bits.word[i] << 16);
-    x.v[2 * i + 1] = device::float_of(bits.word[i] & 0xffff0000u);
+    const Values<2> pair = unpack_pair(bits.word[i]);
+    x.v[2 * i] = pair.v[0];
+    x.v[2 * i + 1] = pair.v[1];
   }
   return x;
 }
@@ -38,7 +43,8 @@ LASFAST_DEVICE device::Bits16 pack_values(const Values<8>& x) {
   return bits;
 }
 
-// n is 1, or what 16 bytes hold; then the address is aligned to those. Nothing writes this memory meanwhile.
+// Load and store n values: one, or as many as 16 bytes hold, to which the address is aligned then. While a
+// kernel loads from memory, nothing writes to it.
 template <int n, typename T>
 LASFAST_DEVICE Values<n> load_values(const T* from) {
   if constexpr (n == 1)
@@ -54,7 +60,8 @@ LASFAST_DEVICE void store_values(T* to, const Values<n>& x) {
     device::store16(to, pack_values(x));
 }
 
-// The first `count` of n values one by one; the others are zero, and left as they are.
+// Load and store the first `count` of n values one by one. The others become zero, and stay as they are in
+// memory.
 template <int n, typename T>
 LASFAST_DEVICE Values<n> load_first(const T* from, int count) {
   Values<n> x;

@@ -11,6 +11,7 @@ from lasfast.ir.fusion import Chain, Stage, match
 from lasfast.ir.layers import Activation, Op, Opaque
 from lasfast.nn.conv_bn_act import fused
 from lasfast.ops.activations import FUNCTIONS
+from lasfast.ops.sliced_conv2d_schema import output_size
 
 _OTHER = Opaque("", out_channels=1)
 """The record of a node that is no part of a fused chain but perhaps its head."""
@@ -36,7 +37,7 @@ def accelerate(model: nn.Module) -> fx.GraphModule:
             what its modules do; the text says what.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
+        raise TypeError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
     rewritten = fx.GraphModule(model, _trace(model), type(model).__name__)
     nodes = list(rewritten.graph.nodes)
     for chain in _chains(rewritten, nodes):
@@ -56,7 +57,9 @@ def _trace(model: nn.Module) -> fx.Graph:
             model.train(training)
             graphs.append(Tracer().trace(model))
     except Exception as error:
-        raise ValueError(f"model, a {type(model).__name__}, cannot be traced by torch.fx: {error}") from error
+        raise ValueError(
+            f"model must be traceable by torch.fx, got a {type(model).__name__} that is not: {error}"
+        ) from error
     finally:
         for name, module in model.named_modules():
             module.training = mode[name]
@@ -66,8 +69,8 @@ def _trace(model: nn.Module) -> fx.Graph:
             (one for one in training_graph.splitlines() if one not in evaluation.splitlines()), training_graph
         )
         raise ValueError(
-            f"model, a {type(model).__name__}, computes something else in training than in evaluation, as "
-            f"in `{line.strip()}`; expected such differences in modules only (nn.Dropout, not F.dropout)"
+            f"model must compute the same in training as in evaluation, but for what its modules do (nn.Dropout, "
+            f"not F.dropout); got a {type(model).__name__} that computes `{line.strip()}` in training alone"
         )
     return graphs[1]
 
@@ -141,9 +144,4 @@ def run(
 def _output_shape(x: torch.Tensor, conv: nn.Conv2d | None) -> tuple[int, ...]:
     if conv is None:
         return tuple(x.shape)
-    padding, stride = int(conv.padding[0]), conv.stride[0]
-    sizes = (
-        (size + 2 * padding - kernel) // stride + 1
-        for size, kernel in zip(x.shape[2:], conv.kernel_size, strict=True)
-    )
-    return (x.shape[0], conv.out_channels, *sizes)
+    return output_size(x.shape, conv.out_channels, conv.kernel_size, conv.stride[0], int(conv.padding[0]))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lasfast.train.cell_weights import PREFIX, CellWeights
+from lasfast.train.itnas import PREFIX, CellWeights
 from matplotlib.figure import Figure
 
 from lasfast.measurements.journal import Journal

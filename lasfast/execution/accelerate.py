@@ -69,8 +69,9 @@ def _trace(model: nn.Module) -> fx.Graph:
             (one for one in training_graph.splitlines() if one not in evaluation.splitlines()), training_graph
         )
         raise ValueError(
-            f"model must compute the same in training as in evaluation, but for what its modules do (nn.Dropout, "
-            f"not F.dropout); got a {type(model).__name__} that computes `{line.strip()}` in training alone"
+            "model must compute the same in training as in evaluation, but for what its modules do "
+            f"(nn.Dropout, not F.dropout); got a {type(model).__name__} that computes `{line.strip()}` in "
+            "training alone"
         )
     return graphs[1]
 

@@ -16,7 +16,9 @@
 #endif
 
 #include "bn_act_kernels.h"
+#include "dispatch.h"
 #include "lasfast/round.h"
+#include "scratch.h"
 #include "threads.h"
 
 namespace lasfast {
@@ -27,22 +29,10 @@ constexpr int64_t least_width = 64;         // of wide rows: sums of a few vecto
 constexpr int64_t block_values = 32 << 10;  // at least, of all but the last block
 constexpr int64_t most_blocks = 256;
 constexpr int64_t piece_values = 8 << 10;  // of a residual that is widened
-constexpr int64_t line = 16;               // floats per cache line
-constexpr int64_t alignment = line * int64_t{sizeof(float)};
 
-const BnActKernels& kernels(Isa isa) {
-#ifdef LASFAST_HAS_AVX512_BF16
-  if (isa >= Isa::avx512_bf16) return avx512_bf16_bn_act_kernels;
-#endif
-#ifdef LASFAST_HAS_AVX512
-  if (isa >= Isa::avx512) return avx512_bn_act_kernels;
-#endif
-#ifdef LASFAST_HAS_AVX2
-  if (isa == Isa::avx2) return avx2_bn_act_kernels;
-#endif
-  (void)isa;
-  return generic_bn_act_kernels;
-}
+constexpr KernelTables<BnActKernels> kernels = {{LASFAST_GENERIC(bn_act_kernels),
+                                                 LASFAST_AVX2(bn_act_kernels), LASFAST_AVX512(bn_act_kernels),
+                                                 LASFAST_AVX512_BF16(bn_act_kernels), nullptr}};
 
 // The least multiple of both a row and a vector that is long enough; longest for the widest vector.
 int64_t wide_row(int64_t channels, int64_t vector) {
@@ -79,10 +69,11 @@ struct Workspace {
   uintptr_t end;
 
   Workspace(const BnActParams& p, int64_t width, int threads, void* memory)
-      : thread_floats(round_to(3 * width, line)), widened_bytes(0), end(reinterpret_cast<uintptr_t>(memory)) {
+      : thread_floats(round_to(3 * width, scratch_line / int64_t{sizeof(float)})),
+        widened_bytes(0),
+        end(reinterpret_cast<uintptr_t>(align_line(memory))) {
     if (p.residual_channels != 0 && p.residual_channels != p.channels)
       widened_bytes = std::max(width, piece_values) * int64_t{sizeof(float)};
-    end = (end + alignment - 1) / alignment * alignment;
     partial = take<double>(block_count(p) * 2 * p.channels);
     total = take<double>(2 * p.channels + 1);
     channels = take<float>(5 * width);
@@ -94,7 +85,7 @@ struct Workspace {
   template <class T>
   T* take(int64_t count) {
     T* taken = reinterpret_cast<T*>(end);
-    end += static_cast<uintptr_t>(round_to(count * int64_t{sizeof(T)}, alignment));
+    end += static_cast<uintptr_t>(round_to(count * int64_t{sizeof(T)}, scratch_line));
     return taken;
   }
 };
@@ -123,7 +114,7 @@ void advance(const T*& p, int64_t bytes) {
   if (p) p = reinterpret_cast<const T*>(reinterpret_cast<const char*>(p) + bytes);
 }
 
-// All that follow `first` wide rows, of which `count` and `tail`.
+// The values behind `first` wide rows: `count` wide rows and a tail of them.
 BnActRows part(BnActRows a, const BnActParams& p, int64_t first, int64_t count, int64_t tail,
                bool narrow_output) {
   const int64_t bytes = first * a.width * itemsize(p.storage);
@@ -140,7 +131,7 @@ BnActRows part(BnActRows a, const BnActParams& p, int64_t first, int64_t count, 
   return a;
 }
 
-// `rows` rows of `from_bytes` to as many of `to_bytes`: cut, or filled up with zeros.
+// Copies `rows` rows of `from_bytes` to as many of `to_bytes`: cut, or filled up with zeros.
 void copy_rows(const void* from, int64_t from_bytes, void* to, int64_t to_bytes, int64_t rows) {
   const int64_t common = std::min(from_bytes, to_bytes);
   for (int64_t i = 0; i < rows; ++i) {
@@ -186,7 +177,7 @@ float first_value(const void* values, Dtype storage, int64_t i) {
   return value;
 }
 
-// The sums of all that belongs to one channel: [2, width] to [2, channels].
+// Adds up what belongs to one channel: [2, width] to [2, channels].
 void fold(const float* sums, int64_t width, int64_t channels, double* folded) {
   for (int64_t k = 0; k < 2; ++k, sums += width, folded += channels) {
     std::fill_n(folded, channels, 0.0);
@@ -195,7 +186,7 @@ void fold(const float* sums, int64_t width, int64_t channels, double* folded) {
   }
 }
 
-// Repeats what is one value per channel, to a wide row of them.
+// Repeats one value per channel to a wide row of them.
 void repeat(float* to, int64_t channels, int64_t width) {
   for (int64_t c = channels; c < width; ++c) to[c] = to[c - channels];
 }
@@ -204,7 +195,7 @@ double inverse_deviation(float var, float eps) {
   return 1.0 / std::sqrt(static_cast<double>(var) + static_cast<double>(eps));
 }
 
-// Rows with all that normalizes them, which is put into `channels`: [3, width].
+// Returns rows with all that normalizes them, which is put into `channels`: [3, width].
 BnActRows normalizing(const BnActParams& p, int64_t width, const float* mean, const float* var,
                       const float* weight, const float* bias, float* channels) {
   float *means = channels, *scale = means + width, *shift = scale + width;
@@ -229,7 +220,7 @@ BnActRows normalizing(const BnActParams& p, int64_t width, const float* mean, co
 int64_t bn_act_workspace_cpu(const BnActParams& p, int threads) {
   if (!validate(p).ok() || threads < 1) return 0;
   const Workspace space(p, wide_row(p.channels, widest_vector), threads, nullptr);
-  return static_cast<int64_t>(space.end) + alignment;
+  return static_cast<int64_t>(space.end) + scratch_line;
 }
 
 Status batch_statistics_cpu(const BnActParams& p, const void* x, void* workspace, int threads, Isa isa,
@@ -238,7 +229,7 @@ Status batch_statistics_cpu(const BnActParams& p, const void* x, void* workspace
   std::fill_n(mean, p.channels, 0.f);
   std::fill_n(var, p.channels, 0.f);
   if (p.rows == 0) return {};
-  const BnActKernels& run = kernels(isa);
+  const BnActKernels& run = kernels[isa];
   const Blocks blocks(p, run.width);
   const Workspace space(p, blocks.width, threads, workspace);
   const int64_t channels = p.channels, width = blocks.width;
@@ -307,7 +298,7 @@ Status bn_act_forward_cpu(const BnActParams& p, const void* x, const float* mean
                           int threads, Isa isa, void* y) {
   if (const Status status = check(p, threads, isa); !status.ok()) return status;
   if (p.rows == 0) return {};
-  const BnActKernels& run = kernels(isa);
+  const BnActKernels& run = kernels[isa];
   const Blocks blocks(p, run.width);
   const Workspace space(p, blocks.width, threads, workspace);
   BnActRows a = normalizing(p, blocks.width, mean, var, weight, bias, space.channels);
@@ -330,7 +321,7 @@ Status bn_act_sums_cpu(const BnActParams& p, const void* grad, const void* x, co
   std::fill_n(sums, 2 * channels, 0.0);
   sums[2 * channels] = static_cast<double>(p.rows);
   if (p.rows > 0) {
-    const BnActKernels& run = kernels(isa);
+    const BnActKernels& run = kernels[isa];
     const Blocks blocks(p, run.width);
     const int64_t width = blocks.width;
     const Workspace space(p, width, threads, workspace);
@@ -364,7 +355,7 @@ Status bn_act_grad_x_cpu(const BnActParams& p, const void* grad, const void* x, 
                          void* grad_x) {
   if (const Status status = check(p, threads, isa); !status.ok()) return status;
   if (p.rows == 0) return {};
-  const BnActKernels& run = kernels(isa);
+  const BnActKernels& run = kernels[isa];
   const Blocks blocks(p, run.width);
   const int64_t channels = p.channels, width = blocks.width;
   const Workspace space(p, width, threads, workspace);
@@ -399,7 +390,7 @@ Status bn_act_backward_cpu(const BnActParams& p, const void* grad, const void* x
                            void* workspace, int threads, Isa isa, void* grad_x, float* grad_weight,
                            float* grad_bias, void* grad_residual) {
   if (const Status status = check(p, threads, isa); !status.ok()) return status;
-  const Workspace space(p, wide_row(p.channels, kernels(isa).width), threads, workspace);
+  const Workspace space(p, wide_row(p.channels, kernels[isa].width), threads, workspace);
   if (grad_weight || grad_bias || grad_residual || (p.batch_statistics && grad_x)) {
     const Status status = bn_act_sums_cpu(p, grad, x, mean, var, weight, bias, residual, workspace, threads,
                                           isa, space.total, grad_weight, grad_bias, grad_residual);

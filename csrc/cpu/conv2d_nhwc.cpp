@@ -2,13 +2,14 @@
 // (see schedule_kernels.h), of weights that are packed at each call.
 //
 // The gradient of the input is a convolution of the output's gradient; with a stride, several (see
-// conv2d_nhwc_plan.h), computed as one into scratch memory, from where each image's rows are put together.
+// conv2d_nhwc_layout.h), computed as one into scratch memory, from where each image's rows are put together.
 #include "lasfast/conv2d_nhwc.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "conv2d_nhwc_plan.h"
+#include "conv2d_nhwc_layout.h"
+#include "dispatch.h"
 #include "partial_statistics.h"
 #include "schedule_check.h"
 
@@ -17,28 +18,28 @@ namespace {
 
 // Scratch memory, from the front: packed weights, partial statistics, then each thread's own.
 struct Layout {
-  DensePlan plan;
+  CellConvolution conv;
   int64_t items, each;  // images of an item
   int64_t weight_bytes, partial_bytes, sums_bytes, phase_bytes;
 
-  Layout(const Convolution& c, Isa isa) : plan(c.plan(isa)), each(plan.item_images()) {
+  Layout(const Convolution& c, Isa isa) : conv(c.in_cells(isa)), each(conv.item_images()) {
     items = divide_up(c.images, each);
-    weight_bytes = round_to(packed_bytes(c, plan, isa), scratch_line);
+    weight_bytes = round_to(packed_bytes(c, conv, isa), scratch_line);
     partial_bytes = round_to(items * 2 * c.out_channels * 4, scratch_line);
     sums_bytes = round_to(3 * (c.out_channels + 16) * 4, scratch_line);
     const int64_t values = each * c.out_height * c.out_width * c.out_channels;
     phase_bytes = c.phased ? round_to(values * itemsize(c.storage), scratch_line) : 0;
   }
-  int64_t thread_bytes() const { return sums_bytes + plan.cell_bytes + phase_bytes; }
+  int64_t thread_bytes() const { return sums_bytes + conv.cell_bytes + phase_bytes; }
 };
 
-// Copies of a few lines, which a call would take longer than.
+// Copies a few lines, faster than a call of memcpy.
 void copy(char* to, const char* from, int64_t bytes) {
   for (; bytes >= 32; bytes -= 32, to += 32, from += 32) std::memcpy(to, from, 32);
   for (int64_t i = 0; i < bytes; ++i) to[i] = from[i];
 }
 
-// Images of which all phases were computed, to their places. What no tap reaches becomes zero.
+// Puts the rows of images together from their phases. What no tap reaches becomes zero.
 void interleave(const Conv2dNhwcParams& p, const Convolution& c, const char* from, int64_t images, char* to) {
   const int64_t bytes = p.c_in * itemsize(c.storage), part = c.width * itemsize(c.storage);
   const int64_t row_bytes = p.width * bytes, from_row = c.out_width * c.phases * c.phases * part;
@@ -67,10 +68,10 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
            int threads, Isa isa, void* output, float* mean, float* variance) {
   const Convolution c(p, pass, isa);
   const Layout layout(c, isa);
-  char* const packed = align_scratch(workspace);
+  char* const packed = align_line(workspace);
   auto* const partial = reinterpret_cast<float*>(packed + layout.weight_bytes);
   char* const own = packed + layout.weight_bytes + layout.partial_bytes;
-  pack_weight(p, c, layout.plan, weight, threads, isa, packed);
+  pack_weight(p, c, layout.conv, weight, threads, isa, packed);
 
   TapRange ranges[schedule_max_kernel];
   for (int64_t i = 0; i < c.phases; ++i) ranges[i] = c.phase[i].range;
@@ -86,7 +87,7 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
   args.stride = c.stride;
   args.padding = c.padding;
   args.weight = packed;
-  args.cells = layout.plan.cells;
+  args.cells = layout.conv.cells;
   args.phases = c.phased ? c.phases : 0;
   args.tap_ranges = ranges;
   const int64_t in_bytes = c.in_channels * c.in_height * c.in_width * itemsize(c.storage);
@@ -98,7 +99,7 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
     const int64_t first = i * layout.each;
     char* const scratch = own + thread_number() * layout.thread_bytes();
     char* const result = static_cast<char*>(output) + first * out_bytes;
-    char* const phases = scratch + layout.sums_bytes + layout.plan.cell_bytes;
+    char* const phases = scratch + layout.sums_bytes + layout.conv.cell_bytes;
     args.images = std::min(layout.each, c.images - first);
     args.input = static_cast<const char*>(input) + first * in_bytes;
     args.output = c.phased ? phases : result;
@@ -123,25 +124,16 @@ bool empty(const Conv2dNhwcParams& p) {
   return p.batch * p.c_in * p.height * p.width * p.c_out * p.out_height * p.out_width == 0;
 }
 
-// isa has them for the storage.
+constexpr KernelTables<GradWeightKernels> on_floats = {
+    {LASFAST_GENERIC(grad_weight_kernels), LASFAST_AVX2(grad_weight_kernels),
+     LASFAST_AVX512(grad_weight_kernels), nullptr, nullptr}};
+// The first three are not reached: bf16 has been refused there.
+constexpr KernelTables<GradWeightKernels> on_bf16 = {{LASFAST_GENERIC(grad_weight_kernels), nullptr, nullptr,
+                                                      LASFAST_AVX512_BF16(grad_weight_kernels),
+                                                      LASFAST_AMX(grad_weight_kernels)}};
+
 const GradWeightKernels& grad_weight_kernels(Dtype storage, Isa isa) {
-  if (storage == Dtype::float32) {
-#ifdef LASFAST_HAS_AVX512
-    if (isa >= Isa::avx512) return avx512_grad_weight_kernels;
-#endif
-#ifdef LASFAST_HAS_AVX2
-    if (isa >= Isa::avx2) return avx2_grad_weight_kernels;
-#endif
-    return generic_grad_weight_kernels;
-  }
-#ifdef LASFAST_HAS_AMX
-  if (isa == Isa::amx) return amx_grad_weight_kernels;
-#endif
-#ifdef LASFAST_HAS_AVX512_BF16
-  return avx512_bf16_grad_weight_kernels;
-#else
-  return generic_grad_weight_kernels;  // not reached: bf16 has been refused
-#endif
+  return storage == Dtype::float32 ? on_floats[isa] : on_bf16[isa];
 }
 
 Status check(const Conv2dNhwcParams& p, Pass pass, int threads, Isa isa) {

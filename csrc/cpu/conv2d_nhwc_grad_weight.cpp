@@ -6,26 +6,27 @@
 #include <algorithm>
 
 #include "conv2d_nhwc_kernels.h"
-#include "conv2d_nhwc_plan.h"
+#include "conv2d_nhwc_layout.h"
 
 namespace lasfast {
 namespace {
 
 constexpr int64_t tile = 16, tile_sums = tile * tile;
-// Of a block of sums, before the next one's: the first-level cache holds their operands.
+// How many steps a block of sums takes before the next one does: the first-level cache holds their operands.
 constexpr int64_t tile_steps_together = 16, vector_steps_together = 128;
 constexpr int64_t sums_bytes = 1 << 20;  // of an item: they should stay in a core's second-level cache
 constexpr int64_t least_slab_of_one = 128, least_slab = 32;  // channels, of a 1x1 kernel and others
 constexpr int64_t part_values = 2048, most_items = 8;        // of a part: images' positions
 
-struct GradWeightPlan {
+// How the work is split into items.
+struct GradWeightSplit {
   GradWeightItem item;  // of all images and channels
   bool swapped;         // the left side is the gradient
   int64_t slab, slabs;  // channels of an item, and how many such
   int64_t part_images, parts;
   int64_t left_bytes, right_bytes, part_floats, slab_floats;
 
-  GradWeightPlan(const Conv2dNhwcParams& p, const GradWeightKernels& kernels);
+  GradWeightSplit(const Conv2dNhwcParams& p, const GradWeightKernels& kernels);
 
   int64_t scratch_bytes() const { return left_bytes + right_bytes; }
   int64_t slab_channels(int64_t i) const { return std::min(slab, item.left.channels - i * slab); }
@@ -37,7 +38,7 @@ struct GradWeightPlan {
   }
 };
 
-GradWeightPlan::GradWeightPlan(const Conv2dNhwcParams& p, const GradWeightKernels& kernels) : item{} {
+GradWeightSplit::GradWeightSplit(const Conv2dNhwcParams& p, const GradWeightKernels& kernels) : item{} {
   GradWeightSide input{nullptr, p.height * p.width * p.c_in, p.width * p.c_in, p.c_in, p.c_in};
   GradWeightSide grad{nullptr, p.out_height * p.out_width * p.c_out, p.out_width * p.c_out, p.c_out, p.c_out};
   item.images = p.batch;
@@ -104,47 +105,47 @@ GradWeightPlan::GradWeightPlan(const Conv2dNhwcParams& p, const GradWeightKernel
 }  // namespace
 
 int64_t grad_weight_workspace(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, int threads) {
-  const GradWeightPlan plan(p, kernels);
-  return scratch_line + threads * plan.scratch_bytes() +
-         plan.parts * plan.part_floats * int64_t{sizeof(float)};
+  const GradWeightSplit split(p, kernels);
+  return scratch_line + threads * split.scratch_bytes() +
+         split.parts * split.part_floats * int64_t{sizeof(float)};
 }
 
 void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, const void* grad_output,
                  const void* input, void* workspace, int threads, float* result) {
-  const GradWeightPlan plan(p, kernels);
+  const GradWeightSplit split(p, kernels);
   const auto at = [&](const void* values, int64_t index) {
     return static_cast<const char*>(values) + index * itemsize(p.storage);
   };
-  char* const scratch = align_scratch(workspace);
-  float* const sums = reinterpret_cast<float*>(scratch + threads * plan.scratch_bytes());
+  char* const scratch = align_line(workspace);
+  float* const sums = reinterpret_cast<float*>(scratch + threads * split.scratch_bytes());
 
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t i = 0; i < plan.parts * plan.slabs; ++i) {
-    const int64_t part = i / plan.slabs, slab = i % plan.slabs;
-    const int64_t first = part * plan.part_images;
-    char* const own = scratch + thread_number() * plan.scratch_bytes();
-    GradWeightItem item = plan.item;
-    item.images = std::min(plan.part_images, item.images - first);
-    item.left.values = at(plan.swapped ? grad_output : input, first * item.left.image + slab * plan.slab);
-    item.right.values = at(plan.swapped ? input : grad_output, first * item.right.image);
-    item.left.channels = plan.slab_channels(slab);
+  for (int64_t i = 0; i < split.parts * split.slabs; ++i) {
+    const int64_t part = i / split.slabs, slab = i % split.slabs;
+    const int64_t first = part * split.part_images;
+    char* const own = scratch + thread_number() * split.scratch_bytes();
+    GradWeightItem item = split.item;
+    item.images = std::min(split.part_images, item.images - first);
+    item.left.values = at(split.swapped ? grad_output : input, first * item.left.image + slab * split.slab);
+    item.right.values = at(split.swapped ? input : grad_output, first * item.right.image);
+    item.left.channels = split.slab_channels(slab);
     item.left_tiles = divide_up(item.kernel * item.left.channels, tile);
     item.left_scratch = own;
-    item.right_scratch = own + plan.left_bytes;
-    item.sums = sums + part * plan.part_floats + slab * plan.slab_floats;
+    item.right_scratch = own + split.left_bytes;
+    item.sums = sums + part * split.part_floats + slab * split.slab_floats;
     kernels.run(item);
   }
 
-  const int64_t right_tiles = plan.item.right_tiles, *step = p.weight_stride;
+  const int64_t right_tiles = split.item.right_tiles, *step = p.weight_stride;
 #pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < plan.slabs * right_tiles; ++i) {
-    const int64_t slab = i / right_tiles, channels = plan.slab_channels(slab);
-    const int64_t left_step = step[plan.swapped ? 0 : 1], right_step = step[plan.swapped ? 1 : 0];
+  for (int64_t i = 0; i < split.slabs * right_tiles; ++i) {
+    const int64_t slab = i / right_tiles, channels = split.slab_channels(slab);
+    const int64_t left_step = step[split.swapped ? 0 : 1], right_step = step[split.swapped ? 1 : 0];
     const int64_t row_floats = kernels.tiles ? tile : right_tiles * tile;
-    kernels.store({sums + slab * plan.slab_floats, plan.parts, plan.part_floats, right_tiles * tile_sums,
-                   kernels.tiles ? tile_sums : tile, row_floats, plan.item.kernel, channels,
-                   plan.item.right.channels, divide_up(plan.item.kernel * channels, tile), right_tiles,
-                   result + slab * plan.slab * left_step, left_step, right_step, step[2], step[3]},
+    kernels.store({sums + slab * split.slab_floats, split.parts, split.part_floats, right_tiles * tile_sums,
+                   kernels.tiles ? tile_sums : tile, row_floats, split.item.kernel, channels,
+                   split.item.right.channels, divide_up(split.item.kernel * channels, tile), right_tiles,
+                   result + slab * split.slab * left_step, left_step, right_step, step[2], step[3]},
                   i % right_tiles);
   }
 }

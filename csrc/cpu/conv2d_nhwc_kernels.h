@@ -42,7 +42,7 @@ struct GradWeightItem {
   float* sums;  // overwritten
 };
 
-// Adds the sums of `parts` items up, in order, and stores them.
+// The sums of `parts` items, which are added up in order, and where they are stored.
 struct GradWeightResult {
   const float* sums;
   int64_t parts, part_floats;

@@ -1,4 +1,4 @@
-// What the files of conv2d_nhwc share.
+// What the files of conv2d_nhwc share: a pass as a convolution of a schedule.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,10 @@
 
 namespace lasfast {
 
-inline char* align_scratch(void* p) {
-  const auto address = reinterpret_cast<uintptr_t>(p);
-  return reinterpret_cast<char*>((address + scratch_line - 1) / scratch_line * scratch_line);
-}
-
-// Forward or gradient of the input as a convolution of a schedule. With a stride s, the gradient at rows and
-// columns that are a, b modulo s is a convolution of stride 1 of its own: all of them (but for those that no
-// tap reaches) are parts, `width` channels each, of one convolution's output, [images, out_height, out_width,
-// rows' phases, columns' phases, width].
+// The forward pass or the gradient of the input as a convolution of a schedule. With a stride s, the gradient
+// at rows and columns that are a, b modulo s is a convolution of stride 1 of its own: all of them (but for
+// those that no tap reaches) are parts, `width` channels each, of one convolution's output, [images,
+// out_height, out_width, rows' phases, columns' phases, width].
 struct Convolution {
   struct Phase {
     int64_t residue;  // of rows or columns, modulo the stride
@@ -36,18 +31,18 @@ struct Convolution {
 
   Convolution(const Conv2dNhwcParams& p, Pass pass, Isa isa);
 
-  // As a schedule has it.
+  // The convolution as a schedule has it.
   Operation operation() const;
   Value input() const;
-  DensePlan plan(Isa isa) const;
+  CellConvolution in_cells(Isa isa) const;
 };
 
-// Packs the weight.
-int64_t packed_bytes(const Convolution& c, const DensePlan& plan, Isa isa);
-void pack_weight(const Conv2dNhwcParams& p, const Convolution& c, const DensePlan& plan, const void* weight,
-                 int threads, Isa isa, char* packed);
+// Bytes of the packed weight, and packing it.
+int64_t packed_bytes(const Convolution& c, const CellConvolution& conv, Isa isa);
+void pack_weight(const Conv2dNhwcParams& p, const Convolution& c, const CellConvolution& conv,
+                 const void* weight, int threads, Isa isa, char* packed);
 
-// Parameters were checked, and nothing is empty.
+// The gradient of the weight, of parameters that were checked and no empty tensor.
 int64_t grad_weight_workspace(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, int threads);
 void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, const void* grad_output,
                  const void* input, void* workspace, int threads, float* result);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "conv2d_nhwc_plan.h"
+#include "conv2d_nhwc_layout.h"
 #include "schedule_pack.h"
 
 namespace lasfast {
@@ -76,7 +76,7 @@ Operation Convolution::operation() const {
   return op;
 }
 
-// Of a size that, padded alike on both sides, gives the output's.
+// The input, of a size that gives the output's where it is padded alike on both sides.
 Value Convolution::input() const {
   Value value{};
   value.channels = static_cast<int32_t>(in_channels);
@@ -85,10 +85,10 @@ Value Convolution::input() const {
   return value;
 }
 
-DensePlan Convolution::plan(Isa isa) const {
-  DensePlan plan(operation(), input(), storage, isa, images);
-  if (phased) plan.cells.columns = 1;  // of which each phase has its own
-  return plan;
+CellConvolution Convolution::in_cells(Isa isa) const {
+  CellConvolution conv(operation(), input(), storage, isa, images);
+  if (phased) conv.cells.columns = 1;  // of which each phase has its own
+  return conv;
 }
 
 namespace {
@@ -112,7 +112,7 @@ struct Source {
   const Convolution::Phase& row_phase(int64_t out) const { return c.phase[out / c.width / c.phases]; }
   const Convolution::Phase& column_phase(int64_t out) const { return c.phase[out / c.width % c.phases]; }
 
-  // Which tap of the weight one of the window is; -1: none.
+  // The tap of the weight that a tap of the window stands for; -1: none.
   int64_t tap(const Convolution::Phase& phase, int64_t place) const {
     if (place < phase.range.first || place > phase.range.last) return -1;
     return phase.tap + (phase.range.last - place) * p.stride;
@@ -124,7 +124,7 @@ struct Source {
   }
   int64_t out_step() const { return p.weight_stride[transposed() ? 1 : 0]; }
   int64_t in_step() const { return p.weight_stride[transposed() ? 0 : 1]; }
-  // Of output channels from `out` on, how many there are in its phase.
+  // How many output channels from `out` on there are in its phase.
   int64_t outs(int64_t out) const { return (transposed() ? p.c_in : p.c_out) - out % c.width; }
 
   float operator()(int64_t out, int64_t row, int64_t column, int64_t channel) const {
@@ -158,12 +158,12 @@ struct Block {
 };
 
 template <class W>
-void pack_floats(const Source<W>& source, const DensePlan& plan, const Block& block) {
+void pack_floats(const Source<W>& source, const CellConvolution& conv, const Block& block) {
   const W* const weight = source.weight + block.out % source.c.width * source.out_step();
   const int64_t out_step = source.out_step(), in_step = source.in_step();
   auto* to = reinterpret_cast<float*>(block.packed);
   for (int64_t t = 0; t < block.taps; ++t)
-    for (int64_t c = 0; c < plan.channels; ++c, to += block.width) {
+    for (int64_t c = 0; c < conv.channels; ++c, to += block.width) {
       const int64_t outs = block.offset[t] < 0 ? 0 : block.outs;
       const W* const from = weight + std::max<int64_t>(0, block.offset[t]) + c * in_step;
       for (int64_t i = 0; i < outs; ++i) to[i] = source.value(from[i * out_step]);
@@ -173,12 +173,12 @@ void pack_floats(const Source<W>& source, const DensePlan& plan, const Block& bl
 
 #ifdef LASFAST_HAS_AVX512_BF16
 template <class W>
-PackPairs pairs_of(const Source<W>& source, const DensePlan& plan, const Block& block) {
+PackPairs pairs_of(const Source<W>& source, const CellConvolution& conv, const Block& block) {
   PackPairs pairs{};
   pairs.weight = source.weight + block.out % source.c.width * source.out_step();
   pairs.bf16 = source.p.weight == Dtype::bfloat16;
   pairs.outs = std::min(tile_cells, block.outs);
-  pairs.channels = plan.channels;
+  pairs.channels = conv.channels;
   pairs.out_step = source.out_step();
   pairs.in_step = source.in_step();
   pairs.tap_offset = block.offset;
@@ -188,24 +188,24 @@ PackPairs pairs_of(const Source<W>& source, const DensePlan& plan, const Block& 
 }
 
 template <class W>
-void pack_by_tiles(const Source<W>& source, const DensePlan& plan, const Block& block) {
-  PackPairs pairs = pairs_of(source, plan, block);
-  const bool shared = plan.cells.columns > 1;  // the last piece's cells hold several columns
-  if (shared) pairs.channels = (plan.cells.chunks - 1) * tile_depth;
+void pack_by_tiles(const Source<W>& source, const CellConvolution& conv, const Block& block) {
+  PackPairs pairs = pairs_of(source, conv, block);
+  const bool shared = conv.cells.columns > 1;  // the last piece's cells hold several columns
+  if (shared) pairs.channels = (conv.cells.chunks - 1) * tile_depth;
   pairs.pairs = divide_up(pairs.channels, tile_depth) * tile_depth / 2;
   pairs.pair_step = 2 * tile_cells;
   pairs.tap_step = tile_values;
   pairs.piece_step = block.taps * tile_values;
   avx512_bf16_pack_pairs(pairs);
   if (shared)
-    pack_tiles(plan, source.c.out_channels, block.out, (plan.cells.chunks - 1) * block.taps, source,
+    pack_tiles(conv, source.c.out_channels, block.out, (conv.cells.chunks - 1) * block.taps, source,
                reinterpret_cast<uint16_t*>(block.packed));
 }
 
 template <class W>
-void pack_by_pairs(const Source<W>& source, const DensePlan& plan, const Block& block) {
-  PackPairs pairs = pairs_of(source, plan, block);
-  pairs.pairs = plan.cells.size;
+void pack_by_pairs(const Source<W>& source, const CellConvolution& conv, const Block& block) {
+  PackPairs pairs = pairs_of(source, conv, block);
+  pairs.pairs = conv.cells.size;
   pairs.pair_step = 2 * block.width;
   pairs.tap_step = pairs.pairs * pairs.pair_step;
   pairs.piece_step = tile_cells * pairs.pair_step;
@@ -219,13 +219,13 @@ void pack_by_pairs(const Source<W>& source, const DensePlan& plan, const Block& 
 #endif
 
 template <class W>
-void pack(const Source<W>& source, const DensePlan& plan, int threads, Isa isa, char* packed) {
+void pack(const Source<W>& source, const CellConvolution& conv, int threads, Isa isa, char* packed) {
   const Convolution& c = source.c;
-  const int64_t vector = schedule_kernels(isa).width, most = plan.tiles ? tile_cells : 2 * vector;
+  const int64_t vector = schedule_kernels(isa).width, most = conv.tiles ? tile_cells : 2 * vector;
   const int64_t blocks = divide_up(c.width, most);  // of a phase
   const auto channel_bytes = [&](int64_t taps) {
-    if (!plan.tiles) return 4 * taps * plan.cells.size;
-    return 2 * tile_depth * (c.phased ? taps * plan.cells.chunks : tile_steps(plan));
+    if (!conv.tiles) return 4 * taps * conv.cells.size;
+    return 2 * tile_depth * (c.phased ? taps * conv.cells.chunks : tile_steps(conv));
   };
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t i = 0; i < c.phases * c.phases * blocks; ++i) {
@@ -240,28 +240,28 @@ void pack(const Source<W>& source, const DensePlan& plan, int threads, Isa isa, 
     block.taps = offsets(source, block.out, block.offset);
     block.packed += channel_bytes(block.taps) * first;
 #ifdef LASFAST_HAS_AVX512_BF16
-    if (plan.pairs || plan.tiles) {
-      plan.pairs ? pack_by_pairs(source, plan, block) : pack_by_tiles(source, plan, block);
+    if (conv.pairs || conv.tiles) {
+      conv.pairs ? pack_by_pairs(source, conv, block) : pack_by_tiles(source, conv, block);
       continue;
     }
 #endif
-    pack_floats(source, plan, block);
+    pack_floats(source, conv, block);
   }
 }
 
 }  // namespace
 
-int64_t packed_bytes(const Convolution& c, const DensePlan& plan, Isa isa) {
-  if (!plan.tiles) return schedule_packed_bytes_cpu(c.operation(), c.input(), c.storage, isa);
-  return tile_steps(plan) * divide_up(c.out_channels, tile_cells) * tile_values * 2;
+int64_t packed_bytes(const Convolution& c, const CellConvolution& conv, Isa isa) {
+  if (!conv.tiles) return schedule_packed_bytes_cpu(c.operation(), c.input(), c.storage, isa);
+  return tile_steps(conv) * divide_up(c.out_channels, tile_cells) * tile_values * 2;
 }
 
-void pack_weight(const Conv2dNhwcParams& p, const Convolution& c, const DensePlan& plan, const void* weight,
-                 int threads, Isa isa, char* packed) {
+void pack_weight(const Conv2dNhwcParams& p, const Convolution& c, const CellConvolution& conv,
+                 const void* weight, int threads, Isa isa, char* packed) {
   if (p.weight == Dtype::float32)
-    pack(Source<float>{p, c, static_cast<const float*>(weight)}, plan, threads, isa, packed);
+    pack(Source<float>{p, c, static_cast<const float*>(weight)}, conv, threads, isa, packed);
   else
-    pack(Source<Bf16>{p, c, static_cast<const Bf16*>(weight)}, plan, threads, isa, packed);
+    pack(Source<Bf16>{p, c, static_cast<const Bf16*>(weight)}, conv, threads, isa, packed);
 }
 
 }  // namespace lasfast

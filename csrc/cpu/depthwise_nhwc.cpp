@@ -12,7 +12,9 @@
 #include <limits>
 
 #include "depthwise_nhwc_kernels.h"
+#include "dispatch.h"
 #include "lasfast/round.h"
+#include "scratch.h"
 #include "threads.h"
 #include "vec.h"
 
@@ -22,32 +24,19 @@ namespace {
 constexpr int64_t piece_bytes = 128 << 10;  // read and written; the next one is prefetched beside it
 constexpr int64_t least_rows = 8;           // of a band: the rows above and below it are read twice
 constexpr int64_t most_parts = 32;          // of the weight's gradient
-constexpr int64_t line = 64;
-constexpr int most_width = 16;  // of vectors
+constexpr int most_width = 16;              // of vectors
 
-const DepthwiseKernels& kernels(Isa isa) {
-#ifdef LASFAST_HAS_AVX512_BF16
-  if (isa >= Isa::avx512_bf16) return avx512_bf16_depthwise_kernels;
-#endif
-#ifdef LASFAST_HAS_AVX512
-  if (isa == Isa::avx512) return avx512_depthwise_kernels;
-#endif
-#ifdef LASFAST_HAS_AVX2
-  if (isa == Isa::avx2) return avx2_depthwise_kernels;
-#endif
-  (void)isa;
-  return generic_depthwise_kernels;
-}
+constexpr KernelTables<DepthwiseKernels> kernels = {
+    {LASFAST_GENERIC(depthwise_kernels), LASFAST_AVX2(depthwise_kernels), LASFAST_AVX512(depthwise_kernels),
+     LASFAST_AVX512_BF16(depthwise_kernels), nullptr}};
 
 Status check(const DepthwiseNhwcParams& p, int threads, Isa isa) {
   if (const Status status = validate(p); !status.ok()) return status;
   return check_run(threads, isa);
 }
 
-int64_t item_size(Dtype dtype) { return dtype == Dtype::bfloat16 ? sizeof(Bf16) : sizeof(float); }
-
 int64_t image_bytes(const DepthwiseNhwcParams& p) {
-  return (p.height * p.width + p.out_height * p.out_width) * p.channels * item_size(p.storage);
+  return (p.height * p.width + p.out_height * p.out_width) * p.channels * itemsize(p.storage);
 }
 
 // How a batch of images of `height` rows is cut.
@@ -83,13 +72,9 @@ int64_t part_count(const DepthwiseNhwcParams& p, int64_t pieces) {
 
 int64_t vector_count(const DepthwiseNhwcParams& p, int width) { return divide_up(p.channels, width); }
 
-// Slot and place in it of a channel, in the arrays kept per vector (depthwise_nhwc_kernels.h).
+// The channel that a vector begins with (see depthwise_nhwc_kernels.h).
 int64_t slot_begin(const DepthwiseNhwcParams& p, int64_t vector, int width) {
   return std::max<int64_t>(0, std::min(vector * width, p.channels - width));
-}
-
-float* align_line(void* p) {
-  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(p) + line - 1) / line * line);
 }
 
 float widened(float value) { return value; }
@@ -136,7 +121,7 @@ void pack_as(const DepthwiseNhwcParams& p, Pass pass, const T* weight, int width
 const char* bytes_at(const void* p, int64_t bytes) { return static_cast<const char*>(p) + bytes; }
 char* bytes_at(void* p, int64_t bytes) { return static_cast<char*>(p) + bytes; }
 
-// What the piece after `number` uses of two tensors, of so many bytes an image.
+// What the piece after `number` reads or writes of two tensors, of so many bytes an image.
 DepthwiseAhead ahead_of(const DepthwiseNhwcParams& p, const Pieces& pieces, int64_t height, int64_t number,
                         const void* first, int64_t first_image, const void* second, int64_t second_image) {
   const auto begin = [&](int64_t i, int64_t image) {
@@ -206,7 +191,7 @@ void weight_gradient(const DepthwiseNhwcParams& p, const void* grad_output, cons
   const int width = run.width;
   const int64_t vectors = vector_count(p, width), taps = p.kernel * p.kernel,
                 part_floats = vectors * taps * width;
-  const int64_t pixel = p.channels * item_size(p.storage);
+  const int64_t pixel = p.channels * itemsize(p.storage);
   const Pieces pieces(p, p.out_height);
   const int64_t parts = part_count(p, pieces.count);
   // Channels do not meet, so that where parts are few, threads share those too.
@@ -249,12 +234,12 @@ int64_t depthwise_nhwc_workspace_cpu(const DepthwiseNhwcParams& p, Pass pass, Is
   if (!validate(p).ok() || !isa_supported(isa)) return 0;
   if (p.batch * p.channels == 0) return 0;
   if (pass != Pass::grad_input && p.out_height * p.out_width == 0) return 0;
-  const int width = kernels(isa).width;
+  const int width = kernels[isa].width;
   const int64_t slots = vector_count(p, width) * width, taps = p.kernel * p.kernel * slots;
   int64_t floats = taps;
   if (pass == Pass::forward) floats += 2 * slots * Pieces(p, p.out_height).count;
   if (pass == Pass::grad_weight) floats = taps * part_count(p, Pieces(p, p.out_height).count);
-  return floats * int64_t{sizeof(float)} + line;
+  return floats * int64_t{sizeof(float)} + scratch_line;
 }
 
 Status depthwise_nhwc_forward_cpu(const DepthwiseNhwcParams& p, const void* input, const void* weight,
@@ -269,11 +254,11 @@ Status depthwise_nhwc_forward_cpu(const DepthwiseNhwcParams& p, const void* inpu
     }
     return {};
   }
-  const DepthwiseKernels& run = kernels(isa);
+  const DepthwiseKernels& run = kernels[isa];
   const auto forward = run.storage[static_cast<int>(p.storage)].forward;
-  const int64_t slots = vector_count(p, run.width) * run.width, pixel = p.channels * item_size(p.storage);
+  const int64_t slots = vector_count(p, run.width) * run.width, pixel = p.channels * itemsize(p.storage);
   const Pieces pieces(p, p.out_height);
-  float* packed = align_line(workspace);
+  float* packed = align_line<float>(workspace);
   float* statistics = packed + p.kernel * p.kernel * slots;
   pack(p, Pass::forward, weight, run.width, packed);
 
@@ -300,11 +285,11 @@ Status depthwise_nhwc_grad_input_cpu(const DepthwiseNhwcParams& p, const void* g
                                      void* grad_input) {
   if (const Status status = check(p, threads, isa); !status.ok()) return status;
   if (p.batch * p.height * p.width * p.channels == 0) return {};
-  const DepthwiseKernels& run = kernels(isa);
+  const DepthwiseKernels& run = kernels[isa];
   const auto gradient = run.storage[static_cast<int>(p.storage)].grad_input;
-  const int64_t pixel = p.channels * item_size(p.storage);
+  const int64_t pixel = p.channels * itemsize(p.storage);
   const Pieces pieces(p, p.height);
-  float* packed = align_line(workspace);
+  float* packed = align_line<float>(workspace);
   pack(p, Pass::grad_input, weight, run.width, packed);
 
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -324,7 +309,7 @@ Status depthwise_nhwc_grad_weight_cpu(const DepthwiseNhwcParams& p, const void* 
                                       const void* input, void* workspace, int threads, Isa isa,
                                       float* grad_weight) {
   if (const Status status = check(p, threads, isa); !status.ok()) return status;
-  weight_gradient(p, grad_output, input, align_line(workspace), threads, kernels(isa), p.weight_stride,
+  weight_gradient(p, grad_output, input, align_line<float>(workspace), threads, kernels[isa], p.weight_stride,
                   grad_weight, [](const Pieces&, int64_t) {});
   return {};
 }
@@ -334,15 +319,15 @@ Status depthwise_nhwc_backward_cpu(const DepthwiseNhwcParams& p, const void* gra
                                    int threads, Isa isa, void* grad_input, float* grad_weight) {
   if (const Status status = check(p, threads, isa); !status.ok()) return status;
   if (p.batch * p.out_height * p.out_width * p.channels == 0) {  // no pieces
-    weight_gradient(p, grad_output, input, nullptr, threads, kernels(isa), grad_weight_stride, grad_weight,
+    weight_gradient(p, grad_output, input, nullptr, threads, kernels[isa], grad_weight_stride, grad_weight,
                     [](const Pieces&, int64_t) {});
     return depthwise_nhwc_grad_input_cpu(p, grad_output, weight, workspace, threads, isa, grad_input);
   }
-  const DepthwiseKernels& run = kernels(isa);
+  const DepthwiseKernels& run = kernels[isa];
   const auto gradient = run.storage[static_cast<int>(p.storage)].grad_input;
-  const int64_t pixel = p.channels * item_size(p.storage);
+  const int64_t pixel = p.channels * itemsize(p.storage);
   const int64_t image = p.height * p.width * pixel, out_image = p.out_height * p.out_width * pixel;
-  float* packed = align_line(workspace);
+  float* packed = align_line<float>(workspace);
   float* sums = packed + p.kernel * p.kernel * vector_count(p, run.width) * run.width;
   pack(p, Pass::grad_input, weight, run.width, packed);
 

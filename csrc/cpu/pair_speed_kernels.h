@@ -1,5 +1,5 @@
-// What tells whether products of bf16 pairs pay on this processor (see isa_preferred()); both do as many
-// instructions, and return what has no meaning. Only where avx512_bf16 is supported.
+// Two loops of as many instructions, whose times tell whether products of bf16 pairs pay on this processor
+// (see isa_preferred()). What they return has no meaning. They run only where avx512_bf16 is supported.
 #pragma once
 
 namespace lasfast {

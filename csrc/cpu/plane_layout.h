@@ -6,21 +6,17 @@
 #include <cstdint>
 #include <cstring>
 
+#include "lasfast/round.h"
 #include "lasfast/sliced_conv2d.h"
+#include "scratch.h"
 
 namespace lasfast {
 namespace {
 
-constexpr int64_t line = 16;  // floats per cache line
+constexpr int64_t line = scratch_line / int64_t{sizeof(float)};  // floats
 
 int64_t ceil_div(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
-float* align_line(void* p) {
-  const auto address = reinterpret_cast<uintptr_t>(p);
-  return reinterpret_cast<float*>((address + 63) / 64 * 64);
-}
 
 // Shifts of the taps of one phase: those kernel rows and columns that are a and b modulo the stride.
 struct Taps {
@@ -63,8 +59,8 @@ struct InputPlanes {
   explicit InputPlanes(const SlicedConv2dParams& p)
       : phases_h(std::min(p.stride, p.kernel_h)),
         phases_w(std::min(p.stride, p.kernel_w)),
-        taps_h(ceil_div(p.kernel_h, p.stride)),
-        taps_w(ceil_div(p.kernel_w, p.stride)),
+        taps_h(divide_up(p.kernel_h, p.stride)),
+        taps_w(divide_up(p.kernel_w, p.stride)),
         pitch(p.out_width + taps_w - 1) {}
 
   // Rows of a plane from which `out_rows` rows of output follow.

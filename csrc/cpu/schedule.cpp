@@ -1,13 +1,14 @@
 // Runs a schedule on the CPU.
 //
 // An item is one operation on a few images. Calibration takes the operations level by level; all items of a
-// level are shared out among the threads as they come, each writing its partial statistics to a place of its
-// own; whoever does the last item of an operation merges them, in the order of images. Prediction gives each
+// level are shared out among the threads as they come, each writes its partial statistics to a place of its
+// own. Whoever does the last item of an operation merges them, in the order of images. Prediction gives each
 // thread whole blocks of images, small enough that its activations stay in cache.
 #include "lasfast/schedule.h"
 
 #include <cmath>
 
+#include "dispatch.h"
 #include "partial_statistics.h"
 #include "schedule_check.h"
 #include "schedule_layout.h"
@@ -16,30 +17,20 @@
 namespace lasfast {
 
 const ScheduleKernels& schedule_kernels(Isa isa) {
-#ifdef LASFAST_HAS_AMX
-  if (isa == Isa::amx) return amx_schedule_kernels;
-#endif
-#ifdef LASFAST_HAS_AVX512_BF16
-  if (isa == Isa::avx512_bf16) return avx512_bf16_schedule_kernels;
-#endif
-#ifdef LASFAST_HAS_AVX512
-  if (isa == Isa::avx512) return avx512_schedule_kernels;
-#endif
-#ifdef LASFAST_HAS_AVX2
-  if (isa == Isa::avx2) return avx2_schedule_kernels;
-#endif
-  (void)isa;
-  return generic_schedule_kernels;
+  static constexpr KernelTables<ScheduleKernels> kernels = {
+      {LASFAST_GENERIC(schedule_kernels), LASFAST_AVX2(schedule_kernels), LASFAST_AVX512(schedule_kernels),
+       LASFAST_AVX512_BF16(schedule_kernels), LASFAST_AMX(schedule_kernels)}};
+  return kernels[isa];
 }
 
 namespace {
 
 bool is_dense(const Operation& op) { return op.kind == Kind::conv2d || op.kind == Kind::linear; }
 
-// Images per item.
+// How many images an item is of.
 int64_t item_images(const ScheduleTables& t, const Operation& op, Dtype storage, Isa isa, int64_t images) {
   if (!is_dense(op)) return 1;
-  return DensePlan(op, t.values[op.input], storage, isa, images).item_images();
+  return CellConvolution(op, t.values[op.input], storage, isa, images).item_images();
 }
 
 int64_t sums_bytes(const Operation& op) { return 3 * (op.out_channels + 16) * int64_t{sizeof(float)}; }
@@ -48,15 +39,15 @@ int64_t source_channels(const ScheduleTables& t, const Operation& op) {
   return t.values[op.input].channels + (op.other < 0 ? 0 : t.values[op.other].channels);
 }
 
-// Of one thread.
+// Scratch memory of one thread.
 int64_t thread_bytes(const ScheduleTables& t, Dtype storage, Isa isa, int64_t images) {
   int64_t most = 0;
   for (int64_t i = 0; i < t.operation_count; ++i) {
     const Operation& op = t.operations[i];
     int64_t bytes = sums_bytes(op);
     if (is_dense(op)) {
-      const DensePlan plan(op, t.values[op.input], storage, isa, images);
-      bytes += plan.cell_bytes;
+      const CellConvolution conv(op, t.values[op.input], storage, isa, images);
+      bytes += conv.cell_bytes;
     } else if (is_binary(op)) {
       bytes += channel_scratch_bytes(op, source_channels(t, op));
     }
@@ -70,7 +61,7 @@ int64_t partial_floats(const ScheduleTables& t, const Operation& op, Dtype stora
   return divide_up(images, item_images(t, op, storage, isa, images)) * 2 * op.out_channels;
 }
 
-// The levels of a range, as a range.
+// The levels of a range of operations: a range as well.
 Range levels_of(const ScheduleTables& t, Range range) {
   Range levels{t.operation_count, 0};
   for (int64_t i = range.first; i < range.last; ++i) {
@@ -88,7 +79,7 @@ struct Arenas {
   int64_t images, start;
 };
 
-// Of an image that an input operation reads.
+// Bytes of an image that an input operation reads.
 int64_t image_bytes(const ScheduleTables& t, const Operation& op) {
   const Value& out = t.values[op.output];
   return int64_t{op.out_channels} * out.height * out.width * (t.pixels ? 1 : sizeof(float));
@@ -163,13 +154,13 @@ struct Pass {
         a.cell_scratch = scratch + round_to(sums_bytes(op), scratch_line);
         break;
       default: {
-        const DensePlan plan(op, in, storage, isa, capacity);
-        a.task = plan.depthwise ? Task::depthwise : Task::dense;
-        a.kernel = plan.kernel;
-        a.stride = plan.stride;
-        a.padding = plan.padding;
-        a.flatten = plan.flatten;
-        a.cells = plan.cells;
+        const CellConvolution conv(op, in, storage, isa, capacity);
+        a.task = conv.depthwise ? Task::depthwise : Task::dense;
+        a.kernel = conv.kernel;
+        a.stride = conv.stride;
+        a.padding = conv.padding;
+        a.flatten = conv.flatten;
+        a.cells = conv.cells;
         a.weight = static_cast<const char*>(t.weights) + op.weight;
         a.cell_scratch = scratch + round_to(sums_bytes(op), scratch_line);
       }

@@ -8,10 +8,10 @@
 #include "lasfast/round.h"
 #include "lasfast/schedule.h"
 #include "schedule_kernels.h"
+#include "scratch.h"
 
 namespace lasfast {
 
-constexpr int64_t scratch_line = 64;              // bytes
 constexpr int64_t cell_budget_bytes = 384 << 10;  // of cells at a time: they should stay in a core's cache
 constexpr int64_t near_budget_bytes = 24 << 10;   // the same for the first level, where bands share no rows
 constexpr int64_t large_weight_bytes = 1 << 20;   // which then should not be read for every few positions
@@ -23,15 +23,15 @@ const ScheduleKernels& schedule_kernels(Isa isa);  // isa is compiled in
 inline bool by_tiles(Dtype storage, Isa isa) { return storage == Dtype::bfloat16 && isa == Isa::amx; }
 inline bool by_pairs(Dtype storage, Isa isa) { return storage == Dtype::bfloat16 && isa == Isa::avx512_bf16; }
 
-// `other` is an operand of the operation, not what is added to its result.
+// Whether `other` is an operand of the operation; else it is added to its result.
 inline bool is_binary(const Operation& op) { return op.kind == Kind::gate || op.kind == Kind::arrange; }
 
-// Floats between the rows, one for each position of a run, in which an arrangement lays its sources side by
-// side. `channels`: of both.
+// An arrangement lays its sources side by side in rows, one for each position of a run, so many floats apart.
+// `channels`: of both sources.
 inline int64_t arrange_pitch(int64_t channels) { return round_to(channels, 16); }
 
-// Of a gate: its factors. Of an arrangement: rows, readable a vector beyond the last, and where in a row each
-// output channel is. `channels`: of input and other.
+// Scratch memory of a gate is for its factors; that of an arrangement for rows, readable a vector beyond the
+// last, and for where in a row each output channel is. `channels`: of input and other.
 inline int64_t channel_scratch_bytes(const Operation& op, int64_t channels) {
   const int64_t own = round_to(op.out_channels, 16) * 4;
   if (op.kind == Kind::gate) return own;
@@ -40,8 +40,9 @@ inline int64_t channel_scratch_bytes(const Operation& op, int64_t channels) {
 
 inline bool is_depthwise(const Operation& op) { return op.kind == Kind::conv2d && op.groups > 1; }
 
-// A convolution in cells; linear is one of 1x1 on images of one position.
-struct DensePlan {
+// A convolution as it runs on cells (see schedule_kernels.h). A linear operation is a 1x1 convolution on
+// images of one position.
+struct CellConvolution {
   int64_t kernel, stride, padding, channels;  // channels: of one cell, before rounding up
   int64_t out_height, out_width;
   bool flatten, depthwise, tiles, pairs;
@@ -49,7 +50,7 @@ struct DensePlan {
   int64_t cell_bytes;
 
   // `images`: how many there are to interleave.
-  DensePlan(const Operation& op, const Value& input, Dtype storage, Isa isa, int64_t images);
+  CellConvolution(const Operation& op, const Value& input, Dtype storage, Isa isa, int64_t images);
 
   int64_t item_images() const { return tiles ? round_to(tile_images, cells.group) : cells.group; }
   int64_t row_taps() const { return divide_up(kernel, cells.columns); }  // of the last piece
@@ -58,14 +59,15 @@ struct DensePlan {
   int64_t bytes(int64_t band, int64_t group) const;
 };
 
-inline int64_t DensePlan::bytes(int64_t band, int64_t group) const {
+inline int64_t CellConvolution::bytes(int64_t band, int64_t group) const {
   const int64_t more = divide_up(kernel, stride) - 1;
   const int64_t elements = tiles ? cells.chunks * tile_depth : cells.size;
   return cells.phases * (band + more) * cells.phases * (out_width + more) * group * elements *
          (tiles ? 2 : 4);
 }
 
-inline DensePlan::DensePlan(const Operation& op, const Value& input, Dtype storage, Isa isa, int64_t images)
+inline CellConvolution::CellConvolution(const Operation& op, const Value& input, Dtype storage, Isa isa,
+                                        int64_t images)
     : kernel(op.kernel),
       stride(op.stride),
       padding(op.padding),

@@ -2,9 +2,8 @@
 //
 //   vectors  [blocks of 2 W output channels, a last one of W where that is enough][taps][in][block] fp32
 //   pairs    the same, of [pairs of in] and [block][2] bf16
-//   tiles    [output channels / 16][steps][16 pairs][16 output channels][2] bf16: what a step's tile of
-//   inputs
-//            is multiplied by
+//   tiles    [output channels / 16][steps][16 pairs][16 output channels][2] bf16: what a
+//            step's tile of inputs is multiplied by
 #pragma once
 
 #include <algorithm>
@@ -24,8 +23,8 @@ inline uint16_t to_bf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-inline int64_t tile_steps(const DensePlan& plan) {
-  return plan.kernel * (plan.kernel * (plan.cells.chunks - 1) + plan.row_taps());
+inline int64_t tile_steps(const CellConvolution& conv) {
+  return conv.kernel * (conv.kernel * (conv.cells.chunks - 1) + conv.row_taps());
 }
 
 // What a step's value number k is multiplied by: a weight (channel -1: none), times a factor.
@@ -34,60 +33,62 @@ struct TileWeight {
   float factor;
 };
 
-inline TileWeight tile_weight(const DensePlan& plan, int64_t step, int64_t k) {
-  const int64_t kernel = plan.kernel, taps = kernel * kernel;
-  const int64_t piece = std::min(step / taps, plan.cells.chunks - 1);
-  const bool last = piece == plan.cells.chunks - 1;
-  const int64_t columns = last ? plan.cells.columns : 1, depth = tile_depth / columns;
-  const int64_t row_taps = last ? plan.row_taps() : kernel, tap = step - piece * taps;
+inline TileWeight tile_weight(const CellConvolution& conv, int64_t step, int64_t k) {
+  const int64_t kernel = conv.kernel, taps = kernel * kernel;
+  const int64_t piece = std::min(step / taps, conv.cells.chunks - 1);
+  const bool last = piece == conv.cells.chunks - 1;
+  const int64_t columns = last ? conv.cells.columns : 1, depth = tile_depth / columns;
+  const int64_t row_taps = last ? conv.row_taps() : kernel, tap = step - piece * taps;
   // The last tap of a row may begin before the one ahead of it ends. What both hold counts half in each,
   // which is exact; a zero weight there would turn an infinite input beyond the window into NaN.
   const auto first = [&](int64_t i) { return std::max<int64_t>(0, std::min(i * columns, kernel - columns)); };
   const int64_t i = tap % row_taps, column = first(i) + k / depth;
   const int64_t channel = piece * tile_depth + k % depth;
-  if (column >= kernel || channel >= plan.channels) return {0, 0, -1, 1.f};
+  if (column >= kernel || channel >= conv.channels) return {0, 0, -1, 1.f};
   const bool twice =
       (i + 1 < row_taps && column >= first(i + 1)) || (i > 0 && column < first(i - 1) + columns);
   return {tap / row_taps, column, channel, twice ? 0.5f : 1.f};
 }
 
-// weight(out, row, column, channel) -> float, of channels that there are. `width`: of a vector.
+// Packs weight(out, row, column, channel) -> float, which is asked for existing channels only, for vectors of
+// `width` floats.
 template <class F>
-void pack_vectors(const DensePlan& plan, int64_t out_channels, int64_t width, F weight, float* packed) {
+void pack_vectors(const CellConvolution& conv, int64_t out_channels, int64_t width, F weight, float* packed) {
   for (int64_t o = 0; o < out_channels;) {
-    const int64_t block = plan.depthwise || out_channels - o <= width ? width : 2 * width;
-    for (int64_t r = 0; r < plan.kernel; ++r)
-      for (int64_t s = 0; s < plan.kernel; ++s)
-        for (int64_t c = 0; c < (plan.depthwise ? 1 : plan.channels); ++c)
+    const int64_t block = conv.depthwise || out_channels - o <= width ? width : 2 * width;
+    for (int64_t r = 0; r < conv.kernel; ++r)
+      for (int64_t s = 0; s < conv.kernel; ++s)
+        for (int64_t c = 0; c < (conv.depthwise ? 1 : conv.channels); ++c)
           for (int64_t i = o; i < o + block; ++i) *packed++ = i < out_channels ? weight(i, r, s, c) : 0.f;
     o += block;
   }
 }
 
-// The same for pairs; a channel that is missing has zeros for weights.
+// The same for pairs; the weights of a channel that is missing are zeros.
 template <class F>
-void pack_pairs(const DensePlan& plan, int64_t out_channels, int64_t width, F weight, uint16_t* packed) {
+void pack_pairs(const CellConvolution& conv, int64_t out_channels, int64_t width, F weight,
+                uint16_t* packed) {
   for (int64_t o = 0; o < out_channels;) {
     const int64_t block = out_channels - o <= width ? width : 2 * width;
-    for (int64_t r = 0; r < plan.kernel; ++r)
-      for (int64_t s = 0; s < plan.kernel; ++s)
-        for (int64_t c = 0; c < 2 * plan.cells.size; c += 2)
+    for (int64_t r = 0; r < conv.kernel; ++r)
+      for (int64_t s = 0; s < conv.kernel; ++s)
+        for (int64_t c = 0; c < 2 * conv.cells.size; c += 2)
           for (int64_t i = o; i < o + block; ++i)
             for (int64_t k = c; k < c + 2; ++k)
-              *packed++ = to_bf16(i < out_channels && k < plan.channels ? weight(i, r, s, k) : 0.f);
+              *packed++ = to_bf16(i < out_channels && k < conv.channels ? weight(i, r, s, k) : 0.f);
     o += block;
   }
 }
 
-// Sixteen output channels from o on, the steps from `first` on.
+// Packs sixteen output channels from o on; their steps are numbered from `first` on.
 template <class F>
-void pack_tiles(const DensePlan& plan, int64_t out_channels, int64_t o, int64_t first, F weight,
+void pack_tiles(const CellConvolution& conv, int64_t out_channels, int64_t o, int64_t first, F weight,
                 uint16_t* packed) {
-  const int64_t steps = tile_steps(plan);
+  const int64_t steps = tile_steps(conv);
   packed += first * tile_values;
   for (int64_t step = first; step < steps; ++step)
     for (int64_t k = 0; k < tile_depth; k += 2) {
-      const TileWeight pair[2] = {tile_weight(plan, step, k), tile_weight(plan, step, k + 1)};
+      const TileWeight pair[2] = {tile_weight(conv, step, k), tile_weight(conv, step, k + 1)};
       for (int64_t i = o; i < o + tile_cells; ++i)
         for (const TileWeight& w : pair)
           *packed++ = i < out_channels && w.channel >= 0

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "dispatch.h"
 #include "plane_layout.h"
 #include "planes.h"
 #include "threads.h"
@@ -25,16 +26,8 @@ namespace {
 constexpr int64_t band_floats = 128 << 10;  // of planes per item: a quarter of a usual second-level cache
 constexpr int64_t block_floats = 1 << 20;   // of planes per block of images in the weight gradient
 
-const PlaneKernels& kernels(Isa isa) {
-#ifdef LASFAST_HAS_AVX512
-  if (isa >= Isa::avx512) return avx512_plane_kernels;
-#endif
-#ifdef LASFAST_HAS_AVX2
-  if (isa == Isa::avx2) return avx2_plane_kernels;
-#endif
-  (void)isa;
-  return generic_plane_kernels;
-}
+constexpr KernelTables<PlaneKernels> kernels = {{LASFAST_GENERIC(plane_kernels), LASFAST_AVX2(plane_kernels),
+                                                 LASFAST_AVX512(plane_kernels), nullptr, nullptr}};
 
 Status check(const SlicedConv2dParams& p, int threads, Isa isa) {
   if (const Status status = validate(p); !status.ok()) return status;
@@ -50,10 +43,10 @@ struct Bands {
         int threads) {
     const int64_t fitting = band_floats / std::max<int64_t>(1, channels * row_floats) - halo;
     // A machine with more threads than images cuts finer. At least four rows: a band reads the whole weight.
-    const int64_t shared = ceil_div(total * p.batch * p.groups, threads);
+    const int64_t shared = divide_up(total * p.batch * p.groups, threads);
     rows = std::clamp<int64_t>(std::min(fitting, shared), std::min<int64_t>(4, total), total);
-    per_image = ceil_div(total, rows);
-    item_floats = round_up(channels * (rows + halo) * row_floats + correlate_slack, line);
+    per_image = divide_up(total, rows);
+    item_floats = round_to(channels * (rows + halo) * row_floats + correlate_slack, line);
   }
 };
 
@@ -74,7 +67,7 @@ struct Blocks {
   int64_t images;                                 // per block
 
   Blocks(const SlicedConv2dParams& p, const InputPlanes& planes)
-      : left_channel(round_up(p.out_height * planes.pitch, dot_align)),
+      : left_channel(round_to(p.out_height * planes.pitch, dot_align)),
         left_image(p.c_out * left_channel),
         plane_image(p.c_in * planes.channel_floats(p.out_height)),
         slack(planes.taps_w + dot_align) {
@@ -187,16 +180,16 @@ Status sliced_conv2d_forward_cpu(const SlicedConv2dParams& p, const float* input
     forward_plain(p, input, weight, threads, output);
     return {};
   }
-  const PlaneKernels& run = kernels(isa);
+  const PlaneKernels& run = kernels[isa];
   const InputPlanes planes(p);
   const Bands bands = forward_bands(p, planes, threads);
   const int64_t cin = p.c_in / p.groups, cout = p.c_out / p.groups;
   const int64_t *is = p.input_stride, *os = p.output_stride;
 
-  auto* shifts = static_cast<int64_t*>(static_cast<void*>(align_line(workspace)));
+  auto* shifts = align_line<int64_t>(workspace);
   Taps taps{shifts, shifts + p.kernel_h * p.kernel_w};
   planes.fill_taps(p, bands.rows, taps);
-  float* scratch = align_line(shifts + 2 * p.kernel_h * p.kernel_w);
+  float* scratch = align_line<float>(shifts + 2 * p.kernel_h * p.kernel_w);
   const int64_t channel_floats = planes.channel_floats(bands.rows);
 
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -227,7 +220,7 @@ Status sliced_conv2d_grad_input_cpu(const SlicedConv2dParams& p, const float* gr
     grad_input_plain(p, grad_output, weight, threads, grad_input);
     return {};
   }
-  const PlaneKernels& run = kernels(isa);
+  const PlaneKernels& run = kernels[isa];
   const GradAxis y(p.height, p.kernel_h, p), x(p.width, p.kernel_w, p);
   const Bands bands = grad_input_bands(p, y, x, threads);
   const int64_t pitch = grad_pitch(x);
@@ -235,8 +228,8 @@ Status sliced_conv2d_grad_input_cpu(const SlicedConv2dParams& p, const float* gr
   const int64_t *is = p.input_stride, *ws = p.weight_stride, *os = p.output_stride;
   const int64_t channel_floats = (bands.rows + y.most_taps - 1) * pitch;
 
-  auto* shifts = static_cast<int64_t*>(static_cast<void*>(align_line(workspace)));
-  float* scratch = align_line(shifts + 2 * p.kernel_h * p.kernel_w);
+  auto* shifts = align_line<int64_t>(workspace);
+  float* scratch = align_line<float>(shifts + 2 * p.kernel_h * p.kernel_w);
   // All taps, phase by phase; phase (a, b) begins where the phases before it end.
   Taps taps{shifts, shifts + p.kernel_h * p.kernel_w};
   for (int64_t a = 0; a < p.stride; ++a)
@@ -293,20 +286,20 @@ Status sliced_conv2d_grad_weight_cpu(const SlicedConv2dParams& p, const float* g
             grad_weight[o * ws[0] + i * ws[1] + r * ws[2] + s * ws[3]] = 0.f;
     return {};
   }
-  const PlaneKernels& run = kernels(isa);
+  const PlaneKernels& run = kernels[isa];
   const InputPlanes planes(p);
   const Blocks blocks(p, planes);
   const int64_t left_channel = blocks.left_channel, plane_channel = planes.channel_floats(p.out_height);
   const int64_t left_filled = p.out_height * planes.pitch;
 
-  auto* shifts = static_cast<int64_t*>(static_cast<void*>(align_line(workspace)));
+  auto* shifts = align_line<int64_t>(workspace);
   Taps taps{shifts, shifts + p.kernel_h * p.kernel_w};
   planes.fill_taps(p, p.out_height, taps);
-  float* left = align_line(shifts + 2 * p.kernel_h * p.kernel_w);
-  float* right = left + round_up(blocks.images * blocks.left_image, line);
+  float* left = align_line<float>(shifts + 2 * p.kernel_h * p.kernel_w);
+  float* right = left + round_to(blocks.images * blocks.left_image, line);
 
   constexpr int64_t piece = 8;  // input channels per item
-  const int64_t m_items = ceil_div(cout, run.dot_m), c_items = ceil_div(cin, piece);
+  const int64_t m_items = divide_up(cout, run.dot_m), c_items = divide_up(cin, piece);
   std::fill_n(right + blocks.images * blocks.plane_image, blocks.slack, 0.f);
   bool row_by_row = false;
 #pragma omp parallel num_threads(threads)

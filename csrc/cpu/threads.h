@@ -10,7 +10,7 @@
 
 namespace lasfast {
 
-// Within a parallel region.
+// This thread's number within a parallel region.
 inline int thread_number() {
 #ifdef _OPENMP
   return omp_get_thread_num();

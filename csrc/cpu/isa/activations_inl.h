@@ -29,7 +29,7 @@ inline Vec sigmoid(Vec x) {
 // The constants come first in max and min, so that NaN comes through.
 inline Vec clamp6(Vec x) { return Vec::min(Vec::set(6.f), Vec::max(Vec::zero(), x)); }
 
-// The activations that do not only clamp.
+// Applies an activation that does more than clamp.
 inline Vec curve(Vec x, Activation kind) {
   switch (kind) {
     case Activation::hardswish:
@@ -45,7 +45,7 @@ inline Vec curve(Vec x, Activation kind) {
 
 LASFAST_INLINE bool is_clamp(Activation kind) { return kind <= Activation::relu6; }
 
-// None, ReLU and ReLU6 as one expression without branches, the others by curve() behind it.
+// Applies an activation: one that clamps (or none) by one expression without branches, others by curve().
 struct Activate {
   Vec low, high;
   Activation kind;
@@ -80,7 +80,7 @@ inline Vec curve_gradient(Vec gradient, Vec x, Activation kind) {
   return Vec::mul(gradient, Vec::mul(s, kind == Activation::swish ? Vec::fma(x, rest, one) : rest));
 }
 
-// The gradient of Activate, likewise: a clamp passes what lies strictly between its bounds.
+// Applies the gradient of an activation, likewise: a clamp passes what lies strictly between its bounds.
 struct ActivateGradient {
   Vec low, high;
   Activation kind;

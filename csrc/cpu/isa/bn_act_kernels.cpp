@@ -10,8 +10,8 @@ namespace {
 using lasfast::Bf16;
 using lasfast::BnActRows;
 
-// Wide rows at a time, for which what is one value per channel is loaded once. Longer rows come one by one:
-// memory gives what is asked for in order almost twice as fast.
+// How many wide rows share one load of what is one value per channel. Longer rows come one by one: memory
+// gives what is asked for in order almost twice as fast.
 constexpr int together = 4;
 constexpr int64_t longest_together = 128;
 constexpr int64_t ahead = 2048;  // bytes; prefetching by the processor itself ends with each page
@@ -38,7 +38,7 @@ LASFAST_INLINE Vec value(const void* values, int64_t i, int n) {
   return load_n(from, n);
 }
 
-// Two sums per channel, begun with what is there. (Values that do not exist add zeros: see value.)
+// Adds two sums per channel to what is there. (Values that do not exist add zeros: see value.)
 struct Sums {
   float* at;
   int64_t pitch;
@@ -71,7 +71,7 @@ struct Statistics {
   }
 };
 
-// x - mean, and what the activation is taken of.
+// The normalized values: x - mean, and what the activation is taken of.
 template <class T, bool residual>
 struct Norm {
   Vec mean, scale, bias;

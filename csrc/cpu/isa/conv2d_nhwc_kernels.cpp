@@ -8,11 +8,11 @@
 
 namespace {
 
-// Left values that a block of sums is of, by two vectors, in registers.
+// So many left values by two vectors are a block of sums, which stays in registers.
 constexpr int product_cells = isa == lasfast::Isa::generic ? 4 : isa == lasfast::Isa::avx2 ? 6 : 12;
 constexpr int64_t panel = 2 * tile;  // right channels that are together, position by position
 
-// sums: P rows, `pitch` floats apart, of N vectors.
+// Adds the products of P left values and N vectors to sums: P rows, `pitch` floats apart, of N vectors.
 template <class M, int P, int N>
 inline void multiply(const Steps<typename M::Cell>& s, int64_t pitch, bool first, float* sums) {
   // Few sums would wait for one another: then several positions have sums of their own.
@@ -24,7 +24,7 @@ inline void multiply(const Steps<typename M::Cell>& s, int64_t pitch, bool first
       sum[0][p][v] = first ? Vec::zero() : Vec::load(sums + p * pitch + v * W);
       for (int u = 1; u < U; ++u) sum[u][p][v] = Vec::zero();
     }
-  // The longer loop inside.
+  // The longer loop is inside.
   const bool grouped = s.groups > s.columns;
   const int64_t outer = grouped ? s.columns : s.groups, inner = grouped ? s.groups : s.columns;
   const int64_t left_outer = grouped ? s.left_column : s.left_group;
@@ -61,7 +61,7 @@ inline void multiply(const Steps<typename M::Cell>& s, int64_t pitch, bool first
     }
 }
 
-// Up to W neighbouring values of the images that are together, zeros behind them.
+// Up to W neighbouring values of the images that are summed over together, and zeros behind them.
 LASFAST_INLINE Vec join(const float* from, int64_t, int64_t, int n) { return load_n(from, n); }
 #ifdef __AVX512BF16__
 LASFAST_INLINE Vec join(const Bf16* from, int64_t image, int64_t images, int n) {
@@ -125,7 +125,7 @@ class VectorGradWeight
   }
 
  private:
-  // What comes into the same place next, while this is multiplied.
+  // Prefetches what comes into the same place next, while this is multiplied.
   LASFAST_INLINE void prefetch(const Source* from, int64_t image, int64_t row) const {
     const Source* next =
         from + (this->a_.groups > 1 ? this->a_.groups * M::values * image : this->a_.band * row);
@@ -139,7 +139,7 @@ class VectorGradWeight
     float* sums;
   };
 
-  // Left values from .. to - 1: P for as long as there are so many, then fewer.
+  // Takes left values from .. to - 1: P at a time for as long as there are so many, then fewer.
   template <int P, int N>
   void add_rows(const Rows& b, int64_t from, int64_t to) const {
     const int64_t channels = this->a_.left.channels;

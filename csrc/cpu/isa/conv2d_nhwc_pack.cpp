@@ -1,4 +1,4 @@
-// Packing of weights for pairs and tiles (see schedule_pack.h), quick enough to be done at each call.
+// Packs weights for pairs and tiles (see schedule_pack.h), quickly enough to do so at each call.
 #include "../conv2d_nhwc_kernels.h"
 #include "target.h"
 #include "transpose_avx512.h"
@@ -14,7 +14,7 @@ LASFAST_INLINE __mmask16 first_of(int64_t n) {
   return n < 1 ? 0 : n < tile ? static_cast<__mmask16>((1u << n) - 1u) : static_cast<__mmask16>(~0u);
 }
 
-// Sixteen weights that lie `step` apart, rounded; of the first n.
+// The first n of sixteen weights that lie `step` apart, rounded; zeros for the others.
 LASFAST_INLINE __m256i load_weights(const float* p, int64_t step, int64_t n) {
   const __mmask16 mask = first_of(n);
   if (step == 1) return Vec{_mm512_maskz_loadu_ps(mask, p)}.rounded();
@@ -29,7 +29,7 @@ LASFAST_INLINE __m256i load_weights(const Bf16* p, int64_t step, int64_t n) {
   return _mm256_load_si256(reinterpret_cast<const __m256i*>(some));
 }
 
-// The first `pairs` of 32 input channels, of which there are n, by 16 output channels.
+// Packs the first `pairs` pairs of 32 input channels, of which there are n, by 16 output channels.
 template <class W>
 LASFAST_INLINE void pack_piece(const PackPairs& a, const W* weight, int64_t n, int64_t pairs, Bf16* packed) {
   __m512i rows[tile];

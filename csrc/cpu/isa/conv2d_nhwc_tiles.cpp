@@ -18,7 +18,8 @@ LASFAST_INLINE __mmask32 first_values(int64_t n) { return n < 32 ? (1u << n) - 1
 
 constexpr int64_t copied_values = 256, copied_pitch = copied_values + 32;  // an odd number of lines apart
 
-// Eight values of 32 images: four images share a register, and meet only where they belong together.
+// Transposes eight values of 32 images: four images share a register, and meet only where they belong
+// together.
 LASFAST_INLINE void transpose_values(const Bf16* from, int64_t count, Value* to) {
   __m512i v[8], t[8];
   for (int i = 0; i < 8; ++i) {
@@ -47,8 +48,8 @@ LASFAST_INLINE void transpose_values(const Bf16* from, int64_t count, Value* to)
     if (i < count) _mm512_store_si512(to + i, t[i]);
 }
 
-// `length` neighbouring values of each image. They are copied first: images lie powers of two apart, and a
-// line of one would be out of the cache before all of its values are read.
+// Packs `length` neighbouring values of each image. They are copied first: images lie powers of two apart,
+// and a line of one would be out of the cache before all of its values are read.
 void pack_left_values(const Bf16* from, int64_t image, int64_t images, int64_t length, Value* to) {
   alignas(64) Bf16 copy[images_together * copied_pitch];
   for (int64_t first = 0; first < length; first += copied_values) {
@@ -66,7 +67,7 @@ void pack_left_values(const Bf16* from, int64_t image, int64_t images, int64_t l
 
 // ---- right side: [values / 16][16 pairs of images][16 values][2]
 
-// `length` neighbouring values of each image, of which those beyond the last become zero.
+// Packs `length` neighbouring values of each image; those of images beyond the last become zero.
 void pack_right_values(const Bf16* from, int64_t image, int64_t images, int64_t length, Value* to) {
   const __m512i low = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
   const __m512i high = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
@@ -87,8 +88,8 @@ void pack_right_values(const Bf16* from, int64_t image, int64_t images, int64_t 
 
 // ---- products
 
-// sums: M tiles of left channels, `pitch` floats apart, by N neighbouring tiles of right channels; `first`:
-// there are none yet.
+// Adds products to sums: M tiles of left channels, `pitch` floats apart, by N neighbouring tiles of right
+// channels. `first`: there are no sums yet.
 template <int M, int N>
 void multiply(const Steps<Value>& s, int64_t pitch, bool first, float* sums) {
   static_assert(M * N <= 4 && (M <= 2 || N == 1), "fits eight tiles");
@@ -158,7 +159,7 @@ class TileGradWeight : public GradWeight<TileGradWeight, Bf16, Value, images_tog
     pack_right_values(from, image, images, length, to);
   }
 
-  // All products of the band of `rows` output rows from y0 on.
+  // Adds all products of the band of `rows` output rows from y0 on.
   void add(int64_t y0, int64_t rows, bool first) const {
     // The panel of the side that has fewer tiles stays in the first-level cache, while the other's pass.
     const bool left_outside = a_.left_tiles < a_.right_tiles;
@@ -179,7 +180,7 @@ class TileGradWeight : public GradWeight<TileGradWeight, Bf16, Value, images_tog
   void add_block(int64_t y0, int64_t rows, int64_t r, int64_t m, int64_t left_blocks, int64_t n,
                  bool first) const {
     const int64_t M = at_most(a_.left_tiles - m, left_blocks), N = at_most(a_.right_tiles - n, 2);
-    // Columns of the kernel that the block has channels of.
+    // The columns of the kernel that the block has channels of.
     const int64_t channels = a_.left.channels, low = m * tile / channels;
     const int64_t high = at_most(a_.kernel, ((m + M) * tile - 1) / channels + 1) - 1;
     const Steps<Value> steps = this->steps(y0, rows, r, low, high, m * tile, n * tile);

@@ -1,5 +1,4 @@
-// The weight gradient of conv2d_nhwc_kernels.h, as far as it does not depend on what products are computed
-// by.
+// What the weight gradients of conv2d_nhwc_kernels.h share, whether vectors or tiles compute their products.
 #pragma once
 
 #include "../conv2d_nhwc_kernels.h"
@@ -29,7 +28,7 @@ struct Steps {
   int64_t slot, slots, left_row, stride;  // rows of the left side lie in a ring: the first one's place in it
 };
 
-// K derives from it, and has
+// The passage of an item's images, in groups, through packing and products. K derives from it, and has
 //   Source, Value, together  (values as they are stored, and of how many images one Value is),
 //   long_runs  (whether packed positions of the right side follow one another as those of the source do),
 //   pack_left_run, pack_right_run(from, image, images, length, to)  (`length` neighbouring values of each
@@ -62,8 +61,8 @@ class GradWeight {
   GradWeight(const GradWeightItem& a, int64_t right_column)
       : a_(a), right_column_(right_column), right_group_(a.band * a.out_width * right_column) {}
 
-  // Of row r and columns low .. high of the kernel, for left values from `left` on and a place `right` among
-  // those of a position; no groups where no output position sees input there.
+  // The steps of row r and columns low .. high of the kernel, for left values from `left` on and right ones
+  // from `right` on at each position. They are of no groups where no output position sees input there.
   Steps<Value> steps(int64_t y0, int64_t rows, int64_t r, int64_t low, int64_t high, int64_t left,
                      int64_t right) const {
     const int64_t s = a_.stride, p = a_.padding, channels = a_.left.channels;
@@ -129,7 +128,7 @@ class GradWeight {
 
 // ---- what the sums of all parts add up to
 
-// [16][16] floats.
+// Transposes [16][16] floats.
 LASFAST_INLINE void transpose_tile(const float* from, float* to) {
 #ifdef __AVX512F__
   __m512i rows[tile];
@@ -149,7 +148,8 @@ LASFAST_INLINE void copy_floats(const float* from, int64_t count, float* to) {
   }
 }
 
-// Left channels (and columns of the kernel) m * 16 .. + 15 by right channels n * 16 .. + 15, of row r.
+// Stores the sums of left channels (and columns of the kernel) m * 16 .. + 15 by right channels n * 16 .. +
+// 15, of row r of the kernel.
 void store_tile(const GradWeightResult& a, int64_t r, int64_t m, int64_t n) {
   const float* sums = a.sums + r * a.left_tiles * a.left_floats + m * a.left_floats + n * a.right_floats;
   const int64_t row = m * tile, right = n * tile, rights = at_most(a.right_channels - right, tile);
@@ -182,7 +182,7 @@ void store_tile(const GradWeightResult& a, int64_t r, int64_t m, int64_t n) {
   }
 }
 
-// All taps of some channels together, since they may be neighbours in memory.
+// Stores all taps of some channels together, since they may be neighbours in memory.
 void store(const GradWeightResult& a, int64_t n) {
   const int64_t together = a.left_channels % tile == 0 ? a.left_channels / tile : a.left_tiles;
   for (int64_t first = 0; first < together; ++first)

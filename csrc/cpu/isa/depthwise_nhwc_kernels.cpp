@@ -1,4 +1,5 @@
-// The passes of depthwise_nhwc_kernels.h: here forward and input gradient.
+// The passes of depthwise_nhwc_kernels.h. Forward and input gradient are here, the weight's in
+// depthwise_nhwc_weight_inl.h.
 //
 // Both are correlations: output j of an axis sums taps t = 0 .. taps - 1 of inputs first + j * step + t. A
 // tile of outputs of one row stays in registers while the rows and columns under it pass, each vector of the
@@ -24,7 +25,7 @@ inline int64_t vector_channel(int64_t v, int64_t channels) {
   return at_least(0, at_most(v * W, channels - W));
 }
 
-// Prefetches in `steps` steps.
+// Prefetches memory evenly, in `steps` steps.
 class Prefetch {
  public:
   Prefetch(const DepthwiseAhead& a, int64_t steps)
@@ -60,9 +61,8 @@ inline Axis forward_axis(const DepthwiseArgs& a, int64_t begin, int64_t end) {
   return {a.kernel, begin * a.stride - a.padding, a.stride, end - begin, begin, 1};
 }
 
-// Position m * stride + phase - padding of the input has taps phase, phase + stride, ..., from outputs m, m -
-// 1,
-// ...
+// Position m * stride + phase - padding of the input has taps phase, phase + stride, ...,
+// from outputs m, m - 1, ...
 inline Axis gradient_axis(const DepthwiseArgs& a, int64_t phase, int64_t begin, int64_t end) {
   const int64_t s = a.stride, shift = a.padding - phase + s - 1;
   const int64_t taps = phase < a.kernel ? (a.kernel - phase + s - 1) / s : 0;
@@ -70,7 +70,7 @@ inline Axis gradient_axis(const DepthwiseArgs& a, int64_t phase, int64_t begin, 
   return {taps, m - taps + 1, 1, (end + shift) / s - m, m * s + phase - a.padding, s};
 }
 
-// Mean and deviations of a stream of values: sums of their distance from the first, per channel.
+// Mean and deviations of a stream of values, from sums of their distance from the first, per channel.
 struct Statistics {
   Vec shift, sum, square;
   int64_t count;
@@ -180,7 +180,7 @@ void correlate(const Planes<T>& planes) {
   });
 }
 
-// Any kernel, stride and number of channels.
+// Takes any kernel, stride and number of channels.
 template <class T>
 void correlate_plain(const Planes<T>& p) {
   const bool whole = p.n == W;

@@ -13,7 +13,7 @@ struct WeightPlane {
   int64_t cols, pitch, pixel;
 };
 
-// P outputs of a row from `grad` on, whose taps begin at column `col` and row `y`.
+// Adds the products of P outputs of a row from `grad` on, whose taps begin at column `col` and row `y`.
 template <int P, int R, int K, int S, bool edge, class T>
 LASFAST_INLINE void add_products(const WeightPlane<T>& p, const T* grad, int64_t y, int64_t y_end,
                                  int64_t col, Vec (&sum)[R][K]) {
@@ -36,7 +36,7 @@ LASFAST_INLINE void add_products(const WeightPlane<T>& p, const T* grad, int64_t
   }
 }
 
-// Taps of rows `tap` .. tap + R - 1, of vector v.
+// Sums the taps of rows `tap` .. tap + R - 1, of vector v.
 template <int R, int K, int S, class T>
 void weight_rows(const DepthwiseWeightArgs& a, int64_t v, int64_t tap, Prefetch& ahead) {
   constexpr int wide = 8, narrow = 4;
@@ -81,7 +81,7 @@ void weight_all(const DepthwiseWeightArgs& a, int64_t v, Prefetch& ahead) {
   for (int64_t tap = 0; tap < K; tap += R) weight_rows<R, K, S, T>(a, v, tap, ahead);
 }
 
-// Any kernel, stride and number of channels: tap by tap.
+// Takes any kernel, stride and number of channels, tap by tap.
 template <class T>
 void weight_plain(const DepthwiseWeightArgs& a, int64_t v, Prefetch&) {
   const int64_t channels = a.channels, c = vector_channel(v, channels), kernel = a.kernel;

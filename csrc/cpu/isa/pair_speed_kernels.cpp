@@ -1,5 +1,4 @@
-// Products as fast as registers allow, of fp32 values and of pairs of bf16 values: for isa_preferred() to
-// time.
+// Multiplies fp32 values and pairs of bf16 values as fast as registers allow, for isa_preferred() to time.
 #include "../pair_speed_kernels.h"
 
 #include <immintrin.h>

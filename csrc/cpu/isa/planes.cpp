@@ -26,8 +26,8 @@ inline void scatter(const CorrelateArgs& a, float* output, const float* values, 
   }
 }
 
-// M output channels (those past `a.m` repeat the last one and are dropped) by N vectors of positions, in
-// registers.
+// Computes M output channels (those past `a.m` repeat the last one and are dropped) by N vectors of
+// positions, in registers.
 template <int M, int N>
 void correlate_tile(const CorrelateArgs& a, int64_t m0, int64_t q) {
   const float* weight[M];
@@ -56,7 +56,7 @@ void correlate_tile(const CorrelateArgs& a, int64_t m0, int64_t q) {
   }
 }
 
-// All positions from q on, in tiles of N vectors, then of fewer.
+// Computes all positions from q on, in tiles of N vectors, then of fewer.
 template <int M, int N>
 void correlate_row(const CorrelateArgs& a, int64_t m0, int64_t q, int64_t end) {
   constexpr int64_t step = int64_t{N} * Vec::width;
@@ -86,8 +86,8 @@ inline void dot_step(const float* l, const float* p, const int64_t* left, const 
   }
 }
 
-// One dot product per (row, column of the result), M by N of them at a time. A column is a (channel, tap)
-// pair.
+// Computes one dot product for each row and column of the result, M by N of them at a time. A column is a
+// (channel, tap) pair.
 template <int M, int N>
 void dot_tile(const DotArgs& a, int64_t m0, int64_t column0, int64_t image0, int64_t images) {
   const int64_t columns = a.channels * a.taps;
@@ -133,7 +133,7 @@ void dot_all(const DotArgs& a) {
         dot_tile<M, N>(a, m0, column, image, at_most(images, a.images - image));
 }
 
-// The sizes of tiles, by how many registers there are, and what they are fastest with.
+// The sizes of tiles depend on how many registers there are, and were tried out.
 #if defined(LASFAST_FOR_AVX512)
 constexpr int rows_of_dots = 4;
 

@@ -6,7 +6,7 @@
 
 namespace {
 
-// Cell holds `values` values of the sum, that are stored as Stored.
+// A Cell holds `values` values that one product sums over; in memory they are Stored.
 struct FloatProduct {
   using Cell = float;
   using Stored = float;

@@ -5,14 +5,14 @@ namespace {
 constexpr int tile_depth = 32;
 constexpr int64_t prefetched = 1024;  // values ahead, at least: pieces of a row leave gaps
 
-// norm and activation of 32 stored values: even and odd ones apart, so that each becomes fp32 by a shift or a
-// mask.
+// Applies norm and activation to 32 stored values: to even and odd ones apart, so that each becomes fp32 by a
+// shift or a mask.
 struct TileTransform {
   Vec scale[2], shift[2];
   Activate activate;
   __m512i order;
 
-  // Value i is of channel c + i; from the n-th on they become act(0).
+  // Value i is of channel c + i; those from the n-th on become act(0).
   TileTransform(const Affine& affine, int64_t c, int n) : activate(affine.activation) {
     const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     order = _mm512_or_si512(_mm512_slli_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(16)), 16), lane);
@@ -51,7 +51,7 @@ LASFAST_INLINE void zero_values(Bf16* to, int64_t count, int64_t pitch) {
   for (int64_t i = 0; i < count; ++i) _mm512_store_si512(to + i * pitch, _mm512_setzero_si512());
 }
 
-// Fills the cells of one item, row by row: of one piece, `n` channels from c on, at a time.
+// Fills the cells of one item row by row, one piece at a time: `n` channels from c on.
 class TileCells {
  public:
   explicit TileCells(const ItemArgs& a)
@@ -62,7 +62,7 @@ class TileCells {
     for (int64_t f = 0; f < a.cells.phases; ++f) phase_[f] = Phase(a, f);
   }
 
-  // Padded rows first .. last - 1 of the band of output rows from y0 on.
+  // Fills padded rows first .. last - 1 of the band of output rows from y0 on.
   void fill(const Bf16* input, int64_t images, int64_t y0, int64_t first, int64_t last, Bf16* cells) const {
     const Cells& e = a_.cells;
     if (a_.flatten) {
@@ -134,7 +134,7 @@ class TileCells {
     });
   }
 
-  // Cells that hold `columns` columns: each is the one before, moved on by a column.
+  // Fills cells that hold `columns` columns: each is the one before, moved on by a column.
   template <int columns>
   void fill_shared(const Bf16* from, int64_t image, int64_t images, int64_t c, int n, Bf16* to) const {
     const Cells& e = a_.cells;
@@ -164,7 +164,7 @@ class TileCells {
     }
   }
 
-  // All positions of an image are one cell.
+  // Fills cells that each hold all positions of an image.
   void fill_flattened(const Bf16* input, int64_t images, Bf16* cells) const {
     const Cells& e = a_.cells;
     const int64_t channels = a_.in_channels, positions = a_.in_height * a_.in_width;

@@ -5,9 +5,9 @@
 // on together, of four strips of cells, or of fewer strips and more output channels where there are not so
 // many. All taps of 32 input channels come one after the other, so that the cells they share are still near.
 //
-// Tiles are multiplied by a unit of its own. What vector instructions have to do meanwhile is given to them
-// in portions, one after each step: to finish what was summed before, and to fill the cells that are read
-// next, of the following band, too. They lie in a second place, and bands follow one another across images.
+// Tiles are multiplied by a unit of its own. Meanwhile vector instructions finish what was summed before,
+// and fill the cells that are read next, in portions, one after each step. Cells of the following band are
+// among them: they lie in a second place, and bands follow one another across images.
 
 namespace {
 
@@ -22,8 +22,8 @@ struct Band {
   int64_t padded, filled;  // rows of cells: all, and those that are filled
 };
 
-// sums: [strips][channels][16][16], of 16 output channels each; their weights are `pitch` elements apart.
-// between() is called after each step.
+// Multiplies strips by `channels` times 16 output channels, whose weights are `pitch` elements apart, into
+// sums [strips][channels][16][16]. between() is called after each step.
 template <int strips, int channels, class F>
 LASFAST_INLINE void multiply_tiles(const Strip* strip, const Cells& cells, const Taps& whole,
                                    const Taps& last, const Bf16* weight, int64_t pitch, float* sums,
@@ -118,7 +118,7 @@ class TileConvolution {
   }
 
  private:
-  // Where a cell is one position, images one after another are one of as many rows.
+  // Where a cell is one position, images one after another count as one image of as many rows.
   static ItemArgs folded(const ItemArgs& a) {
     ItemArgs item = a;
     if (a.kernel > 1 || a.stride > 1 || a.flatten) return item;
@@ -160,7 +160,7 @@ class TileConvolution {
     band.filled = last;
   }
 
-  // One strip, of two tiles of channels where there are so many.
+  // Finishes one strip, of two tiles of channels where there are so many.
   void finish_one() {
     const int i = done_.next, tiles = done_.channels - i % done_.channels > 1 ? 2 : 1;
     finish_.run(*done_.a, sums_[1 - which_] + i * tile_sums, done_.strips[i / done_.channels],
@@ -183,7 +183,7 @@ class TileConvolution {
                                      [this] { between(); });
   }
 
-  // All strips that wait, by `channels` times 16 output channels from c on.
+  // Multiplies all strips that wait by `channels` times 16 output channels from c on.
   void flush(int64_t c, int channels, const Bf16* weight, int64_t pitch) {
     switch (channels == 1 ? waiting_ : 4 * waiting_ + channels) {
       case 1:

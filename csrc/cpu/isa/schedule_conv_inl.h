@@ -8,7 +8,7 @@
 namespace {
 
 constexpr int max_kernel = 11;
-// Cells of a tile of sums, by two vectors, in registers.
+// So many cells by two vectors are a tile of sums, which stays in registers.
 constexpr int convolution_cells = isa == lasfast::Isa::generic       ? 4
                                   : isa == lasfast::Isa::avx2        ? 6
                                   : isa == lasfast::Isa::avx512_bf16 ? 12
@@ -16,11 +16,11 @@ constexpr int convolution_cells = isa == lasfast::Isa::generic       ? 4
 
 inline int64_t cell_row(const Cells& cells) { return cells.phases * cells.cols * cells.group; }
 
-// Shifts of taps, in elements.
+// The shifts of taps, in elements.
 struct Taps {
   int64_t shift[max_kernel * max_kernel], count = 0;
 
-  // All, where a cell holds so many columns.
+  // All taps, where a cell holds so many columns.
   explicit Taps(const ItemArgs& a, int64_t columns = 1) {
     for (int64_t r = 0; r < a.kernel; ++r)
       for (int64_t first = 0; first < a.kernel; first += columns) {
@@ -41,12 +41,12 @@ struct Taps {
   }
 };
 
-// Of those output channels that are of one part (see ItemArgs::phases).
+// The taps that the output channels of one part have (see ItemArgs::phases).
 inline Taps taps_of(const ItemArgs& a, int64_t part) {
   return Taps(a, a.tap_ranges[part / a.phases], a.tap_ranges[part % a.phases]);
 }
 
-// `count` positions of one row, `from_pitch` and `to_pitch` elements apart, transformed. `m`: how many of n
+// Transforms `count` positions of one row, `from_pitch` and `to_pitch` elements apart. `m`: how many of n
 // channels, and zeros behind them, are stored.
 template <bool clamp, bool whole, class T, class D>
 LASFAST_INLINE void fill_vectors(const T* from, int64_t from_pitch, D* to, int64_t to_pitch, int64_t count,
@@ -57,7 +57,8 @@ LASFAST_INLINE void fill_vectors(const T* from, int64_t from_pitch, D* to, int64
   }
 }
 
-// `n` channels from c on, and one more that gets weights of zero where `even` says so and n is odd.
+// Fills cells with n channels from c on, and with one more, whose weights are zero, where n is odd and `even`
+// says so.
 template <class T, class D>
 inline void fill_positions(const ItemArgs& a, const T* from, int64_t from_pitch, D* to, int64_t to_pitch,
                            int64_t count, int64_t c, int64_t n, bool even = false) {
@@ -73,8 +74,8 @@ inline void fill_positions(const ItemArgs& a, const T* from, int64_t from_pitch,
   }
 }
 
-// Where columns f, f + s, ... of a padded row lie in the input: `steps` of them, of which `left` .. `right` -
-// 1 are input, those from column `column` on; the others are padding.
+// The place in the input of columns f, f + s, ... of a padded row. There are `steps` of them: `left` .. right
+// - 1 are the input's from column `column` on, the others are padding.
 struct Phase {
   int64_t steps, left, right, column;
 
@@ -90,8 +91,8 @@ struct Phase {
   }
 };
 
-// All padded rows of the band of `rows` output rows from y0 on, of `n` channels from c on. `bordered`: the
-// padding is there already.
+// Fills all padded rows of the band of `rows` output rows from y0 on, with n channels from c on. `bordered`:
+// the padding is there already.
 template <class M, class T>
 void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, int64_t c, int64_t n, bool bordered,
                 typename M::Cell* cells) {
@@ -179,7 +180,7 @@ inline void convolution_tile(const C* cells, int64_t size, const Taps& taps, con
     for (int v = 0; v < N; ++v) sum[p][v].store(acc + (p * N + v) * W);
 }
 
-// What follows the sums of `count` cells from `cell` on, N vectors of channels from c on.
+// Does what follows the sums of `count` cells from `cell` on, N vectors of channels from c on.
 template <class M, int N, class T, class U>
 inline void finish_cells(const ItemArgs& a, const float* acc, int64_t position, int64_t cell, int64_t count,
                          int64_t c, bool start) {
@@ -195,7 +196,7 @@ inline void finish_cells(const ItemArgs& a, const float* acc, int64_t position, 
       finish<T, U>(a, acc + v * W, N * W, position, cell, count, c + v * W, start);
 }
 
-// P cells for as long as there are so many, then fewer.
+// Sums P cells at a time for as long as there are so many, then fewer.
 template <class M, int P, int N, class T, class U, class C = typename M::Cell>
 inline void convolution_row(const ItemArgs& a, const C* cells, const Taps& taps, const C* weight,
                             int64_t position, int64_t cell, int64_t length, int64_t c, bool start) {
@@ -281,7 +282,7 @@ inline void depthwise_tile(const float* cells, const Taps& taps, const float* we
   for (int p = 0; p < P; ++p) sum[p].store(acc + p * W);
 }
 
-// The same for a kernel of known size and stride 1: each cell of a row is loaded once.
+// The same for a kernel of known size and stride 1, which loads each cell of a row once.
 template <int P, int kernel>
 inline void depthwise_row(const float* cells, int64_t row, const float* weight, float* acc) {
   Vec sum[P];
@@ -300,7 +301,7 @@ inline void depthwise_row(const float* cells, int64_t row, const float* weight, 
   for (int p = 0; p < P; ++p) sum[p].store(acc + p * W);
 }
 
-// A vector of channels after the other: their cells stay in the first-level cache.
+// Takes one vector of channels after the other: their cells stay in the first-level cache.
 template <class T, class U>
 void depthwise(const ItemArgs& a) {
   constexpr int together = 8, most = 64;  // cells in registers, and to finish at a time

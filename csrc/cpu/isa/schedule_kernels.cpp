@@ -16,7 +16,7 @@ using lasfast::run_length;
 using lasfast::TapRange;
 using lasfast::Task;
 
-// norm and activation of W channels.
+// Applies norm and activation to W channels.
 struct Transform {
   Vec scale, shift;
   Activate activate;
@@ -32,8 +32,8 @@ struct Transform {
   LASFAST_INLINE Vec operator()(Vec v) const { return activate(norm(v)); }
 };
 
-// Some cells of one image: `count` vectors of sums, `pitch` floats apart, to channels that lie `step`
-// elements apart.
+// The sums of some cells of one image: `count` vectors, `pitch` floats apart. They go to positions that lie
+// `step` elements apart.
 struct Run {
   const float* acc;
   int64_t pitch, count, step;
@@ -57,9 +57,9 @@ LASFAST_INLINE void finish_sum(const Run& r, const Vec& bias, const Transform& o
   }
 }
 
-// What follows op(...): acc is [count, pitch] floats, W channels from c on of `count` cells from `cell` on,
-// in cells that are interleaved as a.cells.group says and begin at output position `position`. `start` marks
-// the item's first cells: their first value is what its statistics are shifted by.
+// Does what follows op(...): acc is [count, pitch] floats, W channels from c on of `count` cells from `cell`
+// on, in cells that are interleaved as a.cells.group says and begin at output position `position`. `start`
+// marks the item's first cells: their first value is what its statistics are shifted by.
 template <class T, class U>
 void finish(const ItemArgs& a, const float* acc, int64_t pitch, int64_t position, int64_t cell, int64_t count,
             int64_t c, bool start) {
@@ -136,7 +136,7 @@ void finish(const ItemArgs& a, const float* acc, int64_t pitch, int64_t position
   }
 }
 
-// Sums to mean and squared deviations.
+// Turns sums into means and squared deviations.
 inline void close_statistics(const ItemArgs& a) {
   const int64_t padded = (a.out_channels + W - 1) / W * W;
   const float *shift = a.sums, *sum = shift + padded, *square = sum + padded;
@@ -239,7 +239,7 @@ void input(const ItemArgs& a) {
 #include "schedule_lines_inl.h"
 #endif
 #include "schedule_conv_inl.h"
-// (It uses what convolutions fill their cells with.)
+// (It needs what schedule_conv_inl.h defines.)
 #include "schedule_channels_inl.h"
 #ifdef LASFAST_FOR_AMX
 #include "tile_config_amx.h"

@@ -1,11 +1,11 @@
-// What follows op(...) on bf16 with AVX-512 BF16, as finish() in schedule_kernels.cpp says; part of
+// What follows op(...) on bf16 values with AVX-512 BF16 (see finish() in schedule_kernels.cpp); part of
 // schedule_kernels.cpp.
 
 namespace {
 
 LASFAST_INLINE __mmask32 first_values(int64_t n) { return n < 32 ? (1u << n) - 1u : ~0u; }
 
-// Some cells of one row of outputs.
+// Some neighbouring cells of one row of outputs.
 struct Strip {
   const Bf16* cells;  // where they are read from, which does not matter here
   int64_t position, cell, count;
@@ -29,8 +29,8 @@ LASFAST_INLINE void store_line(const Vec (&v)[2], Bf16* to, const int (&n)[2]) {
   _mm512_mask_storeu_epi16(to, first_values(n[0] + n[1]), bits);
 }
 
-// Asks for the line behind one that was stored: positions lie too far apart for the processor to foresee that
-// their next channels will be stored.
+// Prefetches the line behind one that was stored: positions lie too far apart for the processor to foresee
+// that their next channels will be stored.
 LASFAST_INLINE void prefetch_line(void* to) { __builtin_prefetch(static_cast<char*>(to) + 64, 1); }
 
 // finish() for the common cases, which are the whole of some networks: at most ReLU or ReLU6, and values that
@@ -48,7 +48,7 @@ class LineFinish {
         channels_(a.out_channels),
         image_(a.out_height * a.out_width) {}
 
-  // The sums of a strip, of `vectors` vectors of output channels from c on, one or two. `a` is of the strip's
+  // Finishes the sums of a strip, of one or two vectors of output channels from c on. `a` is of the strip's
   // group of images.
   void run(const ItemArgs& a, const float* sums, const Strip& strip, int64_t c, int vectors) const {
     if (!common_)
@@ -63,7 +63,7 @@ class LineFinish {
       lines<1, 1>(a, sums, strip, c);
   }
 
-  // The same for the first channels of strips after this one.
+  // Prefetches the first channels of strips after this one.
   void prefetch(const ItemArgs& a, const Strip& strip) const {
     if (group_ > 1) return;
     const U* to = static_cast<const U*>(a.output) + (strip.position + strip.cell + 2 * W) * channels_;
@@ -71,7 +71,8 @@ class LineFinish {
   }
 
  private:
-  // A line of `vectors` vectors of output is of that many vectors of channels, or of that many cells.
+  // Finishes a strip line by line. A line of `vectors` vectors of output is of that many vectors of channels,
+  // or of that many cells.
   template <int vectors, int cells>
   void lines(const ItemArgs& a, const float* sums, const Strip& strip, int64_t c) const {
     constexpr int64_t step = cells == 1 ? apart : pitch;  // of a line's sums

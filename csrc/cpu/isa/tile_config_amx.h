@@ -1,4 +1,4 @@
-// All eight tiles of AMX at their full size: 16 rows of 64 bytes.
+// Configures all eight tiles of AMX at their full size: 16 rows of 64 bytes.
 #pragma once
 
 #include <immintrin.h>

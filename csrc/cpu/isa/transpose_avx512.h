@@ -1,4 +1,4 @@
-// Sixteen vectors of sixteen 32-bit values, transposed.
+// Transposes sixteen vectors of sixteen 32-bit values.
 #pragma once
 
 #include <immintrin.h>

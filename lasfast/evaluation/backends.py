@@ -72,8 +72,8 @@ def _why_not_lowerable(supernet: Supernet, image_shape: Shape) -> str | None:
     None where it can run them all.
     """
     space, rng = supernet.space, random.Random(0)
-    deepest = getattr(space, "deepest", None)
-    chosen = [deepest] if deepest is not None else [space.sample(rng) for _ in range(8)]
+    largest = space.largest()
+    chosen = [largest] if largest is not None else [space.sample(rng) for _ in range(8)]
     plan = PrefixTree([supernet.path(architecture) for architecture in chosen])
     try:
         lower(plan, image_shape, calibration=False)

@@ -359,10 +359,10 @@ def _weights(supernet: Supernet, architectures: int = 30) -> int:
 
 
 def _architectures(supernet: Supernet) -> Iterator[Architecture]:
-    """Give the deepest architecture where there is one, then random ones without end."""
-    deepest = getattr(supernet.space, "deepest", None)
-    if deepest is not None:
-        yield deepest
+    """Give the largest architecture where there is one, then random ones without end."""
+    largest = supernet.space.largest()
+    if largest is not None:
+        yield largest
     rng = random.Random(0)
     while True:
         yield supernet.space.sample(rng)

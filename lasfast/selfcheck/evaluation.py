@@ -130,8 +130,8 @@ def _made(make: Callable[[], Supernet]) -> Supernet:
 def _architectures(supernet: Supernet) -> list[tuple[int, ...]]:
     rng = random.Random(0)
     drawn = [supernet.space.sample(rng) for _ in range(2)]
-    deepest = getattr(supernet.space, "deepest", None)
-    return [*drawn, *([] if deepest is None else [deepest])]
+    largest = supernet.space.largest()
+    return [*drawn, *([] if largest is None else [largest])]
 
 
 def _batches(

@@ -35,6 +35,10 @@ class SearchSpace(abc.ABC):
     def describe(self) -> dict[str, Any]:
         """Return JSON-able values that identify the space: equal descriptions mean the same space."""
 
+    def largest(self) -> Architecture | None:
+        """Return the architecture whose sub-network has all weights; None where no single one has."""
+        return None
+
     def __contains__(self, architecture: object) -> bool:
         try:
             self.validate(architecture)  # type: ignore[arg-type]

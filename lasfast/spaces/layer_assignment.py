@@ -131,6 +131,10 @@ class LayerAssignmentSpace(ProductSpace):
             for rest in self._fill(group + 1, layers - own):
                 yield (own, *rest)
 
+    def largest(self) -> Architecture:
+        """Return the deepest assignment."""
+        return self.deepest
+
     def sample(self, rng: random.Random, depth: int | Iterable[int] | None = None) -> Architecture:
         """Draw one assignment, of the given depth(s) if any; all have exactly the same probability.
 

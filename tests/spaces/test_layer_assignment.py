@@ -132,6 +132,7 @@ def test_inherits_one_layer_in_one_group_within_bounds(space_and_parent):
 def test_the_deepest_has_no_heirs_and_everything_descends_from_the_seed():
     space = LayerAssignmentSpace(3, (2, 3, 1))
     assert space.seed_architecture == (1, 1, 1)
+    assert space.largest() == space.deepest
     assert space.deepest == (2, 3, 1)
     assert (space.min_depth, space.max_depth) == (3, 6)
     assert space.inherit(space.deepest) == ()

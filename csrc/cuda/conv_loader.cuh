@@ -2,6 +2,8 @@
 // of B are rows of a packed weight, both in the order of k_order.cuh.
 #pragma once
 
+#include <type_traits>
+
 #include "conv_mainloop.cuh"
 #include "conv_products.cuh"
 #include "k_order.cuh"
@@ -25,11 +27,7 @@ struct Window {
 constexpr int in_padding = -(1 << 30);  // the top of a window that sees nothing but padding
 
 // The transform that leaves what is loaded as it is.
-struct Unchanged {
-  static constexpr bool some = false;
-  template <typename T>
-  LASFAST_DEVICE void operator()(char*, int, T) const {}
-};
+struct Unchanged {};
 
 // Each thread copies one piece of 16 bytes of some rows. Where the vectors of channels are not `whole`, it
 // gathers the elements of A one by one. Where `transform.some`, transform(at, channel, T{}) is applied to
@@ -66,11 +64,13 @@ class WindowLoader {
   }
 
   LASFAST_DEVICE void arrived(Stage<BM, BN>& stage) {
-    if (!transform_.some) return;
-    LASFAST_UNROLL
-    for (int i = 0; i < copies; ++i)
-      if (inside(here_, i)) transform_(piece_in(stage.a, i), here_.channel, T{});
-    here_.template advance<step_elements>(conv_.kernel_width, conv_.kernel_height);
+    if constexpr (!std::is_same_v<Transform, Unchanged>) {
+      if (!transform_.some) return;
+      LASFAST_UNROLL
+      for (int i = 0; i < copies; ++i)
+        if (inside(here_, i)) transform_(piece_in(stage.a, i), here_.channel, T{});
+      here_.template advance<step_elements>(conv_.kernel_width, conv_.kernel_height);
+    }
   }
 
  private:

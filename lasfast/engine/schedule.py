@@ -1,4 +1,4 @@
-"""A lowered plan as plain data: the records of csrc/include/lasfast/schedule.h, which says what they mean.
+"""A lowered prefix tree as plain data: the records of csrc/include/lasfast/schedule.h, which says what they mean.
 
 A record is written once, in C++: the compiled module has its dtype, and `records` fills arrays of it by the
 names of its fields.

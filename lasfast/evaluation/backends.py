@@ -74,9 +74,9 @@ def _why_not_lowerable(supernet: Supernet, image_shape: Shape) -> str | None:
     space, rng = supernet.space, random.Random(0)
     largest = space.largest()
     chosen = [largest] if largest is not None else [space.sample(rng) for _ in range(8)]
-    plan = PrefixTree([supernet.path(architecture) for architecture in chosen])
+    tree = PrefixTree([supernet.path(architecture) for architecture in chosen])
     try:
-        lower(plan, image_shape, calibration=False)
+        lower(tree, image_shape, calibration=False)
     except NotLowerableError as error:
         return str(error)
     except ValueError:

@@ -176,8 +176,8 @@ class Evaluator:
 
     def statistics(self, architecture: Architecture) -> Statistics:
         """Return the calibrated BatchNorm statistics of one architecture: module -> (mean, variance)."""
-        plan = PrefixTree([self.supernet.path(architecture)])
-        nodes = self._run(lambda measurer: measurer.calibrate(plan))
+        tree = PrefixTree([self.supernet.path(architecture)])
+        nodes = self._run(lambda measurer: measurer.calibrate(tree))
         return {name: one for node in nodes for name, one in node.items()}
 
     def extract(self, architecture: Architecture) -> fx.GraphModule:

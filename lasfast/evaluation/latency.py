@@ -297,7 +297,7 @@ class _Runner:
 
     def _native(self, path: Path, images: Tensor) -> Iterator[Any]:
         assert self.native is not None
-        plan = PrefixTree([path])
+        tree = PrefixTree([path])
         statistics = [
             {
                 op.module: (
@@ -307,9 +307,9 @@ class _Runner:
                 for op in node.layer.ops
                 if isinstance(op, layers.BatchNorm2d)
             }
-            for node in plan.nodes
+            for node in tree.nodes
         ]
-        return self.native.predict_batches(plan, statistics, repeat(images))
+        return self.native.predict_batches(tree, statistics, repeat(images))
 
     def _modules(self, path: Path, images: Tensor) -> Iterator[Any]:
         network = extract(path, self.supernet).eval().to(memory_format=torch.channels_last)

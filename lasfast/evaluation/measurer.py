@@ -29,7 +29,7 @@ logger = logging.getLogger("lasfast")
 
 @dataclass(frozen=True)
 class Measurer:
-    """Calibrates and predicts the paths of a plan with a backend.
+    """Calibrates and predicts the paths of a prefix tree with a backend.
 
     Attributes:
         supernet: owns the weights; its parameters' device is where everything runs.
@@ -48,26 +48,26 @@ class Measurer:
     calibration_batch: int
     validation_batch: int
 
-    def measure(self, plan: PrefixTree) -> list[Measurement]:
+    def measure(self, tree: PrefixTree) -> list[Measurement]:
         """Calibrate and predict; return the measurement of each path, its architecture left out."""
-        answers = self._in_chunks(plan, lambda chunk: self._predict(chunk, self.calibrate(chunk)))
-        return [self._measurement(answers[path]) for path in plan.paths]
+        answers = self._in_chunks(tree, lambda chunk: self._predict(chunk, self.calibrate(chunk)))
+        return [self._measurement(answers[path]) for path in tree.paths]
 
-    def calibrate(self, plan: PrefixTree) -> list[NodeStatistics]:
-        """Return the BatchNorm statistics of each node of the plan."""
+    def calibrate(self, tree: PrefixTree) -> list[NodeStatistics]:
+        """Return the BatchNorm statistics of each node of the tree."""
         batches = self.images.calibration_batches(self.calibration_batch, self._device)
-        return self.backend.calibrate(plan, batches, self.statistics)
+        return self.backend.calibrate(tree, batches, self.statistics)
 
     def race(self, race: Race, architectures: Sequence[Architecture], paths: Sequence[Path]) -> RaceResult:
         """Calibrate all, and predict part after part of the images for those that the race has not dropped.
 
         `paths[i]` is that of `architectures[i]`; different architectures may have the same.
         """
-        statistics = self._in_chunks(_plan(paths), self._calibrate_paths)
+        statistics = self._in_chunks(_tree(paths), self._calibrate_paths)
         answers: list[list[Answers]] = [[] for _ in paths]
         for start, stop in race.parts():
             predict = partial(self._predict_part, statistics, start, stop)
-            of_paths = self._in_chunks(_plan([paths[number] for number in race.alive]), predict)
+            of_paths = self._in_chunks(_tree([paths[number] for number in race.alive]), predict)
             for number in race.alive:
                 answers[number].append(of_paths[paths[number]])
             race.see(np.stack([answers[number][-1].right for number in race.alive]))
@@ -83,13 +83,13 @@ class Measurer:
             full=race.images * len(architectures),
         )
 
-    def _in_chunks(self, plan: PrefixTree, work: Callable[[PrefixTree], dict[Path, T]]) -> dict[Path, T]:
-        """Do work for chunks of the plan that fit in the budget, halved where memory is too little.
+    def _in_chunks(self, tree: PrefixTree, work: Callable[[PrefixTree], dict[Path, T]]) -> dict[Path, T]:
+        """Do work for chunks of the tree that fit in the budget, halved where memory is too little.
 
         Return the results of all paths.
         """
         most_images = self.images.most_calibrated(self.calibration_batch)
-        chunks = self.backend.chunks(plan, self.images.shape, most_images, self.memory_budget)
+        chunks = self.backend.chunks(tree, self.images.shape, most_images, self.memory_budget)
         results: dict[Path, T] = {}
         waiting: list[PrefixTree] = []
         while chunk := waiting.pop(0) if waiting else next(chunks, None):
@@ -106,31 +106,31 @@ class Measurer:
                 waiting[:0] = [PrefixTree(chunk.paths[:half]), PrefixTree(chunk.paths[half:])]
         return results
 
-    def _calibrate_paths(self, plan: PrefixTree) -> dict[Path, list[NodeStatistics]]:
+    def _calibrate_paths(self, tree: PrefixTree) -> dict[Path, list[NodeStatistics]]:
         """Return the BatchNorm statistics of each layer of each path."""
-        nodes = self.calibrate(plan)
+        nodes = self.calibrate(tree)
         return {
-            path: [nodes[node] for node in plan.node_path(leaf)]
-            for path, leaf in zip(plan.paths, plan.leaves, strict=True)
+            path: [nodes[node] for node in tree.node_path(leaf)]
+            for path, leaf in zip(tree.paths, tree.leaves, strict=True)
         }
 
     def _predict_part(
-        self, statistics: dict[Path, list[NodeStatistics]], start: int, stop: int, plan: PrefixTree
+        self, statistics: dict[Path, list[NodeStatistics]], start: int, stop: int, tree: PrefixTree
     ) -> dict[Path, Answers]:
         """Predict images `start` to `stop` of their order, with what `_calibrate_paths` gave."""
-        nodes: list[NodeStatistics] = [{} for _ in plan.nodes]
-        for path, leaf in zip(plan.paths, plan.leaves, strict=True):
-            for node, one in zip(plan.node_path(leaf), statistics[path], strict=True):
+        nodes: list[NodeStatistics] = [{} for _ in tree.nodes]
+        for path, leaf in zip(tree.paths, tree.leaves, strict=True):
+            for node, one in zip(tree.node_path(leaf), statistics[path], strict=True):
                 nodes[node] = one
-        return self._predict(plan, nodes, start, stop)
+        return self._predict(tree, nodes, start, stop)
 
     def _predict(
-        self, plan: PrefixTree, statistics: list[NodeStatistics], start: int = 0, stop: int | None = None
+        self, tree: PrefixTree, statistics: list[NodeStatistics], start: int = 0, stop: int | None = None
     ) -> dict[Path, Answers]:
-        """Predict images `start` to `stop` of their order, with the statistics of the plan's nodes."""
+        """Predict images `start` to `stop` of their order, with the statistics of the tree's nodes."""
         batch = self.validation_batch
         if self.memory_budget is not None:
-            batch = min(batch, self.backend.prediction_batch(plan, self.images.shape, self.memory_budget))
+            batch = min(batch, self.backend.prediction_batch(tree, self.images.shape, self.memory_budget))
         scores = Scores()
         labels_of_batches: list[Tensor] = []
 
@@ -139,9 +139,9 @@ class Measurer:
                 labels_of_batches.append(labels)
                 yield images
 
-        for outputs in self.backend.predict_batches(plan, statistics, images_of_batches()):
-            scores.add(torch.stack([outputs[leaf] for leaf in plan.leaves]), labels_of_batches.pop(0))
-        return dict(zip(plan.paths, scores.answers(), strict=True))
+        for outputs in self.backend.predict_batches(tree, statistics, images_of_batches()):
+            scores.add(torch.stack([outputs[leaf] for leaf in tree.leaves]), labels_of_batches.pop(0))
+        return dict(zip(tree.paths, scores.answers(), strict=True))
 
     def _measurement(self, answers: Answers) -> Measurement:
         """Return the measurement that answers make, its images in the order in which they were given.
@@ -160,6 +160,6 @@ class Measurer:
         return next(self.supernet.parameters()).device
 
 
-def _plan(paths: Sequence[Path]) -> PrefixTree:
-    """Return the plan of the different ones of some paths."""
+def _tree(paths: Sequence[Path]) -> PrefixTree:
+    """Return the prefix tree of some paths, each of them once."""
     return PrefixTree(list(dict.fromkeys(paths)))

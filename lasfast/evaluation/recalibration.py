@@ -128,12 +128,12 @@ def _native(network: nn.Module, batches: _Batches, convention: str, precision: s
     with evaluation_mode(network):
         try:
             shape = tuple(batches.first.shape[1:])
-            plan = PrefixTree([(trace(network, shape),)])
-            lower(plan, shape, calibration=True)
+            tree = PrefixTree([(trace(network, shape),)])
+            lower(tree, shape, calibration=True)
         except (UntraceableError, NotLowerableError, ValueError) as error:
             raise _CannotError(str(error)) from error
         backend = NativeBackend(network, precision)
-        [statistics] = backend.calibrate(plan, batches, convention)
+        [statistics] = backend.calibrate(tree, batches, convention)
     return statistics
 
 

@@ -81,12 +81,12 @@ def _case(
     name: str, supernet: Supernet, precision: str, cuda: bool, normalization: Normalization | None
 ) -> Case:
     device = next(supernet.parameters()).device
-    plan = PrefixTree([supernet.path(architecture) for architecture in _architectures(supernet)])
+    tree = PrefixTree([supernet.path(architecture) for architecture in _architectures(supernet)])
     batches = _batches(33 if device.type == "cuda" else 9, device, normalization)
 
     def run(backend: type[Backend], stored: str, tf32: bool = False) -> list[Tensor]:
         with float32_as(tf32):
-            return _logits(backend(supernet, stored, normalization=normalization), plan, *batches)
+            return _logits(backend(supernet, stored, normalization=normalization), tree, *batches)
 
     stored = "bf16" if precision == "bf16" else "fp32"
     all_ways = {way: {"LASFAST_CHOICE": way} for way in ("levels", "resident", "resident alone")}
@@ -101,13 +101,13 @@ def _case(
 
 
 def _logits(
-    backend: Backend, plan: PrefixTree, calibration: Sequence[Tensor], images: Sequence[Tensor]
+    backend: Backend, tree: PrefixTree, calibration: Sequence[Tensor], images: Sequence[Tensor]
 ) -> list[Tensor]:
     """Return the logits [leaves, N, classes] of the first batch, which comes three times, and of the last."""
-    statistics = backend.calibrate(plan, calibration, "cumulative")
+    statistics = backend.calibrate(tree, calibration, "cumulative")
     every = [
-        torch.stack([outputs[leaf] for leaf in plan.leaves])
-        for outputs in backend.predict_batches(plan, statistics, images)
+        torch.stack([outputs[leaf] for leaf in tree.leaves])
+        for outputs in backend.predict_batches(tree, statistics, images)
     ]
     first, *recorded, last = every
     if isinstance(backend, NativeBackend) and not all(torch.equal(first, one) for one in recorded):

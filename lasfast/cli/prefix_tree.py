@@ -1,4 +1,4 @@
-"""How a batch of architectures would run: what `lasfast info --prefix-tree` says."""
+"""`lasfast info --prefix-tree`: how a batch of architectures would run."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ SAMPLERS = ("uniform", "uniform-cost", "sandwich")
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What a command that trains has besides its supernet.
+    """The data, settings and device of a command that trains.
 
     Attributes:
         console: prints what is not the result.

@@ -30,7 +30,7 @@ TINY_IMAGENET_FOLDER = "tiny-imagenet-200"
 
 
 class Recipe(NamedTuple):
-    """How a set is augmented, and which part of its training images is held out for validation."""
+    """The augmentation of a dataset, and the part of its training images that is held out for validation."""
 
     pad: int | None  # zeros around an image before the random crop; None: an eighth of the longer side
     flip: bool

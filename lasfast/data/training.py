@@ -44,8 +44,8 @@ def as_training_images(data: Any) -> TrainingImages:
     if isinstance(data, Sequence) and len(data) == 2 and all(isinstance(part, torch.Tensor) for part in data):
         return PairImages(*data)
     raise TypeError(
-        f"data is a {type(data).__name__}; expected training images with num_batches() and batches() as in "
-        "lasfast.data, a pair of tensors (images, labels), or a torch DataLoader"
+        "data must be training images with num_batches() and batches() as in lasfast.data, a pair of tensors "
+        f"(images, labels), or a torch DataLoader, got a {type(data).__name__}"
     )
 
 
@@ -70,12 +70,12 @@ def halves(data: TrainingImages, seed: int) -> tuple[TrainingImages, TrainingIma
     """
     if not isinstance(data, DivisibleImages):
         raise TypeError(
-            f"data is a {type(data).__name__}, which cannot be divided into halves; expected training images "
-            "with labels and subset() as in lasfast.data, or a pair of tensors"
+            "data must be training images with labels and subset() as in lasfast.data, or a pair of tensors, "
+            f"to be divided into halves, got a {type(data).__name__}"
         )
     labels = data.labels.cpu()
     if len(labels) < 2:
-        raise ValueError(f"data has {len(labels)} image; expected two or more, to divide into halves")
+        raise ValueError(f"data must have two images or more, to be divided into halves, got {len(labels)}")
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     order = order[torch.argsort(labels[order], stable=True)]
     one, other = (data.subset(order[first::2].sort().values) for first in (0, 1))
@@ -88,11 +88,11 @@ class PairImages:
     def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         if images.ndim != 4 or not images.is_floating_point() or not len(images):
             raise ValueError(
-                f"images is {images.dtype} {tuple(images.shape)}; expected floating point [N, C, H, W], N > 0"
+                f"images must be floating point [N, C, H, W], N > 0, got {images.dtype} {tuple(images.shape)}"
             )
         if labels.dtype != torch.int64 or labels.shape != (len(images),):
             raise ValueError(
-                f"labels is {labels.dtype} {tuple(labels.shape)}; expected int64 [{len(images)}]"
+                f"labels must be int64 [{len(images)}], got {labels.dtype} {tuple(labels.shape)}"
             )
         self.images = images
         self.labels = labels
@@ -142,14 +142,14 @@ class LoaderImages:
             self.length = len(loader)
         except TypeError as error:
             raise TypeError(
-                "data is a DataLoader without a length; training needs to know its batches"
+                "data must have a length, so that training knows its batches, got a DataLoader without one"
             ) from error
         if not self.length:
-            raise ValueError("data is a DataLoader without any batch")
+            raise ValueError("data must have a batch, got a DataLoader without any")
         if isinstance(loader.sampler, DistributedSampler):
             raise ValueError(
-                "data is a DataLoader with a DistributedSampler; expected whole batches, the same on all "
-                "ranks: the trainer takes each rank's images of them"
+                "data must give whole batches, the same on all ranks, of which the trainer takes each rank's "
+                "images; got a DataLoader with a DistributedSampler"
             )
         self.loader = loader
 

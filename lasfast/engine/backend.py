@@ -1,4 +1,4 @@
-"""What the evaluator asks of a backend."""
+"""The interface of backends: what evaluators may ask of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lasfast.ir.layers import Shape
 from lasfast.ir.prefix_tree import PrefixTree
 
 BACKENDS = ("auto", "torch", "native")
-"""What can be asked for; "auto" is the fastest of the others that can run what it is asked to."""
+"""The names that users may give; "auto" stands for the fastest of the others that can do what is asked."""
 
 NodeStatistics = dict[str, tuple[Tensor, Tensor]]
 """Batch norm module -> (mean [C], variance [C]), of the batch norms of one node."""

@@ -15,7 +15,7 @@ class Buffer:
 
     @property
     def size(self) -> int:
-        """How many bytes are held."""
+        """The bytes that are held."""
         return self._bytes.numel()
 
     def reserve(self, size: int) -> Tensor:

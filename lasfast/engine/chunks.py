@@ -1,4 +1,4 @@
-"""What parts of a tree take to calibrate, told from the schedule of the whole tree.
+"""Tells from the schedule of a whole tree how many bytes it takes to calibrate parts of it.
 
 Where to cut a tree that is over a budget is found by comparing many parts, none of which is lowered. A part's
 operations are nearly those that the whole has in its nodes: a few may be fused in the part alone, where the

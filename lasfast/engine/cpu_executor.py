@@ -1,4 +1,4 @@
-"""Schedules on the CPU: calibration level by level, prediction a block of images for each thread."""
+"""Runs schedules on the CPU: calibration level by level, prediction a block of images for each thread."""
 
 from __future__ import annotations
 

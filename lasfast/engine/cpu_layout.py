@@ -19,7 +19,7 @@ SHARED_BYTES = 64 << 20
 
 
 class Cut(NamedTuple):
-    """How a batch is predicted: `images` at a time, of which each of some threads takes blocks of `block`."""
+    """The sizes in which a batch is predicted: `images` at a time, of which each thread takes blocks."""
 
     threads: int
     block: int

@@ -1,4 +1,4 @@
-"""Schedules on CUDA: a whole batch level by level, all operations of a level at once.
+"""Runs schedules on CUDA: a whole batch level by level, all operations of a level at once.
 
 Small images may be predicted in another way: a few at a time go through all operations without leaving a
 multiprocessor.

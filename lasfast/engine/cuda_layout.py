@@ -12,7 +12,7 @@ from lasfast.engine.layout import Layout
 from lasfast.engine.schedule import CUDA_CHANNELS, Kind
 
 PREDICTION, CALIBRATION, RESIDENT = range(3)
-"""What launches are for (`Purpose` in csrc/include/lasfast/schedule.h)."""
+"""The purposes of launches (`Purpose` in csrc/include/lasfast/schedule.h)."""
 
 
 class Needs(NamedTuple):

@@ -29,7 +29,7 @@ class Executor(ABC):
     cuda: ClassVar[bool]
     layout_type: ClassVar[type[Layout]]
     way = "blocks"
-    """How it predicts; CUDA has several ways."""
+    """The way in which it predicts; CUDA has several."""
 
     def __init__(self, target: Target, buffer: Buffer, layout: Layout) -> None:
         self.target, self.buffer, self.layout = target, buffer, layout

@@ -152,7 +152,7 @@ _NATIVE = (
 
 
 def _is_native(op: Op, inputs: list[Shape]) -> bool:
-    """Whether there is a native operation for an op on stored values of these shapes."""
+    """Return whether there is a native operation for an op on stored values of these shapes."""
     if isinstance(op, layers.Conv2d):
         dense = op.groups == 1 or op.groups == op.in_channels == op.out_channels
         return dense and op.dilation == 1 and op.padding < op.kernel_size <= MAX_KERNEL

@@ -52,7 +52,7 @@ class Group:
 
     @property
     def adds(self) -> bool:
-        """Whether `other` is added to the result; for some kinds it is an operand."""
+        """True where `other` is added to the result; for some kinds it is an operand."""
         return self.other is not None and self.kind not in (Kind.GATE, Kind.ARRANGE, Kind.OPAQUE)
 
 
@@ -65,5 +65,5 @@ class Term(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether it is seen as it is stored."""
+        """True where the value is seen as it is stored."""
         return self.norm == NONE and not self.activation

@@ -18,13 +18,13 @@ from lasfast.engine.target import Target
 SLACK = 4096
 """Bytes behind weights and arenas that kernels may read beyond the end."""
 PARAMETERS = ("weights", "biases", "gamma", "beta", "scale", "shift", "mean", "variance")
-"""What native code wants addresses of, beside a schedule's own arrays."""
+"""The arrays whose addresses native code needs, beside those of the schedule itself."""
 NOWHERE = MappingProxyType(dict.fromkeys(PARAMETERS, 64))
 """Aligned addresses that stand for parameters where native code is asked for sizes and reads none."""
 
 
 class Layout(ABC):
-    """Where a schedule's packed weights lie, and how much memory a pass takes.
+    """The places of a schedule's packed weights, and the bytes that a pass takes.
 
     A pass takes an arena, where values lie, and a workspace, which kernels have for themselves.
 

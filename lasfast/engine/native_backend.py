@@ -29,7 +29,7 @@ from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime import compiled
 
 EXECUTORS: dict[str, type[Executor]] = {"cpu": CpuExecutor, "cuda": CudaExecutor}
-"""What runs a schedule, by the type of the device where the parameters are."""
+"""The executor for each type of device that parameters may be on."""
 
 
 def why_missing(device: torch.device) -> str | None:
@@ -55,7 +55,7 @@ class NativeBackend(Backend):
 
     name = "native"
     way: str | None = None
-    """How the last batch was predicted: by "blocks" of images on the CPU, else as `CudaExecutor.way` says."""
+    """The way in which the last batch was predicted: "blocks" on the CPU, else one of `CudaExecutor.way`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A lowered prefix tree as plain data: the records of csrc/include/lasfast/schedule.h, which says what they mean.
+"""A lowered prefix tree as plain data: the records that csrc/include/lasfast/schedule.h explains.
 
 A record is written once, in C++: the compiled module has its dtype, and `records` fills arrays of it by the
 names of its fields.
@@ -18,7 +18,7 @@ from lasfast.runtime import compiled
 
 
 class Kind(IntEnum):
-    """What an operation does with its input."""
+    """The kind of an operation says what it does with its input."""
 
     INPUT = 0
     CONV2D = 1
@@ -92,7 +92,7 @@ def records(name: Literal["Value", "Norm", "Operation"], rows: Sequence[Fields])
 
 
 def fits(module: Any) -> bool:
-    """Whether a compiled module has the records, and the kinds of operations, that this code knows."""
+    """Return whether a compiled module has the records and the kinds of operations that this code knows."""
     fields = {name: set(dtype.names) for name, dtype in getattr(module, "records", {}).items()}
     return fields == _FIELDS and getattr(module, "kinds", None) == {kind.name.lower(): kind for kind in Kind}
 
@@ -137,7 +137,7 @@ class Resident:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What one pass runs. Weights and biases are filled in by who packs them.
+    """The operations of one pass, as plain data. Weights and biases are filled in by who packs them.
 
     `weights` are the distinct slices: the op that reads them with its input's shape, and an operation
     that does; an operation's `weight` is the index in `weights` until packing makes it an offset.

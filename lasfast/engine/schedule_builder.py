@@ -1,4 +1,4 @@
-"""From groups of ops, one for each operation, to the schedule's records: their order, memory and weights."""
+"""Builds a schedule from groups of ops: their order, the places of their values, and their records."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class _Parameters:
 
 
 def _weight_key(op: Reader, shape: Shape) -> tuple[object, ...]:
-    """What a packed weight may depend on."""
+    """Return all that a packed weight depends on."""
     if isinstance(op, layers.Linear):
         return (op.module, op.out_features, shape)
     sizes = (op.out_channels, op.kernel_size, op.stride, op.padding, op.groups)

@@ -18,7 +18,7 @@ from lasfast.runtime.precision import autocast, torch_dtype
 
 @dataclass(frozen=True)
 class Target:
-    """What a backend runs, and on what.
+    """A network, and the device and precision in which a backend runs it.
 
     Attributes:
         module: any network; its parameters are read at each run.

@@ -168,7 +168,7 @@ def distinct_layers(supernet: Supernet, input_size: tuple[int, int]) -> dict[str
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well predicted latencies agree with measured ones.
+    """The agreement of predicted latencies with measured ones.
 
     Attributes:
         error: mean absolute difference, relative to the measured latency.

@@ -36,7 +36,7 @@ class Answers:
 
     @property
     def right(self) -> np.ndarray:
-        """Which answers are right: bool [N]."""
+        """A flag for each answer that says whether it is right: bool [N]."""
         right: np.ndarray = self.class_ranks == 0
         return right
 

@@ -1,4 +1,4 @@
-"""How good architectures are: measurements, their journal, rank correlations, races and tables. No torch."""
+"""Measurements of architectures: their journal, rank correlations, races, tables of known ones. No torch."""
 
 from lasfast.measurements.evaluation import Evaluation
 from lasfast.measurements.journal import Journal, JournalError

@@ -1,4 +1,4 @@
-"""What a study asks of an evaluator."""
+"""The interface of evaluators, as studies use it."""
 
 from __future__ import annotations
 

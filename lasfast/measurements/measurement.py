@@ -17,7 +17,7 @@ from lasfast.spaces.base import Architecture
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """How good one architecture is on a validation set.
+    """The accuracy of one architecture on a validation set, and its loss.
 
     Attributes:
         architecture: the architecture; () for a network that has none.

@@ -1,4 +1,4 @@
-"""How well accuracies with inherited weights agree with those of networks trained stand-alone."""
+"""Statistics of how accuracies with inherited weights agree with those of stand-alone training."""
 
 from __future__ import annotations
 

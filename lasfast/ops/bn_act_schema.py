@@ -28,7 +28,7 @@ library.define(
 )
 
 Needed = Sequence[bool]
-"""Which gradients are wanted: of x, weight, bias, residual."""
+"""A flag for each gradient, of x, weight, bias and residual: it says whether that one is wanted."""
 
 
 Statistics = tuple[Tensor, Tensor]

@@ -20,7 +20,7 @@ _ITEM = 4  # the bytes of a float
 
 @dataclass(frozen=True)
 class SgdRule:
-    """How gradients become updates: as in `torch.optim.SGD`, without dampening.
+    """The rule by which gradients become updates: that of `torch.optim.SGD`, without dampening.
 
     Attributes:
         clip_norm: the bound of the Euclidean norm of an update's scaled gradient, all parts together.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Point = tuple[int, float | None, float | None]
-"""How many evaluations were made, the mean regret over seeds in percentage points, and its standard error.
+"""The number of evaluations, the mean regret over seeds in percentage points, and its standard error.
 
 The last two are None where some seed had found nothing yet."""
 

@@ -102,7 +102,7 @@ class Run:
 
     @property
     def has_depths(self) -> bool:
-        """Whether the study searches layer assignments by depth."""
+        """True where the study searches layer assignments by depth."""
         return self.description["searcher"]["name"] in ("nir", "random") and (
             self.description["searcher"].get("space", {}).get("name", "LayerAssignmentSpace")
             == "LayerAssignmentSpace"
@@ -110,7 +110,7 @@ class Run:
 
     @property
     def is_derived(self) -> bool:
-        """Whether the search asks for a single architecture, which is derived from its training."""
+        """True where the search asks for a single architecture, which is derived from its training."""
         return bool(self.description["searcher"]["name"] == "itnas")
 
     @property

@@ -1,1 +1,1 @@
-"""What code runs on: the compiled module and its kernels, this machine, its GPUs, other processes."""
+"""The machine that code runs on: the compiled module, GPUs, other processes, measured choices."""

@@ -45,7 +45,7 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this is rank 0, which alone writes files and prints."""
+        """True on rank 0, which alone writes files and prints."""
         return self.rank == 0
 
     def device(self, kind: str) -> torch.device:

@@ -41,7 +41,7 @@ ENDED_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What the check of a GPU found.
+    """The result of checking a GPU.
 
     Attributes:
         passed: whether the kernels compute what they should.

@@ -1,4 +1,4 @@
-"""Where kernels of the compiled module may run; where they may not, a warning says once why."""
+"""Tells where kernels of the compiled module may run; where they may not, a warning says once why."""
 
 from __future__ import annotations
 

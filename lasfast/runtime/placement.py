@@ -1,4 +1,4 @@
-"""Where a compiled function runs: on the CPU with some threads, or on a GPU in a stream."""
+"""The placement of a compiled function: on the CPU with some threads, or on a GPU in a stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lasfast.runtime import compiled
 
 
 class Placement(NamedTuple):
-    """Where a compiled function runs, as its name and its arguments say it.
+    """The place where a compiled function runs, as its name and its arguments say it.
 
     Attributes:
         kind: the end of the function's name: "cpu" or "cuda"; "" where no kernels may run.

@@ -49,7 +49,7 @@ class Searcher(abc.ABC):
 
     cost: Cost | None = None
     after_training = False
-    """Whether the searcher is asked only after training, since it proposes what the supernet has learned."""
+    """A searcher that proposes what the supernet has learned sets this: it is asked only after training."""
 
     def __init__(self, space: SearchSpace, constraint: Callable[[Architecture], bool] | None = None) -> None:
         if constraint is not None and not callable(constraint):
@@ -98,7 +98,7 @@ class Searcher(abc.ABC):
 
     @property
     def finished(self) -> bool:
-        """Whether the search has ended."""
+        """True once the search has ended."""
         return not self.candidates
 
     def ask(self, n: int | None = None) -> list[Architecture]:

@@ -1,4 +1,4 @@
-"""What a differentiable search has learned of a cell: a distribution over operations for each edge."""
+"""A cell as a differentiable search has learned it: a distribution over operations for each edge."""
 
 from __future__ import annotations
 

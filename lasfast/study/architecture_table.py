@@ -89,7 +89,7 @@ def load_table(path: str | os.PathLike[str]) -> list[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How well accuracies with inherited weights agree with those of stand-alone training.
+    """The agreement of accuracies with inherited weights with those of stand-alone training.
 
     Attributes:
         count: how many architectures are compared.

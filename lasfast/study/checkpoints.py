@@ -20,7 +20,7 @@ class CheckpointClock:
 
     def __init__(self, seconds: float) -> None:
         if not seconds >= 0:
-            raise ValueError(f"checkpoint_seconds is {seconds!r}; expected 0 or more")
+            raise ValueError(f"checkpoint_seconds must be 0 or more, got {seconds!r}")
         self.seconds = seconds
         self.restart()
 
@@ -30,7 +30,7 @@ class CheckpointClock:
 
     @property
     def due(self) -> bool:
-        """Whether the seconds have passed."""
+        """Return whether the seconds have passed."""
         return time.monotonic() - self._began >= self.seconds
 
 

@@ -77,7 +77,7 @@ class Study:
         checkpoint_seconds: float = 60,
     ) -> None:
         if trainer is not None and trainer.supernet is not evaluator.supernet:
-            raise ValueError("trainer and evaluator have different supernets; expected the same object")
+            raise ValueError("trainer and evaluator must have the same supernet, got different ones")
         for architecture in () if searcher.after_training else searcher.ask():
             if architecture not in evaluator.space:
                 owner = "table" if evaluator.supernet is None else "supernet"

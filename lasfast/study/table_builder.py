@@ -71,7 +71,7 @@ class TableBuilder:
         self.validation = validation
         self.architectures = list(dict.fromkeys(map(supernet.space.validate, architectures)))
         if not self.architectures:
-            raise ValueError("architectures is empty; expected at least one to train")
+            raise ValueError("architectures must have at least one to train, got none")
         self.directory = Path(directory)
         self.settings = resolve(settings, **overrides)
         self.keep_weights = keep_weights

@@ -1,4 +1,4 @@
-"""What each batch trains: the paths that it runs, and the learning rate at its place in the training.
+"""Curricula and schedules: the paths that a batch trains, and the learning rate at its position.
 
 A position in training is (step, batch): the step's batches are counted through its epochs. Every random
 choice is a function of the seed and the position.
@@ -27,7 +27,7 @@ TRIES = 200  # draws for one architecture of a cost
 
 
 class Schedule(abc.ABC):
-    """How long each step trains, and at which learning rate."""
+    """A schedule says for how many epochs each step trains, and at which learning rate."""
 
     @abc.abstractmethod
     def epochs(self, step: int) -> int:
@@ -100,10 +100,10 @@ def cosine(rate: float, final: float) -> Callable[[float], float]:
 
 
 class Curriculum(abc.ABC):
-    """Which paths a batch trains. A path is whatever a `Forward` can run; None stands for all it has."""
+    """A curriculum says which paths a batch trains: whatever a `Forward` can run; None is all that it has."""
 
     recurs = False
-    """Whether the batches of a step train the same few paths again and again, as CUDA graphs need it."""
+    """True where the batches of a step train the same few paths again and again, as CUDA graphs need it."""
     counted = slice(None)
     """The paths of a batch, by their order, whose loss and accuracy are reported in steps from 1 on."""
 

@@ -1,4 +1,4 @@
-"""How the logits of paths are computed: which layers run, by whose operators, in which precision."""
+"""Forward passes compute the logits of paths: by which layers, whose operators, in which precision."""
 
 from __future__ import annotations
 

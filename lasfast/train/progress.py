@@ -1,4 +1,4 @@
-"""What training reports: a `Progress` after every batch, and the readings of an epoch behind it."""
+"""The reports of training: a `Progress` after every batch, and the readings of an epoch behind it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NonFiniteLossError(ArithmeticError):
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where training is, and how it goes. `loss` and `accuracy` are as of the last reading (see `Trainer`).
+    """The position of a training, and how it goes. `loss` and `accuracy` are as of the last reading.
 
     A step is the training before one round of candidates; step 0 is the warm-up, and the whole of a
     stand-alone training. Loss and accuracy are means over the epoch so far, over the newest candidates (in
@@ -48,7 +48,7 @@ class Progress:
 
     @property
     def last_of_epoch(self) -> bool:
-        """Whether the epoch ends with this batch."""
+        """True where the epoch ends with this batch."""
         return self.batch + 1 == self.batches
 
 

@@ -34,7 +34,7 @@ NUMBERS: dict[str, dict[str, float]] = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """How supernets and stand-alone networks are trained: SGD, with the schedules of the NIR paper.
+    """The settings of training: SGD, with the schedules of the NIR paper.
 
     `learning_rate` is the base rate. Warm-up uses it as it is; a search step uses half of it, falling
     linearly to zero over the step; stand-alone training multiplies it by `milestone_factor` at each of

@@ -91,7 +91,7 @@ class StandaloneTrainer(Trainer):
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done."""
+        """True once all epochs are done."""
         return self.position[1] >= self.epochs(0) * self.batches
 
     def train(self, start: int | None = None) -> Iterator[Progress]:

@@ -68,7 +68,7 @@ class PathTrainer(Trainer):
         return self.run(step, candidates, start)
 
     def finished(self, step: int) -> bool:
-        """Whether the weights already went through all training up to a step's end."""
+        """Return whether the weights already went through all training up to a step's end."""
         while step and not self.epochs(step):
             step -= 1  # nothing is trained in it
         return self.position >= (step, self.epochs(step) * self.batches)
@@ -172,7 +172,7 @@ class OneShotTrainer(PathTrainer):
 
     @property
     def sampler(self) -> PathSampler:
-        """What draws the sub-networks of a batch."""
+        """The sampler that draws the sub-networks of a batch."""
         return self.curriculum.sampler
 
     def describe(self) -> dict[str, Any]:

@@ -59,21 +59,21 @@ def test_a_pair_visits_each_image_once_and_drops_the_rest():
 
 
 def test_what_cannot_be_trained_on_is_named():
-    with pytest.raises(ValueError, match=r"images is torch\.uint8 \(2, 3, 4, 4\); expected floating point"):
+    with pytest.raises(ValueError, match=r"images must be floating point .* got torch\.uint8 \(2, 3, 4, 4\)"):
         as_training_images((torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)))
-    with pytest.raises(ValueError, match=r"labels is torch\.int64 \(3,\); expected int64 \[2\]"):
+    with pytest.raises(ValueError, match=r"labels must be int64 \[2\], got torch\.int64 \(3,\)"):
         as_training_images((torch.zeros(2, 3, 4, 4), torch.zeros(3, dtype=torch.int64)))
-    with pytest.raises(TypeError, match="data is a int"):
+    with pytest.raises(TypeError, match=r"data must be training images .* got a int"):
         as_training_images(3)
     empty = TensorDataset(torch.zeros(0, 3, 4, 4), torch.zeros(0))
-    with pytest.raises(ValueError, match="without any batch"):
+    with pytest.raises(ValueError, match="data must have a batch"):
         as_training_images(DataLoader(empty, batch_size=2))
 
     class Endless(IterableDataset):
         def __iter__(self):
             yield torch.zeros(3, 4, 4), 0
 
-    with pytest.raises(TypeError, match="without a length"):
+    with pytest.raises(TypeError, match="data must have a length"):
         as_training_images(DataLoader(Endless()))
 
 

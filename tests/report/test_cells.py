@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from lasfast.train.itnas import PREFIX, CellWeights
 from matplotlib.figure import Figure
 
 from lasfast.measurements.journal import Journal
@@ -11,6 +10,7 @@ from lasfast.report.run import Run
 from lasfast.searchers.itnas import ITNAS
 from lasfast.spaces import CellSpace
 from lasfast.train import checkpoint
+from lasfast.train.itnas import PREFIX, CellWeights
 
 SPACE = CellSpace(2, ("max_pool_3x3", "sep_conv_3x3"))
 TEXT = "max3.0+sep3.1-sep3.1+max3.2--max3.0+max3.1-sep3.0+sep3.2"

@@ -67,5 +67,5 @@ def test_ctrl_c_ends_training_after_the_batch_and_a_checkpoint(directory, text):
 
 
 def test_negative_seconds_are_refused():
-    with pytest.raises(ValueError, match="checkpoint_seconds is -1; expected 0 or more"):
+    with pytest.raises(ValueError, match="checkpoint_seconds must be 0 or more, got -1"):
         CheckpointClock(-1)

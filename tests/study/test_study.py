@@ -422,7 +422,7 @@ def test_half_a_line_in_the_log_is_ended(finished):
 
 def test_arguments_that_do_not_fit_are_named(tmp_path):
     study, other = tiny_study(tmp_path / "run"), tiny_study(None)
-    with pytest.raises(ValueError, match="different supernets"):
+    with pytest.raises(ValueError, match="must have the same supernet"):
         Study(study.searcher, study.evaluator, trainer=other.trainer)
     with pytest.raises(ValueError, match=r"asks for \(2, 1\), which is not in the supernet's space"):
         Study(NIR(lasfast.spaces.LayerAssignmentSpace(2, 3), depth=4), study.evaluator)

@@ -92,7 +92,7 @@ def test_kept_weights_give_the_measured_network(reference, tmp_path):
 
 def test_nothing_to_train_is_refused(tmp_path):
     one = build(tmp_path)
-    with pytest.raises(ValueError, match="architectures is empty"):
+    with pytest.raises(ValueError, match="architectures must have at least one"):
         TableBuilder(one.supernet, one.train, one.validation, [], tmp_path)
 
 

@@ -267,9 +267,15 @@ def test_a_state_of_another_search_is_refused() -> None:
             "final_learning_rate must be at most the learning_rate, 0.05, got 0.1",
         ),
         ({"transition": 1}, "transition must be True or False, got 1"),
-        ({"data": torch.utils.data.DataLoader([])}, "without any batch"),
-        ({"data": torch.utils.data.DataLoader([(IMAGES[0] / 255, 0)])}, "cannot be divided into halves"),
-        ({"data": (torch.rand(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64))}, "data has 1 image"),
+        ({"data": torch.utils.data.DataLoader([])}, "data must have a batch"),
+        (
+            {"data": torch.utils.data.DataLoader([(IMAGES[0] / 255, 0)])},
+            "to be divided into halves, got a LoaderImages",
+        ),
+        (
+            {"data": (torch.rand(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64))},
+            "data must have two images or more, .* got 1",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message: str) -> None:

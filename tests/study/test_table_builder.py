@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_named(reference, tmp_path):
         build(directory, learning_rate=0.2).run(resume=True)
     with pytest.raises(ValueError, match="depth"):
         build(tmp_path, depths=40)
-    with pytest.raises(ValueError, match="checkpoint_seconds is -1"):
+    with pytest.raises(ValueError, match="checkpoint_seconds must be 0 or more, got -1"):
         build(tmp_path, checkpoint_seconds=-1)
 
 

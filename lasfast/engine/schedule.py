@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -79,15 +80,15 @@ _FIELDS = {
 def records(name: Literal["Value", "Norm", "Operation"], rows: Sequence[Fields]) -> np.ndarray:
     """Return an array of the compiled module's records, each filled by the names of its fields.
 
-    Raises ImportError where the module is missing, ValueError where a row has other fields than the record.
+    Raises ImportError where the module is missing, KeyError where a row lacks a field, ValueError where it
+    has one that the record lacks.
     """
     dtype = compiled.load().records[name]
-    array, fields = np.empty(len(rows), dtype), set(dtype.names)
+    names = dtype.names
+    array = np.array(list(map(itemgetter(*names), rows)), dtype)
     for row in rows:
-        if row.keys() != fields:
-            raise ValueError(f"{name} has fields {', '.join(dtype.names)}, got {', '.join(row)}")
-    for field in dtype.names:
-        array[field] = [row[field] for row in rows]
+        if len(row) != len(names):
+            raise ValueError(f"{name} has no field {', '.join(row.keys() - set(names))}")
     return array
 
 

@@ -23,7 +23,6 @@ from lasfast.engine.schedule import (
     Resident,
     Schedule,
     norm_fields,
-    operation_fields,
     records,
     value_fields,
 )
@@ -118,34 +117,43 @@ def _records(groups: list[Group], norms: dict[int, int], parameters: _Parameters
     """Return the groups' records; the values that they store are numbered in their order."""
     numbers = {id(group): number for number, group in enumerate(g for g in groups if g.leaf == NONE)}
     rows = [
-        _record(group, numbers, norms) | parameters.of(group, index) for index, group in enumerate(groups)
+        _record(group, numbers, norms, *parameters.of(group, index)) for index, group in enumerate(groups)
     ]
     return records("Operation", rows)
 
 
-def _record(group: Group, numbers: dict[int, int], norms: dict[int, int]) -> Fields:
-    """Return an operation's fields, but for its parameters."""
+def _record(group: Group, numbers: dict[int, int], norms: dict[int, int], weight: int, bias: int) -> Fields:
+    """Return an operation's fields."""
     op, one, other = group.op, group.input, group.other
-    fields = {
+    kernel, stride, padding, channel_groups = 1, 1, 0, group.groups
+    if isinstance(op, layers.Conv2d | layers.Pool):
+        kernel, stride, padding = op.kernel_size, op.stride, op.padding
+    if isinstance(op, layers.Conv2d):
+        channel_groups = op.groups
+    return {
+        "kind": group.kind,
         "level": group.level,
+        "input": numbers[id(one.group)] if one else NONE,
+        "other": numbers[id(other.group)] if other else NONE,
         "output": numbers.get(id(group), NONE),
         "leaf": group.leaf,
-        "groups": group.groups,
+        "kernel": kernel,
+        "stride": stride,
+        "padding": padding,
+        "groups": channel_groups,
+        "input_norm": norms[one.norm] if one else NONE,
+        "input_activation": one.activation if one else 0,
+        "other_norm": norms[other.norm] if other else NONE,
+        "other_activation": other.activation if other else 0,
         "output_norm": norms[group.output_norm],
         "activation": group.activation,
         "statistics": norms[group.statistics],
         "out_channels": group.shape[0],
         "first": group.first,
+        "tile": 0,
+        "weight": weight,
+        "bias": bias,
     }
-    if isinstance(op, layers.Conv2d | layers.Pool):
-        fields |= {"kernel": op.kernel_size, "stride": op.stride, "padding": op.padding}
-    if isinstance(op, layers.Conv2d):
-        fields["groups"] = op.groups
-    for name, term in (("input", one), ("other", other)):
-        if term is not None:
-            fields |= {name: numbers[id(term.group)], f"{name}_norm": norms[term.norm]}
-            fields[f"{name}_activation"] = term.activation
-    return operation_fields(group.kind, **fields)
 
 
 class _Parameters:
@@ -157,11 +165,11 @@ class _Parameters:
         self._weights: dict[tuple[object, ...], int] = {}
         self._bias_end = 0
 
-    def of(self, group: Group, index: int) -> dict[str, int]:
-        """Return the fields that say which weight operation `index` reads, and where its bias begins."""
+    def of(self, group: Group, index: int) -> tuple[int, int]:
+        """Return the number of the weight that operation `index` reads, and where its bias begins."""
         op = group.op
         if group.kind not in (Kind.CONV2D, Kind.LINEAR):
-            return {}
+            return NONE, NONE
         assert isinstance(op, Reader)
         assert group.input is not None
         shape = group.input.group.shape
@@ -169,12 +177,12 @@ class _Parameters:
         if weight == len(self.sources):
             self.sources.append((op, shape, index))
         if not op.bias:
-            return {"weight": weight}
+            return weight, NONE
         slot = (op.module, group.shape[0])
         if slot not in self.biases:
             self.biases[slot] = self._bias_end
             self._bias_end += group.shape[0]
-        return {"weight": weight, "bias": self.biases[slot]}
+        return weight, self.biases[slot]
 
 
 def _weight_key(op: Reader, shape: Shape) -> tuple[object, ...]:

@@ -27,9 +27,9 @@ def test_records_are_filled_by_name() -> None:
 
 
 def test_a_record_with_other_fields_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Operation has fields kind, level, .*, got .*, outputs"):
+    with pytest.raises(ValueError, match="Operation has no field outputs"):
         records("Operation", [operation_fields(Kind.INPUT, outputs=3)])
-    with pytest.raises(ValueError, match="Norm has fields"):
+    with pytest.raises(KeyError, match="offset"):
         records("Norm", [{"channels": 8}])
 
 

@@ -426,7 +426,7 @@ def test_arguments_that_do_not_fit_are_named(tmp_path):
         Study(study.searcher, study.evaluator, trainer=other.trainer)
     with pytest.raises(ValueError, match=r"asks for \(2, 1\), which is not in the supernet's space"):
         Study(NIR(lasfast.spaces.LayerAssignmentSpace(2, 3), depth=4), study.evaluator)
-    with pytest.raises(ValueError, match="checkpoint_seconds is -1"):
+    with pytest.raises(ValueError, match="checkpoint_seconds must be 0 or more, got -1"):
         Study(study.searcher, study.evaluator, checkpoint_seconds=-1)
     with pytest.raises(ValueError, match="no directory to resume from"):
         other.run(resume=True)

@@ -535,6 +535,9 @@ def schedule_scratch_bytes(
     tables: ScheduleTables, storage: int, isa: int, images: int, threads: int, calibration: bool
 ) -> int: ...
 def schedule_usual_tile_cuda(channels: int) -> int: ...
+def sgd_chunks(parts: int, count: int) -> int:
+    """Number the chunks of `parts`, int64 [count, 9] of SgdPart; return how many there are."""
+
 def sgd_cpu(
     parts: int,
     count: int,
@@ -562,9 +565,6 @@ def sgd_cuda(
     device: int,
     stream: int,
 ) -> None: ...
-def sgd_plan(parts: int, count: int) -> int:
-    """Number the chunks of `parts`, int64 [count, 9] of SgdPart; return how many there are."""
-
 def sgd_workspace(chunks: int) -> int: ...
 def sliced_conv2d_forward_cpu(
     params: SlicedConv2dParams, input: int, weight: int, workspace: int, threads: int, isa: int, output: int

@@ -9,9 +9,9 @@ namespace {
 namespace py = pybind11;
 using py::arg;
 
-int64_t plan(Pointer<SgdPart> parts, int64_t count) {
+int64_t number_chunks(Pointer<SgdPart> parts, int64_t count) {
   int64_t chunks = 0;
-  raise(sgd_plan(parts, count, &chunks), "sgd");
+  raise(sgd_chunks(parts, count, &chunks), "sgd");
   return chunks;
 }
 
@@ -36,7 +36,7 @@ void bind_update(py::module_& m, const char* name, Run run, const Where&... wher
 }  // namespace
 
 void bind_sgd(py::module_& m) {
-  m.def("sgd_plan", &plan, arg("parts"), arg("count"),
+  m.def("sgd_chunks", &number_chunks, arg("parts"), arg("count"),
         "Number the chunks of `parts`, int64 [count, 9] of SgdPart; return how many there are.");
   m.def("sgd_workspace", &sgd_workspace, arg("chunks"));
   bind_update(m, "sgd_cpu", &sgd_cpu, arg("threads"));

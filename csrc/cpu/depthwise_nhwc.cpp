@@ -187,7 +187,7 @@ void weight_gradient(const DepthwiseNhwcParams& p, const void* grad_output, cons
     return;
   }
   if (p.channels == 0) return;
-  const auto gradient = run.storage[static_cast<int>(p.storage)].grad_weight;
+  const auto gradient = run.passes[static_cast<int>(p.storage)].grad_weight;
   const int width = run.width;
   const int64_t vectors = vector_count(p, width), taps = p.kernel * p.kernel,
                 part_floats = vectors * taps * width;
@@ -255,7 +255,7 @@ Status depthwise_nhwc_forward_cpu(const DepthwiseNhwcParams& p, const void* inpu
     return {};
   }
   const DepthwiseKernels& run = kernels[isa];
-  const auto forward = run.storage[static_cast<int>(p.storage)].forward;
+  const auto forward = run.passes[static_cast<int>(p.storage)].forward;
   const int64_t slots = vector_count(p, run.width) * run.width, pixel = p.channels * itemsize(p.storage);
   const Pieces pieces(p, p.out_height);
   float* packed = align_line<float>(workspace);
@@ -286,7 +286,7 @@ Status depthwise_nhwc_grad_input_cpu(const DepthwiseNhwcParams& p, const void* g
   if (const Status status = check(p, threads, isa); !status.ok()) return status;
   if (p.batch * p.height * p.width * p.channels == 0) return {};
   const DepthwiseKernels& run = kernels[isa];
-  const auto gradient = run.storage[static_cast<int>(p.storage)].grad_input;
+  const auto gradient = run.passes[static_cast<int>(p.storage)].grad_input;
   const int64_t pixel = p.channels * itemsize(p.storage);
   const Pieces pieces(p, p.height);
   float* packed = align_line<float>(workspace);
@@ -324,7 +324,7 @@ Status depthwise_nhwc_backward_cpu(const DepthwiseNhwcParams& p, const void* gra
     return depthwise_nhwc_grad_input_cpu(p, grad_output, weight, workspace, threads, isa, grad_input);
   }
   const DepthwiseKernels& run = kernels[isa];
-  const auto gradient = run.storage[static_cast<int>(p.storage)].grad_input;
+  const auto gradient = run.passes[static_cast<int>(p.storage)].grad_input;
   const int64_t pixel = p.channels * itemsize(p.storage);
   const int64_t image = p.height * p.width * pixel, out_image = p.out_height * p.out_width * pixel;
   float* packed = align_line<float>(workspace);

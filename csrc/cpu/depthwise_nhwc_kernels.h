@@ -55,13 +55,13 @@ struct DepthwiseWeightArgs {
 };
 
 struct DepthwiseKernels {
-  struct Storage {
+  struct Passes {
     void (*forward)(const DepthwiseArgs&);
     void (*grad_input)(const DepthwiseArgs&);
     void (*grad_weight)(const DepthwiseWeightArgs&);
   };
   int width;
-  Storage storage[2];  // by Dtype
+  Passes passes[2];  // by the Dtype of the values
 };
 
 extern const DepthwiseKernels generic_depthwise_kernels;

@@ -91,7 +91,8 @@ struct ScheduleKernels {
 };
 
 constexpr int64_t cell_slack_bytes = 4096;  // readable behind the cells
-constexpr int run_length = 16;              // positions at a time where nothing else decides
+constexpr int max_kernel = 11;
+constexpr int run_length = 16;  // positions at a time where nothing else decides
 
 extern const ScheduleKernels generic_schedule_kernels;
 extern const ScheduleKernels avx2_schedule_kernels;

@@ -18,6 +18,8 @@ constexpr int64_t large_weight_bytes = 1 << 20;   // which then should not be re
 constexpr int64_t tile_images = 16;               // of one item by tiles: its bands follow one another
 constexpr int64_t tile_cells = 16, tile_depth = 32;  // of a tile: rows, and bf16 values per row
 
+static_assert(max_kernel == schedule_max_kernel);
+
 const ScheduleKernels& schedule_kernels(Isa isa);  // isa is compiled in
 
 inline bool by_tiles(Dtype storage, Isa isa) { return storage == Dtype::bfloat16 && isa == Isa::amx; }

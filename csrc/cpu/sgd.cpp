@@ -87,7 +87,7 @@ auto choose_update(const SgdParams& p) {
 
 }  // namespace
 
-Status sgd_plan(SgdPart* parts, int64_t count, int64_t* chunks) {
+Status sgd_chunks(SgdPart* parts, int64_t count, int64_t* chunks) {
   *chunks = 0;
   for (int64_t i = 0; i < count; ++i) {
     SgdPart& part = parts[i];

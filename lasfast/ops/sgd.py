@@ -155,7 +155,7 @@ class _Table:
         self._strides = [weight.stride() for weight in weights]
         self._rows = torch.tensor(rows, dtype=torch.int64).view(len(rows), _COLUMNS)
         self._owners, self._offsets = (torch.tensor(one, dtype=torch.int64) for one in (owners, offsets))
-        self._chunks = compiled.load().sgd_plan(self._rows.data_ptr(), len(rows))
+        self._chunks = compiled.load().sgd_chunks(self._rows.data_ptr(), len(rows))
         self._gradients: list[int] = []
         self._there = torch.empty_like(self._rows, device=device) if device.type == "cuda" else self._rows
         self._workspace: Tensor | None = None

@@ -7,7 +7,6 @@
 
 namespace {
 
-constexpr int max_kernel = 11;
 // So many cells by two vectors are a tile of sums, which stays in registers.
 constexpr int convolution_cells = isa == lasfast::Isa::generic       ? 4
                                   : isa == lasfast::Isa::avx2        ? 6

@@ -12,6 +12,7 @@ using lasfast::Affine;
 using lasfast::Bf16;
 using lasfast::Cells;
 using lasfast::ItemArgs;
+using lasfast::max_kernel;
 using lasfast::run_length;
 using lasfast::TapRange;
 using lasfast::Task;

@@ -19,7 +19,7 @@
 
 namespace lasfast {
 
-// Made by Python (lasfast/ops/sgd.py) as rows of nine int64; first_chunk by sgd_plan.
+// Made by Python (lasfast/ops/sgd.py) as rows of nine int64; first_chunk by sgd_chunks.
 struct SgdPart {
   float* weight;
   const float* gradient;
@@ -30,7 +30,7 @@ struct SgdPart {
 };
 
 struct SgdParams {
-  int64_t parts, chunks;  // chunks: what sgd_plan said
+  int64_t parts, chunks;  // chunks: what sgd_chunks said
   float learning_rate, momentum, weight_decay;
   bool nesterov;
   float gradient_scale, clip_norm;
@@ -39,7 +39,7 @@ struct SgdParams {
 constexpr int64_t sgd_chunk = 2048;  // values
 
 // Checks the sizes and fills in first_chunk; `chunks`: how many there are of all parts.
-Status sgd_plan(SgdPart* parts, int64_t count, int64_t* chunks);
+Status sgd_chunks(SgdPart* parts, int64_t count, int64_t* chunks);
 
 // Bytes of scratch memory, aligned to 8, that an update with clip_norm needs.
 int64_t sgd_workspace(int64_t chunks);

@@ -49,7 +49,7 @@ export LASFAST_CACHE="$records/choices"  # which of several ways was faster here
 
 step check 60 "$python" -m lasfast check --device cuda
 step tests 90 "$python" -m pytest -m cuda -p no:cacheprovider \
-  tests/engine/test_cuda_program.py tests/engine/test_conv_tiles.py tests/ops tests/nn tests/train tests/data/test_images.py
+  tests/engine/test_cuda_executor.py tests/engine/test_conv_tiles.py tests/ops tests/nn tests/train tests/data tests/runtime/test_autotune.py
 # Compiling takes PyTorch most of a minute: for one workload's candidates, the last.
 step evaluate-bf16 100 "$python" -m benchmarks.bench_evaluate --device cuda --precision bf16 \
   nir-residual assignments-15 spos-channels layernas-frontier nir-plain --compiled nir-plain \

@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md names files and folders that exist, and every folder of the package."""
+"""ARCHITECTURE.md and gpu.sh name files that exist, and the former names every folder of the package."""
 
 import re
 from pathlib import Path
@@ -20,3 +20,11 @@ def test_the_files_that_it_names_exist():
 def test_it_has_every_folder():
     table = set(re.findall(r"^\| `(\w+)/` \|", TEXT, re.M))
     assert table == FOLDERS
+
+
+def test_the_tests_that_a_gpu_is_to_run_exist():
+    script = (ROOT / "benchmarks" / "gpu.sh").read_text(encoding="utf-8")
+    named = re.findall(r"\btests/[\w./]+", script)
+    assert named
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing, missing

@@ -44,7 +44,7 @@ def build_schedule(
     cuda: bool,
     depth_first: Sequence[Group] | None = None,
 ) -> Schedule:
-    """Return the schedule of these groups, without those that nothing comes of. Changes the groups.
+    """Return the schedule of these groups, without those whose values nothing reads. Changes the groups.
 
     With `by_levels`, all images go through a level before the next: at most `width` operations are of one
     level (None is any number), and there is one arena. `depth_first`, the groups in another order, asks for a
@@ -236,9 +236,9 @@ def _any_opaque(order: list[Group], *indices: int) -> bool:
 
 
 def _place(groups: list[Group], one_arena: bool, multiple: int) -> tuple[np.ndarray, int, int]:
-    """Return the values of the groups that store one, and the elements per image of both arenas.
+    """Return the value records of the groups that store a value, and the elements per image of both arenas.
 
-    Positions are as large as the next `multiple` of the channels. The second arena is for values that are
+    At each position, the channels are padded to the next `multiple`. The second arena is for values that are
     read or written by opaque operations, or across them; with `one_arena` there are none.
     """
     stored = [group for group in groups if group.leaf == NONE]
@@ -267,7 +267,7 @@ def _elements(shape: Shape, multiple: int) -> int:
 
 
 def _range_lives(groups: list[Group]) -> list[tuple[int, int]]:
-    """Return the life of each stored value, in times that advance at each call: 2 k + 1 is call k's."""
+    """Return the life of each stored value. Time advances at each opaque call: call k happens at 2 k + 1."""
     if all(group.kind != Kind.OPAQUE for group in groups):
         return [(0, 0)] * sum(group.leaf == NONE for group in groups)
     times, time = [], 0
@@ -279,7 +279,7 @@ def _range_lives(groups: list[Group]) -> list[tuple[int, int]]:
 
 
 def _lives(groups: list[Group], times: list[int]) -> list[tuple[int, int]]:
-    """Return the first and the last time of each stored value, where each group has its time."""
+    """Return the first and the last time of each stored value; `times` has one time for each group."""
     last = dict(zip(groups, times, strict=True))
     for group, time in zip(groups, times, strict=True):
         for term in group.inputs():

@@ -68,7 +68,7 @@ class Answers:
 
 
 class Scores:
-    """Scores the answers of several networks batch by batch, on their device, which is waited for at the end.
+    """Scores the answers of several networks, batch by batch. It waits for their device only at the end.
 
     What is counted for one network does not depend on the others, to the last bit.
     """
@@ -112,7 +112,7 @@ def evaluate_network(
         validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs.
         architecture: what the measurement is to be of.
         precision: "fp32", or "bf16" (autocast).
-        batch: images at a time, of tensors.
+        batch: how many images are predicted at a time, where `validation` is a pair of tensors.
     """
     check_choice("precision", precision, tuple(PRECISIONS))
     device = next(network.parameters()).device

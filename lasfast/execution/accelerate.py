@@ -14,7 +14,7 @@ from lasfast.ops.activations import FUNCTIONS
 from lasfast.ops.sliced_conv2d_schema import output_size
 
 _OTHER = Opaque("", out_channels=1)
-"""The record of a node that is no part of a fused chain but perhaps its head."""
+"""The record of a node that fusion does not know: it can be the head of a fused chain, no other part."""
 
 
 def accelerate(model: nn.Module) -> fx.GraphModule:
@@ -33,8 +33,8 @@ def accelerate(model: nn.Module) -> fx.GraphModule:
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: it cannot be traced, or computes something else in training than in evaluation besides
-            what its modules do; the text says what.
+        ValueError: `model` cannot be traced, or its `forward` itself differs between training and evaluation
+            (its modules may differ); the message says where.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got a {type(model).__name__}")

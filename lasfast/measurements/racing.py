@@ -46,7 +46,7 @@ class RaceResult:
 class Race:
     """Counts which candidate beats which, and drops those that `keep` others beat.
 
-    A candidate beats another if it alone was right on so many images that
+    One candidate beats another if the images on which it alone was right are so many that
 
     - the images left cannot make up for it (equal ones rank in the order in which they were asked for), or
     - McNemar's test, one-sided and of a finite set, rejects that the other is as good on the whole set.

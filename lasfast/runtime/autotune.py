@@ -1,9 +1,9 @@
 """Finds which of several ways to compute the same thing is the fastest on this machine, and remembers it.
 
 The way for a shape is kept in a file of this machine, so that later processes take the same one and give the
-same bits. ``LASFAST_CHOICE`` decides instead. It names a way: ``native`` or ``torch``; ``warpgroups`` for
-convolutions on Hopper; ``levels``, ``resident`` or ``resident alone`` for predictions on CUDA. It is taken
-wherever it is one of those at hand, and the first of them elsewhere. ``measure``, the default, measures.
+same bits. Instead of the measurement, ``LASFAST_CHOICE`` may name a way: ``native`` or ``torch``;
+``warpgroups`` for convolutions on Hopper; ``levels``, ``resident`` or ``resident alone`` for predictions on
+CUDA. Where that way is not offered, the first of those offered is taken. ``measure``, the default, measures.
 ``LASFAST_CACHE`` is the directory of the file, by default ``lasfast`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
 """
 
@@ -62,13 +62,14 @@ def fastest(
     recorded nothing is measured: what is known is taken, else the first way, which must be fit for that.
 
     Args:
-        key: what is computed, of which shape; unlike any other.
-        device: where.
-        ways: by name, what computes it.
-        share: does some work in one of several processes that run the ways together, and gives its result
-            to all, so that all take the same way.
+        key: names what is computed and its shape; each key stands for one computation.
+        device: where it is computed.
+        ways: the ways, each a name and what computes it.
+        share: calls its argument in one of the processes that choose together and returns the result in
+            all of them, so that all take the same way.
 
-    Raises ValueError where LASFAST_CHOICE is not the name of any way.
+    Raises:
+        ValueError: LASFAST_CHOICE is not the name of any way.
     """
     taken = share(lambda: _without_measuring(key, device, list(ways)))
     if taken is None:

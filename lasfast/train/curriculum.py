@@ -56,9 +56,9 @@ class StepSchedule(Schedule):
 
 
 class BeforehandSchedule(Schedule):
-    """All of the training in step 0, for `supernet_epochs`, before a search asks for its first candidates.
+    """Trains the whole supernet in step 0, for `supernet_epochs`, before a search asks for candidates.
 
-    `rate` says the learning rate when a share of the training, from 0 to 1, is done.
+    `rate` takes the share of the training that is done, from 0 to 1, and returns the learning rate.
     """
 
     def __init__(self, settings: TrainSettings, rate: Callable[[float], float]) -> None:
@@ -100,7 +100,10 @@ def cosine(rate: float, final: float) -> Callable[[float], float]:
 
 
 class Curriculum(abc.ABC):
-    """A curriculum says which paths a batch trains: whatever a `Forward` can run; None is all that it has."""
+    """Says which paths a batch trains.
+
+    A path is whatever the trainer's `Forward` can run. None stands for all paths that it has.
+    """
 
     recurs = False
     """True where the batches of a step train the same few paths again and again, as CUDA graphs need it."""
@@ -108,7 +111,7 @@ class Curriculum(abc.ABC):
     """The paths of a batch, by their order, whose loss and accuracy are reported in steps from 1 on."""
 
     def check(self, step: int, candidates: Sequence[Sequence[int]]) -> Sequence[Architecture]:
-        """Return the candidates that a step is trained for; ValueError where it has none such."""
+        """Return the candidates that a step trains for; raise ValueError where it cannot train for these."""
         if step or candidates:
             raise ValueError(
                 f"step must be 0, without candidates, got {step} with {len(candidates)}: such a supernet is "
@@ -180,7 +183,7 @@ class Sampled(Curriculum):
 
 
 class PathSampler(abc.ABC):
-    """Draws the architectures that one batch trains, together one update of the weights."""
+    """Draws the architectures that one batch trains; their gradients make one update of the weights."""
 
     @abc.abstractmethod
     def draw(self, rng: random.Random) -> tuple[Architecture, ...]:
@@ -192,7 +195,7 @@ class PathSampler(abc.ABC):
 
 
 class UniformSampler(PathSampler):
-    """One architecture, each with the same probability (Guo et al., Single Path One-Shot, section 3.2)."""
+    """Draws each architecture with the same probability (Guo et al., Single Path One-Shot, section 3.2)."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -207,11 +210,12 @@ class UniformSampler(PathSampler):
 
 
 class UniformCostSampler(PathSampler):
-    """One architecture, its cost uniform from `low` to `high`: the paper's "uniform constraint sampling".
+    """Draws one architecture whose cost is uniform from `low` to `high`: "uniform constraint sampling".
 
     Most architectures cost about as much as the average; sampled uniformly, the cheap and the dear ones are
-    seldom trained (Guo et al., section 3.2, who print no algorithm). Here the range is cut into `bins`
-    parts of equal width. A draw picks one of the parts that hold any architecture, and an architecture there.
+    seldom trained (Guo et al., Single Path One-Shot, section 3.2; the paper prints no algorithm). Here the
+    range is cut into `bins` parts of equal width. A draw picks one of the parts that hold any architecture,
+    and an architecture there.
 
     Args:
         space: where the architectures come from.

@@ -43,7 +43,7 @@ int64_t block_count(const BnActParams& p) {
   return std::clamp<int64_t>(p.rows * p.channels / block_values, 1, most_blocks);
 }
 
-// How the values are cut into blocks of wide rows. The last block also has what is left of a wide row.
+// Says how the values are cut into blocks of wide rows. The last block also has what is left of a wide row.
 struct Blocks {
   int64_t channels, width, tail, block, count, last;  // block, last: wide rows of each block, and of the last
 

@@ -12,13 +12,14 @@ namespace lasfast {
 namespace {
 
 constexpr int64_t tile = 16, tile_sums = tile * tile;
-// How many steps a block of sums takes before the next one does: the first-level cache holds their operands.
+// Says how many steps a block of sums takes before the next one does: the first-level cache holds their
+// operands.
 constexpr int64_t tile_steps_together = 16, vector_steps_together = 128;
 constexpr int64_t sums_bytes = 1 << 20;  // of an item: they should stay in a core's second-level cache
 constexpr int64_t least_slab_of_one = 128, least_slab = 32;  // channels, of a 1x1 kernel and others
 constexpr int64_t part_values = 2048, most_items = 8;        // of a part: images' positions
 
-// How the work is split into items.
+// Says how the work is split into items.
 struct GradWeightSplit {
   GradWeightItem item;  // of all images and channels
   bool swapped;         // the left side is the gradient

@@ -124,7 +124,7 @@ struct Source {
   }
   int64_t out_step() const { return p.weight_stride[transposed() ? 1 : 0]; }
   int64_t in_step() const { return p.weight_stride[transposed() ? 0 : 1]; }
-  // How many output channels from `out` on there are in its phase.
+  // Returns how many output channels from `out` on there are in its phase.
   int64_t outs(int64_t out) const { return (transposed() ? p.c_in : p.c_out) - out % c.width; }
 
   float operator()(int64_t out, int64_t row, int64_t column, int64_t channel) const {

@@ -39,7 +39,7 @@ int64_t image_bytes(const DepthwiseNhwcParams& p) {
   return (p.height * p.width + p.out_height * p.out_width) * p.channels * itemsize(p.storage);
 }
 
-// How a batch of images of `height` rows is cut.
+// Says how a batch of images of `height` rows is cut.
 struct Pieces {
   int64_t images, rows, bands, count;
 

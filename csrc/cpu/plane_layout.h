@@ -90,7 +90,7 @@ struct InputPlanes {
   }
 };
 
-// How one axis of the input gradient falls into phases: position y belongs to phase a = (y + padding) %
+// Says how one axis of the input gradient falls into phases: position y belongs to phase a = (y + padding) %
 // stride, where it is number i with y = stride * i + a - padding, and gathers output positions i, i - 1, ...,
 // one a tap.
 struct GradAxis {

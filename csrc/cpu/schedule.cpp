@@ -27,7 +27,7 @@ namespace {
 
 bool is_dense(const Operation& op) { return op.kind == Kind::conv2d || op.kind == Kind::linear; }
 
-// How many images an item is of.
+// Returns how many images an item is of.
 int64_t item_images(const ScheduleTables& t, const Operation& op, Dtype storage, Isa isa, int64_t images) {
   if (!is_dense(op)) return 1;
   return CellConvolution(op, t.values[op.input], storage, isa, images).item_images();

@@ -69,8 +69,8 @@ bool overlap(const Value& a, const Value& b, const ScheduleLayout& layout) {
          b.offset < a.offset + layout.elements(a);
 }
 
-// Whether they overlap in a way that is not allowed, where each element of `source` is read `once`, to
-// compute the same element of the output.
+// Returns whether they overlap in a way that is not allowed, where each element of `source` is read `once`,
+// to compute the same element of the output.
 bool clash(const Value& source, const Value& out, const ScheduleLayout& layout, bool once) {
   const bool same = source.channels == out.channels && same_size(source, out) && source.offset == out.offset;
   return overlap(source, out, layout) && !(layout.in_place && once && same);

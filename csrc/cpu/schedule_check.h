@@ -15,7 +15,7 @@ struct Room {
   int64_t capacity, bytes;
 };
 
-// How the arenas of a device are laid out.
+// Says how the arenas of a device are laid out.
 struct ScheduleLayout {
   int64_t (*elements)(const Value&);  // of a value in its arena, for an image
   std::function<int64_t(const Operation&, const Value&, Dtype)> packed_bytes;

@@ -25,7 +25,7 @@ const ScheduleKernels& schedule_kernels(Isa isa);  // isa is compiled in
 inline bool by_tiles(Dtype storage, Isa isa) { return storage == Dtype::bfloat16 && isa == Isa::amx; }
 inline bool by_pairs(Dtype storage, Isa isa) { return storage == Dtype::bfloat16 && isa == Isa::avx512_bf16; }
 
-// Whether `other` is an operand of the operation; else it is added to its result.
+// Returns whether `other` is an operand of the operation; else it is added to its result.
 inline bool is_binary(const Operation& op) { return op.kind == Kind::gate || op.kind == Kind::arrange; }
 
 // An arrangement lays its sources side by side in rows, one for each position of a run, so many floats apart.

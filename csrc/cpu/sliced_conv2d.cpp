@@ -34,7 +34,7 @@ Status check(const SlicedConv2dParams& p, int threads, Isa isa) {
   return check_run(threads, isa);
 }
 
-// How forward and input gradient are cut into items.
+// Says how forward and input gradient are cut into items.
 struct Bands {
   int64_t rows, per_image, item_floats;
 

@@ -80,7 +80,7 @@ int launch_windows(WindowsArgs args, Dtype storage, bool tf32, device::Stream st
 
 // ---- conv2d_nhwc_grad_weight.cu
 
-// How the sums are cut into tiles and parts.
+// Says how the sums are cut into tiles and parts.
 struct GradWeightTiling {
   int columns;  // output channels of a tile; its rows are (tap, input channel)
   int64_t row_tiles, column_tiles;

@@ -21,7 +21,7 @@ constexpr int stages = 4;
 constexpr int pieces = conv_step_bytes / 16;          // pieces of 16 bytes in a row of a step
 constexpr int rows_at_once = block_threads / pieces;  // rows of which a block's threads copy a piece each
 
-// How a tile is divided among teams of threads: warps, or warpgroups, which divide its rows alone.
+// Says how a tile is divided among teams of threads: warps, or warpgroups, which divide its rows alone.
 template <int BM, int BN, bool warpgroups = false>
 struct Geometry {
   static constexpr int team_threads = warpgroups ? 128 : 32;

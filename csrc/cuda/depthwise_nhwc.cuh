@@ -18,7 +18,7 @@ inline int chunks_across(int64_t channels) {
 
 // ---- depthwise_nhwc_windows.cu: forward pass and gradient of the input
 
-// How positions and channels are cut into tiles.
+// Says how positions and channels are cut into tiles.
 struct DepthwiseTiling {
   static constexpr int run = 4;  // neighbouring positions that a thread computes
   int across, columns, rows;     // of a tile: chunks, channels, positions
@@ -35,7 +35,7 @@ int launch_depthwise(const DepthwiseNhwcParams& p, Pass pass, const void* input,
 
 // ---- depthwise_nhwc_grad_weight.cu
 
-// How taps and channels are cut into tiles, and positions into parts.
+// Says how taps and channels are cut into tiles, and positions into parts.
 struct DepthwiseGradWeightTiling {
   int width;                // taps of a kernel row that a thread sums: all of them, or one
   int across, groups;       // chunks in a tile; tap rows, or taps

@@ -47,7 +47,7 @@ struct Copy {
   void run() const { store16(const_cast<void*>(to), valid ? load16(from) : Bits16{}); }
 };
 
-// Of a warpgroup, this thread's share of it.
+// One thread's share of a warpgroup's product.
 struct WarpgroupProduct {
   float (*sum)[4];
   int columns;

@@ -17,7 +17,7 @@ namespace lasfast {
 
 constexpr int reduce_threads = 256;
 
-// How rows are cut into blocks, which depends on sizes alone.
+// Says how rows are cut into blocks, which depends on sizes alone.
 struct WideRows {
   int64_t channels, width;     // width: columns of a wide row
   int64_t whole, tail;         // whole wide rows; values of one more that is not whole

@@ -10,7 +10,7 @@ namespace {
 using lasfast::Bf16;
 using lasfast::BnActRows;
 
-// How many wide rows share one load of what is one value per channel. Longer rows come one by one: memory
+// This many wide rows share one load of what is one value per channel. Longer rows come one by one: memory
 // gives what is asked for in order almost twice as fast.
 constexpr int together = 4;
 constexpr int64_t longest_together = 128;

@@ -228,7 +228,7 @@ inline void for_rows(const ItemArgs& a, const D* cells, int64_t y0, int64_t rows
     row(cells + y * pitch, first + y * a.out_width, a.out_width * group, y0 + y == 0);
 }
 
-// Whether the input lies as its cells would.
+// Returns whether the input lies as its cells would.
 template <class M, class T>
 inline bool in_place(const ItemArgs& a) {
   if (sizeof(T) != sizeof(typename M::Stored) || a.in.scale || a.in.activation != Activation::none)

@@ -42,7 +42,7 @@ struct Conv2dNhwcParams {
 // Checks that the sizes fit one another. Every entry point begins with it.
 Status validate(const Conv2dNhwcParams& p);
 
-// Whether the pass can be run; Code::unsupported, and why, or Code::invalid_argument.
+// Returns whether the pass can be run; Code::unsupported, and why, or Code::invalid_argument.
 Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa);
 
 // Bytes of scratch memory (any alignment) that a pass needs with this many threads; 0 if it cannot be run.

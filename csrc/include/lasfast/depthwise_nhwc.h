@@ -85,7 +85,7 @@ Status depthwise_nhwc_backward_cpu(const DepthwiseNhwcParams& p,
 // ---- CUDA, asynchronous on `stream`. The same passes, shapes and results; statistics of values that are not
 // finite are not finite.
 
-// Whether the passes can be run; Code::unsupported, and why, or Code::invalid_argument.
+// Returns whether the passes can be run; Code::unsupported, and why, or Code::invalid_argument.
 Status depthwise_nhwc_supported_cuda(const DepthwiseNhwcParams& p);
 
 // Bytes of device memory (any alignment) that a pass needs.

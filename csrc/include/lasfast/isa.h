@@ -12,9 +12,9 @@ constexpr int isa_count = 5;
 
 // Lower-case name, as LASFAST_ISA takes it.
 const char* isa_name(Isa isa);
-// Whether this build holds micro-kernels for it.
+// Returns whether this build holds micro-kernels for it.
 bool isa_compiled(Isa isa);
-// Whether it is compiled in, and both the processor and the operating system can run it. For
+// Returns whether it is compiled in, and both the processor and the operating system can run it. For
 // amx this asks the operating system, once, to let this process use tiles.
 bool isa_supported(Isa isa);
 // The one to take where nobody says which: the last that is supported, but for avx512_bf16 where this

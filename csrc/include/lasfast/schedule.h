@@ -202,7 +202,7 @@ constexpr int cuda_conv_tile_count = sizeof cuda_conv_tiles / sizeof *cuda_conv_
 // The number of the usual tile for so many output channels.
 int schedule_usual_tile_cuda(int64_t channels);
 
-// Whether this build has code for warpgroups that the device runs.
+// Returns whether this build has code for warpgroups that the device runs.
 bool schedule_has_warpgroups_cuda(int device);
 
 // `tf32`: products of fp32 values are rounded to TF32 and run on tensor cores. plan: where the launch

@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
+from tests.test_imports import ARROWS
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+TABLE = dict(re.findall(r"^\| `(\w+)/` \|[^|]*\| *([\w, ]*?) *\|$", TEXT, re.MULTILINE))
 FOLDERS = {path.parent.name for path in (ROOT / "lasfast").glob("*/__init__.py")}
 
 
@@ -18,8 +21,12 @@ def test_the_files_that_it_names_exist():
 
 
 def test_it_has_every_folder():
-    table = set(re.findall(r"^\| `(\w+)/` \|", TEXT, re.M))
-    assert table == FOLDERS
+    assert set(TABLE) == FOLDERS
+
+
+def test_it_says_what_each_folder_imports():
+    for folder, imports in TABLE.items():
+        assert {*imports.split(", ")} - {""} == {*ARROWS[folder]} - {"_version"}, folder
 
 
 def test_the_tests_that_a_gpu_is_to_run_exist():

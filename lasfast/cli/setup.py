@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import torch
 from rich.console import Console
@@ -28,6 +28,7 @@ from lasfast.constraints import Bound, Constraint
 from lasfast.core.checks import check_choice
 from lasfast.data import Dataset, TensorImages, TrainingImages
 from lasfast.runtime import distributed
+from lasfast.runtime.seeds import torch_seed
 from lasfast.spaces import CellSpace
 from lasfast.supernets import CellNet, ChoiceSupernet, LayerAssignmentSupernet, Supernet
 from lasfast.supernets.mobilenet_designs import DESIGNS
@@ -174,7 +175,8 @@ def make_supernet(
         arguments["stem"] = options.stem
     elif max(data.image_size) <= 32:
         arguments["stem"] = "cifar"
-    return _seeded(FAMILIES[options.supernet], seed, max_layers, data.num_classes, data.channels, **arguments)
+    with torch_seed(seed):
+        return FAMILIES[options.supernet](max_layers, data.num_classes, data.channels, **arguments)
 
 
 def make_choice_supernet(
@@ -186,16 +188,16 @@ def make_choice_supernet(
         ValueError: no such family, or options that it does not take.
     """
     check_choice("--supernet", options.supernet, tuple(CHOICE_FAMILIES))
-    return _seeded(
-        CHOICE_FAMILIES[options.supernet],
-        seed,
-        data.num_classes,
-        data.channels,
-        stem=options.stem or _fitting_stem(max(data.image_size)),
-        width=size.width,
-        dropout=options.dropout,
-        **_cell_arguments(options.supernet, size),
-    )
+    arguments = _cell_arguments(options.supernet, size)
+    with torch_seed(seed):
+        return CHOICE_FAMILIES[options.supernet](
+            data.num_classes,
+            data.channels,
+            stem=options.stem or _fitting_stem(max(data.image_size)),
+            width=size.width,
+            dropout=options.dropout,
+            **arguments,
+        )
 
 
 def _cell_arguments(family: str, size: SizeOptions) -> dict[str, Any]:
@@ -285,13 +287,3 @@ def make_evaluator(options: SupernetSearchOptions, supernet: Supernet, data: Dat
         memory_budget=options.memory_budget,
         normalize=(data.mean, data.std),
     )
-
-
-S = TypeVar("S")
-
-
-def _seeded(make: Callable[..., S], seed: int, *arguments: Any, **named: Any) -> S:
-    """Call what makes something at random, with torch's generator seeded."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make(*arguments, **named)

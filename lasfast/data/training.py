@@ -21,6 +21,12 @@ from lasfast.runtime.distributed import World
 from lasfast.runtime.seeds import torch_seed
 
 
+def describe_images(data: Any) -> Any:
+    """Return what identifies training images, as JSON values; None where they do not say."""
+    describe = getattr(data, "describe", None)
+    return describe() if describe else None
+
+
 def shards(data: TrainingImages, batch_size: int, seed: int, start: int, world: World) -> Iterator[Shard]:
     """Yield this process's images and labels of each batch, and how many images the whole batch has."""
     if isinstance(data, ShardedImages):

@@ -15,7 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lasfast.engine.schedule import CUDA_CHANNELS, Kind, operation_fields, records, value_fields
+from lasfast.engine.cuda_layout import PREDICTION, plan_launches
+from lasfast.engine.schedule import (
+    CUDA_CHANNELS,
+    Kind,
+    dense_convolutions,
+    operation_fields,
+    records,
+    value_fields,
+)
 from lasfast.ir.precision import PRECISIONS
 from lasfast.runtime import autotune, compiled
 from lasfast.runtime.autotune import UnfitError
@@ -64,9 +72,8 @@ class ConvTiles:
 
     def take(self, values: np.ndarray, operations: np.ndarray) -> None:
         """Write the `tile` of every convolution: 1 + its number."""
-        dense = (operations["kind"] == Kind.CONV2D) & (operations["groups"] == 1)
         taken: dict[Size, int] = {}
-        for index in np.flatnonzero(dense).tolist():
+        for index in np.flatnonzero(dense_convolutions(operations)).tolist():
             operation = operations[index]
             in_channels = values["channels"][operation["input"]]
             size = Size.of(*map(int, (operation["kernel"], in_channels, operation["out_channels"])))
@@ -171,11 +178,8 @@ class Trial:
         )
         if tile not in self.plans:
             self.operations["tile"] = tile + 1
-            plan = torch.empty(
-                self.module.schedule_plan_bytes_cuda(tables, self.storage, self.images, 0), dtype=torch.uint8
-            )
-            where = self.images, 0, plan.data_ptr()
-            self.module.schedule_plan_cuda(tables, self.storage, self.tf32, *where)
+            where = self.module, tables, self.storage, self.images
+            plan, _ = plan_launches(*where, PREDICTION, tf32=self.tf32)
             self.plans[tile] = plan, plan.to(self.device)
         host, device = (plan.data_ptr() for plan in self.plans[tile])
         arena, stream = self.arena.data_ptr(), stream_of(self.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lasfast.engine.layout import Layout
-from lasfast.engine.schedule import CUDA_CHANNELS, Kind
+from lasfast.engine.schedule import CUDA_CHANNELS, dense_convolutions
 
 PREDICTION, CALIBRATION, RESIDENT = range(3)
 """The purposes of launches (`Purpose` in csrc/include/lasfast/schedule.h)."""
@@ -76,9 +76,8 @@ class CudaLayout(Layout):
         """
         native = self.target.native
         rows = [tile[0] for tile in native.schedule_conv_tiles_cuda()]
-        dense = (operations["kind"] == Kind.CONV2D) & (operations["groups"] == 1)
         operations = operations.copy()
-        operations["tile"] = np.where(dense, 1 + rows.index(min(rows)), 0)
+        operations["tile"] = np.where(dense_convolutions(operations), 1 + rows.index(min(rows)), 0)
         tables = self.tables(self.schedule.values, operations)
         return plan_launches(native, tables, self.target.storage, images, purpose)[1]
 

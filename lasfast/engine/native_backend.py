@@ -120,9 +120,7 @@ class NativeBackend(Backend):
 
     def peak_bytes(self, tree: PrefixTree, image_shape: Shape, images: int) -> int:
         """Return the bytes of a calibration batch, or of predicting where that needs more."""
-        calibration = self._layout(tree, image_shape, calibration=True)
-        prediction = self._layout(tree, image_shape, calibration=False)
-        return max(calibration.batch_bytes(images), prediction.least_bytes(1))
+        return max(self._needs(tree, image_shape, images))
 
     def prediction_batch(self, tree: PrefixTree, image_shape: Shape, budget: int) -> int:
         """Return how many images' logits fit beside the smallest arena and workspace."""
@@ -138,7 +136,11 @@ class NativeBackend(Backend):
         Where to cut is told from the schedule of the whole tree. A chunk is lowered when its turn comes, and
         cut again in the rare case that its own schedule needs more.
         """
-        if budget is None or len(tree.paths) == 1 or self._fits(tree, image_shape, images, budget):
+        if (
+            budget is None
+            or len(tree.paths) == 1
+            or all(need <= budget for need in self._needs(tree, image_shape, images))
+        ):
             yield tree
             return
         sizes = PartSizes(tree, self._layout(tree, image_shape, calibration=True), images)
@@ -146,11 +148,13 @@ class NativeBackend(Backend):
         for part in parts if len(parts) > 1 else tree.parts(2):
             yield from self.chunks(part, image_shape, images, budget)
 
-    def _fits(self, tree: PrefixTree, image_shape: Shape, images: int, budget: int) -> bool:
-        calibration = self._layout(tree, image_shape, calibration=True)
-        if calibration.batch_bytes(images) > budget:
-            return False
-        return self._layout(tree, image_shape, calibration=False).least_bytes(1) <= budget
+    def _needs(self, tree: PrefixTree, image_shape: Shape, images: int) -> Iterator[int]:
+        """Give the bytes of a calibration batch, and then the least bytes of predicting an image.
+
+        The tree is lowered for prediction only where that number is asked for.
+        """
+        yield self._layout(tree, image_shape, calibration=True).batch_bytes(images)
+        yield self._layout(tree, image_shape, calibration=False).least_bytes(1)
 
     def _prepared(self, images: Tensor) -> Tensor:
         """Return images as the native code reads them: float32 or uint8, [N, C, H, W] in this order."""

@@ -92,6 +92,12 @@ def records(name: Literal["Value", "Norm", "Operation"], rows: Sequence[Fields])
     return array
 
 
+def dense_convolutions(operations: np.ndarray) -> np.ndarray:
+    """Return a flag for each operation that says whether it is a convolution of one group: bool."""
+    dense: np.ndarray = (operations["kind"] == Kind.CONV2D) & (operations["groups"] == 1)
+    return dense
+
+
 def fits(module: Any) -> bool:
     """Return whether a compiled module has the records and the kinds of operations that this code knows."""
     fields = {name: set(dtype.names) for name, dtype in getattr(module, "records", {}).items()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lasfast import costs
-from lasfast.data.training import as_training_images
+from lasfast.data.training import as_training_images, describe_images
 from lasfast.evaluation.images import Validation, check_validation, fingerprint, image_size
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements.measurement import Measurement
@@ -75,10 +75,9 @@ class StandaloneEvaluator:
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the measurements, as JSON values."""
-        describe = getattr(self.train, "describe", None)
         return {
             "standalone": self.settings.describe(),
-            "train": describe() if describe else None,
+            "train": describe_images(self.train),
             "validation": fingerprint(self.validation),
         }
 

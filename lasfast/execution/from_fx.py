@@ -13,7 +13,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lasfast.execution.accelerate import run
-from lasfast.execution.fx_ops import MODULES, UntraceableError, callee, no_record, record_of
+from lasfast.execution.fx_ops import MODULES, UntraceableError, callee, no_record, only_input, record_of
 from lasfast.execution.fx_tracer import Tracer
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Op, Shape
@@ -131,9 +131,7 @@ class _Reader:
 
     def call_module(self, node: fx.Node, name: str) -> None:
         """Append the record of a leaf module, or an opaque one."""
-        if len(node.all_input_nodes) != 1 or len(node.args) != 1 or node.kwargs:
-            raise UntraceableError(f"{node.format_node()} does not read one value alone")
-        module, value = self.modules[name], self.value(node.args[0])
+        module, value = self.modules[name], self.value(only_input(node))
         make = None if name in self.opaque else MODULES.get(type(module))
         try:
             op = make(name, module) if make else _opaque(name, module, self.shapes[value])

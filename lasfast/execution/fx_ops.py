@@ -172,8 +172,7 @@ def record_of(network: nn.Module, node: fx.Node) -> Op | None:
     if node.op == "call_module":
         name = str(node.target)
         module = network.get_submodule(name)
-        if len(node.all_input_nodes) != 1 or len(node.args) != 1 or node.kwargs:
-            raise UntraceableError(f"{node.format_node()} does not read one value alone")
+        only_input(node)
         if type(module) not in MODULES:
             raise UntraceableError(f"module {name!r} is a {type(module).__name__}, which has no record")
         return MODULES[type(module)](name, module)
@@ -184,6 +183,13 @@ def record_of(network: nn.Module, node: fx.Node) -> Op | None:
     if make is None:
         raise no_record(node)
     return make(node)
+
+
+def only_input(node: fx.Node) -> Any:
+    """Return what a node reads; raises UntraceableError unless that is one value, and nothing else."""
+    if len(node.all_input_nodes) != 1 or len(node.args) != 1 or node.kwargs:
+        raise UntraceableError(f"{node.format_node()} does not read one value alone")
+    return node.args[0]
 
 
 def callee(node: fx.Node) -> Any:

@@ -17,6 +17,7 @@ from lasfast.engine.backend import Backend
 from lasfast.engine.native_backend import EXECUTORS
 from lasfast.ir.layers import Path
 from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.runtime.seeds import torch_seed
 from lasfast.selfcheck.case import Case, DisagreementError, float32_as, native_ways
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerBuilder, Supernet
@@ -117,8 +118,7 @@ def _logits(
 
 def _made(make: Callable[[], Supernet]) -> Supernet:
     """Return the supernet, with the same weights every time, those of batch norms included."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with torch_seed(0):
         supernet = make()
         for module in supernet.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -19,7 +19,7 @@ from torch import fx
 
 from lasfast import costs
 from lasfast.core.files import file_stem
-from lasfast.data.training import as_training_images
+from lasfast.data.training import as_training_images, describe_images
 from lasfast.evaluation.images import Validation, image_size
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements.journal import Journal
@@ -223,5 +223,5 @@ def _describe(images: Any) -> Any:
     """Return what identifies images, as JSON values: their own description, or a digest of their content."""
     if isinstance(images, (tuple, list)):
         return checkpoint.digest({str(number): tensor for number, tensor in enumerate(images)})[:32]
-    describe = getattr(images, "describe", None)
-    return describe() if describe else type(images).__name__
+    described = describe_images(images)
+    return type(images).__name__ if described is None else described

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lasfast.core.checks import as_bool, as_number
 from lasfast.data.protocols import Batch
-from lasfast.data.training import as_training_images, halves, on_device
+from lasfast.data.training import as_training_images, describe_images, halves, on_device
 from lasfast.runtime import distributed
 from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.spaces import CellSpace
@@ -21,7 +21,7 @@ from lasfast.spaces.transition import LearnedCell
 from lasfast.supernets import CellNet
 from lasfast.supernets.mixed import run_mixed
 from lasfast.train.curriculum import HALVES, IMAGES, INITIAL, BeforehandSchedule, Whole, cosine
-from lasfast.train.forward import SupernetForward, losses
+from lasfast.train.forward import Forward, SupernetForward, losses
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.supernet import PathTrainer
 from lasfast.train.update import Used
@@ -125,8 +125,8 @@ class MixtureForward(SupernetForward):
         return [run_mixed(self.supernet, self.runner(), images, self.mixture)]
 
     def used(self, paths: Sequence[Any]) -> Used:
-        """Return all weights, whole."""
-        return [(parameter, [()]) for parameter in self.parameters]
+        """Return all weights, whole, as a forward pass does that knows nothing of layers."""
+        return Forward.used(self, paths)
 
 
 class ITNASTrainer(PathTrainer):
@@ -309,7 +309,6 @@ class ITNASTrainer(PathTrainer):
 
     def describe(self) -> dict[str, Any]:
         """Return what the weights depend on besides the supernet, as JSON values, for a study's header."""
-        describe = getattr(self.architecture_data, "describe", None)
         group = self.optimizer.param_groups[0]
         return super().describe() | {
             "itnas": {
@@ -318,7 +317,7 @@ class ITNASTrainer(PathTrainer):
                 "architecture_learning_rate": group["lr"],
                 "architecture_weight_decay": group["weight_decay"],
                 "temperature": list(self.temperature),
-                "architecture_data": describe() if describe else None,
+                "architecture_data": describe_images(self.architecture_data),
             }
         }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lasfast.data.training import describe_images
 from lasfast.runtime import distributed
 from lasfast.spaces import Architecture
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
@@ -75,11 +76,10 @@ class PathTrainer(Trainer):
 
     def describe(self) -> dict[str, Any]:
         """Return what the weights depend on besides the supernet, as JSON values, for a study's header."""
-        describe = getattr(self.data, "describe", None)
         return {
             "settings": self.settings.describe(),
             "update": self.update,
-            "data": {"batches": self.batches, **(describe() if describe else {})},
+            "data": {"batches": self.batches, **(describe_images(self.data) or {})},
         }
 
 

@@ -15,10 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lasfast.execution.accelerate import run
 from lasfast.execution.fx_memory import Effect, Memory, effect_of, is_outside
 from lasfast.execution.fx_ops import UntraceableError, callee, maker_of, no_record, only_input, record_of
-from lasfast.execution.fx_tracer import Tracer, has_global_hooks, is_plain
+from lasfast.execution.fx_tracer import Tracer
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Op, Shape
 from lasfast.nn import ConvBNAct
+from lasfast.nn.plain import has_global_hooks, is_plain
 
 __all__ = ["UntraceableError", "trace"]
 
@@ -235,7 +236,9 @@ class _Reader:
     def check_fresh(self, node: fx.Node) -> None:
         """Raise UntraceableError where a value was changed in a way that is not known."""
         if node in self.stale:
-            raise UntraceableError(f"{node} is read after {self.stale[node].format_node()} may have changed it")
+            raise UntraceableError(
+                f"{node} is read after {self.stale[node].format_node()} may have changed it"
+            )
 
     def fact(self, argument: Any) -> Any:
         """Return what is known of an argument, itself where it is no node."""

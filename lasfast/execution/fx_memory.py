@@ -21,7 +21,8 @@ from torch.fx.graph import inplace_methods
 from torch.nn.modules import activation, batchnorm, conv, instancenorm, linear, normalization, pooling
 
 from lasfast.execution.fx_ops import callee
-from lasfast.execution.fx_tracer import LEAVES, is_plain
+from lasfast.execution.fx_tracer import LEAVES
+from lasfast.nn.plain import is_plain
 from lasfast.ops.activations import CALLS as ACTIVATION_CALLS
 
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from lasfast.execution.fx_tracer import is_plain
 from lasfast.ir import layers
 from lasfast.ir.layers import Op
 from lasfast.nn import PACT, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear
+from lasfast.nn.plain import is_plain
 from lasfast.ops.activations import CALLS as ACTIVATION_CALLS
 from lasfast.ops.activations import MODULES as ACTIVATION_MODULES
 
@@ -179,10 +179,10 @@ def record_of(network: nn.Module, node: fx.Node) -> Op | None:
         name = str(node.target)
         module = network.get_submodule(name)
         only_input(node)
-        make = maker_of(module)
-        if make is None:
+        of_module = maker_of(module)
+        if of_module is None:
             raise UntraceableError(f"module {name!r} is a {type(module).__name__}, which has no record")
-        return make(name, module)
+        return of_module(name, module)
     target = callee(node)
     make = FUNCTIONS.get(target) or FUNCTIONS.get(
         f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}"

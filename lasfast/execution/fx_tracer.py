@@ -12,32 +12,11 @@ import numpy as np
 import torch
 from torch import fx, nn
 from torch.fx.graph import inplace_methods
-from torch.nn.modules import module as torch_module
 
 from lasfast.nn import PACT, ConvBNAct, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear
+from lasfast.nn.plain import is_plain
 
 LEAVES = (ConvBNAct, PACT, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear)
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOKS = tuple(f"_global{hooks}" for hooks in _HOOKS)
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Return whether calling a module does what its class says, and nothing else.
-
-    Hooks may change what goes in and out, or make the weights (`torch.nn.utils.prune`, `weight_norm`,
-    `spectral_norm`); a method may have been replaced in the module itself. (Parametrizations give a module
-    a class of its own.) Such a module is called, not read.
-    """
-    if any(getattr(module, hooks) for hooks in _HOOKS):
-        return False
-    kind = type(module)
-    return not any(callable(value) and hasattr(kind, name) for name, value in vars(module).items())
-
-
-def has_global_hooks() -> bool:
-    """Return whether hooks are registered that PyTorch calls with every module."""
-    return any(getattr(torch_module, hooks) for hooks in _GLOBAL_HOOKS)
 
 
 class Tracer(fx.Tracer):
@@ -48,6 +27,7 @@ class Tracer(fx.Tracer):
     - Buffers are nodes of the graph, as parameters are.
     - `changes` names the modules whose forward draws random numbers or changes attributes, and says what
       it does. The attributes are put back.
+    - `constants` are the tensors that the network's code makes, by the names under which nodes read them.
     - The network's optional arguments are not given: the graph takes the others.
 
     `part` is the dotted name of the innermost module of the network's own that it is in; after an error, of
@@ -66,6 +46,7 @@ class Tracer(fx.Tracer):
         self.opaque = opaque
         self.part = ""
         self.changes: dict[str, str] = {}
+        self.constants: dict[str, torch.Tensor] = {}
         self._proxy = _TensorProxy if values_are_tensors else _Proxy
 
     def trace(self, root: nn.Module) -> fx.Graph:  # type: ignore[override]
@@ -76,6 +57,8 @@ class Tracer(fx.Tracer):
             self._note_changes("", before)
         finally:
             before.restore()
+            made = [name for name in vars(root) if is_constant(name) and name not in before.attributes]
+            self.constants = {name: vars(root).pop(name) for name in made}
         return graph
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
@@ -160,9 +143,14 @@ class _TensorProxy(_Proxy):
 
     _is_param = False
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # type: ignore[misc]
         return torch.Tensor
+
+
+def is_constant(name: str) -> bool:
+    """Return whether the tracer names a tensor so that a network's code makes."""
+    return name.startswith("_tensor_constant")
 
 
 class _Snapshot:
@@ -183,6 +171,7 @@ class _Snapshot:
     def restore(self) -> None:
         """Put the attributes back as they were."""
         for name in self._changed():
+            value: Any
             value, items = self.attributes.get(name, (None, None))
             if isinstance(value, list):
                 value[:] = items or ()
@@ -200,7 +189,7 @@ class _Snapshot:
         return [
             name
             for name in {**self.attributes, **now}
-            if not name.startswith("_tensor_constant")
+            if not is_constant(name)
             and not (
                 name in now
                 and name in self.attributes
@@ -228,7 +217,7 @@ def _generators() -> tuple[Any, ...]:
     """Return the states of the random generators that a forward may draw from."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
-    numpy_state = np.random.get_state()  # noqa: NPY002 - the one that networks draw from unasked
+    numpy_state = np.random.get_state()
     numbers = [state.numpy().tobytes() for state in states]
     return (*numbers, random.getstate(), numpy_state[1].tobytes(), *numpy_state[2:])
 

@@ -144,7 +144,7 @@ class _TensorProxy(_Proxy):
     _is_param = False
 
     @property  # type: ignore[misc]
-    def __class__(self) -> type:  # type: ignore[misc]
+    def __class__(self) -> type:
         return torch.Tensor
 
 
@@ -155,6 +155,8 @@ def is_constant(name: str) -> bool:
 
 class _Snapshot:
     """A module's attributes and the state of random generators, to see what a call changes."""
+
+    attributes: dict[str, tuple[Any, Any]]  # and what they hold, where they are containers
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -171,13 +173,10 @@ class _Snapshot:
     def restore(self) -> None:
         """Put the attributes back as they were."""
         for name in self._changed():
-            value: Any
             value, items = self.attributes.get(name, (None, None))
-            if isinstance(value, list):
-                value[:] = items or ()
-            elif isinstance(value, dict | set):
+            if items is not None:
                 value.clear()
-                value.update(items or ())
+                (value.extend if isinstance(value, list) else value.update)(items)
             if name in self.attributes:
                 vars(self.module)[name] = value
             else:

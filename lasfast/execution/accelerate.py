@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from lasfast.execution.fx_memory import Memory, effect_of, is_outside
 from lasfast.execution.fx_modes import Reading, read_in_both_modes
-from lasfast.execution.fx_ops import UntraceableError, record_of
+from lasfast.execution.fx_ops import UntraceableError, callee, record_of
 from lasfast.execution.fx_tracer import LEAVES
 from lasfast.ir.fusion import Chain, Stage, match
 from lasfast.ir.layers import Activation, Op, Opaque
@@ -132,11 +132,17 @@ class _FusedGraph:
         self.places = {node: number for number, node in enumerate(self.nodes)}
         self.memory = Memory()
         self.writes: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        self.shares: dict[fx.Node, tuple[fx.Node, ...]] = {}
         for node in self.nodes:
             effect = effect_of(node, self.modules)
             self.memory.add(node, effect.shares)
-            self.writes[node] = effect.writes
+            self.writes[node], self.shares[node] = effect.writes, effect.shares
         self.calls = Counter(module for node in self.nodes for module in self._reached(node))
+        self.pinned = {
+            self.memory.place(node)
+            for node in self.nodes
+            if self._may_copy(node) and self._is_written(node, self.places[node], len(self.nodes), [])
+        }
 
     def fuse(self) -> None:
         """Fuse all chains that may be; then let values and weights be in channels_last."""
@@ -144,7 +150,7 @@ class _FusedGraph:
         movable = [parts for chain in chains if (parts := self._movable_part(chain))]
         if not movable:
             return
-        self._allow_channels_last()
+        self._follow_layout()
         for node in self.nodes:
             conv = self.modules.get(str(node.target)) if node.op == "call_module" else None
             if type(conv) is nn.Conv2d and is_plain(conv) and self.calls[conv] == 1:
@@ -208,6 +214,8 @@ class _FusedGraph:
         end = self.places[chain[-1]]
         if self.calls[self.modules[str(parts[Stage.NORM].target)]] > 1:
             return False  # its statistics would be updated in another order
+        if any(self.memory.place(node) in self.pinned for node in chain):
+            return False
         head = parts.get(Stage.HEAD)
         if head is not None and self._is_changed(self.modules[str(head.target)]):
             return False
@@ -246,20 +254,29 @@ class _FusedGraph:
             self.places[user] > place for user in value.users if user not in chain
         )
 
-    def _allow_channels_last(self) -> None:
-        """Let values be in channels_last where code asks for the usual order of their elements in memory."""
+    def _follow_layout(self) -> None:
+        """Let values be in channels_last, but where code asks for the usual order of elements in memory."""
         for node in self.nodes:
-            if node.op == "call_method" and node.target in _RESHAPES and self._is_reshape(node):
+            if self.memory.place(node) in self.pinned:
+                if not self.shares[node] and not is_outside(node):
+                    self._replace_by_contiguous(node)
+            elif node.op == "call_method" and node.target in _RESHAPES and _is_shape(node.args[1:]):
                 node.target = _RESHAPES[str(node.target)]
             elif node.op == "call_module" and self._depends_on_layout(node):
                 with self.graph.inserting_before(node):
                     for source in node.all_input_nodes:
                         node.replace_input_with(source, self._wrapped(as_contiguous, source))
 
-    def _is_reshape(self, node: fx.Node) -> bool:
-        """Return whether a view asks for another shape, and nobody changes it to change what it views."""
-        is_shape = all(isinstance(one, int | fx.Node | tuple | list) for one in node.args)
-        return is_shape and not self._is_written(node, self.places[node], len(self.nodes), [])
+    def _replace_by_contiguous(self, node: fx.Node) -> None:
+        with self.graph.inserting_after(node):
+            contiguous = self._wrapped(as_contiguous, node)
+        node.replace_all_uses_with(contiguous, lambda user: user is not contiguous)
+
+    def _may_copy(self, node: fx.Node) -> bool:
+        """Return whether a node gives its input in another shape or order: it copies where it has to."""
+        if node.op == "call_module":
+            return isinstance(self.modules[str(node.target)], nn.Flatten)
+        return getattr(callee(node), "__name__", "") in _MAY_COPY
 
     def _depends_on_layout(self, node: fx.Node) -> bool:
         """Return whether a module may ask for the usual order, and does not change what others read."""
@@ -299,6 +316,12 @@ class _FusedGraph:
 
 
 _RESHAPES = {"view": "reshape", "view_as": "reshape_as"}
+_MAY_COPY = (*_RESHAPES, *_RESHAPES.values(), "contiguous", "flatten", "ravel", "to")
+
+
+def _is_shape(arguments: tuple[Any, ...]) -> bool:
+    """Return whether a view's arguments are a shape, and no dtype."""
+    return all(isinstance(one, int | fx.Node | tuple | list) for one in arguments)
 
 
 def as_contiguous(value: Any) -> Any:

@@ -51,13 +51,13 @@ class Tracer(fx.Tracer):
 
     def trace(self, root: nn.Module) -> fx.Graph:  # type: ignore[override]
         """Return the graph of a network's forward."""
-        before = _Snapshot(root)
+        before, known = _Snapshot(root), set(vars(root))
         try:
             graph = super().trace(root)
             self._note_changes("", before)
         finally:
             before.restore()
-            made = [name for name in vars(root) if is_constant(name) and name not in before.attributes]
+            made = [name for name in vars(root) if is_constant(name) and name not in known]
             self.constants = {name: vars(root).pop(name) for name in made}
         return graph
 
@@ -154,48 +154,59 @@ def is_constant(name: str) -> bool:
 
 
 class _Snapshot:
-    """A module's attributes and the state of random generators, to see what a call changes."""
-
-    attributes: dict[str, tuple[Any, Any]]  # and what they hold, where they are containers
+    """The attributes of a module and of those in it, and random generators, to see what a call changes."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.attributes = {name: (value, _items(value)) for name, value in vars(module).items()}
+        self.attributes = [_Attributes(part) for part in module.modules()]
         self.generators = _generators()
 
     def change(self) -> str:
         """Return what has changed, in words; "" if nothing has."""
-        changed = self._changed()
+        changed = [name for one in self.attributes for name in one.changed()]
         if changed:
-            return f"changes its attribute {changed[0]!r}"
+            return f"changes the attribute {changed[0]!r}"
         return "draws random numbers" if self.generators != _generators() else ""
 
     def restore(self) -> None:
         """Put the attributes back as they were."""
-        for name in self._changed():
-            value, items = self.attributes.get(name, (None, None))
+        for one in self.attributes:
+            one.restore()
+
+
+class _Attributes:
+    """The attributes of one module, and what they hold where they are containers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.now = vars(module)
+        self.before: dict[str, tuple[Any, Any]] = {
+            name: (value, _items(value)) for name, value in self.now.items()
+        }
+
+    def changed(self) -> list[str]:
+        """Return the names of those that are others now, but for the tracer's own constants."""
+        return [
+            name
+            for name in {**self.before, **self.now}
+            if not is_constant(name)
+            and not (
+                name in self.now
+                and name in self.before
+                and self.now[name] is self.before[name][0]
+                and _are_same(_items(self.now[name]), self.before[name][1])
+            )
+        ]
+
+    def restore(self) -> None:
+        """Put them back as they were."""
+        for name in self.changed():
+            if name not in self.before:
+                del self.now[name]
+                continue
+            value, items = self.before[name]
             if items is not None:
                 value.clear()
                 (value.extend if isinstance(value, list) else value.update)(items)
-            if name in self.attributes:
-                vars(self.module)[name] = value
-            else:
-                del vars(self.module)[name]
-
-    def _changed(self) -> list[str]:
-        """Return the names of the attributes that are others now, but for the tracer's own constants."""
-        now = vars(self.module)
-        return [
-            name
-            for name in {**self.attributes, **now}
-            if not is_constant(name)
-            and not (
-                name in now
-                and name in self.attributes
-                and now[name] is self.attributes[name][0]
-                and _are_same(_items(now[name]), self.attributes[name][1])
-            )
-        ]
+            self.now[name] = value
 
 
 def _items(value: Any) -> list[Any] | None:
@@ -216,7 +227,7 @@ def _generators() -> tuple[Any, ...]:
     """Return the states of the random generators that a forward may draw from."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
-    numpy_state = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
     numbers = [state.numpy().tobytes() for state in states]
     return (*numbers, random.getstate(), numpy_state[1].tobytes(), *numpy_state[2:])
 

@@ -281,7 +281,7 @@ class _Runner:
     def __call__(self, path: Path, shape: Shape) -> Callable[[], None]:
         if self.native is not None and len(shape) == 1:
             path, shape = (_FLATTEN, *path), (*shape, 1, 1)
-        images = torch.randn(self.settings["batch"], *shape, device=self.device)
+        images = torch.randn(self.settings["batch"], *shape, dtype=torch.float32, device=self.device)
         outputs = self._modules(path, images) if self.native is None else self._native(path, images)
 
         def run() -> None:
@@ -301,8 +301,8 @@ class _Runner:
         statistics = [
             {
                 op.module: (
-                    torch.zeros(op.channels, device=self.device),
-                    torch.ones(op.channels, device=self.device),
+                    torch.zeros(op.channels, dtype=torch.float32, device=self.device),
+                    torch.ones(op.channels, dtype=torch.float32, device=self.device),
                 )
                 for op in node.layer.ops
                 if isinstance(op, layers.BatchNorm2d)

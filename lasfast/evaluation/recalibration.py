@@ -74,7 +74,7 @@ def calibrate(
     check_choice("precision", precision, tuple(PRECISIONS))
     norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
     _check_norms(network, norms)
-    example = next(chain(network.parameters(), network.buffers()), torch.empty(0))
+    example = next(chain(network.parameters(), network.buffers()), torch.empty(0, dtype=torch.float32))
     batches = _Batches(loader, example.device)
     kept: dict[str, NormStatistics] | None = None
     if backend == "native" or (backend == "auto" and kernels.usable(batches.device)):

@@ -23,7 +23,7 @@ def save_network(network: nn.Module, path: str | os.PathLike[str], image_shape: 
     network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
     device = next(network.parameters()).device
     # Two images: torch takes a batch of one for a constant.
-    example = torch.zeros(2, *image_shape, device=device)
+    example = torch.zeros(2, *image_shape, dtype=torch.float32, device=device)
     with evaluation_mode(network):
         program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, path)

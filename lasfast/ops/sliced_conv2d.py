@@ -182,7 +182,10 @@ class Convolution:
             return in_two(self.forward(input, weight))
 
         def in_one(ours: NhwcKernels) -> tuple[Tensor, Tensor, Tensor]:
-            mean, var = (torch.empty(self.geometry.output[1], device=self._device) for _ in range(2))
+            mean, var = (
+                torch.empty(self.geometry.output[1], dtype=torch.float32, device=self._device)
+                for _ in range(2)
+            )
             return ours.forward(input, weight, self._empty(self.geometry.output), mean, var), mean, var
 
         return self._run(_WITH_STATISTICS, in_one, lambda: in_two(self._output(input, weight)))

@@ -145,7 +145,9 @@ def _batches(
         if normalization is not None:
             shape = (images, 3, SIZE, SIZE)
             return torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(device)
-        return (torch.randn(images, 3, SIZE, SIZE, generator=generator) * 2 + 1).to(device)
+        return (torch.randn(images, 3, SIZE, SIZE, dtype=torch.float32, generator=generator) * 2 + 1).to(
+            device
+        )
 
     calibration, first, last = [batch(size) for size in sizes], batch(count), batch(count - 2)
     return calibration, [first, first, first, last]

@@ -20,6 +20,7 @@ from lasfast.ir.layers import Path
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.measurements.measurement import Measurement
 from lasfast.measurements.racing import Race, RaceResult
+from lasfast.runtime.placement import device_of
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
 
@@ -157,7 +158,7 @@ class Measurer:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.supernet.parameters()).device
+        return device_of(self.supernet)
 
 
 def _tree(paths: Sequence[Path]) -> PrefixTree:

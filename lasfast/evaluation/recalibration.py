@@ -24,6 +24,7 @@ from lasfast.ir.layers import Layer
 from lasfast.ir.precision import PRECISIONS
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime import kernels
+from lasfast.runtime.placement import device_of
 from lasfast.runtime.precision import autocast
 
 
@@ -74,8 +75,7 @@ def calibrate(
     check_choice("precision", precision, tuple(PRECISIONS))
     norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
     _check_norms(network, norms)
-    example = next(chain(network.parameters(), network.buffers()), torch.empty(0, dtype=torch.float32))
-    batches = _Batches(loader, example.device)
+    batches = _Batches(loader, device_of(network))
     kept: dict[str, NormStatistics] | None = None
     if backend == "native" or (backend == "auto" and kernels.usable(batches.device)):
         try:

@@ -11,16 +11,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from lasfast.execution.fused_call import as_contiguous, run
 from lasfast.execution.fx_memory import Memory, effect_of, is_outside
 from lasfast.execution.fx_modes import Reading, read_in_both_modes
 from lasfast.execution.fx_ops import UntraceableError, callee, record_of
 from lasfast.execution.fx_tracer import LEAVES
 from lasfast.ir.fusion import Chain, Stage, match
 from lasfast.ir.layers import Activation, Op, Opaque
-from lasfast.nn.conv_bn_act import fused
 from lasfast.nn.plain import is_plain
-from lasfast.ops.activations import FUNCTIONS
-from lasfast.ops.sliced_conv2d_schema import output_size
 
 _OTHER = Opaque("", out_channels=1)
 """The record of a node that fusion does not know: it can be the head of a fused chain, no other part."""
@@ -322,27 +320,3 @@ _MAY_COPY = (*_RESHAPES, *_RESHAPES.values(), "contiguous", "flatten", "ravel", 
 def _is_shape(arguments: tuple[Any, ...]) -> bool:
     """Return whether a view's arguments are a shape, and no dtype."""
     return all(isinstance(one, int | fx.Node | tuple | list) for one in arguments)
-
-
-def as_contiguous(value: Any) -> Any:
-    """Return a tensor with its elements in the usual order, and anything else as it is."""
-    return value.contiguous() if isinstance(value, torch.Tensor) else value
-
-
-def run(
-    x: torch.Tensor,
-    conv: nn.Conv2d | None,
-    norm: nn.BatchNorm2d,
-    residual: torch.Tensor | None,
-    activation: str,
-) -> torch.Tensor:
-    """Return `act(norm(conv(x)) + residual)`, where the residual may be broadcast; fused nodes call this."""
-    if residual is None or residual.shape == _output_shape(x, conv):
-        return fused(x, conv, norm, residual, activation)
-    return FUNCTIONS[activation](fused(x, conv, norm) + residual)  # it is broadcast
-
-
-def _output_shape(x: torch.Tensor, conv: nn.Conv2d | None) -> tuple[int, ...]:
-    if conv is None:
-        return tuple(x.shape)
-    return output_size(x.shape, conv.out_channels, conv.kernel_size, conv.stride[0], int(conv.padding[0]))

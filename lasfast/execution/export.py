@@ -10,6 +10,7 @@ from torch import nn
 
 from lasfast.execution.interpret import evaluation_mode
 from lasfast.ir.layers import Shape
+from lasfast.runtime.placement import device_of
 
 
 def save_network(network: nn.Module, path: str | os.PathLike[str], image_shape: Shape) -> None:
@@ -21,7 +22,7 @@ def save_network(network: nn.Module, path: str | os.PathLike[str], image_shape: 
     """
     # torch.export.save warns of weights in channels_last.
     network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-    device = next(network.parameters()).device
+    device = device_of(network)
     # Two images: torch takes a batch of one for a constant.
     example = torch.zeros(2, *image_shape, dtype=torch.float32, device=device)
     with evaluation_mode(network):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any, cast
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lasfast.execution.accelerate import run
+from lasfast.execution.fused_call import as_contiguous, run
 from lasfast.execution.fx_memory import Effect, Memory, effect_of, is_outside
 from lasfast.execution.fx_ops import UntraceableError, callee, maker_of, no_record, only_input, record_of
 from lasfast.execution.fx_tracer import Tracer
@@ -130,7 +129,7 @@ class _Reader:
             result = node.args[0]
             if not isinstance(result, fx.Node) or self.value(result) != len(self.ops):
                 raise UntraceableError("it gives more than one value, or not the last one it computes")
-        elif node.op == "get_attr" and isinstance(_attribute_of(self.network, node), nn.Module):
+        elif node.op == "get_attr":
             self.facts[node] = str(node.target)
         elif callee(node) in _FORMS:
             _FORMS[callee(node)](self, node)
@@ -280,10 +279,6 @@ def _opaque(name: str, module: nn.Module, shape: Shape) -> tuple[Op, bool, bool]
 
 
 # ---- calls that are more, or less, than one op
-
-
-def _attribute_of(network: nn.Module, node: fx.Node) -> Any:
-    return reduce(getattr, str(node.target).split("."), network)
 
 
 def _conv_bn_act(reader: _Reader, node: fx.Node) -> None:
@@ -465,5 +460,6 @@ _FORMS: dict[Any, Callable[[_Reader, fx.Node], None]] = {
     torch.Tensor.transpose: _swap,
     torch.transpose: _swap,
     torch.Tensor.contiguous: _same,
+    as_contiguous: _same,
     run: _fused,
 }

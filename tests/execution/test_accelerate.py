@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lasfast
-from lasfast.execution.accelerate import run
+from lasfast.execution.fused_call import run
 
 torchvision = pytest.importorskip("torchvision", exc_type=(ImportError, RuntimeError))
 

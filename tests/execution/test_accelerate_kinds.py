@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrize, prune, spectral_norm, weight_norm
 
 import lasfast
-from lasfast.execution.accelerate import run
+from lasfast.execution.fused_call import run
 
 
 class Base(nn.Module):

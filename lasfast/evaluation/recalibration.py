@@ -17,6 +17,7 @@ from lasfast.engine import CONVENTIONS, NativeBackend, NotLowerableError
 from lasfast.engine.backend import BACKENDS
 from lasfast.engine.lower import lower
 from lasfast.engine.native_backend import why_missing
+from lasfast.evaluation.images import watch_sizes
 from lasfast.evaluation.norm_recorder import NormRecorder, Norms, NormStatistics, listed, ready_to_record
 from lasfast.execution.from_fx import UntraceableError, trace
 from lasfast.execution.interpret import evaluation_mode, run_layer
@@ -63,7 +64,8 @@ def calibrate(
         The backend that ran: "native" or "torch".
 
     Warns:
-        UserWarning: the images do not reach some of the norms, which are named and keep their statistics.
+        UserWarning: the images do not reach some of the norms, which are named and keep their statistics; or
+            the smallest batch has fewer than half the images of the largest, and the same weight.
 
     Raises:
         ValueError: an unknown choice; a loader without a batch; a batch in which a BatchNorm sees one value
@@ -182,7 +184,7 @@ def _native(
             raise _CannotError(str(error)) from error
         _check_reading(network, norms, layer, batches.first[:2])
         backend = NativeBackend(network, precision)
-        [statistics] = backend.calibrate(tree, batches, convention)
+        [statistics] = backend.calibrate(tree, watch_sizes(batches, convention), convention)
     return {
         name: NormStatistics(mean, variance, batches.count) for name, (mean, variance) in statistics.items()
     }
@@ -241,7 +243,7 @@ def _torch(
     dtype = next((value.dtype for value in network.parameters()), batches.first.dtype)
     with evaluation_mode(network), ready_to_record(norms, dtype, batches.device), eager:
         recorder = NormRecorder(norms, convention)
-        for images in batches:
+        for images in watch_sizes(batches, convention):
             with torch.no_grad(), autocast(batches.device, precision), recorder:
                 network(images)
             recorder.check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -33,11 +33,12 @@ def accelerate(model: nn.Module) -> nn.Module:
     the model's own weights, buffers, submodules and hooks, not copies: a state dict moves both ways, and
     training the one trains the other. Training mode and evaluation mode, frozen norms, autocast, copies,
     pickles and `torch.compile` work as before. Convolution weights are put into channels_last. Its attribute
-    `fused_graph` is the `torch.fx.Graph` that it runs.
+    `fused_graph` is the `torch.fx.Graph` that it runs in its present mode.
 
     What is not understood is called as it is. Modules are not looked into that have hooks, parametrizations
     or a `forward` of their own, that `torch.fx` cannot trace (control flow that depends on tensors), whose
     code differs between training and evaluation, or that draw random numbers or change their attributes.
+    (The `forward` of `model` itself may depend on its own mode.)
     Ops that others would see in another order are not fused: where a value is changed in place in between.
     With other arguments than the required ones, the model's own `forward` runs. Fused modules that get hooks
     later are called as they are; so are all for derivatives in forward mode. On a GPU where lasfast's
@@ -55,17 +56,23 @@ def accelerate(model: nn.Module) -> nn.Module:
     if isinstance(model, _Accelerated):
         model = model._original()
     reading = read_in_both_modes(model)
-    graph = _FusedGraph(model, reading)
-    graph.fuse()
+    for graph in dict.fromkeys(reading.graphs.values()):
+        _FusedGraph(model, graph, reading.layout_free).fuse()
     return _with_forward(model, reading)
 
 
 class _Accelerated:
     """A mixin of accelerated models: what is copied and pickled is the model, which is accelerated again."""
 
-    fused_graph: fx.Graph
+    training: bool
     _kind: type[nn.Module]
+    _graphs: dict[bool, fx.Graph]
     _constants: tuple[str, ...]
+
+    @property
+    def fused_graph(self) -> fx.Graph:
+        """The graph that the model runs in its present mode."""
+        return self._graphs[self.training]
 
     def _original(self) -> nn.Module:
         """Return a module of the model's own class that shares everything with this one."""
@@ -85,23 +92,21 @@ class _Accelerated:
 
 def _with_forward(model: nn.Module, reading: Reading) -> nn.Module:
     """Return a module that shares everything with a model, and runs a graph instead of its forward."""
-    graph, kind = reading.graph, type(model)
-    code = graph.python_code("self")
-    names = dict(code.globals)
-    exec(compile(code.src, f"<accelerated {kind.__name__}>", "exec"), names)
-    run_graph: Callable[..., Any] = names["forward"]
-    required = sum(node.op == "placeholder" for node in graph.nodes)
+    kind = type(model)
+    runs = {graph: _compiled(graph, kind.__name__) for graph in dict.fromkeys(reading.graphs.values())}
+    in_evaluation, in_training = (runs[reading.graphs[training]] for training in (False, True))
+    required = sum(node.op == "placeholder" for node in reading.graphs[True].nodes)
 
     @functools.wraps(kind.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if kwargs or len(args) != required:
             return kind.forward(self, *args, **kwargs)
-        return run_graph(self, *args)
+        return in_training(self, *args) if self.training else in_evaluation(self, *args)
 
     members = {
         "forward": forward,
-        "fused_graph": graph,
         "_kind": kind,
+        "_graphs": reading.graphs,
         "_constants": tuple(reading.constants),
         "__module__": kind.__module__,
     }
@@ -109,6 +114,15 @@ def _with_forward(model: nn.Module, reading: Reading) -> nn.Module:
     for name, value in reading.constants.items():
         network.register_buffer(name, value, persistent=False)
     return network
+
+
+def _compiled(graph: fx.Graph, name: str) -> Callable[..., Any]:
+    """Return the function of a network and its arguments that runs a graph."""
+    code = graph.python_code("self")
+    names = dict(code.globals)
+    exec(compile(code.src, f"<accelerated {name}>", "exec"), names)
+    forward: Callable[..., Any] = names["forward"]
+    return forward
 
 
 def _shared(model: nn.Module, kind: type) -> Any:
@@ -123,8 +137,8 @@ def _shared(model: nn.Module, kind: type) -> Any:
 class _FusedGraph:
     """The graph of a model, whose chains become single nodes where nobody could tell."""
 
-    def __init__(self, model: nn.Module, reading: Reading) -> None:
-        self.model, self.reading, self.graph = model, reading, reading.graph
+    def __init__(self, model: nn.Module, graph: fx.Graph, layout_free: Collection[str]) -> None:
+        self.model, self.graph, self.layout_free = model, graph, layout_free
         self.modules = dict(model.named_modules())
         self.nodes = list(self.graph.nodes)
         self.places = {node: number for number, node in enumerate(self.nodes)}
@@ -281,7 +295,7 @@ class _FusedGraph:
         name = str(node.target)
         module = self.modules[name]
         known = type(module).__module__.startswith("torch.nn.modules.") or type(module) in LEAVES
-        if (known and is_plain(module)) or name in self.reading.layout_free:
+        if (known and is_plain(module)) or name in self.layout_free:
             return False
         return not any(
             self._sees(other, self.places[node], len(self.nodes), [node])

@@ -111,6 +111,15 @@ class Optional(Base):
         return x**power if mask is None else x * mask
 
 
+class TwoForwards(Base):
+    """As networks with auxiliary heads and functional dropout."""
+
+    def forward(self, x):
+        x = self.bn(self.conv(self.begin(x)))
+        x = x * torch.linspace(1, 2 if self.training else 3, 6)
+        return torch.stack([x, x.tanh()]) if self.training else F.dropout(x, 0.5, self.training)
+
+
 class Branches(Base):
     """Control flow that depends on tensors, in a module."""
 
@@ -194,7 +203,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         for one in (
             *(SumIntoShortcut, SumByMethod, ActivationOfTheInputBetween, ShortcutThatBecomesRectified),
             *(WrittenThroughAView, AContiguousAlias, OneNormTwice, ABufferOfNow, AConstant, FlattenedByView),
-            *(Optional, Branches),
+            *(Optional, TwoForwards, Branches),
         )
     },
     **{one.__name__: lambda one=one: Kinds(one(8) if one is NormAct else one()) for one in INNER},
@@ -366,9 +375,9 @@ class ComputesWithParameters(Base):
         ),
         (SetsData, "it sets 'data' of a value"),
         (ComputesWithParameters, "computes with parameters in a way that torch.fx does not see"),
-        (AsksForTensors, "got a AsksForTensors that computes .* in training alone"),
+        (AsksForTensors, "got a AsksForTensors that computes .* or does not"),
         (Draws, "in which Draws draws random numbers"),
-        (ByMode, "got a ByMode that computes .* in training alone"),
+        (PeeksAtTheNormsMode, "got a PeeksAtTheNormsMode that computes .* or does not"),
     ],
 )
 def test_a_forward_that_cannot_be_read_is_refused_and_unchanged(model: Callable, message: str) -> None:

@@ -55,7 +55,8 @@ def effect_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Effect:
     if function is operator.setitem:
         return Effect(_written(node.args[0]))
     if _is_in_place(node, function):
-        return Effect(_written(node.args[0]), inputs, is_first=True)
+        target = _written(node.args[0])
+        return Effect(target, inputs if function is torch.Tensor.set_ else target, is_first=True)
     if "out" in node.kwargs:
         return Effect(_written(node.kwargs["out"]), inputs)
     if function in _FRESH or (function is getattr and node.args[1:] == ("shape",)):

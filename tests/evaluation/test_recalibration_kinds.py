@@ -82,9 +82,19 @@ class IdentityAndDropout(Base):
         return self.last(self.bn(self.conv(y)) + x)
 
 
+class ShortcutThatIsReadAgain(Base):
+    """The sum changes the norm's value alone, not the other operand."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.bn(self.conv(x))
+        y += x
+        return self.last(self.relu(y) + x)
+
+
 NATIVELY = (
     *(ShortcutBehindAnActivation, ReaderBeforeAnActivation, NormThatIsChangedInPlace, SumIntoShortcut),
-    *(ProductIntoShortcut, IdentityAndDropout),
+    *(ProductIntoShortcut, IdentityAndDropout, ShortcutThatIsReadAgain),
 )
 
 

@@ -426,3 +426,12 @@ def test_one_shot_loaders(one_thread: None) -> None:
 def test_reading_says_what_was_changed(kind: type[nn.Module]) -> None:
     with pytest.raises(UntraceableError, match=r"is read after .*relu_.* may have changed it"):
         trace(kind().eval(), (3, 8, 8))
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_small_last_batch_is_warned_about(backend: str, one_thread: None) -> None:
+    images = [*batches(2), batches(1)[0][:2]]
+    with pytest.warns(UserWarning, match="nearly equal sizes, got 2 to 6 images"):
+        lasfast.calibrate(SumIntoShortcut(), images, backend=backend)
+    lasfast.calibrate(SumIntoShortcut(), images, statistics="batch_mean", backend=backend)
+    lasfast.calibrate(SumIntoShortcut(), [*images[:2], images[0][:3]], backend=backend)

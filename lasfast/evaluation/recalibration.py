@@ -218,8 +218,7 @@ def _check_reading(network: nn.Module, norms: Norms, layer: Layer, images: Tenso
 
     def batch_norm(op: Any, x: Tensor) -> Tensor:
         found[op.module] = x.clone()
-        result: Tensor = norms[op.module](x)
-        return result
+        return nn.BatchNorm2d.forward(norms[op.module], x)  # which a subclass may go on from
 
     with torch.no_grad():
         hooks = [norm.register_forward_pre_hook(note(name)) for name, norm in norms.items()]

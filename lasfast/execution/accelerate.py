@@ -15,7 +15,7 @@ from lasfast.execution.fused_call import as_contiguous, run
 from lasfast.execution.fx_memory import Memory, effect_of, is_outside
 from lasfast.execution.fx_modes import Reading, read_in_both_modes
 from lasfast.execution.fx_ops import UntraceableError, callee, record_of
-from lasfast.execution.fx_tracer import LEAVES
+from lasfast.execution.fx_tracer import LEAVES, has_activation
 from lasfast.ir.fusion import Chain, Stage, match
 from lasfast.ir.layers import Activation, Op, Opaque
 from lasfast.nn.plain import is_plain
@@ -97,9 +97,12 @@ def _with_forward(model: nn.Module, reading: Reading) -> nn.Module:
     in_evaluation, in_training = (runs[reading.graphs[training]] for training in (False, True))
     required = sum(node.op == "placeholder" for node in reading.graphs[True].nodes)
 
+    # A hook of such a module is about the activation within, too.
+    opened = [module for module in model.modules() if has_activation(module)]
+
     @functools.wraps(kind.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if kwargs or len(args) != required:
+        if kwargs or len(args) != required or not all(map(is_plain, opened)):
             return kind.forward(self, *args, **kwargs)
         return in_training(self, *args) if self.training else in_evaluation(self, *args)
 
@@ -224,7 +227,7 @@ class _FusedGraph:
         """Return whether nobody can tell that all of a chain runs where its last node does, out of place."""
         chain = list(parts.values())
         end = self.places[chain[-1]]
-        if self.calls[self.modules[str(parts[Stage.NORM].target)]] > 1:
+        if self.calls[self.modules[_norm_of(parts[Stage.NORM])]] > 1:
             return False  # its statistics would be updated in another order
         if any(self.memory.place(node) in self.pinned for node in chain):
             return False
@@ -313,11 +316,14 @@ class _FusedGraph:
         activation = record.kind if isinstance(record, Activation) else "none"
         with self.graph.inserting_before(chain[-1]):
             convolution = None if conv is None else self.graph.get_attr(str(conv.target))
-            normalization = self.graph.get_attr(str(norm.target))
-            arguments = (*chain[0].all_input_nodes, convolution, normalization, residual, activation)
+            normalization = self.graph.get_attr(_norm_of(norm))
+            arguments = (chain[0].args[0], convolution, normalization, residual, activation)
             node = self._wrapped(run, *arguments)
         chain[-1].replace_all_uses_with(node)
-        for one in reversed(chain):
+        read = (
+            [] if norm.op == "call_module" else [one for one in norm.all_input_nodes if one.op == "get_attr"]
+        )
+        for one in (*reversed(chain), *read):
             self.graph.erase_node(one)
 
     def _wrapped(self, function: Callable[..., Any], *arguments: Any) -> fx.Node:
@@ -329,6 +335,12 @@ class _FusedGraph:
 
 _RESHAPES = {"view": "reshape", "view_as": "reshape_as"}
 _MAY_COPY = (*_RESHAPES, *_RESHAPES.values(), "contiguous", "flatten", "ravel", "to")
+
+
+def _norm_of(node: fx.Node) -> str:
+    """Return the name of the norm that a node computes: the module that it calls, or `normalize` reads."""
+    source: Any = node if node.op == "call_module" else node.args[1]
+    return str(source.target)
 
 
 def _is_shape(arguments: tuple[Any, ...]) -> bool:

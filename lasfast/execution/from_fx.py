@@ -11,9 +11,17 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lasfast.execution.fused_call import as_contiguous, run
+from lasfast.execution.fused_call import as_contiguous, normalize, run
 from lasfast.execution.fx_memory import Effect, Memory, effect_of, is_outside
-from lasfast.execution.fx_ops import UntraceableError, callee, maker_of, no_record, only_input, record_of
+from lasfast.execution.fx_ops import (
+    UntraceableError,
+    callee,
+    maker_of,
+    no_record,
+    norm_maker_of,
+    only_input,
+    record_of,
+)
 from lasfast.execution.fx_tracer import Tracer
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Op, Shape
@@ -213,7 +221,7 @@ class _Reader:
         for name in (conv, norm):
             if name is not None:
                 module = self.modules[name]
-                make = maker_of(module)
+                make = norm_maker_of(module) if name == norm else maker_of(module)
                 if make is None:
                     raise UntraceableError(f"module {name!r} is a {type(module).__name__} or has hooks")
                 self.append(node, make(name, module), value)
@@ -298,6 +306,10 @@ def _fused(reader: _Reader, node: fx.Node) -> None:
     """Read a node that `accelerate` made of convolution, batch norm, sum and activation."""
     x, conv, norm, residual, activation = node.args
     reader.append_chain(node, x, reader.fact(conv), reader.fact(norm), residual, str(activation))
+
+
+def _normalize(reader: _Reader, node: fx.Node) -> None:
+    reader.append(node, record_of(reader.network, node), reader.value(node.args[0]))
 
 
 def _multiply(reader: _Reader, node: fx.Node) -> None:
@@ -461,5 +473,6 @@ _FORMS: dict[Any, Callable[[_Reader, fx.Node], None]] = {
     torch.transpose: _swap,
     torch.Tensor.contiguous: _same,
     as_contiguous: _same,
+    normalize: _normalize,
     run: _fused,
 }

@@ -1,4 +1,4 @@
-"""What the nodes call that `accelerate` puts into graphs."""
+"""What the nodes call that lasfast puts into graphs."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def _output_shape(x: torch.Tensor, conv: nn.Conv2d | None) -> tuple[int, ...]:
     if conv is None:
         return tuple(x.shape)
     return output_size(x.shape, conv.out_channels, conv.kernel_size, conv.stride[0], int(conv.padding[0]))
+
+
+def normalize(x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
+    """Return what a norm of a subclass computes before it goes on to its activation."""
+    return nn.BatchNorm2d.forward(norm, x)
 
 
 def as_contiguous(value: Any) -> Any:

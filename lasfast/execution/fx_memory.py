@@ -20,7 +20,7 @@ from torch import fx, nn
 from torch.fx.graph import inplace_methods
 from torch.nn.modules import activation, batchnorm, conv, instancenorm, linear, normalization, pooling
 
-from lasfast.execution.fused_call import run
+from lasfast.execution.fused_call import normalize, run
 from lasfast.execution.fx_ops import callee
 from lasfast.execution.fx_tracer import LEAVES
 from lasfast.nn.plain import is_plain
@@ -109,7 +109,7 @@ _FRESH = frozenset(
         *(torch.Tensor.add, torch.Tensor.sub, torch.Tensor.mul, torch.Tensor.div, torch.Tensor.mean),
         *(torch.Tensor.clone, torch.Tensor.size, torch.Tensor.dim),
         *(F.conv2d, F.linear, F.batch_norm, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d),
-        run,
+        *(run, normalize),
         *ACTIVATION_CALLS,  # those in place have been told apart before
     )
 )

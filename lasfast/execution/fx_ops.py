@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from lasfast.execution.fused_call import normalize
+from lasfast.execution.fx_tracer import has_activation
 from lasfast.ir import layers
 from lasfast.ir.layers import Op
 from lasfast.nn import PACT, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear
@@ -111,6 +113,11 @@ def maker_of(module: nn.Module) -> Callable[[str, Any], Op | None] | None:
     return MODULES.get(type(module)) if is_plain(module) else None
 
 
+def norm_maker_of(module: nn.Module) -> Callable[[str, Any], Op | None] | None:
+    """Return the maker of the record of a norm, without the activation that may be in it."""
+    return _batch_norm if has_activation(module) else maker_of(module)
+
+
 def _add(node: fx.Node) -> Op:
     if len(node.args) != 2 or node.kwargs or len(node.all_input_nodes) != len(node.args):
         raise UntraceableError(f"{node.format_node()} is not a sum of two values")
@@ -184,6 +191,9 @@ def record_of(network: nn.Module, node: fx.Node) -> Op | None:
             raise UntraceableError(f"module {name!r} is a {type(module).__name__}, which has no record")
         return of_module(name, module)
     target = callee(node)
+    if target is normalize:
+        name = str(node.args[1].target)  # type: ignore[union-attr]
+        return _batch_norm(name, network.get_submodule(name))
     make = FUNCTIONS.get(target) or FUNCTIONS.get(
         f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}"
     )

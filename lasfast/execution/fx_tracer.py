@@ -13,10 +13,22 @@ import torch
 from torch import fx, nn
 from torch.fx.graph import inplace_methods
 
+from lasfast.execution.fused_call import normalize
 from lasfast.nn import PACT, ConvBNAct, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear
 from lasfast.nn.plain import is_plain
 
 LEAVES = (ConvBNAct, PACT, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear)
+
+
+NORMS_WITH_ACTIVATION = ("timm.layers.norm_act.BatchNormAct2d",)
+"""Subclasses of `nn.BatchNorm2d` that call their `drop` and their `act` on what it gives."""
+
+
+def has_activation(module: nn.Module) -> bool:
+    """Return whether a module is a batch norm and an activation behind it, and nothing else."""
+    kind = type(module)
+    known = f"{kind.__module__}.{kind.__qualname__}" in NORMS_WITH_ACTIVATION
+    return known and is_plain(module) and type(module.drop) is nn.Identity and is_plain(module.drop)
 
 
 class Tracer(fx.Tracer):
@@ -79,6 +91,9 @@ class Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Call a module, and note which one is entered and what it changes."""
         name = self.path_of_module(m)
+        if has_activation(m) and name not in self.opaque:
+            activation: Any = m.act
+            return activation(self.create_proxy("call_function", normalize, (args[0], m), {}))
         if self.is_leaf_module(m, name):
             return super().call_module(m, forward, args, kwargs)
         around, self.part = self.part, name

@@ -41,7 +41,7 @@ class Reach:
 
     Attributes:
         cheapest, dearest: the options of each layer that have the least and the greatest first cost, on the
-            average of the random architectures where that depends on the other layers.
+            average of these architectures where that depends on the other layers.
 
     Raises:
         UnknownCostError: one of the costs that are looked at before the first question is not known.
@@ -54,7 +54,7 @@ class Reach:
         self.accept = accept
         self._limits = [(bound, _remembered(bound, cost)) for bound, cost in limits]
         contexts = _contexts(space)
-        self._orders = [_by_cost(space, cost, contexts) for _, cost in self._limits]
+        self._orders = [space.by_cost(cost, contexts) for _, cost in self._limits]
         self._ends = [
             (tuple(options[0] for options in order), tuple(options[-1] for options in order))
             for order in self._orders
@@ -182,18 +182,6 @@ def _contexts(space: ProductSpace) -> list[Architecture]:
     """Return the architectures in which options are compared: the first, and random ones, always the same."""
     rng = random.Random(0)
     return [tuple(options[0] for options in space.options), *(space.sample(rng) for _ in range(CONTEXTS))]
-
-
-def _by_cost(space: ProductSpace, cost: Cost, contexts: list[Architecture]) -> list[list[int]]:
-    """Return the options of each layer from the cheapest to the dearest, on the average of the contexts."""
-
-    def mean(layer: int, option: int) -> float:
-        return math.fsum(cost((*one[:layer], option, *one[layer + 1 :])) for one in contexts)
-
-    return [
-        sorted(options, key=lambda option, layer=layer: mean(layer, option))  # type: ignore[misc]
-        for layer, options in enumerate(space.options)
-    ]
 
 
 def _between(

@@ -9,6 +9,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 from lasfast.constraints import Bound, Cost, UnknownCostError, known_cost
 from lasfast.searchers.limits import Limit
@@ -19,6 +20,8 @@ TRIALS = 1000  # how many completions one question tries at most; past these, it
 CONTEXTS = 8  # in how many random architectures the options of each layer are compared
 REMEMBERED = 2**17  # of how many architectures each cost is kept
 ANYTHING = (-math.inf, math.inf)
+Order: TypeAlias = tuple[tuple[int, ...], ...]
+"""The options of each layer, from the cheapest to the dearest."""
 
 
 class Reach:
@@ -31,8 +34,9 @@ class Reach:
     whatever the other layers take. That is so for any sum over layers, and for FLOPs and params where a width
     is decided before the layers that share it. The cost of any completion then lies between those of the two
     extreme completions. Whether a cost is of this kind is tried: the options of each layer are compared in
-    CONTEXTS random architectures. Nothing is concluded from a cost that fails there, and nothing behind a
-    beginning that contradicts it. The answer "yes" rests on an architecture that was found.
+    CONTEXTS random architectures and in the extreme ones. Nothing is concluded from a cost that fails there,
+    and nothing behind a beginning that contradicts it. The answer "yes" rests on an architecture that was
+    found.
 
     Args:
         space: the space of the architectures.
@@ -53,16 +57,10 @@ class Reach:
         self.space = space
         self.accept = accept
         self._limits = [(bound, _remembered(bound, cost)) for bound, cost in limits]
-        contexts = _contexts(space)
-        self._orders = [space.by_cost(cost, contexts) for _, cost in self._limits]
-        self._ends = [
-            (tuple(options[0] for options in order), tuple(options[-1] for options in order))
-            for order in self._orders
-        ]
-        self._has_ends = [
-            all(_between(space, cost, ends, context) for context in contexts)
-            for (_, cost), ends in zip(self._limits, self._ends, strict=True)
-        ]
+        ordered = [_ordered(space, cost) for _, cost in self._limits]
+        self._orders = [order for order, _ in ordered]
+        self._has_ends = [has_ends for _, has_ends in ordered]
+        self._ends = list(map(_ends, self._orders))
         self.cheapest, self.dearest = self._ends[0]
         # From the cheapest architecture to the dearest, layer after layer, option after option.
         self._stairs = [
@@ -178,10 +176,25 @@ class Reach:
             return False
 
 
-def _contexts(space: ProductSpace) -> list[Architecture]:
-    """Return the architectures in which options are compared: the first, and random ones, always the same."""
+def _ordered(space: ProductSpace, cost: Cost) -> tuple[Order, bool]:
+    """Return the options of each layer from the cheapest to the dearest, and whether a layer's ends hold.
+
+    Options are compared in the first architecture and in random ones, always the same, and in the cheapest
+    and the dearest that follow from these. In a maximum, for instance, only the cheapest shows what most
+    options cost.
+    """
     rng = random.Random(0)
-    return [tuple(options[0] for options in space.options), *(space.sample(rng) for _ in range(CONTEXTS))]
+    contexts = [tuple(options[0] for options in space.options)]
+    contexts += [space.sample(rng) for _ in range(CONTEXTS)]
+    contexts += _ends(space.by_cost(cost, contexts))
+    order = space.by_cost(cost, contexts)
+    ends = _ends(order)
+    return order, all(_between(space, cost, ends, context) for context in (*contexts, *ends))
+
+
+def _ends(order: Order) -> tuple[Architecture, Architecture]:
+    """Return the architectures of the cheapest and of the dearest options."""
+    return tuple(options[0] for options in order), tuple(options[-1] for options in order)
 
 
 def _between(

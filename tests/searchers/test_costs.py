@@ -160,10 +160,10 @@ def test_layernas_comes_last_to_what_it_cannot_tell():
             1 + width + (option + width) % 6 for width, option in zip(one[::2], one[1::2], strict=True)
         )
 
-    searcher = LayerNAS(space, cost=cost, target=(0, 12), evaluations=60)
+    searcher = LayerNAS(space, cost=cost, target=(0, 14), evaluations=60)
     assert searcher.reach.reaches((5, 5)) is None
     assert searcher.reach.reaches((0, 5)) is True
-    assert cost(play(searcher).best[0]) <= 12
+    assert cost(play(searcher).best[0]) <= 14
 
 
 def test_nothing_is_concluded_behind_a_beginning_that_contradicts_the_order_of_options():

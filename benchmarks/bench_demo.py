@@ -71,7 +71,10 @@ def run(arguments: tuple[str, ...], backend: str) -> float:
         operators = "auto" if backend == "native" else "torch"  # the default
         command += ["--backend", backend, "--operators", operators, "--directory", directory + "/run"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        events = [json.loads(line) for line in (Path(directory) / "run" / LOG).read_text().splitlines()]
+        events = [
+            json.loads(line)
+            for line in (Path(directory) / "run" / LOG).read_text(encoding="utf-8").splitlines()
+        ]
     return sum(event["seconds"] for event in events if event["event"] == "evaluation")
 
 

@@ -108,7 +108,7 @@ def main():
         "workloads": {},
     }
     if options.output and Path(options.output).exists():
-        record["workloads"] = kept(record, json.loads(Path(options.output).read_text()))
+        record["workloads"] = kept(record, json.loads(Path(options.output).read_text(encoding="utf-8")))
     for name in options.workloads or WORKLOADS:
         modes = MODES[options.device] if name in options.compiled else {}
         record["workloads"][name] = measure(WORKLOADS[name], options, record["peak_flops"], modes)

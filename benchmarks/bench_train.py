@@ -84,7 +84,7 @@ def main():
         "workloads": {},
     }
     if options.output and Path(options.output).exists():
-        earlier = json.loads(Path(options.output).read_text())
+        earlier = json.loads(Path(options.output).read_text(encoding="utf-8"))
         for name in ("precision", "data", "device"):
             if record[name] != earlier.get(name, "cpu"):
                 raise SystemExit(f"--output holds a record of {name} {earlier.get(name)}, not {record[name]}")

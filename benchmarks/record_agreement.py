@@ -25,6 +25,7 @@ from benchmarks import _harness
 from benchmarks.bench_evaluate import WORKLOADS, train
 from lasfast.cli import setup
 from lasfast.cli.config import read_config
+from lasfast.cli.display import make_console
 from lasfast.cli.options import SearchOptions
 from lasfast.measurements.measurement import Measurement, paired_difference
 from lasfast.measurements.ranking import kendall_tau
@@ -90,7 +91,7 @@ def search(run: Path, output: Path) -> None:
     """Measure the candidates of each step of a finished search, with the weights that they had then."""
     options = read_config(run, SearchOptions)
     setup.make_device(options)
-    data = setup.load_data(options, options.seed)
+    data = setup.load_data(options, options.seed, make_console())
     supernet = setup.make_supernet(
         options, data, setup.parse_max_layers(options, options.depth), options.seed
     )

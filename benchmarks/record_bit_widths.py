@@ -130,7 +130,7 @@ def record(
 @app.command()
 def page(source: Path, target: Path) -> None:
     """Write the text of a record into the page; it replaces everything from the heading on."""
-    record = json.loads(source.read_text())
+    record = json.loads(source.read_text(encoding="utf-8"))
     before, heading, _ = target.read_text(encoding="utf-8").partition(HEADING)
     if not heading:
         raise typer.BadParameter(f"{target} has no heading {HEADING.strip()!r}")

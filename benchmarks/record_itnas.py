@@ -143,7 +143,7 @@ def train(trainer: ITNASTrainer, path: Path) -> float:
 @app.command()
 def table(source: Path) -> None:
     """Print a record's table for a page: the networks by origin, each with the mean over its seeds."""
-    typer.echo("\n".join(table_lines(json.loads(source.read_text()))))
+    typer.echo("\n".join(table_lines(json.loads(source.read_text(encoding="utf-8")))))
 
 
 def table_lines(record: dict[str, Any]) -> list[str]:

@@ -162,14 +162,14 @@ def train(supernet: Supernet, images: Any, settings: Any, path: Path) -> float:
     noted = path.with_suffix(".json")
     if noted.exists():
         load_model(supernet, path)
-        return float(json.loads(noted.read_text())["seconds"])
+        return float(json.loads(noted.read_text(encoding="utf-8"))["seconds"])
     progress = None
     for progress in OneShotTrainer(supernet, images.train, settings).train(0):
         if progress.last_of_epoch:
             typer.echo(f"epoch {progress.epoch + 1}: loss {progress.loss:.3f} ({progress.seconds:.0f} s)")
     save_model(supernet, str(path))
     seconds = 0.0 if progress is None else progress.seconds
-    noted.write_text(json.dumps({"seconds": seconds}))
+    noted.write_text(json.dumps({"seconds": seconds}), encoding="utf-8")
     return seconds
 
 
@@ -214,7 +214,7 @@ def search(
 @app.command()
 def page(source: Path, target: Path) -> None:
     """Write the page of a record."""
-    record = json.loads(source.read_text())
+    record = json.loads(source.read_text(encoding="utf-8"))
     flops, images = record["flops"], record["images"]
     shown = max(one["top1"] for one in record["searches"].values())
     error = 100 * math.sqrt(shown * (1 - shown) / images["validation"])

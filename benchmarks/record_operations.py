@@ -24,7 +24,7 @@ from benchmarks import _harness
 def main(source: Path, output: Path) -> None:
     """Write the record of a run to `output`."""
     operations: dict[str, dict[str, dict[str, Any]]] = {}
-    for one in json.loads(source.read_text())["benchmarks"]:
+    for one in json.loads(source.read_text(encoding="utf-8"))["benchmarks"]:
         operation = Path(one["fullname"].partition("::")[0]).stem.removeprefix("bench_")
         parameters = one["params"] or {}
         name = one["group"]

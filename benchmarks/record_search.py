@@ -59,9 +59,9 @@ def record(run: Path, output: Path) -> None:
     study = Run.load(run)
     if not study.finished:
         raise typer.BadParameter(f"{run} is not finished")
-    events = [json.loads(line) for line in (run / LOG).read_text().splitlines() if line]
-    result = json.loads((run / RESULT).read_text())
-    options = json.loads((run / CONFIG).read_text())
+    events = [json.loads(line) for line in (run / LOG).read_text(encoding="utf-8").splitlines() if line]
+    result = json.loads((run / RESULT).read_text(encoding="utf-8"))
+    options = json.loads((run / CONFIG).read_text(encoding="utf-8"))
     del options["directory"]
     values: dict[str, Any] = {
         "record": "search",
@@ -89,14 +89,14 @@ def record(run: Path, output: Path) -> None:
             for name, one in comparisons.items()
         }
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(values, indent=1) + "\n")
+    output.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     print(output)
 
 
 @app.command()
 def plot(source: Path, output: Path) -> None:
     """Draw the picture of a record."""
-    values = json.loads(source.read_text())
+    values = json.loads(source.read_text(encoding="utf-8"))
     fields = ("architecture", "top1", "top5", "loss", "images")
     steps = [
         candidates_of(

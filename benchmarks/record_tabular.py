@@ -187,7 +187,7 @@ def _logarithmic(most: int) -> set[int]:
 @app.command()
 def plot(source: Path, output: Path) -> None:
     """Draw the searches that saw single runs."""
-    problems = json.loads(source.read_text())["problems"]
+    problems = json.loads(source.read_text(encoding="utf-8"))["problems"]
     panels = {
         key.removesuffix(", single"): {name: one["points"] for name, one in problem["methods"].items()}
         for key, problem in problems.items()
@@ -199,11 +199,11 @@ def plot(source: Path, output: Path) -> None:
 @app.command()
 def page(source: Path, output: Path) -> None:
     """Write the tables of a record as a page."""
-    record = json.loads(source.read_text())
+    record = json.loads(source.read_text(encoding="utf-8"))
     lines = [INTRODUCTION.format(**record["table"], seeds=record["seeds"], record=source.name)]
     for key, problem in record["problems"].items():
         lines += [f"## {key}\n", _best(problem), "", *_table(problem), ""]
-    output.write_text("\n".join(lines))
+    output.write_text("\n".join(lines), encoding="utf-8")
     print(output)
 
 

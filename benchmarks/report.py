@@ -61,7 +61,9 @@ as PyTorch's do. Evaluation, then training:
 
 def main() -> None:
     """Read the records, write page and picture."""
-    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("evaluate-*.json"))]
+    records = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("evaluate-*.json"))
+    ]
     whole, one_by_one = (read("agreement-search.json"), read("agreement-assignments.json"))
     parts = [TEXT, *(section(f"## {record['precision']}", record) for record in records), conclusion(records)]
     parts += [training(read("train-bf16.json")), accuracy(read("accuracy.json"))]
@@ -73,13 +75,13 @@ def main() -> None:
     parts.append(operations(read("operations.json")))
     parts += [training_operations(read(path.name)) for path in RESULTS.glob("operations-training.json")]
     parts.append(gpu())
-    (ROOT / "docs" / "performance.md").write_text("\n".join(parts))
+    (ROOT / "docs" / "performance.md").write_text("\n".join(parts), encoding="utf-8")
     draw(records, ROOT / "docs" / "performance.png")
 
 
 def read(name: str) -> Any:
     """Return one record."""
-    return json.loads((RESULTS / name).read_text())
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 def geometric_mean(values: list[float]) -> float:

@@ -186,7 +186,9 @@ def gpu(directory: Path = RESULTS) -> str:
 
 def tables(directory: Path) -> str:
     """Return the tables of the records, and the floors of single operations."""
-    records = {path.stem: json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))}
+    records = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(directory.glob("*.json"))
+    }
     device = next((record["device"] for record in records.values() if "device" in record), "")
     chip = next((chip for chip in CHIPS if chip.name in device), CHIPS[0])
     parts = []

@@ -20,7 +20,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 # So that what its assertions compare is shown where they fail.
 pytest.register_assert_rewrite("tests.engine.schedule_helpers")
 
-# Our own kernels are tested, whether or not they are fastest, and nothing is written to the home directory.
+# Our own kernels are tested, whether or not they are fastest.
 os.environ.setdefault("LASFAST_CHOICE", "native")
 
 
@@ -28,6 +28,15 @@ def pytest_configure():
     """Listen to Ctrl-C even where the suite runs in the background of a shell, which ignores it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered between processes is in a directory of the tests, unless one is named."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "LASFAST_CACHE" not in os.environ:
+            patch.setenv("LASFAST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_collection_modifyitems(items):

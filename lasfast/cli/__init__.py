@@ -9,6 +9,7 @@ import typer
 
 from lasfast._version import __version__
 from lasfast.cli import architecture_table, check, evaluate, info, latency, report, search, spaces, train
+from lasfast.cli.display import print_anything
 from lasfast.cli.options import StoppedError
 from lasfast.runtime import distributed
 
@@ -48,6 +49,7 @@ def _main(
 
 def main() -> None:
     """Run the command line; expected errors end in one line on standard error and status 2."""
+    print_anything()
     try:
         with distributed.start():
             app()

@@ -35,7 +35,7 @@ def read_config(directory: Path, options: type[T]) -> T:
         raise FileNotFoundError(f"{directory} holds no run of this command line: there is no {path}")
     fields = dataclasses.fields(options)  # type: ignore[arg-type]
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         # An option that an older version did not have yet is at its default.
         asked = [field for field in fields if field.name in values or field.default is dataclasses.MISSING]
         chosen = {field.name: values[field.name] for field in asked}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,14 +26,34 @@ from lasfast.train import Progress as Training
 from lasfast.train import SupernetTrainer
 
 LINE_SECONDS = 10.0  # between lines of one epoch where there is no terminal
+IN_ASCII = {"±": "+-", "…": "...", "•": "*"}  # what lasfast and rich print; rich has ASCII boxes of its own
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Spell what an encoding lacks in ASCII: as in `IN_ASCII`, else by escapes, which keep names distinct."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(IN_ASCII.get(one) or ascii(one)[1:-1] for one in lacking), error.end
+
+
+codecs.register_error("lasfast.spell", _spell)
+
+
+def print_anything() -> None:
+    """Let standard output and errors take every text, whatever their encodings are and names in it have."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="lasfast.spell")
 
 
 def make_console(quiet: bool = False) -> Console:
     """Return the console for everything but errors; where it is a file, it is wide enough for tables.
 
-    Of several processes, only that of rank 0 prints.
+    Of several processes, only that of rank 0 prints. Text is printed as it is: names of files may look like
+    rich's markup.
     """
-    console = Console(quiet=quiet or not distributed.world().main, highlight=False)
+    console = Console(quiet=quiet or not distributed.world().main, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 120
     return console

@@ -62,7 +62,7 @@ def register(app: typer.Typer) -> None:
                 f"{options.run} has no weights: there is no {CHECKPOINT}. A search writes it as it "
                 "trains; one in a table has none"
             )
-        data = setup.load_data(config, config.seed)
+        data = setup.load_data(config, config.seed, console)
         supernet = setup.make_any_supernet(
             config, data, depth=config.depth, size=config, seed=config.seed
         ).to(device)

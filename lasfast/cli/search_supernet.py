@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.text import Text
 
 from lasfast import costs
 from lasfast.cli import setup
@@ -94,7 +95,7 @@ def run_search(
         by_depth = isinstance(supernet, LayerAssignmentSupernet)
         display = StudyDisplay(console, meter) if by_depth else FrontDisplay(console, meter)
         study = Study(searcher, evaluator, trainer=trainer, directory=directory, callbacks=[display])
-        console.print(f"[bold]{name}[/bold] search{what} in {directory}")
+        console.print(Text.assemble((name, "bold"), f" search{what} in {directory}"))
         console.print(f"{data!r}")
         console.print(f"{_title(supernet)}; {options.precision} on {_machine(given.device)}")
         if main:

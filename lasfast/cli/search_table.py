@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
+from rich.text import Text
 
 from lasfast.cli.config import write_config
 from lasfast.cli.display import FrontDisplay, make_console, show_written
@@ -74,7 +75,9 @@ def search_table(
     directory = study_options.directory or Path("runs") / f"{name}-{options.table.stem}"
     study = Study(searcher, evaluator, directory=directory, callbacks=[FrontDisplay(console)])
     within = "" if constraint is None else f" within {constraint}"
-    console.print(f"[bold]{name}[/bold] search of {space}{within}, {options.table}, in {directory}")
+    console.print(
+        Text.assemble((name, "bold"), f" search of {space}{within}, {options.table}, in {directory}")
+    )
     main = distributed.world().main
     if main:
         write_config(directory, options, search=name)

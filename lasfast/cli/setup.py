@@ -80,7 +80,7 @@ class TrainingSetup:
         """Set up what the options ask for."""
         console, device = make_console(options.quiet), make_device(options)
         settings = make_settings(options)
-        data = load_data(options, options.seed)
+        data = load_data(options, options.seed, console)
         images = data.train.to(device) if isinstance(data.train, TensorImages) else data.train
         return cls(console, device, settings, data, images)
 
@@ -98,8 +98,11 @@ def make_device(options: MachineOptions) -> torch.device:
     return distributed.world().device("cuda" if use_cuda else "cpu")
 
 
-def load_data(options: DataOptions, seed: int) -> Dataset:
-    """Load and split the images. One process of each machine goes first, which may download them."""
+def load_data(options: DataOptions, seed: int, console: Console) -> Dataset:
+    """Load and split the images.
+
+    One process of each machine goes first, which may download them, and checks files of images.
+    """
     with distributed.world().first_here():
         return lasfast.data.load(
             options.data,
@@ -110,6 +113,7 @@ def load_data(options: DataOptions, seed: int) -> Dataset:
             calibration=options.calibration,
             image_size=options.image_size,
             seed=seed,
+            report=console.print,
         )
 
 

@@ -73,6 +73,8 @@ def register(app: typer.Typer) -> None:
         directory = options.directory or Path("runs") / f"train-{file_stem(text)}"
         console.print(f"training {type(supernet).__name__} {text} from scratch in {directory}")
         console.print(f"{data!r}")
+        if options.test:
+            _ = data.test  # read now, so that what is missing or broken is found before the training
         builder, rows = train_from_scratch(
             given, supernet, [architecture], directory, keep_weights=True, resume=options.resume
         )

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of networks: argument checks, atomic files, Ctrl-C, entry points. No torch."""
+"""Helpers that know nothing of networks: checks, files, the cache, Ctrl-C, entry points. No torch."""

@@ -1,10 +1,13 @@
 """Decoding of image files to uint8 tensors, in threads (the decoders release the interpreter lock).
 
-A file that cannot be read, or differs from the others, raises a ``DataError`` that names it.
+Images are turned as their EXIF orientation says, as viewers show them. Transparency is dropped, and of an
+animation the first image is taken. A file that cannot be read, or differs from the others, raises a
+``DataError`` that names it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from lasfast.data.errors import DataError
@@ -26,11 +29,13 @@ Result = TypeVar("Result")
 GRAY_MODES = ("1", "L", "LA")
 COLOR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 RESIZE = 256 / 224  # before a center crop, the shorter side is this much longer than the crop
-_SHOWN = 5
+SHOWN = 10  # of the files that are unusable, so many are named
+
+logger = logging.getLogger("lasfast")
 
 
-class Header(NamedTuple):
-    """The size and kind of an image, which its file gives before it is decoded."""
+class ImageKind(NamedTuple):
+    """The size of an image as a viewer shows it, and whether it is gray."""
 
     size: Size
     gray: bool
@@ -43,22 +48,31 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def read_header(path: str) -> Header:
-    """Return size and kind of an image, without decoding it."""
+def read_kind(path: str) -> ImageKind:
+    """Return the size and kind of an image, which is decoded for that: it can be used if this returns."""
+    with _opened(path) as image:
+        return ImageKind((image.height, image.width), image.mode in GRAY_MODES)
+
+
+def open_image(path: str, channels: int) -> Image.Image:
+    """Return the decoded image, gray for one channel and RGB for three."""
+    with _opened(path) as image:
+        if image.mode == "P" and "transparency" in image.info:
+            return image.convert("RGBA").convert("L" if channels == 1 else "RGB")
+        return image.convert("L" if channels == 1 else "RGB")
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """Open and decode an image, and turn it upright; whatever goes wrong becomes a `DataError`."""
     with _naming(path), Image.open(path) as image:
         if image.mode not in GRAY_MODES + COLOR_MODES:
             raise DataError(
                 f"{path}: pixels of kind {image.mode!r}; expected 8 bits a channel, gray or color"
             )
-        return Header((image.height, image.width), image.mode in GRAY_MODES)
-
-
-def open_image(path: str, channels: int) -> Image.Image:
-    """Return the decoded image, gray for one channel and RGB for three."""
-    with _naming(path), Image.open(path) as image:
-        if image.mode == "P" and "transparency" in image.info:
-            return image.convert("RGBA").convert("L" if channels == 1 else "RGB")
-        return image.convert("L" if channels == 1 else "RGB")
+        image.load()
+        _turn_upright(image)
+        yield image
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -84,11 +98,6 @@ def center_crop(image: Image.Image, size: Size) -> Image.Image:
     return resized.crop((left, top, left + width, top + height))
 
 
-def read_headers(paths: Sequence[str]) -> list[Header]:
-    """Return the headers of all files, in order; a DataError counts those that cannot be read."""
-    return _in_threads(read_header, paths)
-
-
 def decode_exact(paths: Sequence[str], channels: int, size: Size) -> Tensor:
     """Decode images that must all have ``size``; uint8 [N, channels, H, W]."""
 
@@ -108,19 +117,19 @@ def decode_cropped(paths: Sequence[str], channels: int, size: Size) -> Tensor:
     )
 
 
-def common_size(paths: Sequence[str], headers: Sequence[Header]) -> Size:
+def common_size(paths: Sequence[str], kinds: Sequence[ImageKind]) -> Size:
     """Return the size that all images have.
 
     Raises:
         DataError: a file, which is named, differs from the majority.
     """
-    sizes, counts = np.unique(np.array([header.size for header in headers]), axis=0, return_counts=True)
+    sizes, counts = np.unique(np.array([kind.size for kind in kinds]), axis=0, return_counts=True)
     height, width = (int(value) for value in sizes[counts.argmax()])
-    for path, header in zip(paths, headers, strict=True):
-        if header.size != (height, width):
+    for path, kind in zip(paths, kinds, strict=True):
+        if kind.size != (height, width):
             raise DataError(
                 f"images differ in size: {counts.max()} of {len(paths)} are {_text((height, width))} pixels, "
-                f"but {path} is {_text(header.size)}; pass image_size=... to crop and resize all to one size"
+                f"but {path} is {_text(kind.size)}; pass image_size=... to crop and resize all to one size"
             )
     return height, width
 
@@ -135,12 +144,12 @@ def _decode(decode: Callable[[str], Tensor], paths: Sequence[str], channels: int
     def store(position: int) -> None:
         images[position] = decode(paths[position])
 
-    _in_threads(store, range(len(paths)))
+    raise_together(in_threads(store, range(len(paths))))
     return images
 
 
-def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Return ``function`` of each item, in order; raise the ``DataError``s of all items as one."""
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result | DataError]:
+    """Return ``function`` of each item, in order, or the ``DataError`` that it raised."""
 
     def attempt(item: Item) -> Result | DataError:
         try:
@@ -149,15 +158,21 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> li
             return error
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        results = list(pool.map(attempt, items))
+        return list(pool.map(attempt, items))
+
+
+def raise_together(results: Sequence[object]) -> None:
+    """Raise the ``DataError``s among what was found of image files as one, which says what to do."""
     errors = [result for result in results if isinstance(result, DataError)]
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        shown = "".join(f"\n  {error}" for error in errors[:_SHOWN])
-        more = f"\n  and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
-        raise DataError(f"{len(errors)} of {len(items)} image files are unusable:{shown}{more}")
-    return [result for result in results if not isinstance(result, DataError)]
+    if not errors:
+        return
+    shown = "".join(f"\n  {error}" for error in errors[:SHOWN])
+    more = f"\n  and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+    raise DataError(
+        f"{len(errors)} of {len(results)} image files cannot be used:{shown}{more}\n"
+        "Repair, replace or remove them. A study that began with these files resumes with the same files "
+        "alone: put them back as they were, or start it again in another directory"
+    )
 
 
 @contextmanager
@@ -168,7 +183,23 @@ def _naming(path: str) -> Iterator[None]:
     except (DataError, MemoryError):
         raise
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{path}: not an image, or broken; repair or remove the file") from error
+        kind = "not an image, or broken" if os.path.getsize(path) else "an empty file"
+        raise DataError(f"{path}: {kind}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{path}: {error} PIL.Image.MAX_IMAGE_PIXELS allows larger ones") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not a decoder's
+            link = "; it is a link" if os.path.islink(path) else ""
+            raise DataError(f"{path}: cannot be read ({error.strerror}{link})") from error
         reason = str(error) or type(error).__name__
-        raise DataError(f"{path}: cannot be decoded ({reason}); repair or remove the file") from error
+        raise DataError(f"{path}: cannot be decoded ({reason})") from error
+
+
+def _turn_upright(image: Image.Image) -> None:
+    """Turn an image as its EXIF orientation says; EXIF data that cannot be read say nothing."""
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        logger.debug("%s: EXIF data are not read: %s", image, error)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,20 @@ import numpy as np
 from lasfast.data.errors import DataError
 from lasfast.data.splits import Indices, derive_seed, hold_out
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    ".bmp",
+    ".gif",
+    ".jfif",
+    ".jpe",
+    ".jpeg",
+    ".jpg",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 TEST_PART = 5  # where a folder has no test part of its own, a fifth is held out
 
 
@@ -45,43 +59,96 @@ class FolderSource:
 def scan(folder: Path) -> ImageFiles:
     """Return the images of every class folder of ``folder``, at any depth, sorted by class and path.
 
-    Files with other suffixes and hidden folders are ignored.
+    Files with other suffixes are ignored. Hidden files and folders, such as the ``._name.jpg`` that macOS
+    leaves beside an image, and links to a folder that they lie in, are passed over.
 
     Raises:
-        DataError: there are fewer than two class folders, or one without an image.
+        DataError: there are fewer than two class folders, one without an image, two whose names look the
+            same, or a folder that cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    above = frozenset(map(_identity, (folder, *folder.resolve().parents)))
+    names, others = _entries(str(folder))
+    classes = [name for name in names if _identity(folder / name) not in above]
     if len(classes) < 2:
         found = f"only {classes[0]!r}" if classes else "none"
         raise DataError(f"{folder}: expected at least two class folders with images in them, found {found}")
+    _check_names_differ(folder, classes)
     paths: list[str] = []
     labels: list[int] = []
-    ignored = 0
+    ignored = len(others)
     for label, name in enumerate(classes):
-        images, others = _images_below(folder / name)
+        files = list(_files_below(os.path.join(folder, name), above))
+        images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+        ignored += len(files) - len(images)
         if not images:
             raise DataError(
-                f"{folder / name}: no image in this class folder ({others} other files); expected files "
+                f"{folder / name}: no image in this class folder ({len(files)} other files); expected files "
                 f"ending in {', '.join(IMAGE_SUFFIXES)}. Add images, or remove the folder"
             )
         paths += images
         labels += [label] * len(images)
-        ignored += others
     return ImageFiles(tuple(classes), tuple(paths), np.array(labels, dtype=np.int64), ignored)
 
 
-def _images_below(folder: Path) -> tuple[list[str], int]:
-    images, others = [], 0
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        for name in sorted(files):
-            if name.lower().endswith(IMAGE_SUFFIXES):
-                images.append(os.path.join(place, name))
-            else:
-                others += 1
-    return images, others
+def _files_below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Give the paths of all files below a folder, except through a link back to a folder ``above``."""
+    own = _identity(folder)
+    if own in above:
+        return
+    folders, files = _entries(folder)
+    for name in files:
+        yield os.path.join(folder, name)
+    for name in folders:
+        yield from _files_below(os.path.join(folder, name), above | {own})
+
+
+def _entries(folder: str) -> tuple[list[str], list[str]]:
+    """Return the names of the folders and of the files in a folder that are not hidden, each sorted."""
+    folders: list[str] = []
+    files: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    (folders if _is_folder(entry) else files).append(entry.name)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: this folder cannot be read ({error.strerror}); change its permissions"
+        ) from error
+    return sorted(folders), sorted(files)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether this is a folder or a link to one; one that leads nowhere is taken for a file."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    """Return what tells a folder from all others, by whatever links it is reached."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _check_names_differ(folder: Path, classes: Iterable[str]) -> None:
+    """Raise DataError where two class folders have one name in two forms of Unicode."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(_composed(name), name)
+        if other != name:
+            raise DataError(
+                f"{folder}: the class folders {other!a} and {name!a} have the same name, in two forms of "
+                "Unicode; merge them, or rename one"
+            )
+
+
+def _composed(name: str) -> str:
+    """Return the form of Unicode in which names are compared; macOS writes an accent as two characters."""
+    return unicodedata.normalize("NFC", name)
 
 
 def open_image_folder(path: Path) -> FolderSource:
@@ -124,14 +191,15 @@ def _scan_test(path: Path, classes: tuple[str, ...]) -> ImageFiles:
 
 def relabel(files: ImageFiles, classes: tuple[str, ...], folder: Path) -> ImageFiles:
     """Return the same files with labels that index ``classes``, the classes of the training images."""
-    unknown = sorted(set(files.classes) - set(classes))
+    label_of = {_composed(name): label for label, name in enumerate(classes)}
+    unknown = sorted(name for name in files.classes if _composed(name) not in label_of)
     if unknown:
         raise DataError(
             f"{folder}: class {unknown[0]!r} is not among the {len(classes)} classes of the training images"
         )
-    table = np.array([classes.index(name) for name in files.classes], dtype=np.int64)
+    table = np.array([label_of[_composed(name)] for name in files.classes], dtype=np.int64)
     return ImageFiles(classes, files.paths, table[files.labels], files.ignored)
 
 
 def _has_folders(path: Path) -> bool:
-    return path.is_dir() and any(entry.is_dir() and entry.name[0] != "." for entry in path.iterdir())
+    return path.is_dir() and bool(_entries(str(path))[0])

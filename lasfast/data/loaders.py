@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,7 +27,8 @@ from lasfast.data.epochs import ShuffledImages, count_batches
 from lasfast.data.errors import DataError
 from lasfast.data.normalization import check_positive_stds, normalize
 from lasfast.data.protocols import Rows, Shard
-from lasfast.data.splits import derive_seed
+from lasfast.data.splits import derive_seed, even_batches
+from lasfast.data.statistics import digest_of
 
 Item = tuple["Tensor | DataError", int]
 
@@ -88,7 +91,7 @@ class FolderImages(ShuffledImages):
             yield normalize(images, self.mean, self.std), labels, len(batch)
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies these training images besides their contents, as JSON values."""
+        """Return what identifies these training images, as JSON values; the files by name, size and label."""
         return {
             "images": len(self),
             "size": list(self.size),
@@ -96,12 +99,14 @@ class FolderImages(ShuffledImages):
             "resized_crop": True,
             "mean": list(self.mean),
             "std": list(self.std),
+            "digest": digest_of_files(self._paths, self._labels),
         }
 
 
 class FolderLoader:
     """Batches of images in files, in fixed order, resized and center-cropped; each iteration reads them anew.
 
+    Batches have nearly equal sizes, at most ``batch_size``, so that each has its share in calibration.
     With labels, iterate by ``for images, labels in loader``, without by ``for images in loader``. Images are
     float32 [B, C, H, W], normalized, or uint8 with ``raw``; labels are int64 [B].
     """
@@ -131,7 +136,7 @@ class FolderLoader:
         self._paths = tuple(paths)
 
     def __len__(self) -> int:
-        """Return the number of batches, an incomplete last one included."""
+        """Return the number of batches."""
         return math.ceil(self.num_images / self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
@@ -139,16 +144,41 @@ class FolderLoader:
         labels = torch.zeros(self.num_images, dtype=torch.int64) if self.labels is None else self.labels
         items = _PlainFiles(self._paths, labels, self.size, len(self.mean))
         order = range(self.num_images)
-        wanted = [list(order[i : i + self.batch_size]) for i in range(0, self.num_images, self.batch_size)]
+        wanted = [list(order[batch]) for batch in even_batches(self.num_images, self.batch_size)]
         for images, of_images in _read(items, wanted, self.workers):
             batch = images if self.raw else normalize(images, self.mean, self.std)
             yield batch if self.labels is None else (batch, of_images)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies the batches, normalized or not, as JSON values."""
+        return {
+            "images": self.num_images,
+            "size": list(self.size),
+            "batch_size": self.batch_size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "digest": digest_of_files(self._paths, self.labels),
+        }
 
     def normalized(self) -> FolderLoader:
         """Return a loader of the same files whose images are normalized."""
         other = copy.copy(self)
         other.raw = False
         return other
+
+
+def digest_of_files(paths: Sequence[str], labels: Tensor | None) -> str:
+    """Return a digest of the files' names, sizes and labels: it is the same wherever a folder is moved.
+
+    Raises:
+        DataError: a file is not there any more.
+    """
+    try:
+        stamps = [os.fsencode(os.path.basename(path)) + b" %d" % os.path.getsize(path) for path in paths]
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); put the file back") from error
+    names = np.frombuffer(b"\n".join(stamps), dtype=np.uint8)
+    return digest_of(names) if labels is None else digest_of(names, labels.cpu().numpy())
 
 
 class _PlainFiles(Items[Item]):
@@ -219,7 +249,9 @@ def _read(items: _PlainFiles, batches: list[list[int]], workers: int) -> Iterato
     )
     for images, labels in loader:
         if isinstance(images, DataError):
-            raise images
+            raise DataError(
+                f"{images}; put the file back as it was when the images were loaded, and go on from there"
+            )
         yield images, labels
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +14,13 @@ from torch import Tensor
 
 from lasfast.core.checks import as_int
 from lasfast.data import decode
+from lasfast.data.check import check_files
 from lasfast.data.dataset import Dataset
 from lasfast.data.decode import Size
 from lasfast.data.errors import DataError
 from lasfast.data.folder import FolderSource, ImageFiles, open_image_folder
 from lasfast.data.images import TensorImages
-from lasfast.data.loaders import FolderImages, FolderLoader
+from lasfast.data.loaders import FolderImages, FolderLoader, digest_of_files
 from lasfast.data.normalization import normalize
 from lasfast.data.sources import (
     RECIPES,
@@ -30,6 +32,8 @@ from lasfast.data.sources import (
 )
 from lasfast.data.splits import Indices, Split, balanced_subset, split_pool
 from lasfast.data.statistics import channel_statistics, digest_of
+
+logger = logging.getLogger("lasfast")
 
 IN_MEMORY_SIZE = 96  # images of one size up to this many pixels a side are decoded once, to memory
 STATISTICS_IMAGES = 10_000
@@ -50,6 +54,7 @@ class Options(NamedTuple):
     pad: int | None
     flip: bool | None
     workers: int | None
+    report: Callable[[str], None]
 
 
 def load(
@@ -66,6 +71,7 @@ def load(
     pad: int | None = None,
     flip: bool | None = None,
     workers: int | None = None,
+    report: Callable[[str], None] = logger.info,
 ) -> Dataset:
     """Load a labelled image set and split it into train, calibration and validation.
 
@@ -73,6 +79,11 @@ def load(
     zero-padded and cropped, and flipped where a mirrored image means the same (``sources.RECIPES``). Larger
     images, and all where ``image_size`` asks for another size, are read from their files each time: randomly
     cropped, resized and flipped for training, otherwise resized and center-cropped.
+
+    Every file that is used is decoded once, so that broken ones are found now; what was found is remembered
+    (see ``lasfast.data.check``). Images are turned as their EXIF orientation says, transparency is dropped,
+    and of an animation the first image is taken. Hidden files and folders, such as macOS's ``._name.jpg``,
+    and links to a folder that they lie in are passed over.
 
     Args:
         name: ``digits``, ``cifar10``, ``cifar100``, ``fashion-mnist``, ``tiny-imagenet``, or
@@ -97,13 +108,16 @@ def load(
         flip: whether training images are flipped, instead of what the set's recipe says.
         workers: how many processes decode images that are read from files each time; the default is one per
             core, at most 8.
+        report: is called with a line about the progress, every ten seconds that the check of files takes.
 
     Raises:
         DataError: (a ValueError) data are missing, broken or of the wrong shape; it names the file and what
             to do.
         TypeError, ValueError: an argument is wrong, which is named.
     """
-    options = _check_options(calibration, validation, limit, seed, image_size, batch_size, pad, flip, workers)
+    options = _check_options(
+        calibration, validation, limit, seed, image_size, batch_size, pad, flip, workers, report
+    )
     kind, source = _open(name, root, download)
     labels = source.labels if isinstance(source, ArraySource) else source.pool.labels
     classes = source.classes if isinstance(source, ArraySource) else source.pool.classes
@@ -170,12 +184,12 @@ def _from_arrays(name: str, source: ArraySource, split: Split, recipe: Recipe, o
 def _from_files(name: str, source: FolderSource, split: Split, recipe: Recipe, options: Options) -> Dataset:
     pool = source.pool
     used = pool.select(np.union1d(split.train, split.validation))
-    headers = decode.read_headers(used.paths)
-    channels = 1 if all(header.gray for header in headers) else 3
-    same = len({header.size for header in headers}) == 1
+    kinds = check_files(used.paths, options.report)
+    channels = 1 if all(kind.gray for kind in kinds) else 3
+    same = len({kind.size for kind in kinds}) == 1
     size = options.image_size
-    if size is None or (same and headers[0].size == size):
-        size = decode.common_size(used.paths, headers)
+    if size is None or (same and kinds[0].size == size):
+        size = decode.common_size(used.paths, kinds)
         if max(size) <= IN_MEMORY_SIZE:
 
             def read(positions: Indices) -> Tensor:
@@ -263,11 +277,15 @@ def _while_used(
         workers = options.workers
         return FolderLoader(files.paths, labels, size, mean, std, options.batch_size, workers, raw=True)
 
+    def read_test() -> FolderLoader:
+        files = source.test()
+        check_files(files.paths, options.report)
+        return loader(files).normalized()
+
     flip = recipe.flip if options.flip is None else options.flip
     images = FolderImages(train.paths, torch.from_numpy(train.labels), size, mean, std, flip, options.workers)
-    stamps = [f"{Path(path).name} {os.path.getsize(path)}" for path in (*train.paths, *validation.paths)]
-    names = np.frombuffer("\n".join(stamps).encode(), dtype=np.uint8)
-    digest = digest_of(names, train.labels, validation.labels)
+    both = torch.from_numpy(np.concatenate([train.labels, validation.labels]))
+    digest = digest_of_files((*train.paths, *validation.paths), both)
     description = _describe(name, pool.classes, split, options.seed, images.describe(), digest, pool.ignored)
     return Dataset(
         name=name,
@@ -280,7 +298,7 @@ def _while_used(
         mean=mean,
         std=std,
         description={**description, "batch_size": options.batch_size},
-        read_test=lambda: loader(source.test()).normalized(),
+        read_test=read_test,
     )
 
 
@@ -318,6 +336,7 @@ def _check_options(
     pad: int | None,
     flip: bool | None,
     workers: int | None,
+    report: Callable[[str], None],
 ) -> Options:
     as_int("calibration", calibration, minimum=1)
     as_int("batch_size", batch_size, minimum=1)
@@ -332,9 +351,8 @@ def _check_options(
         as_int("validation", validation, minimum=1)
     if flip is not None and not isinstance(flip, bool):
         raise TypeError(f"flip must be True, False or None, got {flip!r}")
-    return Options(
-        calibration, validation, limit, seed, _check_size(image_size), batch_size, pad, flip, workers
-    )
+    size = _check_size(image_size)
+    return Options(calibration, validation, limit, seed, size, batch_size, pad, flip, workers, report)
 
 
 def _check_size(image_size: int | tuple[int, int] | None) -> Size | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,18 @@ def choose(labels: Indices, counts: Indices, seed: int) -> Indices:
         generator = np.random.default_rng(derive_seed("choose", seed, label))
         chosen.append(generator.permutation(members)[:count])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def even_batches(images: int, batch_size: int) -> list[slice]:
+    """Cut positions 0 to ``images`` into batches whose sizes differ by one at most, the larger ones first.
+
+    There are as few as can be of at most ``batch_size``. No batch is so small that its statistics are those
+    of a few images.
+    """
+    batches = -(-images // batch_size)
+    size, larger = divmod(images, batches)
+    starts = [number * size + min(number, larger) for number in range(batches + 1)]
+    return [slice(start, stop) for start, stop in pairwise(starts)]
 
 
 def class_sizes(labels: Indices, num_classes: int) -> Indices:

@@ -13,6 +13,7 @@ from lasfast.data.normalization import Normalization
 from lasfast.engine.target import Target
 from lasfast.ir.layers import Shape
 from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.runtime.placement import device_of
 
 BACKENDS = ("auto", "torch", "native")
 """The names that users may give; "auto" stands for the fastest of the others that can do what is asked."""
@@ -36,7 +37,7 @@ class Backend(ABC):
     def __init__(
         self, module: nn.Module, precision: str = "fp32", normalization: Normalization | None = None
     ) -> None:
-        device = next(module.parameters()).device
+        device = device_of(module)
         self.target = Target(module, precision, device, normalization)
 
     @property

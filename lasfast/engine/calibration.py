@@ -17,6 +17,8 @@ class RunningStatistics(ABC):
     """Mean and variance of one batch norm, gathered batch by batch, in float64."""
 
     convention: ClassVar[str]
+    weighs_by_images: ClassVar[bool] = False
+    """Whether a batch's weight is its number of images; else it does not depend on its size."""
 
     def __init__(self, channels: int, device: torch.device) -> None:
         self.mean = torch.zeros(channels, dtype=torch.float64, device=device)
@@ -68,9 +70,14 @@ class ExponentialMovingAverage(RunningStatistics):
 
 
 class BatchMean(RunningStatistics):
-    """Keeps the mean of the batches' means and *biased* variances, weighted by their size (once-for-all)."""
+    """Keeps the mean of the batches' means and *biased* variances, weighted by their numbers of images.
+
+    Whatever the height and width of a batch, an image counts once: so does once-for-all
+    (`ofa.nas.dynamic_layers.dynamic_op.set_running_statistics`, which weights by `x.size(0)`).
+    """
 
     convention = "batch_mean"
+    weighs_by_images = True
 
     def __init__(self, channels: int, device: torch.device) -> None:
         super().__init__(channels, device)

@@ -150,7 +150,9 @@ class Trial:
         self.arena = torch.empty(sum(elements) * self.images, dtype=dtype, device=self.device)
         source, self.output = self.arena.split([elements[0] * self.images, elements[1] * self.images])
         # Not zeros, whose products take less power; and from no generator that others use.
-        some = torch.randn(1 << 16, generator=torch.Generator().manual_seed(0)).to(source)
+        some = torch.randn(1 << 16, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(
+            source
+        )
         source.copy_(some.repeat(-(-len(source) // len(some)))[: len(source)])
         self.weights = self._packed(size)
         self.plans: dict[int, tuple[Tensor, Tensor]] = {}
@@ -193,7 +195,9 @@ class Trial:
             self.module.schedule_packed_bytes_cuda(*where), dtype=torch.uint8, device=self.device
         )
         shape = size.out_channels, size.in_channels, size.kernel, size.kernel
-        weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device)
+        weight = torch.randn(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(1)).to(
+            self.device
+        )
         to = self.index, stream_of(self.device), packed.data_ptr()
         self.module.schedule_pack_cuda(*where, weight.data_ptr(), weight.stride(), *to)
         return packed

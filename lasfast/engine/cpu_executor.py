@@ -48,7 +48,9 @@ class CpuExecutor(Executor):
         cut = self.layout.cut(len(images))
         if cut.images >= len(images):
             return self._predict(images, cut)
-        logits = torch.empty(len(self.schedule.leaves), len(images), self.schedule.classes)
+        logits = torch.empty(
+            len(self.schedule.leaves), len(images), self.schedule.classes, dtype=torch.float32
+        )
         for part, place in zip(images.split(cut.images), logits.split(cut.images, 1), strict=True):
             place.copy_(self._predict(part, cut._replace(block=min(cut.block, len(part)))))
         return logits
@@ -57,7 +59,7 @@ class CpuExecutor(Executor):
         count, schedule = len(images), self.schedule
         cut = cut._replace(images=count)
         arena, shared = self.layout.arena_bytes(cut.block), self.layout.shared_bytes(count)
-        logits = torch.empty(len(schedule.leaves), count, schedule.classes)
+        logits = torch.empty(len(schedule.leaves), count, schedule.classes, dtype=torch.float32)
         space = self.buffer.reserve(self.layout.prediction_bytes(cut))
         start = space.data_ptr()
         own = start + shared

@@ -161,7 +161,8 @@ class CudaExecutor(Executor):
         """Copy images to where a CUDA graph finds them every time; return them, and logits that stay."""
         key = images.shape
         if key not in self._kept:
-            logits = torch.empty(leaves, len(images), max(1, self.schedule.classes), device=images.device)
+            size = leaves, len(images), max(1, self.schedule.classes)
+            logits = torch.empty(size, dtype=torch.float32, device=images.device)
             self._kept[key] = torch.empty_like(images), logits
         kept, logits = self._kept[key]
         return kept.copy_(images), logits

@@ -40,9 +40,9 @@ class Executor(ABC):
         self.positions = self._by_channel([norm.positions for norm in self.schedule.batch_norms])
         device, channels = target.device, max(1, layout.channels)
         self.gamma, self.beta, self.scale, self.shift, self.mean, self.variance = torch.zeros(
-            6, channels, device=device
+            6, channels, dtype=torch.float32, device=device
         )
-        self.biases = torch.zeros(max(1, layout.biases), device=device)
+        self.biases = torch.zeros(max(1, layout.biases), dtype=torch.float32, device=device)
         self.weights = torch.empty(layout.weight_bytes, dtype=torch.uint8, device=device)
         normalization = target.normalization
         self.pixels = None if normalization is None else normalization.table(device)
@@ -142,5 +142,5 @@ class Executor(ABC):
 def _leading_or(missing: float, values: Tensor | None, channels: int, like: Tensor) -> Tensor:
     """Return the leading values; a norm without scale and shift has none, so `missing` takes their place."""
     if values is None:
-        return torch.full((channels,), missing, device=like.device)
+        return torch.full((channels,), missing, dtype=torch.float32, device=like.device)
     return leading(values, channels)

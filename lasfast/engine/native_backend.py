@@ -27,6 +27,7 @@ from lasfast.engine.schedule import BatchNorm, fits
 from lasfast.ir.layers import Shape
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime import compiled
+from lasfast.runtime.placement import device_of
 
 EXECUTORS: dict[str, type[Executor]] = {"cpu": CpuExecutor, "cuda": CudaExecutor}
 """The executor for each type of device that parameters may be on."""
@@ -160,7 +161,7 @@ class NativeBackend(Backend):
         """Return images as the native code reads them: float32 or uint8, [N, C, H, W] in this order."""
         self.check_images(images)
         target = self.target
-        device = next(target.module.parameters()).device
+        device = device_of(target.module)
         if device != target.device:
             raise ValueError(
                 f"supernet was on {target.device} when this was made and is on {device} now; make a new one"

@@ -13,6 +13,7 @@ from torch import nn
 from lasfast.data.normalization import Normalization
 from lasfast.execution.interpret import evaluation_mode
 from lasfast.ir.precision import PRECISIONS
+from lasfast.runtime.placement import device_of
 from lasfast.runtime.precision import autocast, torch_dtype
 
 
@@ -52,6 +53,6 @@ class Target:
 
         The modes of its submodules are put back afterwards.
         """
-        device = next(self.module.parameters()).device
+        device = device_of(self.module)
         with evaluation_mode(self.module), torch.inference_mode(), autocast(device, self.precision):
             yield

@@ -38,7 +38,7 @@ class TorchBackend(Backend):
                 if count < 2:
                     raise too_few_values(op.module, x.shape[0])
                 # With momentum 1, torch leaves the batch's own mean and unbiased variance in the buffers.
-                mean, variance = torch.zeros(2, op.channels, device=x.device)
+                mean, variance = torch.zeros(2, op.channels, dtype=torch.float32, device=x.device)
                 output = _batch_norm(modules[op.module], op, x, mean, variance, training=True)
                 if op.module not in running[node]:
                     running[node][op.module] = kind(op.channels, x.device)

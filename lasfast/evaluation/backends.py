@@ -12,6 +12,7 @@ from lasfast.engine.native_backend import why_missing
 from lasfast.ir.layers import Shape
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime import kernels
+from lasfast.runtime.placement import device_of
 from lasfast.supernets import Supernet
 
 logger = logging.getLogger("lasfast")
@@ -41,7 +42,7 @@ def choose_backend(
     torch_backend = TorchBackend(supernet, precision, normalization)
     if wanted == "torch":
         return torch_backend
-    device = next(supernet.parameters()).device
+    device = device_of(supernet)
     why = why_missing(device)
     if why is None and wanted == "auto" and not kernels.usable(device):
         return torch_backend  # the GPU failed its check, of which a warning has told

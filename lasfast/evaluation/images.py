@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from lasfast.data.loaders import FolderLoader
 from lasfast.data.normalization import Normalization
+from lasfast.data.splits import even_batches
+from lasfast.data.training import describe_images
+from lasfast.engine import CONVENTIONS
 from lasfast.evaluation.loaders import kept, repeatable
 from lasfast.ir.layers import Shape
 
@@ -81,7 +85,8 @@ class Images:
         """Give batches on the device: a tensor's of nearly equal size, a loader's as they are."""
         parts = self.calibration
         if isinstance(parts, Tensor):
-            parts = self._on("calibration", parts, device).tensor_split(-(-len(parts) // batch))
+            whole = self._on("calibration", parts, device)
+            parts = [whole[rows] for rows in even_batches(len(whole), batch)]
         for images in self._parts(parts):
             yield images.to(device, non_blocking=True)
 
@@ -119,6 +124,26 @@ class Images:
                 logger.warning("not enough memory for the %s on %s: copying each batch", name, device)
                 self._copies[name, device] = tensor
         return self._copies[name, device]
+
+
+def watch_sizes(batches: Iterable[Tensor], statistics: str) -> Iterator[Tensor]:
+    """Give the batches of a calibration; at their end, warn where one is below half as large as another.
+
+    Every batch has the same weight, unless the convention ``statistics`` says otherwise: a last batch of one
+    image, after one of 250, makes half of a mean.
+    """
+    sizes = set()
+    for images in batches:
+        sizes.add(len(images))
+        yield images
+    if sizes and 2 * min(sizes) < max(sizes) and not CONVENTIONS[statistics].weighs_by_images:
+        warnings.warn(
+            f"calibration batches must have nearly equal sizes, got {min(sizes)} to {max(sizes)} images: "
+            f"with statistics={statistics!r} a batch has the same weight whatever its size. Leave a small "
+            "last batch out (drop_last=True), choose a batch size that divides the images, or use "
+            "statistics='batch_mean', which weighs batches by their images",
+            stacklevel=2,
+        )
 
 
 def _rows(tensor: Tensor, device: torch.device, rows: Tensor) -> Tensor:
@@ -213,15 +238,16 @@ def image_size(validation: Validation) -> tuple[int, int]:
     return height, width
 
 
-def fingerprint(images: Any, normalization: Normalization | None = None) -> str:
-    """Return a short text that tells one set of images from another.
+def fingerprint(images: Any, normalization: Normalization | None = None) -> Any:
+    """Return what tells one set of images from another, as JSON values: a short text for tensors.
 
-    uint8 images have that of what the normalization makes of them, since both give the same results.
+    uint8 images have that of what the normalization makes of them, since both give the same results. Loaders
+    describe themselves, as those of lasfast.data do; of others the type alone is known.
     """
     if is_pair(images):
         return " ".join(fingerprint(part, normalization) for part in images)
     if not isinstance(images, Tensor):
-        return type(images).__name__
+        return describe_images(images) or type(images).__name__
     checksum = 0
     for part in images.detach().split(1000):
         seen = normalization(part) if normalization and part.dtype == torch.uint8 else part

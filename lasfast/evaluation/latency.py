@@ -33,6 +33,7 @@ from lasfast.ir.precision import PRECISIONS
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.measurements.ranking import kendall_tau, spearman_rho
 from lasfast.runtime.machine import gather
+from lasfast.runtime.placement import device_of
 from lasfast.runtime.precision import autocast, torch_dtype
 from lasfast.searchers.operators import sample_distinct
 from lasfast.spaces import Architecture, CellSpace
@@ -103,7 +104,7 @@ def build(
     check_positive(batch=batch)
     if not name or not name.replace("-", "_").replace(".", "_").isidentifier():
         raise ValueError(f"name must be one such as 'cpu' or 'cpu-torch', got {name!r}")
-    device = next(supernet.parameters()).device
+    device = device_of(supernet)
     why = why_missing(device) if backend == "native" else None
     if why is not None:
         raise ValueError(f"backend 'native' cannot be timed: {why}; take 'torch'")
@@ -249,7 +250,7 @@ def check(
         raise ValueError(
             f"fitted must be 2 to {len(chosen) - 2} of {len(chosen)} architectures, got {fitted}"
         )
-    here = {"threads": torch.get_num_threads(), "device": next(supernet.parameters()).device.type}
+    here = {"threads": torch.get_num_threads(), "device": device_of(supernet).type}
     _same(LatencyTable(table.name, {**table.settings, **here}, gather()), table)
     shape = model_input(supernet, input_size)
     paths = [supernet.path(architecture) for architecture in chosen]
@@ -273,7 +274,7 @@ class _Runner:
 
     def __init__(self, supernet: Supernet, settings: Any) -> None:
         self.supernet, self.settings = supernet, settings
-        self.device = next(supernet.parameters()).device
+        self.device = device_of(supernet)
         self.native = None
         if settings["backend"] == "native":
             self.native = NativeBackend(supernet, settings["precision"])
@@ -281,7 +282,7 @@ class _Runner:
     def __call__(self, path: Path, shape: Shape) -> Callable[[], None]:
         if self.native is not None and len(shape) == 1:
             path, shape = (_FLATTEN, *path), (*shape, 1, 1)
-        images = torch.randn(self.settings["batch"], *shape, device=self.device)
+        images = torch.randn(self.settings["batch"], *shape, dtype=torch.float32, device=self.device)
         outputs = self._modules(path, images) if self.native is None else self._native(path, images)
 
         def run() -> None:
@@ -301,8 +302,8 @@ class _Runner:
         statistics = [
             {
                 op.module: (
-                    torch.zeros(op.channels, device=self.device),
-                    torch.ones(op.channels, device=self.device),
+                    torch.zeros(op.channels, dtype=torch.float32, device=self.device),
+                    torch.ones(op.channels, dtype=torch.float32, device=self.device),
                 )
                 for op in node.layer.ops
                 if isinstance(op, layers.BatchNorm2d)

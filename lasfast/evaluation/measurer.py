@@ -14,12 +14,13 @@ from torch import Tensor
 
 from lasfast.engine import Backend
 from lasfast.engine.backend import NodeStatistics
-from lasfast.evaluation.images import Images
+from lasfast.evaluation.images import Images, watch_sizes
 from lasfast.evaluation.scoring import Answers, Scores
 from lasfast.ir.layers import Path
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.measurements.measurement import Measurement
 from lasfast.measurements.racing import Race, RaceResult
+from lasfast.runtime.placement import device_of
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
 
@@ -56,7 +57,7 @@ class Measurer:
     def calibrate(self, tree: PrefixTree) -> list[NodeStatistics]:
         """Return the BatchNorm statistics of each node of the tree."""
         batches = self.images.calibration_batches(self.calibration_batch, self._device)
-        return self.backend.calibrate(tree, batches, self.statistics)
+        return self.backend.calibrate(tree, watch_sizes(batches, self.statistics), self.statistics)
 
     def race(self, race: Race, architectures: Sequence[Architecture], paths: Sequence[Path]) -> RaceResult:
         """Calibrate all, and predict part after part of the images for those that the race has not dropped.
@@ -157,7 +158,7 @@ class Measurer:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.supernet.parameters()).device
+        return device_of(self.supernet)
 
 
 def _tree(paths: Sequence[Path]) -> PrefixTree:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,18 +14,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lasfast.core.checks import check_choice
 from lasfast.engine import CONVENTIONS, NativeBackend, NotLowerableError
-from lasfast.engine.backend import BACKENDS, too_few_values
-from lasfast.engine.calibration import RunningStatistics
+from lasfast.engine.backend import BACKENDS
 from lasfast.engine.lower import lower
 from lasfast.engine.native_backend import why_missing
+from lasfast.evaluation.images import watch_sizes
+from lasfast.evaluation.norm_recorder import NormRecorder, Norms, NormStatistics, listed, ready_to_record
 from lasfast.execution.from_fx import UntraceableError, trace
-from lasfast.execution.interpret import evaluation_mode
+from lasfast.execution.interpret import evaluation_mode, run_layer
+from lasfast.ir.layers import Layer
 from lasfast.ir.precision import PRECISIONS
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime import kernels
+from lasfast.runtime.placement import device_of
 from lasfast.runtime.precision import autocast
-
-Statistics = dict[str, tuple[Tensor, Tensor]]
 
 
 def calibrate(
@@ -42,48 +45,87 @@ def calibrate(
         for norm in norms: norm.reset_running_stats(); norm.momentum = None
         for images in loader: network(images)
 
+    lasfast's kernels run a network that is understood: its forward was read, and gives what the network gives
+    on the first two images, at each norm and at the end. PyTorch runs any other network, as it is. There
+    every batch norm is seen, also where a module normalizes by the buffers of another one (elastic widths).
+
     Args:
         network: any module that takes images [N, C, H, W]; it is changed in place, its modes are not.
         loader: batches of images, or tuples that begin with one.
         statistics: the convention: "cumulative", "ema" or "batch_mean" (`lasfast.engine.calibration`).
-        backend: "native" for lasfast's kernels, for networks that `torch.fx` can trace (parts without batch
-            norm that it cannot, or that there is no kernel for, run through torch); "torch" for any; "auto"
-            for native where possible, and on a GPU whose check it passed (see `lasfast.runtime.gpu_check`).
-        precision: "fp32", or "bf16" (autocast, or bf16 kernels).
+        backend: "native" for lasfast's kernels, for float32 networks that `torch.fx` can trace (parts without
+            batch norm that it cannot, or that there is no kernel for, run through torch); "torch" for any;
+            "auto" for native where possible, and on a GPU whose check it passed (see
+            `lasfast.runtime.gpu_check`).
+        precision: "fp32", or "bf16" (autocast, or bf16 kernels). With "fp32", PyTorch computes in the dtype
+            that the network and the images have.
 
     Returns:
         The backend that ran: "native" or "torch".
 
+    Warns:
+        UserWarning: the images do not reach some of the norms, which are named and keep their statistics; or
+            the smallest batch has fewer than half the images of the largest, and the same weight.
+
     Raises:
         ValueError: an unknown choice; a loader without a batch; a batch in which a BatchNorm sees one value
-            per channel; or backend="native" where it cannot run the network, for the reason that is given.
+            per channel; statistics that are used in a way that cannot be followed; images that reach no norm;
+            or backend="native" where it cannot run the network, for the reason that is given.
     """
     check_choice("statistics", statistics, tuple(CONVENTIONS))
     check_choice("backend", backend, BACKENDS)
     check_choice("precision", precision, tuple(PRECISIONS))
     norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
-    if not norms:
-        raise ValueError(f"network is a {type(network).__name__} without any BatchNorm to calibrate")
-    batches = _Batches(loader, next(network.parameters()).device)
-    kept: Statistics | None = None
+    _check_norms(network, norms)
+    batches = _Batches(loader, device_of(network))
+    kept: dict[str, NormStatistics] | None = None
     if backend == "native" or (backend == "auto" and kernels.usable(batches.device)):
         try:
-            kept = _native(network, batches, statistics, precision)
+            kept = _native(network, norms, batches, statistics, precision)
         except _CannotError as error:
             if backend == "native":
                 raise ValueError(f"backend='native' cannot calibrate this network: {error}") from error
     used = "native" if kept is not None else "torch"
     if kept is None:
         kept = _torch(network, norms, batches, statistics, precision)
-    for name, (mean, variance) in kept.items():
-        norm = norms[name]
-        if norm.running_mean is None:
-            norm.register_buffer("running_mean", torch.zeros_like(mean))
-            norm.register_buffer("running_var", torch.ones_like(variance))
-            norm.track_running_stats = True
-        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
-        norm.running_var.copy_(variance)  # type: ignore[union-attr]
+    _keep(norms, kept)
     return used
+
+
+def _check_norms(network: nn.Module, norms: Norms) -> None:
+    """Raise ValueError unless a network has BatchNorms, and none that cannot be seen."""
+    scripted = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, torch.jit.ScriptModule) and "BatchNorm" in getattr(module, "original_name", "")
+    ]
+    if scripted:
+        raise ValueError(f"network must have its batch norms as modules of Python, got {listed(scripted)}")
+    if not norms:
+        raise ValueError(f"network is a {type(network).__name__} without any BatchNorm to calibrate")
+
+
+def _keep(norms: Norms, kept: dict[str, NormStatistics]) -> None:
+    """Let norms have these running statistics; those that no image has reached keep their own."""
+    missing = [name for name in norms if name not in kept]
+    if not kept:
+        raise ValueError(f"network must run its batch norms, but no image has reached {listed(missing)}")
+    if missing:
+        warnings.warn(f"no image has reached {listed(missing)}: these keep their statistics", stacklevel=3)
+    for name, found in kept.items():
+        norm = norms[name]
+        if norm.running_mean is None or norm.running_var is None:
+            example = found.mean if norm.weight is None else norm.weight.detach()
+            norm.register_buffer("running_mean", example.new_zeros(norm.num_features))
+            norm.register_buffer("running_var", example.new_ones(norm.num_features))
+            norm.register_buffer("num_batches_tracked", example.new_zeros((), dtype=torch.long))
+            norm.track_running_stats = True
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean.narrow(0, found.first, len(found.mean)).copy_(found.mean)
+        norm.running_var.narrow(0, found.first, len(found.mean)).copy_(found.variance)
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.fill_(found.updates)
 
 
 class _CannotError(Exception):
@@ -98,15 +140,16 @@ class _Batches:
             raise TypeError(f"loader must give batches of images, got {type(loader).__name__}")
         self._iterator = iter(loader)
         self.device = device
+        self.count = 0
         first = next(self._iterator, None)
         if first is None:
             raise ValueError("loader gave no batch of images")
         self.first = self._images(first)
 
     def __iter__(self) -> Iterator[Tensor]:
-        yield self.first
-        for batch in self._iterator:
-            yield self._images(batch)
+        for images in chain([self.first], map(self._images, self._iterator)):
+            self.count += 1
+            yield images
 
     def _images(self, batch: Any) -> Tensor:
         images = batch[0] if isinstance(batch, tuple | list) else batch
@@ -120,84 +163,88 @@ class _Batches:
         return images.to(self.device, non_blocking=True)
 
 
-def _native(network: nn.Module, batches: _Batches, convention: str, precision: str) -> Statistics:
+def _native(
+    network: nn.Module, norms: Norms, batches: _Batches, convention: str, precision: str
+) -> dict[str, NormStatistics]:
     """Calibrate by the native backend; raise _CannotError, before any batch has run, where it cannot."""
     missing = why_missing(batches.device)
     if missing is not None:
         raise _CannotError(missing)
+    dtypes = {value.dtype for value in (*network.parameters(), batches.first) if value.is_floating_point()}
+    if dtypes != {torch.float32}:
+        raise _CannotError(f"weights and images are not float32, but {', '.join(sorted(map(str, dtypes)))}")
     with evaluation_mode(network):
         try:
             shape = tuple(batches.first.shape[1:])
-            tree = PrefixTree([(trace(network, shape),)])
+            with _in_training(norms):
+                layer = trace(network, shape)
+            tree = PrefixTree([(layer,)])
             lower(tree, shape, calibration=True)
         except (UntraceableError, NotLowerableError, ValueError) as error:
             raise _CannotError(str(error)) from error
+        _check_reading(network, norms, layer, batches.first[:2])
         backend = NativeBackend(network, precision)
-        [statistics] = backend.calibrate(tree, batches, convention)
-    return statistics
-
-
-def _torch(
-    network: nn.Module, norms: dict[str, _BatchNorm], batches: _Batches, convention: str, precision: str
-) -> Statistics:
-    """Calibrate by running the network, its BatchNorms in training mode."""
-    running: dict[str, RunningStatistics] = {}
-
-    def read(name: str, norm: Any, x: Tensor) -> None:
-        # With momentum 1, torch leaves the batch's own mean and unbiased variance in the buffers.
-        if name not in running:
-            running[name] = CONVENTIONS[convention](norm.num_features, x.device)
-        count = x.numel() // x.shape[1]
-        running[name].update(norm.running_mean, norm.running_var, len(x), count)
-
-    def check(name: str, x: Tensor) -> None:
-        if x.numel() // x.shape[1] < 2:
-            raise too_few_values(name, len(x))
-
-    with evaluation_mode(network), _own_statistics(norms):
-        handles = [
-            norm.register_forward_pre_hook(lambda _, inputs, name=name: check(name, inputs[0]))
-            for name, norm in norms.items()
-        ]
-        handles += [
-            norm.register_forward_hook(lambda norm, inputs, _, name=name: read(name, norm, inputs[0]))
-            for name, norm in norms.items()
-        ]
-        try:
-            with torch.no_grad(), autocast(batches.device, precision):
-                for images in batches:
-                    network(images)
-        finally:
-            for handle in handles:
-                handle.remove()
-    return {name: one.result() for name, one in running.items()}
+        [statistics] = backend.calibrate(tree, watch_sizes(batches, convention), convention)
+    return {
+        name: NormStatistics(mean, variance, batches.count) for name, (mean, variance) in statistics.items()
+    }
 
 
 @contextmanager
-def _own_statistics(norms: dict[str, _BatchNorm]) -> Iterator[None]:
-    """Let every BatchNorm use and leave its batch's statistics, in buffers that are put back afterwards."""
-    before = [
-        (
-            norm,
-            norm.momentum,
-            norm.track_running_stats,
-            norm.running_mean,
-            norm.running_var,
-            norm.num_batches_tracked,
-        )
-        for norm in norms.values()
-    ]
+def _in_training(norms: Norms) -> Iterator[None]:
+    """Let norms be in training mode, as they are while images run, and in evaluation mode afterwards."""
     for norm in norms.values():
-        norm.train()
-        norm.momentum, norm.track_running_stats = 1.0, True
-        weight = next(iter(norm.parameters()), None)
-        device = None if weight is None else weight.device
-        norm.running_mean = torch.zeros(norm.num_features, device=device)
-        norm.running_var = torch.ones(norm.num_features, device=device)
-        norm.num_batches_tracked = None
+        norm.training = True
     try:
         yield
     finally:
-        for norm, momentum, track, mean, variance, batches in before:
-            norm.momentum, norm.track_running_stats = momentum, track
-            norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, variance, batches
+        for norm in norms.values():
+            norm.training = False
+
+
+def _check_reading(network: nn.Module, norms: Norms, layer: Layer, images: Tensor) -> None:
+    """Raise _CannotError unless a layer gives what a network gives, at each norm and at the end.
+
+    Reading a network may go wrong in ways that nobody thought of. This is seen before it does harm.
+    """
+    expected: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
+
+    def note(name: str) -> Any:
+        def hook(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+            expected[name] = inputs[0].clone()
+
+        return hook
+
+    def batch_norm(op: Any, x: Tensor) -> Tensor:
+        found[op.module] = x.clone()
+        result: Tensor = norms[op.module](x)
+        return result
+
+    with torch.no_grad():
+        hooks = [norm.register_forward_pre_hook(note(name)) for name, norm in norms.items()]
+        try:
+            expected["its output"] = network(images.clone())
+        finally:
+            for one in hooks:
+                one.remove()
+        found["its output"] = run_layer(layer, images, dict(network.named_modules()), batch_norm)
+    for name, value in expected.items():
+        same = name in found and found[name].shape == value.shape
+        if not same or not (found[name] - value).norm() <= 1e-3 * value.norm():  # so for NaN, too
+            raise _CannotError(f"its forward was read, but what is read gives something else for {name!r}")
+
+
+def _torch(
+    network: nn.Module, norms: Norms, batches: _Batches, convention: str, precision: str
+) -> dict[str, NormStatistics]:
+    """Calibrate by running the network as it is, its BatchNorms in training mode."""
+    eager = getattr(torch.compiler, "set_stance", nullcontext)("force_eager")  # compiled code cannot be seen
+    dtype = next((value.dtype for value in network.parameters()), batches.first.dtype)
+    with evaluation_mode(network), ready_to_record(norms, dtype, batches.device), eager:
+        recorder = NormRecorder(norms, convention)
+        for images in watch_sizes(batches, convention):
+            with torch.no_grad(), autocast(batches.device, precision), recorder:
+                network(images)
+            recorder.check()
+    return recorder.result()

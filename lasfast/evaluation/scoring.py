@@ -15,6 +15,7 @@ from lasfast.evaluation.images import Validation, batches
 from lasfast.execution.interpret import evaluation_mode
 from lasfast.ir.precision import PRECISIONS
 from lasfast.measurements.measurement import Measurement
+from lasfast.runtime.placement import device_of
 from lasfast.runtime.precision import autocast
 from lasfast.spaces import Architecture
 
@@ -115,7 +116,7 @@ def evaluate_network(
         batch: how many images are predicted at a time, where `validation` is a pair of tensors.
     """
     check_choice("precision", precision, tuple(PRECISIONS))
-    device = next(network.parameters()).device
+    device = device_of(network)
     scores = Scores()
     with evaluation_mode(network), torch.inference_mode(), autocast(device, precision):
         for images, labels in batches(validation, batch, device):

@@ -2,147 +2,335 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
 import torch
 from torch import fx, nn
 
-from lasfast.execution.fx_ops import UntraceableError, record_of
-from lasfast.execution.fx_tracer import Tracer
+from lasfast.execution.fused_call import as_contiguous, run
+from lasfast.execution.fx_memory import Memory, effect_of, is_outside
+from lasfast.execution.fx_modes import Reading, read_in_both_modes
+from lasfast.execution.fx_ops import UntraceableError, callee, record_of
+from lasfast.execution.fx_tracer import LEAVES
 from lasfast.ir.fusion import Chain, Stage, match
 from lasfast.ir.layers import Activation, Op, Opaque
-from lasfast.nn.conv_bn_act import fused
-from lasfast.ops.activations import FUNCTIONS
-from lasfast.ops.sliced_conv2d_schema import output_size
+from lasfast.nn.plain import is_plain
 
 _OTHER = Opaque("", out_channels=1)
 """The record of a node that fusion does not know: it can be the head of a fused chain, no other part."""
 
 
-def accelerate(model: nn.Module) -> fx.GraphModule:
+def accelerate(model: nn.Module) -> nn.Module:
     """Return a module that computes what `model` does, with lasfast's fused operators, forward and backward.
 
     Each `nn.BatchNorm2d` takes in the convolution whose output it alone reads, a sum with another value of
     the same shape, and the activation behind: ``act(batch_norm(conv(x)) + other)`` in few passes over
-    memory. Everything else stays torch's. Weights and buffers are those of `model`, not copies, under
-    the same names: a state dict moves both ways, and training the one trains the other. Convolution weights
-    are put into channels_last. Training mode and evaluation mode, autocast, and `torch.compile` work as
-    before; hooks of modules that were fused are not called. On a GPU where lasfast's kernels failed their
-    check (see `lasfast.runtime.gpu_check`), PyTorch's compute the same.
+    memory. Everything else stays PyTorch's. The result is a module of a subclass of the model's class, with
+    the model's own weights, buffers, submodules and hooks, not copies: a state dict moves both ways, and
+    training the one trains the other. Training mode and evaluation mode, frozen norms, autocast, copies,
+    pickles and `torch.compile` work as before. Convolution weights are put into channels_last. Its attribute
+    `fused_graph` is the `torch.fx.Graph` that it runs in its present mode.
+
+    What is not understood is called as it is. Modules are not looked into that have hooks, parametrizations
+    or a `forward` of their own, that `torch.fx` cannot trace (control flow that depends on tensors), whose
+    code differs between training and evaluation, or that draw random numbers or change their attributes.
+    (The `forward` of `model` itself may depend on its own mode.)
+    Ops that others would see in another order are not fused: where a value is changed in place in between.
+    With other arguments than the required ones, the model's own `forward` runs. Fused modules that get hooks
+    later are called as they are; so are all for derivatives in forward mode. On a GPU where lasfast's
+    kernels failed their check (see `lasfast.runtime.gpu_check`), PyTorch's compute the same.
 
     Args:
-        model: any network that `torch.fx` can trace: no control flow that depends on tensors.
+        model: any network whose own `forward`, apart from its modules, `torch.fx` can trace.
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: `model` cannot be traced, or its `forward` itself differs between training and evaluation
-            (its modules may differ); the message says where.
+        ValueError: one of the above holds for the `forward` of `model` itself; the message says what.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
-    rewritten = fx.GraphModule(model, _trace(model), type(model).__name__)
-    nodes = list(rewritten.graph.nodes)
-    for chain in _chains(rewritten, nodes):
-        if Stage.NORM in chain.parts:
-            _fuse(rewritten, {stage: nodes[number] for stage, number in chain.parts.items()})
-    rewritten.recompile()
-    rewritten.training = model.training  # its modules are the model's, each in a mode of its own
-    return rewritten.to(memory_format=torch.channels_last)
+    if isinstance(model, _Accelerated):
+        model = model._original()
+    reading = read_in_both_modes(model)
+    for graph in dict.fromkeys(reading.graphs.values()):
+        _FusedGraph(model, graph, reading.layout_free).fuse()
+    return _with_forward(model, reading)
 
 
-def _trace(model: nn.Module) -> fx.Graph:
-    """Return the graph of a model; ValueError unless it is the same in training and in evaluation."""
-    mode = {name: module.training for name, module in model.named_modules()}
-    graphs = []
-    try:
-        for training in (False, True):
-            model.train(training)
-            graphs.append(Tracer().trace(model))
-    except Exception as error:
-        raise ValueError(
-            f"model must be traceable by torch.fx, got a {type(model).__name__} that is not: {error}"
-        ) from error
-    finally:
-        for name, module in model.named_modules():
-            module.training = mode[name]
-    evaluation, training_graph = (str(graph.python_code("self").src) for graph in graphs)
-    if evaluation != training_graph:
-        line = next(
-            (one for one in training_graph.splitlines() if one not in evaluation.splitlines()), training_graph
-        )
-        raise ValueError(
-            "model must compute the same in training as in evaluation, but for what its modules do "
-            f"(nn.Dropout, not F.dropout); got a {type(model).__name__} that computes `{line.strip()}` in "
-            "training alone"
-        )
-    return graphs[1]
+class _Accelerated:
+    """A mixin of accelerated models: what is copied and pickled is the model, which is accelerated again."""
+
+    training: bool
+    _kind: type[nn.Module]
+    _graphs: dict[bool, fx.Graph]
+    _constants: tuple[str, ...]
+
+    @property
+    def fused_graph(self) -> fx.Graph:
+        """The graph that the model runs in its present mode."""
+        return self._graphs[self.training]
+
+    def _original(self) -> nn.Module:
+        """Return a module of the model's own class that shares everything with this one."""
+        assert isinstance(self, nn.Module)
+        model = _shared(self, self._kind)
+        for name in self._constants:
+            delattr(model, name)
+        return model
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        result = memo[id(self)] = accelerate(copy.deepcopy(self._original(), memo))
+        return result
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return accelerate, (self._original(),)
 
 
-def _chains(network: fx.GraphModule, nodes: list[fx.Node]) -> list[Chain]:
-    """Return the chains of a graph, whose ops and values have the numbers of their nodes.
+def _with_forward(model: nn.Module, reading: Reading) -> nn.Module:
+    """Return a module that shares everything with a model, and runs a graph instead of its forward."""
+    kind = type(model)
+    runs = {graph: _compiled(graph, kind.__name__) for graph in dict.fromkeys(reading.graphs.values())}
+    in_evaluation, in_training = (runs[reading.graphs[training]] for training in (False, True))
+    required = sum(node.op == "placeholder" for node in reading.graphs[True].nodes)
 
-    The graph itself is matched, not records made of the whole of it: it may hold what records cannot say.
-    """
-    numbers = {node: number for number, node in enumerate(nodes)}
-    ops = {
-        number: (_record(network, node), [numbers[source] for source in node.all_input_nodes])
-        for node, number in numbers.items()
+    @functools.wraps(kind.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if kwargs or len(args) != required:
+            return kind.forward(self, *args, **kwargs)
+        return in_training(self, *args) if self.training else in_evaluation(self, *args)
+
+    members = {
+        "forward": forward,
+        "_kind": kind,
+        "_graphs": reading.graphs,
+        "_constants": tuple(reading.constants),
+        "__module__": kind.__module__,
     }
-    return match(ops, (), lambda number: _is_head(network, nodes[number]))
+    network: nn.Module = _shared(model, type(f"Accelerated{kind.__name__}", (_Accelerated, kind), members))
+    for name, value in reading.constants.items():
+        network.register_buffer(name, value, persistent=False)
+    return network
 
 
-def _record(network: fx.GraphModule, node: fx.Node) -> Op:
-    """Return the record of a node, as `trace` reads it; `_OTHER` where it has none."""
-    try:
-        return record_of(network, node) or _OTHER
-    except UntraceableError:
-        return _OTHER
+def _compiled(graph: fx.Graph, name: str) -> Callable[..., Any]:
+    """Return the function of a network and its arguments that runs a graph."""
+    code = graph.python_code("self")
+    names = dict(code.globals)
+    exec(compile(code.src, f"<accelerated {name}>", "exec"), names)
+    forward: Callable[..., Any] = names["forward"]
+    return forward
 
 
-def _is_head(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Return whether a node is a convolution that the fused operator can run."""
-    conv = network.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return (
-        type(conv) is nn.Conv2d
-        and conv.bias is None
-        and conv.padding_mode == "zeros"
-        and not isinstance(conv.padding, str)
-        and conv.padding[0] == conv.padding[1]
-        and conv.stride[0] == conv.stride[1]
-        and conv.dilation == (1, 1)
-    )
+def _shared(model: nn.Module, kind: type) -> Any:
+    """Return a module of another class with the attributes of a model, the same objects."""
+    result: Any = object.__new__(kind)
+    vars(result).update(vars(model))
+    for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+        vars(result)[name] = copy.copy(vars(model)[name])
+    return result
 
 
-def _fuse(network: fx.GraphModule, parts: dict[Stage, fx.Node]) -> None:
-    """Replace the nodes of a chain by one."""
-    graph, chain = network.graph, list(parts.values())
-    conv, norm, added = parts.get(Stage.HEAD), parts[Stage.NORM], parts.get(Stage.SUM)
-    residual = None if added is None else next(one for one in added.all_input_nodes if one is not norm)
-    record = _record(network, chain[-1])
-    activation = record.kind if isinstance(record, Activation) else "none"
-    with graph.inserting_before(chain[-1]):
-        convolution = None if conv is None else graph.get_attr(str(conv.target))
-        normalization = graph.get_attr(str(norm.target))
-        arguments = (*chain[0].all_input_nodes, convolution, normalization, residual, activation)
-        node = graph.call_function(run, arguments)
-    node.meta["is_wrapped"] = True  # unpickling traces the code again, and must not go into it
-    chain[-1].replace_all_uses_with(node)
-    for one in reversed(chain):
-        graph.erase_node(one)
+class _FusedGraph:
+    """The graph of a model, whose chains become single nodes where nobody could tell."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, layout_free: Collection[str]) -> None:
+        self.model, self.graph, self.layout_free = model, graph, layout_free
+        self.modules = dict(model.named_modules())
+        self.nodes = list(self.graph.nodes)
+        self.places = {node: number for number, node in enumerate(self.nodes)}
+        self.memory = Memory()
+        self.writes: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        self.shares: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        for node in self.nodes:
+            effect = effect_of(node, self.modules)
+            self.memory.add(node, effect.shares)
+            self.writes[node], self.shares[node] = effect.writes, effect.shares
+        self.calls = Counter(module for node in self.nodes for module in self._reached(node))
+        self.pinned = {
+            self.memory.place(node)
+            for node in self.nodes
+            if self._may_copy(node) and self._is_written(node, self.places[node], len(self.nodes), [])
+        }
+
+    def fuse(self) -> None:
+        """Fuse all chains that may be; then let values and weights be in channels_last."""
+        chains = [chain for chain in self._chains() if Stage.NORM in chain.parts]
+        movable = [parts for chain in chains if (parts := self._movable_part(chain))]
+        if not movable:
+            return
+        self._follow_layout()
+        for node in self.nodes:
+            conv = self.modules.get(str(node.target)) if node.op == "call_module" else None
+            if type(conv) is nn.Conv2d and is_plain(conv) and self.calls[conv] == 1:
+                conv.to(memory_format=torch.channels_last)
+        for parts in movable:
+            self._fuse(parts)
+        self.graph.lint()
+
+    def _reached(self, node: fx.Node) -> Iterator[nn.Module]:
+        """Give the modules that a node calls, or whose parameters and buffers it reads."""
+        if node.op == "call_module":
+            yield from self.modules[str(node.target)].modules()
+        elif node.op == "get_attr":
+            name = str(node.target)
+            owner = self.modules.get(name) or self.modules.get(name.rpartition(".")[0])
+            if owner is not None:
+                yield owner
+
+    def _chains(self) -> list[Chain]:
+        """Return the chains of the graph, whose ops and values have the numbers of their nodes.
+
+        The graph itself is matched, not records made of the whole of it: it may hold what records cannot say.
+        """
+        ops = {
+            number: (self._record(node), [self.places[source] for source in node.all_input_nodes])
+            for node, number in self.places.items()
+        }
+        return match(ops, (), lambda number: self._is_head(self.nodes[number]))
+
+    def _record(self, node: fx.Node) -> Op:
+        """Return the record of a node, as `trace` reads it; `_OTHER` where it has none."""
+        try:
+            return record_of(self.model, node) or _OTHER
+        except UntraceableError:
+            return _OTHER
+
+    def _is_head(self, node: fx.Node) -> bool:
+        """Return whether a node is a convolution that the fused operator can run."""
+        conv = self.modules[str(node.target)] if node.op == "call_module" else None
+        return (
+            type(conv) is nn.Conv2d
+            and is_plain(conv)
+            and conv.bias is None
+            and conv.padding_mode == "zeros"
+            and not isinstance(conv.padding, str)
+            and conv.padding[0] == conv.padding[1]
+            and conv.stride[0] == conv.stride[1]
+            and conv.dilation == (1, 1)
+        )
+
+    def _movable_part(self, chain: Chain) -> dict[Stage, fx.Node]:
+        """Return the longest beginning of a chain, up to its norm at least, that may run where it ends."""
+        parts = {stage: self.nodes[number] for stage, number in chain.parts.items()}
+        while Stage.NORM in parts and not self._is_movable(parts):
+            parts.popitem()
+        return parts if Stage.NORM in parts else {}
+
+    def _is_movable(self, parts: dict[Stage, fx.Node]) -> bool:
+        """Return whether nobody can tell that all of a chain runs where its last node does, out of place."""
+        chain = list(parts.values())
+        end = self.places[chain[-1]]
+        if self.calls[self.modules[str(parts[Stage.NORM].target)]] > 1:
+            return False  # its statistics would be updated in another order
+        if any(self.memory.place(node) in self.pinned for node in chain):
+            return False
+        head = parts.get(Stage.HEAD)
+        if head is not None and self._is_changed(self.modules[str(head.target)]):
+            return False
+        for node in chain:
+            place = self.places[node]
+            for source in node.all_input_nodes:
+                if source not in chain and self._is_written(source, place, end, chain):
+                    return False
+            for written in self.writes[node]:
+                if any(self._sees(other, place, end, chain) for other in self.memory.sharing(written)):
+                    return False
+        return True
+
+    def _is_changed(self, module: nn.Module) -> bool:
+        """Return whether a node changes parameters of a module."""
+        changed = (
+            other for writes in self.writes.values() for one in writes for other in self.memory.sharing(one)
+        )
+        return any(module in self._reached(node) for node in changed if node.op == "get_attr")
+
+    def _is_written(self, value: fx.Node, start: int, end: int, chain: list[fx.Node]) -> bool:
+        """Return whether a node between two places, outside a chain, may change a value."""
+        place = self.memory.place(value)
+        return any(
+            self.memory.place(written) is place
+            for node in self.nodes[start + 1 : end]
+            if node not in chain
+            for written in self.writes[node]
+        )
+
+    def _sees(self, value: fx.Node, place: int, end: int, chain: list[fx.Node]) -> bool:
+        """Return whether somebody reads a value from before the chain's end after a place in it."""
+        if value in chain or self.places[value] > end:
+            return False
+        return is_outside(value) or any(
+            self.places[user] > place for user in value.users if user not in chain
+        )
+
+    def _follow_layout(self) -> None:
+        """Let values be in channels_last, but where code asks for the usual order of elements in memory."""
+        for node in self.nodes:
+            if self.memory.place(node) in self.pinned:
+                if not self.shares[node] and not is_outside(node):
+                    self._replace_by_contiguous(node)
+            elif node.op == "call_method" and node.target in _RESHAPES and _is_shape(node.args[1:]):
+                node.target = _RESHAPES[str(node.target)]
+            elif node.op == "call_module" and self._depends_on_layout(node):
+                with self.graph.inserting_before(node):
+                    for source in node.all_input_nodes:
+                        node.replace_input_with(source, self._wrapped(as_contiguous, source))
+
+    def _replace_by_contiguous(self, node: fx.Node) -> None:
+        with self.graph.inserting_after(node):
+            contiguous = self._wrapped(as_contiguous, node)
+        node.replace_all_uses_with(contiguous, lambda user: user is not contiguous)
+
+    def _may_copy(self, node: fx.Node) -> bool:
+        """Return whether a node gives its input in another shape or order: it copies where it has to."""
+        if node.op == "call_module":
+            return isinstance(self.modules[str(node.target)], nn.Flatten)
+        return getattr(callee(node), "__name__", "") in _MAY_COPY
+
+    def _depends_on_layout(self, node: fx.Node) -> bool:
+        """Return whether a module may ask for the usual order, and does not change what others read."""
+        name = str(node.target)
+        module = self.modules[name]
+        known = type(module).__module__.startswith("torch.nn.modules.") or type(module) in LEAVES
+        if (known and is_plain(module)) or name in self.layout_free:
+            return False
+        return not any(
+            self._sees(other, self.places[node], len(self.nodes), [node])
+            for source in node.all_input_nodes
+            for other in self.memory.sharing(source)
+            if not is_outside(other)
+        )
+
+    def _fuse(self, parts: dict[Stage, fx.Node]) -> None:
+        """Replace the nodes of a chain by one."""
+        chain = list(parts.values())
+        conv, norm, added = parts.get(Stage.HEAD), parts[Stage.NORM], parts.get(Stage.SUM)
+        residual = None if added is None else next(one for one in added.all_input_nodes if one is not norm)
+        record = self._record(chain[-1])
+        activation = record.kind if isinstance(record, Activation) else "none"
+        with self.graph.inserting_before(chain[-1]):
+            convolution = None if conv is None else self.graph.get_attr(str(conv.target))
+            normalization = self.graph.get_attr(str(norm.target))
+            arguments = (*chain[0].all_input_nodes, convolution, normalization, residual, activation)
+            node = self._wrapped(run, *arguments)
+        chain[-1].replace_all_uses_with(node)
+        for one in reversed(chain):
+            self.graph.erase_node(one)
+
+    def _wrapped(self, function: Callable[..., Any], *arguments: Any) -> fx.Node:
+        """Append a call that tracing the code again must not go into."""
+        node = self.graph.call_function(function, arguments)
+        node.meta["is_wrapped"] = True
+        return node
 
 
-def run(
-    x: torch.Tensor,
-    conv: nn.Conv2d | None,
-    norm: nn.BatchNorm2d,
-    residual: torch.Tensor | None,
-    activation: str,
-) -> torch.Tensor:
-    """Return `act(norm(conv(x)) + residual)`, where the residual may be broadcast; fused nodes call this."""
-    if residual is None or residual.shape == _output_shape(x, conv):
-        return fused(x, conv, norm, residual, activation)
-    return FUNCTIONS[activation](fused(x, conv, norm) + residual)  # it is broadcast
+_RESHAPES = {"view": "reshape", "view_as": "reshape_as"}
+_MAY_COPY = (*_RESHAPES, *_RESHAPES.values(), "contiguous", "flatten", "ravel", "to")
 
 
-def _output_shape(x: torch.Tensor, conv: nn.Conv2d | None) -> tuple[int, ...]:
-    if conv is None:
-        return tuple(x.shape)
-    return output_size(x.shape, conv.out_channels, conv.kernel_size, conv.stride[0], int(conv.padding[0]))
+def _is_shape(arguments: tuple[Any, ...]) -> bool:
+    """Return whether a view's arguments are a shape, and no dtype."""
+    return all(isinstance(one, int | fx.Node | tuple | list) for one in arguments)

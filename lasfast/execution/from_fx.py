@@ -5,19 +5,20 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any, cast
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lasfast.execution.accelerate import run
-from lasfast.execution.fx_ops import MODULES, UntraceableError, callee, no_record, only_input, record_of
+from lasfast.execution.fused_call import as_contiguous, run
+from lasfast.execution.fx_memory import Effect, Memory, effect_of, is_outside
+from lasfast.execution.fx_ops import UntraceableError, callee, maker_of, no_record, only_input, record_of
 from lasfast.execution.fx_tracer import Tracer
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Op, Shape
 from lasfast.nn import ConvBNAct
+from lasfast.nn.plain import has_global_hooks, is_plain
 
 __all__ = ["UntraceableError", "trace"]
 
@@ -26,9 +27,12 @@ def trace(network: nn.Module, image_shape: Shape) -> Layer:
     """Return the program of a network that takes images [N, *image_shape] and gives one tensor.
 
     `torch.fx` follows the network's forward, in evaluation mode as far as control flow depends on it. A
-    module that it, or the layer records, cannot follow becomes an opaque op, if it holds no batch norm.
-    Raises UntraceableError where that does not help either.
+    module that it, or the layer records, cannot follow becomes an opaque op, if it holds no batch norm. So
+    does one with hooks or a `forward` of its own. In-place operations are followed: who reads a value
+    afterwards reads the changed one. Raises UntraceableError where a network cannot be said so.
     """
+    if not is_plain(network) or has_global_hooks():
+        raise UntraceableError("it has hooks or a forward of its own")
     opaque: set[str] = set()
     while True:
         try:
@@ -84,6 +88,10 @@ class _Reader:
         self.values: dict[fx.Node, int] = {}
         self.facts: dict[fx.Node, Any] = {}
         self.numbers: dict[tuple[Op, tuple[int, ...]], int] = {}
+        self.memory = Memory()
+        self.names: dict[fx.Node, fx.Node] = {}  # of nodes that are another one itself, that one
+        self.stale: dict[fx.Node, fx.Node] = {}  # nodes whose values were changed, and by whom
+        self.effects: dict[str, tuple[bool, bool]] = {}  # of opaque modules: does it write, does it share
 
     def layer(self) -> Layer:
         """Return the program; UntraceableError names the part that has none."""
@@ -98,9 +106,14 @@ class _Reader:
         for node in graph.nodes:
             try:
                 self.read(node)
+                self.follow(node)
             except UntraceableError as error:
                 error.part = node.meta.get("part", "")
                 raise
+        for part, change in tracer.changes.items():
+            failure = UntraceableError(f"{type(self.network.get_submodule(part)).__name__} {change}")
+            failure.part = part
+            raise failure
         norms = [op.module for op in self.ops if isinstance(op, layers.BatchNorm2d)]
         if len(set(norms)) < len(norms):
             raise UntraceableError("a batch norm is used more than once")
@@ -114,9 +127,9 @@ class _Reader:
             self.values[node] = 0
         elif node.op == "output":
             result = node.args[0]
-            if not isinstance(result, fx.Node) or self.values.get(result) != len(self.ops):
+            if not isinstance(result, fx.Node) or self.value(result) != len(self.ops):
                 raise UntraceableError("it gives more than one value, or not the last one it computes")
-        elif node.op == "get_attr" and isinstance(_attribute_of(self.network, node), nn.Module):
+        elif node.op == "get_attr":
             self.facts[node] = str(node.target)
         elif callee(node) in _FORMS:
             _FORMS[callee(node)](self, node)
@@ -132,14 +145,47 @@ class _Reader:
     def call_module(self, node: fx.Node, name: str) -> None:
         """Append the record of a leaf module, or an opaque one."""
         module, value = self.modules[name], self.value(only_input(node))
-        make = None if name in self.opaque else MODULES.get(type(module))
+        make = None if name in self.opaque else maker_of(module)
         try:
-            op = make(name, module) if make else _opaque(name, module, self.shapes[value])
+            op = make(name, module) if make else self.opaque_op(name, module, self.shapes[value])
         except UntraceableError:  # of such a kind, but with settings that the record cannot say
             if make is None or _has_batch_norm(module):
                 raise
-            op = _opaque(name, module, self.shapes[value])
+            op = self.opaque_op(name, module, self.shapes[value])
         self.append(node, op, value)
+
+    def opaque_op(self, name: str, module: nn.Module, shape: Shape) -> Op:
+        """Return the record of an opaque module, having tried what it gives and does to memory."""
+        op, *effect = _opaque(name, module, shape)
+        self.effects[name] = (effect[0], effect[1])
+        return op
+
+    def follow(self, node: fx.Node) -> None:
+        """Follow what a node does to memory: where it changes a value, later readers get the changed one.
+
+        The value's other names are known where a node surely is its input. All else that may lie in the
+        same memory must not be read any more.
+        """
+        effect = effect_of(node, self.modules)
+        if node.op == "call_module" and str(node.target) in self.effects:
+            inputs = tuple(node.all_input_nodes)
+            writes, shares = self.effects[str(node.target)]
+            effect = Effect(inputs if writes else (), inputs if shares else (), effect.is_first)
+        self.memory.add(node, effect.shares)
+        first = node.args[0] if effect.is_first else None
+        if isinstance(first, fx.Node):
+            self.names[node] = self.names.get(first, first)
+        for written in effect.writes:
+            sharing = self.memory.sharing(written)
+            if any(map(is_outside, sharing)):
+                raise UntraceableError(f"{node.format_node()} changes its images, parameters or buffers")
+            for other in sharing:
+                if other is node:
+                    continue
+                if effect.is_first and self.names.get(other, other) == self.names[node]:
+                    self.values[other] = self.values[node]
+                else:
+                    self.stale[other] = node
 
     def append(self, node: fx.Node, op: Op | None, *inputs: int) -> None:
         """Let a node be the value of an op, or its input's where there is none; of equal ops, the first."""
@@ -167,7 +213,10 @@ class _Reader:
         for name in (conv, norm):
             if name is not None:
                 module = self.modules[name]
-                self.append(node, MODULES[type(module)](name, module), value)
+                make = maker_of(module)
+                if make is None:
+                    raise UntraceableError(f"module {name!r} is a {type(module).__name__} or has hooks")
+                self.append(node, make(name, module), value)
                 value = self.values[node]
         if residual is not None:
             other = self.value(residual)
@@ -180,11 +229,22 @@ class _Reader:
         """Return the number of the value that a node is."""
         if node not in self.values:
             raise UntraceableError(f"{node} is read as a value, which it is not")
+        self.check_fresh(node)
         return self.values[node]
+
+    def check_fresh(self, node: fx.Node) -> None:
+        """Raise UntraceableError where a value was changed in a way that is not known."""
+        if node in self.stale:
+            raise UntraceableError(
+                f"{node} is read after {self.stale[node].format_node()} may have changed it"
+            )
 
     def fact(self, argument: Any) -> Any:
         """Return what is known of an argument, itself where it is no node."""
-        return self.facts.get(argument) if isinstance(argument, fx.Node) else argument
+        if not isinstance(argument, fx.Node):
+            return argument
+        self.check_fresh(argument)
+        return self.facts.get(argument)
 
     def sizes(self, value: int) -> tuple[Any, ...]:
         """Return the shape of a value, the batch first, as far as it does not depend on the images."""
@@ -192,31 +252,33 @@ class _Reader:
         return (_BATCH, channels, *(_Size(value, axis) for axis in range(2, 2 + len(others))))
 
 
-def _opaque(name: str, module: nn.Module, shape: Shape) -> Op:
-    """Return the record of a module that is called as it is, if it gives images or features."""
+def _opaque(name: str, module: nn.Module, shape: Shape) -> tuple[Op, bool, bool]:
+    """Return the record of a module that is called as it is, if it gives images or features.
+
+    And whether it changes its input, and whether its output lies in the input's memory.
+    """
     kind = type(module).__name__
     if _has_batch_norm(module):
         raise UntraceableError(f"module {name!r} is a {kind}, which has no record and holds batch norms")
-    example = next(module.parameters(), torch.zeros(0))
+    example = next(module.parameters(), torch.zeros(0, dtype=torch.float32))
+    x = torch.zeros(2, *shape, device=example.device, dtype=example.dtype)
+    version = x._version
     try:
         with torch.no_grad():
-            result = module(torch.zeros(1, *shape, device=example.device, dtype=example.dtype))
+            result = module(x)
     except Exception as error:  # whatever the module's own code raises
         raise UntraceableError(f"module {name!r}, a {kind}, fails on zeros {shape}: {error}") from error
     params = sum(parameter.numel() for parameter in module.parameters())
-    given = tuple(result.shape[1:]) if isinstance(result, torch.Tensor) else ()
+    given = tuple(result.shape[1:]) if isinstance(result, torch.Tensor) and len(result) == len(x) else ()
     if given:
         op = layers.Opaque(name, given[0], -(-shape[-1] // given[-1]) if len(given) > 1 else 1, params)
         if op.output_shape(shape) == given:
-            return op
+            shares = result.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+            return op, x._version != version, shares
     raise UntraceableError(f"module {name!r} is a {kind}, which makes {given or type(result)} of {shape}")
 
 
 # ---- calls that are more, or less, than one op
-
-
-def _attribute_of(network: nn.Module, node: fx.Node) -> Any:
-    return reduce(getattr, str(node.target).split("."), network)
 
 
 def _conv_bn_act(reader: _Reader, node: fx.Node) -> None:
@@ -227,6 +289,8 @@ def _conv_bn_act(reader: _Reader, node: fx.Node) -> None:
     name = str(node.target)
     module = reader.modules[name]
     assert isinstance(module, ConvBNAct)
+    if not is_plain(module):
+        raise UntraceableError(f"module {name!r} has hooks or a forward of its own")
     reader.append_chain(node, x, f"{name}.0", f"{name}.1", residual, module.activation)
 
 
@@ -363,7 +427,7 @@ def _swap(reader: _Reader, node: fx.Node) -> None:
 def _same(reader: _Reader, node: fx.Node) -> None:
     source: Any = node.args[0]
     if source in reader.facts:
-        reader.facts[node] = reader.facts[source]
+        reader.facts[node] = reader.fact(source)
     else:
         reader.values[node] = reader.value(source)
 
@@ -376,6 +440,8 @@ def _arguments(node: fx.Node, *parameters: tuple[str, Any]) -> list[Any]:
 
 _FORMS: dict[Any, Callable[[_Reader, fx.Node], None]] = {
     operator.mul: _multiply,
+    operator.imul: _multiply,
+    torch.Tensor.mul_: _multiply,
     torch.mul: _multiply,
     torch.Tensor.mul: _multiply,
     torch.cat: _concat,
@@ -394,5 +460,6 @@ _FORMS: dict[Any, Callable[[_Reader, fx.Node], None]] = {
     torch.Tensor.transpose: _swap,
     torch.transpose: _swap,
     torch.Tensor.contiguous: _same,
+    as_contiguous: _same,
     run: _fused,
 }

@@ -13,6 +13,7 @@ from torch import fx, nn
 from lasfast.ir import layers
 from lasfast.ir.layers import Op
 from lasfast.nn import PACT, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear
+from lasfast.nn.plain import is_plain
 from lasfast.ops.activations import CALLS as ACTIVATION_CALLS
 from lasfast.ops.activations import MODULES as ACTIVATION_MODULES
 
@@ -105,6 +106,11 @@ MODULES: dict[type, Callable[[str, Any], Op | None]] = {
 """Makers of the record of a leaf module, from its name and itself; None stands for no operation."""
 
 
+def maker_of(module: nn.Module) -> Callable[[str, Any], Op | None] | None:
+    """Return the maker of a module's record; None where it has none, or computes more than its class says."""
+    return MODULES.get(type(module)) if is_plain(module) else None
+
+
 def _add(node: fx.Node) -> Op:
     if len(node.args) != 2 or node.kwargs or len(node.all_input_nodes) != len(node.args):
         raise UntraceableError(f"{node.format_node()} is not a sum of two values")
@@ -173,9 +179,10 @@ def record_of(network: nn.Module, node: fx.Node) -> Op | None:
         name = str(node.target)
         module = network.get_submodule(name)
         only_input(node)
-        if type(module) not in MODULES:
+        of_module = maker_of(module)
+        if of_module is None:
             raise UntraceableError(f"module {name!r} is a {type(module).__name__}, which has no record")
-        return MODULES[type(module)](name, module)
+        return of_module(name, module)
     target = callee(node)
     make = FUNCTIONS.get(target) or FUNCTIONS.get(
         f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}"

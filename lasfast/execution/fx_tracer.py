@@ -1,46 +1,246 @@
-"""The tracer of networks: `torch.fx`, with lasfast's own modules and others on demand as single nodes."""
+"""The tracer of networks: `torch.fx`, with what it would read wrongly kept whole, as single nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import inspect
+import operator
+import random
+from collections.abc import Callable, Collection
 from typing import Any
 
+import numpy as np
+import torch
 from torch import fx, nn
+from torch.fx.graph import inplace_methods
 
 from lasfast.nn import PACT, ConvBNAct, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear
+from lasfast.nn.plain import is_plain
 
 LEAVES = (ConvBNAct, PACT, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear)
 
 
 class Tracer(fx.Tracer):
-    """Traces a network without looking into lasfast's modules, nor into those that `opaque` names.
+    """Traces a network without looking into lasfast's modules, those that are not plain, or `opaque` ones.
+
+    What a graph cannot say is found out, so that nothing is frozen as it was while tracing:
+
+    - Buffers are nodes of the graph, as parameters are.
+    - `changes` names the modules whose forward draws random numbers or changes attributes, and says what
+      it does. The attributes are put back.
+    - `constants` are the tensors that the network's code makes, by the names under which nodes read them.
+    - The network's optional arguments are not given: the graph takes the others.
 
     `part` is the dotted name of the innermost module of the network's own that it is in; after an error, of
     the one in which that was. Each node's `meta["part"]` says the same of where the node is.
+
+    Args:
+        opaque: names of modules that become single nodes.
+        values_are_tensors: what `isinstance(value, torch.Tensor)` answers within the network. PyTorch answers
+            True, and `torch.fx` False. A network whose graph depends on it must not be traced.
     """
 
-    def __init__(self, opaque: Collection[str] = ()) -> None:
+    proxy_buffer_attributes = True
+
+    def __init__(self, opaque: Collection[str] = (), *, values_are_tensors: bool = False) -> None:
         super().__init__()
         self.opaque = opaque
         self.part = ""
+        self.changes: dict[str, str] = {}
+        self.constants: dict[str, torch.Tensor] = {}
+        self._proxy = _TensorProxy if values_are_tensors else _Proxy
+
+    def trace(self, root: nn.Module) -> fx.Graph:  # type: ignore[override]
+        """Return the graph of a network's forward."""
+        before, known = _Snapshot(root), set(vars(root))
+        try:
+            graph = super().trace(root)
+            self._note_changes("", before)
+        finally:
+            before.restore()
+            made = [name for name in vars(root) if is_constant(name) and name not in known]
+            self.constants = {name: vars(root).pop(name) for name in made}
+        return graph
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        """Return a forward and its arguments: nodes for those that have to be given, else the defaults."""
+        function, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
+        defaults = _defaults(root_fn)
+        for number, argument in enumerate(arguments):
+            if isinstance(argument, fx.Proxy) and argument.node.target in defaults:
+                arguments[number] = defaults[str(argument.node.target)]
+                self.graph.erase_node(argument.node)
+        return function, arguments
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether a module becomes one node."""
-        is_leaf = module_qualified_name in self.opaque or type(m) in LEAVES
+        is_leaf = module_qualified_name in self.opaque or type(m) in LEAVES or not is_plain(m)
         return is_leaf or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Call a module, and note which one is entered."""
+        """Call a module, and note which one is entered and what it changes."""
         name = self.path_of_module(m)
         if self.is_leaf_module(m, name):
             return super().call_module(m, forward, args, kwargs)
         around, self.part = self.part, name
-        result = super().call_module(m, forward, args, kwargs)
+        before = _Snapshot(m)
+        try:
+            result = super().call_module(m, forward, args, kwargs)
+            self._note_changes(name, before)
+        finally:
+            before.restore()
         self.part = around
         return result
+
+    def _note_changes(self, name: str, before: _Snapshot) -> None:
+        change = before.change()
+        if change and not any(inner.startswith(name) for inner in self.changes):  # which was within, then
+            self.changes[name] = change
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Create a node, and note where it is."""
         node = super().create_node(*args, **kwargs)
         node.meta["part"] = self.part
         return node
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return what stands for a value within the network."""
+        return self._proxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        """Return an argument as nodes have it; RuntimeError for a tensor whose gradient would be lost."""
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if isinstance(a, torch.Tensor) and a.grad_fn is not None:
+            raise RuntimeError("it computes with parameters in a way that torch.fx does not see")
+        return super().create_arg(a)
+
+
+class _Proxy(fx.Proxy):
+    """A value whose in-place operations become nodes: fx would read `x += y` as `x = x + y`."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Change a part of the value."""
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what would be lost, such as `x.data += y`."""
+        if name not in ("tracer", "node"):
+            raise RuntimeError(f"it sets {name!r} of a value")
+        super().__setattr__(name, value)
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+for _name in inplace_methods:
+    if _name != "setitem":
+        setattr(_Proxy, f"__{_name}__", _in_place(getattr(operator, _name)))
+
+
+class _TensorProxy(_Proxy):
+    """A value that says of itself that it is a tensor."""
+
+    _is_param = False
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return torch.Tensor
+
+
+def is_constant(name: str) -> bool:
+    """Return whether the tracer names a tensor so that a network's code makes."""
+    return name.startswith("_tensor_constant")
+
+
+class _Snapshot:
+    """The attributes of a module and of those in it, and random generators, to see what a call changes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.attributes = [_Attributes(part) for part in module.modules()]
+        self.generators = _generators()
+
+    def change(self) -> str:
+        """Return what has changed, in words; "" if nothing has."""
+        changed = [name for one in self.attributes for name in one.changed()]
+        if changed:
+            return f"changes the attribute {changed[0]!r}"
+        return "draws random numbers" if self.generators != _generators() else ""
+
+    def restore(self) -> None:
+        """Put the attributes back as they were."""
+        for one in self.attributes:
+            one.restore()
+
+
+class _Attributes:
+    """The attributes of one module, and what they hold where they are containers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.now = vars(module)
+        self.before: dict[str, tuple[Any, Any]] = {
+            name: (value, _items(value)) for name, value in self.now.items()
+        }
+
+    def changed(self) -> list[str]:
+        """Return the names of those that are others now, but for the tracer's own constants."""
+        return [
+            name
+            for name in {**self.before, **self.now}
+            if not is_constant(name)
+            and not (
+                name in self.now
+                and name in self.before
+                and self.now[name] is self.before[name][0]
+                and _are_same(_items(self.now[name]), self.before[name][1])
+            )
+        ]
+
+    def restore(self) -> None:
+        """Put them back as they were."""
+        for name in self.changed():
+            if name not in self.before:
+                del self.now[name]
+                continue
+            value, items = self.before[name]
+            if items is not None:
+                value.clear()
+                (value.extend if isinstance(value, list) else value.update)(items)
+            self.now[name] = value
+
+
+def _items(value: Any) -> list[Any] | None:
+    """Return what a container holds; None of other values."""
+    if isinstance(value, dict):
+        return list(value.items())
+    return list(value) if isinstance(value, list | set) else None
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    """Return whether these are the same objects, or containers of the same ones."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_are_same, one, other))
+    return one is other
+
+
+def _generators() -> tuple[Any, ...]:
+    """Return the states of the random generators that a forward may draw from."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+    numpy_state: Any = np.random.get_state()
+    numbers = [state.numpy().tobytes() for state in states]
+    return (*numbers, random.getstate(), numpy_state[1].tobytes(), *numpy_state[2:])
+
+
+def _defaults(forward: Any) -> dict[str, Any]:
+    """Return what a forward's optional arguments are where they are not given, by their names in a graph."""
+    parameters = inspect.signature(forward).parameters.values()
+    defaults: dict[str, Any] = {}
+    for one in parameters:
+        if one.kind == one.VAR_POSITIONAL:
+            defaults[f"*{one.name}"] = ()
+        elif one.kind == one.VAR_KEYWORD:
+            defaults[f"**{one.name}"] = {}
+        elif one.default is not one.empty:
+            defaults[one.name] = one.default
+    return defaults

@@ -142,7 +142,8 @@ def _(op: layers.Quantize, modules: Modules, x: Tensor) -> Tensor:
 
 @run_op.register
 def _(op: layers.Opaque, modules: Modules, x: Tensor) -> Tensor:
-    return modules[op.module](x)
+    # A module may change its input, which others read, and may ask for the usual order of dimensions.
+    return modules[op.module](x.clone(memory_format=torch.contiguous_format))
 
 
 def conv_weight(op: layers.Conv2d, modules: Modules) -> Tensor:

@@ -241,8 +241,9 @@ def _compare_headers(path: Path, found: Mapping[str, Any], expected: Mapping[str
     differences = "; ".join(_differences(found, expected))
     if differences:
         raise JournalError(
-            f"{path} belongs to a study with other settings: {differences}; use its settings to continue it, "
-            f"or another directory"
+            f"{path} belongs to a study with other settings: {differences}; to continue it, use its settings "
+            "and put the images back as they were (one that was removed or changed since makes another "
+            "study); or use another directory"
         )
 
 

@@ -6,7 +6,6 @@ is such a table; others are read from npz or csv files.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import zipfile
@@ -19,6 +18,7 @@ import numpy as np
 
 from lasfast.constraints import Cost, NamedCost, UnknownCostError
 from lasfast.core.checks import check_choice
+from lasfast.core.csv_rows import read_rows
 from lasfast.spaces import Architecture, ChoiceSpace
 
 
@@ -83,7 +83,8 @@ class ArchitectureTable:
         """Read a table from an .npz or .csv file.
 
         Args:
-            path: the file.
+            path: the file. The columns of a .csv may be separated by commas, semicolons or tabs: the first
+                line, which names them, decides.
             schema: which columns to read; the default is that of NAS-Bench-Macro.
 
         Raises:
@@ -92,9 +93,10 @@ class ArchitectureTable:
                 named.
         """
         path, schema = Path(path), schema or Schema()
-        check_choice("the table's suffix", path.suffix, (".npz", ".csv"))
+        suffix = path.suffix.lower()
+        check_choice("the table's suffix", suffix, (".npz", ".csv"))
         try:
-            columns = _read_npz(path) if path.suffix == ".npz" else _read_csv(path, schema)
+            columns = _read_npz(path) if suffix == ".npz" else _read_csv(path, schema)
             wanted = (schema.architecture, schema.accuracy, *schema.costs)
             missing = [name for name in wanted if name not in columns]
             if missing:
@@ -193,9 +195,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 
 def _read_csv(path: Path, schema: Schema) -> dict[str, Any]:
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *lines = csv.reader(file)
-    columns: dict[str, Any] = dict(zip(header, zip(*lines, strict=True), strict=True))
+    names, rows = read_rows(path, (schema.architecture, schema.accuracy, *schema.costs))
+    columns: dict[str, Any] = {name: [row[at] for _, row in rows] for at, name in enumerate(names)}
     for name in (schema.accuracy, *schema.costs):
         if name in columns:
             columns[name] = np.array(columns[name], dtype=np.float64)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lasfast.core.checks import check_choice
+from lasfast.nn.plain import is_plain
 from lasfast.nn.sliced import SlicedBatchNorm2d, SlicedConv2d, active_outputs, begin_batch
 from lasfast.ops import bn_act, conv_bn_act
-from lasfast.ops.activations import MODULES
+from lasfast.ops.activations import FUNCTIONS, MODULES
+from lasfast.ops.forward_mode import in_forward_mode
 
 
 class ConvBNAct(nn.Sequential):
@@ -71,8 +74,11 @@ def fused(
     """Return ``act(norm(conv(x)) + residual)`` with the weights of two modules, in `norm`'s mode.
 
     Without a convolution, `x` is what the batch norm reads. A convolution has equal strides and paddings of
-    its axes and no dilation, as `SlicedConv2d` has, and no bias.
+    its axes and no dilation, as `SlicedConv2d` has, and no bias. Modules with hooks are called, so that these
+    are, too; and so are all where the operators have no answer: for derivatives in forward mode.
     """
+    if not (is_plain(norm) and (conv is None or is_plain(conv))) or in_forward_mode():
+        return _called(x, conv, norm, residual, activation, c_out)
     channels = x.shape[1]
     if conv is not None:
         channels, groups = active_outputs(conv, channels, c_out)
@@ -99,3 +105,21 @@ def fused(
         groups=groups,
         **arguments,
     )
+
+
+def _called(
+    x: Tensor,
+    conv: nn.Conv2d | None,
+    norm: nn.BatchNorm2d,
+    residual: Tensor | None,
+    activation: str,
+    c_out: int | None,
+) -> Tensor:
+    """Return what `fused` does, by calling the modules."""
+    if conv is not None:
+        x = conv(x) if c_out is None else conv(x, c_out)
+    x = norm(x)
+    if residual is not None:
+        missing = x.shape[1] - residual.shape[1]
+        x = x + (F.pad(residual, (0, 0, 0, 0, 0, missing)) if missing else residual)
+    return FUNCTIONS[activation](x)

@@ -36,6 +36,7 @@ from lasfast.ops.bn_act_schema import (
     saved_inputs,
     statistics_dtype,
 )
+from lasfast.ops.forward_mode import refuse_forward_mode
 from lasfast.ops.process_ranks import ProcessRanks, is_distributed, merge_statistics
 
 
@@ -91,6 +92,7 @@ def bn_act(
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor [N, C, H, W], got a {type(x).__name__}")
     check_x(x)
+    refuse_forward_mode("bn_act", x, weight, bias, residual)
     running = running_mean, running_var
     _check_running(x, running)
     dtype = statistics_dtype(x.dtype)

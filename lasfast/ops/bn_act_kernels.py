@@ -34,7 +34,7 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     rows, channels = _rows(x)
     x = x.contiguous(memory_format=_LAST)
     device = x.device
-    mean, var = torch.empty(channels, device=device), torch.empty(channels, device=device)
+    mean, var = (torch.empty(channels, dtype=torch.float32, device=device) for _ in range(2))
     kind, arguments = placement.of(x)
     workspace = _workspace(device, kind, rows, channels, 0, arguments[0])
     getattr(compiled.load(), f"batch_statistics_{kind}")(

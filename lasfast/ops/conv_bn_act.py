@@ -12,6 +12,7 @@ from lasfast.ir.activations import ACTIVATIONS
 from lasfast.ops import bn_act_kernels
 from lasfast.ops.bn_act import bn_act, follow, is_direct
 from lasfast.ops.bn_act_schema import TENSORS, BnActInputs, empty_gradients
+from lasfast.ops.forward_mode import refuse_forward_mode
 from lasfast.ops.process_ranks import ProcessRanks, is_distributed
 from lasfast.ops.sliced_conv2d import Convolution, find, sliced_conv2d, sliced_conv2d_statistics
 from lasfast.ops.sliced_conv2d_schema import Size, as_arguments
@@ -63,6 +64,7 @@ def conv_bn_act(
 
     Raises TypeError and ValueError as those two do.
     """
+    refuse_forward_mode("conv_bn_act", x, weight, bn_weight, bn_bias, residual)
     if isinstance(x, Tensor) and x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)  # what the kernels work on
     convolution = (

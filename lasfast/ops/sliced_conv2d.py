@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lasfast.ops import reference
+from lasfast.ops.forward_mode import refuse_forward_mode
 from lasfast.ops.sliced_conv2d_kernels import PASSES, NhwcKernels, StridedKernels
 from lasfast.ops.sliced_conv2d_schema import (
     Geometry,
@@ -73,6 +74,7 @@ def sliced_conv2d(
 
     Raises TypeError for arguments of other types, ValueError for values that do not fit, before any work.
     """
+    refuse_forward_mode("sliced_conv2d", input, weight)
     result: Tensor = torch.ops.lasfast.sliced_conv2d(
         *as_arguments(input, weight, c_in, c_out, stride, padding, groups)
     )
@@ -95,6 +97,7 @@ def sliced_conv2d_statistics(
         images and positions, of the sums before they are rounded or of the rounded output. No gradient flows
         through these two.
     """
+    refuse_forward_mode("sliced_conv2d_statistics", input, weight)
     output, mean, var = torch.ops.lasfast.sliced_conv2d_statistics(
         *as_arguments(input, weight, c_in, c_out, stride, padding, groups)
     )
@@ -179,7 +182,10 @@ class Convolution:
             return in_two(self.forward(input, weight))
 
         def in_one(ours: NhwcKernels) -> tuple[Tensor, Tensor, Tensor]:
-            mean, var = (torch.empty(self.geometry.output[1], device=self._device) for _ in range(2))
+            mean, var = (
+                torch.empty(self.geometry.output[1], dtype=torch.float32, device=self._device)
+                for _ in range(2)
+            )
             return ours.forward(input, weight, self._empty(self.geometry.output), mean, var), mean, var
 
         return self._run(_WITH_STATISTICS, in_one, lambda: in_two(self._output(input, weight)))

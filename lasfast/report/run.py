@@ -160,7 +160,7 @@ def _read_result(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); delete it and resume the study to write it again"

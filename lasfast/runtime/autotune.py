@@ -4,7 +4,7 @@ The way for a shape is kept in a file of this machine, so that later processes t
 same bits. Instead of the measurement, ``LASFAST_CHOICE`` may name a way: ``native`` or ``torch``;
 ``warpgroups`` for convolutions on Hopper; ``levels``, ``resident`` or ``resident alone`` for predictions on
 CUDA. Where that way is not offered, the first of those offered is taken. ``measure``, the default, measures.
-``LASFAST_CACHE`` is the directory of the file, by default ``lasfast`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
+The file is in the directory of `lasfast.core.cache`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from typing import Any
 import torch
 
 from lasfast._version import __version__
-from lasfast.core import entry_points
-from lasfast.core.files import atomic_write_json
+from lasfast.core import cache, entry_points
 from lasfast.runtime import compiled
 from lasfast.runtime.machine import processor
 
@@ -121,7 +120,7 @@ def _remember_fastest(key: str, device: torch.device, times: Mapping[str, float]
     file = _file(device)
     known = _known(file)
     known[key] = best if times[best] < MARGIN * times[first] else first
-    save(file, known)
+    cache.save_json(file, known)
     return known[key]
 
 
@@ -163,18 +162,9 @@ def _time_on_gpu(run: Callable[[], Any], device: torch.device) -> float:
     return min(a.elapsed_time(b) for a, b in pairwise(marks)) / 1e3
 
 
-def directory() -> Path:
-    """Return the directory of the files in which lasfast remembers what it found out about this machine."""
-    wanted = os.environ.get("LASFAST_CACHE")
-    if not wanted:
-        home = os.environ.get("XDG_CACHE_HOME")
-        wanted = os.path.join(home or Path.home() / ".cache", "lasfast")
-    return Path(wanted)
-
-
 def _file(device: torch.device) -> Path:
     """Return the file of the ways taken here: another processor, GPU or library has its own."""
-    return directory() / _name(device, "" if device.type == "cuda" else compiled.isa())
+    return cache.directory() / _name(device, "" if device.type == "cuda" else compiled.isa())
 
 
 @functools.cache
@@ -188,20 +178,9 @@ def _name(device: torch.device, isa: str) -> str:
 def _known(file: Path) -> dict[str, str]:
     """Return the ways by key that a file has; the caller adds to them."""
     try:
-        return dict(json.loads(file.read_text()))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         logger.warning("%s cannot be read (%s): choosing the fastest operators anew", file, error)
         return {}
-
-
-def save(file: Path, known: Mapping[str, Any]) -> None:
-    """Write what is known as JSON; a warning says so where it cannot be written."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        own = file.with_name(f"{file.name}.{os.getpid()}")  # other processes may be writing, too
-        atomic_write_json(own, known)
-        os.replace(own, file)
-    except OSError as error:
-        logger.warning("%s cannot be written (%s): the next process does it again", file, error)

@@ -26,7 +26,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from lasfast._version import __version__
-from lasfast.core import entry_points
+from lasfast.core import cache, entry_points
 from lasfast.runtime import autotune, compiled
 
 logger = logging.getLogger("lasfast")
@@ -101,7 +101,7 @@ def known(device: int) -> CheckResult | None:
     """Return what an earlier check of this GPU found, None where there was none."""
     file = _file(device)
     try:
-        return CheckResult(**json.loads(file.read_text())["result"])
+        return CheckResult(**json.loads(file.read_text(encoding="utf-8"))["result"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -111,7 +111,7 @@ def known(device: int) -> CheckResult | None:
 
 def keep(device: int, result: CheckResult) -> None:
     """Keep what a check of this GPU found, for later processes."""
-    autotune.save(_file(device), {"gpu": _identity(device), "result": asdict(result)})
+    cache.save_json(_file(device), {"gpu": _identity(device), "result": asdict(result)})
 
 
 def log_file(device: int) -> Path:
@@ -138,7 +138,7 @@ def _check(device: int) -> CheckResult:
         log = Path(tempfile.mkstemp(prefix="lasfast-check-", suffix=".log")[1])
     command = [sys.executable or "python3", *entry_points.names(entry_points.CHECK_COMMAND)]
     status = _run([*command, f"cuda:{device}"], log)
-    lines = log.read_text(errors="replace").split("\n")
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
     remember = True
     if status == 0:
@@ -164,8 +164,8 @@ def _run(command: list[str], log: Path) -> int | None:
     own = Path(__file__).parents[2]
     path = os.pathsep.join([str(own), *(os.path.abspath(one) for one in sys.path)])
     environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
-    cache = str(autotune.directory().absolute())
-    environment |= {"LASFAST_CHOICE": "native", "LASFAST_CACHE": cache, "PYTHONPATH": path}
+    place = str(cache.directory().absolute())
+    environment |= {"LASFAST_CHOICE": "native", "LASFAST_CACHE": place, "PYTHONPATH": path}
     with open(log, "wb") as output:
         try:
             process = subprocess.Popen(
@@ -190,13 +190,13 @@ def _lock(file: Path) -> Iterator[None]:
     with ExitStack() as stack:
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(stack.enter_context(open(file, "a")), fcntl.LOCK_EX)
+            fcntl.flock(stack.enter_context(open(file, "ab")), fcntl.LOCK_EX)
         yield
 
 
 def _file(device: int) -> Path:
     text = json.dumps(_identity(device))
-    return autotune.directory() / f"check-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}.json"
+    return cache.directory() / f"check-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}.json"
 
 
 def _identity(device: int) -> Mapping[str, str]:
@@ -214,7 +214,7 @@ def _identity(device: int) -> Mapping[str, str]:
 def _driver() -> str:
     """Return the driver's version, and the CUDA that it knows."""
     try:
-        version = Path("/proc/driver/nvidia/version").read_text().split("\n")[0]
+        version = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").split("\n")[0]
     except OSError:
         version = ""
     return f"{version} CUDA {compiled.load().cuda_driver_version()}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lasfast.runtime import compiled
 
@@ -30,6 +31,12 @@ def of(tensor: Tensor) -> Placement:
         device = tensor.device
         return Placement("cuda", (device.index, stream_of(device)))
     return _on_cpu(torch.get_num_threads(), compiled.isa_number())
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a module's first parameter or buffer; the CPU where it has none."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def stream_of(device: torch.device) -> int:

@@ -17,6 +17,7 @@ from lasfast.engine.backend import Backend
 from lasfast.engine.native_backend import EXECUTORS
 from lasfast.ir.layers import Path
 from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.runtime.placement import device_of
 from lasfast.runtime.seeds import torch_seed
 from lasfast.selfcheck.case import Case, DisagreementError, float32_as, native_ways
 from lasfast.spaces import LayerAssignmentSpace
@@ -81,7 +82,7 @@ def evaluation_cases(device: torch.device) -> Iterator[Case]:
 def _case(
     name: str, supernet: Supernet, precision: str, cuda: bool, normalization: Normalization | None
 ) -> Case:
-    device = next(supernet.parameters()).device
+    device = device_of(supernet)
     tree = PrefixTree([supernet.path(architecture) for architecture in _architectures(supernet)])
     batches = _batches(33 if device.type == "cuda" else 9, device, normalization)
 
@@ -145,7 +146,9 @@ def _batches(
         if normalization is not None:
             shape = (images, 3, SIZE, SIZE)
             return torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(device)
-        return (torch.randn(images, 3, SIZE, SIZE, generator=generator) * 2 + 1).to(device)
+        return (torch.randn(images, 3, SIZE, SIZE, dtype=torch.float32, generator=generator) * 2 + 1).to(
+            device
+        )
 
     calibration, first, last = [batch(size) for size in sizes], batch(count), batch(count - 2)
     return calibration, [first, first, first, last]

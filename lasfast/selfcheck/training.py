@@ -90,7 +90,7 @@ class Layer:
         generator = torch.Generator().manual_seed(0)
 
         def values(*sizes: int) -> Tensor:
-            return torch.randn(sizes, generator=generator)
+            return torch.randn(sizes, dtype=torch.float32, generator=generator)
 
         batch, self.c_in, height, width = shape.input
         kernel, step = shape.weight[2], shape.stride
@@ -221,7 +221,8 @@ def _updated(device: torch.device, rule: SgdRule, *, native: bool) -> list[Tenso
         [(slice(0, 3),)],
     ]
     weights, momenta, *gradients = (
-        [torch.randn(size, generator=generator).to(device) for size in sizes] for _ in range(4)
+        [torch.randn(size, dtype=torch.float32, generator=generator).to(device) for size in sizes]
+        for _ in range(4)
     )
     if native:
         sgd = Sgd(weights, momenta if rule.momentum else None, parts, rule)

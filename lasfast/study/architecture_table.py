@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from lasfast.core.csv_rows import read_rows
 from lasfast.core.files import atomic_write_text
 from lasfast.measurements import ranking
 from lasfast.measurements.measurement import Measurement
@@ -66,12 +67,14 @@ def load_table(path: str | os.PathLike[str]) -> list[Row]:
     if path.is_dir():
         path = path / TABLE
     names = [field.name for field in dataclasses.fields(Row)]
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))
-    if not lines or lines[0] != names:
+    try:
+        found, lines = read_rows(path, names)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; restore it, or make it again") from error
+    if found != names:
         raise ValueError(f"{path} is no table of architectures: its first line has to be {','.join(names)}")
     rows = []
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in lines:
         try:
             architecture, depth, top1, top5, loss, *counts = line
             flops, params, epochs, seed = map(int, counts)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from lasfast.core.checks import check_positive
 from lasfast.execution.fused import run_fused
@@ -18,6 +19,7 @@ from lasfast.execution.modules import add_module, make_module
 from lasfast.execution.to_fx import Statistics, extract
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Op, Path
+from lasfast.nn.plain import is_plain
 from lasfast.ops.process_ranks import ProcessRanks
 from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
 
@@ -35,6 +37,7 @@ class Supernet(nn.Module, ABC):
         self.space = space
         self.num_classes = num_classes
         self.in_channels = in_channels
+        self._read_modules: set[str] = set()
 
     @abstractmethod
     def path(self, architecture: Architecture) -> Path:
@@ -56,10 +59,25 @@ class Supernet(nn.Module, ABC):
                 _check_opaque(op, existing.get(name))
             elif name not in existing:
                 add_module(self, name, make_module(op))
+                self._read_modules.add(name)
 
     def add_opaque(self, name: str, module: nn.Module) -> None:
         """Add a module for `LayerBuilder.opaque`, under a dotted name, before `create_modules` is called."""
         add_module(self, name, module)
+
+    def check_modules(self) -> None:
+        """Raise ValueError where a module has hooks or a forward of its own that nobody would call.
+
+        Layers read the weights of modules, and call none but opaque ones.
+        """
+        for name in self._read_modules:
+            module = self.get_submodule(name)
+            if not is_plain(module) or parametrize.is_parametrized(module):
+                raise ValueError(
+                    "supernet must have modules without hooks or parametrizations (of prune, weight_norm, "
+                    f"spectral_norm), since it reads their weights and does not call them, got {name!r} with "
+                    "some; remove them (prune.remove, remove_weight_norm, ...)"
+                )
 
     def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
         """Run one sub-network, images [N, C, H, W] -> logits [N, num_classes].
@@ -85,6 +103,7 @@ class Supernet(nn.Module, ABC):
         operators run the layer, with the same results but for rounding; the batch statistics are then those
         of the whole batch where it is spread over `ranks`.
         """
+        self.check_modules()
         modules = dict(self.named_modules())
         if fused:
             return lambda layer, x: run_fused(layer, x, modules, ranks)

@@ -323,7 +323,7 @@ class ITNASTrainer(PathTrainer):
 
 
 def _parameter(*sizes: int) -> nn.Parameter:
-    return nn.Parameter(DEVIATION * torch.randn(*sizes))
+    return nn.Parameter(DEVIATION * torch.randn(*sizes, dtype=torch.float32))
 
 
 def _numbers(tensor: Tensor) -> NDArray[np.float64]:

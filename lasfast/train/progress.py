@@ -71,7 +71,7 @@ class EpochRecord:
         self.world = world
         self.step, self.epoch, self.first, self.next = step, epoch, first, first
         # [2, batches, paths]: mean loss over the batch's images, number of right answers
-        self.values = torch.zeros(2, batches, paths, device=device)
+        self.values = torch.zeros(2, batches, paths, dtype=torch.float32, device=device)
         self.sizes: list[int] = []
         self.paths: list[Sequence[Any]] = []
         self.rates: list[float] = []

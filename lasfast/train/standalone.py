@@ -10,6 +10,7 @@ from torch import nn
 from lasfast.ir.layers import Path
 from lasfast.runtime import distributed
 from lasfast.runtime.distributed import World
+from lasfast.runtime.placement import device_of
 from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
@@ -85,7 +86,7 @@ class StandaloneTrainer(Trainer):
         The network is `trainer.module`.
         """
         seed = seed_of(settings, architecture)
-        with torch_seed(seed, next(supernet.parameters()).device):
+        with torch_seed(seed, device_of(supernet)):
             network = supernet.extract(architecture, fresh=True)
         return cls(network, data, settings, seed, world=world, path=supernet.path(architecture))
 

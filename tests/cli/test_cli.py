@@ -1,15 +1,28 @@
 """The command line as a person uses it, on the digits, with next to no training."""
 
+import io
 import json
+import os
 import re
+import shutil
 import sys
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
+from rich.table import Table
 
 from lasfast import cli
-from lasfast.cli.display import Meter, WorkClock, format_seconds, watch
+from lasfast.cli.display import (
+    IN_ASCII,
+    Meter,
+    WorkClock,
+    format_seconds,
+    make_console,
+    print_anything,
+    watch,
+)
 from lasfast.train.progress import Progress
 
 QUICK = ["--warm-up-epochs", "1", "--epochs-per-step", "1", "--standalone-epochs", "1", "--threads", "1"]
@@ -301,3 +314,67 @@ def test_the_time_left_of_a_resumed_training_counts_its_own_batches():
     for batch, seconds in ((80, 2.0), (81, 4.0), (0, 3.0)):  # the last one is of a second training
         show((1, 2), Progress(0, 0, 1, batch, 100, 0.1, 1.0, 0.5, 64.0, seconds))
     assert shown == [("(1, 2)", 2.0 * 19), ("(1, 2)", 2.0 * 18), ("(1, 2)", 3.0 * 99)]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "cp932", "utf-8"])
+def test_every_text_can_be_printed_in_every_encoding(monkeypatch, encoding: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_anything()
+    name = os.fsdecode(b"caf\xe9")
+    texts = ["93.1 \u00b1 0.5 %", "run \u2026", "jos\u00e9 \u4eac", name, "[bold]a[/nothing] :smile:"]
+    console = make_console()
+    for text in texts:
+        print(text)
+        console.print(text)
+    table = Table(title="\u00b1")
+    table.add_column("accuracy")
+    table.add_row(texts[0])
+    console.print(table)
+    stream.flush()
+    lines = stream.buffer.getvalue().decode(encoding).split("\n")
+    assert lines[0:10:2] == lines[1:10:2]
+    assert lines[6] == "caf\\udce9"
+    assert lines[8] == texts[4]
+    if encoding == "ascii":
+        assert lines[0:6:2] == ["93.1 +- 0.5 %", "run ...", "jos\\xe9 \\u4eac"]
+    assert all(text.isascii() for text in IN_ASCII.values())
+
+
+def test_a_search_prints_in_ascii_and_in_a_directory_of_any_name(
+    searched, lasfast, monkeypatch, tmp_path
+) -> None:
+    directory = tmp_path / os.fsdecode(b"[red]caf\xe9")
+    shutil.copytree(searched, directory)
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    arguments = ["search", "nir", "--depth", 5, "--retrain", "-o", directory, *QUICK, "--resume"]
+    status, _, err = lasfast(*arguments)
+    assert (status, err) == (0, "")
+    stream.flush()
+    out = stream.buffer.getvalue().decode("ascii")
+    assert " +- " in out
+    assert "[red]caf\\udce9" in out
+
+
+@pytest.mark.parametrize("size", [8, 120])
+def test_broken_test_images_are_found_before_training(lasfast, tmp_path, size: int) -> None:
+    for part in ("train", "test"):
+        for number in range(20):
+            place = tmp_path / "images" / part / "ab"[number % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (size, size), (number, 0, 0)).save(place / f"{number}.png")
+    (tmp_path / "images" / "test" / "a" / "4.png").write_bytes(b"")
+    arguments = [
+        "train",
+        "1-1-1",
+        "--data",
+        f"imagefolder:{tmp_path / 'images'}",
+        "-o",
+        tmp_path / "run",
+        *QUICK,
+    ]
+    status, out, err = lasfast(*arguments, "--test")
+    assert status == 2
+    assert "4.png: an empty file" in err
+    assert "images/s" not in out

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import errno
+import os
 import random
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torchvision import transforms
 from torchvision.transforms import functional
 
 from lasfast.data import DataError, FolderImages, FolderLoader, TrainingImages, augment, decode
+from lasfast.data.check import check_files
 from lasfast.data.folder import open_image_folder, scan
 from lasfast.data.loaders import random_box
 from lasfast.data.normalization import normalize
@@ -37,6 +41,55 @@ def test_scan_sorts_recurses_and_counts_what_it_ignores(make_classes):
     assert [Path(path).name for path in files.paths] == ["001.png", "x.PNG", "000.png", "001.png", "002.png"]
     assert files.labels.tolist() == [0, 0, 1, 1, 1]
     assert files.ignored == 1
+
+
+def test_what_systems_leave_behind_is_no_image(make_classes):
+    folder = make_classes("a", (2, 2))
+    expected = scan(folder)
+    for name in ("._000.png", ".DS_Store", ".hidden.jpg"):
+        (folder / "class0" / name).write_bytes(b"\0\5\x16\7")
+        (folder / name).write_bytes(b"\0")
+    (folder / "class1" / ".thumbnails").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "class1" / ".thumbnails" / "000.png")
+    assert scan(folder).paths == expected.paths
+    assert scan(folder).ignored == 0
+    (folder / "class0" / "Thumbs.db").write_bytes(b"\0")
+    assert scan(folder).paths == expected.paths
+    assert scan(folder).ignored == 1
+    (folder / "class2").mkdir()
+    (folder / "class2" / "._000.png").write_bytes(b"\0")
+    with pytest.raises(DataError, match=r"class2: no image in this class folder \(0 other files\)"):
+        scan(folder)
+
+
+def test_links_that_loop_are_passed_over(make_classes):
+    folder = make_classes("a", (2, 2))
+    expected = scan(folder)
+    (folder / "class0" / "deep").mkdir()
+    for link, target in [
+        (folder / "class0" / "self", folder / "class0"),
+        (folder / "class0" / "deep" / "up", folder / "class0"),
+        (folder / "class1" / "all", folder),
+        (folder / "class1" / "home", folder.parent),
+        (folder / "every", folder),
+        (folder / "class1" / "loop", folder / "class1" / "loop"),
+    ]:
+        link.symlink_to(target)
+    files = scan(folder)
+    assert (files.classes, files.paths) == (expected.classes, expected.paths)
+    (folder / "class1" / "more").symlink_to(folder / "class0")
+    assert len(scan(folder).paths) == 6  # a link to elsewhere is followed
+
+
+def test_class_names_are_compared_in_one_form_of_unicode(make_classes):
+    train, test = make_classes("root/train", (2, 2)), make_classes("root/test", (1, 1))
+    (train / "class0").rename(train / "caf\xe9")
+    (test / "class0").rename(test / "cafe\u0301")
+    files = open_image_folder(train.parent).test()
+    assert (files.classes, files.labels.tolist()) == (("caf\xe9", "class1"), [0, 1])
+    (train / "class1").rename(train / "cafe\u0301")
+    with pytest.raises(DataError, match=r"'cafe\\u0301' and 'caf\\xe9' have the same name, in two forms"):
+        scan(train)
 
 
 def test_unusable_folders_are_named(make_classes, tmp_path):
@@ -109,11 +162,13 @@ def test_decoding_gives_the_pixels(make_classes):
         ("CMYK", ".jpg", False),
         ("RGB", ".webp", False),
         ("RGB", ".bmp", False),
+        ("LA", ".png", True),
+        ("RGB", ".gif", False),
     ],
 )
 def test_kinds_of_pixels(make_classes, mode, suffix, gray):
     files = scan(make_classes("a", (1, 1), mode=mode, suffix=suffix))
-    assert decode.read_headers(files.paths) == [((8, 8), gray)] * 2
+    assert [decode.read_kind(path) for path in files.paths] == [((8, 8), gray)] * 2
     for channels in (1, 3):
         images = decode.decode_exact(files.paths, channels, (8, 8))
         assert images.shape == (2, channels, 8, 8)
@@ -130,23 +185,105 @@ def test_palette_with_transparency_is_read_without_a_warning(tmp_path):
 
 def test_sixteen_bit_images_are_refused_rather_than_clipped(tmp_path):
     Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(DataError, match=r"deep.png: pixels of kind 'I;16'; expected 8 bits a channel"):
-        decode.read_header(str(tmp_path / "deep.png"))
+    for read in (decode.read_kind, lambda path: decode.open_image(path, 1)):
+        with pytest.raises(DataError, match=r"deep.png: pixels of kind 'I;16'; expected 8 bits a channel"):
+            read(str(tmp_path / "deep.png"))
+
+
+def test_of_an_animation_the_first_image_is_taken(tmp_path):
+    pictures = [Image.new("RGB", (8, 8), (level, 0, 0)) for level in (10, 200)]
+    for suffix in (".webp", ".gif", ".tif"):
+        path = str(tmp_path / f"a{suffix}")
+        pictures[0].save(path, save_all=True, append_images=pictures[1:], lossless=True)
+        assert decode.to_tensor(decode.open_image(path, 3))[:, 0, 0].tolist() == [10, 0, 0]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(tmp_path, orientation, suffix):
+    pixels = np.zeros((24, 16), dtype=np.uint8)
+    pixels[:12, :8] = 200  # top left
+    picture, exif = Image.fromarray(pixels).convert("RGB"), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = str(tmp_path / f"a{suffix}")
+    picture.save(path, exif=exif)
+    turned = decode.to_tensor(decode.open_image(path, 1))[0]
+    assert decode.read_kind(path).size == turned.shape == ((24, 16) if orientation < 5 else (16, 24))
+    height, width = turned.shape
+    bright = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}
+    for row, column in [(0, 0), (0, 1), (1, 0), (1, 1)]:
+        corner = turned[row * height // 2 :, column * width // 2 :][2 : height // 2 - 2, 2 : width // 2 - 2]
+        assert (corner > 100).all() == ((row, column) == bright[orientation])
+    assert torch.equal(decode.decode_cropped([path], 1, (height, width))[0, 0], turned)
+    assert torch.equal(decode.decode_exact([path], 1, (height, width))[0, 0], turned)
+    loader = FolderLoader([path], None, (height, width), (0.5,), (0.5,), workers=0, raw=True)
+    assert torch.equal(next(iter(loader))[0, 0], turned)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
+@pytest.mark.parametrize("exif", [b"MM\0*\xff\xff\xff\xff", b"XX\0*\0\0\0\x08", b""])
+def test_exif_data_that_cannot_be_read_change_nothing(tmp_path, exif):
+    picture = Image.new("RGB", (8, 6), (90, 90, 90))
+    picture.save(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)
+    assert decode.read_kind(str(tmp_path / "a.jpg")) == ((6, 8), False)
 
 
 def test_broken_files_are_named_all_at_once(make_classes):
     files = scan(make_classes("a", (9, 9), suffix=".jpg", size=(32, 32)))
     Path(files.paths[3]).write_bytes(b"this is not a picture")
-    with pytest.raises(DataError, match=r"^\S*003.jpg: not an image, or broken; repair or remove the file$"):
-        decode.read_headers(files.paths)
     truncate(Path(files.paths[5]), 0.8)
-    decode.read_headers(files.paths[5:6])  # its beginning is in order
-    with pytest.raises(DataError, match=r"(?s)^2 of 18 image files are unusable:\n.*003.jpg.*\n.*005.jpg"):
+    with pytest.raises(
+        DataError,
+        match=r"(?s)^2 of 18 image files cannot be used:\n  \S*003.jpg: not an image, or broken\n  "
+        r"\S*005.jpg: cannot be decoded \(.*truncated.*\)\nRepair, replace or remove them. A study that "
+        "began .* put them back as they were, or start it again in another directory$",
+    ):
         decode.decode_exact(files.paths, 3, (32, 32))
-    for path in files.paths[:8]:
+    for path in files.paths[:13]:
         Path(path).write_bytes(b"")
-    with pytest.raises(DataError, match=r"(?s)8 of 18 image files are unusable.*004.jpg.*and 3 more$"):
+    with pytest.raises(
+        DataError, match=r"(?s)13 of 18 image files.*class1.000.jpg: an empty file\n  and 3 more\nRepair"
+    ):
         decode.decode_exact(files.paths, 3, (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda path: path.write_bytes(b""), "an empty file"),
+        (lambda path: path.symlink_to("nowhere.png"), r"cannot be read \(No such file.*; it is a link\)"),
+        (lambda path: path.symlink_to(path), "cannot be read .*symbolic links; it is a link"),
+        (lambda path: Image.new("1", (99, 99)).save(path), "exceeds limit.* PIL.Image.MAX_IMAGE_PIXELS"),
+    ],
+    ids=["empty", "link to nothing", "link to itself", "huge"],
+)
+def test_what_cannot_be_read_is_named(make_classes, monkeypatch, make, problem):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    folder = make_classes("a", (2, 2))
+    make(folder / "class0" / "odd.png")
+    with pytest.raises(DataError, match=rf"1 of 5 image files cannot be used:\n  \S*odd.png: .*{problem}"):
+        check_files(scan(folder).paths)
+
+
+def test_a_file_without_permission_is_named(make_classes, monkeypatch):
+    files = scan(make_classes("a", (2, 2)))
+    monkeypatch.setattr(Image, "open", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(DataError, match=r"4 of 4 .*\n  \S*000.png: cannot be read \(Permission denied\)"):
+        decode.decode_exact(files.paths, 3, (8, 8))
+
+
+def test_a_folder_without_permission_is_named(make_classes, monkeypatch):
+    folder = make_classes("a", (2, 2))
+    scandir = os.scandir
+
+    def refuse(path):
+        if path.endswith("class1"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"class1: this folder cannot be read \(Permission denied\)"):
+        scan(folder)
 
 
 def test_wrong_sizes_are_named(make_classes):
@@ -154,7 +291,7 @@ def test_wrong_sizes_are_named(make_classes):
     with Image.open(files.paths[6]) as picture:
         picture.resize((5, 6)).save(files.paths[6])
     with pytest.raises(DataError, match=r"7 of 8 are 10x8 pixels, but \S*002.png is 5x6; pass image_size"):
-        decode.common_size(files.paths, decode.read_headers(files.paths))
+        decode.common_size(files.paths, check_files(files.paths))
     with pytest.raises(DataError, match=r"002.png: 5x6 pixels; expected 10x8"):
         decode.decode_exact(files.paths, 3, (8, 10))
 
@@ -230,7 +367,7 @@ def test_boxes_of_files_have_the_distribution_of_the_batched_ones():
 def test_a_file_broken_while_training_is_named(files, workers):
     truncate(Path(files.paths[4]))
     with pytest.raises(
-        DataError, match=r"^\S*004.jpg: cannot be decoded \((?i:.*truncated).*\); repair or remove"
+        DataError, match=r"^\S*004.jpg: cannot be decoded \((?i:.*truncated).*\); put the file back as it was"
     ):
         list(folder_images(files, workers=workers).batches(6, 0))
 
@@ -243,7 +380,7 @@ def test_loader_is_re_iterable_and_does_not_depend_on_workers(files):
     assert len(loader) == 3
     first, again = list(loader), list(loader)
     parallel = list(FolderLoader(files.paths, labels, (16, 12), MEAN, STD, batch_size=7, workers=2))
-    assert [len(batch[1]) for batch in first] == [7, 7, 4]
+    assert [len(batch[1]) for batch in first] == [6, 6, 6]
     for one, two, three in zip(first, again, parallel, strict=True):
         assert torch.equal(one[0], two[0])
         assert torch.equal(one[0], three[0])

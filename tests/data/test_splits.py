@@ -11,6 +11,7 @@ from lasfast.data.splits import (
     balanced_subset,
     class_sizes,
     derive_seed,
+    even_batches,
     hold_out,
     split_pool,
     stratified_counts,
@@ -104,3 +105,12 @@ def test_derived_seeds_are_fixed_for_ever():
 
 
 SEED_OF_BATCH_0_1 = 7261781825409335539
+
+
+@given(st.integers(1, 60), st.integers(1, 60))
+def test_batches_are_nearly_equal_and_as_few_as_can_be(images, batch_size):
+    batches = even_batches(images, batch_size)
+    assert [position for batch in batches for position in range(images)[batch]] == list(range(images))
+    sizes = [batch.stop - batch.start for batch in batches]
+    assert len(batches) == -(-images // batch_size)
+    assert batch_size >= sizes[0] >= sizes[-1] >= sizes[0] - 1

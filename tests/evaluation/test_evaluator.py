@@ -123,7 +123,7 @@ def test_bytes_give_what_normalized_images_give(
     floats = [raw * (1 / (255 * std)).float() + (-mean / std).float() for raw in (calibration, images)]
     parts = [(calibration, (images, labels)), (floats[0], (floats[1], labels))]
     if kind == "loaders":
-        parts = [(part.split(7), DataLoader(TensorDataset(*pair), 9)) for part, pair in parts]
+        parts = [(part.split(6), DataLoader(TensorDataset(*pair), 9)) for part, pair in parts]
     evaluators = [
         lasfast.Evaluator(supernet, part, pair, backend, precision, normalize=normalize, calibration_batch=9)
         for (part, pair), normalize in zip(parts, (NORMALIZE, None), strict=True)

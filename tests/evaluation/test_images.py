@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lasfast.evaluation.images import Images, random_order
+import lasfast
+from lasfast.evaluation.images import Images, random_order, watch_sizes
 
 ELSEWHERE = torch.device("meta")
 
@@ -64,3 +65,20 @@ def test_batches_are_copied_where_all_do_not_fit(
         "not enough memory for the calibration on meta: copying each batch",
         "not enough memory for the validation images on meta: copying each batch",
     ]
+
+
+@pytest.mark.parametrize("sizes", [(9, 9, 4), (1, 9), (9, 1, 9)])
+def test_a_small_batch_of_a_loader_is_warned_about(supernet, validation, backend: str, sizes) -> None:
+    loader = [torch.randn(size, 3, 12, 12) for size in sizes]
+    evaluator = lasfast.Evaluator(supernet, loader, validation, backend)
+    message = rf"sizes, got {min(sizes)} to 9 images: with statistics='cumulative' .*drop_last=True"
+    with pytest.warns(UserWarning, match=message):
+        evaluator([(1, 1, 1)])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "statistics"), [((9, 9, 5), "cumulative"), ((9, 1), "batch_mean"), ((1,), "ema"), ((), "ema")]
+)
+def test_other_batches_are_not_warned_about(sizes, statistics: str) -> None:
+    batches = [torch.zeros(size, 1) for size in sizes]
+    assert list(map(len, watch_sizes(batches, statistics))) == list(sizes)

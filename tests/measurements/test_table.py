@@ -54,6 +54,23 @@ def test_reads_csv(tmp_path):
     assert table.cost("macs")((0, 1, 0)) == 2
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_reads_csv_of_spreadsheets(tmp_path, separator):
+    lines = [
+        ("networks", "macs", "accuracy", ""),
+        ("0-1", "3", "50", ""),
+        ("", "", "", ""),
+        ("1-1", "4", "60", ""),
+    ]
+    text = "\ufeff" + "\r\n".join(map(separator.join, lines)) + "\r\n\r\n"
+    path = tmp_path / "T.CSV"
+    path.write_bytes(text.encode())
+    table = ArchitectureTable.load(path, SCHEMA)
+    assert table.architectures == [(0, 1), (1, 1)]
+    assert table.accuracies[:, 0].tolist() == [0.5, 0.6]
+    assert table.cost("macs")((1, 1)) == 4
+
+
 def test_reads_what_an_architecture_dataset_writes(tmp_path):
     text = "architecture,depth,top1,top5,loss,flops,params,epochs,seed\n1-2,3,0.5,1.0,1.5,100,20,3,7\n"
     table = ArchitectureTable.load(
@@ -99,6 +116,9 @@ def test_a_table_that_does_not_fit_is_named(tmp_path, change, problem):
         "networks,macs,accuracy\n0-1,3\n",
         "networks,macs,accuracy\n0-x,3,0.5\n",
         "networks,macs,accuracy\n0-1,3,?\n",
+        "networks;macs;accuracy\n0-1;3;0,5\n",
+        "networks,macs,macs,accuracy\n0-1,3,4,0.5\n",
+        'networks,macs,accuracy\n0-1,3,"0.5\n',
     ],
 )
 def test_a_damaged_csv_is_named(tmp_path, text):

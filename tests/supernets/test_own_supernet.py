@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.utils import parametrize, prune
 
 import lasfast
 from lasfast.cli.prefix_tree import prefix_tree_lines
@@ -110,3 +111,25 @@ def test_wrong_counts_and_missing_modules_are_named(example) -> None:
 
     with pytest.raises(ValueError, match=r"must be its 12 weights, got 272"):
         Miscounted((1, 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda conv: prune.l1_unstructured(conv, "weight", 0.5),
+        lambda conv: conv.register_forward_hook(lambda module, inputs, output: output * 2),
+        lambda conv: parametrize.register_parametrization(conv, "weight", torch.nn.Identity()),
+        lambda conv: setattr(conv, "forward", lambda x: x),
+    ],
+    ids=["prune", "hook", "parametrization", "forward"],
+)
+def test_what_nobody_would_call_is_refused_by_name(change) -> None:
+    """Layers read the weights of modules, which are not called."""
+    supernet = lasfast.supernets.ResidualNet(max_layers=(1, 1, 1), num_classes=3, in_channels=1)
+    change(supernet.stem.conv)
+    images, labels = torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2] * 2)
+    message = "without hooks or parametrizations .* got 'stem.conv' with some"
+    with pytest.raises(ValueError, match=message):
+        lasfast.Evaluator(supernet, images, (images, labels))
+    with pytest.raises(ValueError, match=message):
+        supernet(images, (1, 1, 1))

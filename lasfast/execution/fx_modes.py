@@ -1,0 +1,194 @@
+"""Reading a network's graph, the same in training and in evaluation, with what differs kept whole."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from lasfast.execution.fx_tracer import Tracer
+from lasfast.nn.plain import has_global_hooks, replaced_methods
+
+
+@dataclass
+class Reading:
+    """What was read of a network.
+
+    Attributes:
+        graphs: what it computes in evaluation (False) and in training (True), with modules that cannot be
+            read as single nodes. This is one graph, unless the network's own mode decides.
+        constants: tensors that its code makes, by the names under which the graphs read them.
+        layout_free: of the modules that were not read, those whose code does not ask for a memory layout.
+    """
+
+    graphs: dict[bool, fx.Graph]
+    constants: dict[str, torch.Tensor]
+    layout_free: frozenset[str]
+
+
+class _UnreadableError(Exception):
+    """Some modules cannot be read; `parts` are their names, "" that of the network itself."""
+
+    def __init__(self, parts: set[str], reason: str) -> None:
+        super().__init__(reason)
+        self.parts = parts
+
+
+def read_in_both_modes(network: nn.Module) -> Reading:
+    """Return the graphs that a network computes in evaluation and in training.
+
+    Modules within it that cannot be read, or that compute something else in the two modes, become single
+    nodes. ValueError names what is wrong where the network itself cannot be read.
+    """
+    if has_global_hooks():
+        raise ValueError("hooks of all modules (torch.nn.modules.module.register_module_*) must be removed")
+    if replaced_methods(network):
+        raise ValueError(f"model must have its class's forward, got a {_kind(network)} with one of its own")
+    modes = {module: module.training for module in network.modules()}
+    reader = _Reader(network)
+    try:
+        while True:
+            try:
+                return reader.read()
+            except _UnreadableError as error:
+                if "" in error.parts or error.parts <= reader.whole:
+                    raise ValueError(str(error)) from error
+                reader.whole |= error.parts
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+class _Reader:
+    """Reads a network with some modules, those of the names in `whole`, as single nodes."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.whole: set[str] = set()
+        self.layout_free: set[str] = set()
+
+    def read(self) -> Reading:
+        """Read the network in both modes; _UnreadableError names modules that must become single nodes.
+
+        The two readings differ in what `isinstance(value, torch.Tensor)` answers, too: a network whose graph
+        depends on it cannot be read.
+        """
+        evaluation = self.trace(False, False, values_are_tensors=False)
+        training = self.trace(True, True, values_are_tensors=True)
+        different = _different_parts(evaluation, training)
+        for part in different - {""}:
+            if not any(_asks_for_layout(node) for node in training.graph.nodes if _is_within(node, part)):
+                self.layout_free.add(part)
+        if different - {""}:
+            raise _UnreadableError(different - {""}, "")
+        layout_free = frozenset(self.layout_free)
+        if not different:
+            graphs = {False: training.graph, True: training.graph}
+            return Reading(graphs, training.constants, layout_free)
+        # Is it the network's own mode that makes the difference, and nothing else?
+        for other in (
+            (training, self.trace(True, False, values_are_tensors=False)),
+            (evaluation, self.trace(False, True, values_are_tensors=True)),
+        ):
+            if _different_parts(*other):
+                raise _UnreadableError({""}, _difference(_kind(self.network), evaluation, training))
+        evaluation.rename_constants()
+        graphs = {False: evaluation.graph, True: training.graph}
+        return Reading(graphs, evaluation.constants | training.constants, layout_free)
+
+    def trace(self, own_mode: bool, others_mode: bool, *, values_are_tensors: bool) -> _Trace:
+        """Return what the network computes where it and the modules in it are in these modes."""
+        for module in self.network.modules():
+            module.training = others_mode
+        self.network.training = own_mode
+        kind = _kind(self.network)
+        tracer = Tracer(self.whole, values_are_tensors=values_are_tensors)
+        try:
+            graph = tracer.trace(self.network)
+        except Exception as error:  # whatever the network's own code raises when it meets a proxy
+            reason = f"model must be traceable by torch.fx, got a {kind} that is not: {error}"
+            raise _UnreadableError(self.alike(tracer.part), reason) from error
+        if tracer.changes:
+            changes = "; ".join(f"{part or kind} {change}" for part, change in tracer.changes.items())
+            reason = f"model must compute the same whenever it is called, got a {kind} in which {changes}"
+            raise _UnreadableError(set(tracer.changes), reason)
+        _check_layout(graph, kind)
+        return _Trace(graph, tracer.constants)
+
+    def alike(self, part: str) -> set[str]:
+        """Return the names of a module and of others with the same code, which will not do better."""
+        kind = type(self.network.get_submodule(part))
+        if not part or kind.__module__.startswith("torch.nn."):
+            return {part}
+        return {name for name, module in self.network.named_modules() if type(module) is kind and name}
+
+
+def _kind(network: nn.Module) -> str:
+    return type(network).__name__
+
+
+@dataclass
+class _Trace:
+    """One graph of a network."""
+
+    graph: fx.Graph
+    constants: dict[str, torch.Tensor]
+
+    def rename_constants(self) -> None:
+        """Give the constants names of their own, beside those of another graph."""
+        for node in self.graph.nodes:
+            if node.op == "get_attr" and node.target in self.constants:
+                node.target = f"{node.target}_in_evaluation"
+        self.constants = {f"{name}_in_evaluation": value for name, value in self.constants.items()}
+
+
+def _different_parts(one: _Trace, other: _Trace) -> set[str]:
+    """Return the names of the parts of a network whose code does not do the same in two graphs."""
+    first, second = _by_part(one), _by_part(other)
+    different = {part for part in {*first, *second} if first[part] != second[part]}
+    return different or ({""} if str(one.graph) != str(other.graph) else set())
+
+
+def _check_layout(graph: fx.Graph, kind: str) -> None:
+    for node in graph.nodes:
+        if node.op == "call_method" and node.target in _LAYOUT_METHODS:
+            reason = f"model must not ask how values lie in memory, got a {kind} with {node.format_node()}"
+            raise _UnreadableError({node.meta["part"]}, reason)
+
+
+def _asks_for_layout(node: fx.Node) -> bool:
+    return node.op == "call_method" and node.target in ("view", "view_as")
+
+
+_LAYOUT_METHODS = (
+    *("as_strided", "stride", "is_contiguous", "storage_offset", "data_ptr", "storage", "untyped_storage"),
+    *("numpy", "__array__"),
+)
+
+
+def _is_within(node: fx.Node, part: str) -> bool:
+    return f"{node.meta['part']}.".startswith(f"{part}.")
+
+
+def _by_part(trace: _Trace) -> defaultdict[str, list[Any]]:
+    """Return what the nodes of each part of a network do, in order, by the part's name."""
+    nodes = defaultdict(list)
+    for node in trace.graph.nodes:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda _: "a node")
+        constant = trace.constants.get(str(node.target))
+        value = None if constant is None else (str(constant.dtype), constant.tolist())
+        nodes[node.meta.get("part", "")].append((node.op, node.target, repr(args), repr(kwargs), value))
+    return nodes
+
+
+def _difference(kind: str, evaluation: _Trace, training: _Trace) -> str:
+    """Return the words for a network whose two graphs, of evaluation and of training, differ."""
+    lines = [trace.graph.python_code("self").src.splitlines() for trace in (evaluation, training)]
+    line = next((one for one in lines[1] if one not in lines[0]), lines[1][-1])
+    return (
+        "model must compute the same whatever the modes of its modules, and whatever isinstance(value, "
+        f"torch.Tensor) answers, got a {kind} that computes `{line.strip()}` or does not"
+    )

@@ -1,0 +1,460 @@
+"""`accelerate` on networks that are not what they look like: it computes the same, or refuses by name."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.autograd import forward_ad
+from torch.nn.utils import parametrize, prune, spectral_norm, weight_norm
+
+import lasfast
+from lasfast.execution.fused_call import run
+
+
+class Base(nn.Module):
+    """A convolution and a norm, twice, with which the forwards below do what they want."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_bn = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv, self.bn = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8 * 36, 5)
+        self.relu, self.leaky = nn.ReLU(inplace=True), nn.LeakyReLU(0.3, inplace=True)
+        self.register_buffer("scale", torch.linspace(0.5, 2, 8).view(8, 1, 1))
+
+    def begin(self, x: Tensor) -> Tensor:
+        return self.stem_bn(self.stem(x))
+
+
+class SumIntoShortcut(Base):
+    def forward(self, x):
+        x = self.begin(x)
+        y = x
+        y += self.bn(self.conv(x.tanh()))
+        return y.relu() + x
+
+
+class SumByMethod(Base):
+    def forward(self, x):
+        x = self.begin(x)
+        return x.add_(self.bn(self.conv(x.tanh()))).relu() * x
+
+
+class ActivationOfTheInputBetween(Base):
+    """The convolution has read x before."""
+
+    def forward(self, x):
+        x = self.begin(x)
+        y = self.bn(self.conv(x))
+        return y + self.leaky(x)
+
+
+class ShortcutThatBecomesRectified(Base):
+    def forward(self, x):
+        x = self.begin(x)
+        return self.bn(self.conv(self.relu(x))) + x
+
+
+class WrittenThroughAView(Base):
+    def forward(self, x):
+        x = self.begin(x)
+        y = self.bn(self.conv(x))
+        x[:, :3] *= 2
+        x.view(len_of(x), -1)[:, ::2].add_(1)
+        return y + x
+
+
+class AContiguousAlias(Base):
+    """It is x itself, as long as x is in the usual order."""
+
+    def forward(self, x):
+        x = self.begin(x)
+        alias = x.contiguous()
+        x.mul_(3)
+        return self.bn(self.conv(alias)) + x
+
+
+class OneNormTwice(Base):
+    def forward(self, x):
+        x = self.begin(x)
+        y = self.bn(self.conv(x))
+        z = self.bn(self.conv(x.tanh()))
+        return (y + z).relu()
+
+
+class ABufferOfNow(Base):
+    def forward(self, x):
+        return self.bn(self.conv(self.begin(x))) * self.scale.sqrt()
+
+
+class AConstant(Base):
+    def forward(self, x):
+        return self.bn(self.conv(self.begin(x))) * torch.linspace(1, 2, 6)
+
+
+class FlattenedByView(Base):
+    def forward(self, x):
+        x = self.bn(self.conv(self.begin(x))).relu()
+        return self.fc(x.view(x.size(0), -1))
+
+
+class Optional(Base):
+    def forward(self, x, mask=None, *, power=1.0):
+        x = self.bn(self.conv(self.begin(x)))
+        return x**power if mask is None else x * mask
+
+
+class TwoForwards(Base):
+    """As networks with auxiliary heads and functional dropout."""
+
+    def forward(self, x):
+        x = self.bn(self.conv(self.begin(x)))
+        x = x * torch.linspace(1, 2 if self.training else 3, 6)
+        return torch.stack([x, x.tanh()]) if self.training else F.dropout(x, 0.5, self.training)
+
+
+class Branches(Base):
+    """Control flow that depends on tensors, in a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Branching()
+
+    def forward(self, x):
+        return self.inner(self.bn(self.conv(self.begin(x))))
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x * 2 if float(x.detach().sum()) > 1e9 else x.view(len(x), -1).tanh()
+
+
+class Kinds(Base):
+    """Its modules ask what values are, draw random numbers, count calls, and differ by mode."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(self.bn(self.conv(self.begin(x))).relu())
+
+
+class AsksForTensors(nn.Module):
+    def forward(self, x):
+        return x * 3 if isinstance(x, Tensor) else x
+
+
+class Counts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.kept = 0, []
+
+    def forward(self, x):
+        self.calls += 1
+        self.kept.append(x)
+        return x * self.calls
+
+
+class Draws(nn.Module):
+    def forward(self, x):
+        return x * random.random() + torch.rand(6)
+
+
+class ByMode(nn.Module):
+    def forward(self, x):
+        if self.training:
+            x = x * 2
+        return F.dropout(x, 0.0, self.training)
+
+
+class NormAct(nn.BatchNorm2d):
+    def forward(self, x):
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        mean, var = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, 0.1, self.eps).relu()
+
+
+class PeeksAtTheNormsMode(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.norm(x) if self.norm.training else self.norm(x) * 2
+
+
+def len_of(x: Tensor):
+    return x.size(0)
+
+
+INNER = (AsksForTensors, Counts, ByMode, NormAct, Branching, PeeksAtTheNormsMode)
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    **{
+        one.__name__: one
+        for one in (
+            *(SumIntoShortcut, SumByMethod, ActivationOfTheInputBetween, ShortcutThatBecomesRectified),
+            *(WrittenThroughAView, AContiguousAlias, OneNormTwice, ABufferOfNow, AConstant, FlattenedByView),
+            *(Optional, TwoForwards, Branches),
+        )
+    },
+    **{one.__name__: lambda one=one: Kinds(one(8) if one is NormAct else one()) for one in INNER},
+}
+
+
+WITHOUT_GRADIENTS = ("ActivationOfTheInputBetween", "WrittenThroughAView")
+"""PyTorch cannot train them: what the convolution has to remember is changed."""
+
+
+def steps(network: nn.Module, x: Tensor, gradients: bool) -> list[Tensor]:
+    """The outputs and gradients of two steps of training, the buffers, and an output in evaluation."""
+    network.train()
+    found = []
+    for _ in range(2):
+        network.zero_grad()
+        with torch.set_grad_enabled(gradients):
+            y = network(x)
+        found.append(y.detach())
+        if gradients:
+            (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
+            parameters = sorted(network.named_parameters())
+            found += [one.grad for _, one in parameters if one.grad is not None]
+    found += [network.get_buffer(name).clone() for name in sorted(network.state_dict()) if "running" in name]
+    network.eval()
+    with torch.no_grad():
+        found.append(network(x).clone())
+    return [one.double() for one in found]
+
+
+def assert_alike(ours: nn.Module, theirs: nn.Module, gradients: bool) -> None:
+    x = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    torchs = steps(copy.deepcopy(theirs), x, gradients)
+    truth = steps(copy.deepcopy(theirs).double(), x.double(), gradients)
+    for mine, other, true in zip(steps(ours, x, gradients), torchs, truth, strict=True):
+        assert (mine - true).norm() <= 2 * (other - true).norm() + 1e-4 * true.norm() + 1e-5
+
+
+def fused_norms(network: nn.Module) -> list[str]:
+    """The names of norms that are fused with something."""
+    return [node.args[2].target for node in fused_nodes(network)]
+
+
+def fused_nodes(network: nn.Module) -> list[fx.Node]:
+    return [node for node in network.fused_graph.nodes if node.target is run]
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_it_computes_what_the_model_does(kind: str, one_thread: None) -> None:
+    torch.manual_seed(0)
+    model = NETWORKS[kind]().train()
+    theirs = copy.deepcopy(model)
+    network = lasfast.accelerate(model)
+    assert fused_norms(network)
+    assert_alike(network, theirs, gradients=kind not in WITHOUT_GRADIENTS)
+
+
+def test_what_is_fused_where_values_change(one_thread: None) -> None:
+    """Chains end before the op that would see another state of a value."""
+    network = lasfast.accelerate(ActivationOfTheInputBetween())
+    assert fused_norms(network) == ["stem_bn", "bn"]
+    assert "add" in str(network.fused_graph)
+    assert fused_norms(lasfast.accelerate(OneNormTwice())) == ["stem_bn"]
+    assert fused_norms(lasfast.accelerate(SumIntoShortcut())) == ["stem_bn", "bn"]
+
+
+def double(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output * 2
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * 2
+
+
+MASK = torch.eye(8)[..., None, None].expand(8, 8, 3, 3)
+CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    "hook": lambda model: model.conv.register_forward_hook(double),
+    "pre-hook": lambda model: model.bn.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 3,)),
+    "hook of the model": lambda model: model.register_forward_hook(double),
+    "backward hook": lambda model: model.bn.register_full_backward_hook(lambda m, i, o: (i[0] * 2,)),
+    "prune": lambda model: prune.custom_from_mask(model.conv, "weight", MASK),
+    "spectral_norm": lambda model: spectral_norm(model.conv),
+    "weight_norm": lambda model: weight_norm(model.conv),
+    "parametrization": lambda model: parametrize.register_parametrization(model.conv, "weight", Doubled()),
+    "own forward": lambda model: setattr(model.bn, "forward", lambda x: x * 2),
+}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning", "ignore:.*spectral_norm:FutureWarning")
+def test_hooks_are_called(change: str, late: bool, one_thread: None) -> None:
+    """Also those that fused modules get afterwards."""
+    torch.manual_seed(0)
+    model = FlattenedByView()
+    network = lasfast.accelerate(model) if late else None
+    torch.manual_seed(2)  # of spectral_norm
+    CHANGES[change](network if late and "of the model" in change else model)
+    if not late:
+        network = lasfast.accelerate(model)
+        is_fused = {node.args[2].target: node.args[1] is not None for node in fused_nodes(network)}
+        assert is_fused["stem_bn"]
+        assert is_fused.get("bn", False) == (change == "hook of the model")
+    assert network is not None
+    x = torch.randn(4, 3, 6, 6)
+    torch.manual_seed(0)
+    theirs = FlattenedByView()
+    torch.manual_seed(2)
+    CHANGES[change](theirs)
+    for training in (True, True, False):
+        for one in (network, theirs):
+            one.train(training)
+            one.zero_grad()
+        ours, wanted = network(x), theirs(x)
+        torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-4)
+        ours.square().sum().backward()
+        wanted.square().sum().backward()
+        for name, parameter in theirs.named_parameters():
+            torch.testing.assert_close(network.get_parameter(name).grad, parameter.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_random_numbers_are_drawn_at_each_call(one_thread: None) -> None:
+    torch.manual_seed(0)
+    model = Kinds(Draws()).eval()
+    network = lasfast.accelerate(model)
+    x = torch.randn(4, 3, 6, 6)
+    results = []
+    for one in (model, model, network, network):
+        if one is not results:
+            random.seed(len(results) % 2)
+            torch.manual_seed(len(results) % 2)
+        results.append(one(x))
+    assert not torch.allclose(results[0], results[1])
+    torch.testing.assert_close(results[2:], results[:2], rtol=1e-4, atol=1e-5)
+
+
+class StoresItsFeatures(Base):
+    def forward(self, x):
+        self.features = self.begin(x)
+        return self.features.relu()
+
+
+class AsksForStrides(Base):
+    def forward(self, x):
+        x = self.begin(x)
+        return x.as_strided((4, 2), (1, 3))
+
+
+class SetsData(Base):
+    def forward(self, x):
+        x = self.begin(x)
+        x.data = x.data * 2
+        return x
+
+
+class ComputesWithParameters(Base):
+    def forward(self, x):
+        return self.begin(x) * sum(one.square().sum() for one in self.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (StoresItsFeatures, "in which StoresItsFeatures changes the attribute 'features'"),
+        (
+            AsksForStrides,
+            "model must not ask how values lie in memory, got a AsksForS.*as_strided",
+        ),
+        (SetsData, "it sets 'data' of a value"),
+        (ComputesWithParameters, "computes with parameters in a way that torch.fx does not see"),
+        (AsksForTensors, "got a AsksForTensors that computes .* or does not"),
+        (Draws, "in which Draws draws random numbers"),
+        (PeeksAtTheNormsMode, "got a PeeksAtTheNormsMode that computes .* or does not"),
+    ],
+)
+def test_a_forward_that_cannot_be_read_is_refused_and_unchanged(model: Callable, message: str) -> None:
+    network = model()
+    before = dict(vars(network))
+    with pytest.raises(ValueError, match=message):
+        lasfast.accelerate(network)
+    assert vars(network) == before
+
+
+def test_a_forward_of_the_models_own_is_refused() -> None:
+    model = FlattenedByView()
+    model.forward = lambda x: x
+    with pytest.raises(ValueError, match="got a FlattenedByView with one of its own"):
+        lasfast.accelerate(model)
+
+
+def test_it_is_a_module_of_the_models_class() -> None:
+    """State dicts move both ways, also with parameters that forward does not use; methods and hooks stay."""
+    model = FlattenedByView()
+    network = lasfast.accelerate(model)
+    assert isinstance(network, FlattenedByView)
+    model.load_state_dict(network.state_dict())
+    network.load_state_dict(FlattenedByView().state_dict())
+    assert list(network.state_dict()) == list(model.state_dict())
+    assert network.begin.__func__ is FlattenedByView.begin
+    again = lasfast.accelerate(network)
+    assert type(again).__mro__[2] is FlattenedByView
+
+
+def test_copies_of_what_the_code_makes(one_thread: None) -> None:
+    network = lasfast.accelerate(AConstant()).eval()
+    x = torch.randn(2, 3, 6, 6)
+    assert not any("constant" in name for name in network.state_dict())
+    copies = copy.deepcopy(network), pickle.loads(pickle.dumps(network)), copy.deepcopy(network).double()
+    for other in copies:
+        result = other(x.to(other.conv.weight.dtype)).float()
+        torch.testing.assert_close(result, network(x), rtol=1e-4, atol=1e-5)
+        assert len(list(other.buffers())) == len(list(network.buffers()))
+
+
+def test_other_arguments_run_the_models_forward(one_thread: None) -> None:
+    model = Optional().eval()
+    network = lasfast.accelerate(copy.deepcopy(model))
+    x, mask = torch.randn(2, 3, 6, 6), torch.rand(2, 8, 6, 6)
+    for args, kwargs in (((x,), {}), ((x, mask), {}), ((x,), {"power": 2}), ((), {"x": x})):
+        torch.testing.assert_close(network(*args, **kwargs), model(*args, **kwargs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_networks_of_other_dtypes(dtype: torch.dtype, one_thread: None) -> None:
+    torch.manual_seed(0)
+    model = FlattenedByView().to(dtype).eval()
+    network = lasfast.accelerate(copy.deepcopy(model))
+    x = torch.randn(2, 3, 6, 6).to(dtype)
+    result, expected = network(x), model(x)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result, expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_derivatives_in_forward_mode(one_thread: None) -> None:
+    """The operators have none: accelerated networks are called as they are, and operators refuse."""
+    torch.manual_seed(0)
+    model = FlattenedByView().eval()
+    network = lasfast.accelerate(copy.deepcopy(model))
+    x, direction = torch.randn(2, 2, 3, 6, 6)
+    expected = torch.func.jvp(model, (x,), (direction,))[1]
+    torch.testing.assert_close(torch.func.jvp(network, (x,), (direction,))[1], expected, rtol=1e-4, atol=1e-4)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, direction)
+        for work in (
+            lambda: lasfast.ops.sliced_conv2d(dual, model.stem.weight, 3, 8),
+            lambda: lasfast.ops.bn_act(dual, torch.zeros(3), torch.ones(3), training=False),
+            lambda: lasfast.ops.conv_bn_act(
+                dual, model.stem.weight, torch.zeros(8), torch.ones(8), training=False
+            ),
+        ):
+            with pytest.raises(NotImplementedError, match="has no derivatives in forward mode"):
+                work()

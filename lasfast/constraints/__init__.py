@@ -2,6 +2,15 @@
 
 from lasfast.constraints.bounds import Bound, parse_bounds
 from lasfast.constraints.constraint import Constraint
-from lasfast.constraints.cost import Cost, NamedCost, describe_function
+from lasfast.constraints.cost import Cost, NamedCost, UnknownCostError, describe_function, known_cost
 
-__all__ = ["Bound", "Constraint", "Cost", "NamedCost", "describe_function", "parse_bounds"]
+__all__ = [
+    "Bound",
+    "Constraint",
+    "Cost",
+    "NamedCost",
+    "UnknownCostError",
+    "describe_function",
+    "known_cost",
+    "parse_bounds",
+]

@@ -13,8 +13,10 @@ _COUNTS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
 _BYTES = {"": 1.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _UNITS = {"latency": _SECONDS, "memory": _BYTES}
+_NUMBER = r"[0-9.]+(?:e[+-]?[0-9]+)?"
 _BOUND = re.compile(
-    r"(?P<cost>[A-Za-z_]\w*)\s*(?P<side><=|>=)\s*(?P<number>[0-9.]+(?:e[+-]?[0-9]+)?)\s*(?P<unit>[A-Za-z]*)"
+    rf"(?:(?P<least>{_NUMBER})\s*(?P<least_unit>[A-Za-z]*)\s*<=\s*(?=[^<>]*<=))?"
+    rf"(?P<cost>[A-Za-z_]\w*)\s*(?P<side><=|>=)\s*(?P<number>{_NUMBER})\s*(?P<unit>[A-Za-z]*)"
     r"(?:@(?P<where>[\w.-]+))?"
 )
 _EXAMPLE = "such as 'flops<=330M,params<=4M,latency<=12ms@cpu'"
@@ -39,6 +41,25 @@ class Bound:
                 f"{self.cost} must be at least {self.low:.12g} and at most {self.high:.12g}: no number is"
             )
 
+    def readable(self) -> str:
+        """Return the bound with units, rounded to be read: `flops<=330M`, `8M<=params<=9M`."""
+        name, _, where = self.cost.partition("@")
+        low, high = map(self.quantity, (self.low, self.high))
+        if math.isinf(self.low) and math.isinf(self.high):
+            text = f"any {name}"
+        elif math.isinf(self.high):
+            text = f"{name}>={low}"
+        else:
+            text = f"{name}<={high}" if math.isinf(self.low) else f"{low}<={name}<={high}"
+        return text + (f"@{where}" if where else "")
+
+    def quantity(self, number: float) -> str:
+        """Return a number of this cost in the largest unit that it has one of: `85.1M`, `12ms`."""
+        units = _UNITS.get(self.cost.partition("@")[0], _COUNTS)
+        decimal = {size: unit for unit, size in reversed(units.items()) if "i" not in unit}
+        size = max((one for one in decimal if one <= abs(number)), default=1.0)
+        return f"{number / size:.6g}{decimal[size]}"
+
     def __str__(self) -> str:
         name, _, where = self.cost.partition("@")
         sides = [("<=", self.high), (">=", self.low)]
@@ -49,9 +70,9 @@ class Bound:
 def parse_bounds(text: str) -> tuple[Bound, ...]:
     """Read bounds from text; return one for each cost that it names, in order.
 
-    The text is `name<=number` or `name>=number`, joined by commas. A number may have a unit: k, M, G, T
-    (powers of 1000) or Ki, Mi, Gi, Ti (of 1024) for counts; s, ms, us for `latency`; kB, MB, GB, KiB, MiB,
-    GiB for `memory`. After the number, `@where` says where the cost was measured.
+    The text is `name<=number`, `name>=number` or `number<=name<=number`, joined by commas. A number may have
+    a unit: k, M, G, T (powers of 1000) or Ki, Mi, Gi, Ti (of 1024) for counts; s, ms, us for `latency`; kB,
+    MB, GB, KiB, MiB, GiB for `memory`. After the last number, `@where` says where the cost was measured.
 
     Raises:
         TypeError: not a string.
@@ -64,19 +85,23 @@ def parse_bounds(text: str) -> tuple[Bound, ...]:
         match = _BOUND.fullmatch(part.strip())
         if match is None:
             raise ValueError(f"constraint must be bounds {_EXAMPLE}, got {part.strip()!r}")
-        name, side, unit, where = match["cost"], match["side"], match["unit"], match["where"]
-        units = _UNITS.get(name, _COUNTS)
-        if unit not in units:
-            known = ", ".join(filter(None, units))
-            raise ValueError(f"constraint {part.strip()!r}: the unit of {name} must be one of {known}")
-        limit = _number(match["number"], part) * units[unit]
+        name, side, where = match["cost"], match["side"], match["where"]
         given = sides.setdefault(f"{name}@{where}" if where else name, {"<=": math.inf, ">=": -math.inf})
+        limit = _number(match["number"], match["unit"], name, part)
         given[side] = min(given[side], limit) if side == "<=" else max(given[side], limit)
+        if match["least"] is not None:
+            least = _number(match["least"], match["least_unit"], name, part)
+            given[">="] = max(given[">="], least)
     return tuple(Bound(cost, given[">="], given["<="]) for cost, given in sides.items())
 
 
-def _number(text: str, part: str) -> float:
+def _number(text: str, unit: str, cost: str, part: str) -> float:
+    """Return a limit of a cost; ValueError for a malformed number or a unit that does not fit the cost."""
+    units = _UNITS.get(cost, _COUNTS)
+    if unit not in units:
+        known = ", ".join(filter(None, units))
+        raise ValueError(f"constraint {part.strip()!r}: the unit of {cost} must be one of {known}")
     try:
-        return as_finite("limit", float(text))
+        return as_finite("limit", float(text)) * units[unit]
     except ValueError:
         raise ValueError(f"constraint {part.strip()!r}: {text!r} is no number") from None

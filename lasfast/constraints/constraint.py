@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from lasfast.constraints.bounds import Bound, parse_bounds
-from lasfast.constraints.cost import Cost
-from lasfast.core.checks import as_finite
+from lasfast.constraints.cost import Cost, known_cost
 from lasfast.spaces.base import Architecture
 
 
@@ -40,9 +39,13 @@ class Constraint:
         self.costs = {bound.cost: costs[bound.cost] for bound in self.bounds}
 
     def __call__(self, architecture: Architecture) -> bool:
-        """Return whether the architecture meets all bounds."""
+        """Return whether the architecture meets all bounds.
+
+        Raises:
+            UnknownCostError: what the architecture costs is not known.
+        """
         return all(
-            bound.low <= as_finite(bound.cost, self.costs[bound.cost](architecture)) <= bound.high
+            bound.low <= known_cost(bound.cost, self.costs[bound.cost], architecture) <= bound.high
             for bound in self.bounds
         )
 

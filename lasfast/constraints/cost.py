@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
+from lasfast.core.checks import as_real
 from lasfast.spaces.base import Architecture
 
 Cost: TypeAlias = Callable[[Architecture], float]
 """A function that returns what an architecture costs: a finite number, the same each time."""
+
+
+class UnknownCostError(ValueError):
+    """What an architecture costs is not known: it is no finite number, or a table has no entry for it."""
+
+
+def known_cost(name: str, cost: Cost, architecture: Architecture) -> float:
+    """Return what an architecture costs.
+
+    Raises:
+        TypeError: the cost is no number.
+        UnknownCostError: the cost is NaN or infinite, or the function says that it is not known.
+    """
+    number = as_real(name, cost(architecture))
+    if not math.isfinite(number):
+        raise UnknownCostError(f"{name} must be a finite number, got {number} for {architecture}")
+    return number
 
 
 class NamedCost:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import Any
 
+from lasfast.constraints import UnknownCostError
 from lasfast.core.checks import as_finite
 from lasfast.core.files import atomic_write_json
 from lasfast.ir import layers
@@ -47,18 +48,18 @@ class LatencyTable:
         """Return the seconds of a network on a batch of images of shape (channels, height, width).
 
         Raises:
-            ValueError: a layer was not timed.
+            UnknownCostError: a layer was not timed.
         """
         return self.overhead + self.scale * self.sum(path, input_shape)
 
     def sum(self, path: Path, input_shape: Shape) -> float:
-        """Return the sum of the seconds of a path's layers; ValueError where one was not timed."""
+        """Return the sum of the seconds of a path's layers; UnknownCostError where one was not timed."""
         total = 0.0
         for layer, shapes in path_shapes(path, input_shape):
             seconds = self.seconds.get(layer_key(layer, shapes[0]))
             if seconds is None:
                 options = " ".join(f"--{name} {self.settings[name]}" for name in ("backend", "batch"))
-                raise ValueError(
+                raise UnknownCostError(
                     f"latency@{self.name}: layer {layer.name!r} on a value of shape {shapes[0]} was not "
                     f"timed; time it with `lasfast latency build --table {self.path} {options}` and the "
                     "supernet's options, or with lasfast.latency.build"

@@ -38,11 +38,14 @@ class Evaluator:
     Args:
         supernet: owns the weights; its parameters' device is where everything runs.
         calibration: images [N, C, H, W], floating point and normalized (or uint8: see `normalize`), or a
-            loader that can be iterated repeatedly. A tensor is cut into batches of nearly equal size, at most
-            `calibration_batch`; a loader's batches stay as they are. All architectures see the same batches
-            in the same order.
+            loader of such batches, or an iterator. A tensor is cut into batches of nearly equal size, at most
+            `calibration_batch`; a loader is read once, here, and its batches are kept in memory as they are
+            (those of `lasfast.data` are read anew each time). All architectures see the same batches in the
+            same order.
         validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs. Tensors are predicted
-            in a random order, always the same, so that a race (see `race`) may stop anywhere.
+            in a random order, always the same, so that a race (see `race`) may stop anywhere. A loader is
+            read each time, and must give the same batches, neither shuffled nor augmented: an error says
+            where it does not. An iterator is read once, here, and kept in memory.
         backend: "native" (the compiled module, CPU or CUDA), "torch" (the reference, runs anything), or
             "auto": native where it can run this supernet, and on a GPU whose check it passed (see
             `lasfast.runtime.gpu_check`), else torch.

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import islice
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
+from lasfast.data.loaders import FolderLoader
 from lasfast.data.normalization import Normalization
 from lasfast.data.splits import even_batches
 from lasfast.data.training import describe_images
 from lasfast.engine import CONVENTIONS
+from lasfast.evaluation.loaders import kept, repeatable
 from lasfast.ir.layers import Shape
 
 Calibration = Tensor | Iterable[Any]
@@ -33,8 +36,9 @@ class Images:
     little for them, batch by batch.
 
     Args:
-        calibration: images [N, C, H, W], or a loader of such batches.
-        validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs.
+        calibration: images [N, C, H, W], or a loader of such batches, which is read once and kept.
+        validation: (images [N, C, H, W], labels [N] int64), or a loader of such pairs. Those of an iterator
+            are kept; another loader is read each time, and must give the same batches.
         channels, num_classes: of the networks.
         normalization: what is to be made of the images, which are uint8; None where they are floating point.
 
@@ -54,22 +58,28 @@ class Images:
         num_classes: int,
         normalization: Normalization | None,
     ) -> None:
-        self.calibration, self.validation = calibration, validation
         self.channels, self.normalization = channels, normalization
         self._copies: dict[tuple[str, torch.device], Tensor] = {}
-        if isinstance(calibration, Tensor):
-            check_images("calibration", calibration, channels, normalization)
-        check_validation(validation, channels, num_classes, normalization)
-        first = calibration if isinstance(calibration, Tensor) else next(self._parts(calibration), None)
-        if first is None:
-            raise ValueError("calibration gave no batch of images")
-        self._first = len(first)
-        self.shape: Shape = tuple(first.shape[1:])
+        self.calibration = kept(calibration)
+        shapes = [images.shape for images in self._looked_at()]
+        if not shapes:
+            raise ValueError("calibration must have at least one batch of images, got none")
+        self._most = max(shape[0] for shape in shapes)
+        self.shape: Shape = tuple(shapes[0][1:])
+        self.validation = checked_validation(validation, channels, num_classes, normalization)
         self.order = random_order(len(validation[1])).numpy() if is_pair(validation) else None
 
+    def _looked_at(self) -> Iterator[Tensor]:
+        """Give the calibration batches that are looked at first: all that are in memory, else one."""
+        if isinstance(self.calibration, Tensor):
+            return self._parts([self.calibration])
+        return islice(
+            self._parts(self.calibration), 1 if isinstance(self.calibration, FolderLoader) else None
+        )
+
     def most_calibrated(self, batch: int) -> int:
-        """Return how many images the largest calibration batch has; a loader's first batch stands for all."""
-        return min(batch, self._first) if isinstance(self.calibration, Tensor) else self._first
+        """Return how many images the largest calibration batch has."""
+        return min(batch, self._most) if isinstance(self.calibration, Tensor) else self._most
 
     def calibration_batches(self, batch: int, device: torch.device) -> Iterator[Tensor]:
         """Give batches on the device: a tensor's of nearly equal size, a loader's as they are."""
@@ -181,17 +191,28 @@ def check_images(
         )
 
 
-def check_validation(
+def checked_validation(
     validation: Any, channels: int, num_classes: int, normalization: Normalization | None = None
+) -> Any:
+    """Return (images, labels) of the networks as they are, and a loader as one that gives them repeatedly.
+
+    Raises:
+        TypeError, ValueError: it is neither, or the images or labels are none of the networks'. Of a loader,
+            the first batch is looked at.
+    """
+    if not isinstance(validation, Iterable):
+        raise TypeError(
+            f"validation must be (images, labels) or a loader of such pairs, got {type(validation).__name__}"
+        )
+    if is_pair(validation):
+        _check_pair(validation, channels, num_classes, normalization)
+        return validation
+    return repeatable(validation, lambda *batch: _check_pair(batch, channels, num_classes, normalization))
+
+
+def _check_pair(
+    validation: Sequence[Any], channels: int, num_classes: int, normalization: Normalization | None
 ) -> None:
-    """Raise unless this is (images, labels) of the networks, or a loader, whose batches are checked later."""
-    if not is_pair(validation):
-        if not isinstance(validation, Iterable):
-            raise TypeError(
-                "validation must be (images, labels) or a loader of such pairs, "
-                f"got {type(validation).__name__}"
-            )
-        return
     if len(validation) != 2:
         raise ValueError(f"validation must be a pair (images, labels), got {len(validation)} parts")
     images, labels = validation

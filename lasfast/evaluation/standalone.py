@@ -7,7 +7,7 @@ from typing import Any
 
 from lasfast import costs
 from lasfast.data.training import as_training_images, describe_images
-from lasfast.evaluation.images import Validation, check_validation, fingerprint, image_size
+from lasfast.evaluation.images import Validation, checked_validation, fingerprint, image_size
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements.measurement import Measurement
 from lasfast.runtime import distributed
@@ -50,13 +50,14 @@ class StandaloneEvaluator:
     ) -> None:
         if not isinstance(supernet, Supernet):
             raise TypeError(f"supernet must be a lasfast Supernet, got {type(supernet).__name__}")
-        check_validation(validation, supernet.in_channels, supernet.num_classes)
+        images = checked_validation(validation, supernet.in_channels, supernet.num_classes)
         self.supernet = supernet
         self.train = as_training_images(train)
         self.validation = validation
+        self._images: Validation = images
         self.settings = resolve(settings, **overrides)
         self.on_progress = on_progress
-        self.image_size = image_size(validation)
+        self.image_size = image_size(images)
 
     def __call__(self, architectures: Sequence[Architecture]) -> list[Measurement]:
         """Train each architecture; return a measurement for each, in order."""
@@ -86,6 +87,4 @@ class StandaloneEvaluator:
         trainer = StandaloneTrainer.of(self.supernet, architecture, self.train, self.settings, world=alone)
         for progress in trainer.train():
             self.on_progress(architecture, progress)
-        return evaluate_network(
-            trainer.module, self.validation, architecture, precision=self.settings.precision
-        )
+        return evaluate_network(trainer.module, self._images, architecture, precision=self.settings.precision)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lasfast.constraints import Cost, NamedCost
+from lasfast.constraints import Cost, NamedCost, UnknownCostError
 from lasfast.core.checks import check_choice
 from lasfast.core.csv_rows import read_rows
 from lasfast.spaces import Architecture, ChoiceSpace
@@ -125,10 +125,20 @@ class ArchitectureTable:
             ) from None
 
     def cost(self, name: str) -> Cost:
-        """Return a cost as a function of an architecture; raise ValueError where the table lacks it."""
+        """Return a cost as a function of an architecture; raise ValueError where the table lacks it.
+
+        The function raises UnknownCostError for an architecture that has no row.
+        """
         check_choice("cost", name, tuple(self.costs))
         column = self.costs[name].tolist()
-        return NamedCost(name, lambda architecture: column[self.row(architecture)])
+
+        def cost(architecture: Architecture) -> float:
+            try:
+                return column[self.row(architecture)]
+            except ValueError as error:
+                raise UnknownCostError(f"{name}: {error}") from error
+
+        return NamedCost(name, cost)
 
     def best(self, accept: Callable[[Architecture], bool] = lambda _: True) -> tuple[Architecture, float]:
         """Return the architecture of the highest mean accuracy that `accept` takes, and that accuracy.

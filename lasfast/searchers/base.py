@@ -5,16 +5,19 @@ from __future__ import annotations
 import abc
 import copy
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lasfast.constraints import Constraint, Cost
+from lasfast.constraints import Constraint, Cost, UnknownCostError
 from lasfast.core.checks import as_int
 from lasfast.measurements.measurement import Measurement, as_value
 from lasfast.searchers.operators import Result, pareto_front, ranked
 from lasfast.spaces.base import Architecture, SearchSpace
+
+logger = logging.getLogger("lasfast")
 
 
 class Searcher(abc.ABC):
@@ -56,6 +59,7 @@ class Searcher(abc.ABC):
             raise TypeError(f"constraint must be a function of an architecture, got {constraint!r}")
         self.space = space
         self.constraint = constraint
+        self._met_unknown = False
         if isinstance(constraint, Constraint):
             self.cost = constraint.costs[constraint.bounds[0].cost]
         self.begin()
@@ -195,14 +199,22 @@ class Searcher(abc.ABC):
         return True
 
     def admits(self, architecture: Architecture) -> bool:
-        """Return whether an architecture meets the constraint.
+        """Return whether an architecture is known to meet the constraint.
+
+        One whose cost is not known is not admitted; the first time, that is logged.
 
         Raises:
             TypeError: the constraint says neither True nor False.
         """
         if self.constraint is None:
             return True
-        admitted = self.constraint(architecture)
+        try:
+            admitted = self.constraint(architecture)
+        except UnknownCostError as error:
+            if not self._met_unknown:
+                logger.warning("architectures of unknown cost are left out of the search: %s", error)
+            self._met_unknown = True
+            return False
         if not isinstance(admitted, bool | np.bool_):
             raise TypeError(f"constraint must say True or False, got {admitted!r} for {architecture}")
         return bool(admitted)

@@ -137,7 +137,7 @@ class Evolution(_Evolutionary):
             return []
         rng = random.Random(f"{self.seed} {self.step}")
         if not self.history:
-            return initial_sample(self.space, rng, self.population, self.admits)
+            return initial_sample(self.space, rng, self.population, self.admits, self.constraint)
         parents = [architecture for architecture, _ in self.parents]
 
         def cross() -> Architecture:
@@ -212,7 +212,7 @@ class RegularizedEvolution(_Evolutionary):
         """Return the random population, then children."""
         rng = random.Random(f"{self.seed} {self.step}")
         if not self.history:
-            return initial_sample(self.space, rng, self.population, self.admits)
+            return initial_sample(self.space, rng, self.population, self.admits, self.constraint)
         wanted = min(self.children, self.evaluations - len(self._known))
 
         def child() -> Architecture:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lasfast.constraints import Constraint, Cost, describe_function
+from lasfast.constraints import Cost, UnknownCostError, describe_function
 from lasfast.core.checks import as_int, as_real, check_choice
 from lasfast.searchers.base import Searcher
+from lasfast.searchers.limits import limit, limits_of, unmet
 from lasfast.searchers.operators import Result
-from lasfast.searchers.reach import Limits, Reach
+from lasfast.searchers.reach import Reach
 from lasfast.spaces import Architecture, ProductSpace
 
 
@@ -24,11 +25,13 @@ class Candidate:
         beginning: the options.
         value: how good the architecture is.
         untried: the options of the next layer with which it was not yet continued.
+        unsure: those of them of which it could not be told whether a completion meets the target.
     """
 
     beginning: Architecture
     value: float
     untried: list[int] = field(default_factory=list)
+    unsure: list[int] = field(default_factory=list)
 
 
 class LayerNAS(Searcher):
@@ -38,8 +41,9 @@ class LayerNAS(Searcher):
     layer are kept by what they cost (Eq. 4: `buckets` of equal width), the best `replicas` in each bucket
     (appendix F). A step goes on from some candidates of a layer: each gets a few children, which take
     another option at the next layer; after the last layer the search starts again at the first, until no
-    candidate has an option left. An option is dropped where no completion can meet the target. The default
-    option costs no evaluation: the child is the parent's own network.
+    candidate has an option left. An option is dropped where no completion can meet the target
+    (`lasfast.searchers.reach`). Where that cannot be told, it is kept, and its turn comes once no other is
+    left. The default option costs no evaluation: the child is the parent's own network.
 
     The first step asks for every option of the first layer. `parents=None, children=None` goes on from all
     candidates with all options, and with `replicas=1` that is Algorithm 2, plain dynamic programming.
@@ -51,8 +55,9 @@ class LayerNAS(Searcher):
     Args:
         space: a space of independent decisions, such as `ChoiceSpace`, in the order in which they are
             searched.
-        cost: the cost of an architecture; each layer must have a cheapest and a dearest option, whatever the
-            others take, as in any sum over layers.
+        cost: the cost of an architecture, any function. In spaces of more than 100,000 architectures, options
+            are dropped early only where each layer has a cheapest and a dearest option, whatever the others
+            take, as in any sum over layers.
         target: the least and the most that the architecture may cost.
         buckets: into how many buckets a layer's candidates fall, H.
         replicas: how many candidates a bucket keeps, k.
@@ -70,6 +75,12 @@ class LayerNAS(Searcher):
 
     Attributes:
         table: for each layer, bucket -> its candidates, the best first.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or is out of range; or no architecture meets the
+            target and the constraint, as far as that can be told.
+        UnknownCostError: one of the costs that are looked at first is not known; those of a space of up to
+            100,000 architectures all are.
     """
 
     space: ProductSpace
@@ -106,19 +117,18 @@ class LayerNAS(Searcher):
         self.seed = as_int("seed", seed, minimum=0)
         self.phi = phi
         super().__init__(space, constraint)
-        limits: list[Limits] = [(cost, *self.target)]
-        if isinstance(constraint, Constraint):
-            limits += [(constraint.costs[bound.cost], bound.low, bound.high) for bound in constraint.bounds]
+        limits = [limit(cost, *self.target), *limits_of(constraint)]
         self.reach = Reach(space, limits, self.admits)
         self.cost = self.reach.cost
         self._given_cost = cost
         self.default = self.reach.dearest if default is None else space.validate(default)
-        low, high = self.reach.range(())
-        if not self.reach.reaches(()):
-            raise ValueError(
-                f"target must be met by an architecture of {space}, which cost {low:.12g} to {high:.12g}; "
-                f"none costs {self.target[0]:.12g} to {self.target[1]:.12g} and meets the constraint"
-            )
+        if self.reach.reaches(()) is False:
+            raise unmet(f"target must leave architectures of {space}", limits, self.reach.tried(), constraint)
+        ends = self.reach.cheapest, self.reach.dearest
+        self._extremes = [
+            tuple(self.reach.cost(self.complete(end[:layer])) for end in ends)
+            for layer in range(len(space.options) + 1)
+        ]
 
     def begin(self) -> None:
         """Forget all that was observed."""
@@ -133,10 +143,7 @@ class LayerNAS(Searcher):
     def propose(self) -> list[Architecture]:
         """Return children of candidates of the current layer, or of the next that has any to evaluate."""
         rng = random.Random(f"{self.seed} {self.step}")
-        beginnings: list[Architecture] = []
-        while not beginnings and any(map(self._able, range(len(self.space.options)))):
-            beginnings = self._continue(self._layer, rng)
-            self._layer = (self._layer + 1) % len(self.space.options)
+        beginnings = self._next(rng, unsure=False) or self._next(rng, unsure=True)
         self._asked_for = {self.complete(beginning): beginning for beginning in beginnings}
         room = None if self.evaluations is None else self.evaluations - self._evaluated
         return list(self._asked_for)[:room]
@@ -156,47 +163,69 @@ class LayerNAS(Searcher):
         architecture = self.complete(beginning)
         if self.phi is not None:
             return self.phi(architecture)
-        layer = len(beginning)
-        least, most = (
-            self.reach.cost(self.complete(end[:layer])) for end in (self.reach.cheapest, self.reach.dearest)
-        )
+        least, most = self._extremes[len(beginning)]
         if most <= least:
             return 0
         share = (self.reach.cost(architecture) - least) / (most - least)
-        return min(math.floor(share * self.buckets), self.buckets - 1)
+        # A cost may lie outside of what the cheapest and the dearest options of all layers cost together.
+        return max(0, min(math.floor(share * self.buckets), self.buckets - 1))
 
     def may_win(self, architecture: Architecture) -> bool:
         """Return whether an architecture meets the target and the constraint."""
         return self.reach.meets(architecture)
 
-    def _able(self, layer: int) -> list[Candidate]:
-        """Return the candidates of a layer that have an option left to go on with."""
-        return [one for bucket in self.table[layer].values() for one in bucket if one.untried]
+    def _next(self, rng: random.Random, unsure: bool) -> list[Architecture]:
+        """Return the beginnings of a step with options that are unsure, or with the others; [] for none."""
+        layers = range(len(self.space.options))
+        beginnings: list[Architecture] = []
+        while not beginnings and any(self._able(layer, unsure) for layer in layers):
+            beginnings = self._continue(self._layer, rng, unsure)
+            self._layer = (self._layer + 1) % len(layers)
+        return beginnings
 
-    def _continue(self, layer: int, rng: random.Random) -> list[Architecture]:
+    def _able(self, layer: int, unsure: bool) -> list[Candidate]:
+        """Return the candidates of a layer that have an option left to go on with."""
+        candidates = [one for bucket in self.table[layer].values() for one in bucket]
+        return [one for one in candidates if (one.unsure if unsure else one.untried)]
+
+    def _continue(self, layer: int, rng: random.Random, unsure: bool) -> list[Architecture]:
         """Return the beginnings, one layer longer, with which candidates of a layer are continued."""
-        able = self._able(layer)
+        able = self._able(layer, unsure)
         if layer and self.parents is not None:
             rng.shuffle(able)
             if self.select == "best":
                 able.sort(key=lambda candidate: -candidate.value)
             del able[self.parents :]
         children = self.children if layer else None
-        return [child for parent in able for child in self._children(parent, children, rng)]
+        return [child for parent in able for child in self._children(parent, children, rng, unsure)]
 
-    def _children(self, parent: Candidate, wanted: int | None, rng: random.Random) -> list[Architecture]:
+    def _children(
+        self, parent: Candidate, wanted: int | None, rng: random.Random, unsure: bool
+    ) -> list[Architecture]:
         """Return up to `wanted` children to evaluate, and drop options without a completion on the way."""
         children: list[Architecture] = []
-        while parent.untried and (wanted is None or len(children) < wanted):
-            option = parent.untried.pop(rng.randrange(len(parent.untried)))
+        options = parent.unsure if unsure else parent.untried
+        while options and (wanted is None or len(children) < wanted):
+            option = options.pop(rng.randrange(len(options)))
             child = (*parent.beginning, option)
-            if not self.reach.reaches(child):
+            reaches = unsure or self.reach.reaches(child)
+            if reaches is None:
+                parent.unsure.append(option)
+            elif not reaches or not self._has_bucket(child):
                 continue
-            if parent.beginning and option == self.default[len(parent.beginning)]:
+            elif parent.beginning and option == self.default[len(parent.beginning)]:
                 self._keep(child, parent.value)
             else:
                 children.append(child)
         return children
+
+    def _has_bucket(self, beginning: Architecture) -> bool:
+        """Return whether a candidate's cost, by which it is kept, is known."""
+        try:
+            self.reach.cost(self.complete(beginning))
+        except UnknownCostError:
+            return False
+        return True
 
     def _keep(self, beginning: Architecture, value: float) -> None:
         """Keep a candidate if it is among the best of its bucket; of equal ones, those that came first."""

@@ -8,6 +8,7 @@ from typing import Any
 from lasfast.constraints import describe_function
 from lasfast.core.checks import as_int
 from lasfast.searchers.base import Searcher, best_per_depth
+from lasfast.searchers.limits import limits_of, unmet
 from lasfast.searchers.operators import Result, ranked
 from lasfast.spaces import Architecture, LayerAssignmentSpace
 
@@ -27,7 +28,8 @@ class NIR(Searcher):
         depth: the depth to reach, beyond that of `start`.
         beam: how many assignments of a depth are kept as parents; 1 in the paper.
         start: the assignment to start from; None is one layer in each group.
-        constraint: says whether an assignment may be proposed; the search ends where none may.
+        constraint: says whether an assignment may be proposed; the search ends where none may. A lower bound
+            must be met from the first step on.
 
     Attributes:
         history: for each completed depth, (assignment, value) of its candidates.
@@ -57,12 +59,20 @@ class NIR(Searcher):
             )
 
     def propose(self) -> list[Architecture]:
-        """Return the heirs, which have one layer more than a parent, in each group in turn."""
+        """Return the heirs, which have one layer more than a parent, in each group in turn.
+
+        Raises:
+            ValueError: none of the first heirs meets the constraint.
+        """
         parents = [architecture for architecture, _ in self.kept] if self.history else [self.start]
         if sum(parents[0]) == self.depth:
             return []
         heirs = dict.fromkeys(child for parent in parents for child in self.space.inherit(parent))
-        return [heir for heir in heirs if self.admits(heir)]
+        admitted = [heir for heir in heirs if self.admits(heir)]
+        if not admitted and not self.history:
+            what = f"constraint must leave assignments with one layer more than the start {self.start}"
+            raise unmet(what, limits_of(self.constraint), heirs, self.constraint)
+        return admitted
 
     @property
     def kept(self) -> list[Result]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from lasfast.constraints import Cost
-from lasfast.spaces import Architecture, SearchSpace
+from lasfast.searchers.limits import limits_of, unmet
+from lasfast.spaces import Architecture, ProductSpace, SearchSpace
 
 Result: TypeAlias = tuple[Architecture, float]
 """An architecture and its value; higher is better."""
@@ -81,13 +82,28 @@ def initial_sample(
     rng: random.Random,
     wanted: int,
     accept: Callable[[Architecture], bool],
+    constraint: Callable[[Architecture], bool] | None = None,
     **among: Any,
 ) -> list[Architecture]:
-    """Return what `sample_distinct` does, for a search to begin with; ValueError where that is nothing."""
+    """Return what `sample_distinct` does, for a search to begin with.
+
+    Raises:
+        ValueError: that is nothing. The text tells what the constraint bounds, and what architectures cost:
+            all of them where the space is enumerated, else random ones and, of options that differ in cost,
+            the cheapest and the dearest.
+    """
     found = sample_distinct(space, rng, wanted, accept, **among)
-    if not found:
-        raise ValueError(f"constraint must leave architectures of {space}; none that meets it was found")
-    return found
+    if found:
+        return found
+    limits = limits_of(constraint)
+    if space.count(**among) <= ENUMERABLE:
+        tried = list(space.enumerate(**among))
+    else:
+        tried = [space.sample(rng, **among) for _ in range(NEAREST)]
+        if isinstance(space, ProductSpace) and not among:
+            for _, cost in limits:
+                tried += zip(*((order[0], order[-1]) for order in space.by_cost(cost)), strict=True)
+    raise unmet(f"constraint must leave architectures of {space}", limits, tried, constraint)
 
 
 def sample_distinct(

@@ -51,7 +51,7 @@ class Random(Searcher):
             return []
         rng = random.Random(f"{self.seed} {self.step}")
         among = {} if self.depths is None else {"depth": self.depths}
-        found = initial_sample(self.space, rng, self.samples, self.admits, **among)
+        found = initial_sample(self.space, rng, self.samples, self.admits, self.constraint, **among)
         if self.constraint is None and len(found) < min(self.samples, self.space.count(**among)):
             raise RuntimeError(
                 f"{self.space} gave only {len(found)} distinct architectures of the {self.samples} wanted: "

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from lasfast.core.checks import as_int
 from lasfast.spaces.base import Architecture, stripped
 from lasfast.spaces.choice import ChoiceSpace
+from lasfast.spaces.genotype import edges_of_nodes, is_concat, read_genotype
 
 OPERATIONS = {
     "max_pool_3x3": "max3",
@@ -47,7 +48,7 @@ class CellSpace(ChoiceSpace):
     An architecture has three options for each intermediate node, those of the normal cell first: which two
     nodes it reads, and the operation on the edge from each. The text form joins a node's edges by '+', nodes
     by '-' and the cells by '--', as in `sep3.0+skip.1-...--max3.0+...`. `parse` also reads the text of a
-    DARTS genotype.
+    DARTS genotype (`lasfast.spaces.genotype`), if its cells concatenate all their intermediate nodes.
 
     DARTS' operation `none` is left out, since no cell that a search returns has it.
 
@@ -153,13 +154,15 @@ class CellSpace(ChoiceSpace):
     def parse(self, text: str) -> Architecture:
         """Read the text form, or the text of a genotype.
 
+        A genotype may list the edges of a cell one after another, two for each node, or node by node.
+
         Raises:
             TypeError: not a string.
-            ValueError: malformed, or not in the space.
+            ValueError: malformed, or not in the space; a genotype that concatenates some nodes only is not.
         """
         text = stripped(text, self._example)
-        if "(" in text:
-            return self.architecture(*map(self._nodes_of_genotype, KINDS, _lists_of_genotype(text)))
+        if any(bracket in text for bracket in "([{"):
+            return self._of_genotype(text)
         cells = text.split("--")
         if len(cells) != len(KINDS):
             raise ValueError(
@@ -174,13 +177,19 @@ class CellSpace(ChoiceSpace):
     def _example(self) -> str:
         return self.format((0,) * len(self.options))
 
-    def _nodes_of_genotype(self, kind: str, edges: list[Edge]) -> list[list[Edge]]:
-        if len(edges) != 2 * self.nodes:
-            raise ValueError(
-                f"the {kind} cell of the genotype must have {2 * self.nodes} edges, two for each node, "
-                f"got {len(edges)}"
-            )
-        return [edges[first : first + 2] for first in range(0, len(edges), 2)]
+    def _of_genotype(self, text: str) -> Architecture:
+        fields = read_genotype(text)
+        cells = []
+        for name in ("normal", "reduce"):
+            concat, every = f"{name}_concat", range(INPUTS, INPUTS + self.nodes)
+            if not is_concat(fields[concat], every):
+                raise ValueError(
+                    f"{concat} must be {list(every)}, since the cells of this space concatenate all of their "
+                    f"intermediate nodes and those of another concat are other networks; got {fields[concat]}"
+                )
+            nodes = edges_of_nodes(name, fields[name], self.nodes)
+            cells.append([[Edge(source, operation) for operation, source in node] for node in nodes])
+        return self.architecture(*cells)
 
     def describe(self) -> dict[str, Any]:
         """Return name, nodes and operations."""
@@ -196,17 +205,3 @@ def _edge(text: str) -> Edge:
             f"an edge must be one of {', '.join(names)} and the number of a node, as 'sep3.0', got {text!r}"
         )
     return Edge(int(found[2]), names[found[1]])
-
-
-def _lists_of_genotype(text: str) -> list[list[Edge]]:
-    """Read both cells' edges from `Genotype(normal=[('sep_conv_3x3', 0), ...], ..., reduce=[...], ...)`."""
-    lists = []
-    for field in ("normal", "reduce"):
-        found = re.search(rf"\b{field}\s*=\s*\[(.*?)\]\s*(?:,|\))", text, re.DOTALL)
-        if found is None:
-            raise ValueError(
-                f"text must be a genotype with a list {field}=[('sep_conv_3x3', 0), ...], got {text!r}"
-            )
-        pairs = re.findall(r"\(\s*['\"](\w+)['\"]\s*,\s*([0-9]+)\s*\)", found[1])
-        lists.append([Edge(int(source), operation) for operation, source in pairs])
-    return lists

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lasfast.core.checks import as_finite
 from lasfast.spaces.base import Architecture, SearchSpace
@@ -65,20 +65,27 @@ class ProductSpace(SearchSpace):
         option = _another(self.options[decision], parent[decision], rng)
         return (*parent[:decision], option, *parent[decision + 1 :])
 
-    def by_cost(self, cost: Callable[[Architecture], float]) -> tuple[tuple[int, ...], ...]:
+    def by_cost(
+        self, cost: Callable[[Architecture], float], contexts: Sequence[Architecture] = ()
+    ) -> tuple[tuple[int, ...], ...]:
         """Return the options of each decision from the cheapest to the dearest, equal ones as they were.
 
-        A decision's options are compared while all other decisions take their first option. The order thus
-        holds throughout the space where the cost is additive, or where no decision reverses another's order.
+        A decision's options are compared while the other decisions stay as in a context; where there are
+        several contexts, by the sum of these costs. The order thus holds throughout the space where the cost
+        is additive, or where no decision reverses another's order.
 
         Args:
             cost: a function that returns the cost of an architecture, a finite number.
+            contexts: the architectures in which options are compared; by default the one of first options.
         """
-        first = tuple(options[0] for options in self.options)
+        contexts = contexts or [tuple(options[0] for options in self.options)]
 
         def ordered(decision: int) -> tuple[int, ...]:
             costs = {
-                option: as_finite("cost", cost((*first[:decision], option, *first[decision + 1 :])))
+                option: math.fsum(
+                    as_finite("cost", cost((*one[:decision], option, *one[decision + 1 :])))
+                    for one in contexts
+                )
                 for option in self.options[decision]
             }
             return tuple(sorted(costs, key=costs.__getitem__))

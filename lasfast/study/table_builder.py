@@ -20,7 +20,7 @@ from torch import fx
 from lasfast import costs
 from lasfast.core.files import file_stem
 from lasfast.data.training import as_training_images, describe_images
-from lasfast.evaluation.images import Validation, image_size
+from lasfast.evaluation.images import Validation, checked_validation, image_size
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement
@@ -75,7 +75,8 @@ class TableBuilder:
         self.directory = Path(directory)
         self.settings = resolve(settings, **overrides)
         self.keep_weights = keep_weights
-        self.image_size = image_size(validation)
+        self._images = checked_validation(validation, supernet.in_channels, supernet.num_classes)
+        self.image_size = image_size(self._images)
 
     def seed(self, architecture: Architecture) -> int:
         """Return the seed of a network, which is derived from the settings' seed and the architecture."""
@@ -202,7 +203,7 @@ class TableBuilder:
             weights = self._weights_path(architecture)
             weights.parent.mkdir(exist_ok=True)
             checkpoint.save(weights, network.state_dict(), identity)
-        return evaluate_network(network, self.validation, architecture, precision=self.settings.precision)
+        return evaluate_network(network, self._images, architecture, precision=self.settings.precision)
 
     def _lacks_weights(self, architecture: Architecture) -> bool:
         """Return whether weights are wanted that an earlier run did not keep when it trained the network."""

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lasfast.constraints import Cost, describe_function
+from lasfast.constraints import Cost, UnknownCostError, describe_function
 from lasfast.core.checks import as_finite, as_int, check_choice
 from lasfast.runtime.seeds import derive
 from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
@@ -260,7 +260,10 @@ class UniformCostSampler(PathSampler):
         wanted = rng.choice(sorted(self._held))
         for _ in range(TRIES):
             architecture = self.space.sample(rng)
-            value = self.cost(architecture)
+            try:
+                value = self.cost(architecture)
+            except UnknownCostError:
+                continue
             if self.low <= value <= self.high and self._bin(value) == wanted:
                 return (architecture,)
         return (rng.choice(self._held[wanted]),)  # the bin is rare: one that is known to be in it

@@ -82,6 +82,29 @@ def test_reads_csv_with_other_columns(lasfast, tmp_path) -> None:
     assert "best: 2-0  top-1 70.0 %" in out
 
 
+@pytest.mark.parametrize("name", SEARCHES)
+def test_measured_latencies_are_no_sums_over_layers(lasfast, tmp_path, name: str) -> None:
+    """Neighbouring layers that fit together are fast, so that no layer has a cheapest option."""
+    networks = [*itertools.product(range(3), repeat=4)]
+    latencies = {one: 5 - sum(a == b for a, b in itertools.pairwise(one)) + one[0] / 9 for one in networks}
+    rows = [
+        f"{'-'.join(map(str, one))},{0.5 + sum(one) / 40},{latency / 1000}"
+        for one, latency in latencies.items()
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["arch,mean_acc,latency", *rows]) + "\n")
+    table = ["--table", tmp_path / "t.csv", "--cost-columns", "latency", "-q", "-o", tmp_path / "run"]
+    status, out, err = lasfast("search", name, *SEARCHES[name], *table, "--constraint", "2.1ms<=latency<=3ms")
+    assert status == 0, err
+    best = tuple(map(int, re.search(r"best: ([\d-]+)", out)[1].split("-")))
+    assert 2.1 <= latencies[best] <= 3
+    refused = lasfast(
+        "search", name, *SEARCHES[name], *table[:-1], tmp_path / "no", "--constraint", "latency<=1ms"
+    )
+    assert refused[0] == 2
+    assert "which have 2ms to 5.22222ms latency; got latency<=1ms: none that meets it was found" in refused[2]
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_search_that_ends_before_anything_fits_says_so(lasfast, table, tmp_path) -> None:
     """LayerNAS begins with what costs most."""
     run = tmp_path / "run"
@@ -124,7 +147,7 @@ def test_every_help_page_explains_itself(lasfast, name: str) -> None:
     [
         (["layernas"], "--constraint must be given"),
         (["layernas", "--table", "TABLE"], "--constraint must be given"),
-        (["layernas", "--table", "TABLE", "--constraint", "flops<=1k"], "target must be met"),
+        (["layernas", "--table", "TABLE", "--constraint", "flops<=1k"], "target must leave"),
         (
             ["evolution", "--table", "TABLE", "--constraint", "flops<=1k"],
             "constraint must leave architectures",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lasfast.constraints import Bound, Constraint, describe_function, parse_bounds
+from lasfast.constraints import Bound, Constraint, UnknownCostError, describe_function, parse_bounds
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,12 @@ from lasfast.constraints import Bound, Constraint, describe_function, parse_boun
         ("bitops<=6.32T", [Bound("bitops", high=6.32e12)]),
         ("bitops<=6.5Gi", [Bound("bitops", high=6.5 * 2**30)]),
         ("params<=12", [Bound("params", high=12)]),
+        ("8M<=params<=9M", [Bound("params", 8e6, 9e6)]),
+        (
+            "0.5 ms <= latency <= 2ms@cpu, flops<=1G",
+            [Bound("latency@cpu", 5e-4, 2e-3), Bound("flops", high=1e9)],
+        ),
+        ("8M<=params<=9M,params>=8500k", [Bound("params", 8.5e6, 9e6)]),
     ],
 )
 def test_reads_bounds(text, bounds):
@@ -45,6 +51,24 @@ def test_what_is_written_is_read_again(names, data):
 
 
 @pytest.mark.parametrize(
+    ("bound", "text"),
+    [
+        (Bound("flops", high=330e6), "flops<=330M"),
+        (Bound("flops", 299.5e6), "flops>=299.5M"),
+        (Bound("params", 8e6, 9123456), "8M<=params<=9.12346M"),
+        (Bound("latency@cpu", 5e-4, 0.012), "500us<=latency<=12ms@cpu"),
+        (Bound("memory", high=2.5e6), "memory<=2.5MB"),
+        (Bound("sum", 0, 6), "0<=sum<=6"),
+        (Bound("sum@gpu"), "any sum@gpu"),
+    ],
+)
+def test_bounds_are_written_to_be_read(bound, text):
+    assert bound.readable() == text
+    if "any" not in text:
+        assert parse_bounds(text)[0].cost == bound.cost
+
+
+@pytest.mark.parametrize(
     ("text", "error", "problem"),
     [
         ("", ValueError, "constraint must be bounds such as"),
@@ -57,6 +81,11 @@ def test_what_is_written_is_read_again(names, data):
         ("flops<=12ms", ValueError, "the unit of flops must be one of k, K, M, G, T"),
         ("latency<=12M@cpu", ValueError, "the unit of latency must be one of s, ms, us"),
         ("memory<=12ms", ValueError, "the unit of memory must be one of B, kB"),
+        ("8M<=params", ValueError, "got '8M<=params'"),
+        ("8M<=params>=9M", ValueError, "got '8M<=params>=9M'"),
+        ("8M<=9M<=params", ValueError, "got '8M<=9M<=params'"),
+        ("8ms<=params<=9M", ValueError, "the unit of params must be one of k, K, M, G, T"),
+        ("9M<=params<=8M", ValueError, "params must be at least 9000000 and at most 8000000"),
         ("flops>=4M,flops<=3M", ValueError, "flops must be at least 4000000 and at most 3000000"),
         (330, TypeError, "constraint must be text"),
     ],
@@ -96,7 +125,7 @@ def test_a_cost_that_is_not_known_is_named():
 
 
 def test_a_cost_that_is_no_number_is_refused():
-    with pytest.raises(ValueError, match="flops must be a finite number, got nan"):
+    with pytest.raises(UnknownCostError, match=r"flops must be a finite number, got nan for \(1,\)"):
         Constraint("flops<=3", {"flops": lambda _: math.nan})((1,))
 
 

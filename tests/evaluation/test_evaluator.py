@@ -167,7 +167,7 @@ def test_bytes_give_what_normalized_images_give(
         ({"normalize": ((0, 0, 0), (1, 1))}, ValueError, "as many means as stds"),
         ({"normalize": ((0, 0, 0), (1, 0, 1))}, ValueError, r"positive stds, got .*\(1.0, 0.0, 1.0\)"),
         ({"normalize": ((0, np.nan, 0), (1, 1, 1))}, ValueError, "finite means"),
-        ({"calibration": []}, ValueError, "calibration gave no batch"),
+        ({"calibration": []}, ValueError, "calibration must have at least one batch"),
         ({"validation": (torch.zeros(4, 3, 8, 8),)}, ValueError, "a pair"),
         (
             {"validation": (torch.zeros(4, 3, 8, 8), torch.zeros(4))},

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import lasfast
 from lasfast import costs
-from lasfast.constraints import Bound, Constraint, NamedCost
+from lasfast.constraints import Bound, Constraint, NamedCost, UnknownCostError
 from lasfast.data.images import TensorImages
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.ir.prefix_tree import PrefixTree
@@ -225,6 +225,20 @@ def test_uniform_costs_stay_in_their_range():
     assert all(low <= cost(sampler.draw(rng)[0]) <= high for _ in range(200))
     with pytest.raises(ValueError, match="low and high must be a range of costs that architectures have"):
         UniformCostSampler(supernet.space, cost, 10 * every[-1])
+
+
+def test_what_turns_out_to_have_no_known_cost_is_not_drawn():
+    space = ChoiceSpace([4] * 4)
+    unknown = {}
+
+    def cost(one):
+        if one in unknown:
+            raise UnknownCostError(f"{one} was not timed")
+        return float(sum(one))
+
+    sampler = UniformCostSampler(space, cost, bins=3)
+    unknown = {one for one in space.enumerate() if one[0] == one[1]}
+    assert not any(sampler.draw(random.Random(seed))[0] in unknown for seed in range(100))
 
 
 def test_a_sandwich_has_the_largest_and_the_smallest():

@@ -157,7 +157,7 @@ def _is_native(op: Op, inputs: list[Shape]) -> bool:
         dense = op.groups == 1 or op.groups == op.in_channels == op.out_channels
         return dense and op.dilation == 1 and op.padding < op.kernel_size <= MAX_KERNEL
     if isinstance(op, layers.Pool):
-        return op.kernel_size <= MAX_KERNEL
+        return op.kernel_size <= MAX_KERNEL and not op.counts_padding
     if isinstance(op, layers.Add):
         # They may be of one shape in the layer, but one of them flattened there.
         first, second = inputs

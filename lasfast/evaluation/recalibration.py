@@ -21,7 +21,7 @@ from lasfast.evaluation.images import watch_sizes
 from lasfast.evaluation.norm_recorder import NormRecorder, Norms, NormStatistics, listed, ready_to_record
 from lasfast.execution.from_fx import UntraceableError, trace
 from lasfast.execution.interpret import evaluation_mode, run_layer
-from lasfast.ir.layers import Layer
+from lasfast.ir.layers import Layer, Opaque, Shape
 from lasfast.ir.precision import PRECISIONS
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime import kernels
@@ -184,10 +184,27 @@ def _native(
             raise _CannotError(str(error)) from error
         _check_reading(network, norms, layer, batches.first[:2])
         backend = NativeBackend(network, precision)
-        [statistics] = backend.calibrate(tree, watch_sizes(batches, convention), convention)
+        images = _of_one_size(batches, layer, shape) if _is_of_one_size(layer) else batches
+        [statistics] = backend.calibrate(tree, watch_sizes(images, convention), convention)
     return {
         name: NormStatistics(mean, variance, batches.count) for name, (mean, variance) in statistics.items()
     }
+
+
+def _is_of_one_size(layer: Layer) -> bool:
+    """Return whether a network was read for images of one size alone."""
+    return any(isinstance(op, Opaque) and op.shape is not None for op in layer.ops)
+
+
+def _of_one_size(batches: Iterable[Tensor], layer: Layer, shape: Shape) -> Iterator[Tensor]:
+    for images in batches:
+        if images.shape[1:] != shape:
+            modules = [op.module for op in layer.ops if isinstance(op, Opaque) and op.shape is not None]
+            raise ValueError(
+                f"images must have one size for backend='native', since what {listed(modules)} makes of "
+                f"others than {shape} is not known, got {tuple(images.shape[1:])}; backend='torch' takes any"
+            )
+        yield images
 
 
 @contextmanager

@@ -280,9 +280,10 @@ def _opaque(name: str, module: nn.Module, shape: Shape) -> tuple[Op, bool, bool]
     given = tuple(result.shape[1:]) if isinstance(result, torch.Tensor) and len(result) == len(x) else ()
     if given:
         op = layers.Opaque(name, given[0], -(-shape[-1] // given[-1]) if len(given) > 1 else 1, params)
-        if op.output_shape(shape) == given:
-            shares = result.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
-            return op, x._version != version, shares
+        if op.output_shape(shape) != given:
+            op = replace(op, stride=1, shape=given)
+        shares = result.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+        return op, x._version != version, shares
     raise UntraceableError(f"module {name!r} is a {kind}, which makes {given or type(result)} of {shape}")
 
 
@@ -365,12 +366,9 @@ def _item(reader: _Reader, node: fx.Node) -> None:
     if index == (whole, whole, None, None) and len(reader.shapes[value]) == 1:
         reader.append(node, None, value)  # a gate needs no axes of its own
         return
-    if (
-        not isinstance(index, tuple)
-        or len(index) != 2
-        or index[0] != whole
-        or not isinstance(index[1], slice)
-    ):
+    if not isinstance(index, tuple) or not 2 <= len(index) <= 4 or not isinstance(index[1], slice):
+        raise no_record(node)
+    if any(one != whole for number, one in enumerate(index) if number != 1):
         raise no_record(node)
     ends = [reader.fact(end) for end in (index[1].start, index[1].stop, index[1].step)]
     start, end, step = slice(*ends).indices(reader.shapes[value][0])

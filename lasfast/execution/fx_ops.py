@@ -56,9 +56,11 @@ def _avg_pool(name: str, pool: Any) -> Op:
     kernel, stride, padding = (
         _square(name, part, getattr(pool, part)) for part in ("kernel_size", "stride", "padding")
     )
-    if pool.ceil_mode or pool.divisor_override or (padding and pool.count_include_pad):
-        raise UntraceableError(f"pooling {name!r} rounds up or counts its padding")
-    return layers.Pool("avg", kernel, stride, padding)
+    if pool.ceil_mode or pool.divisor_override:
+        raise UntraceableError(f"pooling {name!r} rounds up or has a divisor of its own")
+    return layers.Pool(
+        "avg", kernel, stride, padding, counts_padding=bool(padding and pool.count_include_pad)
+    )
 
 
 def _global_pool(name: str, pool: Any) -> Op:
@@ -146,6 +148,24 @@ def _global_pool_call(node: fx.Node) -> Op:
     return layers.GlobalAvgPool(keep_axes=True)
 
 
+def _pool_call(module: type[nn.Module], make: Callable[[str, Any], Op]) -> Callable[[fx.Node], Op]:
+    """Return the maker of the record of a function that pools as a module does with these arguments."""
+
+    def of(node: fx.Node) -> Op:
+        if len(node.all_input_nodes) != 1:
+            raise no_record(node)
+        return make(str(node), module(*node.args[1:], **node.kwargs))
+
+    return of
+
+
+def _dropout_call(node: fx.Node) -> Op | None:
+    given = dict(zip(("input", "p", "training", "inplace"), node.args, strict=False)) | node.kwargs
+    if given.get("training", True) is not False:
+        raise UntraceableError(f"{node.format_node()} drops values")
+    return None
+
+
 def _shuffle_call(node: fx.Node) -> Op:
     groups = node.args[1] if len(node.args) > 1 else node.kwargs.get("groups")
     if not isinstance(groups, int):
@@ -170,6 +190,9 @@ FUNCTIONS: dict[Any, Callable[[fx.Node], Op | None]] = {
     torch.Tensor.mean: _mean_call,
     torch.mean: _mean_call,
     F.adaptive_avg_pool2d: _global_pool_call,
+    F.avg_pool2d: _pool_call(nn.AvgPool2d, _avg_pool),
+    F.max_pool2d: _pool_call(nn.MaxPool2d, _max_pool),
+    F.dropout: _dropout_call,
     **{call: _activation(name) for call, name in ACTIVATION_CALLS.items()},
     F.channel_shuffle: _shuffle_call,
     "torchvision.ops.stochastic_depth.stochastic_depth": _stochastic_depth,

@@ -87,7 +87,7 @@ def _(op: layers.Pool, modules: Modules, x: Tensor) -> Tensor:
         return x[:, :, :: op.stride, :: op.stride]  # whose gradient is far quicker than pooling's
     if op.kind == "max":
         return F.max_pool2d(x, op.kernel_size, op.stride, op.padding)
-    return F.avg_pool2d(x, op.kernel_size, op.stride, op.padding, count_include_pad=False)
+    return F.avg_pool2d(x, op.kernel_size, op.stride, op.padding, count_include_pad=op.counts_padding)
 
 
 @run_op.register

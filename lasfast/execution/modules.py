@@ -62,7 +62,7 @@ def _(op: layers.Quantize) -> nn.Module:
 def _(op: layers.Pool) -> nn.Module:
     if op.kind == "max":
         return nn.MaxPool2d(op.kernel_size, op.stride, op.padding)
-    return nn.AvgPool2d(op.kernel_size, op.stride, op.padding, count_include_pad=False)
+    return nn.AvgPool2d(op.kernel_size, op.stride, op.padding, count_include_pad=op.counts_padding)
 
 
 @make_module.register

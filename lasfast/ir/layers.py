@@ -94,12 +94,13 @@ class Activation(Op):
 
 @dataclass(frozen=True)
 class Pool(Op):
-    """Max or average pooling; padding never counts."""
+    """Max or average pooling. Padding does not count, unless an average `counts_padding` as zeros."""
 
     kind: PoolKind
     kernel_size: int
     stride: int
     padding: int = 0
+    counts_padding: bool = False
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """Follow the usual rule, (H + 2 padding - kernel) // stride + 1."""
@@ -270,8 +271,9 @@ class Opaque(Op):
     """A module of the user's own, which torch runs in every backend.
 
     It must treat images independently of each other (no batch statistics). `out_channels` and `stride` say
-    its output's shape. Costs read the number of its weights (`params`) and its multiply-adds:
-    `flops_per_position` for each position of the output, plus `flops_per_image`.
+    its output's shape; or `shape` does, for images of one size alone. Costs read the number of its weights
+    (`params`) and its multiply-adds: `flops_per_position` for each position of the output, plus
+    `flops_per_image`.
     """
 
     module: str
@@ -280,9 +282,12 @@ class Opaque(Op):
     params: int = 0
     flops_per_position: int = 0
     flops_per_image: int = 0
+    shape: Shape | None = None
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        """Divide height and width by the stride, rounding up."""
+        """Divide height and width by the stride, rounding up, unless the shape is known."""
+        if self.shape is not None:
+            return self.shape
         return (self.out_channels, *(-(-size // self.stride) for size in shapes[0][1:]))
 
 

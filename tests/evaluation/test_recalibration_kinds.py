@@ -82,6 +82,31 @@ class IdentityAndDropout(Base):
         return self.last(self.bn(self.conv(y)) + x)
 
 
+class Pools(Base):
+    """Functions that pool, an average that counts its padding, and dropout that does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(3, 1, 1)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.bn(self.stem(x)), 3, 1, padding=1)
+        y = F.avg_pool2d(x, kernel_size=3, stride=1, padding=1) + self.pool(x)
+        return self.last(F.dropout(self.conv(y), 0.3, training=False)[:, :, :, :])
+
+
+class OtherSizes(Base):
+    """Modules whose output has another size than the input's divided by a stride."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.pool, self.pad = nn.Upsample(scale_factor=2), nn.AdaptiveAvgPool2d(7), nn.ZeroPad2d(1)
+
+    def forward(self, x):
+        x = self.bn(self.conv(self.pad(self.pool(self.up(self.stem(x))))))
+        return self.last(x)
+
+
 class ShortcutThatIsReadAgain(Base):
     """The sum changes the norm's value alone, not the other operand."""
 
@@ -95,6 +120,7 @@ class ShortcutThatIsReadAgain(Base):
 NATIVELY = (
     *(ShortcutBehindAnActivation, ReaderBeforeAnActivation, NormThatIsChangedInPlace, SumIntoShortcut),
     *(ProductIntoShortcut, IdentityAndDropout, ShortcutThatIsReadAgain),
+    *(Pools, OtherSizes),
 )
 
 
@@ -435,3 +461,13 @@ def test_a_small_last_batch_is_warned_about(backend: str, one_thread: None) -> N
         lasfast.calibrate(SumIntoShortcut(), images, backend=backend)
     lasfast.calibrate(SumIntoShortcut(), images, statistics="batch_mean", backend=backend)
     lasfast.calibrate(SumIntoShortcut(), [*images[:2], images[0][:3]], backend=backend)
+
+
+@needs_native
+def test_modules_of_unknown_shapes_take_images_of_one_size() -> None:
+    images = [*batches(1), *batches(1, size=6)]
+    network = OtherSizes()
+    with pytest.raises(ValueError, match=r"what 'up', 'pool', 'pad' makes of others than \(3, 8, 8\) is not"):
+        lasfast.calibrate(network, images)
+    assert (network.bn.running_mean == 0).all()
+    lasfast.calibrate(network, images, backend="torch")

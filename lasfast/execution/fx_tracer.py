@@ -37,8 +37,8 @@ class Tracer(fx.Tracer):
     What a graph cannot say is found out, so that nothing is frozen as it was while tracing:
 
     - Buffers are nodes of the graph, as parameters are.
-    - `changes` names the modules whose forward draws random numbers or changes attributes, and says what
-      it does. The attributes are put back.
+    - `changes` names the modules whose forward draws random numbers, changes attributes or computes under
+      `torch.no_grad`, `torch.autocast` and the like, and says what it does. The attributes are put back.
     - `constants` are the tensors that the network's code makes, by the names under which nodes read them.
     - The network's optional arguments are not given: the graph takes the others.
 
@@ -64,6 +64,7 @@ class Tracer(fx.Tracer):
     def trace(self, root: nn.Module) -> fx.Graph:  # type: ignore[override]
         """Return the graph of a network's forward."""
         before, known = _Snapshot(root), set(vars(root))
+        self._context = _context()
         try:
             graph = super().trace(root)
             self._note_changes("", before)
@@ -112,8 +113,10 @@ class Tracer(fx.Tracer):
             self.changes[name] = change
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """Create a node, and note where it is."""
+        """Create a node, and note where it is, and whether it would run in a context that is lost."""
         node = super().create_node(*args, **kwargs)
+        if _context() != self._context:
+            self.changes.setdefault(self.part, "changes the mode of gradients or of autocast")
         node.meta["part"] = self.part
         return node
 
@@ -245,6 +248,12 @@ def _generators() -> tuple[Any, ...]:
     numpy_state: Any = np.random.get_state()
     numbers = [state.numpy().tobytes() for state in states]
     return (*numbers, random.getstate(), numpy_state[1].tobytes(), *numpy_state[2:])
+
+
+def _context() -> tuple[Any, ...]:
+    """Return the modes of PyTorch that a forward may change around what it computes."""
+    autocast = [(torch.is_autocast_enabled(one), torch.get_autocast_dtype(one)) for one in ("cpu", "cuda")]
+    return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast)
 
 
 def _defaults(forward: Any) -> dict[str, Any]:

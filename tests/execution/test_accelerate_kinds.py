@@ -175,6 +175,28 @@ class ByMode(nn.Module):
         return F.dropout(x, 0.0, self.training)
 
 
+class Frozen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        with torch.no_grad():
+            y = self.conv(x)
+        return x + y
+
+
+class Autocasts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = self.conv(x)
+        return x * y.mean((2, 3), keepdim=True).float()
+
+
 class NormAct(nn.BatchNorm2d):
     def forward(self, x):
         if self.training:
@@ -196,7 +218,7 @@ def len_of(x: Tensor):
     return x.size(0)
 
 
-INNER = (AsksForTensors, Counts, ByMode, NormAct, Branching, PeeksAtTheNormsMode)
+INNER = (AsksForTensors, Counts, ByMode, Frozen, Autocasts, NormAct, Branching, PeeksAtTheNormsMode)
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{
         one.__name__: one
@@ -377,6 +399,7 @@ class ComputesWithParameters(Base):
         (ComputesWithParameters, "computes with parameters in a way that torch.fx does not see"),
         (AsksForTensors, "got a AsksForTensors that computes .* or does not"),
         (Draws, "in which Draws draws random numbers"),
+        (Frozen, "in which Frozen changes the mode of gradients or of autocast"),
         (PeeksAtTheNormsMode, "got a PeeksAtTheNormsMode that computes .* or does not"),
     ],
 )

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import fx, nn
 from torch.fx.graph import inplace_methods
+from torch.fx.proxy import TraceError
 
 from lasfast.execution.fused_call import normalize
 from lasfast.nn import PACT, ConvBNAct, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear
 from lasfast.nn.plain import is_plain
 
 LEAVES = (ConvBNAct, PACT, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear)
-
-
 NORMS_WITH_ACTIVATION = ("timm.layers.norm_act.BatchNormAct2d",)
 """Subclasses of `nn.BatchNorm2d` that call their `drop` and their `act` on what it gives."""
 
@@ -119,6 +118,19 @@ class Tracer(fx.Tracer):
             self.changes.setdefault(self.part, "changes the mode of gradients or of autocast")
         node.meta["part"] = self.part
         return node
+
+    def to_bool(self, obj: Any) -> bool:
+        """Raise TraceError where control flow depends on a value; note it, since the network may catch that."""
+        self.changes.setdefault(self.part, "decides by values")
+        return super().to_bool(obj)
+
+    def iter(self, obj: Any) -> Any:
+        """Give the items of a value where their number is known, and note where it is not."""
+        try:
+            return super().iter(obj)
+        except TraceError:
+            self.changes.setdefault(self.part, "decides by the number of items of a value")
+            raise
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return what stands for a value within the network."""

@@ -175,6 +175,31 @@ class ByMode(nn.Module):
         return F.dropout(x, 0.0, self.training)
 
 
+class GoesOnFromErrors(nn.Module):
+    def forward(self, x):
+        try:
+            return x * 2 if x.sum() > -1e9 else x
+        except Exception:
+            return x * 3
+
+
+class Straight(torch.autograd.Function):
+    """Its gradient is not that of what it computes."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 2
+
+
+class OwnGradient(nn.Module):
+    def forward(self, x):
+        return Straight.apply(x - 0.5)
+
+
 class Frozen(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -218,7 +243,18 @@ def len_of(x: Tensor):
     return x.size(0)
 
 
-INNER = (AsksForTensors, Counts, ByMode, Frozen, Autocasts, NormAct, Branching, PeeksAtTheNormsMode)
+INNER = (
+    GoesOnFromErrors,
+    OwnGradient,
+    AsksForTensors,
+    Counts,
+    ByMode,
+    Frozen,
+    Autocasts,
+    NormAct,
+    Branching,
+    PeeksAtTheNormsMode,
+)
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{
         one.__name__: one

@@ -120,7 +120,7 @@ class Tracer(fx.Tracer):
         return node
 
     def to_bool(self, obj: Any) -> bool:
-        """Raise TraceError where control flow depends on a value; note it, since the network may catch that."""
+        """Raise TraceError where control flow depends on a value; note it, since code may catch that."""
         self.changes.setdefault(self.part, "decides by values")
         return super().to_bool(obj)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -85,10 +86,15 @@ def calibrate(
         except _CannotError as error:
             if backend == "native":
                 raise ValueError(f"backend='native' cannot calibrate this network: {error}") from error
+        except _SizesError:
+            if backend == "native" or isinstance(loader, Iterator):
+                raise
+            batches = _Batches(loader, batches.device)
     used = "native" if kept is not None else "torch"
     if kept is None:
         kept = _torch(network, norms, batches, statistics, precision)
-    _keep(norms, kept)
+    with torch.inference_mode(False):  # buffers outlive the mode that this is called in
+        _keep(norms, kept)
     return used
 
 
@@ -130,6 +136,10 @@ def _keep(norms: Norms, kept: dict[str, NormStatistics]) -> None:
 
 class _CannotError(Exception):
     """The native backend cannot run a network, for the reason in the text."""
+
+
+class _SizesError(ValueError):
+    """Images of another size have come, for which a network was not read."""
 
 
 class _Batches:
@@ -200,7 +210,7 @@ def _of_one_size(batches: Iterable[Tensor], layer: Layer, shape: Shape) -> Itera
     for images in batches:
         if images.shape[1:] != shape:
             modules = [op.module for op in layer.ops if isinstance(op, Opaque) and op.shape is not None]
-            raise ValueError(
+            raise _SizesError(
                 f"images must have one size for backend='native', since what {listed(modules)} makes of "
                 f"others than {shape} is not known, got {tuple(images.shape[1:])}; backend='torch' takes any"
             )
@@ -226,6 +236,11 @@ def _check_reading(network: nn.Module, norms: Norms, layer: Layer, images: Tenso
     """
     expected: dict[str, Tensor] = {}
     found: dict[str, Tensor] = {}
+    try:
+        twins = copy.deepcopy(network), copy.deepcopy(network)  # a call may change a module
+    except Exception as error:  # such as of parameters that are computed
+        raise _CannotError(f"the network cannot be copied, to try what was read: {error}") from error
+    modules = dict(twins[1].named_modules())
 
     def note(name: str) -> Any:
         def hook(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -235,16 +250,13 @@ def _check_reading(network: nn.Module, norms: Norms, layer: Layer, images: Tenso
 
     def batch_norm(op: Any, x: Tensor) -> Tensor:
         found[op.module] = x.clone()
-        return nn.BatchNorm2d.forward(norms[op.module], x)  # which a subclass may go on from
+        return nn.BatchNorm2d.forward(modules[op.module], x)  # which a subclass may go on from
 
+    for name in norms:
+        twins[0].get_submodule(name).register_forward_pre_hook(note(name))
     with torch.no_grad():
-        hooks = [norm.register_forward_pre_hook(note(name)) for name, norm in norms.items()]
-        try:
-            expected["its output"] = network(images.clone())
-        finally:
-            for one in hooks:
-                one.remove()
-        found["its output"] = run_layer(layer, images, dict(network.named_modules()), batch_norm)
+        expected["its output"] = twins[0](images.clone())
+        found["its output"] = run_layer(layer, images, modules, batch_norm)
     for name, value in expected.items():
         same = name in found and found[name].shape == value.shape
         if not same or not (found[name] - value).norm() <= 1e-3 * value.norm():  # so for NaN, too

@@ -15,7 +15,8 @@ from lasfast.execution.fused_call import as_contiguous, run
 from lasfast.execution.fx_memory import Memory, effect_of, is_outside
 from lasfast.execution.fx_modes import Reading, read_in_both_modes
 from lasfast.execution.fx_ops import UntraceableError, callee, record_of
-from lasfast.execution.fx_tracer import LEAVES, has_activation
+from lasfast.execution.fx_tracer import LEAVES
+from lasfast.execution.structure import Structure
 from lasfast.ir.fusion import Chain, Stage, match
 from lasfast.ir.layers import Activation, Op, Opaque
 from lasfast.nn.plain import is_plain
@@ -32,7 +33,8 @@ def accelerate(model: nn.Module) -> nn.Module:
     memory. Everything else stays PyTorch's. The result is a module of a subclass of the model's class, with
     the model's own weights, buffers, submodules and hooks, not copies: a state dict moves both ways, and
     training the one trains the other. Training mode and evaluation mode, frozen norms, autocast, copies,
-    pickles and `torch.compile` work as before. Convolution weights are put into channels_last. Its attribute
+    pickles and `torch.compile` work as before. Convolution weights are put into channels_last, unless the
+    model's code asks for the usual order of elements (`x.view(n, -1)`). Its attribute
     `fused_graph` is the `torch.fx.Graph` that it runs in its present mode.
 
     What is not understood is called as it is. Modules are not looked into that have hooks, parametrizations
@@ -40,8 +42,9 @@ def accelerate(model: nn.Module) -> nn.Module:
     code differs between training and evaluation, or that draw random numbers or change their attributes.
     (The `forward` of `model` itself may depend on its own mode.)
     Ops that others would see in another order are not fused: where a value is changed in place in between.
-    With other arguments than the required ones, the model's own `forward` runs. Fused modules that get hooks
-    later are called as they are; so are all for derivatives in forward mode. On a GPU where lasfast's
+    With other arguments than the required tensors, or where modules have got hooks, other attributes or other
+    submodules since, the model's own `forward` runs. PyTorch's operators run within the transforms of
+    `torch.func`, and second derivatives raise NotImplementedError. On a GPU where lasfast's
     kernels failed their check (see `lasfast.runtime.gpu_check`), PyTorch's compute the same.
 
     Args:
@@ -54,7 +57,7 @@ def accelerate(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
     if isinstance(model, _Accelerated):
-        model = model._original()
+        model = model._lasfast_original()
     reading = read_in_both_modes(model)
     for graph in dict.fromkeys(reading.graphs.values()):
         _FusedGraph(model, graph, reading.layout_free).fuse()
@@ -65,58 +68,71 @@ class _Accelerated:
     """A mixin of accelerated models: what is copied and pickled is the model, which is accelerated again."""
 
     training: bool
-    _kind: type[nn.Module]
-    _graphs: dict[bool, fx.Graph]
-    _constants: tuple[str, ...]
+    _lasfast_kind: type[nn.Module]
+    _lasfast_graphs: dict[bool, fx.Graph]
+    _lasfast_constants: tuple[str, ...]
 
     @property
     def fused_graph(self) -> fx.Graph:
         """The graph that the model runs in its present mode."""
-        return self._graphs[self.training]
+        return self._lasfast_graphs[self.training]
 
-    def _original(self) -> nn.Module:
+    def _lasfast_original(self) -> nn.Module:
         """Return a module of the model's own class that shares everything with this one."""
         assert isinstance(self, nn.Module)
-        model = _shared(self, self._kind)
-        for name in self._constants:
+        model: nn.Module = _shared(self, self._lasfast_kind)
+        for name in self._lasfast_constants:
             delattr(model, name)
         return model
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
-        result = memo[id(self)] = accelerate(copy.deepcopy(self._original(), memo))
+        result = memo[id(self)] = accelerate(copy.deepcopy(self._lasfast_original(), memo))
         return result
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return accelerate, (self._original(),)
+        return accelerate, (self._lasfast_original(),)
 
 
 def _with_forward(model: nn.Module, reading: Reading) -> nn.Module:
     """Return a module that shares everything with a model, and runs a graph instead of its forward."""
     kind = type(model)
-    runs = {graph: _compiled(graph, kind.__name__) for graph in dict.fromkeys(reading.graphs.values())}
+    graphs = list(dict.fromkeys(reading.graphs.values()))
+    runs = {graph: _compiled(graph, kind.__name__) for graph in graphs}
     in_evaluation, in_training = (runs[reading.graphs[training]] for training in (False, True))
     required = sum(node.op == "placeholder" for node in reading.graphs[True].nodes)
-
-    # A hook of such a module is about the activation within, too.
-    opened = [module for module in model.modules() if has_activation(module)]
+    structure: Structure
 
     @functools.wraps(kind.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if kwargs or len(args) != required or not all(map(is_plain, opened)):
+        as_read = not kwargs and len(args) == required and all(isinstance(x, torch.Tensor) for x in args)
+        # What a compiler compiles it watches by itself.
+        if not as_read or not (torch.compiler.is_compiling() or structure.holds()):
             return kind.forward(self, *args, **kwargs)
         return in_training(self, *args) if self.training else in_evaluation(self, *args)
 
     members = {
         "forward": forward,
-        "_kind": kind,
-        "_graphs": reading.graphs,
-        "_constants": tuple(reading.constants),
+        "_lasfast_kind": kind,
+        "_lasfast_graphs": reading.graphs,
+        "_lasfast_constants": tuple(reading.constants),
         "__module__": kind.__module__,
     }
-    network: nn.Module = _shared(model, type(f"Accelerated{kind.__name__}", (_Accelerated, kind), members))
+    try:
+        accelerated = type(f"Accelerated{kind.__name__}", (_Accelerated, kind), members)
+    except TypeError as error:  # its class wants arguments, or lets nobody inherit
+        raise ValueError(f"model must be of a class that others can inherit from: {error}") from error
+    network: nn.Module = _shared(model, accelerated)
     for name, value in reading.constants.items():
         network.register_buffer(name, value, persistent=False)
+    structure = Structure(network, _called(graphs))
     return network
+
+
+def _called(graphs: list[fx.Graph]) -> set[str]:
+    """Return the names of the modules that graphs call, none that they read."""
+    nodes = [node for graph in graphs for node in graph.nodes]
+    read = {str(node.target) for node in nodes if node.op == "get_attr"}
+    return {str(node.target) for node in nodes if node.op == "call_module"} - read
 
 
 def _compiled(graph: fx.Graph, name: str) -> Callable[..., Any]:
@@ -134,6 +150,10 @@ def _shared(model: nn.Module, kind: type) -> Any:
     vars(result).update(vars(model))
     for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
         vars(result)[name] = copy.copy(vars(model)[name])
+    for one in kind.__mro__:
+        for name in one.__dict__.get("__slots__", ()):
+            if hasattr(model, name):
+                setattr(result, name, getattr(model, name))
     return result
 
 
@@ -165,13 +185,14 @@ class _FusedGraph:
         movable = [parts for chain in chains if (parts := self._movable_part(chain))]
         if not movable:
             return
-        self._follow_layout()
-        for node in self.nodes:
-            conv = self.modules.get(str(node.target)) if node.op == "call_module" else None
-            if type(conv) is nn.Conv2d and is_plain(conv) and self.calls[conv] == 1:
-                conv.to(memory_format=torch.channels_last)
+        if not self._follow_layout():
+            self._put_weights_into_channels_last()
         for parts in movable:
             self._fuse(parts)
+        [output] = [node for node in self.graph.nodes if node.op == "output"]
+        for result in output.all_input_nodes:
+            with self.graph.inserting_before(output):
+                output.replace_input_with(result, self._wrapped(as_contiguous, result))
         self.graph.lint()
 
     def _reached(self, node: fx.Node) -> Iterator[nn.Module]:
@@ -269,18 +290,35 @@ class _FusedGraph:
             self.places[user] > place for user in value.users if user not in chain
         )
 
-    def _follow_layout(self) -> None:
-        """Let values be in channels_last, but where code asks for the usual order of elements in memory."""
+    def _put_weights_into_channels_last(self) -> None:
+        """Put weights of convolutions into the layout of the values that kernels work on.
+
+        Values that PyTorch computes from such weights have it, too: also those of the model itself.
+        """
+        for node in self.nodes:
+            conv = self.modules.get(str(node.target)) if node.op == "call_module" else None
+            if type(conv) is nn.Conv2d and is_plain(conv) and self.calls[conv] == 1:
+                conv.to(memory_format=torch.channels_last)
+
+    def _follow_layout(self) -> bool:
+        """Let values be in channels_last, but where code asks for the usual order of elements in memory.
+
+        Returns whether there is such code.
+        """
+        asks = bool(self.pinned)
         for node in self.nodes:
             if self.memory.place(node) in self.pinned:
                 if not self.shares[node] and not is_outside(node):
                     self._replace_by_contiguous(node)
             elif node.op == "call_method" and node.target in _RESHAPES and _is_shape(node.args[1:]):
                 node.target = _RESHAPES[str(node.target)]
+                asks = True
             elif node.op == "call_module" and self._depends_on_layout(node):
                 with self.graph.inserting_before(node):
                     for source in node.all_input_nodes:
                         node.replace_input_with(source, self._wrapped(as_contiguous, source))
+                asks = True
+        return asks
 
     def _replace_by_contiguous(self, node: fx.Node) -> None:
         with self.graph.inserting_after(node):

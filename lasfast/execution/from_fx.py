@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -273,7 +274,7 @@ def _opaque(name: str, module: nn.Module, shape: Shape) -> tuple[Op, bool, bool]
     version = x._version
     try:
         with torch.no_grad():
-            result = module(x)
+            result = copy.deepcopy(module)(x)  # a call may change a module
     except Exception as error:  # whatever the module's own code raises
         raise UntraceableError(f"module {name!r}, a {kind}, fails on zeros {shape}: {error}") from error
     params = sum(parameter.numel() for parameter in module.parameters())

@@ -16,13 +16,26 @@ def run(
     x: torch.Tensor,
     conv: nn.Conv2d | None,
     norm: nn.BatchNorm2d,
-    residual: torch.Tensor | None,
+    residual: Any,
     activation: str,
 ) -> torch.Tensor:
-    """Return `act(norm(conv(x)) + residual)`, where the residual may be broadcast, in new memory."""
-    if residual is None or residual.shape == _output_shape(x, conv):
+    """Return `act(norm(conv(x)) + residual)` in new memory; fused where that is what the modules would give.
+
+    The residual may be broadcast, or a number, or of another dtype. An x of other channels than the modules
+    have is theirs to refuse.
+    """
+    channels = norm.num_features if conv is None else conv.in_channels
+    if x.dim() != 4 or x.shape[1] != channels:
+        y = norm(x if conv is None else conv(x))
+    elif residual is None or (
+        isinstance(residual, torch.Tensor)
+        and residual.shape == _output_shape(x, conv)
+        and residual.dtype == x.dtype
+    ):
         return fused(x, conv, norm, residual, activation)
-    return FUNCTIONS[activation](fused(x, conv, norm) + residual)  # it is broadcast
+    else:
+        y = fused(x, conv, norm)
+    return FUNCTIONS[activation](y if residual is None else y + residual)
 
 
 def _output_shape(x: torch.Tensor, conv: nn.Conv2d | None) -> tuple[int, ...]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from lasfast.execution.fx_memory import Memory, effect_of
+from lasfast.execution.fx_ops import callee
 from lasfast.execution.fx_tracer import Tracer
 from lasfast.nn.plain import has_global_hooks, replaced_methods
 
@@ -73,8 +75,8 @@ class _Reader:
     def read(self) -> Reading:
         """Read the network in both modes; _UnreadableError names modules that must become single nodes.
 
-        The two readings differ in what `isinstance(value, torch.Tensor)` answers, too: a network whose graph
-        depends on it cannot be read.
+        The two readings differ in what `isinstance(value, torch.Tensor)` and `torch.is_grad_enabled()` say,
+        too: a network whose graph depends on these cannot be read.
         """
         evaluation = self.trace(False, False, values_are_tensors=False)
         training = self.trace(True, True, values_are_tensors=True)
@@ -107,7 +109,8 @@ class _Reader:
         kind = _kind(self.network)
         tracer = Tracer(self.whole, values_are_tensors=values_are_tensors)
         try:
-            graph = tracer.trace(self.network)
+            with torch.set_grad_enabled(values_are_tensors):
+                graph = tracer.trace(self.network)
         except Exception as error:  # whatever the network's own code raises when it meets a proxy
             reason = f"model must be traceable by torch.fx, got a {kind} that is not: {error}"
             raise _UnreadableError(self.alike(tracer.part), reason) from error
@@ -116,7 +119,9 @@ class _Reader:
             reason = f"model must compute the same whenever it is called, got a {kind} in which {changes}"
             raise _UnreadableError(set(tracer.changes), reason)
         _check_layout(graph, kind)
-        return _Trace(graph, tracer.constants)
+        trace = _Trace(graph, tracer.constants)
+        _check_constants(trace, self.network)
+        return trace
 
     def alike(self, part: str) -> set[str]:
         """Return the names of a module and of others with the same code, which will not do better."""
@@ -154,9 +159,21 @@ def _different_parts(one: _Trace, other: _Trace) -> set[str]:
 
 def _check_layout(graph: fx.Graph, kind: str) -> None:
     for node in graph.nodes:
-        if node.op == "call_method" and node.target in _LAYOUT_METHODS:
+        if getattr(callee(node), "__name__", "") in _LAYOUT_METHODS or "memory_format" in node.kwargs:
             reason = f"model must not ask how values lie in memory, got a {kind} with {node.format_node()}"
             raise _UnreadableError({node.meta["part"]}, reason)
+
+
+def _check_constants(trace: _Trace, network: nn.Module) -> None:
+    """Raise _UnreadableError where what a network's code makes is changed: the graph makes it but once."""
+    modules, memory = dict(network.named_modules()), Memory()
+    for node in trace.graph.nodes:
+        effect = effect_of(node, modules)
+        memory.add(node, effect.shares)
+        for one in (other for written in effect.writes for other in memory.sharing(written)):
+            if one.op == "get_attr" and one.target in trace.constants:
+                reason = f"model must not change a tensor that it makes, got {node.format_node()}"
+                raise _UnreadableError({node.meta["part"]}, reason)
 
 
 def _asks_for_layout(node: fx.Node) -> bool:
@@ -189,6 +206,6 @@ def _difference(kind: str, evaluation: _Trace, training: _Trace) -> str:
     lines = [trace.graph.python_code("self").src.splitlines() for trace in (evaluation, training)]
     line = next((one for one in lines[1] if one not in lines[0]), lines[1][-1])
     return (
-        "model must compute the same whatever the modes of its modules, and whatever isinstance(value, "
-        f"torch.Tensor) answers, got a {kind} that computes `{line.strip()}` or does not"
+        "model must compute the same whatever the modes of its modules, isinstance(value, torch.Tensor) and "
+        f"torch.is_grad_enabled() say, got a {kind} that computes `{line.strip()}` or does not"
     )

@@ -7,12 +7,15 @@ import operator
 import random
 from collections.abc import Callable, Collection
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import fx, nn
 from torch.fx.graph import inplace_methods
 from torch.fx.proxy import TraceError
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
 
 from lasfast.execution.fused_call import normalize
 from lasfast.nn import PACT, ConvBNAct, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear
@@ -65,10 +68,12 @@ class Tracer(fx.Tracer):
         before, known = _Snapshot(root), set(vars(root))
         self._context = _context()
         try:
-            graph = super().trace(root)
+            with _Watch(self), mock.patch.object(torch.autograd.Function, "apply", _refuse_own_gradient):
+                graph = super().trace(root)
             self._note_changes("", before)
         finally:
             before.restore()
+            _set_generators(before.generators)
             made = [name for name in vars(root) if is_constant(name) and name not in known]
             self.constants = {name: vars(root).pop(name) for name in made}
         return graph
@@ -173,6 +178,12 @@ class _TensorProxy(_Proxy):
 
     _is_param = False
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute, unless tensors have none of this name: code may ask with `hasattr`."""
+        if not hasattr(torch.Tensor, name):
+            raise AttributeError(f"a tensor has no attribute {name!r}")
+        return super().__getattr__(name)
+
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         return torch.Tensor
@@ -181,6 +192,30 @@ class _TensorProxy(_Proxy):
 def is_constant(name: str) -> bool:
     """Return whether the tracer names a tensor so that a network's code makes."""
     return name.startswith("_tensor_constant")
+
+
+class _Watch(TorchDispatchMode):
+    """Notes where a network's code computes with tensors that it has not made: the result is frozen."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+        self._made: list[torch.Tensor] = []  # kept, so that no other tensor takes the place of one
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator on real tensors, not on values of the graph."""
+        made = {id(one) for one in self._made}
+        given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        if any(id(one) not in made for one in given):
+            change = "computes with tensors in a way that torch.fx does not see"
+            self._tracer.changes.setdefault(self._tracer.part, change)
+        result = func(*args, **(kwargs or {}))
+        self._made += [one for one in tree_leaves(result) if isinstance(one, torch.Tensor)]
+        return result
+
+
+def _refuse_own_gradient(*args: Any, **kwargs: Any) -> Any:
+    raise RuntimeError("it calls a torch.autograd.Function, whose gradient a graph would lose")
 
 
 class _Snapshot:
@@ -195,7 +230,7 @@ class _Snapshot:
         changed = [name for one in self.attributes for name in one.changed()]
         if changed:
             return f"changes the attribute {changed[0]!r}"
-        return "draws random numbers" if self.generators != _generators() else ""
+        return "" if _are_equal(self.generators, _generators()) else "draws random numbers"
 
     def restore(self) -> None:
         """Put the attributes back as they were."""
@@ -256,10 +291,28 @@ def _are_same(one: Any, other: Any) -> bool:
 def _generators() -> tuple[Any, ...]:
     """Return the states of the random generators that a forward may draw from."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
-    numpy_state: Any = np.random.get_state()
-    numbers = [state.numpy().tobytes() for state in states]
-    return (*numbers, random.getstate(), numpy_state[1].tobytes(), *numpy_state[2:])
+    with _disable_current_modes():  # this is not the network's code
+        states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+        return [state.clone().numpy() for state in states], random.getstate(), np.random.get_state()
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Return whether states of generators are the same."""
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_are_equal, one, other))
+    return np.array_equal(one, other)
+
+
+def _set_generators(states: tuple[Any, ...]) -> None:
+    """Put random generators back to what `_generators` has told."""
+    torch_states, python_state, numpy_state = states
+    for number, state in enumerate(torch_states):
+        if number == 0:
+            torch.set_rng_state(torch.from_numpy(state))
+        else:
+            torch.cuda.set_rng_state(torch.from_numpy(state), number - 1)
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)
 
 
 def _context() -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from lasfast.nn.plain import is_plain
 from lasfast.nn.sliced import SlicedBatchNorm2d, SlicedConv2d, active_outputs, begin_batch
 from lasfast.ops import bn_act, conv_bn_act
 from lasfast.ops.activations import FUNCTIONS, MODULES
-from lasfast.ops.forward_mode import in_forward_mode
+from lasfast.ops.derivatives import is_transformed
 
 
 class ConvBNAct(nn.Sequential):
@@ -75,9 +75,9 @@ def fused(
 
     Without a convolution, `x` is what the batch norm reads. A convolution has equal strides and paddings of
     its axes and no dilation, as `SlicedConv2d` has, and no bias. Modules with hooks are called, so that these
-    are, too; and so are all where the operators have no answer: for derivatives in forward mode.
+    are, too; and so are all within transforms (`torch.func`: vmap, jvp, grad), which operators do not know.
     """
-    if not (is_plain(norm) and (conv is None or is_plain(conv))) or in_forward_mode():
+    if not (is_plain(norm) and (conv is None or is_plain(conv))) or is_transformed():
         return _called(x, conv, norm, residual, activation, c_out)
     channels = x.shape[1]
     if conv is not None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 
 from lasfast.ops import bn_act_kernels, reference
@@ -36,7 +35,7 @@ from lasfast.ops.bn_act_schema import (
     saved_inputs,
     statistics_dtype,
 )
-from lasfast.ops.forward_mode import refuse_forward_mode
+from lasfast.ops.derivatives import first_order, refuse_forward_mode
 from lasfast.ops.process_ranks import ProcessRanks, is_distributed, merge_statistics
 
 
@@ -228,7 +227,7 @@ class _Direct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():  # somebody may want to differentiate again: that takes longer to refuse
+        if torch.is_grad_enabled():  # somebody may want to differentiate again, which this refuses
             return gradients(ctx, grad)
         inputs = saved_inputs(ctx)
         results = empty_gradients(inputs, needed_gradients(ctx.needs_input_grad))
@@ -246,7 +245,7 @@ class _Distributed(torch.autograd.Function):
         return _forward(*arguments)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         inputs = saved_inputs(ctx)
         results = empty_gradients(inputs, needed_gradients(ctx.needs_input_grad[1:]))

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lasfast.ir.activations import ACTIVATIONS
+from lasfast.ops.derivatives import first_order
 
 library = torch.library.Library("lasfast", "FRAGMENT")
 library.define("batch_statistics(Tensor x) -> (Tensor mean, Tensor var)")
@@ -190,7 +190,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     save_inputs(ctx, inputs)
 
 
-@once_differentiable
+@first_order
 def gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     """Return the gradients of the operator's arguments, by the operator `bn_act_backward`."""
     needed = needed_gradients(ctx.needs_input_grad)

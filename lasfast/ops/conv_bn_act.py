@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lasfast.ir.activations import ACTIVATIONS
 from lasfast.ops import bn_act_kernels
 from lasfast.ops.bn_act import bn_act, follow, is_direct
 from lasfast.ops.bn_act_schema import TENSORS, BnActInputs, empty_gradients
-from lasfast.ops.forward_mode import refuse_forward_mode
+from lasfast.ops.derivatives import first_order, refuse_forward_mode
 from lasfast.ops.process_ranks import ProcessRanks, is_distributed
 from lasfast.ops.sliced_conv2d import Convolution, find, sliced_conv2d, sliced_conv2d_statistics
 from lasfast.ops.sliced_conv2d_schema import Size, as_arguments
@@ -168,7 +167,7 @@ class _Direct(torch.autograd.Function):
         return bn_act_kernels.bn_act(inputs)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         input, kernel, *tensors = ctx.saved_tensors
         inputs = BnActInputs(*tensors, *ctx.rest)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from lasfast.core.checks import check_bits
+from lasfast.ops.derivatives import first_order
 
 LEAST_ALPHA = 1e-3
 """The least value that PACT clips to, whatever becomes of alpha."""
@@ -88,7 +88,7 @@ class _Pact(torch.autograd.Function):
         return F.hardtanh(steps, 0, levels).round_().mul_(clip / levels)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         (steps,) = ctx.saved_tensors
         levels = 2**ctx.bits - 1

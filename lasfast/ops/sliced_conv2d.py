@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lasfast.ops import reference
-from lasfast.ops.forward_mode import refuse_forward_mode
+from lasfast.ops.derivatives import refuse_forward_mode
 from lasfast.ops.sliced_conv2d_kernels import PASSES, NhwcKernels, StridedKernels
 from lasfast.ops.sliced_conv2d_schema import (
     Geometry,

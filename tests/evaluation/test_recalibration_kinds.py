@@ -448,6 +448,40 @@ def test_one_shot_loaders(one_thread: None) -> None:
         lasfast.calibrate(network, iterator)
 
 
+class Initializes(nn.Module):
+    """Its scale is that of the first values that it sees; it counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.calls = None, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.scale is None:
+            self.scale = x.std() + 0.1
+        return x / self.scale * self.calls
+
+
+class DataDependent(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.initializes = Initializes()
+
+    def forward(self, x):
+        return self.last(self.conv(self.initializes(self.bn(self.stem(x)))))
+
+
+def test_modules_are_not_changed_by_reading_them(one_thread: None) -> None:
+    assert_calibrates(DataDependent, {"torch": "torch"} | ({"auto": "native"} if NATIVE else {}))
+
+
+def test_buffers_outlive_inference_mode() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
+    with torch.inference_mode():
+        lasfast.calibrate(network, batches())
+    network.eval()(batches()[0]).sum().backward()
+
+
 @pytest.mark.parametrize("kind", [PartsChangedInPlace, DropoutIsTheValueItself])
 def test_reading_says_what_was_changed(kind: type[nn.Module]) -> None:
     with pytest.raises(UntraceableError, match=r"is read after .*relu_.* may have changed it"):
@@ -467,7 +501,10 @@ def test_a_small_last_batch_is_warned_about(backend: str, one_thread: None) -> N
 def test_modules_of_unknown_shapes_take_images_of_one_size() -> None:
     images = [*batches(1), *batches(1, size=6)]
     network = OtherSizes()
-    with pytest.raises(ValueError, match=r"what 'up', 'pool', 'pad' makes of others than \(3, 8, 8\) is not"):
-        lasfast.calibrate(network, images)
+    for backend, loader in (("native", images), ("auto", iter(images))):
+        with pytest.raises(ValueError, match=r"what 'up', 'pool', 'pad' makes of others than \(3, 8, 8\) is"):
+            lasfast.calibrate(network, loader, backend=backend)
     assert (network.bn.running_mean == 0).all()
-    lasfast.calibrate(network, images, backend="torch")
+    truth = expected(copy.deepcopy(network), images)
+    assert lasfast.calibrate(network, images) == "torch"
+    assert_equal(network, truth)

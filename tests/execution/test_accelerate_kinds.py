@@ -399,6 +399,104 @@ def test_random_numbers_are_drawn_at_each_call(one_thread: None) -> None:
     torch.testing.assert_close(results[2:], results[:2], rtol=1e-4, atol=1e-5)
 
 
+class Numbers(Base):
+    """Sums with numbers, which are no residuals."""
+
+    def forward(self, x):
+        return (self.bn(self.conv(self.begin(x))) + x.size(0)).relu() + x.mean()
+
+
+class Changing(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature, self.block = 1.0, nn.Sequential(self.conv, self.bn)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(self.block(self.begin(x))) * self.temperature
+
+
+LATER: dict[str, Callable[[nn.Module], object]] = {
+    "an attribute": lambda network: setattr(network, "temperature", 3.0),
+    "an attribute of a convolution": lambda network: setattr(network.stem, "padding_mode", "reflect"),
+    "another activation": lambda network: setattr(network, "act", nn.GELU()),
+    "a module more": lambda network: network.block.append(nn.Tanh()),
+    "another norm": lambda network: network.block.__setitem__(1, nn.InstanceNorm2d(8)),
+    "a bias": lambda network: network.conv.register_parameter("bias", nn.Parameter(torch.ones(8))),
+    "a container's hook": lambda network: network.block.register_forward_hook(double),
+    "an activation's hook": lambda network: network.act.register_forward_hook(double),
+    "a container's forward": lambda network: setattr(network.block, "forward", lambda x: x * 2),
+}
+
+
+@pytest.mark.parametrize("change", LATER)
+def test_what_changes_later_counts(change: str, one_thread: None) -> None:
+    torch.manual_seed(0)
+    model = Changing().eval()
+    network = lasfast.accelerate(copy.deepcopy(model))
+    x = torch.randn(2, 3, 6, 6)
+    before = network(x)
+    for one in (model, network):
+        torch.manual_seed(1)
+        LATER[change](one)
+    torch.testing.assert_close(network(x), model(x), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(network(x), before, rtol=1e-3, atol=1e-3)
+
+
+def test_sums_with_numbers_and_other_dtypes(one_thread: None) -> None:
+    torch.manual_seed(0)
+    model = Numbers()
+    network = lasfast.accelerate(copy.deepcopy(model))
+    assert_alike(network, model, gradients=True)
+    model = SumByArgument().eval()
+    network = lasfast.accelerate(copy.deepcopy(model))
+    x, other = torch.randn(2, 3, 6, 6), torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    assert network(x, other).dtype == torch.float64
+    torch.testing.assert_close(network(x, other), model(x, other), rtol=1e-4, atol=1e-5)
+
+
+class SumByArgument(Base):
+    def forward(self, x, other):
+        return self.begin(x) + other
+
+
+def test_images_of_other_channels_are_refused_as_before() -> None:
+    """The operators could read a slice of the weight."""
+    model = Numbers()
+    network = lasfast.accelerate(copy.deepcopy(model))
+    for one in (model, network):
+        with pytest.raises(RuntimeError, match="to have 3 channels, but got 1"):
+            one(torch.zeros(2, 1, 6, 6))
+
+
+def test_second_derivatives_are_refused(one_thread: None) -> None:
+    """Autograd would leave them out on the way to chosen inputs."""
+    network = lasfast.accelerate(FlattenedByView())
+    x = torch.randn(4, 3, 6, 6, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="no second derivatives"):
+        torch.autograd.grad(network(x).square().sum(), x, create_graph=True)
+
+
+def test_transforms(one_thread: None) -> None:
+    torch.manual_seed(0)
+    model = FlattenedByView().eval()
+    network = lasfast.accelerate(copy.deepcopy(model))
+    x = torch.randn(3, 2, 3, 6, 6)
+    expected = torch.func.vmap(model)(x)
+    torch.testing.assert_close(torch.func.vmap(network)(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_random_generators_are_left_alone() -> None:
+    torch.manual_seed(0)
+    random.seed(0)
+    lasfast.accelerate(Kinds(Draws()))
+    drawn = torch.rand(1), random.random()
+    torch.manual_seed(0)
+    random.seed(0)
+    Kinds(Draws())
+    assert drawn == (torch.rand(1), random.random())
+
+
 class StoresItsFeatures(Base):
     def forward(self, x):
         self.features = self.begin(x)
@@ -409,6 +507,44 @@ class AsksForStrides(Base):
     def forward(self, x):
         x = self.begin(x)
         return x.as_strided((4, 2), (1, 3))
+
+
+class AsksForStridesByFunction(Base):
+    def forward(self, x):
+        return torch.as_strided(self.begin(x), (4, 2), (1, 3))
+
+
+class AsksForALayout(Base):
+    def forward(self, x):
+        return self.begin(x).contiguous(memory_format=torch.channels_last)
+
+
+class AddsUp(Base):
+    """What it makes once would be changed at each call."""
+
+    def forward(self, x):
+        total = torch.zeros(4, 8, 6, 6)
+        total += self.begin(x)
+        return total
+
+
+class ComputesWithATensor(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = [torch.ones(8, 1, 1)]
+
+    def forward(self, x):
+        return self.begin(x) * self.weight[0].sqrt()
+
+
+class AsksForGradients(Base):
+    def forward(self, x):
+        return self.begin(x) * (1 if torch.is_grad_enabled() else 2)
+
+
+class AsksForAttributes(Base):
+    def forward(self, x):
+        return self.begin(x) * (2 if hasattr(x, "images") else 1)
 
 
 class SetsData(Base):
@@ -431,8 +567,16 @@ class ComputesWithParameters(Base):
             AsksForStrides,
             "model must not ask how values lie in memory, got a AsksForS.*as_strided",
         ),
+        (AsksForStridesByFunction, "model must not ask how values lie in memory.*as_strided"),
+        (AsksForALayout, "model must not ask how values lie in memory.*contiguous"),
+        (AddsUp, "model must not change a tensor that it makes, got .*add_"),
+        (ComputesWithATensor, "ComputesWithATensor computes with tensors in a way that torch.fx"),
+        (AsksForGradients, "got a AsksForGradients that computes .* or does not"),
+        (AsksForAttributes, "got a AsksForAttributes that computes .* or does not"),
+        (OwnGradient, "it calls a torch.autograd.Function, whose gradient a graph would lose"),
+        (GoesOnFromErrors, "in which GoesOnFromErrors decides by values"),
         (SetsData, "it sets 'data' of a value"),
-        (ComputesWithParameters, "computes with parameters in a way that torch.fx does not see"),
+        (ComputesWithParameters, "ComputesWithParameters computes with tensors in a way that torch.fx"),
         (AsksForTensors, "got a AsksForTensors that computes .* or does not"),
         (Draws, "in which Draws draws random numbers"),
         (Frozen, "in which Frozen changes the mode of gradients or of autocast"),

@@ -142,7 +142,7 @@ def _(op: layers.Quantize, modules: Modules, x: Tensor) -> Tensor:
 
 @run_op.register
 def _(op: layers.Opaque, modules: Modules, x: Tensor) -> Tensor:
-    return modules[op.module](x)
+    return modules[op.module](x.clone())  # others may read x, which the module may write to
 
 
 def conv_weight(op: layers.Conv2d, modules: Modules) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-from lasfast.ir.layers import Layer, Path, Shape
+from lasfast.ir.layers import Layer, Path, Shape, misfit
 
 REMEMBERED = 2**16
 """The number of layers whose cost is remembered; a searcher's many architectures share few layers."""
@@ -25,7 +25,10 @@ def layerwise(cost: Callable[[Layer, tuple[Shape, ...]], int]) -> Callable[[Path
     def all_of(path: Path, input_shape: Shape) -> Iterator[int]:
         shape = tuple(input_shape)
         for layer in path:
-            value, shape = one(layer, shape)
+            try:
+                value, shape = one(layer, shape)
+            except ValueError as error:
+                raise misfit(input_shape, error) from None
             yield value
 
     return all_of

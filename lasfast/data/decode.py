@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -65,6 +66,9 @@ def open_image(path: str, channels: int) -> Image.Image:
 @contextmanager
 def _opened(path: str) -> Iterator[Image.Image]:
     """Open and decode an image, and turn it upright; whatever goes wrong becomes a `DataError`."""
+    with _naming(path):
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
+            raise DataError(f"{path}: this is no file; expected an image")
     with _naming(path), Image.open(path) as image:
         if image.mode not in GRAY_MODES + COLOR_MODES:
             raise DataError(

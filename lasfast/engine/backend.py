@@ -84,12 +84,16 @@ class Backend(ABC):
         """
         yield from tree.chunks(budget, lambda part: self.peak_bytes(part, image_shape, images))
 
-    def check_images(self, images: Tensor) -> None:
-        """Raise TypeError unless these are bytes where bytes are normalized, and floats elsewhere."""
+    def check_images(self, tree: PrefixTree, images: Tensor) -> None:
+        """Raise TypeError unless these are bytes where bytes are normalized, and floats elsewhere.
+
+        Raises ValueError where a layer of the tree does not fit them, before any layer runs.
+        """
         normalizes = self.target.normalization is not None
         if (images.dtype == torch.uint8) != normalizes:
             expected = "uint8, which is normalized" if normalizes else "floating point"
             raise TypeError(f"images must be {expected}, got {images.dtype}")
+        tree.shapes(tuple(images.shape[1:]))
 
 
 def too_few_values(module: str, images: int) -> ValueError:

@@ -33,7 +33,8 @@ class Entry:
         shape: (channels, height, width) of its value as it is stored.
         node: the tree's node that it belongs to; ROOT for the images.
         call: set where torch runs the op.
-        uses: how often its value is read, by ops and as the output of a path.
+        uses: how often its value is read, by ops and as the output of a node. Since an op of another node is
+            then never the only reader, what is fused does not depend on how many nodes read an output.
     """
 
     op: Op | None
@@ -64,12 +65,12 @@ def make_graph(tree: PrefixTree, image_shape: Shape, *, logits: bool) -> Graph:
 
     Raises NotLowerableError, or ValueError where a layer does not fit its input.
     """
+    shapes = tree.shapes(image_shape)  # as layers see them: features where an entry has an image
     graph = Graph([Entry(None, (), image_shape, ROOT)])
     entries, outputs = graph.entries, graph.outputs
-    shapes: dict[int, Shape] = {ROOT: image_shape}  # as layers see them: features where an entry has an image
     for index, node in enumerate(tree.nodes):
         source = outputs[node.parent]
-        steps, shapes[index] = _steps(node.layer, shapes[node.parent], entries[source].shape)
+        steps = _steps(node.layer, shapes[index], entries[source].shape)
         values = [source]
         for step in steps:
             sources = tuple([values[number] for number in step.sources])
@@ -81,12 +82,11 @@ def make_graph(tree: PrefixTree, image_shape: Shape, *, logits: bool) -> Graph:
             values.append(len(entries))
             entries.append(Entry(step.op, sources, step.shape, index, step.call))
         outputs[index] = values[-1]
-        if not node.uses:
-            output = entries[values[-1]]
-            output.uses += 1
-            if logits:
-                _check_leaf(node.layer, output.shape, shapes[index], graph.classes)
-                graph.classes = shapes[index][0]
+        output = entries[values[-1]]
+        output.uses += 1
+        if logits and not node.uses:
+            _check_leaf(node.layer, output.shape, shapes[index][-1], graph.classes)
+            graph.classes = shapes[index][-1][0]
     return graph
 
 
@@ -107,10 +107,10 @@ class _Step(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _steps(layer: Layer, shape: Shape, stored: Shape) -> tuple[tuple[_Step, ...], Shape]:
-    """Return a layer's ops and the shape of its output, for an input of a shape that is stored as another."""
+def _steps(layer: Layer, shapes: tuple[Shape, ...], stored: Shape) -> tuple[_Step, ...]:
+    """Return a layer's ops, for values of these shapes, the input first, which is stored as another."""
     steps = []
-    shapes, stored_shapes = layer.shapes(shape), [stored]
+    stored_shapes = [stored]
     for (op, numbers), output in zip(layer.steps(), shapes[1:], strict=True):
         inputs = [stored_shapes[number] for number in numbers]
         kept: Op | None = op
@@ -130,7 +130,7 @@ def _steps(layer: Layer, shape: Shape, stored: Shape) -> tuple[tuple[_Step, ...]
             stored = _as_image(output)
         steps.append(_Step(kept, numbers, stored, call))
         stored_shapes.append(stored)
-    return tuple(steps), shapes[-1]
+    return tuple(steps)
 
 
 def _as_image(shape: Shape) -> Shape:

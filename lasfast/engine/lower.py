@@ -162,11 +162,15 @@ class _Lowering:
         return Term(group)
 
     def _with_statistics(self, number: int, term: Term) -> Group:
-        """Return the group that sums what batch norm `number` reads: the one that stores it, or a new one."""
-        group = term.group
-        [source] = self.graph.entries[number].sources
-        stored = group.last == source and not group.activation and not group.adds
-        if stored and group.kind in _WITH_STATISTICS and group.statistics == NONE:
+        """Return the group that sums what batch norm `number` reads: the one that stores it, or a new one.
+
+        A group sums for a norm of its own node alone, so that results do not depend on which other nodes of
+        the tree have norms of its value.
+        """
+        group, entry = term.group, self.graph.entries[number]
+        stored = (group.last,) == entry.sources and not group.activation and not group.adds
+        free = group.kind in _WITH_STATISTICS and group.statistics == NONE and group.node == entry.node
+        if stored and free:
             return group
         return self._new_combine(number, term)
 

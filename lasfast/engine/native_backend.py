@@ -79,7 +79,7 @@ class NativeBackend(Backend):
         running: RunningStatistics | None = None
         batch_norms: tuple[BatchNorm, ...] = ()
         for images in batches:
-            images = self._prepared(images)
+            images = self._prepared(tree, images)
             shape = tuple(images.shape[1:])
             if shape not in executors:
                 executors[shape] = self._executor(tree, shape, len(images), calibration=True)
@@ -109,7 +109,7 @@ class NativeBackend(Backend):
         """Give the logits of every leaf for each batch (see `Backend.predict_batches`)."""
         executors: dict[Shape, Executor] = {}
         for images in batches:
-            images = self._prepared(images)
+            images = self._prepared(tree, images)
             shape = tuple(images.shape[1:])
             if shape not in executors:
                 executors[shape] = self._executor(tree, shape, len(images), calibration=False)
@@ -157,9 +157,9 @@ class NativeBackend(Backend):
         yield self._layout(tree, image_shape, calibration=True).batch_bytes(images)
         yield self._layout(tree, image_shape, calibration=False).least_bytes(1)
 
-    def _prepared(self, images: Tensor) -> Tensor:
+    def _prepared(self, tree: PrefixTree, images: Tensor) -> Tensor:
         """Return images as the native code reads them: float32 or uint8, [N, C, H, W] in this order."""
-        self.check_images(images)
+        self.check_images(tree, images)
         target = self.target
         device = device_of(target.module)
         if device != target.device:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -18,7 +17,7 @@ from lasfast.engine.group import Group, Term
 from lasfast.engine.memory import largest_first
 from lasfast.engine.schedule import CUDA_CHANNELS, Kind
 from lasfast.ir import layers
-from lasfast.ir.layers import Layer, Shape
+from lasfast.ir.layers import Shape
 from lasfast.ir.prefix_tree import ROOT, PrefixTree
 
 ALIGNMENT = 64
@@ -33,16 +32,15 @@ def depth_first(tree: PrefixTree, image_shape: Shape) -> list[int]:
     Of a node's children, that whose subtree needs most memory comes last, when the node's output has only to
     wait for its own layers.
     """
-    shapes: dict[int, Shape] = {ROOT: image_shape}
+    shapes = tree.shapes(image_shape)
     children: list[list[int]] = [[] for _ in range(len(tree.nodes) + 1)]  # those of the root are last
-    needs = []  # elements: of each layer for itself, and then of its subtree
+    # Elements: about those of each layer for itself, and then of its subtree.
+    needs = [prod(first) + max(map(prod, inner)) for first, *inner in shapes]
     for index, node in enumerate(tree.nodes):
-        shapes[index], own = _output_and_need(node.layer, shapes[node.parent])
-        needs.append(own)
         children[node.parent].append(index)
     for index in reversed(range(len(tree.nodes))):
         inner = sorted(needs[child] for child in children[index])
-        waiting = [need + prod(shapes[index]) for need in inner[:-1]]
+        waiting = [need + prod(shapes[index][-1]) for need in inner[:-1]]
         needs[index] = max([needs[index], *inner[-1:], *waiting])
     for some in children:
         some.sort(key=lambda child: needs[child])
@@ -52,13 +50,6 @@ def depth_first(tree: PrefixTree, image_shape: Shape) -> list[int]:
         places[index] = place
         stack += children[index][::-1]
     return places
-
-
-@lru_cache(maxsize=4096)
-def _output_and_need(layer: Layer, input_shape: Shape) -> tuple[Shape, int]:
-    """Return the shape of a layer's output, and about how many elements it needs for itself."""
-    first, *inner = layer.shapes(input_shape)
-    return inner[-1], prod(first) + max(map(prod, inner))
 
 
 @dataclass

@@ -83,7 +83,7 @@ class TorchBackend(Backend):
         self, tree: PrefixTree, images: Tensor, modules: Modules, functions: list[BatchNormFunction]
     ) -> Iterator[tuple[int, Tensor]]:
         """Run the tree on one batch, giving each leaf's output as it is ready."""
-        self.check_images(images)
+        self.check_images(tree, images)
         normalization = self.target.normalization
         outputs = {ROOT: images if normalization is None else normalization(images)}
         waiting = [node.uses for node in tree.nodes]

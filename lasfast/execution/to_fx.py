@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,8 +30,12 @@ def extract(
     The result needs torch alone: it holds `nn.Conv2d`, `nn.BatchNorm2d`, ... under the supernet's own
     names, sliced to their active channels. `statistics` replaces the batch norm buffers it inherits;
     `fresh` keeps the initial weights of new modules instead (opaque ones are reset where they can be).
+
+    Raises ValueError where two ops of the path have the same module in different ways: with other sizes, or
+    as a batch norm, which has other statistics for each.
     """
     owners = dict(supernet.named_modules())
+    made: dict[str, Op] = {}
     root, graph = nn.Module(), fx.Graph()
     value = graph.placeholder("images")
     for layer in path:
@@ -42,7 +47,15 @@ def extract(
                 values.append(make(graph, op, *inputs))
                 continue
             name = getattr(op, "module", "") or _free_name(layer, number, op)
-            add_module(root, name, _module(op, owners.get(name), fresh))
+            record = replace(op, inputs=())
+            if name not in made:
+                made[name] = record
+                add_module(root, name, _module(op, owners.get(name), fresh))
+            elif made[name] != record or isinstance(op, layers.BatchNorm2d):
+                raise ValueError(
+                    f"layer {layer.name!r}: module {name!r} must be used in one way in a network that is "
+                    f"extracted, and once if it is a batch norm, got {record} after {made[name]}"
+                )
             values.append(_call(graph, op, name, inputs))
         value = values[-1]
     graph.output(value)
@@ -82,6 +95,8 @@ def _call(graph: fx.Graph, op: Op, name: str, inputs: list[fx.Node]) -> fx.Node:
         bias = graph.get_attr(f"{name}.bias") if op.bias else None
         arguments = (*inputs, weight, bias, op.stride, op.padding, op.dilation, op.groups)
         return graph.call_function(F.conv2d, arguments)
+    if isinstance(op, layers.Opaque):  # others may read the input, which the module may write to
+        inputs = [graph.call_method("clone", (node,)) for node in inputs]
     return graph.call_module(name, tuple(inputs))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 from lasfast.core.checks import check_bits
@@ -104,6 +105,11 @@ class Pool(Op):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """Follow the usual rule, (H + 2 padding - kernel) // stride + 1."""
+        if 2 * self.padding > self.kernel_size:
+            raise ValueError(
+                f"{self.kind} pool: padding must be at most half of kernel_size {self.kernel_size}, got "
+                f"{self.padding}"
+            )
         height, width = _window(f"{self.kind} pool", shapes[0], self.kernel_size, self.stride, self.padding)
         return (shapes[0][0], height, width)
 
@@ -136,6 +142,8 @@ class Add(Op):
         first, second = shapes
         if first[1:] != second[1:] or second[0] + self.missing != first[0]:
             raise ValueError(f"add: cannot add a value of shape {second} to one of shape {first}")
+        if self.missing:
+            _image("add of fewer channels", first)
         return first
 
 
@@ -242,8 +250,7 @@ class Linear(Op):
         """Replace the features."""
         if shapes[0] != (self.in_features,):
             raise ValueError(
-                f"{self.module}: expects {self.in_features} features, got a value of shape {shapes[0]}; "
-                "does the image size fit this network?"
+                f"{self.module}: expects {self.in_features} features, got a value of shape {shapes[0]}"
             )
         return (self.out_features,)
 
@@ -270,10 +277,10 @@ class Quantize(Op):
 class Opaque(Op):
     """A module of the user's own, which torch runs in every backend.
 
-    It must treat images independently of each other (no batch statistics). `out_channels` and `stride` say
-    its output's shape; or `shape` does, for images of one size alone. Costs read the number of its weights
-    (`params`) and its multiply-adds: `flops_per_position` for each position of the output, plus
-    `flops_per_image`.
+    It must treat images independently of each other (no batch statistics); it may write to its input, which
+    is a copy. `out_channels` and `stride` say its output's shape; or `shape` does, for images of one size
+    alone. Costs read the number of its weights (`params`) and its multiply-adds: `flops_per_position` for
+    each position of the output, plus `flops_per_image`.
     """
 
     module: str
@@ -311,6 +318,12 @@ class Layer:
         object.__setattr__(self, "_hash", hash((self.name, self.ops)))
         if not self.ops:
             raise ValueError(f"layer {self.name!r} has no ops")
+        norms = [op.module for op in self.ops if isinstance(op, BatchNorm2d)]
+        if len(set(norms)) < len(norms):
+            raise ValueError(
+                f"layer {self.name!r}: batch norms must be of different modules, since each has its own "
+                f"statistics, got {', '.join(norms)}"
+            )
         for number, (op, sources) in enumerate(self.steps(), start=1):
             if len(sources) != op.arity or not all(0 <= source < number for source in sources):
                 raise ValueError(
@@ -325,13 +338,18 @@ class Layer:
 
     def shapes(self, input_shape: Shape) -> tuple[Shape, ...]:
         """Return the shape of every value, the input's first; ValueError where an op does not fit."""
-        shapes = [tuple(input_shape)]
-        for op, sources in self.steps():
-            try:
-                shapes.append(op.output_shape(*(shapes[source] for source in sources)))
-            except ValueError as error:
-                raise ValueError(f"layer {self.name!r}: {error}") from None
-        return tuple(shapes)
+        return _shapes(self, tuple(input_shape))
+
+
+@lru_cache(maxsize=2**16)  # many architectures share few layers
+def _shapes(layer: Layer, input_shape: Shape) -> tuple[Shape, ...]:
+    shapes = [input_shape]
+    for op, sources in layer.steps():
+        try:
+            shapes.append(op.output_shape(*(shapes[source] for source in sources)))
+        except ValueError as error:
+            raise ValueError(f"layer {layer.name!r}: {error}") from None
+    return tuple(shapes)
 
 
 Path = tuple[Layer, ...]
@@ -339,12 +357,23 @@ Path = tuple[Layer, ...]
 
 
 def path_shapes(path: Path, input_shape: Shape) -> Iterator[tuple[Layer, tuple[Shape, ...]]]:
-    """Yield each layer of a path with the shapes of all its values, the input's first."""
+    """Yield each layer of a path with the shapes of all its values, the input's first.
+
+    Raises ValueError where images of the shape `input_shape` do not fit a layer, which it names.
+    """
     shape = input_shape
     for layer in path:
-        shapes = layer.shapes(shape)
+        try:
+            shapes = layer.shapes(shape)
+        except ValueError as error:
+            raise misfit(input_shape, error) from None
         yield layer, shapes
         shape = shapes[-1]
+
+
+def misfit(image_shape: Shape, error: ValueError) -> ValueError:
+    """Return the error of a layer that does not fit its input, with the images of which this comes."""
+    return ValueError(f"images of shape {tuple(image_shape)} do not fit this network: {error}")
 
 
 def _image(what: str, shape: Shape) -> Shape:
@@ -363,7 +392,7 @@ def _window(what: str, shape: Shape, kernel_size: int, stride: int, padding: int
     if min(height, width) + 2 * padding < kernel_size:
         raise ValueError(
             f"{what}: a {kernel_size}x{kernel_size} window with padding {padding} does not fit in an input "
-            f"of shape {shape}; the image is too small for this network"
+            f"of shape {shape}"
         )
     out_height = (height + 2 * padding - kernel_size) // stride + 1
     out_width = (width + 2 * padding - kernel_size) // stride + 1

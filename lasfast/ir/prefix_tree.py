@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from lasfast.ir.layers import Layer, Path, Shape
+from lasfast.ir.layers import Layer, Path, Shape, misfit
 
 ROOT = -1
 """The parent of nodes that read the images."""
@@ -47,6 +47,7 @@ class PrefixTree:
             index[id(branch)] = len(nodes)
             nodes.append(Node(layer, index.get(id(parent), ROOT), depth, len(branch.children)))
         self.nodes = tuple(nodes)
+        self._shapes: tuple[Shape, list[tuple[Shape, ...]]] | None = None
         self.leaves = tuple(index[id(end)] for end in ends)
         if any(self.nodes[leaf].uses for leaf in self.leaves):
             raise ValueError(
@@ -66,6 +67,23 @@ class PrefixTree:
             nodes.append(node)
             node = self.nodes[node].parent
         return tuple(reversed(nodes))
+
+    def shapes(self, image_shape: Shape) -> list[tuple[Shape, ...]]:
+        """Return the shapes of all values of each node's layer, its input first, for images of a shape.
+
+        Raises ValueError where such images do not fit a layer, which it names. What was asked last is kept.
+        """
+        shape = tuple(image_shape)
+        if self._shapes is None or self._shapes[0] != shape:
+            found: list[tuple[Shape, ...]] = []
+            for node in self.nodes:
+                source = shape if node.parent == ROOT else found[node.parent][-1]
+                try:
+                    found.append(node.layer.shapes(source))
+                except ValueError as error:
+                    raise misfit(shape, error) from None
+            self._shapes = shape, found
+        return self._shapes[1]
 
     def peak_bytes(self, image_shape: Shape, images: int, itemsize: int = 4) -> int:
         """Return the most bytes of activations held at once while `images` images run through the tree.
@@ -120,13 +138,12 @@ class PrefixTree:
 
     def _live(self, image_shape: Shape) -> Iterator[int]:
         """Yield, for each node, how many activation elements an image needs while the node runs."""
-        outputs: dict[int, Shape] = {ROOT: image_shape}
+        shapes = self.shapes(image_shape)
+        outputs = {ROOT: prod(image_shape)} | {index: prod(inner[-1]) for index, inner in enumerate(shapes)}
         waiting: dict[int, int] = {ROOT: sum(node.parent == ROOT for node in self.nodes)}
         for index, node in enumerate(self.nodes):
-            shapes = node.layer.shapes(outputs[node.parent])
-            held = sum(prod(outputs[other]) for other in waiting)
-            yield held + sum(prod(shape) for shape in shapes[1:])
-            outputs[index] = shapes[-1]
+            held = sum(outputs[other] for other in waiting)
+            yield held + sum(prod(shape) for shape in shapes[index][1:])
             waiting[node.parent] -= 1
             if not waiting[node.parent]:
                 del waiting[node.parent]

@@ -113,6 +113,7 @@ class SupernetForward(Forward):
     def logits(self, images: Tensor, paths: Sequence[Architecture]) -> list[Tensor]:
         """Run each distinct prefix of the paths once: its gradient is the sum of theirs."""
         tree = _prefix_tree(tuple(self.supernet.path(path) for path in paths))
+        tree.shapes(tuple(images.shape[1:]))  # raises an error where the images do not fit a layer
         if self.world.size > 1:
             self._check_batch_norms(tree)
         run = self.runner()
@@ -157,6 +158,7 @@ class NetworkForward(Forward):
     ) -> None:
         super().__init__(network, settings, world)
         self.path = path
+        self._tree = None if path is None else PrefixTree([path])
         self._fused: Callable[[Tensor], Tensor] = network
         self._plain: Callable[[Tensor], Tensor] = network
         if world.size > 1:
@@ -171,6 +173,8 @@ class NetworkForward(Forward):
 
     def logits(self, images: Tensor, paths: Sequence[Any]) -> list[Tensor]:
         """Run the network; there is one path."""
+        if self._tree is not None:
+            self._tree.shapes(tuple(images.shape[1:]))  # raises an error where the images do not fit a layer
         return [self._fused(images) if self.operators == "native" else self._plain(images)]
 
     def _by_layers(self) -> Callable[[Tensor], Tensor]:

@@ -147,3 +147,11 @@ def test_a_study_whose_images_are_not_the_same_says_how_to_go_on(make_classes, t
         run(True)
     path.write_bytes(whole)
     assert run(True) == expected
+
+
+def test_a_pipe_among_the_images_is_named(make_classes) -> None:
+    """Reading it would wait for ever."""
+    root = make_classes("images", (10, 10), size=(8, 8))
+    os.mkfifo(root / "class0" / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png: this is no file; expected an image"):
+        load(f"imagefolder:{root}")

@@ -21,6 +21,7 @@ from lasfast.runtime import autotune, compiled
 from lasfast.runtime.cuda_graphs import Replays
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerBuilder, Supernet
+from tests.engine.trials import Trial
 
 
 class Wave(nn.Module):
@@ -147,19 +148,17 @@ def test_both_ways_give_the_same_bits_for_choices(emulated_cuda, choice_net, mon
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_both_ways_give_the_same_bits_for_random_networks(
-    emulated_cuda, random_net, monkeypatch, seed: int, reverse: bool
+    emulated_cuda, monkeypatch, seed: int, reverse: bool
 ) -> None:
-    """Every form that lowering knows; and, where all is native, torch's results."""
-    supernet = random_net(seed, 7)
-    tree, images = PrefixTree(supernet.candidates), batches(5, size=7)[0]
+    trial = Trial.of(seed)
     compiled.load().set_reversed(reverse)
     try:
-        levels, resident, taken = both_ways(monkeypatch, supernet, tree, "fp32", images)
+        levels, resident, taken = both_ways(monkeypatch, trial.net, trial.tree, "fp32", trial.calibration[0])
     finally:
         compiled.load().set_reversed(False)
-    opaque = bool(lower(tree, (3, 7, 7), calibration=False).calls)
+    opaque = bool(lower(trial.tree, trial.net.image_shape, calibration=False).calls)
     assert taken == ["levels", "levels" if opaque else "resident"]
     assert torch.equal(levels, resident)
 

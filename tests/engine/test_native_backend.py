@@ -4,8 +4,6 @@ import copy
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from lasfast import supernets
@@ -68,30 +66,6 @@ def test_bf16_is_as_near_to_the_truth_as_pytorchs(kernels, supernet, calibration
     _, ours = run(NativeBackend(supernet, "bf16"), tree, calibration, images)
     for leaf in truth:
         assert 0 < error(ours[leaf], truth[leaf]) <= 2 * error(torchs[leaf], truth[leaf]) + 0.005
-
-
-@settings(
-    max_examples=60,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
-)
-@given(
-    seed=st.integers(0, 10**6),
-    size=st.integers(6, 19),
-    batches=st.lists(st.integers(4, 9), min_size=1, max_size=2),
-    count=st.integers(1, 5),
-)
-def test_random_networks_agree(
-    kernels, random_net, seed: int, size: int, batches: list[int], count: int
-) -> None:
-    torch.manual_seed(seed)
-    supernet = random_net(seed, size)
-    tree = PrefixTree(supernet.candidates)
-    calibration = [torch.randn(batch, 3, size, size) for batch in batches]
-    images = torch.randn(count, 3, size, size)
-    _, expected = run(TorchBackend(supernet), tree, calibration, images)
-    _, logits = run(NativeBackend(supernet), tree, calibration, images)
-    for leaf in expected:
-        assert error(logits[leaf], expected[leaf]) <= 1e-4
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -146,3 +146,34 @@ def test_a_module_that_changes_its_shape_is_named(kernels, calibration) -> None:
     supernet.groups.get_submodule("0.0").attention = nn.Conv2d(12, 4, 1)
     with pytest.raises(ValueError, match=r"layer 'groups.0.0': Opaque.*gave \(5, 4, 8, 8\) for 5 image"):
         NativeBackend(supernet).calibrate(tree_of(supernet), calibration, "cumulative")
+
+
+class InPlaceNet(Supernet):
+    """Modules that write to their input, which others read: the images, a norm's output, a slice's source."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__(LayerAssignmentSpace(1, 1), num_classes=7, in_channels=3)
+        for name in ("images", "norm", "slice"):
+            self.add_opaque(f"block.{name}", nn.ReLU(inplace=in_place))
+        self.create_modules(self.path((1,)))
+
+    def path(self, architecture):
+        block = LayerBuilder("block", 3)
+        x = block.add(block.opaque("images", block.input, 3), block.input)
+        y = block.conv_bn("1", x, 8, 3)
+        y = block.add(block.opaque("norm", y, 8), y)
+        half = block.opaque("slice", block.channel_slice(y, 2, 4), 4)
+        block.conv_bn("2", block.concat(y, half), 12, 1)
+        head = LayerBuilder("classifier", 12)
+        head.linear("fc", head.global_avg_pool(head.input), 7)
+        return (block.build(), head.build())
+
+
+def test_a_module_may_write_to_its_input(kernels, calibration, images) -> None:
+    supernet, plain = InPlaceNet(True), InPlaceNet(False)
+    plain.load_state_dict(supernet.state_dict())
+    tree = tree_of(supernet)
+    _, expected = run(TorchBackend(plain), tree, calibration, images)
+    for backend in (TorchBackend(supernet), NativeBackend(supernet)):
+        _, logits = run(backend, tree, calibration, images)
+        assert error(logits[1], expected[1]) <= 1e-5

@@ -5,6 +5,8 @@ import sys
 import pytest
 
 from lasfast.ir import layers
+from lasfast.ir.layers import path_shapes
+from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.supernets import Layer, LayerBuilder
 
 
@@ -76,3 +78,40 @@ def test_add_says_what_does_not_fit() -> None:
         ValueError, match=r"cannot add a value of shape \(4, 8, 8\) to one of shape \(4, 4, 4\)"
     ):
         builder.build().shapes((4, 8, 8))
+
+
+def test_only_images_lack_channels() -> None:
+    """Of features, what is missing would be others in each backend."""
+    layer = Layer("a", (layers.Linear("fc", 8, 5), layers.Add(inputs=(0, 1), missing=3)))
+    with pytest.raises(
+        ValueError, match=r"layer 'a': add of fewer channels: expects a value of shape \(channels"
+    ):
+        layer.shapes((8,))
+
+
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_a_pool_whose_window_may_be_all_padding_is_refused(kind: layers.PoolKind) -> None:
+    assert Layer("p", (layers.Pool(kind, 3, 1, 1),)).shapes((4, 8, 8))[-1] == (4, 8, 8)
+    with pytest.raises(ValueError, match="padding must be at most half of kernel_size 3, got 2"):
+        Layer("p", (layers.Pool(kind, 3, 1, 2),)).shapes((4, 8, 8))
+
+
+def test_a_batch_norm_normalises_one_value_of_a_layer() -> None:
+    builder = LayerBuilder("twice", 4)
+    builder.batch_norm("bn", builder.activation(builder.batch_norm("bn", builder.input)))
+    with pytest.raises(ValueError, match=r"layer 'twice': batch norms must be .* got twice\.bn, twice\.bn"):
+        builder.build()
+
+
+def test_the_images_of_a_path_that_do_not_fit_are_named() -> None:
+    classifier = LayerBuilder("classifier", 4)
+    classifier.linear("fc", classifier.flatten(classifier.input, 64), 7)
+    path = (Layer("p", (layers.Pool("max", 2, 2),)), classifier.build())
+    assert [shapes[-1] for _, shapes in path_shapes(path, (4, 8, 8))] == [(4, 4, 4), (7,)]
+    message = (
+        r"images of shape \(4, 8, 10\) do not fit this network: layer 'classifier': classifier.fc: "
+        r"expects 64 features, got a value of shape \(80,\)"
+    )
+    for read in (lambda: list(path_shapes(path, (4, 8, 10))), lambda: PrefixTree([path]).shapes((4, 8, 10))):
+        with pytest.raises(ValueError, match=message):
+            read()

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.utils import parametrize, prune
 
 import lasfast
 from lasfast.cli.prefix_tree import prefix_tree_lines
 from lasfast.engine.native_backend import why_missing
-from lasfast.supernets import LayerBuilder
+from lasfast.spaces import LayerAssignmentSpace
+from lasfast.supernets import LayerBuilder, Supernet
 
 MISSING = why_missing(torch.device("cpu"))
 FILE = Path(__file__).parents[2] / "examples" / "own_supernet.py"
@@ -133,3 +135,63 @@ def test_what_nobody_would_call_is_refused_by_name(change) -> None:
         lasfast.Evaluator(supernet, images, (images, labels))
     with pytest.raises(ValueError, match=message):
         supernet(images, (1, 1, 1))
+
+
+class InPlaceNet(Supernet):
+    """An opaque module that writes to its input, which is the images, or a slice of what is read again."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__(LayerAssignmentSpace(1, 1), num_classes=7, in_channels=4)
+        for name in ("first", "second"):
+            self.add_opaque(f"block.{name}", nn.ReLU(inplace=in_place))
+        self.create_modules(self.path((1,)))
+
+    def path(self, architecture):
+        block = LayerBuilder("block", 4)
+        x = block.conv_bn("1", block.opaque("first", block.input, 4), 4, 3)
+        half = block.opaque("second", block.channel_slice(x, 1, 2), 2)
+        y = block.global_avg_pool(block.add(block.concat(half, half), x))
+        block.linear("fc", y, 7)
+        return (block.build(),)
+
+
+def test_an_opaque_module_may_write_to_its_input() -> None:
+    in_place, plain, x = InPlaceNet(True), InPlaceNet(False), torch.randn(2, 4, 5, 5)
+    plain.load_state_dict(in_place.state_dict())
+    before = x.clone()
+    [layer] = plain.path((1,))
+    for fused in (False, True):
+        assert torch.equal(*(net.layer_runner(fused=fused)(layer, x) for net in (in_place, plain)))
+    assert torch.equal(*(net.extract((1,))(x) for net in (in_place, plain)))
+    assert torch.equal(x, before)
+
+
+class TwiceNet(Supernet):
+    """A module in two layers: of equal sizes, of others, or a batch norm."""
+
+    def __init__(self, channels: int, normalises: bool) -> None:
+        super().__init__(LayerAssignmentSpace(1, 1), num_classes=7, in_channels=4)
+        self.channels, self.normalises = channels, normalises
+        self.create_modules(self.path((1,)))
+
+    def path(self, architecture):
+        first, second = LayerBuilder("shared", 4), LayerBuilder("shared", 4)
+        for block, channels in ((first, 4), (second, self.channels)):
+            y = block.conv("conv", block.input, channels, 3)
+            if self.normalises:
+                block.batch_norm("bn", y)
+        head = LayerBuilder("head", self.channels)
+        head.linear("fc", head.global_avg_pool(head.input), 7)
+        return (first.build(), second.build(), head.build())
+
+
+def test_a_network_has_a_module_twice_in_one_way_alone() -> None:
+    """Else the extracted network would not compute what the path does."""
+    same, x = TwiceNet(4, False), torch.randn(2, 4, 5, 5)
+    assert torch.equal(same.extract((1,))(x), same(x, (1,)))
+    with pytest.raises(ValueError, match=r"layer 'shared': module 'shared\.conv' must be used in one way"):
+        TwiceNet(2, False).extract((1,))
+    with pytest.raises(
+        ValueError, match=r"layer 'shared': module 'shared\.bn' must .* once if it is a batch norm"
+    ):
+        TwiceNet(4, True).extract((1,))

@@ -255,10 +255,12 @@ class _FusedGraph:
         head = parts.get(Stage.HEAD)
         if head is not None and self._is_changed(self.modules[str(head.target)]):
             return False
-        for node in chain:
+        for stage, node in parts.items():
             place = self.places[node]
+            # Unlike PyTorch's sums, the fused operator needs the other value for gradients, too.
+            until = len(self.nodes) if stage == Stage.SUM else end
             for source in node.all_input_nodes:
-                if source not in chain and self._is_written(source, place, end, chain):
+                if source not in chain and self._is_written(source, place, until, chain):
                     return False
             for written in self.writes[node]:
                 if any(self._sees(other, place, end, chain) for other in self.memory.sharing(written)):

@@ -71,6 +71,17 @@ class WrittenThroughAView(Base):
         return y + x
 
 
+class ShortcutThatIsChangedLater(Base):
+    """PyTorch's sum does not need it any more."""
+
+    def forward(self, x):
+        x = self.begin(x)
+        y = x * 2
+        z = self.bn(self.conv(x)) + y
+        y += x
+        return z * y
+
+
 class AContiguousAlias(Base):
     """It is x itself, as long as x is in the usual order."""
 
@@ -260,7 +271,15 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         one.__name__: one
         for one in (
             *(SumIntoShortcut, SumByMethod, ActivationOfTheInputBetween, ShortcutThatBecomesRectified),
-            *(WrittenThroughAView, AContiguousAlias, OneNormTwice, ABufferOfNow, AConstant, FlattenedByView),
+            *(
+                ShortcutThatIsChangedLater,
+                WrittenThroughAView,
+                AContiguousAlias,
+                OneNormTwice,
+                ABufferOfNow,
+                AConstant,
+                FlattenedByView,
+            ),
             *(Optional, TwoForwards, Branches),
         )
     },

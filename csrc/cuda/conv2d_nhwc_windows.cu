@@ -60,6 +60,7 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
   const Windows& w = args.windows;
   const Tile tile(args, BN);
   if (tile.count == 0) return;
+  device::note_tile("windows", Product::name, conv_rows, BN, whole);
 
   const int64_t packed_phase = tile.y.residue * w.packed_phases + tile.x.residue;
   const int64_t packed_row = packed_phase * w.out_channels + tile.column;

@@ -67,6 +67,7 @@ LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
   const Problem& p = find_problem(pass, &shared->problem);
   const Tile tile(pass, p);
   if (tile.empty()) return;
+  device::note_tile("schedule", Product::name, BM, BN, true);
   const Normalize normalize = load_norm(pass, p.input, reinterpret_cast<float*>(shared + 1));
   device::barrier();
 

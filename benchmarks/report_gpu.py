@@ -1,6 +1,7 @@
 """The section of docs/performance.md on GPUs: the bound of each kernel, and what was measured.
 
-python -m benchmarks.report_gpu [directory with the records of benchmarks/gpu.sh]    # prints the tables
+tar -C benchmarks/results -xzf gpu.tar.gz                       # the archive of benchmarks/gpu.sh
+python -m benchmarks.report_gpu [directory with the records]    # prints the tables
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from benchmarks import bench_batch_norm, bench_bn_act, bench_conv, bench_depthwise
 from benchmarks._fused import images_on
+from benchmarks._harness import CHECKED
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
@@ -189,7 +191,7 @@ def tables(directory: Path) -> str:
     records = {path.stem: json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))}
     device = next((record["device"] for record in records.values() if "device" in record), "")
     chip = next((chip for chip in CHIPS if chip.name in device), CHIPS[0])
-    parts = []
+    parts = warnings(records)
     for precision in ("bf16", "fp32"):
         if f"evaluate-{precision}" in records:
             parts.append(evaluation(records[f"evaluate-{precision}"]))
@@ -201,6 +203,15 @@ def tables(directory: Path) -> str:
         if measured:
             parts.append(figures(TITLES[operation], some, chip, measured))
     return "\n".join(parts)
+
+
+def warnings(records: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a paragraph for each state of the kernels, other than checked, in which there are records."""
+    measured: dict[str, list[str]] = {}
+    for name, record in records.items():
+        measured.setdefault(record.get("machine", {}).get("kernels", CHECKED), []).append(name)
+    measured.pop(CHECKED, None)
+    return [f"**Kernels {state}**: {', '.join(names)}.\n" for state, names in measured.items()]
 
 
 def floors(chip: Chip) -> str:

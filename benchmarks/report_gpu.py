@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks import bench_batch_norm, bench_bn_act, bench_conv, bench_depthwise
 from benchmarks._fused import images_on
 from benchmarks._harness import CHECKED
+from benchmarks.inspect_kernels import table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
@@ -183,7 +184,20 @@ def gpu(directory: Path = RESULTS) -> str:
     for file, what, floor, how in KERNELS:
         if (ROOT / "csrc" / "cuda" / file).exists():
             lines.append(f"| `{file}` | {what} | {floor} | {how} |")
-    return "\n".join([*lines, "", tables(directory)])
+    return "\n".join([*lines, "", inspected(), tables(directory)])
+
+
+def inspected(file: Path = ROOT / "benchmarks" / "results" / "kernels.json") -> str:
+    """Return what `inspect_kernels` has recorded of the kernels that copy whole vectors."""
+    kernels = [one for one in json.loads(file.read_text())["kernels"] if "gathered" not in one["name"]]
+    lines = [
+        "Inspected, not measured: what the compiler makes of the main loop of convolutions for 8.0 and 9.0a "
+        "(`benchmarks/inspect_kernels.py`). The columns are registers of a thread, of which none is spilled; "
+        "blocks of 256 threads that a multiprocessor takes at once; a warp's instructions in a step of k, "
+        "and products among them; and the share of the data sheet's rate that so many instructions "
+        "leave at most.\n"
+    ]
+    return "\n".join([*lines, table(kernels), ""])
 
 
 def tables(directory: Path) -> str:

@@ -117,8 +117,15 @@ struct PositionsLoader {
   }
 };
 
+// See blocks_of in schedule_conv.cu. Elements of TF32, and those that are gathered, take more registers.
+template <typename T, int BN, bool whole>
+constexpr int blocks_of(bool tensor_cores) {
+  const int most = tensor_cores && sizeof(T) == 4 ? 64 : 128;
+  return BN <= (whole ? most : most / 2) ? 2 : 1;
+}
+
 template <typename T, int BN, bool whole, template <typename, int, int, int, int> class Product>
-LASFAST_KERNEL(block_threads, 1)
+LASFAST_KERNEL(block_threads, (blocks_of<T, BN, whole>(Product<T, 128, 128, 32, 32>::tensor_cores)))
 grad_weight(const GradWeightArgs args) {
   using G = Geometry<conv_rows, BN>;
   using Loader = PositionsLoader<T, BN, whole>;

@@ -99,15 +99,22 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
   });
 }
 
+// See blocks_of in schedule_conv.cu. Where warpgroups multiply the widest tiles of bf16, warps would spill.
+template <typename T, int BN>
+constexpr int blocks_of(bool tensor_cores) {
+  const int most = !tensor_cores ? 32 : sizeof(T) == 2 && device::has_warpgroups ? 64 : 128;
+  return BN <= most ? 2 : 1;
+}
+
 template <typename T, int BN, bool whole, template <typename, int, int> class Product>
-LASFAST_KERNEL(block_threads, 1)
+LASFAST_KERNEL(block_threads, (blocks_of<T, BN>(Product<T, 16, 16>::tensor_cores)))
 windows(const WindowsArgs args) {
   windows_tile<T, BN, whole, false, Product>(args);
 }
 
 // See warpgroup_conv in schedule_conv.cu: where there are no warpgroups, no block of this is launched.
 template <typename T, int BN>
-LASFAST_KERNEL(device::has_warpgroups ? block_threads : 32, 1)
+LASFAST_KERNEL(device::has_warpgroups ? block_threads : 32, 2)
 warpgroup_windows(const WindowsArgs args) {
   if constexpr (device::has_warpgroups) windows_tile<T, BN, true, true, WarpgroupProduct>(args);
 }

@@ -30,6 +30,7 @@ struct CopiedRows {
 // A warp's sums, by tensor cores.
 template <typename T, int WM, int WN>
 struct TensorSums {
+  static constexpr bool tensor_cores = true;
   float sum[WM / 16][WN / 8][4] = {};
 
   // Adds the products of 32 bytes of k. In `columns`, the two halves of k alternate.
@@ -119,6 +120,7 @@ template <typename T, int WM, int WN>
 struct ExactProduct {
   static_assert(sizeof(T) == 4, "bf16 has tensor cores everywhere");
   static constexpr const char* name = "exact";
+  static constexpr bool tensor_cores = false;
   static constexpr bool warpgroups = false;
   static constexpr int in_flight = 0;
   float sum[WM / 8][WN / 4] = {};

@@ -92,6 +92,7 @@ struct TransposedExactProduct {
   static_assert(sizeof(T) == 4, "bf16 has tensor cores everywhere");
   static_assert(WM % 32 == 0 && WN % 16 == 0, "each lane has whole pieces");
   static constexpr const char* name = "exact";
+  static constexpr bool tensor_cores = false;
   static constexpr bool warpgroups = false;
   static constexpr int in_flight = 0;
   float sum[WM / 8][WN / 4] = {};

@@ -99,15 +99,16 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
   });
 }
 
-// See blocks_of in schedule_conv.cu. Where warpgroups multiply the widest tiles of bf16, warps would spill.
-template <typename T, int BN>
+// See blocks_of in schedule_conv.cu. On Hopper, the widest tiles would spill in TF32, too.
+template <int BN, bool whole>
 constexpr int blocks_of(bool tensor_cores) {
-  const int most = !tensor_cores ? 32 : sizeof(T) == 2 && device::has_warpgroups ? 64 : 128;
+  if (tensor_cores && whole && BN == 16) return 4;
+  const int most = !tensor_cores ? 16 : device::has_warpgroups ? 64 : 128;
   return BN <= most ? 2 : 1;
 }
 
 template <typename T, int BN, bool whole, template <typename, int, int> class Product>
-LASFAST_KERNEL(block_threads, (blocks_of<T, BN>(Product<T, 16, 16>::tensor_cores)))
+LASFAST_KERNEL(block_threads, (blocks_of<BN, whole>(Product<T, 16, 16>::tensor_cores)))
 windows(const WindowsArgs args) {
   windows_tile<T, BN, whole, false, Product>(args);
 }

@@ -95,21 +95,24 @@ LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
 }
 
 // How many blocks a multiprocessor takes at once: two, so that one multiplies while the other waits, where
-// registers suffice without spilling (tests/test_cuda_code.py).
-template <int BM, int BN>
+// registers suffice without spilling (tests/test_cuda_code.py). Where warpgroups multiply the widest tiles of
+// bf16, warps would spill.
+template <typename T, int BM, int BN, bool warpgroups>
 constexpr int blocks_of(bool tensor_cores) {
-  return BM * BN <= (tensor_cores ? 128 * 128 : 64 * 32) ? 2 : 1;
+  constexpr bool narrow = sizeof(T) == 2 && device::has_warpgroups && !warpgroups;
+  const int most = !tensor_cores ? 64 * 32 : narrow ? 128 * 64 : 128 * 128;
+  return BM * BN <= most ? 2 : 1;
 }
 
 template <typename T, int BM, int BN, template <typename, int, int> class Product>
-LASFAST_KERNEL(block_threads, (blocks_of<BM, BN>(Product<T, 16, 16>::tensor_cores)))
+LASFAST_KERNEL(block_threads, (blocks_of<T, BM, BN, false>(Product<T, 16, 16>::tensor_cores)))
 conv(const PassArgs pass) {
   conv_tile<T, BM, BN, false, Product>(pass);
 }
 
 // Where there are no warpgroups, no block of this is launched: its bounds allow too few threads.
 template <typename T, int BM, int BN>
-LASFAST_KERNEL(device::has_warpgroups ? block_threads : 32, (blocks_of<BM, BN>(true)))
+LASFAST_KERNEL(device::has_warpgroups ? block_threads : 32, (blocks_of<T, BM, BN, true>(true)))
 warpgroup_conv(const PassArgs pass) {
   if constexpr (device::has_warpgroups) conv_tile<T, BM, BN, true, WarpgroupProduct>(pass);
 }

@@ -17,6 +17,7 @@ from lasfast.engine.schedule import Kind, norm_fields, operation_fields, records
 from lasfast.ir.activations import ACTIVATIONS
 from lasfast.runtime import compiled
 from lasfast.runtime.placement import stream_of
+from lasfast.runtime.precision import fp32_products
 
 STORAGES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 THREADS = 1
@@ -130,10 +131,11 @@ class CudaFused(Fused):
     def prepare(self) -> Callable[[], None]:
         tables, count, device = self.native(), len(self.images), self.images.device
         precision = list(STORAGES)[self.number]
-        ConvTiles(device, precision, tf32=False).take(self.values, self.operations)
+        tf32 = precision == "fp32" and fp32_products() == "tf32"
+        ConvTiles(device, precision, tf32=tf32).take(self.values, self.operations)
         size = self.module.schedule_plan_bytes_cuda(tables, self.number, count, self.calibration)
         plan = torch.zeros(size, dtype=torch.uint8)
-        self.module.schedule_plan_cuda(tables, self.number, False, count, self.calibration, plan.data_ptr())
+        self.module.schedule_plan_cuda(tables, self.number, tf32, count, self.calibration, plan.data_ptr())
         on_device = plan.to(device)
         _, scratch_bytes, *_ = self.module.schedule_needs_cuda(plan.data_ptr())
         scratch = torch.zeros(scratch_bytes, dtype=torch.uint8, device=device)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 
+from lasfast.runtime import autotune, gpu_check, kernels
 from lasfast.runtime.machine import gather
+from lasfast.runtime.precision import fp32_products
 
 
 def paired(runs, rounds, warm_up=1, once=()):
@@ -61,6 +63,16 @@ def peak_flops(precision, device="cpu", rounds=5):
     return max(size**3 / min(seconds["product"]), x.numel() * 256 * 9 / min(seconds["convolution"]))
 
 
+def is_rounded(precision, device):
+    """Return whether products are rounded: in bf16, and on a GPU in fp32 as TF32."""
+    return precision != "fp32" or (torch.device(device).type == "cuda" and fp32_products() == "tf32")
+
+
+def logits_limit(precision, device, theirs):
+    """Return the error that logits may have where PyTorch's in the same precision have `theirs`."""
+    return 2 * theirs + 0.005 if is_rounded(precision, device) else 1e-4
+
+
 def synchronize(device):
     """Wait for the work that was queued on a device."""
     if device == "cuda":
@@ -86,9 +98,36 @@ def recorded(work, pool=None):
 
 
 def machine():
-    """Return the machine, its software, and its load before the measurement."""
+    """Return the machine, its software, and its load before the measurement.
+
+    With a GPU, `kernels` says what is known of their check, and `fp32_products` how fp32 is multiplied.
+    """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {**gather(), "load_before": load}
+    on_gpu = {}
+    if torch.cuda.is_available():
+        on_gpu = {"kernels": kernels_label(), "fp32_products": fp32_products()}
+    return {**gather(), "load_before": load, **on_gpu}
+
+
+CHECKED = str(gpu_check.CheckResult(True))
+
+
+def kernels_label():
+    """Return what is known of the check of the GPU's kernels; CHECKED where they passed."""
+    result = gpu_check.known(torch.cuda.current_device())
+    label = "not checked" if result is None else str(result)
+    if label == CHECKED or autotune.is_measuring():
+        return label
+    return f"{label}; measured all the same, by LASFAST_CHOICE={os.environ['LASFAST_CHOICE']}"
+
+
+def require_kernels(device):
+    """Raise RuntimeError where PyTorch's operators would be measured in the place of lasfast's on a GPU."""
+    if device == "cuda" and not kernels.usable(torch.device(device, torch.cuda.current_device())):
+        raise RuntimeError(
+            "lasfast's kernels are not used on this GPU, and PyTorch's would be measured under their name: "
+            f"{kernels_label()}. LASFAST_CHOICE=native measures them all the same, and records say so"
+        )
 
 
 def write(record, path):

@@ -10,6 +10,7 @@ from torch import nn
 
 import lasfast
 from benchmarks import _harness
+from lasfast.runtime.precision import fp32_products_as
 
 PREDICTION_BATCHES = (32, 64, 125, 250)
 MODES = {
@@ -133,12 +134,16 @@ def tune(networks, calibration, images, batch, precision, convention, modes):
 
 def check(ready, network, calibration, images, precision, convention):
     """Stop unless a network that is ready predicts what the plain one does, within the precision."""
-    truth, theirs, ours = (
-        one_by_one([one], calibration, images, len(images), way, convention)[0]
-        for one, way in ((network, "fp32"), (network, precision), (ready, precision))
+
+    def logits(one, way):
+        return one_by_one([one], calibration, images, len(images), way, convention)[0]
+
+    with fp32_products_as("exact"):
+        truth = logits(network, "fp32")
+    error, theirs = (
+        float((logits(one, precision) - truth).norm() / truth.norm()) for one in (ready, network)
     )
-    limit = 1e-4 if precision == "fp32" else 2 * float((theirs - truth).norm() / truth.norm()) + 0.005
-    error = float((ours - truth).norm() / truth.norm())
+    limit = _harness.logits_limit(precision, images.device, theirs)
     if not error <= limit:
         raise SystemExit(f"tuned PyTorch's logits differ from eager's by {error:.2g}, more than {limit:.2g}")
 

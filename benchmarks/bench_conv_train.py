@@ -21,6 +21,7 @@ from benchmarks import _harness
 from benchmarks._fused import STORAGES, THREADS, peak, repeated
 from lasfast.engine.native_backend import why_missing
 from lasfast.ops.sliced_conv2d_kernels import NhwcKernels
+from lasfast.runtime.kernels import has_warpgroups
 
 IMAGES, ROUNDS = 128, 15
 LAST = torch.channels_last
@@ -91,9 +92,9 @@ class Passes:
             [0, 0], 1, mask,
         )[mask.index(True)]  # fmt: skip
 
-    def native(self, which: str) -> Callable[[], Tensor]:
+    def native(self, which: str, *, warpgroups: bool = False) -> Callable[[], Tensor]:
         """Return a function that runs our pass; skip the benchmark if there is none."""
-        passes = NhwcKernels.of(self.x, self.weight, self.y, self.stride, self.padding)
+        passes = NhwcKernels.of(self.x, self.weight, self.y, self.stride, self.padding, warpgroups=warpgroups)
         if not passes.has(which):
             pytest.skip(f"{which} cannot be run here")
         first = self.x if which == "forward" else self.grad
@@ -102,31 +103,36 @@ class Passes:
         return lambda: getattr(passes, which)(first, second, result)
 
 
+@pytest.mark.parametrize("who", ["native", "warpgroups"])
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("which", ["forward", "grad_input", "grad_weight"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_conv_train(benchmark: Callable, shape: str, which: str, storage: str, device: str) -> None:
+def test_conv_train(benchmark: Callable, shape: str, which: str, storage: str, who: str, device: str) -> None:
     why = why_missing(torch.device(device))
     if why is not None:
         pytest.skip(why)
+    by_warpgroups = who == "warpgroups"
+    if by_warpgroups and (device == "cpu" or not has_warpgroups(torch.device(device))):
+        pytest.skip("warpgroups are Hopper's")
     torch.set_num_threads(THREADS)
     passes = Passes(SHAPES[shape], STORAGES[storage], device)
     runs: dict[str, Callable[[], object]] = {}
     results = []
     repeats = 1
-    for who, run in (("native", passes.native(which)), ("torch", passes.torch(which))):
+    ours = passes.native(which, warpgroups=by_warpgroups)
+    for name, run in ((who, ours), ("torch", passes.torch(which))):
         results.append(run().float())
-        runs[who], repeats = repeated(run, device)
-    ours, theirs = results
+        runs[name], repeats = repeated(run, device)
+    result, theirs = results
     bound = 1e-4 if storage == "fp32" and device == "cpu" else 1e-2
-    assert float((ours - theirs).norm() / theirs.norm()) < bound
+    assert float((result - theirs).norm() / theirs.norm()) < bound
     benchmark.group = f"{shape}, {which}, {storage}"
     with torch.inference_mode():
         seconds = _harness.paired(runs, ROUNDS)
-        benchmark.pedantic(runs["native"], rounds=ROUNDS)
-    rate = repeats * passes.flops / min(seconds["native"])
+        benchmark.pedantic(runs[who], rounds=ROUNDS)
+    rate = repeats * passes.flops / min(seconds[who])
     benchmark.extra_info["repeats"] = repeats
-    benchmark.extra_info["who"] = "native"
-    benchmark.extra_info["torch / native"] = round(_harness.ratio(seconds, "torch", "native"), 2)
+    benchmark.extra_info["who"] = who
+    benchmark.extra_info[f"torch / {who}"] = round(_harness.ratio(seconds, "torch", who), 2)
     benchmark.extra_info["TFLOP/s"] = round(rate / 1e12, 3)
     benchmark.extra_info["of peak"] = round(rate / peak(storage, device), 2)

@@ -9,7 +9,8 @@ The baselines run the extracted networks in inference mode, with images already 
 `--device cuda`). `sequential` is eager in fp32 on contiguous images. `tuned` is channels_last in the same
 precision as ours (bf16 by autocast), with the fastest batch size for prediction, on a GPU as CUDA graphs, and
 compiled if that is tried (`--compiled`) and faster; the time of compiling and recording is kept separately.
-`torch` is lasfast's own torch backend, which shares prefixes, too.
+`torch` is lasfast's own torch backend, which shares prefixes, too. On a GPU, all of them multiply fp32 as
+`--fp32-products` says, except what errors are measured against, which is always exact.
 
 Calibration batches are the same for all, since other batches would give other statistics. Before anything is
 timed, the logits of eight candidates are compared. `sequential`, the slowest, runs in the first round only.
@@ -33,6 +34,7 @@ from lasfast import supernets
 from lasfast.costs.flops import op_flops
 from lasfast.engine import NativeBackend
 from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.runtime.precision import fp32_products, fp32_products_as
 
 CALIBRATION_BATCH = 125
 
@@ -79,6 +81,7 @@ def main():
     parser.add_argument("--profile", choices=PROFILES, help="images and statistics as in published code")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where all of it runs")
+    parser.add_argument("--fp32-products", choices=["exact", "tf32"], default=fp32_products())
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="a tenth of the images, two rounds")
     parser.add_argument(
@@ -95,6 +98,13 @@ def main():
         parser.error(f"no such workload: {', '.join(sorted(unknown))}")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    _harness.require_kernels(options.device)
+    with fp32_products_as(options.fp32_products):
+        measure_all(options)
+
+
+def measure_all(options):
+    """Measure what the options say, and write the record."""
     record = {
         "benchmark": "evaluate",
         "precision": options.precision,
@@ -122,6 +132,9 @@ def kept(record, earlier):
     for name in ("precision", "data", "profile", "device"):
         if record[name] != earlier[name]:
             raise SystemExit(f"--output holds a record of {name} {earlier[name]}, not {record[name]}")
+    for name in ("kernels", "fp32_products"):
+        if record["machine"].get(name) != earlier["machine"].get(name):
+            raise SystemExit(f"--output holds a record of {name}: {earlier['machine'].get(name)}")
     if record["machine"]["threads"] != earlier["machine"]["threads"]:
         raise SystemExit(f"--output holds a record of {earlier['machine']['threads']} threads")
     return earlier["workloads"]
@@ -215,13 +228,14 @@ def compare(supernet, candidates, networks, calibration, images, precision, conv
     tree = PrefixTree([supernet.path(candidate) for candidate in candidates])
     native = NativeBackend(supernet, precision)
     logits = native.predict(tree, native.calibrate(tree, calibration, convention), images)
-    truth = one_by_one(networks, calibration, images, 250, "fp32", convention)
+    with fp32_products_as("exact"):
+        truth = one_by_one(networks, calibration, images, 250, "fp32", convention)
     theirs = one_by_one(networks, calibration, images, 250, precision, convention)
     worst = {"native": 0.0, "torch": 0.0}
     for leaf, expected, torchs in zip(tree.leaves, truth, theirs, strict=True):
         ours = float((logits[leaf] - expected).norm() / expected.norm())
         other = float((torchs - expected).norm() / expected.norm())
-        limit = 1e-4 if precision == "fp32" else 2 * other + 0.005
+        limit = _harness.logits_limit(precision, images.device, other)
         if not ours <= limit:
             raise SystemExit(f"native logits differ from PyTorch's by {ours:.2g}, more than {limit:.2g}")
         worst = {"native": max(worst["native"], ours), "torch": max(worst["torch"], other)}

@@ -29,6 +29,7 @@ import lasfast
 from benchmarks import _harness
 from lasfast import supernets
 from lasfast.costs.flops import path_flops
+from lasfast.runtime.precision import fp32_products, fp32_products_as
 from lasfast.train import OneShotTrainer, SupernetTrainer, TrainSettings
 
 BATCH = 128
@@ -65,6 +66,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="batches in each round of each")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where all of it runs")
+    parser.add_argument("--fp32-products", choices=["exact", "tf32"], default=fp32_products())
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--without", nargs="*", default=[], help="what not to try: compiled")
     parser.add_argument("--output", help="the record; what it holds of other workloads stays")
@@ -73,6 +75,13 @@ def main():
     if unknown:
         parser.error(f"no such workload: {', '.join(sorted(unknown))}")
     torch.set_num_threads(options.threads)
+    _harness.require_kernels(options.device)
+    with fp32_products_as(options.fp32_products):
+        measure_all(options)
+
+
+def measure_all(options):
+    """Measure what the options say, and write the record."""
     record = {
         "benchmark": "train",
         "precision": options.precision,
@@ -88,6 +97,9 @@ def main():
         for name in ("precision", "data", "device"):
             if record[name] != earlier.get(name, "cpu"):
                 raise SystemExit(f"--output holds a record of {name} {earlier.get(name)}, not {record[name]}")
+        for name in ("kernels", "fp32_products"):
+            if record["machine"].get(name) != earlier["machine"].get(name):
+                raise SystemExit(f"--output holds a record of {name}: {earlier['machine'].get(name)}")
         record["workloads"] = earlier["workloads"]
     for name in options.workloads or WORKLOADS:
         record["workloads"][name] = measure(WORKLOADS[name], options, record["peak_flops"])
@@ -291,21 +303,23 @@ def compare(workload, supernet, images, step, precision):
     """Return the relative errors of a batch's losses and gradients, ours and PyTorch's, against fp32."""
     batch, labels = images[0][:BATCH], images[1][:BATCH]
     found = {}
-    for name, way, fused in (
-        ("truth", "fp32", False),
-        ("torch", precision, False),
-        ("ours", precision, True),
+    products = fp32_products()
+    for name, way, multiplied, fused in (
+        ("truth", "fp32", "exact", False),
+        ("torch", precision, products, False),
+        ("ours", precision, products, True),
     ):
         supernet.zero_grad()
         run = supernet.layer_runner(fused=fused)
         losses = []
-        for path in step:
-            with torch.autocast(batch.device.type, torch.bfloat16, enabled=way == "bf16"):
-                value = batch.contiguous(memory_format=torch.channels_last)
-                for layer in supernet.path(path):
-                    value = run(layer, value)
-            losses.append(F.cross_entropy(value.float(), labels))
-        torch.stack(losses).sum().backward()
+        with fp32_products_as(multiplied):
+            for path in step:
+                with torch.autocast(batch.device.type, torch.bfloat16, enabled=way == "bf16"):
+                    value = batch.contiguous(memory_format=torch.channels_last)
+                    for layer in supernet.path(path):
+                        value = run(layer, value)
+                losses.append(F.cross_entropy(value.float(), labels))
+            torch.stack(losses).sum().backward()
         gradients = [one.grad.flatten() for one in supernet.parameters() if one.grad is not None]
         found[name] = torch.stack(losses).detach(), torch.cat(gradients)
     supernet.zero_grad()
@@ -316,7 +330,8 @@ def compare(workload, supernet, images, step, precision):
         ]
         for name in ("ours", "torch")
     }
-    limit = 1e-3 if precision == "fp32" else 2 * errors["torch"][1] + 0.01
+    rounded = _harness.is_rounded(precision, batch.device)
+    limit = 2 * errors["torch"][1] + 0.01 if rounded else 1e-3
     if not errors["ours"][1] <= limit:
         raise SystemExit(f"gradients differ from PyTorch's by {errors['ours'][1]:.2g}, more than {limit:.2g}")
     return {name: dict(zip(("loss", "gradient"), pair, strict=True)) for name, pair in errors.items()}

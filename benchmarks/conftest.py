@@ -2,6 +2,8 @@
 
 import pytest
 
+from benchmarks import _harness
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="where operations run")
@@ -9,4 +11,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> str:
-    return request.config.getoption("--device")
+    where = request.config.getoption("--device")
+    _harness.require_kernels(where)
+    return where

@@ -4,50 +4,92 @@
 # long is named at the end, and the others run all the same as long as there is time. What steps have measured
 # when they are stopped is kept.
 #
-#   benchmarks/gpu.sh [directory for records and logs]     PYTHON=python3.12 benchmarks/gpu.sh
+# All that it leaves is one archive, which is written after each step and on exit, however that comes about. It
+# holds records, logs and choices, and what was said here (summary.txt).
+#
+#   benchmarks/gpu.sh [archive, by default benchmarks/results/gpu.tar.gz]     PYTHON=python3.12 benchmarks/gpu.sh
 set -uo pipefail
+set -m # so that steps listen to interrupts although they run in the background
+archive=$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/results/gpu.tar.gz}")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-records=$(mkdir -p "${1:-benchmarks/results/gpu}" && cd "${1:-benchmarks/results/gpu}" && pwd)
+mkdir -p "$(dirname "$archive")"
+work=$(mktemp -d)
+records=$work/gpu
+mkdir "$records"
 python=${PYTHON:-python3}
 started=$SECONDS
 seconds=${SECONDS_IN_ALL:-520}
 failed=()
+running=
+
+say() { echo "$@" | tee -a "$records/summary.txt"; }
+
+pack() { tar -C "$work" -czf "$archive.part" gpu && mv "$archive.part" "$archive"; }
+
+finish() {
+  trap - EXIT
+  trap '' INT TERM HUP
+  if [ -n "$running" ]; then
+    kill -KILL -- "-$running" 2>/dev/null
+    say "$name: CUT, the whole run was stopped after $((SECONDS - started)) s"
+  fi
+  pack && echo "archive: $archive"
+  rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # Runs a step for at most so many seconds, and no longer than there is time: step NAME SECONDS COMMAND...
+# Returns whether it succeeded.
 step() {
-  local name=$1 limit=$2 before=$SECONDS left=$((seconds - SECONDS + started))
+  local limit=$2 before=$SECONDS left=$((seconds - SECONDS + started)) status
+  name=$1
   shift 2
   if [ "$left" -lt 5 ]; then
     failed+=("$name")
-    echo "$name: SKIPPED, no time left"
-    return
+    say "$name: SKIPPED, no time left"
+    return 1
   fi
   # Interrupted, so that what was measured is written.
-  timeout --signal=INT --kill-after=5 "$((limit < left ? limit : left))" "$@" >"$records/$name.log" 2>&1
-  local status=$?
+  timeout --signal=INT --kill-after=5 "$((limit < left ? limit : left))" "$@" >"$records/$name.log" 2>&1 &
+  running=$!
+  wait "$running"
+  status=$?
+  running=
   if [ $status -eq 0 ]; then
-    echo "$name: done in $((SECONDS - before)) s"
+    say "$name: done in $((SECONDS - before)) s"
   else
     failed+=("$name")
-    echo "$name: FAILED with status $status after $((SECONDS - before)) s; $records/$name.log ends with"
-    tail -n 15 "$records/$name.log" | sed 's/^/    /'
+    say "$name: FAILED with status $status after $((SECONDS - before)) s; $name.log ends with"
+    say "$(tail -n 15 "$records/$name.log" | sed 's/^/    /')"
   fi
+  pack
+  return $status
 }
 
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no nvidia-smi here"
+say "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no nvidia-smi here")"
 # Code for this GPU alone, which takes a minute less.
-arch=$("$python" -c 'import torch; major, minor = torch.cuda.get_device_capability(); print(f"{major}{minor}")')
-case "$arch" in 90) arch=90a ;; esac
+step arch 60 "$python" -c 'import torch
+from lasfast.runtime.compiled import arch_for
+print(arch_for(torch.cuda.get_device_capability()))' || exit 1
+arch=$(tail -n 1 "$records/arch.log")
 
 step build 150 env LASFAST_CUDA=ON LASFAST_CUDA_ARCHS="$arch" \
   "$python" -m pip install --no-build-isolation --no-deps --force-reinstall .
 # From here on, the installed package and not the checkout: tests and benchmarks are taken along.
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cp -R tests benchmarks pyproject.toml "$work" && cd "$work" || exit 1
-export LASFAST_CACHE="$records/choices"  # which of several ways was faster here belongs to the records
+mkdir "$work/run"
+cp -R tests benchmarks pyproject.toml "$work/run" && cd "$work/run" || exit 1
+export LASFAST_CACHE="$records/choices" # which of several ways was faster here belongs to the records
 
-step check 60 "$python" -m lasfast check --device cuda
+if ! step check 60 "$python" -m lasfast check --device cuda; then
+  # Else PyTorch's operators would be measured under our name, and a check that was cut be made again within
+  # the limit of another step.
+  export LASFAST_CHOICE=native
+  say "!!! THE CHECK OF THE KERNELS FAILED OR WAS CUT. All that follows is measured with LASFAST_CHOICE=native:"
+  say "!!! our kernels, right or wrong, in their usual tiles. Each record says so (machine.kernels)."
+fi
 step tests 90 "$python" -m pytest -m cuda -p no:cacheprovider \
   tests/engine/test_cuda_executor.py tests/engine/test_conv_tiles.py tests/ops tests/nn tests/train tests/data tests/runtime/test_autotune.py
 # Compiling takes PyTorch most of a minute: for one workload's candidates, the last.
@@ -69,12 +111,13 @@ for operation in limits tiles conv depthwise batch_norm conv_train depthwise_tra
   fi
 done
 
-echo
-grep -hs " of peak\|steps/s" "$records"/evaluate-*.log "$records"/train-*.log
-"$python" -m benchmarks.report_gpu "$records" || failed+=(report)
-grep -hs "passed\|failed\|skipped" "$records/tests.log" | tail -n 1
-echo "records: $records; $((SECONDS - started)) s in all"
+say
+say "$(grep -hs " of peak\|steps/s" "$records"/evaluate-*.log "$records"/train-*.log)"
+"$python" -m benchmarks.report_gpu "$records" >"$records/report.md" 2>&1 || failed+=(report)
+cat "$records/report.md"
+say "$(grep -hs "passed\|failed\|skipped" "$records/tests.log" | tail -n 1)"
+say "$((SECONDS - started)) s in all"
 if [ ${#failed[@]} -gt 0 ]; then
-  echo "FAILED: ${failed[*]}"
+  say "FAILED: ${failed[*]}"
   exit 1
 fi

@@ -1,6 +1,7 @@
 """The section of docs/performance.md on GPUs: the bound of each kernel, and what was measured.
 
-python -m benchmarks.report_gpu [directory with the records of benchmarks/gpu.sh]    # prints the tables
+tar -C benchmarks/results -xzf gpu.tar.gz                       # the archive of benchmarks/gpu.sh
+python -m benchmarks.report_gpu [directory with the records]    # prints the tables
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 from benchmarks import bench_batch_norm, bench_bn_act, bench_conv, bench_depthwise
 from benchmarks._fused import images_on
+from benchmarks._harness import CHECKED
+from benchmarks.inspect_kernels import table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
@@ -181,7 +184,20 @@ def gpu(directory: Path = RESULTS) -> str:
     for file, what, floor, how in KERNELS:
         if (ROOT / "csrc" / "cuda" / file).exists():
             lines.append(f"| `{file}` | {what} | {floor} | {how} |")
-    return "\n".join([*lines, "", tables(directory)])
+    return "\n".join([*lines, "", inspected(), tables(directory)])
+
+
+def inspected(file: Path = ROOT / "benchmarks" / "results" / "kernels.json") -> str:
+    """Return what `inspect_kernels` has recorded of the kernels that copy whole vectors."""
+    kernels = [one for one in json.loads(file.read_text())["kernels"] if "gathered" not in one["name"]]
+    lines = [
+        "Inspected, not measured: what the compiler makes of the main loop of convolutions for 8.0 and 9.0a "
+        "(`benchmarks/inspect_kernels.py`). The columns are registers of a thread, of which none is spilled; "
+        "blocks of 256 threads that a multiprocessor takes at once; a warp's instructions in a step of k, "
+        "and products among them; and the share of the data sheet's rate that so many instructions "
+        "leave at most.\n"
+    ]
+    return "\n".join([*lines, table(kernels), ""])
 
 
 def tables(directory: Path) -> str:
@@ -191,7 +207,7 @@ def tables(directory: Path) -> str:
     }
     device = next((record["device"] for record in records.values() if "device" in record), "")
     chip = next((chip for chip in CHIPS if chip.name in device), CHIPS[0])
-    parts = []
+    parts = warnings(records)
     for precision in ("bf16", "fp32"):
         if f"evaluate-{precision}" in records:
             parts.append(evaluation(records[f"evaluate-{precision}"]))
@@ -203,6 +219,15 @@ def tables(directory: Path) -> str:
         if measured:
             parts.append(figures(TITLES[operation], some, chip, measured))
     return "\n".join(parts)
+
+
+def warnings(records: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a paragraph for each state of the kernels, other than checked, in which there are records."""
+    measured: dict[str, list[str]] = {}
+    for name, record in records.items():
+        measured.setdefault(record.get("machine", {}).get("kernels", CHECKED), []).append(name)
+    measured.pop(CHECKED, None)
+    return [f"**Kernels {state}**: {', '.join(names)}.\n" for state, names in measured.items()]
 
 
 def floors(chip: Chip) -> str:

@@ -51,6 +51,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def exact_products() -> Iterator[None]:
+    """CUDA multiplies fp32 exactly, where a test does not ask for TF32: torch's default is that."""
+    from lasfast.runtime.precision import fp32_products_as
+
+    with fp32_products_as("exact"):
+        yield
+
+
 @pytest.fixture(params=["forward", "reversed"])
 def emulated(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     """The module whose CUDA kernels run on the host, with blocks and threads in either order.

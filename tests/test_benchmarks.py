@@ -10,7 +10,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lasfast.runtime import compiled
+from benchmarks import (
+    _harness,
+    _tuned,
+    bench_conv_train,
+    bench_evaluate,
+    bench_tiles,
+    bench_train,
+    report_gpu,
+)
+from lasfast import supernets
+from lasfast.runtime import compiled, gpu_check, kernels
+from lasfast.runtime.gpu_check import CheckResult
+from lasfast.runtime.precision import fp32_products, fp32_products_as
 
 FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
@@ -45,3 +57,109 @@ def test_single_operations_run_on_cuda(
         expected = expected if calibration else expected.relu()
     bound = 1e-5 if storage == "fp32" else 2e-2
     torch.testing.assert_close(output, expected, rtol=bound, atol=bound)
+
+
+def test_the_tiles_of_a_size_stand_together_those_of_warpgroups_first(emulated: ModuleType) -> None:
+    shapes = emulated.schedule_conv_tiles_cuda()
+    assert sorted(bench_tiles.TILES) == list(range(len(shapes)))
+    by_warpgroups = [shapes[tile][2] for tile in bench_tiles.TILES]
+    assert by_warpgroups == sorted(by_warpgroups, reverse=True)
+    works = [(storage, size) for storage, size, _ in bench_tiles.CASES]
+    ends = [work for work, following in zip(works, [*works[1:], None], strict=True) if work != following]
+    assert len(ends) == len(set(works)) == 2 * len(bench_tiles.SIZES)
+    assert works[0][0] == "bf16"
+
+
+@pytest.mark.parametrize("warpgroups", [False, True])
+def test_passes_of_training_are_timed_by_warpgroups_too(
+    emulated_place: ModuleType, monkeypatch: pytest.MonkeyPatch, warpgroups: bool
+) -> None:
+    monkeypatch.setattr(bench_conv_train, "IMAGES", 1)
+    passes = bench_conv_train.Passes((8, 40, 6, 3, 1, 1), torch.bfloat16, "cpu")
+    emulated_place.noted_tiles()
+    passes.native("forward", warpgroups=warpgroups)()
+    [(_, product, *_)] = emulated_place.noted_tiles()
+    assert product == ("warpgroups" if warpgroups else "bf16")
+    if warpgroups:
+        with pytest.raises(pytest.skip.Exception):
+            passes.native("grad_weight", warpgroups=True)
+
+
+@pytest.mark.parametrize("products", ["exact", "tf32"])
+def test_the_truth_is_exact_and_all_else_multiplied_alike(
+    monkeypatch: pytest.MonkeyPatch, products: str
+) -> None:
+    """Whatever torch is set to."""
+    seen: list[tuple[str, str]] = []
+    original = _tuned.one_by_one
+
+    def one_by_one(networks, calibration, images, batch, precision, convention):
+        seen.append((precision, fp32_products()))
+        return original(networks, calibration, images, batch, precision, convention)
+
+    def cross_entropy(logits, labels):
+        seen.append(("", fp32_products()))
+        return loss(logits, labels)
+
+    loss = F.cross_entropy
+    for module in (_tuned, bench_evaluate):
+        monkeypatch.setattr(module, "one_by_one", one_by_one)
+    monkeypatch.setattr(F, "cross_entropy", cross_entropy)
+    torch.manual_seed(0)
+    supernet, path = supernets.PlainNet((1, 1, 1), 3, image_size=8), (1, 1, 1)
+    network, images, labels = supernet.extract(path), torch.randn(4, 3, 8, 8), torch.arange(4) % 3
+    with fp32_products_as(products):
+        _tuned.check(network, network, [images], images, "fp32", "cumulative")
+        assert seen == [("fp32", "exact"), ("fp32", products), ("fp32", products)]
+        if compiled.available():
+            seen.clear()
+            bench_evaluate.compare(supernet, [path], [network], [images], images, "bf16", "cumulative")
+            assert seen == [("fp32", "exact"), ("bf16", products)]
+        seen.clear()
+        bench_train.compare(None, supernet, (images, labels), [path], "fp32")
+        assert seen == [("", "exact"), ("", products), ("", products)]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("products", ["exact", "tf32"])
+def test_errors_have_the_bounds_of_what_is_rounded(products: str, device: str) -> None:
+    with fp32_products_as(products):
+        rounded = products == "tf32" and device == "cuda"
+        assert _harness.logits_limit("fp32", device, 0.01) == (0.025 if rounded else 1e-4)
+        assert _harness.logits_limit("bf16", device, 0.01) == 0.025
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU whose kernels failed their check."""
+    failed = CheckResult(False, "case 3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(compiled, "available", lambda: True)
+    monkeypatch.setattr(kernels, "_are_built_for", lambda device: True)
+    monkeypatch.setattr(gpu_check, "_results", {0: failed})
+    monkeypatch.setattr(gpu_check, "known", lambda device: failed)
+    monkeypatch.setattr(_harness, "gather", dict)
+
+
+def test_pytorchs_operators_are_not_measured_under_our_name(
+    gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LASFAST_CHOICE", "measure")
+    _harness.require_kernels("cpu")
+    with pytest.raises(RuntimeError, match="would be measured under their name: check failed: case 3"):
+        _harness.require_kernels("cuda")
+    monkeypatch.setenv("LASFAST_CHOICE", "native")
+    _harness.require_kernels("cuda")
+
+
+def test_records_say_that_kernels_failed_their_check(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LASFAST_CHOICE", "native")
+    failed = _harness.machine()
+    assert failed["kernels"] == "check failed: case 3; measured all the same, by LASFAST_CHOICE=native"
+    assert failed["fp32_products"] == "exact"
+    monkeypatch.setattr(gpu_check, "known", lambda device: None)
+    assert _harness.kernels_label() == "not checked; measured all the same, by LASFAST_CHOICE=native"
+    monkeypatch.setattr(gpu_check, "known", lambda device: CheckResult(True))
+    records = {"tiles": {"machine": failed}, "conv": {"machine": _harness.machine()}, "older": {}}
+    assert report_gpu.warnings(records) == [f"**Kernels {failed['kernels']}**: tiles.\n"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
+from benchmarks import inspect_kernels
+
+RECORD = Path(__file__).parents[1] / "benchmarks" / "results" / "kernels.json"
 KERNELS = ["schedule_conv", "schedule_planes", "schedule_merge", "schedule_pack", "schedule_resident"]
 KERNELS += ["bn_act", "bn_act_rows", "sgd", "conv2d_nhwc_windows", "conv2d_nhwc_grad_weight"]
 KERNELS += ["conv2d_nhwc_pack", "merge_nhwc", "depthwise_nhwc_windows", "depthwise_nhwc_grad_weight"]
@@ -20,28 +21,18 @@ pytestmark = [
 ]
 
 
-def disassembler() -> str | None:
-    """cuobjdump, of the CUDA toolkit or as Triton brings it."""
-    found = shutil.which("cuobjdump")
-    spec = find_spec("triton")
-    if found is None and spec is not None and spec.origin is not None:
-        brought = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-        found = str(brought) if brought.exists() else None
-    return found
+@pytest.fixture(scope="module", params=inspect_kernels.ARCHS)
+def arch(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-@pytest.fixture(scope="module", params=["80", "90a"])
-def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict:
+@pytest.fixture(scope="module")
+def compiled(arch: str, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """Kernel file -> (its machine code, what ptxas says of it)."""
     results = {}
     for name in KERNELS:
-        target = tmp_path_factory.mktemp(f"sm_{request.param}") / f"{name}.cubin"
-        flags = [f"-arch=sm_{request.param}", "-std=c++17", "-cubin", "-Xptxas", "-v"]
-        include = ["-I", str(CUDA.parent / "include")]
-        command = ["nvcc", *flags, *include, str(CUDA / f"{name}.cu"), "-o", str(target)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        results[name] = target, done.stdout + done.stderr
+        target = tmp_path_factory.mktemp(f"sm_{arch}") / f"{name}.cubin"
+        results[name] = target, inspect_kernels.compile_kernels(name, arch, target)
     return results
 
 
@@ -56,12 +47,24 @@ def test_nothing_is_spilled_or_warned_of(compiled: dict, name: str) -> None:
 
 def functions(cubin: Path) -> dict[str, str]:
     """Mangled name -> its instructions."""
-    tool = disassembler()
-    if tool is None:
+    if inspect_kernels.disassembler() is None:
         pytest.skip("needs cuobjdump")
-    done = subprocess.run([tool, "-sass", str(cubin)], capture_output=True, text=True, check=True)
-    _, *parts = done.stdout.split("Function : ")
-    return {part.partition("\n")[0].strip(): part for part in parts}
+    return inspect_kernels.functions(cubin)
+
+
+@pytest.mark.parametrize("name", inspect_kernels.FILES)
+def test_main_loops_are_no_slower_than_recorded(compiled: dict, arch: str, name: str) -> None:
+    """By the blocks that run at once, and the share of the products' rate that instructions leave."""
+    record = json.loads(RECORD.read_text())
+    if record["nvcc"] != inspect_kernels.version():
+        pytest.skip(f"the record is of nvcc {record['nvcc']}")
+    cubin, report = compiled[name]
+    known = {one["name"]: one for one in record["kernels"] if one["arch"] == arch}
+    found = inspect_kernels.inspect(arch, functions(cubin), report)
+    assert found
+    for kernel in found:
+        assert kernel.blocks >= known[kernel.name]["blocks"], kernel
+        assert kernel.bound >= known[kernel.name]["bound"] - 0.02, kernel
 
 
 @pytest.mark.parametrize(
@@ -88,13 +91,13 @@ def test_convolutions_run_on_tensor_cores_and_copy_16_bytes_asynchronously(
 
 
 @pytest.mark.parametrize(("name", "count"), [("schedule_conv", 3), ("conv2d_nhwc_windows", 2)])
-def test_warpgroups_multiply_on_hopper_alone(compiled: dict, name: str, count: int) -> None:
+def test_warpgroups_multiply_on_hopper_alone(compiled: dict, arch: str, name: str, count: int) -> None:
     """And, while they do, nothing waits for them or touches their sums: ptxas would warn of it."""
     cubin, report = compiled[name]
     kernels = {kernel: code for kernel, code in functions(cubin).items() if "warpgroup_" in kernel}
     assert len(kernels) == count
     for kernel, code in kernels.items():
-        if cubin.parent.name.startswith("sm_90a"):
+        if arch == "90a":
             assert re.search(r"HGMMA\S*BF16", code), kernel
             assert re.search(r"LDGSTS\S*\.128", code), kernel
             assert "FENCE.VIEW.ASYNC" in code

@@ -95,6 +95,8 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
 #endif
 #ifdef LASFAST_EMULATE
   m.def("set_reversed", &device::set_reversed);
+  m.def("noted_tiles", &device::noted_tiles);
+  m.def("set_shared_limits", &device::set_shared_limits);
 #endif
 
   bind_bn_act(m);

@@ -117,11 +117,20 @@ struct PositionsLoader {
   }
 };
 
+// See blocks_of in schedule_conv.cu. Elements of TF32, and those that are gathered, take more registers.
+template <typename T, int BN, bool whole>
+constexpr int blocks_of(bool tensor_cores) {
+  const int most = tensor_cores && sizeof(T) == 4 ? 64 : 128;
+  return BN <= (whole ? most : most / 2) ? 2 : 1;
+}
+
 template <typename T, int BN, bool whole, template <typename, int, int, int, int> class Product>
-LASFAST_KERNEL(block_threads, 1)
+LASFAST_KERNEL(block_threads, (blocks_of<T, BN, whole>(Product<T, 128, 128, 32, 32>::tensor_cores)))
 grad_weight(const GradWeightArgs args) {
   using G = Geometry<conv_rows, BN>;
   using Loader = PositionsLoader<T, BN, whole>;
+  using Result = Product<T, conv_rows, BN, G::rows, G::columns>;
+  device::note_tile("grad_weight", Result::name, conv_rows, BN, whole);
   const int64_t block = device::block_index();
   const int first_column = static_cast<int>(block % args.column_tiles) * BN;
   const int first_row = static_cast<int>(block / args.column_tiles % args.row_tiles) * conv_rows;
@@ -134,7 +143,7 @@ grad_weight(const GradWeightArgs args) {
                 first_column + Loader::B::piece() * Loader::elements};
   const int steps = (end - begin + Loader::A::depth - 1) / Loader::A::depth;
   auto* const shared = device::shared<ConvShared<conv_rows, BN>>();
-  convolve<Product<T, conv_rows, BN, G::rows, G::columns>>(*shared, steps, loader, [&](const auto& result) {
+  convolve<Result>(*shared, steps, loader, [&](const auto& result) {
     float* const partial = args.partial + part * args.rows * args.c_out;
     for (int i = device::thread_index(); i < conv_rows * BN; i += block_threads) {
       const int m = i / BN, n = i % BN;

@@ -60,6 +60,7 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
   const Windows& w = args.windows;
   const Tile tile(args, BN);
   if (tile.count == 0) return;
+  device::note_tile("windows", Product::name, conv_rows, BN, whole);
 
   const int64_t packed_phase = tile.y.residue * w.packed_phases + tile.x.residue;
   const int64_t packed_row = packed_phase * w.out_channels + tile.column;
@@ -98,15 +99,23 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
   });
 }
 
+// See blocks_of in schedule_conv.cu. On Hopper, the widest tiles would spill in TF32, too.
+template <int BN, bool whole>
+constexpr int blocks_of(bool tensor_cores) {
+  if (tensor_cores && whole && BN == 16) return 4;
+  const int most = !tensor_cores ? 16 : device::has_warpgroups ? 64 : 128;
+  return BN <= most ? 2 : 1;
+}
+
 template <typename T, int BN, bool whole, template <typename, int, int> class Product>
-LASFAST_KERNEL(block_threads, 1)
+LASFAST_KERNEL(block_threads, (blocks_of<BN, whole>(Product<T, 16, 16>::tensor_cores)))
 windows(const WindowsArgs args) {
   windows_tile<T, BN, whole, false, Product>(args);
 }
 
 // See warpgroup_conv in schedule_conv.cu: where there are no warpgroups, no block of this is launched.
 template <typename T, int BN>
-LASFAST_KERNEL(device::has_warpgroups ? block_threads : 32, 1)
+LASFAST_KERNEL(device::has_warpgroups ? block_threads : 32, 2)
 warpgroup_windows(const WindowsArgs args) {
   if constexpr (device::has_warpgroups) windows_tile<T, BN, true, true, WarpgroupProduct>(args);
 }

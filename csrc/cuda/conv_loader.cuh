@@ -40,7 +40,11 @@ class WindowLoader {
   LASFAST_DEVICE WindowLoader(const ConvOperands& conv, const Transform& transform, WindowOf window_of)
       : conv_(conv), transform_(transform), ahead_(run_of(conv.pitch, step_elements)), here_(ahead_) {
     LASFAST_UNROLL
-    for (int i = 0; i < copies; ++i) window_[i] = window_of(row() + i * rows_at_once);
+    for (int i = 0; i < copies; ++i) {
+      window_[i] = window_of(row() + i * rows_at_once);
+      const int top = window_[i].top == in_padding ? 0 : window_[i].top;
+      corner_[i] = window_[i].image + (int64_t{top} * conv.width + window_[i].left) * conv.pitch;
+    }
     for (int i = 0; i < piece(); ++i)
       ahead_.template advance<piece_elements>(conv.kernel_width, conv.kernel_height);
     here_ = ahead_;
@@ -48,18 +52,19 @@ class WindowLoader {
     weight_ = static_cast<const T*>(conv.weight) + int64_t{n} * conv.depth + piece() * piece_elements;
   }
 
-  LASFAST_DEVICE void fill(Stage<BM, BN>& stage, int step) {
+  // Steps are filled in order.
+  LASFAST_DEVICE void fill(Stage<BM, BN>& stage, int) {
+    const int64_t offset = offset_of(ahead_);
     LASFAST_UNROLL
-    for (int i = 0; i < copies; ++i) fill_window(piece_in(stage.a, i), i);
+    for (int i = 0; i < copies; ++i) fill_window(piece_in(stage.a, i), i, offset);
     LASFAST_UNROLL
     for (int i = 0; i < (BN + rows_at_once - 1) / rows_at_once; ++i) {
       const int n = row() + i * rows_at_once;
       if (BN % rows_at_once != 0 && n >= BN) break;
       const bool some = n < conv_.channels;
-      const T* const from =
-          weight_ + (some ? int64_t{i} * rows_at_once * conv_.depth : 0) + step * step_elements;
-      device::copy16_async(piece_in(stage.b, i), from, some);
+      device::copy16_async(piece_in(stage.b, i), weight_ + int64_t{i} * rows_at_once * conv_.depth, some);
     }
+    weight_ += step_elements;
     ahead_.template advance<step_elements>(conv_.kernel_width, conv_.kernel_height);
   }
 
@@ -87,21 +92,21 @@ class WindowLoader {
     const int y = window_[i].top + at.row, x = window_[i].left + at.column;
     return at.channel < conv_.pitch && y >= 0 && y < conv_.height && x >= 0 && x < conv_.width;
   }
-  LASFAST_DEVICE const T* address(const Walk& at, int i) const {
-    const int y = window_[i].top + at.row, x = window_[i].left + at.column;
-    return window_[i].image + (int64_t{y} * conv_.width + x) * conv_.pitch + at.channel;
+  // Returns how far an element is from the corner of any window, in elements.
+  LASFAST_DEVICE int64_t offset_of(const Walk& at) const {
+    return (int64_t{at.row} * conv_.width + at.column) * conv_.pitch + at.channel;
   }
 
-  LASFAST_DEVICE void fill_window(char* to, int i) const {
+  // Nothing is read through an address outside of the image.
+  LASFAST_DEVICE void fill_window(char* to, int i, int64_t offset) const {
     if constexpr (whole) {
-      const bool some = inside(ahead_, i);
-      device::copy16_async_cached(to, some ? address(ahead_, i) : window_[i].image, some);
+      device::copy16_async_cached(to, corner_[i] + offset, inside(ahead_, i));
     } else {
       Walk at = ahead_;
       Values<piece_elements> values;
       LASFAST_UNROLL
       for (int e = 0; e < piece_elements; ++e) {
-        values.v[e] = inside(at, i) ? device::to_float(*address(at, i)) : 0.f;
+        values.v[e] = inside(at, i) ? device::to_float(corner_[i][offset_of(at)]) : 0.f;
         at.advance<1>(conv_.kernel_width, conv_.kernel_height);
       }
       device::store16(to, pack_values(values));
@@ -111,7 +116,8 @@ class WindowLoader {
   ConvOperands conv_;
   Transform transform_;
   Window<T> window_[copies];
-  const T* weight_;    // this thread's piece of its first row of B, or of the tile's
+  const T* corner_[copies];  // the first element of each window, perhaps outside of the image
+  const T* weight_;          // this thread's piece of its first row of B in the next step
   Walk ahead_, here_;  // of this thread's piece: in the step to fill next, and in the one to arrive next
 };
 

@@ -30,6 +30,7 @@ struct CopiedRows {
 // A warp's sums, by tensor cores.
 template <typename T, int WM, int WN>
 struct TensorSums {
+  static constexpr bool tensor_cores = true;
   float sum[WM / 16][WN / 8][4] = {};
 
   // Adds the products of 32 bytes of k. In `columns`, the two halves of k alternate.
@@ -59,6 +60,7 @@ struct TensorSums {
 // A warp's product by tensor cores. Its first row and column are multiples of eight.
 template <typename T, int WM, int WN>
 struct TensorProduct : TensorSums<T, WM, WN> {
+  static constexpr const char* name = sizeof(T) == 4 ? "tf32" : "bf16";
   static constexpr bool warpgroups = false;
   static constexpr int in_flight = 0;
   LASFAST_DEVICE static void publish() {}
@@ -117,6 +119,8 @@ struct TensorProduct : TensorSums<T, WM, WN> {
 template <typename T, int WM, int WN>
 struct ExactProduct {
   static_assert(sizeof(T) == 4, "bf16 has tensor cores everywhere");
+  static constexpr const char* name = "exact";
+  static constexpr bool tensor_cores = false;
   static constexpr bool warpgroups = false;
   static constexpr int in_flight = 0;
   float sum[WM / 8][WN / 4] = {};
@@ -172,6 +176,7 @@ struct ExactProduct {
 template <typename T, int WM, int WN>
 struct WarpgroupProduct {
   static_assert(sizeof(T) == 2 && conv_step_bytes == 64, "bf16, in rows as warpgroup_rows wants them");
+  static constexpr const char* name = "warpgroups";
   static constexpr bool warpgroups = true;
   static constexpr int in_flight = 1;
   float sum[WM / 64][WN / 8][4] = {};

@@ -34,6 +34,7 @@ LASFAST_DEVICE const T* transposed_element(const char* tile, int k, int m) {
 // A warp's product by tensor cores, of tiles that are BM and BN wide.
 template <typename T, int BM, int BN, int WM, int WN>
 struct TransposedTensorProduct : TensorSums<T, WM, WN> {
+  static constexpr const char* name = sizeof(T) == 4 ? "tf32" : "bf16";
   static constexpr bool warpgroups = false;
   static constexpr int in_flight = 0;
   LASFAST_DEVICE static void publish() {}
@@ -90,6 +91,8 @@ template <typename T, int BM, int BN, int WM, int WN>
 struct TransposedExactProduct {
   static_assert(sizeof(T) == 4, "bf16 has tensor cores everywhere");
   static_assert(WM % 32 == 0 && WN % 16 == 0, "each lane has whole pieces");
+  static constexpr const char* name = "exact";
+  static constexpr bool tensor_cores = false;
   static constexpr bool warpgroups = false;
   static constexpr int in_flight = 0;
   float sum[WM / 8][WN / 4] = {};

@@ -1,8 +1,38 @@
-#include <cuda_runtime.h>
-
+#include "device.cuh"
 #include "lasfast/device.h"
 
 namespace lasfast {
+namespace device {
+namespace {
+
+struct Runtime {
+  static int current_device(int* device) { return reported(cudaGetDevice(device)); }
+  static int most_shared_bytes(const void* kernel, int device, int* bytes) {
+    cudaFuncAttributes attributes{};  // a kernel's own variables count, too
+    if (const int error = reported(cudaFuncGetAttributes(&attributes, kernel))) return error;
+    const auto error = cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    *bytes -= static_cast<int>(attributes.sharedSizeBytes);
+    return reported(error);
+  }
+  static int set_shared_limit(const void* kernel, int bytes) {
+    return reported(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  }
+
+ private:
+  // An error is the caller's to report, not for the next launch to find.
+  static int reported(cudaError_t error) {
+    if (error != cudaSuccess) cudaGetLastError();
+    return static_cast<int>(error);
+  }
+};
+
+SharedLimits<Runtime> shared_limits;
+
+}  // namespace
+
+int raise_shared_limit(const void* kernel) { return shared_limits.raise(kernel); }
+
+}  // namespace device
 
 int cuda_runtime_version() { return CUDART_VERSION; }
 

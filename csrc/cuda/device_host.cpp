@@ -9,8 +9,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "lasfast/device.h"
@@ -99,7 +102,38 @@ struct Machine {
 };
 
 Machine machine;
-std::mutex machine_lock;
+std::set<NotedTile> tiles;
+std::mutex machine_lock;  // of these two
+
+// What the runtime would keep of each kernel, and what it was told to.
+struct Runtime {
+  std::mutex lock;
+  std::map<const void*, int> shared_limit;
+  std::vector<int> set;
+
+  int limit_of(const void* kernel) {
+    const std::lock_guard<std::mutex> guard(lock);
+    const auto found = shared_limit.find(kernel);
+    return found == shared_limit.end() ? static_cast<int>(default_shared_bytes) : found->second;
+  }
+
+  static int current_device(int* device) { return *device = 0; }
+  static int most_shared_bytes(const void*, int, int* bytes) {
+    *bytes = static_cast<int>(max_warpgroup_shared_bytes);
+    return none;
+  }
+  static int set_shared_limit(const void* kernel, int bytes);
+};
+
+Runtime runtime;
+SharedLimits<Runtime> shared_limits;
+
+int Runtime::set_shared_limit(const void* kernel, int bytes) {
+  const std::lock_guard<std::mutex> guard(runtime.lock);
+  runtime.shared_limit[kernel] = bytes;
+  runtime.set.push_back(bytes);
+  return none;
+}
 
 void leave_for(Fibre* from, Fibre* to) {
   (void)from;
@@ -336,11 +370,29 @@ void warpgroup_wait_for(int pending) {
   }
 }
 
-int run_blocks(void (*body)(const void*), const void* argument, int64_t blocks, int threads,
-               int64_t shared_bytes) {
+void note_tile(const char* kernel, const char* product, int rows, int columns, bool whole) {
+  if (machine.current == 0) tiles.emplace(kernel, product, rows, columns, whole);
+}
+
+std::vector<NotedTile> noted_tiles() {
+  const std::lock_guard<std::mutex> guard(machine_lock);
+  const std::vector<NotedTile> noted(tiles.begin(), tiles.end());
+  tiles.clear();
+  return noted;
+}
+
+std::vector<int> set_shared_limits() {
+  const std::lock_guard<std::mutex> guard(runtime.lock);
+  return std::exchange(runtime.set, {});
+}
+
+int raise_shared_limit(const void* kernel) { return shared_limits.raise(kernel); }
+
+int run_blocks(const void* kernel, void (*body)(const void*), const void* argument, int64_t blocks,
+               int threads, int64_t shared_bytes) {
   const std::lock_guard<std::mutex> guard(machine_lock);
   if (blocks < 1 || blocks > max_blocks || threads < 1 || threads > most_threads || shared_bytes < 0 ||
-      shared_bytes > max_warpgroup_shared_bytes)
+      shared_bytes > runtime.limit_of(kernel))
     return bad_launch;
   prepare_fibres(threads);
   machine.body = body;

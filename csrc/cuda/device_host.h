@@ -12,6 +12,11 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "shared_limits.h"
 
 #define LASFAST_KERNEL(threads, blocks) void
 #define LASFAST_DEVICE inline
@@ -136,11 +141,27 @@ constexpr int64_t max_blocks = 0x7fffffff;
 constexpr int64_t max_shared_bytes = 99 << 10;  // what a block may have on every GPU from 8.0 on
 constexpr int64_t max_warpgroup_shared_bytes = 227 << 10;
 
+// ---- what tests ask and set
+
 void set_reversed(bool reversed);
 
-// Runs body(argument) as the threads of `blocks` blocks; returns 0, or an error number of cuda_error_text().
-int run_blocks(void (*body)(const void*), const void* argument, int64_t blocks, int threads,
-               int64_t shared_bytes);
+// A tile that some block computed: kernel, product, rows, columns, and whether it copied whole vectors.
+using NotedTile = std::tuple<std::string, std::string, int, int, bool>;
+void note_tile(const char* kernel, const char* product, int rows, int columns, bool whole);
+// Returns the tiles that were noted since the last call, each once.
+std::vector<NotedTile> noted_tiles();
+// Returns the bytes of each limit that was set, a kernel's of shared memory, since the last call.
+std::vector<int> set_shared_limits();
+
+// ---- the host's side
+
+// See device.cuh.
+int raise_shared_limit(const void* kernel);
+
+// Runs body(argument) as the threads of `blocks` blocks of a kernel; returns 0, or an error number of
+// cuda_error_text().
+int run_blocks(const void* kernel, void (*body)(const void*), const void* argument, int64_t blocks,
+               int threads, int64_t shared_bytes);
 
 template <typename Argument>
 struct Job {
@@ -156,8 +177,11 @@ struct Job {
 template <typename Argument>
 int launch(void (*kernel)(Argument), int64_t blocks, int threads, int64_t shared_bytes, Stream,
            const Argument& argument) {
+  const auto* const function = reinterpret_cast<const void*>(kernel);
+  if (shared_bytes > default_shared_bytes)
+    if (const int error = raise_shared_limit(function)) return error;
   const Job<Argument> job{kernel, argument};
-  return run_blocks(Job<Argument>::run, &job, blocks, threads, shared_bytes);
+  return run_blocks(function, Job<Argument>::run, &job, blocks, threads, shared_bytes);
 }
 
 template <typename Argument>

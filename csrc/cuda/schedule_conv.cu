@@ -67,6 +67,7 @@ LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
   const Problem& p = find_problem(pass, &shared->problem);
   const Tile tile(pass, p);
   if (tile.empty()) return;
+  device::note_tile("schedule", Product::name, BM, BN, true);
   const Normalize normalize = load_norm(pass, p.input, reinterpret_cast<float*>(shared + 1));
   device::barrier();
 
@@ -93,15 +94,25 @@ LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
   });
 }
 
+// How many blocks a multiprocessor takes at once: two, so that one multiplies while the other waits, where
+// registers suffice without spilling (tests/test_cuda_code.py). Where warpgroups multiply the widest tiles of
+// bf16, warps would spill.
+template <typename T, int BM, int BN, bool warpgroups>
+constexpr int blocks_of(bool tensor_cores) {
+  constexpr bool narrow = sizeof(T) == 2 && device::has_warpgroups && !warpgroups;
+  const int most = !tensor_cores ? 64 * 32 : narrow ? 128 * 64 : 128 * 128;
+  return BM * BN <= most ? 2 : 1;
+}
+
 template <typename T, int BM, int BN, template <typename, int, int> class Product>
-LASFAST_KERNEL(block_threads, 1)
+LASFAST_KERNEL(block_threads, (blocks_of<T, BM, BN, false>(Product<T, 16, 16>::tensor_cores)))
 conv(const PassArgs pass) {
   conv_tile<T, BM, BN, false, Product>(pass);
 }
 
 // Where there are no warpgroups, no block of this is launched: its bounds allow too few threads.
 template <typename T, int BM, int BN>
-LASFAST_KERNEL(device::has_warpgroups ? block_threads : 32, 1)
+LASFAST_KERNEL(device::has_warpgroups ? block_threads : 32, (blocks_of<T, BM, BN, true>(true)))
 warpgroup_conv(const PassArgs pass) {
   if constexpr (device::has_warpgroups) conv_tile<T, BM, BN, true, WarpgroupProduct>(pass);
 }

@@ -33,9 +33,9 @@ def register(app: typer.Typer) -> None:
 
         Small supernets are calibrated and predicted, and operators trained, by every instruction set of the
         processor, or in every way and as CUDA graphs on a GPU, which takes some seconds. Errors are relative:
-        fp32 may differ by 1e-4, and bf16 by twice the error of PyTorch's bf16 and a rounding more. The same
-        work has to give the same bits twice. The result of a GPU is remembered: on one that failed, lasfast
-        runs PyTorch's operators unless its own are asked for by name.
+        fp32 may differ by 1e-4, and bf16 by twice the error of PyTorch's bf16 and a rounding more, in norm;
+        each element has a bound, too. The same work has to give the same bits twice. The result of a GPU is
+        remembered: on one that failed, lasfast runs PyTorch's operators unless its own are asked for by name.
 
         **Examples**
 

@@ -2,8 +2,11 @@
 
 A level's operations, of all candidates, run in one launch that fills the chip. So a tile is measured on a
 convolution that fills it. Which one is taken depends on the convolution alone, not on how many images or
-candidates there are, which must change no result. A tile that gives other bits than the usual one is not
-taken.
+candidates there are, which must change no result.
+
+Small images may be predicted in one of several ways, which have to give the same bits. So a tile that gives
+other bits than the usual one is not taken, unless one image's input and output are too large for a
+multiprocessor: then there is but one way, by levels. Only tiles of warpgroups may round sums otherwise.
 """
 
 from __future__ import annotations
@@ -72,29 +75,45 @@ class ConvTiles:
 
     def take(self, values: np.ndarray, operations: np.ndarray) -> None:
         """Write the `tile` of every convolution: 1 + its number."""
-        taken: dict[Size, int] = {}
+        taken: dict[tuple[Size, bool], int] = {}
         for index in np.flatnonzero(dense_convolutions(operations)).tolist():
             operation = operations[index]
             in_channels = values["channels"][operation["input"]]
             size = Size.of(*map(int, (operation["kernel"], in_channels, operation["out_channels"])))
-            if size not in taken:
-                taken[size] = 1 + self.fastest(size)
-            operation["tile"] = taken[size]
+            key = size, self.fits_multiprocessor(values, operation)
+            if key not in taken:
+                taken[key] = 1 + self.fastest(*key)
+            operation["tile"] = taken[key]
 
-    def fastest(self, size: Size) -> int:
-        """Return the number of the tile that is fastest for this size, as measured now or before."""
+    def fits_multiprocessor(self, values: np.ndarray, operation: np.void) -> bool:
+        """Return whether one image's input and output fit into the memory that a block can have."""
+        _, block_bytes, *_ = self.module.cuda_limits(self.device.index or 0)
+        places = [operation["input"], *([operation["output"]] if operation["leaf"] < 0 else [])]
+        used = values[places]
+        pitches = -(-used["channels"] // CUDA_CHANNELS) * CUDA_CHANNELS
+        elements = int((used["height"].astype(np.int64) * used["width"] * pitches).sum())
+        return elements * torch_dtype(self.precision).itemsize < block_bytes
+
+    def fastest(self, size: Size, same_bits: bool = True) -> int:
+        """Return the number of the tile that is fastest for this size, as measured now or before.
+
+        With `same_bits`, it gives the same bits as the usual one, and nearly the same values without.
+        """
         usual = self.usual(size)
         if size.in_channels > MOST_CHANNELS:
             return usual
         trial = cache(partial(Trial, self, size, usual))  # made where something is measured
-        tiles = {self.name(tile): tile for tile in (usual, *self.others(usual))}
+        others = self.others(usual)
+        same_bits |= not any(self.shapes[tile][2] for tile in others)
+        tiles = {self.name(tile): tile for tile in (usual, *others)}
 
         def run(tile: int) -> None:
-            trial().run(tile)
+            trial().run(tile, same_bits)
 
         ways = {name: partial(run, tile) for name, tile in tiles.items()}
         multiplied = "tf32" if self.tf32 else self.precision
         what = f"{size.kernel}x{size.kernel}, {size.in_channels} to {size.out_channels} channels"
+        what += "" if same_bits else ", large images"
         return tiles[autotune.fastest(f"tile for {multiplied}, {what}", self.device, ways)]
 
     def usual(self, size: Size) -> int:
@@ -159,15 +178,24 @@ class Trial:
         self._launch(usual)
         self.right = self.output.clone()
 
-    def run(self, tile: int) -> None:
-        """Queue the convolution; the first time, raise `UnfitError` where the bits are not the usual ones."""
+    def run(self, tile: int, same_bits: bool = True) -> None:
+        """Queue the convolution; the first time, raise `UnfitError` where the results are not the usual ones.
+
+        Without `same_bits`, a result may be rounded to the next number.
+        """
         if tile in self.plans:
             self._launch(tile)
             return
         self.output.zero_()
         self._launch(tile)
-        if not torch.equal(self.output, self.right):
+        if not torch.equal(self.output, self.right) and (same_bits or not self._is_near()):
             raise UnfitError
+
+    def _is_near(self) -> bool:
+        """Return whether no element differs by more than a step of bf16 from the usual one."""
+        right = self.right.float()
+        small = 2**-10 * float(right.square().mean().sqrt())  # where sums have cancelled
+        return torch.allclose(self.output.float(), right, rtol=2**-7, atol=small)
 
     def _launch(self, tile: int) -> None:
         tables = self.module.ScheduleTables(

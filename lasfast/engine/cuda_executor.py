@@ -24,6 +24,7 @@ from lasfast.engine.target import Target
 from lasfast.runtime.autotune import fastest, register
 from lasfast.runtime.cuda_graphs import Replays
 from lasfast.runtime.placement import stream_of
+from lasfast.runtime.precision import fp32_products
 
 register("levels", "resident", "resident alone")
 
@@ -53,7 +54,7 @@ class CudaExecutor(Executor):
         super().__init__(target, buffer, layout)
         device, schedule = target.device, layout.schedule
         self.index = device.index or 0
-        self.tf32 = target.precision == "fp32" and torch.get_float32_matmul_precision() != "highest"
+        self.tf32 = target.precision == "fp32" and fp32_products() == "tf32"
         tiles = ConvTiles(device, target.precision, tf32=self.tf32, memory_budget=target.memory_budget)
         tiles.take(schedule.values, self.operations)
         self.last_level = int(self.operations["level"].max())

@@ -28,7 +28,7 @@ from lasfast.ops.sliced_conv2d_schema import (
 )
 from lasfast.runtime import autotune, kernels, placement
 from lasfast.runtime.placement import Placement
-from lasfast.runtime.precision import may_round_to_tf32
+from lasfast.runtime.precision import fp32_products
 
 autotune.register("native", "torch", "warpgroups")
 
@@ -68,9 +68,10 @@ def sliced_conv2d(
     lasfast's kernels take float32 on the CPU and on CUDA, bfloat16 (with fp32 sums) on CUDA and, in
     channels_last, on processors with AMX or AVX-512 BF16; where PyTorch's are faster for a shape (see
     `lasfast.runtime.autotune`), and for everything else, those run. On CUDA, tensor cores multiply what is in
-    channels_last, float32 as TF32 where `torch.backends.cudnn` lets PyTorch's own convolutions do so. The
-    same inputs give the same bits. The gradient of `weight` has its full size and is zero outside the slice.
-    Under autocast the input is cast, as for `F.conv2d`, and the weight is rounded as it is read.
+    channels_last, float32 as TF32 where torch lets its own convolutions do so (see
+    `lasfast.runtime.precision.fp32_products`). The same inputs give the same bits. The gradient of `weight`
+    has its full size and is zero outside the slice. Under autocast the input is cast, as for `F.conv2d`, and
+    the weight is rounded as it is read.
 
     Raises TypeError for arguments of other types, ValueError for values that do not fit, before any work.
     """
@@ -328,7 +329,7 @@ def _find(geometry: Geometry, values: Tensor, weight: Tensor) -> Convolution:
     else:
         where = placement.of(values)
         if where.kind == "cuda":  # its stream may change from call to call, which changes nothing here
-            where, tf32 = _ON_CUDA, values.dtype == torch.float32 and may_round_to_tf32()
+            where, tf32 = _ON_CUDA, values.dtype == torch.float32 and fp32_products() == "tf32"
     return known_convolution(
         geometry,
         weight.stride(),

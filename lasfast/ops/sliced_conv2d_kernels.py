@@ -14,7 +14,7 @@ from torch import Tensor
 from lasfast.ops.sliced_conv2d_schema import Geometry, Size
 from lasfast.runtime import compiled, kernels, placement
 from lasfast.runtime.placement import Placement
-from lasfast.runtime.precision import DTYPES, may_round_to_tf32
+from lasfast.runtime.precision import DTYPES, fp32_products
 
 PASSES = ("forward", "grad_input", "grad_weight")
 
@@ -151,13 +151,22 @@ class NhwcKernels:
 
     @classmethod
     def of(
-        cls, input: Tensor, weight: Tensor, output: Tensor, stride: int, padding: int, groups: int = 1
+        cls,
+        input: Tensor,
+        weight: Tensor,
+        output: Tensor,
+        stride: int,
+        padding: int,
+        groups: int = 1,
+        *,
+        warpgroups: bool = False,
     ) -> NhwcKernels:
         """Return the kernels of a convolution of these tensors, on as many threads as torch takes."""
         geometry = Geometry(input.shape, output.shape, weight.shape, stride, padding, groups)
         where = placement.of(input)
-        tf32 = where.kind == "cuda" and may_round_to_tf32()
-        return cls(geometry, weight.stride(), weight.stride(), input.dtype, weight.dtype, where, tf32)
+        tf32 = where.kind == "cuda" and fp32_products() == "tf32"
+        strides = weight.stride(), weight.stride()
+        return cls(geometry, *strides, input.dtype, weight.dtype, where, tf32, warpgroups)
 
     def has(self, which: str) -> bool:
         """Return whether there is a kernel of "forward", "grad_input" or "grad_weight"."""

@@ -93,6 +93,15 @@ def arch_runs_on(arch: str, capability: tuple[int, int]) -> bool:
     return capability[0] == major and capability[1] >= minor
 
 
+def arch_for(capability: tuple[int, int]) -> str:
+    """Return what ``LASFAST_CUDA_ARCHS`` has to name for all kernels to run on such a GPU.
+
+    Hopper's warpgroups are in code for "90a" alone.
+    """
+    major, minor = capability
+    return f"{major}{minor}" + "a" * (capability == (9, 0))
+
+
 def cuda_runs_on(device: int) -> bool:
     """Return whether the module holds CUDA kernels that this GPU can run with the installed driver."""
     return _C is not None and why_no_cuda(device) is None
@@ -116,7 +125,7 @@ def why_no_cuda(device: int) -> str | None:
     major, minor = capability
     name, archs = torch.cuda.get_device_name(device), ", ".join(module.cuda_archs())
     remedy = (
-        f"build it again with `LASFAST_CUDA_ARCHS={major}{minor} pip install .`"
+        f"build it again with `LASFAST_CUDA_ARCHS={arch_for(capability)} pip install .`"
         if capability >= MINIMUM_CAPABILITY
         else "its kernels need 8.0 or newer"
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lasfast.runtime import compiled
+from lasfast.runtime.precision import deterministic_cudnn, fp32_products_as
 
 Run = Callable[[], Sequence[Tensor]]
 
@@ -19,6 +20,8 @@ EXACT = 1e-4  # the error that float32 may have
 ROUNDING = 5e-3  # what values with fewer bits may err by, besides a multiple of PyTorch's own error
 TIMES = {"bf16": 2.0, "TF32": 2 / 8}
 """The allowed multiple of PyTorch's error in bf16; each of TF32's three bits more halves the error."""
+EXACT_ELEMENT = 1e-3  # the error that a float32 element may have, see `element_error`
+ELEMENT_ROUNDING = 2**-7  # as ROUNDING, of an element: one step of bf16
 
 
 class DisagreementError(Exception):
@@ -65,24 +68,38 @@ class Case:
     ways: Mapping[str, Mapping[str, str]]
 
     def check(self) -> Result:
-        """Compare errors with their bounds, and the bits of two runs. An error of PyTorch's own is raised."""
+        """Compare errors with their bounds, and the bits of two runs. An error of PyTorch's own is raised.
+
+        Each tensor has a bound of its error in norm, and one of its worst element: among very many, a norm
+        would hide a few that are wrong.
+        """
         truth = self.truth()
-        bounds = [EXACT] * len(truth)
+        bounds = [(EXACT, EXACT_ELEMENT)] * len(truth)
         if self.precision != "fp32":
-            errors = map(relative_error, self.theirs(), truth)
-            bounds = [TIMES[self.precision] * error + ROUNDING for error in errors]
+            times = TIMES[self.precision]
+            bounds = [
+                (
+                    times * relative_error(one, right) + ROUNDING,
+                    times * element_error(one, right) + ELEMENT_ROUNDING,
+                )
+                for one, right in zip(self.theirs(), truth, strict=True)
+            ]
         way, worst, problem = "", (0.0, EXACT), None
         try:
             for name in self.ways:
                 way = name
                 with environment(self.ways[way]):
                     first, again = self.ours(), self.ours()
-                for one, other, right, allowed in zip(first, again, truth, bounds, strict=True):
+                for one, other, right, (allowed, of_element) in zip(first, again, truth, bounds, strict=True):
                     error = relative_error(one, right)
                     if not error / allowed <= worst[0] / worst[1]:  # also where it is not a number
                         worst = error, allowed
                     if not error <= allowed:
                         raise DisagreementError("wrong results")
+                    if not (wrong := element_error(one, right)) <= of_element:
+                        raise DisagreementError(
+                            f"a wrong element, by {wrong:.1e} where {of_element:.1e} may be"
+                        )
                     if not torch.equal(one, other):
                         raise DisagreementError("other bits the second time")
         except torch.OutOfMemoryError:
@@ -99,6 +116,15 @@ def relative_error(result: Tensor, truth: Tensor) -> float:
     """Return ||result - truth|| / ||truth||; both have the same shape."""
     exact = truth.double()
     return float((result.double() - exact).norm() / exact.norm().clamp_min(1e-30))
+
+
+def element_error(result: Tensor, truth: Tensor) -> float:
+    """Return the largest |result - truth| / (|truth| + root mean square of truth) of any element."""
+    if not truth.numel():
+        return 0.0
+    exact = truth.double()
+    scale = exact.abs() + exact.square().mean().sqrt().clamp_min(1e-30)
+    return float(((result.double() - exact).abs() / scale).max())
 
 
 def native_ways(cuda: bool) -> dict[str, dict[str, str]]:
@@ -124,12 +150,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def float32_as(tf32: bool) -> Iterator[None]:
-    """Let lasfast and PyTorch multiply float32 on CUDA as TF32, or exactly, within the block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=tf32):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def multiplied_as(precision: str) -> Iterator[None]:
+    """Let lasfast and PyTorch multiply fp32 on CUDA as a case of this precision is to, always alike."""
+    with fp32_products_as("tf32" if precision == "TF32" else "exact"), deterministic_cudnn():
+        yield

@@ -19,7 +19,7 @@ from lasfast.ir.layers import Path
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime.placement import device_of
 from lasfast.runtime.seeds import torch_seed
-from lasfast.selfcheck.case import Case, DisagreementError, float32_as, native_ways
+from lasfast.selfcheck.case import Case, DisagreementError, multiplied_as, native_ways
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerBuilder, Supernet
 
@@ -86,15 +86,15 @@ def _case(
     tree = PrefixTree([supernet.path(architecture) for architecture in _architectures(supernet)])
     batches = _batches(33 if device.type == "cuda" else 9, device, normalization)
 
-    def run(backend: type[Backend], stored: str, tf32: bool = False) -> list[Tensor]:
-        with float32_as(tf32):
+    def run(backend: type[Backend], stored: str, multiplied: str = "fp32") -> list[Tensor]:
+        with multiplied_as(multiplied):
             return _logits(backend(supernet, stored, normalization=normalization), tree, *batches)
 
     stored = "bf16" if precision == "bf16" else "fp32"
     all_ways = {way: {"LASFAST_CHOICE": way} for way in ("levels", "resident", "resident alone")}
     return Case(
         f"{name}, {precision}",
-        ours=partial(run, NativeBackend, stored, precision == "TF32"),
+        ours=partial(run, NativeBackend, stored, precision),
         truth=partial(run, TorchBackend, "fp32"),
         theirs=partial(run, TorchBackend, "bf16"),
         precision=precision,

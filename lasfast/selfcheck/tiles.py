@@ -22,8 +22,9 @@ def tile_cases(device: torch.device) -> Iterator[Case]:
     """Give a case of each tile in each precision; warpgroups may round sums differently from warps."""
     if not EXECUTORS[device.type].cuda:
         return
-    for precision in ("fp32", "bf16"):
-        tiles = ConvTiles(device, precision, tf32=False)
+    for precision in ("fp32", "bf16", "TF32"):
+        stored = "bf16" if precision == "bf16" else "fp32"
+        tiles = ConvTiles(device, stored, tf32=precision == "TF32")
         seen: set[int] = set()
         for size in SIZES:
             usual = tiles.usual(size)

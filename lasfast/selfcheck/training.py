@@ -17,9 +17,11 @@ from lasfast.ops.sgd import Index, Sgd, SgdRule, sgd_reference
 from lasfast.runtime.cuda_graphs import Replays
 from lasfast.runtime.kernels import has_warpgroups
 from lasfast.runtime.precision import torch_dtype
-from lasfast.selfcheck.case import Case, DisagreementError, float32_as, native_ways
+from lasfast.selfcheck.case import Case, DisagreementError, multiplied_as, native_ways
 
 LAST, PLANES = torch.channels_last, torch.contiguous_format
+NEAR = 0.1  # so near to a kink of an activation, rounding may decide on which side a value is
+SMOOTH = 0.1  # the change of a derivative, from so much before a value to so much behind it, without a kink
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,19 @@ DENSE = (
     Shape((9, 11, 12, 9), (13, 11, 1, 1), 13, stride=2, residual=7, activation="swish"),
     Shape((9, 3, 19, 18), (16, 3, 7, 7), 16, stride=2, padding=3, activation="relu6"),
     Shape((3, 64, 9, 9), (72, 64, 3, 3), 72, padding=1, activation="hardsigmoid"),
+    Shape((5, 21, 9, 8), (37, 21, 3, 3), 37, padding=1),
 )
 DEPTHWISE = (
     Shape((9, 16, 13, 12), (20, 1, 3, 3), 16, padding=1, groups=16, residual=5, activation="hardswish"),
     Shape((9, 11, 12, 13), (11, 1, 5, 5), 11, stride=2, padding=2, groups=11, activation="sigmoid"),
     Shape((5, 37, 9, 9), (37, 1, 7, 7), 37, padding=3, groups=37),
 )
+WIDE = (
+    Shape((16, 64, 32, 32), (64, 64, 3, 3), 64, padding=1),
+    Shape((16, 64, 32, 32), (128, 64, 3, 3), 128, padding=1),
+    Shape((16, 58, 32, 32), (118, 58, 1, 1), 118),
+)
+"""On CUDA, tiles of 64 and 128 channels are taken where there are so many positions, as in real training."""
 GROUPED = Shape((5, 12, 9, 8), (18, 4, 3, 3), 18, padding=1, groups=3)
 
 
@@ -56,6 +65,8 @@ def training_cases(device: torch.device) -> Iterator[Case]:
     for precision in ("fp32", "bf16", *(("TF32",) if cuda else ())):
         case = partial(_case, device, cuda, precision)
         yield case("conv + batch norm + sum + activation", DENSE, Layer.fused, LAST)
+        if cuda:
+            yield case("wide conv + batch norm", WIDE, Layer.fused, LAST)
         if precision == "TF32":
             continue  # of dense convolutions in channels_last alone
         yield case("depthwise conv + batch norm + sum + activation", DEPTHWISE, Layer.fused, LAST)
@@ -140,6 +151,13 @@ class Layer:
         self, ours: Callable[..., Tensor], leaves: Sequence[Tensor], running: Sequence[Tensor]
     ) -> Tensor:
         """Return PyTorch's output for `ours`, one of the three above."""
+        y = self.activated(ours, leaves, running)
+        return y if ours is Layer.alone else FUNCTIONS[self.shape.activation](y)
+
+    def activated(
+        self, ours: Callable[..., Tensor], leaves: Sequence[Tensor], running: Sequence[Tensor]
+    ) -> Tensor:
+        """Return what PyTorch's activation is applied to for `ours`."""
         x, weight, scale, bias, *residual = leaves
         one = self.shape
         active = weight[: one.c_out, : self.c_in // one.groups].to(x.dtype)
@@ -149,7 +167,29 @@ class Layer:
         y = F.batch_norm(y, running[0], running[1], scale, bias, training=ours is Layer.fused)
         for one_more in residual:
             y = y + F.pad(one_more, (0, 0, 0, 0, 0, y.shape[1] - one_more.shape[1]))
-        return FUNCTIONS[one.activation](y)
+        return y
+
+    def without_kinks(self, ours: Callable[..., Tensor]) -> Layer:
+        """Let no gradient come in where the activation has a kink nearby; return the layer.
+
+        There, the gradient of a value that is rounded rightly may be another one altogether.
+        """
+        if ours is not Layer.alone:
+            leaves = [one.double() for one in self._leaves()]
+            y = self.activated(ours, leaves, [one.double() for one in self.running])
+            before, behind = (self._derivative(y + by) for by in (-NEAR, NEAR))
+            self.grad = self.grad.masked_fill((before - behind).abs() > SMOOTH, 0.0)
+        return self
+
+    def _leaves(self) -> list[Tensor]:
+        """Return what has gradients; a residual is last, where there is one."""
+        return [self.x, self.weight, *self.affine, *([] if self.residual is None else [self.residual])]
+
+    def _derivative(self, y: Tensor) -> Tensor:
+        """Return the activation's derivative at `y`."""
+        y.requires_grad_()
+        (derivative,) = torch.autograd.grad(FUNCTIONS[self.shape.activation](y).sum(), y)
+        return derivative
 
     def results(
         self,
@@ -159,8 +199,8 @@ class Layer:
     ) -> list[Tensor]:
         """Run forward and backward, images and their gradients in one dtype, all else in another."""
         dtypes = (values or self.x.dtype, others, others, others, values or self.x.dtype)
-        tensors = [self.x, self.weight, *self.affine, *([] if self.residual is None else [self.residual])]
-        leaves = [t.to(dtype).detach().requires_grad_() for t, dtype in zip(tensors, dtypes, strict=False)]
+        pairs = zip(self._leaves(), dtypes, strict=False)
+        leaves = [one.to(dtype).detach().requires_grad_() for one, dtype in pairs]
         running = [one.to(others, copy=True) for one in self.running]
         y = run(leaves, running)
         gradients = torch.autograd.grad(y, leaves, self.grad.to(y.dtype), allow_unused=True)
@@ -177,10 +217,10 @@ def _case(
     layout: torch.memory_format,
 ) -> Case:
     dtype = torch_dtype("bf16" if precision == "bf16" else "fp32")
-    layers = [Layer(shape, dtype, device, layout) for shape in shapes]
+    layers = [Layer(shape, dtype, device, layout).without_kinks(operator) for shape in shapes]
 
     def ours() -> list[Tensor]:
-        with float32_as(tf32=precision == "TF32"):
+        with multiplied_as(precision):
             return [one for layer in layers for one in _repeated(device, layer, partial(operator, layer))]
 
     def plain(values: torch.dtype, others: torch.dtype) -> list[Tensor]:

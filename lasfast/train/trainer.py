@@ -15,6 +15,7 @@ from lasfast.core.checks import check_choice
 from lasfast.data.protocols import TrainingImages
 from lasfast.data.training import as_training_images, on_device, shards
 from lasfast.ops.sgd import SgdRule
+from lasfast.runtime.precision import deterministic_cudnn
 from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.train.curriculum import DROPOUT, Curriculum, Schedule
 from lasfast.train.forward import Forward, losses
@@ -188,8 +189,7 @@ class Trainer:
         if not self.module.training:
             self.module.train()
         self.forward.choose_operators(images, labels, paths[:1], seed)
-        deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-        with torch_seed(seed, self.device), deterministic:
+        with torch_seed(seed, self.device), deterministic_cudnn():
             self.before_update()
             number = 0
             for together in [paths] if self.update == "joint" else [(path,) for path in paths]:

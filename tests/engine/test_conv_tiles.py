@@ -11,7 +11,7 @@ from lasfast.engine.conv_tiles import ConvTiles, Size
 from lasfast.engine.cuda_executor import CudaExecutor
 from lasfast.engine.cuda_layout import CudaLayout
 from lasfast.engine.lower import lower
-from lasfast.engine.schedule import Kind
+from lasfast.engine.schedule import Kind, operation_fields, records, value_fields
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime import autotune, compiled
 
@@ -101,7 +101,7 @@ def test_no_tile_changes_a_bit(emulated_cuda, monkeypatch, precision: str, tile:
     backend = NativeBackend(net, precision)
     statistics = backend.calibrate(tree, [images], "cumulative")
     expected = backend.predict(tree, statistics, images)
-    monkeypatch.setattr(ConvTiles, "fastest", lambda self, size: tile)
+    monkeypatch.setattr(ConvTiles, "fastest", lambda self, size, same_bits: tile)
     monkeypatch.setenv("LASFAST_CHOICE", "levels")
     logits = backend.predict(tree, statistics, images)
     assert all(torch.equal(logits[leaf], expected[leaf]) for leaf in tree.leaves)
@@ -131,6 +131,59 @@ def test_a_tile_that_changes_a_bit_is_not_taken(measured, monkeypatch: pytest.Mo
     usual, taken = tiles.module.schedule_usual_tile_cuda(64), tiles.fastest(Size(3, 16, 64))
     assert taken in (usual, 1)
     assert {rows for rows, _ in sizes} == {64, 128, 256}
+
+
+@pytest.mark.parametrize("same_bits", [False, True])
+@pytest.mark.parametrize(("steps", "near"), [(0, True), (1, True), (3, False)])
+def test_warpgroups_may_round_otherwise_where_images_are_large(
+    measured, monkeypatch: pytest.MonkeyPatch, steps: int, near: bool, same_bits: bool
+) -> None:
+    """By a step of bf16: those images are never predicted in another way, whose bits would have to agree."""
+    original = conv_tiles.Trial._launch
+
+    def launch(self, tile: int) -> None:
+        original(self, tile)
+        if self.module.schedule_conv_tiles_cuda()[tile][2]:
+            self.output.view(torch.int16)[-1] += steps
+
+    monkeypatch.setattr(conv_tiles.Trial, "_launch", launch)
+    tiles = tiles_in("bf16")
+    monkeypatch.setattr(autotune, "_time", quickest_if(tiles, "warpgroups"))
+    name = tiles.name(tiles.fastest(Size(3, 16, 64), same_bits))
+    assert ("warpgroups" in name) == (steps == 0 or (near and not same_bits))
+    (file,) = measured.iterdir()
+    (key,) = json.loads(file.read_text())
+    assert key == "tile for bf16, 3x3, 16 to 64 channels" + ("" if same_bits else ", large images")
+
+
+def quickest_if(tiles: ConvTiles, name: str):
+    """A clock by which tiles take no time where a name is theirs, and else some; each is run once."""
+
+    def time(run, device: torch.device) -> float:
+        (tile,) = run.args
+        run()
+        return 0.0 if name in tiles.name(tile) else 1.0
+
+    return time
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_large_images_are_those_that_no_multiprocessor_holds(
+    measured, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """One image's input and output, 64 channels each; the stand-in's block has 99 KiB."""
+    asked: list[bool] = []
+    monkeypatch.setattr(ConvTiles, "fastest", lambda self, size, same_bits: asked.append(same_bits) or 0)
+    fields = {"input": 0, "output": 1, "weight": 0, "kernel": 3, "padding": 1, "out_channels": 61}
+    operations = records("Operation", [operation_fields(Kind.CONV2D, **fields)])
+    for side in (8, 19, 20, 27, 28, 64):
+        sides = side, side
+        values = [value_fields(61, *sides, offset=0), value_fields(61, *sides, offset=64 * side**2)]
+        tiles_in(precision).take(records("Value", values), operations)
+    most = 99 * 1024 / (2 * 64 * (2 if precision == "bf16" else 4))
+    assert asked == [side**2 < most for side in (8, 19, 20, 27, 28, 64)]
+    assert True in asked
+    assert False in asked
 
 
 def test_what_is_measured_fits_the_memory(measured) -> None:

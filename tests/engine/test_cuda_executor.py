@@ -19,6 +19,7 @@ from lasfast.engine.native_backend import why_missing
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime import autotune, compiled
 from lasfast.runtime.cuda_graphs import Replays
+from lasfast.runtime.precision import fp32_products_as
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import LayerBuilder, Supernet
 from tests.engine.trials import Trial
@@ -258,15 +259,26 @@ def test_tf32_is_by_choice(emulated_cuda) -> None:
     supernet = NETS["residual"]()
     tree, calibration, images = tree_of(supernet), batches(4), batches(5)
     results = {}
-    before = torch.get_float32_matmul_precision()
-    try:
-        for choice in ("highest", "high"):
-            torch.set_float32_matmul_precision(choice)
-            results[choice] = run(NativeBackend(supernet), tree, calibration, images)[1][0]
-    finally:
-        torch.set_float32_matmul_precision(before)
+    for products in ("exact", "tf32"):
+        with fp32_products_as(products):
+            results[products] = run(NativeBackend(supernet), tree, calibration, images)[1][0]
     truth = run(TorchBackend(supernet), tree, calibration, images)[1][0]
-    assert error(results["highest"], truth) < 1e-5 < error(results["high"], truth) < 1e-2
+    assert error(results["exact"], truth) < 1e-5 < error(results["tf32"], truth) < 1e-2
+
+
+def test_torchs_newer_settings_are_read(emulated_cuda) -> None:
+    """After one is set, torch refuses to read the older ones."""
+    if not hasattr(torch.backends.cudnn, "conv"):
+        pytest.skip("torch has no newer settings")
+    supernet = NETS["residual"]()
+    tree, calibration, images = tree_of(supernet), batches(4), batches(5)
+    with fp32_products_as("exact"):
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        exact = run(NativeBackend(supernet), tree, calibration, images)[1][0]
+        torch.backends.cudnn.conv.fp32_precision = "tf32"
+        rounded = run(NativeBackend(supernet), tree, calibration, images)[1][0]
+    truth = run(TorchBackend(supernet), tree, calibration, images)[1][0]
+    assert error(exact, truth) < 1e-5 < error(rounded, truth) < 1e-2
 
 
 def test_work_is_recorded_the_second_time() -> None:
@@ -311,7 +323,8 @@ def test_work_that_cannot_be_recorded_is_run(caplog: pytest.LogCaptureFixture) -
             (9, 0),
             "runtime 13.0 does not see GPU 0: the driver, for CUDA 12.2",
         ),
-        ({"cuda_archs": lambda: ["90a"]}, (8, 6), "built for 90a, not for Some GPU.*LASFAST_CUDA_ARCHS=86"),
+        ({"cuda_archs": lambda: ["90a"]}, (8, 6), "built for 90a, not for Some GPU.*LASFAST_CUDA_ARCHS=86 "),
+        ({"cuda_archs": lambda: ["80"]}, (9, 0), "built for 80, not for Some GPU.*LASFAST_CUDA_ARCHS=90a "),
         ({}, (7, 5), "not for Some GPU of compute capability 7.5: its kernels need 8.0 or newer"),
         ({}, (8, 6), None),
     ],
@@ -365,8 +378,7 @@ def test_another_gpu_than_the_current_one() -> None:
 def test_gpu_agrees_with_torch(name: str, precision: str) -> None:
     """Batches of one size are run three times: as they are, recorded as a graph, and replayed."""
     torch.manual_seed(0)
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        agree(NETS[name]().cuda(), precision, "cuda")
+    agree(NETS[name]().cuda(), precision, "cuda")
 
 
 @pytest.mark.cuda

@@ -13,7 +13,7 @@ from torch import Tensor
 from lasfast.ops import reference, sliced_conv2d, sliced_conv2d_statistics
 from lasfast.ops.sliced_conv2d import Convolution, known_convolution
 from lasfast.runtime import autotune, kernels
-from lasfast.runtime.precision import may_round_to_tf32
+from lasfast.runtime.precision import fp32_products_as
 
 LAST = torch.channels_last
 OPERATORS = importlib.import_module("lasfast.ops.sliced_conv2d")  # a function of the package has its name
@@ -27,6 +27,7 @@ CASES = {  # input size, weight size, c_out, stride, padding, groups
 }
 LARGE = {
     "3x3": ((16, 64, 32, 32), (72, 80, 3, 3), 64, 1, 1, 1),
+    "3x3, wide": ((16, 64, 32, 32), (136, 80, 3, 3), 128, 1, 1, 1),
     "3x3, stride 2": ((16, 64, 31, 30), (128, 64, 3, 3), 128, 2, 1, 1),
     "1x1, unaligned": ((16, 58, 15, 14), (58, 58, 1, 1), 58, 1, 0, 1),
     "stem": ((16, 3, 64, 64), (64, 3, 7, 7), 64, 2, 3, 1),
@@ -87,11 +88,6 @@ def error(a: Tensor, truth: Tensor) -> float:
 
 
 @pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OPERATORS, "may_round_to_tf32", lambda: False)
-
-
-@pytest.fixture
 def native_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's passes, which would do as well, are not there."""
 
@@ -105,13 +101,13 @@ def native_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", STORAGES, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_emulated_operators_agree_with_torch(
-    emulated_place: ModuleType, exact: None, native_only: None, name: str, dtype: torch.dtype
+    emulated_place: ModuleType, native_only: None, name: str, dtype: torch.dtype
 ) -> None:
     Work(CASES[name], dtype).check()
 
 
 def test_emulated_warpgroups_are_one_more_way(
-    emulated_place: ModuleType, exact: None, monkeypatch: pytest.MonkeyPatch
+    emulated_place: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of bf16, of more than 32 channels; not of the weight's gradient."""
     original, asked = autotune.fastest, []
@@ -150,7 +146,7 @@ def test_emulated_operators_take_any_strides(
 
 
 @pytest.mark.parametrize("name", ["slice", "depthwise, stride 2"])
-def test_emulated_statistics(emulated_place: ModuleType, exact: None, native_only: None, name: str) -> None:
+def test_emulated_statistics(emulated_place: ModuleType, native_only: None, name: str) -> None:
     work = Work(CASES[name], torch.bfloat16)
     numbers = (work.c_in, work.c_out, work.stride, work.padding, work.groups)
     y, mean, var = sliced_conv2d_statistics(work.x, work.weight, *numbers)
@@ -163,7 +159,7 @@ def test_emulated_statistics(emulated_place: ModuleType, exact: None, native_onl
 
 
 @pytest.mark.parametrize("name", ["slice", "depthwise"])
-def test_emulated_gradients_in_one_call(emulated_place: ModuleType, exact: None, name: str) -> None:
+def test_emulated_gradients_in_one_call(emulated_place: ModuleType, name: str) -> None:
     work = Work(CASES[name], torch.bfloat16)
     convolution = find(work)
     grad_input, grad_weight = convolution.gradients(work.grad, work.x, work.weight, True, True)
@@ -180,34 +176,18 @@ def find(work: Work) -> Convolution:
     return found
 
 
-def test_tf32_is_as_for_convolutions_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    cudnn = torch.backends.cudnn
-    where, name, values = (
-        (cudnn.conv, "fp32_precision", ("tf32", "ieee"))
-        if hasattr(cudnn, "conv")
-        else (cudnn, "allow_tf32", (True, False))
-    )
-    before = getattr(where, name)
-    try:
-        for value, expected in zip(values, (True, False), strict=True):
-            setattr(where, name, value)
-            assert may_round_to_tf32() is expected
-    finally:
-        setattr(where, name, before)
-
-
-def test_emulated_tf32(emulated_place: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulated_tf32(emulated_place: ModuleType) -> None:
     work = Work(CASES["slice"], torch.float32)
     results = []
-    for rounds in (True, False):
-        monkeypatch.setattr(OPERATORS, "may_round_to_tf32", lambda rounds=rounds: rounds)
-        results.append(work.ours(work.x, work.weight))
+    for products in ("tf32", "exact"):
+        with fp32_products_as(products):
+            results.append(work.ours(work.x, work.weight))
     truth = work.plain(work.x.double(), work.weight.double())
     assert error(results[1], truth) < 1e-6 < 1e-5 < error(results[0], truth) < 1e-3
 
 
 def test_what_is_unknown_while_a_graph_is_recorded_stays_unknown(
-    emulated_place: ModuleType, exact: None, monkeypatch: pytest.MonkeyPatch
+    emulated_place: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then lasfast's kernels run, and what is faster is measured afterwards."""
     asked: list[bool] = []
@@ -236,7 +216,7 @@ def test_what_is_unknown_while_a_graph_is_recorded_stays_unknown(
 @pytest.mark.parametrize("dtype", STORAGES, ids=str)
 @pytest.mark.parametrize("name", LARGE)
 def test_gpu_agrees_with_float64_and_repeats_its_bits(
-    exact: None, native_only: None, name: str, dtype: torch.dtype
+    native_only: None, name: str, dtype: torch.dtype
 ) -> None:
     work = Work(LARGE[name], dtype, "cuda")
     first, second = work.check(), work.run(work.ours)
@@ -244,28 +224,33 @@ def test_gpu_agrees_with_float64_and_repeats_its_bits(
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("name", ["3x3", "3x3, stride 2"])
-def test_gpu_warpgroups(exact: None, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize("name", ["3x3", "3x3, wide", "3x3, stride 2"])
+def test_gpu_warpgroups(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     if not kernels.has_warpgroups(torch.device("cuda")):
         pytest.skip("this GPU has no warpgroups")
-    monkeypatch.setenv("LASFAST_CHOICE", "warpgroups")
+    """Which may round sums otherwise than warps, once."""
     work = Work(LARGE[name], torch.bfloat16, "cuda")
+    by_warps = work.check()
+    monkeypatch.setenv("LASFAST_CHOICE", "warpgroups")
     first, second = work.check(), work.run(work.ours)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    for a, b in zip(first, by_warps, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.cuda
-def test_gpu_tf32_is_used_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_tf32_is_used_where_it_may_be() -> None:
     work = Work(LARGE["3x3"], torch.float32, "cuda")
-    monkeypatch.setattr(OPERATORS, "may_round_to_tf32", lambda: True)
     truth = work.run(work.plain, torch.float64)
-    for a, right in zip(work.run(work.ours), truth, strict=True):
+    with fp32_products_as("tf32"):
+        ours = work.run(work.ours)
+    for a, right in zip(ours, truth, strict=True):
         assert 1e-5 < error(a, right) < 1e-3
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", ["3x3", "depthwise, stride 2"])
-def test_gpu_passes_are_recorded_in_a_graph(exact: None, native_only: None, name: str) -> None:
+def test_gpu_passes_are_recorded_in_a_graph(native_only: None, name: str) -> None:
     work = Work(LARGE[name], torch.bfloat16, "cuda")
     expected = work.run(work.ours)
     stream = torch.cuda.Stream()
@@ -283,7 +268,7 @@ def test_gpu_passes_are_recorded_in_a_graph(exact: None, native_only: None, name
 
 
 @pytest.mark.cuda
-def test_gpu_statistics(exact: None, native_only: None) -> None:
+def test_gpu_statistics(native_only: None) -> None:
     work = Work(LARGE["3x3"], torch.float32, "cuda")
     numbers = (work.c_in, work.c_out, work.stride, work.padding, work.groups)
     _, mean, var = sliced_conv2d_statistics(work.x, work.weight, *numbers)

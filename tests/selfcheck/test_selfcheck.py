@@ -2,6 +2,8 @@
 
 import ctypes
 import itertools
+from dataclasses import replace as replaced
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from lasfast.engine.cuda_executor import CudaExecutor
 from lasfast.engine.native_backend import EXECUTORS
 from lasfast.ops.sliced_conv2d import known_convolution
 from lasfast.runtime import compiled
-from lasfast.selfcheck.case import environment, relative_error
+from lasfast.selfcheck import training
+from lasfast.selfcheck.case import element_error, environment, relative_error
 from lasfast.selfcheck.evaluation import evaluation_cases
 from lasfast.selfcheck.tiles import tile_cases
 from lasfast.selfcheck.training import training_cases
@@ -134,6 +137,37 @@ def test_values_that_are_no_numbers_are_wrong():
         assert case.check().problem == "some way: wrong results"
 
 
+def case_of(ours, truth, theirs, precision):
+    return selfcheck.Case(
+        "some", lambda: [ours], lambda: [truth], lambda: [theirs], precision, {"some way": {}}
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "TF32"])
+def test_one_wrong_element_among_many_is_found(precision):
+    """Of which the relative error in norm says nothing."""
+    truth = torch.randn(1 << 19, generator=torch.Generator().manual_seed(0))
+    theirs = truth.bfloat16()
+    right = truth if precision == "fp32" else theirs
+    assert case_of(right, truth, theirs, precision).check().problem is None
+    wrong = right.clone()
+    wrong[truth.abs().argmin()] += 0.05
+    result = case_of(wrong, truth, theirs, precision).check()
+    assert result.error < result.allowed
+    assert result.problem.startswith("some way: a wrong element, by ")
+
+
+def test_no_gradient_comes_in_where_rounding_may_change_it_altogether():
+    """At a kink of the activation. A few percent of the positions are near one."""
+    for shape in training.DENSE:
+        layer = training.Layer(shape, torch.float32, CPU, torch.channels_last)
+        before = layer.grad
+        after = layer.without_kinks(training.Layer.fused).grad
+        share = float((after != before).float().mean())
+        assert (share > 0.005) == (shape.activation in ("relu", "relu6", "hardsigmoid"))
+        assert share < 0.1
+
+
 def test_the_environment_is_put_back(monkeypatch):
     monkeypatch.setenv("LASFAST_ISA", "before")
     monkeypatch.delenv("LASFAST_CHOICE")
@@ -141,6 +175,49 @@ def test_the_environment_is_put_back(monkeypatch):
         assert compiled.os.environ["LASFAST_ISA"] == "within"
     assert compiled.os.environ["LASFAST_ISA"] == "before"
     assert "LASFAST_CHOICE" not in compiled.os.environ
+
+
+PRODUCTS = ("bf16", "tf32", "exact")
+TILES_OF_TRAINING = {
+    *itertools.product(["windows"], PRODUCTS, [128], [16, 32, 64, 128], [False, True]),
+    *itertools.product(["windows"], ["warpgroups"], [128], [64, 128], [True]),
+    *itertools.product(["grad_weight"], PRODUCTS, [128], [32, 64, 128], [False, True]),
+}
+"""Kernel, product, rows and columns, and whether whole vectors are copied, of each that is compiled."""
+
+
+def tiles_of_schedules(module):
+    """The same of the engine's kernels, which always copy whole vectors."""
+    tiles = module.schedule_conv_tiles_cuda()
+    return {
+        ("schedule", product, rows, columns, True)
+        for product in (*PRODUCTS, "warpgroups")
+        for rows, columns, warpgroups in tiles
+        if warpgroups == (product == "warpgroups")
+    }
+
+
+def one_tap(shape):
+    """The shape with a kernel of 1x1, whose tiles are the same, and take a ninth of the time."""
+    return replaced(shape, weight=(*shape.weight[:2], 1, 1), padding=0)
+
+
+@pytest.mark.parametrize("emulated", ["forward"], indirect=True)
+@pytest.mark.parametrize("way", ["native", "warpgroups"])
+def test_the_tiles_of_real_training_are_checked(way, emulated_place):
+    """Of 64 and 128 channels, which small layers do not take. (All tiles are, in the slow test below.)"""
+    shape = replaced(training.WIDE[1], input=(16, 40, 32, 32), weight=(72, 40, 1, 1), c_out=72, padding=0)
+    layer = training.Layer(shape, torch.bfloat16, CPU, torch.channels_last)
+    emulated_place.noted_tiles()
+    known_convolution.cache_clear()
+    with environment({"LASFAST_CHOICE": way}):
+        ours = layer.results(partial(training.Layer.alone, layer))
+    product = "bf16" if way == "native" else way
+    by_tile = {one[3]: one for one in emulated_place.noted_tiles() if one[0] == "windows"}
+    assert by_tile == {columns: ("windows", product, 128, columns, True) for columns in (64, 128)}
+    doubles = layer.results(partial(layer.plain, training.Layer.alone), torch.float64, torch.float64)
+    for one, right in zip(ours, doubles, strict=True):
+        assert element_error(one, right) < 2**-6
 
 
 @pytest.mark.parametrize("emulated", ["forward"], indirect=True)
@@ -154,9 +231,11 @@ def test_the_environment_is_put_back(monkeypatch):
     ids=["evaluation", "training", "all"],
 )
 def test_emulated_kernels_pass(names, emulated_place, monkeypatch):
-    """CUDA's cases, on the host: predictions by levels and resident, and TF32."""
+    """CUDA's cases, on the host: predictions by levels and resident, and TF32; all of them in all tiles."""
     monkeypatch.setitem(EXECUTORS, "cpu", CudaExecutor)
     monkeypatch.setattr(conv_tiles, "POSITIONS", 64)
+    monkeypatch.setattr(training, "WIDE", [one_tap(shape) for shape in training.WIDE])
+    emulated_place.noted_tiles()
     results = {}
     for name in names:
         results |= checked(name)
@@ -164,8 +243,12 @@ def test_emulated_kernels_pass(names, emulated_place, monkeypatch):
     ways = {one.ways for one in results.values()}
     assert ways <= {("levels", "resident", "resident alone"), ("CUDA",), ("CUDA", "warpgroups")}
     if "tiles of" in names or names == [""]:
-        assert len([name for name in results if "tiles of" in name]) == 5 + 8
+        assert len([name for name in results if "tiles of" in name]) == 5 + 8 + 5
+    noted = set(emulated_place.noted_tiles())
+    if "tiles of" in names or names == [""]:
+        assert {one for one in noted if one[0] == "schedule"} == tiles_of_schedules(emulated_place)
     if names == [""]:
+        assert {one for one in noted if one[0] != "schedule"} == TILES_OF_TRAINING
         assert {one.name.rpartition(", ")[2] for one in results.values()} == {"fp32", "bf16", "TF32"}
 
 

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lasfast.data.images import TensorImages
 from lasfast.runtime import kernels
+from lasfast.runtime.precision import fp32_products, fp32_products_as
 from lasfast.runtime.seeds import derive
 from lasfast.supernets import PlainNet, ResidualNet
 from lasfast.train import NonFiniteLossError, SupernetTrainer, TrainSettings
@@ -64,6 +65,17 @@ def test_algorithm_1_line_by_line(channels_last, operators):
             return
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, **close, msg=name)
+
+
+def test_training_leaves_alone_how_fp32_is_multiplied(monkeypatch):
+    """Whichever of torch's settings the user took, also where torch refuses to read the older ones."""
+    seen, trainer = [], SupernetTrainer(residual(), images(), SETTINGS)
+    monkeypatch.setattr(trainer, "before_update", lambda: seen.append(fp32_products()))
+    with fp32_products_as("exact"):
+        if hasattr(torch.backends.cudnn, "conv"):
+            torch.backends.cudnn.rnn.fp32_precision = "tf32"
+        next(trainer.train(0, ()))
+    assert seen == ["exact"]
 
 
 def train_line_by_line(channels_last, operators, base):

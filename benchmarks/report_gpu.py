@@ -189,7 +189,8 @@ def gpu(directory: Path = RESULTS) -> str:
 
 def inspected(file: Path = ROOT / "benchmarks" / "results" / "kernels.json") -> str:
     """Return what `inspect_kernels` has recorded of the kernels that copy whole vectors."""
-    kernels = [one for one in json.loads(file.read_text())["kernels"] if "gathered" not in one["name"]]
+    record = json.loads(file.read_text(encoding="utf-8"))
+    kernels = [one for one in record["kernels"] if "gathered" not in one["name"]]
     lines = [
         "Inspected, not measured: what the compiler makes of the main loop of convolutions for 8.0 and 9.0a "
         "(`benchmarks/inspect_kernels.py`). The columns are registers of a thread, of which none is spilled; "

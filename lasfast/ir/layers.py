@@ -44,8 +44,8 @@ class Op:
 class Conv2d(Op):
     """Convolution, [N, in_channels, H, W] -> [N, out_channels, H', W'], with square kernel and stride.
 
-    The kernel's taps are `dilation` positions apart. With `weight_bits`, the slice of the weight in use is
-    quantized to that many bits (`ops.dorefa`).
+    The kernel's taps are `dilation` positions apart; for a 1x1 kernel, which has one, that is always 1. With
+    `weight_bits`, the slice of the weight in use is quantized to that many bits (`ops.dorefa`).
     """
 
     module: str
@@ -62,6 +62,9 @@ class Conv2d(Op):
     def __post_init__(self) -> None:
         if self.weight_bits is not None:
             check_bits("weight_bits", self.weight_bits)
+        if self.kernel_size == 1:
+            # So that it runs natively. PyTorch's own (2.14) crashes in bf16, in channels_last.
+            object.__setattr__(self, "dilation", 1)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """Follow the usual rule, (H + 2 padding - extent) // stride + 1; extent is the dilated kernel's."""

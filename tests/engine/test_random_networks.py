@@ -27,8 +27,8 @@ def agrees(seed: int, precision: str) -> bool:
     """
     trial = Trial.of(seed, quantized=precision == "fp32")
     truth = Truth(trial)
-    if truth.nearest < 1e-4:
-        return False  # rounding may take either level of a quantized value
+    if truth.nearest < 1e-4 or (precision == "bf16" and truth.amplifies):
+        return False  # rounding may take either level of a quantized value, or decide everything
     torchs = truth.errors(*trial.run(TorchBackend(trial.net, precision)))
     try:
         ours = truth.errors(*trial.run(NativeBackend(trial.net, precision)))

@@ -80,6 +80,13 @@ def test_add_says_what_does_not_fit() -> None:
         builder.build().shapes((4, 8, 8))
 
 
+def test_a_kernel_of_one_tap_has_no_dilation() -> None:
+    """PyTorch (2.14) crashes where it has, in bf16 with padding."""
+    dilated = layers.Conv2d("c", 4, 4, 1, 2, 1, dilation=2)
+    assert dilated == layers.Conv2d("c", 4, 4, 1, 2, 1)
+    assert layers.Conv2d("c", 4, 4, 3, dilation=2).dilation == 2
+
+
 def test_only_images_lack_channels() -> None:
     """Of features, what is missing would be others in each backend."""
     layer = Layer("a", (layers.Linear("fc", 8, 5), layers.Add(inputs=(0, 1), missing=3)))

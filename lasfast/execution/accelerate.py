@@ -307,20 +307,24 @@ class _FusedGraph:
 
         Returns whether there is such code.
         """
-        asks = bool(self.pinned)
+        calls = [node for node in self.nodes if node.op == "call_module" and self._depends_on_layout(node)]
+        views = [
+            node
+            for node in self.nodes
+            if node.op == "call_method" and node.target in _RESHAPES and _is_shape(node.args[1:])
+        ]
         for node in self.nodes:
-            if self.memory.place(node) in self.pinned:
-                if not self.shares[node] and not is_outside(node):
-                    self._replace_by_contiguous(node)
-            elif node.op == "call_method" and node.target in _RESHAPES and _is_shape(node.args[1:]):
+            is_pinned = self.memory.place(node) in self.pinned
+            if is_pinned and not self.shares[node] and not is_outside(node):
+                self._replace_by_contiguous(node)
+        for node in views:
+            if self.memory.place(node) not in self.pinned:
                 node.target = _RESHAPES[str(node.target)]
-                asks = True
-            elif node.op == "call_module" and self._depends_on_layout(node):
-                with self.graph.inserting_before(node):
-                    for source in node.all_input_nodes:
-                        node.replace_input_with(source, self._wrapped(as_contiguous, source))
-                asks = True
-        return asks
+        for node in calls:
+            with self.graph.inserting_before(node):
+                for source in node.all_input_nodes:
+                    node.replace_input_with(source, self._wrapped(as_contiguous, source))
+        return bool(self.pinned or views or calls)
 
     def _replace_by_contiguous(self, node: fx.Node) -> None:
         with self.graph.inserting_after(node):

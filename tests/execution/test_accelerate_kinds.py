@@ -142,6 +142,17 @@ class Branches(Base):
         return self.inner(self.bn(self.conv(self.begin(x))))
 
 
+class WholeBehindWhole(Base):
+    """Two modules that are called, one behind the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = GoesOnFromErrors(), GoesOnFromErrors()
+
+    def forward(self, x):
+        return self.second(self.first(self.bn(self.conv(self.begin(x)))))
+
+
 class Branching(nn.Module):
     def forward(self, x):
         return x * 2 if float(x.detach().sum()) > 1e9 else x.view(len(x), -1).tanh()
@@ -280,7 +291,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
                 AConstant,
                 FlattenedByView,
             ),
-            *(Optional, TwoForwards, Branches),
+            *(Optional, TwoForwards, Branches, WholeBehindWhole),
         )
     },
     **{one.__name__: lambda one=one: Kinds(one(8) if one is NormAct else one()) for one in INNER},

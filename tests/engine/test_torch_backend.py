@@ -90,11 +90,18 @@ def test_the_supernet_is_left_as_it_was(
         assert torch.equal(tensor, before[name]), name
 
 
-def test_the_mode_comes_back_after_an_error(supernet: Supernet) -> None:
+def test_the_mode_comes_back_after_an_error(
+    supernet: Supernet, calibration: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> Tensor:
+        assert not supernet.training
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr("lasfast.engine.torch_backend.run_layer", fail)
     supernet.train()
     tree = PrefixTree([supernet.path(supernet.space.deepest)])
-    with pytest.raises(RuntimeError):
-        TorchBackend(supernet).calibrate(tree, [torch.randn(2, 5, 16, 16)], "cumulative")
+    with pytest.raises(RuntimeError, match="in the middle"):
+        TorchBackend(supernet).calibrate(tree, calibration, "cumulative")
     assert supernet.training
 
 

@@ -59,9 +59,12 @@ def accelerate(model: nn.Module) -> nn.Module:
     if isinstance(model, _Accelerated):
         model = model._lasfast_original()
     reading = read_in_both_modes(model)
+    is_pinned = False
     for graph in dict.fromkeys(reading.graphs.values()):
-        _FusedGraph(model, graph, reading.layout_free).fuse()
-    return _with_forward(model, reading)
+        fused_graph = _FusedGraph(model, graph, reading.layout_free)
+        fused_graph.fuse()
+        is_pinned = is_pinned or bool(fused_graph.pinned)
+    return _with_forward(model, reading, is_pinned)
 
 
 class _Accelerated:
@@ -93,8 +96,11 @@ class _Accelerated:
         return accelerate, (self._lasfast_original(),)
 
 
-def _with_forward(model: nn.Module, reading: Reading) -> nn.Module:
-    """Return a module that shares everything with a model, and runs a graph instead of its forward."""
+def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool) -> nn.Module:
+    """Return a module that shares everything with a model, and runs a graph instead of its forward.
+
+    Where the graph `is_pinned` to the usual order of elements in memory, arguments must have this order, too.
+    """
     kind = type(model)
     graphs = list(dict.fromkeys(reading.graphs.values()))
     runs = {graph: _compiled(graph, kind.__name__) for graph in graphs}
@@ -105,6 +111,8 @@ def _with_forward(model: nn.Module, reading: Reading) -> nn.Module:
     @functools.wraps(kind.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         as_read = not kwargs and len(args) == required and all(isinstance(x, torch.Tensor) for x in args)
+        if is_pinned and not all(isinstance(x, torch.Tensor) and x.is_contiguous() for x in args):
+            as_read = False
         # What a compiler compiles it watches by itself.
         if not as_read or not (torch.compiler.is_compiling() or structure.holds()):
             return kind.forward(self, *args, **kwargs)

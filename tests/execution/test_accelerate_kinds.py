@@ -349,6 +349,30 @@ def test_it_computes_what_the_model_does(kind: str, one_thread: None) -> None:
     assert_alike(network, theirs, gradients=kind not in WITHOUT_GRADIENTS)
 
 
+class WrittenThroughFlatten(Base):
+    """It is a view, or a copy if the images are in channels_last."""
+
+    def forward(self, x):
+        x = self.begin(x)
+        y = self.bn(self.conv(x))
+        x.flatten(1).add_(1)
+        return x * 2 + y.tanh()
+
+
+def test_writes_through_copies_for_either_layout_of_images(one_thread: None) -> None:
+    torch.manual_seed(0)
+    model = WrittenThroughFlatten().eval()
+    network = lasfast.accelerate(copy.deepcopy(model))
+    assert fused_norms(network)
+    x = torch.randn(2, 3, 6, 6)
+    results = []
+    for images in (x, x.contiguous(memory_format=torch.channels_last)):
+        with torch.no_grad():
+            results.append(model(images))
+            torch.testing.assert_close(network(images), results[-1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(*results, rtol=0.1, atol=0.1)
+
+
 def test_what_is_fused_where_values_change(one_thread: None) -> None:
     """Chains end before the op that would see another state of a value."""
     network = lasfast.accelerate(ActivationOfTheInputBetween())

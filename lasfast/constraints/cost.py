@@ -14,7 +14,7 @@ Cost: TypeAlias = Callable[[Architecture], float]
 
 
 class UnknownCostError(ValueError):
-    """What an architecture costs is not known: it is no finite number, or a table has no entry for it."""
+    """An error that says: the cost of an architecture is no finite number, or a table has no entry for it."""
 
 
 def known_cost(name: str, cost: Cost, architecture: Architecture) -> float:

@@ -69,14 +69,14 @@ def _opened(path: str) -> Iterator[Image.Image]:
     with _naming(path):
         if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
             raise DataError(f"{path}: this is no file; expected an image")
-    with _naming(path), Image.open(path) as image:
-        if image.mode not in GRAY_MODES + COLOR_MODES:
-            raise DataError(
-                f"{path}: pixels of kind {image.mode!r}; expected 8 bits a channel, gray or color"
-            )
-        image.load()
-        _turn_upright(image)
-        yield image
+        with Image.open(path) as image:
+            if image.mode not in GRAY_MODES + COLOR_MODES:
+                raise DataError(
+                    f"{path}: pixels of kind {image.mode!r}; expected 8 bits a channel, gray or color"
+                )
+            image.load()
+            _turn_upright(image)
+            yield image
 
 
 def to_tensor(image: Image.Image) -> Tensor:

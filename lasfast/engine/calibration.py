@@ -18,7 +18,7 @@ class RunningStatistics(ABC):
 
     convention: ClassVar[str]
     weighs_by_images: ClassVar[bool] = False
-    """Whether a batch's weight is its number of images; else it does not depend on its size."""
+    """This is True where a batch's weight is its number of images; else the weight does not depend on it."""
 
     def __init__(self, channels: int, device: torch.device) -> None:
         self.mean = torch.zeros(channels, dtype=torch.float64, device=device)

@@ -80,7 +80,7 @@ class Evaluator:
     ) -> None:
         if not isinstance(supernet, Supernet):
             raise TypeError(f"supernet must be a lasfast Supernet, got {type(supernet).__name__}")
-        supernet.check_modules()
+        supernet.checked_modules()
         check_choice("backend", backend, BACKENDS)
         check_choice("precision", precision, tuple(PRECISIONS))
         check_choice("statistics", statistics, tuple(CONVENTIONS))

@@ -13,7 +13,7 @@ from torch import Tensor
 from lasfast.data.loaders import FolderLoader
 
 FIXED = (Tensor, list, tuple, FolderLoader)
-"""What gives the same batches each time it is read."""
+"""These types give the same batches each time they are read."""
 
 Check: TypeAlias = Callable[[Tensor, Tensor], None]
 """Raises an error where a batch of images and labels is malformed."""

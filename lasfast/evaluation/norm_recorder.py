@@ -21,7 +21,7 @@ Norms = dict[str, _BatchNorm]
 
 @dataclass
 class NormStatistics:
-    """What batches of images gave for one batch norm.
+    """The statistics that batches of images gave for one batch norm.
 
     Attributes:
         mean, variance: [c].
@@ -33,6 +33,16 @@ class NormStatistics:
     variance: Tensor
     updates: int
     first: int = 0
+
+
+@dataclass
+class _Found:
+    """The statistics of one norm, so far, of its channels from the first on."""
+
+    running: RunningStatistics
+    first: int
+    channels: int
+    updates: int = 0
 
 
 class NormRecorder(TorchDispatchMode):
@@ -52,9 +62,7 @@ class NormRecorder(TorchDispatchMode):
             for buffer in (norm.running_mean, norm.running_var)
             if buffer is not None
         }
-        self._running: dict[str, RunningStatistics] = {}
-        self._channels: dict[str, tuple[int, int]] = {}
-        self._updates: dict[str, int] = {}
+        self._found: dict[str, _Found] = {}
         self._read: dict[str, None] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -83,21 +91,21 @@ class NormRecorder(TorchDispatchMode):
         x, mean, variance = (given[part] for part in ("input", "running_mean", "running_var"))
         counts = given.get("counts")  # of all processes
         count = x.numel() // x.shape[1] if counts is None else int(counts.sum())
-        channels = (mean.storage_offset(), mean.numel())
-        if name not in self._running:
-            self._running[name] = self._kind(mean.numel(), mean.device)
-            self._channels[name] = channels
-        elif channels != self._channels[name]:
+        first, channels = mean.storage_offset(), mean.numel()
+        if name not in self._found:
+            self._found[name] = _Found(self._kind(channels, mean.device), first, channels)
+        found = self._found[name]
+        if (first, channels) != (found.first, found.channels):
             raise ValueError(
-                f"network must run each batch norm with the same channels, got {name!r} with {channels[1]} "
-                f"from {channels[0]} and with {self._channels[name][1]} from {self._channels[name][0]}"
+                f"network must run each batch norm with the same channels, got {name!r} with {channels} "
+                f"from {first} and with {found.channels} from {found.first}"
             )
-        self._running[name].update(mean, variance, len(x), count)
-        self._updates[name] = self._updates.get(name, 0) + 1
+        found.running.update(mean, variance, len(x), count)
+        found.updates += 1
 
     def check(self) -> None:
         """Raise ValueError where statistics are used in a way that cannot be followed."""
-        unfollowed = [name for name in self._read if name not in self._running]
+        unfollowed = [name for name in self._read if name not in self._found]
         if unfollowed:
             raise ValueError(
                 "network must normalize by PyTorch's batch norm, of the batch where a norm is in training "
@@ -107,8 +115,8 @@ class NormRecorder(TorchDispatchMode):
     def result(self) -> dict[str, NormStatistics]:
         """Return the statistics of every norm that ran."""
         return {
-            name: NormStatistics(one.mean, one.variance, self._updates[name], self._channels[name][0])
-            for name, one in self._running.items()
+            name: NormStatistics(one.running.mean, one.running.variance, one.updates, one.first)
+            for name, one in self._found.items()
         }
 
 

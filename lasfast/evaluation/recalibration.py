@@ -194,24 +194,20 @@ def _native(
             raise _CannotError(str(error)) from error
         _check_reading(network, norms, layer, batches.first[:2])
         backend = NativeBackend(network, precision)
-        images = _of_one_size(batches, layer, shape) if _is_of_one_size(layer) else batches
+        fixed = [op.module for op in layer.ops if isinstance(op, Opaque) and op.shape is not None]
+        images = _of_one_size(batches, shape, fixed) if fixed else batches
         [statistics] = backend.calibrate(tree, watch_sizes(images, convention), convention)
     return {
         name: NormStatistics(mean, variance, batches.count) for name, (mean, variance) in statistics.items()
     }
 
 
-def _is_of_one_size(layer: Layer) -> bool:
-    """Return whether a network was read for images of one size alone."""
-    return any(isinstance(op, Opaque) and op.shape is not None for op in layer.ops)
-
-
-def _of_one_size(batches: Iterable[Tensor], layer: Layer, shape: Shape) -> Iterator[Tensor]:
+def _of_one_size(batches: Iterable[Tensor], shape: Shape, fixed: list[str]) -> Iterator[Tensor]:
+    """Give batches; raise _SizesError where images are not of the one shape that modules are known for."""
     for images in batches:
         if images.shape[1:] != shape:
-            modules = [op.module for op in layer.ops if isinstance(op, Opaque) and op.shape is not None]
             raise _SizesError(
-                f"images must have one size for backend='native', since what {listed(modules)} makes of "
+                f"images must have one size for backend='native', since what {listed(fixed)} makes of "
                 f"others than {shape} is not known, got {tuple(images.shape[1:])}; backend='torch' takes any"
             )
         yield images

@@ -12,10 +12,9 @@ import torch
 from torch import fx, nn
 
 from lasfast.execution.fused_call import as_contiguous, run
-from lasfast.execution.fx_memory import Memory, effect_of, is_outside
+from lasfast.execution.fx_memory import Memory, effect_of, is_known, is_outside
 from lasfast.execution.fx_modes import Reading, read_in_both_modes
 from lasfast.execution.fx_ops import UntraceableError, callee, record_of
-from lasfast.execution.fx_tracer import LEAVES
 from lasfast.execution.structure import Structure
 from lasfast.ir.fusion import Chain, Stage, match
 from lasfast.ir.layers import Activation, Op, Opaque
@@ -110,9 +109,10 @@ def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool) -> nn.Mod
 
     @functools.wraps(kind.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        as_read = not kwargs and len(args) == required and all(isinstance(x, torch.Tensor) for x in args)
-        if is_pinned and not all(isinstance(x, torch.Tensor) and x.is_contiguous() for x in args):
-            as_read = False
+        as_read = not kwargs and len(args) == required
+        as_read = as_read and all(
+            isinstance(x, torch.Tensor) and (not is_pinned or x.is_contiguous()) for x in args
+        )
         # What a compiler compiles it watches by itself.
         if not as_read or not (torch.compiler.is_compiling() or structure.holds()):
             return kind.forward(self, *args, **kwargs)
@@ -181,6 +181,14 @@ class _FusedGraph:
             self.memory.add(node, effect.shares)
             self.writes[node], self.shares[node] = effect.writes, effect.shares
         self.calls = Counter(module for node in self.nodes for module in self._reached(node))
+        self.changed = {  # the modules of which nodes may change parameters
+            module
+            for writes in self.writes.values()
+            for written in writes
+            for other in self.memory.sharing(written)
+            if other.op == "get_attr"
+            for module in self._reached(other)
+        }
         self.pinned = {
             self.memory.place(node)
             for node in self.nodes
@@ -231,12 +239,16 @@ class _FusedGraph:
         except UntraceableError:
             return _OTHER
 
+    def _convolution(self, node: fx.Node) -> nn.Conv2d | None:
+        """Return the plain convolution that a node calls; None where it calls none."""
+        module = self.modules[str(node.target)] if node.op == "call_module" else None
+        return module if type(module) is nn.Conv2d and is_plain(module) else None
+
     def _is_head(self, node: fx.Node) -> bool:
         """Return whether a node is a convolution that the fused operator can run."""
-        conv = self.modules[str(node.target)] if node.op == "call_module" else None
+        conv = self._convolution(node)
         return (
-            type(conv) is nn.Conv2d
-            and is_plain(conv)
+            conv is not None
             and conv.bias is None
             and conv.padding_mode == "zeros"
             and not isinstance(conv.padding, str)
@@ -261,7 +273,7 @@ class _FusedGraph:
         if any(self.memory.place(node) in self.pinned for node in chain):
             return False
         head = parts.get(Stage.HEAD)
-        if head is not None and self._is_changed(self.modules[str(head.target)]):
+        if head is not None and self.modules[str(head.target)] in self.changed:
             return False
         for stage, node in parts.items():
             place = self.places[node]
@@ -274,13 +286,6 @@ class _FusedGraph:
                 if any(self._sees(other, place, end, chain) for other in self.memory.sharing(written)):
                     return False
         return True
-
-    def _is_changed(self, module: nn.Module) -> bool:
-        """Return whether a node changes parameters of a module."""
-        changed = (
-            other for writes in self.writes.values() for one in writes for other in self.memory.sharing(one)
-        )
-        return any(module in self._reached(node) for node in changed if node.op == "get_attr")
 
     def _is_written(self, value: fx.Node, start: int, end: int, chain: list[fx.Node]) -> bool:
         """Return whether a node between two places, outside a chain, may change a value."""
@@ -306,8 +311,8 @@ class _FusedGraph:
         Values that PyTorch computes from such weights have it, too: also those of the model itself.
         """
         for node in self.nodes:
-            conv = self.modules.get(str(node.target)) if node.op == "call_module" else None
-            if type(conv) is nn.Conv2d and is_plain(conv) and self.calls[conv] == 1:
+            conv = self._convolution(node)
+            if conv is not None and self.calls[conv] == 1:
                 conv.to(memory_format=torch.channels_last)
 
     def _follow_layout(self) -> bool:
@@ -348,9 +353,7 @@ class _FusedGraph:
     def _depends_on_layout(self, node: fx.Node) -> bool:
         """Return whether a module may ask for the usual order, and does not change what others read."""
         name = str(node.target)
-        module = self.modules[name]
-        known = type(module).__module__.startswith("torch.nn.modules.") or type(module) in LEAVES
-        if (known and is_plain(module)) or name in self.layout_free:
+        if is_known(self.modules[name]) or name in self.layout_free:
             return False
         return not any(
             self._sees(other, self.places[node], len(self.nodes), [node])

@@ -109,9 +109,9 @@ class _Reader:
             graph = tracer.trace(self.network)
         except Exception as error:  # whatever the network's own code raises when it meets a proxy
             name = type(self.network.get_submodule(tracer.part)).__name__
-            failure = UntraceableError(f"torch.fx cannot trace {name}: {error}")
-            failure.part = tracer.part
-            raise failure from error
+            raise UntraceableError(f"torch.fx cannot trace {name}: {error}", tracer.part) from error
+        for part, change in tracer.changes.items():
+            raise UntraceableError(f"{type(self.network.get_submodule(part)).__name__} {change}", part)
         for node in graph.nodes:
             try:
                 self.read(node)
@@ -119,10 +119,6 @@ class _Reader:
             except UntraceableError as error:
                 error.part = node.meta.get("part", "")
                 raise
-        for part, change in tracer.changes.items():
-            failure = UntraceableError(f"{type(self.network.get_submodule(part)).__name__} {change}")
-            failure.part = part
-            raise failure
         norms = [op.module for op in self.ops if isinstance(op, layers.BatchNorm2d)]
         if len(set(norms)) < len(norms):
             raise UntraceableError("a batch norm is used more than once")

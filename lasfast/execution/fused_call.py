@@ -1,4 +1,4 @@
-"""What the nodes call that lasfast puts into graphs."""
+"""The functions that lasfast's own nodes in graphs call."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from lasfast.ops.activations import CALLS as ACTIVATION_CALLS
 
 @dataclass(frozen=True)
 class Effect:
-    """What a node does to memory.
+    """The effect of a node on memory.
 
     Attributes:
         writes: the values that it may change.
@@ -65,7 +65,7 @@ def effect_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Effect:
 
 
 def _effect_of_module(module: nn.Module, inputs: tuple[fx.Node, ...]) -> Effect:
-    if not is_plain(module) or not (_is_of_torch(module) or type(module) in LEAVES):
+    if not is_known(module):
         return Effect(inputs, inputs)
     if getattr(module, "inplace", False) is True:
         return Effect(inputs[:1], inputs, is_first=True)
@@ -73,8 +73,10 @@ def _effect_of_module(module: nn.Module, inputs: tuple[fx.Node, ...]) -> Effect:
     return Effect(shares=() if fresh else inputs, is_first=type(module) is nn.Identity)
 
 
-def _is_of_torch(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn.modules.")
+def is_known(module: nn.Module) -> bool:
+    """Return whether calling a module runs code of PyTorch or lasfast alone, whose effects are known."""
+    of_torch = type(module).__module__.startswith("torch.nn.modules.")
+    return is_plain(module) and (of_torch or type(module) in LEAVES)
 
 
 def _written(target: Any) -> tuple[fx.Node, ...]:

@@ -17,7 +17,7 @@ from lasfast.nn.plain import has_global_hooks, replaced_methods
 
 @dataclass
 class Reading:
-    """What was read of a network.
+    """The graphs that were read of a network.
 
     Attributes:
         graphs: what it computes in evaluation (False) and in training (True), with modules that cannot be
@@ -166,6 +166,8 @@ def _check_layout(graph: fx.Graph, kind: str) -> None:
 
 def _check_constants(trace: _Trace, network: nn.Module) -> None:
     """Raise _UnreadableError where what a network's code makes is changed: the graph makes it but once."""
+    if not trace.constants:
+        return
     modules, memory = dict(network.named_modules()), Memory()
     for node in trace.graph.nodes:
         effect = effect_of(node, modules)

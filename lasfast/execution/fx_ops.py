@@ -21,10 +21,15 @@ from lasfast.ops.activations import MODULES as ACTIVATION_MODULES
 
 
 class UntraceableError(Exception):
-    """A network, or a part of it, cannot be written as layer records; the text says why."""
+    """A network, or a part of it, cannot be written as layer records; the text says why.
 
-    part = ""
-    """The dotted name of the innermost module of the network's own that the error is in."""
+    Attributes:
+        part: the dotted name of the innermost module of the network's own that the error is in.
+    """
+
+    def __init__(self, text: str, part: str = "") -> None:
+        super().__init__(text)
+        self.part = part
 
 
 def _conv(name: str, conv: Any) -> Op:

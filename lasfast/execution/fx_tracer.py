@@ -200,18 +200,21 @@ class _Watch(TorchDispatchMode):
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
         self._tracer = tracer
-        self._made: list[torch.Tensor] = []  # kept, so that no other tensor takes the place of one
+        self._made: dict[int, torch.Tensor] = {}  # kept, so that no other tensor takes the place of one
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator on real tensors, not on values of the graph."""
-        made = {id(one) for one in self._made}
-        given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
-        if any(id(one) not in made for one in given):
+        if not _tensors((args, kwargs)).keys() <= self._made.keys():
             change = "computes with tensors in a way that torch.fx does not see"
             self._tracer.changes.setdefault(self._tracer.part, change)
         result = func(*args, **(kwargs or {}))
-        self._made += [one for one in tree_leaves(result) if isinstance(one, torch.Tensor)]
+        self._made |= _tensors(result)
         return result
+
+
+def _tensors(values: Any) -> dict[int, torch.Tensor]:
+    """Return the tensors among values, by their identities."""
+    return {id(one): one for one in tree_leaves(values) if isinstance(one, torch.Tensor)}
 
 
 def _refuse_own_gradient(*args: Any, **kwargs: Any) -> Any:

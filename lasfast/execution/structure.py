@@ -1,4 +1,4 @@
-"""What was read off modules, to see whether it still holds."""
+"""Remembers the modules that a graph was read from, to tell whether it still is what they compute."""
 
 from __future__ import annotations
 

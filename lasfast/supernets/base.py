@@ -65,19 +65,21 @@ class Supernet(nn.Module, ABC):
         """Add a module for `LayerBuilder.opaque`, under a dotted name, before `create_modules` is called."""
         add_module(self, name, module)
 
-    def check_modules(self) -> None:
-        """Raise ValueError where a module has hooks or a forward of its own that nobody would call.
+    def checked_modules(self) -> dict[str, nn.Module]:
+        """Return the modules by name; ValueError where one has hooks or a forward that nobody would call.
 
         Layers read the weights of modules, and call none but opaque ones.
         """
+        modules = dict(self.named_modules())
         for name in self._read_modules:
-            module = self.get_submodule(name)
+            module = modules[name]
             if not is_plain(module) or parametrize.is_parametrized(module):
                 raise ValueError(
                     "supernet must have modules without hooks or parametrizations (of prune, weight_norm, "
                     f"spectral_norm), since it reads their weights and does not call them, got {name!r} with "
                     "some; remove them (prune.remove, remove_weight_norm, ...)"
                 )
+        return modules
 
     def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
         """Run one sub-network, images [N, C, H, W] -> logits [N, num_classes].
@@ -103,8 +105,7 @@ class Supernet(nn.Module, ABC):
         operators run the layer, with the same results but for rounding; the batch statistics are then those
         of the whole batch where it is spread over `ranks`.
         """
-        self.check_modules()
-        modules = dict(self.named_modules())
+        modules = self.checked_modules()
         if fused:
             return lambda layer, x: run_fused(layer, x, modules, ranks)
 

@@ -49,11 +49,7 @@ def alias(w: Writer) -> bool:
     else:
         text = w.choice(texts).format(v=v, c=c)
     done = w.take(f"{t} = {text}", parts=parts)
-    if done and w.chance(0.7):
-        change(w, w.choice((v, t)))
-    if done:
-        w.note(v, t)
-    return done
+    return done and _often_change(w, v, t, 0.7)
 
 
 @proposal("views", 2)
@@ -82,11 +78,7 @@ def view(w: Writer) -> bool:
         )
     )
     done = w.take(f"{t} = {text}")
-    if done and w.chance(0.6):
-        change(w, w.choice((v, t)))
-    if done:
-        w.note(v, t)
-    return done
+    return done and _often_change(w, v, t, 0.6)
 
 
 @proposal("views", 2)
@@ -166,6 +158,14 @@ def write_slice(w: Writer) -> bool:
     if done:
         w.note(v)
     return done
+
+
+def _often_change(w: Writer, v: str, t: str, probability: float) -> bool:
+    """Write a value or what may be an alias of it in place, and let both be read again."""
+    if w.chance(probability):
+        change(w, w.choice((v, t)))
+    w.note(v, t)
+    return True
 
 
 def change(w: Writer, v: str) -> bool:

@@ -73,7 +73,11 @@ class SupernetOptions(FamilyOptions):
 
     max_layers: Annotated[
         str | None,
-        panel("Supernet", "Most layers of each group, such as 6,6,6 (default: enough for the depth)."),
+        panel(
+            "Supernet",
+            "Most layers of each group, such as 6,6,6 (default: two more than an even share of the depth, "
+            "and as many as published networks have).",
+        ),
     ] = None
 
 
@@ -103,6 +107,14 @@ class OneShotOptions(SizeOptions):
             "Which paths of a supernet of choices a batch trains: uniform, uniform-cost or sandwich.",
         ),
     ] = "uniform"
+    sampling_range: Annotated[
+        str | None,
+        panel(
+            "Training",
+            "Costs that --sampling uniform-cost trains, as 200M<=flops<=400M (default: those within the "
+            "first bound of --constraint).",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ from lasfast.supernets.mobilenet_designs import DESIGNS
 from lasfast.train import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
 from lasfast.train.settings import TrainSettings, resolve
 
-FAMILIES: dict[str, Callable[..., LayerAssignmentSupernet]] = {
+FAMILIES: dict[str, type[LayerAssignmentSupernet]] = {
     "residual": supernets.ResidualNet,
     "plain": supernets.PlainNet,
     "mobilenet-v1": supernets.MobileNetV1,
@@ -144,11 +144,17 @@ def parse_counts(name: str, text: str, family: str) -> tuple[int, ...]:
 
 
 def parse_max_layers(options: SupernetOptions, depth: int) -> tuple[int, ...]:
-    """Return the most layers of each group; by default two more than an even share of `depth`."""
+    """Return the most layers of each group.
+
+    By default these are two more than an even share of `depth`, or as many as the assignments of this depth,
+    or a lesser one, have that the network's authors chose or the NIR paper found.
+    """
     check_family(options)
-    groups = GROUPS[options.supernet]
+    groups, family = GROUPS[options.supernet], FAMILIES[options.supernet]
     if options.max_layers is None:
-        return (math.ceil(depth / groups) + 2,) * groups
+        published = (*family.handcrafted_assignments, *family.found_assignments)
+        shares = [(math.ceil(depth / groups) + 2,) * groups]
+        return tuple(map(max, zip(*shares, *(one for one in published if sum(one) <= depth), strict=True)))
     if options.max_layers.isdigit():
         return parse_counts("--max-layers", "-".join([options.max_layers] * groups), options.supernet)
     return parse_counts("--max-layers", options.max_layers, options.supernet)
@@ -180,7 +186,8 @@ def make_supernet(
     elif max(data.image_size) <= 32:
         arguments["stem"] = "cifar"
     with torch_seed(seed):
-        return FAMILIES[options.supernet](max_layers, data.num_classes, data.channels, **arguments)
+        make: Callable[..., LayerAssignmentSupernet] = FAMILIES[options.supernet]
+        return make(max_layers, data.num_classes, data.channels, **arguments)
 
 
 def make_choice_supernet(

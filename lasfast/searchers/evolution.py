@@ -9,6 +9,7 @@ from typing import Any
 from lasfast.constraints import describe_function
 from lasfast.core.checks import as_int
 from lasfast.searchers.base import Searcher
+from lasfast.searchers.limits import limits_of
 from lasfast.searchers.operators import (
     Result,
     crossover,
@@ -69,7 +70,8 @@ class _Evolutionary(Searcher):
             new |= dict.fromkeys(draw_distinct(operator, wanted, accept))
         lacking = sum(wanted for wanted, _ in parts) - len(new)
         if lacking:
-            new |= dict.fromkeys(sample_distinct(self.space, rng, lacking, accept))
+            limits = limits_of(self.constraint)
+            new |= dict.fromkeys(sample_distinct(self.space, rng, lacking, accept, limits))
         return list(new)
 
     def describe(self) -> dict[str, Any]:

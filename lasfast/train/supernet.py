@@ -15,15 +15,14 @@ from lasfast.train.curriculum import (
     BeforehandSchedule,
     Curriculum,
     DeepestAndCandidates,
-    PathSampler,
     Sampled,
     Schedule,
     StepSchedule,
-    UniformSampler,
     linear,
 )
 from lasfast.train.forward import SupernetForward
 from lasfast.train.progress import Progress
+from lasfast.train.samplers import PathSampler, UniformSampler
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.trainer import Trainer
 

@@ -94,6 +94,14 @@ def test_an_architecture_of_choices_is_trained_from_scratch(lasfast, tmp_path) -
     [
         (["--supernet", "residual"], "--supernet must be one of 'shufflenet-v2', "),
         (["--sampling", "often"], "--sampling must be one of 'uniform', 'uniform-cost', 'sandwich'"),
+        (
+            ["--sampling-range", "flops<=1G"],
+            "--sampling-range is of --sampling uniform-cost alone, got uniform",
+        ),
+        (
+            ["--sampling", "uniform-cost", "--sampling-range", "2G<=flops<=3G"],
+            "low and high must be a range of costs that architectures have",
+        ),
         (["--width", "-1"], "width must be greater than 0, got -1.0"),
         (["--constraint", "flops<=1"], "constraint must leave architectures"),
         (["--constraint", "price<=1"], "the cost must be one of flops"),

@@ -109,6 +109,8 @@ class Curriculum(abc.ABC):
     """True where the batches of a step train the same few paths again and again, as CUDA graphs need it."""
     counted = slice(None)
     """The paths of a batch, by their order, whose loss and accuracy are reported in steps from 1 on."""
+    full: Any = None
+    """The largest path, where each batch trains it before or with all others; else None."""
 
     def check(self, step: int, candidates: Sequence[Sequence[int]]) -> Sequence[Architecture]:
         """Return the candidates that a step trains for; raise ValueError where it cannot train for these."""
@@ -154,6 +156,7 @@ class DeepestAndCandidates(Curriculum):
         check_choice("paths", paths, PATHS)
         self.space, self.seed, self.every = space, seed, paths == "every"
         self.deepest: Architecture = space.validate(space.deepest if deepest is None else deepest)
+        self.full = self.deepest
 
     def check(self, step: int, candidates: Sequence[Sequence[int]]) -> Sequence[Architecture]:
         """Return the candidates as the space has them: none in step 0, one or more in others."""
@@ -176,6 +179,7 @@ class Sampled(Curriculum):
 
     def __init__(self, sampler: PathSampler, seed: int) -> None:
         self.sampler, self.seed = sampler, seed
+        self.full = sampler.full
 
     def paths(self, step: int, batch: int, candidates: Sequence[Architecture]) -> Sequence[Architecture]:
         """Return what the sampler draws from this batch's seed."""
@@ -184,6 +188,9 @@ class Sampled(Curriculum):
 
 class PathSampler(abc.ABC):
     """Draws the architectures that one batch trains; their gradients make one update of the weights."""
+
+    full: Architecture | None = None
+    """The largest architecture of the space, where each draw has it; it can then teach the others."""
 
     @abc.abstractmethod
     def draw(self, rng: random.Random) -> tuple[Architecture, ...]:
@@ -298,6 +305,7 @@ class SandwichSampler(PathSampler):
         ordered = space.by_cost(cost)
         self.largest: Architecture = tuple(options[-1] for options in ordered)
         self.smallest: Architecture = tuple(options[0] for options in ordered)
+        self.full = self.largest
 
     def draw(self, rng: random.Random) -> tuple[Architecture, ...]:
         """Return the largest, the smallest, and random ones."""

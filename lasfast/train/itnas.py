@@ -21,7 +21,8 @@ from lasfast.spaces.transition import LearnedCell
 from lasfast.supernets import CellNet
 from lasfast.supernets.mixed import run_mixed
 from lasfast.train.curriculum import HALVES, IMAGES, INITIAL, BeforehandSchedule, Whole, cosine
-from lasfast.train.forward import Forward, SupernetForward, losses
+from lasfast.train.forward import Forward, SupernetForward
+from lasfast.train.objective import losses
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.supernet import PathTrainer
 from lasfast.train.update import Used

@@ -151,7 +151,7 @@ class Objective:
 
         Raises ValueError where the teacher's logits have another shape.
         """
-        hard = losses(logits, labels)
+        hard = losses(logits, labels, self.settings.label_smoothing)
         if self.distill is None:
             return hard
         if targets is None:
@@ -166,9 +166,11 @@ class Objective:
         return torch.stack(mixed)
 
 
-def losses(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+def losses(logits: Sequence[Tensor], labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Return the loss [paths] of each path's logits [N, classes]: the mean cross entropy of its images."""
-    return torch.stack([F.cross_entropy(one.float(), labels) for one in logits])
+    return torch.stack(
+        [F.cross_entropy(one.float(), labels, label_smoothing=label_smoothing) for one in logits]
+    )
 
 
 def soft_loss(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:

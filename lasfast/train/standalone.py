@@ -1,4 +1,4 @@
-"""Training one network from scratch: SGD with the learning rate falling at milestones."""
+"""Training one network from scratch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lasfast.runtime.placement import device_of
 from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
-from lasfast.train.curriculum import MilestoneSchedule, Whole
+from lasfast.train.curriculum import Whole, standalone_schedule
 from lasfast.train.forward import NetworkForward
 from lasfast.train.objective import Distill
 from lasfast.train.progress import Progress
@@ -23,7 +23,7 @@ from lasfast.train.trainer import Trainer
 
 
 class StandaloneTrainer(Trainer):
-    """Trains one network for `standalone_epochs`, the learning rate falling at each of `milestones`.
+    """Trains one network for `standalone_epochs`, at learning rates by `standalone_schedule`.
 
     `data` and `settings` are as for SupernetTrainer. `seed` (the settings' own where None) decides order,
     augmentation and dropout, not the initial weights: those the network brings (`supernet.extract(a,
@@ -68,7 +68,7 @@ class StandaloneTrainer(Trainer):
             data,
             settings,
             Whole(),
-            MilestoneSchedule(settings),
+            standalone_schedule(settings),
             seed=seed,
             distill=distill,
         )

@@ -12,7 +12,6 @@ from lasfast.runtime import distributed
 from lasfast.spaces import Architecture
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
 from lasfast.train.curriculum import (
-    BeforehandSchedule,
     Curriculum,
     DeepestAndCandidates,
     PathSampler,
@@ -20,7 +19,7 @@ from lasfast.train.curriculum import (
     Schedule,
     StepSchedule,
     UniformSampler,
-    linear,
+    supernet_schedule,
 )
 from lasfast.train.forward import SupernetForward
 from lasfast.train.objective import Distill
@@ -159,8 +158,8 @@ class OneShotTrainer(PathTrainer):
     network, or "full", the largest of a `SandwichSampler`, whose logits for a batch teach the others, as Yu
     and Huang (2019, Algorithm 1) and BigNAS (Yu et al. 2020, section 3.1) train.
 
-    All of it is step 0, `supernet_epochs` of the settings, the learning rate falling linearly to zero; a
-    study's steps train nothing. Arguments are as `SupernetTrainer` has them.
+    All of it is step 0, `supernet_epochs` of the settings at rates by `supernet_schedule`; a study's steps
+    train nothing. Arguments are as `SupernetTrainer` has them.
     """
 
     curriculum: Sampled
@@ -181,7 +180,7 @@ class OneShotTrainer(PathTrainer):
             data,
             settings,
             Sampled(UniformSampler(supernet.space) if sampler is None else sampler, settings.seed),
-            BeforehandSchedule(settings, linear(settings.learning_rate)),
+            supernet_schedule(settings),
             update="joint",
             distill=distill,
         )

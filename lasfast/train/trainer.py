@@ -23,7 +23,7 @@ from lasfast.train.objective import Distill, Objective
 from lasfast.train.passes import Passes
 from lasfast.train.progress import EpochRecord, Progress
 from lasfast.train.settings import TrainSettings
-from lasfast.train.update import Update, Updates
+from lasfast.train.update import Update, Updates, biases_and_norms
 
 READ_EVERY = 0.5  # seconds between readings of loss and accuracy, each of which waits for the device
 UPDATES = ("sequential", "joint")
@@ -85,7 +85,8 @@ class Trainer:
         graphs = curriculum.recurs and self.device.type == "cuda" and self.world.size == 1
         self.passes = Passes(self.module, self.device, forward.memory_format, enabled=graphs)
         self.updates = Updates(
-            SgdRule(settings.momentum, settings.nesterov, settings.weight_decay, settings.clip_norm)
+            SgdRule(settings.momentum, settings.nesterov, settings.weight_decay, settings.clip_norm),
+            () if settings.bias_decay else biases_and_norms(self.module),
         )
         self.objective = Objective(settings, self.device, distill, curriculum.full)
         self._record: EpochRecord | None = None

@@ -15,6 +15,7 @@ from lasfast.evaluation.evaluator import Evaluator
 from lasfast.measurements.journal import JournalError
 from lasfast.runtime.seeds import derive
 from lasfast.searchers import NIR
+from lasfast.spaces import CellSpace
 from lasfast.study.study import Study
 from lasfast.supernets import CellNet, ResidualNet
 from lasfast.train import (
@@ -28,7 +29,7 @@ from lasfast.train import (
     train_standalone,
 )
 from lasfast.train.curriculum import CHOICE
-from lasfast.train.objective import soft_loss
+from lasfast.train.objective import losses, soft_loss
 from tests.train.test_one_shot import flops, images, make_supernet
 
 SETTINGS = TrainSettings(
@@ -50,6 +51,12 @@ def residual(seed=0, **options):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return ResidualNet((2, 2, 2), num_classes=3, **options)
+
+
+def cell_net():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return CellNet(3, 3, cells=3, channels=4, space=CellSpace(2, ["max_pool_3x3", "skip_connect"]))
 
 
 def alone(architecture, seed=0):
@@ -101,6 +108,34 @@ def test_the_soft_loss_is_hintons():
     centred = [one - one.mean(1, keepdim=True) for one in (logits.double(), targets.double())]
     (gradient,) = torch.autograd.grad(soft_loss(z, targets.double(), 1e3) * len(z), z)
     torch.testing.assert_close(gradient, (centred[0] - centred[1]) / 7, rtol=2e-2, atol=2e-3)
+
+
+def test_smoothed_labels_are_szegedys():
+    """Of K classes, the right one has 1 - e + e / K, and each other one e / K (section 7)."""
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    target = 0.9 * F.one_hot(labels, 5) + 0.1 / 5
+    expected = -(target * logits.log_softmax(1)).sum(1).mean()
+    (loss,) = losses([logits], labels, 0.1)
+    assert loss.item() == pytest.approx(expected.item())
+
+
+def test_all_trainers_smooth_labels():
+    def first_loss(label_smoothing, make):
+        trainer = make(TrainSettings(batch_size=48, supernet_epochs=1, label_smoothing=label_smoothing))
+        return next(iter(trainer.train(0))).loss
+
+    makers = [
+        lambda settings: OneShotTrainer(make_supernet(), images(), settings),
+        lambda settings: SupernetTrainer(residual(), images(), settings),
+        lambda settings: StandaloneTrainer(residual().extract((1, 1, 1)), images(), settings),
+        lambda settings: ITNASTrainer(cell_net(), images(), settings),
+    ]
+    for make in makers:
+        plain, smoothed = first_loss(0.0, make), first_loss(0.5, make)
+        uniform = 2 * (smoothed - 0.5 * plain)  # the cross entropy with all classes alike
+        assert smoothed != plain
+        assert uniform > math.log(3)
 
 
 @pytest.mark.parametrize("operators", ["native", "torch"])
@@ -304,7 +339,7 @@ def test_bad_teachers_are_named():
     with pytest.raises(TypeError, match=r"teacher must be a network that .* got a ResidualNet"):
         SupernetTrainer(supernet, images(), SETTINGS, distill=residual())
     with pytest.raises(TypeError, match=r"a training setting must be one of .* got 'distill'"):
-        ITNASTrainer(CellNet(3, 3, cells=3, channels=4), images(), SETTINGS, distill=network)
+        ITNASTrainer(cell_net(), images(), SETTINGS, distill=network)
     wrong = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     with pytest.raises(ValueError, match=r"logits \(16, 3\), as the network in training does, got \(16, 4\)"):
         list(train_standalone(network, images(), SETTINGS, distill=wrong))

@@ -34,7 +34,7 @@ class Distillation:
         teacher: a network that gives logits [N, classes] for the images that its student is trained on; or
             "full", the largest sub-network of the supernet that is trained. That one learns from labels, and
             all others of a batch from the logits that it computed for the same images (in-place distillation:
-            Yu and Huang 2019, section 3.3; BigNAS, section 3.1).
+            Yu and Huang 2019, Algorithm 1; BigNAS, "Inplace Distillation").
         temperature: what logits are divided by.
         weight: the share of the soft targets in the loss, from 0 to 1; labels have the rest.
 

@@ -156,7 +156,7 @@ class OneShotTrainer(PathTrainer):
 
     With `distill`, sub-networks learn from a teacher's soft targets (`Distillation`). The teacher is a
     network, or "full", the largest of a `SandwichSampler`, whose logits for a batch teach the others, as Yu
-    and Huang (2019, Algorithm 1) and BigNAS (Yu et al. 2020, section 3.1) train.
+    and Huang (2019, Algorithm 1) and BigNAS (Yu et al. 2020) train.
 
     All of it is step 0, `supernet_epochs` of the settings at rates by `supernet_schedule`; a study's steps
     train nothing. Arguments are as `SupernetTrainer` has them.

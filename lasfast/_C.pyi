@@ -536,7 +536,7 @@ def schedule_scratch_bytes(
 ) -> int: ...
 def schedule_usual_tile_cuda(channels: int) -> int: ...
 def sgd_chunks(parts: int, count: int) -> int:
-    """Number the chunks of `parts`, int64 [count, 9] of SgdPart; return how many there are."""
+    """Number the chunks of `parts`, int64 [count, 10] of SgdPart; return how many there are."""
 
 def sgd_cpu(
     parts: int,

@@ -100,6 +100,15 @@ class OneShotOptions(SizeOptions):
     supernet_epochs: Annotated[
         int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
     ] = None
+    supernet_schedule: Annotated[
+        str | None,
+        panel(
+            "Training", "Its learning rate: linear or cosine, both to zero, or constant (default: linear)."
+        ),
+    ] = None
+    supernet_ramp_epochs: Annotated[
+        int | None, panel("Training", "Its first epochs, in which the learning rate rises from zero.")
+    ] = None
     sampling: Annotated[
         str,
         panel(
@@ -118,6 +127,26 @@ class OneShotOptions(SizeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillOptions:
+    """Options that say which sub-networks learn from others."""
+
+    distill: Annotated[
+        str | None,
+        panel(
+            "Training",
+            "full: the largest sub-network of each batch teaches the others. A supernet of choices needs "
+            "--sampling sandwich for it.",
+        ),
+    ] = None
+    distill_temperature: Annotated[
+        float | None, panel("Training", "What logits are divided by for it (default: 1).")
+    ] = None
+    distill_weight: Annotated[
+        float | None, panel("Training", "Its share of the loss; labels have the rest (default: 1).")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """Options that say how to train; what is not given comes from the preset."""
 
@@ -125,11 +154,32 @@ class TrainOptions:
     batch_size: Annotated[int | None, panel("Training", "Images in a batch.")] = None
     learning_rate: Annotated[float | None, panel("Training", "Base learning rate.")] = None
     weight_decay: Annotated[float | None, panel("Training", "Weight decay.")] = None
+    bias_decay: Annotated[
+        bool | None,
+        panel("Training", "Let biases and scales of norms decay, too.", "--bias-decay/--no-bias-decay"),
+    ] = None
+    label_smoothing: Annotated[
+        float | None, panel("Training", "Share of each label that is spread over all classes.")
+    ] = None
     warm_up_epochs: Annotated[
         int | None, panel("Training", "Epochs of the deepest sub-network before the search.")
     ] = None
     epochs_per_step: Annotated[int | None, panel("Training", "Epochs of each search step.")] = None
     standalone_epochs: Annotated[int | None, panel("Training", "Epochs of training from scratch.")] = None
+    standalone_schedule: Annotated[
+        str | None,
+        panel(
+            "Training",
+            "Learning rate of training from scratch: milestones, linear or cosine, both to zero, or constant "
+            "(default: the preset's).",
+        ),
+    ] = None
+    standalone_ramp_epochs: Annotated[
+        int | None,
+        panel(
+            "Training", "First epochs of training from scratch, in which the learning rate rises from zero."
+        ),
+    ] = None
     precision: Annotated[str, precision_option()] = "fp32"
     channels_last: Annotated[
         bool | None,
@@ -216,14 +266,14 @@ class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, Traini
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(SupernetSearchOptions, SupernetOptions):
+class SearchOptions(SupernetSearchOptions, SupernetOptions, DistillOptions):
     """Options of every search of layer assignments."""
 
     depth: Annotated[int, panel("Search", "Layers of the assignments that the search ends with.")] = 9
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceOptions(SupernetSearchOptions, OneShotOptions):
+class ChoiceOptions(SupernetSearchOptions, OneShotOptions, DistillOptions):
     """Options of every search of a supernet of choices."""
 
 

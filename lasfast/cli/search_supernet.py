@@ -39,11 +39,14 @@ def search_assignments(
 ) -> None:
     """Search layer assignments, training the supernet for the candidates of each step."""
     max_layers = setup.parse_max_layers(options, options.depth)
+    distill = setup.make_distillation(options)
     given = TrainingSetup.of(options)
     supernet = setup.make_supernet(options, given.data, max_layers, options.seed).to(given.device)
     searcher = make_searcher(supernet.space, _constraint(options, supernet, given.data))
     given.console.print(_shut_out(supernet.space, options.depth))
-    trainer = SupernetTrainer(supernet, given.images, given.settings, paths=paths, update=update)
+    trainer = SupernetTrainer(
+        supernet, given.images, given.settings, paths=paths, update=update, distill=distill
+    )
     more = {"max_layers": supernet.space.format(max_layers)}
     run_search(name, f" to depth {options.depth}", options, given, searcher, trainer, more)
 
@@ -62,6 +65,12 @@ def _shut_out(space: LayerAssignmentSpace, depth: int) -> str:
 
 def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearcher) -> None:
     """Search choices, with a supernet that is trained beforehand."""
+    distill = setup.make_distillation(options)
+    if distill is not None and options.sampling != "sandwich":
+        raise ValueError(
+            "--sampling must be sandwich for --distill full, so that every batch trains the largest "
+            f"sub-network, got {options.sampling!r}"
+        )
     given = TrainingSetup.of(options)
     supernet = setup.make_choice_supernet(options, given.data, options, options.seed).to(given.device)
     constraint = _constraint(options, supernet, given.data)
@@ -72,7 +81,7 @@ def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearche
             raise ValueError(f"--sampling-range is of --sampling uniform-cost alone, got {options.sampling}")
         trained = _within(options.sampling_range, options, supernet, given.data)
     sampler = setup.make_sampler(options.sampling, supernet, trained, given.data.image_size)
-    trainer = OneShotTrainer(supernet, given.images, given.settings, sampler=sampler)
+    trainer = OneShotTrainer(supernet, given.images, given.settings, sampler=sampler, distill=distill)
     within = "" if constraint is None else f" within {constraint}"
     run_search(name, within, options, given, searcher, trainer, {})
 

@@ -16,6 +16,7 @@ from lasfast import costs, supernets
 from lasfast.cli.display import make_console
 from lasfast.cli.options import (
     DataOptions,
+    DistillOptions,
     FamilyOptions,
     MachineOptions,
     SizeOptions,
@@ -32,7 +33,8 @@ from lasfast.runtime.seeds import torch_seed
 from lasfast.spaces import CellSpace
 from lasfast.supernets import CellNet, ChoiceSupernet, LayerAssignmentSupernet, Supernet
 from lasfast.supernets.mobilenet_designs import DESIGNS
-from lasfast.train import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
+from lasfast.train import Distillation, PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
+from lasfast.train.objective import FULL
 from lasfast.train.settings import TrainSettings, resolve
 
 FAMILIES: dict[str, type[LayerAssignmentSupernet]] = {
@@ -272,10 +274,16 @@ def make_settings(options: TrainOptions) -> TrainSettings:
         "batch_size",
         "learning_rate",
         "weight_decay",
+        "bias_decay",
+        "label_smoothing",
         "warm_up_epochs",
         "epochs_per_step",
         "supernet_epochs",
+        "supernet_schedule",
+        "supernet_ramp_epochs",
         "standalone_epochs",
+        "standalone_schedule",
+        "standalone_ramp_epochs",
         "precision",
         "channels_last",
         "clip_norm",
@@ -284,6 +292,18 @@ def make_settings(options: TrainOptions) -> TrainSettings:
     )
     given = {name: getattr(options, name, None) for name in names}
     return resolve(options.preset, **{name: value for name, value in given.items() if value is not None})
+
+
+def make_distillation(options: DistillOptions) -> Distillation | None:
+    """Return what the options say of distillation, if anything; ValueError where they do not fit together."""
+    values = {"temperature": options.distill_temperature, "weight": options.distill_weight}
+    given = {name: value for name, value in values.items() if value is not None}
+    if options.distill is None:
+        if given:
+            raise ValueError("--distill-temperature and --distill-weight are of --distill: give that, too")
+        return None
+    check_choice("--distill", options.distill, (FULL,))
+    return Distillation(FULL, **given)
 
 
 def make_evaluator(options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> lasfast.Evaluator:

@@ -51,38 +51,47 @@ class StepSchedule(Schedule):
         return self.settings.learning_rate / 2 * (1 - batch / (self.epochs(step) * batches))
 
 
-class BeforehandSchedule(Schedule):
-    """Trains the whole supernet in step 0, for `supernet_epochs`, before a search asks for candidates.
+class SingleStep(Schedule):
+    """Trains in step 0 alone: a supernet before a search asks for candidates, or a network on its own.
 
-    `rate` takes the share of the training that is done, from 0 to 1, and returns the learning rate.
+    Args:
+        epochs: of step 0.
+        rate: takes the share that is done of what follows the ramp, from 0 to 1; returns the learning rate.
+        ramp_epochs: the first epochs, in which the rate rises by equal parts from one batch to the next.
     """
 
-    def __init__(self, settings: TrainSettings, rate: Callable[[float], float]) -> None:
-        self.settings, self.rate = settings, rate
+    def __init__(self, epochs: int, rate: Callable[[float], float], ramp_epochs: int = 0) -> None:
+        self._epochs, self._rate, self._ramp_epochs = epochs, rate, ramp_epochs
 
     def epochs(self, step: int) -> int:
-        """Return `supernet_epochs` for step 0, and 0 for all others."""
-        return 0 if step else self.settings.supernet_epochs
+        """Return the epochs of step 0, and 0 for all others."""
+        return 0 if step else self._epochs
 
     def learning_rate(self, step: int, batch: int, batches: int) -> float:
         """Return the rate of a batch."""
-        return self.rate(batch / (self.epochs(step) * batches))
+        ramp = self._ramp_epochs * batches
+        if batch < ramp:
+            return self._rate(0) * (batch + 1) / ramp
+        return self._rate((batch - ramp) / (self._epochs * batches - ramp))
 
 
-class MilestoneSchedule(Schedule):
-    """The schedule of stand-alone training: `standalone_epochs`, the rate falling at each of `milestones`."""
+class MilestoneSchedule(SingleStep):
+    """Trains a network for `standalone_epochs`; the rate falls at each of `milestones`, after the ramp."""
 
     def __init__(self, settings: TrainSettings) -> None:
+        rate = constant(settings.learning_rate)
+        super().__init__(settings.standalone_epochs, rate, settings.standalone_ramp_epochs)
         self.settings = settings
-
-    def epochs(self, step: int) -> int:
-        """Return `standalone_epochs`: there is one step."""
-        return self.settings.standalone_epochs
 
     def learning_rate(self, step: int, batch: int, batches: int) -> float:
         """Return the rate of a batch."""
         passed = sum(batch >= milestone * batches for milestone in self.settings.milestones)
-        return self.settings.learning_rate * self.settings.milestone_factor**passed
+        return super().learning_rate(step, batch, batches) * self.settings.milestone_factor**passed
+
+
+def constant(rate: float) -> Callable[[float], float]:
+    """Return a rate that stays."""
+    return lambda share: rate
 
 
 def linear(rate: float) -> Callable[[float], float]:
@@ -90,9 +99,26 @@ def linear(rate: float) -> Callable[[float], float]:
     return lambda share: rate * (1 - share)
 
 
-def cosine(rate: float, final: float) -> Callable[[float], float]:
+def cosine(rate: float, final: float = 0.0) -> Callable[[float], float]:
     """Return a rate that falls along half a cosine to `final`."""
     return lambda share: final + (rate - final) * (1 + math.cos(math.pi * share)) / 2
+
+
+RATES = {"linear": linear, "cosine": cosine, "constant": constant}
+
+
+def supernet_schedule(settings: TrainSettings) -> Schedule:
+    """Return the schedule of a supernet that is trained before a search."""
+    rate = RATES[settings.supernet_schedule](settings.learning_rate)
+    return SingleStep(settings.supernet_epochs, rate, settings.supernet_ramp_epochs)
+
+
+def standalone_schedule(settings: TrainSettings) -> Schedule:
+    """Return the schedule of a network that is trained on its own."""
+    if settings.standalone_schedule == "milestones":
+        return MilestoneSchedule(settings)
+    rate = RATES[settings.standalone_schedule](settings.learning_rate)
+    return SingleStep(settings.standalone_epochs, rate, settings.standalone_ramp_epochs)
 
 
 class Curriculum(abc.ABC):
@@ -105,6 +131,8 @@ class Curriculum(abc.ABC):
     """True where the batches of a step train the same few paths again and again, as CUDA graphs need it."""
     counted = slice(None)
     """The paths of a batch, by their order, whose loss and accuracy are reported in steps from 1 on."""
+    full: Any = None
+    """The largest path, where each batch trains it before or with all others; else None."""
 
     def check(self, step: int, candidates: Sequence[Sequence[int]]) -> Sequence[Architecture]:
         """Return the candidates that a step trains for; raise ValueError where it cannot train for these."""
@@ -150,6 +178,7 @@ class DeepestAndCandidates(Curriculum):
         check_choice("paths", paths, PATHS)
         self.space, self.seed, self.every = space, seed, paths == "every"
         self.deepest: Architecture = space.validate(space.deepest if deepest is None else deepest)
+        self.full = self.deepest
 
     def check(self, step: int, candidates: Sequence[Sequence[int]]) -> Sequence[Architecture]:
         """Return the candidates as the space has them: none in step 0, one or more in others."""
@@ -172,6 +201,7 @@ class Sampled(Curriculum):
 
     def __init__(self, sampler: PathSampler, seed: int) -> None:
         self.sampler, self.seed = sampler, seed
+        self.full = sampler.full
 
     def paths(self, step: int, batch: int, candidates: Sequence[Architecture]) -> Sequence[Architecture]:
         """Return what the sampler draws from this batch's seed."""

@@ -18,6 +18,9 @@ POOL = 2000  # random architectures that say how costs are spread
 class PathSampler(abc.ABC):
     """Draws the architectures that one batch trains; their gradients make one update of the weights."""
 
+    full: Architecture | None = None
+    """The largest architecture of the space, where each draw has it; it can then teach the others."""
+
     @abc.abstractmethod
     def draw(self, rng: random.Random) -> tuple[Architecture, ...]:
         """Return the architectures of a batch, equally many each time."""
@@ -140,6 +143,7 @@ class SandwichSampler(PathSampler):
         ordered = space.by_cost(cost)
         self.largest: Architecture = tuple(options[-1] for options in ordered)
         self.smallest: Architecture = tuple(options[0] for options in ordered)
+        self.full = self.largest
 
     def draw(self, rng: random.Random) -> tuple[Architecture, ...]:
         """Return the largest, the smallest, and random ones."""

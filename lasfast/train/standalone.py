@@ -1,4 +1,4 @@
-"""Training one network from scratch: SGD with the learning rate falling at milestones."""
+"""Training one network from scratch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from lasfast.runtime.placement import device_of
 from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
-from lasfast.train.curriculum import MilestoneSchedule, Whole
+from lasfast.train.curriculum import Whole, standalone_schedule
 from lasfast.train.forward import NetworkForward
+from lasfast.train.objective import Distill
 from lasfast.train.progress import Progress
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.trainer import Trainer
 
 
 class StandaloneTrainer(Trainer):
-    """Trains one network for `standalone_epochs`, the learning rate falling at each of `milestones`.
+    """Trains one network for `standalone_epochs`, at learning rates by `standalone_schedule`.
 
     `data` and `settings` are as for SupernetTrainer. `seed` (the settings' own where None) decides order,
     augmentation and dropout, not the initial weights: those the network brings (`supernet.extract(a,
@@ -40,6 +41,7 @@ class StandaloneTrainer(Trainer):
         world: the processes that train it together; `World()` is this one alone. Those of
             `lasfast.distributed.start` by default.
         path: the layers that the network computes by its modules, where they are known.
+        distill: a teacher network whose soft targets it learns from, or a `Distillation` of one.
         overrides: single fields of the settings.
 
     Raises:
@@ -56,6 +58,7 @@ class StandaloneTrainer(Trainer):
         *,
         world: World | None = None,
         path: Path | None = None,
+        distill: Distill = None,
         **overrides: Any,
     ) -> None:
         settings = resolve(settings, **overrides)
@@ -65,8 +68,9 @@ class StandaloneTrainer(Trainer):
             data,
             settings,
             Whole(),
-            MilestoneSchedule(settings),
+            standalone_schedule(settings),
             seed=seed,
+            distill=distill,
         )
         if world.size > 1:
             self.load_state(*world.share(self.state))
@@ -80,6 +84,7 @@ class StandaloneTrainer(Trainer):
         settings: TrainSettings,
         *,
         world: World | None = None,
+        distill: Distill = None,
     ) -> StandaloneTrainer:
         """Return a trainer of the network of an architecture, whose new weights are drawn from `seed_of`.
 
@@ -88,7 +93,8 @@ class StandaloneTrainer(Trainer):
         seed = seed_of(settings, architecture)
         with torch_seed(seed, device_of(supernet)):
             network = supernet.extract(architecture, fresh=True)
-        return cls(network, data, settings, seed, world=world, path=supernet.path(architecture))
+        path = supernet.path(architecture)
+        return cls(network, data, settings, seed, world=world, path=path, distill=distill)
 
     @property
     def finished(self) -> bool:

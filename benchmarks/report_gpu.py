@@ -315,5 +315,9 @@ def _has(record: dict[str, Any], baseline: str) -> bool:
     return all(baseline in one["times_faster_than"] for one in record["workloads"].values())
 
 
-if __name__ == "__main__":
+def main() -> None:
     print(tables(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS))
+
+
+if __name__ == "__main__":
+    main()

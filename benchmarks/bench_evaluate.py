@@ -10,8 +10,8 @@ The baselines run the extracted networks in inference mode, with images already 
 precision as ours (bf16 by autocast), with the fastest batch size for prediction, on a GPU as CUDA graphs, and
 compiled if that is tried (`--compiled`) and faster; the time of compiling and recording is kept separately.
 `torch` is lasfast's own torch backend, which shares prefixes, too. `--ways` adds runs of the native backend
-that predict in the ways of that name, where it offers them, else as it does without. On a GPU, all of them multiply fp32 as
-`--fp32-products` says, except what errors are measured against, which is always exact.
+that predict in the ways of that name, where it offers them, else as it does without. On a GPU, all of them
+multiply fp32 as `--fp32-products` says, except what errors are measured against, which is always exact.
 
 Calibration batches are the same for all, since other batches would give other statistics. Before anything is
 timed, the logits of eight candidates are compared. `sequential`, the slowest, runs in the first round only.

@@ -1,4 +1,4 @@
-"""Options of the benchmarks of single operations: `pytest benchmarks --device cuda --only "3x3, 64 at 32x32"`."""
+"""Options of the benchmarks of single operations: `pytest benchmarks --device cuda --only "3x3, 64 at"`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,10 @@ from benchmarks import _harness, record_operations
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="where operations run")
     parser.addoption(
-        "--only", action="append", metavar="TEXT", help="those whose name holds this text, or another --only's"
+        "--only",
+        action="append",
+        metavar="TEXT",
+        help="those whose name holds this text, or another --only's",
     )
     parser.addoption("--record", metavar="PATH", help="the short record (see record_operations.py)")
 

@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def stand_in() -> None:
-    """Let lasfast run CUDA's kernels on the CPU in this process, and check itself by one case of each kind."""
+    """Let lasfast run CUDA's kernels on the CPU in this process, and check itself by a case of each kind."""
     emulated = importlib.import_module("lasfast._emulated")
     put(compiled, load=lambda: emulated)
     put(placement, of=lambda tensor: placement.Placement("cuda", (0, 0)))

@@ -7,7 +7,7 @@ usage() {
 Everything that awaits a GPU, on a machine that may have no network: builds lasfast for this GPU alone, checks
 its kernels, runs the tests that need a GPU, and measures, what tells most first.
 
-  benchmarks/gpu.sh [ARCHIVE]                    in 570 s; by default, benchmarks/results/gpu.tar.gz is written
+  benchmarks/gpu.sh [ARCHIVE]                    in 570 s; ARCHIVE is benchmarks/results/gpu.tar.gz by default
   benchmarks/gpu.sh --again ARCHIVE              in 300 s more, what was not done, and what tells less
   benchmarks/gpu.sh --dry-run [--again] ARCHIVE  every step on the CPU, on tiny sizes, for the tests
 
@@ -19,9 +19,10 @@ take the time, too, that those before it have left. What steps have measured whe
 The exit status is 1 where a step failed, was cut, or was skipped for want of time.
 
 All that is left is ARCHIVE, which is written after each step and on exit, however that comes about: records,
-logs, profiles, measured choices, the build, and what was said here (summary.txt). `--again` adds to the archive
-of an earlier call: it takes the build from there where the sources are the same, else it builds and checks anew;
-it runs what failed, was cut or skipped; then it measures baselines of torch.compile, fp32, and other operations.
+logs, profiles, measured choices, the build, and what was said here (summary.txt). `--again` adds to the
+archive of an earlier call: it takes the build from there where the sources are the same, else it builds and
+checks anew; it runs what failed, was cut or skipped; then it measures baselines of torch.compile, fp32, and
+other operations.
 
 For figures in docs/performance.md: tar -C benchmarks/results -xzf ARCHIVE; python -m benchmarks.report
 END
@@ -59,7 +60,8 @@ running=
 
 say() { echo "$@" | tee -a "$records/summary.txt"; }
 
-pack() { tar -C "$work" -czf "$archive.part" gpu && mv "$archive.part" "$archive"; }
+# (Quickly rather than small, since this is done after each step.)
+pack() { tar -C "$work" -c gpu | gzip -1 >"$archive.part" && mv "$archive.part" "$archive"; }
 
 finish() {
   trap - EXIT
@@ -81,8 +83,8 @@ measure() {
   run $(($2 + (spare > 0 ? spare : 0))) "$@"
 }
 
-# run ALLOWED NAME SECONDS COMMAND... takes no longer than there is time. A step that an earlier call has done is
-# left out, unless `always` is set. Where the log has what `excuse` matches, the step could not be run here.
+# run ALLOWED NAME SECONDS COMMAND... takes no longer than there is time. A step that an earlier call has done
+# is left out, unless `always` is set. Where the log has what `excuse` matches, it could not be run here.
 run() {
   local allowed=$(($1 * patience)) limit=$3 before=$SECONDS left=$((seconds - SECONDS + started)) status took
   name=$2
@@ -168,8 +170,8 @@ evaluation() {
   local name=$1 limit=$2 precision=$3
   shift 3
   was_done "$name" || rm -f "$records/$name.json" # to which this would add
-  measure "$name" "$limit" "${module[@]}" benchmarks.bench_evaluate --device "$device" --precision "$precision" \
-    --rounds "$rounds" --output "$records/$name.json" "$@"
+  measure "$name" "$limit" "${module[@]}" benchmarks.bench_evaluate --device "$device" \
+    --precision "$precision" --rounds "$rounds" --output "$records/$name.json" "$@"
 }
 
 # Measures training: training NAME SECONDS PRECISION ARGUMENT...
@@ -212,7 +214,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 say "---- $(date -u +%FT%TZ) gpu.sh $*"
-say "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no nvidia-smi here")"
+query=(--query-gpu=name,driver_version,memory.total --format=csv,noheader)
+say "$(nvidia-smi "${query[@]}" || echo "no nvidia-smi here")"
 # (The build, and what it needs to know, may take longer than planned, since all else depends on it.)
 always=1 run 60 arch 10 "${module[@]}" benchmarks.describe_gpu || exit 1
 arch=$(tail -n 1 "$records/arch.log")
@@ -241,13 +244,14 @@ fi
 
 # ---- are the kernels right?
 
-always=$rebuilt step smoke 20 "${module[@]}" benchmarks.smoke --device "$device" --output "$records/smoke.json"
+excuse="there are no warpgroups" always=$rebuilt step smoke 20 \
+  "${module[@]}" benchmarks.smoke --device "$device" --output "$records/smoke.json"
 if ! always=$rebuilt step check 120 "${module[@]}" lasfast check --device "$device"; then
   # Else PyTorch's operators would be measured under our name, and a check that was cut be made again within
   # the limit of another step.
   export LASFAST_CHOICE=native
-  say "!!! THE CHECK OF THE KERNELS FAILED OR WAS CUT. All that follows is measured with LASFAST_CHOICE=native:"
-  say "!!! our kernels, right or wrong, in their usual tiles. Each record says so (machine.kernels)."
+  say "!!! THE CHECK OF THE KERNELS FAILED OR WAS CUT. All that follows is measured with"
+  say "!!! LASFAST_CHOICE=native: our kernels, right or wrong, in their usual tiles. Records say so."
 fi
 watch memcheck 20 --report-api-errors no --
 watch racecheck 25 -- "${one_group[@]}"
@@ -255,9 +259,11 @@ watch synccheck 10 -- "${one_group[@]}"
 at_once=()
 "$python" -c "import xdist" 2>/dev/null && at_once=(-n "$workers")
 # (tests/selfcheck and tests/cli would make the whole check again.)
-mapfile -t files < <(grep -rl "mark\.cuda" tests --include="test_*.py" | grep -v "^tests/selfcheck/\|^tests/cli/")
+mapfile -t files < <(grep -rl "mark\.cuda" tests --include="test_*.py" |
+  grep -v "^tests/selfcheck/\|^tests/cli/")
 [ -n "$dry" ] && files=("${files[0]}") # the test-suite runs them all
-measure tests 60 "${module[@]}" pytest -m cuda -p no:benchmark -p no:cacheprovider "${at_once[@]}" "${files[@]}"
+measure tests 60 env OMP_NUM_THREADS=1 "${module[@]}" pytest -m cuda -p no:benchmark -p no:cacheprovider \
+  "${at_once[@]}" "${files[@]}"
 
 # ---- how fast are they?
 

@@ -3,8 +3,8 @@
     compute-sanitizer --tool racecheck --kernel-name kns=lasfast python -m benchmarks.launch_kernels
 
 What is launched: the engine's convolutions in every tile and product; a supernet's calibration, and its
-prediction by levels and resident; training's fused operators forward and backward, in tiles of all widths and by
-warpgroups; convolutions of any strides; the update of weights. Names of groups of these may be given.
+prediction by levels and resident; training's fused operators forward and backward, in tiles of all widths
+and by warpgroups; convolutions of any strides; the update of weights. Groups of these may be named.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.ops.sgd import Sgd, SgdRule
 from lasfast.runtime.autotune import UnfitError
 from lasfast.runtime.kernels import has_warpgroups
-from lasfast.runtime.precision import fp32_products_as, torch_dtype
+from lasfast.runtime.precision import fp32_products, fp32_products_as, torch_dtype
 from lasfast.selfcheck.case import environment
 from lasfast.selfcheck.evaluation import Medley
 from lasfast.selfcheck.training import DENSE, DEPTHWISE, GROUPED, LAST, PLANES, WIDE, Layer, Shape
@@ -57,8 +57,6 @@ def main() -> None:
 
 def tiles(device: torch.device, stored: str) -> None:
     """Launch the engine's convolutions in every tile that suits the product."""
-    from lasfast.runtime.precision import fp32_products
-
     tf32 = stored == "fp32" and fp32_products() == "tf32"
     ways = ConvTiles(device, stored, tf32=tf32, memory_budget=TILE_BYTES)
     launched: set[int] = set()

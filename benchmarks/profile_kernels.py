@@ -1,10 +1,11 @@
 """Launches the kernels that matter most, each once and large enough to fill a GPU, for Nsight Compute.
 
-    ncu --profile-from-start off --kernel-name "regex:$(python -m benchmarks.profile_kernels --regex)" \\
-        --clock-control none --section SpeedOfLight python -m benchmarks.profile_kernels [NAME ...]
+    ncu --profile-from-start off --kernel-name "regex:^(conv|merge)$" --clock-control none \\
+        --section SpeedOfLight python -m benchmarks.profile_kernels "conv 128x64" merge
 
-Profiling is on for one launch of each name alone, after all that goes before it. The profiles come in the order
-of the names that are printed; `merge` has two, since the convolution whose statistics are merged comes first.
+Profiling is on for one launch of each name alone, after all that goes before it. The profiles come in the
+order of the names that are printed; `merge` has two, since the convolution whose statistics are merged comes
+first. (ncu compares names without namespaces and template arguments.)
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ from lasfast.selfcheck.case import environment
 
 Run = Callable[[], object]
 
-REGEX = "^(conv|warpgroup_conv|resident|merge|grad_weight|reduce)$"
-"""The functions that are profiled, without namespaces and template arguments."""
 CALIBRATION, IMAGES, SIZE = 100, 2000, 32
 BATCH_NORM = 128, 64, 32  # images, channels, height and width
 
@@ -50,11 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help=f"among {', '.join(names)}; all by default")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    parser.add_argument("--regex", action="store_true", help="print what names the kernels, and end")
     options = parser.parse_args()
-    if options.regex:
-        print(REGEX)
-        return
     unknown = set(options.names) - set(names)
     if unknown:
         parser.error(f"no such kernel: {', '.join(sorted(unknown))}")

@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import torch
@@ -51,10 +52,9 @@ class Result:
 
     def __str__(self) -> str:
         bits = "same bits" if self.same_bits else "other bits"
-        return (
-            f"{self.what:32} {self.kernel:24} error {self.error:.1e}, of an element {self.element_error:.1e}; "
-            f"{bits}; {self.milliseconds:.3f} ms{'' if self.right else '; WRONG'}"
-        )
+        errors = f"error {self.error:.1e}, of an element {self.element_error:.1e}"
+        end = "" if self.right else "; WRONG"
+        return f"{self.what:32} {self.kernel:24} {errors}; {bits}; {self.milliseconds:.3f} ms{end}"
 
 
 def main() -> None:
@@ -94,10 +94,8 @@ def evaluation(device: torch.device) -> Iterator[Result]:
         for tile in (usual, *by_warpgroups):
 
             def run(tile: int = tile, trial: Trial = trial) -> Tensor:
-                try:
+                with suppress(UnfitError):  # the first time, where the bits are not the usual ones
                     trial.run(tile)
-                except UnfitError:  # the first time, where the bits are not the usual ones
-                    pass
                 return trial.output
 
             run().fill_(torch.nan)

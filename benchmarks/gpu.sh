@@ -229,7 +229,7 @@ export LASFAST_CACHE=$records/choices # which of several ways was faster here be
 rebuilt=
 if [ -n "$dry" ]; then
   always=1 step build 80 "$python" -c "import lasfast._C, lasfast._emulated"
-elif was_done build && [ "$(sources)" = "$(cat "$records/build/sources")" ]; then
+elif was_done build && [ "$(sources)" = "$(cat "$records/build/sources" 2>/dev/null)" ]; then
   rm -f lasfast/*.so && cp "$records"/build/*.so lasfast
 else
   rebuilt=1

@@ -178,7 +178,7 @@ def gpu(directory: Path = RESULTS) -> str:
         lines.append(
             "**No figure from a GPU has been recorded yet.** The kernels pass their tests on the host "
             "(`csrc/cuda/device_host.h`) and compile without spilling registers; how fast they are is not "
-            "known. `benchmarks/gpu.sh` measures it, and this page then has the figures.\n"
+            "known. `benchmarks/gpu.sh` measures it in ten minutes, and this page then has the figures.\n"
         )
     lines += ["| kernel (`csrc/cuda`) | what | floor, seconds | how it gets near |", "|---" * 4 + "|"]
     for file, what, floor, how in KERNELS:

@@ -267,7 +267,7 @@ measure tests 60 env OMP_NUM_THREADS=1 "${module[@]}" pytest -m cuda -p no:bench
 
 # ---- how fast are they?
 
-operations limits 10 benchmarks/bench_limits.py
+operations limits 10 benchmarks/bench_limits.py -k "bf16 or copy"
 operations tiles 35 benchmarks/bench_tiles.py -k bf16 "${smallest[@]}"
 profile profile-tiles 25 "conv 128x16" "conv 128x64" "conv 128x128" "conv 128x128 by warpgroups" \
   "conv 256x128 by warpgroups"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks import _harness
 from lasfast.engine.conv_tiles import ConvTiles
-from lasfast.engine.native_backend import why_missing
+from lasfast.engine.native_backend import EXECUTORS, why_missing
 from lasfast.engine.schedule import Kind, norm_fields, operation_fields, records, value_fields
 from lasfast.ir.activations import ACTIVATIONS
 from lasfast.runtime import compiled
@@ -156,7 +156,7 @@ def native_run(weight: Tensor | None, images: Tensor, storage: str, calibration:
     why = why_missing(images.device)
     if why is not None:
         pytest.skip(why)
-    kind = CpuFused if images.device.type == "cpu" else CudaFused
+    kind = CudaFused if EXECUTORS[images.device.type].cuda else CpuFused
     return kind(weight, images, storage, calibration).prepare()
 
 

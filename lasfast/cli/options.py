@@ -168,6 +168,12 @@ class TrainOptions:
             "Training", "First epochs of training from scratch, in which the learning rate rises from zero."
         ),
     ] = None
+    standalone_ema: Annotated[
+        float | None,
+        panel(
+            "Training", "Decay of an average of the weights that training from scratch ends with, as 0.99."
+        ),
+    ] = None
     precision: Annotated[str, precision_option()] = "fp32"
     channels_last: Annotated[
         bool | None,

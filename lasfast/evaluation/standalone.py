@@ -96,4 +96,6 @@ class StandaloneEvaluator:
         )
         for progress in trainer.train():
             self.on_progress(architecture, progress)
-        return evaluate_network(trainer.module, self._images, architecture, precision=self.settings.precision)
+        return evaluate_network(
+            trainer.trained, self._images, architecture, precision=self.settings.precision
+        )

@@ -186,7 +186,6 @@ class TableBuilder:
         trainer = StandaloneTrainer.of(
             self.supernet, architecture, self.train, self.settings, world=alone, distill=self.distill
         )
-        network = trainer.module
         path = self.directory / CHECKPOINT
         identity = {**description, "architecture": list(architecture)}
         if path.exists():
@@ -213,6 +212,7 @@ class TableBuilder:
             directory=self.directory,
             world=World(),
         )
+        network = trainer.trained
         if self.keep_weights:
             weights = self._weights_path(architecture)
             weights.parent.mkdir(exist_ok=True)

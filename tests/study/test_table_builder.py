@@ -11,7 +11,7 @@ from lasfast.measurements.journal import Journal, JournalError
 from lasfast.study.architecture_table import load_table
 from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import ResidualNet
-from lasfast.train import CheckpointError, train_standalone
+from lasfast.train import CheckpointError, StandaloneTrainer, train_standalone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FILES = ("journal.jsonl", "table.csv")
@@ -177,15 +177,17 @@ def test_networks_learn_from_a_teacher_which_the_journal_names(tmp_path):
             torch.manual_seed(seed)
             return ResidualNet((1, 1, 1), num_classes=3).extract((1, 1, 1))
 
-    builder = build(tmp_path, depths=3, standalone_epochs=1, distill=teacher(), keep_weights=True)
+    options = {"depths": 3, "standalone_epochs": 1, "standalone_ema": 0.5}
+    builder = build(tmp_path, distill=teacher(), keep_weights=True, **options)
     (row,) = builder.run()
     with torch.random.fork_rng():
         torch.manual_seed(row.seed)
         network = builder.supernet.extract((1, 1, 1), fresh=True)
-    list(train_standalone(network, builder.train, builder.settings, row.seed, distill=teacher()))
-    trained = builder.network((1, 1, 1)).state_dict()
-    assert all(torch.equal(one, trained[name]) for name, one in network.state_dict().items())
-    options = {"depths": 3, "standalone_epochs": 1}
+    trainer = StandaloneTrainer(network, builder.train, builder.settings, row.seed, distill=teacher())
+    list(trainer.train())
+    kept = builder.network((1, 1, 1)).state_dict()
+    assert all(torch.equal(one, kept[name]) for name, one in trainer.trained.state_dict().items())
+    assert evaluate_network(trainer.trained, builder.validation).loss == row.loss
     build(tmp_path, distill=teacher(), **options).run(resume=True)
     with pytest.raises(
         JournalError, match=r"dataset\.distill\.teacher is '[0-9a-f]{32}' there and '[0-9a-f]"

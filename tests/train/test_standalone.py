@@ -66,7 +66,7 @@ def test_errors_name_what_is_wrong():
         list(train_standalone(network(), images(), SETTINGS, learning_rate=1e30))
     with pytest.raises(ValueError, match="has no parameters to train"):
         StandaloneTrainer(torch.nn.ReLU(), images(), SETTINGS)
-    with pytest.raises(ValueError, match="standalone_ema must be 0 for train_standalone, got 0.9"):
+    with pytest.raises(ValueError, match=r"standalone_ema must be 0 for train_standalone, got 0\.9"):
         train_standalone(network(), images(), SETTINGS, standalone_ema=0.9)
     with pytest.raises(ValueError, match="start must be a batch of step 0, from 0 to 15, got 16"):
         StandaloneTrainer(network(), images(), SETTINGS).train(start=16)

@@ -103,11 +103,16 @@ class OneShotOptions(SizeOptions):
     supernet_schedule: Annotated[
         str | None,
         panel(
-            "Training", "Its learning rate: linear or cosine, both to zero, or constant (default: linear)."
+            "Training",
+            "Learning rate of a supernet of choices: linear or cosine, both to zero, or constant "
+            "(default: linear).",
         ),
     ] = None
     supernet_ramp_epochs: Annotated[
-        int | None, panel("Training", "Its first epochs, in which the learning rate rises from zero.")
+        int | None,
+        panel(
+            "Training", "First epochs of a supernet of choices, in which the learning rate rises from zero."
+        ),
     ] = None
     sampling: Annotated[
         str,
@@ -139,10 +144,11 @@ class DistillOptions:
         ),
     ] = None
     distill_temperature: Annotated[
-        float | None, panel("Training", "What logits are divided by for it (default: 1).")
+        float | None,
+        panel("Training", "Temperature that logits are divided by in distillation (default: 1)."),
     ] = None
     distill_weight: Annotated[
-        float | None, panel("Training", "Its share of the loss; labels have the rest (default: 1).")
+        float | None, panel("Training", "The teacher's share of the loss; labels have the rest (default: 1).")
     ] = None
 
 
@@ -178,6 +184,12 @@ class TrainOptions:
         int | None,
         panel(
             "Training", "First epochs of training from scratch, in which the learning rate rises from zero."
+        ),
+    ] = None
+    standalone_ema: Annotated[
+        float | None,
+        panel(
+            "Training", "Decay of an average of the weights that training from scratch ends with, as 0.99."
         ),
     ] = None
     precision: Annotated[str, precision_option()] = "fp32"

@@ -284,6 +284,7 @@ def make_settings(options: TrainOptions) -> TrainSettings:
         "standalone_epochs",
         "standalone_schedule",
         "standalone_ramp_epochs",
+        "standalone_ema",
         "precision",
         "channels_last",
         "clip_norm",

@@ -61,6 +61,19 @@ class Distillation:
         object.__setattr__(self, "temperature", temperature)
         object.__setattr__(self, "weight", weight)
 
+    @classmethod
+    def of(cls, distill: Distill, full: Any = None) -> Distillation | None:
+        """Return what trainers are given as `distill`; ValueError for "full" where no path is `full`."""
+        if distill is None:
+            return None
+        made = distill if isinstance(distill, Distillation) else cls(distill)
+        if made.network is None and full is None:
+            raise ValueError(
+                f"distill must be a network, or {FULL!r} where each batch trains the largest sub-network (as "
+                f"SupernetTrainer does, and OneShotTrainer with a SandwichSampler), got {FULL!r}"
+            )
+        return made
+
     @property
     def network(self) -> nn.Module | None:
         """The teacher if it is a network of its own."""
@@ -104,26 +117,20 @@ class Objective:
         distill: Distill,
         full: Any,
     ) -> None:
-        if distill is not None and not isinstance(distill, Distillation):
-            distill = Distillation(distill)
-        self.settings, self.device, self.distill = settings, device, distill
+        self.settings, self.device = settings, device
+        self.distill = Distillation.of(distill, full)
         self.full: Any = None
         self.description: dict[str, Any] | None = None
         self._teacher: nn.Module | None = None
-        if distill is None:
+        if self.distill is None:
             return
-        self.description = distill.describe()
-        if distill.network is not None:
-            self._teacher = copy.deepcopy(distill.network).requires_grad_(False).eval().to(device)
-            if settings.channels_last:
-                self._teacher.to(memory_format=torch.channels_last)
-        elif full is None:
-            raise ValueError(
-                f"distill must be a network, or {FULL!r} where each batch trains the largest sub-network (as "
-                f"SupernetTrainer does, and OneShotTrainer with a SandwichSampler), got {FULL!r}"
-            )
-        else:
+        self.description = self.distill.describe()
+        if self.distill.network is None:
             self.full = full
+            return
+        self._teacher = copy.deepcopy(self.distill.network).requires_grad_(False).eval().to(device)
+        if settings.channels_last:
+            self._teacher.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def teach(self, images: Tensor) -> Tensor | None:

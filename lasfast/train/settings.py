@@ -34,6 +34,7 @@ LATER = (
     "supernet_ramp_epochs",
     "standalone_schedule",
     "standalone_ramp_epochs",
+    "standalone_ema",
 )
 """Fields that studies of earlier versions do not have in their files, and go on without."""
 NUMBERS: dict[str, dict[str, float]] = {
@@ -42,6 +43,7 @@ NUMBERS: dict[str, dict[str, float]] = {
     "weight_decay": {"minimum": 0},
     "milestone_factor": {"above": 0},
     "label_smoothing": {"minimum": 0, "below": 1},
+    "standalone_ema": {"minimum": 0, "below": 1},
     "loss_scale": {"above": 0},
 }
 
@@ -57,6 +59,10 @@ class TrainSettings:
     `standalone_schedule` let the rate of these two fall linearly or along half a "cosine" to zero (Loshchilov
     and Hutter 2017, Eq. 5), or stay "constant". Before that, it rises linearly to the base rate, with each
     batch of the first `supernet_ramp_epochs` or `standalone_ramp_epochs` (Goyal et al. 2017, section 2.2).
+
+    With a `standalone_ema` above 0, stand-alone training ends with an average of weights and statistics over
+    its batches. Each batch leaves of the average this share, and adds the rest of what the network has then
+    (Szegedy et al. 2016, section 8).
 
     `label_smoothing` is the share of each label that is spread over all classes (Szegedy et al. 2016, section
     7). With `bias_decay=False`, weight decay leaves alone biases, and scales of norms (He et al., Bag of
@@ -90,6 +96,7 @@ class TrainSettings:
     standalone_epochs: int = 200
     standalone_schedule: str = "milestones"
     standalone_ramp_epochs: int = 0
+    standalone_ema: float = 0.0
     milestones: tuple[float, ...] = (60, 120, 160)
     milestone_factor: float = 0.2
     precision: str = "fp32"

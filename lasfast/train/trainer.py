@@ -179,6 +179,9 @@ class Trainer:
         What it draws from torch's generators is a function of the seed and the batch.
         """
 
+    def after_updates(self) -> None:
+        """Do what a kind of training does after the last update of a batch."""
+
     def _train_batch(
         self,
         images: Tensor,
@@ -211,6 +214,7 @@ class Trainer:
                 update.run(gradients, rate, 1 / self.settings.loss_scale)
                 record.write(number, values)
                 number += len(together)
+        self.after_updates()
         record.next += 1
         self._within_batch = False
 
@@ -277,9 +281,9 @@ class Trainer:
         if taught != teacher:
             raise ValueError(f"distill must be as the saved weights were trained, {taught}, got {teacher}")
         own = self.module.state_dict()
-        weights = _with_prefix(tensors, "weights.")
+        weights = with_prefix(tensors, "weights.")
         parameters = dict(self.module.named_parameters())
-        momentum = _with_prefix(tensors, "momentum.")
+        momentum = with_prefix(tensors, "momentum.")
         _check_same_names(weights, own)
         for kind, saved, target in (("weights", weights, own), ("momentum", momentum, parameters)):
             for name, tensor in saved.items():
@@ -297,7 +301,8 @@ class Trainer:
         self.position = (int(step), int(batch))
 
 
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, by the rest of their names."""
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

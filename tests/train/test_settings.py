@@ -68,6 +68,7 @@ def test_presets_and_settings_resolve():
             r"before the last of the 200 standalone_epochs, got \(10, 200\)",
         ),
         ({"label_smoothing": 1}, ValueError, "label_smoothing must be at least 0 and below 1, got 1"),
+        ({"standalone_ema": 1.0}, ValueError, "standalone_ema must be at least 0 and below 1, got 1.0"),
         ({"bias_decay": 0}, TypeError, "bias_decay must be True or False, got 0"),
         (
             {"supernet_schedule": "milestones"},
@@ -125,6 +126,7 @@ def test_later_fields_are_described_where_they_say_something():
         "supernet_ramp_epochs": 2,
         "standalone_schedule": "constant",
         "standalone_ramp_epochs": 3,
+        "standalone_ema": 0.9,
     }
     assert values.keys() == set(LATER)
     assert preset("small", **values).describe() == plain | values

@@ -24,6 +24,8 @@ TINY += ["--supernet-epochs", 1]
 SEARCHES = {
     "layernas": ["--buckets", 5, "--replicas", 1, "--evaluations", 12],
     "evolution": ["--population", 6, "--generations", 1, "--top", 3],
+    "predictor": ["--initial", 4, "--evaluations", 10, "--children", 3],
+    "local": ["--evaluations", 8, "--children", 4],
     "regularized": ["--population", 6, "--sample", 3, "--evaluations", 12, "--children", 3],
     "random": ["--samples", 8],
 }

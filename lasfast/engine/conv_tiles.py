@@ -218,14 +218,16 @@ class Trial:
         )
 
     def _packed(self, size: Size) -> Tensor:
-        where = self.operations.ctypes.data, self.values.ctypes.data, self.storage
+        where = self.operations.ctypes.data, self.values.ctypes.data
         packed = torch.empty(
-            self.module.schedule_packed_bytes_cuda(*where), dtype=torch.uint8, device=self.device
+            self.module.schedule_packed_bytes_cuda(*where, self.storage),
+            dtype=torch.uint8,
+            device=self.device,
         )
         shape = size.out_channels, size.in_channels, size.kernel, size.kernel
         weight = torch.randn(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(1)).to(
             self.device
         )
-        to = self.index, stream_of(self.device), packed.data_ptr()
-        self.module.schedule_pack_cuda(*where, weight.data_ptr(), weight.stride(), *to)
+        weights = [(*where, weight.data_ptr(), weight.stride(), packed.data_ptr())]
+        self.module.schedule_pack_cuda(weights, self.storage, self.index, stream_of(self.device))
         return packed

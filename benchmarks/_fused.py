@@ -121,11 +121,10 @@ class CpuFused(Fused):
 
 class CudaFused(Fused):
     def pack(self, operation: int, value: int, weight: Tensor) -> Tensor:
-        arguments = (operation, value, self.number)
-        size = self.module.schedule_packed_bytes_cuda(*arguments)
+        size = self.module.schedule_packed_bytes_cuda(operation, value, self.number)
         packed = torch.zeros(size, dtype=torch.uint8, device=weight.device)
-        where = weight.data_ptr(), weight.stride(), 0, stream_of(weight.device), packed.data_ptr()
-        self.module.schedule_pack_cuda(*arguments, *where)
+        weights = [(operation, value, weight.data_ptr(), weight.stride(), packed.data_ptr())]
+        self.module.schedule_pack_cuda(weights, self.number, 0, stream_of(weight.device))
         return packed
 
     def prepare(self) -> Callable[[], None]:

@@ -67,10 +67,11 @@ KERNELS = (  # file, what, floor, how it gets near
         "these see is loaded once; images are bytes, normalized as they are read",
     ),
     (
-        "schedule_merge.cu",
+        "schedule_statistics.cuh",
         "statistics, second stage",
         "8 bytes for each channel of 128 positions / bandwidth: 3 % of the value's own bytes in bf16",
-        "one launch for all candidates and channels of a level, in double, in a fixed order",
+        "no launch of its own: of each 32 tiles the last block to finish pools theirs, and the last of these "
+        "blocks pools what they found; in double, in a fixed order",
     ),
     (
         "schedule_pack.cu",

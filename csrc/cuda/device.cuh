@@ -47,6 +47,20 @@ LASFAST_DEVICE T* shared() {
   return reinterpret_cast<T*>(lasfast_shared);
 }
 
+// A launch that may begin early (see launch) waits here for those before it to end. What they write it must
+// not touch sooner, and each of its blocks has to come here.
+LASFAST_DEVICE void wait_for_earlier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Lets the next launch begin, if it may, once all blocks of this one have come here or ended.
+LASFAST_DEVICE void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // ---- memory. Addresses are aligned to 16 bytes, or to the 4 that are accessed.
 
 // Load from memory that nothing writes while the kernel runs.
@@ -63,6 +77,24 @@ LASFAST_DEVICE Bits16 load16_shared(const void* from) {
 LASFAST_DEVICE void store4(void* to, uint32_t bits) { *static_cast<uint32_t*>(to) = bits; }
 LASFAST_DEVICE void store16(void* to, const Bits16& bits) {
   *static_cast<uint4*>(to) = make_uint4(bits.word[0], bits.word[1], bits.word[2], bits.word[3]);
+}
+
+// Load what another block of this launch wrote, once is_last_block() has said that it is there.
+template <typename T>
+LASFAST_DEVICE T load_written(const T* from) {
+  return __ldcg(from);
+}
+
+// All threads of a block call this. It returns, to all of them, whether the block is the last of so many to
+// arrive at a counter: then it sees what the others wrote before. The counter is zero before the first
+// arrives, and zero again after the last.
+LASFAST_DEVICE bool is_last_block(uint32_t* counter, int blocks) {
+  __threadfence();
+  __syncthreads();
+  const auto last = static_cast<uint32_t>(blocks - 1);
+  const bool is_last = __syncthreads_or(threadIdx.x == 0 && atomicInc(counter, last) == last) != 0;
+  __threadfence();
+  return is_last;
 }
 
 // Begins to copy 16 bytes to shared memory, or to write zeros there where there is nothing to read.
@@ -250,17 +282,26 @@ constexpr int64_t max_warpgroup_shared_bytes = 227 << 10;  // of a block, where 
 // Returns the runtime's error number, 0 for none.
 int raise_shared_limit(const void* kernel);
 
-// Queues `kernel` over a flat grid; returns the runtime's error number, 0 for none.
+// Queues `kernel` over a flat grid; returns the runtime's error number, 0 for none. With `early`, it may
+// begin before what is queued before it has ended, and has to wait_for_earlier().
 template <typename Argument>
 int launch(void (*kernel)(Argument), int64_t blocks, int threads, int64_t shared_bytes, Stream stream,
-           const Argument& argument) {
+           const Argument& argument, bool early = false) {
   const auto* const function = reinterpret_cast<const void*>(kernel);
   if (shared_bytes > default_shared_bytes)
     if (const int error = raise_shared_limit(function)) return error;
   void* arguments[] = {const_cast<Argument*>(&argument)};
-  const auto error =
-      cudaLaunchKernel(function, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
-                       arguments, static_cast<size_t>(shared_bytes), stream);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = early ? 1 : 0;
+  const auto error = cudaLaunchKernelExC(&config, function, arguments);
   if (error != cudaSuccess) cudaGetLastError();  // it is reported here, not by whoever launches next
   return static_cast<int>(error);
 }
@@ -274,6 +315,16 @@ int allowed_threads(void (*kernel)(Argument)) {
   if (error == cudaSuccess) return attributes.maxThreadsPerBlock;
   cudaGetLastError();
   return 0;
+}
+
+// Returns whether a kernel's code for the current device waits for what is queued before it: whether it was
+// compiled for 9.0 or later.
+template <typename Argument>
+bool waits_for_earlier(void (*kernel)(Argument)) {
+  cudaFuncAttributes attributes{};
+  const auto error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+  if (error != cudaSuccess) cudaGetLastError();
+  return error == cudaSuccess && attributes.ptxVersion >= 90;
 }
 
 // Makes a device current for as long as it lives.

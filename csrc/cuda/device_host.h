@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -39,6 +40,8 @@ struct alignas(16) Bits16 {
 int thread_index();
 int64_t block_index();
 void barrier();
+void wait_for_earlier();
+inline void let_next_begin() {}
 void* shared_memory();
 
 template <typename T>
@@ -64,6 +67,12 @@ inline void store4(void* to, uint32_t bits) {
 inline Bits16 load16(const void* from) { return *aligned16(from); }
 inline Bits16 load16_shared(const void* from) { return *aligned16(from); }
 inline void store16(void* to, const Bits16& bits) { *const_cast<Bits16*>(aligned16(to)) = bits; }
+
+template <typename T>
+T load_written(const T* from) {
+  return *from;
+}
+bool is_last_block(uint32_t* counter, int blocks);
 
 void copy16_async(void* shared_to, const void* from, bool valid);
 inline void copy16_async_cached(void* shared_to, const void* from, bool valid) {
@@ -150,6 +159,17 @@ using NotedTile = std::tuple<std::string, std::string, int, int, bool>;
 void note_tile(const char* kernel, const char* product, int rows, int columns, bool whole);
 // Returns the tiles that were noted since the last call, each once.
 std::vector<NotedTile> noted_tiles();
+
+// A kind of launch: its device and stream, and whether it may begin early.
+using NotedLaunch = std::tuple<int, uintptr_t, bool>;
+// Returns how many launches of each kind there were since the last call.
+std::map<NotedLaunch, int64_t> noted_launches();
+// While idle, launches are checked and noted, but no kernel runs.
+void set_idle(bool idle);
+
+// Pretends to have so many devices, all with the host's memory; one at first.
+void set_device_count(int count);
+
 // Returns the bytes of each limit that was set, a kernel's of shared memory, since the last call.
 std::vector<int> set_shared_limits();
 
@@ -161,7 +181,7 @@ int raise_shared_limit(const void* kernel);
 // Runs body(argument) as the threads of `blocks` blocks of a kernel; returns 0, or an error number of
 // cuda_error_text().
 int run_blocks(const void* kernel, void (*body)(const void*), const void* argument, int64_t blocks,
-               int threads, int64_t shared_bytes);
+               int threads, int64_t shared_bytes, Stream stream, bool early);
 
 template <typename Argument>
 struct Job {
@@ -175,13 +195,13 @@ struct Job {
 };
 
 template <typename Argument>
-int launch(void (*kernel)(Argument), int64_t blocks, int threads, int64_t shared_bytes, Stream,
-           const Argument& argument) {
+int launch(void (*kernel)(Argument), int64_t blocks, int threads, int64_t shared_bytes, Stream stream,
+           const Argument& argument, bool early = false) {
   const auto* const function = reinterpret_cast<const void*>(kernel);
   if (shared_bytes > default_shared_bytes)
     if (const int error = raise_shared_limit(function)) return error;
   const Job<Argument> job{kernel, argument};
-  return run_blocks(function, Job<Argument>::run, &job, blocks, threads, shared_bytes);
+  return run_blocks(function, Job<Argument>::run, &job, blocks, threads, shared_bytes, stream, early);
 }
 
 template <typename Argument>
@@ -189,13 +209,22 @@ int allowed_threads(void (*)(Argument)) {
   return 1024;
 }
 
+template <typename Argument>
+bool waits_for_earlier(void (*)(Argument)) {
+  return true;
+}
+
 class Use {
  public:
-  explicit Use(int wanted) : error_(wanted == 0 ? 0 : 1) {}
+  explicit Use(int wanted);
+  ~Use();
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+
   int error() const { return error_; }
 
  private:
-  int error_;
+  int previous_, error_;
 };
 
 }  // namespace lasfast::device

@@ -7,6 +7,7 @@
 
 #include "conv_loader.cuh"
 #include "schedule_kernels.cuh"
+#include "schedule_statistics.cuh"
 #include "schedule_values.cuh"
 
 namespace lasfast {
@@ -157,7 +158,7 @@ int launch_conv(const Launch& launch, bool bfloat16, bool tf32, const PassArgs& 
   auto* const kernel = bfloat16 ? kernel_of<device::bfloat16, TensorProduct>(tile, Tiles{})
                        : tf32   ? kernel_of<float, TensorProduct>(tile, Tiles{})
                                 : kernel_of<float, ExactProduct>(tile, Tiles{});
-  return device::launch(kernel, launch.blocks, block_threads, launch.shared_bytes, stream, pass);
+  return device::launch(kernel, launch.blocks, block_threads, launch.shared_bytes, stream, pass, pass.early);
 }
 
 bool has_warpgroups() {

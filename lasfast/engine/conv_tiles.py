@@ -225,10 +225,12 @@ class Trial:
         )
 
     def _packed(self) -> Tensor:
-        where = self.operations.ctypes.data, self.values.ctypes.data, self.storage
+        where = self.operations.ctypes.data, self.values.ctypes.data
         packed = torch.empty(
-            self.module.schedule_packed_bytes_cuda(*where), dtype=torch.uint8, device=self.device
+            self.module.schedule_packed_bytes_cuda(*where, self.storage),
+            dtype=torch.uint8,
+            device=self.device,
         )
-        to = self.index, stream_of(self.device), packed.data_ptr()
-        self.module.schedule_pack_cuda(*where, self.weight.data_ptr(), self.weight.stride(), *to)
+        weights = [(*where, self.weight.data_ptr(), self.weight.stride(), packed.data_ptr())]
+        self.module.schedule_pack_cuda(weights, self.storage, self.index, stream_of(self.device))
         return packed

@@ -73,6 +73,9 @@ Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass pass) {
     if (positions > max_index || p.batch * positions > max_index)
       return unsupported("more than 2^31 positions in one call");
   if (p.kernel * p.kernel * largest > max_index) return unsupported("the weight is too large");
+  const int64_t wider = p.width > p.out_width ? p.width : p.out_width;
+  if (p.kernel * wider * largest > max_index)
+    return unsupported("more than 2^31 elements under a window's rows");
   return {};
 }
 

@@ -61,6 +61,21 @@ LASFAST_DEVICE void let_next_begin() {
 #endif
 }
 
+// Returns a number or a pointer of which the compiler then knows nothing: it keeps it instead of working it
+// out again and again.
+LASFAST_DEVICE int settled(int number) {
+  asm volatile("" : "+r"(number));
+  return number;
+}
+template <typename T>
+LASFAST_DEVICE T* settled(T* pointer) {
+  asm volatile("" : "+l"(pointer));
+  return pointer;
+}
+
+// Returns a value of which all threads of a warp have the same, and which the compiler then knows to be so.
+LASFAST_DEVICE int uniform(int value) { return __shfl_sync(0xffffffff, value, 0); }
+
 // ---- memory. Addresses are aligned to 16 bytes, or to the 4 that are accessed.
 
 // Load from memory that nothing writes while the kernel runs.
@@ -103,6 +118,15 @@ LASFAST_DEVICE void copy16_async(void* shared_to, const void* from, bool valid) 
                    static_cast<unsigned>(__cvta_generic_to_shared(shared_to))),
                "l"(from), "r"(valid ? 16 : 0)
                : "memory");
+}
+// The same by those threads alone for which it is wanted; all others do nothing.
+LASFAST_DEVICE void copy16_async_if(bool wanted, void* shared_to, const void* from, bool valid) {
+  asm volatile(
+      "{\n.reg .pred wanted;\nsetp.ne.b32 wanted, %3, 0;\n"
+      "@wanted cp.async.cg.shared.global [%0], [%1], 16, %2;\n}" ::"r"(
+          static_cast<unsigned>(__cvta_generic_to_shared(shared_to))),
+      "l"(from), "r"(valid ? 16 : 0), "r"(static_cast<int>(wanted))
+      : "memory");
 }
 // The same by way of the first level of cache, for what other copies read again soon.
 LASFAST_DEVICE void copy16_async_cached(void* shared_to, const void* from, bool valid) {
@@ -175,13 +199,9 @@ constexpr bool has_warpgroups = false;  // nothing below may be used
 // shared memory.
 LASFAST_DEVICE void publish_to_warpgroups() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Describes a tile of bf16 to matrix instructions, from the first or the second 32 bytes of one of its rows
-// on. Rows are 64 bytes, and the first is at a multiple of 512 bytes. Pieces of 16 bytes are permuted: bits 7
-// and 8 of an address are added (xor) to bits 4 and 5.
-LASFAST_DEVICE uint64_t warpgroup_rows(const void* shared_rows) {
-  constexpr uint64_t eight_rows = 512 >> 4, permuted_64_bytes = 2;
-  const auto address = static_cast<uint64_t>(__cvta_generic_to_shared(shared_rows));
-  return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 | eight_rows << 32 | permuted_64_bytes << 62;
+// Returns an address in shared memory as instructions take it.
+LASFAST_DEVICE uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
 // Keeps the compiler from moving these registers between what comes before and what comes after.
@@ -208,8 +228,9 @@ LASFAST_DEVICE void warpgroup_wait(float (&sum)[M][N][4]) {
   keep(sum);
 }
 
-// sum[64, 8 * N] += a[64, 16] * b[8 * N, 16]^T in bf16 with fp32 sums. Warp w of the four has rows 16 * w to
-// 16 * w + 15 of sum, and its threads of each eight columns what mma_bf16 gives them.
+// sum[64, 8 * N] += a[64, 16] * b[8 * N, 16]^T in bf16 with fp32 sums, of tiles that are described as PTX has
+// it (matrix descriptors). Warp w of the four has rows 16 * w to 16 * w + 15 of sum, and its threads of each
+// eight columns what mma_bf16 gives them.
 // clang-format off
 #define LASFAST_SUMS(n) "+f"(sum[n][0]), "+f"(sum[n][1]), "+f"(sum[n][2]), "+f"(sum[n][3])
 #define LASFAST_8_SUMS(n)                                                                      \

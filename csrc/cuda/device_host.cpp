@@ -36,7 +36,10 @@ namespace {
 constexpr int warp_size = 32, most_threads = 1024;
 constexpr size_t stack_bytes = 256 << 10;
 
-enum Error { none = 0, no_device = 1, bad_launch = 2, stuck = 3, unpublished = 4, unwaited = 5 };
+enum Error { none = 0, no_device = 1, bad_launch = 2, stuck = 3, unpublished = 4, unwaited = 5, bad_tile = 6 };
+
+// Where shared memory begins, by the addresses in it: a GPU keeps the first KiB to itself.
+constexpr uint32_t shared_begin = 1024;
 
 // A place where `expected` threads wait for one another.
 struct Gate {
@@ -275,25 +278,38 @@ void mma(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Value 
   wait_at(gate);
 }
 
-// Element k of a row of a tile that a warpgroup reads (warpgroup_rows).
-float warpgroup_element(uint64_t rows, int row, int k) {
-  const uint64_t eight_rows = (rows >> 32 & 0x3fff) << 4;
-  uint64_t at = ((rows & 0x3fff) << 4) + row / 8 * eight_rows + row % 8 * 64 + k * sizeof(bfloat16);
-  at ^= (at >> 7 & 3) << 4;
-  bfloat16 value;
-  std::memcpy(&value, machine.shared.get() + at, sizeof value);
-  return to_float(value);
-}
+// A tile that a warpgroup reads, by its descriptor (PTX, "matrix descriptor format"): rows of 128 bytes whose
+// pieces of 16 are permuted, with the elements of k side by side.
+struct WarpgroupTile {
+  uint32_t first, eight_rows;  // addresses: of the first element, and from row to eighth row
+  bool known;
+
+  explicit WarpgroupTile(uint64_t descriptor)
+      : first((descriptor & 0x3fff) << 4),
+        eight_rows((descriptor >> 32 & 0x3fff) << 4),
+        // The hardware permutes by bits 7 to 9 of an address, so without a base offset rows begin with a
+        // multiple of 1024, and a tile of 16 elements of k with any 32 bytes of its first row.
+        known(descriptor >> 62 == 1 && (descriptor >> 49 & 7) == 0 && first % 1024 < 128 && first % 32 == 0 &&
+              eight_rows % 1024 == 0) {}
+
+  float operator()(int row, int k) const {
+    uint32_t at = first + row / 8 * eight_rows + row % 8 * 128 + k * static_cast<int>(sizeof(bfloat16));
+    at ^= (at >> 7 & 7) << 4;
+    bfloat16 value;
+    std::memcpy(&value, machine.shared.get() + (at - shared_begin), sizeof value);
+    return to_float(value);
+  }
+};
 
 // This thread's share: the sums that it has.
 void multiply(const WarpgroupProduct& p) {
   const int lane = machine.current % warp_size, first_row = machine.current / warp_size % 4 * 16;
+  const WarpgroupTile a(p.a), b(p.b);
   for (int n = 0; n < p.columns / 8; ++n)
     for (int i = 0; i < 4; ++i) {
       const int row = first_row + lane / 4 + i / 2 * 8, column = 8 * n + lane % 4 * 2 + i % 2;
       double sum = p.sum[n][i];
-      for (int k = 0; k < 16; ++k)
-        sum += double{warpgroup_element(p.a, row, k)} * warpgroup_element(p.b, column, k);
+      for (int k = 0; k < 16; ++k) sum += double{a(row, k)} * b(column, k);
       p.sum[n][i] = static_cast<float>(sum);
     }
 }
@@ -373,14 +389,19 @@ void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 
 void publish_to_warpgroups() { machine.fibres[machine.current].published = true; }
 
-uint64_t warpgroup_rows(const void* shared_rows) {
-  const auto offset = static_cast<uint64_t>(static_cast<const char*>(shared_rows) - machine.shared.get());
-  return offset >> 4 | uint64_t{512 >> 4} << 32 | uint64_t{2} << 62;
+uint32_t shared_address(const void* shared) {
+  return shared_begin + static_cast<uint32_t>(static_cast<const char*>(shared) - machine.shared.get());
 }
+
+bool is_warpgroup_tile(uint64_t descriptor) { return WarpgroupTile(descriptor).known; }
 
 void warpgroup_add(float (*sum)[4], int columns, uint64_t a, uint64_t b) {
   for (int i = 0; i < machine.threads; ++i)
     if (!machine.fibres[i].published) machine.error = unpublished;
+  if (!is_warpgroup_tile(a) || !is_warpgroup_tile(b)) {
+    machine.error = bad_tile;
+    return;
+  }
   machine.fibres[machine.current].products.back().push_back({sum, columns, a, b});
 }
 void warpgroup_commit() { machine.fibres[machine.current].products.emplace_back(); }
@@ -483,6 +504,8 @@ const char* cuda_error_text(int error) {
       return "a warpgroup multiplies what has not been published to it";
     case device::unwaited:
       return "a launch that may begin early does not wait for earlier ones";
+    case device::bad_tile:
+      return "a warpgroup multiplies a tile that does not lie as it is described";
     default:
       return "no error";
   }

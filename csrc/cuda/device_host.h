@@ -49,6 +49,13 @@ T* shared() {
   return static_cast<T*>(shared_memory());
 }
 
+inline int settled(int number) { return number; }
+template <typename T>
+T* settled(T* pointer) {
+  return pointer;
+}
+inline int uniform(int value) { return value; }
+
 // Every access of 16 or 4 bytes: a misaligned one ends the program, as on a GPU.
 const void* aligned(const void* address, int bytes);
 inline const Bits16* aligned16(const void* address) {
@@ -78,6 +85,9 @@ void copy16_async(void* shared_to, const void* from, bool valid);
 inline void copy16_async_cached(void* shared_to, const void* from, bool valid) {
   copy16_async(shared_to, from, valid);
 }
+inline void copy16_async_if(bool wanted, void* shared_to, const void* from, bool valid) {
+  if (wanted) copy16_async(shared_to, from, valid);
+}
 void copy_commit();
 void copy_wait_for(int pending);
 template <int pending>
@@ -91,10 +101,11 @@ void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
 // Products of warpgroups happen no sooner than they are waited for; those of tiles that some thread wrote to
-// and did not publish are an error of the launch.
+// and did not publish, or that are described otherwise than as permuted lines of 128 bytes, are an error of
+// the launch.
 constexpr bool has_warpgroups = true;
 void publish_to_warpgroups();
-uint64_t warpgroup_rows(const void* shared_rows);
+uint32_t shared_address(const void* shared);
 void warpgroup_add(float (*sum)[4], int columns, uint64_t a, uint64_t b);
 void warpgroup_commit();
 void warpgroup_wait_for(int pending);
@@ -172,6 +183,8 @@ void set_device_count(int count);
 
 // Returns the bytes of each limit that was set, a kernel's of shared memory, since the last call.
 std::vector<int> set_shared_limits();
+// Returns whether warpgroups multiply a tile that is described so; in a kernel, others are an error.
+bool is_warpgroup_tile(uint64_t descriptor);
 
 // ---- the host's side
 

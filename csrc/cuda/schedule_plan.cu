@@ -12,7 +12,7 @@
 namespace lasfast {
 namespace {
 
-constexpr int64_t largest_positions = int64_t{1} << 31, alignment = 64;
+constexpr int64_t largest_positions = int64_t{1} << 31, largest_offsets = int64_t{1} << 31, alignment = 64;
 constexpr int64_t largest_shared =
     1 << 20;  // more than any block has: what is there is for the launch to say
 
@@ -271,6 +271,9 @@ Status check_plan(const ScheduleTables& t, Dtype storage, int64_t images, Purpos
     if (images * p.out_height * p.out_width >= largest_positions ||
         (p.other.channels && images * p.input.height * p.input.width >= largest_positions))
       return unsupported("more than 2^31 positions of one value at a time; run fewer images at once");
+  for (const Problem& p : draft.problems)
+    if (is_conv(p.work) && int64_t{p.kernel_height} * p.input.width * p.input.pitch >= largest_offsets)
+      return unsupported("the rows of an image under a window have more than 2^31 elements");
   for (const Launch& launch : draft.launches)
     if (!resident &&
         (launch.blocks > device::max_blocks || launch.shared_bytes > most_shared_bytes(launch.work)))

@@ -5,8 +5,8 @@
 
 The networks of `benchmarks/families.txt` are made as their libraries make them, with random weights and 10
 classes. Each runs in a process of its own. A tensor is right where it is off from float64's by at most twice
-as much as PyTorch's in float32 is, plus 1e-4 of its norm. (Gradients that cancel out to nothing have no norm to
-speak of. To the norm of a gradient counts the root of the mean square of the largest gradient, for each element.)
+as much as PyTorch's in float32 is, plus 1e-4 of its norm. (Gradients may cancel out to nothing. So the mean
+square of the largest gradient of all counts, too, for each element.)
 """
 
 from __future__ import annotations

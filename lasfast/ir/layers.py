@@ -335,6 +335,7 @@ class Code(Op):
         params: the number of weights in `tensors`, which costs count.
     """
 
+    MOST_READS: ClassVar[int] = 2
     source: str
     reads: int = 1
     tensors: tuple[str, ...] = ()
@@ -440,14 +441,13 @@ def _expect_channels(what: str, shape: Shape, channels: int) -> None:
         raise ValueError(f"{what}: expects {channels} channels, got a value of shape {shape}")
 
 
-def _window(
-    what: str, shape: Shape, kernel_size: Window, stride: int, padding: Window
-) -> tuple[int, int]:
+def _window(what: str, shape: Shape, kernel_size: Window, stride: int, padding: Window) -> tuple[int, int]:
     _, height, width = _image(what, shape)
     (rows, columns), (above, beside) = _both(kernel_size), _both(padding)
     if height + 2 * above < rows or width + 2 * beside < columns:
         raise ValueError(
-            f"{what}: a {rows}x{columns} window with padding {padding} does not fit in an input of shape {shape}"
+            f"{what}: a {rows}x{columns} window with padding {padding} does not fit in an input of shape "
+            f"{shape}"
         )
     return (height + 2 * above - rows) // stride + 1, (width + 2 * beside - columns) // stride + 1
 

@@ -165,7 +165,9 @@ class RandomLayer:
             form = f"grouped{groups}"
         bias = rng.random() < 0.3
         bits = rng.choice((None, None, None, None, 1, 3)) if self.net.quantized else None
-        name = f"convs.{form}{kernel}_{stride}_{padding}_{dilation}_{bias}_{rng.randint(0, 1)}".replace(", ", "x")
+        name = f"convs.{form}{kernel}_{stride}_{padding}_{dilation}_{bias}_{rng.randint(0, 1)}".replace(
+            ", ", "x"
+        )
         self.append(
             layers.Conv2d(name, channels, out, kernel, stride, padding, groups, bias, dilation, bits), x
         )

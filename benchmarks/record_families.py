@@ -11,16 +11,17 @@ square of the largest gradient of all counts, too, for each element.)
 
 from __future__ import annotations
 
-import copy
 import json
-import subprocess
-import sys
+import multiprocessing
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
+import timm
 import torch
+import torchvision
 import typer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -30,7 +31,7 @@ import lasfast
 from benchmarks import _harness
 from lasfast.execution.from_fx import UntraceableError, trace
 from lasfast.execution.fused_call import run
-from lasfast.ir.layers import Opaque
+from lasfast.ir.layers import Code, Opaque
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
 FAMILIES = Path(__file__).with_name("families.txt")
@@ -48,43 +49,48 @@ def make(name: str) -> nn.Module:
     library, _, kind = name.partition(":")
     torch.manual_seed(0)
     if library == "torchvision":
-        import torchvision
-
         options = {"init_weights": False} if kind in ("googlenet", "inception_v3") else {}
         return torchvision.models.get_model(kind, num_classes=10, **options)
-    import timm
-
     return timm.create_model(kind, num_classes=10)
 
 
 @app.command()
 def record(output: Path, only: str = "", seconds: int = 600) -> None:
-    """Try all networks, or those whose names contain `only`, and write what came of each."""
-    found = {}
+    """Try all networks, or those whose names contain `only`, and write what came of each.
+
+    What the file says of others stays.
+    """
+    known = json.loads(output.read_text(encoding="utf-8"))["families"] if output.exists() else {}
     for name in families():
         if only in name:
-            found[name] = _in_a_process(name, seconds)
-            print(name, json.dumps(found[name]), flush=True)
-    _harness.write({"record": "families", "machine": _harness.machine(), "families": found}, output)
+            known[name] = _in_a_process(name, seconds)
+            print(name, json.dumps(known[name]), flush=True)
+            found = {name: known[name] for name in families() if name in known}
+            _harness.write({"record": "families", "machine": _harness.machine(), "families": found}, output)
 
 
 def _in_a_process(name: str, seconds: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.record_families", "one", name]
+    """Try one network in a process that ends with it, and its memory."""
+    context = multiprocessing.get_context("fork")  # so that libraries are imported once
+    queue = context.Queue()
+    process = context.Process(target=_one, args=(name, queue))
+    process.start()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"it took more than {seconds} s"}
-    if done.returncode:
-        return {"failed": f"exit status {done.returncode}: {done.stderr.strip()[-300:]}"}
-    return json.loads(done.stdout.splitlines()[-1])
+        return queue.get(timeout=seconds)
+    except Empty:
+        return {"failed": f"it did not end within {seconds} s; its exit status is {process.exitcode}"}
+    finally:
+        process.kill()
+        process.join()
 
 
-@app.command()
-def one(name: str) -> None:
-    """Try one network and print what came of it, as JSON."""
+def _one(name: str, queue: Any) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    print(json.dumps(try_network(lambda: make(name), families()[name])))
+    try:
+        queue.put(try_network(lambda: make(name), families()[name]))
+    except Exception as error:  # whatever is wrong with one network, the others follow
+        queue.put({"failed": f"{type(error).__name__}: {error}"})
 
 
 def try_network(new: Callable[[], nn.Module], size: int) -> dict[str, Any]:
@@ -104,8 +110,11 @@ def reading(network: nn.Module, size: int) -> dict[str, Any]:
         return {"error": str(error)}
     opaque = [op.module for op in layer.ops if isinstance(op, Opaque)]
     kinds = sorted({type(network.get_submodule(part)).__name__ for part in opaque})
+    code = [op.source for op in layer.ops if isinstance(op, Code)]
     holding = [part for part in opaque if _holds_convolution(network.get_submodule(part))]
-    return {"ops": len(layer.ops), "opaque": kinds, "opaque_with_convolution": holding}
+    holding += [source for source in code if "conv" in source]
+    found = {"ops": len(layer.ops), "opaque": kinds, "code": len(code)}
+    return {**found, "opaque_with_convolution": holding}
 
 
 def _holds_convolution(module: nn.Module) -> bool:
@@ -178,16 +187,15 @@ def _off(ours: list[Tensor], theirs: list[Tensor], truth: list[Tensor]) -> float
 def calibration(new: Callable[[], nn.Module], images: list[Tensor]) -> dict[str, Any]:
     """Return the backend that calibrates, and how far statistics are off, of what is allowed."""
     ours, theirs, truth = new(), new(), new().double()
-    why = ""
+    used, why = "native", {}
     try:
-        lasfast.calibrate(copy.deepcopy(ours), images[:1], backend="native")
+        lasfast.calibrate(ours, images, backend="native")
     except ValueError as error:
-        why = str(error)
-    used = lasfast.calibrate(ours, images)
+        used, why = lasfast.calibrate(ours, images), {"why_not_native": str(error)}
     for network in (theirs, truth):
         _calibrate_as_pytorch_does(network, images)
     off = max(_off(*tensors) for tensors in zip(*map(_statistics, (ours, theirs, truth)), strict=True))
-    return {"backend": used, "off": off, "right": off <= 1} | ({"why_not_native": why} if why else {})
+    return {"backend": used, "off": off, "right": off <= 1, **why}
 
 
 def _statistics(network: nn.Module) -> list[list[Tensor]]:

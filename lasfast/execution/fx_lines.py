@@ -9,16 +9,22 @@ from types import FrameType
 
 import torch
 
-_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
-"""Where the code of PyTorch and of lasfast's tracer lies, and code without a file."""
+_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
+"""Where the code of PyTorch and of lasfast lies, and code without a file."""
 
 
-def current_line() -> str:
-    """Return the innermost line of a user's code that runs now, as file:line; "" where there is none."""
+def current_line(outermost: str) -> str:
+    """Return the innermost line of a user's code that runs now, as file:line; "" where there is none.
+
+    Code that called the method of the name `outermost` in this folder does not count.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if not frame.f_code.co_filename.startswith(_OTHERS):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        code = frame.f_code
+        if not code.co_filename.startswith(_OTHERS):
+            return f"{code.co_filename}:{frame.f_lineno}"
+        if code.co_name == outermost and code.co_filename.startswith(_OTHERS[1]):
+            break
         frame = frame.f_back
     return ""
 

@@ -156,7 +156,7 @@ class Tracer(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         if _context() != self._context:
             self.changes.setdefault(self.part, "changes the mode of gradients or of autocast")
-        node.meta["part"], node.meta["line"] = self.part, current_line()
+        node.meta["part"], node.meta["line"] = self.part, current_line("_trace")
         return node
 
     def to_bool(self, obj: Any) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -56,13 +57,13 @@ def make(name: str) -> nn.Module:
 
 @app.command()
 def record(output: Path, only: str = "", seconds: int = 600) -> None:
-    """Try all networks, or those whose names contain `only`, and write what came of each.
+    """Try all networks, or those whose names match `only`, and write what came of each.
 
     What the file says of others stays.
     """
     known = json.loads(output.read_text(encoding="utf-8"))["families"] if output.exists() else {}
     for name in families():
-        if only in name:
+        if re.search(only, name):
             known[name] = _in_a_process(name, seconds)
             print(name, json.dumps(known[name]), flush=True)
             found = {name: known[name] for name in families() if name in known}

@@ -116,7 +116,8 @@ class Reader:
                 self.read(node)
                 self.follow(node)
             except UntraceableError as error:
-                error.part, error.line = node.meta.get("part", ""), node.meta.get("line", "")
+                if not error.line:  # it is of this node, not of one that it reads
+                    error.part, error.line = node.meta.get("part", ""), node.meta.get("line", "")
                 raise
         norms = [op.module for op in self.ops if isinstance(op, layers.BatchNorm2d)]
         if len(set(norms)) < len(norms):
@@ -267,7 +268,8 @@ class Reader:
                 self.network, piece, self.values, self.shapes, self.tracer.constants, writes=writes
             )
         except UntraceableError as why:
-            raise UntraceableError(f"{error}; and {why}") from why
+            part, line = (node.meta.get(name, "") for name in ("part", "line"))
+            raise UntraceableError(f"{error}; and {why}", part, line) from why
         self.of_one_size = self.of_one_size or op.shape is not None
         self.append(node, op, *numbers)
 

@@ -103,6 +103,11 @@ def used_parts(modules: Mapping[str, nn.Module], path: Iterable[Layer]) -> Used:
     """Return what the layers of one or more paths use of the weights of `modules` (by dotted names)."""
     shapes: dict[nn.Parameter, set[tuple[int, ...]]] = {}
     for op in (op for layer in path for op in layer.ops):
+        if isinstance(op, layers.Code):
+            for owner, _, last in (one.rpartition(".") for one in op.tensors):
+                tensor = getattr(modules[owner], last)
+                if isinstance(tensor, nn.Parameter):
+                    shapes.setdefault(tensor, set()).add(tuple(tensor.shape))
         name = getattr(op, "module", None)
         if name is None:
             continue

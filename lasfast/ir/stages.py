@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from itertools import groupby
+from typing import NamedTuple
 
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Op, Path
@@ -71,20 +72,30 @@ def cut(program: Layer) -> tuple[range, ...]:
     return (*spans, range(start, len(steps) + 1))
 
 
-def find_stages(path: Path, kept: Collection[str] = ()) -> tuple[tuple[int, ...], ...]:
-    """Return, for each stage of a network, the numbers of the layers that can be left out, in order.
+class Stage(NamedTuple):
+    """Blocks in a row, of which the last ones can be left out.
 
-    A stage is a row of residual layers: each adds to what it reads, which therefore can stand for it.
+    Attributes:
+        staying: how many blocks stay.
+        optional: the numbers of the layers that can be left out, in order.
+    """
 
-    The first block of a stage stays. That is the first layer of the row, unless a block that changes the
-    shape stands before the row: then the ops since the last pooling or stage have those of a residual layer
-    among them, in their order.
+    staying: int
+    optional: tuple[int, ...]
+
+
+def find_stages(path: Path, kept: Collection[str] = ()) -> tuple[Stage, ...]:
+    """Return the stages of a network, in order: its rows of residual layers.
+
+    A residual layer adds to what it reads, which therefore can stand for it. The first block of a stage
+    stays: the first layer of the row, unless a block that changes the shape stands before the row. (The ops
+    since the last pooling or stage then have those of a residual layer among them, in their order.)
 
     Args:
         path: the layers of the whole network.
         kept: the names of modules that stay; so do the layers that run them, and those before these.
     """
-    stages: list[tuple[int, ...]] = []
+    stages: list[Stage] = []
     before: list[str] = []
     for residual, row in groupby(enumerate(path), key=lambda one: is_residual(one[1])):
         numbers, row_layers = zip(*row, strict=True)
@@ -92,12 +103,13 @@ def find_stages(path: Path, kept: Collection[str] = ()) -> tuple[tuple[int, ...]
             for layer in row_layers:
                 before = _kinds(layer) if isinstance(layer.ops[0], layers.Pool) else before + _kinds(layer)
             continue
-        staying = 0 if _is_within(_kinds(row_layers[0]), before) else 1
+        first = int(_is_within(_kinds(row_layers[0]), before))  # the number of blocks before the row
+        staying = 1 - first
         for place, layer in enumerate(row_layers, start=1):
             if any(getattr(op, "module", None) in kept for op in layer.ops):
                 staying = place
         if staying < len(numbers):
-            stages.append(numbers[staying:])
+            stages.append(Stage(first + staying, numbers[staying:]))
         before = []
     return tuple(stages)
 

@@ -43,15 +43,22 @@ class Depth:
     """The decision how many blocks of a stage are kept.
 
     Attributes:
+        staying: how many blocks stay.
         layers: the numbers of the layers that may be left out, in order; the last ones are left out first.
         names: their names.
     """
 
+    staying: int
     layers: tuple[int, ...]
     names: tuple[str, ...]
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The names of the options, by the number of blocks: d1, d2, ..."""
+        return tuple(f"d{self.staying + more}" for more in range(len(self.layers) + 1))
+
     def __str__(self) -> str:
-        return f"1 to {1 + len(self.layers)} blocks; may be left out: {_few(self.names)}"
+        return f"{' '.join(self.options)}; may be left out: {_few(self.names)}"
 
 
 Decision: TypeAlias = Width | Depth
@@ -96,8 +103,8 @@ class ElasticNetwork:
         self._touched = tuple(map(self._groups_of, self._spans))
         widths, self.fixed = self._find_widths(shares)
         depths = [
-            Depth(stage, tuple(names[number] for number in stage))
-            for stage in find_stages(self._layers, kept)
+            Depth(staying, optional, tuple(names[number] for number in optional))
+            for staying, optional in find_stages(self._layers, kept)
         ]
         self.decisions = self._ordered(widths if vary != "depth" else [], depths if vary != "widths" else [])
         if not self.decisions:
@@ -129,7 +136,7 @@ class ElasticNetwork:
         """Return text that says what may vary, and what keeps its width and why."""
         lines = ["widths:"] * any(isinstance(one, Width) for one in self.decisions)
         lines += [f"  {one}" for one in self.decisions if isinstance(one, Width)]
-        lines += ["depths:"] * any(isinstance(one, Depth) for one in self.decisions)
+        lines += ["depths, in blocks:"] * any(isinstance(one, Depth) for one in self.decisions)
         lines += [f"  {one}" for one in self.decisions if isinstance(one, Depth)]
         reasons: dict[str, list[str]] = {}
         for what, why in self.fixed:
@@ -195,13 +202,10 @@ def _options(group: ChannelGroup, shares: Sequence[float]) -> tuple[int, ...]:
 
 def _space(decisions: Sequence[Decision], vary: Vary) -> ChoiceSpace | LayerAssignmentSpace:
     if vary == "depth":
-        blocks = [1 + len(one.layers) for one in decisions if isinstance(one, Depth)]
-        return LayerAssignmentSpace(len(blocks), blocks)
-    options = [
-        one.options if isinstance(one, Width) else [f"d{blocks}" for blocks in range(1, len(one.layers) + 2)]
-        for one in decisions
-    ]
-    return ChoiceSpace(options, largest=[len(one) - 1 for one in options])
+        return LayerAssignmentSpace(len(decisions), [len(one.options) for one in decisions])
+    return ChoiceSpace(
+        [one.options for one in decisions], largest=[len(one.options) - 1 for one in decisions]
+    )
 
 
 def _names(ops_of_layers: Iterable[Sequence[Op]]) -> list[str]:

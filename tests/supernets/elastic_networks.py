@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lasfast.ir.layers import Path
-
 Widths = Callable[[str, int], int]
 """Returns the channels of a convolution, given its name and the model's own number."""
 
@@ -67,7 +65,9 @@ class Basic(nn.Module):
 class Inverted(nn.Module):
     """An inverted residual block with a depthwise convolution and squeeze-and-excitation."""
 
-    def __init__(self, inputs: int, middle: int, squeezed: int, outputs: int, stride: int, sums: bool) -> None:
+    def __init__(
+        self, inputs: int, middle: int, squeezed: int, outputs: int, stride: int, sums: bool
+    ) -> None:
         super().__init__()
         self.a = Unit(inputs, middle, 1, activation=nn.Hardswish)
         self.d = Unit(middle, middle, 5, stride, groups=middle, activation=nn.Hardswish)
@@ -121,9 +121,7 @@ class Network(nn.Module):
         middle = widths("fc1", 40)
         self.fc1, self.fc2 = nn.Linear(features, middle), nn.Linear(middle, 7)
 
-    def _add_stage(
-        self, rng: random.Random, stage: int, widths: Widths, left_out: Collection[str]
-    ) -> None:
+    def _add_stage(self, rng: random.Random, stage: int, widths: Widths, left_out: Collection[str]) -> None:
         kind = rng.choice(["basic", "grouped", "inverted", "inverted", "dense", "twice", "pool"])
         full = rng.choice([c for c in (16, 24, 37, 40) if c != self.full])
         middle, stride, repeats = rng.choice([24, 40, 48]), rng.choice([1, 2]), rng.randint(1, 3)
@@ -161,17 +159,14 @@ class Network(nn.Module):
         return self.fc2(torch.relu(self.fc1(self._features(x))))
 
 
-def cut_by_hand(seed: int, path: Path, weights: Mapping[str, Tensor]) -> Network:
-    """Return the network of some layers in ordinary PyTorch, with the leading parts of the weights."""
-    ops: list[Any] = [op for layer in path for op in layer.ops if hasattr(op, "module")]
-    widths = {op.module: getattr(op, "out_channels", getattr(op, "out_features", 0)) for op in ops}
-    kept = {".".join(op.module.split(".")[:2]) for op in ops}
+def cut_by_hand(seed: int, ops: list[tuple[str, Any]], weights: Mapping[str, Tensor]) -> Network:
+    """Return the network of these ops in ordinary PyTorch, with the leading parts of the weights."""
+    widths = {name: getattr(op, "out_channels", getattr(op, "out_features", 0)) for name, op in ops}
     full = Network(seed)
+    kept = {".".join(name.split(".")[:2]) for name, _ in ops}
     left_out = {f"blocks.{name}" for name, block in full.blocks.items() if list(block.parameters())} - kept
     network = Network(seed, lambda name, channels: widths.get(name, channels), left_out)
-    state = {
-        name: weights[name][tuple(map(slice, one.shape))] for name, one in network.state_dict().items()
-    }
+    state = {name: weights[name][tuple(map(slice, one.shape))] for name, one in network.state_dict().items()}
     network.load_state_dict(state)
     return network.eval()
 

@@ -10,11 +10,21 @@ from torch import Tensor, nn
 from lasfast.ir.channels import ChannelGroup
 
 
-def l1_importance(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tensor:
-    """Return the L1 norm of the weights that write each channel, [channels] (Li et al. 2017, section 3.1).
+def reader_importance(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tensor:
+    """Return the squared L2 norm of the weights that read each channel, [channels].
 
-    Several modules that write the same channels count alike: each one's norms are divided by their mean.
+    Batch norm gives all channels a like size, so that what a channel does is up to those that read it.
     """
+    scores = []
+    for axis in group.axes:
+        if axis.dimension == 1:
+            weight = modules[axis.module].weight.detach().float()
+            scores.append(weight.transpose(0, 1).reshape(group.channels, -1).square().sum(1))
+    return _total(group, scores)
+
+
+def l1_importance(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tensor:
+    """Return the L1 norm of the weights that write each channel, [channels] (Li et al. 2017, section 3.1)."""
     written = [modules[axis.module] for axis in group.axes if axis.dimension == 0]
     scores = [
         one.weight.detach().float().abs().flatten(1).sum(1)
@@ -37,7 +47,7 @@ def norm_importance(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Te
 
 
 def _total(group: ChannelGroup, scores: Iterable[Tensor]) -> Tensor:
-    """Return the sum of the scores of several modules, each relative to its mean."""
+    """Return the sum of the scores of several modules, which count alike: each is relative to its mean."""
     total = torch.zeros(group.channels)
     for one in scores:
         total += (one / one.mean().clamp(min=torch.finfo(one.dtype).tiny)).cpu()
@@ -45,6 +55,7 @@ def _total(group: ChannelGroup, scores: Iterable[Tensor]) -> Tensor:
 
 
 IMPORTANCES: dict[str, Callable[[ChannelGroup, Mapping[str, nn.Module]], Tensor]] = {
+    "readers": reader_importance,
     "l1": l1_importance,
     "batch_norm": norm_importance,
     "order": lambda group, modules: -torch.arange(group.channels, dtype=torch.float32),

@@ -169,7 +169,7 @@ def test_frozen_modules_keep_their_shapes_and_places() -> None:
     )
 
 
-@pytest.mark.parametrize("importance", ["l1", "batch_norm"])
+@pytest.mark.parametrize("importance", ["readers", "l1", "batch_norm"])
 def test_narrow_networks_have_the_most_important_channels(importance: str, one_thread: None) -> None:
     torch.manual_seed(0)
     model = Plain().eval()
@@ -265,7 +265,12 @@ class Control(Residual):
         (Residual(), {"widths": (0.5, 2)}, ValueError, "widths must be at most 1"),
         (Residual(), {"widths": (0,)}, ValueError, "widths must be above 0, got 0"),
         (Residual(), {"widths": 0.5}, TypeError, "widths must be a sequence of shares"),
-        (Residual(), {"importance": "l3"}, ValueError, "importance must be one of 'l1'"),
+        (
+            Residual(),
+            {"importance": "l3"},
+            ValueError,
+            "importance must be one of 'readers', 'l1', 'batch_norm', 'order'",
+        ),
         (Residual(), {"image_shape": (3, 12)}, ValueError, "image_shape must be"),
         (
             broken(lambda model: model.path[0].__setitem__(1, nn.BatchNorm2d(16, track_running_stats=False))),

@@ -18,7 +18,7 @@ def reader_importance(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> 
     scores = []
     for axis in group.axes:
         if axis.dimension == 1:
-            weight = modules[axis.module].weight.detach().float()
+            weight = modules[axis.module].get_parameter("weight").detach().float()
             scores.append(weight.transpose(0, 1).reshape(group.channels, -1).square().sum(1))
     return _total(group, scores)
 

@@ -22,7 +22,7 @@ from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Path, Shape
 from lasfast.ir.stages import without_unread
 from lasfast.runtime.seeds import torch_seed
-from lasfast.spaces import Architecture
+from lasfast.spaces import Architecture, ChoiceSpace, LayerAssignmentSpace
 from lasfast.supernets.base import Supernet
 from lasfast.supernets.elastic import ElasticNetwork, Vary
 from lasfast.supernets.importance import IMPORTANCES, sort_channels
@@ -80,6 +80,7 @@ class ModelSupernet(Supernet):
         network: the weights, in plain modules with the model's names. The channels are sorted.
     """
 
+    space: ChoiceSpace | LayerAssignmentSpace
     network: nn.Module
 
     def __init__(

@@ -1,5 +1,6 @@
 """Training supernets and stand-alone networks, repeatably and from any position."""
 
+from lasfast.train.adapt import adapt, adaptation
 from lasfast.train.checkpoint import CheckpointError
 from lasfast.train.curriculum import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
 from lasfast.train.itnas import ITNASTrainer
@@ -23,6 +24,8 @@ __all__ = [
     "TrainSettings",
     "UniformCostSampler",
     "UniformSampler",
+    "adapt",
+    "adaptation",
     "preset",
     "train_standalone",
 ]

@@ -59,7 +59,7 @@ def read_supernet(
     with torch_seed(seed):
         model = make_model(options.model, num_classes=num_classes, in_channels=image_shape[0])
     if options.weights is not None:
-        load_weights(model, options.weights)
+        load_weights(model, Path(options.weights))  # a run's configuration has it as text
     frozen = [] if options.freeze is None else [name.strip() for name in options.freeze.split(",")]
     return from_model(model, image_shape, vary=vary, freeze=frozen)  # type: ignore[arg-type]
 
@@ -152,7 +152,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     found, wanted = _read_weights(path), model.state_dict()
     problems = {
         "lacks": sorted(wanted.keys() - found.keys()),
-        "has, but the network has not": sorted(found.keys() - wanted.keys()),
+        "has, but the network has not,": sorted(found.keys() - wanted.keys()),
         "has in other shapes": [
             f"{name} {tuple(found[name].shape)} for {tuple(one.shape)}"
             for name, one in wanted.items()

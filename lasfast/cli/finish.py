@@ -48,6 +48,8 @@ def finish(
         CHECKPOINT: "the supernet's weights",
         LOG: "losses and times",
     }
+    if study.trainer is None:
+        del written[CHECKPOINT]
     network = directory / f"{file_stem(result.best.text)}.pt2"
     if retrain:
         supernet = retrained or study.evaluator.supernet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -37,6 +37,7 @@ def extract(
     """
     owners = dict(supernet.named_modules())
     made: dict[str, Op] = {}
+    taken = {op.module for layer in path for op in layer.ops if hasattr(op, "module")}
     root, graph = nn.Module(), fx.Graph()
     value = graph.placeholder("images")
     for layer in path:
@@ -49,7 +50,7 @@ def extract(
             if make is not None:
                 values.append(make(graph, op, *inputs))
                 continue
-            name = getattr(op, "module", "") or _free_name(layer, number, op)
+            name = getattr(op, "module", "") or _free_name(layer, number, op, taken)
             record = replace(op, inputs=())
             if name not in made:
                 made[name] = record
@@ -86,6 +87,8 @@ def _module(op: Op, owner: nn.Module | None, fresh: bool) -> nn.Module:
             module.to(example.device, example.dtype)
         if not fresh:
             copy_leading(module, owner)
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = getattr(owner, "momentum", module.momentum)
     return module
 
 
@@ -163,6 +166,10 @@ _FUNCTIONS: dict[type[Op], Callable[..., fx.Node]] = {
 """The ops that become calls of functions in the network, not modules of it."""
 
 
-def _free_name(layer: Layer, number: int, op: Op) -> str:
+def _free_name(layer: Layer, number: int, op: Op, taken: Collection[str]) -> str:
+    """Return a name for an op without weights: below the layer's, unless that is an op's own."""
     kind = getattr(op, "kind", type(op).__name__.lower())
-    return f"{layer.name}.{kind}{number}"
+    name = f"{layer.name}{'_' if layer.name in taken else '.'}{kind}{number}"
+    while name in taken or any(one.startswith(f"{name}.") for one in taken):
+        name += "_"
+    return name

@@ -7,8 +7,8 @@ from typing import Any
 
 from lasfast import costs
 from lasfast.supernets import ModelSupernet
-from lasfast.train.samplers import SandwichSampler
 from lasfast.train.progress import Progress
+from lasfast.train.samplers import SandwichSampler
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.supernet import OneShotTrainer
 

@@ -148,7 +148,11 @@ class ModelSupernet(Supernet):
         Its modules have the model's names, and so has its state dict.
         """
         own = {name.removeprefix(f"{NETWORK}."): one for name, one in (statistics or {}).items()}
-        return extract(self._elastic.path(architecture), self.network, own, fresh=fresh)
+        return extract(self.extracted_path(architecture), self.network, own, fresh=fresh)
+
+    def extracted_path(self, architecture: Architecture) -> Path:
+        """Return the layers of an architecture, whose modules have the model's names."""
+        return self._elastic.path(architecture)
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies this supernet's structure; the weights do not say the strides."""

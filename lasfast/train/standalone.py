@@ -88,7 +88,7 @@ class StandaloneTrainer(Trainer):
         seed = seed_of(settings, architecture)
         with torch_seed(seed, device_of(supernet)):
             network = supernet.extract(architecture, fresh=True)
-        return cls(network, data, settings, seed, world=world, path=supernet.path(architecture))
+        return cls(network, data, settings, seed, world=world, path=supernet.extracted_path(architecture))
 
     @property
     def finished(self) -> bool:

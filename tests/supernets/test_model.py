@@ -127,6 +127,15 @@ def test_names_and_settings_are_the_models() -> None:
     assert network.state_dict().keys() == model.state_dict().keys()
     model.load_state_dict(network.state_dict())
     assert network.get_submodule("full.1.1").momentum == 0.02
+    modules = dict(network.named_modules())
+    named = [
+        op.module
+        for layer in supernet.extracted_path(supernet.full)
+        for op in layer.ops
+        if hasattr(op, "module")
+    ]
+    assert named
+    assert modules.keys() >= set(named)
     assert network.training
     assert not from_model(model.eval(), SHAPE).extract(supernet.full).training
 

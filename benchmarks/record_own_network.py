@@ -118,7 +118,7 @@ def record(
     epochs: int = 9,
     calibration: int = 500,
     validation: int = 2000,
-    count: int = 8,
+    count: int = 6,
     threads: int = 1,
 ) -> None:
     """Train the network, and measure narrower ones by each importance."""
@@ -131,7 +131,7 @@ def record(
         supernet = from_model(
             model, (images.channels, *images.image_size), vary="widths", importance=importance
         )
-        evaluator = lasfast.Evaluator(supernet, images.calibration, images.validation)
+        evaluator = lasfast.Evaluator(supernet, images.calibration, images.validation, precision="bf16")
         whole = evaluator([supernet.full])[0].top1
         accuracies[importance] = [
             [one.top1 for one in evaluator(architectures)]
@@ -170,7 +170,7 @@ def page(source: Path, target: Path) -> None:
 A small residual network, trained for {found["epochs"]} epochs on {images["train"]:,} images of CIFAR-10, has
 a top-1 of {100 * found["whole"]:.1f} % on {images["validation"]:,} others. These are the means of {count}
 random networks in each range of multiply-adds (shares of the network's own), the same ones for each
-importance, with inherited weights and recalibrated batch norms, without adaptation. Made from
+importance, with inherited weights and recalibrated batch norms, without adaptation; bf16. Made from
 [the record](../benchmarks/results/{source.name}) by `python -m benchmarks.record_own_network page`.
 
 | importance | {" | ".join(ranges)} |

@@ -116,6 +116,9 @@ class ModelOptions:
         int,
         panel("Model", "Epochs of training the network together with smaller versions, before the search."),
     ] = 0
+    tune_epochs: Annotated[
+        int, panel("Model", "Epochs of training the winner on from the weights it inherits, at the end.")
+    ] = 0
     vary: Annotated[
         str, panel("Model", "What varies: widths, depth or both (NIR, which searches depths: depth).")
     ] = "both"

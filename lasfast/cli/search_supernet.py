@@ -92,6 +92,8 @@ def search_model(
     name: str, options: SearchOptions | ChoiceOptions, make_searcher: MakeSearcher, vary: str
 ) -> None:
     """Search the versions of a model, which is adapted beforehand where the options say so."""
+    if options.retrain and options.tune_epochs:
+        raise ValueError("--retrain trains the winner from scratch, --tune-epochs on: give one of them")
     given = TrainingSetup.of(options)
     supernet = make_model_supernet(options, given.data, vary, options.seed).to(given.device)
     given.console.print(str(supernet))
@@ -104,7 +106,9 @@ def search_model(
             settings = settings.replace(learning_rate=SLOWER * settings.learning_rate)
         trainer = adaptation(supernet, given.images, settings, epochs=options.adapt_epochs)
     within = f" of {options.model}" + ("" if constraint is None else f" within {constraint}")
-    run_search(name, within, options, given, searcher, trainer or supernet, {"vary": vary})
+    tune_epochs = options.tune_epochs
+    more = {"vary": vary}
+    run_search(name, within, options, given, searcher, trainer or supernet, more, tune_epochs=tune_epochs)
 
 
 def _constraint(options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> Constraint | None:
@@ -127,6 +131,7 @@ def run_search(
     trained: PathTrainer | Supernet,
     more: dict[str, str],
     retrained: Supernet | None = None,
+    tune_epochs: int = 0,
 ) -> None:
     """Run the study, and show and write what it found.
 
@@ -139,6 +144,7 @@ def run_search(
         trained: the trainer of the supernet, or the supernet where nothing is to be trained.
         more: further values for the configuration of the run.
         retrained: gives the networks that are trained from scratch; None is the supernet.
+        tune_epochs: how long the winner is trained on from the weights that it inherits.
     """
     console, data = given.console, given.data
     trainer = trained if isinstance(trained, PathTrainer) else None
@@ -158,7 +164,7 @@ def run_search(
             write_config(directory, options, search=name, **more)
         result = study.run(resume=options.resume)
     if main:
-        finish(given, study, result, retrain=options.retrain, retrained=retrained)
+        finish(given, study, result, retrain=options.retrain, retrained=retrained, tune_epochs=tune_epochs)
 
 
 def _title(supernet: Supernet) -> str:

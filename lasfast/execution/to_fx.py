@@ -46,7 +46,7 @@ def extract(
             inputs = [values[source] for source in sources]
             make = _FUNCTIONS.get(type(op))
             if isinstance(op, layers.Code):
-                _copy_tensors(root, owners, op.tensors)
+                copy_tensors(root, owners, op.tensors)
             if make is not None:
                 values.append(make(graph, op, *inputs))
                 continue
@@ -92,7 +92,7 @@ def _module(op: Op, owner: nn.Module | None, fresh: bool) -> nn.Module:
     return module
 
 
-def _copy_tensors(root: nn.Module, owners: Mapping[str, nn.Module], names: Sequence[str]) -> None:
+def copy_tensors(root: nn.Module, owners: Mapping[str, nn.Module], names: Sequence[str]) -> None:
     """Register copies of parameters and buffers under their own names, where they are missing."""
     for name in names:
         owner, _, last = name.rpartition(".")

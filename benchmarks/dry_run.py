@@ -36,6 +36,7 @@ from lasfast.engine import conv_tiles
 from lasfast.engine.cuda_executor import CudaExecutor
 from lasfast.engine.native_backend import EXECUTORS
 from lasfast.runtime import compiled, placement
+from lasfast.runtime.precision import fp32_products_as
 from lasfast.selfcheck import training
 
 ENTRIES = {"lasfast": ("lasfast.cli", "main"), "pytest": ("pytest", "console_main")}
@@ -92,7 +93,8 @@ def main() -> None:
         put(module, **values)
     sys.argv = [name, *arguments]
     where, function = ENTRIES.get(name, (name, "main"))
-    sys.exit(getattr(importlib.import_module(where), function)())
+    with fp32_products_as("exact"):  # as PyTorch multiplies on the CPU
+        sys.exit(getattr(importlib.import_module(where), function)())
 
 
 def stand_in() -> None:

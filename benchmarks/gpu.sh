@@ -263,8 +263,10 @@ at_once=()
 mapfile -t files < <(grep -rl "mark\.cuda" tests --include="test_*.py" |
   grep -v "^tests/selfcheck/\|^tests/cli/")
 [ -n "$dry" ] && files=("${files[0]}") # the test-suite runs them all
-measure tests 60 env OMP_NUM_THREADS=1 "${module[@]}" pytest -m cuda -p no:benchmark -p no:cacheprovider \
-  "${at_once[@]}" "${files[@]}"
+# (Several tests at once would measure wrongly which ways are faster: they have a copy of what is remembered.)
+cp -R "$LASFAST_CACHE" "$work/remembered" 2>/dev/null
+measure tests 60 env OMP_NUM_THREADS=1 LASFAST_CACHE="$work/remembered" "${module[@]}" pytest \
+  -m cuda -p no:benchmark -p no:cacheprovider "${at_once[@]}" "${files[@]}"
 
 # ---- how fast are they?
 

@@ -120,7 +120,7 @@ def run(checkout: Path, *arguments: str, status: int = 0, **variables: str) -> t
     """What the script says, and the files of its archive."""
     (checkout.parent / "calls").unlink(missing_ok=True)
     process = start(checkout, *arguments, **variables)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == status, output + errors
     return output, archived(checkout)
 
@@ -228,12 +228,12 @@ def test_wrong_arguments_are_refused_before_anything_is_done(checkout: Path) -> 
         (["--again"], "archive of an earlier call, got"),
     ):
         process = start(checkout, *arguments)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == 2
         assert text in errors
     assert not (checkout.parent / "out").exists()
     process = start(checkout, "--help")
-    assert "benchmarks/gpu.sh --again ARCHIVE" in process.communicate(timeout=60)[0]
+    assert "benchmarks/gpu.sh --again ARCHIVE" in process.communicate(timeout=300)[0]
     assert process.returncode == 0
 
 

@@ -293,7 +293,7 @@ fi
 
 say
 say "$(grep -hs "WRONG\| of peak\|steps/s" "$records"/{smoke,evaluate-*,train-*}.log)"
-timeout 20 "${module[@]}" benchmarks.report_gpu "$records" >"$records/report.md" 2>&1 || failed+=(report)
+timeout $((20 * patience)) "${module[@]}" benchmarks.report_gpu "$records" >"$records/report.md" 2>&1 || failed+=(report)
 cat "$records/report.md"
 say "$(grep -hs "passed\|failed\|skipped" "$records/tests.log" | tail -n 1)"
 say "$((SECONDS - started)) s in all"

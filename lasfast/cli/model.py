@@ -22,8 +22,6 @@ from lasfast.data import Dataset
 from lasfast.runtime.seeds import torch_seed
 from lasfast.supernets import ModelSupernet, from_model
 
-ADAPT = "--adapt-epochs N"
-
 
 def make_model_supernet(options: ModelOptions, data: Dataset, vary: str, seed: int) -> ModelSupernet:
     """Return the supernet of the network that the options name, for the images.
@@ -33,7 +31,8 @@ def make_model_supernet(options: ModelOptions, data: Dataset, vary: str, seed: i
     """
     if begins_untrained(options) and not options.adapt_epochs:
         raise ValueError(
-            f"--model {options.model} begins with random weights: give --weights FILE, or {ADAPT} to train it"
+            f"--model {options.model} begins with random weights: give --weights FILE, or --adapt-epochs N "
+            "to train it"
         )
     shape = (data.channels, *data.image_size)
     supernet = read_supernet(options, shape, data.num_classes, vary, seed)

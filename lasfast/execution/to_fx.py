@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from lasfast.execution.interpret import function_of
-from lasfast.execution.modules import add_module, copy_leading, make_module
+from lasfast.execution.modules import add_module, copy_leading, make_module, move_like
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Op, Path
 from lasfast.ops.quantize import dorefa, pact_reference
@@ -82,9 +82,7 @@ def _module(op: Op, owner: nn.Module | None, fresh: bool) -> nn.Module:
         return module
     module = make_module(op)
     if owner is not None:
-        example = next(owner.parameters(), None)
-        if example is not None:
-            module.to(example.device, example.dtype)
+        move_like(module, owner)
         if not fresh:
             copy_leading(module, owner)
         if isinstance(module, nn.BatchNorm2d):

@@ -16,7 +16,7 @@ from lasfast.constraints import Constraint
 from lasfast.core.checks import as_ints, as_number, check_choice
 from lasfast.execution.from_fx import UntraceableError, trace
 from lasfast.execution.interpret import evaluation_mode
-from lasfast.execution.modules import copy_leading
+from lasfast.execution.modules import copy_leading, move_like
 from lasfast.execution.to_fx import Statistics, copy_tensors, extract
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Path, Shape
@@ -177,8 +177,7 @@ class ModelSupernet(Supernet):
         copy_tensors(self.network, dict(model.named_modules()), read)
         for name in _modules_of(program) - opaque:
             source, own = model.get_submodule(name), self.network.get_submodule(name)
-            for example in source.parameters():
-                own.to(example.device, example.dtype)
+            move_like(own, source)
             copy_leading(own, source)
             if isinstance(own, nn.BatchNorm2d):
                 own.momentum = getattr(source, "momentum", own.momentum)

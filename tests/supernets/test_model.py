@@ -202,6 +202,17 @@ def test_unimportant_channels_change_nothing(one_thread: None) -> None:
         assert close(supernet(x, (0,)), model(x))
 
 
+@pytest.mark.parametrize("importance", ["readers", "l1", "batch_norm", "order"])
+def test_norms_without_a_scale(importance: str, one_thread: None) -> None:
+    torch.manual_seed(0)
+    model, x = Plain().double().eval(), images().double()
+    model[1] = nn.BatchNorm2d(37, affine=False).double().eval()
+    nn.init.normal_(model[1].running_mean)
+    supernet = from_model(model, SHAPE, importance=importance)
+    assert close(supernet(x, supernet.full), model(x))
+    assert close(supernet.extract((1,))(x), supernet(x, (1,)))
+
+
 class Scale(nn.Module):
     """A module that cannot be followed: it decides by values."""
 

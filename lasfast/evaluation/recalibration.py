@@ -79,6 +79,20 @@ def calibrate(
     norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
     _check_norms(network, norms)
     batches = _Batches(loader, device_of(network))
+    with _restored_on_errors(network):
+        return _calibrate(network, norms, loader, batches, statistics, backend, precision)
+
+
+def _calibrate(
+    network: nn.Module,
+    norms: Norms,
+    loader: Iterable[Any],
+    batches: _Batches,
+    statistics: str,
+    backend: str,
+    precision: str,
+) -> str:
+    """Calibrate by one backend or the other; return which."""
     kept: dict[str, NormStatistics] | None = None
     if backend == "native" or (backend == "auto" and kernels.usable(batches.device)):
         try:
@@ -96,6 +110,26 @@ def calibrate(
     with torch.inference_mode(False):  # buffers outlive the mode that this is called in
         _keep(norms, kept)
     return used
+
+
+@contextmanager
+def _restored_on_errors(network: nn.Module) -> Iterator[None]:
+    """Let a network have its buffers as they were where an error ends what it runs in.
+
+    Its own code may change some at each call, such as averages.
+    """
+    buffers = [
+        (owner, name, buffer, buffer.detach().clone())
+        for owner in network.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+    ]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for owner, name, buffer, value in buffers:
+                owner._buffers[name] = buffer.copy_(value)
+        raise
 
 
 def _check_norms(network: nn.Module, norms: Norms) -> None:

@@ -1,9 +1,10 @@
 """Training supernets and stand-alone networks, repeatably and from any position."""
 
 from lasfast.train.checkpoint import CheckpointError
-from lasfast.train.curriculum import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
 from lasfast.train.itnas import ITNASTrainer
+from lasfast.train.objective import Distillation
 from lasfast.train.progress import NonFiniteLossError, Progress
+from lasfast.train.samplers import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
 from lasfast.train.settings import PRESETS, TrainSettings, preset
 from lasfast.train.standalone import StandaloneTrainer, train_standalone
 from lasfast.train.supernet import OneShotTrainer, PathTrainer, SupernetTrainer
@@ -11,6 +12,7 @@ from lasfast.train.supernet import OneShotTrainer, PathTrainer, SupernetTrainer
 __all__ = [
     "PRESETS",
     "CheckpointError",
+    "Distillation",
     "ITNASTrainer",
     "NonFiniteLossError",
     "OneShotTrainer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -410,6 +410,32 @@ def test_norms_that_no_image_reaches_are_named_and_stay(backend: str) -> None:
         lasfast.calibrate(network, batches(), backend=backend)
     assert (network.bn.running_mean == 7).all()
     assert not (network.last.running_mean == 0).any()
+
+
+class AveragesBeforeNobody(nn.Module):
+    """A network whose code changes a buffer at each call, and calls no norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+        self.register_buffer("average", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.average.mul_(0.5).add_(x.mean((0, 2, 3)))
+        return x
+
+
+@pytest.mark.parametrize("end", ["norms", "loader"])
+def test_a_network_is_as_it_was_where_an_error_ends_it(end: str) -> None:
+    def loader() -> Iterator[Tensor]:
+        yield torch.ones(4, 3, 2, 2)
+        if end == "loader":
+            raise OSError("a file is gone")
+
+    network = AveragesBeforeNobody()
+    with pytest.raises((ValueError, OSError), match=r"no image has reached|a file is gone"):
+        lasfast.calibrate(network, loader())
+    assert not network.average.any()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")

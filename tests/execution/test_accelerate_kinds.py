@@ -92,6 +92,19 @@ class AContiguousAlias(Base):
         return self.bn(self.conv(alias)) + x
 
 
+class WrittenBehindOurs(Base):
+    """The operator of `ConvBNAct` keeps its input for gradients, copied unless it is in channels_last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ours = lasfast.nn.ConvBNAct(8, 8)
+
+    def forward(self, x):
+        x = self.begin(x)
+        y = self.bn(self.conv(self.ours(x)))
+        return y + F.relu6(x[:, :4], inplace=True).mean()
+
+
 class OneNormTwice(Base):
     def forward(self, x):
         x = self.begin(x)
@@ -286,6 +299,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
                 ShortcutThatIsChangedLater,
                 WrittenThroughAView,
                 AContiguousAlias,
+                WrittenBehindOurs,
                 OneNormTwice,
                 ABufferOfNow,
                 AConstant,

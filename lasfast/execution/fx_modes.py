@@ -122,8 +122,8 @@ class _Reader:
             raise _UnreadableError(alike(self.network, tracer.part), reason) from error
         if tracer.changes:
             changes = "; ".join(f"{part or kind} {change}" for part, change in tracer.changes.items())
-            reason = f"model must compute the same whenever it is called, got a {kind} in which {changes}. {ADVICE}"
-            raise _UnreadableError(set(tracer.changes), reason)
+            reason = f"model must compute the same whenever it is called, got a {kind} in which {changes}"
+            raise _UnreadableError(set(tracer.changes), f"{reason}. {ADVICE}")
         _check_layout(graph, kind)
         trace = _Trace(graph, tracer.constants)
         _check_constants(trace, self.network)

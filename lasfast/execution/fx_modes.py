@@ -123,7 +123,7 @@ class _Reader:
         if tracer.changes:
             changes = "; ".join(f"{part or kind} {change}" for part, change in tracer.changes.items())
             reason = f"model must compute the same whenever it is called, got a {kind} in which {changes}"
-            raise _UnreadableError(set(tracer.changes), reason)
+            raise _UnreadableError(set(tracer.changes), f"{reason}. {ADVICE}")
         _check_layout(graph, kind)
         trace = _Trace(graph, tracer.constants)
         _check_constants(trace, self.network)
@@ -172,7 +172,8 @@ def _check_layout(graph: fx.Graph, kind: str) -> None:
 
 
 def _place(node: fx.Node) -> str:
-    return f"{named(node)} at {node.meta['line']}. {ADVICE}"
+    line = node.meta.get("line")
+    return f"{named(node)}{f' at {line}' if line else ''}. {ADVICE}"
 
 
 def _check_constants(trace: _Trace, network: nn.Module) -> None:
@@ -216,9 +217,10 @@ def _by_part(trace: _Trace) -> defaultdict[str, list[Any]]:
 
 def _difference(kind: str, evaluation: _Trace, training: _Trace) -> str:
     """Return the words for a network whose two graphs, of evaluation and of training, differ."""
-    lines = [trace.graph.python_code("self").src.splitlines() for trace in (evaluation, training)]
-    line = next((one for one in lines[1] if one not in lines[0]), lines[1][-1])
+    texts = [{node.format_node(): node for node in one.graph.nodes} for one in (training, evaluation)]
+    found = [node for one, other in (texts, texts[::-1]) for text, node in one.items() if text not in other]
+    node = next((one for one in found if one.op != "output"), found[0])
     return (
         "model must compute the same whatever the modes of its modules, isinstance(value, torch.Tensor) and "
-        f"torch.is_grad_enabled() say, got a {kind} that computes `{line.strip()}` or does not"
+        f"torch.is_grad_enabled() say, got a {kind} that computes or does not {_place(node)}"
     )

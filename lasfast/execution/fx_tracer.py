@@ -155,15 +155,20 @@ class Tracer(fx.Tracer):
         """Create a node, and note where it is, and whether it would run in a context that is lost."""
         node = super().create_node(*args, **kwargs)
         if _context() != self._context:
-            self.changes.setdefault(self.part, "changes the mode of gradients or of autocast")
+            self.note("changes the mode of gradients or of autocast")
         node.meta["part"], node.meta["line"] = self.part, current_line("_trace")
         return node
+
+    def note(self, change: str) -> None:
+        """Note what the module does that it is in, and at which line of its code."""
+        line = current_line("_trace")
+        self.changes.setdefault(self.part, f"{change} at {line}" if line else change)
 
     def to_bool(self, obj: Any) -> bool:
         """Answer by the images' shape; note where control flow depends on a value, and raise TraceError."""
         if self.sizes is not None and is_size(obj.node):
             return bool(self.size(obj))
-        self.changes.setdefault(self.part, "decides by values")
+        self.note("decides by values")
         return super().to_bool(obj)
 
     def size(self, obj: fx.Proxy) -> Any:
@@ -178,7 +183,7 @@ class Tracer(fx.Tracer):
         try:
             return super().iter(obj)
         except TraceError:
-            self.changes.setdefault(self.part, "decides by the number of items of a value")
+            self.note("decides by the number of items of a value")
             raise
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -259,8 +264,7 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator on real tensors, not on values of the graph."""
         if not _tensors((args, kwargs)).keys() <= self._made.keys():
-            change = "computes with tensors in a way that torch.fx does not see"
-            self._tracer.changes.setdefault(self._tracer.part, change)
+            self._tracer.note("computes with tensors in a way that torch.fx does not see")
         result = func(*args, **(kwargs or {}))
         self._made |= _tensors(result)
         return result

@@ -278,8 +278,8 @@ profile profile-others 25 resident merge grad_weight reduce
 # (Compiling takes PyTorch most of a minute for each workload.)
 evaluation evaluate-bf16 60 bf16 nir-residual nir-plain --ways levels resident --compiled
 training train-bf16 40 bf16 nir-residual --without compiled
-operations conv_train 30 benchmarks/bench_conv_train.py -k bf16 --only "3x3, 64 at 32x32" \
-  --only "3x3, 128 at 16x16" --only "3x3, 256 at 8x8"
+operations conv_train 30 benchmarks/bench_conv_train.py -k bf16 --only "3x3, 64 at 32x32-" \
+  --only "3x3, 128 at 16x16-" --only "3x3, 256 at 8x8-"
 
 if [ -n "$again" ]; then
   evaluation evaluate-bf16-compiled 90 bf16 nir-plain --compiled nir-plain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -258,8 +259,9 @@ class Reader:
         piece, inputs = piece_of(node, self.values)
         if len({self.values[one] for one in inputs}) > layers.Code.MOST_READS:
             for one in node.all_input_nodes:  # each of them may be code of its own
-                if one in self.unread and one not in self.values:
-                    self.as_code(one)
+                if one in self.unread and one not in self.values and not is_size(one):
+                    with suppress(UntraceableError):
+                        self.as_code(one)
             piece, inputs = piece_of(node, self.values)
         for one in (*piece, *inputs):
             self.check_fresh(one)

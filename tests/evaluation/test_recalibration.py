@@ -227,7 +227,9 @@ class Unit(nn.Module):
     def attention_of_positions(self, x):
         b, _, h, w = x.shape
         q, k, v = x.reshape(b, -1, 12, h * w).transpose(-1, -2).chunk(3, dim=-1)
-        return (q @ (k.transpose(-1, -2) @ v)).transpose(-1, -2).reshape(b, -1, h, w)
+        q, k = q.relu(), k.sigmoid()  # so that these are values of their own
+        y = (q @ (k.transpose(-1, -2) @ v.tanh().float())).to(v.dtype)
+        return y.transpose(-1, -2).reshape(b, -1, h, w)
 
     def padded_by_size(self, x):
         height, width = x.size()[-2:]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks import _harness
 from lasfast.engine.conv_tiles import ConvTiles
-from lasfast.engine.native_backend import why_missing
+from lasfast.engine.native_backend import EXECUTORS, why_missing
 from lasfast.engine.schedule import Kind, norm_fields, operation_fields, records, value_fields
 from lasfast.ir.activations import ACTIVATIONS
 from lasfast.runtime import compiled
@@ -121,11 +121,10 @@ class CpuFused(Fused):
 
 class CudaFused(Fused):
     def pack(self, operation: int, value: int, weight: Tensor) -> Tensor:
-        arguments = (operation, value, self.number)
-        size = self.module.schedule_packed_bytes_cuda(*arguments)
+        size = self.module.schedule_packed_bytes_cuda(operation, value, self.number)
         packed = torch.zeros(size, dtype=torch.uint8, device=weight.device)
-        where = weight.data_ptr(), weight.stride(), 0, stream_of(weight.device), packed.data_ptr()
-        self.module.schedule_pack_cuda(*arguments, *where)
+        weights = [(operation, value, weight.data_ptr(), weight.stride(), packed.data_ptr())]
+        self.module.schedule_pack_cuda(weights, self.number, 0, stream_of(weight.device))
         return packed
 
     def prepare(self) -> Callable[[], None]:
@@ -156,7 +155,7 @@ def native_run(weight: Tensor | None, images: Tensor, storage: str, calibration:
     why = why_missing(images.device)
     if why is not None:
         pytest.skip(why)
-    kind = CpuFused if images.device.type == "cpu" else CudaFused
+    kind = CudaFused if EXECUTORS[images.device.type].cuda else CpuFused
     return kind(weight, images, storage, calibration).prepare()
 
 

@@ -40,10 +40,14 @@ def ratio(seconds, baseline, ours):
     return statistics.median(b / o for b, o in zip(seconds[baseline], seconds[ours], strict=False))
 
 
+PEAK_SIZES = {"cpu": (1024, 16), "cuda": (8192, 1024)}
+"""By device: rows of a large matrix, and images of a large convolution."""
+
+
 def peak_flops(precision, device="cpu", rounds=5):
     """Return torch's multiply-adds a second in a large matrix product or 3x3 convolution, the faster one."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    size, images = (1024, 16) if device == "cpu" else (8192, 1024)
+    size, images = PEAK_SIZES[device]
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     x, weight = (
         torch.randn(shape, device=device).to(dtype, memory_format=torch.channels_last)

@@ -9,8 +9,9 @@ The baselines run the extracted networks in inference mode, with images already 
 `--device cuda`). `sequential` is eager in fp32 on contiguous images. `tuned` is channels_last in the same
 precision as ours (bf16 by autocast), with the fastest batch size for prediction, on a GPU as CUDA graphs, and
 compiled if that is tried (`--compiled`) and faster; the time of compiling and recording is kept separately.
-`torch` is lasfast's own torch backend, which shares prefixes, too. On a GPU, all of them multiply fp32 as
-`--fp32-products` says, except what errors are measured against, which is always exact.
+`torch` is lasfast's own torch backend, which shares prefixes, too. `--ways` adds runs of the native backend
+that predict in the ways of that name, where it offers them, else as it does without. On a GPU, all of them
+multiply fp32 as `--fp32-products` says, except what errors are measured against, which is always exact.
 
 Calibration batches are the same for all, since other batches would give other statistics. Before anything is
 timed, the logits of eight candidates are compared. `sequential`, the slowest, runs in the first round only.
@@ -22,7 +23,9 @@ import json
 import random
 import statistics
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -32,11 +35,12 @@ from benchmarks import _harness, _networks
 from benchmarks._tuned import MODES, best_batch, check, one_by_one, tune
 from lasfast import supernets
 from lasfast.costs.flops import op_flops
-from lasfast.engine import NativeBackend
+from lasfast.engine import NativeBackend, cuda_executor
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime.precision import fp32_products, fp32_products_as
 
 CALIBRATION_BATCH = 125
+IMAGE_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def main():
         help="workloads for whose candidates torch.compile is tried: half a minute and more for each",
     )
     parser.add_argument("--without", nargs="*", default=[], help="what not to run: sequential, torch")
+    parser.add_argument("--ways", nargs="*", default=[], help="as well: levels, resident, resident alone")
     parser.add_argument("--output", help="the record; what it holds of other workloads stays")
     options = parser.parse_args()
     unknown = {*options.workloads, *options.compiled} - set(WORKLOADS)
@@ -196,7 +201,12 @@ def measure(workload, options, peak, modes):
         runs["sequential"] = lambda: one_by_one(networks, batches, validation[0], 250, "fp32", convention)
     if "torch" not in options.without:
         runs["torch"] = lambda: evaluator["torch"](candidates)
+    predicted = {}
+    for forced in options.ways:
+        runs[forced] = partial(predict_by, forced, evaluator["native"], candidates, predicted)
+        runs[forced]()
     runs["native"]()  # warm up; `compare` did so for the others
+    predicted["native"] = evaluator["native"].backend.way
     rounds = 2 if options.quick else options.rounds
     seconds = _harness.paired(runs, rounds, warm_up=0, once=["sequential"])
     tree = PrefixTree([supernet.path(candidate) for candidate in candidates])
@@ -216,8 +226,23 @@ def measure(workload, options, peak, modes):
         "times_faster_than": {other: _harness.ratio(seconds, other, "native") for other in runs},
         "plan_flops": flops,
         "fraction_of_peak": flops / statistics.median(seconds["native"]) / peak,
-        "predicted": evaluator["native"].backend.way,
+        "predicted": predicted,
     }
+
+
+def predict_by(way, evaluator, candidates, predicted):
+    """Evaluate with predictions in this way, if it is offered; note in `predicted` which way it was.
+
+    (LASFAST_CHOICE would take the usual tile of convolutions, too, and not the fastest.)
+    """
+    choose = cuda_executor.fastest
+
+    def fastest(key, device, ways):
+        return way if way in ways else choose(key, device, ways)
+
+    with patch.object(cuda_executor, "fastest", fastest):
+        evaluator(candidates)
+    predicted[way] = evaluator.backend.way
 
 
 def compare(supernet, candidates, networks, calibration, images, precision, convention):
@@ -260,7 +285,8 @@ def load_images(options, supernet, calibration, validation):
         validation = images.to(options.device), labels.to(options.device)
         return data.calibration.to(options.device), validation, data.train
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(calibration + validation, 3, 32, 32, generator=generator).to(options.device)
+    shape = calibration + validation, 3, IMAGE_SIZE, IMAGE_SIZE
+    images = torch.randn(shape, generator=generator).to(options.device)
     labels = torch.randint(0, supernet.num_classes, (validation,), generator=generator).to(options.device)
     return images[:calibration], (images[calibration:], labels), None
 
@@ -298,7 +324,7 @@ def report(name, result):
         f"{name}: {result['candidates']} candidates, {' + '.join(map(str, result['images']))} images, "
         f"native {medians['native']:.3g} s, {100 * result['fraction_of_peak']:.0f} % of peak; "
         + ", ".join(f"{ratios[run]:.2f}x {run} ({medians[run]:.3g} s)" for run in ratios if run != "native")
-        + f"; predicted by {result['predicted']}"
+        + f"; predicted by {result['predicted']['native']}"
         + f"; tuned is {result['tuned']}, batches of {result['tuned_batch']}"
         + f"; error {result['errors']['native']:.1e} (PyTorch's {result['errors']['torch']:.1e})",
         flush=True,

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks._fused import timed
 from lasfast.engine.conv_tiles import SIDE, ConvTiles, Size, Trial
-from lasfast.engine.native_backend import why_missing
+from lasfast.engine.native_backend import EXECUTORS, why_missing
 from lasfast.runtime.autotune import UnfitError
 from lasfast.runtime.precision import fp32_products
 
@@ -28,7 +28,8 @@ CASES = [(storage, size, tile) for storage in ("bf16", "fp32") for size in SIZES
 
 @pytest.mark.parametrize(("storage", "size", "tile"), CASES, ids=str)
 def test_tile(benchmark: Callable, tile: int, size: tuple[int, int, int], storage: str, device: str) -> None:
-    why = "tiles are a GPU's" if device == "cpu" else why_missing(torch.device(device))
+    on_cuda = EXECUTORS[device].cuda
+    why = why_missing(torch.device(device)) if on_cuda else "tiles are a GPU's"
     if why is not None:
         pytest.skip(why)
     tf32 = storage == "fp32" and fp32_products() == "tf32"

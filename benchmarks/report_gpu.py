@@ -67,10 +67,11 @@ KERNELS = (  # file, what, floor, how it gets near
         "these see is loaded once; images are bytes, normalized as they are read",
     ),
     (
-        "schedule_merge.cu",
+        "schedule_statistics.cuh",
         "statistics, second stage",
         "8 bytes for each channel of 128 positions / bandwidth: 3 % of the value's own bytes in bf16",
-        "one launch for all candidates and channels of a level, in double, in a fixed order",
+        "no launch of its own: of each 32 tiles the last block to finish pools theirs, and the last of these "
+        "blocks pools what they found; in double, in a fixed order",
     ),
     (
         "schedule_pack.cu",
@@ -173,12 +174,12 @@ TITLES = {
 
 def gpu(directory: Path = RESULTS) -> str:
     """Return the section, with figures if there are records in the directory."""
-    lines = [TEXT]
+    lines = [TEXT, known(read(directory))]
     if not any(directory.glob("*.json")):
         lines.append(
             "**No figure from a GPU has been recorded yet.** The kernels pass their tests on the host "
             "(`csrc/cuda/device_host.h`) and compile without spilling registers; how fast they are is not "
-            "known. `benchmarks/gpu.sh` measures it, and this page then has the figures.\n"
+            "known. `benchmarks/gpu.sh` measures it in ten minutes, and this page then has the figures.\n"
         )
     lines += ["| kernel (`csrc/cuda`) | what | floor, seconds | how it gets near |", "|---" * 4 + "|"]
     for file, what, floor, how in KERNELS:
@@ -203,23 +204,57 @@ def inspected(file: Path = ROOT / "benchmarks" / "results" / "kernels.json") -> 
 
 def tables(directory: Path) -> str:
     """Return the tables of the records, and the floors of single operations."""
-    records = {
-        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(directory.glob("*.json"))
-    }
+    records = read(directory)
     device = next((record["device"] for record in records.values() if "device" in record), "")
     chip = next((chip for chip in CHIPS if chip.name in device), CHIPS[0])
     parts = warnings(records)
-    for precision in ("bf16", "fp32"):
-        if f"evaluate-{precision}" in records:
-            parts.append(evaluation(records[f"evaluate-{precision}"]))
-        if f"train-{precision}" in records:
-            parts.append(training(records[f"train-{precision}"]))
+    for record in records.values():
+        if record.get("benchmark") in BENCHMARKS:
+            parts.append(BENCHMARKS[record["benchmark"]](record))
     parts.append(floors(chip))
+    measured: dict[str, Any] = {}
+    for record in records.values():
+        measured |= record.get("operations", {})
     for operation, some in works().items():
-        measured = records.get(operation, {}).get("operations", {}).get(operation)
-        if measured:
-            parts.append(figures(TITLES[operation], some, chip, measured))
+        if operation in measured:
+            parts.append(figures(TITLES[operation], some, chip, measured[operation]))
     return "\n".join(parts)
+
+
+def read(directory: Path) -> dict[str, dict[str, Any]]:
+    """Return the records of a directory by their names."""
+    files = sorted(directory.glob("*.json"))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+INSPECTED = "inspected, below: registers, instructions, and the bound that these set"
+MEASURED = (  # what, the records of which one says it, what else is known of it
+    (
+        "whether kernels compute what they should",
+        "smoke",
+        "tested: the same kernels, compiled for the processor",
+    ),
+    ("the speed of convolutions in each tile", "tiles", INSPECTED),
+    ("the speed of evaluation", "evaluate-bf16", "estimated, below: the floors of what it is made of"),
+    ("the speed of training", "train-bf16", "estimated, below: the floors of what it is made of"),
+    ("the speed of training's convolutions", "conv_train", INSPECTED),
+    ("the speed of other single operations", "operations", "estimated, below: their floors"),
+)
+
+
+def known(records: dict[str, dict[str, Any]]) -> str:
+    """Return the table that says of each subject whether it was measured, and what is known without."""
+    lines = [
+        "What is measured on a GPU, what is inspected (read off compiled code), and what is estimated "
+        "(computed from bytes, FLOPs and a data sheet):\n",
+        "| what | measured | without a GPU |",
+        "|---" * 3 + "|",
+    ]
+    for what, name, otherwise in MEASURED:
+        record = records.get(name)
+        when = "not yet" if record is None else f"`{name}.json`, {record['time'].partition('T')[0]}"
+        lines.append(f"| {what} | {when} | {otherwise} |")
+    return "\n".join(lines) + "\n"
 
 
 def warnings(records: dict[str, dict[str, Any]]) -> list[str]:
@@ -268,17 +303,22 @@ def figures(title: str, some: list[Work], chip: Chip, measured: dict[str, Any]) 
 def evaluation(record: dict[str, Any]) -> str:
     """Return the table of a record of `bench_evaluate`."""
     baselines = [name for name in ("tuned", "sequential") if _has(record, name)]
+    ways = [name for name in ("levels", "resident") if _has(record, name)]
+    heads = [
+        "native, s",
+        *(f"by {way}, s" for way in ways),
+        *(f"times faster than {one}" for one in baselines),
+    ]
     lines = [
         f"Evaluation in {record['precision']} on one {record['device']}:\n",
-        f"| workload | native, s | {' | '.join(f'times faster than {one}' for one in baselines)} "
-        "| tuned is | of peak |",
-        "|---" * (4 + len(baselines)) + "|",
+        f"| workload | {' | '.join(heads)} | tuned is | of peak |",
+        "|---" * (3 + len(heads)) + "|",
     ]
     for name, one in record["workloads"].items():
-        ratios = " | ".join(f"{one['times_faster_than'][baseline]:.1f}" for baseline in baselines)
-        seconds = statistics.median(one["seconds"]["native"])
+        cells = [f"{statistics.median(one['seconds'][run]):.3f}" for run in ("native", *ways)]
+        cells += [f"{one['times_faster_than'][baseline]:.1f}" for baseline in baselines]
         peak = f"{100 * one['fraction_of_peak']:.0f} %"
-        lines.append(f"| `{name}` | {seconds:.3f} | {ratios} | {one['tuned']} | {peak} |")
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {one['tuned']} | {peak} |")
     return "\n".join(lines) + "\n\n" + not_compiled(record)
 
 
@@ -311,9 +351,16 @@ def not_compiled(record: dict[str, Any]) -> str:
     )
 
 
+BENCHMARKS = {"evaluate": evaluation, "train": training}
+
+
 def _has(record: dict[str, Any], baseline: str) -> bool:
     return all(baseline in one["times_faster_than"] for one in record["workloads"].values())
 
 
-if __name__ == "__main__":
+def main() -> None:
     print(tables(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS))
+
+
+if __name__ == "__main__":
+    main()

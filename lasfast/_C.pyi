@@ -75,6 +75,7 @@ class Conv2dNhwcParams:
         weight: int,
         tf32: bool = False,
         warpgroups: bool = False,
+        packed: bool = False,
     ) -> None: ...
 
 class SlicedConv2dParams:
@@ -283,6 +284,27 @@ def bn_act_sums_cuda(
     grad_bias: int,
     grad_residual: int,
 ) -> None: ...
+def bn_act_train_cuda(
+    rows: int,
+    channels: int,
+    residual_channels: int,
+    storage: int,
+    activation: int,
+    eps: float,
+    x: int,
+    mean: int,
+    var: int,
+    weight: int,
+    bias: int,
+    residual: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    y: int,
+    momentum: float,
+    running_mean: int,
+    running_var: int,
+) -> None: ...
 def bn_act_workspace_cpu(rows: int, channels: int, residual_channels: int, threads: int) -> int: ...
 def bn_act_workspace_cuda(rows: int, channels: int, residual_channels: int) -> int: ...
 def conv2d_nhwc_forward_cpu(
@@ -343,6 +365,10 @@ def conv2d_nhwc_grad_weight_cuda(
     stream: int,
     grad_weight: int,
 ) -> None: ...
+def conv2d_nhwc_pack_cuda(
+    params: Conv2dNhwcParams, weight: int, device: int, stream: int, forward: int, grad_input: int
+) -> None: ...
+def conv2d_nhwc_packed_bytes_cuda(params: Conv2dNhwcParams, which: Pass) -> int: ...
 def conv2d_nhwc_why_not(params: Conv2dNhwcParams, which: Pass, isa: int) -> str | None:
     """Why a pass cannot be run; None where it can."""
 
@@ -474,15 +500,10 @@ def schedule_pack(
     operation: int, input: int, storage: int, isa: int, weight: int, weight_stride: Sequence[int], packed: int
 ) -> None: ...
 def schedule_pack_cuda(
-    operation: int,
-    input: int,
-    storage: int,
-    weight: int,
-    weight_stride: Sequence[int],
-    device: int,
-    stream: int,
-    packed: int,
-) -> None: ...
+    weights: Sequence[tuple[int, int, int, Sequence[int], int]], storage: int, device: int, stream: int
+) -> None:
+    """Each weight: the addresses of an operation and its input, of the weight, its strides, where to."""
+
 def schedule_packed_bytes(operation: int, input: int, storage: int, isa: int) -> int: ...
 def schedule_packed_bytes_cuda(operation: int, input: int, storage: int) -> int: ...
 def schedule_plan_bytes_cuda(tables: ScheduleTables, storage: int, images: int, purpose: int) -> int: ...
@@ -536,7 +557,7 @@ def schedule_scratch_bytes(
 ) -> int: ...
 def schedule_usual_tile_cuda(channels: int) -> int: ...
 def sgd_chunks(parts: int, count: int) -> int:
-    """Number the chunks of `parts`, int64 [count, 9] of SgdPart; return how many there are."""
+    """Number the chunks of `parts`, int64 [count, 10] of SgdPart; return how many there are."""
 
 def sgd_cpu(
     parts: int,

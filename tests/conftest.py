@@ -60,6 +60,18 @@ def exact_products() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def graphs_are_recorded(request: pytest.FixtureRequest) -> Iterator[None]:
+    """On a GPU, a CUDA graph that could not be recorded is a failure, though all goes on without, slowly."""
+    if request.node.get_closest_marker("cuda") is None:
+        yield
+        return
+    caplog = request.getfixturevalue("caplog")
+    yield
+    warned = [record.getMessage() for record in caplog.get_records("call")]
+    assert not [text for text in warned if "could not be recorded" in text]
+
+
 @pytest.fixture(params=["forward", "reversed"])
 def emulated(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     """The module whose CUDA kernels run on the host, with blocks and threads in either order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -17,9 +18,11 @@ from benchmarks import (
     bench_evaluate,
     bench_tiles,
     bench_train,
+    launch_kernels,
     report_gpu,
 )
 from lasfast import supernets
+from lasfast.engine import conv_tiles
 from lasfast.runtime import compiled, gpu_check, kernels
 from lasfast.runtime.gpu_check import CheckResult
 from lasfast.runtime.precision import fp32_products, fp32_products_as
@@ -68,6 +71,26 @@ def test_the_tiles_of_a_size_stand_together_those_of_warpgroups_first(emulated: 
     ends = [work for work, following in zip(works, [*works[1:], None], strict=True) if work != following]
     assert len(ends) == len(set(works)) == 2 * len(bench_tiles.SIZES)
     assert works[0][0] == "bf16"
+
+
+@pytest.mark.parametrize("emulated", ["forward"], indirect=True)
+def test_every_tile_is_launched_for_tools_that_watch(
+    emulated_place: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conv_tiles, "SIDE", 4)
+    emulated_place.noted_tiles()
+    for products, stored in (("exact", "fp32"), ("tf32", "fp32"), ("exact", "bf16")):
+        with fp32_products_as(products):
+            launch_kernels.tiles(torch.device("cpu"), stored)
+    launched = {one[1:4] for one in emulated_place.noted_tiles()}
+    shapes = emulated_place.schedule_conv_tiles_cuda()
+    by_warps = {
+        (product, rows, columns)
+        for product in ("exact", "tf32", "bf16")
+        for rows, columns, warpgroups in shapes
+        if not warpgroups
+    }
+    assert launched == by_warps | {("warpgroups", *shape[:2]) for shape in shapes if shape[2]}
 
 
 @pytest.mark.parametrize("warpgroups", [False, True])
@@ -163,3 +186,26 @@ def test_records_say_that_kernels_failed_their_check(gpu: None, monkeypatch: pyt
     monkeypatch.setattr(gpu_check, "known", lambda device: CheckResult(True))
     records = {"tiles": {"machine": failed}, "conv": {"machine": _harness.machine()}, "older": {}}
     assert report_gpu.warnings(records) == [f"**Kernels {failed['kernels']}**: tiles.\n"]
+
+
+def test_the_page_says_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
+    assert report_gpu.known({}).count("| not yet |") == len(report_gpu.MEASURED)
+    record = {
+        "benchmark": "evaluate",
+        "time": "2026-02-03T04:05:06+00:00",
+        "precision": "bf16",
+        "device": "some GPU",
+        "workloads": {
+            "a": {
+                "seconds": {"native": [1.0], "levels": [2.0], "tuned": [3.0]},
+                "times_faster_than": {"native": 1.0, "levels": 2.0, "tuned": 3.0},
+                "tuned": "eager",
+                "fraction_of_peak": 0.5,
+            }
+        },
+    }
+    (tmp_path / "evaluate-bf16.json").write_text(json.dumps(record))
+    page = report_gpu.gpu(tmp_path)
+    assert "| the speed of evaluation | `evaluate-bf16.json`, 2026-02-03 |" in page
+    assert "| workload | native, s | by levels, s | times faster than tuned | tuned is | of peak |" in page
+    assert "| `a` | 1.000 | 2.000 | 3.0 | eager | 50 % |" in page

@@ -88,6 +88,10 @@ void bind_bn_act(py::module_& m) {
         return bn_act_workspace_cuda(sizes(rows, channels, residual_channels));
       },
       rows, channels, residual_channels);
+  m.def("bn_act_train_cuda", with_statistics("bn_act", true, &bn_act_train_cuda), rows, channels,
+        residual_channels, arg("storage"), arg("activation"), arg("eps"), arg("x"), mean, var, arg("weight"),
+        arg("bias"), arg("residual"), arg("workspace"), arg("device"), arg("stream"), arg("y"), momentum,
+        arg("running_mean"), arg("running_var"));
   m.def("update_running_cuda", native_at_once("update_running", &update_running_cuda), rows, channels, mean,
         var, momentum, arg("device"), arg("stream"), arg("running_mean"), arg("running_var"));
   bind_passes(m, cuda, &batch_statistics_cuda, &bn_act_forward_cuda, &bn_act_backward_cuda, &bn_act_sums_cuda,

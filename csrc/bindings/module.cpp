@@ -97,6 +97,10 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
   m.def("set_reversed", &device::set_reversed);
   m.def("noted_tiles", &device::noted_tiles);
   m.def("set_shared_limits", &device::set_shared_limits);
+  m.def("noted_launches", &device::noted_launches);
+  m.def("set_device_count", &device::set_device_count);
+  m.def("set_idle", &device::set_idle);
+  m.def("is_warpgroup_tile", &device::is_warpgroup_tile);
 #endif
 
   bind_bn_act(m);

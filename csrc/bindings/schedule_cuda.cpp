@@ -19,11 +19,15 @@ int64_t packed_bytes(Pointer<const Operation> operation, Pointer<const Value> in
   return schedule_packed_bytes_cuda(*operation, *input, storage);
 }
 
-void pack(Pointer<const Operation> operation, Pointer<const Value> input, Dtype storage,
-          Pointer<const float> weight, const std::array<int64_t, 4>& stride, int device, Pointer<void> stream,
-          Pointer<void> packed) {
-  raise(schedule_pack_cuda(*operation, *input, storage, weight, stride.data(), device, stream, packed),
-        "schedule_pack");
+using Packing = std::tuple<Pointer<const Operation>, Pointer<const Value>, Pointer<const float>,
+                           std::array<int64_t, 4>, Pointer<void>>;
+
+void pack(const std::vector<Packing>& weights, Dtype storage, int device, Pointer<void> stream) {
+  std::vector<CudaPacking> packings;
+  for (const auto& [operation, input, weight, stride, packed] : weights)
+    packings.push_back({operation, input, weight, {stride[0], stride[1], stride[2], stride[3]}, packed});
+  const auto count = static_cast<int64_t>(packings.size());
+  raise(schedule_pack_cuda(packings.data(), count, storage, device, stream), "schedule_pack");
 }
 
 std::vector<std::tuple<int, int, bool>> conv_tiles() {
@@ -38,7 +42,7 @@ std::array<int64_t, 4> needs(Pointer<const void> plan) {
   return {needs.arena_bytes, needs.scratch_bytes, needs.levels, needs.resident_bytes};
 }
 
-void run(const ScheduleTables& tables, Pointer<const void> plan, Pointer<const void> device_plan,
+void run(const ScheduleTables& tables, Pointer<const void> plan, Pointer<void> device_plan,
          Pointer<const void> images, int64_t count, int64_t first_level, int64_t last_level,
          Pointer<void> arena, Pointer<void> scratch, Pointer<float> logits, int64_t logit_images, int device,
          Pointer<void> stream) {
@@ -47,7 +51,7 @@ void run(const ScheduleTables& tables, Pointer<const void> plan, Pointer<const v
   run_and_raise("schedule_run", [&] { return schedule_run_cuda(tables, pass); });
 }
 
-void run_resident(const ScheduleTables& tables, Pointer<const void> plan, Pointer<const void> device_plan,
+void run_resident(const ScheduleTables& tables, Pointer<const void> plan, Pointer<void> device_plan,
                   Pointer<const void> images, int64_t count, Pointer<float> logits, int64_t logit_images,
                   int device, Pointer<void> stream) {
   const CudaPass pass{plan,    device_plan, images, count,        0,      0,
@@ -66,8 +70,8 @@ std::array<int64_t, 4> limits(int device) {
 
 void bind_schedule_cuda(py::module_& m) {
   m.def("schedule_packed_bytes_cuda", &packed_bytes, arg("operation"), arg("input"), arg("storage"));
-  m.def("schedule_pack_cuda", &pack, arg("operation"), arg("input"), arg("storage"), arg("weight"),
-        arg("weight_stride"), arg("device"), arg("stream"), arg("packed"));
+  m.def("schedule_pack_cuda", &pack, arg("weights"), arg("storage"), arg("device"), arg("stream"),
+        "Each weight: the addresses of an operation and its input, of the weight, its strides, where to.");
   m.def("schedule_plan_bytes_cuda", &schedule_plan_bytes_cuda, arg("tables"), arg("storage"), arg("images"),
         arg("purpose"));
   m.def("schedule_plan_cuda", native_at_once("schedule_plan", &schedule_plan_cuda), arg("tables"),

@@ -37,7 +37,7 @@ void bind_update(py::module_& m, const char* name, Run run, const Where&... wher
 
 void bind_sgd(py::module_& m) {
   m.def("sgd_chunks", &number_chunks, arg("parts"), arg("count"),
-        "Number the chunks of `parts`, int64 [count, 9] of SgdPart; return how many there are.");
+        "Number the chunks of `parts`, int64 [count, 10] of SgdPart; return how many there are.");
   m.def("sgd_workspace", &sgd_workspace, arg("chunks"));
   bind_update(m, "sgd_cpu", &sgd_cpu, arg("threads"));
 #ifdef LASFAST_CUDA

@@ -110,8 +110,10 @@ Status sgd_cpu(const SgdParams& p, const SgdPart* parts, void* workspace, int th
   if (threads < 1) return invalid("threads must be at least 1");
   const float scale =
       p.clip_norm > 0 ? clipped_scale(p, parts, static_cast<double*>(workspace), threads) : p.gradient_scale;
-  const auto run = p.weight_decay == 0 ? choose_update<false>(p) : choose_update<true>(p);
+  const auto plain = choose_update<false>(p);
+  const auto decaying = p.weight_decay == 0 ? plain : choose_update<true>(p);
   for_chunks(p, parts, threads, [&](int64_t, const SgdPart& part, int64_t offset, int64_t count) {
+    const auto run = part.decays != 0 ? decaying : plain;
     run(p, scale, part.gradient + offset, count, part.weight + offset,
         part.momentum == nullptr ? nullptr : part.momentum + offset);
   });

@@ -85,21 +85,16 @@ merge_sums(const MergeArgs a) {
         sums[1] / device::sqrt(static_cast<double>(a.var[c]) + static_cast<double>(a.eps)));
 }
 
-struct Running {
+struct FollowArgs {
   int64_t channels;
-  double momentum, unbiased;
   const float *mean, *var;
-  float *running_mean, *running_var;
+  BnActRunning running;
 };
 
 LASFAST_KERNEL(reduce_threads, 2)
-follow(const Running a) {
+follow(const FollowArgs a) {
   const int64_t c = device::block_index() * reduce_threads + device::thread_index();
-  if (c >= a.channels) return;
-  a.running_mean[c] = static_cast<float>((1.0 - a.momentum) * static_cast<double>(a.running_mean[c]) +
-                                         a.momentum * static_cast<double>(a.mean[c]));
-  a.running_var[c] = static_cast<float>((1.0 - a.momentum) * static_cast<double>(a.running_var[c]) +
-                                        a.unbiased * static_cast<double>(a.var[c]));
+  if (c < a.channels) a.running.follow(c, a.mean[c], a.var[c]);
 }
 
 // ---- the host's side
@@ -202,24 +197,44 @@ Status update_running_cuda(int64_t rows, int64_t channels, const float* mean, co
                            double momentum, int device, void* stream, float* running_mean,
                            float* running_var) {
   if (const Status status = validate_running(rows, channels); !status.ok()) return status;
-  const double unbiased = momentum * (static_cast<double>(rows) / static_cast<double>(rows - 1));
-  const Running a{channels, momentum, unbiased, mean, var, running_mean, running_var};
+  const FollowArgs a{channels, mean, var, {rows, momentum, running_mean, running_var}};
   return on_device(device, stream, [&](device::Stream queue) {
     return device::launch(follow, divide_up(channels, reduce_threads), reduce_threads, 0, queue, a);
   });
 }
 
-Status bn_act_forward_cuda(const BnActParams& p, const void* x, const float* mean, const float* var,
-                           const float* weight, const float* bias, const void* residual, void*, int device,
-                           void* stream, void* y) {
-  if (const Status status = validate(p); !status.ok()) return status;
+namespace {
+
+Status run_forward(const BnActParams& p, const void* x, const float* mean, const float* var,
+                   const float* weight, const float* bias, const void* residual, int device, void* stream,
+                   void* y, const BnActRunning& running) {
   if (p.rows == 0) return {};
   const int vector = vector_for(p, {x, residual, y});
   BnActArgs a = normalizing(p, WideRows(p.rows, p.channels, vector), x, mean, var, weight, bias, residual);
   a.output = y;
+  a.running = running;
   return on_device(device, stream, [&](device::Stream queue) {
     return launch_bn_act(BnActPass::forward, p.storage, vector, a, queue);
   });
+}
+
+}  // namespace
+
+Status bn_act_forward_cuda(const BnActParams& p, const void* x, const float* mean, const float* var,
+                           const float* weight, const float* bias, const void* residual, void*, int device,
+                           void* stream, void* y) {
+  if (const Status status = validate(p); !status.ok()) return status;
+  return run_forward(p, x, mean, var, weight, bias, residual, device, stream, y, {});
+}
+
+Status bn_act_train_cuda(const BnActParams& p, const void* x, const float* mean, const float* var,
+                         const float* weight, const float* bias, const void* residual, void*, int device,
+                         void* stream, void* y, double momentum, float* running_mean, float* running_var) {
+  if (const Status status = validate(p); !status.ok()) return status;
+  if (const Status status = validate_running(p.rows, p.channels); !status.ok()) return status;
+  if (!running_mean || !running_var) return invalid("the running statistics are missing");
+  return run_forward(p, x, mean, var, weight, bias, residual, device, stream, y,
+                     {p.rows, momentum, running_mean, running_var});
 }
 
 Status bn_act_sums_cuda(const BnActParams& p, const void* grad, const void* x, const float* mean,

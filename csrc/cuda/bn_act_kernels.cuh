@@ -11,6 +11,26 @@ namespace lasfast {
 // from that mean; for gradients two sums, and one that is not used.
 constexpr int bn_act_partials = 3;
 
+// Running statistics, and the weights with which they follow those of a batch.
+struct BnActRunning {
+  double momentum, unbiased;
+  float *mean, *var;
+
+  BnActRunning() : momentum(0), unbiased(0), mean(nullptr), var(nullptr) {}
+  BnActRunning(int64_t rows, double momentum, float* mean, float* var)
+      : momentum(momentum),
+        unbiased(momentum * (static_cast<double>(rows) / static_cast<double>(rows - 1))),
+        mean(mean),
+        var(var) {}
+
+  LASFAST_DEVICE void follow(int64_t c, float batch_mean, float batch_var) const {
+    mean[c] = static_cast<float>((1.0 - momentum) * static_cast<double>(mean[c]) +
+                                 momentum * static_cast<double>(batch_mean));
+    var[c] = static_cast<float>((1.0 - momentum) * static_cast<double>(var[c]) +
+                                unbiased * static_cast<double>(batch_var));
+  }
+};
+
 struct BnActArgs {
   WideRows rows;
   int64_t residual_channels;  // 0: none
@@ -21,6 +41,7 @@ struct BnActArgs {
   const double* sums;  // null where mean and var are constants
   float* partial;      // [blocks, bn_act_partials, width]
   void* output;
+  BnActRunning running;  // what the forward pass updates, if it is not null
 };
 
 enum class BnActPass { statistics, forward, sums, grad_x };

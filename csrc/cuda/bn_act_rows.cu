@@ -228,6 +228,10 @@ forward(const BnActArgs a) {
   auto* const columns = device::shared<Columns>();
   const Part<vector> part(a.rows);
   prepare(a, part, columns);
+  // Each channel is a column of the first block of some tile, once; other blocks read the batch's statistics.
+  const int64_t c = part.own_column();
+  if (a.running.mean && part.block == 0 && part.answers() && c < a.rows.channels)
+    a.running.follow(c, a.mean[c], a.var[c]);
   Forward<T, vector> pass(a, part, *columns);
   for_rows<forward_rows>(a.rows, part, pass);
 }

@@ -23,10 +23,12 @@ int run_windows(const Conv2dNhwcParams& p, const Windows& w, const void* input, 
   char* const packed = align_to_16(workspace);
   auto* const partial = mean ? reinterpret_cast<float*>(packed + packed_bytes(p, w)) : nullptr;
   if (w.positions > 0) {
-    PackArgs pack{w, weight, {}, packed};
-    for (int i = 0; i < 4; ++i) pack.stride[i] = p.weight_stride[i];
-    if (const int error = launch_pack(pack, p.weight, p.storage, stream); error != 0) return error;
-    const WindowsArgs args{w, input, packed, output, partial, 0, 0, false, p.warpgroups};
+    if (!p.packed) {
+      const PackArgs pack(p, w, weight, packed);
+      if (const int error = launch_pack(&pack, 1, p.weight, p.storage, stream); error != 0) return error;
+    }
+    const void* const rows = p.packed ? weight : packed;
+    const WindowsArgs args{w, input, rows, output, partial, 0, 0, false, p.warpgroups};
     if (const int error = launch_windows(args, p.storage, p.tf32, stream); error != 0) return error;
   }
   if (!mean) return 0;
@@ -64,12 +66,16 @@ Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass pass) {
     if (p.storage != Dtype::bfloat16 || pass == Pass::grad_weight || in % chunk || out <= 32)
       return unsupported("warpgroups do not multiply these values");
   }
+  if (p.packed && pass == Pass::grad_weight) return invalid("the weight's gradient reads no weight");
   if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");
   const int64_t largest = p.c_in > p.c_out ? p.c_in : p.c_out;
   for (const int64_t positions : {p.height * p.width, p.out_height * p.out_width})
     if (positions > max_index || p.batch * positions > max_index)
       return unsupported("more than 2^31 positions in one call");
   if (p.kernel * p.kernel * largest > max_index) return unsupported("the weight is too large");
+  const int64_t wider = p.width > p.out_width ? p.width : p.out_width;
+  if (p.kernel * wider * largest > max_index)
+    return unsupported("more than 2^31 elements under a window's rows");
   return {};
 }
 
@@ -78,6 +84,21 @@ int64_t conv2d_nhwc_workspace_cuda(const Conv2dNhwcParams& p, Pass pass) {
   if (pass == Pass::grad_weight) return GradWeightTiling(p).partial_bytes(p) + workspace_slack;
   const Windows w(p, pass);
   return packed_bytes(p, w) + (pass == Pass::forward ? partial_statistics(w) : 0) + workspace_slack;
+}
+
+int64_t conv2d_nhwc_packed_bytes_cuda(const Conv2dNhwcParams& p, Pass pass) {
+  if (pass == Pass::grad_weight || !conv2d_nhwc_supported_cuda(p, pass).ok()) return 0;
+  return packed_bytes(p, Windows(p, pass));
+}
+
+Status conv2d_nhwc_pack_cuda(const Conv2dNhwcParams& p, const void* weight, int device, void* stream,
+                             void* forward, void* grad_input) {
+  for (const Pass pass : {Pass::forward, Pass::grad_input})
+    if (const Status status = conv2d_nhwc_supported_cuda(p, pass); !status.ok()) return status;
+  const PackArgs args[] = {{p, Windows(p, Pass::forward), weight, forward},
+                           {p, Windows(p, Pass::grad_input), weight, grad_input}};
+  return on_device(device, stream,
+                   [&](device::Stream queue) { return launch_pack(args, 2, p.weight, p.storage, queue); });
 }
 
 Status conv2d_nhwc_forward_cuda(const Conv2dNhwcParams& p, const void* input, const void* weight,

@@ -58,8 +58,12 @@ struct PackArgs {
   const void* weight;
   int64_t stride[4];  // [c_out, c_in, kernel, kernel]
   void* packed;
+
+  PackArgs(const Conv2dNhwcParams& p, const Windows& windows, const void* weight, void* packed);
+  int64_t blocks() const;
 };
-int launch_pack(const PackArgs& args, Dtype weight, Dtype packed, device::Stream stream);
+// Does so for one pass, or for two.
+int launch_pack(const PackArgs* args, int count, Dtype weight, Dtype packed, device::Stream stream);
 
 constexpr int conv_rows = 128;  // of a tile: positions, or (tap, input channel) of a weight's gradient
 

@@ -26,14 +26,21 @@ struct Tap {
   }
 };
 
+struct Packings {
+  PackArgs first, second;
+  int64_t first_blocks;
+};
+
 template <typename From, typename To>
 LASFAST_KERNEL(threads, 2)
-pack_windows(const PackArgs args) {
+pack_windows(const Packings packings) {
+  const bool is_first = device::block_index() < packings.first_blocks;
+  const PackArgs& args = is_first ? packings.first : packings.second;
+  const int64_t block = device::block_index() - (is_first ? 0 : packings.first_blocks);
   using Row = float[side + 1];
   auto* const tile = device::shared<Row>();  // [rows][elements]
   const Windows& w = args.windows;
   const int across = (w.depth + side - 1) / side, down = (w.out_channels + side - 1) / side;
-  const int64_t block = device::block_index();
   const int first_k = static_cast<int>(block % across) * side;
   const int first_row = static_cast<int>(block / across % down) * side;
   const int phase = static_cast<int>(block / across / down);
@@ -61,16 +68,25 @@ pack_windows(const PackArgs args) {
 
 }  // namespace
 
-int launch_pack(const PackArgs& args, Dtype weight, Dtype packed, device::Stream stream) {
+PackArgs::PackArgs(const Conv2dNhwcParams& p, const Windows& windows, const void* weight, void* packed)
+    : windows(windows), weight(weight), stride{}, packed(packed) {
+  for (int i = 0; i < 4; ++i) stride[i] = p.weight_stride[i];
+}
+
+int64_t PackArgs::blocks() const {
+  const int64_t phases = int64_t{windows.packed_phases} * windows.packed_phases;
+  return phases * divide_up(windows.out_channels, side) * divide_up(windows.depth, side);
+}
+
+int launch_pack(const PackArgs* args, int count, Dtype weight, Dtype packed, device::Stream stream) {
   using device::bfloat16;
-  const Windows& w = args.windows;
-  const int64_t phases = int64_t{w.packed_phases} * w.packed_phases;
-  const int64_t blocks = phases * divide_up(w.out_channels, side) * divide_up(w.depth, side);
+  const Packings packings{args[0], args[count - 1], args[0].blocks()};
+  const int64_t blocks = packings.first_blocks + (count > 1 ? packings.second.blocks() : 0);
   if (blocks == 0) return 0;
   const bool from = weight == Dtype::bfloat16, to = packed == Dtype::bfloat16;
   auto* const kernel = from ? (to ? pack_windows<bfloat16, bfloat16> : pack_windows<bfloat16, float>)
                             : (to ? pack_windows<float, bfloat16> : pack_windows<float, float>);
-  return device::launch(kernel, blocks, threads, side * int64_t{sizeof(float[side + 1])}, stream, args);
+  return device::launch(kernel, blocks, threads, side * int64_t{sizeof(float[side + 1])}, stream, packings);
 }
 
 }  // namespace lasfast

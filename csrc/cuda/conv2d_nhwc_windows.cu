@@ -41,22 +41,21 @@ struct Position {
         x(number % tile.x.count) {}
 };
 
-// The window of a tile's row, or one in the padding for rows behind the tile's last position.
+// The window of a tile's row; there is none for rows behind the tile's last position.
 template <typename T>
 LASFAST_DEVICE Window<T> window_at(const WindowsArgs& args, const Tile& tile, int row) {
   const Windows& w = args.windows;
   const bool some = row < tile.count;
   const Position at(tile, some ? tile.first + row : 0);
   return {static_cast<const T*>(args.input) + int64_t{at.image} * w.in_height * w.in_width * w.in_channels,
-          some ? tile.y.origin + tile.y.origin_step * at.y : in_padding,
-          tile.x.origin + tile.x.origin_step * at.x};
+          tile.y.origin + tile.y.origin_step * at.y, tile.x.origin + tile.x.origin_step * at.x, some};
 }
 
 template <typename T, int BN, bool whole, bool warpgroups, template <typename, int, int> class ProductOf>
 LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
   using G = Geometry<conv_rows, BN, warpgroups>;
   using Product = ProductOf<T, G::rows, G::columns>;
-  constexpr int step_elements = conv_step_bytes / sizeof(T);
+  constexpr int step_bytes = Product::step_bytes, step_elements = step_bytes / sizeof(T);
   const Windows& w = args.windows;
   const Tile tile(args, BN);
   if (tile.count == 0) return;
@@ -69,15 +68,16 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
                               w.in_channels,
                               tile.y.taps,
                               tile.x.taps,
+                              true,
                               static_cast<const T*>(args.packed) + packed_row * w.depth,
                               w.out_channels - tile.column,
                               w.depth};
-  WindowLoader<T, conv_rows, BN, whole, Unchanged> loader(
-      operands, {}, [&](int row) { return window_at<T>(args, tile, row); });
+  auto* const shared = device::shared<WindowShared<conv_rows, BN, step_bytes>>();
+  WindowLoader<T, conv_rows, BN, step_bytes, whole, Unchanged> loader(
+      operands, {}, &shared->taps, [&](int row) { return window_at<T>(args, tile, row); });
   const int depth = tile.y.taps * tile.x.taps * w.in_channels;
   const int steps = (depth + step_elements - 1) / step_elements;
-  auto* const shared = device::shared<ConvShared<conv_rows, BN>>();
-  convolve<Product>(*shared, steps, loader, [&](auto& result) {
+  convolve_windows<Product>(*shared, steps, loader, [&](auto& result) {
     if (args.partial) {
       const int thread = device::thread_index();
       const Column column = column_moments(result.values, result.pitch, tile.count, BN, &result.moments);
@@ -137,9 +137,14 @@ int launch_of(WindowsArgs args, device::Stream stream) {
   const int64_t blocks = args.row_tiles * args.column_tiles * args.windows.phases_y * args.windows.phases_x;
   const bool whole = is_whole(args.input, args.windows.in_channels, sizeof(T));
   auto* kernel = whole ? windows<T, BN, true, Product> : windows<T, BN, false, Product>;
-  if constexpr (sizeof(T) == 2 && BN >= 64)
-    if (whole && args.warpgroups) kernel = warpgroup_windows<T, BN>;
-  return device::launch(kernel, blocks, block_threads, sizeof(ConvShared<conv_rows, BN>), stream, args);
+  int64_t bytes = sizeof(WindowShared<conv_rows, BN, conv_step_bytes>);
+  if constexpr (sizeof(T) == 2 && BN >= 64) {
+    if (whole && args.warpgroups) {
+      kernel = warpgroup_windows<T, BN>;
+      bytes = sizeof(WindowShared<conv_rows, BN, WarpgroupProduct<T, 64, 64>::step_bytes>);
+    }
+  }
+  return device::launch(kernel, blocks, block_threads, bytes, stream, args);
 }
 
 template <typename T, template <typename, int, int> class Product>

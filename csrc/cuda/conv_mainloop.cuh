@@ -1,5 +1,5 @@
 // The main loop of convolutions as matrix products, in the engine and in training. A is [rows, k], B
-// [columns, k], and a block computes a tile of BM x BN sums, over 64 bytes of k at a time.
+// [columns, k], and a block computes a tile of BM x BN sums, over 64 or 128 bytes of k at a time.
 //
 // The loop is a template over
 // - a product, which multiplies what lies in shared memory (conv_products.cuh,
@@ -17,10 +17,6 @@
 
 namespace lasfast {
 
-constexpr int stages = 4;
-constexpr int pieces = conv_step_bytes / 16;          // pieces of 16 bytes in a row of a step
-constexpr int rows_at_once = block_threads / pieces;  // rows of which a block's threads copy a piece each
-
 // Says how a tile is divided among teams of threads: warps, or warpgroups, which divide its rows alone.
 template <int BM, int BN, bool warpgroups = false>
 struct Geometry {
@@ -29,17 +25,22 @@ struct Geometry {
   static constexpr int teams_m = block_threads / team_threads / teams_n;
   static constexpr int rows = BM / teams_m, columns = BN / teams_n;  // of a team
 
-  LASFAST_DEVICE static int first_row() { return device::thread_index() / team_threads / teams_n * rows; }
-  LASFAST_DEVICE static int first_column() {
-    return device::thread_index() / team_threads % teams_n * columns;
+  LASFAST_DEVICE static int first_row() { return team() / teams_n * rows; }
+  LASFAST_DEVICE static int first_column() { return team() % teams_n * columns; }
+
+ private:
+  // Where warpgroups multiply, addresses that follow from it are told to the whole warp at once.
+  LASFAST_DEVICE static int team() {
+    const int number = device::thread_index() / team_threads;
+    return warpgroups ? device::uniform(number) : number;
   }
 };
 
 // The operands of one step of k.
-template <int BM, int BN>
+template <int BM, int BN, int step_bytes = conv_step_bytes>
 struct Stage {
-  alignas(512) char a[BM * conv_step_bytes];  // the alignment is what warpgroups want
-  char b[BN * conv_step_bytes];
+  alignas(8 * step_bytes) char a[BM * step_bytes];  // the alignment is what warpgroups want
+  char b[BN * step_bytes];
 };
 
 // The sums of a tile.
@@ -65,23 +66,25 @@ struct Result {
   static constexpr int across = BN / chunk;
 };
 
+// How many stages there are: four, but three where four would leave no room for two blocks on a
+// multiprocessor.
+constexpr int stages_of(int64_t stage_bytes) { return stage_bytes == 32 << 10 ? 3 : 4; }
+
 // The shared memory of the main loop.
-template <int BM, int BN>
+template <int BM, int BN, int step_bytes = conv_step_bytes>
 union ConvShared {
-  Stage<BM, BN> stage[stages];
+  Stage<BM, BN, step_bytes> stage[stages_of(sizeof(Stage<BM, BN, step_bytes>))];
   Result<BM, BN> result;
 };
 
-// Computes a tile from `steps` steps of k. The copies run ahead of the products by as many steps as there are
-// stages, less the one at hand and those whose products may still be under way. Steps are filled, arrive and
-// are multiplied in order. All threads of the block call it.
-template <typename Product, int BM, int BN, typename Loader, typename Epilogue>
-LASFAST_DEVICE void convolve(ConvShared<BM, BN>& shared, int steps, Loader& loader, Epilogue epilogue) {
+// Adds the products of `steps` steps of k. The copies run ahead of them by as many steps as there are stages,
+// less the one at hand and those whose products may still be under way. Steps are filled, arrive and are
+// multiplied in order. All threads of the block call it, and behind it all their products are done.
+template <typename Product, int BM, int BN, int step_bytes, int stages, typename Loader>
+LASFAST_DEVICE void add_steps(Product& product, Stage<BM, BN, step_bytes> (&stage)[stages], int steps,
+                              Loader& loader) {
   using G = Geometry<BM, BN, Product::warpgroups>;
-  using Result = Result<BM, BN>;
   constexpr int ahead = stages - 1 - Product::in_flight;
-  auto* const stage = shared.stage;
-  Product product;
   const int first_row = G::first_row(), first_column = G::first_column();
   LASFAST_ROLL
   for (int step = 0; step < ahead; ++step) {
@@ -89,22 +92,38 @@ LASFAST_DEVICE void convolve(ConvShared<BM, BN>& shared, int steps, Loader& load
     device::copy_commit();
   }
   LASFAST_ROLL
-  for (int step = 0; step < steps; ++step) {
+  for (int next = ahead; next < steps + ahead; ++next) {  // the step that is filled meanwhile
     device::copy_wait<ahead - 1>();
-    loader.arrived(stage[step % stages]);
+    auto& at = stage[(next + stages - ahead) % stages];  // the step at hand
+    loader.arrived(at);
     Product::publish();
     device::barrier();  // this step has come, and everybody is done with the last that is not under way
-    const int next = step + ahead;
     if (next < steps) loader.fill(stage[next % stages], next);
     device::copy_commit();
-    product.add(stage[step % stages].a, stage[step % stages].b, first_row, first_column);
+    product.add(at.a, at.b, first_row, first_column);
   }
   device::copy_wait<0>();
   product.finish();
+}
+
+// Gives the sums to the epilogue.
+template <typename Product, int BM, int BN, int step_bytes, typename Epilogue>
+LASFAST_DEVICE void finish_tile(const Product& product, ConvShared<BM, BN, step_bytes>& shared,
+                                Epilogue epilogue) {
+  using G = Geometry<BM, BN, Product::warpgroups>;
+  using Result = Result<BM, BN>;
   device::barrier();  // the sums take the place of the stages
-  product.store(shared.result.values + first_row * Result::pitch + first_column, Result::pitch);
+  product.store(shared.result.values + G::first_row() * Result::pitch + G::first_column(), Result::pitch);
   device::barrier();
   epilogue(shared.result);
+}
+
+// Computes a tile from `steps` steps of k.
+template <typename Product, int BM, int BN, typename Loader, typename Epilogue>
+LASFAST_DEVICE void convolve(ConvShared<BM, BN>& shared, int steps, Loader& loader, Epilogue epilogue) {
+  Product product;
+  add_steps(product, shared.stage, steps, loader);
+  finish_tile(product, shared, epilogue);
 }
 
 }  // namespace lasfast

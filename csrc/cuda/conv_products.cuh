@@ -1,8 +1,10 @@
-// The product of two tiles in shared memory, A [rows, 64 bytes of k] and B [columns, 64 bytes of k], added to
-// sums in registers: by tensor cores (bf16 and TF32; a warp at a time, or a warpgroup), or exactly in fp32.
+// The product of two tiles in shared memory, A [rows, step of k] and B [columns, step of k], added to sums in
+// registers: by tensor cores (bf16 and TF32; a warp at a time, or a warpgroup), or exactly in fp32. A step is
+// 64 bytes; 128, for warpgroups.
 //
-// The four pieces of 16 bytes in a row are permuted, so that piece j of eight successive rows lies in
-// different banks: two rows fill a line of all banks, and piece j of row r is at j ^ (r / 2).
+// The pieces of 16 bytes in a row are permuted, so that piece j of eight successive rows lies in different
+// banks. In steps of 128 bytes, a row fills a line of all banks, and piece j of row r is at j ^ r, modulo
+// eight. In steps of 64 bytes, two rows do, and piece j of row r is at j ^ (r / 2), modulo four.
 //
 // Each warp or warpgroup has a patch of the sums, WM x WN. A product may leave those of `in_flight` steps
 // under way; it is finished before its sums are stored.
@@ -14,8 +16,10 @@
 
 namespace lasfast {
 
+template <int step_bytes = conv_step_bytes>
 LASFAST_DEVICE int piece_offset(int row, int piece) {
-  return row * conv_step_bytes + ((piece ^ (row >> 1)) & 3) * 16;
+  static_assert(step_bytes == 64 || step_bytes == 128, "two rows or one fill a line");
+  return row * step_bytes + ((piece ^ (step_bytes == 64 ? row >> 1 : row)) & (step_bytes / 16 - 1)) * 16;
 }
 
 // The rows of A where they were copied to, from a warp's first on. (schedule_resident.cu has rows that walk
@@ -61,6 +65,7 @@ struct TensorSums {
 template <typename T, int WM, int WN>
 struct TensorProduct : TensorSums<T, WM, WN> {
   static constexpr const char* name = sizeof(T) == 4 ? "tf32" : "bf16";
+  static constexpr int step_bytes = conv_step_bytes;
   static constexpr bool warpgroups = false;
   static constexpr int in_flight = 0;
   LASFAST_DEVICE static void publish() {}
@@ -120,6 +125,7 @@ template <typename T, int WM, int WN>
 struct ExactProduct {
   static_assert(sizeof(T) == 4, "bf16 has tensor cores everywhere");
   static constexpr const char* name = "exact";
+  static constexpr int step_bytes = conv_step_bytes;
   static constexpr bool tensor_cores = false;
   static constexpr bool warpgroups = false;
   static constexpr int in_flight = 0;
@@ -171,12 +177,30 @@ struct ExactProduct {
   LASFAST_DEVICE Values<1> held(int m, int n) const { return {{sum[m][n]}}; }
 };
 
+// Where a tile is whose rows are 128 bytes with permuted pieces, as the matrix instructions of warpgroups
+// are told. Its first row is at a multiple of 1024 bytes.
+class TileAddress {
+ public:
+  LASFAST_DEVICE explicit TileAddress(const char* rows)
+      : low_((device::shared_address(rows) & 0x3ffff) >> 4 | 1u << 16) {}
+
+  // Describes the tile from some bytes further on: a multiple of eight rows, and of 32 bytes in a row.
+  LASFAST_DEVICE uint64_t descriptor(int bytes) const {
+    constexpr uint32_t eight_rows = 1024 >> 4, permuted_128_bytes = 1;
+    return (low_ + bytes / 16) | uint64_t{eight_rows | permuted_128_bytes << 30} << 32;
+  }
+
+ private:
+  uint32_t low_;
+};
+
 // A warpgroup's product, by the tensor cores of Hopper: they read both tiles from shared memory, and go on by
 // themselves.
 template <typename T, int WM, int WN>
 struct WarpgroupProduct {
-  static_assert(sizeof(T) == 2 && conv_step_bytes == 64, "bf16, in rows as warpgroup_rows wants them");
+  static_assert(sizeof(T) == 2, "warpgroups multiply bf16");
   static constexpr const char* name = "warpgroups";
+  static constexpr int step_bytes = 128;
   static constexpr bool warpgroups = true;
   static constexpr int in_flight = 1;
   float sum[WM / 64][WN / 8][4] = {};
@@ -186,14 +210,12 @@ struct WarpgroupProduct {
   LASFAST_DEVICE void finish() { device::warpgroup_wait<0>(sum); }
 
   LASFAST_DEVICE void add(const char* a, const char* b, int first_row, int first_column) {
-    a += first_row * conv_step_bytes;
-    b += first_column * conv_step_bytes;
+    const TileAddress rows(a + first_row * step_bytes), columns(b + first_column * step_bytes);
     device::warpgroup_begin(sum);
     LASFAST_UNROLL
-    for (int k = 0; k < 2; ++k) LASFAST_UNROLL
+    for (int k = 0; k < step_bytes; k += 32) LASFAST_UNROLL
     for (int m = 0; m < WM / 64; ++m)
-      device::warpgroup_mma(sum[m], device::warpgroup_rows(a + 64 * m * conv_step_bytes + 32 * k),
-                            device::warpgroup_rows(b + 32 * k));
+      device::warpgroup_mma(sum[m], rows.descriptor(64 * m * step_bytes + k), columns.descriptor(k));
     device::warpgroup_commit();
     device::warpgroup_wait<in_flight>(sum);
   }

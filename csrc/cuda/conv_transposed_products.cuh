@@ -35,6 +35,7 @@ LASFAST_DEVICE const T* transposed_element(const char* tile, int k, int m) {
 template <typename T, int BM, int BN, int WM, int WN>
 struct TransposedTensorProduct : TensorSums<T, WM, WN> {
   static constexpr const char* name = sizeof(T) == 4 ? "tf32" : "bf16";
+  static constexpr int step_bytes = conv_step_bytes;
   static constexpr bool warpgroups = false;
   static constexpr int in_flight = 0;
   LASFAST_DEVICE static void publish() {}

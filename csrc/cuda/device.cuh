@@ -47,6 +47,35 @@ LASFAST_DEVICE T* shared() {
   return reinterpret_cast<T*>(lasfast_shared);
 }
 
+// A launch that may begin early (see launch) waits here for those before it to end. What they write it must
+// not touch sooner, and each of its blocks has to come here.
+LASFAST_DEVICE void wait_for_earlier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Lets the next launch begin, if it may, once all blocks of this one have come here or ended.
+LASFAST_DEVICE void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Returns a number or a pointer of which the compiler then knows nothing: it keeps it instead of working it
+// out again and again.
+LASFAST_DEVICE int settled(int number) {
+  asm volatile("" : "+r"(number));
+  return number;
+}
+template <typename T>
+LASFAST_DEVICE T* settled(T* pointer) {
+  asm volatile("" : "+l"(pointer));
+  return pointer;
+}
+
+// Returns a value of which all threads of a warp have the same, and which the compiler then knows to be so.
+LASFAST_DEVICE int uniform(int value) { return __shfl_sync(0xffffffff, value, 0); }
+
 // ---- memory. Addresses are aligned to 16 bytes, or to the 4 that are accessed.
 
 // Load from memory that nothing writes while the kernel runs.
@@ -65,12 +94,39 @@ LASFAST_DEVICE void store16(void* to, const Bits16& bits) {
   *static_cast<uint4*>(to) = make_uint4(bits.word[0], bits.word[1], bits.word[2], bits.word[3]);
 }
 
+// Load what another block of this launch wrote, once is_last_block() has said that it is there.
+template <typename T>
+LASFAST_DEVICE T load_written(const T* from) {
+  return __ldcg(from);
+}
+
+// All threads of a block call this. It returns, to all of them, whether the block is the last of so many to
+// arrive at a counter: then it sees what the others wrote before. The counter is zero before the first
+// arrives, and zero again after the last.
+LASFAST_DEVICE bool is_last_block(uint32_t* counter, int blocks) {
+  __threadfence();
+  __syncthreads();
+  const auto last = static_cast<uint32_t>(blocks - 1);
+  const bool is_last = __syncthreads_or(threadIdx.x == 0 && atomicInc(counter, last) == last) != 0;
+  __threadfence();
+  return is_last;
+}
+
 // Begins to copy 16 bytes to shared memory, or to write zeros there where there is nothing to read.
 LASFAST_DEVICE void copy16_async(void* shared_to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
                    static_cast<unsigned>(__cvta_generic_to_shared(shared_to))),
                "l"(from), "r"(valid ? 16 : 0)
                : "memory");
+}
+// The same by those threads alone for which it is wanted; all others do nothing.
+LASFAST_DEVICE void copy16_async_if(bool wanted, void* shared_to, const void* from, bool valid) {
+  asm volatile(
+      "{\n.reg .pred wanted;\nsetp.ne.b32 wanted, %3, 0;\n"
+      "@wanted cp.async.cg.shared.global [%0], [%1], 16, %2;\n}" ::"r"(
+          static_cast<unsigned>(__cvta_generic_to_shared(shared_to))),
+      "l"(from), "r"(valid ? 16 : 0), "r"(static_cast<int>(wanted))
+      : "memory");
 }
 // The same by way of the first level of cache, for what other copies read again soon.
 LASFAST_DEVICE void copy16_async_cached(void* shared_to, const void* from, bool valid) {
@@ -143,13 +199,9 @@ constexpr bool has_warpgroups = false;  // nothing below may be used
 // shared memory.
 LASFAST_DEVICE void publish_to_warpgroups() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Describes a tile of bf16 to matrix instructions, from the first or the second 32 bytes of one of its rows
-// on. Rows are 64 bytes, and the first is at a multiple of 512 bytes. Pieces of 16 bytes are permuted: bits 7
-// and 8 of an address are added (xor) to bits 4 and 5.
-LASFAST_DEVICE uint64_t warpgroup_rows(const void* shared_rows) {
-  constexpr uint64_t eight_rows = 512 >> 4, permuted_64_bytes = 2;
-  const auto address = static_cast<uint64_t>(__cvta_generic_to_shared(shared_rows));
-  return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 | eight_rows << 32 | permuted_64_bytes << 62;
+// Returns an address in shared memory as instructions take it.
+LASFAST_DEVICE uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
 // Keeps the compiler from moving these registers between what comes before and what comes after.
@@ -176,8 +228,9 @@ LASFAST_DEVICE void warpgroup_wait(float (&sum)[M][N][4]) {
   keep(sum);
 }
 
-// sum[64, 8 * N] += a[64, 16] * b[8 * N, 16]^T in bf16 with fp32 sums. Warp w of the four has rows 16 * w to
-// 16 * w + 15 of sum, and its threads of each eight columns what mma_bf16 gives them.
+// sum[64, 8 * N] += a[64, 16] * b[8 * N, 16]^T in bf16 with fp32 sums, of tiles that are described as PTX has
+// it (matrix descriptors). Warp w of the four has rows 16 * w to 16 * w + 15 of sum, and its threads of each
+// eight columns what mma_bf16 gives them.
 // clang-format off
 #define LASFAST_SUMS(n) "+f"(sum[n][0]), "+f"(sum[n][1]), "+f"(sum[n][2]), "+f"(sum[n][3])
 #define LASFAST_8_SUMS(n)                                                                      \
@@ -250,17 +303,26 @@ constexpr int64_t max_warpgroup_shared_bytes = 227 << 10;  // of a block, where 
 // Returns the runtime's error number, 0 for none.
 int raise_shared_limit(const void* kernel);
 
-// Queues `kernel` over a flat grid; returns the runtime's error number, 0 for none.
+// Queues `kernel` over a flat grid; returns the runtime's error number, 0 for none. With `early`, it may
+// begin before what is queued before it has ended, and has to wait_for_earlier().
 template <typename Argument>
 int launch(void (*kernel)(Argument), int64_t blocks, int threads, int64_t shared_bytes, Stream stream,
-           const Argument& argument) {
+           const Argument& argument, bool early = false) {
   const auto* const function = reinterpret_cast<const void*>(kernel);
   if (shared_bytes > default_shared_bytes)
     if (const int error = raise_shared_limit(function)) return error;
   void* arguments[] = {const_cast<Argument*>(&argument)};
-  const auto error =
-      cudaLaunchKernel(function, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
-                       arguments, static_cast<size_t>(shared_bytes), stream);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = early ? 1 : 0;
+  const auto error = cudaLaunchKernelExC(&config, function, arguments);
   if (error != cudaSuccess) cudaGetLastError();  // it is reported here, not by whoever launches next
   return static_cast<int>(error);
 }
@@ -274,6 +336,16 @@ int allowed_threads(void (*kernel)(Argument)) {
   if (error == cudaSuccess) return attributes.maxThreadsPerBlock;
   cudaGetLastError();
   return 0;
+}
+
+// Returns whether a kernel's code for the current device waits for what is queued before it: whether it was
+// compiled for 9.0 or later.
+template <typename Argument>
+bool waits_for_earlier(void (*kernel)(Argument)) {
+  cudaFuncAttributes attributes{};
+  const auto error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+  if (error != cudaSuccess) cudaGetLastError();
+  return error == cudaSuccess && attributes.ptxVersion >= 90;
 }
 
 // Makes a device current for as long as it lives.

@@ -6,6 +6,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -35,7 +36,10 @@ namespace {
 constexpr int warp_size = 32, most_threads = 1024;
 constexpr size_t stack_bytes = 256 << 10;
 
-enum Error { none = 0, no_device = 1, bad_launch = 2, stuck = 3, unpublished = 4 };
+enum Error { none = 0, no_device = 1, bad_launch = 2, stuck = 3, unpublished = 4, unwaited = 5, bad_tile = 6 };
+
+// Where shared memory begins, by the addresses in it: a GPU keeps the first KiB to itself.
+constexpr uint32_t shared_begin = 1024;
 
 // A place where `expected` threads wait for one another.
 struct Gate {
@@ -92,7 +96,8 @@ struct Machine {
   int64_t block_index = 0;
   int threads = 0, current = 0, left = 0;
   Error error = none;
-  bool reversed = false;
+  bool reversed = false, last_block = false;
+  int waited = 0;  // threads of the block that have waited for earlier launches
   jmp_buf outside;
 #ifdef LASFAST_ASAN
   void* outside_fake_stack = nullptr;
@@ -103,21 +108,29 @@ struct Machine {
 
 Machine machine;
 std::set<NotedTile> tiles;
-std::mutex machine_lock;  // of these two
+std::map<NotedLaunch, int64_t> launches;
+std::mutex machine_lock;  // of these three
+
+std::atomic<int> device_count{1};
+std::atomic<bool> is_idle{false};
+thread_local int current_device = 0;
 
 // What the runtime would keep of each kernel, and what it was told to.
 struct Runtime {
   std::mutex lock;
-  std::map<const void*, int> shared_limit;
+  std::map<std::pair<const void*, int>, int> shared_limit;  // of a kernel on a device
   std::vector<int> set;
 
   int limit_of(const void* kernel) {
     const std::lock_guard<std::mutex> guard(lock);
-    const auto found = shared_limit.find(kernel);
+    const auto found = shared_limit.find({kernel, device::current_device});
     return found == shared_limit.end() ? static_cast<int>(default_shared_bytes) : found->second;
   }
 
-  static int current_device(int* device) { return *device = 0; }
+  static int current_device(int* device) {
+    *device = device::current_device;
+    return none;
+  }
   static int most_shared_bytes(const void*, int, int* bytes) {
     *bytes = static_cast<int>(max_warpgroup_shared_bytes);
     return none;
@@ -130,7 +143,7 @@ SharedLimits<Runtime> shared_limits;
 
 int Runtime::set_shared_limit(const void* kernel, int bytes) {
   const std::lock_guard<std::mutex> guard(runtime.lock);
-  runtime.shared_limit[kernel] = bytes;
+  runtime.shared_limit[{kernel, device::current_device}] = bytes;
   runtime.set.push_back(bytes);
   return none;
 }
@@ -225,6 +238,7 @@ bool run_block() {
   }
   for (Gate& warp : machine.warps) warp.arrived = 0;
   machine.block = {machine.threads, 0, 0};
+  machine.waited = 0;
   machine.left = machine.threads;
   machine.current = machine.reversed ? machine.threads - 1 : 0;
   if (_setjmp(machine.outside) == 0) leave_for(nullptr, &machine.fibres[machine.current]);
@@ -264,25 +278,38 @@ void mma(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Value 
   wait_at(gate);
 }
 
-// Element k of a row of a tile that a warpgroup reads (warpgroup_rows).
-float warpgroup_element(uint64_t rows, int row, int k) {
-  const uint64_t eight_rows = (rows >> 32 & 0x3fff) << 4;
-  uint64_t at = ((rows & 0x3fff) << 4) + row / 8 * eight_rows + row % 8 * 64 + k * sizeof(bfloat16);
-  at ^= (at >> 7 & 3) << 4;
-  bfloat16 value;
-  std::memcpy(&value, machine.shared.get() + at, sizeof value);
-  return to_float(value);
-}
+// A tile that a warpgroup reads, by its descriptor (PTX, "matrix descriptor format"): rows of 128 bytes whose
+// pieces of 16 are permuted, with the elements of k side by side.
+struct WarpgroupTile {
+  uint32_t first, eight_rows;  // addresses: of the first element, and from row to eighth row
+  bool known;
+
+  explicit WarpgroupTile(uint64_t descriptor)
+      : first((descriptor & 0x3fff) << 4),
+        eight_rows((descriptor >> 32 & 0x3fff) << 4),
+        // The hardware permutes by bits 7 to 9 of an address, so without a base offset rows begin with a
+        // multiple of 1024, and a tile of 16 elements of k with any 32 bytes of its first row.
+        known(descriptor >> 62 == 1 && (descriptor >> 49 & 7) == 0 && first % 1024 < 128 && first % 32 == 0 &&
+              eight_rows % 1024 == 0) {}
+
+  float operator()(int row, int k) const {
+    uint32_t at = first + row / 8 * eight_rows + row % 8 * 128 + k * static_cast<int>(sizeof(bfloat16));
+    at ^= (at >> 7 & 7) << 4;
+    bfloat16 value;
+    std::memcpy(&value, machine.shared.get() + (at - shared_begin), sizeof value);
+    return to_float(value);
+  }
+};
 
 // This thread's share: the sums that it has.
 void multiply(const WarpgroupProduct& p) {
   const int lane = machine.current % warp_size, first_row = machine.current / warp_size % 4 * 16;
+  const WarpgroupTile a(p.a), b(p.b);
   for (int n = 0; n < p.columns / 8; ++n)
     for (int i = 0; i < 4; ++i) {
       const int row = first_row + lane / 4 + i / 2 * 8, column = 8 * n + lane % 4 * 2 + i % 2;
       double sum = p.sum[n][i];
-      for (int k = 0; k < 16; ++k)
-        sum += double{warpgroup_element(p.a, row, k)} * warpgroup_element(p.b, column, k);
+      for (int k = 0; k < 16; ++k) sum += double{a(row, k)} * b(column, k);
       p.sum[n][i] = static_cast<float>(sum);
     }
 }
@@ -292,8 +319,19 @@ void multiply(const WarpgroupProduct& p) {
 int thread_index() { return machine.current; }
 int64_t block_index() { return machine.block_index; }
 void barrier() { wait_at(machine.block); }
+void wait_for_earlier() { ++machine.waited; }
 void* shared_memory() { return machine.shared.get(); }
 void set_reversed(bool reversed) { machine.reversed = reversed; }
+
+bool is_last_block(uint32_t* counter, int blocks) {
+  barrier();
+  if (machine.current == 0) {
+    machine.last_block = ++*counter == static_cast<uint32_t>(blocks);
+    if (machine.last_block) *counter = 0;
+  }
+  barrier();
+  return machine.last_block;
+}
 
 const void* aligned(const void* address, int bytes) {
   if (reinterpret_cast<uintptr_t>(address) % static_cast<unsigned>(bytes) != 0) {
@@ -351,14 +389,19 @@ void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 
 void publish_to_warpgroups() { machine.fibres[machine.current].published = true; }
 
-uint64_t warpgroup_rows(const void* shared_rows) {
-  const auto offset = static_cast<uint64_t>(static_cast<const char*>(shared_rows) - machine.shared.get());
-  return offset >> 4 | uint64_t{512 >> 4} << 32 | uint64_t{2} << 62;
+uint32_t shared_address(const void* shared) {
+  return shared_begin + static_cast<uint32_t>(static_cast<const char*>(shared) - machine.shared.get());
 }
+
+bool is_warpgroup_tile(uint64_t descriptor) { return WarpgroupTile(descriptor).known; }
 
 void warpgroup_add(float (*sum)[4], int columns, uint64_t a, uint64_t b) {
   for (int i = 0; i < machine.threads; ++i)
     if (!machine.fibres[i].published) machine.error = unpublished;
+  if (!is_warpgroup_tile(a) || !is_warpgroup_tile(b)) {
+    machine.error = bad_tile;
+    return;
+  }
   machine.fibres[machine.current].products.back().push_back({sum, columns, a, b});
 }
 void warpgroup_commit() { machine.fibres[machine.current].products.emplace_back(); }
@@ -381,6 +424,20 @@ std::vector<NotedTile> noted_tiles() {
   return noted;
 }
 
+std::map<NotedLaunch, int64_t> noted_launches() {
+  const std::lock_guard<std::mutex> guard(machine_lock);
+  return std::exchange(launches, {});
+}
+
+void set_device_count(int count) { device_count = count; }
+void set_idle(bool idle) { is_idle = idle; }
+
+Use::Use(int wanted)
+    : previous_(current_device), error_(wanted >= 0 && wanted < device_count ? none : no_device) {
+  if (error_ == none) current_device = wanted;
+}
+Use::~Use() { current_device = previous_; }
+
 std::vector<int> set_shared_limits() {
   const std::lock_guard<std::mutex> guard(runtime.lock);
   return std::exchange(runtime.set, {});
@@ -389,11 +446,13 @@ std::vector<int> set_shared_limits() {
 int raise_shared_limit(const void* kernel) { return shared_limits.raise(kernel); }
 
 int run_blocks(const void* kernel, void (*body)(const void*), const void* argument, int64_t blocks,
-               int threads, int64_t shared_bytes) {
+               int threads, int64_t shared_bytes, Stream stream, bool early) {
   const std::lock_guard<std::mutex> guard(machine_lock);
   if (blocks < 1 || blocks > max_blocks || threads < 1 || threads > most_threads || shared_bytes < 0 ||
       shared_bytes > runtime.limit_of(kernel))
     return bad_launch;
+  ++launches[{current_device, reinterpret_cast<uintptr_t>(stream), early}];
+  if (is_idle) return none;
   prepare_fibres(threads);
   machine.body = body;
   machine.argument = argument;
@@ -414,6 +473,7 @@ int run_blocks(const void* kernel, void (*body)(const void*), const void* argume
       machine.fibres.clear();  // they wait in the middle of a kernel
       return stuck;
     }
+    if (early && machine.waited != threads) machine.error = unwaited;
     if (machine.error != none) return machine.error;
   }
   return none;
@@ -425,23 +485,27 @@ namespace lasfast {
 
 int cuda_runtime_version() { return 0; }
 int cuda_driver_version() { return 0; }
-int cuda_device_count() { return 1; }
+int cuda_device_count() { return device::device_count; }
 
 int cuda_limits(int device, CudaLimits* limits) {
   *limits = {2, device::max_shared_bytes, device::max_shared_bytes + 1024, 1024};
-  return device == 0 ? device::none : device::no_device;
+  return device >= 0 && device < device::device_count ? device::none : device::no_device;
 }
 
 const char* cuda_error_text(int error) {
   switch (error) {
     case device::no_device:
-      return "the stand-in has one device, number 0";
+      return "the stand-in has no device of this number";
     case device::bad_launch:
       return "the launch asks for more blocks, threads or shared memory than there are";
     case device::stuck:
       return "some threads wait at a barrier that others never reach";
     case device::unpublished:
       return "a warpgroup multiplies what has not been published to it";
+    case device::unwaited:
+      return "a launch that may begin early does not wait for earlier ones";
+    case device::bad_tile:
+      return "a warpgroup multiplies a tile that does not lie as it is described";
     default:
       return "no error";
   }

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -39,12 +40,21 @@ struct alignas(16) Bits16 {
 int thread_index();
 int64_t block_index();
 void barrier();
+void wait_for_earlier();
+inline void let_next_begin() {}
 void* shared_memory();
 
 template <typename T>
 T* shared() {
   return static_cast<T*>(shared_memory());
 }
+
+inline int settled(int number) { return number; }
+template <typename T>
+T* settled(T* pointer) {
+  return pointer;
+}
+inline int uniform(int value) { return value; }
 
 // Every access of 16 or 4 bytes: a misaligned one ends the program, as on a GPU.
 const void* aligned(const void* address, int bytes);
@@ -65,9 +75,18 @@ inline Bits16 load16(const void* from) { return *aligned16(from); }
 inline Bits16 load16_shared(const void* from) { return *aligned16(from); }
 inline void store16(void* to, const Bits16& bits) { *const_cast<Bits16*>(aligned16(to)) = bits; }
 
+template <typename T>
+T load_written(const T* from) {
+  return *from;
+}
+bool is_last_block(uint32_t* counter, int blocks);
+
 void copy16_async(void* shared_to, const void* from, bool valid);
 inline void copy16_async_cached(void* shared_to, const void* from, bool valid) {
   copy16_async(shared_to, from, valid);
+}
+inline void copy16_async_if(bool wanted, void* shared_to, const void* from, bool valid) {
+  if (wanted) copy16_async(shared_to, from, valid);
 }
 void copy_commit();
 void copy_wait_for(int pending);
@@ -82,10 +101,11 @@ void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
 // Products of warpgroups happen no sooner than they are waited for; those of tiles that some thread wrote to
-// and did not publish are an error of the launch.
+// and did not publish, or that are described otherwise than as permuted lines of 128 bytes, are an error of
+// the launch.
 constexpr bool has_warpgroups = true;
 void publish_to_warpgroups();
-uint64_t warpgroup_rows(const void* shared_rows);
+uint32_t shared_address(const void* shared);
 void warpgroup_add(float (*sum)[4], int columns, uint64_t a, uint64_t b);
 void warpgroup_commit();
 void warpgroup_wait_for(int pending);
@@ -150,8 +170,21 @@ using NotedTile = std::tuple<std::string, std::string, int, int, bool>;
 void note_tile(const char* kernel, const char* product, int rows, int columns, bool whole);
 // Returns the tiles that were noted since the last call, each once.
 std::vector<NotedTile> noted_tiles();
+
+// A kind of launch: its device and stream, and whether it may begin early.
+using NotedLaunch = std::tuple<int, uintptr_t, bool>;
+// Returns how many launches of each kind there were since the last call.
+std::map<NotedLaunch, int64_t> noted_launches();
+// While idle, launches are checked and noted, but no kernel runs.
+void set_idle(bool idle);
+
+// Pretends to have so many devices, all with the host's memory; one at first.
+void set_device_count(int count);
+
 // Returns the bytes of each limit that was set, a kernel's of shared memory, since the last call.
 std::vector<int> set_shared_limits();
+// Returns whether warpgroups multiply a tile that is described so; in a kernel, others are an error.
+bool is_warpgroup_tile(uint64_t descriptor);
 
 // ---- the host's side
 
@@ -161,7 +194,7 @@ int raise_shared_limit(const void* kernel);
 // Runs body(argument) as the threads of `blocks` blocks of a kernel; returns 0, or an error number of
 // cuda_error_text().
 int run_blocks(const void* kernel, void (*body)(const void*), const void* argument, int64_t blocks,
-               int threads, int64_t shared_bytes);
+               int threads, int64_t shared_bytes, Stream stream, bool early);
 
 template <typename Argument>
 struct Job {
@@ -175,13 +208,13 @@ struct Job {
 };
 
 template <typename Argument>
-int launch(void (*kernel)(Argument), int64_t blocks, int threads, int64_t shared_bytes, Stream,
-           const Argument& argument) {
+int launch(void (*kernel)(Argument), int64_t blocks, int threads, int64_t shared_bytes, Stream stream,
+           const Argument& argument, bool early = false) {
   const auto* const function = reinterpret_cast<const void*>(kernel);
   if (shared_bytes > default_shared_bytes)
     if (const int error = raise_shared_limit(function)) return error;
   const Job<Argument> job{kernel, argument};
-  return run_blocks(function, Job<Argument>::run, &job, blocks, threads, shared_bytes);
+  return run_blocks(function, Job<Argument>::run, &job, blocks, threads, shared_bytes, stream, early);
 }
 
 template <typename Argument>
@@ -189,13 +222,22 @@ int allowed_threads(void (*)(Argument)) {
   return 1024;
 }
 
+template <typename Argument>
+bool waits_for_earlier(void (*)(Argument)) {
+  return true;
+}
+
 class Use {
  public:
-  explicit Use(int wanted) : error_(wanted == 0 ? 0 : 1) {}
+  explicit Use(int wanted);
+  ~Use();
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+
   int error() const { return error_; }
 
  private:
-  int error_;
+  int previous_, error_;
 };
 
 }  // namespace lasfast::device

@@ -1,8 +1,9 @@
 // The order of k, (tap, input channel), in the matrix products of convolutions.
 //
-// Where channels fill whole steps of the loop over k, all taps come in turn for the channels of one step,
-// then for those of the next: windows overlap, and what they share is read again while the first level of
-// cache has it. Elsewhere all channels of one tap come, then those of the next, so that k has no holes.
+// Where channels fill whole steps of the loop over k, or pairs of steps, all taps come in turn for the
+// channels of one, then for those of the next: windows overlap, and what they share is read again while the
+// first level of cache has it. Elsewhere all channels of one tap come, then those of the next, so that k has
+// no holes. A loop whose steps are twice as deep has the same order.
 #pragma once
 
 #include "device.cuh"
@@ -11,6 +12,7 @@ namespace lasfast {
 
 // Returns how many channels of a tap stand together: a run.
 LASFAST_DEVICE int run_of(int channels, int step_elements) {
+  if (channels % (2 * step_elements) == 0) return 2 * step_elements;
   return channels % step_elements == 0 ? step_elements : channels;
 }
 

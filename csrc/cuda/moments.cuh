@@ -11,7 +11,7 @@ struct Column {
   float mean = 0.f, deviations = 0.f;
 };
 
-struct Moments {
+struct alignas(8) Moments {
   float mean[block_threads], deviations[block_threads];
 };
 

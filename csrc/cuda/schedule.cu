@@ -44,10 +44,11 @@ Status check_pass(const ScheduleTables& t, const LaunchPlan& plan, const CudaPas
 
 // The arguments for all problems of the plan.
 PassArgs arguments(const ScheduleTables& t, const LaunchPlan& plan, const CudaPass& pass) {
-  const auto* const problems = reinterpret_cast<const Problem*>(
-      static_cast<const char*>(pass.device_plan) +
-      (reinterpret_cast<const char*>(plan.first_problem()) - static_cast<const char*>(pass.plan)));
-  return {problems,
+  const auto on_device = [&](const void* in_plan) {
+    return static_cast<char*>(pass.device_plan) +
+           (static_cast<const char*>(in_plan) - static_cast<const char*>(pass.plan));
+  };
+  return {reinterpret_cast<const Problem*>(on_device(plan.first_problem())),
           plan.problems,
           pass.count,
           pass.images,
@@ -64,11 +65,12 @@ PassArgs arguments(const ScheduleTables& t, const LaunchPlan& plan, const CudaPa
           t.mean,
           t.variance,
           static_cast<float*>(pass.scratch),
-          0};
+          reinterpret_cast<uint32_t*>(on_device(plan.first_counter())),
+          0,
+          false};
 }
 
 int run(const Launch& launch, const LaunchPlan& plan, const PassArgs& args, device::Stream stream) {
-  if (launch.work == Work::merge) return launch_merge(launch, args, stream);
   if (is_conv(launch.work)) return launch_conv(launch, plan.bfloat16, plan.tf32, args, stream);
   return launch_planes(launch, plan.bfloat16, args, stream);
 }
@@ -103,8 +105,9 @@ Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
   if (misaligned(pass.plan, 8)) return invalid("the plan is missing or not aligned");
   const LaunchPlan& plan = *static_cast<const LaunchPlan*>(pass.plan);
   if (const Status status = check_pass(t, plan, pass); !status.ok()) return status;
-  const PassArgs all = arguments(t, plan, pass);
+  PassArgs all = arguments(t, plan, pass);
   return on_device(pass.device, pass.stream, [&](device::Stream stream) {
+    const bool early = may_launch_early();
     for (int64_t i = 0; i < plan.launches; ++i) {
       const Launch& launch = plan.first_launch()[i];
       if (launch.level < pass.first_level || launch.level > pass.last_level) continue;
@@ -112,6 +115,7 @@ Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
       args.problems += launch.first_problem;
       args.problem_count = launch.problems;
       if (const int error = run(launch, plan, args, stream); error != 0) return error;
+      all.early = early;  // not the first, which follows what others have queued: copies, or their kernels
     }
     return 0;
   });

@@ -7,16 +7,21 @@
 
 #include "conv_loader.cuh"
 #include "schedule_kernels.cuh"
+#include "schedule_statistics.cuh"
 #include "schedule_values.cuh"
 
 namespace lasfast {
 namespace {
 
+constexpr int step_bytes_of(bool warpgroups) {
+  return warpgroups ? WarpgroupProduct<device::bfloat16, 64, 64>::step_bytes : conv_step_bytes;
+}
+
 // A block's shared memory. Behind it lie scale and shift of the input's channels.
-template <int BM, int BN>
+template <int BM, int BN, bool warpgroups>
 struct Shared {
+  WindowShared<BM, BN, step_bytes_of(warpgroups)> windows;
   Problem problem;
-  ConvShared<BM, BN> conv;
 };
 
 // The transform that applies the norm and the activation of the input.
@@ -26,14 +31,16 @@ struct Normalize {
   const float* scale;  // and, behind those of all channels, shift
 
   template <typename T>
-  LASFAST_DEVICE void operator()(char* at, int channel, T type) const {
+  LASFAST_DEVICE void operator()(char* at, int channel, bool inside, T type) const {
     auto x = unpack_values(device::load16_shared(at), type);
     constexpr int elements = 16 / sizeof(T);
-    const float *const factor = scale + channel, *const shift = factor + input.pitch;
+    // Behind the last channel there is nothing inside.
+    const float *const factor = scale + (inside ? channel : 0), *const shift = factor + input.pitch;
     LASFAST_UNROLL
     for (int i = 0; i < elements; ++i) x.v[i] = x.v[i] * factor[i] + shift[i];
     activate(x.v, input.activation);
-    device::store16(at, pack_values(x));
+    const device::Bits16 bits = pack_values(x);
+    device::store16(at, inside ? bits : device::Bits16{});
   }
 };
 
@@ -50,20 +57,21 @@ LASFAST_DEVICE Normalize load_norm(const PassArgs& pass, const Term& input, floa
   return {some, input, scale};
 }
 
-// The window of an output position, or one in the padding for the rows of a tile behind its last position.
+// The window of an output position; there is none for the rows of a tile behind its last position.
 template <typename T>
 LASFAST_DEVICE Window<T> window_at(const PassArgs& pass, const Problem& p, int64_t position, bool some) {
   const Position at(p, position);
   return {static_cast<const T*>(pass.arena) + p.input.offset +
               at.image * p.input.height * p.input.width * p.input.pitch,
-          some ? at.y * p.stride - p.padding : in_padding, at.x * p.stride - p.padding};
+          at.y * p.stride - p.padding, at.x * p.stride - p.padding, some};
 }
 
 template <typename T, int BM, int BN, bool warpgroups, template <typename, int, int> class ProductOf>
 LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
   using G = Geometry<BM, BN, warpgroups>;
   using Product = ProductOf<T, G::rows, G::columns>;
-  auto* const shared = device::shared<Shared<BM, BN>>();
+  constexpr int step_bytes = Product::step_bytes;
+  auto* const shared = device::shared<Shared<BM, BN, warpgroups>>();
   const Problem& p = find_problem(pass, &shared->problem);
   const Tile tile(pass, p);
   if (tile.empty()) return;
@@ -77,14 +85,16 @@ LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
                               p.input.pitch,
                               p.kernel_height,
                               p.kernel_width,
+                              p.padding > 0,
                               weight + int64_t{tile.column} * p.depth,
                               p.out_channels - tile.column,
                               p.depth};
-  WindowLoader<T, BM, BN, true, Normalize> loader(operands, normalize, [&](int row) {
-    return window_at<T>(pass, p, tile.first + row, tile.first + row < tile.end);
-  });
-  const int steps = p.depth / static_cast<int>(conv_step_bytes / sizeof(T));
-  convolve<Product>(shared->conv, steps, loader, [&](auto& result) {
+  WindowLoader<T, BM, BN, step_bytes, true, Normalize> loader(
+      operands, normalize, &shared->windows.taps,
+      [&](int row) { return window_at<T>(pass, p, tile.first + row, tile.first + row < tile.end); });
+  constexpr int step_elements = step_bytes / sizeof(T);
+  const int steps = (p.depth + step_elements - 1) / step_elements;
+  convolve_windows<Product>(shared->windows, steps, loader, [&](auto& result) {
     if (p.partial >= 0) take_statistics(pass, p, tile, result.values, result.pitch, &result.moments);
     const int column = tile.column + result.own_column();
     if (column >= p.out_pitch) return;
@@ -141,8 +151,8 @@ Kernel kernel_of(int number, std::index_sequence<numbers...>) {
 
 template <size_t... numbers>
 int64_t shared_bytes(int number, std::index_sequence<numbers...>) {
-  constexpr int64_t bytes[] = {
-      sizeof(Shared<cuda_conv_tiles[numbers].rows, cuda_conv_tiles[numbers].columns>)...};
+  constexpr int64_t bytes[] = {sizeof(Shared<cuda_conv_tiles[numbers].rows, cuda_conv_tiles[numbers].columns,
+                                             cuda_conv_tiles[numbers].warpgroups>)...};
   return bytes[number];
 }
 
@@ -157,7 +167,7 @@ int launch_conv(const Launch& launch, bool bfloat16, bool tf32, const PassArgs& 
   auto* const kernel = bfloat16 ? kernel_of<device::bfloat16, TensorProduct>(tile, Tiles{})
                        : tf32   ? kernel_of<float, TensorProduct>(tile, Tiles{})
                                 : kernel_of<float, ExactProduct>(tile, Tiles{});
-  return device::launch(kernel, launch.blocks, block_threads, launch.shared_bytes, stream, pass);
+  return device::launch(kernel, launch.blocks, block_threads, launch.shared_bytes, stream, pass, pass.early);
 }
 
 bool has_warpgroups() {

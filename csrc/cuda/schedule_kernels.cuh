@@ -9,8 +9,10 @@ namespace lasfast {
 
 int launch_conv(const Launch& launch, bool bfloat16, bool tf32, const PassArgs& pass, device::Stream stream);
 int launch_planes(const Launch& launch, bool bfloat16, const PassArgs& pass, device::Stream stream);
-int launch_merge(const Launch& launch, const PassArgs& pass, device::Stream stream);
 int launch_resident(const LaunchPlan& plan, const PassArgs& pass, int64_t blocks, device::Stream stream);
+
+// Says whether launches may begin early on the current device (see PassArgs).
+bool may_launch_early();
 
 // Says whether this build has code for warpgroups that the current device runs.
 bool has_warpgroups();

@@ -1,4 +1,5 @@
-// Packs a slice of a weight into the rows that schedule_plan.h describes. Each thread has one packed element.
+// Packs slices of weights into the rows that schedule_plan.h describes: many in one launch, whose argument
+// has them all. Each thread has one packed element.
 #include "../cpu/schedule_check.h"
 #include "device.cuh"
 #include "entry.cuh"
@@ -14,10 +15,18 @@ struct Slice {
   const float* weight;
   int64_t stride[4];
   void* packed;
-  int64_t elements;
+  int64_t elements, first_block;
   int32_t width, taps, channels, pitch, depth;
   bool linear;  // its weight is [out, (channel, row, column)]
+  bool depthwise;
 };
+
+constexpr int most_slices = 40;
+struct Slices {
+  int32_t count;
+  Slice slice[most_slices];
+};
+static_assert(sizeof(Slices) <= 4096, "a kernel's argument is no larger");
 
 LASFAST_DEVICE int64_t place(const Slice& s, int64_t tap, int64_t channel) {
   if (s.linear) return (channel * s.taps + tap) * s.stride[1];
@@ -26,9 +35,19 @@ LASFAST_DEVICE int64_t place(const Slice& s, int64_t tap, int64_t channel) {
 
 template <typename T>
 LASFAST_KERNEL(block_threads, 2)
-pack_rows(const Slice s) {
-  const int64_t at = device::block_index() * block_threads + device::thread_index();
+pack(const Slices slices) {
+  const int64_t block = device::block_index();
+  int number = 0;
+  while (number + 1 < slices.count && slices.slice[number + 1].first_block <= block) ++number;
+  const Slice& s = slices.slice[number];
+  const int64_t at = (block - s.first_block) * block_threads + device::thread_index();
   if (at >= s.elements) return;
+  if (s.depthwise) {
+    const int64_t tap = at / s.pitch, channel = at % s.pitch;
+    const bool some = channel < s.channels;
+    static_cast<float*>(s.packed)[at] = some ? s.weight[channel * s.stride[0] + place(s, tap, 0)] : 0.f;
+    return;
+  }
   constexpr int step_elements = conv_step_bytes / sizeof(T);
   const KElement k(static_cast<int>(at % s.depth), s.taps, run_of(s.pitch, step_elements));
   const bool some = k.channel < s.channels;
@@ -36,13 +55,25 @@ pack_rows(const Slice s) {
   static_cast<T*>(s.packed)[at] = device::from_float<T>(value);
 }
 
-LASFAST_KERNEL(block_threads, 2)
-pack_depthwise(const Slice s) {
-  const int64_t at = device::block_index() * block_threads + device::thread_index();
-  if (at >= s.elements) return;
-  const int64_t tap = at / s.pitch, channel = at % s.pitch;
-  const bool some = channel < s.channels;
-  static_cast<float*>(s.packed)[at] = some ? s.weight[channel * s.stride[0] + place(s, tap, 0)] : 0.f;
+Slice slice_of(const CudaPacking& packing, Dtype storage) {
+  const Operation& op = *packing.operation;
+  const PackedShape shape(op, *packing.input, storage);
+  const int32_t taps = shape.kernel_height * shape.kernel_width;
+  const bool depthwise = is_depthwise_cuda(op);
+  Slice slice{packing.weight,
+              {},
+              packing.packed,
+              int64_t{depthwise ? taps : op.out_channels} * shape.depth,
+              0,
+              shape.kernel_width,
+              taps,
+              shape.channels,
+              shape.pitch,
+              shape.depth,
+              static_cast<Kind>(op.kind) == Kind::linear,
+              depthwise};
+  for (int i = 0; i < 4; ++i) slice.stride[i] = packing.weight_stride[i];
+  return slice;
 }
 
 }  // namespace
@@ -51,30 +82,27 @@ int64_t schedule_packed_bytes_cuda(const Operation& op, const Value& input, Dtyp
   return check_weighted(op, input).ok() ? PackedShape(op, input, storage).bytes : 0;
 }
 
-Status schedule_pack_cuda(const Operation& op, const Value& input, Dtype storage, const float* weight,
-                          const int64_t weight_stride[4], int device, void* stream, void* packed) {
-  if (const Status status = check_weighted(op, input); !status.ok()) return status;
-  if (!weight || !packed) return invalid("the weight or its packed form is missing");
-  const PackedShape shape(op, input, storage);
-  const int32_t taps = shape.kernel_height * shape.kernel_width;
-  Slice slice{weight,
-              {},
-              packed,
-              0,
-              shape.kernel_width,
-              taps,
-              shape.channels,
-              shape.pitch,
-              shape.depth,
-              static_cast<Kind>(op.kind) == Kind::linear};
-  for (int i = 0; i < 4; ++i) slice.stride[i] = weight_stride[i];
-  const bool depthwise = is_depthwise_cuda(op);
-  slice.elements = int64_t{depthwise ? taps : op.out_channels} * shape.depth;
-  auto* const kernel = depthwise                    ? pack_depthwise
-                       : storage == Dtype::bfloat16 ? pack_rows<device::bfloat16>
-                                                    : pack_rows<float>;
+Status schedule_pack_cuda(const CudaPacking* packings, int64_t count, Dtype storage, int device,
+                          void* stream) {
+  for (int64_t i = 0; i < count; ++i) {
+    const CudaPacking& one = packings[i];
+    if (const Status status = check_weighted(*one.operation, *one.input); !status.ok()) return status;
+    if (!one.weight || !one.packed) return invalid("the weight or its packed form is missing");
+  }
+  auto* const kernel = storage == Dtype::bfloat16 ? pack<device::bfloat16> : pack<float>;
   return on_device(device, stream, [&](device::Stream queue) {
-    return device::launch(kernel, divide_up(slice.elements, block_threads), block_threads, 0, queue, slice);
+    for (int64_t first = 0; first < count; first += most_slices) {
+      Slices slices{};
+      int64_t blocks = 0;
+      for (int64_t i = first; i < count && slices.count < most_slices; ++i) {
+        Slice& slice = slices.slice[slices.count++] = slice_of(packings[i], storage);
+        slice.first_block = blocks;
+        blocks += divide_up(slice.elements, block_threads);
+      }
+      if (blocks > device::max_blocks) return -1;
+      if (const int error = device::launch(kernel, blocks, block_threads, 0, queue, slices)) return error;
+    }
+    return 0;
   });
 }
 

@@ -12,7 +12,7 @@
 namespace lasfast {
 namespace {
 
-constexpr int64_t largest_positions = int64_t{1} << 31, alignment = 64;
+constexpr int64_t largest_positions = int64_t{1} << 31, largest_offsets = int64_t{1} << 31, alignment = 64;
 constexpr int64_t largest_shared =
     1 << 20;  // more than any block has: what is there is for the launch to say
 
@@ -65,7 +65,7 @@ struct Draft {
   Purpose purpose;
   std::vector<Launch> launches;
   std::vector<Problem> problems;
-  int64_t arena_bytes = 0, scratch_floats = 0, leaves = 0, levels = 0, stage_bytes = 0;
+  int64_t arena_bytes = 0, scratch_floats = 0, counters = 0, leaves = 0, levels = 0, stage_bytes = 0;
 
   Term term(int32_t value, int32_t norm, Activation activation) const {
     if (value < 0) return Term{0, 0, 0, 0, 0, -1, Activation::none};
@@ -134,11 +134,9 @@ struct Draft {
                   0};
     for (Problem& p : some) {
       p.first_tile = launch.blocks;
-      launch.blocks += work == Work::merge ? divide_up(p.out_channels, merge_columns)
-                                           : int64_t{p.row_tiles} * p.column_tiles;
-      const int64_t bytes = work == Work::merge ? 0
-                            : is_conv(work)     ? conv_shared_bytes(work, p.input.pitch)
-                                                : plane_shared_bytes(work, p);
+      launch.blocks += int64_t{p.row_tiles} * p.column_tiles;
+      const int64_t bytes =
+          is_conv(work) ? conv_shared_bytes(work, p.input.pitch) : plane_shared_bytes(work, p);
       launch.shared_bytes = std::max(launch.shared_bytes, bytes);
     }
     launches.push_back(launch);
@@ -147,7 +145,7 @@ struct Draft {
 
   void add_level(int64_t level) {
     std::vector<Problem> by_work[work_count];
-    int64_t floats = 0;
+    int64_t floats = 0, counted = 0;
     for (int64_t i = 0; i < t.operation_count; ++i) {
       const Operation& op = t.operations[i];
       if (op.level != level || kind_of(op) == Kind::opaque ||
@@ -156,14 +154,19 @@ struct Draft {
       const Work work = work_of(op);
       Problem p = problem(op, work);
       if (op.statistics >= 0) {
+        p.tile_groups = static_cast<int32_t>(divide_up(p.row_tiles, pooled_tiles));
         p.partial = floats;
-        floats += int64_t{2} * p.row_tiles * p.out_pitch;
-        by_work[static_cast<int>(Work::merge)].push_back(p);
+        p.pooled = floats += int64_t{2} * p.row_tiles * p.out_pitch;
+        if (p.tile_groups > 1)
+          floats += p.tile_groups * 2 * int64_t{p.out_pitch} * int64_t{sizeof(double) / sizeof(float)};
+        p.counters = static_cast<int32_t>(counted);
+        counted += p.column_tiles * (int64_t{1} + p.tile_groups);
       }
       by_work[static_cast<int>(work)].push_back(p);
       if (purpose == Purpose::resident) stage_bytes = std::max(stage_bytes, resident_stage_bytes(p));
     }
     scratch_floats = std::max(scratch_floats, floats);
+    counters = std::max(counters, round_to(counted, 4));
     for (int work = 0; work < work_count; ++work) add_launch(static_cast<Work>(work), level, by_work[work]);
   }
 
@@ -268,6 +271,9 @@ Status check_plan(const ScheduleTables& t, Dtype storage, int64_t images, Purpos
     if (images * p.out_height * p.out_width >= largest_positions ||
         (p.other.channels && images * p.input.height * p.input.width >= largest_positions))
       return unsupported("more than 2^31 positions of one value at a time; run fewer images at once");
+  for (const Problem& p : draft.problems)
+    if (is_conv(p.work) && int64_t{p.kernel_height} * p.input.width * p.input.pitch >= largest_offsets)
+      return unsupported("the rows of an image under a window have more than 2^31 elements");
   for (const Launch& launch : draft.launches)
     if (!resident &&
         (launch.blocks > device::max_blocks || launch.shared_bytes > most_shared_bytes(launch.work)))
@@ -280,13 +286,15 @@ int64_t make_plan(const ScheduleTables& t, Dtype storage, bool tf32, int64_t ima
   const Draft draft(t, storage, images, purpose);
   const size_t launch_bytes = draft.launches.size() * sizeof(Launch);
   const size_t problem_bytes = draft.problems.size() * sizeof(Problem);
+  const size_t counter_bytes = static_cast<size_t>(draft.counters) * sizeof(uint32_t);
   LaunchPlan header{};
   header.mark = plan_mark;
-  header.bytes = static_cast<int64_t>(sizeof(LaunchPlan) + launch_bytes + problem_bytes);
+  header.bytes = static_cast<int64_t>(sizeof(LaunchPlan) + launch_bytes + problem_bytes + counter_bytes);
   header.images = images;
   header.levels = draft.levels;
   header.launches = static_cast<int64_t>(draft.launches.size());
   header.problems = static_cast<int64_t>(draft.problems.size());
+  header.counters = draft.counters;
   header.arena_bytes = round_to(draft.arena_bytes, alignment);
   header.scratch_bytes = draft.scratch_floats * int64_t{sizeof(float)};
   header.leaves = purpose == Purpose::calibration ? 0 : draft.leaves;
@@ -300,6 +308,7 @@ int64_t make_plan(const ScheduleTables& t, Dtype storage, bool tf32, int64_t ima
     std::memcpy(to, &header, sizeof header);
     std::memcpy(to += sizeof header, draft.launches.data(), launch_bytes);
     std::memcpy(to += launch_bytes, draft.problems.data(), problem_bytes);
+    std::memset(to + problem_bytes, 0, counter_bytes);
   }
   return header.bytes;
 }

@@ -1,6 +1,7 @@
 // The kernels of depthwise convolutions, pools, sums, gates, arrangements and inputs.
 #include "schedule_kernels.cuh"
 #include "schedule_planes.cuh"
+#include "schedule_statistics.cuh"
 
 namespace lasfast {
 namespace {
@@ -46,7 +47,8 @@ depthwise(const PassArgs pass) {
 template <typename T>
 int launch_of(const Launch& launch, const PassArgs& pass, device::Stream stream) {
   const auto run = [&](void (*kernel)(PassArgs)) {
-    return device::launch(kernel, launch.blocks, block_threads, launch.shared_bytes, stream, pass);
+    return device::launch(kernel, launch.blocks, block_threads, launch.shared_bytes, stream, pass,
+                          pass.early);
   };
   switch (launch.work) {
     case Work::depthwise:
@@ -75,6 +77,8 @@ int64_t plane_shared_bytes(Work work, const Problem& p) {
   const int64_t kept = p.partial >= 0 ? p.rows : 0;
   return sizeof(Shared) + (taps + kept) * p.columns * int64_t{sizeof(float)};
 }
+
+bool may_launch_early() { return device::waits_for_earlier(planes<float, Combine>); }
 
 int launch_planes(const Launch& launch, bool bfloat16, const PassArgs& pass, device::Stream stream) {
   return bfloat16 ? launch_of<device::bfloat16>(launch, pass, stream)

@@ -15,7 +15,7 @@ namespace lasfast {
 
 constexpr int plane_chunks = 8;         // the most chunks side by side in a tile of other operations
 constexpr int plane_rows = 4;           // positions of such a tile that a thread computes
-constexpr int merge_columns = 32;       // channels whose statistics a block merges
+constexpr int pooled_tiles = 32;        // tiles whose statistics a block pools: a group
 constexpr int64_t resident_blocks = 2;  // the most blocks of the resident kernel on a multiprocessor
 
 // The kernel that computes an operation. Convolutions come first, by the number of their tile.
@@ -28,9 +28,8 @@ enum class Work : int32_t {
   gate,
   arrange,
   input,
-  merge,  // the second stage of statistics
 };
-constexpr int work_count = cuda_conv_tile_count + 9;
+constexpr int work_count = cuda_conv_tile_count + 8;
 
 constexpr bool is_conv(Work work) { return work < Work::depthwise; }
 constexpr CudaConvTile conv_tile(Work work) { return cuda_conv_tiles[static_cast<int>(work)]; }
@@ -63,8 +62,11 @@ struct Problem {
   int64_t bias;        // or -1
   int64_t partial;     // statistics: floats from the beginning of the scratch, or -1;
                        // [row tiles][mean, squared deviations][out_pitch]
+  int64_t pooled;      // the same for doubles [tile groups][mean, squared deviations][out_pitch]
   int32_t statistics;  // of its first channel in mean, variance, ...
   float eps;
+  int32_t tile_groups;
+  int32_t counters;  // the first of [column tiles][1 + groups]: groups, and blocks of each, that arrived
 };
 static_assert(sizeof(Problem) % 16 == 0, "it is copied 16 bytes at a time");
 static_assert(sizeof(Problem) / sizeof(int32_t) <= block_threads, "a thread copies one word");
@@ -80,13 +82,17 @@ static_assert(sizeof(Launch) % 16 == 0, "problems come behind launches");
 struct alignas(16) LaunchPlan {
   uint64_t mark;  // plan_mark, which tells a plan from other bytes
   int64_t bytes, images, levels, launches, problems, arena_bytes, scratch_bytes, leaves;
+  int64_t counters;        // behind the problems; zero but while a launch counts there
   int64_t resident_bytes;  // shared memory of the resident kernel, or 0 where the plan is not for that
   int32_t bfloat16, tf32;
 
   const Launch* first_launch() const { return reinterpret_cast<const Launch*>(this + 1); }
   const Problem* first_problem() const { return reinterpret_cast<const Problem*>(first_launch() + launches); }
+  const uint32_t* first_counter() const {
+    return reinterpret_cast<const uint32_t*>(first_problem() + problems);
+  }
 };
-constexpr uint64_t plan_mark = 0x326e616c7066736cull;
+constexpr uint64_t plan_mark = 0x336e616c7066736cull;
 
 // The argument of every kernel of a schedule.
 struct PassArgs {
@@ -102,7 +108,9 @@ struct PassArgs {
   const float *biases, *gamma, *beta;
   float *scale, *shift, *mean, *variance;
   float* partial;
+  uint32_t* counters;
   int64_t first;  // the image of the batch that is image 0 of the values
+  bool early;     // whether the launch may begin before what is queued before it has ended
 };
 
 }  // namespace lasfast

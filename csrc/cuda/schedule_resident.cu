@@ -89,18 +89,23 @@ class WindowRows {
 // `stage`. These functions are called, not inlined, so that what one works out beforehand takes no registers
 // from others.
 
-template <typename T, int BN, template <typename, int, int> class ProductOf>
+// Exact products need more registers for each sum.
+template <typename T, template <typename, int, int> class ProductOf>
+constexpr bool on_tensor_cores = ProductOf<T, 32, 16>::piece_step == 2;
+
+// Warps have tiles of up to 32 columns, or of 16: then more of them stand side by side.
+template <typename T, int BN, int most_columns, template <typename, int, int> class ProductOf>
 LASFAST_CALLED void conv(int at, int stage) {
   const PassArgs& pass = device::shared<ResidentShared>()->pass;
   const Problem& p = device::shared<ResidentShared>()->problem[at];
   char* const ring = device::shared<char>() + stage;
-  // Exact products need more registers for each sum.
-  constexpr bool tensor = ProductOf<T, 32, 16>::piece_step == 2;
-  constexpr int warp_rows = tensor ? 32 : 16, warp_columns = BN == 16 || !tensor ? 16 : 32;
+  constexpr int warp_rows = on_tensor_cores<T, ProductOf> ? 32 : 16;
+  constexpr int warp_columns = BN < most_columns ? BN : most_columns;
   constexpr int warps_n = BN / warp_columns, tile_rows = block_threads / 32 / warps_n * warp_rows;
   constexpr int slot_bytes = BN * conv_step_bytes, slots = ring_bytes / slot_bytes;
   constexpr int step_elements = conv_step_bytes / sizeof(T), piece_elements = 16 / sizeof(T);
   using Product = ProductOf<T, warp_rows, warp_columns>;
+  device::note_tile("resident", Product::name, tile_rows, BN, true);
   const int thread = device::thread_index(), warp = thread / 32;
   const int first_row = warp / warps_n * warp_rows, first_column = warp % warps_n * warp_columns;
   const int positions = static_cast<int>(pass.count) * p.out_height * p.out_width;
@@ -157,6 +162,19 @@ LASFAST_CALLED void conv(int at, int stage) {
       }
     }
   }
+}
+
+// Lets warps have columns for themselves where there are too few positions for all of them one below the
+// other.
+template <typename T, int BN, template <typename, int, int> class Product>
+LASFAST_DEVICE void conv(int at, int stage) {
+  if constexpr (on_tensor_cores<T, Product> && BN > 16) {
+    const Problem& p = device::shared<ResidentShared>()->problem[at];
+    constexpr int rows = block_threads / 32 / (BN / 32) * 32;  // of a tile with warps of 32 columns
+    const auto positions = device::shared<ResidentShared>()->pass.count * p.out_height * p.out_width;
+    if (positions > rows / 2) return conv<T, BN, 32, Product>(at, stage);
+  }
+  conv<T, BN, 16, Product>(at, stage);
 }
 
 template <typename T>

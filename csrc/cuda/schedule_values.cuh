@@ -1,11 +1,10 @@
-// What the kernels of a schedule share: how an operation sees a value, what follows op(...), statistics of a
-// tile, and which tile a block is to compute.
+// What the kernels of a schedule share: how an operation sees a value, what follows op(...), and which tile a
+// block is to compute.
 #pragma once
 
 #include "activation.cuh"
 #include "chunk.cuh"
 #include "device.cuh"
-#include "moments.cuh"
 #include "schedule_problem.h"
 
 namespace lasfast {
@@ -123,15 +122,13 @@ struct Finish {
 
 // A tile of a problem's output: positions first .. end - 1, and p.columns channels from `column` on.
 struct Tile {
-  int64_t row;  // its number among the tiles of its channels
   int64_t first, end;
   int column;
 
   LASFAST_DEVICE Tile(const PassArgs& pass, const Problem& p, int64_t tile) {
     const int64_t total = pass.count * p.out_height * p.out_width;
-    row = tile / p.column_tiles;
     column = static_cast<int>(tile % p.column_tiles) * p.columns;
-    first = row * p.rows;
+    first = tile / p.column_tiles * p.rows;
     end = first + p.rows < total ? first + p.rows : total;
   }
   // The tile of this block, where the blocks of a launch are the tiles of its problems.
@@ -140,7 +137,8 @@ struct Tile {
   LASFAST_DEVICE bool empty() const { return first >= end; }  // fewer images than the plan is for
 };
 
-// Copies the problem that this block works on to shared memory, and returns it.
+// Copies the problem that this block works on to shared memory, and returns it once what is queued before the
+// launch has ended: the plan alone is there sooner.
 LASFAST_DEVICE const Problem& find_problem(const PassArgs& pass, Problem* shared) {
   auto* const found = reinterpret_cast<int32_t*>(shared);
   const int thread = device::thread_index();
@@ -154,21 +152,10 @@ LASFAST_DEVICE const Problem& find_problem(const PassArgs& pass, Problem* shared
   device::barrier();
   if (thread < static_cast<int>(sizeof(Problem) / sizeof(int32_t)))
     reinterpret_cast<int32_t*>(shared)[thread] = from[thread];
+  device::wait_for_earlier();
+  device::let_next_begin();
   device::barrier();
   return *shared;
-}
-
-// Writes mean and squared deviations of each column of a tile in shared memory, whose rows are `pitch` floats
-// apart. All threads of the block call it, once what they wrote to the tile is in place.
-LASFAST_DEVICE void take_statistics(const PassArgs& pass, const Problem& p, const Tile& tile,
-                                    const float* values, int pitch, Moments* moments) {
-  const int thread = device::thread_index();
-  const int count = static_cast<int>(tile.end - tile.first);
-  Column column = column_moments(values, pitch, count, p.columns, moments);
-  if (thread >= p.columns || tile.column + thread >= p.out_pitch) return;
-  const int c = tile.column + thread;
-  if (p.bias >= 0 && c < p.out_channels) column.mean += pass.biases[p.bias + c];
-  store_moments(column, pass.partial + p.partial, tile.row, p.out_pitch, c);
 }
 
 }  // namespace lasfast

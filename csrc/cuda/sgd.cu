@@ -95,10 +95,11 @@ update(const Args args) {
   const int64_t chunk = device::block_index();
   const SgdPart part = find_part(args, chunk);
   const float scale = args.scale == nullptr ? p.gradient_scale : *args.scale;
+  const bool decays = p.weight_decay != 0 && part.decays != 0;
   for_values(part, chunk, [&](int64_t at) {
     const float weight = part.weight[at];
     float g = part.gradient[at] * scale;
-    if (p.weight_decay != 0) g += weight * p.weight_decay;
+    if (decays) g += weight * p.weight_decay;
     if (p.momentum != 0) {
       const float m = part.momentum[at] * p.momentum + g;
       part.momentum[at] = m;

@@ -1,4 +1,4 @@
-"""`lasfast search layernas|evolution|regularized`: search an option for each layer.
+"""`lasfast search layernas|evolution|regularized|predictor|local`: search an option for each layer.
 
 The search is in a supernet that is trained beforehand, or in a table of trained networks.
 """
@@ -14,7 +14,14 @@ from lasfast.cli.options import ChoiceOptions, command, panel
 from lasfast.cli.search_supernet import MakeSearcher, search_choices, search_model
 from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
-from lasfast.searchers import Evolution, LayerNAS, RegularizedEvolution, Searcher
+from lasfast.searchers import (
+    Evolution,
+    LayerNAS,
+    LocalSearch,
+    Predictor,
+    RegularizedEvolution,
+    Searcher,
+)
 from lasfast.spaces import ChoiceSpace
 
 
@@ -67,6 +74,23 @@ class RegularizedEvolutionOptions(ChoiceSearchOptions):
     sample: Annotated[int, panel("Search", "How many members a parent is the best of, S.")] = 10
     evaluations: Annotated[int, panel("Search", "Architectures to measure in all.")] = 1000
     children: Annotated[int, panel("Search", "Children of a step.")] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSearchOptions(ChoiceSearchOptions):
+    """Options of local search."""
+
+    evaluations: Annotated[int, panel("Search", "Architectures to measure in all.")] = 200
+    children: Annotated[int, panel("Search", "Neighbours of a step, of which the best counts.")] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorOptions(ChoiceSearchOptions):
+    """Options of predictor-guided search."""
+
+    initial: Annotated[int, panel("Search", "Random architectures to begin with.")] = 10
+    evaluations: Annotated[int, panel("Search", "Architectures to measure in all.")] = 200
+    children: Annotated[int, panel("Search", "Architectures of a step, which are measured together.")] = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -143,6 +167,51 @@ def register(app: typer.Typer) -> None:
             )
 
         _search("regularized", options, make)
+
+    @command(app, "predictor", PredictorOptions)
+    def predictor(options: PredictorOptions) -> None:
+        """Measure what a Gaussian process expects most of; the best choice for few measurements.
+
+        **Examples**
+
+        lasfast search predictor --data cifar10 --constraint "flops<=20M" --evaluations 300 --children 20
+
+        lasfast search predictor --table nasbench_macro.npz --constraint "flops<=42M" --evaluations 100
+        """
+
+        def make(space: ChoiceSpace, constraint: Constraint | None) -> Searcher:
+            return Predictor(
+                space,
+                constraint=constraint,
+                initial=options.initial,
+                evaluations=options.evaluations,
+                children=options.children,
+                seed=options.seed,
+            )
+
+        _search("predictor", options, make)
+
+    @command(app, "local", LocalSearchOptions)
+    def local_search(options: LocalSearchOptions) -> None:
+        """Climb from random architectures to better neighbours, as a baseline.
+
+        **Examples**
+
+        lasfast search local --data cifar10 --constraint "flops<=20M" --children 20
+
+        lasfast search local --table nasbench_macro.npz --constraint "flops<=42M" --evaluations 200
+        """
+
+        def make(space: ChoiceSpace, constraint: Constraint | None) -> Searcher:
+            return LocalSearch(
+                space,
+                constraint=constraint,
+                evaluations=options.evaluations,
+                children=options.children,
+                seed=options.seed,
+            )
+
+        _search("local", options, make)
 
 
 def _search(name: str, options: ChoiceSearchOptions, make: MakeSearcher) -> None:

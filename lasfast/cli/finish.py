@@ -115,12 +115,14 @@ def _retrain(
 def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Architecture]:
     """Return the kind and the architecture of the baseline, which the winner is compared with.
 
-    That is a handcrafted assignment of its depth, or else the one of some hundred random architectures within
-    the constraint whose cost (the constraint's first, or FLOPs) is nearest to the winner's.
+    That is the handcrafted assignment of its depth, if a paper has one, or else the most even one. Where
+    nothing has a depth, it is the one of some hundred random architectures within the constraint whose cost
+    (the constraint's first, or FLOPs) is nearest to the winner's.
     """
     supernet, searcher = study.evaluator.supernet, study.searcher
     if isinstance(supernet, LayerAssignmentSupernet):
-        return "handcrafted", supernet.handcrafted(sum(winner))
+        assignment = supernet.handcrafted(sum(winner))
+        return "handcrafted" if assignment in supernet.handcrafted_assignments else "even", assignment
 
     def admits(architecture: Architecture) -> bool:
         return architecture != winner and searcher.admits(architecture)

@@ -73,7 +73,11 @@ class SupernetOptions(FamilyOptions):
 
     max_layers: Annotated[
         str | None,
-        panel("Supernet", "Most layers of each group, such as 6,6,6 (default: enough for the depth)."),
+        panel(
+            "Supernet",
+            "Most layers of each group, such as 6,6,6 (default: two more than an even share of the depth, "
+            "and as many as published networks have).",
+        ),
     ] = None
 
 
@@ -127,6 +131,20 @@ class OneShotOptions(SizeOptions):
     supernet_epochs: Annotated[
         int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
     ] = None
+    supernet_schedule: Annotated[
+        str | None,
+        panel(
+            "Training",
+            "Learning rate of a supernet of choices: linear or cosine, both to zero, or constant "
+            "(default: linear).",
+        ),
+    ] = None
+    supernet_ramp_epochs: Annotated[
+        int | None,
+        panel(
+            "Training", "First epochs of a supernet of choices, in which the learning rate rises from zero."
+        ),
+    ] = None
     sampling: Annotated[
         str,
         panel(
@@ -134,6 +152,35 @@ class OneShotOptions(SizeOptions):
             "Which paths of a supernet of choices a batch trains: uniform, uniform-cost or sandwich.",
         ),
     ] = "uniform"
+    sampling_range: Annotated[
+        str | None,
+        panel(
+            "Training",
+            "Costs that --sampling uniform-cost trains, as 200M<=flops<=400M (default: those within the "
+            "first bound of --constraint).",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions:
+    """Options that say which sub-networks learn from others."""
+
+    distill: Annotated[
+        str | None,
+        panel(
+            "Training",
+            "full: the largest sub-network of each batch teaches the others. A supernet of choices needs "
+            "--sampling sandwich for it.",
+        ),
+    ] = None
+    distill_temperature: Annotated[
+        float | None,
+        panel("Training", "Temperature that logits are divided by in distillation (default: 1)."),
+    ] = None
+    distill_weight: Annotated[
+        float | None, panel("Training", "The teacher's share of the loss; labels have the rest (default: 1).")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +191,38 @@ class TrainOptions:
     batch_size: Annotated[int | None, panel("Training", "Images in a batch.")] = None
     learning_rate: Annotated[float | None, panel("Training", "Base learning rate.")] = None
     weight_decay: Annotated[float | None, panel("Training", "Weight decay.")] = None
+    bias_decay: Annotated[
+        bool | None,
+        panel("Training", "Let biases and scales of norms decay, too.", "--bias-decay/--no-bias-decay"),
+    ] = None
+    label_smoothing: Annotated[
+        float | None, panel("Training", "Share of each label that is spread over all classes.")
+    ] = None
     warm_up_epochs: Annotated[
         int | None, panel("Training", "Epochs of the deepest sub-network before the search.")
     ] = None
     epochs_per_step: Annotated[int | None, panel("Training", "Epochs of each search step.")] = None
     standalone_epochs: Annotated[int | None, panel("Training", "Epochs of training from scratch.")] = None
+    standalone_schedule: Annotated[
+        str | None,
+        panel(
+            "Training",
+            "Learning rate of training from scratch: milestones, linear or cosine, both to zero, or constant "
+            "(default: the preset's).",
+        ),
+    ] = None
+    standalone_ramp_epochs: Annotated[
+        int | None,
+        panel(
+            "Training", "First epochs of training from scratch, in which the learning rate rises from zero."
+        ),
+    ] = None
+    standalone_ema: Annotated[
+        float | None,
+        panel(
+            "Training", "Decay of an average of the weights that training from scratch ends with, as 0.99."
+        ),
+    ] = None
     precision: Annotated[str, precision_option()] = "fp32"
     channels_last: Annotated[
         bool | None,
@@ -235,14 +309,14 @@ class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, Traini
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(ModelOptions, SupernetSearchOptions, SupernetOptions):
+class SearchOptions(ModelOptions, SupernetSearchOptions, SupernetOptions, DistillOptions):
     """Options of every search of layer assignments."""
 
     depth: Annotated[int, panel("Search", "Layers of the assignments that the search ends with.")] = 9
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceOptions(ModelOptions, SupernetSearchOptions, OneShotOptions):
+class ChoiceOptions(ModelOptions, SupernetSearchOptions, OneShotOptions, DistillOptions):
     """Options of every search of a supernet of choices."""
 
 

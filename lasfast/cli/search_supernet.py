@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,22 +41,49 @@ def search_assignments(
 ) -> None:
     """Search layer assignments, training the supernet for the candidates of each step."""
     max_layers = setup.parse_max_layers(options, options.depth)
+    distill = setup.make_distillation(options)
     given = TrainingSetup.of(options)
     supernet = setup.make_supernet(options, given.data, max_layers, options.seed).to(given.device)
     searcher = make_searcher(supernet.space, _constraint(options, supernet, given.data))
-    trainer = SupernetTrainer(supernet, given.images, given.settings, paths=paths, update=update)
+    given.console.print(_shut_out(supernet.space, options.depth))
+    trainer = SupernetTrainer(
+        supernet, given.images, given.settings, paths=paths, update=update, distill=distill
+    )
     more = {"max_layers": supernet.space.format(max_layers)}
     run_search(name, f" to depth {options.depth}", options, given, searcher, trainer, more)
 
 
+def _shut_out(space: LayerAssignmentSpace, depth: int) -> str:
+    """Return the text that says how many assignments of a depth exceed the space in a group."""
+    every = math.comb(depth - 1, space.groups - 1)
+    if not (missing := every - space.count(depth)):
+        return f"all {every} assignments of depth {depth} can be found"
+    return (
+        f"{every - missing} of the {every} assignments of depth {depth} can be found: the others exceed "
+        f"{space.format(space.max_layers)} layers in a group (--max-layers {depth - space.groups + 1} admits "
+        "them, and makes the supernet larger)"
+    )
+
+
 def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearcher) -> None:
     """Search choices, with a supernet that is trained beforehand."""
+    distill = setup.make_distillation(options)
+    if distill is not None and options.sampling != "sandwich":
+        raise ValueError(
+            "--sampling must be sandwich for --distill full, so that every batch trains the largest "
+            f"sub-network, got {options.sampling!r}"
+        )
     given = TrainingSetup.of(options)
     supernet = setup.make_choice_supernet(options, given.data, options, options.seed).to(given.device)
     constraint = _constraint(options, supernet, given.data)
     searcher = make_searcher(supernet.space, constraint)
-    sampler = setup.make_sampler(options.sampling, supernet, constraint, given.data.image_size)
-    trainer = OneShotTrainer(supernet, given.images, given.settings, sampler=sampler)
+    trained = constraint
+    if options.sampling_range is not None:
+        if options.sampling != "uniform-cost":
+            raise ValueError(f"--sampling-range is of --sampling uniform-cost alone, got {options.sampling}")
+        trained = _within(options.sampling_range, options, supernet, given.data)
+    sampler = setup.make_sampler(options.sampling, supernet, trained, given.data.image_size)
+    trainer = OneShotTrainer(supernet, given.images, given.settings, sampler=sampler, distill=distill)
     within = "" if constraint is None else f" within {constraint}"
     run_search(name, within, options, given, searcher, trainer, {})
 
@@ -84,12 +112,14 @@ def search_model(
 
 
 def _constraint(options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> Constraint | None:
-    """Return the constraint of the options, if any; relative numbers are of the largest sub-network."""
-    if options.constraint is None:
-        return None
+    return None if options.constraint is None else _within(options.constraint, options, supernet, data)
+
+
+def _within(bounds: str, options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> Constraint:
+    """Return the constraint of bounds, as text; relative numbers are of the largest sub-network."""
     tables = [costs.LatencyTable.load(options.latency_table)] if options.latency_table else []
     known = costs.functions(supernet, data.image_size, tables)
-    return Constraint(options.constraint, known, supernet.space.largest())
+    return Constraint(bounds, known, supernet.space.largest())
 
 
 def run_search(

@@ -16,6 +16,7 @@ from lasfast import costs, supernets
 from lasfast.cli.display import make_console
 from lasfast.cli.options import (
     DataOptions,
+    DistillOptions,
     FamilyOptions,
     MachineOptions,
     SizeOptions,
@@ -32,10 +33,11 @@ from lasfast.runtime.seeds import torch_seed
 from lasfast.spaces import CellSpace
 from lasfast.supernets import CellNet, ChoiceSupernet, LayerAssignmentSupernet, Supernet
 from lasfast.supernets.mobilenet_designs import DESIGNS
-from lasfast.train import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
+from lasfast.train import Distillation, PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
+from lasfast.train.objective import FULL
 from lasfast.train.settings import TrainSettings, resolve
 
-FAMILIES: dict[str, Callable[..., LayerAssignmentSupernet]] = {
+FAMILIES: dict[str, type[LayerAssignmentSupernet]] = {
     "residual": supernets.ResidualNet,
     "plain": supernets.PlainNet,
     "mobilenet-v1": supernets.MobileNetV1,
@@ -144,11 +146,17 @@ def parse_counts(name: str, text: str, family: str) -> tuple[int, ...]:
 
 
 def parse_max_layers(options: SupernetOptions, depth: int) -> tuple[int, ...]:
-    """Return the most layers of each group; by default two more than an even share of `depth`."""
+    """Return the most layers of each group.
+
+    By default these are two more than an even share of `depth`, or as many as the assignments of this depth,
+    or a lesser one, have that the network's authors chose or the NIR paper found.
+    """
     check_family(options)
-    groups = GROUPS[options.supernet]
+    groups, family = GROUPS[options.supernet], FAMILIES[options.supernet]
     if options.max_layers is None:
-        return (math.ceil(depth / groups) + 2,) * groups
+        published = (*family.handcrafted_assignments, *family.found_assignments)
+        shares = [(math.ceil(depth / groups) + 2,) * groups]
+        return tuple(map(max, zip(*shares, *(one for one in published if sum(one) <= depth), strict=True)))
     if options.max_layers.isdigit():
         return parse_counts("--max-layers", "-".join([options.max_layers] * groups), options.supernet)
     return parse_counts("--max-layers", options.max_layers, options.supernet)
@@ -180,7 +188,8 @@ def make_supernet(
     elif max(data.image_size) <= 32:
         arguments["stem"] = "cifar"
     with torch_seed(seed):
-        return FAMILIES[options.supernet](max_layers, data.num_classes, data.channels, **arguments)
+        make: Callable[..., LayerAssignmentSupernet] = FAMILIES[options.supernet]
+        return make(max_layers, data.num_classes, data.channels, **arguments)
 
 
 def make_choice_supernet(
@@ -265,10 +274,17 @@ def make_settings(options: TrainOptions) -> TrainSettings:
         "batch_size",
         "learning_rate",
         "weight_decay",
+        "bias_decay",
+        "label_smoothing",
         "warm_up_epochs",
         "epochs_per_step",
         "supernet_epochs",
+        "supernet_schedule",
+        "supernet_ramp_epochs",
         "standalone_epochs",
+        "standalone_schedule",
+        "standalone_ramp_epochs",
+        "standalone_ema",
         "precision",
         "channels_last",
         "clip_norm",
@@ -277,6 +293,18 @@ def make_settings(options: TrainOptions) -> TrainSettings:
     )
     given = {name: getattr(options, name, None) for name in names}
     return resolve(options.preset, **{name: value for name, value in given.items() if value is not None})
+
+
+def make_distillation(options: DistillOptions) -> Distillation | None:
+    """Return what the options say of distillation, if anything; ValueError where they do not fit together."""
+    values = {"temperature": options.distill_temperature, "weight": options.distill_weight}
+    given = {name: value for name, value in values.items() if value is not None}
+    if options.distill is None:
+        if given:
+            raise ValueError("--distill-temperature and --distill-weight are of --distill: give that, too")
+        return None
+    check_choice("--distill", options.distill, (FULL,))
+    return Distillation(FULL, **given)
 
 
 def make_evaluator(options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> lasfast.Evaluator:

@@ -3,9 +3,11 @@
 from lasfast.constraints.bounds import Bound, parse_bounds
 from lasfast.constraints.constraint import Constraint
 from lasfast.constraints.cost import Cost, NamedCost, UnknownCostError, describe_function, known_cost
+from lasfast.constraints.sampling import BoundedSampler
 
 __all__ = [
     "Bound",
+    "BoundedSampler",
     "Constraint",
     "Cost",
     "NamedCost",

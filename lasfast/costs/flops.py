@@ -60,7 +60,7 @@ def op_flops(op: Op, output: Shape) -> int:
 
 @op_flops.register
 def _(op: layers.Conv2d, output: Shape) -> int:
-    return prod(output) * op.in_channels // op.groups * op.kernel_size**2
+    return prod(output) * op.in_channels // op.groups * prod(op.kernel)
 
 
 @op_flops.register

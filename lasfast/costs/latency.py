@@ -106,7 +106,7 @@ def layer_key(layer: Layer, input_shape: Shape) -> str:
 
 def _op_key(op: Op) -> str:
     # The name of an opaque module says what it computes; other names only say which weights an op reads.
-    unnamed = () if isinstance(op, layers.Opaque) else ("module",)
+    unnamed = () if isinstance(op, layers.Opaque) else ("module", "tensors")
     values = [
         f"{one.name}={getattr(op, one.name)}"
         for one in dataclasses.fields(op)

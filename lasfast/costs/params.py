@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache, singledispatch
+from math import prod
 
 from lasfast.costs.flops import HasPath
 from lasfast.costs.layerwise import REMEMBERED
@@ -38,7 +39,7 @@ def op_params(op: Op) -> int:
 @op_params.register
 def _(op: layers.Conv2d) -> int:
     bias = op.out_channels if op.bias else 0
-    return op.out_channels * (op.in_channels // op.groups) * op.kernel_size**2 + bias
+    return op.out_channels * (op.in_channels // op.groups) * prod(op.kernel) + bias
 
 
 @op_params.register
@@ -57,5 +58,5 @@ def _(op: layers.Linear) -> int:
 
 
 @op_params.register
-def _(op: layers.Opaque) -> int:
+def _(op: layers.Opaque | layers.Code) -> int:
     return op.params

@@ -27,6 +27,8 @@ IMAGE_SUFFIXES = (
     ".tiff",
     ".webp",
 )
+TEST = "test"
+VALIDATION = ("val", "valid", "validation")  # names of a folder's part to validate on
 TEST_PART = 5  # where a folder has no test part of its own, a fifth is held out
 
 
@@ -50,10 +52,19 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A pool of training files, and a function that finds the test files, which nothing looks at before."""
+    """The files of a folder, before they are split.
+
+    Attributes:
+        pool: the training files and, behind them, the validation files that a folder has of its own.
+        test: a function that finds the test files, which nothing looks at before.
+        training: how many files of the pool are training files; None where validation is held out of them.
+        parts: a text that says where each part comes from.
+    """
 
     pool: ImageFiles
     test: Callable[[], ImageFiles]
+    parts: str
+    training: int | None = None
 
 
 def scan(folder: Path) -> ImageFiles:
@@ -154,9 +165,11 @@ def _composed(name: str) -> str:
 def open_image_folder(path: Path) -> FolderSource:
     """Find the training images of ``path``, and where its test images are.
 
-    With ``path/train``, the class folders are in it and the test images in ``path/test``, or else in
-    ``path/val``. Otherwise the class folders are in ``path`` itself, and a fifth of every class, the same
-    whatever the seed of the search, is held out as the test part.
+    With ``path/train``, the class folders are in it. The test images are in ``path/test``, and the validation
+    images in ``path/val`` or ``path/valid``, or else held out of the training images. Where there is no
+    ``path/test``, the test images are those in ``path/val``. Without ``path/train``, the class folders are in
+    ``path`` itself, and a fifth of every class, the same whatever the seed of the search, is held out as the
+    test part.
 
     Raises:
         DataError: the folder is missing or not laid out so.
@@ -167,8 +180,25 @@ def open_image_folder(path: Path) -> FolderSource:
         )
     if not _has_folders(path / "train"):
         return _hold_test_out(scan(path))
-    pool = scan(path / "train")
-    return FolderSource(pool, lambda: _scan_test(path, pool.classes))
+    train = scan(path / "train")
+
+    def test() -> ImageFiles:
+        return _scan_test(path, train.classes)
+
+    of_test, *others = [name for name in (TEST, *VALIDATION) if _has_folders(path / name)] or [""]
+    where = f"test images from {of_test}" if of_test else "no test images"
+    if of_test != TEST or not others:
+        parts = f"{path}: training images from train, validation images held out of them, {where}"
+        return FolderSource(train, test, parts)
+    own = relabel(scan(path / others[0]), train.classes, path / others[0])
+    pool = ImageFiles(
+        train.classes,
+        train.paths + own.paths,
+        np.concatenate([train.labels, own.labels]),
+        train.ignored + own.ignored,
+    )
+    parts = f"{path}: training images from train, validation images from {others[0]}, {where}"
+    return FolderSource(pool, test, parts, len(train.paths))
 
 
 def _hold_test_out(files: ImageFiles) -> FolderSource:
@@ -176,11 +206,12 @@ def _hold_test_out(files: ImageFiles) -> FolderSource:
     seed = derive_seed("test part of an image folder")
     kept, held = hold_out(files.labels, len(files.classes), count, seed)
     pool = ImageFiles(files.classes, files.select(kept).paths, files.labels[kept], files.ignored)
-    return FolderSource(pool, lambda: files.select(held))
+    parts = "validation and test images held out of the training images"
+    return FolderSource(pool, lambda: files.select(held), parts)
 
 
 def _scan_test(path: Path, classes: tuple[str, ...]) -> ImageFiles:
-    folders = [path / name for name in ("test", "val") if _has_folders(path / name)]
+    folders = [path / name for name in (TEST, *VALIDATION) if _has_folders(path / name)]
     if not folders:
         raise DataError(
             f"{path} has no test images: expected class folders in {path / 'test'} or {path / 'val'}"

@@ -87,9 +87,10 @@ def load(
 
     Args:
         name: ``digits``, ``cifar10``, ``cifar100``, ``fashion-mnist``, ``tiny-imagenet``, or
-            ``imagefolder:PATH`` with ``PATH/train/<class>/<image>`` and optionally ``PATH/test`` or
-            ``PATH/val`` as the test split, or with ``PATH/<class>/<image>``, of which a fifth becomes the
-            test split. Files that are not images by their suffix are ignored (and counted in ``describe``).
+            ``imagefolder:PATH`` with ``PATH/train/<class>/<image>``, and optionally ``PATH/test`` as the test
+            split and ``PATH/val`` as validation images (as the test split where there is no ``PATH/test``);
+            or with ``PATH/<class>/<image>``, of which a fifth becomes the test split. Files that are not
+            images by their suffix are ignored (and counted in ``describe``).
         root: the folder of the named sets; the default is the environment's ``LASFAST_DATA``, or else
             ``data``.
         download: whether to download a set that is not there, which otherwise is an error.
@@ -97,7 +98,8 @@ def load(
             in the paper); fewer where there are fewer.
         validation: how many training images (an int) or which part of them (a float) to hold out, in
             proportion to the classes, whatever the ``limit``; the default is a tenth, of digits a quarter,
-            at most 10,000.
+            at most 10,000. Where a folder has validation images of its own, how many or which part of these
+            to take; the default is all, at most 10,000.
         limit: on how many images to train at most, class-balanced.
         seed: the seed of the split. The test split does not depend on it.
         image_size: pixels, (height, width) or one number for both.
@@ -108,7 +110,8 @@ def load(
         flip: whether training images are flipped, instead of what the set's recipe says.
         workers: how many processes decode images that are read from files each time; the default is one per
             core, at most 8.
-        report: is called with a line about the progress, every ten seconds that the check of files takes.
+        report: is called with a line that says where the parts of a folder come from, and with one about the
+            progress, every ten seconds that the check of files takes.
 
     Raises:
         DataError: (a ValueError) data are missing, broken or of the wrong shape; it names the file and what
@@ -119,12 +122,13 @@ def load(
         calibration, validation, limit, seed, image_size, batch_size, pad, flip, workers, report
     )
     kind, source = _open(name, root, download)
-    labels = source.labels if isinstance(source, ArraySource) else source.pool.labels
-    classes = source.classes if isinstance(source, ArraySource) else source.pool.classes
-    split = _split(labels, len(classes), RECIPES[kind], options)
+    recipe = RECIPES[kind]
     if isinstance(source, ArraySource):
-        return _from_arrays(name, source, split, RECIPES[kind], options)
-    return _from_files(name, source, split, RECIPES[kind], options)
+        split = _split(source.labels, len(source.classes), recipe, options, None)
+        return _from_arrays(name, source, split, recipe, options)
+    report(source.parts)
+    split = _split(source.pool.labels, len(source.pool.classes), recipe, options, source.training)
+    return _from_files(name, source, split, recipe, options)
 
 
 def _open(
@@ -146,12 +150,17 @@ def _open(
     raise ValueError(f"name must be one of {known}; got {name!r}")
 
 
-def _split(labels: Indices, num_classes: int, recipe: Recipe, options: Options) -> Split:
-    wanted = options.validation
+def _split(
+    labels: Indices, num_classes: int, recipe: Recipe, options: Options, training: int | None
+) -> Split:
+    """Split the pool; only its first ``training`` images are to train on, unless that is None."""
+    wanted, apart = options.validation, 0 if training is None else len(labels) - training
     if wanted is None:
-        wanted = min(MAX_VALIDATION, max(1, round(recipe.validation * len(labels))))
+        wanted = min(MAX_VALIDATION, apart or max(1, round(recipe.validation * len(labels))))
     elif isinstance(wanted, float):
-        wanted = max(1, round(wanted * len(labels)))
+        wanted = max(1, round(wanted * (apart or len(labels))))
+    if apart and wanted > apart:
+        raise DataError(f"validation must be at most {apart}, the validation images there are, got {wanted}")
     if options.limit is not None and options.limit < num_classes:
         raise ValueError(f"limit must be at least {num_classes}, one image per class, got {options.limit}")
     try:
@@ -162,6 +171,7 @@ def _split(labels: Indices, num_classes: int, recipe: Recipe, options: Options) 
             limit=options.limit,
             calibration=options.calibration,
             seed=options.seed,
+            training=training,
         )
     except DataError as error:
         raise DataError(f"validation={wanted}: {error}") from error

@@ -128,7 +128,8 @@ def open_tiny_imagenet(root: Path, download: bool) -> FolderSource:
     if not (folder / "train").is_dir():
         _download_tiny_imagenet(root, folder, download)
     pool = scan(folder / "train")
-    return FolderSource(pool, lambda: _tiny_imagenet_test(folder / "val", pool.classes))
+    parts = f"{folder}: training images from train, validation images held out of them, test images from val"
+    return FolderSource(pool, lambda: _tiny_imagenet_test(folder / "val", pool.classes), parts)
 
 
 def _download_tiny_imagenet(root: Path, folder: Path, download: bool) -> None:

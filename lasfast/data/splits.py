@@ -114,17 +114,31 @@ class Split:
 
 
 def split_pool(
-    labels: Indices, num_classes: int, *, validation: int, limit: int | None, calibration: int, seed: int
+    labels: Indices,
+    num_classes: int,
+    *,
+    validation: int,
+    limit: int | None,
+    calibration: int,
+    seed: int,
+    training: int | None = None,
 ) -> Split:
     """Hold ``validation`` images out, keep at most ``limit`` others, and choose ``calibration`` of those.
 
+    Where only the first ``training`` images are to train on, the ``validation`` images are taken of the rest.
     Validation is in proportion to the classes and does not depend on ``limit``, so that runs on parts of a
     set are compared on the same images; the other two are class-balanced.
 
     Raises:
         DataError: the classes are too small for ``validation``.
     """
-    train, held = hold_out(labels, num_classes, validation, derive_seed("validation", seed))
+    held_by = derive_seed("validation", seed)
+    if training is None:
+        train, held = hold_out(labels, num_classes, validation, held_by)
+    else:
+        train, held = np.arange(training), np.arange(training, len(labels))
+        if validation < len(held):
+            held = training + hold_out(labels[held], num_classes, validation, held_by)[1]
     if limit is not None:
         train = train[balanced_subset(labels[train], num_classes, limit, derive_seed("limit", seed))]
     chosen = balanced_subset(labels[train], num_classes, calibration, derive_seed("calibration", seed))

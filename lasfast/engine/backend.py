@@ -18,6 +18,9 @@ from lasfast.runtime.placement import device_of
 BACKENDS = ("auto", "torch", "native")
 """The names that users may give; "auto" stands for the fastest of the others that can do what is asked."""
 
+USUAL_BATCH = 250
+"""How many images are predicted at a time, but for small ones on a GPU."""
+
 NodeStatistics = dict[str, tuple[Tensor, Tensor]]
 """Batch norm module -> (mean [C], variance [C]), of the batch norms of one node."""
 
@@ -74,6 +77,10 @@ class Backend(ABC):
     @abstractmethod
     def prediction_batch(self, tree: PrefixTree, image_shape: Shape, budget: int) -> int:
         """Return how many images may be predicted at a time within `budget` bytes; at least 1."""
+
+    def usual_batch(self, image_shape: Shape) -> int:
+        """Return how many images are predicted at a time where nobody says otherwise."""
+        return USUAL_BATCH
 
     def chunks(
         self, tree: PrefixTree, image_shape: Shape, images: int, budget: int | None

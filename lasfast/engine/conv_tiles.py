@@ -137,7 +137,11 @@ class ConvTiles:
 
 
 class Trial:
-    """A convolution of some size, on values of enough positions to fill the chip, in one tile or another."""
+    """A convolution of some size, on values of enough positions to fill the chip, in one tile or another.
+
+    `source` and `output` are its values [N, SIDE, SIDE, channels], in flat memory and with channels rounded
+    up to eight; `weight` is the fp32 one that it packs.
+    """
 
     def __init__(self, tiles: ConvTiles, size: Size, usual: int) -> None:
         self.module, self.device, self.tf32 = tiles.module, tiles.device, tiles.tf32
@@ -167,13 +171,16 @@ class Trial:
         self.operations = records("Operation", [convolution])
 
         self.arena = torch.empty(sum(elements) * self.images, dtype=dtype, device=self.device)
-        source, self.output = self.arena.split([elements[0] * self.images, elements[1] * self.images])
+        self.source, self.output = self.arena.split([elements[0] * self.images, elements[1] * self.images])
         # Not zeros, whose products take less power; and from no generator that others use.
         some = torch.randn(1 << 16, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(
-            source
+            self.source
         )
-        source.copy_(some.repeat(-(-len(source) // len(some)))[: len(source)])
-        self.weights = self._packed(size)
+        self.source.copy_(some.repeat(-(-len(self.source) // len(some)))[: len(self.source)])
+        shape = size.out_channels, size.in_channels, size.kernel, size.kernel
+        weight = torch.randn(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(1))
+        self.weight = weight.to(self.device)
+        self.weights = self._packed()
         self.plans: dict[int, tuple[Tensor, Tensor]] = {}
         self._launch(usual)
         self.right = self.output.clone()
@@ -217,15 +224,13 @@ class Trial:
             *(tables, host, device, arena, self.images, 0, 0, arena, 0, 0, 0, self.index, stream)
         )
 
-    def _packed(self, size: Size) -> Tensor:
-        where = self.operations.ctypes.data, self.values.ctypes.data, self.storage
+    def _packed(self) -> Tensor:
+        where = self.operations.ctypes.data, self.values.ctypes.data
         packed = torch.empty(
-            self.module.schedule_packed_bytes_cuda(*where), dtype=torch.uint8, device=self.device
+            self.module.schedule_packed_bytes_cuda(*where, self.storage),
+            dtype=torch.uint8,
+            device=self.device,
         )
-        shape = size.out_channels, size.in_channels, size.kernel, size.kernel
-        weight = torch.randn(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(1)).to(
-            self.device
-        )
-        to = self.index, stream_of(self.device), packed.data_ptr()
-        self.module.schedule_pack_cuda(*where, weight.data_ptr(), weight.stride(), *to)
+        weights = [(*where, self.weight.data_ptr(), self.weight.stride(), packed.data_ptr())]
+        self.module.schedule_pack_cuda(weights, self.storage, self.index, stream_of(self.device))
         return packed

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from lasfast.engine.cpu_layout import CpuLayout, Cut
-from lasfast.engine.executor import Executor
+from lasfast.engine.executor import Executor, Packing
 
 
 class CpuExecutor(Executor):
@@ -98,6 +98,7 @@ class CpuExecutor(Executor):
                 self._call(call, space, count, count)
                 native(*following)
 
-    def _pack(self, index: int, weight: Tensor, strides: tuple[int, ...], address: int) -> None:
-        where = *self.layout.addresses(index), self.target.storage, self.layout.isa
-        self.native.schedule_pack(*where, weight.data_ptr(), strides, address)
+    def _pack(self, weights: Sequence[Packing]) -> None:
+        for index, weight, strides, address in weights:
+            where = *self.layout.addresses(index), self.target.storage, self.layout.isa
+            self.native.schedule_pack(*where, weight.data_ptr(), strides, address)

@@ -8,7 +8,7 @@ Nothing here waits for the device. What is run again and again with the same sha
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from torch import Tensor
 from lasfast.engine.buffer import Buffer
 from lasfast.engine.conv_tiles import ConvTiles
 from lasfast.engine.cuda_layout import CALIBRATION, PREDICTION, RESIDENT, CudaLayout, Needs, plan_launches
-from lasfast.engine.executor import Executor
+from lasfast.engine.executor import Executor, Packing
 from lasfast.engine.target import Target
 from lasfast.runtime.autotune import fastest, register
 from lasfast.runtime.cuda_graphs import Replays
@@ -213,7 +213,10 @@ class CudaExecutor(Executor):
             self._plans[key] = LaunchPlan(images, host, host.to(self.target.device), needs)
         return self._plans[key]
 
-    def _pack(self, index: int, weight: Tensor, strides: tuple[int, ...], address: int) -> None:
-        where = *self.layout.addresses(index), self.target.storage
-        place = self.index, stream_of(weight.device)
-        self.native.schedule_pack_cuda(*where, weight.data_ptr(), strides, *place, address)
+    def _pack(self, weights: Sequence[Packing]) -> None:
+        rows = [
+            (*self.layout.addresses(index), weight.data_ptr(), strides, address)
+            for index, weight, strides, address in weights
+        ]
+        place = self.index, stream_of(self.target.device)
+        self.native.schedule_pack_cuda(rows, self.target.storage, *place)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,15 @@ from lasfast.engine.schedule import Call
 from lasfast.engine.target import Target
 from lasfast.execution.interpret import conv_weight, leading, run_op
 from lasfast.ir.layers import Conv2d
+
+
+class Packing(NamedTuple):
+    """A weight (float32) to be packed: an operation that reads it, its strides, and where it goes."""
+
+    operation: int
+    weight: Tensor
+    strides: tuple[int, ...]
+    address: int
 
 
 class Executor(ABC):
@@ -57,8 +67,8 @@ class Executor(ABC):
         """Return logits [leaves, N, classes], good until the next call."""
 
     @abstractmethod
-    def _pack(self, index: int, weight: Tensor, strides: tuple[int, ...], address: int) -> None:
-        """Pack the weight (float32) that an operation reads, to an address."""
+    def _pack(self, weights: Sequence[Packing]) -> None:
+        """Pack these weights."""
 
     def load_parameters(self) -> None:
         """Pack the weights, and copy biases, scales and shifts, as the module has them now."""
@@ -66,12 +76,15 @@ class Executor(ABC):
         schedule = self.schedule
         with torch.no_grad():
             start = self.weights.data_ptr()
+            packings = []
             for (op, _, index), offset in zip(schedule.weights, self.layout.offsets.tolist(), strict=False):
                 weight: Any = modules[op.module].weight
                 if isinstance(op, Conv2d) and op.weight_bits is not None:
                     weight = conv_weight(op, modules)
                 weight = weight.detach().float()
-                self._pack(index, weight, (*weight.stride(), 1, 1)[:4], start + offset)
+                strides = (*weight.stride(), 1, 1)[:4]
+                packings.append(Packing(index, weight, strides, start + offset))
+            self._pack(packings)
             if schedule.biases:
                 biases = [leading(modules[name].bias, count) for name, count in schedule.biases]
                 torch.cat(biases, out=self.biases)

@@ -155,6 +155,8 @@ def _is_native(op: Op, inputs: list[Shape]) -> bool:
     """Return whether there is a native operation for an op on stored values of these shapes."""
     if isinstance(op, layers.Conv2d):
         dense = op.groups == 1 or op.groups == op.in_channels == op.out_channels
+        if not isinstance(op.kernel_size, int) or not isinstance(op.padding, int):
+            return False
         return dense and op.dilation == 1 and op.padding < op.kernel_size <= MAX_KERNEL
     if isinstance(op, layers.Pool):
         return op.kernel_size <= MAX_KERNEL and not op.counts_padding

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from lasfast.data.normalization import Normalization
-from lasfast.engine.backend import Backend, NodeStatistics, too_few_values
+from lasfast.engine.backend import USUAL_BATCH, Backend, NodeStatistics, too_few_values
 from lasfast.engine.buffer import Buffer
 from lasfast.engine.calibration import CONVENTIONS, RunningStatistics
 from lasfast.engine.chunks import PartSizes
@@ -31,6 +32,10 @@ from lasfast.runtime.placement import device_of
 
 EXECUTORS: dict[str, type[Executor]] = {"cpu": CpuExecutor, "cuda": CudaExecutor}
 """The executor for each type of device that parameters may be on."""
+
+
+FULL_GPU = 2000, 32 * 32
+"""A GPU has enough to do at once with so many images of so many positions."""
 
 
 def why_missing(device: torch.device) -> str | None:
@@ -128,6 +133,13 @@ class NativeBackend(Backend):
         layout = self._layout(tree, image_shape, calibration=False)
         rest = budget - layout.least_bytes(0)
         return max(1, rest // max(1, layout.logits_bytes(1)))
+
+    def usual_batch(self, image_shape: Shape) -> int:
+        """Return how many images are predicted at a time: on a GPU more, where they are small."""
+        if not self._kind.cuda:
+            return USUAL_BATCH
+        most, positions = FULL_GPU
+        return max(USUAL_BATCH, min(most, most * positions // prod(image_shape[1:])))
 
     def chunks(
         self, tree: PrefixTree, image_shape: Shape, images: int, budget: int | None

@@ -126,7 +126,9 @@ def _record(group: Group, numbers: dict[int, int], norms: dict[int, int], weight
     """Return an operation's fields."""
     op, one, other = group.op, group.input, group.other
     kernel, stride, padding, channel_groups = 1, 1, 0, group.groups
-    if isinstance(op, layers.Conv2d | layers.Pool):
+    if isinstance(op, layers.Conv2d | layers.Pool) and group.call is None:
+        assert isinstance(op.kernel_size, int)
+        assert isinstance(op.padding, int)
         kernel, stride, padding = op.kernel_size, op.stride, op.padding
     if isinstance(op, layers.Conv2d):
         channel_groups = op.groups

@@ -38,7 +38,8 @@ class Measurer:
         images: what is measured on.
         statistics: the convention of BatchNorm statistics (`lasfast.engine.calibration`).
         memory_budget: bytes of activations to stay within, or None.
-        calibration_batch, validation_batch: images per batch, of tensors.
+        calibration_batch: images per batch, of tensors.
+        validation_batch: the same; as many as are usual for the backend and the images if it is None.
     """
 
     supernet: Supernet
@@ -47,7 +48,7 @@ class Measurer:
     statistics: str
     memory_budget: int | None
     calibration_batch: int
-    validation_batch: int
+    validation_batch: int | None
 
     def measure(self, tree: PrefixTree) -> list[Measurement]:
         """Calibrate and predict; return the measurement of each path, its architecture left out."""
@@ -129,7 +130,7 @@ class Measurer:
         self, tree: PrefixTree, statistics: list[NodeStatistics], start: int = 0, stop: int | None = None
     ) -> dict[Path, Answers]:
         """Predict images `start` to `stop` of their order, with the statistics of the tree's nodes."""
-        batch = self.validation_batch
+        batch = self.validation_batch or self.backend.usual_batch(self.images.shape)
         if self.memory_budget is not None:
             batch = min(batch, self.backend.prediction_batch(tree, self.images.shape, self.memory_budget))
         scores = Scores()

@@ -20,9 +20,9 @@ from lasfast.engine.lower import lower
 from lasfast.engine.native_backend import why_missing
 from lasfast.evaluation.images import watch_sizes
 from lasfast.evaluation.norm_recorder import NormRecorder, Norms, NormStatistics, listed, ready_to_record
-from lasfast.execution.from_fx import UntraceableError, trace
+from lasfast.execution.from_fx import UntraceableError, read
 from lasfast.execution.interpret import evaluation_mode, run_layer
-from lasfast.ir.layers import Layer, Opaque, Shape
+from lasfast.ir.layers import Layer, Shape
 from lasfast.ir.precision import PRECISIONS
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime import kernels
@@ -79,6 +79,20 @@ def calibrate(
     norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
     _check_norms(network, norms)
     batches = _Batches(loader, device_of(network))
+    with _restored_on_errors(network):
+        return _calibrate(network, norms, loader, batches, statistics, backend, precision)
+
+
+def _calibrate(
+    network: nn.Module,
+    norms: Norms,
+    loader: Iterable[Any],
+    batches: _Batches,
+    statistics: str,
+    backend: str,
+    precision: str,
+) -> str:
+    """Calibrate by one backend or the other; return which."""
     kept: dict[str, NormStatistics] | None = None
     if backend == "native" or (backend == "auto" and kernels.usable(batches.device)):
         try:
@@ -96,6 +110,26 @@ def calibrate(
     with torch.inference_mode(False):  # buffers outlive the mode that this is called in
         _keep(norms, kept)
     return used
+
+
+@contextmanager
+def _restored_on_errors(network: nn.Module) -> Iterator[None]:
+    """Let a network have its buffers as they were where an error ends what it runs in.
+
+    Its own code may change some at each call, such as averages.
+    """
+    buffers = [
+        (owner, name, buffer, buffer.detach().clone())
+        for owner in network.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+    ]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for owner, name, buffer, value in buffers:
+                owner._buffers[name] = buffer.copy_(value)
+        raise
 
 
 def _check_norms(network: nn.Module, norms: Norms) -> None:
@@ -187,28 +221,28 @@ def _native(
         try:
             shape = tuple(batches.first.shape[1:])
             with _in_training(norms):
-                layer = trace(network, shape)
+                program = read(network, shape)
+            layer = program.layer
             tree = PrefixTree([(layer,)])
             lower(tree, shape, calibration=True)
         except (UntraceableError, NotLowerableError, ValueError) as error:
             raise _CannotError(str(error)) from error
         _check_reading(network, norms, layer, batches.first[:2])
         backend = NativeBackend(network, precision)
-        fixed = [op.module for op in layer.ops if isinstance(op, Opaque) and op.shape is not None]
-        images = _of_one_size(batches, shape, fixed) if fixed else batches
+        images = _of_one_size(batches, shape) if program.of_one_size else batches
         [statistics] = backend.calibrate(tree, watch_sizes(images, convention), convention)
     return {
         name: NormStatistics(mean, variance, batches.count) for name, (mean, variance) in statistics.items()
     }
 
 
-def _of_one_size(batches: Iterable[Tensor], shape: Shape, fixed: list[str]) -> Iterator[Tensor]:
-    """Give batches; raise _SizesError where images are not of the one shape that modules are known for."""
+def _of_one_size(batches: Iterable[Tensor], shape: Shape) -> Iterator[Tensor]:
+    """Give batches; raise _SizesError where images are not of the one shape that a network was read for."""
     for images in batches:
         if images.shape[1:] != shape:
             raise _SizesError(
-                f"images must have one size for backend='native', since what {listed(fixed)} makes of "
-                f"others than {shape} is not known, got {tuple(images.shape[1:])}; backend='torch' takes any"
+                f"images must have one size for backend='native', since this network was read for {shape} "
+                f"and may do otherwise with others, got {tuple(images.shape[1:])}; backend='torch' takes any"
             )
         yield images
 

@@ -21,6 +21,8 @@ from lasfast.spaces import Architecture
 
 NEVER = 1 << 30
 """The class rank of a row with NaN, beyond all others."""
+SCORED_AT_ONCE = 16 << 20
+"""Logits wait until they take so many bytes, since scoring takes a dozen small kernels for each batch."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,21 @@ class Scores:
     def __init__(self) -> None:
         self._class_ranks: list[Tensor] = []
         self._losses: list[Tensor] = []
+        self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Take in logits [networks, N, classes] and labels [N]. A row with NaN counts as wrong."""
+        """Take in logits [networks, N, classes], which it keeps, and labels [N]. A row with NaN is wrong."""
+        self._waiting.append((logits, labels))
+        if sum(one.nbytes for one, _ in self._waiting) >= SCORED_AT_ONCE:
+            self._score()
+
+    def _score(self) -> None:
+        """Score what waits."""
+        if not self._waiting:
+            return
+        logits = torch.cat([one for one, _ in self._waiting], 1)
+        labels = torch.cat([one for _, one in self._waiting])
+        self._waiting = []
         own = labels.expand(logits.shape[:2])
         losses = F.cross_entropy(logits.double().flatten(0, 1), own.flatten(), reduction="none")
         self._losses.append(losses.view(own.shape))
@@ -87,6 +101,7 @@ class Scores:
 
     def answers(self) -> list[Answers]:
         """Return the answers of each network to all images so far."""
+        self._score()
         class_ranks, losses = (torch.cat(one, 1).cpu().numpy() for one in (self._class_ranks, self._losses))
         return [Answers(*of_one) for of_one in zip(class_ranks, losses, strict=True)]
 

@@ -14,7 +14,8 @@ from lasfast.runtime import distributed
 from lasfast.runtime.distributed import World
 from lasfast.spaces import Architecture, SearchSpace
 from lasfast.supernets import Supernet
-from lasfast.train import Progress, StandaloneTrainer, TrainSettings
+from lasfast.train import Distillation, Progress, StandaloneTrainer, TrainSettings
+from lasfast.train.objective import Distill
 from lasfast.train.settings import resolve
 
 
@@ -33,6 +34,7 @@ class StandaloneEvaluator:
             `standalone_epochs=5`.
         on_progress: is called after every batch, by the process that trains it, with the architecture and
             the progress of its training.
+        distill: a teacher network whose soft targets all of them learn from, or a `Distillation` of one.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape or range.
@@ -46,6 +48,7 @@ class StandaloneEvaluator:
         settings: TrainSettings | str = "small",
         *,
         on_progress: Callable[[Architecture, Progress], None] = lambda architecture, progress: None,
+        distill: Distill = None,
         **overrides: Any,
     ) -> None:
         if not isinstance(supernet, Supernet):
@@ -57,6 +60,7 @@ class StandaloneEvaluator:
         self._images: Validation = images
         self.settings = resolve(settings, **overrides)
         self.on_progress = on_progress
+        self.distill = Distillation.of(distill)
         self.image_size = image_size(images)
 
     def __call__(self, architectures: Sequence[Architecture]) -> list[Measurement]:
@@ -76,15 +80,22 @@ class StandaloneEvaluator:
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies the measurements, as JSON values."""
-        return {
+        description = {
             "standalone": self.settings.describe(),
             "train": describe_images(self.train),
             "validation": fingerprint(self.validation),
         }
+        if self.distill is not None:
+            description["distill"] = self.distill.describe()
+        return description
 
     def _measure(self, architecture: Architecture) -> Measurement:
         alone = World()  # this process, whatever others train meanwhile
-        trainer = StandaloneTrainer.of(self.supernet, architecture, self.train, self.settings, world=alone)
+        trainer = StandaloneTrainer.of(
+            self.supernet, architecture, self.train, self.settings, world=alone, distill=self.distill
+        )
         for progress in trainer.train():
             self.on_progress(architecture, progress)
-        return evaluate_network(trainer.module, self._images, architecture, precision=self.settings.precision)
+        return evaluate_network(
+            trainer.trained, self._images, architecture, precision=self.settings.precision
+        )

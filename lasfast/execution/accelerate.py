@@ -15,6 +15,7 @@ from lasfast.execution.fused_call import as_contiguous, run
 from lasfast.execution.fx_memory import Memory, effect_of, is_known, is_outside
 from lasfast.execution.fx_modes import Reading, read_in_both_modes
 from lasfast.execution.fx_ops import UntraceableError, callee, record_of
+from lasfast.execution.fx_tracer import LEAVES
 from lasfast.execution.structure import Structure
 from lasfast.ir.fusion import Chain, Stage, match
 from lasfast.ir.layers import Activation, Op, Opaque
@@ -190,9 +191,10 @@ class _FusedGraph:
             for module in self._reached(other)
         }
         self.pinned = {
-            self.memory.place(node)
+            self.memory.place(value)
             for node in self.nodes
-            if self._may_copy(node) and self._is_written(node, self.places[node], len(self.nodes), [])
+            for value in self._perhaps_copied(node)
+            if self._is_written(value, self.places[node], len(self.nodes), [])
         }
 
     def fuse(self) -> None:
@@ -344,11 +346,19 @@ class _FusedGraph:
             contiguous = self._wrapped(as_contiguous, node)
         node.replace_all_uses_with(contiguous, lambda user: user is not contiguous)
 
-    def _may_copy(self, node: fx.Node) -> bool:
-        """Return whether a node gives its input in another shape or order: it copies where it has to."""
+    def _perhaps_copied(self, node: fx.Node) -> tuple[fx.Node, ...]:
+        """Return the values that a node copies where they lie in another order than it needs.
+
+        A write to one of them afterwards also changes the copy, unless there is one: what a node gives in
+        another shape or order, and what lasfast's operators keep for gradients.
+        """
+        inputs = tuple(node.all_input_nodes)
         if node.op == "call_module":
-            return isinstance(self.modules[str(node.target)], nn.Flatten)
-        return getattr(callee(node), "__name__", "") in _MAY_COPY
+            module = self.modules[str(node.target)]
+            return inputs if type(module) in LEAVES else (node,) if isinstance(module, nn.Flatten) else ()
+        if callee(node) is run:
+            return inputs
+        return (node,) if getattr(callee(node), "__name__", "") in _MAY_COPY else ()
 
     def _depends_on_layout(self, node: fx.Node) -> bool:
         """Return whether a module may ask for the usual order, and does not change what others read."""

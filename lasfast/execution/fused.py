@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeGuard
 
 from torch import Tensor
 
@@ -57,7 +58,12 @@ def fused_steps(layer: Layer) -> tuple[Step, ...]:
 
 def _is_head(op: Op) -> bool:
     """Return whether the fused operators can run a convolution like this one."""
-    return isinstance(op, layers.Conv2d) and not op.bias and op.dilation == 1
+    return _is_sliceable(op) and not op.bias
+
+
+def _is_sliceable(op: Op) -> TypeGuard[layers.Conv2d]:
+    """Return whether the operator for slices of weights can run a convolution."""
+    return isinstance(op, layers.Conv2d) and op.dilation == 1 and isinstance(op.padding, int)
 
 
 @lru_cache(maxsize=4096)
@@ -78,7 +84,7 @@ def run_fused(layer: Layer, x: Tensor, modules: Modules, ranks: ProcessRanks | N
         inputs = [values[source] for source in step.inputs]
         if isinstance(step.op, layers.BatchNorm2d):
             output = _run_fused(step, step.op, modules, ranks, *inputs)
-        elif isinstance(step.op, layers.Conv2d) and step.op.dilation == 1:
+        elif _is_sliceable(step.op):
             output = _run_conv(step.op, modules, *inputs)
         else:
             output = run_op(step.op, modules, *inputs)
@@ -115,6 +121,7 @@ def _run_fused(
             ranks=ranks,
         )
     conv = step.conv
+    assert isinstance(conv.padding, int)
     return conv_bn_act(
         x,
         _weight(conv, modules),
@@ -133,6 +140,7 @@ def _run_fused(
 
 def _run_conv(op: layers.Conv2d, modules: Modules, x: Tensor) -> Tensor:
     weight = _weight(op, modules)
+    assert isinstance(op.padding, int)
     y = sliced_conv2d(x, weight, op.in_channels, op.out_channels, op.stride, op.padding, op.groups)
     bias = modules[op.module].bias
     return y + leading(bias, op.out_channels).to(y.dtype).view(1, -1, 1, 1) if op.bias else y

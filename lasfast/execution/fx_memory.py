@@ -61,7 +61,7 @@ def effect_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Effect:
         return Effect(_written(node.kwargs["out"]), inputs)
     if function in _FRESH or (function is getattr and node.args[1:] == ("shape",)):
         return Effect()
-    return Effect(() if _is_library(function) else inputs, inputs)
+    return Effect(() if is_library(function) else inputs, inputs)
 
 
 def _effect_of_module(module: nn.Module, inputs: tuple[fx.Node, ...]) -> Effect:
@@ -97,7 +97,7 @@ def _is_in_place(node: fx.Node, function: Any) -> bool:
     return bool(given.get("inplace", False))
 
 
-def _is_library(function: Any) -> bool:
+def is_library(function: Any) -> bool:
     """Return whether a function is of a library whose functions change nothing unless their names say so."""
     module = getattr(function, "__module__", None) or "torch"  # those in C++ do not say
     return module.split(".")[0] in ("torch", "torchvision", "_operator", "builtins", "math", "lasfast")

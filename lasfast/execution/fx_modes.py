@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from lasfast.execution.fx_lines import line_of
 from lasfast.execution.fx_memory import Memory, effect_of
-from lasfast.execution.fx_ops import callee
+from lasfast.execution.fx_ops import callee, named
 from lasfast.execution.fx_tracer import Tracer
 from lasfast.nn.plain import has_global_hooks, replaced_methods
+
+ADVICE = "Put this code into a module of its own, which is then called as it is; or accelerate a part"
 
 
 @dataclass
@@ -112,23 +115,27 @@ class _Reader:
             with torch.set_grad_enabled(values_are_tensors):
                 graph = tracer.trace(self.network)
         except Exception as error:  # whatever the network's own code raises when it meets a proxy
-            reason = f"model must be traceable by torch.fx, got a {kind} that is not: {error}"
-            raise _UnreadableError(self.alike(tracer.part), reason) from error
+            line = line_of(error) or "an unknown line"
+            reason = (
+                f"model must be traceable by torch.fx, got a {kind} that is not, at {line}: {error}. {ADVICE}"
+            )
+            raise _UnreadableError(alike(self.network, tracer.part), reason) from error
         if tracer.changes:
             changes = "; ".join(f"{part or kind} {change}" for part, change in tracer.changes.items())
             reason = f"model must compute the same whenever it is called, got a {kind} in which {changes}"
-            raise _UnreadableError(set(tracer.changes), reason)
+            raise _UnreadableError(set(tracer.changes), f"{reason}. {ADVICE}")
         _check_layout(graph, kind)
         trace = _Trace(graph, tracer.constants)
         _check_constants(trace, self.network)
         return trace
 
-    def alike(self, part: str) -> set[str]:
-        """Return the names of a module and of others with the same code, which will not do better."""
-        kind = type(self.network.get_submodule(part))
-        if not part or kind.__module__.startswith("torch.nn."):
-            return {part}
-        return {name for name, module in self.network.named_modules() if type(module) is kind and name}
+
+def alike(network: nn.Module, part: str) -> set[str]:
+    """Return the names of a module and of others with the same code, which will not do better."""
+    kind = type(network.get_submodule(part))
+    if not part or kind.__module__.startswith("torch.nn."):
+        return {part}
+    return {name for name, module in network.named_modules() if type(module) is kind and name}
 
 
 def _kind(network: nn.Module) -> str:
@@ -160,8 +167,13 @@ def _different_parts(one: _Trace, other: _Trace) -> set[str]:
 def _check_layout(graph: fx.Graph, kind: str) -> None:
     for node in graph.nodes:
         if getattr(callee(node), "__name__", "") in _LAYOUT_METHODS or "memory_format" in node.kwargs:
-            reason = f"model must not ask how values lie in memory, got a {kind} with {node.format_node()}"
+            reason = f"model must not ask how values lie in memory, got a {kind} with {_place(node)}"
             raise _UnreadableError({node.meta["part"]}, reason)
+
+
+def _place(node: fx.Node) -> str:
+    line = node.meta.get("line")
+    return f"{named(node)}{f' at {line}' if line else ''}. {ADVICE}"
 
 
 def _check_constants(trace: _Trace, network: nn.Module) -> None:
@@ -174,7 +186,7 @@ def _check_constants(trace: _Trace, network: nn.Module) -> None:
         memory.add(node, effect.shares)
         for one in (other for written in effect.writes for other in memory.sharing(written)):
             if one.op == "get_attr" and one.target in trace.constants:
-                reason = f"model must not change a tensor that it makes, got {node.format_node()}"
+                reason = f"model must not change a tensor that it makes, got {_place(node)}"
                 raise _UnreadableError({node.meta["part"]}, reason)
 
 
@@ -205,9 +217,10 @@ def _by_part(trace: _Trace) -> defaultdict[str, list[Any]]:
 
 def _difference(kind: str, evaluation: _Trace, training: _Trace) -> str:
     """Return the words for a network whose two graphs, of evaluation and of training, differ."""
-    lines = [trace.graph.python_code("self").src.splitlines() for trace in (evaluation, training)]
-    line = next((one for one in lines[1] if one not in lines[0]), lines[1][-1])
+    texts = [{node.format_node(): node for node in one.graph.nodes} for one in (training, evaluation)]
+    found = [node for one, other in (texts, texts[::-1]) for text, node in one.items() if text not in other]
+    node = next((one for one in found if one.op != "output"), found[0])
     return (
         "model must compute the same whatever the modes of its modules, isinstance(value, torch.Tensor) and "
-        f"torch.is_grad_enabled() say, got a {kind} that computes `{line.strip()}` or does not"
+        f"torch.is_grad_enabled() say, got a {kind} that computes or does not {_place(node)}"
     )

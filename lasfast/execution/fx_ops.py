@@ -25,23 +25,46 @@ class UntraceableError(Exception):
 
     Attributes:
         part: the dotted name of the innermost module of the network's own that the error is in.
+        line: the line of code that it comes from, as file:line.
     """
 
-    def __init__(self, text: str, part: str = "") -> None:
+    def __init__(self, text: str, part: str = "", line: str = "") -> None:
         super().__init__(text)
-        self.part = part
+        self.part, self.line = part, line
 
 
 def _conv(name: str, conv: Any) -> Op:
-    kernel, stride, padding = (
-        _square(name, part, getattr(conv, part)) for part in ("kernel_size", "stride", "padding")
-    )
-    if conv.dilation != (1, 1) or conv.padding_mode != "zeros":
-        raise UntraceableError(f"convolution {name!r} is dilated, or padded with other than zeros")
-    bias = conv.bias is not None
+    if conv.padding_mode != "zeros":
+        raise UntraceableError(f"convolution {name!r} is padded with other than zeros")
+    settings = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    return conv_record(name, conv.weight, conv.bias is not None, *settings)
+
+
+def conv_record(
+    owner: str, weight: torch.Tensor, bias: bool, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> Op:
+    """Return the record of a convolution with the weight [K, C / groups, R, S] that a module owns."""
+    channels, kernel = weight.shape[:2], tuple(weight.shape[2:])
+    if padding == "same" and all(taps % 2 for taps in kernel):
+        padding = tuple(_square(owner, "dilation", dilation) * (taps // 2) for taps in kernel)
+    padding = 0 if padding == "valid" else padding
+    if not isinstance(groups, int) or not isinstance(padding, int | tuple | list):
+        raise UntraceableError(f"convolution {owner!r} has padding {padding!r} and groups {groups}")
     return layers.Conv2d(
-        name, conv.in_channels, conv.out_channels, kernel, stride, padding, conv.groups, bias
+        owner,
+        channels[1] * groups,
+        channels[0],
+        (kernel[0], kernel[1]),
+        _square(owner, "stride", stride),
+        padding if isinstance(padding, int) else (padding[0], padding[-1]),
+        groups,
+        bias,
+        _square(owner, "dilation", dilation),
     )
+
+
+def _pad(name: str, pad: Any) -> Op:
+    return layers.Pad(tuple(pad.padding), float(getattr(pad, "value", 0.0)))
 
 
 def _batch_norm(name: str, norm: Any) -> Op:
@@ -86,7 +109,7 @@ def _flatten(name: str, flatten: Any) -> Op:
 
 def _square(name: str, part: str, value: Any) -> int:
     pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, tuple) or len(pair) != 2 or pair[0] != pair[1]:
+    if not isinstance(pair, tuple | list) or len(set(pair)) != 1 or not isinstance(pair[0], int):
         raise UntraceableError(f"{part} of {name!r} is {value}, not the same for both axes")
     return int(pair[0])
 
@@ -108,6 +131,8 @@ MODULES: dict[type, Callable[[str, Any], Op | None]] = {
     nn.Linear: _linear,
     SlicedLinear: _linear,
     nn.Flatten: _flatten,
+    nn.ZeroPad2d: _pad,
+    nn.ConstantPad2d: _pad,
     nn.ChannelShuffle: lambda name, module: layers.Shuffle(module.groups),
     nn.Dropout: lambda name, module: layers.Dropout(module.p),
     nn.Identity: lambda name, module: None,
@@ -125,23 +150,27 @@ def norm_maker_of(module: nn.Module) -> Callable[[str, Any], Op | None] | None:
     return _batch_norm if has_activation(module) else maker_of(module)
 
 
-def _add(node: fx.Node) -> Op:
-    if len(node.args) != 2 or node.kwargs or len(node.all_input_nodes) != len(node.args):
-        raise UntraceableError(f"{node.format_node()} is not a sum of two values")
+def _add(node: fx.Node) -> Op | None:
+    if len(node.args) != 2 or node.kwargs:
+        raise no_record(node)
+    if any(isinstance(one, int | float) and one == 0 for one in node.args):
+        return None  # `sum` begins with it
+    if len(node.all_input_nodes) != len(node.args):
+        raise no_record(node)
     return layers.Add()
 
 
 def _flatten_call(node: fx.Node) -> Op:
     dimensions = (*node.args[1:], *node.kwargs.values())
     if dimensions not in ((1,), (1, -1)):
-        raise UntraceableError(f"{node.format_node()} flattens other dimensions than all but the first")
+        raise UntraceableError(f"{named(node)} flattens other dimensions than all but the first")
     return layers.Flatten()
 
 
 def _mean_call(node: fx.Node) -> Op:
     dimensions = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     if not isinstance(dimensions, list | tuple) or sorted(d % 4 for d in dimensions) != [2, 3]:
-        raise UntraceableError(f"{node.format_node()} is not a mean over height and width")
+        raise UntraceableError(f"{named(node)} is not a mean over height and width")
     keeps = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
     return layers.GlobalAvgPool(bool(keeps))
 
@@ -149,7 +178,7 @@ def _mean_call(node: fx.Node) -> Op:
 def _global_pool_call(node: fx.Node) -> Op:
     size = node.args[1] if len(node.args) > 1 else node.kwargs.get("output_size")
     if size not in (1, (1, 1), [1, 1]):
-        raise UntraceableError(f"{node.format_node()} does not pool to 1")
+        raise UntraceableError(f"{named(node)} does not pool to 1")
     return layers.GlobalAvgPool(keep_axes=True)
 
 
@@ -167,20 +196,20 @@ def _pool_call(module: type[nn.Module], make: Callable[[str, Any], Op]) -> Calla
 def _dropout_call(node: fx.Node) -> Op | None:
     given = dict(zip(("input", "p", "training", "inplace"), node.args, strict=False)) | node.kwargs
     if given.get("training", True) is not False:
-        raise UntraceableError(f"{node.format_node()} drops values")
+        raise UntraceableError(f"{named(node)} drops values")
     return None
 
 
 def _shuffle_call(node: fx.Node) -> Op:
     groups = node.args[1] if len(node.args) > 1 else node.kwargs.get("groups")
     if not isinstance(groups, int):
-        raise UntraceableError(f"{node.format_node()} has no fixed number of groups")
+        raise UntraceableError(f"{named(node)} has no fixed number of groups")
     return layers.Shuffle(groups)
 
 
 def _stochastic_depth(node: fx.Node) -> Op | None:
     if node.args[-1] is not False and node.kwargs.get("training") is not False:
-        raise UntraceableError(f"{node.format_node()} drops images")
+        raise UntraceableError(f"{named(node)} drops images")
     return None
 
 
@@ -233,7 +262,7 @@ def record_of(network: nn.Module, node: fx.Node) -> Op | None:
 def only_input(node: fx.Node) -> Any:
     """Return what a node reads; raises UntraceableError unless that is one value, and nothing else."""
     if len(node.all_input_nodes) != 1 or len(node.args) != 1 or node.kwargs:
-        raise UntraceableError(f"{node.format_node()} does not read one value alone")
+        raise UntraceableError(f"{named(node)} does not read one value alone")
     return node.args[0]
 
 
@@ -246,4 +275,17 @@ def callee(node: fx.Node) -> Any:
 
 def no_record(node: fx.Node) -> UntraceableError:
     """Return the error of a node that records cannot say."""
-    return UntraceableError(f"{node.format_node()} has no record")
+    return UntraceableError(f"{named(node)} with these arguments is nothing that layer records say")
+
+
+def named(node: fx.Node) -> str:
+    """Return the words for a node, as its code has it."""
+    target = node.target
+    if node.op == "call_method":
+        return f"the method {target}()"
+    if node.op != "call_function":
+        return f"{'module' if node.op == 'call_module' else 'the value'} {str(target)!r}"
+    module, name = (getattr(target, part, "") or "" for part in ("__module__", "__name__"))
+    if module == "_operator":
+        return f"the operator {name}"
+    return f"{module}.{name}()" if module not in ("", "builtins") else f"{name or target}()"

@@ -18,6 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from lasfast.execution.fused_call import normalize
+from lasfast.execution.fx_lines import current_line
+from lasfast.execution.fx_sizes import Sizes, is_constant, is_size
+from lasfast.ir.layers import Shape
 from lasfast.nn import PACT, ConvBNAct, SlicedBatchNorm2d, SlicedConv2d, SlicedLinear
 from lasfast.nn.plain import is_plain
 
@@ -43,37 +46,65 @@ class Tracer(fx.Tracer):
       `torch.no_grad`, `torch.autocast` and the like, and says what it does. The attributes are put back.
     - `constants` are the tensors that the network's code makes, by the names under which nodes read them.
     - The network's optional arguments are not given: the graph takes the others.
+    - Where code decides by sizes, the answer is that for images of one shape, if this is given. Then
+      `of_one_size` becomes True, and the graph holds for such images alone.
 
     `part` is the dotted name of the innermost module of the network's own that it is in; after an error, of
-    the one in which that was. Each node's `meta["part"]` says the same of where the node is.
+    the one in which that was. Each node's `meta["part"]` says the same of where the node is, and its
+    `meta["line"]` which line of code made it, as file:line.
 
     Args:
         opaque: names of modules that become single nodes.
+        image_shape: the shape of the images, which decides where code asks for it.
         values_are_tensors: what `isinstance(value, torch.Tensor)` answers within the network. PyTorch answers
             True, and `torch.fx` False. A network whose graph depends on it must not be traced.
     """
 
     proxy_buffer_attributes = True
 
-    def __init__(self, opaque: Collection[str] = (), *, values_are_tensors: bool = False) -> None:
+    def __init__(
+        self,
+        opaque: Collection[str] = (),
+        *,
+        image_shape: Shape | None = None,
+        values_are_tensors: bool = False,
+    ) -> None:
         super().__init__()
         self.opaque = opaque
-        self.part = ""
-        self.changes: dict[str, str] = {}
-        self.constants: dict[str, torch.Tensor] = {}
+        self.image_shape = image_shape
         self._proxy = _TensorProxy if values_are_tensors else _Proxy
 
     def trace(self, root: nn.Module) -> fx.Graph:  # type: ignore[override]
         """Return the graph of a network's forward."""
-        before, known = _Snapshot(root), set(vars(root))
-        self._context = _context()
+        before = _Snapshot(root)
+        try:
+            graph = self._trace(root, before, names_changes=False)
+        except Exception:
+            if not before.change():
+                raise
+        else:
+            if not before.change():
+                return graph
+        finally:
+            before.restore()
+        # Snapshots of each module tell whose forward it was; they take as long as all else.
+        return self._trace(root, before, names_changes=True)
+
+    def _trace(self, root: nn.Module, before: _Snapshot, *, names_changes: bool) -> fx.Graph:
+        self.part, self.of_one_size = "", False
+        self.changes: dict[str, str] = {}
+        self.constants: dict[str, torch.Tensor] = {}
+        self._names_changes = names_changes
+        self._context, known = _context(), set(vars(root))
+        self.sizes = None if self.image_shape is None else Sizes(root, self.image_shape)
         try:
             with _Watch(self), mock.patch.object(torch.autograd.Function, "apply", _refuse_own_gradient):
                 graph = super().trace(root)
-            self._note_changes("", before)
+            if names_changes:
+                self._note_changes("", before)
         finally:
-            before.restore()
-            _set_generators(before.generators)
+            if names_changes:
+                before.restore()
             made = [name for name in vars(root) if is_constant(name) and name not in known]
             self.constants = {name: vars(root).pop(name) for name in made}
         return graph
@@ -102,6 +133,10 @@ class Tracer(fx.Tracer):
         if self.is_leaf_module(m, name):
             return super().call_module(m, forward, args, kwargs)
         around, self.part = self.part, name
+        if not self._names_changes:
+            result = super().call_module(m, forward, args, kwargs)
+            self.part = around
+            return result
         before = _Snapshot(m)
         try:
             result = super().call_module(m, forward, args, kwargs)
@@ -120,21 +155,35 @@ class Tracer(fx.Tracer):
         """Create a node, and note where it is, and whether it would run in a context that is lost."""
         node = super().create_node(*args, **kwargs)
         if _context() != self._context:
-            self.changes.setdefault(self.part, "changes the mode of gradients or of autocast")
-        node.meta["part"] = self.part
+            self.note("changes the mode of gradients or of autocast")
+        node.meta["part"], node.meta["line"] = self.part, current_line("_trace")
         return node
 
+    def note(self, change: str) -> None:
+        """Note what the module does that it is in, and at which line of its code."""
+        line = current_line("_trace")
+        self.changes.setdefault(self.part, f"{change} at {line}" if line else change)
+
     def to_bool(self, obj: Any) -> bool:
-        """Raise TraceError where control flow depends on a value; note it, since code may catch that."""
-        self.changes.setdefault(self.part, "decides by values")
+        """Answer by the images' shape; note where control flow depends on a value, and raise TraceError."""
+        if self.sizes is not None and is_size(obj.node):
+            return bool(self.size(obj))
+        self.note("decides by values")
         return super().to_bool(obj)
+
+    def size(self, obj: fx.Proxy) -> Any:
+        """Return a size for images of the known shape; TypeError where it is no size, or none is known."""
+        if self.sizes is None or not is_size(obj.node):
+            raise TypeError("a value that torch.fx follows is no number")
+        self.of_one_size = True
+        return self.sizes.value(obj.node)
 
     def iter(self, obj: Any) -> Any:
         """Give the items of a value where their number is known, and note where it is not."""
         try:
             return super().iter(obj)
         except TraceError:
-            self.changes.setdefault(self.part, "decides by the number of items of a value")
+            self.note("decides by the number of items of a value")
             raise
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -156,6 +205,19 @@ class _Proxy(fx.Proxy):
     def __setitem__(self, index: Any, value: Any) -> None:
         """Change a part of the value."""
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute, which is the network's own device where that is known."""
+        sizes = self.tracer.sizes  # type: ignore[attr-defined]
+        return sizes.device if name == "device" and sizes is not None else super().__getattr__(name)
+
+    def __index__(self) -> int:
+        """Return a size as a number."""
+        return operator.index(self.tracer.size(self))  # type: ignore[attr-defined]
+
+    def __int__(self) -> int:
+        """Return a size as a number."""
+        return int(self.tracer.size(self))  # type: ignore[attr-defined]
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse what would be lost, such as `x.data += y`."""
@@ -180,18 +242,15 @@ class _TensorProxy(_Proxy):
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute, unless tensors have none of this name: code may ask with `hasattr`."""
-        if not hasattr(torch.Tensor, name):
+        if not is_size(self.node) and not hasattr(torch.Tensor, name):
             raise AttributeError(f"a tensor has no attribute {name!r}")
         return super().__getattr__(name)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        return torch.Tensor
-
-
-def is_constant(name: str) -> bool:
-    """Return whether the tracer names a tensor so that a network's code makes."""
-    return name.startswith("_tensor_constant")
+        # PyTorch's own code goes by this: it would take a size that says so for a tensor's memory.
+        node = vars(self).get("node")
+        return torch.Tensor if node is not None and not is_size(node) else type(self)
 
 
 class _Watch(TorchDispatchMode):
@@ -205,8 +264,7 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator on real tensors, not on values of the graph."""
         if not _tensors((args, kwargs)).keys() <= self._made.keys():
-            change = "computes with tensors in a way that torch.fx does not see"
-            self._tracer.changes.setdefault(self._tracer.part, change)
+            self._tracer.note("computes with tensors in a way that torch.fx does not see")
         result = func(*args, **(kwargs or {}))
         self._made |= _tensors(result)
         return result
@@ -236,9 +294,10 @@ class _Snapshot:
         return "" if _are_equal(self.generators, _generators()) else "draws random numbers"
 
     def restore(self) -> None:
-        """Put the attributes back as they were."""
+        """Put the attributes and the random generators back as they were."""
         for one in self.attributes:
             one.restore()
+        _set_generators(self.generators)
 
 
 class _Attributes:

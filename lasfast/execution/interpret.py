@@ -121,8 +121,8 @@ def _(op: layers.Slice, modules: Modules, x: Tensor) -> Tensor:
 
 
 @run_op.register
-def _(op: layers.Shift, modules: Modules, x: Tensor) -> Tensor:
-    return F.pad(x, (-1, 1, -1, 1))
+def _(op: layers.Pad, modules: Modules, x: Tensor) -> Tensor:
+    return F.pad(x, op.sides, value=op.value)
 
 
 @run_op.register
@@ -144,6 +144,21 @@ def _(op: layers.Quantize, modules: Modules, x: Tensor) -> Tensor:
 def _(op: layers.Opaque, modules: Modules, x: Tensor) -> Tensor:
     # A module may change its input, which others read, and may ask for the usual order of dimensions.
     return modules[op.module](x.clone(memory_format=torch.contiguous_format))
+
+
+@run_op.register
+def _(op: layers.Code, modules: Modules, *inputs: Tensor) -> Tensor:
+    owners = (name.rpartition(".") for name in op.tensors)
+    return function_of(op)(*inputs, *(getattr(modules[owner], name) for owner, _, name in owners))
+
+
+@lru_cache(maxsize=4096)
+def function_of(op: layers.Code) -> Callable[..., Tensor]:
+    """Return the function of values and tensors that an op's text defines."""
+    names: dict[str, Any] = {}
+    exec(compile(op.source, "<code of a layer>", "exec"), names)
+    function: Callable[..., Tensor] = names["code"]
+    return function
 
 
 def conv_weight(op: layers.Conv2d, modules: Modules) -> Tensor:

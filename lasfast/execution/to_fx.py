@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from lasfast.execution.interpret import function_of
 from lasfast.execution.modules import add_module, copy_leading, make_module, move_like
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Op, Path
@@ -44,6 +45,8 @@ def extract(
         for number, (op, sources) in enumerate(layer.steps(), start=1):
             inputs = [values[source] for source in sources]
             make = _FUNCTIONS.get(type(op))
+            if isinstance(op, layers.Code):
+                copy_tensors(root, owners, op.tensors)
             if make is not None:
                 values.append(make(graph, op, *inputs))
                 continue
@@ -87,6 +90,20 @@ def _module(op: Op, owner: nn.Module | None, fresh: bool) -> nn.Module:
     return module
 
 
+def copy_tensors(root: nn.Module, owners: Mapping[str, nn.Module], names: Sequence[str]) -> None:
+    """Register copies of parameters and buffers under their own names, where they are missing."""
+    for name in names:
+        owner, _, last = name.rpartition(".")
+        tensor = getattr(owners[owner], last)
+        if owner and owner not in dict(root.named_modules()):
+            add_module(root, owner, nn.Module())
+        place = root.get_submodule(owner)
+        if isinstance(tensor, nn.Parameter):
+            place.register_parameter(last, nn.Parameter(tensor.detach().clone(), tensor.requires_grad))
+        else:
+            place.register_buffer(last, tensor.clone())
+
+
 def _call(graph: fx.Graph, op: Op, name: str, inputs: list[fx.Node]) -> fx.Node:
     """Call an op's module; where weights or values are quantized, call functions on what it owns."""
     if isinstance(op, layers.Quantize):
@@ -128,8 +145,12 @@ def _slice(graph: fx.Graph, op: Any, x: fx.Node) -> fx.Node:
     return graph.call_method("narrow", (x, 1, op.start, op.channels))
 
 
-def _shift(graph: fx.Graph, op: Any, x: fx.Node) -> fx.Node:
-    return graph.call_function(F.pad, (x, (-1, 1, -1, 1)))
+def _pad(graph: fx.Graph, op: Any, x: fx.Node) -> fx.Node:
+    return graph.call_function(F.pad, (x, op.sides, "constant", op.value))
+
+
+def _code(graph: fx.Graph, op: Any, *inputs: fx.Node) -> fx.Node:
+    return _traced(graph, function_of(op), *inputs, *map(graph.get_attr, op.tensors))
 
 
 _FUNCTIONS: dict[type[Op], Callable[..., fx.Node]] = {
@@ -137,7 +158,8 @@ _FUNCTIONS: dict[type[Op], Callable[..., fx.Node]] = {
     layers.Multiply: _multiply,
     layers.Concat: _concat,
     layers.Slice: _slice,
-    layers.Shift: _shift,
+    layers.Pad: _pad,
+    layers.Code: _code,
 }
 """The ops that become calls of functions in the network, not modules of it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lasfast.ir import layers
-from lasfast.ir.layers import ActivationKind, Layer, Op, PoolKind
+from lasfast.ir.layers import ActivationKind, Layer, Op, PoolKind, Window
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,19 @@ class LayerBuilder:
         module: str,
         x: Value,
         out_channels: int,
-        kernel_size: int,
+        kernel_size: Window,
         stride: int = 1,
         *,
-        padding: int | None = None,
+        padding: Window | None = None,
         groups: int = 1,
         bias: bool = False,
         dilation: int = 1,
         weight_bits: int | None = None,
     ) -> Value:
         """Append a convolution; the default padding keeps the size for odd kernels and stride 1."""
-        padding = dilation * (kernel_size // 2) if padding is None else padding
+        if padding is None:
+            both = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+            padding = (dilation * (both[0] // 2), dilation * (both[1] // 2))
         sizes = (x.channels, out_channels, kernel_size, stride, padding, groups)
         op = layers.Conv2d(self._module(module), *sizes, bias, dilation, weight_bits)
         return self._append(op, out_channels, x)
@@ -147,9 +149,9 @@ class LayerBuilder:
         """Append a channel shuffle of x (see `layers.Shuffle`)."""
         return self._append(layers.Shuffle(groups), x.channels, x)
 
-    def shift(self, x: Value) -> Value:
-        """Append a move of x up and left by one position (see `layers.Shift`)."""
-        return self._append(layers.Shift(), x.channels, x)
+    def pad(self, x: Value, sides: tuple[int, int, int, int], value: float = 0.0) -> Value:
+        """Append a margin on the sides (left, right, top, bottom) of x (see `layers.Pad`)."""
+        return self._append(layers.Pad(sides, value), x.channels, x)
 
     def flatten(self, x: Value, features: int) -> Value:
         """Append a flattening to `features` = channels * height * width."""

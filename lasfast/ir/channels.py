@@ -16,7 +16,7 @@ KEEPING = (
     layers.Activation,
     layers.Pool,
     layers.GlobalAvgPool,
-    layers.Shift,
+    layers.Pad,
     layers.Flatten,
     layers.Dropout,
     layers.Quantize,
@@ -28,6 +28,7 @@ WHY_FIXED: dict[type[Op], str] = {
     layers.Concat: "a concatenation joins them with others",
     layers.Slice: "a slice takes some of them",
     layers.Shuffle: "a shuffle mixes them",
+    layers.Code: "code that lasfast cannot read has them",
 }
 """The ops that take channels from elsewhere than the beginning, where narrower records would read others."""
 
@@ -112,6 +113,9 @@ def find_channels(program: Layer, image_shape: Shape, kept: Collection[str] = ()
             spread.append(prod(shapes[sources[0]][1:]))
         else:
             spread.append(spread[sources[0]] if isinstance(op, (*KEEPING, layers.Add)) else 1)
+        if isinstance(op, layers.Code):  # what it computes with is read whole
+            owners = (name.rpartition(".")[0] for name in op.tensors)
+            fixed += [((owner, axis), WHY_FIXED[layers.Code]) for owner in owners for axis in (0, 1)]
         if module in kept:
             fixed += [(value, f"{module!r} is to be kept") for value in values]
         if isinstance(op, layers.Linear) or (isinstance(op, layers.Conv2d) and not grouped):

@@ -23,6 +23,8 @@ Shape = tuple[int, ...]
 
 ActivationKind = Literal["relu", "relu6", "hardswish", "swish", "sigmoid", "hardsigmoid"]
 PoolKind = Literal["max", "avg"]
+Window = int | tuple[int, int]
+"""A size along both axes of an image, or one for the height and one for the width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class Op:
 
 @dataclass(frozen=True)
 class Conv2d(Op):
-    """Convolution, [N, in_channels, H, W] -> [N, out_channels, H', W'], with square kernel and stride.
+    """Convolution, [N, in_channels, H, W] -> [N, out_channels, H', W'], with the same stride on both axes.
 
     The kernel's taps are `dilation` positions apart; for a 1x1 kernel, which has one, that is always 1. With
     `weight_bits`, the slice of the weight in use is quantized to that many bits (`ops.dorefa`).
@@ -51,9 +53,9 @@ class Conv2d(Op):
     module: str
     in_channels: int
     out_channels: int
-    kernel_size: int
+    kernel_size: Window
     stride: int = 1
-    padding: int = 0
+    padding: Window = 0
     groups: int = 1
     bias: bool = False
     dilation: int = 1
@@ -62,6 +64,9 @@ class Conv2d(Op):
     def __post_init__(self) -> None:
         if self.weight_bits is not None:
             check_bits("weight_bits", self.weight_bits)
+        # Equal layers must be equal records.
+        object.__setattr__(self, "kernel_size", _square_or_both(self.kernel_size))
+        object.__setattr__(self, "padding", _square_or_both(self.padding))
         if self.kernel_size == 1:
             # So that it runs natively. PyTorch's own (2.14) crashes in bf16, in channels_last.
             object.__setattr__(self, "dilation", 1)
@@ -69,9 +74,14 @@ class Conv2d(Op):
     def output_shape(self, *shapes: Shape) -> Shape:
         """Follow the usual rule, (H + 2 padding - extent) // stride + 1; extent is the dilated kernel's."""
         _expect_channels(self.module, shapes[0], self.in_channels)
-        extent = self.dilation * (self.kernel_size - 1) + 1
-        height, width = _window(self.module, shapes[0], extent, self.stride, self.padding)
+        rows, columns = (self.dilation * (taps - 1) + 1 for taps in self.kernel)
+        height, width = _window(self.module, shapes[0], (rows, columns), self.stride, self.padding)
         return (self.out_channels, height, width)
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """The kernel's height and width."""
+        return _both(self.kernel_size)
 
 
 @dataclass(frozen=True)
@@ -219,15 +229,24 @@ class Slice(Op):
 
 
 @dataclass(frozen=True)
-class Shift(Op):
-    """A move of the image up and left by one position, [N, C, H, W]; zeros fill the last row and column.
+class Pad(Op):
+    """A margin of one value on the sides (left, right, top, bottom) of an image, [N, C, H, W].
 
-    Subsampling with stride 2 after it reads the odd positions, where subsampling the image reads the even.
+    A negative size cuts that many columns or rows off. So (-1, 1, -1, 1) moves an image up and left by one:
+    subsampling with stride 2 then reads the odd positions, where subsampling the image itself reads the even.
     """
 
+    sides: tuple[int, int, int, int]
+    value: float = 0.0
+
     def output_shape(self, *shapes: Shape) -> Shape:
-        """Keep the shape."""
-        return _image("shift", shapes[0])
+        """Add the margins to height and width."""
+        channels, height, width = _image("pad", shapes[0])
+        left, right, top, bottom = self.sides
+        padded = (channels, height + top + bottom, width + left + right)
+        if min(padded) < 1:
+            raise ValueError(f"pad: sides {self.sides} leave nothing of a value of shape {shapes[0]}")
+        return padded
 
 
 @dataclass(frozen=True)
@@ -299,6 +318,38 @@ class Opaque(Op):
         if self.shape is not None:
             return self.shape
         return (self.out_channels, *(-(-size // self.stride) for size in shapes[0][1:]))
+
+
+@dataclass(frozen=True)
+class Code(Op):
+    """A piece of a network's own code that no other op says, which torch runs in every backend.
+
+    It must treat images independently of each other and change none of its inputs.
+
+    Attributes:
+        source: Python text that defines `code(x0, p0, ...)`, or `code(x0, x1, p0, ...)` where it `reads` two
+            values: a function of these, with their batch of images, and of `tensors`.
+        reads: the number of values that it reads, 1 or 2.
+        tensors: the dotted names of the parameters and buffers that it reads.
+        shape: its output's shape, for images of one size alone; None where it keeps the first value's shape.
+        params: the number of weights in `tensors`, which costs count.
+    """
+
+    MOST_READS: ClassVar[int] = 2
+    source: str
+    reads: int = 1
+    tensors: tuple[str, ...] = ()
+    shape: Shape | None = None
+    params: int = 0
+
+    @property
+    def arity(self) -> int:  # type: ignore[override]
+        """The number of values that it reads."""
+        return self.reads
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Keep the first value's shape, unless another one is known."""
+        return shapes[0] if self.shape is None else self.shape
 
 
 @dataclass(frozen=True)
@@ -390,13 +441,21 @@ def _expect_channels(what: str, shape: Shape, channels: int) -> None:
         raise ValueError(f"{what}: expects {channels} channels, got a value of shape {shape}")
 
 
-def _window(what: str, shape: Shape, kernel_size: int, stride: int, padding: int) -> tuple[int, int]:
+def _window(what: str, shape: Shape, kernel_size: Window, stride: int, padding: Window) -> tuple[int, int]:
     _, height, width = _image(what, shape)
-    if min(height, width) + 2 * padding < kernel_size:
+    (rows, columns), (above, beside) = _both(kernel_size), _both(padding)
+    if height + 2 * above < rows or width + 2 * beside < columns:
         raise ValueError(
-            f"{what}: a {kernel_size}x{kernel_size} window with padding {padding} does not fit in an input "
-            f"of shape {shape}"
+            f"{what}: a {rows}x{columns} window with padding {padding} does not fit in an input of shape "
+            f"{shape}"
         )
-    out_height = (height + 2 * padding - kernel_size) // stride + 1
-    out_width = (width + 2 * padding - kernel_size) // stride + 1
-    return out_height, out_width
+    return (height + 2 * above - rows) // stride + 1, (width + 2 * beside - columns) // stride + 1
+
+
+def _both(size: Window) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _square_or_both(size: Window) -> Window:
+    height, width = _both(size)
+    return height if height == width else (height, width)

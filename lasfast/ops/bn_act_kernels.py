@@ -58,10 +58,9 @@ def update_running(running: Running, batch: Statistics, momentum: float, rows: i
     (running_mean, running_var), (mean, var) = running, batch
     if running_mean is None or running_var is None:
         return
-    for tensor in (running_mean, running_var, mean, var):
-        if tensor.dtype != torch.float32 or not tensor.is_contiguous():
-            reference.update_running(running, batch, momentum, rows)
-            return
+    if not _are_plain(running_mean, running_var, mean, var):
+        reference.update_running(running, batch, momentum, rows)
+        return
     kind, arguments = placement.of(mean)
     getattr(compiled.load(), f"update_running_{kind}")(
         rows,
@@ -94,7 +93,12 @@ class _Passes:
         self._workspace = _workspace(x.device, self._kind, rows, channels, narrow, self._arguments[0])
 
     def run(
-        self, which: str, before: tuple[int, ...], *more: int, to: Sequence[int], flags: tuple[bool, ...] = ()
+        self,
+        which: str,
+        before: tuple[int, ...],
+        *more: int,
+        to: Sequence[float],
+        flags: tuple[bool, ...] = (),
     ) -> None:
         """Run a pass that writes `to`; addresses `before` stand before those of the inputs, `more` behind."""
         getattr(compiled.load(), f"bn_act_{which}_{self._kind}")(
@@ -116,6 +120,24 @@ def bn_act(inputs: BnActInputs) -> Tensor:
     y = _dense(result)
     _Passes(inputs).run("forward", (), to=(y.data_ptr(),))
     return result if y is result else result.copy_(y)
+
+
+def bn_act_in_training(inputs: BnActInputs, running: Running, momentum: float) -> Tensor:
+    """Return the same, and let running statistics, if any, follow the mean and var that inputs have.
+
+    These are of at least two rows. CUDA does both in one launch.
+    """
+    mean, var = running
+    followed = mean is not None and var is not None and placement.of(inputs.x).kind == "cuda"
+    if not followed or not _are_plain(mean, var, inputs.mean, inputs.var) or not _is_dense(inputs.x):
+        update_running(running, (inputs.mean, inputs.var), momentum, _rows(inputs.x)[0])
+        return bn_act(inputs)
+    assert mean is not None
+    assert var is not None
+    y = torch.empty_like(inputs.x)
+    _Passes(inputs).run("train", (), to=(y.data_ptr(), momentum, mean.data_ptr(), var.data_ptr()))
+    increment_version((mean, var))
+    return y
 
 
 def bn_act_backward(
@@ -154,13 +176,22 @@ def _rows(x: Tensor) -> tuple[int, int]:
     return batch * height * width, channels
 
 
+def _are_plain(*tensors: Tensor | None) -> bool:
+    """Return whether kernels take these vectors as they are: contiguous float32."""
+    return all(one is not None and one.dtype == torch.float32 and one.is_contiguous() for one in tensors)
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=_LAST)
+
+
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
 def _dense(result: Tensor) -> Tensor:
     """Return what the kernels write for this result: itself, where it is channels_last."""
-    if result.is_contiguous(memory_format=_LAST):
+    if _is_dense(result):
         return result
     return torch.empty_like(result, memory_format=_LAST)
 

@@ -157,14 +157,18 @@ class _Direct(torch.autograd.Function):
         *norm: Any,
     ) -> Tensor:
         running_mean, running_var, weight, bias, residual, *rest = norm
-        y, mean, var = convolution.forward_statistics(input, kernel)
-        rows = y.numel() // y.shape[1]
-        mean, var = follow((running_mean, running_var), (mean, var), momentum, rows, ranks, bn_act_kernels)
+        running = running_mean, running_var
+        packed = convolution.pack(kernel) if ctx.needs_input_grad[4] else None
+        y, mean, var = convolution.forward_statistics(input, kernel, packed)
+        if is_distributed(ranks):
+            rows = y.numel() // y.shape[1]
+            mean, var = follow(running, (mean, var), momentum, rows, ranks, bn_act_kernels)
+            running = None, None  # they have followed
         inputs = BnActInputs(y, mean, var, weight, bias, _like(y, residual), *rest)
         ctx.save_for_backward(input, kernel, *inputs[:TENSORS])
         ctx.convolution, ctx.ranks = convolution, ranks if is_distributed(ranks) else None
-        ctx.rest = rest
-        return bn_act_kernels.bn_act(inputs)
+        ctx.rest, ctx.packed = rest, packed
+        return bn_act_kernels.bn_act_in_training(inputs, running, momentum)
 
     @staticmethod
     @first_order
@@ -176,5 +180,7 @@ class _Direct(torch.autograd.Function):
         results = empty_gradients(inputs, needed)
         bn_act_kernels.bn_act_backward(grad, inputs, results, ctx.ranks)
         grad_y, *of_others = results
-        grad_input, grad_kernel = ctx.convolution.gradients(grad_y, input, kernel, of_input, of_kernel)
+        grad_input, grad_kernel = ctx.convolution.gradients(
+            grad_y, input, kernel, of_input, of_kernel, ctx.packed
+        )
         return None, grad_kernel, None, None, grad_input, None, None, *of_others, None, None, None

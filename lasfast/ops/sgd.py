@@ -13,7 +13,7 @@ from lasfast.runtime import compiled, kernels, placement
 
 Index = tuple[slice, ...]
 """A part of a tensor, `tensor[index]`: leading dimensions are cut, the others whole; () is all of it."""
-_COLUMNS = 9  # the int64 of an `SgdPart` in csrc/include/lasfast/sgd.h
+_COLUMNS = 10  # the int64 of an `SgdPart` in csrc/include/lasfast/sgd.h
 _GRADIENT = 1  # the column of the gradient's address
 _ITEM = 4  # the bytes of a float
 
@@ -40,6 +40,7 @@ class Sgd:
         momenta: like each weight, updated in place; None without momentum.
         indices: of each weight, the parts that are updated; no two overlap.
         rule: how gradients become updates.
+        decays: whether the rule's weight decay counts for each weight; by default it does for all.
 
     float32 on the CPU and on CUDA goes through the compiled module, in one launch for all tensors, or three
     with `clip_norm`; nothing waits for the device. Everything else goes through PyTorch's operators. On the
@@ -54,6 +55,7 @@ class Sgd:
         momenta: Sequence[Tensor] | None,
         indices: Sequence[Sequence[Index]],
         rule: SgdRule,
+        decays: Sequence[bool] | None = None,
     ) -> None:
         if (momenta is None) != (rule.momentum == 0):
             raise ValueError(
@@ -64,6 +66,11 @@ class Sgd:
         if len(self._indices) != len(self.weights):
             raise ValueError(
                 f"indices must have {len(self.weights)} lists, one for each weight, got {len(self._indices)}"
+            )
+        self._decays = [True] * len(self.weights) if decays is None else list(decays)
+        if len(self._decays) != len(self.weights):
+            raise ValueError(
+                f"decays must have {len(self.weights)} bools, one for each weight, got {len(self._decays)}"
             )
         if momenta is not None:
             _check_fit("momenta", self.momenta, self.weights)
@@ -76,14 +83,16 @@ class Sgd:
         if self._addresses != [weight.data_ptr() for weight in self.weights]:
             self._prepare()  # the weights were moved since
         if self._table is None:
-            sgd_reference(self._parts(gradients), self.rule, learning_rate, gradient_scale)
+            decays = [decay for decay, parts in zip(self._decays, self._indices, strict=True) for _ in parts]
+            sgd_reference(self._parts(gradients), self.rule, learning_rate, gradient_scale, decays)
             return
         self._table.run(gradients, self.rule, learning_rate, gradient_scale)
         increment_version([*self.weights, *self.momenta])  # so that autograd sees what changed
 
     def _prepare(self) -> None:
         self._addresses = [weight.data_ptr() for weight in self.weights]
-        self._table = _Table(self.weights, self.momenta, self._indices) if self._is_native() else None
+        tensors = self.weights, self.momenta
+        self._table = _Table(*tensors, self._indices, self._decays) if self._is_native() else None
 
     def _is_native(self) -> bool:
         """Return whether the kernels can update all: dense fp32 weights, momenta laid out like them."""
@@ -109,15 +118,17 @@ def sgd_reference(
     rule: SgdRule,
     learning_rate: float,
     gradient_scale: float = 1.0,
+    decays: Sequence[bool] | None = None,
 ) -> None:
     """Update each (weight, gradient, momentum) in PyTorch, which rounds each product and sum by itself."""
+    decays = decays or [True] * len(parts)
     scaled = [gradient * gradient_scale for _, gradient, _ in parts]
     if rule.clip_norm is not None and scaled:
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in scaled]))
         factor = (rule.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         scaled = [g * factor for g in scaled]
-    for (weight, _, momentum), gradient in zip(parts, scaled, strict=True):
-        g = gradient + weight * rule.weight_decay if rule.weight_decay else gradient
+    for (weight, _, momentum), gradient, decay in zip(parts, scaled, decays, strict=True):
+        g = gradient + weight * rule.weight_decay if rule.weight_decay and decay else gradient
         if momentum is not None:
             momentum.mul_(rule.momentum).add_(g)
             g = g + momentum * rule.momentum if rule.nesterov else momentum
@@ -140,7 +151,11 @@ class _Table:
     """The table of parts that the compiled module reads, on the device."""
 
     def __init__(
-        self, weights: Sequence[Tensor], momenta: Sequence[Tensor], indices: Sequence[Sequence[Index]]
+        self,
+        weights: Sequence[Tensor],
+        momenta: Sequence[Tensor],
+        indices: Sequence[Sequence[Index]],
+        decays: Sequence[bool],
     ) -> None:
         rows, owners, offsets = [], [], []
         device = weights[0].device
@@ -149,7 +164,8 @@ class _Table:
                 for sizes, strides, start in _dense_parts(weight[index]):
                     offset = _ITEM * (start - weight.storage_offset())
                     momentum = momenta[owner].data_ptr() + offset if momenta else 0
-                    rows.append((weight.data_ptr() + offset, 0, momentum, *sizes, *strides, 0))
+                    decay = int(decays[owner])
+                    rows.append((weight.data_ptr() + offset, 0, momentum, *sizes, *strides, decay, 0))
                     owners.append(owner)
                     offsets.append(offset)
         self._strides = [weight.stride() for weight in weights]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lasfast.ops import reference
 from lasfast.ops.derivatives import refuse_forward_mode
-from lasfast.ops.sliced_conv2d_kernels import PASSES, NhwcKernels, StridedKernels
+from lasfast.ops.sliced_conv2d_kernels import PASSES, NhwcKernels, Packed, StridedKernels
 from lasfast.ops.sliced_conv2d_schema import (
     Geometry,
     Size,
@@ -173,7 +173,20 @@ class Convolution:
             lambda: self._output(input, weight),
         )
 
-    def forward_statistics(self, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def pack(self, weight: Tensor) -> Packed | None:
+        """Return the weight packed for `forward_statistics` and for the gradient of the input, by one launch.
+
+        None stands for a weight that each of them packs for itself, or reads as it is: on the CPU, and until
+        lasfast's kernels are known to be the fastest for both.
+        """
+        ours = self._kernels.get(_WITH_STATISTICS)
+        names = (_WITH_STATISTICS, "grad_input", _GRADIENTS)
+        known = all(self._fastest_ways.get(name) in ("native", "warpgroups") for name in names)
+        return ours.pack(weight) if known and isinstance(ours, NhwcKernels) else None
+
+    def forward_statistics(
+        self, input: Tensor, weight: Tensor, packed: Packed | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the output [N, c_out, H', W'], and its mean and biased variance [c_out]."""
 
         def in_two(output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -187,12 +200,14 @@ class Convolution:
                 torch.empty(self.geometry.output[1], dtype=torch.float32, device=self._device)
                 for _ in range(2)
             )
-            return ours.forward(input, weight, self._empty(self.geometry.output), mean, var), mean, var
+            output = self._empty(self.geometry.output)
+            return ours.forward(input, weight, output, mean, var, packed), mean, var
 
         return self._run(_WITH_STATISTICS, in_one, lambda: in_two(self._output(input, weight)))
 
-    def grad_input(self, grad_output: Tensor, weight: Tensor) -> Tensor:
+    def grad_input(self, grad_output: Tensor, weight: Tensor, packed: Packed | None = None) -> Tensor:
         """Return the gradient [N, c_in, H, W] of the input."""
+        more = () if packed is None else (packed,)  # which kernels for any strides do not know
 
         def in_torch() -> Tensor:
             _, c_in, height, width = self.geometry.input
@@ -202,7 +217,7 @@ class Convolution:
 
         return self._run(
             "grad_input",
-            lambda ours: ours.grad_input(grad_output, weight, self._empty(self.geometry.input)),
+            lambda ours: ours.grad_input(grad_output, weight, self._empty(self.geometry.input), *more),
             in_torch,
         )
 
@@ -223,13 +238,19 @@ class Convolution:
         )
 
     def gradients(
-        self, grad_output: Tensor, input: Tensor, weight: Tensor, of_input: bool, of_weight: bool
+        self,
+        grad_output: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        of_input: bool,
+        of_weight: bool,
+        packed: Packed | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients that are wanted, of the input and of the weight."""
 
         def in_two() -> tuple[Tensor | None, Tensor | None]:
             return (
-                self.grad_input(grad_output, weight) if of_input else None,
+                self.grad_input(grad_output, weight, packed) if of_input else None,
                 self.grad_weight(grad_output, input) if of_weight else None,
             )
 

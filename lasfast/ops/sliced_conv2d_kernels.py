@@ -6,6 +6,7 @@ Arguments were checked by the caller. What is overwritten is returned.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -108,6 +109,13 @@ class _Pass(NamedTuple):
     workspace_bytes: int
 
 
+class Packed(NamedTuple):
+    """A weight as CUDA's kernels read it in the passes over windows: uint8."""
+
+    forward: Tensor
+    grad_input: Tensor
+
+
 class NhwcKernels:
     """The kernels of one convolution on dense channels_last values, depthwise or of one group.
 
@@ -137,6 +145,7 @@ class NhwcKernels:
         self._kind, self._on_cpu = placement
         self.depthwise = groups == size[1] == output[1]
         self._passes: dict[str, _Pass] = {}
+        self._packed_params: dict[str, Any] = {}  # for the passes that can read a packed weight
         known = dtype in DTYPES and weight_dtype in DTYPES and kernels.available()
         if not known or weight[2] != weight[3] or not (self.depthwise or groups == 1):
             return
@@ -179,14 +188,35 @@ class NhwcKernels:
         output: Tensor,
         mean: Tensor | None = None,
         var: Tensor | None = None,
+        packed: Packed | None = None,
     ) -> Tensor:
-        """Overwrite `output` [N, c_out, H', W'], and its mean and variance fp32 [c_out] if given."""
-        statistics = (0 if one is None else one.data_ptr() for one in (mean, var))
-        return self._run("forward", input, weight, output, *statistics)
+        """Overwrite `output` [N, c_out, H', W'], and its mean and variance fp32 [c_out] if given.
 
-    def grad_input(self, grad_output: Tensor, weight: Tensor, result: Tensor) -> Tensor:
-        """Overwrite `result` [N, c_in, H, W]."""
-        return self._run("grad_input", grad_output, weight, result)
+        The weight is packed anew where `packed` is None.
+        """
+        statistics = (0 if one is None else one.data_ptr() for one in (mean, var))
+        rows = None if packed is None else packed.forward
+        return self._run("forward", input, weight, output, *statistics, packed=rows)
+
+    def grad_input(
+        self, grad_output: Tensor, weight: Tensor, result: Tensor, packed: Packed | None = None
+    ) -> Tensor:
+        """Overwrite `result` [N, c_in, H, W]; the weight is packed anew where `packed` is None."""
+        rows = None if packed is None else packed.grad_input
+        return self._run("grad_input", grad_output, weight, result, packed=rows)
+
+    def pack(self, weight: Tensor) -> Packed | None:
+        """Return the weight packed for both of these by one launch; None where they do not take it packed."""
+        if len(self._packed_params) < 2:
+            return None
+        forward, grad_input = self._packed_params["forward"], self._packed_params["grad_input"]
+        ask, kinds = self._module.conv2d_nhwc_packed_bytes_cuda, self._module.Pass
+        sizes = ask(forward, kinds.forward), ask(grad_input, kinds.grad_input)
+        packed = Packed(*torch.empty(sum(sizes), dtype=torch.uint8, device=weight.device).split(sizes))
+        where = placement.of(weight).arguments
+        to = packed.forward.data_ptr(), packed.grad_input.data_ptr()
+        self._module.conv2d_nhwc_pack_cuda(forward, weight.data_ptr(), *where, *to)
+        return packed
 
     def grad_weight(self, grad_output: Tensor, input: Tensor, result: Tensor) -> Tensor:
         """Overwrite the slice of `result`, fp32, that the convolution read; the rest stays as it is."""
@@ -239,7 +269,8 @@ class NhwcKernels:
         warpgroups: bool,
     ) -> None:
         size, output, weight, *numbers, _ = geometry
-        params = self._module.Conv2dNhwcParams(
+        make = partial(
+            self._module.Conv2dNhwcParams,
             size[0],
             size[1:],
             output[1:],
@@ -251,6 +282,7 @@ class NhwcKernels:
             tf32,
             warpgroups,
         )
+        params = make()
         of_pass = getattr(self._module.Pass, which)
         if self._kind == "cpu":
             why_not = self._module.conv2d_nhwc_why_not(params, of_pass, self._on_cpu[1])
@@ -258,6 +290,8 @@ class NhwcKernels:
             why_not = self._module.conv2d_nhwc_why_not_cuda(params, of_pass)
         if why_not is None:
             self._add("conv2d_nhwc", which, params, self._on_cpu)
+            if self._kind == "cuda" and which != "grad_weight":
+                self._packed_params[which] = make(packed=True)
 
     def _add(self, name: str, which: str, params: Any, on_cpu: tuple[int, ...]) -> None:
         """Add a pass; on the CPU its need for memory depends on what `on_cpu` has of the placement."""
@@ -265,8 +299,18 @@ class NhwcKernels:
         size = ask(params, getattr(self._module.Pass, which), *(on_cpu if self._kind == "cpu" else ()))
         self._passes[which] = _Pass(getattr(self._module, f"{name}_{which}_{self._kind}"), params, size)
 
-    def _run(self, which: str, first: Tensor, second: Tensor, result: Tensor, *more: int) -> Tensor:
+    def _run(
+        self,
+        which: str,
+        first: Tensor,
+        second: Tensor,
+        result: Tensor,
+        *more: int,
+        packed: Tensor | None = None,
+    ) -> Tensor:
         function, params, workspace_bytes = self._passes[which]
+        if packed is not None:
+            params, second = self._packed_params[which], packed
         arguments = _arguments_for(self._kind, self._on_cpu, result)
         return _run(function, (params,), (first, second), workspace_bytes, arguments, result, *more)
 

@@ -84,8 +84,11 @@ def is_measuring() -> bool:
 
 
 def is_capturing(device: torch.device) -> bool:
-    """Return whether a CUDA graph is being recorded: then nothing can be timed."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    """Return whether a CUDA graph is being recorded on the device: then nothing can be timed there."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # torch asks about the stream of the current device
+        return torch.cuda.is_current_stream_capturing()
 
 
 def _without_measuring(key: str, device: torch.device, names: Sequence[str]) -> str | None:

@@ -4,7 +4,19 @@ from lasfast.searchers.base import Searcher
 from lasfast.searchers.evolution import Evolution, RegularizedEvolution
 from lasfast.searchers.itnas import ITNAS
 from lasfast.searchers.layernas import LayerNAS
+from lasfast.searchers.local import LocalSearch
 from lasfast.searchers.nir import NIR
+from lasfast.searchers.predictor import Predictor
 from lasfast.searchers.random import Random
 
-__all__ = ["ITNAS", "NIR", "Evolution", "LayerNAS", "Random", "RegularizedEvolution", "Searcher"]
+__all__ = [
+    "ITNAS",
+    "NIR",
+    "Evolution",
+    "LayerNAS",
+    "LocalSearch",
+    "Predictor",
+    "Random",
+    "RegularizedEvolution",
+    "Searcher",
+]

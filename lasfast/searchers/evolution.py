@@ -6,9 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lasfast.constraints import describe_function
 from lasfast.core.checks import as_int
-from lasfast.searchers.base import Searcher
+from lasfast.searchers.limits import limits_of
 from lasfast.searchers.operators import (
     Result,
     crossover,
@@ -18,13 +17,12 @@ from lasfast.searchers.operators import (
     sample_distinct,
     tournament,
 )
+from lasfast.searchers.product import ProductSearcher
 from lasfast.spaces import Architecture, ProductSpace
 
 
-class _Evolutionary(Searcher):
-    """The common part of both: the first generation is random, and no architecture comes twice."""
-
-    space: ProductSpace
+class _Evolutionary(ProductSearcher):
+    """The common part of both: the first generation is random."""
 
     def __init__(
         self,
@@ -33,20 +31,8 @@ class _Evolutionary(Searcher):
         population: int,
         seed: int,
     ) -> None:
-        if not isinstance(space, ProductSpace):
-            raise TypeError(f"space must be a ProductSpace such as ChoiceSpace, got {type(space).__name__}")
-        super().__init__(space, constraint)
+        super().__init__(space, constraint, seed)
         self.population = as_int("population", population, minimum=2)
-        self.seed = as_int("seed", seed, minimum=0)
-
-    def begin(self) -> None:
-        """Forget all that was observed."""
-        super().begin()
-        self._known: set[Architecture] = set()
-
-    def learn(self, results: Sequence[Result]) -> None:
-        """Remember what was asked."""
-        self._known.update(architecture for architecture, _ in results)
 
     def generation(
         self, rng: random.Random, *parts: tuple[int, Callable[[], Architecture]]
@@ -61,25 +47,21 @@ class _Evolutionary(Searcher):
         new: dict[Architecture, None] = {}
 
         def accept(architecture: Architecture) -> bool:
-            return architecture not in self._known and architecture not in new and self.admits(architecture)
+            return architecture not in new and self.is_new(architecture)
 
-        if len(self._known) == self.space.count():
+        if len(self.known) == self.space.count():
             return []
         for wanted, operator in parts:
             new |= dict.fromkeys(draw_distinct(operator, wanted, accept))
         lacking = sum(wanted for wanted, _ in parts) - len(new)
         if lacking:
-            new |= dict.fromkeys(sample_distinct(self.space, rng, lacking, accept))
+            limits = limits_of(self.constraint)
+            new |= dict.fromkeys(sample_distinct(self.space, rng, lacking, accept, limits))
         return list(new)
 
     def describe(self) -> dict[str, Any]:
         """Return what describes both, as JSON values."""
-        return {
-            "population": self.population,
-            "constraint": describe_function(self.constraint),
-            "seed": self.seed,
-            "space": self.space.describe(),
-        }
+        return {"population": self.population, **super().describe()}
 
 
 class Evolution(_Evolutionary):
@@ -213,7 +195,7 @@ class RegularizedEvolution(_Evolutionary):
         rng = random.Random(f"{self.seed} {self.step}")
         if not self.history:
             return initial_sample(self.space, rng, self.population, self.admits, self.constraint)
-        wanted = min(self.children, self.evaluations - len(self._known))
+        wanted = min(self.children, self.evaluations - len(self.known))
 
         def child() -> Architecture:
             return self.space.vary(tournament(self.members, self.sample, rng), rng)

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from lasfast.constraints import Cost
-from lasfast.searchers.limits import limits_of, unmet
+from lasfast.constraints import BoundedSampler, Cost
+from lasfast.searchers.limits import Limit, limits_of, unmet
 from lasfast.spaces import Architecture, ProductSpace, SearchSpace
 
 Result: TypeAlias = tuple[Architecture, float]
@@ -92,10 +92,10 @@ def initial_sample(
             all of them where the space is enumerated, else random ones and, of options that differ in cost,
             the cheapest and the dearest.
     """
-    found = sample_distinct(space, rng, wanted, accept, **among)
+    limits = limits_of(constraint)
+    found = sample_distinct(space, rng, wanted, accept, limits, **among)
     if found:
         return found
-    limits = limits_of(constraint)
     if space.count(**among) <= ENUMERABLE:
         tried = list(space.enumerate(**among))
     else:
@@ -111,6 +111,7 @@ def sample_distinct(
     rng: random.Random,
     wanted: int,
     accept: Callable[[Architecture], bool],
+    limits: Sequence[Limit] = (),
     **among: Any,
 ) -> list[Architecture]:
     """Draw different architectures that `accept` takes, uniformly.
@@ -119,8 +120,10 @@ def sample_distinct(
         space: the architectures to draw from.
         rng: the generator.
         wanted: how many. Fewer come where there are fewer, or where, in a space of more than ENUMERABLE
-            architectures, ATTEMPTS draws for each do not find them, which is logged.
+            architectures, ATTEMPTS draws for each do not find them, nor as many within `limits` (see
+            `BoundedSampler`), which is logged.
         accept: says whether an architecture may come.
+        limits: limits on costs that `accept` has, too.
         among: arguments of the space's `sample`, `count` and `enumerate`, such as `depth`.
     """
     size = space.count(**among)
@@ -132,7 +135,9 @@ def sample_distinct(
         known = set(found)
         others = [one for one in space.enumerate(**among) if one not in known and accept(one)]
         found += rng.sample(others, min(wanted - len(found), len(others)))
-    elif len(found) < wanted:
+    elif len(found) < wanted and limits and isinstance(space, ProductSpace) and not among:
+        found += _sample_within(space, rng, wanted - len(found), accept, limits, set(found))
+    if len(found) < wanted and size > ENUMERABLE:
         logger.warning(
             "%d draws from %s gave only %d new architectures that meet the constraint, of %d wanted",
             ATTEMPTS * wanted,
@@ -141,3 +146,23 @@ def sample_distinct(
             wanted,
         )
     return found
+
+
+def _sample_within(
+    space: ProductSpace,
+    rng: random.Random,
+    wanted: int,
+    accept: Callable[[Architecture], bool],
+    limits: Sequence[Limit],
+    known: set[Architecture],
+) -> list[Architecture]:
+    """Return architectures within limits that next to none of a space meets, none of the known ones."""
+    sampler = BoundedSampler(space, limits)
+    found: dict[Architecture, None] = {}
+    for _ in range(ATTEMPTS * wanted if sampler.share else 0):
+        one = sampler.draw(rng)
+        if one is not None and one not in known and accept(one):
+            found[one] = None
+        if len(found) == wanted:
+            break
+    return list(found)

@@ -260,12 +260,13 @@ def _updated(device: torch.device, rule: SgdRule, *, native: bool) -> list[Tenso
         [()],
         [(slice(0, 3),)],
     ]
+    decays = [True, False, True]
     weights, momenta, *gradients = (
         [torch.randn(size, dtype=torch.float32, generator=generator).to(device) for size in sizes]
         for _ in range(4)
     )
     if native:
-        sgd = Sgd(weights, momenta if rule.momentum else None, parts, rule)
+        sgd = Sgd(weights, momenta if rule.momentum else None, parts, rule, decays)
         for gradient in gradients:
             sgd.update(gradient, 0.3, 0.5)
         return [*weights, *momenta]
@@ -275,5 +276,5 @@ def _updated(device: torch.device, rule: SgdRule, *, native: bool) -> list[Tenso
     for gradient in gradients:
         tensors = zip(weights, gradient, momenta, parts, strict=True)
         every = [(w[at], g[at], m[at] if rule.momentum else None) for w, g, m, each in tensors for at in each]
-        sgd_reference(every, rule, 0.3, 0.5)
+        sgd_reference(every, rule, 0.3, 0.5, [True, True, False, True])  # a part for each
     return [*weights, *momenta]

@@ -30,7 +30,15 @@ from lasfast.study.architecture_table import Row, save_table
 from lasfast.study.checkpoints import CheckpointClock, train_with_checkpoints
 from lasfast.study.files import CHECKPOINT, JOURNAL, TABLE, refuse_started
 from lasfast.supernets import Supernet
-from lasfast.train import CheckpointError, Progress, StandaloneTrainer, TrainSettings, checkpoint
+from lasfast.train import (
+    CheckpointError,
+    Distillation,
+    Progress,
+    StandaloneTrainer,
+    TrainSettings,
+    checkpoint,
+)
+from lasfast.train.objective import Distill
 from lasfast.train.settings import resolve
 from lasfast.train.standalone import seed_of
 
@@ -47,6 +55,7 @@ class TableBuilder:
         settings: TrainSettings or a preset's name; further keywords override single fields.
         keep_weights: whether to write the trained weights, too, for `network(architecture)`.
         checkpoint_seconds: how often to checkpoint the network at hand.
+        distill: a teacher network whose soft targets all of them learn from, or a `Distillation` of one.
 
     Raises:
         TypeError, ValueError: an argument does not fit, which is named.
@@ -63,6 +72,7 @@ class TableBuilder:
         *,
         keep_weights: bool = False,
         checkpoint_seconds: float = 60,
+        distill: Distill = None,
         **overrides: Any,
     ) -> None:
         self._clock = CheckpointClock(checkpoint_seconds)
@@ -75,6 +85,7 @@ class TableBuilder:
         self.directory = Path(directory)
         self.settings = resolve(settings, **overrides)
         self.keep_weights = keep_weights
+        self.distill = Distillation.of(distill)
         self._images = checked_validation(validation, supernet.in_channels, supernet.num_classes)
         self.image_size = image_size(self._images)
 
@@ -138,14 +149,15 @@ class TableBuilder:
 
     def describe(self) -> dict[str, Any]:
         """Return what a row depends on besides its architecture, as JSON values: the journal's header."""
-        return {
-            "dataset": {
-                "supernet": self.supernet.describe(),
-                "settings": self.settings.describe(),
-                "train": _describe(self.train),
-                "validation": _describe(self.validation),
-            }
+        dataset = {
+            "supernet": self.supernet.describe(),
+            "settings": self.settings.describe(),
+            "train": _describe(self.train),
+            "validation": _describe(self.validation),
         }
+        if self.distill is not None:
+            dataset["distill"] = self.distill.describe()
+        return {"dataset": dataset}
 
     def row(self, measurement: Measurement) -> Row:
         """Return the row of a measurement."""
@@ -171,8 +183,9 @@ class TableBuilder:
     ) -> Measurement:
         """Train and measure one network, from the checkpoint if that is of this network."""
         alone = World()  # after a search of several processes, one of them trains the winner
-        trainer = StandaloneTrainer.of(self.supernet, architecture, self.train, self.settings, world=alone)
-        network = trainer.module
+        trainer = StandaloneTrainer.of(
+            self.supernet, architecture, self.train, self.settings, world=alone, distill=self.distill
+        )
         path = self.directory / CHECKPOINT
         identity = {**description, "architecture": list(architecture)}
         if path.exists():
@@ -199,6 +212,7 @@ class TableBuilder:
             directory=self.directory,
             world=World(),
         )
+        network = trainer.trained
         if self.keep_weights:
             weights = self._weights_path(architecture)
             weights.parent.mkdir(exist_ok=True)

@@ -159,10 +159,15 @@ class LayerAssignmentSupernet(Supernet):
 
     An assignment runs the first a_g layers of each group g, so that assignments share prefixes within groups.
     A subclass defines the stem, the layers of a group and the head.
+
+    Attributes:
+        handcrafted_assignments: those that the network's authors chose.
+        found_assignments: those that the NIR paper found, the deepest of each network and data set.
     """
 
     space: LayerAssignmentSpace
     handcrafted_assignments: tuple[Architecture, ...] = ()
+    found_assignments: tuple[Architecture, ...] = ()
 
     def __init__(
         self, groups: int, max_layers: int | Sequence[int], *, num_classes: int, in_channels: int

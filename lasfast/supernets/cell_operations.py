@@ -46,7 +46,7 @@ def factorized_reduction(block: LayerBuilder, module: str, x: Value, channels: i
     """
     y = block.activation(x)
     even = block.conv(f"{module}.conv1", y, channels // 2, 1, 2)
-    odd = block.conv(f"{module}.conv2", block.shift(y), channels - channels // 2, 1, 2)
+    odd = block.conv(f"{module}.conv2", block.pad(y, (-1, 1, -1, 1)), channels - channels // 2, 1, 2)
     return block.batch_norm(f"{module}.bn", block.concat(even, odd))
 
 

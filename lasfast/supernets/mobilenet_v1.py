@@ -20,6 +20,7 @@ class MobileNetV1(LayerAssignmentSupernet):
 
     channels = (128, 256, 512, 1024)
     handcrafted_assignments = ((2, 2, 6, 2),)
+    found_assignments = ((2, 5, 2, 3), (2, 3, 4, 3))
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from lasfast.core.checks import as_ints, as_number, check_choice
 from lasfast.execution.from_fx import UntraceableError, trace
 from lasfast.execution.interpret import evaluation_mode
 from lasfast.execution.modules import copy_leading, move_like
-from lasfast.execution.to_fx import Statistics, extract
+from lasfast.execution.to_fx import Statistics, copy_tensors, extract
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Path, Shape
 from lasfast.ir.stages import without_unread
@@ -173,6 +173,8 @@ class ModelSupernet(Supernet):
             self.add_opaque(f"{NETWORK}.{name}", copy.deepcopy(model.get_submodule(name)))
         with torch_seed(0):  # the caller's generator stays as it is
             self.create_modules(self.path(self.full))
+        read = [name for op in program.ops if isinstance(op, layers.Code) for name in op.tensors]
+        copy_tensors(self.network, dict(model.named_modules()), read)
         for name in _modules_of(program) - opaque:
             source, own = model.get_submodule(name), self.network.get_submodule(name)
             move_like(own, source)
@@ -221,12 +223,14 @@ def _modules_of(program: Layer) -> set[str]:
 
 
 def _with_prefix(layer: Layer) -> Layer:
-    """Return a layer whose modules are those of the supernet's `network`."""
-    ops: Iterable[Any] = layer.ops
-    return Layer(
-        layer.name,
-        tuple(replace(op, module=f"{NETWORK}.{op.module}") if hasattr(op, "module") else op for op in ops),
-    )
+    """Return a layer whose modules and tensors are those of the supernet's `network`."""
+
+    def prefixed(op: Any) -> Any:
+        if isinstance(op, layers.Code):
+            return replace(op, tensors=tuple(f"{NETWORK}.{name}" for name in op.tensors))
+        return replace(op, module=f"{NETWORK}.{op.module}") if hasattr(op, "module") else op
+
+    return Layer(layer.name, tuple(map(prefixed, layer.ops)))
 
 
 def _checked_shape(image_shape: Sequence[int]) -> Shape:

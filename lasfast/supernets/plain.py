@@ -17,6 +17,7 @@ class PlainNet(LayerAssignmentSupernet):
     The first layer of the first group reads the images, which must be `image_size` x `image_size`.
     """
 
+    found_assignments = ((8, 4, 3),)
     channels = (64, 128, 256)
     hidden = 512
 

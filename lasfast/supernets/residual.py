@@ -21,6 +21,7 @@ class ResidualNet(LayerAssignmentSupernet):
     convolution of stride 2 and 3x3 max-pooling of stride 2; `"cifar"` is a 3x3 convolution of stride 1.
     """
 
+    found_assignments = ((2, 5, 8),)
     channels = (16, 32, 64)
 
     def __init__(

@@ -22,6 +22,7 @@ class ResNet50(LayerAssignmentSupernet):
     widths = (64, 128, 256, 512)
     expansion = 4
     handcrafted_assignments = ((3, 4, 6, 3),)
+    found_assignments = ((5, 6, 4, 1),)
 
     def __init__(
         self,

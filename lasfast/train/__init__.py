@@ -2,9 +2,10 @@
 
 from lasfast.train.adapt import adapt, adaptation
 from lasfast.train.checkpoint import CheckpointError
-from lasfast.train.curriculum import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
 from lasfast.train.itnas import ITNASTrainer
+from lasfast.train.objective import Distillation
 from lasfast.train.progress import NonFiniteLossError, Progress
+from lasfast.train.samplers import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
 from lasfast.train.settings import PRESETS, TrainSettings, preset
 from lasfast.train.standalone import StandaloneTrainer, train_standalone
 from lasfast.train.supernet import OneShotTrainer, PathTrainer, SupernetTrainer
@@ -12,6 +13,7 @@ from lasfast.train.supernet import OneShotTrainer, PathTrainer, SupernetTrainer
 __all__ = [
     "PRESETS",
     "CheckpointError",
+    "Distillation",
     "ITNASTrainer",
     "NonFiniteLossError",
     "OneShotTrainer",

@@ -7,8 +7,9 @@ from typing import Any
 
 from lasfast import costs
 from lasfast.supernets import ModelSupernet
-from lasfast.train.curriculum import SandwichSampler
+from lasfast.train.objective import FULL, Distill
 from lasfast.train.progress import Progress
+from lasfast.train.samplers import SandwichSampler
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.supernet import OneShotTrainer
 
@@ -23,12 +24,14 @@ def adaptation(
     *,
     epochs: int,
     drawn: int = 2,
+    distill: Distill = FULL,
     **overrides: Any,
 ) -> OneShotTrainer:
     """Return the trainer that adapts a model's weights, for `adapt` or for a study.
 
     Each batch trains the model itself, its smallest version and some random ones (the sandwich rule, Yu and
-    Huang 2019, section 3.1), so that they can be compared with the weights that they share.
+    Huang 2019), so that they can be compared with the weights that they share. The model learns from labels,
+    and teaches the others.
 
     Args:
         supernet: the supernet of the model, whose weights are trained in place.
@@ -36,6 +39,8 @@ def adaptation(
         settings: a preset's name, of whose learning rate a tenth is taken, or settings to take as they are.
         epochs: how many times the images are seen.
         drawn: how many random versions a batch trains.
+        distill: who teaches (see `Distillation`): "full", the model as it is adapted; another network; or
+            None, so that all learn from labels.
         overrides: single settings, such as `learning_rate`, in place of those.
     """
     if isinstance(settings, str):
@@ -45,7 +50,7 @@ def adaptation(
     cost = costs.functions(supernet, (height, width))["flops"]
     sampler = SandwichSampler(supernet.space, cost, drawn=drawn)
     settings = settings.replace(**(overrides | {"supernet_epochs": epochs}))
-    return OneShotTrainer(supernet, data, settings, sampler=sampler)
+    return OneShotTrainer(supernet, data, settings, sampler=sampler, distill=distill)
 
 
 def adapt(

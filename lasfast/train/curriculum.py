@@ -7,23 +7,19 @@ choice is a function of the seed and the position.
 from __future__ import annotations
 
 import abc
-import bisect
 import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lasfast.constraints import Cost, UnknownCostError, describe_function
-from lasfast.core.checks import as_finite, as_int, check_choice
+from lasfast.core.checks import check_choice
 from lasfast.runtime.seeds import derive
-from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
-from lasfast.spaces.product import ProductSpace
+from lasfast.spaces import Architecture, LayerAssignmentSpace
+from lasfast.train.samplers import PathSampler
 from lasfast.train.settings import TrainSettings
 
 DROPOUT, CHOICE, INITIAL, HALVES, IMAGES = range(1, 6)  # what a seed is for: the last counter of `derive`
 PATHS = ("every", "uniform")
-POOL = 2000  # architectures that say how costs are spread
-TRIES = 200  # draws for one architecture of a cost
 
 
 class Schedule(abc.ABC):
@@ -55,38 +51,47 @@ class StepSchedule(Schedule):
         return self.settings.learning_rate / 2 * (1 - batch / (self.epochs(step) * batches))
 
 
-class BeforehandSchedule(Schedule):
-    """Trains the whole supernet in step 0, for `supernet_epochs`, before a search asks for candidates.
+class SingleStep(Schedule):
+    """Trains in step 0 alone: a supernet before a search asks for candidates, or a network on its own.
 
-    `rate` takes the share of the training that is done, from 0 to 1, and returns the learning rate.
+    Args:
+        epochs: of step 0.
+        rate: takes the share that is done of what follows the ramp, from 0 to 1; returns the learning rate.
+        ramp_epochs: the first epochs, in which the rate rises by equal parts from one batch to the next.
     """
 
-    def __init__(self, settings: TrainSettings, rate: Callable[[float], float]) -> None:
-        self.settings, self.rate = settings, rate
+    def __init__(self, epochs: int, rate: Callable[[float], float], ramp_epochs: int = 0) -> None:
+        self._epochs, self._rate, self._ramp_epochs = epochs, rate, ramp_epochs
 
     def epochs(self, step: int) -> int:
-        """Return `supernet_epochs` for step 0, and 0 for all others."""
-        return 0 if step else self.settings.supernet_epochs
+        """Return the epochs of step 0, and 0 for all others."""
+        return 0 if step else self._epochs
 
     def learning_rate(self, step: int, batch: int, batches: int) -> float:
         """Return the rate of a batch."""
-        return self.rate(batch / (self.epochs(step) * batches))
+        ramp = self._ramp_epochs * batches
+        if batch < ramp:
+            return self._rate(0) * (batch + 1) / ramp
+        return self._rate((batch - ramp) / (self._epochs * batches - ramp))
 
 
-class MilestoneSchedule(Schedule):
-    """The schedule of stand-alone training: `standalone_epochs`, the rate falling at each of `milestones`."""
+class MilestoneSchedule(SingleStep):
+    """Trains a network for `standalone_epochs`; the rate falls at each of `milestones`, after the ramp."""
 
     def __init__(self, settings: TrainSettings) -> None:
+        rate = constant(settings.learning_rate)
+        super().__init__(settings.standalone_epochs, rate, settings.standalone_ramp_epochs)
         self.settings = settings
-
-    def epochs(self, step: int) -> int:
-        """Return `standalone_epochs`: there is one step."""
-        return self.settings.standalone_epochs
 
     def learning_rate(self, step: int, batch: int, batches: int) -> float:
         """Return the rate of a batch."""
         passed = sum(batch >= milestone * batches for milestone in self.settings.milestones)
-        return self.settings.learning_rate * self.settings.milestone_factor**passed
+        return super().learning_rate(step, batch, batches) * self.settings.milestone_factor**passed
+
+
+def constant(rate: float) -> Callable[[float], float]:
+    """Return a rate that stays."""
+    return lambda share: rate
 
 
 def linear(rate: float) -> Callable[[float], float]:
@@ -94,9 +99,26 @@ def linear(rate: float) -> Callable[[float], float]:
     return lambda share: rate * (1 - share)
 
 
-def cosine(rate: float, final: float) -> Callable[[float], float]:
+def cosine(rate: float, final: float = 0.0) -> Callable[[float], float]:
     """Return a rate that falls along half a cosine to `final`."""
     return lambda share: final + (rate - final) * (1 + math.cos(math.pi * share)) / 2
+
+
+RATES = {"linear": linear, "cosine": cosine, "constant": constant}
+
+
+def supernet_schedule(settings: TrainSettings) -> Schedule:
+    """Return the schedule of a supernet that is trained before a search."""
+    rate = RATES[settings.supernet_schedule](settings.learning_rate)
+    return SingleStep(settings.supernet_epochs, rate, settings.supernet_ramp_epochs)
+
+
+def standalone_schedule(settings: TrainSettings) -> Schedule:
+    """Return the schedule of a network that is trained on its own."""
+    if settings.standalone_schedule == "milestones":
+        return MilestoneSchedule(settings)
+    rate = RATES[settings.standalone_schedule](settings.learning_rate)
+    return SingleStep(settings.standalone_epochs, rate, settings.standalone_ramp_epochs)
 
 
 class Curriculum(abc.ABC):
@@ -109,6 +131,8 @@ class Curriculum(abc.ABC):
     """True where the batches of a step train the same few paths again and again, as CUDA graphs need it."""
     counted = slice(None)
     """The paths of a batch, by their order, whose loss and accuracy are reported in steps from 1 on."""
+    full: Any = None
+    """The largest path, where each batch trains it before or with all others; else None."""
 
     def check(self, step: int, candidates: Sequence[Sequence[int]]) -> Sequence[Architecture]:
         """Return the candidates that a step trains for; raise ValueError where it cannot train for these."""
@@ -154,6 +178,7 @@ class DeepestAndCandidates(Curriculum):
         check_choice("paths", paths, PATHS)
         self.space, self.seed, self.every = space, seed, paths == "every"
         self.deepest: Architecture = space.validate(space.deepest if deepest is None else deepest)
+        self.full = self.deepest
 
     def check(self, step: int, candidates: Sequence[Sequence[int]]) -> Sequence[Architecture]:
         """Return the candidates as the space has them: none in step 0, one or more in others."""
@@ -176,133 +201,8 @@ class Sampled(Curriculum):
 
     def __init__(self, sampler: PathSampler, seed: int) -> None:
         self.sampler, self.seed = sampler, seed
+        self.full = sampler.full
 
     def paths(self, step: int, batch: int, candidates: Sequence[Architecture]) -> Sequence[Architecture]:
         """Return what the sampler draws from this batch's seed."""
         return self.sampler.draw(random.Random(derive(self.seed, step, batch, CHOICE)))
-
-
-class PathSampler(abc.ABC):
-    """Draws the architectures that one batch trains; their gradients make one update of the weights."""
-
-    @abc.abstractmethod
-    def draw(self, rng: random.Random) -> tuple[Architecture, ...]:
-        """Return the architectures of a batch, equally many each time."""
-
-    @abc.abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Return what identifies the sampler, as JSON values."""
-
-
-class UniformSampler(PathSampler):
-    """Draws each architecture with the same probability (Guo et al., Single Path One-Shot, section 3.2)."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        self.space = space
-
-    def draw(self, rng: random.Random) -> tuple[Architecture, ...]:
-        """Return one architecture."""
-        return (self.space.sample(rng),)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the name alone."""
-        return {"name": "uniform"}
-
-
-class UniformCostSampler(PathSampler):
-    """Draws one architecture whose cost is uniform from `low` to `high`: "uniform constraint sampling".
-
-    Most architectures cost about as much as the average; sampled uniformly, the cheap and the dear ones are
-    seldom trained (Guo et al., Single Path One-Shot, section 3.2; the paper prints no algorithm). Here the
-    range is cut into `bins` parts of equal width. A draw picks one of the parts that hold any architecture,
-    and an architecture there.
-
-    Args:
-        space: where the architectures come from.
-        cost: of an architecture, such as `lasfast.costs.functions(supernet, (32, 32))["flops"]`.
-        low, high: the range of costs to train; by default that of the space, as far as a sample tells.
-        bins: into how many parts the range is cut.
-
-    Raises:
-        ValueError: no architecture of the sample costs that much, or an argument is out of range.
-    """
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        cost: Cost,
-        low: float | None = None,
-        high: float | None = None,
-        *,
-        bins: int = 10,
-    ) -> None:
-        self.space, self.cost = space, cost
-        self.bins = as_int("bins", bins, minimum=1)
-        rng = random.Random("pool")
-        pool = [(as_finite("cost", cost(one)), one) for one in (space.sample(rng) for _ in range(POOL))]
-        costs = [value for value, _ in pool]
-        self.low = min(costs) if low is None else as_finite("low", low)
-        self.high = max(costs) if high is None else as_finite("high", high)
-        width = self.high - self.low
-        self._edges = [self.low + width * number / self.bins for number in range(1, self.bins)]
-        self._held: dict[int, list[Architecture]] = {}
-        for value, architecture in pool:
-            if self.low <= value <= self.high:
-                self._held.setdefault(self._bin(value), []).append(architecture)
-        if not self._held:
-            raise ValueError(
-                f"low and high must be a range of costs that architectures have, {min(costs):g} to "
-                f"{max(costs):g}, got {self.low:g} to {self.high:g}"
-            )
-
-    def draw(self, rng: random.Random) -> tuple[Architecture, ...]:
-        """Return one architecture."""
-        wanted = rng.choice(sorted(self._held))
-        for _ in range(TRIES):
-            architecture = self.space.sample(rng)
-            try:
-                value = self.cost(architecture)
-            except UnknownCostError:
-                continue
-            if self.low <= value <= self.high and self._bin(value) == wanted:
-                return (architecture,)
-        return (rng.choice(self._held[wanted]),)  # the bin is rare: one that is known to be in it
-
-    def describe(self) -> dict[str, Any]:
-        """Return name, cost and range."""
-        return {
-            "name": "uniform-cost",
-            "cost": describe_function(self.cost),
-            "range": [self.low, self.high],
-            "bins": self.bins,
-        }
-
-    def _bin(self, cost: float) -> int:
-        return bisect.bisect_right(self._edges, cost)
-
-
-class SandwichSampler(PathSampler):
-    """The largest, the smallest and some random architectures (Yu and Huang 2019, section 3.1).
-
-    The largest takes the option of the greatest `cost` in each decision, the smallest that of the least.
-
-    Args:
-        space: independent decisions, such as `ChoiceSpace`.
-        cost: of an architecture.
-        drawn: how many random ones; theirs are 2.
-    """
-
-    def __init__(self, space: ProductSpace, cost: Cost, *, drawn: int = 2) -> None:
-        self.space, self.cost = space, cost
-        self.drawn = as_int("drawn", drawn, minimum=0)
-        ordered = space.by_cost(cost)
-        self.largest: Architecture = tuple(options[-1] for options in ordered)
-        self.smallest: Architecture = tuple(options[0] for options in ordered)
-
-    def draw(self, rng: random.Random) -> tuple[Architecture, ...]:
-        """Return the largest, the smallest, and random ones."""
-        return (self.largest, self.smallest, *(self.space.sample(rng) for _ in range(self.drawn)))
-
-    def describe(self) -> dict[str, Any]:
-        """Return name, cost and count."""
-        return {"name": "sandwich", "cost": describe_function(self.cost), "drawn": self.drawn}

@@ -23,6 +23,7 @@ from lasfast.runtime.precision import autocast
 from lasfast.runtime.seeds import torch_seed
 from lasfast.spaces import Architecture
 from lasfast.supernets import Supernet
+from lasfast.train.objective import losses
 from lasfast.train.settings import TrainSettings
 from lasfast.train.synchronized import SynchronizedNetwork, batch_norm, opaque_batch_norm
 from lasfast.train.update import REMEMBERED, Used, used_parts
@@ -196,11 +197,6 @@ class NetworkForward(Forward):
             return x
 
         return run
-
-
-def losses(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """Return the loss [paths] of each path's logits [N, classes]: the mean cross entropy of its images."""
-    return torch.stack([F.cross_entropy(one.float(), labels) for one in logits])
 
 
 def first_operators(settings: TrainSettings, device: torch.device) -> str:

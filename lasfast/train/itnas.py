@@ -20,8 +20,9 @@ from lasfast.spaces.cell import INPUTS, KINDS
 from lasfast.spaces.transition import LearnedCell
 from lasfast.supernets import CellNet
 from lasfast.supernets.mixed import run_mixed
-from lasfast.train.curriculum import HALVES, IMAGES, INITIAL, BeforehandSchedule, Whole, cosine
-from lasfast.train.forward import Forward, SupernetForward, losses
+from lasfast.train.curriculum import HALVES, IMAGES, INITIAL, SingleStep, Whole, cosine
+from lasfast.train.forward import Forward, SupernetForward
+from lasfast.train.objective import losses
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.supernet import PathTrainer
 from lasfast.train.update import Used
@@ -217,7 +218,7 @@ class ITNASTrainer(PathTrainer):
             images,
             settings,
             Whole(recurs=False),
-            BeforehandSchedule(settings, cosine(settings.learning_rate, final)),
+            SingleStep(settings.supernet_epochs, cosine(settings.learning_rate, final)),
             update="joint",
         )
         self.architecture_data = on_device(held, self.device)
@@ -250,7 +251,7 @@ class ITNASTrainer(PathTrainer):
         batch = self.position[1]
         images, labels = self.passes.place(*self._architecture_batch(batch))
         self.forward.mixture = self._draw(batch)
-        (loss,) = losses(self.forward(images, (None,)), labels)
+        (loss,) = losses(self.forward(images, (None,)), labels, self.settings.label_smoothing)
         parameters = list(self.cells.parameters())
         # Of the weights, no gradients are made.
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):

@@ -38,6 +38,7 @@ class Passes:
         """Forget all graphs, before another step, or when the module has other tensors."""
         self._replays.clear()
         self._batch: tuple[Tensor, Tensor] | None = None
+        self._held: Tensor | None = None
         self._read: list[Tensor] = []
         self._addresses: list[int] = []
 
@@ -65,6 +66,17 @@ class Passes:
         for one, to in zip((images, labels), placed, strict=True):
             to.copy_(one, non_blocking=True)
         return placed
+
+    def hold(self, images: Tensor, tensor: Tensor) -> Tensor:
+        """Return a tensor as work on these images, which `place` gave, can read it.
+
+        Graphs find it where that of the batch before was.
+        """
+        if self._batch is None or images is not self._batch[0]:
+            return tensor
+        if self._held is None:
+            self._held = torch.empty_like(tensor)
+        return self._held.copy_(tensor)
 
     def run(self, kind: Hashable, images: Tensor, work: Callable[[], T]) -> T:
         """Run `work` on images that `place` gave; work of one `kind` must be the same every time.

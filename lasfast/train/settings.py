@@ -15,19 +15,35 @@ from lasfast.core.checks import as_bool, as_int, as_number, check_choice
 from lasfast.ir.precision import PRECISIONS
 
 OPERATORS = ("auto", "native", "torch")
+SUPERNET_SCHEDULES = ("linear", "cosine", "constant")
+STANDALONE_SCHEDULES = ("milestones", *SUPERNET_SCHEDULES)
 COUNTS = {  # the least of each
     "batch_size": 1,
     "warm_up_epochs": 0,
     "epochs_per_step": 1,
     "supernet_epochs": 0,
+    "supernet_ramp_epochs": 0,
     "standalone_epochs": 1,
+    "standalone_ramp_epochs": 0,
     "seed": 0,
 }
+LATER = (
+    "bias_decay",
+    "label_smoothing",
+    "supernet_schedule",
+    "supernet_ramp_epochs",
+    "standalone_schedule",
+    "standalone_ramp_epochs",
+    "standalone_ema",
+)
+"""Fields that studies of earlier versions do not have in their files, and go on without."""
 NUMBERS: dict[str, dict[str, float]] = {
     "learning_rate": {"above": 0},
     "momentum": {"minimum": 0, "below": 1},
     "weight_decay": {"minimum": 0},
     "milestone_factor": {"above": 0},
+    "label_smoothing": {"minimum": 0, "below": 1},
+    "standalone_ema": {"minimum": 0, "below": 1},
     "loss_scale": {"above": 0},
 }
 
@@ -39,7 +55,18 @@ class TrainSettings:
     `learning_rate` is the base rate. Warm-up uses it as it is; a search step uses half of it, falling
     linearly to zero over the step; stand-alone training multiplies it by `milestone_factor` at each of
     `milestones` (in epochs from the start; fractions of an epoch are allowed). A one-shot supernet is trained
-    for `supernet_epochs` beforehand, the base rate falling linearly to zero.
+    for `supernet_epochs` beforehand, the base rate falling linearly to zero. `supernet_schedule` and
+    `standalone_schedule` let the rate of these two fall linearly or along half a "cosine" to zero (Loshchilov
+    and Hutter 2017, Eq. 5), or stay "constant". Before that, it rises linearly to the base rate, with each
+    batch of the first `supernet_ramp_epochs` or `standalone_ramp_epochs` (Goyal et al. 2017, section 2.2).
+
+    With a `standalone_ema` above 0, stand-alone training ends with an average of weights and statistics over
+    its batches. Each batch leaves of the average this share, and adds the rest of what the network has then
+    (Szegedy et al. 2016, section 8).
+
+    `label_smoothing` is the share of each label that is spread over all classes (Szegedy et al. 2016, section
+    7). With `bias_decay=False`, weight decay leaves alone biases, and scales of norms (He et al., Bag of
+    Tricks, 2019, section 3.1).
 
     `precision="bf16"` runs forward passes under autocast, weights and momentum stay fp32; `channels_last`
     keeps the weights and images in that memory format. `operators="native"` runs lasfast's fused training
@@ -59,10 +86,17 @@ class TrainSettings:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    bias_decay: bool = True
+    label_smoothing: float = 0.0
     warm_up_epochs: int = 60
     epochs_per_step: int = 10
     supernet_epochs: int = 120
+    supernet_schedule: str = "linear"
+    supernet_ramp_epochs: int = 0
     standalone_epochs: int = 200
+    standalone_schedule: str = "milestones"
+    standalone_ramp_epochs: int = 0
+    standalone_ema: float = 0.0
     milestones: tuple[float, ...] = (60, 120, 160)
     milestone_factor: float = 0.2
     precision: str = "fp32"
@@ -78,7 +112,7 @@ class TrainSettings:
             self._set(name, as_int(name, getattr(self, name), minimum=least))
         for name, bounds in NUMBERS.items():
             self._set(name, as_number(name, getattr(self, name), **bounds))
-        for name in ("nesterov", "channels_last"):
+        for name in ("nesterov", "bias_decay", "channels_last"):
             self._set(name, as_bool(name, getattr(self, name)))
         if self.nesterov and self.momentum == 0:
             raise ValueError("momentum must be above 0 where nesterov is True, got 0")
@@ -86,6 +120,14 @@ class TrainSettings:
             self._set("clip_norm", as_number("clip_norm", self.clip_norm, above=0))
         check_choice("precision", self.precision, tuple(PRECISIONS))
         check_choice("operators", self.operators, OPERATORS)
+        check_choice("supernet_schedule", self.supernet_schedule, SUPERNET_SCHEDULES)
+        check_choice("standalone_schedule", self.standalone_schedule, STANDALONE_SCHEDULES)
+        for kind in ("supernet", "standalone"):
+            ramp, epochs = getattr(self, f"{kind}_ramp_epochs"), getattr(self, f"{kind}_epochs")
+            if ramp and ramp >= epochs:
+                raise ValueError(
+                    f"{kind}_ramp_epochs must be less than the {epochs} {kind}_epochs, got {ramp}"
+                )
         self._check_milestones()
 
     def _check_milestones(self) -> None:
@@ -96,6 +138,8 @@ class TrainSettings:
         self._set("milestones", tuple(as_number("milestones", one, above=0) for one in self.milestones))
         if any(later <= earlier for earlier, later in pairwise(self.milestones)):
             raise ValueError(f"milestones must be increasing epochs, got {self.milestones!r}")
+        if self.standalone_schedule != "milestones":
+            return  # they say nothing
         if self.milestones and self.milestones[-1] >= self.standalone_epochs:
             raise ValueError(
                 f"milestones must all be before the last of the {self.standalone_epochs} standalone_epochs, "
@@ -123,8 +167,13 @@ class TrainSettings:
         return dataclasses.replace(self, **overrides)
 
     def describe(self) -> dict[str, Any]:
-        """Return the fields as JSON values; two runs with equal descriptions train alike."""
-        return dataclasses.asdict(self) | {"milestones": list(self.milestones)}
+        """Return the fields as JSON values; two runs with equal descriptions train alike.
+
+        Fields of `LATER` are there where they are not at their defaults.
+        """
+        values = dataclasses.asdict(self) | {"milestones": list(self.milestones)}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if name not in LATER or value != defaults[name]}
 
 
 PRESETS: dict[str, TrainSettings] = {
@@ -148,8 +197,7 @@ PRESETS: dict[str, TrainSettings] = {
         milestone_factor=0.1,
     ),
     # The search of DARTS (Liu et al. 2019, as in its code), and its 600 epochs from scratch without what else
-    # belongs to these: a cosine, of which the milestones are a coarse copy, auxiliary losses, cutout and
-    # dropped paths.
+    # belongs to these: auxiliary losses, cutout and dropped paths.
     "darts": TrainSettings(
         batch_size=64,
         learning_rate=0.025,
@@ -157,8 +205,8 @@ PRESETS: dict[str, TrainSettings] = {
         weight_decay=3e-4,
         supernet_epochs=50,
         standalone_epochs=600,
-        milestones=(250, 400, 520),
-        milestone_factor=0.3,
+        standalone_schedule="cosine",
+        milestones=(),
         clip_norm=5.0,
     ),
     # Ours: for some thousand small images on a few CPU cores.

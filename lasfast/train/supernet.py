@@ -12,18 +12,17 @@ from lasfast.runtime import distributed
 from lasfast.spaces import Architecture
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
 from lasfast.train.curriculum import (
-    BeforehandSchedule,
     Curriculum,
     DeepestAndCandidates,
-    PathSampler,
     Sampled,
     Schedule,
     StepSchedule,
-    UniformSampler,
-    linear,
+    supernet_schedule,
 )
 from lasfast.train.forward import SupernetForward
+from lasfast.train.objective import Distill
 from lasfast.train.progress import Progress
+from lasfast.train.samplers import PathSampler, UniformSampler
 from lasfast.train.settings import TrainSettings, resolve
 from lasfast.train.trainer import Trainer
 
@@ -44,8 +43,9 @@ class PathTrainer(Trainer):
         schedule: Schedule,
         *,
         update: str,
+        distill: Distill = None,
     ) -> None:
-        super().__init__(forward, data, settings, curriculum, schedule, update=update)
+        super().__init__(forward, data, settings, curriculum, schedule, update=update, distill=distill)
         self.supernet = forward.supernet
         labels = getattr(self.data, "labels", None)
         if isinstance(labels, torch.Tensor) and labels.max() >= self.supernet.num_classes:
@@ -76,11 +76,14 @@ class PathTrainer(Trainer):
 
     def describe(self) -> dict[str, Any]:
         """Return what the weights depend on besides the supernet, as JSON values, for a study's header."""
-        return {
+        description = {
             "settings": self.settings.describe(),
             "update": self.update,
             "data": {"batches": self.batches, **(describe_images(self.data) or {})},
         }
+        if self.objective.description is not None:
+            description["distill"] = self.objective.description
+        return description
 
 
 class SupernetTrainer(PathTrainer):
@@ -95,6 +98,9 @@ class SupernetTrainer(PathTrainer):
     keeps its momentum. Momentum is kept from step to step. `update="joint"` makes one update of all that a
     batch trains, with the sum of their gradients, and runs the layers that they share once; "sequential", an
     update each, is the paper's.
+
+    With `distill`, sub-networks learn from a teacher's soft targets (`Distillation`). The teacher is a
+    network, or "full", the deepest, whose logits for a batch teach the candidates. The paper has none.
 
     `data` is `dataset.train` of `lasfast.data`, a pair of tensors (images [N, C, H, W], labels [N] int64), or
     a DataLoader. `settings` is a preset's name or TrainSettings; further keywords override single fields:
@@ -114,6 +120,7 @@ class SupernetTrainer(PathTrainer):
         deepest: Sequence[int] | None = None,
         paths: str = "every",
         update: str = "sequential",
+        distill: Distill = None,
         **overrides: Any,
     ) -> None:
         settings = resolve(settings, **overrides)
@@ -125,6 +132,7 @@ class SupernetTrainer(PathTrainer):
             DeepestAndCandidates(supernet.space, settings.seed, deepest, paths),
             StepSchedule(settings),
             update=update,
+            distill=distill,
         )
 
     @property
@@ -145,8 +153,12 @@ class OneShotTrainer(PathTrainer):
     1). What no sub-network of a batch uses of the weights, slices of a weight included, gets no gradient, no
     weight decay, and keeps its momentum.
 
-    All of it is step 0, `supernet_epochs` of the settings, the learning rate falling linearly to zero; a
-    study's steps train nothing. Arguments are as `SupernetTrainer` has them.
+    With `distill`, sub-networks learn from a teacher's soft targets (`Distillation`). The teacher is a
+    network, or "full", the largest of a `SandwichSampler`, whose logits for a batch teach the others, as Yu
+    and Huang (2019, Algorithm 1) and BigNAS (Yu et al. 2020) train.
+
+    All of it is step 0, `supernet_epochs` of the settings at rates by `supernet_schedule`; a study's steps
+    train nothing. Arguments are as `SupernetTrainer` has them.
     """
 
     curriculum: Sampled
@@ -158,6 +170,7 @@ class OneShotTrainer(PathTrainer):
         settings: TrainSettings | str = "small",
         *,
         sampler: PathSampler | None = None,
+        distill: Distill = None,
         **overrides: Any,
     ) -> None:
         settings = resolve(settings, **overrides)
@@ -166,8 +179,9 @@ class OneShotTrainer(PathTrainer):
             data,
             settings,
             Sampled(UniformSampler(supernet.space) if sampler is None else sampler, settings.seed),
-            BeforehandSchedule(settings, linear(settings.learning_rate)),
+            supernet_schedule(settings),
             update="joint",
+            distill=distill,
         )
 
     @property

@@ -18,11 +18,12 @@ from lasfast.ops.sgd import SgdRule
 from lasfast.runtime.precision import deterministic_cudnn
 from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.train.curriculum import DROPOUT, Curriculum, Schedule
-from lasfast.train.forward import Forward, losses
+from lasfast.train.forward import Forward
+from lasfast.train.objective import Distill, Objective
 from lasfast.train.passes import Passes
 from lasfast.train.progress import EpochRecord, Progress
 from lasfast.train.settings import TrainSettings
-from lasfast.train.update import Update, Updates
+from lasfast.train.update import Update, Updates, biases_and_norms
 
 READ_EVERY = 0.5  # seconds between readings of loss and accuracy, each of which waits for the device
 UPDATES = ("sequential", "joint")
@@ -39,6 +40,9 @@ class Trainer:
     The position is (step, batch): `batch` batches of `step` are done. Losses and right answers gather on the
     device; they are read at most every half second and at the end of an epoch, so that a GPU never waits for
     Python.
+
+    An `Objective` says what is minimised, which is reported as the loss. With `distill`, paths learn from a
+    teacher's logits for the same images, those of this process.
 
     An update changes what its paths use of the weights. Elsewhere, in the unused part of a sliced weight too,
     nothing decays and momentum stays.
@@ -63,6 +67,7 @@ class Trainer:
         *,
         seed: int | None = None,
         update: str = "sequential",
+        distill: Distill = None,
     ) -> None:
         check_choice("update", update, UPDATES)
         self.forward, self.module, self.device = forward, forward.module, forward.device
@@ -80,8 +85,10 @@ class Trainer:
         graphs = curriculum.recurs and self.device.type == "cuda" and self.world.size == 1
         self.passes = Passes(self.module, self.device, forward.memory_format, enabled=graphs)
         self.updates = Updates(
-            SgdRule(settings.momentum, settings.nesterov, settings.weight_decay, settings.clip_norm)
+            SgdRule(settings.momentum, settings.nesterov, settings.weight_decay, settings.clip_norm),
+            () if settings.bias_decay else biases_and_norms(self.module),
         )
+        self.objective = Objective(settings, self.device, distill, curriculum.full)
         self._record: EpochRecord | None = None
         self._within_batch = False
 
@@ -172,6 +179,9 @@ class Trainer:
         What it draws from torch's generators is a function of the seed and the batch.
         """
 
+    def after_updates(self) -> None:
+        """Do what a kind of training does after the last update of a batch."""
+
     def _train_batch(
         self,
         images: Tensor,
@@ -191,28 +201,44 @@ class Trainer:
         self.forward.choose_operators(images, labels, paths[:1], seed)
         with torch_seed(seed, self.device), deterministic_cudnn():
             self.before_update()
+            targets = self.objective.teach(images)
             number = 0
             for together in [paths] if self.update == "joint" else [(path,) for path in paths]:
                 update = self.updates.of(tuple(together), partial(self.forward.used, together))
-                work = partial(self._differentiate, update, images, labels, size, together)
-                values, gradients = self.passes.run(tuple(together), images, work)
+                if targets is not None:
+                    targets = self.passes.hold(images, targets)
+                work = partial(self._differentiate, update, images, labels, size, together, targets)
+                values, gradients, full = self.passes.run(tuple(together), images, work)
+                targets = targets if full is None else full
                 self.world.sum_([one for one in gradients if one is not None])
                 update.run(gradients, rate, 1 / self.settings.loss_scale)
                 record.write(number, values)
                 number += len(together)
+        self.after_updates()
         record.next += 1
         self._within_batch = False
 
     def _differentiate(
-        self, update: Update, images: Tensor, labels: Tensor, size: int, paths: Sequence[Any]
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        """Run paths forward and backward: losses and right answers, [2, paths], and the gradients."""
+        self,
+        update: Update,
+        images: Tensor,
+        labels: Tensor,
+        size: int,
+        paths: Sequence[Any],
+        targets: Tensor | None,
+    ) -> tuple[Tensor, list[Tensor | None], Tensor | None]:
+        """Run paths forward and backward: losses and right answers, [2, paths], and the gradients.
+
+        The last are the logits of the path among these that teaches the later ones, if there is one.
+        """
         update.take_gradients()  # of somebody else
         logits = self.forward(images, paths)
-        share = losses(logits, labels) * (len(labels) / size)  # of the whole batch's mean
+        full = self.objective.full_logits(logits, paths)
+        loss = self.objective(logits, labels, paths, targets if full is None else full)
+        share = loss * (len(labels) / size)  # of the whole batch's mean
         (share.sum() * self.settings.loss_scale).backward()
         right = torch.stack([(one.argmax(1) == labels).sum() for one in logits])
-        return torch.stack((share.detach(), right.to(share.dtype))), update.take_gradients()
+        return torch.stack((share.detach(), right.to(share.dtype))), update.take_gradients(), full
 
     def check_finite(self) -> None:
         """Raise NonFiniteLossError where a loss since the last reading was infinite or not a number.
@@ -240,17 +266,24 @@ class Trainer:
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
         }
-        return copies, {"position": list(self.position)}
+        values: dict[str, Any] = {"position": list(self.position)}
+        if self.objective.description is not None:
+            values["distill"] = self.objective.description
+        return copies, values
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Go on from what `state` gave.
 
-        Raises ValueError, having changed nothing, where it belongs to another network.
+        Raises ValueError, having changed nothing, where it belongs to another network, or was trained with
+        another teacher.
         """
+        taught, teacher = values.get("distill"), self.objective.description
+        if taught != teacher:
+            raise ValueError(f"distill must be as the saved weights were trained, {taught}, got {teacher}")
         own = self.module.state_dict()
-        weights = _with_prefix(tensors, "weights.")
+        weights = with_prefix(tensors, "weights.")
         parameters = dict(self.module.named_parameters())
-        momentum = _with_prefix(tensors, "momentum.")
+        momentum = with_prefix(tensors, "momentum.")
         _check_same_names(weights, own)
         for kind, saved, target in (("weights", weights, own), ("momentum", momentum, parameters)):
             for name, tensor in saved.items():
@@ -268,7 +301,8 @@ class Trainer:
         self.position = (int(step), int(batch))
 
 
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, by the rest of their names."""
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from lasfast.execution.modules import parameter_shapes
 from lasfast.ir import layers
@@ -14,20 +15,25 @@ from lasfast.ops.sgd import Index, Sgd, SgdRule
 
 Used = Sequence[tuple[nn.Parameter, Sequence[Index]]]
 """Weights, and the parts of each that are in use."""
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 REMEMBERED = 64  # updates whose tables are kept: a step has few, random paths make ever new ones
 
 
 class Updates:
-    """Updates by one rule, of whatever weights the paths at hand use. `momenta` are those of all updates."""
+    """Updates by one rule, of whatever weights the paths at hand use. `momenta` are those of all updates.
 
-    def __init__(self, rule: SgdRule) -> None:
-        self.rule = rule
+    The weights in `undecayed` have no weight decay.
+    """
+
+    def __init__(self, rule: SgdRule, undecayed: Iterable[nn.Parameter] = ()) -> None:
+        self.rule, self.undecayed = rule, frozenset(undecayed)
         self.momenta: dict[nn.Parameter, Tensor] = {}
         self._updates: dict[Hashable, Update] = {}
 
     def of(self, paths: Hashable, used: Callable[[], Used]) -> Update:
         """Return the update of the weights that `paths` use, which `used` tells."""
-        update = self._updates.pop(paths, None) or Update(used(), self.momenta, self.rule)
+        update = self._updates.pop(paths, None)
+        update = update or Update(used(), self.momenta, self.rule, self.undecayed)
         self._updates[paths] = update  # the last one
         if len(self._updates) > REMEMBERED:
             del self._updates[next(iter(self._updates))]
@@ -48,8 +54,14 @@ class Update:
     stays. A weight's momentum begins as zeros, at its first update.
     """
 
-    def __init__(self, used: Used, momenta: dict[nn.Parameter, Tensor], rule: SgdRule) -> None:
-        self._used, self._momenta, self._rule = used, momenta, rule
+    def __init__(
+        self,
+        used: Used,
+        momenta: dict[nn.Parameter, Tensor],
+        rule: SgdRule,
+        undecayed: Collection[nn.Parameter] = (),
+    ) -> None:
+        self._used, self._momenta, self._rule, self._undecayed = used, momenta, rule, undecayed
         self._kept: tuple[int, ...] | None = None
         self._sgd: Sgd | None = None
 
@@ -75,13 +87,27 @@ class Update:
                 if weight not in self._momenta:
                     self._momenta[weight] = torch.zeros_like(weight)
             momenta = [self._momenta[weight] for weight in weights]
-        return Sgd(weights, momenta, [parts for _, parts in used], self._rule)
+        decays = [weight not in self._undecayed for weight in weights]
+        return Sgd(weights, momenta, [parts for _, parts in used], self._rule, decays)
+
+
+def biases_and_norms(network: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the biases of all layers, and the scales of norms."""
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if "bias" in name or isinstance(module, NORMS):
+                yield parameter
 
 
 def used_parts(modules: Mapping[str, nn.Module], path: Iterable[Layer]) -> Used:
     """Return what the layers of one or more paths use of the weights of `modules` (by dotted names)."""
     shapes: dict[nn.Parameter, set[tuple[int, ...]]] = {}
     for op in (op for layer in path for op in layer.ops):
+        if isinstance(op, layers.Code):
+            for owner, _, last in (one.rpartition(".") for one in op.tensors):
+                tensor = getattr(modules[owner], last)
+                if isinstance(tensor, nn.Parameter):
+                    shapes.setdefault(tensor, set()).add(tuple(tensor.shape))
         name = getattr(op, "module", None)
         if name is None:
             continue

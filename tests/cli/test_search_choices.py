@@ -24,6 +24,8 @@ TINY += ["--supernet-epochs", 1]
 SEARCHES = {
     "layernas": ["--buckets", 5, "--replicas", 1, "--evaluations", 12],
     "evolution": ["--population", 6, "--generations", 1, "--top", 3],
+    "predictor": ["--initial", 4, "--evaluations", 10, "--children", 3],
+    "local": ["--evaluations", 8, "--children", 4],
     "regularized": ["--population", 6, "--sample", 3, "--evaluations", 12, "--children", 3],
     "random": ["--samples", 8],
 }
@@ -59,14 +61,50 @@ def test_the_winner_is_trained_beside_a_random_one_that_costs_as_much(
 ) -> None:
     without_exports()
     arguments = ["search", "random", *TINY, "--samples", 4, "-o", tmp_path, "--threads", 1]
-    status, out, err = lasfast(*arguments, "--retrain", "--standalone-epochs", 1, "--sampling", "sandwich")
+    arguments += ["--retrain", "--standalone-epochs", 1, "--standalone-schedule", "cosine"]
+    arguments += ["--supernet-schedule", "constant", "--label-smoothing", 0.1, "--no-bias-decay"]
+    arguments += ["--sampling", "sandwich", "--distill", "full", "--distill-temperature", 2]
+    status, out, err = lasfast(*arguments)
     assert status == 0, err
+    header = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[0])
+    assert header["trainer"]["distill"] == {"teacher": "full", "temperature": 2, "weight": 1}
+    settings = {"label_smoothing": 0.1, "bias_decay": False, "supernet_schedule": "constant"}
+    settings |= {"standalone_schedule": "cosine"}
+    assert settings.items() <= header["trainer"]["settings"].items()
     trained = out.partition("trained from scratch, 1 epochs")[2]
     assert re.search(r" searched *$", trained, re.MULTILINE)
     assert re.search(r" random *$", trained, re.MULTILINE)
     one, other = (row.flops for row in load_table(tmp_path / "scratch"))
     assert one == pytest.approx(other, rel=0.2)
     assert len(list((tmp_path / "scratch" / "weights").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["random", "--distill", "deepest"], "--distill must be one of 'full', got 'deepest'"),
+        (["evolution", "--distill", "full"], "--sampling must be sandwich for --distill full, so"),
+        (
+            ["evolution", "--distill-weight", 0.5],
+            "--distill-temperature and --distill-weight are of --distill",
+        ),
+        (["itnas", "--distill", "full"], "No such option: --distill"),
+        (["nir", "--supernet-schedule", "cosine"], "No such option: --supernet-schedule"),
+    ],
+)
+def test_distillation_and_schedules_that_do_not_fit_are_named(lasfast, arguments, text) -> None:
+    status, _, err = lasfast("search", *arguments)
+    assert status != 0
+    assert text in " ".join(err.replace("│", " ").split())
+
+
+def test_the_deepest_assignment_teaches_the_candidates(lasfast, without_exports, tmp_path) -> None:
+    without_exports()
+    arguments = ["--depth", 4, "--limit", 100, "--warm-up-epochs", 1, "--epochs-per-step", 1, "--threads", 1]
+    status, _, err = lasfast("search", "nir", *arguments, "--distill", "full", "-o", tmp_path)
+    assert status == 0, err
+    header = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[0])
+    assert header["trainer"]["distill"]["teacher"] == "full"
 
 
 def test_an_architecture_of_choices_is_trained_from_scratch(lasfast, tmp_path) -> None:
@@ -94,6 +132,14 @@ def test_an_architecture_of_choices_is_trained_from_scratch(lasfast, tmp_path) -
     [
         (["--supernet", "residual"], "--supernet must be one of 'shufflenet-v2', "),
         (["--sampling", "often"], "--sampling must be one of 'uniform', 'uniform-cost', 'sandwich'"),
+        (
+            ["--sampling-range", "flops<=1G"],
+            "--sampling-range is of --sampling uniform-cost alone, got uniform",
+        ),
+        (
+            ["--sampling", "uniform-cost", "--sampling-range", "2G<=flops<=3G"],
+            "low and high must be a range of costs that architectures have",
+        ),
         (["--width", "-1"], "width must be greater than 0, got -1.0"),
         (["--constraint", "flops<=1"], "constraint must leave architectures"),
         (["--constraint", "price<=1"], "the cost must be one of flops"),

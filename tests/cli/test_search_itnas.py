@@ -132,7 +132,7 @@ def test_plans_and_spaces_of_cells_are_shown(lasfast) -> None:
     status, out, err = lasfast("info", "--plan", f"{TEXT},{TEXT}", *sizes)
     assert status == 0, err
     assert re.search(r"layers +10 in all, 5 to run", out)
-    assert "stack.0 (Conv2d 3.0.dil_conv_3x3.depthwise), stack.1 (Shift), stack.2 (Shift)" in out
+    assert "stack.0 (Conv2d 3.0.dil_conv_3x3.depthwise), stack.1 (Pad), stack.2 (Pad)" in out
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 SEARCHES = {
     "layernas": ["--buckets", 10, "--replicas", 2],
     "evolution": ["--population", 8, "--generations", 3],
+    "predictor": ["--initial", 5, "--evaluations", 20],
+    "local": ["--evaluations", 20],
     "regularized": ["--population", 8, "--sample", 3, "--evaluations", 30],
     "random": ["--samples", 30],
 }

@@ -111,6 +111,7 @@ def test_unusable_folders_are_named(make_classes, tmp_path):
 def test_test_part_is_test_or_else_val_and_found_on_demand(make_classes, tests):
     root = make_classes("root/train", (4, 4)).parent
     source = open_image_folder(root)
+    assert source.parts.endswith("validation images held out of them, no test images")
     with pytest.raises(DataError, match="has no test images: expected class folders in"):
         source.test()
     for name in tests:
@@ -125,6 +126,22 @@ def test_test_part_is_test_or_else_val_and_found_on_demand(make_classes, tests):
     files = source.test()
     assert {Path(path).parts[-3] for path in files.paths} == {tests[0]}
     assert files.labels.tolist() == [0, 1]
+    assert open_image_folder(root).parts.endswith(f"test images from {tests[0]}")
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_val_beside_test_has_the_validation_images(make_classes, name):
+    root = make_classes("root/train", (4, 4)).parent
+    make_classes("root/test", (1, 1), seed=1)
+    make_classes(f"root/{name}", (1, 2), seed=2)
+    source = open_image_folder(root)
+    assert source.training == 8
+    assert {Path(path).parts[-3] for path in source.pool.paths[8:]} == {name}
+    assert source.pool.labels[8:].tolist() == [0, 1, 1]
+    assert f"validation images from {name}, test images from test" in source.parts
+    (root / name / "class1").rename(root / name / "klass1")
+    with pytest.raises(DataError, match="class 'klass1' is not among the 2 classes of the training images"):
+        open_image_folder(root)
 
 
 def test_without_a_train_folder_a_fifth_is_held_out_the_same_for_every_seed(make_classes):

@@ -167,6 +167,25 @@ def test_the_test_part_of_a_folder_is_not_read_before_it_is_asked_for(make_class
         _ = load(f"imagefolder:{root}").test
 
 
+def test_validation_images_of_a_folders_own(make_classes):
+    root = make_classes("root/train", (10, 12)).parent
+    make_classes("root/test", (3, 3), seed=1)
+    make_classes("root/val", (4, 6), seed=2)
+    said: list[str] = []
+    data = load(f"imagefolder:{root}", report=said.append)
+    assert said[0].endswith("validation images from val, test images from test")
+    assert len(data.train.labels) == 22
+    assert data.validation[1].tolist() == [0] * 4 + [1] * 6
+    fewer, part = (load(f"imagefolder:{root}", validation=wanted) for wanted in (5, 0.5))
+    assert fewer.validation[1].tolist() == [0] * 2 + [1] * 3 == part.validation[1].tolist()
+    assert len(fewer.train.labels) == 22
+    assert len(load(f"imagefolder:{root}", limit=6).train.labels) == 6
+    with pytest.raises(
+        DataError, match="validation must be at most 10, the validation images there are, got 11"
+    ):
+        load(f"imagefolder:{root}", validation=11)
+
+
 def test_held_out_test_files_are_not_opened_either(make_classes):
     root = make_classes("plain", (10, 10))
     data = load(f"imagefolder:{root}", validation=4)

@@ -153,6 +153,8 @@ class RandomLayer:
         dilation = rng.choice((1, 1, 1, 1, 2))
         stride = rng.choice((1, 1, 1, 2, 3))
         padding = rng.choice((0, kernel // 2, kernel // 2, kernel - 1, kernel))
+        if rng.random() < 0.1:
+            kernel, padding, dilation = rng.choice((((1, 3), (0, 1), 1), ((5, 1), (2, 0), 1), ((2, 3), 1, 1)))
         form = rng.choice(("dense", "dense", "depthwise", "grouped"))
         out, groups = rng.choice(self.net.widths), 1
         if form == "depthwise":
@@ -163,7 +165,9 @@ class RandomLayer:
             form = f"grouped{groups}"
         bias = rng.random() < 0.3
         bits = rng.choice((None, None, None, None, 1, 3)) if self.net.quantized else None
-        name = f"convs.{form}{kernel}_{stride}_{padding}_{dilation}_{bias}_{rng.randint(0, 1)}"
+        name = f"convs.{form}{kernel}_{stride}_{padding}_{dilation}_{bias}_{rng.randint(0, 1)}".replace(
+            ", ", "x"
+        )
         self.append(
             layers.Conv2d(name, channels, out, kernel, stride, padding, groups, bias, dilation, bits), x
         )
@@ -241,8 +245,18 @@ class RandomLayer:
         for start in (0, half):
             self.append(layers.Slice(start, half), x)
 
-    def shift(self) -> None:
-        self.append(layers.Shift(), self.image())
+    def pad(self) -> None:
+        sides = self.rng.choice(((-1, 1, -1, 1), (0, 1, 0, 1), (2, 1, 0, -1)))
+        self.append(layers.Pad(sides, self.rng.choice((0.0, -1.5))), self.image())
+
+    def code(self) -> None:
+        x = self.any()
+        self.append(layers.Code("def code(x0):\n    return x0.tanh() * 2"), x)
+
+    def code_of_two(self) -> None:
+        x = self.any()
+        y = self.one_of(number for number, shape in enumerate(self.shapes) if shape == self.shapes[x])
+        self.append(layers.Code("def code(x0, x1):\n    return x0 - 0.5 * x1", reads=2), x, y)
 
     def flatten(self) -> None:
         self.append(layers.Flatten(), self.image())
@@ -282,10 +296,12 @@ _OPS = {
     RandomLayer.shuffle: 3,
     RandomLayer.slice: 2,
     RandomLayer.halves: 1.5,
-    RandomLayer.shift: 0.5,
+    RandomLayer.pad: 0.5,
     RandomLayer.flatten: 0.2,
     RandomLayer.dropout: 0.5,
     RandomLayer.quantization: 0.2,
     RandomLayer.opaque: 0.5,
+    RandomLayer.code: 0.3,
+    RandomLayer.code_of_two: 0.3,
 }
 """What draws an op, and how often."""

@@ -241,8 +241,8 @@ class CudaSchedule(Schedule):
         assert size > 0
         assert size % 64 == 0
         packed = aligned(size, torch.uint8, 255)
-        where = weight.data_ptr(), weight.stride(), 0, 0, packed.data_ptr()
-        self.module.schedule_pack_cuda(operation, value, self.number, *where)
+        weights = [(operation, value, weight.data_ptr(), weight.stride(), packed.data_ptr())]
+        self.module.schedule_pack_cuda(weights, self.number, 0, 0)
         return packed
 
     def predict(self, images: Tensor, block: int | None = None, threads: int = 1) -> Tensor:

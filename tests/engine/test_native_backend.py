@@ -196,3 +196,12 @@ def test_a_budget_changes_no_bit_and_is_kept(kernels, calibration, images, budge
     least = tight.peak_bytes(tree, (3, 16, 16), 1)
     assert tight.held_bytes <= max(budget, least)
     assert free.held_bytes >= tight.held_bytes
+
+
+@pytest.mark.parametrize(
+    ("size", "images"), [((32, 32), 2000), ((12, 12), 2000), ((64, 64), 500), ((224, 224), 250)]
+)
+def test_a_gpu_predicts_more_small_images_at_once(emulated_cuda, size: tuple[int, int], images: int) -> None:
+    supernet = supernets.ResidualNet((1, 1, 1), 7)
+    assert NativeBackend(supernet).usual_batch((3, *size)) == images
+    assert TorchBackend(supernet).usual_batch((3, *size)) == 250

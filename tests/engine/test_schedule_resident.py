@@ -5,6 +5,7 @@ The latter are compared with PyTorch in the files of single kinds of operation.
 
 from __future__ import annotations
 
+import importlib
 from math import prod
 
 import pytest
@@ -294,3 +295,25 @@ def test_more_images_than_fit_are_refused() -> None:
         schedule.run_resident(schedule.plan_resident(most + 1), x, logits)
     with pytest.raises(RuntimeError, match="do not fit into a multiprocessor"):
         schedule.plan_resident(10_000)
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "rows"), [(64, 8, 64), (64, 9, 128), (32, 11, 128), (32, 12, 256), (16, 4, 256)]
+)
+def test_warps_share_columns_where_there_are_few_positions(channels: int, side: int, rows: int) -> None:
+    """All of them multiply, then; tiles of fp32 outside of tensor cores are as narrow as it gets."""
+    x = randn(1, 8, side, side)
+
+    def build(schedule: Schedule, source: int) -> list[int]:
+        output = schedule.value(channels, side, side)
+        weight = randn(channels, 8, 3, 3, seed=1) / 9
+        schedule.add(Kind.CONV2D, source, output, weight, kernel=3, padding=1)
+        return [output]
+
+    module = importlib.import_module("lasfast._emulated")
+    for storage, name in (("bf16", "bf16"), ("fp32", "exact")):
+        module.noted_tiles()
+        same_bits(build, x, storage, isa_number("cuda"))
+        tiles = {tile[1:4] for tile in module.noted_tiles() if tile[0] == "resident"}
+        narrow = {16: 128, 32: 64, 64: 32}[channels]
+        assert (name, rows if name == "bf16" else narrow, channels) in tiles

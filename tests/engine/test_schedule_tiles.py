@@ -79,6 +79,26 @@ def test_convolution(
     convolution_agrees(x, weight, fusion, storage, isa, stride, padding, 1)
 
 
+@pytest.mark.parametrize(("number", "storage"), [(1, "fp32"), (5, "bf16"), (8, "bf16")])
+def test_convolution_of_several_spans(monkeypatch: pytest.MonkeyPatch, number: int, storage: str) -> None:
+    """k has more pieces than the table of taps has entries: 234 channels are no whole steps."""
+    monkeypatch.setattr(CudaSchedule, "tile", number)
+    x, weight = randn(2, 234, 3, 3), randn(11, 234, 3, 3, seed=1) / 46
+    convolution_agrees(x, weight, "everything", storage, isa_number("cuda"), 2, 1, 1)
+
+
+@pytest.mark.parametrize(("channels", "side"), [(32, 17), (20, 11)])
+def test_linear_of_several_spans(channels: int, side: int) -> None:
+    """Of whole steps, more than 256; and of more pieces. Its window is wider than any convolution's."""
+    x, weight = randn(3, channels, side, side), randn(7, channels * side**2, seed=1)[:, :, None, None] / 99
+    schedule = Schedule(isa_number("cuda"), "bf16")
+    source = schedule.images(x)
+    schedule.add(Kind.LINEAR, source, -1, weight, leaf=0, out_channels=7)
+    logits, flat = schedule.predict(x)[0], x.flatten(1)
+    truth, theirs = (F.linear(flat.to(t), weight[:, :, 0, 0].to(t)) for t in (torch.float64, torch.bfloat16))
+    agrees(logits, truth, theirs, "bf16")
+
+
 def test_linear(monkeypatch: pytest.MonkeyPatch, storage: str, tile: int) -> None:
     monkeypatch.setattr(CudaSchedule, "tile", tile)
     x, weight = randn(70, 11, 2, 3), randn(21, 66, seed=1)[:, :, None, None]
@@ -140,6 +160,30 @@ def test_warpgroups_add_as_warps_do(isa: int) -> None:
         schedule.predict(x)
         outputs.append(schedule.read(output, 3))
     assert all(torch.equal(one, outputs[0]) for one in outputs)
+
+
+@pytest.mark.parametrize(
+    ("address", "eight_rows", "base", "layout", "known"),
+    [
+        (1024, 1024, 0, 1, True),
+        (1024 + 96, 1024, 0, 1, True),  # the last 32 bytes of its first row
+        (65536, 2048, 0, 1, True),
+        (1024, 1024, 0, 2, False),  # rows of 64 bytes
+        (1024, 1024, 0, 0, False),  # no permutation
+        (1024, 512, 0, 1, False),
+        (1024 + 512, 1024, 0, 1, False),
+        (1024 + 128, 1024, 0, 1, False),
+        (1024 + 16, 1024, 0, 1, False),
+        (1024, 1024, 1, 1, False),
+    ],
+)
+def test_the_stand_in_knows_how_warpgroups_want_a_tile(
+    address: int, eight_rows: int, base: int, layout: int, known: bool
+) -> None:
+    """The fields are those of PTX's matrix descriptors."""
+    isa_number("cuda")
+    descriptor = address >> 4 | 1 << 16 | eight_rows >> 4 << 32 | base << 49 | layout << 62
+    assert importlib.import_module("lasfast._emulated").is_warpgroup_tile(descriptor) == known
 
 
 @pytest.mark.parametrize(

@@ -192,3 +192,25 @@ def test_bad_arguments_are_named(supernet, calibration, validation, change, erro
 def test_an_invalid_architecture_is_refused_before_work(supernet, calibration, validation) -> None:
     with pytest.raises(ValueError, match="architecture"):
         lasfast.Evaluator(supernet, calibration, validation)([(1, 1, 1), (9, 1, 1)])
+
+
+def test_as_many_images_are_predicted_at_once_as_are_usual_for_the_backend(
+    supernet, calibration, validation, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what identifies measurements nor the parts of a race depend on that."""
+    evaluator = lasfast.Evaluator(supernet, calibration, validation, backend)
+    [expected], before = evaluator([(1, 1, 1)]), evaluator.describe()
+    asked: list[int] = []
+    original = evaluator.backend.predict_batches
+
+    def predict_batches(tree, statistics, batches):
+        return original(tree, statistics, (asked.append(len(one)) or one for one in batches))
+
+    monkeypatch.setattr(evaluator.backend, "predict_batches", predict_batches)
+    monkeypatch.setattr(evaluator.backend, "usual_batch", lambda shape: 30 if shape == (3, 12, 12) else 0)
+    [measurement] = evaluator([(1, 1, 1)])
+    assert measurement.correct == expected.correct
+    assert measurement.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert asked == [30, 11]
+    assert evaluator.describe() == before
+    assert before["validation_batch"] == evaluator.validation_batch == 250

@@ -1,6 +1,7 @@
 """`lasfast.calibrate` on ordinary networks, against PyTorch's own running statistics."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -132,7 +133,7 @@ def test_any_module_at_all() -> None:
         ),
         (
             lambda: nn.Sequential(nn.Conv2d(3, 4, 9, padding=(4, 0))),
-            r"which makes \(4, 8, 0\)|fails on zeros",
+            "a 9x9 window with padding",
         ),
     ],
 )
@@ -155,6 +156,8 @@ class Unit(nn.Module):
         super().__init__()
         self.form = form
         self.conv, self.norm, self.fc = nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.Linear(12, 12)
+        self.other = nn.Conv2d(12, 6, (1, 3), 2, groups=2)
+        self.gamma = nn.Parameter(torch.linspace(0.5, 2, 12))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(self.conv(x))
@@ -197,6 +200,52 @@ class Unit(nn.Module):
     def of_all_positions(self, x):
         return self.fc(torch.flatten(F.hardswish(x).mean((2, 3)), 1)) + x.flatten(2).mean(2)
 
+    def layers_as_functions(self, x):
+        x = F.conv2d(x, self.other.weight, self.other.bias, self.other.stride, 0, 1, 2)
+        x = torch.cat((x, x), 1)
+        return F.linear(x.mean((2, 3)), self.fc.weight, self.fc.bias) + F.linear(
+            x.mean((2, 3)), self.fc.weight
+        )
+
+    def scaled_branches(self, x):
+        return sum([x, 0.17 * x.tanh(), x * self.gamma.view(1, -1, 1, 1)])
+
+    def constants(self, x):
+        return x * torch.linspace(0, 1, 12).view(12, 1, 1)
+
+    def gate_of_positions(self, x):
+        small = F.avg_pool2d(x, 2, 2)
+        return x * F.interpolate(small.sigmoid(), size=(x.shape[-2], x.shape[-1]), mode="nearest")
+
+    def split_attention(self, x):
+        b, c, h, w = x.shape
+        x = x.reshape((b, 3, c // 3, h, w))
+        gap = x.sum(dim=1).mean((2, 3), keepdim=True)
+        gate = F.softmax(torch.cat((gap, gap.tanh(), -gap), 1).view(b, 1, 3, -1).transpose(1, 2), dim=1)
+        return (x * gate.reshape((b, 3, c // 3, 1, 1))).sum(dim=1).contiguous()
+
+    def attention_of_positions(self, x):
+        b, _, h, w = x.shape
+        q, k, v = x.reshape(b, -1, 12, h * w).transpose(-1, -2).chunk(3, dim=-1)
+        return (q @ (k.transpose(-1, -2) @ v)).transpose(-1, -2).reshape(b, -1, h, w)
+
+    def padded_by_size(self, x):
+        height, width = x.size()[-2:]
+        down, right = (max((math.ceil(n / 2) - 1) * 2 + 3 - n, 0) for n in (height, width))
+        x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2), value=-1.0)
+        return F.max_pool2d(x, 3, 2)
+
+    def decides_by_size(self, x):
+        if x.shape[-1] < 5 and x.device.type != "meta":
+            x = F.adaptive_avg_pool2d(x, (2, max(2, x.shape[-1])))
+        return x.permute(0, 2, 3, 1).permute(0, 3, 1, 2)
+
+    def in_place(self, x):
+        x *= 0.5
+        y = x.view(x.size(0), 2, 6, -1)
+        y += 1
+        return y.amax(1)
+
 
 FORMS = [
     name for name, member in vars(Unit).items() if callable(member) and not name.startswith(("_", "forward"))
@@ -208,10 +257,6 @@ def test_blocks_as_people_write_them(form: str) -> None:
     torch.manual_seed(0)
     unit = Unit(form)
     x = torch.randn(2, 3, 7, 6)
-    if form == "of_all_positions":
-        with pytest.raises(UntraceableError, match="flatten"):
-            run_record(unit, x)
-        return
     with torch.no_grad():
         torch.testing.assert_close(run_record(unit, x), unit(x))
 
@@ -272,7 +317,7 @@ def test_what_has_no_record_runs_through_torch_within_the_plan() -> None:
     torch.manual_seed(0)
     network = mixed()
     names = [op.module for op in trace(network, (3, 9, 8)).ops if isinstance(op, layers.Opaque)]
-    assert names == ["2", "3", "4", "6", "7", "8", "10"]
+    assert names == ["2", "4", "6", "7", "8", "10"]
     images = [torch.randn(4, 3, 9, 8), torch.randn(5, 3, 9, 8), torch.randn(3, 3, 12, 17)]
     expected = pytorch(network, images, None)
     assert lasfast.calibrate(network, images, backend="native") == "native"
@@ -284,7 +329,7 @@ def test_what_has_no_record_runs_through_torch_within_the_plan() -> None:
 @needs_native
 def test_asking_for_native_says_why_not() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm3d(4))
-    with pytest.raises(ValueError, match="backend='native' cannot calibrate this network: module '1'"):
+    with pytest.raises(ValueError, match=r"cannot calibrate this network: .* module '1' is a BatchNorm3d"):
         lasfast.calibrate(network, [torch.randn(2, 3, 8, 8)], backend="native")
 
 

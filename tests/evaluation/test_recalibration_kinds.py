@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -412,6 +412,32 @@ def test_norms_that_no_image_reaches_are_named_and_stay(backend: str) -> None:
     assert not (network.last.running_mean == 0).any()
 
 
+class AveragesBeforeNobody(nn.Module):
+    """A network whose code changes a buffer at each call, and calls no norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+        self.register_buffer("average", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.average.mul_(0.5).add_(x.mean((0, 2, 3)))
+        return x
+
+
+@pytest.mark.parametrize("end", ["norms", "loader"])
+def test_a_network_is_as_it_was_where_an_error_ends_it(end: str) -> None:
+    def loader() -> Iterator[Tensor]:
+        yield torch.ones(4, 3, 2, 2)
+        if end == "loader":
+            raise OSError("a file is gone")
+
+    network = AveragesBeforeNobody()
+    with pytest.raises((ValueError, OSError), match=r"no image has reached|a file is gone"):
+        lasfast.calibrate(network, loader())
+    assert not network.average.any()
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
 def test_norms_of_torchscript_are_refused_by_name() -> None:
     network = nn.Sequential(nn.BatchNorm2d(3), torch.jit.script(nn.Sequential(nn.BatchNorm2d(3))))
@@ -502,7 +528,7 @@ def test_modules_of_unknown_shapes_take_images_of_one_size() -> None:
     images = [*batches(1), *batches(1, size=6)]
     network = OtherSizes()
     for backend, loader in (("native", images), ("auto", iter(images))):
-        with pytest.raises(ValueError, match=r"what 'up', 'pool', 'pad' makes of others than \(3, 8, 8\) is"):
+        with pytest.raises(ValueError, match=r"was read for \(3, 8, 8\) and may do otherwise"):
             lasfast.calibrate(network, loader, backend=backend)
     assert (network.bn.running_mean == 0).all()
     truth = expected(copy.deepcopy(network), images)

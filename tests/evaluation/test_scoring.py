@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lasfast.evaluation import scoring
 from lasfast.evaluation.scoring import Scores
 
 
@@ -54,3 +55,21 @@ def test_nan_is_never_right_and_infinity_may_be(classes: int) -> None:
     [result] = measured(logits, torch.zeros(4, dtype=torch.int64), 4)
     assert result.correct == np.packbits([False, False, True, False]).tobytes()
     assert result.top5 == (0.5 if classes == 3 else 0.25)
+
+
+def test_batches_are_scored_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scoring takes many small kernels on a GPU, whatever the size of the batch."""
+    logits, labels = torch.randn(3, 100, 10), torch.randint(0, 10, (100,))
+    expected, scored = measured(logits, labels, 100), []
+    original = F.cross_entropy
+
+    def cross_entropy(x: torch.Tensor, *more: torch.Tensor, **names: str) -> torch.Tensor:
+        scored.append(len(x))
+        return original(x, *more, **names)
+
+    monkeypatch.setattr(F, "cross_entropy", cross_entropy)
+    assert measured(logits, labels, 7) == expected
+    assert scored == [300]
+    monkeypatch.setattr(scoring, "SCORED_AT_ONCE", 3 * 14 * 10 * 4)
+    assert measured(logits, labels, 7) == expected
+    assert scored == [300, *[42] * 7, 6]

@@ -55,6 +55,15 @@ def test_a_measurement_does_not_depend_on_what_else_is_asked():
     assert make(seed=1)([(1, 2, 1)]) != alone
 
 
+def test_all_may_learn_from_a_teacher():
+    teacher = ResidualNet((1, 1, 1), num_classes=3).extract((1, 1, 1))
+    plain, taught = make(), make(distill=teacher)
+    assert taught([(1, 2, 1)]) != plain([(1, 2, 1)])
+    described = taught.describe()
+    assert described.pop("distill")["weight"] == 1
+    assert described == plain.describe()
+
+
 def test_a_study_searches_with_it(tmp_path):
     def study():
         evaluator = make()

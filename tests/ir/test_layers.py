@@ -122,3 +122,32 @@ def test_the_images_of_a_path_that_do_not_fit_are_named() -> None:
     for read in (lambda: list(path_shapes(path, (4, 8, 10))), lambda: PrefixTree([path]).shapes((4, 8, 10))):
         with pytest.raises(ValueError, match=message):
             read()
+
+
+def test_kernels_may_differ_along_both_axes() -> None:
+    conv = layers.Conv2d("c", 4, 8, (1, 7), padding=(0, 3), dilation=2)
+    assert conv.output_shape((4, 5, 9)) == (8, 5, 3)
+    assert conv != layers.Conv2d("c", 4, 8, (7, 1), padding=(3, 0), dilation=2)
+    square = layers.Conv2d("c", 4, 8, (3, 3), padding=(1, 1))
+    assert square == layers.Conv2d("c", 4, 8, 3, padding=1)
+    with pytest.raises(ValueError, match=r"a 1x13 window with padding \(0, 1\) does not fit"):
+        layers.Conv2d("c", 4, 8, (1, 7), padding=(0, 1), dilation=2).output_shape((4, 5, 9))
+    builder = LayerBuilder("b", 4)
+    builder.conv("c", builder.input, 8, (1, 7))
+    assert builder.build().shapes((4, 5, 9))[-1] == (8, 5, 9)
+
+
+def test_margins() -> None:
+    assert layers.Pad((1, 2, 0, -3)).output_shape((4, 5, 9)) == (4, 2, 12)
+    with pytest.raises(ValueError, match="leave nothing"):
+        layers.Pad((0, 0, -3, -2)).output_shape((4, 5, 9))
+
+
+def test_code_reads_one_value_or_two() -> None:
+    source = "def code(x0, x1):\n    return x0 * x1"
+    code = layers.Code(source, reads=2, shape=None)
+    assert code.output_shape((4, 5, 9), (4, 1, 1)) == (4, 5, 9)
+    assert layers.Code(source, reads=2, shape=(7,)).output_shape((4, 5, 9), (4, 1, 1)) == (7,)
+    layers.Layer("l", (layers.Activation(), layers.Code(source, reads=2, inputs=(0, 1))))
+    with pytest.raises(ValueError, match=r"op 1, Code, reads values .* expected 2"):
+        layers.Layer("l", (code,))

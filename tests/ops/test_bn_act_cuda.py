@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lasfast.ops import bn_act, bn_act_kernels, conv_bn_act, reference
 from lasfast.ops.activations import FUNCTIONS
+from lasfast.ops.bn_act_schema import BnActInputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LAST = torch.channels_last
@@ -195,13 +196,39 @@ def test_emulated_convolution_with_all_behind_it(emulated_place: ModuleType, mon
     assert weight.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("channels", [1, 17, 64, 300, 520])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_emulated_running_statistics_follow_in_the_forward_pass(
+    channels: int, dtype: torch.dtype, emulated_place: ModuleType
+) -> None:
+    """Once for each channel, whatever the blocks; to the bits of a launch of its own."""
+    problem = Problem((5, channels, 13, 11), dtype, 0)
+    x, residual = channels_last(problem.x), channels_last(problem.residual)
+    batch = bn_act_kernels.batch_statistics(x)
+    inputs = BnActInputs(x, *batch, problem.weight, problem.bias, residual, True, 1e-5, "relu")
+    apart, together = ([one.clone() for one in problem.running] for _ in range(2))
+    bn_act_kernels.update_running((apart[0], apart[1]), batch, 0.1, 5 * 13 * 11)
+    expected = bn_act_kernels.bn_act(inputs)
+    emulated_place.noted_launches()
+    versions = [one._version for one in together]
+    y = bn_act_kernels.bn_act_in_training(inputs, (together[0], together[1]), 0.1)
+    assert sum(emulated_place.noted_launches().values()) == 1
+    assert torch.equal(y, expected)
+    assert all(map(torch.equal, together, apart))
+    assert not torch.equal(together[0], problem.running[0])
+    assert [one._version for one in together] != versions
+
+
 def test_emulated_mistakes(emulated: ModuleType) -> None:
     none = (0,) * 9
     with pytest.raises(ValueError, match="activation is unknown"):
         emulated.bn_act_forward_cuda(1, 1, 0, 0, 7, 0.0, *none[:7], 0, 0, 0)
     with pytest.raises(ValueError, match="rows must be at least 2"):
         emulated.update_running_cuda(1, 1, 0, 0, 0.1, 0, 0, 0, 0)
-    with pytest.raises(RuntimeError, match="the stand-in has one device"):
+    for rows, running, text in ((1, 64, "rows must be at least 2"), (2, 0, "running statistics are missing")):
+        with pytest.raises(ValueError, match=text):
+            emulated.bn_act_train_cuda(rows, 1, 0, 0, 0, 0.0, *none[:7], 0, 0, 0, 0.1, running, running)
+    with pytest.raises(RuntimeError, match="no device of this number"):
         emulated.batch_statistics_cuda(1, 1, 0, 0, 0, 1, 0, 0, 0)
 
 

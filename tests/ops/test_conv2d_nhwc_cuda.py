@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lasfast.ops.sliced_conv2d_kernels import NhwcKernels
 from tests.ops.test_conv2d_nhwc import PASSES, STORAGE, Case, Problem, expect_close, relative_error
 
 CASES = [  # batch, c_in, size, c_out, kernel, stride, padding
@@ -218,6 +219,32 @@ def test_what_warpgroups_do_not_multiply(
     assert "warpgroups do not multiply" in why
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16], ids=str)
+def test_emulated_weight_that_is_packed_for_both_passes_at_once(
+    emulated_place: ModuleType, case: Case, storage: torch.dtype
+) -> None:
+    """One launch does what each of them would, and they give the same bits."""
+    problem = Problem.random(case, storage, torch.float32, "channels_last")
+    x, weight, grad = problem.x, problem.weight, problem.grad
+    kernels = NhwcKernels.of(x, weight, grad, case.stride, case.padding)
+
+    def forward(*more: object) -> Tensor:
+        return kernels.forward(x, weight, torch.full_like(grad, torch.nan), *more)
+
+    def grad_input(*more: object) -> Tensor:
+        return kernels.grad_input(grad, weight, torch.full_like(x, torch.nan), *more)
+
+    expected = forward(), grad_input()
+    emulated_place.noted_launches()
+    packed = kernels.pack(weight)
+    assert packed is not None
+    assert sum(emulated_place.noted_launches().values()) == 1
+    assert torch.equal(forward(None, None, packed), expected[0])
+    assert torch.equal(grad_input(packed), expected[1])
+    assert sum(emulated_place.noted_launches().values()) == 2
+
+
 def test_emulated_writes_only_the_slice_of_a_larger_gradient(emulated: ModuleType) -> None:
     problem = Problem.random(CASES[2], torch.bfloat16, torch.float32, "contiguous")
     whole = torch.full((47, 2 * 3, 3 * 3, 12), 7.0).permute(0, 3, 1, 2)[:, :, ::2, ::3]
@@ -270,5 +297,5 @@ def test_bad_sizes_are_refused(emulated: ModuleType) -> None:
         assert "2^31" in emulated.conv2d_nhwc_why_not_cuda(large, kind)
         with pytest.raises(RuntimeError, match="2\\^31"):
             entry(large, 0, 0, 0, 0, 0, 0, *rest)
-        with pytest.raises(RuntimeError, match="one device"):
+        with pytest.raises(RuntimeError, match="no device of this number"):
             entry(emulated.Conv2dNhwcParams(**good), 0, 0, 0, 1, 0, 0, *rest)

@@ -134,5 +134,5 @@ def test_what_cannot_be_run_is_left_to_others(emulated_place: ModuleType) -> Non
         NhwcKernels.of(x, torch.ones(8, 1, 3, 3), y, 1, 0, 8)
     y = values(1, 8, 13, 13).contiguous(memory_format=LAST)
     params = emulated_place.DepthwiseNhwcParams((1, 8), (13, 13), (13, 13), 3, 1, 1, (9, 3, 1), 0, 0)
-    with pytest.raises(RuntimeError, match="one device"):
+    with pytest.raises(RuntimeError, match="no device of this number"):
         emulated_place.depthwise_nhwc_grad_input_cuda(params, 0, 0, 0, 1, 0, 0)

@@ -57,6 +57,7 @@ class Problem:
         self.momenta = [values(size, memory) for size, memory, _ in tensors] if momentum else None
         self.gradients = [[values(size, memory) for size, memory, _ in tensors] for _ in range(3)]
         self.indices = [indices for _, _, indices in tensors]
+        self.decays = [number % 3 != 1 for number in range(len(tensors))]
 
     def copies(self):
         momenta = None if self.momenta is None else [one.clone() for one in self.momenta]
@@ -65,7 +66,7 @@ class Problem:
     def run(self, rule, scale=1.0):
         """[weights, momenta] after an update of each gradient, at falling rates."""
         weights, momenta = self.copies()
-        sgd = Sgd(weights, momenta, self.indices, rule)
+        sgd = Sgd(weights, momenta, self.indices, rule, self.decays)
         for number, gradients in enumerate(self.gradients):
             sgd.update(gradients, 0.1 / (number + 1), scale)
         return weights + (momenta or [])
@@ -78,7 +79,8 @@ class Problem:
             parts = [
                 (w[at], g[at], None if m is None else m[at]) for w, g, m, indices in tensors for at in indices
             ]
-            sgd_reference(parts, rule, 0.1 / (number + 1), scale)
+            decays = [one for one, indices in zip(self.decays, self.indices, strict=True) for _ in indices]
+            sgd_reference(parts, rule, 0.1 / (number + 1), scale, decays)
         return weights + (momenta or [])
 
 
@@ -97,7 +99,11 @@ def test_whole_tensors_as_torch_does(rule, dtype):
     problem.indices = [[()]] * len(problem.weights)
     weights, momenta = problem.copies()
     momentum = {"momentum": rule.momentum, "nesterov": rule.nesterov}
-    optimizer = torch.optim.SGD(weights, lr=1.0, weight_decay=rule.weight_decay, **momentum)
+    groups = [
+        {"params": [weight], "weight_decay": rule.weight_decay * decay}
+        for weight, decay in zip(weights, problem.decays, strict=True)
+    ]
+    optimizer = torch.optim.SGD(groups, lr=1.0, **momentum)
     for weight, buffer in zip(weights, momenta or [], strict=bool(momenta)):
         optimizer.state[weight]["momentum_buffer"] = buffer
     for number, gradients in enumerate(problem.gradients):
@@ -105,7 +111,8 @@ def test_whole_tensors_as_torch_does(rule, dtype):
             weight.grad = gradient * 0.5
         if rule.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(weights, rule.clip_norm)
-        optimizer.param_groups[0]["lr"] = 0.1 / (number + 1)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 / (number + 1)
         optimizer.step()
     same(problem.run(rule, scale=0.5), weights + (momenta or []), equal=False)
 
@@ -224,6 +231,8 @@ def test_what_does_not_fit_is_named():
         Sgd([weight], [torch.ones(4)], [[()]], RULES["all"])
     with pytest.raises(ValueError, match="indices must have 1 lists, one for each weight, got 2"):
         Sgd([weight], None, [[()], [()]], SgdRule())
+    with pytest.raises(ValueError, match="decays must have 1 bools, one for each weight, got 0"):
+        Sgd([weight], None, [[()]], SgdRule(), [])
     sgd = Sgd([weight], None, [[()]], SgdRule())
     with pytest.raises(
         ValueError, match=r"gradients\[0\] must be torch.float32 .*, got torch.float64 \(3,\) on cpu"

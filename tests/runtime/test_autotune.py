@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -155,3 +157,19 @@ def test_a_directory_that_cannot_be_written_costs_only_the_memory(
     with caplog.at_level(logging.WARNING, logger="lasfast"):
         assert autotune.fastest("a", CPU, ways(native=0.01, torch=0)[0]) == "torch"
     assert "cannot be written" in caplog.text
+
+
+def test_a_recording_is_looked_for_on_the_device_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph of one GPU may be recorded while another is torch's current one."""
+    current = [0]
+
+    @contextmanager
+    def device(wanted: torch.device) -> Iterator[None]:
+        current.append(wanted.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: current[-1] == 1)
+    found = [autotune.is_capturing(torch.device(name)) for name in ("cuda:0", "cuda:1", "cpu")]
+    assert found == [False, True, False]

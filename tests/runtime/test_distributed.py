@@ -168,6 +168,8 @@ TRAINERS = {
         supernet().double(), DoubleImages(training_images()), SETTINGS, supernet_epochs=2
     ),
     "torch": lambda: nir_trainer(operators="torch", update="joint"),
+    "in-place": lambda: nir_trainer(distill="full"),
+    "taught": lambda: nir_trainer(update="joint", distill=supernet(seed=3).double().extract((1, 1, 1))),
     "fp32": lambda: brief_trainer(operators="native"),
     "alone": alone_trainer,
     "alone-native": lambda: alone_trainer(operators="native", clip_norm=0.1),

@@ -15,7 +15,17 @@ import pytest
 from lasfast import searchers
 from lasfast.constraints import Constraint
 from lasfast.measurements.measurement import Measurement
-from lasfast.searchers import ITNAS, NIR, Evolution, LayerNAS, Random, RegularizedEvolution, Searcher
+from lasfast.searchers import (
+    ITNAS,
+    NIR,
+    Evolution,
+    LayerNAS,
+    LocalSearch,
+    Predictor,
+    Random,
+    RegularizedEvolution,
+    Searcher,
+)
 from lasfast.spaces import CellSpace, ChoiceSpace, LayerAssignmentSpace
 from lasfast.spaces.transition import LearnedCell
 
@@ -59,6 +69,13 @@ SEARCHERS = {
         CHOICES, cost=sum, target=(0, 9), default=(0, 0, 0, 0, 0), constraint=SUM, evaluations=25
     ),
     "layernas of layer assignments": lambda: LayerNAS(LayerAssignmentSpace(3, 4), cost=sum, target=(6, 7)),
+    "local search": lambda: LocalSearch(CHOICES, evaluations=60),
+    "local search within a constraint": lambda: LocalSearch(
+        CHOICES, constraint=SUM, evaluations=40, children=3, seed=1
+    ),
+    "predictor": lambda: Predictor(CHOICES, initial=4, evaluations=20, children=1),
+    "predictor within a constraint": lambda: Predictor(CHOICES, constraint=SUM, initial=6, evaluations=30),
+    "predictor to the last": lambda: Predictor(ChoiceSpace([2, 3]), initial=2, children=3, seed=2),
     "regularized evolution": lambda: RegularizedEvolution(CHOICES, population=5, sample=3, evaluations=20),
     "regularized evolution within a constraint": lambda: RegularizedEvolution(
         CHOICES, constraint=SUM, population=5, sample=3, evaluations=18, children=4, seed=1

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lasfast.constraints import Constraint
 from lasfast.searchers import operators
 from lasfast.spaces import ChoiceSpace
 
@@ -90,6 +91,16 @@ def test_a_rare_kind_is_found_where_the_space_can_be_gone_through(monkeypatch):
     assert len(set(found)) == 4
     assert all(map(rare, found))
     assert len(operators.sample_distinct(space, random.Random(0), 40, rare)) == 5
+
+
+def test_a_rare_kind_is_found_by_its_limits() -> None:
+    """Of 4^20 architectures, 231 have costs of at most 2: no draw from all of them is one."""
+    space, cheap = ChoiceSpace([4] * 20), Constraint("cost<=2", {"cost": lambda one: sum(one)})
+    found = operators.initial_sample(space, random.Random(0), 40, cheap, cheap)
+    assert len(set(found)) == 40
+    assert all(map(cheap, found))
+    rest = lambda one: cheap(one) and one not in found  # noqa: E731
+    assert not set(found) & set(operators.initial_sample(space, random.Random(0), 40, rest, cheap))
 
 
 def test_says_when_it_finds_too_few(monkeypatch, caplog):

@@ -11,7 +11,7 @@ from lasfast.measurements.journal import Journal, JournalError
 from lasfast.study.architecture_table import load_table
 from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import ResidualNet
-from lasfast.train import CheckpointError, train_standalone
+from lasfast.train import CheckpointError, StandaloneTrainer, train_standalone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FILES = ("journal.jsonl", "table.csv")
@@ -169,6 +169,34 @@ def test_what_does_not_fit_is_named(reference, tmp_path):
         build(tmp_path, depths=40)
     with pytest.raises(ValueError, match="checkpoint_seconds must be 0 or more, got -1"):
         build(tmp_path, checkpoint_seconds=-1)
+
+
+def test_networks_learn_from_a_teacher_which_the_journal_names(tmp_path):
+    def teacher(seed=0):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return ResidualNet((1, 1, 1), num_classes=3).extract((1, 1, 1))
+
+    options = {"depths": 3, "standalone_epochs": 1, "standalone_ema": 0.5}
+    builder = build(tmp_path, distill=teacher(), keep_weights=True, **options)
+    (row,) = builder.run()
+    with torch.random.fork_rng():
+        torch.manual_seed(row.seed)
+        network = builder.supernet.extract((1, 1, 1), fresh=True)
+    trainer = StandaloneTrainer(network, builder.train, builder.settings, row.seed, distill=teacher())
+    list(trainer.train())
+    kept = builder.network((1, 1, 1)).state_dict()
+    assert all(torch.equal(one, kept[name]) for name, one in trainer.trained.state_dict().items())
+    assert evaluate_network(trainer.trained, builder.validation).loss == row.loss
+    build(tmp_path, distill=teacher(), **options).run(resume=True)
+    with pytest.raises(
+        JournalError, match=r"dataset\.distill\.teacher is '[0-9a-f]{32}' there and '[0-9a-f]"
+    ):
+        build(tmp_path, distill=teacher(1), **options).run(resume=True)
+    with pytest.raises(JournalError, match=r"dataset\.distill is {.*} there and 'nothing' here"):
+        build(tmp_path, **options).run(resume=True)
+    with pytest.raises(ValueError, match=r"distill must be a network, or 'full' where .* got 'full'"):
+        build(tmp_path, distill="full")
 
 
 def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path):

@@ -216,14 +216,14 @@ def test_norms_without_a_scale(importance: str, one_thread: None) -> None:
 
 
 class Scale(nn.Module):
-    """A module that no record says."""
+    """A module that cannot be followed: it decides by values."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.full((37, 1, 1), 0.5))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.scale
+        return x * self.scale if x.isfinite().all() else x
 
 
 def test_opaque_modules_keep_their_channels(one_thread: None) -> None:
@@ -302,6 +302,47 @@ class Control(Residual):
 def test_wrong_arguments(model: Any, arguments: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         from_model(model, arguments.pop("image_shape", SHAPE), **arguments)
+
+
+class WithCode(nn.Module):
+    """Code that no layer says, with parameters of its own (layer scale) and of a module that others read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+        self.wide = nn.Conv2d(16, 32, 1)
+        self.narrow = nn.Conv2d(32, 16, 1)
+        self.shared = nn.Conv2d(16, 16, 1)
+        self.scale = nn.Parameter(torch.rand(16, 1, 1))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x + self.scale * self.narrow(self.wide(x).relu())
+        x = self.shared(x) * self.shared.weight.abs().mean((1, 2, 3))[:, None, None].tanh()
+        return self.head(x.mean((2, 3)))
+
+
+def test_code_keeps_the_channels_that_it_computes_with(one_thread: None) -> None:
+    model, x = WithCode().eval(), images()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
+    supernet = from_model(model, SHAPE)
+    assert supernet.space.count() == 4  # of the channels within the block
+    narrowest = (0,)
+    network = supernet.extract(narrowest)
+    assert network.scale.shape == (16, 1, 1)
+    assert network.wide.weight.shape == (8, 16, 1, 1)
+    mine = copy.deepcopy(model)
+    for name, tensor in network.named_parameters():
+        mine.get_submodule(name.rpartition(".")[0]).register_parameter(
+            name.rpartition(".")[2], nn.Parameter(tensor.detach().clone())
+        )
+    with torch.no_grad():
+        assert close(supernet(x, supernet.full), model(x))
+        assert close(supernet(x, narrowest), network(x))
+        assert close(network(x), mine(x))
 
 
 def test_constraints_are_relative_to_the_model() -> None:

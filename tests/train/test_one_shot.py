@@ -225,6 +225,19 @@ def test_uniform_costs_stay_in_their_range():
     assert all(low <= cost(sampler.draw(rng)[0]) <= high for _ in range(200))
     with pytest.raises(ValueError, match="low and high must be a range of costs that architectures have"):
         UniformCostSampler(supernet.space, cost, 10 * every[-1])
+    with pytest.raises(ValueError, match="low must be at most high"):
+        UniformCostSampler(supernet.space, cost, every[-1], every[0])
+
+
+def test_costs_that_no_random_architecture_has_are_trained_evenly():
+    """Of 4^20 architectures, 2 in a thousand million cost at most 9; a pool of random ones holds none."""
+    space = ChoiceSpace([4] * 20)
+    sampler, rng = UniformCostSampler(space, lambda one: float(sum(one)), high=9, bins=3), random.Random(0)
+    drawn = [sampler.draw(rng)[0] for _ in range(300)]
+    assert max(Counter(drawn).values()) < 20
+    assert len(set(drawn)) > 200
+    bins = Counter(min(2, sum(one) // 3) for one in drawn)
+    assert min(bins.values()) > 70
 
 
 def test_what_turns_out_to_have_no_known_cost_is_not_drawn():

@@ -32,8 +32,8 @@ def supernet(kind=ResidualNet, seed=0):
 
 
 def tensors_of(result):
-    values, gradients = result
-    return [values, *(one for one in gradients if one is not None)]
+    values, gradients, full_logits = result
+    return [one for one in (values, *gradients, full_logits) if one is not None]
 
 
 class Recorder:
@@ -94,6 +94,9 @@ VARIANTS = [
     {"update": "joint"},
     {"paths": "uniform"},
     {"kind": PlainNet},  # with dropout
+    {"distill": "full", "clip_norm": 0.5},
+    {"distill": "full", "update": "joint"},
+    {"distill": "network"},
 ]
 
 
@@ -101,6 +104,8 @@ VARIANTS = [
 def test_replayed_training_has_the_same_bits(variant):
     options = dict(variant)
     kind = options.pop("kind", ResidualNet)
+    if options.get("distill") == "network":
+        options["distill"] = supernet(seed=3).extract((1, 1, 1))
     plain = SupernetTrainer(supernet(kind), images(), SETTINGS, **options)
     expected = train(plain)
     trainer, recorder = with_graphs(SupernetTrainer(supernet(kind), images(), SETTINGS, **options))
@@ -190,6 +195,8 @@ def test_what_cannot_be_recorded_is_trained_all_the_same(caplog):
 
 
 def cuda_trainer(graphs, variant, kind=ResidualNet, seed=0):
+    if variant.get("distill") == "network":
+        variant = {**variant, "distill": supernet(seed=3).extract((1, 1, 1))}
     data = tuple(one.cuda() for one in images(168))
     trainer = SupernetTrainer(supernet(kind, seed).cuda(), data, SETTINGS, **variant)
     if not graphs:
@@ -203,6 +210,8 @@ CUDA_VARIANTS = [
     {"precision": "bf16"},
     {"update": "joint"},
     {"kind": PlainNet},
+    {"distill": "full"},
+    {"distill": "network"},
 ]
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from lasfast.train import PRESETS, TrainSettings, preset
-from lasfast.train.settings import resolve
+from lasfast.train.settings import LATER, resolve
 
 
 def test_cifar100_is_as_printed():
@@ -67,6 +67,30 @@ def test_presets_and_settings_resolve():
             ValueError,
             r"before the last of the 200 standalone_epochs, got \(10, 200\)",
         ),
+        ({"label_smoothing": 1}, ValueError, "label_smoothing must be at least 0 and below 1, got 1"),
+        ({"standalone_ema": 1.0}, ValueError, "standalone_ema must be at least 0 and below 1, got 1.0"),
+        ({"bias_decay": 0}, TypeError, "bias_decay must be True or False, got 0"),
+        (
+            {"supernet_schedule": "milestones"},
+            ValueError,
+            "supernet_schedule must be one of 'linear', 'cosine', 'constant', got 'milestones'",
+        ),
+        (
+            {"standalone_schedule": "step"},
+            ValueError,
+            "standalone_schedule must be one of 'milestones', 'linear', 'cosine', 'constant', got 'step'",
+        ),
+        ({"standalone_ramp_epochs": 0.5}, TypeError, "standalone_ramp_epochs must be an int, got 0.5"),
+        (
+            {"standalone_ramp_epochs": 200},
+            ValueError,
+            "standalone_ramp_epochs must be less than the 200 standalone_epochs, got 200",
+        ),
+        (
+            {"supernet_epochs": 0, "supernet_ramp_epochs": 1},
+            ValueError,
+            "supernet_ramp_epochs must be less than the 0 supernet_epochs, got 1",
+        ),
         ({"milestones": 10}, TypeError, "milestones must be a tuple of epochs .* got 10"),
         ({"precision": "fp16"}, ValueError, "precision must be one of 'fp32', 'bf16', got 'fp16'"),
         ({"operators": "fast"}, ValueError, "operators must be one of 'auto', 'native', 'torch', got 'fast'"),
@@ -81,7 +105,28 @@ def test_bad_settings_are_named(overrides, error, text):
         TrainSettings(**overrides)
 
 
+def test_milestones_count_for_their_schedule_alone():
+    assert TrainSettings(standalone_epochs=5, standalone_schedule="cosine").milestones == (60, 120, 160)
+    assert preset("darts", standalone_epochs=20).milestones == ()
+
+
 def test_description_is_json():
     import json
 
     assert json.loads(json.dumps(preset("imagenet").describe())) == preset("imagenet").describe()
+
+
+def test_later_fields_are_described_where_they_say_something():
+    plain = preset("small").describe()
+    assert not plain.keys() & set(LATER)
+    values = {
+        "bias_decay": False,
+        "label_smoothing": 0.1,
+        "supernet_schedule": "cosine",
+        "supernet_ramp_epochs": 2,
+        "standalone_schedule": "constant",
+        "standalone_ramp_epochs": 3,
+        "standalone_ema": 0.9,
+    }
+    assert values.keys() == set(LATER)
+    assert preset("small", **values).describe() == plain | values

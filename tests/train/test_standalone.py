@@ -66,5 +66,33 @@ def test_errors_name_what_is_wrong():
         list(train_standalone(network(), images(), SETTINGS, learning_rate=1e30))
     with pytest.raises(ValueError, match="has no parameters to train"):
         StandaloneTrainer(torch.nn.ReLU(), images(), SETTINGS)
+    with pytest.raises(ValueError, match=r"standalone_ema must be 0 for train_standalone, got 0\.9"):
+        train_standalone(network(), images(), SETTINGS, standalone_ema=0.9)
     with pytest.raises(ValueError, match="start must be a batch of step 0, from 0 to 15, got 16"):
         StandaloneTrainer(network(), images(), SETTINGS).train(start=16)
+
+
+def test_the_average_of_the_weights_is_trained_along_and_resumes():
+    trainer = StandaloneTrainer(network(), images(), SETTINGS, standalone_ema=0.8)
+    plain = StandaloneTrainer(network(), images(), SETTINGS)
+    assert plain.trained is plain.module
+    expected, states = {}, []
+    for _, _ in zip(trainer.train(), plain.train(), strict=True):
+        assert_same(trainer.module.state_dict(), plain.module.state_dict())
+        for name, tensor in plain.module.state_dict().items():
+            before = expected.get(name, tensor)
+            expected[name] = 0.8 * before + 0.2 * tensor
+        states.append(trainer.state())
+    for name, tensor in trainer.trained.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5, msg=name)
+    other = StandaloneTrainer(network(1), images(), SETTINGS, standalone_ema=0.8)
+    other.load_state(*states[6])
+    list(other.train())
+    assert_same(other.state()[0], trainer.state()[0])
+    assert any(name.startswith("average.module.") for name in other.state()[0])
+
+    with pytest.raises(ValueError, match=r"standalone_ema must be above 0 exactly where .* got 0.8 and 0 av"):
+        other.load_state(*plain.state())
+    with pytest.raises(ValueError, match=r"standalone_ema must be above 0 exactly where .* got 0.0 and \d+"):
+        plain.load_state(*trainer.state())

@@ -1,5 +1,6 @@
 """Which parts of weights an update changes, and that it changes no other."""
 
+import copy
 import random
 from types import SimpleNamespace
 
@@ -7,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from lasfast.nn import PACT
 from lasfast.ops.sgd import SgdRule
 from lasfast.supernets import LayerBuilder, ResidualNet
-from lasfast.train import OneShotTrainer, TrainSettings
-from lasfast.train.update import Update, used_parts
+from lasfast.train import OneShotTrainer, StandaloneTrainer, TrainSettings
+from lasfast.train.update import Update, biases_and_norms, used_parts
 
 
 def masks(supernet, paths):
@@ -96,3 +98,49 @@ def test_weights_without_gradient_are_left_alone():
     for name, one in supernet.named_parameters():
         assert torch.equal(one, before[name]) == (one is frozen), name
         assert one.grad is None
+
+
+def test_biases_and_norms_are_told_by_module_and_name():
+    network = nn.ModuleDict(
+        {
+            "conv": nn.Conv2d(3, 4, 3),
+            "norms": nn.ModuleList([nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.RMSNorm(4)]),
+            "attention": nn.MultiheadAttention(4, 2),
+            "quantized": PACT(2),
+        }
+    )
+    found = set(biases_and_norms(network))
+    assert {name for name, one in network.named_parameters() if one not in found} == {
+        "conv.weight",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+        "quantized.alpha",
+    }
+
+
+@pytest.mark.parametrize("operators", ["native", "torch"])
+def test_without_bias_decay_an_update_is_that_of_two_parameter_groups(operators):
+    network = ResidualNet((1, 1, 1), num_classes=3).extract((1, 1, 1))
+    data = torch.randn(8, 3, 8, 8), torch.arange(8) % 3
+    expected = copy.deepcopy(network).train()
+    settings = TrainSettings(
+        batch_size=8,
+        standalone_epochs=1,
+        milestones=(),
+        weight_decay=0.5,
+        bias_decay=False,
+        clip_norm=0.1,
+        operators=operators,
+    )
+    list(StandaloneTrainer(network, data, settings).train())
+    nn.functional.cross_entropy(expected(data[0]), data[1]).backward()
+    nn.utils.clip_grad_norm_(expected.parameters(), 0.1)
+    decayed = {name for name, one in expected.named_parameters() if one.dim() > 1}
+    groups = [
+        {"params": [one], "weight_decay": 0.5 * (name in decayed)}
+        for name, one in expected.named_parameters()
+    ]
+    torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True).step()
+    assert 0 < len(decayed) < len(groups)
+    for (name, one), other in zip(network.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)

@@ -124,6 +124,11 @@ Status update_running_cuda(int64_t rows, int64_t channels, const float* mean, co
 Status bn_act_forward_cuda(const BnActParams& p, const void* x, const float* mean, const float* var,
                            const float* weight, const float* bias, const void* residual, void* workspace,
                            int device, void* stream, void* y);
+// Both of these in one launch, for statistics of the batch.
+Status bn_act_train_cuda(const BnActParams& p, const void* x, const float* mean, const float* var,
+                         const float* weight, const float* bias, const void* residual, void* workspace,
+                         int device, void* stream, void* y, double momentum, float* running_mean,
+                         float* running_var);
 Status bn_act_backward_cuda(const BnActParams& p, const void* grad, const void* x, const float* mean,
                             const float* var, const float* weight, const float* bias, const void* residual,
                             void* workspace, int device, void* stream, void* grad_x, float* grad_weight,

@@ -37,6 +37,7 @@ struct Conv2dNhwcParams {
   Dtype weight;              // of the weight; its gradient is fp32
   bool tf32 = false;         // CUDA: whether products of fp32 values may be TF32's
   bool warpgroups = false;   // CUDA: whether products of bf16 values are those of Hopper's warpgroups
+  bool packed = false;       // CUDA: whether the weight is what conv2d_nhwc_pack_cuda made of it for the pass
 };
 
 // Checks that the sizes fit one another. Every entry point begins with it.
@@ -84,6 +85,15 @@ Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass pass);
 
 // Bytes of device memory (any alignment) that a pass needs; 0 if it cannot be run.
 int64_t conv2d_nhwc_workspace_cuda(const Conv2dNhwcParams& p, Pass pass);
+
+// Bytes of what a pass's weight is packed to, a multiple of 16; 0 for the weight's gradient, or where the
+// pass cannot be run.
+int64_t conv2d_nhwc_packed_bytes_cuda(const Conv2dNhwcParams& p, Pass pass);
+
+// Packs the weight for the forward pass and for the gradient of the input in one launch. Each packs it for
+// itself where it is not `packed`. Both results are aligned to 16 bytes.
+Status conv2d_nhwc_pack_cuda(const Conv2dNhwcParams& p, const void* weight, int device, void* stream,
+                             void* forward, void* grad_input);
 
 Status conv2d_nhwc_forward_cuda(const Conv2dNhwcParams& p, const void* input, const void* weight,
                                 void* workspace, int device, void* stream, void* output, float* mean,

@@ -166,9 +166,18 @@ inline int64_t cuda_channels(int64_t channels) { return (channels + 7) / 8 * 8; 
 
 int64_t schedule_packed_bytes_cuda(const Operation& operation, const Value& input, Dtype storage);
 
-// As schedule_pack_cpu; weight and packed lie on the device.
-Status schedule_pack_cuda(const Operation& operation, const Value& input, Dtype storage, const float* weight,
-                          const int64_t weight_stride[4], int device, void* stream, void* packed);
+// The arguments of schedule_pack_cpu for one weight; weight and packed lie on the device.
+struct CudaPacking {
+  const Operation* operation;
+  const Value* input;
+  const float* weight;
+  int64_t weight_stride[4];
+  void* packed;
+};
+
+// Packs all of these weights, in few launches.
+Status schedule_pack_cuda(const CudaPacking* packings, int64_t count, Dtype storage, int device,
+                          void* stream);
 
 // What a launch plan is for.
 enum class Purpose : int32_t {
@@ -218,7 +227,7 @@ CudaNeeds schedule_needs_cuda(const void* plan);
 
 struct CudaPass {
   const void* plan;                 // on the host
-  const void* device_plan;          // the same bytes on the device
+  void* device_plan;                // the same bytes on the device, in which kernels count
   const void* images;               // [count, channels, height, width], fp32 or uint8
   int64_t count;                    // of images; at most the launch plan's
   int64_t first_level, last_level;  // both included

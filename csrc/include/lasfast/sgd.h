@@ -1,6 +1,6 @@
 // Stochastic gradient descent on parts of many tensors in one call, in fp32. For each value,
 //
-//   g = scale * gradient + weight_decay * weight        (the decay is added if there is any)
+//   g = scale * gradient + weight_decay * weight        (the decay is added if there is any, and `decays`)
 //   m = momentum * m + g,  g = nesterov ? momentum * m + g : m     (if there is momentum)
 //   weight = weight - learning_rate * g
 //
@@ -19,13 +19,14 @@
 
 namespace lasfast {
 
-// Made by Python (lasfast/ops/sgd.py) as rows of nine int64; first_chunk by sgd_chunks.
+// Made by Python (lasfast/ops/sgd.py) as rows of ten int64; first_chunk by sgd_chunks.
 struct SgdPart {
   float* weight;
   const float* gradient;
   float* momentum;  // null without momentum
   int64_t size[3];
   int64_t stride[2];  // of the first two dimensions, in elements
+  int64_t decays;     // 0 where weight_decay does not count
   int64_t first_chunk;
 };
 

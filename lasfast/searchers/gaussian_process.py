@@ -1,0 +1,125 @@
+"""Gaussian process regression on architectures, which correlate the less the more decisions differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.optimize import minimize
+
+from lasfast.spaces import Architecture
+
+Array = NDArray[np.float64]
+
+DECAYS = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""How fast the correlation falls with each decision that differs: where to begin, if all do alike."""
+NOISES = (1e-4, 1e-3, 1e-2, 0.1, 0.3)
+"""The variance of a value that the architecture does not explain, relative to all: where to begin."""
+SPREAD = 1.0
+"""The standard deviation of the logarithms of decays and noise before anything is known."""
+ITERATIONS = 30
+
+
+class GaussianProcess:
+    """A Gaussian process whose correlation falls by a factor of its own with each decision that differs.
+
+    The correlation is ``exp(-sum of the decays of the differing decisions)``, and values have noise. Decays
+    and noise maximise the marginal likelihood (Rasmussen and Williams 2006, Eq. 5.8; one decay for each
+    dimension is "automatic relevance determination"), times a log-normal prior around what is likeliest if
+    all decisions have the same decay.
+
+    Args:
+        architectures: those whose values are known, [N].
+        values: their values, [N], of about mean 0 and variance 1.
+    """
+
+    def __init__(self, architectures: Sequence[Architecture], values: Array) -> None:
+        self._known = np.array(architectures)
+        differing = np.moveaxis(self._known[:, None] != self._known[None], 2, 0).astype(np.float64)
+        count = differing.sum(0)
+        grid = [
+            (_log_likelihood(np.exp(-decay * count), noise, values)[0], decay, noise)
+            for decay in DECAYS
+            for noise in NOISES
+        ]
+        _, decay, noise = max(grid)
+        first = np.log([decay] * len(differing) + [noise])
+        found = minimize(
+            _loss, first, (first, differing, values), "L-BFGS-B", True, options={"maxiter": ITERATIONS}
+        )
+        *decays, noise = np.exp(found.x)
+        self.decays, self.noise = np.array(decays), float(noise)
+        covariance = self.correlation(self._known, self._known) + self.noise * np.eye(len(values))
+        self._factor = cho_factor(covariance, lower=True)
+        self._weights = cho_solve(self._factor, values)
+
+    def correlation(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> Array:
+        """Return the correlations of architectures [N, decisions] and [M, decisions], [N, M]."""
+        total = np.zeros((len(one), len(other)))
+        for decision, decay in enumerate(self.decays):
+            total += decay * (one[:, decision, None] != other[None, :, decision])
+        return np.exp(-total)
+
+    def predict(self, architectures: Sequence[Architecture]) -> Prediction:
+        """Return what is expected of other architectures."""
+        others = np.array(architectures)
+        correlations = self.correlation(self._known, others)
+        explained = solve_triangular(self._factor[0], correlations, lower=True)
+        return Prediction(self, others, correlations.T @ self._weights, explained)
+
+
+class Prediction:
+    """What a Gaussian process expects of architectures.
+
+    Attributes:
+        mean: the expected values, [M].
+        variance: the variances of the values without noise, [M].
+    """
+
+    def __init__(
+        self, process: GaussianProcess, architectures: NDArray[np.int64], mean: Array, explained: Array
+    ):
+        self._process, self._architectures, self._explained = process, architectures, explained
+        self.mean = mean
+        self.variance = np.maximum(1 - (explained**2).sum(0), 1e-12)
+
+    def suppose(self, place: int) -> None:
+        """Let the value of the architecture at a place be its mean, which leaves less variance elsewhere."""
+        one = self._architectures[place : place + 1]
+        prior = self._process.correlation(one, self._architectures)[0]
+        covariance = prior - self._explained[:, place] @ self._explained
+        scale = 1 / np.sqrt(self.variance[place] + self._process.noise)
+        self._explained = np.vstack([self._explained, covariance * scale])
+        self.variance = np.maximum(self.variance - (covariance * scale) ** 2, 1e-12)
+
+
+def _loss(parameters: Array, first: Array, differing: Array, values: Array) -> tuple[float, Array]:
+    """Return the negative logarithm of likelihood and prior, and its gradient.
+
+    Args:
+        parameters: the logarithms of the decays and of the noise, [decisions + 1].
+        first: the means of the prior, [decisions + 1].
+        differing: 1 where two architectures differ in a decision, [decisions, N, N].
+        values: [N].
+    """
+    decays, noise = np.exp(parameters[:-1]), float(np.exp(parameters[-1]))
+    correlations = np.exp(-np.tensordot(decays, differing, 1))
+    likelihood, slopes = _log_likelihood(correlations, noise, values)
+    of_decays = -decays * np.tensordot(differing, slopes * correlations, 2) / 2
+    gradient = np.append(of_decays, noise * np.trace(slopes) / 2)
+    away = (parameters - first) / SPREAD
+    return float(away @ away / 2 - likelihood), away / SPREAD - gradient
+
+
+def _log_likelihood(correlations: Array, noise: float, values: Array) -> tuple[float, Array]:
+    """Return the log marginal likelihood of values, but for a constant, with the likeliest scale of all.
+
+    And twice its gradient by the covariances, [N, N].
+    """
+    factor = cho_factor(correlations + noise * np.eye(len(values)), lower=True)
+    weights = cho_solve(factor, values)
+    scale = max(float(values @ weights) / len(values), 1e-12)
+    likelihood = -len(values) / 2 * np.log(scale) - float(np.log(np.diag(factor[0])).sum())
+    return likelihood, np.outer(weights, weights) / scale - cho_solve(factor, np.eye(len(values)))

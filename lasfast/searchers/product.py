@@ -1,0 +1,59 @@
+"""The common part of searchers of independent decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from lasfast.constraints import describe_function
+from lasfast.core.checks import as_int
+from lasfast.searchers.base import Searcher
+from lasfast.searchers.operators import Result
+from lasfast.spaces import Architecture, ProductSpace
+
+
+class ProductSearcher(Searcher):
+    """A searcher that asks for no architecture twice.
+
+    Attributes:
+        known: the values of the architectures of completed steps, in the order in which these were asked for.
+    """
+
+    space: ProductSpace
+
+    def __init__(
+        self, space: ProductSpace, constraint: Callable[[Architecture], bool] | None, seed: int
+    ) -> None:
+        if not isinstance(space, ProductSpace):
+            raise TypeError(f"space must be a ProductSpace such as ChoiceSpace, got {type(space).__name__}")
+        super().__init__(space, constraint)
+        self.seed = as_int("seed", seed, minimum=0)
+
+    def begin(self) -> None:
+        """Forget all that was observed."""
+        super().begin()
+        self.known: dict[Architecture, float] = {}
+
+    def learn(self, results: Sequence[Result]) -> None:
+        """Remember what was asked."""
+        self.known.update(results)
+
+    def is_new(self, architecture: Architecture) -> bool:
+        """Return whether an architecture was not asked for, and may be."""
+        return architecture not in self.known and self.admits(architecture)
+
+    def new_neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
+        """Give the new architectures that differ from one in a single decision."""
+        for decision, options in enumerate(self.space.options):
+            for option in options:
+                other = (*architecture[:decision], option, *architecture[decision + 1 :])
+                if option != architecture[decision] and self.is_new(other):
+                    yield other
+
+    def describe(self) -> dict[str, Any]:
+        """Return what describes all of these, as JSON values."""
+        return {
+            "constraint": describe_function(self.constraint),
+            "seed": self.seed,
+            "space": self.space.describe(),
+        }

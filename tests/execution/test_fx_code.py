@@ -1,0 +1,169 @@
+"""Code that no record says: it is kept as text, where that is a function of values and nothing else."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lasfast.costs.params import path_params
+from lasfast.execution.from_fx import UntraceableError, read, trace
+from lasfast.execution.to_fx import extract
+from lasfast.ir.layers import Code
+from lasfast.train.update import used_parts
+
+
+class Net(nn.Module):
+    """A convolution and a norm, and what the forwards below do to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+        self.gamma = nn.Parameter(torch.linspace(0.5, 2, 4))
+        self.register_buffer("shift", torch.ones(4, 1, 1))
+
+    def begin(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class Scaled(Net):
+    def forward(self, x):
+        x = self.begin(x)
+        return F.gelu(x * self.gamma.view(-1, 1, 1)) + self.shift
+
+
+class OfThree(Net):
+    """A sum of three values, which each are scaled."""
+
+    def forward(self, x):
+        x = self.begin(x)
+        one, other = x.relu(), x.sigmoid()
+        return x * 0.5 + one * 0.25 + other * 2
+
+
+class NormalizesByFunction(Net):
+    def forward(self, x):
+        norm = self.norm
+        x = self.conv(self.begin(x).repeat(1, 1, 1, 1)[:, :3])
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+
+
+class MixesImages(Net):
+    def forward(self, x):
+        x = self.begin(x)
+        return x - x.mean(0, keepdim=True)
+
+
+class Draws(Net):
+    def forward(self, x):
+        return self.begin(x) + torch.rand_like(x[:, :1, 1:-1, 1:-1])
+
+
+class FoldsImages(Net):
+    def forward(self, x):
+        return self.begin(x).reshape(-1, 2, 6, 6).sin()
+
+
+class MakesALargeTensor(Net):
+    def forward(self, x):
+        return (self.begin(x).unsqueeze(1) * torch.linspace(0, 1, 1152).view(8, 4, 6, 6)).sum(1)
+
+
+class JoinsThree(Net):
+    def forward(self, x):
+        x = self.begin(x)
+        return torch.stack((x, x.relu(), x.sigmoid())).amax(0)
+
+
+def test_it_is_the_text_of_a_function() -> None:
+    network = Scaled().eval()
+    layer = trace(network, (3, 8, 8))
+    code = layer.ops[2]
+    assert isinstance(code, Code)
+    assert (code.tensors, code.params, code.shape) == (("gamma", "shift"), 4, None)
+    assert pickle.loads(pickle.dumps(layer)) == layer == trace(Scaled().eval(), (3, 8, 8))
+    assert path_params((layer,)) == 3 * 4 * 9 + 8 + 4
+    assert {id(weight) for weight, _ in used_parts(dict(network.named_modules()), [layer])} == {
+        id(parameter) for parameter in network.parameters()
+    }
+
+
+@pytest.mark.parametrize("kind", [Scaled, OfThree])
+def test_an_extracted_network_computes_it(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = kind().eval()
+    x = torch.randn(2, 3, 8, 8)
+    statistics = {"norm": (network.norm.running_mean, network.norm.running_var)}
+    alone = extract((trace(network, (3, 8, 8)),), network, statistics).eval()
+    torch.testing.assert_close(alone(x), network(x))
+    alone(x).square().sum().backward()
+    assert dict(alone.named_parameters()).keys() <= dict(network.named_parameters()).keys()
+    if kind is Scaled:
+        assert alone.gamma.grad.abs().sum() > 0
+        assert alone.gamma is not network.gamma
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (NormalizesByFunction, "it computes with 'norm.running_mean'"),
+        (MixesImages, "mixes images of a batch"),
+        (Draws, "draws random numbers"),
+        (FoldsImages, "does not give one result for each image"),
+        (MakesALargeTensor, "makes a tensor of 1152 elements"),
+        (JoinsThree, "computes with 3 values at once"),
+    ],
+)
+def test_what_is_no_function_of_values_is_refused(kind: type[nn.Module], message: str) -> None:
+    network = kind().eval()
+    before = torch.get_rng_state()
+    with pytest.raises(UntraceableError, match=message) as caught:
+        trace(network, (3, 8, 8))
+    text = str(caught.value)
+    assert "the network's own forward" in text
+    assert f"{__file__}:" in text
+    assert "module of its own" in text
+    assert "%" not in text
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Sized(Net):
+    """It decides by what `asks` gives."""
+
+    def __init__(self, asks) -> None:
+        super().__init__()
+        self.asks = asks
+
+    def forward(self, x):
+        x = self.begin(x)
+        return x * 2 if self.asks(x) else x
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        lambda x: x.shape[2] > 5,
+        lambda x: x.size(-1) % 2 == 0 and x.ndim == 4,
+        lambda x: [0] * int(x.shape[2]) == [0] * 6,
+        lambda x: len(range(x.shape[3])) == 6,
+        lambda x: str(x.device) == "cpu",
+    ],
+)
+def test_sizes_decide_for_images_of_one_shape(asks) -> None:
+    network = Sized(asks).eval()
+    x = torch.randn(2, 3, 8, 8)
+    program = read(network, (3, 8, 8))
+    assert len(program.layer.ops) == 3
+    assert program.of_one_size == ("device" not in asks.__code__.co_names)
+    assert network.asks(torch.zeros(2, 4, 6, 6))
+    assert network(x).shape == (2, *program.layer.shapes((3, 8, 8))[-1])
+
+
+@pytest.mark.parametrize("asks", [lambda x: x.shape[0] > 2, lambda x: bool(x.sum() > 0)])
+def test_neither_the_number_of_images_nor_values_decide(asks) -> None:
+    with pytest.raises(UntraceableError, match=r"number of images|control flow") as caught:
+        trace(Sized(asks).eval(), (3, 8, 8))
+    assert f"{__file__}:" in str(caught.value)

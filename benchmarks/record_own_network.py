@@ -177,7 +177,8 @@ importance, with inherited weights and recalibrated batch norms, without adaptat
 |---|{"---|" * len(ranges)}
 {chr(10).join(rows)}
 
-One network and one dataset settle no ranking of importances in general.
+The default, `magnitude`, was chosen after these figures were seen. One network and one dataset settle no
+ranking of importances in general.
 """
     target.write_text(before + heading + text, encoding="utf-8")
     typer.echo(f"wrote {target}")

@@ -13,7 +13,7 @@ from lasfast.ir.channels import ChannelGroup
 def reader_importance(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tensor:
     """Return the squared L2 norm of the weights that read each channel, [channels].
 
-    Batch norm gives all channels a like size, so that what a channel does is up to those that read it.
+    Where batch norm gives all channels a like size, what a channel does is up to those that read it.
     """
     scores = []
     for axis in group.axes:
@@ -32,6 +32,11 @@ def l1_importance(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tens
         if isinstance(one, nn.Conv2d | nn.Linear)
     ]
     return _total(group, scores)
+
+
+def magnitude_importance(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tensor:
+    """Return the norm of the weights that write each channel times that of those that read it, [channels]."""
+    return l1_importance(group, modules) * reader_importance(group, modules).sqrt()
 
 
 def norm_importance(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Tensor:
@@ -55,6 +60,7 @@ def _total(group: ChannelGroup, scores: Iterable[Tensor]) -> Tensor:
 
 
 IMPORTANCES: dict[str, Callable[[ChannelGroup, Mapping[str, nn.Module]], Tensor]] = {
+    "magnitude": magnitude_importance,
     "readers": reader_importance,
     "l1": l1_importance,
     "batch_norm": norm_importance,

@@ -40,7 +40,7 @@ def from_model(
     vary: Vary = "both",
     widths: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
     freeze: str | Sequence[str] = (),
-    importance: str = "readers",
+    importance: str = "magnitude",
 ) -> ModelSupernet:
     """Return the supernet of all narrower and shallower versions of a model, which keep its weights.
 
@@ -58,8 +58,8 @@ def from_model(
         freeze: names of modules, such as "layer1" or "layer1.0.conv1", that stay as they are, with all that
             is in them.
         importance: how the channels of a group are sorted, so that the most important ones are kept: by the
-            norm of the weights of their "readers", by the "l1" norm of the weights that write them, by the
-            scale of their "batch_norm", or in the "order" that they have.
+            "l1" norm of the weights that write them, by the norm of the weights of their "readers", by both
+            ("magnitude"), by the scale of their "batch_norm", or in the "order" that they have.
 
     Raises:
         ValueError: the model cannot be read, or nothing in it may vary, for the reasons that are given; or an

@@ -15,6 +15,7 @@ from lasfast.engine.native_backend import why_missing
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import ModelSupernet, from_model
+from lasfast.supernets.importance import IMPORTANCES
 from tests.supernets.elastic_networks import cut_by_hand, shaken
 
 SHAPE = (3, 12, 12)
@@ -178,11 +179,12 @@ def test_frozen_modules_keep_their_shapes_and_places() -> None:
     )
 
 
-@pytest.mark.parametrize("importance", ["readers", "l1", "batch_norm"])
+@pytest.mark.parametrize("importance", ["magnitude", "readers", "l1", "batch_norm"])
 def test_narrow_networks_have_the_most_important_channels(importance: str, one_thread: None) -> None:
     torch.manual_seed(0)
     model = Plain().eval()
     weights = {"readers": model[-1].weight.T, "l1": model[0].weight, "batch_norm": model[1].weight}
+    weights["magnitude"] = weights["readers"]
     with torch.no_grad():
         weights[importance][5:13] *= 100
     narrow = from_model(model, SHAPE, widths=(0.2,), importance=importance).extract((0,))
@@ -202,7 +204,7 @@ def test_unimportant_channels_change_nothing(one_thread: None) -> None:
         assert close(supernet(x, (0,)), model(x))
 
 
-@pytest.mark.parametrize("importance", ["readers", "l1", "batch_norm", "order"])
+@pytest.mark.parametrize("importance", IMPORTANCES)
 def test_norms_without_a_scale(importance: str, one_thread: None) -> None:
     torch.manual_seed(0)
     model, x = Plain().double().eval(), images().double()
@@ -285,7 +287,7 @@ class Control(Residual):
             Residual(),
             {"importance": "l3"},
             ValueError,
-            "importance must be one of 'readers', 'l1'",
+            "importance must be one of 'magnitude', 'readers', 'l1'",
         ),
         (Residual(), {"image_shape": (3, 12)}, ValueError, "image_shape must be"),
         (

@@ -31,7 +31,7 @@ ARCHS = ("80", "90a")
 THREADS = 256  # of a block
 REGISTERS, THREADS_AT_ONCE = 65536, 2048  # of a multiprocessor
 SHARED = {"80": 164 << 10, "90a": 228 << 10}  # of a multiprocessor; each block takes a KiB more
-STAGES, STEP_BYTES = 4, 64  # as in csrc/cuda/conv_mainloop.cuh
+TABLE = 256 * 12 + 48  # bytes, of taps, as in csrc/cuda/conv_loader.cuh
 
 RATES = {"80": {"bf16": 256, "tf32": 128, "exact": 16}, "90a": {"bf16": 512, "tf32": 256, "exact": 32}}
 """Multiply-adds that one of a multiprocessor's four schedulers has done each cycle, by the data sheets."""
@@ -156,8 +156,16 @@ class Described:
         rows = rows or [128]
         gathered = ", gathered" if "Lb0E" in symbol else ""
         kind = {"conv": "evaluation", "windows": "training", "grad_weight": "gradient of weights"}[found[2]]
-        shared = max(STAGES * (rows[0] + columns) * STEP_BYTES, rows[0] * (columns + 4) * 4)
+        stages = stage_bytes(rows[0] + columns, 128 if found[1] else 64)
+        table = 0 if found[2] == "grad_weight" else TABLE
+        shared = max(stages, rows[0] * (columns + 4) * 4) + table
         return cls(f"{kind}, {product}, {rows[0]}x{columns}{gathered}", product, shared)
+
+
+def stage_bytes(rows: int, step_bytes: int) -> int:
+    """Return the bytes of all stages of a main loop, as in csrc/cuda/conv_mainloop.cuh."""
+    stage = rows * step_bytes
+    return stage * (3 if stage == 32 << 10 else 4)
 
 
 def blocks_at_once(registers: int, shared_bytes: int, shared_at_once: int) -> int:

@@ -99,11 +99,12 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
   });
 }
 
-// See blocks_of in schedule_conv.cu. On Hopper, the widest tiles would spill in TF32, too.
+// See blocks_of in schedule_conv.cu. The widest tiles would spill on Hopper in TF32, too, and elsewhere where
+// elements are gathered.
 template <int BN, bool whole>
 constexpr int blocks_of(bool tensor_cores) {
   if (tensor_cores && whole && BN == 16) return 4;
-  const int most = !tensor_cores ? 16 : device::has_warpgroups ? 64 : 128;
+  const int most = !tensor_cores ? 16 : device::has_warpgroups || !whole ? 64 : 128;
   return BN <= most ? 2 : 1;
 }
 

@@ -29,7 +29,7 @@ struct Geometry {
   LASFAST_DEVICE static int first_column() { return team() % teams_n * columns; }
 
  private:
-  // Where warpgroups multiply, addresses that follow from it are told to the whole warp at once.
+  // Instructions of warpgroups take the places of their tiles from registers that a whole warp shares.
   LASFAST_DEVICE static int team() {
     const int number = device::thread_index() / team_threads;
     return warpgroups ? device::uniform(number) : number;

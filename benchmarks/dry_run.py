@@ -24,9 +24,15 @@ from benchmarks import (
     _fused,
     _harness,
     _tuned,
+    bench_batch_norm,
+    bench_bn_act,
+    bench_conv,
     bench_conv_train,
+    bench_depthwise,
+    bench_depthwise_train,
     bench_evaluate,
     bench_limits,
+    bench_sgd,
     bench_train,
     profile_kernels,
     smoke,
@@ -36,6 +42,7 @@ from lasfast.engine import conv_tiles
 from lasfast.engine.cuda_executor import CudaExecutor
 from lasfast.engine.native_backend import EXECUTORS
 from lasfast.runtime import compiled, placement
+from lasfast.runtime.precision import fp32_products_as
 from lasfast.selfcheck import training
 
 ENTRIES = {"lasfast": ("lasfast.cli", "main"), "pytest": ("pytest", "console_main")}
@@ -71,6 +78,16 @@ SIZES: dict[ModuleType, dict[str, Any]] = {
             for name, one in bench_train.WORKLOADS.items()
         },
     },
+    bench_batch_norm: {"SHAPES": dict.fromkeys(bench_batch_norm.SHAPES, (8, 4, 1))},
+    bench_bn_act: {"SHAPES": dict.fromkeys(bench_bn_act.SHAPES, (1, 8, 4, 4)), "ROUNDS": 1},
+    bench_conv: {"SHAPES": dict.fromkeys(bench_conv.SHAPES, (8, 4, 1))},
+    bench_depthwise: {"SHAPES": dict.fromkeys(bench_depthwise.SHAPES, (8, 4, 1))},
+    bench_depthwise_train: {
+        "SHAPES": dict.fromkeys(bench_depthwise_train.SHAPES, (8, 4, 3, 1)),
+        "BATCH": 1,
+        "ROUNDS": 1,
+    },
+    bench_sgd: {"NETWORKS": dict.fromkeys(bench_sgd.NETWORKS, (SMALLEST["make"], bench_sgd.deepest))},
     bench_limits: {"SIZES": {"cpu": 64}, "COPIED": 4096},
     conv_tiles: {"POSITIONS": 1, "SIDE": 4},
     profile_kernels: {"CALIBRATION": 2, "IMAGES": 2, "SIZE": 8, "BATCH_NORM": (2, 8, 4)},
@@ -92,7 +109,8 @@ def main() -> None:
         put(module, **values)
     sys.argv = [name, *arguments]
     where, function = ENTRIES.get(name, (name, "main"))
-    sys.exit(getattr(importlib.import_module(where), function)())
+    with fp32_products_as("exact"):  # as PyTorch multiplies on the CPU
+        sys.exit(getattr(importlib.import_module(where), function)())
 
 
 def stand_in() -> None:

@@ -55,6 +55,14 @@ def test_the_example_runs_and_the_plain_pytorch_says_the_same(quick, capsys) -> 
     assert int(plain["right"].sum()) == round(measurement.top1 * measurement.images)
 
 
+def test_a_network_of_ones_own_becomes_smaller(quick) -> None:
+    head = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(24, 10)
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 24, 3), torch.nn.ReLU(), *head)
+    names = {"lasfast": lasfast, "model": model, "data": lasfast.data.load("digits")}
+    exec(BLOCKS[2], names)
+    assert names["smaller"].get_parameter("0.weight").shape == (8, 1, 3, 3)
+
+
 def test_every_make_target_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test"} <= set(re.findall(r"^    make (\w+)", README, re.MULTILINE)) <= targets

@@ -29,7 +29,11 @@ struct Geometry {
   LASFAST_DEVICE static int first_column() { return team() % teams_n * columns; }
 
  private:
-  LASFAST_DEVICE static int team() { return device::uniform(device::thread_index() / team_threads); }
+  // Where warpgroups multiply, addresses that follow from it are told to the whole warp at once.
+  LASFAST_DEVICE static int team() {
+    const int number = device::thread_index() / team_threads;
+    return warpgroups ? device::uniform(number) : number;
+  }
 };
 
 // The operands of one step of k.

@@ -107,7 +107,7 @@ Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
   if (const Status status = check_pass(t, plan, pass); !status.ok()) return status;
   PassArgs all = arguments(t, plan, pass);
   return on_device(pass.device, pass.stream, [&](device::Stream stream) {
-    all.early = may_launch_early();
+    const bool early = may_launch_early();
     for (int64_t i = 0; i < plan.launches; ++i) {
       const Launch& launch = plan.first_launch()[i];
       if (launch.level < pass.first_level || launch.level > pass.last_level) continue;
@@ -115,6 +115,7 @@ Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
       args.problems += launch.first_problem;
       args.problem_count = launch.problems;
       if (const int error = run(launch, plan, args, stream); error != 0) return error;
+      all.early = early;  // not the first, which follows what others have queued: copies, or their kernels
     }
     return 0;
   });

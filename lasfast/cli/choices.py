@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from lasfast.cli.options import ChoiceOptions, command, panel
-from lasfast.cli.search_supernet import MakeSearcher, search_choices
+from lasfast.cli.search_supernet import MakeSearcher, search_choices, search_model
 from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
 from lasfast.searchers import (
@@ -121,6 +121,9 @@ def register(app: typer.Typer) -> None:
 
         lasfast search evolution --data cifar10 --supernet shufflenet-v2 --constraint "flops<=20M" --retrain
 
+        lasfast search evolution --model timm:resnet18 --weights mine.safetensors --data imagefolder:photos
+        --constraint "flops<=50%" --adapt-epochs 5
+
         lasfast search evolution --table nasbench_macro.npz --constraint "flops<=42M,params<=2M"
 
         lasfast search evolution --table mine.csv --architecture-column architecture --accuracy-column top1
@@ -214,6 +217,8 @@ def register(app: typer.Typer) -> None:
 def _search(name: str, options: ChoiceSearchOptions, make: MakeSearcher) -> None:
     if options.table is not None:
         search_table(name, options, options, make)
+    elif options.model is not None:
+        search_model(name, options, make, options.vary)
     else:
         search_choices(name, options, make)
 

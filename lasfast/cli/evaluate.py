@@ -12,9 +12,11 @@ import typer
 from lasfast.cli import setup
 from lasfast.cli.config import read_config
 from lasfast.cli.display import make_console
+from lasfast.cli.model import make_model_supernet
 from lasfast.cli.options import ChoiceOptions, MachineOptions, SearchOptions, command, precision_option
 from lasfast.report import candidates_of, ranking_table
 from lasfast.study.files import CHECKPOINT
+from lasfast.supernets import Supernet
 from lasfast.train import checkpoint
 
 
@@ -57,27 +59,40 @@ def register(app: typer.Typer) -> None:
         console = make_console(options.quiet)
         device = setup.make_device(options)
         config = read_config(options.run, RunOptions)
-        if not (options.run / CHECKPOINT).exists():
+        has_checkpoint = (options.run / CHECKPOINT).exists()
+        if not has_checkpoint and (config.model is None or config.adapt_epochs):
             raise FileNotFoundError(
                 f"{options.run} has no weights: there is no {CHECKPOINT}. A search writes it as it "
                 "trains; one in a table has none"
             )
         data = setup.load_data(config, config.seed, console)
-        supernet = setup.make_any_supernet(
-            config, data, depth=config.depth, size=config, seed=config.seed
-        ).to(device)
+        supernet: Supernet
+        if config.model is not None:
+            supernet = make_model_supernet(config, data, config.vary, config.seed)
+        else:
+            supernet = setup.make_any_supernet(
+                config, data, depth=config.depth, size=config, seed=config.seed
+            )
+        supernet.to(device)
         architectures = [supernet.space.parse(text) for text in options.architectures]
-        tensors, metadata = checkpoint.load(options.run / CHECKPOINT)
-        prefix = "weights."
-        weights = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
-        supernet.load_state_dict(weights)
+        if has_checkpoint:
+            step = _load_weights(supernet, options.run / CHECKPOINT)
+            console.print(f"weights of {options.run} as of step {step}")
         config = dataclasses.replace(
             config,
             precision=options.precision or config.precision,
             statistics=options.statistics or config.statistics,
         )
         evaluator = setup.make_evaluator(config, supernet, data)
-        step = metadata["position"][0]
-        console.print(f"weights of {options.run} as of step {step}")
         candidates = candidates_of(evaluator(architectures), evaluator.costs, supernet.space.format)
         make_console().print(ranking_table("", candidates))
+
+
+def _load_weights(supernet: Supernet, path: Path) -> int:
+    """Load the weights of a study's checkpoint; return the step that they are of."""
+    tensors, metadata = checkpoint.load(path)
+    prefix = "weights."
+    weights = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
+    supernet.load_state_dict(weights)
+    step: int = metadata["position"][0]
+    return step

@@ -5,18 +5,24 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from lasfast.cli.display import make_console, show_cells, show_written
+from torch import nn
+
+from lasfast.cli.display import Meter, make_console, show_cells, show_written
 from lasfast.cli.from_scratch import export_trained, show_rows, train_from_scratch
 from lasfast.cli.setup import TrainingSetup
 from lasfast.core.files import file_stem
 from lasfast.evaluation.evaluator import Evaluator
+from lasfast.evaluation.scoring import evaluate_network
 from lasfast.report import Run, front_table, plot_search, winners_table
+from lasfast.runtime.distributed import World
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
 from lasfast.study.result import StudyResult
 from lasfast.study.study import Study
 from lasfast.supernets import LayerAssignmentSupernet, Supernet, save_network
+from lasfast.train import StandaloneTrainer
+from lasfast.train.adapt import SLOWER
 
 
 def finish(
@@ -26,11 +32,12 @@ def finish(
     *,
     retrain: bool,
     retrained: Supernet | None = None,
+    tune_epochs: int = 0,
 ) -> None:
     """Show and write what a search found.
 
     With `retrain`, train its winner from scratch, as the network that `retrained` makes of it (None: the
-    supernet that was searched).
+    supernet that was searched). Else train the winner on for `tune_epochs` from the weights it inherits.
     """
     assert study.directory is not None
     assert isinstance(study.evaluator, Evaluator)
@@ -48,6 +55,8 @@ def finish(
         CHECKPOINT: "the supernet's weights",
         LOG: "losses and times",
     }
+    if study.trainer is None:
+        del written[CHECKPOINT]
     network = directory / f"{file_stem(result.best.text)}.pt2"
     if retrain:
         supernet = retrained or study.evaluator.supernet
@@ -56,10 +65,28 @@ def finish(
         written[network.name] = "the winner, trained from scratch, as a torch.export program"
     else:
         inherited = study.evaluator.extract(result.best.architecture)
+        if tune_epochs:
+            _tune(given, inherited, tune_epochs)
         save_network(inherited, network, study.evaluator.image_shape)
-        written[network.name] = "the winner, with inherited weights, as a torch.export program"
+        trained = ", trained on" if tune_epochs else ""
+        written[network.name] = f"the winner, with inherited weights{trained}, as a torch.export program"
     make_console().print(f"best: {result.best}")
     show_written(console, directory, written)
+
+
+def _tune(given: TrainingSetup, network: nn.Module, epochs: int) -> None:
+    """Train a network on from the weights that it has, in place, and show how good it is then."""
+    settings, data = given.settings, given.data
+    settings = settings.replace(standalone_epochs=epochs, learning_rate=SLOWER * settings.learning_rate)
+    trainer = StandaloneTrainer(network, given.images, settings, world=World())
+    with Meter(given.console) as meter:
+        for progress in trainer.train():
+            left = progress.seconds / progress.done * (progress.total - progress.done)
+            meter.show("the winner", progress, left)
+    network.eval()
+    found = evaluate_network(network, data.validation, precision=settings.precision)
+    error = 100 * found.standard_error
+    make_console().print(f"trained on for {epochs} epochs: top-1 {100 * found.top1:.1f} ± {error:.1f} %")
 
 
 def _retrain(

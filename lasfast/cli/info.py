@@ -8,15 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from lasfast.cli.options import command, panel
+from lasfast import costs
+from lasfast.cli.model import read_supernet
+from lasfast.cli.options import ModelOptions, command, panel
 from lasfast.cli.prefix_tree import PrefixTreeOptions, describe_prefix_tree
+from lasfast.constraints import Bound
 from lasfast.runtime import gpu_check
 from lasfast.runtime.machine import gather
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfoOptions(PrefixTreeOptions):
+class InfoOptions(ModelOptions, PrefixTreeOptions):
     """Options of `lasfast info`."""
+
+    num_classes: Annotated[int, panel("Model", "Classes of the network.")] = 10
 
     json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False
     prefix_tree: Annotated[
@@ -44,7 +49,12 @@ def register(app: typer.Typer) -> None:
         lasfast info --json | jq .native.isa.selected
 
         lasfast info --prefix-tree 3-4-5,3-5-4,4-4-4 --supernet residual
+
+        lasfast info --model timm:resnet18 --image-size 224 --num-classes 1000
         """
+        if options.model is not None:
+            typer.echo(_describe_model(options))
+            return
         if options.prefix_tree is not None:
             _print_lines(describe_prefix_tree(options, options.prefix_tree))
             return
@@ -72,6 +82,19 @@ def register(app: typer.Typer) -> None:
             ("GPUs", _listed([_gpu(device) for device in cuda["devices"]])),
         ]
         _print_lines(lines)
+
+
+def _describe_model(options: InfoOptions) -> str:
+    """Return text that says what of a network may vary, and what it costs at most and at least."""
+    size = (options.image_size, options.image_size)
+    supernet = read_supernet(options, (3, *size), options.num_classes, options.vary, 0)
+    lines = [str(supernet)]
+    for name in ("flops", "params"):
+        cost = costs.functions(supernet, size)[name]
+        least = cost(tuple(choices[0] for choices in supernet.space.options))
+        low, high = (Bound(name).quantity(one) for one in (least, cost(supernet.full)))
+        lines.append(f"{name}: {low} to {high}, the network's own")
+    return "\n".join(lines)
 
 
 def _print_lines(lines: list[tuple[str, str]]) -> None:

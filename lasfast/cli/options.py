@@ -94,6 +94,37 @@ class SizeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Options that say of which network the supernet is made, in place of --supernet."""
+
+    model: Annotated[
+        str | None,
+        panel(
+            "Model",
+            "Search narrower and shallower versions of this network: timm:NAME, torchvision:NAME, "
+            "FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, whose result is the network.",
+        ),
+    ] = None
+    weights: Annotated[
+        Path | None,
+        panel("Model", "The network's weights: a state dict, as safetensors or as torch.save writes it."),
+    ] = None
+    freeze: Annotated[
+        str | None, panel("Model", "Modules that stay as they are, such as conv1,layer1.0 (names by commas).")
+    ] = None
+    adapt_epochs: Annotated[
+        int,
+        panel("Model", "Epochs of training the network together with smaller versions, before the search."),
+    ] = 0
+    tune_epochs: Annotated[
+        int, panel("Model", "Epochs of training the winner on from the weights it inherits, at the end.")
+    ] = 0
+    vary: Annotated[
+        str, panel("Model", "What varies: widths, depth or both (NIR, which searches depths: depth).")
+    ] = "both"
+
+
+@dataclass(frozen=True, kw_only=True)
 class OneShotOptions(SizeOptions):
     """Options that say how a supernet of choices is built and trained."""
 
@@ -278,14 +309,14 @@ class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, Traini
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(SupernetSearchOptions, SupernetOptions, DistillOptions):
+class SearchOptions(ModelOptions, SupernetSearchOptions, SupernetOptions, DistillOptions):
     """Options of every search of layer assignments."""
 
     depth: Annotated[int, panel("Search", "Layers of the assignments that the search ends with.")] = 9
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceOptions(SupernetSearchOptions, OneShotOptions, DistillOptions):
+class ChoiceOptions(ModelOptions, SupernetSearchOptions, OneShotOptions, DistillOptions):
     """Options of every search of a supernet of choices."""
 
 

@@ -9,7 +9,7 @@ import typer
 
 from lasfast.cli import choices, itnas, setup
 from lasfast.cli.options import ChoiceOptions, SearchOptions, command, panel
-from lasfast.cli.search_supernet import search_assignments, search_choices
+from lasfast.cli.search_supernet import search_assignments, search_choices, search_model
 from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
 from lasfast.searchers import NIR, Random, Searcher
@@ -59,13 +59,18 @@ def nir(options: NIROptions) -> None:
 
     lasfast search nir --data imagefolder:photos --supernet mobilenet-v1 --depth 12 --resume
 
+    lasfast search nir --data imagefolder:photos --model mymodule.py:make_network --depth 6
+
     torchrun --nproc-per-node 2 -m lasfast search nir --data cifar10 --depth 15
     """
 
     def make(space: Any, constraint: Constraint | None) -> Searcher:
         return NIR(space, depth=options.depth, beam=options.beam, constraint=constraint)
 
-    search_assignments("nir", options, make, "every", options.update)
+    if options.model is not None:
+        search_model("nir", options, make, "depth")
+    else:
+        search_assignments("nir", options, make, "every", options.update)
 
 
 @command(app, "random", RandomOptions)
@@ -96,6 +101,8 @@ def random(options: RandomOptions) -> None:
 
     if options.table is not None:
         search_table("random", options, options, make)
+    elif options.model is not None:
+        search_model("random", options, make, options.vary)
     elif options.supernet in setup.CHOICE_FAMILIES:
         search_choices("random", options, make)
     else:

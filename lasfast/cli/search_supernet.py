@@ -15,6 +15,7 @@ from lasfast.cli import setup
 from lasfast.cli.config import write_config
 from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay
 from lasfast.cli.finish import finish
+from lasfast.cli.model import begins_untrained, make_model_supernet
 from lasfast.cli.options import ChoiceOptions, SearchOptions, SupernetSearchOptions
 from lasfast.cli.setup import TrainingSetup
 from lasfast.constraints import Constraint
@@ -24,7 +25,8 @@ from lasfast.searchers import Searcher
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.study.study import Study
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
-from lasfast.train import OneShotTrainer, PathTrainer, SupernetTrainer
+from lasfast.train import OneShotTrainer, PathTrainer, SupernetTrainer, adaptation
+from lasfast.train.adapt import SLOWER
 
 MakeSearcher = Callable[[Any, Constraint | None], Searcher]
 """Makes a searcher of a space and a constraint."""
@@ -86,14 +88,38 @@ def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearche
     run_search(name, within, options, given, searcher, trainer, {})
 
 
+def search_model(
+    name: str, options: SearchOptions | ChoiceOptions, make_searcher: MakeSearcher, vary: str
+) -> None:
+    """Search the versions of a model, which is adapted beforehand where the options say so."""
+    if options.retrain and options.tune_epochs:
+        raise ValueError("--retrain trains the winner from scratch, --tune-epochs on: give one of them")
+    given = TrainingSetup.of(options)
+    supernet = make_model_supernet(options, given.data, vary, options.seed).to(given.device)
+    given.console.print(str(supernet))
+    constraint = _constraint(options, supernet, given.data)
+    searcher = make_searcher(supernet.space, constraint)
+    trainer = None
+    if options.adapt_epochs:
+        settings = given.settings
+        if options.learning_rate is None and not begins_untrained(options):
+            settings = settings.replace(learning_rate=SLOWER * settings.learning_rate)
+        trainer = adaptation(supernet, given.images, settings, epochs=options.adapt_epochs)
+    within = f" of {options.model}" + ("" if constraint is None else f" within {constraint}")
+    tune_epochs = options.tune_epochs
+    more = {"vary": vary}
+    run_search(name, within, options, given, searcher, trainer or supernet, more, tune_epochs=tune_epochs)
+
+
 def _constraint(options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> Constraint | None:
     return None if options.constraint is None else _within(options.constraint, options, supernet, data)
 
 
 def _within(bounds: str, options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> Constraint:
-    """Return the constraint of bounds, as text."""
+    """Return the constraint of bounds, as text; relative numbers are of the largest sub-network."""
     tables = [costs.LatencyTable.load(options.latency_table)] if options.latency_table else []
-    return Constraint(bounds, costs.functions(supernet, data.image_size, tables))
+    known = costs.functions(supernet, data.image_size, tables)
+    return Constraint(bounds, known, supernet.space.largest())
 
 
 def run_search(
@@ -102,9 +128,10 @@ def run_search(
     options: SupernetSearchOptions,
     given: TrainingSetup,
     searcher: Searcher,
-    trainer: PathTrainer,
+    trained: PathTrainer | Supernet,
     more: dict[str, str],
     retrained: Supernet | None = None,
+    tune_epochs: int = 0,
 ) -> None:
     """Run the study, and show and write what it found.
 
@@ -114,17 +141,20 @@ def run_search(
         options: the options of the command.
         given: what they set up.
         searcher: proposes architectures.
-        trainer: trains the supernet.
+        trained: the trainer of the supernet, or the supernet where nothing is to be trained.
         more: further values for the configuration of the run.
         retrained: gives the networks that are trained from scratch; None is the supernet.
+        tune_epochs: how long the winner is trained on from the weights that it inherits.
     """
-    console, data, supernet = given.console, given.data, trainer.supernet
+    console, data = given.console, given.data
+    trainer = trained if isinstance(trained, PathTrainer) else None
+    supernet = trained.supernet if isinstance(trained, PathTrainer) else trained
     main = distributed.world().main
     evaluator = setup.make_evaluator(options, supernet, data)
     source = options.data.rpartition("/")[2].replace(":", "-")
     directory = options.directory or Path("runs") / f"{name}-{source}"
     with Meter(console) as meter:
-        by_depth = isinstance(supernet, LayerAssignmentSupernet)
+        by_depth = isinstance(supernet.space, LayerAssignmentSpace)
         display = StudyDisplay(console, meter) if by_depth else FrontDisplay(console, meter)
         study = Study(searcher, evaluator, trainer=trainer, directory=directory, callbacks=[display])
         console.print(Text.assemble((name, "bold"), f" search{what} in {directory}"))
@@ -134,7 +164,7 @@ def run_search(
             write_config(directory, options, search=name, **more)
         result = study.run(resume=options.resume)
     if main:
-        finish(given, study, result, retrain=options.retrain, retrained=retrained)
+        finish(given, study, result, retrain=options.retrain, retrained=retrained, tune_epochs=tune_epochs)
 
 
 def _title(supernet: Supernet) -> str:

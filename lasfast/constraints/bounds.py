@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lasfast.core.checks import as_finite
@@ -13,10 +14,11 @@ _COUNTS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
 _BYTES = {"": 1.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _UNITS = {"latency": _SECONDS, "memory": _BYTES}
+_SHARES = {"%": 0.01, "x": 1.0}
 _NUMBER = r"[0-9.]+(?:e[+-]?[0-9]+)?"
 _BOUND = re.compile(
-    rf"(?:(?P<least>{_NUMBER})\s*(?P<least_unit>[A-Za-z]*)\s*<=\s*(?=[^<>]*<=))?"
-    rf"(?P<cost>[A-Za-z_]\w*)\s*(?P<side><=|>=)\s*(?P<number>{_NUMBER})\s*(?P<unit>[A-Za-z]*)"
+    rf"(?:(?P<least>{_NUMBER})\s*(?P<least_unit>[A-Za-z]*|%)\s*<=\s*(?=[^<>]*<=))?"
+    rf"(?P<cost>[A-Za-z_]\w*)\s*(?P<side><=|>=)\s*(?P<number>{_NUMBER})\s*(?P<unit>[A-Za-z]*|%)"
     r"(?:@(?P<where>[\w.-]+))?"
 )
 _EXAMPLE = "such as 'flops<=330M,params<=4M,latency<=12ms@cpu'"
@@ -67,16 +69,22 @@ class Bound:
         return ",".join(f"{name}{side}{limit:.12g}{at}" for side, limit in sides if math.isfinite(limit))
 
 
-def parse_bounds(text: str) -> tuple[Bound, ...]:
+def parse_bounds(text: str, whole: Callable[[str], float] | None = None) -> tuple[Bound, ...]:
     """Read bounds from text; return one for each cost that it names, in order.
 
     The text is `name<=number`, `name>=number` or `number<=name<=number`, joined by commas. A number may have
     a unit: k, M, G, T (powers of 1000) or Ki, Mi, Gi, Ti (of 1024) for counts; s, ms, us for `latency`; kB,
-    MB, GB, KiB, MiB, GiB for `memory`. After the last number, `@where` says where the cost was measured.
+    MB, GB, KiB, MiB, GiB for `memory`. After the last number, `@where` says where the cost was measured. With
+    `%` or `x`, a number is relative to the cost of a whole network: `flops<=50%`, `latency<=0.5x@cpu`.
+
+    Args:
+        text: the text.
+        whole: returns what the whole network costs, by the name of the cost; None where there is none.
 
     Raises:
         TypeError: not a string.
-        ValueError: malformed, a unit that does not fit the cost, or bounds that no number meets.
+        ValueError: malformed, a unit that does not fit the cost, bounds that no number meets, or a number
+            that is relative to a network where there is none.
     """
     if not isinstance(text, str):
         raise TypeError(f"constraint must be text {_EXAMPLE}, got {text!r}")
@@ -86,22 +94,32 @@ def parse_bounds(text: str) -> tuple[Bound, ...]:
         if match is None:
             raise ValueError(f"constraint must be bounds {_EXAMPLE}, got {part.strip()!r}")
         name, side, where = match["cost"], match["side"], match["where"]
-        given = sides.setdefault(f"{name}@{where}" if where else name, {"<=": math.inf, ">=": -math.inf})
-        limit = _number(match["number"], match["unit"], name, part)
+        cost = f"{name}@{where}" if where else name
+        given = sides.setdefault(cost, {"<=": math.inf, ">=": -math.inf})
+        limit = _number(match["number"], match["unit"], cost, part, whole)
         given[side] = min(given[side], limit) if side == "<=" else max(given[side], limit)
         if match["least"] is not None:
-            least = _number(match["least"], match["least_unit"], name, part)
+            least = _number(match["least"], match["least_unit"], cost, part, whole)
             given[">="] = max(given[">="], least)
     return tuple(Bound(cost, given[">="], given["<="]) for cost, given in sides.items())
 
 
-def _number(text: str, unit: str, cost: str, part: str) -> float:
+def _number(text: str, unit: str, cost: str, part: str, whole: Callable[[str], float] | None) -> float:
     """Return a limit of a cost; ValueError for a malformed number or a unit that does not fit the cost."""
-    units = _UNITS.get(cost, _COUNTS)
-    if unit not in units:
-        known = ", ".join(filter(None, units))
-        raise ValueError(f"constraint {part.strip()!r}: the unit of {cost} must be one of {known}")
+    name = cost.partition("@")[0]
+    units = _UNITS.get(name, _COUNTS)
     try:
-        return as_finite("limit", float(text)) * units[unit]
+        number = as_finite("limit", float(text))
     except ValueError:
         raise ValueError(f"constraint {part.strip()!r}: {text!r} is no number") from None
+    if unit in units:
+        return number * units[unit]
+    if unit not in _SHARES:
+        known = ", ".join(filter(None, (*units, *_SHARES)))
+        raise ValueError(f"constraint {part.strip()!r}: the unit of {name} must be one of {known}")
+    if whole is None:
+        raise ValueError(
+            f"constraint {part.strip()!r}: a number with {unit!r} is relative to the network that has all "
+            "weights, and there is none here"
+        )
+    return number * _SHARES[unit] * whole(cost)

@@ -15,6 +15,7 @@ class Constraint:
     Args:
         bounds: text that `parse_bounds` reads, or one bound for each cost.
         costs: the cost functions by name.
+        whole: the architecture that numbers with `%` or `x` are relative to, if there is one.
 
     Attributes:
         bounds: the bounds.
@@ -24,18 +25,22 @@ class Constraint:
         TypeError, ValueError: malformed bounds, no bounds, or a cost that is not among `costs`.
     """
 
-    def __init__(self, bounds: str | Iterable[Bound], costs: Mapping[str, Cost]) -> None:
-        self.bounds = parse_bounds(bounds) if isinstance(bounds, str) else tuple(bounds)
+    def __init__(
+        self, bounds: str | Iterable[Bound], costs: Mapping[str, Cost], whole: Architecture | None = None
+    ) -> None:
+        def of_whole(name: str) -> float:
+            _check_known(name, name, costs)
+            assert whole is not None
+            return known_cost(name, costs[name], whole)
+
+        if isinstance(bounds, str):
+            self.bounds = parse_bounds(bounds, None if whole is None else of_whole)
+        else:
+            self.bounds = tuple(bounds)
         if not self.bounds:
             raise ValueError("bounds must be at least one, got none")
         for bound in self.bounds:
-            if bound.cost not in costs:
-                known = ", ".join(costs)
-                latency = bound.cost.partition("@")[0] == "latency"
-                table = "; latencies need a table of that name (--latency-table on the command line)"
-                raise ValueError(
-                    f"constraint {str(bound)!r}: the cost must be one of {known}{table if latency else ''}"
-                )
+            _check_known(bound.cost, str(bound), costs)
         self.costs = {bound.cost: costs[bound.cost] for bound in self.bounds}
 
     def __call__(self, architecture: Architecture) -> bool:
@@ -55,3 +60,12 @@ class Constraint:
     def describe(self) -> str:
         """Return the bounds as text, in plain numbers."""
         return str(self)
+
+
+def _check_known(name: str, bound: str, costs: Mapping[str, Cost]) -> None:
+    if name not in costs:
+        table = "; latencies need a table of that name (--latency-table on the command line)"
+        raise ValueError(
+            f"constraint {bound!r}: the cost must be one of {', '.join(costs)}"
+            f"{table if name.partition('@')[0] == 'latency' else ''}"
+        )

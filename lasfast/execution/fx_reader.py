@@ -191,29 +191,41 @@ class Reader:
         same memory must not be read any more.
         """
         effect = Effect() if is_size(node) else effect_of(node, self.modules)
-        if node in self.unread and effect.writes:  # others must read what was written
-            if not effect.is_first:
-                raise self.unread[node]
-            self.as_code(node, writes=True)
         if node.op == "call_module" and str(node.target) in self.effects:
             inputs = tuple(node.all_input_nodes)
             writes, shares = self.effects[str(node.target)]
             effect = Effect(inputs if writes else (), inputs if shares else (), effect.is_first)
+        if any(is_outside(other) for written in effect.writes for other in self.memory.sharing(written)):
+            raise UntraceableError(f"{named(node)} changes its images, parameters or buffers")
+        if node in self.unread and effect.writes:  # others must read what was written
+            if not effect.is_first:
+                raise self.unread[node]
+            self.as_code(node, writes=True)
+        for written in effect.writes:
+            self.settle(node, written)
         self.memory.add(node, effect.shares)
         first = node.args[0] if effect.is_first else None
         if isinstance(first, fx.Node):
             self.names[node] = self.names.get(first, first)
         for written in effect.writes:
-            sharing = self.memory.sharing(written)
-            if any(map(is_outside, sharing)):
-                raise UntraceableError(f"{named(node)} changes its images, parameters or buffers")
-            for other in sharing:
+            for other in self.memory.sharing(written):
                 if other is node:
                     continue
                 if effect.is_first and self.names.get(other, other) == self.names[node]:
                     self.values[other] = self.values[node]
                 else:
                     self.stale[other] = node
+
+    def settle(self, writer: fx.Node, written: fx.Node) -> None:
+        """Let all that was left to its readers, and reads a value that is about to change, be code now."""
+        sharing = set(self.memory.sharing(written))
+        for node in [one for one in self.unread if one is not writer and one not in self.values]:
+            if sharing.isdisjoint(piece_of(node, self.values)[1]):
+                continue
+            try:
+                self.as_code(node)
+            except UntraceableError:
+                self.stale.setdefault(node, writer)
 
     def append(self, node: fx.Node, op: Op | None, *inputs: int) -> None:
         """Let a node be the value of an op, or its input's where there is none; of equal ops, the first."""

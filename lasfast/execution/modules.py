@@ -112,6 +112,14 @@ def add_module(root: nn.Module, name: str, module: nn.Module) -> None:
     root.add_module(last, module)
 
 
+def move_like(module: nn.Module, source: nn.Module) -> None:
+    """Move a module to the device and the dtype of the parameters, or else the buffers, of another one."""
+    tensors = (one for one in source.state_dict().values() if one.is_floating_point())
+    example = next(tensors, None)
+    if example is not None:
+        module.to(example.device, example.dtype)
+
+
 def copy_leading(target: nn.Module, source: nn.Module) -> None:
     """Copy every parameter and buffer of `source` into `target`, of each the leading part that fits."""
     tensors = dict(source.state_dict(keep_vars=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from lasfast.execution.interpret import function_of
-from lasfast.execution.modules import add_module, copy_leading, make_module
+from lasfast.execution.modules import add_module, copy_leading, make_module, move_like
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Op, Path
 from lasfast.ops.quantize import dorefa, pact_reference
@@ -37,6 +37,7 @@ def extract(
     """
     owners = dict(supernet.named_modules())
     made: dict[str, Op] = {}
+    taken = {op.module for layer in path for op in layer.ops if hasattr(op, "module")}
     root, graph = nn.Module(), fx.Graph()
     value = graph.placeholder("images")
     for layer in path:
@@ -45,11 +46,11 @@ def extract(
             inputs = [values[source] for source in sources]
             make = _FUNCTIONS.get(type(op))
             if isinstance(op, layers.Code):
-                _copy_tensors(root, owners, op.tensors)
+                copy_tensors(root, owners, op.tensors)
             if make is not None:
                 values.append(make(graph, op, *inputs))
                 continue
-            name = getattr(op, "module", "") or _free_name(layer, number, op)
+            name = getattr(op, "module", "") or _free_name(layer, number, op, taken)
             record = replace(op, inputs=())
             if name not in made:
                 made[name] = record
@@ -81,15 +82,15 @@ def _module(op: Op, owner: nn.Module | None, fresh: bool) -> nn.Module:
         return module
     module = make_module(op)
     if owner is not None:
-        example = next(owner.parameters(), None)
-        if example is not None:
-            module.to(example.device, example.dtype)
+        move_like(module, owner)
         if not fresh:
             copy_leading(module, owner)
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = getattr(owner, "momentum", module.momentum)
     return module
 
 
-def _copy_tensors(root: nn.Module, owners: Mapping[str, nn.Module], names: Sequence[str]) -> None:
+def copy_tensors(root: nn.Module, owners: Mapping[str, nn.Module], names: Sequence[str]) -> None:
     """Register copies of parameters and buffers under their own names, where they are missing."""
     for name in names:
         owner, _, last = name.rpartition(".")
@@ -163,6 +164,10 @@ _FUNCTIONS: dict[type[Op], Callable[..., fx.Node]] = {
 """The ops that become calls of functions in the network, not modules of it."""
 
 
-def _free_name(layer: Layer, number: int, op: Op) -> str:
+def _free_name(layer: Layer, number: int, op: Op, taken: Collection[str]) -> str:
+    """Return a name for an op without weights: below the layer's, unless that is an op's own."""
     kind = getattr(op, "kind", type(op).__name__.lower())
-    return f"{layer.name}.{kind}{number}"
+    name = f"{layer.name}{'_' if layer.name in taken else '.'}{kind}{number}"
+    while name in taken or any(one.startswith(f"{name}.") for one in taken):
+        name += "_"
+    return name

@@ -60,6 +60,7 @@ class ChoiceSpace(ProductSpace):
     Args:
         layers: for each layer, the number of its options, the options themselves, or a `VirtualLayer`. An
             option is a string of letters, digits and `_ . + :`, an int, or a tuple of these (named `5x96`).
+        largest: the architecture whose sub-network has all weights, if there is one.
 
     Attributes:
         given: the layers as they were given.
@@ -68,7 +69,12 @@ class ChoiceSpace(ProductSpace):
         names: for each layer, the names of its options.
     """
 
-    def __init__(self, layers: Iterable[int | Sequence[Option] | VirtualLayer]) -> None:
+    def __init__(
+        self,
+        layers: Iterable[int | Sequence[Option] | VirtualLayer],
+        *,
+        largest: Iterable[int] | None = None,
+    ) -> None:
         if isinstance(layers, str) or not isinstance(layers, Iterable):
             raise TypeError(f"layers must be a sequence such as [5, 25, 125], got {layers!r}")
         self.given = tuple(layers)
@@ -78,6 +84,7 @@ class ChoiceSpace(ProductSpace):
         self.names = tuple(tuple(map(_name, options)) for options in self.layers)
         self.options = tuple(range(len(options)) for options in self.layers)
         self._decided_by = self._deciding()
+        self._largest = None if largest is None else self.validate(largest)
 
     def __repr__(self) -> str:
         return f"ChoiceSpace({list(map(len, self.options))})"
@@ -98,6 +105,10 @@ class ChoiceSpace(ProductSpace):
                     f"architecture {chosen}: layer {layer} must take option 0 to {len(options) - 1}"
                 )
         return chosen
+
+    def largest(self) -> Architecture | None:
+        """Return the architecture whose sub-network has all weights; None where no single one has."""
+        return self._largest
 
     def chosen(self, architecture: Iterable[int]) -> tuple[tuple[Option, ...], ...]:
         """Return, for each layer that is not virtual, its own option and those it shares with other layers.

@@ -9,6 +9,7 @@ from lasfast.supernets.choice import ChoiceSupernet
 from lasfast.supernets.mobilenet import MobileNet
 from lasfast.supernets.mobilenet_designs import MobileNetDesign
 from lasfast.supernets.mobilenet_v1 import MobileNetV1
+from lasfast.supernets.model import ModelSupernet, from_model
 from lasfast.supernets.plain import PlainNet
 from lasfast.supernets.proxyless import ProxylessNAS
 from lasfast.supernets.quant_resnet import QuantResNet
@@ -25,6 +26,7 @@ __all__ = [
     "MobileNet",
     "MobileNetDesign",
     "MobileNetV1",
+    "ModelSupernet",
     "Path",
     "PlainNet",
     "ProxylessNAS",
@@ -33,5 +35,6 @@ __all__ = [
     "ResidualNet",
     "ShuffleNetV2",
     "Supernet",
+    "from_model",
     "save_network",
 ]

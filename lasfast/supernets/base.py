@@ -138,6 +138,10 @@ class Supernet(nn.Module, ABC):
         """
         return extract(self.path(architecture), self, statistics, fresh=fresh)
 
+    def extracted_path(self, architecture: Architecture) -> Path:
+        """Return the layers that `extract`'s network computes, by the names of its modules."""
+        return self.path(architecture)
+
     def describe(self) -> dict[str, Any]:
         """Return JSON-able values that identify this supernet's structure."""
         structure = repr(sorted((name, tuple(p.shape)) for name, p in self.named_parameters()))

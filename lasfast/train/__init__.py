@@ -1,5 +1,6 @@
 """Training supernets and stand-alone networks, repeatably and from any position."""
 
+from lasfast.train.adapt import adapt, adaptation
 from lasfast.train.checkpoint import CheckpointError
 from lasfast.train.itnas import ITNASTrainer
 from lasfast.train.objective import Distillation
@@ -25,6 +26,8 @@ __all__ = [
     "TrainSettings",
     "UniformCostSampler",
     "UniformSampler",
+    "adapt",
+    "adaptation",
     "preset",
     "train_standalone",
 ]

@@ -102,7 +102,7 @@ class StandaloneTrainer(Trainer):
         seed = seed_of(settings, architecture)
         with torch_seed(seed, device_of(supernet)):
             network = supernet.extract(architecture, fresh=True)
-        path = supernet.path(architecture)
+        path = supernet.extracted_path(architecture)
         return cls(network, data, settings, seed, world=world, path=path, distill=distill)
 
     @property

@@ -87,6 +87,8 @@ def test_bounds_are_written_to_be_read(bound, text):
         ("8ms<=params<=9M", ValueError, "the unit of params must be one of k, K, M, G, T"),
         ("9M<=params<=8M", ValueError, "params must be at least 9000000 and at most 8000000"),
         ("flops>=4M,flops<=3M", ValueError, "flops must be at least 4000000 and at most 3000000"),
+        ("flops<=50%", ValueError, "'%' is relative to the network that has all weights, and there is none"),
+        ("flops<=0.5y", ValueError, "the unit of flops must be one of k, .*, %, x"),
         (330, TypeError, "constraint must be text"),
     ],
 )
@@ -106,6 +108,15 @@ def test_all_bounds_must_be_met():
     ]
     assert str(constraint) == constraint.describe() == "sum<=4,sum>=2,first<=1"
     assert set(constraint.costs) == {"sum", "first"}
+
+
+def test_numbers_may_be_relative_to_a_whole_network():
+    costs = {"sum": sum, "latency@cpu": lambda one: one[0] / 100}
+    constraint = Constraint("25%<=sum<=0.5x,latency<=50%@cpu", costs, whole=(6, 2))
+    assert constraint.bounds == (Bound("sum", 2, 4), Bound("latency@cpu", high=0.03))
+    assert [constraint(one) for one in [(3, 1), (3, 2), (4, 0), (1, 0)]] == [True, False, False, False]
+    with pytest.raises(ValueError, match="the cost must be one of sum, latency@cpu"):
+        Constraint("other<=50%", costs, whole=(6, 2))
 
 
 def test_takes_bounds_as_objects():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from lasfast.engine.schedule import Kind
+from lasfast.engine.schedule import Kind, operation_fields, records, value_fields
 from tests.engine.schedule_helpers import (
     CONVOLUTIONS,
     RELU,
+    STORAGES,
     CudaSchedule,
     Schedule,
+    aligned,
     convolution_agrees,
     isa_number,
     randn,
@@ -69,6 +73,49 @@ def test_nonfinite_inputs_come_out_as_torchs_do(
     for ours, truth in ((schedule.read(output, 5), expected.relu()), (schedule.read(largest, 5), pooled)):
         assert torch.equal(ours.isnan(), truth.isnan())
         assert torch.equal(ours.isposinf(), truth.isposinf())
+
+
+def test_many_weights_are_packed_in_few_launches(storage: str) -> None:
+    """As they are one by one, of all kinds; a launch takes forty."""
+    isa_number("cuda")
+    module = importlib.import_module("lasfast._emulated")
+    code, generator = list(STORAGES).index(storage), torch.Generator().manual_seed(0)
+    kinds = [(Kind.CONV2D, 1, 3), (Kind.CONV2D, 9, 5), (Kind.LINEAR, 1, 1)]
+    rows = []
+    for number in range(85):
+        kind, groups, kernel = kinds[number % 3]
+        out = 9 if groups > 1 else 1 + number % 23
+        value = records("Value", [value_fields(9, 2, 3)])
+        fields = {"out_channels": out, "groups": groups, "kernel": kernel, "padding": kernel // 2}
+        fields |= {"input": 0, "output": 0}
+        operation = records("Operation", [operation_fields(kind, **fields)])
+        shape = (out, 9 * 2 * 3, 1, 1) if kind == Kind.LINEAR else (out, 9 // groups, kernel, kernel)
+        weight = torch.randn(shape, generator=generator)
+        size = module.schedule_packed_bytes_cuda(operation.ctypes.data, value.ctypes.data, code)
+        rows.append(
+            (operation, value, weight, torch.zeros(size, dtype=torch.uint8), aligned(size, torch.uint8, 0))
+        )
+
+    def packed_to(which: int) -> list[tuple]:
+        return [
+            (
+                operation.ctypes.data,
+                value.ctypes.data,
+                weight.data_ptr(),
+                weight.stride(),
+                to[which].data_ptr(),
+            )
+            for operation, value, weight, *to in rows
+        ]
+
+    for one in packed_to(0):
+        module.schedule_pack_cuda([one], code, 0, 0)
+    module.noted_launches()
+    module.schedule_pack_cuda(packed_to(1), code, 0, 0)
+    assert sum(module.noted_launches().values()) == 3
+    module.schedule_pack_cuda([], code, 0, 0)
+    assert not module.noted_launches()
+    assert all(torch.equal(alone, together) and alone.any() for *_, alone, together in rows)
 
 
 def test_tf32_rounds_inputs_and_weights_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

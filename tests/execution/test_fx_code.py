@@ -72,10 +72,49 @@ class MakesALargeTensor(Net):
         return (self.begin(x).unsqueeze(1) * torch.linspace(0, 1, 1152).view(8, 4, 6, 6)).sum(1)
 
 
+class ReadsWhatChangesLater(Net):
+    """Code is read where its result is needed, which is after a value that it computes with was changed."""
+
+    def forward(self, x):
+        x = self.begin(x)
+        y = torch.add(x, other=x.sigmoid(), alpha=3)
+        x += x
+        return y
+
+
+class CopiesWhatChangesLater(Net):
+    def forward(self, x):
+        x = self.begin(x).mean((2, 3))
+        y = x.clone()
+        x = F.hardswish(x, inplace=True)
+        return y + 0 * x
+
+
+class ReadsOnBothSides(Net):
+    """Two pieces of code read one value, before and after it is changed, and a third one reads both."""
+
+    def forward(self, x):
+        x = self.begin(x)
+        one = x * 0.5
+        x.mul_(0.25)
+        other = x * 0.5
+        return one * other.sin()
+
+
+class WritesToABuffer(Net):
+    def forward(self, x):
+        x = self.begin(x)
+        self.shift.copy_(x.detach().mean((0, 2, 3))[:, None, None])
+        return x
+
+
 class JoinsThree(Net):
     def forward(self, x):
         x = self.begin(x)
         return torch.stack((x, x.relu(), x.sigmoid())).amax(0)
+
+
+CHANGING = (ReadsWhatChangesLater, CopiesWhatChangesLater, ReadsOnBothSides)
 
 
 def test_it_is_the_text_of_a_function() -> None:
@@ -91,7 +130,7 @@ def test_it_is_the_text_of_a_function() -> None:
     }
 
 
-@pytest.mark.parametrize("kind", [Scaled, OfThree])
+@pytest.mark.parametrize("kind", [Scaled, OfThree, *CHANGING])
 def test_an_extracted_network_computes_it(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     network = kind().eval()
@@ -115,11 +154,12 @@ def test_an_extracted_network_computes_it(kind: type[nn.Module]) -> None:
         (FoldsImages, "does not give one result for each image"),
         (MakesALargeTensor, "makes a tensor of 1152 elements"),
         (JoinsThree, "computes with 3 values at once"),
+        (WritesToABuffer, "changes its images, parameters or buffers"),
     ],
 )
 def test_what_is_no_function_of_values_is_refused(kind: type[nn.Module], message: str) -> None:
     network = kind().eval()
-    before = torch.get_rng_state()
+    before, shift = torch.get_rng_state(), network.shift.clone()
     with pytest.raises(UntraceableError, match=message) as caught:
         trace(network, (3, 8, 8))
     text = str(caught.value)
@@ -128,6 +168,7 @@ def test_what_is_no_function_of_values_is_refused(kind: type[nn.Module], message
     assert "module of its own" in text
     assert "%" not in text
     assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(network.shift, shift)
 
 
 class Sized(Net):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import ModuleType
 
 import pytest
 import torch
@@ -107,6 +108,37 @@ def test_under_autocast_it_is_as_exact_as_torch(name: str, isa: str, choice: Non
     assert all(one.dtype == torch.float32 for one in ours[1:])  # weights' gradients are not rounded
     for mine, other, exact in zip(ours, theirs, truth, strict=True):
         assert error(mine, exact) <= 2 * error(other, exact) + 4e-3
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "groups"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_emulated_layers_are_torchs_sequence(
+    name: str, autocast: bool, emulated_place: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their weight is packed once for both passes that read it, and running statistics follow."""
+    monkeypatch.setenv("LASFAST_CHOICE", "native")
+    inputs, numbers = tensors(name)
+    c_out, stride, padding, groups = numbers
+    running, expected = ((torch.zeros(c_out), torch.ones(c_out)) for _ in range(2))
+
+    def layer(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, residual: Tensor) -> Tensor:
+        return conv_bn_act(
+            x, weight, *running, scale, shift, residual,
+            c_out=c_out, stride=stride, padding=padding, groups=groups, training=True,
+        )  # fmt: skip
+
+    truth = run(plain, inputs, numbers, "relu", dtype=torch.float64)
+    ours = run(layer, inputs, dtype=torch.float32, autocast=autocast)
+    for mine, exact in zip(ours, truth, strict=True):
+        assert error(mine, exact) <= (0.04 if autocast else 2e-5)
+    y = F.conv2d(
+        inputs[0], inputs[1][:c_out, : inputs[0].shape[1] // groups], None, stride, padding, 1, groups
+    )
+    F.batch_norm(y, *expected, training=True)
+    for one, other in zip(running, expected, strict=True):
+        torch.testing.assert_close(
+            one, other, rtol=1e-2 if autocast else 1e-4, atol=1e-3 if autocast else 1e-5
+        )
 
 
 def test_under_autocast_to_float16_it_goes_through_torch() -> None:

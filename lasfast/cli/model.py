@@ -1,0 +1,183 @@
+"""`--model`: a network of the user's own, or of timm or torchvision, whose supernet is searched."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lasfast.cli.options import ModelOptions
+from lasfast.data import Dataset
+from lasfast.runtime.seeds import torch_seed
+from lasfast.supernets import ModelSupernet, from_model
+
+
+def make_model_supernet(options: ModelOptions, data: Dataset, vary: str, seed: int) -> ModelSupernet:
+    """Return the supernet of the network that the options name, for the images.
+
+    Raises:
+        ValueError: there is no such network, it does not fit the images, or its weights are missing.
+    """
+    if begins_untrained(options) and not options.adapt_epochs:
+        raise ValueError(
+            f"--model {options.model} begins with random weights: give --weights FILE, or --adapt-epochs N "
+            "to train it"
+        )
+    shape = (data.channels, *data.image_size)
+    supernet = read_supernet(options, shape, data.num_classes, vary, seed)
+    if supernet.num_classes != data.num_classes:
+        raise ValueError(
+            f"--model {options.model} has {supernet.num_classes} classes, but the images have "
+            f"{data.num_classes}"
+        )
+    return supernet
+
+
+def begins_untrained(options: ModelOptions) -> bool:
+    """Return whether the network begins with random weights: a library's has, unless they are given."""
+    assert options.model is not None
+    return options.model.partition(":")[0] in LIBRARIES and options.weights is None
+
+
+def read_supernet(
+    options: ModelOptions, image_shape: tuple[int, ...], num_classes: int, vary: str, seed: int
+) -> ModelSupernet:
+    """Return the supernet of the network that the options name, for images of a shape."""
+    assert options.model is not None
+    with torch_seed(seed):
+        model = make_model(options.model, num_classes=num_classes, in_channels=image_shape[0])
+    if options.weights is not None:
+        load_weights(model, Path(options.weights))  # a run's configuration has it as text
+    frozen = [] if options.freeze is None else [name.strip() for name in options.freeze.split(",")]
+    return from_model(model, image_shape, vary=vary, freeze=frozen)  # type: ignore[arg-type]
+
+
+def make_model(text: str, *, num_classes: int, in_channels: int) -> nn.Module:
+    """Return the network that `--model` names.
+
+    Raises:
+        ValueError: malformed, or there is no such network.
+        ImportError: a package is not installed.
+        FileNotFoundError: there is no such file.
+    """
+    source, colon, name = text.rpartition(":")
+    if not colon or not source or not name:
+        raise ValueError(
+            "--model must be timm:NAME, torchvision:NAME, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, "
+            f"got {text!r}"
+        )
+    if source in LIBRARIES:
+        return LIBRARIES[source](name, num_classes, in_channels)
+    function = getattr(_module_of(source), name, None)
+    if not callable(function):
+        raise ValueError(f"--model {text}: {source} has no function {name!r}")
+    sizes = {"num_classes": num_classes, "in_channels": in_channels}
+    wanted = inspect.signature(function).parameters
+    model = function(**{name: size for name, size in sizes.items() if name in wanted})
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"--model {text} must give a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _of_timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    timm = _library("timm")
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name}*")[:5])
+        raise ValueError(f"--model timm:{name}: timm has no such network{f'; it has {near}' if near else ''}")
+    model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
+    return model
+
+
+def _of_torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    models = _library("torchvision").models
+    if name not in models.list_models(module=models):
+        raise ValueError(f"--model torchvision:{name}: torchvision.models has no such network")
+    if in_channels != 3:
+        raise ValueError(f"--model torchvision:{name} takes images of 3 channels, got {in_channels}")
+    model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
+    return model
+
+
+LIBRARIES: Mapping[str, Callable[[str, int, int], nn.Module]] = {
+    "timm": _of_timm,
+    "torchvision": _of_torchvision,
+}
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"--model {name}:NAME needs {name}, which cannot be imported: {error}") from error
+
+
+def _module_of(source: str) -> ModuleType:
+    """Return a module by its dotted name or its file; it may import what is beside it, as a script may."""
+    path = Path(source)
+    sys.path.insert(0, str(path.parent.absolute() if source.endswith(".py") else Path.cwd()))
+    if not source.endswith(".py"):
+        try:
+            return importlib.import_module(source)
+        except ImportError as error:
+            raise ImportError(f"--model: {source} cannot be imported ({error})") from error
+    if not path.is_file():
+        raise FileNotFoundError(f"--model: there is no file {source}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a state dict from a file into a network.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no state dict, or not this network's; the text says what does not fit.
+    """
+    found, wanted = _read_weights(path), model.state_dict()
+    problems = {
+        "lacks": sorted(wanted.keys() - found.keys()),
+        "has, but the network has not,": sorted(found.keys() - wanted.keys()),
+        "has in other shapes": [
+            f"{name} {tuple(found[name].shape)} for {tuple(one.shape)}"
+            for name, one in wanted.items()
+            if name in found and found[name].shape != one.shape
+        ],
+    }
+    told = [f"it {what} {_few(names)}" for what, names in problems.items() if names]
+    if told:
+        raise ValueError(f"--weights {path} does not fit the network: {'; '.join(told)}")
+    model.load_state_dict(found)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"--weights: there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"--weights {path} cannot be read as a state dict: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(one, Tensor) for one in state.values()):
+        raise ValueError(f"--weights {path} must hold a state dict, names with tensors")
+    return state
+
+
+def _few(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

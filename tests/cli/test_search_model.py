@@ -1,0 +1,142 @@
+"""Searches of a user's own network, on the command line."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lasfast.cli.model import load_weights, make_model
+
+FILE = """
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return x + self.bn(self.conv(x)).relu()
+
+def make(num_classes, in_channels):
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes)
+    return nn.Sequential(nn.Conv2d(in_channels, 16, 3), Block(16), Block(16), Block(16), *head)
+
+def nothing():
+    return 3
+"""
+TINY = ["--limit", 200, "--validation", 100, "--calibration", 60, "--threads", 1]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(FILE)
+    return f"{tmp_path / 'mine.py'}:make"
+
+
+@pytest.fixture
+def weights(tmp_path: Path, file: str) -> Path:
+    torch.manual_seed(3)
+    save_file(make_model(file, num_classes=10, in_channels=1).state_dict(), tmp_path / "mine.safetensors")
+    return tmp_path / "mine.safetensors"
+
+
+def test_a_network_is_searched_with_its_weights(
+    lasfast, without_exports, tmp_path, file: str, weights: Path
+) -> None:
+    without_exports()
+    run = tmp_path / "run"
+    arguments = ["search", "evolution", "--model", file, "--weights", weights, *TINY, "-o", run]
+    arguments += ["--population", 2, "--generations", 1, "--constraint", "flops<=70%", "--tune-epochs", 1]
+    status, out, err = lasfast(*arguments)
+    assert status == 0, err
+    assert "  d1 d2 d3; may be left out: 2, 3\n" in out
+    assert "supernet  epoch" not in out  # the supernet has the network's weights
+    assert re.search(r"trained on for 1 epochs: top-1 [0-9.]+ ± [0-9.]+ %", out)
+    best = json.loads((run / "result.json").read_text())["best"]
+    status, out, err = lasfast("evaluate", best["text"], "--run", run, "--threads", 1)
+    assert status == 0, err
+    assert f"{100 * best['top1']:.1f} ±" in out
+
+
+def test_depth_is_searched_by_nir_after_adaptation(lasfast, without_exports, tmp_path, file: str) -> None:
+    without_exports()
+    arguments = ["search", "nir", "--model", file, *TINY, "--depth", 2, "--adapt-epochs", 1, "-o", tmp_path]
+    status, out, err = lasfast(*arguments)
+    assert status == 0, err
+    assert re.search(r"warm-up +epoch 1/1 ", out)
+    assert "best: 2  top-1" in out
+    assert json.loads((tmp_path / "config.json").read_text())["vary"] == "depth"
+    status, out, err = lasfast("evaluate", 3, "--run", tmp_path, "--threads", 1)
+    assert status == 0, err
+
+
+def test_what_of_a_network_may_vary_is_told(lasfast, file: str) -> None:
+    status, out, err = lasfast("info", "--model", file, "--image-size", 8, "--freeze", "1,6")
+    assert status == 0, err
+    assert "0 (16): '1.conv' is to be kept; '1.bn' is to be kept" in out
+    assert re.search(r"flops: \S+ to \S+, the network's own", out)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "text"),
+    [
+        ("resnet18", ValueError, "--model must be timm:NAME, torchvision:NAME, FILE.py:FUNCTION or"),
+        ("torchvision:resnet17", ValueError, "torchvision.models has no such network"),
+        ("nowhere.py:make", FileNotFoundError, "there is no file nowhere.py"),
+        ("no_such_package.models:make", ImportError, "no_such_package.models cannot be imported"),
+        ("torch.nn:make", ValueError, "torch.nn has no function 'make'"),
+        ("FILE:nothing", ValueError, "must give a torch.nn.Module, got int"),
+    ],
+)
+def test_a_network_that_is_not_there(file: str, model: str, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        make_model(model.replace("FILE", file.rpartition(":")[0]), num_classes=10, in_channels=3)
+
+
+def test_libraries() -> None:
+    assert make_model("torchvision:resnet18", num_classes=7, in_channels=3).fc.out_features == 7
+    pytest.importorskip("timm", exc_type=(ImportError, RuntimeError))
+    assert make_model("timm:resnet18", num_classes=7, in_channels=1).conv1.in_channels == 1
+    with pytest.raises(ValueError, match="timm has no such network; it has legacy_seresnet18, "):
+        make_model("timm:esnet18", num_classes=7, in_channels=3)
+
+
+def test_a_missing_library_is_named(monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(ImportError, match="--model timm:NAME needs timm, which cannot be imported"):
+        make_model("timm:resnet18", num_classes=7, in_channels=3)
+
+
+def test_random_weights_are_not_searched(lasfast) -> None:
+    status, _, err = lasfast("search", "random", "--model", "timm:resnet18", *TINY)
+    assert status == 2
+    assert "begins with random weights: give --weights FILE, or --adapt-epochs N to train it" in err
+
+
+def test_weights_that_do_not_fit(tmp_path) -> None:
+    network, path = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), tmp_path / "weights.pt"
+    torch.save(network.state_dict(), path)
+    with torch.no_grad():
+        network[0].weight.zero_()
+    load_weights(network, path)
+    assert network[0].weight.any()
+    torch.save({"0.weight": torch.zeros(2, 2), "2.bias": torch.zeros(1)}, path)
+    with pytest.raises(
+        ValueError, match=r"it lacks 0.bias, 1.bias, 1.weight; it has, but the network has not,"
+    ):
+        load_weights(network, path)
+    with pytest.raises(ValueError, match=r"it has in other shapes 0.weight \(2, 2\) for \(3, 2\)"):
+        load_weights(network, path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot be read as a state dict"):
+        load_weights(network, path)
+    torch.save([1], path)
+    with pytest.raises(ValueError, match="must hold a state dict"):
+        load_weights(network, path)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        load_weights(network, tmp_path / "none.safetensors")

@@ -268,7 +268,8 @@ Status check_plan(const ScheduleTables& t, Dtype storage, int64_t images, Purpos
   if (resident && resident_bytes(draft.arena_bytes, draft.stage_bytes) > largest_shared)
     return unsupported("the values do not fit into a multiprocessor's memory");
   for (const Problem& p : draft.problems)
-    if (images * p.out_height * p.out_width >= largest_positions ||
+    // Kernels number positions by int, and those of a tile behind the last one, too.
+    if (images * p.out_height * p.out_width >= largest_positions - p.rows ||
         (p.other.channels && images * p.input.height * p.input.width >= largest_positions))
       return unsupported("more than 2^31 positions of one value at a time; run fewer images at once");
   for (const Problem& p : draft.problems)

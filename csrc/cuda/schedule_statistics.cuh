@@ -100,7 +100,7 @@ LASFAST_DEVICE void pool_statistics(const PassArgs& pass, const Problem& p, int 
 LASFAST_DEVICE void take_statistics(const PassArgs& pass, const Problem& p, const Tile& tile,
                                     const float* values, int pitch, Moments* moments) {
   const int thread = device::thread_index(), c = tile.column + thread;
-  const int count = static_cast<int>(tile.end - tile.first), row = static_cast<int>(tile.first) / p.rows;
+  const int count = tile.end - tile.first, row = tile.first / p.rows;
   Column column = column_moments(values, pitch, count, p.columns, moments);
   if (thread < p.columns && c < p.out_pitch) {
     if (p.bias >= 0 && c < p.out_channels) column.mean += pass.biases[p.bias + c];

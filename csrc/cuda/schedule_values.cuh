@@ -122,14 +122,14 @@ struct Finish {
 
 // A tile of a problem's output: positions first .. end - 1, and p.columns channels from `column` on.
 struct Tile {
-  int64_t first, end;
-  int column;
+  int first, end, column;
 
   LASFAST_DEVICE Tile(const PassArgs& pass, const Problem& p, int64_t tile) {
     const int64_t total = pass.count * p.out_height * p.out_width;
     column = static_cast<int>(tile % p.column_tiles) * p.columns;
-    first = tile / p.column_tiles * p.rows;
-    end = first + p.rows < total ? first + p.rows : total;
+    // The last tile ends below 2^31 (check_plan); ints take fewer registers.
+    first = static_cast<int>(tile / p.column_tiles) * p.rows;
+    end = static_cast<int>(first + p.rows < total ? first + p.rows : total);
   }
   // The tile of this block, where the blocks of a launch are the tiles of its problems.
   LASFAST_DEVICE Tile(const PassArgs& pass, const Problem& p)

@@ -192,3 +192,9 @@ def test_bad_cuda_calls_are_refused() -> None:
     assert schedule.module.schedule_plan_bytes_cuda(schedule.native(), 0, 2, False) == 0
     with pytest.raises(RuntimeError, match="fewer images"):
         schedule.module.schedule_plan_cuda(schedule.native(), 0, False, 2, False, plan.data_ptr())
+    for images, fits in ((143165500, True), (143165576, False)):  # whose last tile ends beyond 2^31 positions
+        schedule = Schedule(isa_number("cuda"))
+        source, output = schedule.value(8, 3, 5), schedule.value(8, 3, 5)
+        schedule.add(Kind.INPUT, -1, source)
+        schedule.add(Kind.COMBINE, source, output)
+        assert bool(schedule.module.schedule_plan_bytes_cuda(schedule.native(), 0, images, False)) is fits

@@ -152,7 +152,7 @@ profile() {
   shift 2
   has ncu "$name" && excuse="ERR_NVGPUCTRPERM\|LibraryNotLoaded" measure "$name" "$limit" \
     ncu --clock-control none --profile-from-start off --section SpeedOfLight --section Occupancy \
-    --section WarpStateStats --kernel-name "regex:^(conv|warpgroup_conv|resident|merge|grad_weight|reduce)$" \
+    --section WarpStateStats --kernel-name "regex:^(conv|warpgroup_conv|resident|grad_weight|reduce)$" \
     "${module[@]}" benchmarks.profile_kernels --device "$device" "$@"
 }
 
@@ -274,7 +274,7 @@ operations limits 10 benchmarks/bench_limits.py -k "bf16 or copy"
 operations tiles 35 benchmarks/bench_tiles.py -k bf16 "${smallest[@]}"
 profile profile-tiles 25 "conv 128x16" "conv 128x64" "conv 128x128" "conv 128x128 by warpgroups" \
   "conv 256x128 by warpgroups"
-profile profile-others 25 resident merge grad_weight reduce
+profile profile-others 25 resident statistics grad_weight reduce
 # (Compiling takes PyTorch most of a minute for each workload.)
 evaluation evaluate-bf16 60 bf16 nir-residual nir-plain --ways levels resident --compiled
 training train-bf16 40 bf16 nir-residual --without compiled

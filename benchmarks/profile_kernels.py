@@ -1,11 +1,10 @@
 """Launches the kernels that matter most, each once and large enough to fill a GPU, for Nsight Compute.
 
-    ncu --profile-from-start off --kernel-name "regex:^(conv|merge)$" --clock-control none \\
-        --section SpeedOfLight python -m benchmarks.profile_kernels "conv 128x64" merge
+    ncu --profile-from-start off --kernel-name "regex:^conv$" --clock-control none \\
+        --section SpeedOfLight python -m benchmarks.profile_kernels "conv 128x64" statistics
 
 Profiling is on for one launch of each name alone, after all that goes before it. The profiles come in the
-order of the names that are printed; `merge` has two, since the convolution whose statistics are merged comes
-first. (ncu compares names without namespaces and template arguments.)
+order of the names that are printed. (ncu compares names without namespaces and template arguments.)
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def main() -> None:
         "conv 128x128 by warpgroups": partial(conv, 128, 128, True),
         "conv 256x128 by warpgroups": partial(conv, 256, 128, True),
         "resident": resident,
-        "merge": merge,
+        "statistics": statistics,
         "grad_weight": grad_weight,
         "reduce": reduce,
     }
@@ -109,8 +108,8 @@ def resident(device: str) -> Run:
     return finished(run, device)
 
 
-def merge(device: str) -> Run:
-    """Return the launch of a convolution in calibration and of what merges its statistics."""
+def statistics(device: str) -> Run:
+    """Return the launch of a convolution in calibration, whose last blocks pool its statistics."""
     weight = torch.randn(64, 64, 3, 3, device=device) / 24
     return finished(native_run(weight, random_images(128, 64, 16, device), "bf16", True), device)
 

@@ -120,7 +120,7 @@ def _approximate(space: ProductSpace, bound: Bound, cost: Cost, contexts: Sequen
     shares: Table = [[0.0] * len(options) for options in space.options]
     here = {one: known for one in contexts if (known := _cost_of(bound, cost, one)) is not None}
     if not here:
-        raise UnknownCostError(f"{bound.cost} must be known for some architecture, got none of {contexts}")
+        known_cost(bound.cost, cost, contexts[0])  # raises an error that says why it is not known
     for context, known in here.items():
         for decision, options in enumerate(space.options):
             for place, option in enumerate(options):

@@ -67,7 +67,7 @@ def code_of(
     numbers = dict.fromkeys(values[one] for one in read)
     if not 1 <= len(numbers) <= Code.MOST_READS:
         raise UntraceableError(f"it computes with {len(numbers)} values at once")
-    like = next(network.parameters(), torch.zeros(0))
+    like = next(network.parameters(), torch.zeros(0, dtype=torch.float32))
     found = []
     for order in permutations(numbers):
         places = {one: order.index(values[one]) for one in read}

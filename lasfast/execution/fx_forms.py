@@ -83,6 +83,8 @@ def _item(reader: Reader, node: fx.Node) -> None:
     source, index = node.args
     fact = reader.fact(source)
     if isinstance(fact, tuple) and isinstance(index, int):
+        if not -len(fact) <= index < len(fact):
+            raise UntraceableError(f"{named(node)} takes item {index} of {len(fact)}")
         item = fact[index]
         if isinstance(item, Channels):
             reader.append(node, layers.Slice(item.start, item.count), item.value)

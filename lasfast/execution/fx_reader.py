@@ -157,6 +157,8 @@ class Reader:
             if node.op == "call_function" and not is_library(node.target):
                 raise
             self.unread[node] = error
+            self.values.pop(node, None)  # it may have been the first part of a concatenation already
+            self.facts.pop(node, None)
             self.forget(before)
 
     def forget(self, count: int) -> None:
@@ -347,9 +349,13 @@ def _opaque(name: str, module: nn.Module, shape: Shape) -> tuple[layers.Opaque, 
     version = x._version
     try:
         with torch.no_grad():
-            result = copy.deepcopy(module)(x)  # a call may change a module
+            called = copy.deepcopy(module)
+            result = called(x)
     except Exception as error:  # whatever the module's own code raises
         raise UntraceableError(f"module {name!r}, a {kind}, fails on zeros {shape}: {error}") from error
+    for buffer, value in called.named_buffers():
+        if not torch.equal(value.nan_to_num(), module.get_buffer(buffer).nan_to_num()):
+            raise UntraceableError(f"module {name!r}, a {kind}, changes its buffer {buffer!r} at each call")
     params = sum(parameter.numel() for parameter in module.parameters())
     given = tuple(result.shape[1:]) if isinstance(result, torch.Tensor) and len(result) == len(x) else ()
     if given:

@@ -58,7 +58,7 @@ class Sizes:
 
     def __init__(self, network: nn.Module, image_shape: Shape) -> None:
         self._network = network
-        example = next(network.parameters(), torch.zeros(0))
+        example = next(network.parameters(), torch.zeros(0, dtype=torch.float32))
         self.device = example.device
         self._images = [
             torch.empty(number, *image_shape, device=_META, dtype=example.dtype) for number in (2, 3)

@@ -53,7 +53,7 @@ def norm_importance(group: ChannelGroup, modules: Mapping[str, nn.Module]) -> Te
 
 def _total(group: ChannelGroup, scores: Iterable[Tensor]) -> Tensor:
     """Return the sum of the scores of several modules, which count alike: each is relative to its mean."""
-    total = torch.zeros(group.channels)
+    total = torch.zeros(group.channels, dtype=torch.float32)
     for one in scores:
         total += (one / one.mean().clamp(min=torch.finfo(one.dtype).tiny)).cpu()
     return total

@@ -184,8 +184,9 @@ class ModelSupernet(Supernet):
 
     def _compare(self, model: nn.Module) -> None:
         """Raise ValueError unless the supernet computes what the model does, on two random images."""
-        example = next(model.parameters(), torch.zeros(0))
-        images = torch.randn(2, *self.image_shape, generator=torch.Generator().manual_seed(0))
+        example = next(model.parameters(), torch.zeros(0, dtype=torch.float32))
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(2, *self.image_shape, dtype=torch.float32, generator=generator)
         images = images.to(example.device, example.dtype)
         with torch.no_grad(), evaluation_mode(model), evaluation_mode(self):
             expected, found = model(images), self(images, self.full)

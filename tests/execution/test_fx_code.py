@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import lasfast
 from lasfast.costs.params import path_params
 from lasfast.execution.from_fx import UntraceableError, read, trace
 from lasfast.execution.to_fx import extract
@@ -101,6 +102,16 @@ class ReadsOnBothSides(Net):
         return one * other.sin()
 
 
+class JoinsWhatHasChanged(Net):
+    """A part of a concatenation lies in memory that was changed, so that none of it is known."""
+
+    def forward(self, x):
+        x = self.begin(x)
+        one, other = x[:, :2], x[:, 2:]
+        other += one
+        return torch.split(torch.cat([other, x, one], 1), 4, 1)[1].relu()
+
+
 class WritesToABuffer(Net):
     def forward(self, x):
         x = self.begin(x)
@@ -169,6 +180,41 @@ def test_what_is_no_function_of_values_is_refused(kind: type[nn.Module], message
     assert "%" not in text
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(network.shift, shift)
+
+
+def test_a_concatenation_of_what_has_changed_is_not_its_first_part() -> None:
+    with pytest.raises(UntraceableError, match="is read after .* may have changed it"):
+        trace(JoinsWhatHasChanged().eval(), (3, 8, 8))
+
+
+class KeepsACount(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        self.count += 1
+        return x * 2
+
+
+class CountsCalls(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.counter = KeepsACount()
+
+    def forward(self, x):
+        x = self.begin(x)
+        self.counter(x)
+        return x
+
+
+def test_a_module_that_changes_itself_is_named() -> None:
+    """Else it would not be called where nothing reads what it gives, or be called another number of times."""
+    network = CountsCalls().eval()
+    with pytest.raises(UntraceableError, match="a KeepsACount, changes its buffer 'count' at each call"):
+        trace(network, (3, 8, 8))
+    assert lasfast.calibrate(network, [torch.randn(4, 3, 8, 8) for _ in range(3)]) == "torch"
+    assert network.counter.count == 3
 
 
 class Sized(Net):

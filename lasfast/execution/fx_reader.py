@@ -39,6 +39,11 @@ class Size:
 
 
 BATCH = Size(0, 0)
+_SHAPED = (
+    *("view", "reshape", "expand", "broadcast_to", "repeat", "unflatten", "arange"),
+    *("zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full"),
+)
+"""The names of calls that take a shape, which may begin with the number of images."""
 Form = Callable[["Reader", fx.Node], None]
 """What reads a call: it makes the node a value or a fact, or raises UntraceableError."""
 
@@ -264,6 +269,8 @@ class Reader:
         for one in (*piece, *inputs):
             self.check_fresh(one)
         try:
+            for one in piece:
+                self.check_count(one)
             op, numbers = code_of(
                 self.network, piece, self.values, self.shapes, self.tracer.constants, writes=writes
             )
@@ -272,6 +279,23 @@ class Reader:
             raise UntraceableError(f"{error}; and {why}", part, line) from why
         self.of_one_size = self.of_one_size or op.shape is not None
         self.append(node, op, *numbers)
+
+    def check_count(self, node: fx.Node) -> None:
+        """Raise UntraceableError where a node computes with the number of images, other than shapes.
+
+        Trying it would not show what it does with many images.
+        """
+        if is_size(node) or getattr(callee(node), "__name__", "") in _SHAPED:
+            return
+        if any(is_size(source) and self.counts_images(source) for source in node.all_input_nodes):
+            raise UntraceableError("it computes with the number of images")
+
+    def counts_images(self, size: fx.Node) -> bool:
+        """Return whether a size depends on the number of images."""
+        if size in self.facts:
+            return self.facts[size] == BATCH
+        whole = size.op == "call_method" and size.target in ("numel", "nelement")
+        return whole or any(is_size(one) and self.counts_images(one) for one in size.all_input_nodes)
 
     def value(self, node: Any) -> int:
         """Return the number of the value that a node is."""

@@ -155,8 +155,8 @@ def _tried(op: Code, tensors: Sequence[Tensor], shapes: Sequence[Shape], like: T
     """Return the record with its output's shape, having tried that it treats images independently.
 
     Each image gives the same alone and among others, whatever these hold. Values have the dtype and the
-    device of `like`. Where the output has the shape of the first value for a larger image, too, it does so for
-    all.
+    device of `like`. Where the output has the shape of the first value for a larger image, too, it does so
+    for all.
     """
     devices = [like.device] if like.is_cuda else []
     with torch.no_grad(), torch.random.fork_rng(devices):

@@ -17,7 +17,7 @@ from lasfast.core.checks import as_ints, as_number, check_choice
 from lasfast.execution.from_fx import UntraceableError, trace
 from lasfast.execution.interpret import evaluation_mode
 from lasfast.execution.modules import copy_leading, move_like
-from lasfast.execution.to_fx import Statistics, copy_tensors, extract
+from lasfast.execution.to_fx import Statistics, copy_tensors, extract, is_reserved
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Path, Shape
 from lasfast.ir.stages import without_unread
@@ -213,8 +213,9 @@ def _read(model: nn.Module, image_shape: Shape) -> Layer:
         name = getattr(op, "module", "")
         if isinstance(op, layers.BatchNorm2d) and model.get_submodule(name).running_mean is None:
             raise ValueError(f"model must have running statistics in its batch norms, {name!r} has none")
-        if hasattr(fx.GraphModule, name.partition(".")[0]):
-            raise ValueError(f"model must have no module named as an attribute of GraphModule, got {name!r}")
+        for one in op.tensors if isinstance(op, layers.Code) else (name,):
+            if is_reserved(one):
+                raise ValueError(f"model must have nothing named as an attribute of GraphModule, got {one!r}")
     return program
 
 

@@ -255,6 +255,30 @@ def test_no_name_of_the_models_is_taken_for_another_module(one_thread: None) -> 
     assert close(network(x), model(x))
 
 
+class Wave(nn.Sequential):
+    """A network with code between two convolutions, an activation behind it, and a factor of some name."""
+
+    def __init__(self, factor: str = "factor") -> None:
+        super().__init__(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Linear(16, 5))
+        self.name = factor
+        self.register_parameter(factor, nn.Parameter(torch.rand(16, 1, 1)))
+        self.register_buffer("mask", torch.rand(16, 1, 1), persistent=False)
+        self.shift = torch.rand(16, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(torch.sin(self[0](x)).cos())
+        x = torch.sin(x) * self._parameters[self.name] * self.mask + self.shift
+        return self[2](self[1](x).mean((2, 3)))
+
+
+def test_layers_of_code_alone_have_names_that_networks_may_have(one_thread: None) -> None:
+    model, x = Wave().eval(), images()
+    supernet = from_model(model, SHAPE)
+    network = supernet.extract(supernet.full)
+    assert close(network(x), model(x))
+    assert network.state_dict().keys() == model.state_dict().keys()
+
+
 def broken(change: Callable[[nn.Module], Any]) -> nn.Module:
     model = Residual()
     change(model)
@@ -295,6 +319,7 @@ class Control(Residual):
             "running statistics in its batch norms, 'path.0.1' has none",
         ),
         (nn.ModuleDict, {}, TypeError, "model must be"),
+        *((Wave(name), {}, ValueError, f"attribute of GraphModule, got '{name}'") for name in ("code", "meta")),
     ],
 )
 def test_wrong_arguments(model: Any, arguments: dict[str, Any], error: type[Exception], text: str) -> None:

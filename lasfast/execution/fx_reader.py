@@ -39,6 +39,8 @@ class Size:
 
 
 BATCH = Size(0, 0)
+_APART = (layers.BatchNorm2d, layers.Dropout, layers.Opaque)
+"""The ops that may give something else each time, in training."""
 _SHAPED = (
     *("view", "reshape", "expand", "broadcast_to", "repeat", "unflatten", "arange"),
     *("zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full"),
@@ -226,7 +228,7 @@ class Reader:
             return
         if len(inputs) != op.arity:
             raise UntraceableError(f"{named(node)} reads {len(inputs)} value(s), not {op.arity}")
-        known = None if isinstance(op, layers.BatchNorm2d) else self.numbers.get((op, inputs))
+        known = None if isinstance(op, _APART) else self.numbers.get((op, inputs))
         if known is None:
             try:
                 shape = op.output_shape(*(self.shapes[number] for number in inputs))

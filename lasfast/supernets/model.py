@@ -203,7 +203,8 @@ def _read(model: nn.Module, image_shape: Shape) -> Layer:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     try:
-        program = without_unread(trace(model, image_shape))
+        with evaluation_mode(model):
+            program = without_unread(trace(model, image_shape))
     except UntraceableError as error:
         raise ValueError(f"model must be a network that lasfast can read, but {error}") from error
     shape = program.shapes(image_shape)[-1]

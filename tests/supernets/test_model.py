@@ -12,6 +12,7 @@ from torch import nn
 import lasfast
 from lasfast.engine import NativeBackend, TorchBackend
 from lasfast.engine.native_backend import why_missing
+from lasfast.ir.layers import Dropout
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import ModelSupernet, from_model
@@ -277,6 +278,39 @@ def test_layers_of_code_alone_have_names_that_networks_may_have(one_thread: None
     network = supernet.extract(supernet.full)
     assert close(network(x), model(x))
     assert network.state_dict().keys() == model.state_dict().keys()
+
+
+class Heads(Residual):
+    """A network whose two heads drop other values of the same features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(5, 4), nn.Linear(5, 4)])
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = super().forward(nn.functional.dropout(x, 0.1, self.training))
+        return self.heads[0](self.dropout(x)) + self.heads[1](self.dropout(x))
+
+
+def test_models_in_training_are_read_as_in_evaluation(one_thread: None) -> None:
+    model, x = Heads(), images()
+    supernet = from_model(model, SHAPE)
+    assert model.training
+    assert supernet.training
+    drops = [op for layer in supernet.path(supernet.full) for op in layer.ops if isinstance(op, Dropout)]
+    assert len(drops) == 2
+    assert close(supernet.eval()(x, supernet.full), model.eval()(x))
+
+
+def test_frozen_parameters_stay_frozen() -> None:
+    model = WithCode()
+    model.stem.requires_grad_(False)
+    model.scale.requires_grad_(False)
+    supernet = from_model(model, SHAPE)
+    for network in (supernet.network, supernet.extract((0,)), supernet.extract(supernet.full)):
+        trained = {name for name, one in network.named_parameters() if one.requires_grad}
+        assert trained == {name for name, one in model.named_parameters() if one.requires_grad}
 
 
 def broken(change: Callable[[nn.Module], Any]) -> nn.Module:

@@ -353,7 +353,8 @@ class Control(Residual):
             "running statistics in its batch norms, 'path.0.1' has none",
         ),
         (nn.ModuleDict, {}, TypeError, "model must be"),
-        *((Wave(name), {}, ValueError, f"attribute of GraphModule, got '{name}'") for name in ("code", "meta")),
+        (Wave("code"), {}, ValueError, "named as an attribute of GraphModule, got 'code'"),
+        (Wave("meta"), {}, ValueError, "named as an attribute of GraphModule, got 'meta'"),
     ],
 )
 def test_wrong_arguments(model: Any, arguments: dict[str, Any], error: type[Exception], text: str) -> None:

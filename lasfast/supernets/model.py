@@ -14,7 +14,7 @@ from torch import fx, nn
 from lasfast import costs
 from lasfast.constraints import Constraint
 from lasfast.core.checks import as_ints, as_number, check_choice
-from lasfast.execution.from_fx import UntraceableError, trace
+from lasfast.execution.from_fx import UntraceableError, read
 from lasfast.execution.interpret import evaluation_mode
 from lasfast.execution.modules import copy_leading, move_like
 from lasfast.execution.to_fx import Statistics, copy_tensors, extract, is_reserved
@@ -204,9 +204,12 @@ def _read(model: nn.Module, image_shape: Shape) -> Layer:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     try:
         with evaluation_mode(model):
-            program = without_unread(trace(model, image_shape))
+            found = read(model, image_shape)
     except UntraceableError as error:
         raise ValueError(f"model must be a network that lasfast can read, but {error}") from error
+    program = without_unread(found.layer)
+    if found.of_one_size:
+        program = replace(program, input_shape=image_shape)
     shape = program.shapes(image_shape)[-1]
     if len(shape) != 1:
         raise ValueError(f"model must give logits [N, classes], got [N, {', '.join(map(str, shape))}]")
@@ -232,7 +235,7 @@ def _with_prefix(layer: Layer) -> Layer:
             return replace(op, tensors=tuple(f"{NETWORK}.{name}" for name in op.tensors))
         return replace(op, module=f"{NETWORK}.{op.module}") if hasattr(op, "module") else op
 
-    return Layer(layer.name, tuple(map(prefixed, layer.ops)))
+    return replace(layer, ops=tuple(map(prefixed, layer.ops)))
 
 
 def _checked_shape(image_shape: Sequence[int]) -> Shape:

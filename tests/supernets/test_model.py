@@ -1,6 +1,7 @@
 """Supernets of models: their networks compute what one would cut out of the model by hand."""
 
 import copy
+import pickle
 import random
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from lasfast.ir.layers import Dropout
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import ModelSupernet, from_model
+from lasfast.train import adapt
 from tests.supernets.elastic_networks import cut_by_hand, shaken
 
 SHAPE = (3, 12, 12)
@@ -301,6 +303,30 @@ def test_models_in_training_are_read_as_in_evaluation(one_thread: None) -> None:
     drops = [op for layer in supernet.path(supernet.full) for op in layer.ops if isinstance(op, Dropout)]
     assert len(drops) == 2
     assert close(supernet.eval()(x, supernet.full), model.eval()(x))
+
+
+class Sized(Residual):
+    """A network that decides by the size of its images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x * 2 if x.shape[-1] < 14 else x)
+
+
+def test_what_was_read_for_one_size_is_not_run_for_others(one_thread: None) -> None:
+    model, x = Sized().eval(), images()
+    supernet, larger = from_model(model, SHAPE), torch.zeros(4, 3, 16, 16)
+    assert close(supernet(x, supernet.full), model(x))
+    assert pickle.loads(pickle.dumps(supernet.path(supernet.full)[0])).input_shape == SHAPE
+    labels = torch.arange(4)
+    evaluator = lasfast.Evaluator(supernet, larger, (larger, labels), backend="torch")
+    calls: list[Callable[[], Any]] = [
+        lambda: supernet(larger, supernet.full),
+        lambda: evaluator([supernet.full]),
+        lambda: adapt(supernet, (larger, labels), epochs=1, batch_size=2),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"read for inputs of shape \(3, 12, 12\) and may do otherwise"):
+            call()
 
 
 def test_frozen_parameters_stay_frozen() -> None:

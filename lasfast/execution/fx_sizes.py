@@ -68,7 +68,12 @@ class Sizes:
         self._values: list[dict[fx.Node, Any]] = [{} for _ in self._images]
 
     def value(self, node: fx.Node) -> Any:
-        """Return what a size is; RuntimeError where it depends on the number of images."""
+        """Return what a size is; RuntimeError where it depends on the number of images, or on a dtype.
+
+        Dtypes change: by autocast, and where the network is moved.
+        """
+        if _is_of_dtype(node):
+            raise RuntimeError("it decides by the dtype of a value")
         with _tracing_paused(), torch.no_grad():
             if self._twin is None:
                 self._twin = _without_memory(self._network)
@@ -113,6 +118,11 @@ class Sizes:
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
         return target(*args, **kwargs)
+
+
+def _is_of_dtype(size: fx.Node) -> bool:
+    asked = size.target is getattr and size.args[1] == "dtype"
+    return asked or any(is_size(one) and _is_of_dtype(one) for one in size.all_input_nodes)
 
 
 def _is_computed(size: fx.Node) -> bool:

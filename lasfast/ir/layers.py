@@ -403,8 +403,8 @@ class Layer:
         """Raise ValueError where the layer does not hold for inputs of this shape, though they may fit."""
         if self.input_shape not in (None, shape):
             raise ValueError(
-                f"layer {self.name!r}: it was read for inputs of shape {self.input_shape} and may do otherwise "
-                f"with others, got {shape}"
+                f"layer {self.name!r}: it was read for inputs of shape {self.input_shape} and may do "
+                f"otherwise with others, got {shape}"
             )
 
 

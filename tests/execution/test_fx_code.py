@@ -193,10 +193,11 @@ def test_sizes_decide_for_images_of_one_shape(asks) -> None:
         lambda x: max(1, x.shape[0] - 100) > 1,
         lambda x: x.shape == (100, 4, 6, 6),
         lambda x: x.shape[0] // 100 == 0,
+        lambda x: x.dtype == torch.float32,
         lambda x: bool(x.sum() > 0),
     ],
 )
-def test_neither_the_number_of_images_nor_values_decide(asks) -> None:
-    with pytest.raises(UntraceableError, match=r"number of images|control flow") as caught:
+def test_neither_numbers_of_images_nor_dtypes_nor_values_decide(asks) -> None:
+    with pytest.raises(UntraceableError, match=r"number of images|dtype|control flow") as caught:
         trace(Sized(asks).eval(), (3, 8, 8))
     assert f"{__file__}:" in str(caught.value)

@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -173,8 +174,7 @@ class ModelSupernet(Supernet):
             self.add_opaque(f"{NETWORK}.{name}", copy.deepcopy(model.get_submodule(name)))
         with torch_seed(0):  # the caller's generator stays as it is
             self.create_modules(self.path(self.full))
-        read = [name for op in program.ops if isinstance(op, layers.Code) for name in op.tensors]
-        copy_tensors(self.network, dict(model.named_modules()), read)
+        copy_tensors(self.network, dict(model.named_modules()), _read_by_code(program))
         for name in _modules_of(program) - opaque:
             source, own = model.get_submodule(name), self.network.get_submodule(name)
             move_like(own, source)
@@ -220,7 +220,24 @@ def _read(model: nn.Module, image_shape: Shape) -> Layer:
         for one in op.tensors if isinstance(op, layers.Code) else (name,):
             if is_reserved(one):
                 raise ValueError(f"model must have nothing named as an attribute of GraphModule, got {one!r}")
+    _check_shared(model, program)
     return program
+
+
+def _check_shared(model: nn.Module, program: Layer) -> None:
+    """Raise ValueError where two modules share a parameter: each would get channels sorted by its own."""
+    modules = [model.get_submodule(name).named_parameters(name) for name in sorted(_modules_of(program))]
+    everything = dict(model.named_parameters(remove_duplicate=False))
+    of_code = [(name, everything[name]) for name in _read_by_code(program) if name in everything]
+    first: dict[int, str] = {}
+    for name, parameter in chain(*modules, of_code):
+        known = first.setdefault(parameter.data_ptr(), name)
+        if known != name and parameter.numel():
+            raise ValueError(f"model must have no weight that its modules share, got {known!r}, {name!r} too")
+
+
+def _read_by_code(program: Layer) -> list[str]:
+    return [name for op in program.ops if isinstance(op, layers.Code) for name in op.tensors]
 
 
 def _modules_of(program: Layer) -> set[str]:

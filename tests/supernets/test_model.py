@@ -305,6 +305,14 @@ def test_models_in_training_are_read_as_in_evaluation(one_thread: None) -> None:
     assert close(supernet.eval()(x, supernet.full), model.eval()(x))
 
 
+class Tied(Residual):
+    """A network of which two modules share a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path[2][0].weight = self.path[0][0].weight
+
+
 class Sized(Residual):
     """A network that decides by the size of its images."""
 
@@ -379,6 +387,12 @@ class Control(Residual):
             "running statistics in its batch norms, 'path.0.1' has none",
         ),
         (nn.ModuleDict, {}, TypeError, "model must be"),
+        (
+            Tied(),
+            {},
+            ValueError,
+            "no weight that its modules share, got 'path.0.0.weight', 'path.2.0.weight'",
+        ),
         (Wave("code"), {}, ValueError, "named as an attribute of GraphModule, got 'code'"),
         (Wave("meta"), {}, ValueError, "named as an attribute of GraphModule, got 'meta'"),
     ],

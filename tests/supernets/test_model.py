@@ -391,7 +391,7 @@ class Control(Residual):
             Tied(),
             {},
             ValueError,
-            "no weight that its modules share, got 'path.0.0.weight', 'path.2.0.weight'",
+            "no weight that its modules share, got 'path.0.0.weight'",
         ),
         (Wave("code"), {}, ValueError, "named as an attribute of GraphModule, got 'code'"),
         (Wave("meta"), {}, ValueError, "named as an attribute of GraphModule, got 'meta'"),

@@ -121,8 +121,10 @@ class Sizes:
 
 
 def _is_of_dtype(size: fx.Node) -> bool:
-    asked = size.target is getattr and size.args[1] == "dtype"
-    return asked or any(is_size(one) and _is_of_dtype(one) for one in size.all_input_nodes)
+    """Return whether a size is a dtype, or depends on one."""
+    if size.target is getattr and size.args[1] == "dtype":
+        return True
+    return any(is_size(one) and _is_of_dtype(one) for one in size.all_input_nodes)
 
 
 def _is_computed(size: fx.Node) -> bool:

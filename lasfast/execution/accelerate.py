@@ -23,6 +23,8 @@ from lasfast.nn.plain import is_plain
 
 _OTHER = Opaque("", out_channels=1)
 """The record of a node that fusion does not know: it can be the head of a fused chain, no other part."""
+CONSTANTS = "_lasfast_constants"
+"""The attribute of an accelerated model that has the tensors which its code makes."""
 
 
 def accelerate(model: nn.Module) -> nn.Module:
@@ -73,7 +75,7 @@ class _Accelerated:
     training: bool
     _lasfast_kind: type[nn.Module]
     _lasfast_graphs: dict[bool, fx.Graph]
-    _lasfast_constants: tuple[str, ...]
+    _lasfast_constants: nn.Module
 
     @property
     def fused_graph(self) -> fx.Graph:
@@ -84,9 +86,13 @@ class _Accelerated:
         """Return a module of the model's own class that shares everything with this one."""
         assert isinstance(self, nn.Module)
         model: nn.Module = _shared(self, self._lasfast_kind)
-        for name in self._lasfast_constants:
-            delattr(model, name)
+        del vars(model)[CONSTANTS]
         return model
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        """Move the constants, too: they are no buffers, since the model has the same buffers."""
+        self._lasfast_constants._apply(fn)
+        return super()._apply(fn, recurse)  # type: ignore[misc]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         result = memo[id(self)] = accelerate(copy.deepcopy(self._lasfast_original(), memo))
@@ -103,6 +109,12 @@ def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool) -> nn.Mod
     """
     kind = type(model)
     graphs = list(dict.fromkeys(reading.graphs.values()))
+    constants = nn.Module()
+    for name, value in reading.constants.items():
+        constants.register_buffer(name, value, persistent=False)
+    for node in (node for graph in graphs for node in graph.nodes):
+        if node.op == "get_attr" and node.target in reading.constants:
+            node.target = f"{CONSTANTS}.{node.target}"
     runs = {graph: _compiled(graph, kind.__name__) for graph in graphs}
     in_evaluation, in_training = (runs[reading.graphs[training]] for training in (False, True))
     required = sum(node.op == "placeholder" for node in reading.graphs[True].nodes)
@@ -123,7 +135,6 @@ def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool) -> nn.Mod
         "forward": forward,
         "_lasfast_kind": kind,
         "_lasfast_graphs": reading.graphs,
-        "_lasfast_constants": tuple(reading.constants),
         "__module__": kind.__module__,
     }
     try:
@@ -131,8 +142,7 @@ def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool) -> nn.Mod
     except TypeError as error:  # its class wants arguments, or lets nobody inherit
         raise ValueError(f"model must be of a class that others can inherit from: {error}") from error
     network: nn.Module = _shared(model, accelerated)
-    for name, value in reading.constants.items():
-        network.register_buffer(name, value, persistent=False)
+    vars(network)[CONSTANTS] = constants
     structure = Structure(network, _called(graphs))
     return network
 
@@ -154,11 +164,12 @@ def _compiled(graph: fx.Graph, name: str) -> Callable[..., Any]:
 
 
 def _shared(model: nn.Module, kind: type) -> Any:
-    """Return a module of another class with the attributes of a model, the same objects."""
+    """Return a module of another class with the attributes of a model, the same objects.
+
+    What replaces a parameter, a buffer or a submodule of the one does so in the other: they have one table.
+    """
     result: Any = object.__new__(kind)
     vars(result).update(vars(model))
-    for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-        vars(result)[name] = copy.copy(vars(model)[name])
     for one in kind.__mro__:
         for name in one.__dict__.get("__slots__", ()):
             if hasattr(model, name):

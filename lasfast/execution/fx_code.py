@@ -17,6 +17,7 @@ from lasfast.execution.interpret import function_of
 from lasfast.ir.layers import Code, Shape
 
 _MOST_ELEMENTS = 256
+_IMAGES = 4  # with which code is tried: an even number, so that none keeps its place where they are reversed
 _IMPORTS = {
     "torch": "import torch",
     "device": "from torch import device",
@@ -154,19 +155,25 @@ def _tensor(network: nn.Module, name: str) -> Tensor:
 def _tried(op: Code, tensors: Sequence[Tensor], shapes: Sequence[Shape], like: Tensor) -> Code:
     """Return the record with its output's shape, having tried that it treats images independently.
 
-    Values have the dtype and the device of `like`. Where the output has the shape of the first value for a
-    larger image, too, it does so for all.
+    Each image gives the same alone and among others, whatever these hold. Values have the dtype and the
+    device of `like`. Where the output has the shape of the first value for a larger image, too, it does so
+    for all.
     """
     devices = [like.device] if like.is_cuda else []
     with torch.no_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(0)
-        inputs = [torch.randn(3, *shape, dtype=like.dtype, device=like.device) for shape in shapes]
+        inputs = [torch.randn(_IMAGES, *shape, dtype=like.dtype, device=like.device) for shape in shapes]
         result = _run(op, tensors, inputs)
         shape = tuple(result.shape[1:])
-        for other in (_run(op, tensors, inputs), _run(op, tensors, [one[1:2] for one in inputs])):
-            expected = result if len(other) == len(result) else result[1:2]
-            if not torch.allclose(other, expected, rtol=1e-2, atol=1e-3, equal_nan=True):
-                raise UntraceableError("it draws random numbers, or mixes images of a batch")
+        others = [one.clone() for one in inputs]
+        for one in others:
+            one[0], one[2:] = torch.inf, -torch.inf
+        found = [(_run(op, tensors, inputs), result), (_run(op, tensors, others)[1], result[1])]
+        for image in range(_IMAGES):
+            alone = slice(image, image + 1)
+            found.append((_run(op, tensors, [one[alone] for one in inputs]), result[alone]))
+        if not all(torch.allclose(*pair, rtol=1e-2, atol=1e-3, equal_nan=True) for pair in found):
+            raise UntraceableError("it draws random numbers, or mixes images of a batch")
         follows = shape == shapes[0] and _follows(op, tensors, shapes, like)
         return op if follows else replace(op, shape=shape)
 

@@ -40,6 +40,13 @@ class Size:
 
 
 BATCH = Size(0, 0)
+_APART = (layers.BatchNorm2d, layers.Dropout, layers.Opaque)
+"""The ops that may give something else each time, in training."""
+_SHAPED = (
+    *("view", "reshape", "expand", "broadcast_to", "repeat", "unflatten", "arange"),
+    *("zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full"),
+)
+"""The names of calls that take a shape, which may begin with the number of images."""
 Form = Callable[["Reader", fx.Node], None]
 """What reads a call: it makes the node a value or a fact, or raises UntraceableError."""
 
@@ -236,7 +243,7 @@ class Reader:
             return
         if len(inputs) != op.arity:
             raise UntraceableError(f"{named(node)} reads {len(inputs)} value(s), not {op.arity}")
-        known = None if isinstance(op, layers.BatchNorm2d) else self.numbers.get((op, inputs))
+        known = None if isinstance(op, _APART) else self.numbers.get((op, inputs))
         if known is None:
             try:
                 shape = op.output_shape(*(self.shapes[number] for number in inputs))
@@ -280,6 +287,8 @@ class Reader:
         for one in (*piece, *inputs):
             self.check_fresh(one)
         try:
+            for one in piece:
+                self.check_count(one)
             op, numbers = code_of(
                 self.network, piece, self.values, self.shapes, self.tracer.constants, writes=writes
             )
@@ -288,6 +297,23 @@ class Reader:
             raise UntraceableError(f"{error}; and {why}", part, line) from why
         self.of_one_size = self.of_one_size or op.shape is not None
         self.append(node, op, *numbers)
+
+    def check_count(self, node: fx.Node) -> None:
+        """Raise UntraceableError where a node computes with the number of images, other than shapes.
+
+        Trying it would not show what it does with many images.
+        """
+        if is_size(node) or getattr(callee(node), "__name__", "") in _SHAPED:
+            return
+        if any(is_size(source) and self.counts_images(source) for source in node.all_input_nodes):
+            raise UntraceableError("it computes with the number of images")
+
+    def counts_images(self, size: fx.Node) -> bool:
+        """Return whether a size depends on the number of images."""
+        if size in self.facts:
+            return self.facts[size] == BATCH
+        whole = size.op == "call_method" and size.target in ("numel", "nelement")
+        return whole or any(is_size(one) and self.counts_images(one) for one in size.all_input_nodes)
 
     def value(self, node: Any) -> int:
         """Return the number of the value that a node is."""
@@ -350,12 +376,12 @@ def _opaque(name: str, module: nn.Module, shape: Shape) -> tuple[layers.Opaque, 
     try:
         with torch.no_grad():
             called = copy.deepcopy(module)
+            before = _buffers(called)
             result = called(x)
     except Exception as error:  # whatever the module's own code raises
         raise UntraceableError(f"module {name!r}, a {kind}, fails on zeros {shape}: {error}") from error
-    for buffer, value in called.named_buffers():
-        if not torch.equal(value.nan_to_num(), module.get_buffer(buffer).nan_to_num()):
-            raise UntraceableError(f"module {name!r}, a {kind}, changes its buffer {buffer!r} at each call")
+    for buffer in [one for one, state in _buffers(called).items() if state != before.get(one)]:
+        raise UntraceableError(f"module {name!r}, a {kind}, changes its buffer {buffer!r} at each call")
     params = sum(parameter.numel() for parameter in module.parameters())
     given = tuple(result.shape[1:]) if isinstance(result, torch.Tensor) and len(result) == len(x) else ()
     if given:
@@ -365,3 +391,8 @@ def _opaque(name: str, module: nn.Module, shape: Shape) -> tuple[layers.Opaque, 
         shares = result.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
         return op, x._version != version, shares
     raise UntraceableError(f"module {name!r} is a {kind}, which makes {given or type(result)} of {shape}")
+
+
+def _buffers(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return what tells whether buffers were written to or replaced, by name."""
+    return {name: (id(buffer), buffer._version) for name, buffer in module.named_buffers()}

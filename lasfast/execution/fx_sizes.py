@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
@@ -67,14 +68,29 @@ class Sizes:
         self._values: list[dict[fx.Node, Any]] = [{} for _ in self._images]
 
     def value(self, node: fx.Node) -> Any:
-        """Return what a size is; RuntimeError where it depends on the number of images."""
+        """Return what a size is; RuntimeError where it depends on the number of images, or on a dtype.
+
+        Dtypes change: by autocast, and where the network is moved.
+        """
+        if _is_of_dtype(node):
+            raise RuntimeError("it decides by the dtype of a value")
         with _tracing_paused(), torch.no_grad():
             if self._twin is None:
                 self._twin = _without_memory(self._network)
             one, other = (self._value(number, node) for number in range(len(self._images)))
-        if one != other:
-            raise RuntimeError("it decides by the number of images")
+            if one != other or self._follows_batch(node):
+                raise RuntimeError("it decides by the number of images")
         return one
+
+    def _follows_batch(self, node: fx.Node) -> bool:
+        """Return whether a size depends on the number of images, if only where there are many."""
+        one, other = (values[node] for values in self._values)
+        inputs = [source for source in node.all_input_nodes if is_size(source)]
+        if not inputs or node.target is operator.getitem:
+            return bool(one != other)
+        if node.target in (operator.eq, operator.ne) and not any(map(_is_computed, inputs)):
+            return not _is_settled(*([_operands(node, values) for values in self._values]))
+        return any(map(self._follows_batch, inputs))
 
     def _value(self, number: int, wanted: fx.Node) -> Any:
         """Run all nodes up to one, in their order: they may change values in place."""
@@ -102,6 +118,34 @@ class Sizes:
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
         return target(*args, **kwargs)
+
+
+def _is_of_dtype(size: fx.Node) -> bool:
+    """Return whether a size is a dtype, or depends on one."""
+    if size.target is getattr and size.args[1] == "dtype":
+        return True
+    return any(is_size(one) and _is_of_dtype(one) for one in size.all_input_nodes)
+
+
+def _is_computed(size: fx.Node) -> bool:
+    """Return whether a size is no shape or part of one, but computed of such."""
+    inputs = [source for source in size.all_input_nodes if is_size(source)]
+    return bool(inputs) and (size.target is not operator.getitem or any(map(_is_computed, inputs)))
+
+
+def _operands(node: fx.Node, values: Mapping[fx.Node, Any]) -> list[tuple[Any, ...]]:
+    """Return the two sizes or shapes that a node compares, as tuples."""
+    given = fx.node.map_arg(node.args, values.__getitem__)
+    return [tuple(one) if isinstance(one, tuple | list) else (one,) for one in given]
+
+
+def _is_settled(few: Sequence[tuple[Any, ...]], more: Sequence[tuple[Any, ...]]) -> bool:
+    """Return whether two shapes, here for two numbers of images, are equal for all numbers, or for none."""
+    if few[0] == few[1] and more[0] == more[1]:
+        return True
+    positions = zip(zip(*few, strict=False), zip(*more, strict=False), strict=False)
+    kept = [pair for pair, later in positions if pair == later]
+    return len(few[0]) != len(few[1]) or any(one != other for one, other in kept)
 
 
 def _without_memory(network: nn.Module) -> nn.Module:

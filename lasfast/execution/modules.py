@@ -121,8 +121,13 @@ def move_like(module: nn.Module, source: nn.Module) -> None:
 
 
 def copy_leading(target: nn.Module, source: nn.Module) -> None:
-    """Copy every parameter and buffer of `source` into `target`, of each the leading part that fits."""
+    """Copy every parameter and buffer of `source` into `target`, of each the leading part that fits.
+
+    Parameters that are frozen stay so.
+    """
     tensors = dict(source.state_dict(keep_vars=True))
     with torch.no_grad():
         for name, tensor in target.state_dict(keep_vars=True).items():
             tensor.copy_(leading(tensors[name], *tensor.shape))
+    for name, parameter in target.named_parameters():
+        parameter.requires_grad_(tensors[name].requires_grad)

@@ -6,7 +6,7 @@ import copy
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -100,8 +100,9 @@ def copy_tensors(root: nn.Module, owners: Mapping[str, nn.Module], names: Sequen
         place = root.get_submodule(owner)
         if isinstance(tensor, nn.Parameter):
             place.register_parameter(last, nn.Parameter(tensor.detach().clone(), tensor.requires_grad))
-        else:
-            place.register_buffer(last, tensor.clone())
+        else:  # a tensor that is no buffer is in no state dict, either
+            saved = last in owners[owner]._buffers and last not in owners[owner]._non_persistent_buffers_set
+            place.register_buffer(last, tensor.clone(), persistent=saved)
 
 
 def _call(graph: fx.Graph, op: Op, name: str, inputs: list[fx.Node]) -> fx.Node:
@@ -164,10 +165,21 @@ _FUNCTIONS: dict[type[Op], Callable[..., fx.Node]] = {
 """The ops that become calls of functions in the network, not modules of it."""
 
 
+def is_reserved(name: str) -> bool:
+    """Return whether an extracted network has an attribute of its own where a dotted name begins."""
+    return hasattr(_empty(), name.partition(".")[0])
+
+
+@lru_cache(maxsize=1)
+def _empty() -> fx.GraphModule:
+    return fx.GraphModule(nn.Module(), fx.Graph())
+
+
 def _free_name(layer: Layer, number: int, op: Op, taken: Collection[str]) -> str:
     """Return a name for an op without weights: below the layer's, unless that is an op's own."""
     kind = getattr(op, "kind", type(op).__name__.lower())
     name = f"{layer.name}{'_' if layer.name in taken else '.'}{kind}{number}"
+    name = f"layer_{name}" if is_reserved(name) else name
     while name in taken or any(one.startswith(f"{name}.") for one in taken):
         name += "_"
     return name

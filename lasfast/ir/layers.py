@@ -12,7 +12,7 @@ Records are plain data and import no torch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar, Literal
 
@@ -354,18 +354,23 @@ class Code(Op):
 
 @dataclass(frozen=True)
 class Layer:
-    """A straight-line program of ops with a name, immutable and hashable."""
+    """A straight-line program of ops with a name, immutable and hashable.
+
+    `input_shape` is the one shape of its input that it holds for, where it was read off a network that may do
+    otherwise with others; None where it holds for any that fits.
+    """
 
     _hash: ClassVar[int]
     name: str
     ops: tuple[Op, ...]
+    input_shape: Shape | None = field(default=None, repr=False)
 
     def __hash__(self) -> int:
         return self._hash
 
-    def __reduce__(self) -> tuple[type[Layer], tuple[str, tuple[Op, ...]]]:
+    def __reduce__(self) -> tuple[type[Layer], tuple[str, tuple[Op, ...], Shape | None]]:
         # Python salts the hashes of strings in each process, so a pickle must not carry the hash.
-        return Layer, (self.name, self.ops)
+        return Layer, (self.name, self.ops, self.input_shape)
 
     def __post_init__(self) -> None:
         # Prefix trees and caches look layers up all the time; hashing all ops each time is slow.
@@ -394,9 +399,18 @@ class Layer:
         """Return the shape of every value, the input's first; ValueError where an op does not fit."""
         return _shapes(self, tuple(input_shape))
 
+    def check_input(self, shape: Shape) -> None:
+        """Raise ValueError where the layer does not hold for inputs of this shape, though they may fit."""
+        if self.input_shape not in (None, shape):
+            raise ValueError(
+                f"layer {self.name!r}: it was read for inputs of shape {self.input_shape} and may do "
+                f"otherwise with others, got {shape}"
+            )
+
 
 @lru_cache(maxsize=2**16)  # many architectures share few layers
 def _shapes(layer: Layer, input_shape: Shape) -> tuple[Shape, ...]:
+    layer.check_input(input_shape)
     shapes = [input_shape]
     for op, sources in layer.steps():
         try:

@@ -39,15 +39,17 @@ def part(program: Layer, numbers: Iterable[int], name: str) -> Layer:
     steps = list(program.steps())
     places: dict[int, int] = {}
     ops: list[Op] = []
+    input_shape = None
     for number in numbers:
         op, sources = steps[number - 1]
         if not ops:
             places[sources[0]] = 0
+            input_shape = program.input_shape if sources[0] == 0 else None
         inputs = tuple(places[source] for source in sources)
         # Equal layers must be equal records: reading the value just before is always the empty tuple.
         ops.append(replace(op, inputs=() if inputs == (len(ops),) else inputs))
         places[number] = len(ops)
-    return Layer(name, tuple(ops))
+    return Layer(name, tuple(ops), input_shape)
 
 
 def cut(program: Layer) -> tuple[range, ...]:

@@ -88,7 +88,9 @@ class Supernet(nn.Module, ABC):
         supernet's running statistics; in evaluation mode it uses the running statistics.
         """
         run = self.layer_runner()
-        for layer in self.path(architecture):
+        path = self.path(architecture)
+        path[0].check_input(tuple(x.shape[1:]))
+        for layer in path:
             x = run(layer, x)
         return x
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count, takewhile
 from math import lcm
 from typing import Literal, TypeAlias
@@ -154,7 +154,7 @@ class ElasticNetwork:
             for place, op in zip(self._spans[number], layer.ops, strict=True):
                 source = self._steps[place - 1][1][0]
                 ops.append(narrowed(op, self._entries(source, widths), self._entries(place, widths)))
-            self._made[key] = Layer(layer.name, tuple(ops))
+            self._made[key] = replace(layer, ops=tuple(ops))
         return self._made[key]
 
     def _entries(self, value: int, widths: Sequence[int]) -> int:

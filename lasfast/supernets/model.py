@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from torch import fx, nn
 from lasfast import costs
 from lasfast.constraints import Constraint
 from lasfast.core.checks import as_ints, as_number, check_choice
-from lasfast.execution.from_fx import UntraceableError, trace
+from lasfast.execution.from_fx import UntraceableError, read
 from lasfast.execution.interpret import evaluation_mode
 from lasfast.execution.modules import copy_leading, move_like
-from lasfast.execution.to_fx import Statistics, copy_tensors, extract
+from lasfast.execution.to_fx import Statistics, copy_tensors, extract, is_reserved
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Path, Shape
 from lasfast.ir.stages import without_unread
@@ -173,8 +174,7 @@ class ModelSupernet(Supernet):
             self.add_opaque(f"{NETWORK}.{name}", copy.deepcopy(model.get_submodule(name)))
         with torch_seed(0):  # the caller's generator stays as it is
             self.create_modules(self.path(self.full))
-        read = [name for op in program.ops if isinstance(op, layers.Code) for name in op.tensors]
-        copy_tensors(self.network, dict(model.named_modules()), read)
+        copy_tensors(self.network, dict(model.named_modules()), _read_by_code(program))
         for name in _modules_of(program) - opaque:
             source, own = model.get_submodule(name), self.network.get_submodule(name)
             move_like(own, source)
@@ -204,9 +204,13 @@ def _read(model: nn.Module, image_shape: Shape) -> Layer:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     try:
-        program = without_unread(trace(model, image_shape))
+        with evaluation_mode(model):
+            found = read(model, image_shape)
     except UntraceableError as error:
         raise ValueError(f"model must be a network that lasfast can read, but {error}") from error
+    program = without_unread(found.layer)
+    if found.of_one_size:
+        program = replace(program, input_shape=image_shape)
     shape = program.shapes(image_shape)[-1]
     if len(shape) != 1:
         raise ValueError(f"model must give logits [N, classes], got [N, {', '.join(map(str, shape))}]")
@@ -214,9 +218,27 @@ def _read(model: nn.Module, image_shape: Shape) -> Layer:
         name = getattr(op, "module", "")
         if isinstance(op, layers.BatchNorm2d) and model.get_submodule(name).running_mean is None:
             raise ValueError(f"model must have running statistics in its batch norms, {name!r} has none")
-        if hasattr(fx.GraphModule, name.partition(".")[0]):
-            raise ValueError(f"model must have no module named as an attribute of GraphModule, got {name!r}")
+        for one in op.tensors if isinstance(op, layers.Code) else (name,):
+            if is_reserved(one):
+                raise ValueError(f"model must have nothing named as an attribute of GraphModule, got {one!r}")
+    _check_shared(model, program)
     return program
+
+
+def _check_shared(model: nn.Module, program: Layer) -> None:
+    """Raise ValueError where two modules share a parameter: each would get channels sorted by its own."""
+    modules = [model.get_submodule(name).named_parameters(name) for name in sorted(_modules_of(program))]
+    everything = dict(model.named_parameters(remove_duplicate=False))
+    of_code = [(name, everything[name]) for name in _read_by_code(program) if name in everything]
+    first: dict[int, str] = {}
+    for name, parameter in chain(*modules, of_code):
+        known = first.setdefault(parameter.data_ptr(), name)
+        if known != name and parameter.numel():
+            raise ValueError(f"model must have no weight that its modules share, got {known!r}, {name!r} too")
+
+
+def _read_by_code(program: Layer) -> list[str]:
+    return [name for op in program.ops if isinstance(op, layers.Code) for name in op.tensors]
 
 
 def _modules_of(program: Layer) -> set[str]:
@@ -231,7 +253,7 @@ def _with_prefix(layer: Layer) -> Layer:
             return replace(op, tensors=tuple(f"{NETWORK}.{name}" for name in op.tensors))
         return replace(op, module=f"{NETWORK}.{op.module}") if hasattr(op, "module") else op
 
-    return Layer(layer.name, tuple(map(prefixed, layer.ops)))
+    return replace(layer, ops=tuple(map(prefixed, layer.ops)))
 
 
 def _checked_shape(image_shape: Sequence[int]) -> Shape:

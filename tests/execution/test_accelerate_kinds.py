@@ -511,6 +511,42 @@ def test_what_changes_later_counts(change: str, one_thread: None) -> None:
     assert not torch.allclose(network(x), before, rtol=1e-3, atol=1e-3)
 
 
+class OwnTensors(Base):
+    """A network with a parameter and a buffer of its own, not of its modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.rand(8, 1, 1))
+
+    def forward(self, x):
+        return self.bn(self.conv(self.begin(x))) * self.factor * self.scale
+
+
+REPLACING: dict[str, Callable[[nn.Module, dict[str, Tensor]], object]] = {
+    "assigned": lambda model, state: model.load_state_dict(state, assign=True),
+    "loaded after a conversion": lambda model, state: model.double().load_state_dict(state),
+    "a parameter": lambda model, state: setattr(model, "factor", nn.Parameter(state["factor"])),
+    "a buffer": lambda model, state: setattr(model, "scale", state["scale"]),
+    "a module": lambda model, state: setattr(model, "conv", nn.Conv2d(8, 8, 1)),
+}
+
+
+@pytest.mark.parametrize("given", ["the model", "the accelerated one"])
+@pytest.mark.parametrize("change", REPLACING)
+def test_replaced_tensors_are_replaced_in_both(change: str, given: str, one_thread: None) -> None:
+    torch.manual_seed(0)
+    model = OwnTensors().eval()
+    network = lasfast.accelerate(model)
+    state = {
+        name: torch.rand_like(one) for name, one in model.state_dict().items() if one.is_floating_point()
+    }
+    state |= {name: one for name, one in model.state_dict().items() if name not in state}
+    REPLACING[change](model if given == "the model" else network, state)
+    x = torch.randn(2, 3, 6, 6).to(model.factor.dtype)
+    torch.testing.assert_close(network(x), model(x), rtol=1e-4, atol=1e-5)
+    assert list(network.state_dict()) == list(model.state_dict())
+
+
 def test_sums_with_numbers_and_other_dtypes(one_thread: None) -> None:
     torch.manual_seed(0)
     model = Numbers()

@@ -58,6 +58,25 @@ class MixesImages(Net):
         return x - x.mean(0, keepdim=True)
 
 
+class ReversesImages(Net):
+    def forward(self, x):
+        return self.begin(x).flip(0)
+
+
+class DecidesByOthers(Net):
+    """A threshold that no random number reaches."""
+
+    def forward(self, x):
+        x = self.begin(x)
+        return x * (x.amin() > -1000)
+
+
+class ScalesByManyImages(Net):
+    def forward(self, x):
+        x = self.begin(x)
+        return x * (x.shape[0] > 100) + x
+
+
 class Draws(Net):
     def forward(self, x):
         return self.begin(x) + torch.rand_like(x[:, :1, 1:-1, 1:-1])
@@ -161,6 +180,9 @@ def test_an_extracted_network_computes_it(kind: type[nn.Module]) -> None:
     [
         (NormalizesByFunction, "it computes with 'norm.running_mean'"),
         (MixesImages, "mixes images of a batch"),
+        (ReversesImages, "mixes images of a batch"),
+        (DecidesByOthers, "mixes images of a batch"),
+        (ScalesByManyImages, "computes with the number of images"),
         (Draws, "draws random numbers"),
         (FoldsImages, "does not give one result for each image"),
         (MakesALargeTensor, "makes a tensor of 1152 elements"),
@@ -236,6 +258,7 @@ class Sized(Net):
         lambda x: x.size(-1) % 2 == 0 and x.ndim == 4,
         lambda x: [0] * int(x.shape[2]) == [0] * 6,
         lambda x: len(range(x.shape[3])) == 6,
+        lambda x: x.shape != (1, 1, 1, 1) and x.shape == x.size(),
         lambda x: str(x.device) == "cpu",
     ],
 )
@@ -249,8 +272,19 @@ def test_sizes_decide_for_images_of_one_shape(asks) -> None:
     assert network(x).shape == (2, *program.layer.shapes((3, 8, 8))[-1])
 
 
-@pytest.mark.parametrize("asks", [lambda x: x.shape[0] > 2, lambda x: bool(x.sum() > 0)])
-def test_neither_the_number_of_images_nor_values_decide(asks) -> None:
-    with pytest.raises(UntraceableError, match=r"number of images|control flow") as caught:
+@pytest.mark.parametrize(
+    "asks",
+    [
+        lambda x: x.shape[0] > 2,
+        lambda x: x.shape[0] > 100,
+        lambda x: max(1, x.shape[0] - 100) > 1,
+        lambda x: x.shape == (100, 4, 6, 6),
+        lambda x: x.shape[0] // 100 == 0,
+        lambda x: x.dtype == torch.float32,
+        lambda x: bool(x.sum() > 0),
+    ],
+)
+def test_neither_numbers_of_images_nor_dtypes_nor_values_decide(asks) -> None:
+    with pytest.raises(UntraceableError, match=r"number of images|dtype|control flow") as caught:
         trace(Sized(asks).eval(), (3, 8, 8))
     assert f"{__file__}:" in str(caught.value)

@@ -1,6 +1,7 @@
 """Supernets of models: their networks compute what one would cut out of the model by hand."""
 
 import copy
+import pickle
 import random
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +13,12 @@ from torch import nn
 import lasfast
 from lasfast.engine import NativeBackend, TorchBackend
 from lasfast.engine.native_backend import why_missing
+from lasfast.ir.layers import Dropout
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import ModelSupernet, from_model
 from lasfast.supernets.importance import IMPORTANCES
+from lasfast.train import adapt
 from tests.supernets.elastic_networks import cut_by_hand, shaken
 
 SHAPE = (3, 12, 12)
@@ -257,6 +260,95 @@ def test_no_name_of_the_models_is_taken_for_another_module(one_thread: None) -> 
     assert close(network(x), model(x))
 
 
+class Wave(nn.Sequential):
+    """A network with code between two convolutions, an activation behind it, and a factor of some name."""
+
+    def __init__(self, factor: str = "factor") -> None:
+        super().__init__(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Linear(16, 5))
+        self.name = factor
+        self.register_parameter(factor, nn.Parameter(torch.rand(16, 1, 1)))
+        self.register_buffer("mask", torch.rand(16, 1, 1), persistent=False)
+        self.shift = torch.rand(16, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(torch.sin(self[0](x)).cos())
+        x = torch.sin(x) * self._parameters[self.name] * self.mask + self.shift
+        return self[2](self[1](x).mean((2, 3)))
+
+
+def test_layers_of_code_alone_have_names_that_networks_may_have(one_thread: None) -> None:
+    model, x = Wave().eval(), images()
+    supernet = from_model(model, SHAPE)
+    network = supernet.extract(supernet.full)
+    assert close(network(x), model(x))
+    assert network.state_dict().keys() == model.state_dict().keys()
+
+
+class Heads(Residual):
+    """A network whose two heads drop other values of the same features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(5, 4), nn.Linear(5, 4)])
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = super().forward(nn.functional.dropout(x, 0.1, self.training))
+        return self.heads[0](self.dropout(x)) + self.heads[1](self.dropout(x))
+
+
+def test_models_in_training_are_read_as_in_evaluation(one_thread: None) -> None:
+    model, x = Heads(), images()
+    supernet = from_model(model, SHAPE)
+    assert model.training
+    assert supernet.training
+    drops = [op for layer in supernet.path(supernet.full) for op in layer.ops if isinstance(op, Dropout)]
+    assert len(drops) == 2
+    assert close(supernet.eval()(x, supernet.full), model.eval()(x))
+
+
+class Tied(Residual):
+    """A network of which two modules share a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path[2][0].weight = self.path[0][0].weight
+
+
+class Sized(Residual):
+    """A network that decides by the size of its images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x * 2 if x.shape[-1] < 14 else x)
+
+
+def test_what_was_read_for_one_size_is_not_run_for_others(one_thread: None) -> None:
+    model, x = Sized().eval(), images()
+    supernet, larger = from_model(model, SHAPE), torch.zeros(4, 3, 16, 16)
+    assert close(supernet(x, supernet.full), model(x))
+    assert pickle.loads(pickle.dumps(supernet.path(supernet.full)[0])).input_shape == SHAPE
+    labels = torch.arange(4)
+    evaluator = lasfast.Evaluator(supernet, larger, (larger, labels), backend="torch")
+    calls: list[Callable[[], Any]] = [
+        lambda: supernet(larger, supernet.full),
+        lambda: evaluator([supernet.full]),
+        lambda: adapt(supernet, (larger, labels), epochs=1, batch_size=2),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"read for inputs of shape \(3, 12, 12\) and may do otherwise"):
+            call()
+
+
+def test_frozen_parameters_stay_frozen() -> None:
+    model = WithCode()
+    model.stem.requires_grad_(False)
+    model.scale.requires_grad_(False)
+    supernet = from_model(model, SHAPE)
+    for network in (supernet.network, supernet.extract((0,)), supernet.extract(supernet.full)):
+        trained = {name for name, one in network.named_parameters() if one.requires_grad}
+        assert trained == {name for name, one in model.named_parameters() if one.requires_grad}
+
+
 def broken(change: Callable[[nn.Module], Any]) -> nn.Module:
     model = Residual()
     change(model)
@@ -297,6 +389,14 @@ class Control(Residual):
             "running statistics in its batch norms, 'path.0.1' has none",
         ),
         (nn.ModuleDict, {}, TypeError, "model must be"),
+        (
+            Tied(),
+            {},
+            ValueError,
+            "no weight that its modules share, got 'path.0.0.weight'",
+        ),
+        (Wave("code"), {}, ValueError, "named as an attribute of GraphModule, got 'code'"),
+        (Wave("meta"), {}, ValueError, "named as an attribute of GraphModule, got 'meta'"),
     ],
 )
 def test_wrong_arguments(model: Any, arguments: dict[str, Any], error: type[Exception], text: str) -> None:

@@ -57,9 +57,7 @@ def _train(
                 flat([torch.zeros_like(leaf) if leaf.grad is None else leaf.grad]),
             )
         )
-        buffers = {
-            name: one for name, one in sorted(network.named_buffers()) if "_tensor_constant" not in name
-        }
+        buffers = dict(sorted(network.named_buffers()))
         found.append((f"step {step}: buffers {list(buffers)}", flat(list(buffers.values()))))
         norm = sum(float(one.double().square().sum()) for one in given) ** 0.5
         with torch.no_grad():

@@ -205,7 +205,7 @@ def test_what_is_no_function_of_values_is_refused(kind: type[nn.Module], message
 
 
 def test_a_concatenation_of_what_has_changed_is_not_its_first_part() -> None:
-    with pytest.raises(UntraceableError, match="is read after .* may have changed it"):
+    with pytest.raises(UntraceableError, match=r"is read after .* may have changed it"):
         trace(JoinsWhatHasChanged().eval(), (3, 8, 8))
 
 

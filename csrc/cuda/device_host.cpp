@@ -36,7 +36,15 @@ namespace {
 constexpr int warp_size = 32, most_threads = 1024;
 constexpr size_t stack_bytes = 256 << 10;
 
-enum Error { none = 0, no_device = 1, bad_launch = 2, stuck = 3, unpublished = 4, unwaited = 5, bad_tile = 6 };
+enum Error {
+  none = 0,
+  no_device = 1,
+  bad_launch = 2,
+  stuck = 3,
+  unpublished = 4,
+  unwaited = 5,
+  bad_tile = 6
+};
 
 // Where shared memory begins, by the addresses in it: a GPU keeps the first KiB to itself.
 constexpr uint32_t shared_begin = 1024;

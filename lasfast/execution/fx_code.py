@@ -179,15 +179,17 @@ def _tried(op: Code, tensors: Sequence[Tensor], shapes: Sequence[Shape], like: T
 
 
 def _run(op: Code, tensors: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
-    before = [one.clone() for one in inputs]
+    given = [*inputs, *(one.detach().clone() for one in tensors)]  # the network's own stay as they are
+    before = [one.clone() for one in given]
     try:
-        result: Any = function_of(op)(*inputs, *tensors)
+        result: Any = function_of(op)(*given)
     except Exception as error:  # whatever the network's own code raises
         raise UntraceableError(f"its code fails on random numbers: {error}") from error
     if not isinstance(result, Tensor) or not result.is_floating_point() or result.dim() < 2:
         raise UntraceableError("it gives other than images or features")
-    if len(result) != len(inputs[0]) or not all(map(torch.equal, before, inputs)):
-        raise UntraceableError("it does not give one result for each image, or changes its images")
+    kept = all(bool(((one == now) | one.isnan()).all()) for one, now in zip(before, given, strict=True))
+    if len(result) != len(inputs[0]) or not kept:
+        raise UntraceableError("it does not give one result for each image, or changes what it reads")
     return result
 
 

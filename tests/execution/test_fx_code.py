@@ -239,6 +239,22 @@ def test_a_module_that_changes_itself_is_named() -> None:
     assert network.counter.count == 3
 
 
+class Counts(Net):
+    """It keeps a mean of its images in a buffer."""
+
+    def forward(self, x):
+        x = self.begin(x)
+        self.shift.copy_(x.mean((0, 2, 3)).view(-1, 1, 1))
+        return x
+
+
+def test_trying_code_leaves_buffers_alone() -> None:
+    network = Counts().eval()
+    with pytest.raises(UntraceableError):
+        trace(network, (3, 8, 8))
+    assert torch.equal(network.shift, torch.ones(4, 1, 1))
+
+
 class Sized(Net):
     """It decides by what `asks` gives."""
 

@@ -107,9 +107,8 @@ def _written(
     graph.output(made[piece[-1]])
     code = graph.python_code("self")
     text = code.src.replace("def forward(self, ", "def code(").strip()
-    given = [_tensor(network, name) for name in names]
-    params = sum(one.numel() for one in given if isinstance(one, nn.Parameter))
-    tensors = [one.detach().clone() for one in given]  # the code may change what it reads
+    tensors = [_tensor(network, name) for name in names]
+    params = sum(one.numel() for one in tensors if isinstance(one, nn.Parameter))
     source = "\n".join([*_imports(text, code.globals), text])
     return Code(source, count, tuple(names), None, params), tensors
 

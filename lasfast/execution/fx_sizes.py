@@ -20,6 +20,7 @@ _META = torch.device("meta")
 _ATTRIBUTES = ("shape", "ndim", "device", "dtype")
 _METHODS = ("size", "dim", "ndimension", "numel", "nelement")
 _ARITHMETIC = ("_operator", "builtins", "math")
+_COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
 _CALL, _GETATTR, _APPLY = nn.Module.__call__, nn.Module.__getattr__, torch.autograd.Function.apply
 
 
@@ -88,8 +89,11 @@ class Sizes:
         inputs = [source for source in node.all_input_nodes if is_size(source)]
         if not inputs or node.target is operator.getitem:
             return bool(one != other)
-        if node.target in (operator.eq, operator.ne) and not any(map(_is_computed, inputs)):
-            return not _is_settled(*([_operands(node, values) for values in self._values]))
+        if node.target in _COMPARISONS and not any(map(_is_computed, inputs)):
+            if 0 in node.args:
+                return False  # there is an image at least
+            if node.target in (operator.eq, operator.ne):
+                return not _is_settled(*(_operands(node, values) for values in self._values))
         return any(map(self._follows_batch, inputs))
 
     def _value(self, number: int, wanted: fx.Node) -> Any:

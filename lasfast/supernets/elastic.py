@@ -97,6 +97,7 @@ class ElasticNetwork:
         self._steps = tuple(program.steps())
         self._channels = find_channels(program, image_shape, kept)
         self.groups = self._channels.groups
+        self._entries_of_all = [shape[0] for shape in program.shapes(image_shape)]
         self._spans = cut(program)
         names = _names([[self._steps[number - 1][0] for number in span] for span in self._spans])
         self._layers = tuple(map(part, [program] * len(names), self._spans, names))
@@ -159,7 +160,10 @@ class ElasticNetwork:
 
     def _entries(self, value: int, widths: Sequence[int]) -> int:
         """Return how many channels, or features, a value has."""
-        return widths[self._channels.of_value[value]] * self._channels.spread[value]
+        number = self._channels.of_value[value]
+        if self.groups[number].fixed:  # perhaps since its values have different numbers
+            return self._entries_of_all[value]
+        return widths[number] * self._channels.spread[value]
 
     def _groups_of(self, span: Iterable[int]) -> tuple[int, ...]:
         """Return the numbers of the groups whose widths the records of some ops depend on."""

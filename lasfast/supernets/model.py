@@ -232,7 +232,7 @@ def _check_shared(model: nn.Module, program: Layer) -> None:
     of_code = [(name, everything[name]) for name in _read_by_code(program) if name in everything]
     first: dict[int, str] = {}
     for name, parameter in chain(*modules, of_code):
-        known = first.setdefault(parameter.data_ptr(), name)
+        known = first.setdefault(parameter.data_ptr() or id(parameter), name)  # "meta" has no memory
         if known != name and parameter.numel():
             raise ValueError(f"model must have no weight that its modules share, got {known!r}, {name!r} too")
 

@@ -274,7 +274,7 @@ class Sized(Net):
         lambda x: x.size(-1) % 2 == 0 and x.ndim == 4,
         lambda x: [0] * int(x.shape[2]) == [0] * 6,
         lambda x: len(range(x.shape[3])) == 6,
-        lambda x: x.shape != (1, 1, 1, 1) and x.shape == x.size(),
+        lambda x: x.shape != (1, 1, 1, 1) and x.shape == x.size() and x.numel() > 0,
         lambda x: str(x.device) == "cpu",
     ],
 )

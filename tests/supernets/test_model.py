@@ -307,6 +307,30 @@ def test_models_in_training_are_read_as_in_evaluation(one_thread: None) -> None:
     assert close(supernet.eval()(x, supernet.full), model.eval()(x))
 
 
+class Mixes(nn.Module):
+    """A network that adds to flattened channels features which are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide, self.narrow = nn.Conv2d(3, 16, 9), nn.Conv2d(16, 32, 1), nn.Conv2d(32, 8, 1)
+        self.features, self.head = nn.Linear(256, 128), nn.Linear(128, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        y = self.narrow(torch.relu(self.wide(x)))
+        return self.head(self.features(x.flatten(1)) + y.flatten(1))
+
+
+def test_groups_of_different_numbers_stay_as_they_are(one_thread: None) -> None:
+    torch.manual_seed(0)
+    model, x = Mixes().eval(), images()
+    supernet = from_model(model, SHAPE)
+    assert "a module reads or writes different numbers of them" in dict(supernet.fixed)["narrow (8)"]
+    assert supernet.space.names == (("8", "16"), ("8", "16", "24", "32"))
+    assert close(supernet(x, supernet.full), model(x))
+    assert close(supernet.extract((0, 0))(x), supernet(x, (0, 0)))
+
+
 class Tied(Residual):
     """A network of which two modules share a weight."""
 

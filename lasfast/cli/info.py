@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lasfast import costs
-from lasfast.cli.model import read_supernet
+from lasfast.cli.model import check_for_model, check_without_model, read_supernet
 from lasfast.cli.options import ModelOptions, command, panel
 from lasfast.cli.prefix_tree import PrefixTreeOptions, describe_prefix_tree
 from lasfast.constraints import Bound
@@ -53,8 +53,10 @@ def register(app: typer.Typer) -> None:
         lasfast info --model timm:resnet18 --image-size 224 --num-classes 1000
         """
         if options.model is not None:
+            check_for_model(options)
             typer.echo(_describe_model(options))
             return
+        check_without_model(options)
         if options.prefix_tree is not None:
             _print_lines(describe_prefix_tree(options, options.prefix_tree))
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -17,13 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lasfast.cli.options import ModelOptions
+from lasfast.cli.options import ModelOptions, ModelSearchOptions, OneShotOptions, SupernetOptions, refuse
 from lasfast.data import Dataset
 from lasfast.runtime.seeds import torch_seed
 from lasfast.supernets import ModelSupernet, from_model
 
 
-def make_model_supernet(options: ModelOptions, data: Dataset, vary: str, seed: int) -> ModelSupernet:
+def make_model_supernet(options: ModelSearchOptions, data: Dataset, vary: str, seed: int) -> ModelSupernet:
     """Return the supernet of the network that the options name, for the images.
 
     Raises:
@@ -42,6 +43,23 @@ def make_model_supernet(options: ModelOptions, data: Dataset, vary: str, seed: i
             f"{data.num_classes}"
         )
     return supernet
+
+
+def check_for_model(options: ModelOptions) -> None:
+    """Raise a ValueError if an option says how to build or train a supernet other than that of `--model`."""
+    others = (SupernetOptions, OneShotOptions)
+    names = {field.name for group in others for field in dataclasses.fields(group)} - SHARED
+    refuse(options, names, "is not for the search of a --model")
+
+
+def check_without_model(options: Any) -> None:
+    """Raise a ValueError if an option says something of a network, and there is no `--model`."""
+    names = {field.name for field in dataclasses.fields(ModelSearchOptions)} - {"model"}
+    refuse(options, names, "says something of a --model, and none is given")
+
+
+SHARED = {"supernet_schedule", "supernet_ramp_epochs"}
+"""The options of a supernet of choices that adaptation takes, too."""
 
 
 def begins_untrained(options: ModelOptions) -> bool:
@@ -171,10 +189,19 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"--weights {path} cannot be read as a state dict: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(one, Tensor) for one in state.values()):
-        raise ValueError(f"--weights {path} must hold a state dict, names with tensors")
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"--weights {path} must hold a state dict, as torch.save(model.state_dict(), FILE) writes it, "
+            "got another file, such as a whole module"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error) or "it ends too early"  # an EOFError has no text
+        raise ValueError(f"--weights {path} cannot be read as a state dict: {reason}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"--weights {path} must hold a state dict, got {type(state).__name__}")
+    if not all(isinstance(one, Tensor) for one in state.values()):
+        keys = _few([str(key) for key in state])
+        raise ValueError(f"--weights {path} must hold a state dict, names with tensors, got a dict of {keys}")
     return state
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -112,6 +112,15 @@ class ModelOptions:
     freeze: Annotated[
         str | None, panel("Model", "Modules that stay as they are, such as conv1,layer1.0 (names by commas).")
     ] = None
+    vary: Annotated[
+        str, panel("Model", "What varies: widths, depth or both (NIR, which searches depths: depth).")
+    ] = "both"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSearchOptions(ModelOptions):
+    """Options that say how versions of a network are searched, and trained before and after."""
+
     adapt_epochs: Annotated[
         int,
         panel("Model", "Epochs of training the network together with smaller versions, before the search."),
@@ -119,9 +128,6 @@ class ModelOptions:
     tune_epochs: Annotated[
         int, panel("Model", "Epochs of training the winner on from the weights it inherits, at the end.")
     ] = 0
-    vary: Annotated[
-        str, panel("Model", "What varies: widths, depth or both (NIR, which searches depths: depth).")
-    ] = "both"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,9 +280,13 @@ class TrainingCommandOptions(MachineOptions, TrainOptions, DataOptions):
 class StudyOptions:
     """Options of every search, of a supernet or of a table."""
 
-    constraint: Annotated[str | None, panel("Search", "Bounds on costs, such as flops<=30M,params<=2M.")] = (
-        None
-    )
+    constraint: Annotated[
+        str | None,
+        panel(
+            "Search",
+            "Bounds on costs, such as flops<=30M,params<=2M, or flops<=50% of the largest network's.",
+        ),
+    ] = None
     directory: Annotated[
         Path | None, panel("Search", "Where to write (default: runs/SEARCHER-DATA).", "--directory", "-o")
     ] = None
@@ -309,15 +319,29 @@ class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, Traini
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(ModelOptions, SupernetSearchOptions, SupernetOptions, DistillOptions):
+class SearchOptions(ModelSearchOptions, SupernetSearchOptions, SupernetOptions, DistillOptions):
     """Options of every search of layer assignments."""
 
     depth: Annotated[int, panel("Search", "Layers of the assignments that the search ends with.")] = 9
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceOptions(ModelOptions, SupernetSearchOptions, OneShotOptions, DistillOptions):
+class ChoiceOptions(ModelSearchOptions, SupernetSearchOptions, OneShotOptions, DistillOptions):
     """Options of every search of a supernet of choices."""
+
+
+def refuse(options: Any, names: Iterable[str], why: str) -> None:
+    """Raise a ValueError if any of these options was given, since nothing would read it.
+
+    Args:
+        options: what the command was given.
+        names: fields of options dataclasses; those that the command does not have are passed over.
+        why: the end of the error's sentence, such as "belongs to --model".
+    """
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in names and value != field.default:
+            raise ValueError(f"--{field.name.replace('_', '-')} {value} {why}; leave it out")
 
 
 def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable[[T], None]], None]:

@@ -68,6 +68,8 @@ def nir(options: NIROptions) -> None:
         return NIR(space, depth=options.depth, beam=options.beam, constraint=constraint)
 
     if options.model is not None:
+        if options.vary == "widths":
+            raise ValueError("--vary must be depth or both for NIR, which searches depths, got 'widths'")
         search_model("nir", options, make, "depth")
     else:
         search_assignments("nir", options, make, "every", options.update)

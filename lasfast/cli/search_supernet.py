@@ -15,7 +15,7 @@ from lasfast.cli import setup
 from lasfast.cli.config import write_config
 from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay
 from lasfast.cli.finish import finish
-from lasfast.cli.model import begins_untrained, make_model_supernet
+from lasfast.cli.model import begins_untrained, check_for_model, check_without_model, make_model_supernet
 from lasfast.cli.options import ChoiceOptions, SearchOptions, SupernetSearchOptions
 from lasfast.cli.setup import TrainingSetup
 from lasfast.constraints import Constraint
@@ -27,6 +27,7 @@ from lasfast.study.study import Study
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
 from lasfast.train import OneShotTrainer, PathTrainer, SupernetTrainer, adaptation
 from lasfast.train.adapt import SLOWER
+from lasfast.train.objective import FULL
 
 MakeSearcher = Callable[[Any, Constraint | None], Searcher]
 """Makes a searcher of a space and a constraint."""
@@ -40,6 +41,7 @@ def search_assignments(
     update: str = "sequential",
 ) -> None:
     """Search layer assignments, training the supernet for the candidates of each step."""
+    check_without_model(options)
     max_layers = setup.parse_max_layers(options, options.depth)
     distill = setup.make_distillation(options)
     given = TrainingSetup.of(options)
@@ -67,6 +69,7 @@ def _shut_out(space: LayerAssignmentSpace, depth: int) -> str:
 
 def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearcher) -> None:
     """Search choices, with a supernet that is trained beforehand."""
+    check_without_model(options)
     distill = setup.make_distillation(options)
     if distill is not None and options.sampling != "sandwich":
         raise ValueError(
@@ -92,6 +95,10 @@ def search_model(
     name: str, options: SearchOptions | ChoiceOptions, make_searcher: MakeSearcher, vary: str
 ) -> None:
     """Search the versions of a model, which is adapted beforehand where the options say so."""
+    check_for_model(options)
+    distill = setup.make_distillation(options)
+    if distill is not None and not options.adapt_epochs:
+        raise ValueError("--distill needs --adapt-epochs, which trains versions of the --model")
     if options.retrain and options.tune_epochs:
         raise ValueError("--retrain trains the winner from scratch, --tune-epochs on: give one of them")
     given = TrainingSetup.of(options)
@@ -104,7 +111,8 @@ def search_model(
         settings = given.settings
         if options.learning_rate is None and not begins_untrained(options):
             settings = settings.replace(learning_rate=SLOWER * settings.learning_rate)
-        trainer = adaptation(supernet, given.images, settings, epochs=options.adapt_epochs)
+        epochs = options.adapt_epochs
+        trainer = adaptation(supernet, given.images, settings, epochs=epochs, distill=distill or FULL)
     within = f" of {options.model}" + ("" if constraint is None else f" within {constraint}")
     tune_epochs = options.tune_epochs
     more = {"vary": vary}

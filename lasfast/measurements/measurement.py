@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class Measurement:
     top5: float
     loss: float
     images: int
-    correct: bytes = b""
+    correct: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
         # Plain Python numbers, whatever came in (numpy scalars, lists), so that records serialize.

@@ -89,9 +89,9 @@ class StudyResult:
 
     best: Measured
     winners: dict[int, Measured]
-    steps: list[list[Measurement]]
-    description: dict[str, Any]
-    candidates: list[Measured]
+    steps: list[list[Measurement]] = dataclasses.field(repr=False)  # a search has thousands
+    description: dict[str, Any] = dataclasses.field(repr=False)
+    candidates: list[Measured] = dataclasses.field(repr=False)
 
     @property
     def measurements(self) -> list[Measurement]:

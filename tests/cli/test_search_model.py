@@ -66,11 +66,14 @@ def test_a_network_is_searched_with_its_weights(
 def test_depth_is_searched_by_nir_after_adaptation(lasfast, without_exports, tmp_path, file: str) -> None:
     without_exports()
     arguments = ["search", "nir", "--model", file, *TINY, "--depth", 2, "--adapt-epochs", 1, "-o", tmp_path]
+    arguments += ["--distill", "full", "--distill-temperature", 4]
     status, out, err = lasfast(*arguments)
     assert status == 0, err
     assert re.search(r"warm-up +epoch 1/1 ", out)
     assert "best: 2  top-1" in out
     assert json.loads((tmp_path / "config.json").read_text())["vary"] == "depth"
+    header = json.loads((tmp_path / "journal.jsonl").read_text().partition("\n")[0])
+    assert '"temperature": 4' in json.dumps(header)
     status, out, err = lasfast("evaluate", 3, "--run", tmp_path, "--threads", 1)
     assert status == 0, err
 
@@ -112,6 +115,34 @@ def test_a_missing_library_is_named(monkeypatch) -> None:
         make_model("timm:resnet18", num_classes=7, in_channels=3)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            ("search", "evolution", "--weights", "w.pt"),
+            "--weights w.pt says something of a --model, and none",
+        ),
+        (("search", "nir", "--adapt-epochs", "2"), "--adapt-epochs 2 says something of a --model, and none"),
+        (("info", "--freeze", "layer1"), "--freeze layer1 says something of a --model, and none is given"),
+        (("info", "--model", "FILE", "--width", "2"), "--width 2.0 is not for the search of a --model"),
+        (
+            ("search", "local", "--model", "FILE", "--sampling", "uniform-cost"),
+            "--sampling uniform-cost is not",
+        ),
+        (
+            ("search", "nir", "--model", "FILE", "--supernet", "plain"),
+            "--supernet plain is not for the search",
+        ),
+        (("search", "nir", "--model", "FILE", "--vary", "widths"), "--vary must be depth or both for NIR"),
+        (("search", "random", "--model", "FILE", "--distill", "full"), "--distill needs --adapt-epochs"),
+    ],
+)
+def test_options_that_nothing_would_read(lasfast, file: str, arguments: tuple[str, ...], text: str) -> None:
+    status, _, err = lasfast(*(file if one == "FILE" else one for one in arguments))
+    assert status == 2
+    assert text in err
+
+
 def test_random_weights_are_not_searched(lasfast) -> None:
     status, _, err = lasfast("search", "random", "--model", "timm:resnet18", *TINY)
     assert status == 2
@@ -132,11 +163,18 @@ def test_weights_that_do_not_fit(tmp_path) -> None:
         load_weights(network, path)
     with pytest.raises(ValueError, match=r"it has in other shapes 0.weight \(2, 2\) for \(3, 2\)"):
         load_weights(network, path)
-    path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="cannot be read as a state dict"):
+    for content in (network, {"a": object()}):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match="got another file, such as a whole module"):
+            load_weights(network, path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read as a state dict: it ends too early"):
         load_weights(network, path)
     torch.save([1], path)
-    with pytest.raises(ValueError, match="must hold a state dict"):
+    with pytest.raises(ValueError, match="must hold a state dict, got list"):
+        load_weights(network, path)
+    torch.save({"state_dict": network.state_dict(), "epoch": 3}, path)
+    with pytest.raises(ValueError, match="got a dict of state_dict, epoch"):
         load_weights(network, path)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load_weights(network, tmp_path / "none.safetensors")

@@ -277,6 +277,9 @@ def test_random_search_with_uniform_paths(tmp_path):
     result = build(tmp_path / "one").run()
     assert [len(step) for step in result.steps] == [8]
     assert result.best.top1 == max(m.top1 for m in result.measurements)
+    assert result.best.text in str(result)
+    assert str(result).count("Measurement(") == 1 + len(result.winners)  # not all that were measured
+    assert "correct=" not in str(result)  # bytes that nobody reads
     with pytest.raises(KeyboardInterrupt):
         _interrupted(build(tmp_path / "two"), batch=8)
     build(tmp_path / "two").run(resume=True)

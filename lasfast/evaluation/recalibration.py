@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
@@ -22,7 +22,7 @@ from lasfast.evaluation.images import watch_sizes
 from lasfast.evaluation.norm_recorder import NormRecorder, Norms, NormStatistics, listed, ready_to_record
 from lasfast.execution.from_fx import UntraceableError, read
 from lasfast.execution.interpret import evaluation_mode, run_layer
-from lasfast.ir.layers import Layer, Shape
+from lasfast.ir.layers import Code, Layer, Opaque, Shape
 from lasfast.ir.precision import PRECISIONS
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime import kernels
@@ -229,22 +229,43 @@ def _native(
             raise _CannotError(str(error)) from error
         _check_reading(network, norms, layer, batches.first[:2])
         backend = NativeBackend(network, precision)
-        images = _of_one_size(batches, shape) if program.of_one_size else batches
+
+        def holds(other: Shape) -> bool:
+            return not program.of_one_size and _is_read_again(network, norms, layer, other)
+
+        images = _of_sizes(batches, shape, holds)
         [statistics] = backend.calibrate(tree, watch_sizes(images, convention), convention)
     return {
         name: NormStatistics(mean, variance, batches.count) for name, (mean, variance) in statistics.items()
     }
 
 
-def _of_one_size(batches: Iterable[Tensor], shape: Shape) -> Iterator[Tensor]:
-    """Give batches; raise _SizesError where images are not of the one shape that a network was read for."""
+def _of_sizes(batches: Iterable[Tensor], shape: Shape, holds: Callable[[Shape], bool]) -> Iterator[Tensor]:
+    """Give batches; raise _SizesError where images have a shape for which what was read does not hold."""
+    known = {shape}
     for images in batches:
-        if images.shape[1:] != shape:
+        found = tuple(images.shape[1:])
+        if found not in known and not holds(found):
             raise _SizesError(
                 f"images must have one size for backend='native', since this network was read for {shape} "
-                f"and may do otherwise with others, got {tuple(images.shape[1:])}; backend='torch' takes any"
+                f"and may do otherwise with others, got {found}; backend='torch' takes any"
             )
+        known.add(found)
         yield images
+
+
+def _is_read_again(network: nn.Module, norms: Norms, layer: Layer, shape: Shape) -> bool:
+    """Return whether a network is read to be the same layer for images of another shape.
+
+    That is so unless there is code, or a module that is called: these were tried with few sizes.
+    """
+    if not any(isinstance(op, Code | Opaque) for op in layer.ops):
+        return True
+    try:
+        with _in_training(norms):
+            return read(network, shape).layer == layer
+    except UntraceableError:
+        return False
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from lasfast.execution.interpret import function_of
 from lasfast.ir.layers import Code, Shape
 
 _MOST_ELEMENTS = 256
+_OTHERS = (1e4, -1e4, torch.inf)  # what images hold beside one that must give the same
 _IMAGES = 4  # with which code is tried: an even number, so that none keeps its place where they are reversed
 _IMPORTS = {
     "torch": "import torch",
@@ -164,10 +165,12 @@ def _tried(op: Code, tensors: Sequence[Tensor], shapes: Sequence[Shape], like: T
         inputs = [torch.randn(_IMAGES, *shape, dtype=like.dtype, device=like.device) for shape in shapes]
         result = _run(op, tensors, inputs)
         shape = tuple(result.shape[1:])
-        others = [one.clone() for one in inputs]
-        for one in others:
-            one[0], one[2:] = torch.inf, -torch.inf
-        found = [(_run(op, tensors, inputs), result), (_run(op, tensors, others)[1], result[1])]
+        found = [(_run(op, tensors, inputs), result)]
+        for value in _OTHERS:
+            beside = [one.clone() for one in inputs]
+            for one in beside:
+                one[0], one[2:] = value, value
+            found.append((_run(op, tensors, beside)[1], result[1]))
         for image in range(_IMAGES):
             alone = slice(image, image + 1)
             found.append((_run(op, tensors, [one[alone] for one in inputs]), result[alone]))

@@ -523,6 +523,26 @@ def test_a_small_last_batch_is_warned_about(backend: str, one_thread: None) -> N
     lasfast.calibrate(SumIntoShortcut(), [*images[:2], images[0][:3]], backend=backend)
 
 
+class Crops(Base):
+    """Code that cuts large images alone."""
+
+    def forward(self, x):
+        return self.last(self.conv(self.bn(self.stem(x))[:, :, :20, :20] * 0.5))
+
+
+@needs_native
+def test_code_that_does_otherwise_with_large_images(one_thread: None) -> None:
+    networks = [Crops() for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    assert lasfast.calibrate(networks[0], [*batches(1), *batches(1, size=12)]) == "native"
+    images = [*batches(1), *batches(1, size=24)]
+    assert lasfast.calibrate(networks[0], images) == "torch"
+    lasfast.calibrate(networks[1], images, backend="torch")
+    torch.testing.assert_close(networks[0].state_dict(), networks[1].state_dict())
+    with pytest.raises(ValueError, match="must have one size for backend='native'"):
+        lasfast.calibrate(networks[0], images, backend="native")
+
+
 @needs_native
 def test_modules_of_unknown_shapes_take_images_of_one_size() -> None:
     images = [*batches(1), *batches(1, size=6)]

@@ -71,6 +71,12 @@ class DecidesByOthers(Net):
         return x * (x.amin() > -1000)
 
 
+class DecidesBySpread(Net):
+    def forward(self, x):
+        x = self.begin(x)
+        return x * torch.where((x.mean() < -9) | (x.var() > 99), 2, 1)
+
+
 class ScalesByManyImages(Net):
     def forward(self, x):
         x = self.begin(x)
@@ -182,6 +188,7 @@ def test_an_extracted_network_computes_it(kind: type[nn.Module]) -> None:
         (MixesImages, "mixes images of a batch"),
         (ReversesImages, "mixes images of a batch"),
         (DecidesByOthers, "mixes images of a batch"),
+        (DecidesBySpread, "mixes images of a batch"),
         (ScalesByManyImages, "computes with the number of images"),
         (Draws, "draws random numbers"),
         (FoldsImages, "does not give one result for each image"),

@@ -86,7 +86,8 @@ def _tune(given: TrainingSetup, network: nn.Module, epochs: int) -> None:
     network.eval()
     found = evaluate_network(network, data.validation, precision=settings.precision)
     error = 100 * found.standard_error
-    make_console().print(f"trained on for {epochs} epochs: top-1 {100 * found.top1:.1f} ± {error:.1f} %")
+    what = f"{epochs} epoch{'s' if epochs != 1 else ''}"
+    make_console().print(f"trained on for {what}: top-1 {100 * found.top1:.1f} ± {error:.1f} %")
 
 
 def _retrain(

@@ -21,7 +21,9 @@ from lasfast.supernets import Supernet
 class PrefixTreeOptions(SupernetOptions, SizeOptions):
     """The supernet, and the size of the images."""
 
-    image_size: Annotated[int, panel("Supernet", "Height and width of the prefix tree's images.")] = 32
+    image_size: Annotated[
+        int, panel("Supernet", "Height and width of the images of the prefix tree, or of the --model.")
+    ] = 32
 
 
 def describe_prefix_tree(options: PrefixTreeOptions, texts: str) -> list[tuple[str, str]]:

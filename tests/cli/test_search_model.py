@@ -56,7 +56,7 @@ def test_a_network_is_searched_with_its_weights(
     assert status == 0, err
     assert "  d1 d2 d3; may be left out: 2, 3\n" in out
     assert "supernet  epoch" not in out  # the supernet has the network's weights
-    assert re.search(r"trained on for 1 epochs: top-1 [0-9.]+ ± [0-9.]+ %", out)
+    assert re.search(r"trained on for 1 epoch: top-1 [0-9.]+ ± [0-9.]+ %", out)
     best = json.loads((run / "result.json").read_text())["best"]
     status, out, err = lasfast("evaluate", best["text"], "--run", run, "--threads", 1)
     assert status == 0, err

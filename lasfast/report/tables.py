@@ -13,7 +13,7 @@ from lasfast.study.result import format_params
 
 def ranking_table(title: str, candidates: Iterable[Candidate]) -> Table:
     """Return a table of the candidates of a step, the best first."""
-    table = make_table(title, "rank", "assignment", "top-1", "loss", "MFLOPs", "params")
+    table = make_table(title, "rank", "architecture", "top-1", "loss", "MFLOPs", "params")
     ranked = sorted(candidates, key=lambda one: -one.measurement.top1)
     for rank, one in enumerate(ranked, start=1):
         style = "bold green" if one.won else None

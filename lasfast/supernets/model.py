@@ -199,6 +199,20 @@ class ModelSupernet(Supernet):
             )
 
 
+def _check_takes(model: nn.Module, image_shape: Shape) -> None:
+    """Raise ValueError where a model fails on images of a shape."""
+    example = next(model.parameters(), torch.zeros(0, dtype=torch.float32))
+    images = torch.zeros(2, *image_shape, dtype=example.dtype, device=example.device)
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            model(images)
+    except Exception as error:  # whatever the model's own code raises
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"image_shape must be that of images which the model takes, got {image_shape}: {reason}"
+        ) from error
+
+
 def _read(model: nn.Module, image_shape: Shape) -> Layer:
     """Return the program of a model; ValueError where it cannot be read, or its modules not be extracted."""
     if not isinstance(model, nn.Module):
@@ -207,6 +221,7 @@ def _read(model: nn.Module, image_shape: Shape) -> Layer:
         with evaluation_mode(model):
             found = read(model, image_shape)
     except UntraceableError as error:
+        _check_takes(model, image_shape)
         raise ValueError(f"model must be a network that lasfast can read, but {error}") from error
     program = without_unread(found.layer)
     if found.of_one_size:

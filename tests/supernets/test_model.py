@@ -407,6 +407,12 @@ class Control(Residual):
         ),
         (Residual(), {"image_shape": (3, 12)}, ValueError, "image_shape must be"),
         (
+            Residual(),
+            {"image_shape": (1, 12, 12)},
+            ValueError,
+            r"image_shape must be that of images which the model takes, got \(1, 12, 12\): Given groups=1",
+        ),
+        (
             broken(lambda model: model.path[0].__setitem__(1, nn.BatchNorm2d(16, track_running_stats=False))),
             {},
             ValueError,

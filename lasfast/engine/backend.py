@@ -19,7 +19,7 @@ BACKENDS = ("auto", "torch", "native")
 """The names that users may give; "auto" stands for the fastest of the others that can do what is asked."""
 
 USUAL_BATCH = 250
-"""How many images are predicted at a time, but for small ones on a GPU."""
+"""The images that are predicted at a time, but for small ones on a GPU."""
 
 NodeStatistics = dict[str, tuple[Tensor, Tensor]]
 """Batch norm module -> (mean [C], variance [C]), of the batch norms of one node."""

@@ -18,7 +18,7 @@ __all__ = ["Program", "UntraceableError", "read", "trace"]
 
 @dataclass(frozen=True)
 class Program:
-    """What a network computes.
+    """The program of a network, and what it depends on.
 
     Attributes:
         layer: the program.

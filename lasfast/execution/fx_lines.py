@@ -1,4 +1,4 @@
-"""Where in a user's code something happens."""
+"""Finds the line of a user's code at which something happens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 import torch
 
 _OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
-"""Where the code of PyTorch and of lasfast lies, and code without a file."""
+"""The folders of PyTorch's and lasfast's code, and the name that code without a file has."""
 
 
 def current_line(outermost: str) -> str:

@@ -71,7 +71,7 @@ class GaussianProcess:
 
 
 class Prediction:
-    """What a Gaussian process expects of architectures.
+    """The expectations that a Gaussian process has of architectures.
 
     Attributes:
         mean: the expected values, [M].

@@ -50,13 +50,9 @@ def _train(
         given = [torch.zeros_like(p) if p.grad is None else p.grad for _, p in parameters]
         found.append((f"step {step}: outputs", flat(outputs)))
         found.append((f"step {step}: input as it is left", flat(x)))
-        found.append((f"step {step}: gradients of {[n for n, _ in parameters]}", flat(given)))
-        found.append(
-            (
-                f"step {step}: gradient of the input",
-                flat([torch.zeros_like(leaf) if leaf.grad is None else leaf.grad]),
-            )
-        )
+        reaching = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        names = [*(name for name, _ in parameters), "the input"]
+        found.append((f"step {step}: gradients of {names}", flat([*given, reaching])))
         buffers = dict(sorted(network.named_buffers()))
         found.append((f"step {step}: buffers {list(buffers)}", flat(list(buffers.values()))))
         norm = sum(float(one.double().square().sum()) for one in given) ** 0.5

@@ -102,6 +102,8 @@ class Sizes:
         for node in wanted.graph.nodes:
             if node not in values:
                 values[node] = self._run(node, values, self._images[number])
+                if isinstance(values[node], fx.Proxy):  # which an attribute of the network was set to
+                    raise RuntimeError("it computes with a value that an attribute keeps")
             if node is wanted:
                 break
         return values[wanted]

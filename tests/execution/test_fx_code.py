@@ -211,6 +211,23 @@ def test_what_is_no_function_of_values_is_refused(kind: type[nn.Module], message
     assert torch.equal(network.shift, shift)
 
 
+class DecidesByWhatItKeeps(Net):
+    """Its attribute holds, while it is traced, what only stands for a value."""
+
+    def forward(self, x):
+        x = self.begin(x)
+        self.shift += x.detach().mean((0, 2, 3))[:, None, None]
+        y = x - self.shift
+        return y.relu() if y.dim() == 4 else y
+
+
+def test_sizes_of_what_an_attribute_keeps_are_not_known() -> None:
+    network = DecidesByWhatItKeeps().eval()
+    with pytest.raises(UntraceableError, match="it computes with a value that an attribute keeps"):
+        trace(network, (3, 8, 8))
+    assert torch.equal(network.shift, torch.ones(4, 1, 1))
+
+
 def test_a_concatenation_of_what_has_changed_is_not_its_first_part() -> None:
     with pytest.raises(UntraceableError, match=r"is read after .* may have changed it"):
         trace(JoinsWhatHasChanged().eval(), (3, 8, 8))

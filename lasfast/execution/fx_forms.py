@@ -110,6 +110,8 @@ def _item(reader: Reader, node: fx.Node) -> None:
 def _size(reader: Reader, node: fx.Node) -> None:
     source, axis = _arguments(node, ("input", None), ("dim", None))
     sizes = reader.sizes(reader.value(source))
+    if axis is not None and (axis >= len(sizes) or (axis < 0 and len(sizes) == 2)):
+        raise no_record(node)  # a gate [N, C, 1, 1] is read as features [N, C]
     reader.facts[node] = sizes if axis is None else sizes[axis]
 
 

@@ -228,6 +228,30 @@ def test_sizes_of_what_an_attribute_keeps_are_not_known() -> None:
     assert torch.equal(network.shift, torch.ones(4, 1, 1))
 
 
+class AsksForTheSizeOfAGate(Net):
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.fc, self.axis = nn.Linear(4, 4), axis
+
+    def forward(self, x):
+        x = self.begin(x)
+        gate = self.fc(x.mean((2, 3))).sigmoid().view(-1, 4, 1, 1)
+        gate = gate.reshape(gate.size(0), 2, 2, gate.size(self.axis), 1).reshape(-1, 4, 1, 1)
+        return x * gate
+
+
+@pytest.mark.parametrize("axis", [2, 3, -1])
+def test_the_size_of_a_gate_is_not_that_of_features(axis: int) -> None:
+    torch.manual_seed(0)
+    network, x = AsksForTheSizeOfAGate(axis).eval(), torch.randn(2, 3, 8, 8)
+    try:
+        layer = trace(network, (3, 8, 8))
+    except UntraceableError:
+        return
+    statistics = {"norm": (network.norm.running_mean, network.norm.running_var)}
+    torch.testing.assert_close(extract((layer,), network, statistics).eval()(x), network(x))
+
+
 def test_a_concatenation_of_what_has_changed_is_not_its_first_part() -> None:
     with pytest.raises(UntraceableError, match=r"is read after .* may have changed it"):
         trace(JoinsWhatHasChanged().eval(), (3, 8, 8))

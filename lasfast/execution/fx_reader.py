@@ -48,7 +48,7 @@ _SHAPED = (
 )
 """The names of calls that take a shape, which may begin with the number of images."""
 Form = Callable[["Reader", fx.Node], None]
-"""What reads a call: it makes the node a value or a fact, or raises UntraceableError."""
+"""A function that reads a call: it makes the node a value or a fact, or raises UntraceableError."""
 
 
 class TracingError(UntraceableError):

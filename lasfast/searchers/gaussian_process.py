@@ -14,7 +14,7 @@ from lasfast.spaces import Architecture
 Array = NDArray[np.float64]
 
 DECAYS = (0.05, 0.1, 0.2, 0.4, 0.8)
-"""How fast the correlation falls with each decision that differs: where to begin, if all do alike."""
+"""The decays of the correlation with each differing decision, of which the likeliest is begun with."""
 NOISES = (1e-4, 1e-3, 1e-2, 0.1, 0.3)
 """The variance of a value that the architecture does not explain, relative to all: where to begin."""
 SPREAD = 1.0

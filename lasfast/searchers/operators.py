@@ -49,13 +49,16 @@ def pareto_front(results: Iterable[Result], cost: Cost) -> list[Result]:
 
 
 def draw_distinct(
-    draw: Callable[[], Architecture], wanted: int, accept: Callable[[Architecture], bool]
+    draw: Callable[[], Architecture | None], wanted: int, accept: Callable[[Architecture], bool]
 ) -> list[Architecture]:
-    """Return `wanted` different architectures that `accept` takes, or what ATTEMPTS draws for each find."""
+    """Return `wanted` different architectures that `accept` takes, or what ATTEMPTS draws for each find.
+
+    A draw may find none, and then gives None.
+    """
     found: dict[Architecture, None] = {}
     for _ in range(ATTEMPTS * wanted):
         candidate = draw()
-        if candidate not in found and accept(candidate):
+        if candidate is not None and candidate not in found and accept(candidate):
             found[candidate] = None
             if len(found) == wanted:
                 break
@@ -136,7 +139,11 @@ def sample_distinct(
         others = [one for one in space.enumerate(**among) if one not in known and accept(one)]
         found += rng.sample(others, min(wanted - len(found), len(others)))
     elif len(found) < wanted and limits and isinstance(space, ProductSpace) and not among:
-        found += _sample_within(space, rng, wanted - len(found), accept, limits, set(found))
+        known, sampler = set(found), BoundedSampler(space, limits)
+        if sampler.share:
+            found += draw_distinct(
+                lambda: sampler.draw(rng), wanted - len(found), lambda one: one not in known and accept(one)
+            )
     if len(found) < wanted and size > ENUMERABLE:
         logger.warning(
             "%d draws from %s gave only %d new architectures that meet the constraint, of %d wanted",
@@ -146,23 +153,3 @@ def sample_distinct(
             wanted,
         )
     return found
-
-
-def _sample_within(
-    space: ProductSpace,
-    rng: random.Random,
-    wanted: int,
-    accept: Callable[[Architecture], bool],
-    limits: Sequence[Limit],
-    known: set[Architecture],
-) -> list[Architecture]:
-    """Return architectures within limits that next to none of a space meets, none of the known ones."""
-    sampler = BoundedSampler(space, limits)
-    found: dict[Architecture, None] = {}
-    for _ in range(ATTEMPTS * wanted if sampler.share else 0):
-        one = sampler.draw(rng)
-        if one is not None and one not in known and accept(one):
-            found[one] = None
-        if len(found) == wanted:
-            break
-    return list(found)

@@ -29,7 +29,7 @@ from lasfast.supernets.elastic import ElasticNetwork, Vary
 from lasfast.supernets.importance import IMPORTANCES, sort_channels
 
 TOLERANCE = 1e-3
-"""How far a reading may be from what the model computes, in norm; a GPU may multiply fp32 as TF32."""
+"""The greatest difference of a reading from the model, in norm; a GPU may multiply fp32 as TF32."""
 NETWORK = "network"
 """The module of the supernet that has the model's modules, whose names may be those of its attributes."""
 

@@ -90,7 +90,7 @@ class Distillation:
 
 
 Distill = Distillation | nn.Module | str | None
-"""What trainers take as `distill`: a teacher, a `Distillation` of it, or None."""
+"""The type of the trainers' `distill`: a teacher, a `Distillation` of it, or None."""
 
 
 class Objective:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -51,6 +54,19 @@ def test_networks_are_drawn_by_their_seed(one_thread: None) -> None:
         assert all(torch.equal(one, again[name]) for name, one in network.named_parameters()), seed
         with torch.no_grad():
             network(torch.randn(4, *shape))
+
+
+def test_another_process_draws_the_same_networks() -> None:
+    """The order of Python's sets differs from process to process; a seed that was reported has to come back."""
+    code = (
+        "from tests.execution.random_networks.cases import random_case\n"
+        "print([random_case(seed) for seed in range(8)])"
+    )
+    env = {**os.environ, "PYTHONHASHSEED": "7"}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == str([random_case(seed) for seed in range(8)])
 
 
 def test_faults_are_found_and_minimised(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from tests.execution.random_networks.near import (
     plain_of,
     run,
     state_of,
+    torchs_of,
     truth_of,
 )
 from tests.execution.random_networks.programs import build
@@ -84,7 +85,7 @@ def compare_acceleration(case: Case, seed: int) -> str:
         modes = _modes(plain_of(case, seed))
     with expecting(DifferenceError, case.later):
         ours = changed(ours, case).to(dtype)
-    torchs, truth = plain_of(case, seed), truth_of(case, seed)
+    torchs, truth = torchs_of(case, seed), truth_of(case, seed)
     for name, training in (("evaluation", False), ("training", None)):
         for one in (torchs, truth, ours):
             one.train(training is None)

@@ -25,6 +25,7 @@ from tests.execution.random_networks.near import (
     plain_of,
     run,
     state_of,
+    torchs_of,
     truth_of,
 )
 
@@ -103,7 +104,7 @@ def compare_calibration(case: Case, seed: int, backend: str) -> str:
         expected = _pytorch_calibrates(truth, [one.clone() for one in images], convention)
         with context(case):
             plain = _pytorch_calibrates(
-                plain_of(case, seed), [one.to(dtype, copy=True) for one in images], convention
+                torchs_of(case, seed), [one.to(dtype, copy=True) for one in images], convention
             )
     ours = plain_of(case, seed)
     ours.train(seed % 2 == 0)

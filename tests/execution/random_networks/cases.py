@@ -76,6 +76,8 @@ class Case:
     """A statement that changes the network, after it was accelerated; or none."""
     autocast: bool
     """Whether networks of float32 are run under bfloat16 autocast."""
+    torch_in_channels_last: bool = False
+    """Whether PyTorch's network, by whose errors ours are judged, computes in channels_last."""
 
     def images(self, seed: int) -> list[Tensor]:
         """Return the batches, float64."""
@@ -90,11 +92,11 @@ def random_case(seed: int) -> Case:
     """Return the case of a seed."""
     rng = random.Random(seed)
     while True:
-        features = {
-            one for one in (*FEATURES, *EXTRA_FEATURES) if rng.random() < (0.12 if one in RARE else 0.4)
-        }
+        # Lists, since a set's order differs from process to process, and each name takes a random number.
+        names = [one for one in (*FEATURES, *EXTRA_FEATURES) if rng.random() < (0.12 if one in RARE else 0.4)]
         if rng.random() < 0.6:
-            features = {one for one in features if one in SIMPLE_FEATURES and rng.random() < 0.7} | {"simple"}
+            names = [one for one in names if one in SIMPLE_FEATURES and rng.random() < 0.7] + ["simple"]
+        features = set(names)
         shape = (rng.choice((1, 2, 3, 3, 4, 4, 6, 8)), rng.randint(5, 14), rng.randint(5, 14))
         program = write(rng, shape, 0, features, rng.randint(2, 12))
         if program is None or "Norm" not in program.source():

@@ -19,6 +19,7 @@ from tests.execution.random_networks.calibration import compare_calibration
 from tests.execution.random_networks.cases import Case
 from tests.execution.random_networks.near import (
     DifferenceError,
+    RoundingError,
     TorchFailsError,
     check_near,
     check_unchanged,
@@ -30,16 +31,18 @@ from tests.execution.random_networks.near import (
     plain_of,
     run,
     state_of,
+    torchs_of,
     truth_of,
 )
 
 
 @dataclass
 class Report:
-    """What came of comparisons: counts by outcome, and the failures with their texts."""
+    """What came of comparisons: counts by outcome, and by check the failures of lasfast and of PyTorch."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
+    torch_failures: dict[str, str] = field(default_factory=dict)
 
 
 def compare(case: Case, seed: int, checks: tuple[str, ...] = ()) -> Report:
@@ -54,6 +57,8 @@ def compare(case: Case, seed: int, checks: tuple[str, ...] = ()) -> Report:
                 outcome = _CHECKS[check](case, seed)
         except TorchFailsError as error:
             outcome = f"not compared: {general(error)}"
+            if not isinstance(error, RoundingError):
+                report.torch_failures[check] = str(error)
         except DifferenceError as error:
             outcome = "failed"
             report.failures[check] = str(error)
@@ -79,7 +84,7 @@ def compare_record(case: Case, seed: int) -> str:
         raise DifferenceError(f"trace raises {type(error).__name__}: {str(error)[:300]}") from error
     check_unchanged("trace", before, network)
     calibrates = bool(case.seed % 2)
-    torchs, truth = plain_of(case, seed).eval(), truth_of(case, seed).eval()
+    torchs, truth = torchs_of(case, seed).eval(), truth_of(case, seed).eval()
     for one in (torchs, truth):
         for norm in norms_of(one).values():
             norm.training = calibrates

@@ -25,7 +25,10 @@ os.environ.setdefault("LASFAST_CHOICE", "native")
 ATTEMPTS, ATTEMPTS_OF_FEW_DIGITS = 3, 8
 """Weights that must all fail: one set may lie at a kink, or at a maximum of equal values.
 
-Where values have few digits, some lie there in every third network.
+Where values have few digits, some lie there in every third network. With each of them PyTorch's errors are
+allowed in either layout, since ours may run in channels_last where images and weights are contiguous: there
+PyTorch's batch norm is less exact on channels that are nearly constant, and the bf16 gradients of some of its
+strided convolutions are wrong on images of one pixel.
 """
 
 
@@ -37,10 +40,15 @@ def failures(
     left = checks
     has_few_digits = autocasts(case) or case.dtype in ("float16", "bfloat16")
     for attempt in range(ATTEMPTS_OF_FEW_DIGITS if has_few_digits else ATTEMPTS):
-        report = compare(case, case.seed + attempt * 1_000_003, left)
+        seed = case.seed + attempt * 1_000_003
+        report = compare(case, seed, left)
         if outcomes is not None and attempt == 0:
             outcomes.update(report.outcomes)
-        found = {check: text for check, text in report.failures.items() if check in left}
+        found = report.failures
+        if found:
+            other = compare(replace(case, torch_in_channels_last=True), seed, left)
+            still = other.failures.keys() | other.torch_failures.keys()
+            found = {check: text for check, text in found.items() if check in still}
         left = tuple(found)
         if not left:
             break

@@ -20,6 +20,10 @@ class TorchFailsError(Exception):
     """PyTorch itself cannot do what was to be compared."""
 
 
+class RoundingError(TorchFailsError):
+    """PyTorch itself is so far off that nothing can be compared."""
+
+
 class DifferenceError(Exception):
     """Lasfast gave something else than PyTorch; the text says what."""
 
@@ -36,6 +40,12 @@ def truth_of(case: Case, seed: int) -> Network:
 
 def plain_of(case: Case, seed: int) -> Network:
     return changed(build(case.program, seed), case).to(getattr(torch, case.dtype))
+
+
+def torchs_of(case: Case, seed: int) -> Network:
+    """Return the network whose errors PyTorch may make, in the layout that the case says."""
+    network = plain_of(case, seed)
+    return network.to(memory_format=torch.channels_last) if case.torch_in_channels_last else network
 
 
 def changed(network: nn.Module, case: Case) -> nn.Module:
@@ -103,7 +113,7 @@ def check_near(what: str, case: Case, ours: list[Tensor], plain: list[Tensor], t
             unit += 10 * whole * size
         allowed = 2 * float((torchs - truth).norm()) + tolerance * unit
         if float((torchs - truth).norm()) > 30 * tolerance * unit:
-            raise TorchFailsError(f"{what}: rounding is all that there is")
+            raise RoundingError(f"{what}: rounding is all that there is")
         error = float((mine - truth).norm())
         if not error <= allowed:
             raise DifferenceError(

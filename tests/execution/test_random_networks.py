@@ -57,7 +57,7 @@ def test_networks_are_drawn_by_their_seed(one_thread: None) -> None:
 
 
 def test_another_process_draws_the_same_networks() -> None:
-    """The order of Python's sets differs from process to process; a seed that was reported has to come back."""
+    """The order of Python's sets differs from process to process, and seeds have to come back."""
     code = (
         "from tests.execution.random_networks.cases import random_case\n"
         "print([random_case(seed) for seed in range(8)])"

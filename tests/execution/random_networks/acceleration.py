@@ -43,10 +43,8 @@ def _train(
         with context:
             outputs = network(x)
         tensors = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-        loss = sum(
-            (one * torch.linspace(-1, 1, one.numel(), dtype=one.dtype).view_as(one)).sum() for one in tensors
-        )
-        loss.backward()
+        wanted = [torch.linspace(-1, 1, one.numel(), dtype=one.dtype).view_as(one) for one in tensors]
+        torch.stack([(one * by).sum() for one, by in zip(tensors, wanted, strict=True)]).sum().backward()
         parameters = sorted(network.named_parameters())
         given = [torch.zeros_like(p) if p.grad is None else p.grad for _, p in parameters]
         found.append((f"step {step}: outputs", flat(outputs)))
@@ -56,12 +54,18 @@ def _train(
         found.append((f"step {step}: gradients of {names}", flat([*given, reaching])))
         buffers = dict(sorted(network.named_buffers()))
         found.append((f"step {step}: buffers {list(buffers)}", flat(list(buffers.values()))))
-        norm = sum(float(one.double().square().sum()) for one in given) ** 0.5
+        # A step of a set length, but a shorter one where gradients cancel out, as of a norm ahead of a norm.
+        norm, unit = _norm(given), 0.01 * _norm(wanted)
         with torch.no_grad():
             for _, parameter in parameters:
                 if parameter.grad is not None:
-                    parameter -= parameter.grad * (0.05 / (norm + 1e-6))
+                    parameter -= parameter.grad * (0.05 / (norm + unit))
     return found
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    """Return the Euclidean norm of all values together."""
+    return sum(float(one.double().square().sum()) for one in tensors) ** 0.5
 
 
 def compare_acceleration(case: Case, seed: int) -> str:

@@ -105,7 +105,8 @@ class _Accelerated:
 def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool) -> nn.Module:
     """Return a module that shares everything with a model, and runs a graph instead of its forward.
 
-    Where the graph `is_pinned` to the usual order of elements in memory, arguments must have this order, too.
+    Where the graph `is_pinned` to the usual order of elements in memory, arguments and weights must have this
+    order, too.
     """
     kind = type(model)
     graphs = list(dict.fromkeys(reading.graphs.values()))
@@ -122,10 +123,9 @@ def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool) -> nn.Mod
 
     @functools.wraps(kind.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        as_read = not kwargs and len(args) == required
-        as_read = as_read and all(
-            isinstance(x, torch.Tensor) and (not is_pinned or x.is_contiguous()) for x in args
-        )
+        as_read = not kwargs and len(args) == required and all(isinstance(x, torch.Tensor) for x in args)
+        if is_pinned:
+            as_read = as_read and all(x.is_contiguous() for x in (*args, *self.parameters()))
         # What a compiler compiles it watches by itself.
         if not as_read or not (torch.compiler.is_compiling() or structure.holds()):
             return kind.forward(self, *args, **kwargs)
@@ -212,7 +212,7 @@ class _FusedGraph:
         """Fuse all chains that may be; then let values and weights be in channels_last."""
         chains = [chain for chain in self._chains() if Stage.NORM in chain.parts]
         movable = [parts for chain in chains if (parts := self._movable_part(chain))]
-        if not movable:
+        if not movable or not self.pinned.isdisjoint(self._in_other_layouts()):
             return
         if not self._follow_layout():
             self._put_weights_into_channels_last()
@@ -327,6 +327,17 @@ class _FusedGraph:
             conv = self._convolution(node)
             if conv is not None and self.calls[conv] == 1:
                 conv.to(memory_format=torch.channels_last)
+
+    def _in_other_layouts(self) -> set[fx.Node]:
+        """Return the places of values that may be in channels_last in the model, whatever its images are."""
+        found: set[fx.Node] = set()
+        for node in self.nodes:
+            is_ours = node.op == "call_module" and type(self.modules[str(node.target)]) in LEAVES
+            given = (*node.args, *node.kwargs.values())
+            is_asked = any(isinstance(one, torch.memory_format) for one in given)
+            if is_ours or is_asked or not found.isdisjoint(map(self.memory.place, node.all_input_nodes)):
+                found.add(self.memory.place(node))
+        return found
 
     def _follow_layout(self) -> bool:
         """Let values be in channels_last, but where code asks for the usual order of elements in memory.

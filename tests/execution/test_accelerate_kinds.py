@@ -387,6 +387,46 @@ def test_writes_through_copies_for_either_layout_of_images(one_thread: None) -> 
     assert not torch.allclose(*results, rtol=0.1, atol=0.1)
 
 
+class WrittenThroughContiguous(Base):
+    """It is a copy where the convolution's weights are in channels_last."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.bn(self.conv(x.tanh()))
+        x.contiguous().add_(1)
+        return x * 2 + y.tanh()
+
+
+class WrittenThroughContiguousOfOurs(Base):
+    """It is a copy of what lasfast's operators give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ours = lasfast.nn.ConvBNAct(3, 8)
+
+    def forward(self, x):
+        x = self.ours(x)
+        y = self.bn(self.conv(x.tanh()))
+        x.contiguous().add_(1)
+        return x * 2 + y.tanh()
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("kind", [WrittenThroughContiguous, WrittenThroughContiguousOfOurs])
+def test_writes_through_copies_for_either_layout_of_weights(
+    kind: Callable[[], nn.Module], late: bool, one_thread: None
+) -> None:
+    torch.manual_seed(0)
+    model = kind().eval()
+    network = lasfast.accelerate(copy.deepcopy(model)) if late else None
+    model.to(memory_format=torch.channels_last)
+    network = lasfast.accelerate(copy.deepcopy(model)) if network is None else network
+    network.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_fused_where_values_change(one_thread: None) -> None:
     """Chains end before the op that would see another state of a value."""
     network = lasfast.accelerate(ActivationOfTheInputBetween())

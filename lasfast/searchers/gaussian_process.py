@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,43 +23,66 @@ SPREAD = 1.0
 ITERATIONS = 30
 
 
-class GaussianProcess:
-    """A Gaussian process whose correlation falls by a factor of its own with each decision that differs.
+@dataclass(frozen=True)
+class Kernel:
+    """How values of architectures are correlated: ``exp(-sum of the decays of the differing decisions)``.
 
-    The correlation is ``exp(-sum of the decays of the differing decisions)``, and values have noise. Decays
-    and noise maximise the marginal likelihood (Rasmussen and Williams 2006, Eq. 5.8; one decay for each
-    dimension is "automatic relevance determination"), times a log-normal prior around what is likeliest if
-    all decisions have the same decay.
+    Attributes:
+        decays: one for each decision, [decisions].
+        noise: the variance of a value that the architecture does not explain, relative to all.
+    """
+
+    decays: Array
+    noise: float
+
+
+def likeliest_kernel(architectures: Sequence[Architecture], values: Array) -> Kernel:
+    """Return the decays and the noise that explain values best.
+
+    They maximise the marginal likelihood (Rasmussen and Williams 2006, Eq. 5.8; one decay for each dimension
+    is "automatic relevance determination"), times a log-normal prior around what is likeliest if all
+    decisions have the same decay.
 
     Args:
         architectures: those whose values are known, [N].
         values: their values, [N], of about mean 0 and variance 1.
     """
+    known = np.array(architectures)
+    differing = np.moveaxis(known[:, None] != known[None], 2, 0).astype(np.float64)
+    count = differing.sum(0)
+    _, decay, noise = max(
+        (_log_likelihood(np.exp(-decay * count), noise, values)[0], decay, noise)
+        for decay in DECAYS
+        for noise in NOISES
+    )
+    first = np.log([decay] * len(differing) + [noise])
+    found = minimize(
+        _loss, first, (first, differing, values), "L-BFGS-B", True, options={"maxiter": ITERATIONS}
+    )
+    *decays, noise = np.exp(found.x)
+    return Kernel(np.array(decays), float(noise))
 
-    def __init__(self, architectures: Sequence[Architecture], values: Array) -> None:
+
+class GaussianProcess:
+    """A Gaussian process whose correlation falls by a factor of its own with each decision that differs.
+
+    Args:
+        kernel: the correlation, and the noise of values.
+        architectures: those whose values are known, [N].
+        values: their values, [N], of about mean 0 and variance 1.
+    """
+
+    def __init__(self, kernel: Kernel, architectures: Sequence[Architecture], values: Array) -> None:
+        self.kernel = kernel
         self._known = np.array(architectures)
-        differing = np.moveaxis(self._known[:, None] != self._known[None], 2, 0).astype(np.float64)
-        count = differing.sum(0)
-        grid = [
-            (_log_likelihood(np.exp(-decay * count), noise, values)[0], decay, noise)
-            for decay in DECAYS
-            for noise in NOISES
-        ]
-        _, decay, noise = max(grid)
-        first = np.log([decay] * len(differing) + [noise])
-        found = minimize(
-            _loss, first, (first, differing, values), "L-BFGS-B", True, options={"maxiter": ITERATIONS}
-        )
-        *decays, noise = np.exp(found.x)
-        self.decays, self.noise = np.array(decays), float(noise)
-        covariance = self.correlation(self._known, self._known) + self.noise * np.eye(len(values))
+        covariance = self.correlation(self._known, self._known) + kernel.noise * np.eye(len(values))
         self._factor = cho_factor(covariance, lower=True)
         self._weights = cho_solve(self._factor, values)
 
     def correlation(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> Array:
         """Return the correlations of architectures [N, decisions] and [M, decisions], [N, M]."""
         total = np.zeros((len(one), len(other)))
-        for decision, decay in enumerate(self.decays):
+        for decision, decay in enumerate(self.kernel.decays):
             total += decay * (one[:, decision, None] != other[None, :, decision])
         return np.exp(-total)
 
@@ -90,7 +114,7 @@ class Prediction:
         one = self._architectures[place : place + 1]
         prior = self._process.correlation(one, self._architectures)[0]
         covariance = prior - self._explained[:, place] @ self._explained
-        scale = 1 / np.sqrt(self.variance[place] + self._process.noise)
+        scale = 1 / np.sqrt(self.variance[place] + self._process.kernel.noise)
         self._explained = np.vstack([self._explained, covariance * scale])
         self.variance = np.maximum(self.variance - (covariance * scale) ** 2, 1e-12)
 
@@ -106,20 +130,25 @@ def _loss(parameters: Array, first: Array, differing: Array, values: Array) -> t
     """
     decays, noise = np.exp(parameters[:-1]), float(np.exp(parameters[-1]))
     correlations = np.exp(-np.tensordot(decays, differing, 1))
-    likelihood, slopes = _log_likelihood(correlations, noise, values)
+    likelihood, slopes_of = _log_likelihood(correlations, noise, values)
+    slopes = slopes_of()
     of_decays = -decays * np.tensordot(differing, slopes * correlations, 2) / 2
     gradient = np.append(of_decays, noise * np.trace(slopes) / 2)
     away = (parameters - first) / SPREAD
     return float(away @ away / 2 - likelihood), away / SPREAD - gradient
 
 
-def _log_likelihood(correlations: Array, noise: float, values: Array) -> tuple[float, Array]:
+def _log_likelihood(correlations: Array, noise: float, values: Array) -> tuple[float, Callable[[], Array]]:
     """Return the log marginal likelihood of values, but for a constant, with the likeliest scale of all.
 
-    And twice its gradient by the covariances, [N, N].
+    And what gives twice its gradient by the covariances, [N, N].
     """
     factor = cho_factor(correlations + noise * np.eye(len(values)), lower=True)
     weights = cho_solve(factor, values)
     scale = max(float(values @ weights) / len(values), 1e-12)
     likelihood = -len(values) / 2 * np.log(scale) - float(np.log(np.diag(factor[0])).sum())
-    return likelihood, np.outer(weights, weights) / scale - cho_solve(factor, np.eye(len(values)))
+
+    def slopes() -> Array:
+        return np.outer(weights, weights) / scale - cho_solve(factor, np.eye(len(values)))
+
+    return likelihood, slopes

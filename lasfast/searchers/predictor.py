@@ -12,7 +12,7 @@ from scipy.special import ndtr, ndtri
 
 from lasfast.constraints import BoundedSampler
 from lasfast.core.checks import as_int
-from lasfast.searchers.gaussian_process import Array, GaussianProcess
+from lasfast.searchers.gaussian_process import Array, GaussianProcess, Kernel, likeliest_kernel
 from lasfast.searchers.limits import limits_of
 from lasfast.searchers.operators import initial_sample, ranked
 from lasfast.searchers.product import ProductSearcher
@@ -21,6 +21,8 @@ from lasfast.spaces import Architecture, ProductSpace
 POOL = 1000  # random architectures that a step chooses from
 TRIES = 5  # times as many draws, for those that are new and within the constraint
 BEST = 5  # the best so far, whose neighbours are in the choice, too
+REFIT = 1.25
+"""The kernel is fitted again when so many times as many values are known. It changes little in between."""
 DIGITS = 9  # of an improvement: what is equal but for rounding goes by the order
 
 
@@ -58,6 +60,11 @@ class Predictor(ProductSearcher):
         self.evaluations = as_int("evaluations", evaluations, minimum=self.initial)
         self.children = as_int("children", children, minimum=1)
 
+    def begin(self) -> None:
+        """Forget all that was observed."""
+        super().begin()
+        self._kernels: dict[int, Kernel] = {}
+
     def propose(self) -> list[Architecture]:
         """Return random architectures first, then those of the greatest expected improvement."""
         rng = random.Random(f"{self.seed} {self.step}")
@@ -68,7 +75,7 @@ class Predictor(ProductSearcher):
         if len(pool) <= wanted:
             return pool
         scores = normal_scores(list(self.known.values()))
-        process = GaussianProcess(list(self.known), scores)
+        process = GaussianProcess(self._kernel(), list(self.known), scores)
         prediction = process.predict(pool)
         chosen: list[int] = []
         for _ in range(wanted):
@@ -78,6 +85,17 @@ class Predictor(ProductSearcher):
             chosen.append(place)
             prediction.suppose(place)
         return [pool[place] for place in chosen]
+
+    def _kernel(self) -> Kernel:
+        """Return the kernel that explains the first values best, as many as REFIT says."""
+        count = 1
+        while (more := max(count + 1, int(REFIT * count))) <= len(self.known):
+            count = more
+        if count not in self._kernels:
+            first = list(self.known)[:count]
+            scores = normal_scores([self.known[one] for one in first])
+            self._kernels = {count: likeliest_kernel(first, scores)}
+        return self._kernels[count]
 
     def _pool(self, rng: random.Random) -> list[Architecture]:
         """Return the architectures to choose from, all new."""

@@ -12,7 +12,7 @@ from scipy.optimize import check_grad
 
 from lasfast.constraints import Constraint
 from lasfast.searchers import Predictor, Random, Searcher
-from lasfast.searchers.gaussian_process import GaussianProcess, _loss
+from lasfast.searchers.gaussian_process import GaussianProcess, Kernel, _loss, likeliest_kernel
 from lasfast.searchers.predictor import expected_improvement, normal_scores
 from lasfast.spaces import Architecture, ChoiceSpace
 
@@ -63,12 +63,13 @@ def test_the_process_is_the_textbooks() -> None:
     rng = random.Random(0)
     known, others = ([SPACE.sample(rng) for _ in range(count)] for count in (12, 5))
     values = normal_scores([hits(one) for one in known])
-    process = GaussianProcess(known, values)
+    kernel = Kernel(np.array([0.1, 0.7, *[0.3] * (len(known[0]) - 2)]), 0.05)
+    process = GaussianProcess(kernel, known, values)
     prediction = process.predict(others)
 
     def expected(known: list[Architecture], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         between = lambda a, b: process.correlation(np.array(a), np.array(b))  # noqa: E731
-        inverse = np.linalg.inv(between(known, known) + process.noise * np.eye(len(known)))
+        inverse = np.linalg.inv(between(known, known) + kernel.noise * np.eye(len(known)))
         cross = between(known, others)
         return cross.T @ inverse @ values, 1 - np.diag(cross.T @ inverse @ cross)
 
@@ -87,9 +88,9 @@ def test_the_likeliest_decays_and_noise_are_taken() -> None:
     """Values that hang on one decision have its decay; values of chance alone are noise."""
     rng = random.Random(1)
     known = list(dict.fromkeys(SPACE.sample(rng) for _ in range(60)))
-    of_one = GaussianProcess(known, normal_scores([one[2] for one in known]))
+    of_one = likeliest_kernel(known, normal_scores([one[2] for one in known]))
     assert of_one.decays[2] > 3 * np.delete(of_one.decays, 2).max()
-    chance = GaussianProcess(known, normal_scores([rng.random() for _ in known]))
+    chance = likeliest_kernel(known, normal_scores([rng.random() for _ in known]))
     assert chance.noise > 5 * of_one.noise
 
 

@@ -1,0 +1,568 @@
+r"""A trained network at half of its multiply-adds: lasfast beside ModelOpt, Torch-Pruning, uniform scaling.
+
+    python -m benchmarks.record_own_model outcomes runs/own-model benchmarks/results/own-model-resnet.json
+    python -m benchmarks.record_own_model rates benchmarks/results/own-model-rates.json
+    python -m benchmarks.record_own_model page benchmarks/results/own-model-resnet.json \
+        benchmarks/results/own-model-rates.json docs/own-network.md
+
+`outcomes` trains a network on CIFAR-10 for each seed, halves it in each way, and trains what came out on, all
+with the same images, epochs and settings. The directory keeps the trained networks. What is in the record
+already is not done again. `rates` measures how long a candidate takes in a ResNet-18. `page` writes both
+into the page.
+
+The peers are not among lasfast's extras: `pip install nvidia-modelopt==0.47 torchprofile==0.0.4 requests
+huggingface_hub torch-pruning`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+import typer
+from safetensors.torch import load_model, save_model
+from timm.models.resnet import BasicBlock, ResNet
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import lasfast
+from benchmarks import _harness
+from lasfast import costs
+from lasfast.data import Dataset
+from lasfast.evaluation.scoring import evaluate_network
+from lasfast.supernets import from_model
+from lasfast.train.samplers import SandwichSampler
+
+app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
+SHARE = 0.5
+"""The share of the multiply-adds that is left."""
+WIDTHS = tuple(eighths / 8 for eighths in range(2, 9))
+"""The widths that lasfast and ModelOpt's AutoNAS choose from; FastNAS has 20 of its own. Multiples of 8."""
+TUNING = {"learning_rate": 0.01, "standalone_schedule": "cosine", "precision": "bf16"}
+
+
+def resnet(classes: int) -> nn.Module:
+    """Return timm's ResNet-10, 16 to 128 channels wide and with a stem for images of 32 pixels."""
+    network = ResNet(
+        BasicBlock,
+        (1, 1, 1, 1),
+        num_classes=classes,
+        channels=(16, 32, 64, 128),
+        stem_type="deep",
+        stem_width=8,
+    )
+    network.conv1[0].stride, network.maxpool = (1, 1), nn.Identity()
+    return network
+
+
+def mobilenet(classes: int) -> nn.Module:
+    """Return torchvision's MobileNetV2 of half the width, two of its strides being 1, for 32 pixels."""
+    network = torchvision.models.mobilenet_v2(num_classes=classes, width_mult=0.5, dropout=0.0)
+    for convolution in (network.features[0][0], network.features[2].conv[1][0]):
+        convolution.stride = (1, 1)
+    return network
+
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {"resnet": resnet, "mobilenet": mobilenet}
+
+
+@dataclass
+class Task:
+    """A trained network, the images, and how much work is done."""
+
+    model: nn.Module
+    data: Dataset
+    seed: int
+    candidates: int
+    adapt_epochs: int
+
+    @property
+    def example(self) -> Tensor:
+        """One image of noise."""
+        return torch.randn(1, self.data.channels, *self.data.image_size)
+
+    @property
+    def allowed(self) -> float:
+        """The multiply-adds that may be left."""
+        return SHARE * multiply_adds(self.model, self.example)
+
+    def calibration_batches(self) -> list[Tensor]:
+        """Return the images that batch norm is recalibrated on."""
+        return list(self.data.calibration.split(250))
+
+    def score(self, network: nn.Module) -> float:
+        """Return the top-1 on the validation images."""
+        return evaluate_network(network, self.data.validation).top1
+
+
+@dataclass
+class Found:
+    """A smaller network, and the CPU seconds that it took to find it, by part of the work."""
+
+    network: nn.Module
+    candidates: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timing(self, part: str) -> Iterator[None]:
+        """Add the CPU time of what runs within to a part's. Other processes change it little."""
+        begun = time.process_time()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.process_time() - begun
+
+
+def multiply_adds(network: nn.Module, example: Tensor) -> float:
+    """Return a network's multiply-adds for an image, as PyTorch counts them."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        copy.deepcopy(network).eval()(example)
+    return counter.get_total_flops() / 2
+
+
+# ---- the ways to halve a network
+
+
+def uniform(task: Task) -> Found:
+    """Scale all widths by the largest of some shares that is cheap enough."""
+    found = Found(task.model)
+    shape = (task.data.channels, *task.data.image_size)
+    with found.timing("search"):
+        for share in (percent / 100 for percent in range(95, 20, -5)):
+            supernet = from_model(task.model, shape, vary="widths", widths=(share, 1.0))
+            cost = costs.functions(supernet, shape[1:])["flops"]
+            found.network = supernet.extract(SandwichSampler(supernet.space, cost).smallest)
+            if multiply_adds(found.network, task.example) <= task.allowed:
+                return found
+    raise RuntimeError("no share of the width is cheap enough")
+
+
+def torch_pruning(task: Task) -> Found:
+    """Prune groups of channels by magnitude over the whole network, little by little (Torch-Pruning)."""
+    import torch_pruning as tp
+
+    network = copy.deepcopy(task.model)
+    found = Found(network)
+    classifier = [one for one in network.modules() if isinstance(one, nn.Linear)]
+    with found.timing("search"):
+        pruner = tp.pruner.BasePruner(
+            network,
+            task.example,
+            importance=tp.importance.GroupMagnitudeImportance(p=2),
+            global_pruning=True,
+            pruning_ratio=0.9,
+            iterative_steps=100,
+            ignored_layers=classifier,
+        )
+        while multiply_adds(network, task.example) > task.allowed:
+            pruner.step()
+    return found
+
+
+def _modelopt_config(widths: tuple[float, ...] | None) -> dict[str, Any]:
+    """Return ModelOpt's settings, with widths in multiples of 8; None leaves its own shares."""
+    shares: dict[str, Any] = {} if widths is None else {"channels_ratio": widths}
+    features: dict[str, Any] = {} if widths is None else {"features_ratio": widths}
+    return {
+        "nn.Conv2d": {"*": {"channel_divisor": 8, **shares}},
+        "nn.BatchNorm2d": {"*": {"feature_divisor": 8, **features}},
+        "nn.Linear": {"*": {"feature_divisor": 8, **features}},
+    }
+
+
+def _modelopt_search(task: Task, found: Found, **more: Any) -> dict[str, Any]:
+    """Return what ModelOpt's searches are given; `found` counts and times the candidates."""
+
+    def score(network: nn.Module) -> float:
+        found.candidates += 1
+        return task.score(network)
+
+    return {
+        "data_loader": task.calibration_batches(),
+        "collect_func": lambda batch: batch,
+        "score_func": score,
+        "verbose": False,
+        **more,
+    }
+
+
+def fastnas(task: Task) -> Found:
+    """Measure each layer's sensitivity, and search by halving (ModelOpt's FastNAS)."""
+    import modelopt.torch.prune as mtp
+
+    network = copy.deepcopy(task.model)
+    found = Found(network)
+    with found.timing("search"):
+        found.network, _ = mtp.prune(
+            network,
+            mode=[("fastnas", _modelopt_config(None))],
+            constraints={"flops": f"{100 * SHARE:g}%"},
+            dummy_input=task.example,
+            config=_modelopt_search(task, found),
+        )
+    return found
+
+
+def autonas(task: Task) -> Found:
+    """Train a supernet of the network, and search it by evolution (ModelOpt's AutoNAS)."""
+    import modelopt.torch.nas as mtn
+
+    found = Found(task.model)
+    network = mtn.convert(copy.deepcopy(task.model), mode=[("autonas", _modelopt_config(WIDTHS))])
+    # Each batch trains one sub-network here, and four in lasfast's adaptation.
+    epochs = 4 * task.adapt_epochs
+    with found.timing("adapt"):
+        optimizer = torch.optim.SGD(
+            network.parameters(), lr=0.003, momentum=0.9, weight_decay=5e-4, nesterov=True
+        )
+        network.train()
+        for epoch in range(epochs):
+            for images, labels in task.data.train.batches(64, seed=1000 * task.seed + epoch):
+                for group in optimizer.param_groups:
+                    group["lr"] = 0.003 * (1 - epoch / epochs)
+                optimizer.zero_grad()
+                with torch.autocast("cpu", torch.bfloat16):
+                    logits = network(images)
+                F.cross_entropy(logits.float(), labels).backward()
+                optimizer.step()
+    with found.timing("search"):
+        config = _modelopt_search(task, found, num_iters=task.candidates)
+        searched, _ = mtn.search(
+            network, constraints={"flops": f"{100 * SHARE:g}%"}, dummy_input=task.example, config=config
+        )
+        found.network = searched  # search has exported it
+    return found
+
+
+def ours(task: Task, adapted: bool, precision: str = "bf16") -> Found:
+    """Search by evolution, after adaptation or with the weights as they are."""
+    found = Found(task.model, candidates=task.candidates)
+    data = task.data
+    with found.timing("search"):
+        supernet = from_model(task.model, (data.channels, *data.image_size), widths=WIDTHS)
+    if adapted:
+        with found.timing("adapt"):
+            settings: dict[str, Any] = {"precision": precision, "seed": task.seed}
+            lasfast.train.adapt(supernet, data.train, epochs=task.adapt_epochs, **settings)
+    with found.timing("search"):
+        population = 50
+        searcher = lasfast.searchers.Evolution(
+            supernet.space,
+            constraint=supernet.constraint(f"flops<={100 * SHARE:g}%"),
+            population=population,
+            generations=task.candidates // population - 1,
+            seed=task.seed,
+        )
+        evaluator = lasfast.Evaluator(supernet, data.calibration, data.validation, precision=precision)
+        result = lasfast.Study(searcher, evaluator).run()
+        found.network = supernet.extract(result.best.architecture)
+    return found
+
+
+METHODS: dict[str, Callable[[Task], Found]] = {
+    "uniform": uniform,
+    "torch-pruning": torch_pruning,
+    "fastnas": fastnas,
+    "lasfast": partial(ours, adapted=False),
+    "lasfast, adapted": partial(ours, adapted=True),
+    "autonas": autonas,
+}
+"""AutoNAS comes last, for all seeds: it takes longer than all others together."""
+
+
+# ---- the record
+
+
+def trained(make: Callable[[int], nn.Module], data: Dataset, epochs: int, seed: int, path: Path) -> nn.Module:
+    """Return the trained network, from the file if it is there."""
+    torch.manual_seed(seed)
+    network = make(data.num_classes)
+    if path.exists():
+        load_model(network, path)
+        return network.eval()
+    settings: dict[str, Any] = {"standalone_schedule": "cosine", "precision": "bf16", "seed": seed}
+    training = lasfast.train.train_standalone(
+        network, data.train, "small", standalone_epochs=epochs, **settings
+    )
+    for progress in training:
+        if progress.last_of_epoch:
+            typer.echo(f"epoch {progress.epoch + 1}/{epochs}: accuracy {100 * progress.accuracy:.1f} %")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    network.to(memory_format=torch.contiguous_format)  # ModelOpt refuses the other
+    save_model(network, str(path))
+    return network.eval()
+
+
+def judged(task: Task, method: str, test: Any, tune_epochs: int) -> dict[str, Any]:
+    """Return what one way of halving a network gives, and what it takes."""
+    found = METHODS[method](task)
+    network = found.network.eval()
+    share = multiply_adds(network, task.example) / (task.allowed / SHARE)
+    lasfast.calibrate(network, task.calibration_batches())
+    before = evaluate_network(network, test).top1
+    with found.timing("tune"):
+        tuning: dict[str, Any] = {"standalone_epochs": tune_epochs, "seed": task.seed, **TUNING}
+        for _ in lasfast.train.train_standalone(network, task.data.train, "small", **tuning):
+            pass
+    after = evaluate_network(network.eval(), test).top1
+    return {
+        "share": share,
+        "candidates": found.candidates,
+        "cpu_seconds": found.seconds,
+        "before": before,
+        "after": after,
+    }
+
+
+@app.command()
+def outcomes(
+    directory: Path,
+    output: Path,
+    network: str = "resnet",
+    data: str = "imagefolder:data/cifar10",
+    limit: int = 10000,
+    calibration: int = 500,
+    validation: int = 1000,
+    epochs: int = 15,
+    adapt_epochs: int = 3,
+    tune_epochs: int = 4,
+    candidates: int = 300,
+    seeds: int = 3,
+    threads: int = 1,
+) -> None:
+    """Halve a trained network in each way, for some seeds."""
+    torch.set_num_threads(threads)
+    directory.mkdir(parents=True, exist_ok=True)
+    images = lasfast.data.load(data, calibration=calibration, validation=validation, limit=limit)
+    test = images.test
+    settings = {
+        "network": network,
+        "images": {
+            "train": limit,
+            "calibration": calibration,
+            "validation": validation,
+            "test": len(test[1]),
+        },
+        "epochs": {"trained": epochs, "adapted": adapt_epochs, "tuned": tune_epochs},
+        "candidates": candidates,
+        "share": SHARE,
+    }
+    known = json.loads(output.read_text(encoding="utf-8")) if output.exists() else settings | {"seeds": {}}
+    if {key: known[key] for key in settings} != settings:
+        raise typer.BadParameter(f"{output} was made with other settings: {known}")
+    tasks = []
+    for seed in range(seeds):
+        model = trained(NETWORKS[network], images, epochs, seed, directory / f"{network}-{seed}.safetensors")
+        tasks.append(Task(model, images, seed, candidates, adapt_epochs))
+        known["seeds"].setdefault(str(seed), {"whole": evaluate_network(model, test).top1})
+    *others, last = METHODS
+    for task, method in [(task, method) for task in tasks for method in others] + [
+        (task, last) for task in tasks
+    ]:
+        entry = known["seeds"][str(task.seed)]
+        if method in entry:
+            continue
+        entry[method] = judged(task, method, test, tune_epochs)
+        typer.echo(f"seed {task.seed}, {method}: {json.dumps(entry[method])}")
+        machine = _harness.machine() | {"threads": threads}
+        _harness.write({key: known[key] for key in (*settings, "seeds")} | {"machine": machine}, output)
+
+
+# ---- how long a candidate takes
+
+
+class _EnoughError(Exception):
+    """As many candidates were timed as were wanted."""
+
+
+def _fastnas_seconds(task: Task, candidates: int) -> float:
+    """Return FastNAS' CPU seconds a candidate, of recalibration and prediction."""
+    import modelopt.torch.prune as mtp
+
+    times: list[float] = []
+
+    def score(network: nn.Module) -> float:
+        top1 = task.score(network)
+        times.append(time.process_time())
+        if len(times) > candidates:
+            raise _EnoughError
+        return top1
+
+    found = Found(task.model)
+    try:
+        mtp.prune(
+            copy.deepcopy(task.model),
+            mode=[("fastnas", _modelopt_config(None))],
+            constraints={"flops": f"{100 * SHARE:g}%"},
+            dummy_input=task.example,
+            config=_modelopt_search(task, found) | {"score_func": score},
+        )
+    except _EnoughError:
+        return (times[-1] - times[0]) / candidates
+    raise RuntimeError(f"FastNAS measured fewer than {candidates} candidates")
+
+
+def _our_seconds(task: Task, precision: str, candidates: int) -> float:
+    """Return our CPU seconds a candidate of a random generation within the bound."""
+    data = task.data
+    supernet = from_model(task.model, (data.channels, *data.image_size), widths=WIDTHS)
+    searcher = lasfast.searchers.RandomSearch(
+        supernet.space, constraint=supernet.constraint(f"flops<={100 * SHARE:g}%"), evaluations=candidates
+    )
+    evaluator = lasfast.Evaluator(supernet, data.calibration, data.validation, precision=precision)
+    architectures = searcher.ask()
+    evaluator(architectures[:1])
+    begun = time.process_time()
+    evaluator(architectures)
+    return (time.process_time() - begun) / len(architectures)
+
+
+@app.command()
+def rates(
+    output: Path,
+    data: str = "imagefolder:data/cifar10",
+    calibration: int = 500,
+    validation: int = 1000,
+    theirs: int = 3,
+    ours: int = 50,
+    rounds: int = 3,
+) -> None:
+    """Time candidates of timm's ResNet-18 with a stem for small images, on one thread, in turns."""
+    torch.set_num_threads(1)
+    images = lasfast.data.load(data, calibration=calibration, validation=validation, limit=1000)
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", num_classes=images.num_classes).eval()
+    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    task = Task(model, images, 0, ours, 0)
+    runs: dict[str, Callable[[], float]] = {
+        "fastnas": partial(_fastnas_seconds, task, theirs),
+        "lasfast fp32": partial(_our_seconds, task, "fp32", ours),
+        "lasfast bf16": partial(_our_seconds, task, "bf16", ours),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds):
+        for name in list(runs)[:: -1 if number % 2 else 1]:
+            seconds[name].append(runs[name]())
+            typer.echo(f"{name}: {seconds[name][-1]:.2f} CPU seconds a candidate")
+    _harness.write(
+        {
+            "machine": _harness.machine() | {"threads": 1},
+            "images": {"calibration": calibration, "validation": validation},
+            "candidates": {"theirs": theirs, "ours": ours},
+            "cpu_seconds": seconds,
+        },
+        output,
+    )
+
+
+# ---- the page
+
+HEADING = "## Beside other tools\n"
+NAMES = {
+    "uniform": "uniform widths",
+    "torch-pruning": "Torch-Pruning",
+    "fastnas": "ModelOpt FastNAS",
+    "autonas": "ModelOpt AutoNAS",
+    "lasfast": "lasfast",
+    "lasfast, adapted": "lasfast, adapted",
+}
+TITLES = {"resnet": "timm's ResNet-10 of 16 to 128 channels, with a stem for small images"}
+TITLES["mobilenet"] = "torchvision's MobileNetV2 of half the width, with two strides less"
+
+
+def _points(values: list[float]) -> str:
+    """Return mean and standard error of shares of 1, in points."""
+    if len(values) < 2:
+        return f"{100 * values[0]:.1f}"
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return f"{100 * statistics.fmean(values):.1f} ± {100 * error:.1f}"
+
+
+def _rows(seeds: list[dict[str, Any]]) -> list[str]:
+    rows = []
+    for method, name in NAMES.items():
+        entries = [seed[method] for seed in seeds if method in seed]
+        if not entries:
+            continue
+        seconds = {
+            part: statistics.fmean(one["cpu_seconds"].get(part, 0.0) for one in entries)
+            for part in ("adapt", "search", "tune")
+        }
+        rows.append(
+            f"| {name} | {100 * statistics.fmean(one['share'] for one in entries):.0f} % "
+            f"| {statistics.fmean(one['candidates'] for one in entries):.0f} "
+            f"| {seconds['adapt']:.0f} + {seconds['search']:.0f} + {seconds['tune']:.0f} "
+            f"| {_points([one['before'] for one in entries])} "
+            f"| {_points([one['after'] for one in entries])} |"
+        )
+    return rows
+
+
+def _verdict(seeds: list[dict[str, Any]]) -> str:
+    """Return a sentence for each of our two ways: the paired difference to the best of the others."""
+    others = [method for method in NAMES if not method.startswith("lasfast")]
+    best = max(others, key=lambda method: statistics.fmean(seed[method]["after"] for seed in seeds))
+    sentences = []
+    for method in ("lasfast", "lasfast, adapted"):
+        differences = [seed[method]["after"] - seed[best]["after"] for seed in seeds]
+        sentences.append(f"{NAMES[method]} ends {_points(differences)} points from {NAMES[best]}")
+    return "; ".join(sentences)
+
+
+@app.command()
+def page(outcomes: Path, rates: Path, target: Path) -> None:
+    """Write the text of both records into the page, in the place of that section."""
+    found = json.loads(outcomes.read_text(encoding="utf-8"))
+    speed = json.loads(rates.read_text(encoding="utf-8"))
+    before, heading, rest = target.read_text(encoding="utf-8").partition(HEADING)
+    if not heading:
+        raise typer.BadParameter(f"{target} has no heading {HEADING.strip()!r}")
+    after = rest[rest.index("\n## ") :] if "\n## " in rest else ""
+    seeds = [seed for seed in found["seeds"].values() if all(method in seed for method in NAMES)]
+    images, epochs = found["images"], found["epochs"]
+    seconds = {name: statistics.median(values) for name, values in speed["cpu_seconds"].items()}
+    ratios = {name: seconds["fastnas"] / seconds[f"lasfast {name}"] for name in ("fp32", "bf16")}
+    counts = f"{images['calibration']:,} images and measure on {images['validation']:,}"
+    per_candidate = f"{speed['images']['calibration']:,} images of calibration and "
+    per_candidate += f"{speed['images']['validation']:,} of validation"
+    text = f"""
+The network is {TITLES[found["network"]]}. It was
+trained for {epochs["trained"]} epochs on {images["train"]:,} images of CIFAR-10, and has a top-1 of
+{_points([seed["whole"] for seed in seeds])} % on the {images["test"]:,} test images. Each way halves its
+multiply-adds: uniform widths, Torch-Pruning (groups of channels by magnitude, over the whole network),
+ModelOpt's FastNAS and AutoNAS, and lasfast's `from_model` with evolution, with and without `adapt`. Then all
+are trained on for {epochs["tuned"]} epochs with the same settings. Searches recalibrate on
+{counts}. These are means and standard errors of
+{len(seeds)} seeds, and CPU seconds on one thread.
+
+| | multiply-adds left | candidates | seconds: adapt + search + tune | top-1 before | top-1 tuned |
+|---|---|---|---|---|---|
+{chr(10).join(_rows(seeds))}
+
+Paired by seed, {_verdict(seeds)}. AutoNAS trains one sub-network a batch, for four times as many epochs as
+`adapt`, which trains four.
+
+In a ResNet-18 with a stem for small images, a candidate ({per_candidate})
+takes FastNAS {seconds["fastnas"]:.1f} CPU seconds, and lasfast {seconds["lasfast fp32"]:.2f} in fp32 and
+{seconds["lasfast bf16"]:.2f} in bf16: {ratios["fp32"]:.1f} and {ratios["bf16"]:.1f} times less. (These are
+medians of {len(speed["cpu_seconds"]["fastnas"])} rounds, of a generation of {speed["candidates"]["ours"]}
+random candidates within the bound, which share what they have in common, and of FastNAS's first
+{speed["candidates"]["theirs"]}.) Made from [these](../benchmarks/results/{outcomes.name})
+[records](../benchmarks/results/{rates.name}) by `python -m benchmarks.record_own_model page`.
+"""
+    target.write_text(before + heading + text + after, encoding="utf-8")
+    typer.echo(f"wrote {target}")
+
+
+if __name__ == "__main__":
+    app()

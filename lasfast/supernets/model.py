@@ -125,6 +125,14 @@ class ModelSupernet(Supernet):
                 self._prefixed[layer] = _with_prefix(layer)
         return tuple(map(self._prefixed.__getitem__, path))
 
+    def scaled(self) -> Iterable[Architecture]:
+        """Give the versions that are scaled alike everywhere, from the smallest to the model itself.
+
+        Widths are one share of the model's own, each the option that is nearest; versions smaller than the
+        narrowest one of these have fewer blocks, too.
+        """
+        return self._elastic.scaled()
+
     def constraint(self, bounds: str, tables: Iterable[costs.LatencyTable] = ()) -> Constraint:
         """Return the constraint that searchers take, of bounds as text.
 

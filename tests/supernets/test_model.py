@@ -172,6 +172,29 @@ def test_widths_alone() -> None:
     assert supernet.space.names == (("8", "16"), ("16", "24"))
 
 
+def test_versions_that_are_scaled_alike() -> None:
+    """Blocks come first, then widths; each width is the option nearest to one share, or one of the two."""
+    torch.manual_seed(0)
+    supernet = from_model(Residual(), SHAPE, widths=(0.33, 0.66))
+    texts = list(map(supernet.space.format, supernet.scaled()))
+    assert texts == [
+        "8-d1-8-d1",
+        "8-d2-8-d1",
+        "8-d2-8-d2",
+        "8-d3-8-d2",
+        "8-d3-8-d3",
+        "8-d3-16-d3",  # from a share of 1/2 on
+        "16-d3-16-d3",  # from 3/4 on
+        "16-d3-24-d3",  # from 5/6 on
+    ]
+    for vary, count in {"widths": 4, "depth": 5}.items():
+        supernet = from_model(Residual(), SHAPE, vary=vary)
+        scaled = list(supernet.scaled())
+        assert len(scaled) == count
+        assert scaled[-1] == supernet.full
+        assert all(one in supernet.space for one in scaled)
+
+
 def test_frozen_modules_keep_their_shapes_and_places() -> None:
     supernet = from_model(Residual(), SHAPE, freeze=["path.1", "network"])
     assert supernet.space.names == (("d2", "d3"), ("d1", "d2", "d3"))  # path.2 alone may go

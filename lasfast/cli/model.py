@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -18,7 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lasfast.cli.options import ModelOptions, ModelSearchOptions, OneShotOptions, SupernetOptions, refuse
+from lasfast.cli.options import (
+    DataOptions,
+    ModelOptions,
+    ModelSearchOptions,
+    OneShotOptions,
+    SupernetOptions,
+    names_of,
+    refuse,
+)
 from lasfast.data import Dataset
 from lasfast.runtime.seeds import torch_seed
 from lasfast.supernets import ModelSupernet, from_model
@@ -36,7 +43,12 @@ def make_model_supernet(options: ModelSearchOptions, data: Dataset, vary: str, s
             "to train it"
         )
     shape = (data.channels, *data.image_size)
-    supernet = read_supernet(options, shape, data.num_classes, vary, seed)
+    try:
+        supernet = read_supernet(options, shape, data.num_classes, vary, seed)
+    except ValueError as error:
+        if options.weights is None or data.name != DataOptions.data:
+            raise
+        raise ValueError(f"{error}; without --data, the images are those of {data!r}") from error
     if supernet.num_classes != data.num_classes:
         raise ValueError(
             f"--model {options.model} has {supernet.num_classes} classes, but the images have "
@@ -47,15 +59,14 @@ def make_model_supernet(options: ModelSearchOptions, data: Dataset, vary: str, s
 
 def check_for_model(options: ModelOptions) -> None:
     """Raise a ValueError if an option says how to build or train a supernet other than that of `--model`."""
-    others = (SupernetOptions, OneShotOptions)
-    names = {field.name for group in others for field in dataclasses.fields(group)} - SHARED
-    refuse(options, names, "is not for the search of a --model")
+    refuse(options, names_of(SupernetOptions, OneShotOptions) - SHARED, "is not for the search of a --model")
 
 
 def check_without_model(options: Any) -> None:
     """Raise a ValueError if an option says something of a network, and there is no `--model`."""
-    names = {field.name for field in dataclasses.fields(ModelSearchOptions)} - {"model"}
-    refuse(options, names, "says something of a --model, and none is given")
+    refuse(
+        options, names_of(ModelSearchOptions) - {"model"}, "says something of a --model, and none is given"
+    )
 
 
 SHARED = {"supernet_schedule", "supernet_ramp_epochs"}

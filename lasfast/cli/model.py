@@ -8,6 +8,7 @@ import inspect
 import pickle
 import sys
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,10 @@ from lasfast.cli.options import (
 from lasfast.data import Dataset
 from lasfast.runtime.seeds import torch_seed
 from lasfast.supernets import ModelSupernet, from_model
+from lasfast.supernets.importance import TAYLOR
+
+TAYLOR_BATCHES, TAYLOR_BATCH = 8, 64
+"""How many training images `--importance taylor` takes gradients on: batches, and images of each."""
 
 
 def make_model_supernet(options: ModelSearchOptions, data: Dataset, vary: str, seed: int) -> ModelSupernet:
@@ -44,7 +49,11 @@ def make_model_supernet(options: ModelSearchOptions, data: Dataset, vary: str, s
         )
     shape = (data.channels, *data.image_size)
     try:
-        supernet = read_supernet(options, shape, data.num_classes, vary, seed)
+        images = islice(data.train.batches(TAYLOR_BATCH, seed), TAYLOR_BATCHES)
+        batches = images if options.importance == TAYLOR else None
+        supernet = read_supernet(
+            options, shape, data.num_classes, vary, seed, importance=options.importance, batches=batches
+        )
     except ValueError as error:
         if options.weights is None or data.name != DataOptions.data:
             raise
@@ -80,16 +89,30 @@ def begins_untrained(options: ModelOptions) -> bool:
 
 
 def read_supernet(
-    options: ModelOptions, image_shape: tuple[int, ...], num_classes: int, vary: str, seed: int
+    options: ModelOptions,
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    vary: str,
+    seed: int,
+    **arguments: Any,
 ) -> ModelSupernet:
-    """Return the supernet of the network that the options name, for images of a shape."""
+    """Return the supernet of the network that the options name, for images of a shape.
+
+    Further arguments are those of `from_model`.
+    """
     assert options.model is not None
     with torch_seed(seed):
         model = make_model(options.model, num_classes=num_classes, in_channels=image_shape[0])
     if options.weights is not None:
         load_weights(model, Path(options.weights))  # a run's configuration has it as text
     frozen = [] if options.freeze is None else [name.strip() for name in options.freeze.split(",")]
-    return from_model(model, image_shape, vary=vary, freeze=frozen)  # type: ignore[arg-type]
+    return from_model(
+        model,
+        image_shape,
+        vary=vary,  # type: ignore[arg-type]
+        freeze=frozen,
+        **arguments,
+    )
 
 
 def make_model(text: str, *, num_classes: int, in_channels: int) -> nn.Module:

@@ -122,6 +122,14 @@ class ModelOptions:
 class ModelSearchOptions(ModelOptions):
     """Options that say how versions of a network are searched, and trained before and after."""
 
+    importance: Annotated[
+        str,
+        panel(
+            "Model",
+            "Which channels are kept first: by magnitude, readers, l1, batch_norm, order, or taylor, which "
+            "takes gradients on some training images.",
+        ),
+    ] = "magnitude"
     adapt_epochs: Annotated[
         int,
         panel("Model", "Epochs of training the network together with smaller versions, before the search."),

@@ -54,6 +54,7 @@ def test_a_network_is_searched_with_its_weights(
     run = tmp_path / "run"
     arguments = ["search", "evolution", "--model", file, "--weights", weights, *TINY, "-o", run]
     arguments += ["--population", 2, "--generations", 1, "--constraint", "flops<=70%", "--tune-epochs", 1]
+    arguments += ["--importance", "taylor"]
     status, out, err = lasfast(*arguments)
     assert status == 0, err
     assert "  d1 d2 d3; may be left out: 2, 3\n" in out
@@ -231,6 +232,7 @@ def test_options_that_nothing_would_read(lasfast, file: str, arguments: tuple[st
     [
         (["--freeze", "conv9"], "error: --freeze must name modules of the model, such as 'layer1.0', got"),
         (["--vary", "all"], "error: --vary must be one of 'widths', 'depth', 'both', got 'all'"),
+        (["--importance", "l3"], "error: --importance must be one of 'magnitude', 'readers', 'l1'"),
         (["--population", "1"], "error: --population must be at least 2, got 1"),
         (
             ["--constraint", "flops<=1k"],

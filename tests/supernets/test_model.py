@@ -218,6 +218,39 @@ def test_narrow_networks_have_the_most_important_channels(importance: str, one_t
     assert filters == {tuple(one.tolist()) for one in model[0].weight[5:13].flatten(1)}
 
 
+def test_taylor_importance_is_of_weights_and_their_gradients(one_thread: None) -> None:
+    torch.manual_seed(0)
+    model = Plain()
+    weight, total = model[0].weight, torch.zeros(37)
+    batches = [[images(6) + shift, torch.arange(6) % 5] for shift in (0, 1)]
+    for x, labels in batches:
+        loss = nn.functional.cross_entropy(model.eval()(x), labels)
+        total += (torch.autograd.grad(loss, weight)[0] * weight).abs().sum((1, 2, 3)).detach()
+    model.train().requires_grad_(False)
+    supernet = from_model(model, SHAPE, widths=(0.2,), importance="taylor", batches=iter(batches))
+    narrow = supernet.extract((0,)).get_parameter("0.weight")
+    kept = weight[total.argsort(descending=True)[:8]]
+    torch.testing.assert_close(narrow, kept, rtol=0, atol=0, check_stride=False)
+    assert model.training
+    assert all(one.grad is None and not one.requires_grad for one in model.parameters())
+
+
+def test_taylor_importance_needs_batches(one_thread: None) -> None:
+    pair = [images(4), torch.arange(4)]
+    for given, error, text in [
+        (
+            {"importance": "taylor"},
+            ValueError,
+            r"batches must be pairs \(images, labels\) for importance='tay",
+        ),
+        ({"batches": [pair]}, ValueError, "batches must be left out for importance='magnitude', which asks"),
+        ({"importance": "taylor", "batches": []}, ValueError, "must have at least one pair"),
+        ({"importance": "taylor", "batches": pair}, TypeError, r"pairs \(images, labels\), got Tensor"),
+    ]:
+        with pytest.raises(error, match=text):
+            from_model(Plain(), SHAPE, **given)
+
+
 def test_unimportant_channels_change_nothing(one_thread: None) -> None:
     """Channels that nothing reads are the first to go, and the network computes what the model does."""
     torch.manual_seed(0)

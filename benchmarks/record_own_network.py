@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -28,12 +29,14 @@ from lasfast import costs
 from lasfast.data import Dataset
 from lasfast.spaces import Architecture
 from lasfast.supernets import ModelSupernet, from_model
-from lasfast.supernets.importance import IMPORTANCES
+from lasfast.supernets.importance import IMPORTANCES, TAYLOR
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
 HEADING = "## Which importance\n"
 SHARES = ((0.2, 0.35), (0.35, 0.5), (0.5, 0.75))
 """The ranges of multiply-adds, as shares of the network's own, that widths are drawn in."""
+TAYLOR_BATCHES, TAYLOR_BATCH = 8, 64
+"""How many training images gradients are taken on: batches, and images of each."""
 
 
 class Block(nn.Module):
@@ -127,9 +130,14 @@ def record(
     model = trained(images, epochs, directory / "network.safetensors")
     accuracies: dict[str, list[list[float]]] = {}
     whole = 0.0
-    for importance in IMPORTANCES:
+    for importance in (*IMPORTANCES, TAYLOR):
+        batches = islice(images.train.batches(TAYLOR_BATCH, seed=0), TAYLOR_BATCHES)
         supernet = from_model(
-            model, (images.channels, *images.image_size), vary="widths", importance=importance
+            model,
+            (images.channels, *images.image_size),
+            vary="widths",
+            importance=importance,
+            batches=batches if importance == TAYLOR else None,
         )
         evaluator = lasfast.Evaluator(supernet, images.calibration, images.validation, precision="bf16")
         whole = evaluator([supernet.full])[0].top1

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from lasfast.evaluation import latency
     from lasfast.evaluation.evaluator import Evaluator
-    from lasfast.evaluation.recalibration import calibrate
+    from lasfast.evaluation.recalibration import calibrate, update_bn
     from lasfast.evaluation.standalone import StandaloneEvaluator
     from lasfast.execution.accelerate import accelerate
     from lasfast.measurements import ranking
@@ -60,6 +60,7 @@ _OBJECTS = {
     "TabularEvaluator": "lasfast.measurements.tabular",
     "accelerate": "lasfast.execution.accelerate",
     "calibrate": "lasfast.evaluation.recalibration",
+    "update_bn": "lasfast.evaluation.recalibration",
 }
 
 entry_points.register(entry_points.CHECK_COMMAND, "-m", "lasfast", "check", "--device")
@@ -88,6 +89,7 @@ __all__ = [
     "spaces",
     "supernets",
     "train",
+    "update_bn",
 ]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import torch
 import typer
+from rich.text import Text
 
 from lasfast import selfcheck
 from lasfast.cli.display import make_console
@@ -93,7 +94,7 @@ def _check(device: torch.device) -> list[str]:
             raise OSError(f"{device} has too little memory for the check now: {error}") from error
     table = make_table(title, "what", "by", "error", "allowed", "")
     for one in results:
-        mark = "[red]FAILED" if one.problem else "[green]ok"
+        mark = Text("FAILED", style="red") if one.problem else Text("ok", style="green")
         table.add_row(one.name, ", ".join(one.ways), f"{one.error:.1e}", f"{one.allowed:.1e}", mark)
     console.print(table)
     failures = [f"{one.name} ({one.problem})" for one in results if one.problem]

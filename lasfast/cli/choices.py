@@ -34,6 +34,10 @@ class ChoiceSearchOptions(ChoiceOptions, TableOptions):
     ] = "proxyless"
 
 
+LAYERNAS_EVALUATIONS = 1000
+"""How many architectures LayerNAS measures in a supernet: to its end, it would measure ten thousand or so."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerNASOptions(ChoiceSearchOptions):
     """Options of LayerNAS."""
@@ -53,7 +57,14 @@ class LayerNASOptions(ChoiceSearchOptions):
             "--whole-layers",
         ),
     ] = False
-    evaluations: Annotated[int | None, panel("Search", "Architectures to measure at most.")] = None
+    evaluations: Annotated[
+        int | None,
+        panel(
+            "Search",
+            f"Architectures to measure at most (default: {LAYERNAS_EVALUATIONS}; in a table, to the search's "
+            "own end).",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +238,7 @@ def _layernas(options: LayerNASOptions, space: ChoiceSpace, constraint: Constrai
     if constraint is None:
         raise ValueError("--constraint must be given: LayerNAS searches within a cost, as flops<=42M")
     target, *others = constraint.bounds
+    default = None if options.table is not None else LAYERNAS_EVALUATIONS
     return LayerNAS(
         space,
         cost=constraint.costs[target.cost],
@@ -237,6 +249,6 @@ def _layernas(options: LayerNASOptions, space: ChoiceSpace, constraint: Constrai
         children=None if options.whole_layers else options.children,
         select=options.select,
         constraint=Constraint(others, constraint.costs) if others else None,
-        evaluations=options.evaluations,
+        evaluations=default if options.evaluations is None else options.evaluations,
         seed=options.seed,
     )

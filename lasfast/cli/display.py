@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 from lasfast import costs
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.measurements.measurement import Measurement
-from lasfast.report import Run, candidates_of, cells_table, ranking_table, space_of
+from lasfast.report import (
+    Run,
+    candidates_of,
+    cells_table,
+    comparison_table,
+    comparison_text,
+    ranking_table,
+    space_of,
+)
 from lasfast.runtime import distributed
 from lasfast.searchers import NIR
 from lasfast.spaces import Architecture
@@ -25,6 +34,7 @@ from lasfast.supernets import LayerAssignmentSupernet
 from lasfast.train import Progress as Training
 from lasfast.train import SupernetTrainer
 
+RECENT_STEPS = 20  # of a search, from whose pace the time left follows
 LINE_SECONDS = 10.0  # between lines of one epoch where there is no terminal
 IN_ASCII = {"±": "+-", "…": "...", "•": "*"}  # what lasfast and rich print; rich has ASCII boxes of its own
 
@@ -96,15 +106,13 @@ class Meter:
             f"accuracy {100 * progress.accuracy:.1f} %  {progress.images_per_second:.0f} images/s  "
             f"{format_seconds(seconds_left)} left"
         )
+        self.tell(what, text, progress.done, progress.total, at_once=progress.last_of_epoch)
+
+    def tell(self, what: str, text: str, done: int, total: int | None, *, at_once: bool = False) -> None:
+        """Show how much of something is done; without a terminal, `at_once` or where some seconds passed."""
         if self._bar is not None:
-            self._bar.update(
-                self._bar.task_ids[0],
-                description=what,
-                completed=progress.done,
-                total=progress.total,
-                text=text,
-            )
-        elif progress.last_of_epoch or time.monotonic() - self._printed > LINE_SECONDS:
+            self._bar.update(self._bar.task_ids[0], description=what, completed=done, total=total, text=text)
+        elif at_once or time.monotonic() - self._printed > LINE_SECONDS:
             self.console.print(f"{what}  {text}")
             self._printed = time.monotonic()
 
@@ -145,11 +153,16 @@ class FrontDisplay(Callback):
         self.console, self.meter = console, meter
         self._clock = WorkClock([1.0])  # all training is one step
         self._measured = 0
+        self._most: int | None = None
         self._best: Architecture | None = None
+        self._marks: deque[tuple[float, int]] = deque(maxlen=RECENT_STEPS)
 
     def on_start(self, study: Study) -> None:
-        """Remember the study."""
+        """Remember the study, and say how many architectures it measures."""
         self._study = study
+        if study.searcher.most is not None:
+            self._most = min(study.searcher.most, study.evaluator.space.count())
+            self.console.print(f"{self._most} architectures are measured, at most")
 
     def on_progress(self, progress: Training) -> None:
         """Show where the training of the supernet is."""
@@ -160,6 +173,7 @@ class FrontDisplay(Callback):
     def on_step(self, step: int, measurements: Sequence[Measurement]) -> None:
         """Show the best if it is a new one."""
         self._measured += len(measurements)
+        self._tell_measured()
         searcher, evaluator = self._study.searcher, self._study.evaluator
         if not any(searcher.may_win(architecture) for architecture, _ in searcher.history[-1]):
             return
@@ -170,6 +184,18 @@ class FrontDisplay(Callback):
             flops = evaluator.costs(architecture).get("flops")
             cost = "" if flops is None else f"  {flops / 1e6:.1f} MFLOPs"
             self.console.print(f"after {self._measured:6} measured: {text}  top-1 {100 * value:.2f} %{cost}")
+
+    def _tell_measured(self) -> None:
+        """Show how many architectures were measured, and how long the others take at the pace of late."""
+        self._marks.append((time.perf_counter(), self._measured))
+        (began, first), most = self._marks[0], self._most
+        text = f"{self._measured} architectures"
+        if most is not None:
+            pace = (self._measured - first) / max(time.perf_counter() - began, 1e-9)
+            left = (most - self._measured) / pace if pace else float("nan")
+            text = f"{self._measured} of {most} architectures  {format_seconds(left)} left"
+        if self.meter is not None:
+            self.meter.tell("measured", text, self._measured, most)
 
 
 class WorkClock:
@@ -257,6 +283,13 @@ def show_cells(console: Console, run: Run) -> None:
     top1 = f"{100 * best.measurement.top1:.1f} % with inherited weights"
     console.print(cells_table(f"{run.title}: the best cells, {top1}", space, architecture))
     console.print(space.genotype(architecture), soft_wrap=True)
+
+
+def show_comparison(console: Console, run: Run) -> None:
+    """Show how what a finished search found compares with what costs the same, if that was measured."""
+    if run.comparison is not None:
+        console.print(comparison_table(f"{run.title}: the winner beside others", run.comparison))
+        console.print(comparison_text(run.comparison))
 
 
 def show_written(console: Console, directory: Path, written: Mapping[str, str]) -> None:

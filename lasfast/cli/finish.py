@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
 from torch import nn
 
-from lasfast.cli.display import Meter, make_console, show_cells, show_written
+from lasfast.cli.display import Meter, make_console, show_cells, show_comparison, show_written
 from lasfast.cli.from_scratch import export_trained, show_rows, train_from_scratch
 from lasfast.cli.setup import TrainingSetup
 from lasfast.core.files import file_stem
@@ -17,12 +18,16 @@ from lasfast.report import Run, front_table, plot_search, winners_table
 from lasfast.runtime.distributed import World
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
+from lasfast.study.architecture_table import Row
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
-from lasfast.study.result import StudyResult
+from lasfast.study.result import Measured, StudyResult
 from lasfast.study.study import Study
 from lasfast.supernets import LayerAssignmentSupernet, Supernet, save_network
-from lasfast.train import StandaloneTrainer
+from lasfast.train import StandaloneTrainer, SupernetTrainer
 from lasfast.train.adapt import SLOWER
+
+SO_FAR = "best-so-far.pt2"
+"""The network that a search leaves which is stopped."""
 
 
 def finish(
@@ -48,6 +53,7 @@ def finish(
     elif not run.is_derived:
         console.print(front_table(f"{run.title}: the Pareto front", run.front))
     show_cells(console, run)
+    show_comparison(console, run)
     written = {
         JOURNAL: "every measurement",
         RESULT: "the winners" if run.has_depths else "all candidates with costs",
@@ -58,24 +64,59 @@ def finish(
     if study.trainer is None:
         del written[CHECKPOINT]
     network = directory / f"{file_stem(result.best.text)}.pt2"
+    last = str(result.best)
     if retrain:
         supernet = retrained or study.evaluator.supernet
-        _retrain(given, study, supernet, result, directory / "scratch", network)
+        row = _retrain(given, study, supernet, result, directory / "scratch", network)
+        last = _trained(result.best, row.top1, "from scratch", flops=row.flops, params=row.params)
         written["scratch/"] = "the networks trained from scratch"
         written[network.name] = "the winner, trained from scratch, as a torch.export program"
     else:
         inherited = study.evaluator.extract(result.best.architecture)
         if tune_epochs:
-            _tune(given, inherited, tune_epochs)
+            top1 = _tune(given, inherited, tune_epochs)
+            last = _trained(result.best, top1, f"on for {_epochs(tune_epochs)}")
         save_network(inherited, network, study.evaluator.image_shape)
         trained = ", trained on" if tune_epochs else ""
         written[network.name] = f"the winner, with inherited weights{trained}, as a torch.export program"
-    make_console().print(f"best: {result.best}")
+    make_console().print(f"best: {last}", soft_wrap=True)
     show_written(console, directory, written)
+    (directory / SO_FAR).unlink(missing_ok=True)
 
 
-def _tune(given: TrainingSetup, network: nn.Module, epochs: int) -> None:
-    """Train a network on from the weights that it has, in place, and show how good it is then."""
+def leave_best(given: TrainingSetup, study: Study) -> None:
+    """Show and write the best network so far of a search that is stopped, or say why there is none."""
+    assert study.directory is not None
+    assert isinstance(study.evaluator, Evaluator)
+    console, evaluator = given.console, study.evaluator
+    try:
+        best, top1 = study.searcher.best
+    except RuntimeError:
+        console.print("\nno network is exported: nothing was measured yet that may be the best")
+        return
+    text = f"{evaluator.space.format(best)}  top-1 {100 * top1:.1f} %"
+    make_console().print(f"\nbest so far: {text}")
+    if isinstance(study.trainer, SupernetTrainer):
+        console.print("no network is exported: the supernet's weights are in training until the search ends")
+        return
+    path = study.directory / SO_FAR
+    save_network(evaluator.extract(best), path, evaluator.image_shape)
+    console.print(f"exported with inherited weights to {path}")
+
+
+def _trained(best: Measured, top1: float, how: str, **costs: float) -> str:
+    """Return the line of a winner that was trained, with its accuracies after and before."""
+    measurement = dataclasses.replace(best.measurement, top1=top1, correct=b"")
+    after = dataclasses.replace(best, measurement=measurement, costs={**best.costs, **costs})
+    return f"{after}  (trained {how}; {100 * best.top1:.1f} % with inherited weights)"
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' if count != 1 else ''}"
+
+
+def _tune(given: TrainingSetup, network: nn.Module, epochs: int) -> float:
+    """Train a network on from the weights that it has, in place; show and return its top-1 after that."""
     settings, data = given.settings, given.data
     settings = settings.replace(standalone_epochs=epochs, learning_rate=SLOWER * settings.learning_rate)
     trainer = StandaloneTrainer(network, given.images, settings, world=World())
@@ -86,8 +127,8 @@ def _tune(given: TrainingSetup, network: nn.Module, epochs: int) -> None:
     network.eval()
     found = evaluate_network(network, data.validation, precision=settings.precision)
     error = 100 * found.standard_error
-    what = f"{epochs} epoch{'s' if epochs != 1 else ''}"
-    make_console().print(f"trained on for {what}: top-1 {100 * found.top1:.1f} ± {error:.1f} %")
+    make_console().print(f"trained on for {_epochs(epochs)}: top-1 {100 * found.top1:.1f} ± {error:.1f} %")
+    return found.top1
 
 
 def _retrain(
@@ -97,8 +138,11 @@ def _retrain(
     result: StudyResult,
     directory: Path,
     network: Path,
-) -> None:
-    """Train the winner and its baseline from scratch, show both, and write the winner's network."""
+) -> Row:
+    """Train the winner and its baseline from scratch, show both, and write the winner's network.
+
+    Return what the winner is then.
+    """
     winner, settings = result.best.architecture, given.settings
     kind, baseline = _baseline(study, winner, settings.seed)
     same = winner == baseline
@@ -111,6 +155,7 @@ def _retrain(
     title = f"trained from scratch, {settings.standalone_epochs} epochs"
     show_rows(given.console, supernet.space, title, shown, notes)
     export_trained(builder, winner, given.data, network)
+    return next(row for row in rows if row.architecture == winner)
 
 
 def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Architecture]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.util
 import inspect
 import pickle
 import sys
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,10 +18,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lasfast.cli.options import ModelOptions, ModelSearchOptions, OneShotOptions, SupernetOptions, refuse
+from lasfast.cli.options import (
+    DataOptions,
+    ModelOptions,
+    ModelSearchOptions,
+    OneShotOptions,
+    SupernetOptions,
+    names_of,
+    refuse,
+)
 from lasfast.data import Dataset
 from lasfast.runtime.seeds import torch_seed
 from lasfast.supernets import ModelSupernet, from_model
+from lasfast.supernets.importance import TAYLOR
+
+TAYLOR_BATCHES, TAYLOR_BATCH = 8, 64
+"""How many training images `--importance taylor` takes gradients on: batches, and images of each."""
 
 
 def make_model_supernet(options: ModelSearchOptions, data: Dataset, vary: str, seed: int) -> ModelSupernet:
@@ -36,7 +48,16 @@ def make_model_supernet(options: ModelSearchOptions, data: Dataset, vary: str, s
             "to train it"
         )
     shape = (data.channels, *data.image_size)
-    supernet = read_supernet(options, shape, data.num_classes, vary, seed)
+    try:
+        images = islice(data.train.batches(TAYLOR_BATCH, seed), TAYLOR_BATCHES)
+        batches = images if options.importance == TAYLOR else None
+        supernet = read_supernet(
+            options, shape, data.num_classes, vary, seed, importance=options.importance, batches=batches
+        )
+    except ValueError as error:
+        if options.weights is None or data.name != DataOptions.data:
+            raise
+        raise ValueError(f"{error}; without --data, the images are those of {data!r}") from error
     if supernet.num_classes != data.num_classes:
         raise ValueError(
             f"--model {options.model} has {supernet.num_classes} classes, but the images have "
@@ -47,15 +68,14 @@ def make_model_supernet(options: ModelSearchOptions, data: Dataset, vary: str, s
 
 def check_for_model(options: ModelOptions) -> None:
     """Raise a ValueError if an option says how to build or train a supernet other than that of `--model`."""
-    others = (SupernetOptions, OneShotOptions)
-    names = {field.name for group in others for field in dataclasses.fields(group)} - SHARED
-    refuse(options, names, "is not for the search of a --model")
+    refuse(options, names_of(SupernetOptions, OneShotOptions) - SHARED, "is not for the search of a --model")
 
 
 def check_without_model(options: Any) -> None:
     """Raise a ValueError if an option says something of a network, and there is no `--model`."""
-    names = {field.name for field in dataclasses.fields(ModelSearchOptions)} - {"model"}
-    refuse(options, names, "says something of a --model, and none is given")
+    refuse(
+        options, names_of(ModelSearchOptions) - {"model"}, "says something of a --model, and none is given"
+    )
 
 
 SHARED = {"supernet_schedule", "supernet_ramp_epochs"}
@@ -69,16 +89,30 @@ def begins_untrained(options: ModelOptions) -> bool:
 
 
 def read_supernet(
-    options: ModelOptions, image_shape: tuple[int, ...], num_classes: int, vary: str, seed: int
+    options: ModelOptions,
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    vary: str,
+    seed: int,
+    **arguments: Any,
 ) -> ModelSupernet:
-    """Return the supernet of the network that the options name, for images of a shape."""
+    """Return the supernet of the network that the options name, for images of a shape.
+
+    Further arguments are those of `from_model`.
+    """
     assert options.model is not None
     with torch_seed(seed):
         model = make_model(options.model, num_classes=num_classes, in_channels=image_shape[0])
     if options.weights is not None:
         load_weights(model, Path(options.weights))  # a run's configuration has it as text
     frozen = [] if options.freeze is None else [name.strip() for name in options.freeze.split(",")]
-    return from_model(model, image_shape, vary=vary, freeze=frozen)  # type: ignore[arg-type]
+    return from_model(
+        model,
+        image_shape,
+        vary=vary,  # type: ignore[arg-type]
+        freeze=frozen,
+        **arguments,
+    )
 
 
 def make_model(text: str, *, num_classes: int, in_channels: int) -> nn.Module:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -121,6 +122,14 @@ class ModelOptions:
 class ModelSearchOptions(ModelOptions):
     """Options that say how versions of a network are searched, and trained before and after."""
 
+    importance: Annotated[
+        str,
+        panel(
+            "Model",
+            "Which channels are kept first: by magnitude, readers, l1, batch_norm, order, or taylor, which "
+            "takes gradients on some training images.",
+        ),
+    ] = "magnitude"
     adapt_epochs: Annotated[
         int,
         panel("Model", "Epochs of training the network together with smaller versions, before the search."),
@@ -319,15 +328,38 @@ class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, Traini
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(ModelSearchOptions, SupernetSearchOptions, SupernetOptions, DistillOptions):
+class BaselineOptions:
+    """Options that say what the winner of a search is compared with."""
+
+    baselines: Annotated[
+        int,
+        panel(
+            "Search",
+            "At the end, measure so many random architectures of the winner's cost beside it, and the whole "
+            "network, for searches of choices or of a --model; 0 compares with nothing.",
+        ),
+    ] = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(
+    ModelSearchOptions, SupernetSearchOptions, SupernetOptions, DistillOptions, BaselineOptions
+):
     """Options of every search of layer assignments."""
 
     depth: Annotated[int, panel("Search", "Layers of the assignments that the search ends with.")] = 9
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceOptions(ModelSearchOptions, SupernetSearchOptions, OneShotOptions, DistillOptions):
+class ChoiceOptions(
+    ModelSearchOptions, SupernetSearchOptions, OneShotOptions, DistillOptions, BaselineOptions
+):
     """Options of every search of a supernet of choices."""
+
+
+def names_of(*groups: type) -> set[str]:
+    """Return the names of the options that dataclasses have."""
+    return {field.name for group in groups for field in dataclasses.fields(group)}
 
 
 def refuse(options: Any, names: Iterable[str], why: str) -> None:
@@ -342,6 +374,31 @@ def refuse(options: Any, names: Iterable[str], why: str) -> None:
         value = getattr(options, field.name)
         if field.name in names and value != field.default:
             raise ValueError(f"--{field.name.replace('_', '-')} {value} {why}; leave it out")
+
+
+ARGUMENTS = {
+    "bounds": "--constraint",
+    "name": "--data",
+    "settings": "--preset",
+    "target": "--constraint",
+    "text": "ARCHITECTURE",
+}
+"""What the command line calls arguments of functions that have other names there."""
+
+
+def by_option(error: str, options: Container[str]) -> str:
+    """Return the text of an error that begins with an argument's name with that of the option instead.
+
+    Args:
+        error: such as "freeze must name modules of the model, got 'x'".
+        options: the names of the command's options, as its dataclass has them.
+    """
+    match = re.match(r"([a-z_]+)(?= must |: | ['\"])", error)
+    if match is None:
+        return error
+    name = match[1]
+    option = f"--{name.replace('_', '-')}" if name in options else ARGUMENTS.get(name, name)
+    return option + error[match.end() :]
 
 
 def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable[[T], None]], None]:
@@ -367,6 +424,9 @@ def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable
             except KeyboardInterrupt as interrupt:
                 more = "; --resume goes on from what is written" if "resume" in values else ""
                 raise StoppedError(str(interrupt) or f"stopped{more}") from interrupt
+            except (ValueError, TypeError) as error:
+                error.args = (by_option(str(error), values), *error.args[1:])
+                raise
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = hints

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lasfast.cli.display import make_console, show_cells
+from lasfast.cli.display import make_console, show_cells, show_comparison
 from lasfast.cli.options import command
 from lasfast.report import (
     Run,
@@ -72,6 +72,7 @@ def register(app: typer.Typer) -> None:
             candidates = (one for step in run.steps for one in step)
             best = sorted(candidates, key=lambda one: -one.measurement.top1)[:10]
             console.print(front_table(f"{run.title}: the ten best so far (not finished)", best))
+        show_comparison(console, run)
         path = plot_search(run, options.plot or run.directory / "search.png")
         console.print(f"picture: {path}")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lasfast.cli import choices, itnas, setup
-from lasfast.cli.options import ChoiceOptions, SearchOptions, command, panel
+from lasfast.cli.options import ChoiceOptions, OneShotOptions, SearchOptions, command, names_of, panel, refuse
 from lasfast.cli.search_supernet import search_assignments, search_choices, search_model
 from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
@@ -70,6 +70,7 @@ def nir(options: NIROptions) -> None:
     if options.model is not None:
         if options.vary == "widths":
             raise ValueError("--vary must be depth or both for NIR, which searches depths, got 'widths'")
+        refuse(options, ["update"], "is for supernets of layer assignments, not for a --model")
         search_model("nir", options, make, "depth")
     else:
         search_assignments("nir", options, make, "every", options.update)
@@ -104,10 +105,13 @@ def random(options: RandomOptions) -> None:
     if options.table is not None:
         search_table("random", options, options, make)
     elif options.model is not None:
+        refuse(options, ["depth"], "is for supernets of layer assignments, not for a --model")
         search_model("random", options, make, options.vary)
     elif options.supernet in setup.CHOICE_FAMILIES:
+        refuse(options, ["depth", "max_layers"], "is for supernets of layer assignments")
         search_choices("random", options, make)
     else:
+        refuse(options, names_of(OneShotOptions), "is for supernets of choices")
         search_assignments("random", options, make_of_depth, "uniform")
 
 

@@ -14,9 +14,9 @@ from lasfast import costs
 from lasfast.cli import setup
 from lasfast.cli.config import write_config
 from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay
-from lasfast.cli.finish import finish
+from lasfast.cli.finish import finish, leave_best
 from lasfast.cli.model import begins_untrained, check_for_model, check_without_model, make_model_supernet
-from lasfast.cli.options import ChoiceOptions, SearchOptions, SupernetSearchOptions
+from lasfast.cli.options import ChoiceOptions, SearchOptions, SupernetSearchOptions, refuse
 from lasfast.cli.setup import TrainingSetup
 from lasfast.constraints import Constraint
 from lasfast.data import Dataset
@@ -42,6 +42,7 @@ def search_assignments(
 ) -> None:
     """Search layer assignments, training the supernet for the candidates of each step."""
     check_without_model(options)
+    refuse(options, ["baselines"], "is for searches of choices and of a --model")
     max_layers = setup.parse_max_layers(options, options.depth)
     distill = setup.make_distillation(options)
     given = TrainingSetup.of(options)
@@ -88,7 +89,7 @@ def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearche
     sampler = setup.make_sampler(options.sampling, supernet, trained, given.data.image_size)
     trainer = OneShotTrainer(supernet, given.images, given.settings, sampler=sampler, distill=distill)
     within = "" if constraint is None else f" within {constraint}"
-    run_search(name, within, options, given, searcher, trainer, {})
+    run_search(name, within, options, given, searcher, trainer, {}, baselines=options.baselines)
 
 
 def search_model(
@@ -114,9 +115,17 @@ def search_model(
         epochs = options.adapt_epochs
         trainer = adaptation(supernet, given.images, settings, epochs=epochs, distill=distill or FULL)
     within = f" of {options.model}" + ("" if constraint is None else f" within {constraint}")
-    tune_epochs = options.tune_epochs
-    more = {"vary": vary}
-    run_search(name, within, options, given, searcher, trainer or supernet, more, tune_epochs=tune_epochs)
+    run_search(
+        name,
+        within,
+        options,
+        given,
+        searcher,
+        trainer or supernet,
+        {"vary": vary},
+        tune_epochs=options.tune_epochs,
+        baselines=options.baselines,
+    )
 
 
 def _constraint(options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> Constraint | None:
@@ -140,6 +149,7 @@ def run_search(
     more: dict[str, str],
     retrained: Supernet | None = None,
     tune_epochs: int = 0,
+    baselines: int = 0,
 ) -> None:
     """Run the study, and show and write what it found.
 
@@ -153,6 +163,7 @@ def run_search(
         more: further values for the configuration of the run.
         retrained: gives the networks that are trained from scratch; None is the supernet.
         tune_epochs: how long the winner is trained on from the weights that it inherits.
+        baselines: with how many random architectures of its cost the winner is compared.
     """
     console, data = given.console, given.data
     trainer = trained if isinstance(trained, PathTrainer) else None
@@ -164,13 +175,25 @@ def run_search(
     with Meter(console) as meter:
         by_depth = isinstance(supernet.space, LayerAssignmentSpace)
         display = StudyDisplay(console, meter) if by_depth else FrontDisplay(console, meter)
-        study = Study(searcher, evaluator, trainer=trainer, directory=directory, callbacks=[display])
+        study = Study(
+            searcher,
+            evaluator,
+            trainer=trainer,
+            directory=directory,
+            callbacks=[display],
+            baselines=baselines,
+        )
         console.print(Text.assemble((name, "bold"), f" search{what} in {directory}"))
         console.print(f"{data!r}")
         console.print(f"{_title(supernet)}; {options.precision} on {_machine(given.device)}")
         if main:
             write_config(directory, options, search=name, **more)
-        result = study.run(resume=options.resume)
+        try:
+            result = study.run(resume=options.resume)
+        except KeyboardInterrupt:
+            if main:
+                leave_best(given, study)
+            raise
     if main:
         finish(given, study, result, retrain=options.retrain, retrained=retrained, tune_epochs=tune_epochs)
 

@@ -12,7 +12,15 @@ from rich.text import Text
 
 from lasfast.cli.config import write_config
 from lasfast.cli.display import FrontDisplay, make_console, show_written
-from lasfast.cli.options import StudyOptions, panel
+from lasfast.cli.options import (
+    ChoiceOptions,
+    MachineOptions,
+    SearchOptions,
+    StudyOptions,
+    names_of,
+    panel,
+    refuse,
+)
 from lasfast.constraints import Constraint
 from lasfast.measurements.table import ArchitectureTable, Schema
 from lasfast.measurements.tabular import TabularEvaluator
@@ -63,6 +71,8 @@ def search_table(
     make_searcher: Callable[[ChoiceSpace, Constraint | None], Searcher],
 ) -> None:
     """Search the table, and show and write what was found."""
+    of_networks = names_of(SearchOptions, ChoiceOptions) - names_of(StudyOptions, MachineOptions) - {"seed"}
+    refuse(options, of_networks, "is not for the search of a --table")
     console = make_console(study_options.quiet)
     table = read_table(options)
     evaluator = TabularEvaluator(table, run=options.table_run)

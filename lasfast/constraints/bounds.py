@@ -55,12 +55,12 @@ class Bound:
             text = f"{name}<={high}" if math.isinf(self.low) else f"{low}<={name}<={high}"
         return text + (f"@{where}" if where else "")
 
-    def quantity(self, number: float) -> str:
+    def quantity(self, number: float, digits: int = 6) -> str:
         """Return a number of this cost in the largest unit that it has one of: `85.1M`, `12ms`."""
         units = _UNITS.get(self.cost.partition("@")[0], _COUNTS)
         decimal = {size: unit for unit, size in reversed(units.items()) if "i" not in unit}
         size = max((one for one in decimal if one <= abs(number)), default=1.0)
-        return f"{number / size:.6g}{decimal[size]}"
+        return f"{number / size:.{digits}g}{decimal[size]}"
 
     def __str__(self) -> str:
         name, _, where = self.cost.partition("@")

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
 
 from lasfast.core.checks import check_choice
-from lasfast.engine import CONVENTIONS, NativeBackend, NotLowerableError
+from lasfast.engine import CONVENTIONS
 from lasfast.engine.backend import BACKENDS
-from lasfast.engine.lower import lower
-from lasfast.engine.native_backend import why_missing
 from lasfast.evaluation.images import watch_sizes
 from lasfast.evaluation.norm_recorder import NormRecorder, Norms, NormStatistics, listed, ready_to_record
-from lasfast.execution.from_fx import UntraceableError, read
-from lasfast.execution.interpret import evaluation_mode, run_layer
-from lasfast.ir.layers import Code, Layer, Opaque, Shape
+from lasfast.evaluation.readable import CannotError, ReadNetwork, SizesError, calibrate_read
+from lasfast.execution.interpret import evaluation_mode
 from lasfast.ir.precision import PRECISIONS
-from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.nn.plain import is_plain
 from lasfast.runtime import kernels
 from lasfast.runtime.placement import device_of
 from lasfast.runtime.precision import autocast
 
 
+@overload
 def calibrate(
     network: nn.Module,
     loader: Iterable[Any],
@@ -37,7 +35,28 @@ def calibrate(
     statistics: str = "cumulative",
     backend: str = "auto",
     precision: str = "fp32",
-) -> str:
+) -> str: ...
+
+
+@overload
+def calibrate(
+    network: Sequence[nn.Module],
+    loader: Iterable[Any],
+    *,
+    statistics: str = "cumulative",
+    backend: str = "auto",
+    precision: str = "fp32",
+) -> list[str]: ...
+
+
+def calibrate(
+    network: nn.Module | Sequence[nn.Module],
+    loader: Iterable[Any],
+    *,
+    statistics: str = "cumulative",
+    backend: str = "auto",
+    precision: str = "fp32",
+) -> str | list[str]:
     """Replace the running statistics of every BatchNorm in `network` by those of the loader's images.
 
     Every batch is normalised by its own statistics; everything else runs in evaluation mode. In ordinary
@@ -50,9 +69,14 @@ def calibrate(
     on the first two images, at each norm and at the end. PyTorch runs any other network, as it is. There
     every batch norm is seen, also where a module normalizes by the buffers of another one (elastic widths).
 
+    Several networks are calibrated in one pass over the loader: those that are understood together, in one
+    schedule of the kernels, which holds the values of all of them at once. The statistics of each are those
+    that it gets alone, bit for bit.
+
     Args:
-        network: any module that takes images [N, C, H, W]; it is changed in place, its modes are not.
-        loader: batches of images, or tuples that begin with one.
+        network: any module that takes images [N, C, H, W]; it is changed in place, its modes are not. Or
+            several such modules, on one device, none of which has a norm of another.
+        loader: batches of images, or tuples or lists that begin with one.
         statistics: the convention: "cumulative", "ema" or "batch_mean" (`lasfast.engine.calibration`).
         backend: "native" for lasfast's kernels, for float32 networks that `torch.fx` can trace (parts without
             batch norm that it cannot, or that there is no kernel for, run through torch); "torch" for any;
@@ -62,7 +86,7 @@ def calibrate(
             that the network and the images have.
 
     Returns:
-        The backend that ran: "native" or "torch".
+        The backend that ran: "native" or "torch". Of several networks, a list of these.
 
     Warns:
         UserWarning: the images do not reach some of the norms, which are named and keep their statistics; or
@@ -71,45 +95,163 @@ def calibrate(
     Raises:
         ValueError: an unknown choice; a loader without a batch; a batch in which a BatchNorm sees one value
             per channel; statistics that are used in a way that cannot be followed; images that reach no norm;
-            or backend="native" where it cannot run the network, for the reason that is given.
+            networks that do not fit together; or backend="native" where it cannot run a network, for the
+            reason that is given.
     """
     check_choice("statistics", statistics, tuple(CONVENTIONS))
     check_choice("backend", backend, BACKENDS)
     check_choice("precision", precision, tuple(PRECISIONS))
-    norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
-    _check_norms(network, norms)
-    batches = _Batches(loader, device_of(network))
-    with _restored_on_errors(network):
-        return _calibrate(network, norms, loader, batches, statistics, backend, precision)
+    networks = [_unwrapped(one) for one in ([network] if isinstance(network, nn.Module) else network)]
+    norms = list(map(_norms_of, networks))
+    for one, of_one in zip(networks, norms, strict=True):
+        _check_norms(one, of_one)
+    batches = _Batches(loader, _check_together(networks, norms))
+    with ExitStack() as cleanup:
+        for one in networks:
+            cleanup.enter_context(_restored_on_errors(one))
+        used = _calibrate(networks, norms, loader, batches, statistics, backend, precision)
+    return used[0] if isinstance(network, nn.Module) else used
+
+
+def update_bn(
+    loader: Iterable[Any],
+    model: nn.Module | Sequence[nn.Module],
+    device: int | str | torch.device | None = None,
+) -> None:
+    """Do what `torch.optim.swa_utils.update_bn` does, with its arguments, by `calibrate`.
+
+    Statistics are cumulative. Unlike there, everything but the norms runs in evaluation mode, so that dropout
+    and stochastic depth do nothing; and images are brought to the model's device even where none is given.
+    As there, a model without BatchNorm is left as it is.
+
+    Args:
+        loader: batches of images [N, C, H, W], or tuples or lists that begin with one.
+        model: the network, an `AveragedModel` for instance, or several networks, which share one pass.
+        device: where the model is; None asks the model.
+
+    Raises:
+        ValueError: `device` is another one, or as for `calibrate`.
+    """
+    models = [model] if isinstance(model, nn.Module) else list(model)
+    wanted = [one for one in models if _norms_of(one)]
+    if device is not None:
+        for one in wanted:
+            _check_device(device_of(one), torch.device(device))
+    if wanted:
+        calibrate(wanted, loader)
+
+
+def _check_device(own: torch.device, given: torch.device) -> None:
+    """Raise ValueError unless a device is the one that was given, whose number may be left out."""
+    if own.type != given.type or (given.index is not None and own.index not in (given.index, None)):
+        raise ValueError(f"device must be that of the model, {own}, got {given}")
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network that an averaged model calls, whose own forward takes any arguments."""
+    while type(network) is AveragedModel and is_plain(network):
+        network = network.module
+    return network
+
+
+def _norms_of(network: nn.Module) -> Norms:
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network must be a torch.nn.Module or a list of them, got {type(network).__name__}")
+    return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+
+
+def _check_together(networks: Sequence[nn.Module], norms: Sequence[Norms]) -> torch.device:
+    """Return the device of networks; ValueError where they have several, or a norm in common, or are none."""
+    if not networks:
+        raise ValueError("network must be a module, or at least one, got none")
+    devices = list(dict.fromkeys(map(device_of, networks)))
+    if len(devices) > 1:
+        raise ValueError(f"network must be modules on one device, got {', '.join(map(str, devices))}")
+    first: dict[int, int] = {}
+    for number, of_one in enumerate(norms):
+        for name, norm in of_one.items():
+            other = first.setdefault(id(norm), number)
+            if other != number:
+                raise ValueError(
+                    f"network must be modules with norms of their own, got {name!r} of number {number} in "
+                    f"number {other}, too"
+                )
+    return devices[0]
 
 
 def _calibrate(
-    network: nn.Module,
-    norms: Norms,
+    networks: Sequence[nn.Module],
+    norms: Sequence[Norms],
     loader: Iterable[Any],
     batches: _Batches,
     statistics: str,
     backend: str,
     precision: str,
-) -> str:
-    """Calibrate by one backend or the other; return which."""
-    kept: dict[str, NormStatistics] | None = None
+) -> list[str]:
+    """Calibrate each network by one backend or the other; return which."""
+    understood: dict[int, ReadNetwork] = {}
     if backend == "native" or (backend == "auto" and kernels.usable(batches.device)):
+        for number, (network, of_one) in enumerate(zip(networks, norms, strict=True)):
+            try:
+                understood[number] = ReadNetwork.of(network, of_one, batches.first)
+            except CannotError as error:
+                if backend == "native":
+                    raise ValueError(f"backend='native' cannot calibrate this network: {error}") from error
+    while True:
         try:
-            kept = _native(network, norms, batches, statistics, precision)
-        except _CannotError as error:
-            if backend == "native":
-                raise ValueError(f"backend='native' cannot calibrate this network: {error}") from error
-        except _SizesError:
+            kept = _run(networks, norms, understood, batches, statistics, precision)
+            break
+        except SizesError as error:
             if backend == "native" or isinstance(loader, Iterator):
                 raise
+            del understood[error.number]
             batches = _Batches(loader, batches.device)
-    used = "native" if kept is not None else "torch"
-    if kept is None:
-        kept = _torch(network, norms, batches, statistics, precision)
     with torch.inference_mode(False):  # buffers outlive the mode that this is called in
-        _keep(norms, kept)
-    return used
+        for number, of_one in enumerate(norms):
+            _keep(of_one, kept[number])
+    return ["native" if number in understood else "torch" for number in range(len(networks))]
+
+
+def _run(
+    networks: Sequence[nn.Module],
+    norms: Sequence[Norms],
+    understood: dict[int, ReadNetwork],
+    batches: _Batches,
+    convention: str,
+    precision: str,
+) -> dict[int, dict[str, NormStatistics]]:
+    """Return the statistics of each network: of those that were understood natively, else by PyTorch."""
+    with ExitStack() as modes:
+        recorders: dict[int, NormRecorder] = {}
+        for number, (network, of_one) in enumerate(zip(networks, norms, strict=True)):
+            if number not in understood:
+                dtype = next((value.dtype for value in network.parameters()), batches.first.dtype)
+                modes.enter_context(evaluation_mode(network))
+                modes.enter_context(ready_to_record(of_one, dtype, batches.device))
+                recorders[number] = NormRecorder(of_one, convention)
+
+        def seen() -> Iterator[Tensor]:
+            """Give batches that PyTorch's networks have seen."""
+            for images in watch_sizes(batches, convention):
+                for number, recorder in recorders.items():
+                    _record(networks[number], recorder, images, precision)
+                yield images
+
+        found = {}
+        if understood:
+            found = calibrate_read(understood, seen(), convention, precision)
+        else:
+            for _ in seen():
+                pass
+        return found | {number: recorder.result() for number, recorder in recorders.items()}
+
+
+def _record(network: nn.Module, recorder: NormRecorder, images: Tensor, precision: str) -> None:
+    """Run a network as it is, its BatchNorms in training mode, while a recorder looks on."""
+    eager = getattr(torch.compiler, "set_stance", nullcontext)("force_eager")  # compiled code cannot be seen
+    with eager, torch.no_grad(), autocast(images.device, precision), recorder:
+        network(images)
+    recorder.check()
 
 
 @contextmanager
@@ -168,14 +310,6 @@ def _keep(norms: Norms, kept: dict[str, NormStatistics]) -> None:
             norm.num_batches_tracked.fill_(found.updates)
 
 
-class _CannotError(Exception):
-    """The native backend cannot run a network, for the reason in the text."""
-
-
-class _SizesError(ValueError):
-    """Images of another size have come, for which a network was not read."""
-
-
 class _Batches:
     """The images of a loader, on the device; its first batch is checked before anything runs."""
 
@@ -205,125 +339,3 @@ class _Batches:
             )
             raise TypeError(f"loader must give floating-point images [N, C, H, W], got {kind}")
         return images.to(self.device, non_blocking=True)
-
-
-def _native(
-    network: nn.Module, norms: Norms, batches: _Batches, convention: str, precision: str
-) -> dict[str, NormStatistics]:
-    """Calibrate by the native backend; raise _CannotError, before any batch has run, where it cannot."""
-    missing = why_missing(batches.device)
-    if missing is not None:
-        raise _CannotError(missing)
-    dtypes = {value.dtype for value in (*network.parameters(), batches.first) if value.is_floating_point()}
-    if dtypes != {torch.float32}:
-        raise _CannotError(f"weights and images are not float32, but {', '.join(sorted(map(str, dtypes)))}")
-    with evaluation_mode(network):
-        try:
-            shape = tuple(batches.first.shape[1:])
-            with _in_training(norms):
-                program = read(network, shape)
-            layer = program.layer
-            tree = PrefixTree([(layer,)])
-            lower(tree, shape, calibration=True)
-        except (UntraceableError, NotLowerableError, ValueError) as error:
-            raise _CannotError(str(error)) from error
-        _check_reading(network, norms, layer, batches.first[:2])
-        backend = NativeBackend(network, precision)
-
-        def holds(other: Shape) -> bool:
-            return not program.of_one_size and _is_read_again(network, norms, layer, other)
-
-        images = _of_sizes(batches, shape, holds)
-        [statistics] = backend.calibrate(tree, watch_sizes(images, convention), convention)
-    return {
-        name: NormStatistics(mean, variance, batches.count) for name, (mean, variance) in statistics.items()
-    }
-
-
-def _of_sizes(batches: Iterable[Tensor], shape: Shape, holds: Callable[[Shape], bool]) -> Iterator[Tensor]:
-    """Give batches; raise _SizesError where images have a shape for which what was read does not hold."""
-    known = {shape}
-    for images in batches:
-        found = tuple(images.shape[1:])
-        if found not in known and not holds(found):
-            raise _SizesError(
-                f"images must have one size for backend='native', since this network was read for {shape} "
-                f"and may do otherwise with others, got {found}; backend='torch' takes any"
-            )
-        known.add(found)
-        yield images
-
-
-def _is_read_again(network: nn.Module, norms: Norms, layer: Layer, shape: Shape) -> bool:
-    """Return whether a network is read to be the same layer for images of another shape.
-
-    That is so unless there is code, or a module that is called: these were tried with few sizes.
-    """
-    if not any(isinstance(op, Code | Opaque) for op in layer.ops):
-        return True
-    try:
-        with _in_training(norms):
-            return read(network, shape).layer == layer
-    except UntraceableError:
-        return False
-
-
-@contextmanager
-def _in_training(norms: Norms) -> Iterator[None]:
-    """Let norms be in training mode, as they are while images run, and in evaluation mode afterwards."""
-    for norm in norms.values():
-        norm.training = True
-    try:
-        yield
-    finally:
-        for norm in norms.values():
-            norm.training = False
-
-
-def _check_reading(network: nn.Module, norms: Norms, layer: Layer, images: Tensor) -> None:
-    """Raise _CannotError unless a layer gives what a network gives, at each norm and at the end.
-
-    Reading a network may go wrong in ways that nobody thought of. This is seen before it does harm.
-    """
-    expected: dict[str, Tensor] = {}
-    found: dict[str, Tensor] = {}
-    try:
-        twins = copy.deepcopy(network), copy.deepcopy(network)  # a call may change a module
-    except Exception as error:  # such as of parameters that are computed
-        raise _CannotError(f"the network cannot be copied, to try what was read: {error}") from error
-    modules = dict(twins[1].named_modules())
-
-    def note(name: str) -> Any:
-        def hook(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
-            expected[name] = inputs[0].clone()
-
-        return hook
-
-    def batch_norm(op: Any, x: Tensor) -> Tensor:
-        found[op.module] = x.clone()
-        return nn.BatchNorm2d.forward(modules[op.module], x)  # which a subclass may go on from
-
-    for name in norms:
-        twins[0].get_submodule(name).register_forward_pre_hook(note(name))
-    with torch.no_grad():
-        expected["its output"] = twins[0](images.clone())
-        found["its output"] = run_layer(layer, images, modules, batch_norm)
-    for name, value in expected.items():
-        same = name in found and found[name].shape == value.shape
-        if not same or not (found[name] - value).norm() <= 1e-3 * value.norm():  # so for NaN, too
-            raise _CannotError(f"its forward was read, but what is read gives something else for {name!r}")
-
-
-def _torch(
-    network: nn.Module, norms: Norms, batches: _Batches, convention: str, precision: str
-) -> dict[str, NormStatistics]:
-    """Calibrate by running the network as it is, its BatchNorms in training mode."""
-    eager = getattr(torch.compiler, "set_stance", nullcontext)("force_eager")  # compiled code cannot be seen
-    dtype = next((value.dtype for value in network.parameters()), batches.first.dtype)
-    with evaluation_mode(network), ready_to_record(norms, dtype, batches.device), eager:
-        recorder = NormRecorder(norms, convention)
-        for images in watch_sizes(batches, convention):
-            with torch.no_grad(), autocast(batches.device, precision), recorder:
-                network(images)
-            recorder.check()
-    return recorder.result()

@@ -12,9 +12,9 @@ Records are plain data and import no torch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from lasfast.core.checks import check_bits
 
@@ -437,6 +437,17 @@ def path_shapes(path: Path, input_shape: Shape) -> Iterator[tuple[Layer, tuple[S
             raise misfit(input_shape, error) from None
         yield layer, shapes
         shape = shapes[-1]
+
+
+def with_prefix(layer: Layer, prefix: str) -> Layer:
+    """Return a layer whose ops name modules and tensors with a prefix, such as "network."."""
+
+    def prefixed(op: Any) -> Any:
+        if isinstance(op, Code):
+            return replace(op, tensors=tuple(prefix + name for name in op.tensors))
+        return replace(op, module=prefix + op.module) if hasattr(op, "module") else op
+
+    return replace(layer, ops=tuple(map(prefixed, layer.ops)))
 
 
 def misfit(image_shape: Shape, error: ValueError) -> ValueError:

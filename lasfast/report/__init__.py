@@ -4,13 +4,15 @@ from lasfast.report.cells import cells_table, pruned_so_far, space_of
 from lasfast.report.plot import plot_search
 from lasfast.report.regret import plot_regret
 from lasfast.report.run import Candidate, Run, candidates_of
-from lasfast.report.tables import front_table, ranking_table, winners_table
+from lasfast.report.tables import comparison_table, comparison_text, front_table, ranking_table, winners_table
 
 __all__ = [
     "Candidate",
     "Run",
     "candidates_of",
     "cells_table",
+    "comparison_table",
+    "comparison_text",
     "front_table",
     "plot_regret",
     "plot_search",

@@ -14,6 +14,7 @@ from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement
 from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
+from lasfast.study.comparison import Comparison
 from lasfast.study.files import JOURNAL, RESULT, TABLE
 
 TITLES = {
@@ -56,6 +57,7 @@ class Run:
         steps: the candidates of each step, in the order in which they were asked for.
         finished: whether there is a result.
         best: the candidate that the study ended with; None while it runs.
+        comparison: how it compares with what costs the same, where the study was asked for it.
     """
 
     directory: Path
@@ -63,6 +65,7 @@ class Run:
     steps: tuple[tuple[Candidate, ...], ...]
     finished: bool
     best: Candidate | None = None
+    comparison: Comparison | None = None
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Run:
@@ -96,9 +99,10 @@ class Run:
             return known.get(architecture, {}).get("text") or "-".join(map(str, architecture))
 
         read = tuple(tuple(candidates_of(step, costs, text)) for _, step in sorted(steps.items()))
-        best = tuple(result["best"]["architecture"]) if "best" in result else None
         candidates = {one.measurement.architecture: one for step in read for one in step}
-        return cls(directory, description, read, bool(result), None if best is None else candidates[best])
+        best = candidates[tuple(result["best"]["architecture"])] if "best" in result else None
+        compared = Comparison.from_json(result["comparison"]) if "comparison" in result else None
+        return cls(directory, description, read, bool(result), best, compared)
 
     @property
     def has_depths(self) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from rich import box
 from rich.table import Table
 
+from lasfast.constraints import Bound
 from lasfast.report.run import Candidate
+from lasfast.study.comparison import ITSELF, RANDOM, Comparison
 from lasfast.study.result import format_params
 
 
@@ -42,11 +45,48 @@ def front_table(title: str, front: Iterable[Candidate]) -> Table:
     return table
 
 
+def comparison_table(title: str, comparison: Comparison) -> Table:
+    """Return a table of what a search found, and of what it is compared with."""
+    columns = ("beside", "architecture", comparison.cost, "top-1", "the winner's lead", "the winner is")
+    table = make_table(title, *columns)
+    quantity = partial(Bound(comparison.cost).quantity, digits=4)
+    top1 = _percent(comparison.top1, comparison.standard_error)
+    table.add_row("winner", comparison.winner, quantity(comparison.winner_cost), top1, "", "")
+    for one in comparison.baselines:
+        lead = "" if one.verdict == ITSELF else f"{100 * one.lead:+.1f} ± {100 * one.lead_error:.1f} points"
+        table.add_row(
+            one.kind,
+            f"{len(one.architectures)} of them" if one.kind == RANDOM else one.architectures[0],
+            " to ".join(dict.fromkeys(map(quantity, one.costs))),
+            _percent(one.top1, one.standard_error),
+            lead,
+            one.verdict,
+        )
+    return table
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Return the sentences that say how the comparison was made, and how the random ones spread."""
+    lines = [
+        f"Of {len(one.architectures)} random ones, top-1 has a standard deviation of "
+        f"{100 * one.deviation:.1f} points; {one.better or 'none'} had a higher one than the winner."
+        for one in comparison.baselines
+        if one.kind == RANDOM and len(one.architectures) > 1
+    ]
+    paired = all(one.paired for one in comparison.baselines)
+    images = "leads are those on the same images" if paired else "errors are those of separate images"
+    lines.append(
+        f"All were measured together; {images}. The winner is the best of {comparison.measured} on these, so "
+        f"it counts as better only from {comparison.errors_of_a_lead:.1f} standard errors on."
+    )
+    return "\n".join(lines)
+
+
 def make_table(title: str, *columns: str) -> Table:
     """Return an empty table, in the style of all tables here."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        if column in ("architecture", "assignment", "supernet", "predicted by"):
+        if column in ("architecture", "assignment", "beside", "supernet", "predicted by"):
             # An option for each of many layers takes several lines.
             table.add_column(column, overflow="fold", max_width=60)
         else:
@@ -55,7 +95,11 @@ def make_table(title: str, *columns: str) -> Table:
 
 
 def _top1(one: Candidate) -> str:
-    return f"{100 * one.measurement.top1:.1f} ± {100 * one.measurement.standard_error:.1f} %"
+    return _percent(one.measurement.top1, one.measurement.standard_error)
+
+
+def _percent(share: float, error: float) -> str:
+    return f"{100 * share:.1f} ± {100 * error:.1f} %"
 
 
 def _costs(one: Candidate) -> tuple[str, str]:

@@ -51,6 +51,8 @@ class Searcher(abc.ABC):
     """
 
     cost: Cost | None = None
+    most: int | None = None
+    """The greatest number of architectures that are asked for in all; None where that is not known."""
     after_training = False
     """A searcher that proposes what the supernet has learned sets this: it is asked only after training."""
 

@@ -16,6 +16,7 @@ from lasfast.searchers.operators import (
     ranked,
     sample_distinct,
     tournament,
+    warn_of_few,
 )
 from lasfast.searchers.product import ProductSearcher
 from lasfast.spaces import Architecture, ProductSpace
@@ -56,7 +57,9 @@ class _Evolutionary(ProductSearcher):
         lacking = sum(wanted for wanted, _ in parts) - len(new)
         if lacking:
             limits = limits_of(self.constraint)
-            new |= dict.fromkeys(sample_distinct(self.space, rng, lacking, accept, limits))
+            others = sample_distinct(self.space, rng, lacking, accept, limits)
+            warn_of_few(self.space, lacking, others)
+            new |= dict.fromkeys(others)
         return list(new)
 
     def describe(self) -> dict[str, Any]:
@@ -98,6 +101,7 @@ class Evolution(_Evolutionary):
     ) -> None:
         super().__init__(space, constraint, population, seed)
         self.generations = as_int("generations", generations, minimum=0)
+        self.most = self.population * (self.generations + 1)
         self.top = as_int("top", top, minimum=1)
         if not 0 < probability <= 1:
             raise ValueError(f"probability must be above 0 and at most 1, got {probability!r}")
@@ -178,6 +182,7 @@ class RegularizedEvolution(_Evolutionary):
         super().__init__(space, constraint, population, seed)
         self.sample = as_int("sample", sample, minimum=1)
         self.evaluations = as_int("evaluations", evaluations, minimum=self.population)
+        self.most = self.evaluations
         self.children = as_int("children", children, minimum=1)
 
     def begin(self) -> None:

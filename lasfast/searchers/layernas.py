@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lasfast.constraints import Cost, UnknownCostError, describe_function
+from lasfast.constraints import Cost, NamedCost, UnknownCostError, describe_function
 from lasfast.core.checks import as_int, as_real, check_choice
 from lasfast.searchers.base import Searcher
 from lasfast.searchers.limits import limit, limits_of, unmet
@@ -114,12 +114,13 @@ class LayerNAS(Searcher):
         check_choice("select", select, ("random", "best"))
         self.select = select
         self.evaluations = None if evaluations is None else as_int("evaluations", evaluations, minimum=1)
+        self.most = self.evaluations
         self.seed = as_int("seed", seed, minimum=0)
         self.phi = phi
         super().__init__(space, constraint)
         limits = [limit(cost, *self.target), *limits_of(constraint)]
         self.reach = Reach(space, limits, self.admits)
-        self.cost = self.reach.cost
+        self.cost = NamedCost(limits[0][0].cost, self.reach.cost)
         self._given_cost = cost
         self.default = self.reach.dearest if default is None else space.validate(default)
         if self.reach.reaches(()) is False:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lasfast.core.checks import as_int
 from lasfast.searchers.limits import limits_of
-from lasfast.searchers.operators import Result, initial_sample, sample_distinct
+from lasfast.searchers.operators import Result, initial_sample, sample_distinct, warn_of_few
 from lasfast.searchers.product import ProductSearcher
 from lasfast.spaces import Architecture, ProductSpace
 
@@ -43,6 +43,7 @@ class LocalSearch(ProductSearcher):
     ) -> None:
         super().__init__(space, constraint, seed)
         self.evaluations = as_int("evaluations", evaluations, minimum=1)
+        self.most = self.evaluations
         self.children = as_int("children", children, minimum=1)
 
     def begin(self) -> None:
@@ -70,7 +71,9 @@ class LocalSearch(ProductSearcher):
         self._starts = not neighbours
         if neighbours:
             return rng.sample(neighbours, min(wanted, len(neighbours)))
-        return sample_distinct(self.space, rng, 1, self.is_new, limits_of(self.constraint))
+        found = sample_distinct(self.space, rng, 1, self.is_new, limits_of(self.constraint))
+        warn_of_few(self.space, 1, found)
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Return name, hyper-parameters and space, as JSON values."""

@@ -98,6 +98,7 @@ def initial_sample(
     limits = limits_of(constraint)
     found = sample_distinct(space, rng, wanted, accept, limits, **among)
     if found:
+        warn_of_few(space, wanted, found, **among)
         return found
     if space.count(**among) <= ENUMERABLE:
         tried = list(space.enumerate(**among))
@@ -124,7 +125,7 @@ def sample_distinct(
         rng: the generator.
         wanted: how many. Fewer come where there are fewer, or where, in a space of more than ENUMERABLE
             architectures, ATTEMPTS draws for each do not find them, nor as many within `limits` (see
-            `BoundedSampler`), which is logged.
+            `BoundedSampler`).
         accept: says whether an architecture may come.
         limits: limits on costs that `accept` has, too.
         among: arguments of the space's `sample`, `count` and `enumerate`, such as `depth`.
@@ -144,7 +145,12 @@ def sample_distinct(
             found += draw_distinct(
                 lambda: sampler.draw(rng), wanted - len(found), lambda one: one not in known and accept(one)
             )
-    if len(found) < wanted and size > ENUMERABLE:
+    return found
+
+
+def warn_of_few(space: SearchSpace, wanted: int, found: Sequence[Architecture], **among: Any) -> None:
+    """Log where drawing found fewer architectures than were wanted, and the space may have more."""
+    if len(found) < wanted and space.count(**among) > ENUMERABLE:
         logger.warning(
             "%d draws from %s gave only %d new architectures that meet the constraint, of %d wanted",
             ATTEMPTS * wanted,
@@ -152,4 +158,3 @@ def sample_distinct(
             len(found),
             wanted,
         )
-    return found

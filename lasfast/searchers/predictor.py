@@ -58,6 +58,7 @@ class Predictor(ProductSearcher):
         super().__init__(space, constraint, seed)
         self.initial = as_int("initial", initial, minimum=2)
         self.evaluations = as_int("evaluations", evaluations, minimum=self.initial)
+        self.most = self.evaluations
         self.children = as_int("children", children, minimum=1)
 
     def begin(self) -> None:

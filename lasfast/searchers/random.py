@@ -39,6 +39,7 @@ class Random(Searcher):
         super().__init__(space, constraint)
         self.samples = as_int("samples", samples, minimum=1)
         self.seed = as_int("seed", seed, minimum=0)
+        self.most = self.samples
         self.depths: tuple[int, ...] | None = None
         if depth is not None:
             if not isinstance(space, LayerAssignmentSpace):

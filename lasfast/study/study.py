@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from lasfast.core.checks import as_int
 from lasfast.core.files import atomic_write_text
 from lasfast.measurements.evaluation import Evaluation
 from lasfast.measurements.journal import Entry, Journal, JournalError
@@ -28,6 +29,7 @@ from lasfast.runtime import distributed
 from lasfast.searchers import Searcher
 from lasfast.spaces import Architecture
 from lasfast.study.checkpoints import CheckpointClock, train_with_checkpoints
+from lasfast.study.comparison import compare
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT, refuse_started
 from lasfast.study.result import Measured, StudyResult
 from lasfast.train import PathTrainer, Progress, checkpoint
@@ -59,6 +61,10 @@ class Study:
         directory: where the study's files go (`lasfast.study.files`); None writes none.
         callbacks: watch the study.
         checkpoint_seconds: how often to checkpoint during training; it is also done after each step.
+        baselines: how many random architectures of the winner's cost are measured at the end, beside the
+            winner, the whole network and one that is scaled alike everywhere to this cost
+            (`lasfast.study.comparison`); 0 compares the winner with nothing. The evaluator measures all with
+            the weights at the end, which is fair where these were not trained for some architectures alone.
 
     Within `lasfast.distributed.start`, all processes make and run the same study: they train together, and
     share out what is to be measured. Rank 0 alone calls callbacks, and reads and writes files.
@@ -75,6 +81,7 @@ class Study:
         directory: str | os.PathLike[str] | None = None,
         callbacks: Sequence[Callback] = (),
         checkpoint_seconds: float = 60,
+        baselines: int = 0,
     ) -> None:
         if trainer is not None and trainer.supernet is not evaluator.supernet:
             raise ValueError("trainer and evaluator must have the same supernet, got different ones")
@@ -92,6 +99,7 @@ class Study:
         self._world = distributed.world()
         self.callbacks = tuple(callbacks) if self._world.main else ()
         self._clock = CheckpointClock(checkpoint_seconds)
+        self.baselines = as_int("baselines", baselines, minimum=0)
         self.description: dict[str, Any] = {}
         self._journal: Journal | None = None
         self._log: Callable[..., None] = _no_log
@@ -125,9 +133,10 @@ class Study:
                 callback.on_start(self)
             steps = self._search(journaled)
             result = self._result(steps)
-            if self.directory is not None and self._world.main:
-                text = json.dumps(result.to_json(), indent=1, allow_nan=False)
-                atomic_write_text(self.directory / RESULT, text + "\n")
+            self._write(result)
+            if self.baselines:
+                result = self._compared(result)
+                self._write(result)
             self._log("finish", best=result.best.text, top1=result.best.top1)
         for callback in self.callbacks:
             callback.on_finish(result)
@@ -330,6 +339,18 @@ class Study:
                 "what the search asks of it; give it more evaluations, or a looser bound"
             ) from None
         return StudyResult(by_architecture[best], winners, steps, self.description, candidates)
+
+    def _compared(self, result: StudyResult) -> StudyResult:
+        """Return the result with its comparison, which is measured anew each time: it has no journal."""
+        began, winner, measured = time.perf_counter(), result.best.architecture, len(result.candidates)
+        found = compare(self.evaluator, self.searcher, winner, measured, self.baselines)
+        self._log("comparison", seconds=time.perf_counter() - began)
+        return dataclasses.replace(result, comparison=found)
+
+    def _write(self, result: StudyResult) -> None:
+        if self.directory is not None and self._world.main:
+            text = json.dumps(result.to_json(), indent=1, allow_nan=False)
+            atomic_write_text(self.directory / RESULT, text + "\n")
 
     def _measured(self, measurement: Measurement) -> Measured:
         architecture = measurement.architecture

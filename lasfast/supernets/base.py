@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +42,13 @@ class Supernet(nn.Module, ABC):
     @abstractmethod
     def path(self, architecture: Architecture) -> Path:
         """Return the layers that an architecture runs, in order; ValueError for an invalid one."""
+
+    def scaled(self) -> Iterable[Architecture]:
+        """Give architectures that scale the largest one alike everywhere, from the smallest on.
+
+        There are none of a family in which nothing says what that would be.
+        """
+        return ()
 
     def create_modules(self, *paths: Path) -> None:
         """Create the modules that the ops of these paths name, each at its greatest width.

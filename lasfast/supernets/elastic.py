@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count, takewhile
-from math import lcm
+from itertools import chain, count, pairwise, takewhile
+from math import lcm, sqrt
 from typing import Literal, TypeAlias
 
 from lasfast.ir import layers
@@ -18,6 +18,7 @@ Vary = Literal["widths", "depth", "both"]
 
 ROUNDED_TO = 8
 """The number that widths are multiples of, since kernels compute so many channels at once."""
+GOLDEN_RATIO = (1 + sqrt(5)) / 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Width:
     number: int
     modules: tuple[str, ...]
     options: tuple[int, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The size that each option gives: a number of channels."""
+        return self.options
 
     def __str__(self) -> str:
         return f"{_few(self.modules)}: {' '.join(map(str, self.options))} channels"
@@ -53,9 +59,14 @@ class Depth:
     names: tuple[str, ...]
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The size that each option gives: a number of blocks."""
+        return tuple(self.staying + more for more in range(len(self.layers) + 1))
+
+    @property
     def options(self) -> tuple[str, ...]:
         """The names of the options, by the number of blocks: d1, d2, ..."""
-        return tuple(f"d{self.staying + more}" for more in range(len(self.layers) + 1))
+        return tuple(f"d{size}" for size in self.sizes)
 
     def __str__(self) -> str:
         return f"{' '.join(self.options)}; may be left out: {_few(self.names)}"
@@ -132,6 +143,31 @@ class ElasticNetwork:
                 left_out.update(decision.layers[place:])
         left = (number for number in range(len(self._layers)) if number not in left_out)
         return tuple(self._layer(number, widths) for number in left)
+
+    def scaled(self) -> Iterator[Architecture]:
+        """Give architectures that are scaled alike everywhere, from the smallest to the whole network.
+
+        Each decision takes the option that is nearest to one share of the network's own size. The share of
+        the blocks grows first, that of the channels once all blocks are there. Decisions for which two
+        options are equally near take the larger one in turn, in an order that is spread over the network
+        (multiples of the golden ratio), so that costs grow in small steps.
+        """
+        places = [0] * len(self.decisions)
+
+        def architecture() -> Architecture:
+            return tuple(options[place] for options, place in zip(self.space.options, places, strict=True))
+
+        yield architecture()
+        for kind in (Depth, Width):
+            turns = [
+                ((low + high) / 2 / decision.sizes[-1], number * GOLDEN_RATIO % 1, number)
+                for number, decision in enumerate(self.decisions)
+                if isinstance(decision, kind)
+                for low, high in pairwise(decision.sizes)
+            ]
+            for _, _, number in sorted(turns):
+                places[number] += 1
+                yield architecture()
 
     def explanation(self) -> str:
         """Return text that says what may vary, and what keeps its width and why."""

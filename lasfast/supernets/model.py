@@ -20,13 +20,13 @@ from lasfast.execution.interpret import evaluation_mode
 from lasfast.execution.modules import copy_leading, move_like
 from lasfast.execution.to_fx import Statistics, copy_tensors, extract, is_reserved
 from lasfast.ir import layers
-from lasfast.ir.layers import Layer, Path, Shape
+from lasfast.ir.layers import Layer, Path, Shape, with_prefix
 from lasfast.ir.stages import without_unread
 from lasfast.runtime.seeds import torch_seed
 from lasfast.spaces import Architecture, ChoiceSpace, LayerAssignmentSpace
 from lasfast.supernets.base import Supernet
 from lasfast.supernets.elastic import ElasticNetwork, Vary
-from lasfast.supernets.importance import IMPORTANCES, sort_channels
+from lasfast.supernets.importance import IMPORTANCES, TAYLOR, sort_channels, taylor_importance
 
 TOLERANCE = 1e-3
 """The greatest difference of a reading from the model, in norm; a GPU may multiply fp32 as TF32."""
@@ -42,6 +42,7 @@ def from_model(
     widths: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
     freeze: str | Sequence[str] = (),
     importance: str = "magnitude",
+    batches: Iterable[Any] | None = None,
 ) -> ModelSupernet:
     """Return the supernet of all narrower and shallower versions of a model, which keep its weights.
 
@@ -60,13 +61,24 @@ def from_model(
             is in them.
         importance: how the channels of a group are sorted, so that the most important ones are kept: by the
             "l1" norm of the weights that write them, by the norm of the weights of their "readers", by both
-            ("magnitude"), by the scale of their "batch_norm", or in the "order" that they have.
+            ("magnitude"), by the scale of their "batch_norm", by the "taylor" expansion of the loss on
+            `batches`, or in the "order" that they have.
+        batches: a few batches of pairs, images [N, *image_shape] and labels [N] int64, as a DataLoader or a
+            list gives them; for "taylor" alone. All of them are run, forwards and backwards.
 
     Raises:
         ValueError: the model cannot be read, or nothing in it may vary, for the reasons that are given; or an
             argument is out of range.
     """
-    return ModelSupernet(model, image_shape, vary=vary, widths=widths, freeze=freeze, importance=importance)
+    return ModelSupernet(
+        model,
+        image_shape,
+        vary=vary,
+        widths=widths,
+        freeze=freeze,
+        importance=importance,
+        batches=batches,
+    )
 
 
 class ModelSupernet(Supernet):
@@ -93,9 +105,10 @@ class ModelSupernet(Supernet):
         widths: Sequence[float],
         freeze: str | Sequence[str],
         importance: str,
+        batches: Iterable[Any] | None = None,
     ) -> None:
         check_choice("vary", vary, ("widths", "depth", "both"))
-        check_choice("importance", importance, tuple(IMPORTANCES))
+        _check_importance(importance, batches)
         self.image_shape = _checked_shape(image_shape)
         program = _read(model, self.image_shape)
         self._elastic = ElasticNetwork(
@@ -114,7 +127,11 @@ class ModelSupernet(Supernet):
         self._prefixed: dict[Layer, Layer] = {}
         self._take_weights(model, program)
         self.train(model.training)
-        sort_channels(self._elastic.narrowed_groups, dict(self.network.named_modules()), importance)
+        sort_channels(
+            self._elastic.narrowed_groups,
+            dict(self.network.named_modules()),
+            IMPORTANCES[importance] if batches is None else taylor_importance(model, batches),
+        )
         self._compare(model)
 
     def path(self, architecture: Architecture) -> Path:
@@ -122,8 +139,16 @@ class ModelSupernet(Supernet):
         path = self._elastic.path(architecture)
         for layer in path:
             if layer not in self._prefixed:
-                self._prefixed[layer] = _with_prefix(layer)
+                self._prefixed[layer] = with_prefix(layer, f"{NETWORK}.")
         return tuple(map(self._prefixed.__getitem__, path))
+
+    def scaled(self) -> Iterable[Architecture]:
+        """Give the versions that are scaled alike everywhere, from the smallest to the model itself.
+
+        Widths are one share of the model's own, each the option that is nearest; versions smaller than the
+        narrowest one of these have fewer blocks, too.
+        """
+        return self._elastic.scaled()
 
     def constraint(self, bounds: str, tables: Iterable[costs.LatencyTable] = ()) -> Constraint:
         """Return the constraint that searchers take, of bounds as text.
@@ -260,15 +285,15 @@ def _modules_of(program: Layer) -> set[str]:
     return {op.module for op in program.ops if hasattr(op, "module")}
 
 
-def _with_prefix(layer: Layer) -> Layer:
-    """Return a layer whose modules and tensors are those of the supernet's `network`."""
-
-    def prefixed(op: Any) -> Any:
-        if isinstance(op, layers.Code):
-            return replace(op, tensors=tuple(f"{NETWORK}.{name}" for name in op.tensors))
-        return replace(op, module=f"{NETWORK}.{op.module}") if hasattr(op, "module") else op
-
-    return replace(layer, ops=tuple(map(prefixed, layer.ops)))
+def _check_importance(importance: str, batches: Iterable[Any] | None) -> None:
+    check_choice("importance", importance, (*IMPORTANCES, TAYLOR))
+    if importance == TAYLOR and not isinstance(batches, Iterable):
+        raise ValueError(
+            f"batches must be pairs (images, labels) for importance={TAYLOR!r}, which asks for gradients, "
+            f"got {batches!r}"
+        )
+    if importance != TAYLOR and batches is not None:
+        raise ValueError(f"batches must be left out for importance={importance!r}, which asks for no images")
 
 
 def _checked_shape(image_shape: Sequence[int]) -> Shape:

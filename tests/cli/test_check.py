@@ -31,6 +31,7 @@ def test_a_check_that_passes(lasfast, monkeypatch):
     assert f"cpu, which uses {compiled.isa()}" in out
     for text in ("checking case 0", "case 1", "one way, another", "2.5e-01", "5.0e-01", "ok"):
         assert text in out
+    assert "[green]" not in out
     assert out.splitlines()[-1] == "all agree with PyTorch"
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lasfast.cli.model import load_weights, make_model
+from lasfast.evaluation.measurer import Measurer
 
 FILE = """
 from torch import nn
@@ -46,21 +47,83 @@ def weights(tmp_path: Path, file: str) -> Path:
 
 
 def test_a_network_is_searched_with_its_weights(
-    lasfast, without_exports, tmp_path, file: str, weights: Path
+    lasfast, without_exports, monkeypatch, tmp_path, file: str, weights: Path
 ) -> None:
     without_exports()
+    monkeypatch.setattr("lasfast.cli.display.LINE_SECONDS", 0)
     run = tmp_path / "run"
     arguments = ["search", "evolution", "--model", file, "--weights", weights, *TINY, "-o", run]
     arguments += ["--population", 2, "--generations", 1, "--constraint", "flops<=70%", "--tune-epochs", 1]
+    arguments += ["--importance", "taylor"]
     status, out, err = lasfast(*arguments)
     assert status == 0, err
     assert "  d1 d2 d3; may be left out: 2, 3\n" in out
     assert "supernet  epoch" not in out  # the supernet has the network's weights
-    assert re.search(r"trained on for 1 epoch: top-1 [0-9.]+ ± [0-9.]+ %", out)
-    best = json.loads((run / "result.json").read_text())["best"]
+    assert "4 architectures are measured, at most\n" in out
+    assert re.search(r"measured  4 of 4 architectures  0:00 left\n", out)
+    result = json.loads((run / "result.json").read_text())
+    best, compared = result["best"], result["comparison"]
+    [(tuned, _)] = re.findall(r"trained on for 1 epoch: top-1 ([0-9.]+) ± ([0-9.]+) %", out)
+    line = rf"best: {best['text']}  top-1 {tuned} %  .* params  \(trained on for 1 epoch; (\S+) % with inh"
+    assert re.search(line, out)[1] == f"{100 * best['top1']:.1f}"
+    for text in (out, lasfast("report", run)[1]):
+        assert re.search(rf"winner +{best['text']} +\S+ +{100 * best['top1']:.1f} ± ", text)
+        assert re.search(r"whole network +16-d3 .* points +(better|worse|not told from noise)", text)
+        assert "scaled alike" in text
+        assert re.search(r"The winner is the best of \d on these", " ".join(text.split()))
+    assert compared["winner"] == best["text"]
     status, out, err = lasfast("evaluate", best["text"], "--run", run, "--threads", 1)
     assert status == 0, err
     assert f"{100 * best['top1']:.1f} ±" in out
+
+
+def test_comparisons_are_left_out_where_asked(lasfast, without_exports, tmp_path, file: str) -> None:
+    without_exports()
+    arguments = ["search", "random", "--model", file, *TINY, "--samples", 2, "--baselines", 0, "-o", tmp_path]
+    status, out, err = lasfast(*arguments)
+    assert status == 0, err
+    assert "comparison" not in json.loads((tmp_path / "result.json").read_text())
+    assert "beside" not in out
+
+
+def test_ctrl_c_leaves_the_best_so_far(lasfast, monkeypatch, tmp_path, file: str) -> None:
+    measure, calls = Measurer.measure, []
+
+    def stopping(self, tree):
+        calls.append(tree)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return measure(self, tree)
+
+    monkeypatch.setattr(Measurer, "measure", stopping)
+    arguments = ["search", "local", "--model", file, *TINY, "--evaluations", 3, "-o", tmp_path, "--resume"]
+    stop = 1
+    status, out, err = lasfast(*arguments)
+    assert (status, err) == (130, "\nstopped; --resume goes on from what is written\n")
+    assert "no network is exported: nothing was measured yet that may be the best" in out
+    stop = 3
+    status, out, err = lasfast(*arguments)
+    assert status == 130
+    found = re.search(r"best so far: (\S+)  top-1 [0-9.]+ %\n", out)
+    left = tmp_path / "best-so-far.pt2"
+    assert f"exported with inherited weights to {left}" in "".join(out.splitlines())
+    channels = found[1].split("-")[0]
+    assert torch.export.load(left).module().get_parameter("0.weight").shape[0] == int(channels)
+    assert not (tmp_path / "result.json").exists()
+    stop = 0
+    status, out, err = lasfast(*arguments)
+    assert status == 0, err
+    assert not left.exists()
+
+
+def test_layernas_ends_of_itself(lasfast, without_exports, tmp_path, file: str) -> None:
+    without_exports()
+    arguments = ["--model", file, *TINY, "--constraint", "flops<=90%", "--baselines", 1, "-o", tmp_path]
+    status, out, err = lasfast("search", "layernas", *arguments)
+    assert status == 0, err
+    header = json.loads((tmp_path / "journal.jsonl").read_text().partition("\n")[0])
+    assert header["searcher"]["evaluations"] == 1000
+    assert re.search(r"beside +architecture +flops ", out)
 
 
 def test_depth_is_searched_by_nir_after_adaptation(lasfast, without_exports, tmp_path, file: str) -> None:
@@ -135,12 +198,68 @@ def test_a_missing_library_is_named(monkeypatch) -> None:
         ),
         (("search", "nir", "--model", "FILE", "--vary", "widths"), "--vary must be depth or both for NIR"),
         (("search", "random", "--model", "FILE", "--distill", "full"), "--distill needs --adapt-epochs"),
+        (
+            ("search", "nir", "--model", "FILE", "--update", "joint"),
+            "--update joint is for supernets of layer",
+        ),
+        (
+            ("search", "random", "--model", "FILE", "--depth", "5"),
+            "--depth 5 is for supernets of layer assign",
+        ),
+        (
+            ("search", "random", "--depth", "5", "--supernet", "proxyless"),
+            "--depth 5 is for supernets of layer",
+        ),
+        (("search", "random", "--width", "2"), "--width 2.0 is for supernets of choices; leave it out"),
+        (
+            ("search", "random", "--baselines", "3"),
+            "--baselines 3 is for searches of choices and of a --model",
+        ),
+        (
+            ("search", "local", "--model", "FILE", "--table", "t.npz"),
+            "is not for the search of a --table; leave it out",
+        ),
     ],
 )
 def test_options_that_nothing_would_read(lasfast, file: str, arguments: tuple[str, ...], text: str) -> None:
     status, _, err = lasfast(*(file if one == "FILE" else one for one in arguments))
     assert status == 2
     assert text in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--freeze", "conv9"], "error: --freeze must name modules of the model, such as 'layer1.0', got"),
+        (["--vary", "all"], "error: --vary must be one of 'widths', 'depth', 'both', got 'all'"),
+        (["--importance", "l3"], "error: --importance must be one of 'magnitude', 'readers', 'l1'"),
+        (["--population", "1"], "error: --population must be at least 2, got 1"),
+        (
+            ["--constraint", "flops<=1k"],
+            "error: --constraint must leave architectures of ChoiceSpace([2, 3]), ",
+        ),
+        (["--constraint", "flops<1k"], "error: --constraint must be bounds such as"),
+        (["--baselines", "-1"], "error: --baselines must be at least 0, got -1"),
+        (["--data", "mnist2"], "error: --data must be one of digits"),
+    ],
+)
+def test_errors_name_options_as_they_are_written(
+    lasfast, monkeypatch, tmp_path, file: str, arguments: list[str], text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = lasfast("search", "evolution", "--model", file, *TINY, *arguments)
+    assert status == 2
+    assert err.startswith(text)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_weights_that_fit_other_images_are_told_from_the_default_ones(lasfast, tmp_path, file: str) -> None:
+    path = tmp_path / "colour.safetensors"
+    save_file(make_model(file, num_classes=4, in_channels=3).state_dict(), path)
+    status, _, err = lasfast("search", "random", "--model", file, "--weights", path, *TINY)
+    assert status == 2
+    assert "it has in other shapes 0.weight (16, 3, 3, 3) for (16, 1, 3, 3)" in err
+    assert "; without --data, the images are those of Dataset('digits': 10 classes, 1x8x8; " in err
 
 
 def test_random_weights_are_not_searched(lasfast) -> None:

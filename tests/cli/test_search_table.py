@@ -149,7 +149,7 @@ def test_every_help_page_explains_itself(lasfast, name: str) -> None:
     [
         (["layernas"], "--constraint must be given"),
         (["layernas", "--table", "TABLE"], "--constraint must be given"),
-        (["layernas", "--table", "TABLE", "--constraint", "flops<=1k"], "target must leave"),
+        (["layernas", "--table", "TABLE", "--constraint", "flops<=1k"], "--constraint must leave"),
         (
             ["evolution", "--table", "TABLE", "--constraint", "flops<=1k"],
             "constraint must leave architectures",

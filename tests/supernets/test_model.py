@@ -172,6 +172,29 @@ def test_widths_alone() -> None:
     assert supernet.space.names == (("8", "16"), ("16", "24"))
 
 
+def test_versions_that_are_scaled_alike() -> None:
+    """Blocks come first, then widths; each width is the option nearest to one share, or one of the two."""
+    torch.manual_seed(0)
+    supernet = from_model(Residual(), SHAPE, widths=(0.33, 0.66))
+    texts = list(map(supernet.space.format, supernet.scaled()))
+    assert texts == [
+        "8-d1-8-d1",
+        "8-d2-8-d1",
+        "8-d2-8-d2",
+        "8-d3-8-d2",
+        "8-d3-8-d3",
+        "8-d3-16-d3",  # from a share of 1/2 on
+        "16-d3-16-d3",  # from 3/4 on
+        "16-d3-24-d3",  # from 5/6 on
+    ]
+    for vary, count in {"widths": 4, "depth": 5}.items():
+        supernet = from_model(Residual(), SHAPE, vary=vary)
+        scaled = list(supernet.scaled())
+        assert len(scaled) == count
+        assert scaled[-1] == supernet.full
+        assert all(one in supernet.space for one in scaled)
+
+
 def test_frozen_modules_keep_their_shapes_and_places() -> None:
     supernet = from_model(Residual(), SHAPE, freeze=["path.1", "network"])
     assert supernet.space.names == (("d2", "d3"), ("d1", "d2", "d3"))  # path.2 alone may go
@@ -193,6 +216,39 @@ def test_narrow_networks_have_the_most_important_channels(importance: str, one_t
     narrow = from_model(model, SHAPE, widths=(0.2,), importance=importance).extract((0,))
     filters = {tuple(one.tolist()) for one in narrow.get_parameter("0.weight").flatten(1)}
     assert filters == {tuple(one.tolist()) for one in model[0].weight[5:13].flatten(1)}
+
+
+def test_taylor_importance_is_of_weights_and_their_gradients(one_thread: None) -> None:
+    torch.manual_seed(0)
+    model = Plain()
+    weight, total = model[0].weight, torch.zeros(37)
+    batches = [[images(6) + shift, torch.arange(6) % 5] for shift in (0, 1)]
+    for x, labels in batches:
+        loss = nn.functional.cross_entropy(model.eval()(x), labels)
+        total += (torch.autograd.grad(loss, weight)[0] * weight).abs().sum((1, 2, 3)).detach()
+    model.train().requires_grad_(False)
+    supernet = from_model(model, SHAPE, widths=(0.2,), importance="taylor", batches=iter(batches))
+    narrow = supernet.extract((0,)).get_parameter("0.weight")
+    kept = weight[total.argsort(descending=True)[:8]]
+    torch.testing.assert_close(narrow, kept, rtol=0, atol=0, check_stride=False)
+    assert model.training
+    assert all(one.grad is None and not one.requires_grad for one in model.parameters())
+
+
+def test_taylor_importance_needs_batches(one_thread: None) -> None:
+    pair = [images(4), torch.arange(4)]
+    for given, error, text in [
+        (
+            {"importance": "taylor"},
+            ValueError,
+            r"batches must be pairs \(images, labels\) for importance='tay",
+        ),
+        ({"batches": [pair]}, ValueError, "batches must be left out for importance='magnitude', which asks"),
+        ({"importance": "taylor", "batches": []}, ValueError, "must have at least one pair"),
+        ({"importance": "taylor", "batches": pair}, TypeError, r"pairs \(images, labels\), got Tensor"),
+    ]:
+        with pytest.raises(error, match=text):
+            from_model(Plain(), SHAPE, **given)
 
 
 def test_unimportant_channels_change_nothing(one_thread: None) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from lasfast.ir.precision import PRECISIONS
-from lasfast.train.settings import PRESETS
+from lasfast.train.presets import PRESETS
 
 T = TypeVar("T")
 
@@ -146,7 +146,7 @@ class OneShotOptions(SizeOptions):
         ),
     ] = None
     supernet_ramp_epochs: Annotated[
-        int | None,
+        float | None,
         panel(
             "Training", "First epochs of a supernet of choices, in which the learning rate rises from zero."
         ),
@@ -190,17 +190,68 @@ class DistillOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class OptimizerOptions:
+    """Options that say how gradients become updates."""
+
+    optimizer: Annotated[str | None, panel("Optimizer", "sgd, adamw or rmsprop (default: the preset's).")] = (
+        None
+    )
+    learning_rate: Annotated[float | None, panel("Optimizer", "Base learning rate.")] = None
+    momentum: Annotated[
+        float | None, panel("Optimizer", "Momentum of sgd and rmsprop; the first beta of adamw.")
+    ] = None
+    nesterov: Annotated[
+        bool | None, panel("Optimizer", "Nesterov's momentum, of sgd.", "--nesterov/--no-nesterov")
+    ] = None
+    beta2: Annotated[
+        float | None,
+        panel("Optimizer", "Decay of the mean squared gradients of adamw (0.999) and rmsprop (0.99)."),
+    ] = None
+    eps: Annotated[
+        float | None, panel("Optimizer", "Added to the root of the mean squares (default: 1e-8).")
+    ] = None
+    weight_decay: Annotated[float | None, panel("Optimizer", "Weight decay.")] = None
+    bias_decay: Annotated[
+        bool | None,
+        panel("Optimizer", "Let biases and scales of norms decay, too.", "--bias-decay/--no-bias-decay"),
+    ] = None
+    clip_norm: Annotated[
+        float | None, panel("Optimizer", "Largest norm of an update's gradient (default: no bound).")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandaloneOptions:
+    """Options that say how networks are trained from scratch."""
+
+    standalone_epochs: Annotated[
+        int | None, panel("Training from scratch", "Epochs of training from scratch.")
+    ] = None
+    standalone_schedule: Annotated[
+        str | None,
+        panel(
+            "Training from scratch",
+            "Learning rate: milestones, linear or cosine, both to zero, or constant (default: the preset's).",
+        ),
+    ] = None
+    standalone_ramp_epochs: Annotated[
+        float | None,
+        panel("Training from scratch", "First epochs, in which the learning rate rises from zero."),
+    ] = None
+    standalone_ema: Annotated[
+        float | None,
+        panel(
+            "Training from scratch", "Decay of an average of the weights that training ends with, as 0.99."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(OptimizerOptions, StandaloneOptions):
     """Options that say how to train; what is not given comes from the preset."""
 
     preset: Annotated[str, panel("Training", f"Settings: {', '.join(PRESETS)}.")] = "small"
     batch_size: Annotated[int | None, panel("Training", "Images in a batch.")] = None
-    learning_rate: Annotated[float | None, panel("Training", "Base learning rate.")] = None
-    weight_decay: Annotated[float | None, panel("Training", "Weight decay.")] = None
-    bias_decay: Annotated[
-        bool | None,
-        panel("Training", "Let biases and scales of norms decay, too.", "--bias-decay/--no-bias-decay"),
-    ] = None
     label_smoothing: Annotated[
         float | None, panel("Training", "Share of each label that is spread over all classes.")
     ] = None
@@ -208,41 +259,17 @@ class TrainOptions:
         int | None, panel("Training", "Epochs of the deepest sub-network before the search.")
     ] = None
     epochs_per_step: Annotated[int | None, panel("Training", "Epochs of each search step.")] = None
-    standalone_epochs: Annotated[int | None, panel("Training", "Epochs of training from scratch.")] = None
-    standalone_schedule: Annotated[
-        str | None,
-        panel(
-            "Training",
-            "Learning rate of training from scratch: milestones, linear or cosine, both to zero, or constant "
-            "(default: the preset's).",
-        ),
-    ] = None
-    standalone_ramp_epochs: Annotated[
-        int | None,
-        panel(
-            "Training", "First epochs of training from scratch, in which the learning rate rises from zero."
-        ),
-    ] = None
-    standalone_ema: Annotated[
-        float | None,
-        panel(
-            "Training", "Decay of an average of the weights that training from scratch ends with, as 0.99."
-        ),
-    ] = None
     precision: Annotated[str, precision_option()] = "fp32"
     channels_last: Annotated[
         bool | None,
         panel(
-            "Training", "Keep weights and images in this memory layout.", "--channels-last/--no-channels-last"
+            "Machine", "Keep weights and images in this memory layout.", "--channels-last/--no-channels-last"
         ),
-    ] = None
-    clip_norm: Annotated[
-        float | None, panel("Training", "Largest norm of an update's gradient (default: no bound).")
     ] = None
     operators: Annotated[
         str,
         panel(
-            "Training",
+            "Machine",
             "What runs training: auto, native (lasfast's fused operators) or torch (PyTorch's own).",
         ),
     ] = "auto"

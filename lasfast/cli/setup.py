@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ from lasfast.supernets import CellNet, ChoiceSupernet, LayerAssignmentSupernet, 
 from lasfast.supernets.mobilenet_designs import DESIGNS
 from lasfast.train import Distillation, PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
 from lasfast.train.objective import FULL
-from lasfast.train.settings import TrainSettings, resolve
+from lasfast.train.presets import resolve
+from lasfast.train.settings import TrainSettings
 
 FAMILIES: dict[str, type[LayerAssignmentSupernet]] = {
     "residual": supernets.ResidualNet,
@@ -270,27 +272,7 @@ def make_sampler(
 
 def make_settings(options: TrainOptions) -> TrainSettings:
     """Return the preset's settings, with those that the options give in their place."""
-    names = (
-        "batch_size",
-        "learning_rate",
-        "weight_decay",
-        "bias_decay",
-        "label_smoothing",
-        "warm_up_epochs",
-        "epochs_per_step",
-        "supernet_epochs",
-        "supernet_schedule",
-        "supernet_ramp_epochs",
-        "standalone_epochs",
-        "standalone_schedule",
-        "standalone_ramp_epochs",
-        "standalone_ema",
-        "precision",
-        "channels_last",
-        "clip_norm",
-        "operators",
-        "seed",
-    )
+    names = [field.name for field in dataclasses.fields(TrainSettings)]
     given = {name: getattr(options, name, None) for name in names}
     return resolve(options.preset, **{name: value for name, value in given.items() if value is not None})
 

@@ -16,7 +16,7 @@ from lasfast.spaces import Architecture, SearchSpace
 from lasfast.supernets import Supernet
 from lasfast.train import Distillation, Progress, StandaloneTrainer, TrainSettings
 from lasfast.train.objective import Distill
-from lasfast.train.settings import resolve
+from lasfast.train.presets import resolve
 
 
 class StandaloneEvaluator:

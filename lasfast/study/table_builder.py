@@ -39,7 +39,7 @@ from lasfast.train import (
     checkpoint,
 )
 from lasfast.train.objective import Distill
-from lasfast.train.settings import resolve
+from lasfast.train.presets import resolve
 from lasfast.train.standalone import seed_of
 
 

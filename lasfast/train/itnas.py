@@ -23,7 +23,8 @@ from lasfast.supernets.mixed import run_mixed
 from lasfast.train.curriculum import HALVES, IMAGES, INITIAL, SingleStep, Whole, cosine
 from lasfast.train.forward import Forward, SupernetForward
 from lasfast.train.objective import losses
-from lasfast.train.settings import TrainSettings, resolve
+from lasfast.train.presets import resolve
+from lasfast.train.settings import TrainSettings
 from lasfast.train.supernet import PathTrainer
 from lasfast.train.update import Used
 

@@ -18,8 +18,9 @@ from lasfast.supernets import Supernet
 from lasfast.train.curriculum import Whole, standalone_schedule
 from lasfast.train.forward import NetworkForward
 from lasfast.train.objective import Distill
+from lasfast.train.presets import resolve
 from lasfast.train.progress import Progress
-from lasfast.train.settings import TrainSettings, resolve
+from lasfast.train.settings import TrainSettings
 from lasfast.train.trainer import Trainer, with_prefix
 
 AVERAGE = "average."  # of the names of averages in a state

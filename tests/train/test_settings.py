@@ -1,7 +1,8 @@
 import pytest
 
 from lasfast.train import PRESETS, TrainSettings, preset
-from lasfast.train.settings import LATER, resolve
+from lasfast.train.presets import resolve
+from lasfast.train.settings import LATER
 
 
 def test_cifar100_is_as_printed():
@@ -80,7 +81,15 @@ def test_presets_and_settings_resolve():
             ValueError,
             "standalone_schedule must be one of 'milestones', 'linear', 'cosine', 'constant', got 'step'",
         ),
-        ({"standalone_ramp_epochs": 0.5}, TypeError, "standalone_ramp_epochs must be an int, got 0.5"),
+        ({"standalone_ramp_epochs": -0.5}, ValueError, "standalone_ramp_epochs must be at least 0, got -0.5"),
+        ({"optimizer": "adam"}, ValueError, "optimizer must be one of 'sgd', 'adamw', 'rmsprop', got 'adam'"),
+        ({"beta2": 0.9}, ValueError, "beta2 must be None for the optimizer 'sgd', got 0.9"),
+        (
+            {"beta2": 1, "optimizer": "adamw"},
+            ValueError,
+            "beta2 must be at least 0 and below 1, got 1",
+        ),
+        ({"eps": 0, "optimizer": "rmsprop"}, ValueError, "eps must be above 0, got 0"),
         (
             {"standalone_ramp_epochs": 200},
             ValueError,
@@ -120,6 +129,9 @@ def test_later_fields_are_described_where_they_say_something():
     plain = preset("small").describe()
     assert not plain.keys() & set(LATER)
     values = {
+        "optimizer": "rmsprop",
+        "beta2": 0.9,
+        "eps": 1.0,
         "bias_decay": False,
         "label_smoothing": 0.1,
         "supernet_schedule": "cosine",

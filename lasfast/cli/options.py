@@ -221,6 +221,43 @@ class OptimizerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AugmentationOptions:
+    """Options that say how training images are varied (`lasfast.data.Augmentation`)."""
+
+    crop: Annotated[
+        str | None,
+        panel(
+            "Augmentation",
+            "data (as the set has it), pad (a crop of the padded image), resized (an enlarged part) or none.",
+        ),
+    ] = None
+    flip: Annotated[
+        bool | None,
+        panel("Augmentation", "Mirror half of the images (default: as the set has it).", "--flip/--no-flip"),
+    ] = None
+    color_jitter: Annotated[
+        str | None,
+        panel(
+            "Augmentation",
+            "Changes of brightness, contrast, saturation and hue at most, such as 0.4,0.4,0.4,0.2.",
+        ),
+    ] = None
+    auto_augment: Annotated[str | None, panel("Augmentation", "randaugment, trivialaugment or none.")] = None
+    randaugment_layers: Annotated[
+        int | None, panel("Augmentation", "Operations of randaugment on an image (default: 2).")
+    ] = None
+    randaugment_magnitude: Annotated[
+        int | None, panel("Augmentation", "Their magnitude, from 0 to 30 (default: 9).")
+    ] = None
+    random_erasing: Annotated[
+        float | None, panel("Augmentation", "Probability that a random box becomes zeros.")
+    ] = None
+    cutout: Annotated[
+        int | None, panel("Augmentation", "Pixels of the side of a random square that becomes zeros.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StandaloneOptions:
     """Options that say how networks are trained from scratch."""
 
@@ -247,7 +284,7 @@ class StandaloneOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(OptimizerOptions, StandaloneOptions):
+class TrainOptions(OptimizerOptions, AugmentationOptions, StandaloneOptions):
     """Options that say how to train; what is not given comes from the preset."""
 
     preset: Annotated[str, panel("Training", f"Settings: {', '.join(PRESETS)}.")] = "small"

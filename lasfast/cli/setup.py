@@ -28,7 +28,7 @@ from lasfast.cli.options import (
 )
 from lasfast.constraints import Bound, Constraint
 from lasfast.core.checks import check_choice
-from lasfast.data import Dataset, TensorImages, TrainingImages
+from lasfast.data import Augmentation, Dataset, TensorImages, TrainingImages
 from lasfast.runtime import distributed
 from lasfast.runtime.seeds import torch_seed
 from lasfast.spaces import CellSpace
@@ -272,9 +272,27 @@ def make_sampler(
 
 def make_settings(options: TrainOptions) -> TrainSettings:
     """Return the preset's settings, with those that the options give in their place."""
-    names = [field.name for field in dataclasses.fields(TrainSettings)]
-    given = {name: getattr(options, name, None) for name in names}
-    return resolve(options.preset, **{name: value for name, value in given.items() if value is not None})
+    given = _given(options, TrainSettings)
+    varied = _given(options, Augmentation)
+    if "color_jitter" in varied:
+        varied["color_jitter"] = parse_numbers("--color-jitter", varied["color_jitter"])
+    if varied:
+        given["augmentation"] = dataclasses.replace(resolve(options.preset).augmentation, **varied)
+    return resolve(options.preset, **given)
+
+
+def _given(options: TrainOptions, kind: type[Any]) -> dict[str, Any]:
+    """Return the options that were given among the fields of a dataclass."""
+    values = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(kind)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def parse_numbers(name: str, text: str) -> tuple[float, ...]:
+    """Return numbers that are written with commas between them."""
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise ValueError(f"{name} must be numbers with commas between them, got {text!r}") from None
 
 
 def make_distillation(options: DistillOptions) -> Distillation | None:

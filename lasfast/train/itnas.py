@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from lasfast.core.checks import as_bool, as_number
 from lasfast.data.protocols import Batch
-from lasfast.data.training import as_training_images, describe_images, halves, on_device
+from lasfast.data.training import (
+    as_training_images,
+    augmented,
+    describe_images,
+    halves,
+    on_device,
+)
 from lasfast.runtime import distributed
 from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.spaces import CellSpace
@@ -222,7 +228,7 @@ class ITNASTrainer(PathTrainer):
             SingleStep(settings.supernet_epochs, cosine(settings.learning_rate, final)),
             update="joint",
         )
-        self.architecture_data = on_device(held, self.device)
+        self.architecture_data = on_device(augmented(held, settings.augmentation), self.device)
         self.final_learning_rate = final_learning_rate
         self._space = supernet.space
         with torch_seed(derive(self.seed, INITIAL)):

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from lasfast.core.checks import as_bool, as_int, as_number, check_choice
+from lasfast.data.augmentation import AS_LOADED, Augmentation
 from lasfast.ir.precision import PRECISIONS
 
 OPERATORS = ("auto", "native", "torch")
@@ -25,6 +26,7 @@ LATER = (
     "optimizer",
     "beta2",
     "eps",
+    "augmentation",
     "bias_decay",
     "label_smoothing",
     "supernet_schedule",
@@ -70,6 +72,8 @@ class TrainSettings:
     batch of the first `supernet_ramp_epochs` or `standalone_ramp_epochs` (Goyal et al. 2017, section 2.2),
     which may be fractions.
 
+    `augmentation` says how images are varied (`lasfast.data.Augmentation`); by default, as their set has it.
+
     With a `standalone_ema` above 0, stand-alone training ends with an average of weights and statistics over
     its batches. Each batch leaves of the average this share, and adds the rest of what the network has then
     (Szegedy et al. 2016, section 8).
@@ -100,6 +104,7 @@ class TrainSettings:
     eps: float | None = None
     weight_decay: float = 5e-4
     bias_decay: bool = True
+    augmentation: Augmentation = AS_LOADED
     label_smoothing: float = 0.0
     warm_up_epochs: int = 60
     epochs_per_step: int = 10
@@ -131,6 +136,8 @@ class TrainSettings:
             if getattr(self, name) is not None:
                 self._set(name, as_number(name, getattr(self, name), **bounds))
         self._check_optimizer()
+        if not isinstance(self.augmentation, Augmentation):
+            raise TypeError(f"augmentation must be an Augmentation, got {self.augmentation!r}")
         check_choice("precision", self.precision, tuple(PRECISIONS))
         check_choice("operators", self.operators, OPERATORS)
         check_choice("supernet_schedule", self.supernet_schedule, SUPERNET_SCHEDULES)
@@ -195,8 +202,11 @@ class TrainSettings:
 
         Fields of `LATER` are there where they are not at their defaults.
         """
-        values = dataclasses.asdict(self) | {"milestones": list(self.milestones)}
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        values = dataclasses.asdict(self) | {
+            "milestones": list(self.milestones),
+            "augmentation": self.augmentation.describe(),
+        }
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"augmentation": {}}
         return {name: value for name, value in values.items() if name not in LATER or value != defaults[name]}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lasfast.core.checks import check_choice
 from lasfast.data.protocols import TrainingImages
-from lasfast.data.training import as_training_images, on_device, shards
+from lasfast.data.training import as_training_images, augmented, on_device, shards
 from lasfast.runtime.precision import deterministic_cudnn
 from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.train.curriculum import DROPOUT, Curriculum, Schedule
@@ -74,7 +74,8 @@ class Trainer:
         self.settings, self.update = settings, update
         self.seed = settings.seed if seed is None else seed
         self.position = (0, 0)
-        self.data: TrainingImages = on_device(as_training_images(data), self.device)
+        images = augmented(as_training_images(data), settings.augmentation)
+        self.data: TrainingImages = on_device(images, self.device)
         self.world = forward.world
         if settings.batch_size < self.world.size:
             raise ValueError(

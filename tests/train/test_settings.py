@@ -1,5 +1,6 @@
 import pytest
 
+from lasfast.data import Augmentation
 from lasfast.train import PRESETS, TrainSettings, preset
 from lasfast.train.presets import resolve
 from lasfast.train.settings import LATER
@@ -89,6 +90,11 @@ def test_presets_and_settings_resolve():
             ValueError,
             "beta2 must be at least 0 and below 1, got 1",
         ),
+        (
+            {"augmentation": {"cutout": 8}},
+            TypeError,
+            "augmentation must be an Augmentation, got {",
+        ),
         ({"eps": 0, "optimizer": "rmsprop"}, ValueError, "eps must be above 0, got 0"),
         (
             {"standalone_ramp_epochs": 200},
@@ -132,6 +138,7 @@ def test_later_fields_are_described_where_they_say_something():
         "optimizer": "rmsprop",
         "beta2": 0.9,
         "eps": 1.0,
+        "augmentation": Augmentation(cutout=8, color_jitter=(0.4,)),
         "bias_decay": False,
         "label_smoothing": 0.1,
         "supernet_schedule": "cosine",
@@ -141,4 +148,5 @@ def test_later_fields_are_described_where_they_say_something():
         "standalone_ema": 0.9,
     }
     assert values.keys() == set(LATER)
-    assert preset("small", **values).describe() == plain | values
+    described = values | {"augmentation": {"cutout": 8, "color_jitter": [0.4]}}
+    assert preset("small", **values).describe() == plain | described

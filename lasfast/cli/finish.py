@@ -13,6 +13,8 @@ from lasfast.cli.setup import TrainingSetup
 from lasfast.core.files import file_stem
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.evaluation.scoring import evaluate_network
+from lasfast.ir import layers
+from lasfast.measurements import Measurement
 from lasfast.report import Run, front_table, plot_search, winners_table
 from lasfast.runtime.distributed import World
 from lasfast.searchers.operators import sample_nearest
@@ -64,9 +66,10 @@ def finish(
         written["scratch/"] = "the networks trained from scratch"
         written[network.name] = "the winner, trained from scratch, as a torch.export program"
     else:
-        inherited = study.evaluator.extract(result.best.architecture)
+        inherited: nn.Module = study.evaluator.extract(result.best.architecture)
         if tune_epochs:
-            _tune(given, inherited, tune_epochs)
+            path = study.evaluator.supernet.extracted_path(result.best.architecture)
+            inherited = _tune(given, inherited, path, tune_epochs)
         save_network(inherited, network, study.evaluator.image_shape)
         trained = ", trained on" if tune_epochs else ""
         written[network.name] = f"the winner, with inherited weights{trained}, as a torch.export program"
@@ -74,20 +77,32 @@ def finish(
     show_written(console, directory, written)
 
 
-def _tune(given: TrainingSetup, network: nn.Module, epochs: int) -> None:
-    """Train a network on from the weights that it has, in place, and show how good it is then."""
+def _tune(given: TrainingSetup, network: nn.Module, path: layers.Path, epochs: int) -> nn.Module:
+    """Train a network of known layers on from the weights that it has; return it, and show how good it is."""
     settings, data = given.settings, given.data
     settings = settings.replace(standalone_epochs=epochs, learning_rate=SLOWER * settings.learning_rate)
-    trainer = StandaloneTrainer(network, given.images, settings, world=World())
+
+    def evaluate(network: nn.Module) -> Measurement:
+        return evaluate_network(network, data.validation, precision=settings.precision)
+
+    trainer = StandaloneTrainer(
+        network,
+        given.images,
+        settings,
+        world=World(),
+        path=path,
+        validate=lambda network: evaluate(network).top1,
+    )
     with Meter(given.console) as meter:
         for progress in trainer.train():
             left = progress.seconds / progress.done * (progress.total - progress.done)
             meter.show("the winner", progress, left)
-    network.eval()
-    found = evaluate_network(network, data.validation, precision=settings.precision)
+    trained = trainer.trained.eval()
+    found = evaluate(trained)
     error = 100 * found.standard_error
     what = f"{epochs} epoch{'s' if epochs != 1 else ''}"
     make_console().print(f"trained on for {what}: top-1 {100 * found.top1:.1f} ± {error:.1f} %")
+    return trained
 
 
 def _retrain(

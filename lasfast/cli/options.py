@@ -64,7 +64,9 @@ class FamilyOptions:
         str | None,
         panel("Supernet", "cifar or imagenet, which halves more often (default: what fits the images)."),
     ] = None
-    dropout: Annotated[float, panel("Supernet", "Dropout before the classifier.")] = 0.0
+    dropout: Annotated[
+        float | None, panel("Supernet", "Dropout before the classifier (default: the preset's, or 0).")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +260,23 @@ class AugmentationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """Options that say what is minimised."""
+
+    label_smoothing: Annotated[
+        float | None, panel("Loss", "Share of each label that is spread over all classes.")
+    ] = None
+    mixup: Annotated[
+        float | None, panel("Loss", "Alpha of MixUp, by which images and labels of a batch are mixed.")
+    ] = None
+    cutmix: Annotated[float | None, panel("Loss", "Alpha of CutMix; of both, a batch takes one.")] = None
+    class_weights: Annotated[
+        str | None,
+        panel("Loss", "balanced, or factors of the classes' losses, with commas between them."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StandaloneOptions:
     """Options that say how networks are trained from scratch."""
 
@@ -281,17 +300,36 @@ class StandaloneOptions:
             "Training from scratch", "Decay of an average of the weights that training ends with, as 0.99."
         ),
     ] = None
+    standalone_drop_path: Annotated[
+        float | None, panel("Training from scratch", "Probability that an image skips a residual branch.")
+    ] = None
+    standalone_drop_path_rule: Annotated[
+        str | None, panel("Training from scratch", "That rises with depth (the default) or with epochs.")
+    ] = None
+    standalone_auxiliary: Annotated[
+        float | None,
+        panel("Training from scratch", "Weight of the loss of an auxiliary head at two thirds of the depth."),
+    ] = None
+    standalone_early_stopping: Annotated[
+        int | None,
+        panel("Training from scratch", "Stop after so many epochs without a better validation accuracy."),
+    ] = None
+    standalone_keep_best: Annotated[
+        bool | None,
+        panel(
+            "Training from scratch",
+            "End with the network of the epoch with the best validation accuracy.",
+            "--standalone-keep-best/--no-standalone-keep-best",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(OptimizerOptions, AugmentationOptions, StandaloneOptions):
+class TrainOptions(OptimizerOptions, LossOptions, AugmentationOptions, StandaloneOptions):
     """Options that say how to train; what is not given comes from the preset."""
 
     preset: Annotated[str, panel("Training", f"Settings: {', '.join(PRESETS)}.")] = "small"
     batch_size: Annotated[int | None, panel("Training", "Images in a batch.")] = None
-    label_smoothing: Annotated[
-        float | None, panel("Training", "Share of each label that is spread over all classes.")
-    ] = None
     warm_up_epochs: Annotated[
         int | None, panel("Training", "Epochs of the deepest sub-network before the search.")
     ] = None

@@ -37,7 +37,7 @@ from lasfast.supernets.mobilenet_designs import DESIGNS
 from lasfast.train import Distillation, PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
 from lasfast.train.objective import FULL
 from lasfast.train.presets import resolve
-from lasfast.train.settings import TrainSettings
+from lasfast.train.settings import BALANCED, TrainSettings
 
 FAMILIES: dict[str, type[LayerAssignmentSupernet]] = {
     "residual": supernets.ResidualNet,
@@ -177,7 +177,7 @@ def make_supernet(
     options: SupernetOptions, data: Dataset | ImageKind, max_layers: tuple[int, ...], seed: int
 ) -> LayerAssignmentSupernet:
     """Build the supernet for the images, its initial weights a function of the seed."""
-    arguments: dict[str, Any] = {"dropout": options.dropout}
+    arguments: dict[str, Any] = {"dropout": options.dropout or 0.0}
     if options.supernet == "plain":
         if options.stem is not None:
             raise ValueError("--stem: the plain network has none; leave the option out")
@@ -210,7 +210,7 @@ def make_choice_supernet(
             data.channels,
             stem=options.stem or _fitting_stem(max(data.image_size)),
             width=size.width,
-            dropout=options.dropout,
+            dropout=options.dropout or 0.0,
             **arguments,
         )
 
@@ -273,6 +273,10 @@ def make_sampler(
 def make_settings(options: TrainOptions) -> TrainSettings:
     """Return the preset's settings, with those that the options give in their place."""
     given = _given(options, TrainSettings)
+    if "dropout" in given:
+        given["dropout"] = None  # the network is made with it
+    if given.get("class_weights", BALANCED) != BALANCED:
+        given["class_weights"] = parse_numbers("--class-weights", given["class_weights"])
     varied = _given(options, Augmentation)
     if "color_jitter" in varied:
         varied["color_jitter"] = parse_numbers("--color-jitter", varied["color_jitter"])

@@ -73,6 +73,15 @@ def augmented(data: TrainingImages, augmentation: Augmentation) -> TrainingImage
     return data.augmented(augmentation)
 
 
+def first_image(data: TrainingImages, batch_size: int) -> torch.Tensor:
+    """Return an image [1, C, H, W] as training gives it, to see its shape."""
+    if isinstance(data, ShardedImages):
+        images, _, _ = next(iter(data.shards(batch_size, 0, 0, lambda count: slice(0, 1))))
+    else:
+        images, _ = next(iter(data.batches(batch_size, 0)))
+    return images[:1]
+
+
 def on_device(data: TrainingImages, device: torch.device) -> TrainingImages:
     """Return images in memory on the GPU that trains on them; others, or too many for it, as they are."""
     if device.type != "cuda" or not isinstance(data, MovableImages) or data.device == device:

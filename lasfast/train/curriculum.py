@@ -18,7 +18,9 @@ from lasfast.spaces import Architecture, LayerAssignmentSpace
 from lasfast.train.samplers import PathSampler
 from lasfast.train.settings import TrainSettings
 
-DROPOUT, CHOICE, INITIAL, HALVES, IMAGES = range(1, 6)  # what a seed is for: the last counter of `derive`
+DROPOUT, CHOICE, INITIAL, HALVES, IMAGES, MIXING, HEAD = range(
+    1, 8
+)  # what a seed is for: the last counter of `derive`
 PATHS = ("every", "uniform")
 
 

@@ -28,7 +28,6 @@ from lasfast.supernets import CellNet
 from lasfast.supernets.mixed import run_mixed
 from lasfast.train.curriculum import HALVES, IMAGES, INITIAL, SingleStep, Whole, cosine
 from lasfast.train.forward import Forward, SupernetForward
-from lasfast.train.objective import losses
 from lasfast.train.presets import resolve
 from lasfast.train.settings import TrainSettings
 from lasfast.train.supernet import PathTrainer
@@ -258,7 +257,7 @@ class ITNASTrainer(PathTrainer):
         batch = self.position[1]
         images, labels = self.passes.place(*self._architecture_batch(batch))
         self.forward.mixture = self._draw(batch)
-        (loss,) = losses(self.forward(images, (None,)), labels, self.settings.label_smoothing)
+        (loss,) = self.objective.by_labels(self.forward(images, (None,)), labels)
         parameters = list(self.cells.parameters())
         # Of the weights, no gradients are made.
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):

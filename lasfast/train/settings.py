@@ -11,6 +11,8 @@ from lasfast.data.augmentation import AS_LOADED, Augmentation
 from lasfast.ir.precision import PRECISIONS
 
 OPERATORS = ("auto", "native", "torch")
+BALANCED = "balanced"
+DROP_PATH_RULES = ("depth", "epochs")
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
 SUPERNET_SCHEDULES = ("linear", "cosine", "constant")
 STANDALONE_SCHEDULES = ("milestones", *SUPERNET_SCHEDULES)
@@ -20,6 +22,7 @@ COUNTS = {  # the least of each
     "epochs_per_step": 1,
     "supernet_epochs": 0,
     "standalone_epochs": 1,
+    "standalone_early_stopping": 0,
     "seed": 0,
 }
 LATER = (
@@ -27,6 +30,15 @@ LATER = (
     "beta2",
     "eps",
     "augmentation",
+    "mixup",
+    "cutmix",
+    "class_weights",
+    "dropout",
+    "standalone_drop_path",
+    "standalone_drop_path_rule",
+    "standalone_auxiliary",
+    "standalone_early_stopping",
+    "standalone_keep_best",
     "bias_decay",
     "label_smoothing",
     "supernet_schedule",
@@ -44,12 +56,17 @@ NUMBERS: dict[str, dict[str, float]] = {
     "standalone_ramp_epochs": {"minimum": 0},
     "milestone_factor": {"above": 0},
     "label_smoothing": {"minimum": 0, "below": 1},
+    "mixup": {"minimum": 0},
+    "cutmix": {"minimum": 0},
     "standalone_ema": {"minimum": 0, "below": 1},
+    "standalone_drop_path": {"minimum": 0, "below": 1},
+    "standalone_auxiliary": {"minimum": 0},
     "loss_scale": {"above": 0},
 }
 OPTIONAL_NUMBERS: dict[str, dict[str, float]] = {
     "beta2": {"minimum": 0, "below": 1},
     "eps": {"above": 0},
+    "dropout": {"minimum": 0, "below": 1},
     "clip_norm": {"above": 0},
 }
 
@@ -73,6 +90,23 @@ class TrainSettings:
     which may be fractions.
 
     `augmentation` says how images are varied (`lasfast.data.Augmentation`); by default, as their set has it.
+
+    `mixup` (Zhang et al. 2018) and `cutmix` (Yun et al. 2019) are the alphas by which each batch is mixed
+    with itself, its images and its labels; 0 is not at all, and of both one is drawn for each batch.
+    `class_weights` are factors of the loss for the images of each class, or "balanced", by which each class
+    counts the same whatever the number of its images (King and Zeng 2001, section 4). `dropout` is the
+    probability of dropout before the last fully connected layer (Srivastava et al. 2014), in place of what
+    the network has there; None leaves that.
+
+    Stand-alone training has some settings of its own. `standalone_drop_path` is the probability by which an
+    image skips a residual branch. By the `standalone_drop_path_rule` "depth", that is of the deepest branch,
+    and the others' rises linearly with depth (stochastic depth: Huang et al. 2016, section 3); by "epochs",
+    all have the same, which rises linearly with each epoch from 0 (Zoph et al. 2018, appendix A.7, and
+    DARTS' code, which drops the edges of cells). `standalone_auxiliary` is the weight of the loss of an
+    auxiliary head at two thirds of the depth (Szegedy et al. 2015, section 5; DARTS' is 0.4). Training ends
+    after `standalone_early_stopping` epochs without a better validation accuracy (0: never), and with
+    `standalone_keep_best` its result is the network as it was after the epoch with the best one (Prechelt
+    1998).
 
     With a `standalone_ema` above 0, stand-alone training ends with an average of weights and statistics over
     its batches. Each batch leaves of the average this share, and adds the rest of what the network has then
@@ -105,6 +139,10 @@ class TrainSettings:
     weight_decay: float = 5e-4
     bias_decay: bool = True
     augmentation: Augmentation = AS_LOADED
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    class_weights: str | tuple[float, ...] | None = None
+    dropout: float | None = None
     label_smoothing: float = 0.0
     warm_up_epochs: int = 60
     epochs_per_step: int = 10
@@ -115,6 +153,11 @@ class TrainSettings:
     standalone_schedule: str = "milestones"
     standalone_ramp_epochs: float = 0
     standalone_ema: float = 0.0
+    standalone_drop_path: float = 0.0
+    standalone_drop_path_rule: str = "depth"
+    standalone_auxiliary: float = 0.0
+    standalone_early_stopping: int = 0
+    standalone_keep_best: bool = False
     milestones: tuple[float, ...] = (60, 120, 160)
     milestone_factor: float = 0.2
     precision: str = "fp32"
@@ -130,7 +173,7 @@ class TrainSettings:
             self._set(name, as_int(name, getattr(self, name), minimum=least))
         for name, bounds in NUMBERS.items():
             self._set(name, as_number(name, getattr(self, name), **bounds))
-        for name in ("nesterov", "bias_decay", "channels_last"):
+        for name in ("nesterov", "bias_decay", "channels_last", "standalone_keep_best"):
             self._set(name, as_bool(name, getattr(self, name)))
         for name, bounds in OPTIONAL_NUMBERS.items():
             if getattr(self, name) is not None:
@@ -141,6 +184,7 @@ class TrainSettings:
         check_choice("precision", self.precision, tuple(PRECISIONS))
         check_choice("operators", self.operators, OPERATORS)
         check_choice("supernet_schedule", self.supernet_schedule, SUPERNET_SCHEDULES)
+        check_choice("standalone_drop_path_rule", self.standalone_drop_path_rule, DROP_PATH_RULES)
         check_choice("standalone_schedule", self.standalone_schedule, STANDALONE_SCHEDULES)
         for kind in ("supernet", "standalone"):
             ramp, epochs = _plain(getattr(self, f"{kind}_ramp_epochs")), getattr(self, f"{kind}_epochs")
@@ -149,7 +193,18 @@ class TrainSettings:
                 raise ValueError(
                     f"{kind}_ramp_epochs must be less than the {epochs} {kind}_epochs, got {ramp}"
                 )
+        self._check_class_weights()
         self._check_milestones()
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed with themselves."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
+    def validates(self) -> bool:
+        """Whether stand-alone training looks at the validation accuracy after each epoch."""
+        return self.standalone_early_stopping > 0 or self.standalone_keep_best
 
     def _check_optimizer(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
@@ -160,6 +215,16 @@ class TrainSettings:
         for name in ("beta2", "eps"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} must be None for the optimizer 'sgd', got {getattr(self, name)}")
+
+    def _check_class_weights(self) -> None:
+        weights = self.class_weights
+        if weights is None or weights == BALANCED:
+            return
+        if not isinstance(weights, tuple | list) or not weights:
+            raise ValueError(
+                f"class_weights must be None, {BALANCED!r} or a number for each class, got {weights!r}"
+            )
+        self._set("class_weights", tuple(as_number("class_weights", one, minimum=0) for one in weights))
 
     def _check_milestones(self) -> None:
         if not isinstance(self.milestones, tuple | list):
@@ -206,6 +271,8 @@ class TrainSettings:
             "milestones": list(self.milestones),
             "augmentation": self.augmentation.describe(),
         }
+        if isinstance(self.class_weights, tuple):
+            values["class_weights"] = list(self.class_weights)
         defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"augmentation": {}}
         return {name: value for name, value in values.items() if name not in LATER or value != defaults[name]}
 

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from lasfast.core.checks import check_choice
 from lasfast.data.protocols import TrainingImages
-from lasfast.data.training import as_training_images, augmented, on_device, shards
+from lasfast.data.training import as_training_images, augmented, first_image, on_device, shards
 from lasfast.runtime.precision import deterministic_cudnn
 from lasfast.runtime.seeds import derive, torch_seed
-from lasfast.train.curriculum import DROPOUT, Curriculum, Schedule
+from lasfast.train.curriculum import DROPOUT, MIXING, Curriculum, Schedule
 from lasfast.train.forward import Forward
-from lasfast.train.objective import Distill, Objective
+from lasfast.train.mixing import Mixing
+from lasfast.train.objective import Distill, Objective, class_weights
 from lasfast.train.passes import Passes
 from lasfast.train.progress import EpochRecord, Progress
 from lasfast.train.settings import TrainSettings
@@ -88,7 +89,13 @@ class Trainer:
             rule_of(settings),
             () if settings.bias_decay else biases_and_norms(self.module),
         )
-        self.objective = Objective(settings, self.device, distill, curriculum.full)
+        self.mixing: Mixing | None = None
+        weights = None
+        if settings.mixes or settings.class_weights is not None:
+            classes = forward.classes(first_image(self.data, settings.batch_size))
+            self.mixing = Mixing(settings, classes) if settings.mixes else None
+            weights = class_weights(settings, getattr(self.data, "labels", None), classes)
+        self.objective = Objective(settings, self.device, distill, curriculum.full, weights)
         self._record: EpochRecord | None = None
         self._within_batch = False
 
@@ -128,6 +135,9 @@ class Trainer:
         self.position = (step, start)
         loss = accuracy = math.nan
         for epoch in range(start // batches, epochs):
+            if self.stopped:
+                break
+            self.begin_epoch(epoch)
             first = start % batches if epoch == start // batches else 0
             record = self._record = None
             seed = derive(self.seed, step, epoch)
@@ -143,6 +153,8 @@ class Trainer:
                 record.begin(paths, rate, size)
                 self._train_batch(images, labels, size, paths, rate, record)
                 self.position = (step, done + 1)
+                if batch + 1 == batches:
+                    self.end_epoch(epoch)
                 images_seen += size
                 now = time.perf_counter()
                 if self.world.any(batch + 1 == batches or now - read_at >= READ_EVERY)[0]:
@@ -173,6 +185,23 @@ class Trainer:
         self.passes.clear()
         self.forward.begin()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether training has ended before its last epoch."""
+        return False
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Do what a kind of training does before the first batch of an epoch, or where it goes on in one."""
+
+    def end_epoch(self, epoch: int) -> None:
+        """Do what a kind of training does after the last batch of an epoch."""
+
+    def loss(
+        self, logits: Sequence[Tensor], labels: Tensor, paths: Sequence[Any], targets: Tensor | None
+    ) -> Tensor:
+        """Return the loss [paths] of each path's logits, by the objective."""
+        return self.objective(logits, labels, paths, targets)
+
     def before_update(self) -> None:
         """Do what a kind of training does before the weights are updated for the batch at `position`.
 
@@ -194,6 +223,8 @@ class Trainer:
         """Train on this process's images of a batch, which has `size` of them in all processes."""
         own_masks = (self.world.rank,) if self.world.size > 1 else ()
         seed = derive(self.seed, *self.position, DROPOUT, *own_masks)
+        if self.mixing is not None:
+            images, labels = self.mixing(images, labels, derive(self.seed, *self.position, MIXING))
         images, labels = self.passes.place(images, labels)
         self._within_batch = True
         if not self.module.training:
@@ -234,10 +265,13 @@ class Trainer:
         update.take_gradients()  # of somebody else
         logits = self.forward(images, paths)
         full = self.objective.full_logits(logits, paths)
-        loss = self.objective(logits, labels, paths, targets if full is None else full)
+        loss = self.loss(logits, labels, paths, targets if full is None else full)
         share = loss * (len(labels) / size)  # of the whole batch's mean
         (share.sum() * self.settings.loss_scale).backward()
-        right = torch.stack([(one.argmax(1) == labels).sum() for one in logits])
+        most = (
+            labels if labels.dim() == 1 else labels.argmax(1)
+        )  # of mixed images, the label of the larger part
+        right = torch.stack([(one.argmax(1) == most).sum() for one in logits])
         return torch.stack((share.detach(), right.to(share.dtype))), update.take_gradients(), full
 
     def check_finite(self) -> None:

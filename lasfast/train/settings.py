@@ -248,7 +248,7 @@ class TrainSettings:
     def replace(self, **overrides: Any) -> TrainSettings:
         """Return a copy with some fields changed; unknown names raise TypeError.
 
-        Milestones keep their places relative to the end: where `standalone_epochs` is changed and
+        Milestones and ramps keep their places relative to the end: where `standalone_epochs` is changed and
         `milestones` is not given, they are scaled along (60/120/160 of 200 become 6/12/16 of 20).
         """
         known = [field.name for field in dataclasses.fields(self)]
@@ -260,6 +260,11 @@ class TrainSettings:
             as_int("standalone_epochs", epochs, minimum=1)
             scaled = (milestone * epochs / self.standalone_epochs for milestone in self.milestones)
             overrides["milestones"] = tuple(map(_plain, scaled))
+        for kind in ("supernet", "standalone"):
+            epochs, ramp = overrides.get(f"{kind}_epochs"), f"{kind}_ramp_epochs"
+            if epochs is not None and getattr(self, ramp) and ramp not in overrides:
+                as_int(f"{kind}_epochs", epochs, minimum=0)
+                overrides[ramp] = getattr(self, ramp) * epochs / getattr(self, f"{kind}_epochs")
         return dataclasses.replace(self, **overrides)
 
     def describe(self) -> dict[str, Any]:

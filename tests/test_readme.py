@@ -12,7 +12,7 @@ import torch
 import lasfast
 from benchmarks.record_itnas import table_lines
 from lasfast import cli
-from lasfast.train import settings
+from lasfast.train import presets
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,8 +22,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 @pytest.fixture
 def quick(few_images, monkeypatch, tmp_path):
     """Epochs of a few images, one thread, in an empty folder."""
-    small = settings.PRESETS["small"].replace(warm_up_epochs=1, epochs_per_step=1)
-    monkeypatch.setitem(settings.PRESETS, "small", small)
+    small = presets.PRESETS["small"].replace(warm_up_epochs=1, epochs_per_step=1)
+    monkeypatch.setitem(presets.PRESETS, "small", small)
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

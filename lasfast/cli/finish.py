@@ -14,6 +14,8 @@ from lasfast.cli.setup import TrainingSetup
 from lasfast.core.files import file_stem
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.evaluation.scoring import evaluate_network
+from lasfast.ir import layers
+from lasfast.measurements import Measurement
 from lasfast.report import Run, front_table, plot_search, winners_table
 from lasfast.runtime.distributed import World
 from lasfast.searchers.operators import sample_nearest
@@ -72,9 +74,10 @@ def finish(
         written["scratch/"] = "the networks trained from scratch"
         written[network.name] = "the winner, trained from scratch, as a torch.export program"
     else:
-        inherited = study.evaluator.extract(result.best.architecture)
+        inherited: nn.Module = study.evaluator.extract(result.best.architecture)
         if tune_epochs:
-            top1 = _tune(given, inherited, tune_epochs)
+            path = study.evaluator.supernet.extracted_path(result.best.architecture)
+            inherited, top1 = _tune(given, inherited, path, tune_epochs)
             last = _trained(result.best, top1, f"on for {_epochs(tune_epochs)}")
         save_network(inherited, network, study.evaluator.image_shape)
         trained = ", trained on" if tune_epochs else ""
@@ -115,20 +118,33 @@ def _epochs(count: int) -> str:
     return f"{count} epoch{'s' if count != 1 else ''}"
 
 
-def _tune(given: TrainingSetup, network: nn.Module, epochs: int) -> float:
-    """Train a network on from the weights that it has, in place; show and return its top-1 after that."""
+def _tune(
+    given: TrainingSetup, network: nn.Module, path: layers.Path, epochs: int
+) -> tuple[nn.Module, float]:
+    """Train a network of known layers on from the weights that it has; show its top-1, and return both."""
     settings, data = given.settings, given.data
     settings = settings.replace(standalone_epochs=epochs, learning_rate=SLOWER * settings.learning_rate)
-    trainer = StandaloneTrainer(network, given.images, settings, world=World())
+
+    def evaluate(network: nn.Module) -> Measurement:
+        return evaluate_network(network, data.validation, precision=settings.precision)
+
+    trainer = StandaloneTrainer(
+        network,
+        given.images,
+        settings,
+        world=World(),
+        path=path,
+        validate=lambda network: evaluate(network).top1,
+    )
     with Meter(given.console) as meter:
         for progress in trainer.train():
             left = progress.seconds / progress.done * (progress.total - progress.done)
             meter.show("the winner", progress, left)
-    network.eval()
-    found = evaluate_network(network, data.validation, precision=settings.precision)
+    trained = trainer.trained.eval()
+    found = evaluate(trained)
     error = 100 * found.standard_error
     make_console().print(f"trained on for {_epochs(epochs)}: top-1 {100 * found.top1:.1f} ± {error:.1f} %")
-    return found.top1
+    return trained, found.top1
 
 
 def _retrain(

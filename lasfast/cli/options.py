@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from lasfast.ir.precision import PRECISIONS
-from lasfast.train.settings import PRESETS
+from lasfast.train.presets import PRESETS
 
 T = TypeVar("T")
 
@@ -65,7 +65,9 @@ class FamilyOptions:
         str | None,
         panel("Supernet", "cifar or imagenet, which halves more often (default: what fits the images)."),
     ] = None
-    dropout: Annotated[float, panel("Supernet", "Dropout before the classifier.")] = 0.0
+    dropout: Annotated[
+        float | None, panel("Supernet", "Dropout before the classifier (default: the preset's, or 0).")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +157,7 @@ class OneShotOptions(SizeOptions):
         ),
     ] = None
     supernet_ramp_epochs: Annotated[
-        int | None,
+        float | None,
         panel(
             "Training", "First epochs of a supernet of choices, in which the learning rate rises from zero."
         ),
@@ -199,59 +201,159 @@ class DistillOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """Options that say how to train; what is not given comes from the preset."""
+class OptimizerOptions:
+    """Options that say how gradients become updates."""
 
-    preset: Annotated[str, panel("Training", f"Settings: {', '.join(PRESETS)}.")] = "small"
-    batch_size: Annotated[int | None, panel("Training", "Images in a batch.")] = None
-    learning_rate: Annotated[float | None, panel("Training", "Base learning rate.")] = None
-    weight_decay: Annotated[float | None, panel("Training", "Weight decay.")] = None
+    optimizer: Annotated[str | None, panel("Optimizer", "sgd, adamw or rmsprop (default: the preset's).")] = (
+        None
+    )
+    learning_rate: Annotated[float | None, panel("Optimizer", "Base learning rate.")] = None
+    momentum: Annotated[
+        float | None, panel("Optimizer", "Momentum of sgd and rmsprop; the first beta of adamw.")
+    ] = None
+    nesterov: Annotated[
+        bool | None, panel("Optimizer", "Nesterov's momentum, of sgd.", "--nesterov/--no-nesterov")
+    ] = None
+    beta2: Annotated[
+        float | None,
+        panel("Optimizer", "Decay of the mean squared gradients of adamw (0.999) and rmsprop (0.99)."),
+    ] = None
+    eps: Annotated[
+        float | None, panel("Optimizer", "Added to the root of the mean squares (default: 1e-8).")
+    ] = None
+    weight_decay: Annotated[float | None, panel("Optimizer", "Weight decay.")] = None
     bias_decay: Annotated[
         bool | None,
-        panel("Training", "Let biases and scales of norms decay, too.", "--bias-decay/--no-bias-decay"),
+        panel("Optimizer", "Let biases and scales of norms decay, too.", "--bias-decay/--no-bias-decay"),
     ] = None
+    clip_norm: Annotated[
+        float | None, panel("Optimizer", "Largest norm of an update's gradient (default: no bound).")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationOptions:
+    """Options that say how training images are varied (`lasfast.data.Augmentation`)."""
+
+    crop: Annotated[
+        str | None,
+        panel(
+            "Augmentation",
+            "data (as the set has it), pad (a crop of the padded image), resized (an enlarged part) or none.",
+        ),
+    ] = None
+    flip: Annotated[
+        bool | None,
+        panel("Augmentation", "Mirror half of the images (default: as the set has it).", "--flip/--no-flip"),
+    ] = None
+    color_jitter: Annotated[
+        str | None,
+        panel(
+            "Augmentation",
+            "Changes of brightness, contrast, saturation and hue at most, such as 0.4,0.4,0.4,0.2.",
+        ),
+    ] = None
+    auto_augment: Annotated[str | None, panel("Augmentation", "randaugment, trivialaugment or none.")] = None
+    randaugment_layers: Annotated[
+        int | None, panel("Augmentation", "Operations of randaugment on an image (default: 2).")
+    ] = None
+    randaugment_magnitude: Annotated[
+        int | None, panel("Augmentation", "Their magnitude, from 0 to 30 (default: 9).")
+    ] = None
+    random_erasing: Annotated[
+        float | None, panel("Augmentation", "Probability that a random box becomes zeros.")
+    ] = None
+    cutout: Annotated[
+        int | None, panel("Augmentation", "Pixels of the side of a random square that becomes zeros.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """Options that say what is minimised."""
+
     label_smoothing: Annotated[
-        float | None, panel("Training", "Share of each label that is spread over all classes.")
+        float | None, panel("Loss", "Share of each label that is spread over all classes.")
     ] = None
-    warm_up_epochs: Annotated[
-        int | None, panel("Training", "Epochs of the deepest sub-network before the search.")
+    mixup: Annotated[
+        float | None, panel("Loss", "Alpha of MixUp, by which images and labels of a batch are mixed.")
     ] = None
-    epochs_per_step: Annotated[int | None, panel("Training", "Epochs of each search step.")] = None
-    standalone_epochs: Annotated[int | None, panel("Training", "Epochs of training from scratch.")] = None
+    cutmix: Annotated[float | None, panel("Loss", "Alpha of CutMix; of both, a batch takes one.")] = None
+    class_weights: Annotated[
+        str | None,
+        panel("Loss", "balanced, or factors of the classes' losses, with commas between them."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandaloneOptions:
+    """Options that say how networks are trained from scratch."""
+
+    standalone_epochs: Annotated[
+        int | None, panel("Training from scratch", "Epochs of training from scratch.")
+    ] = None
     standalone_schedule: Annotated[
         str | None,
         panel(
-            "Training",
-            "Learning rate of training from scratch: milestones, linear or cosine, both to zero, or constant "
-            "(default: the preset's).",
+            "Training from scratch",
+            "Learning rate: milestones, linear or cosine, both to zero, or constant (default: the preset's).",
         ),
     ] = None
     standalone_ramp_epochs: Annotated[
-        int | None,
-        panel(
-            "Training", "First epochs of training from scratch, in which the learning rate rises from zero."
-        ),
+        float | None,
+        panel("Training from scratch", "First epochs, in which the learning rate rises from zero."),
     ] = None
     standalone_ema: Annotated[
         float | None,
         panel(
-            "Training", "Decay of an average of the weights that training from scratch ends with, as 0.99."
+            "Training from scratch", "Decay of an average of the weights that training ends with, as 0.99."
         ),
     ] = None
+    standalone_drop_path: Annotated[
+        float | None, panel("Training from scratch", "Probability that an image skips a residual branch.")
+    ] = None
+    standalone_drop_path_rule: Annotated[
+        str | None, panel("Training from scratch", "That rises with depth (the default) or with epochs.")
+    ] = None
+    standalone_auxiliary: Annotated[
+        float | None,
+        panel("Training from scratch", "Weight of the loss of an auxiliary head at two thirds of the depth."),
+    ] = None
+    standalone_early_stopping: Annotated[
+        int | None,
+        panel("Training from scratch", "Stop after so many epochs without a better validation accuracy."),
+    ] = None
+    standalone_keep_best: Annotated[
+        bool | None,
+        panel(
+            "Training from scratch",
+            "End with the network of the epoch with the best validation accuracy.",
+            "--standalone-keep-best/--no-standalone-keep-best",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(OptimizerOptions, LossOptions, AugmentationOptions, StandaloneOptions):
+    """Options that say how to train; what is not given comes from the preset."""
+
+    preset: Annotated[str, panel("Training", f"Settings: {', '.join(PRESETS)}.")] = "small"
+    batch_size: Annotated[int | None, panel("Training", "Images in a batch.")] = None
+    warm_up_epochs: Annotated[
+        int | None, panel("Training", "Epochs of the deepest sub-network before the search.")
+    ] = None
+    epochs_per_step: Annotated[int | None, panel("Training", "Epochs of each search step.")] = None
     precision: Annotated[str, precision_option()] = "fp32"
     channels_last: Annotated[
         bool | None,
         panel(
-            "Training", "Keep weights and images in this memory layout.", "--channels-last/--no-channels-last"
+            "Machine", "Keep weights and images in this memory layout.", "--channels-last/--no-channels-last"
         ),
-    ] = None
-    clip_norm: Annotated[
-        float | None, panel("Training", "Largest norm of an update's gradient (default: no bound).")
     ] = None
     operators: Annotated[
         str,
         panel(
-            "Training",
+            "Machine",
             "What runs training: auto, native (lasfast's fused operators) or torch (PyTorch's own).",
         ),
     ] = "auto"

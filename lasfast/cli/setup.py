@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from lasfast.cli.options import (
 )
 from lasfast.constraints import Bound, Constraint
 from lasfast.core.checks import check_choice
-from lasfast.data import Dataset, TensorImages, TrainingImages
+from lasfast.data import Augmentation, Dataset, TensorImages, TrainingImages
 from lasfast.runtime import distributed
 from lasfast.runtime.seeds import torch_seed
 from lasfast.spaces import CellSpace
@@ -35,7 +36,8 @@ from lasfast.supernets import CellNet, ChoiceSupernet, LayerAssignmentSupernet, 
 from lasfast.supernets.mobilenet_designs import DESIGNS
 from lasfast.train import Distillation, PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
 from lasfast.train.objective import FULL
-from lasfast.train.settings import TrainSettings, resolve
+from lasfast.train.presets import resolve
+from lasfast.train.settings import BALANCED, TrainSettings
 
 FAMILIES: dict[str, type[LayerAssignmentSupernet]] = {
     "residual": supernets.ResidualNet,
@@ -175,7 +177,7 @@ def make_supernet(
     options: SupernetOptions, data: Dataset | ImageKind, max_layers: tuple[int, ...], seed: int
 ) -> LayerAssignmentSupernet:
     """Build the supernet for the images, its initial weights a function of the seed."""
-    arguments: dict[str, Any] = {"dropout": options.dropout}
+    arguments: dict[str, Any] = {"dropout": options.dropout or 0.0}
     if options.supernet == "plain":
         if options.stem is not None:
             raise ValueError("--stem: the plain network has none; leave the option out")
@@ -208,7 +210,7 @@ def make_choice_supernet(
             data.channels,
             stem=options.stem or _fitting_stem(max(data.image_size)),
             width=size.width,
-            dropout=options.dropout,
+            dropout=options.dropout or 0.0,
             **arguments,
         )
 
@@ -270,29 +272,31 @@ def make_sampler(
 
 def make_settings(options: TrainOptions) -> TrainSettings:
     """Return the preset's settings, with those that the options give in their place."""
-    names = (
-        "batch_size",
-        "learning_rate",
-        "weight_decay",
-        "bias_decay",
-        "label_smoothing",
-        "warm_up_epochs",
-        "epochs_per_step",
-        "supernet_epochs",
-        "supernet_schedule",
-        "supernet_ramp_epochs",
-        "standalone_epochs",
-        "standalone_schedule",
-        "standalone_ramp_epochs",
-        "standalone_ema",
-        "precision",
-        "channels_last",
-        "clip_norm",
-        "operators",
-        "seed",
-    )
-    given = {name: getattr(options, name, None) for name in names}
-    return resolve(options.preset, **{name: value for name, value in given.items() if value is not None})
+    given = _given(options, TrainSettings)
+    if "dropout" in given:
+        given["dropout"] = None  # the network is made with it
+    if given.get("class_weights", BALANCED) != BALANCED:
+        given["class_weights"] = parse_numbers("--class-weights", given["class_weights"])
+    varied = _given(options, Augmentation)
+    if "color_jitter" in varied:
+        varied["color_jitter"] = parse_numbers("--color-jitter", varied["color_jitter"])
+    if varied:
+        given["augmentation"] = dataclasses.replace(resolve(options.preset).augmentation, **varied)
+    return resolve(options.preset, **given)
+
+
+def _given(options: TrainOptions, kind: type[Any]) -> dict[str, Any]:
+    """Return the options that were given among the fields of a dataclass."""
+    values = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(kind)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def parse_numbers(name: str, text: str) -> tuple[float, ...]:
+    """Return numbers that are written with commas between them."""
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise ValueError(f"{name} must be numbers with commas between them, got {text!r}") from None
 
 
 def make_distillation(options: DistillOptions) -> Distillation | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from lasfast.data.augmentation import Augmentation
 from lasfast.data.dataset import Dataset
 from lasfast.data.errors import DataError
 from lasfast.data.images import TensorImages
@@ -13,6 +14,7 @@ from lasfast.data.loading import load
 from lasfast.data.protocols import TrainingImages
 
 __all__ = [
+    "Augmentation",
     "DataError",
     "Dataset",
     "FolderImages",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lasfast.core.checks import as_int
 from lasfast.data import augment
+from lasfast.data.augmentation import AS_LOADED, Augmentation
 from lasfast.data.epochs import ShuffledImages
 from lasfast.data.normalization import channel_scale, check_positive_stds, scale_and_shift
 from lasfast.data.protocols import Rows, Shard
@@ -32,6 +33,7 @@ class TensorImages(ShuffledImages):
         flip: whether half of the images are mirrored, left to right.
         resized_crop: whether, instead of pad and crop, a random part of the image is enlarged to the whole
             size (torchvision's ``RandomResizedCrop`` with its default settings); needs ``pad=0``.
+        augmentation: what else varies the images; its crop and flip are those above (see ``augmented``).
 
     Raises:
         TypeError, ValueError: naming the argument that is wrong.
@@ -46,6 +48,7 @@ class TensorImages(ShuffledImages):
         pad: int = 4,
         flip: bool = True,
         resized_crop: bool = False,
+        augmentation: Augmentation = AS_LOADED,
     ) -> None:
         _check_images(images, labels, mean, std)
         self.pad = as_int("pad", pad)
@@ -57,6 +60,12 @@ class TensorImages(ShuffledImages):
         self.std = tuple(float(value) for value in std)
         self.flip = bool(flip)
         self.resized_crop = bool(resized_crop)
+        if augmentation.colors and (images.dtype != torch.uint8 or images.shape[1] not in (1, 3)):
+            raise ValueError(
+                "images must be uint8 of 1 or 3 channels for color_jitter and auto_augment, got "
+                f"{images.dtype} of {images.shape[1]}"
+            )
+        self.augmentation = augmentation
         self._labels = labels.to(torch.int64)
         self._windows = augment.crop_windows(images, self.pad)
         self._scale, self._shift = channel_scale(self.mean, self.std, images)
@@ -89,6 +98,25 @@ class TensorImages(ShuffledImages):
         there = chosen.to(self.device)
         return self._with(self.images[there], self.labels[there])
 
+    def augmented(self, augmentation: Augmentation) -> TensorImages:
+        """Return the same images, varied in another way; "data" and None stand for how they are now."""
+        pad, resized = {
+            "data": (self.pad, self.resized_crop),
+            "pad": (self.pad or max(self.images.shape[-2:]) // 8, False),
+            "resized": (0, True),
+            "none": (0, False),
+        }[augmentation.crop]
+        return TensorImages(
+            self.images,
+            self.labels,
+            self.mean,
+            self.std,
+            pad=pad,
+            flip=self.flip if augmentation.flip is None else augmentation.flip,
+            resized_crop=resized,
+            augmentation=augmentation,
+        )
+
     def _with(self, images: Tensor, labels: Tensor) -> TensorImages:
         return TensorImages(
             images,
@@ -98,23 +126,26 @@ class TensorImages(ShuffledImages):
             pad=self.pad,
             flip=self.flip,
             resized_crop=self.resized_crop,
+            augmentation=self.augmentation,
         )
 
     def _shards(self, chosen: list[Tensor], seed: int, start: int, rows: Rows) -> Iterator[Shard]:
         for number, batch in enumerate(chosen, start):
             generator = torch.Generator().manual_seed(derive_seed("batch", seed, number))
-            images, labels = self._augmented(batch, generator, rows(len(batch)))
+            images, labels = self._augmented(batch, generator, rows(len(batch)), seed)
             yield images, labels, len(batch)
 
-    def _augmented(self, chosen: Tensor, generator: torch.Generator, rows: slice) -> tuple[Tensor, Tensor]:
-        """Crop, flip and normalize some rows of the batch of the images ``chosen`` (int64 [B], on the CPU).
+    def _augmented(
+        self, chosen: Tensor, generator: torch.Generator, rows: slice, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Vary and normalize some rows of the batch of the images ``chosen`` (int64 [B], on the CPU).
 
         Random numbers are drawn for the whole batch, so that an image's do not depend on the ``rows``.
 
         Returns:
             images, float32 [rows, C, H, W], and labels.
         """
-        count = len(chosen)
+        count, numbers = len(chosen), chosen[rows].tolist()
         flips = augment.draw_flips(count, generator) & self.flip
         if self.resized_crop:
             height, width = self._windows.shape[-2:]
@@ -130,7 +161,10 @@ class TensorImages(ShuffledImages):
             raw = self._windows[chosen, top, left]
             if self.flip:
                 raw = augment.flip_some(raw, flips)
-        return scale_and_shift(raw, self._scale, self._shift), self._labels[chosen]
+        if self.augmentation.colors:
+            raw = self.augmentation.recolored(_as_bytes(raw), seed, numbers)
+        images = scale_and_shift(raw, self._scale, self._shift)
+        return self.augmentation.erased(images, seed, numbers), self._labels[chosen]
 
     def _send(self, numbers: Tensor) -> Tensor:
         """Copy random numbers to the device of the images, without waiting for the work that it has."""
@@ -140,6 +174,7 @@ class TensorImages(ShuffledImages):
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies these training images besides their contents, as JSON values."""
+        more = self.augmentation.describe()
         return {
             "images": len(self),
             "pad": self.pad,
@@ -147,7 +182,13 @@ class TensorImages(ShuffledImages):
             "resized_crop": self.resized_crop,
             "mean": list(self.mean),
             "std": list(self.std),
+            **({"augmentation": more} if more else {}),
         }
+
+
+def _as_bytes(raw: Tensor) -> Tensor:
+    """Return raw images as uint8; enlarged ones are floats from 0 to 255."""
+    return raw if raw.dtype == torch.uint8 else raw.round().clamp(0, 255).to(torch.uint8)
 
 
 def _check_images(images: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:

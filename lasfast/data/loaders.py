@@ -22,6 +22,7 @@ from torch.utils.data import Dataset as Items
 
 from lasfast.core.checks import as_int
 from lasfast.data import augment, decode
+from lasfast.data.augmentation import AS_LOADED, Augmentation
 from lasfast.data.decode import Size
 from lasfast.data.epochs import ShuffledImages, count_batches
 from lasfast.data.errors import DataError
@@ -47,6 +48,7 @@ class FolderImages(ShuffledImages):
         std: per channel, positive.
         flip: whether half of the images are mirrored, left to right.
         workers: how many processes decode; None is one per core, at most 8, and 0 decodes in this process.
+        augmentation: what else varies the images; its flip is the one above (see ``augmented``).
     """
 
     def __init__(
@@ -58,8 +60,15 @@ class FolderImages(ShuffledImages):
         std: Sequence[float],
         flip: bool = True,
         workers: int | None = None,
+        augmentation: Augmentation = AS_LOADED,
     ) -> None:
         _check_files(paths, labels, mean, std)
+        if augmentation.crop not in ("data", "resized"):
+            raise ValueError(
+                "crop must be 'data' or 'resized' for images that are read from files each time, got "
+                f"{augmentation.crop!r}"
+            )
+        self.augmentation = augmentation
         self.size = size
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
@@ -80,18 +89,31 @@ class FolderImages(ShuffledImages):
     def subset(self, chosen: Tensor) -> FolderImages:
         """Return some of the images, by their numbers (int64), augmented in the same way."""
         paths = [self._paths[number] for number in chosen.tolist()]
-        return FolderImages(
-            paths, self._labels[chosen], self.size, self.mean, self.std, self.flip, self.workers
-        )
+        return self._with(paths, self._labels[chosen], self.flip, self.augmentation)
+
+    def augmented(self, augmentation: Augmentation) -> FolderImages:
+        """Return the same images, varied in another way; a flip of None stands for how they are now."""
+        flip = self.flip if augmentation.flip is None else augmentation.flip
+        return self._with(self._paths, self._labels, flip, augmentation)
+
+    def _with(
+        self, paths: Sequence[str], labels: Tensor, flip: bool, augmentation: Augmentation
+    ) -> FolderImages:
+        sizes = self.size, self.mean, self.std
+        return FolderImages(paths, labels, *sizes, flip, self.workers, augmentation)
 
     def _shards(self, chosen: list[Tensor], seed: int, start: int, rows: Rows) -> Iterator[Shard]:
-        items = _TrainingFiles(self._paths, self._labels, self.size, len(self.mean), self.flip, seed)
+        channels, vary = len(self.mean), self.augmentation
+        items = _TrainingFiles(self._paths, self._labels, self.size, channels, self.flip, seed, vary)
         wanted = [batch[rows(len(batch))].tolist() for batch in chosen]
-        for batch, (images, labels) in zip(chosen, _read(items, wanted, self.workers), strict=True):
-            yield normalize(images, self.mean, self.std), labels, len(batch)
+        read = _read(items, wanted, self.workers)
+        for batch, numbers, (images, labels) in zip(chosen, wanted, read, strict=True):
+            normalized = normalize(images, self.mean, self.std)
+            yield vary.erased(normalized, seed, numbers), labels, len(batch)
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies these training images, as JSON values; the files by name, size and label."""
+        more = self.augmentation.describe()
         return {
             "images": len(self),
             "size": list(self.size),
@@ -100,6 +122,7 @@ class FolderImages(ShuffledImages):
             "mean": list(self.mean),
             "std": list(self.std),
             "digest": digest_of_files(self._paths, self._labels),
+            **({"augmentation": more} if more else {}),
         }
 
 
@@ -196,25 +219,38 @@ class _PlainFiles(Items[Item]):
     def __getitem__(self, index: int) -> Item:
         label = int(self.labels[index])
         try:
-            return decode.to_tensor(
-                self.crop(decode.open_image(self.paths[index], self.channels), index)
-            ), label
+            image = self.crop(decode.open_image(self.paths[index], self.channels), index)
         except DataError as error:
             return error, label
+        return self.vary(decode.to_tensor(image), index), label
 
     def crop(self, image: Image.Image, index: int) -> Image.Image:
         return decode.center_crop(image, self.size)
+
+    def vary(self, image: Tensor, index: int) -> Tensor:
+        return image
 
 
 class _TrainingFiles(_PlainFiles):
     """Random resized crops of image files; image i of an epoch has its own generator, seeded by (seed, i)."""
 
     def __init__(
-        self, paths: tuple[str, ...], labels: Tensor, size: Size, channels: int, flip: bool, seed: int
+        self,
+        paths: tuple[str, ...],
+        labels: Tensor,
+        size: Size,
+        channels: int,
+        flip: bool,
+        seed: int,
+        augmentation: Augmentation,
     ) -> None:
         super().__init__(paths, labels, size, channels)
         self.flip = flip
         self.seed = seed
+        self.augmentation = augmentation
+
+    def vary(self, image: Tensor, index: int) -> Tensor:
+        return self.augmentation.recolored(image.unsqueeze(0), self.seed, [index])[0]
 
     def crop(self, image: Image.Image, index: int) -> Image.Image:
         rng = random.Random(derive_seed("item", self.seed, index))

@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lasfast.data.augmentation import Augmentation
+
 Batch = tuple[Tensor, Tensor]
 """Images, floating point [B, C, H, W], augmented and normalized; labels, int64 [B]."""
 Shard = tuple[Tensor, Tensor, int]
@@ -61,4 +63,13 @@ class DivisibleImages(TrainingImages, Protocol):
 
     def subset(self, chosen: Tensor) -> TrainingImages:
         """Return some of the images, by their numbers (int64, on the CPU)."""
+        ...
+
+
+@runtime_checkable
+class AugmentableImages(TrainingImages, Protocol):
+    """Training images whose augmentation can be replaced."""
+
+    def augmented(self, augmentation: Augmentation) -> TrainingImages:
+        """Return the same images, varied as `augmentation` says."""
         ...

@@ -9,7 +9,9 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
+from lasfast.data.augmentation import AS_LOADED, Augmentation
 from lasfast.data.protocols import (
+    AugmentableImages,
     Batch,
     DivisibleImages,
     MovableImages,
@@ -53,6 +55,31 @@ def as_training_images(data: Any) -> TrainingImages:
         "data must be training images with num_batches() and batches() as in lasfast.data, a pair of tensors "
         f"(images, labels), or a torch DataLoader, got a {type(data).__name__}"
     )
+
+
+def augmented(data: TrainingImages, augmentation: Augmentation) -> TrainingImages:
+    """Return training images that are varied as `augmentation` says; as they are where it says nothing.
+
+    Raises:
+        ValueError: they cannot be, such as those of a DataLoader or of a pair of tensors.
+    """
+    if augmentation == AS_LOADED:
+        return data
+    if not isinstance(data, AugmentableImages):
+        raise ValueError(
+            "augmentation must be Augmentation() for images that lasfast.data did not load (nor "
+            f"lasfast.data.TensorImages holds), got {augmentation} for a {type(data).__name__}"
+        )
+    return data.augmented(augmentation)
+
+
+def first_image(data: TrainingImages, batch_size: int) -> torch.Tensor:
+    """Return an image [1, C, H, W] as training gives it, to see its shape."""
+    if isinstance(data, ShardedImages):
+        images, _, _ = next(iter(data.shards(batch_size, 0, 0, lambda count: slice(0, 1))))
+    else:
+        images, _ = next(iter(data.batches(batch_size, 0)))
+    return images[:1]
 
 
 def on_device(data: TrainingImages, device: torch.device) -> TrainingImages:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import nn
+
 from lasfast import costs
 from lasfast.data.training import as_training_images, describe_images
 from lasfast.evaluation.images import Validation, checked_validation, fingerprint, image_size
@@ -16,7 +18,7 @@ from lasfast.spaces import Architecture, SearchSpace
 from lasfast.supernets import Supernet
 from lasfast.train import Distillation, Progress, StandaloneTrainer, TrainSettings
 from lasfast.train.objective import Distill
-from lasfast.train.settings import resolve
+from lasfast.train.presets import resolve
 
 
 class StandaloneEvaluator:
@@ -91,11 +93,19 @@ class StandaloneEvaluator:
 
     def _measure(self, architecture: Architecture) -> Measurement:
         alone = World()  # this process, whatever others train meanwhile
+
+        def evaluate(network: nn.Module) -> Measurement:
+            return evaluate_network(network, self._images, architecture, precision=self.settings.precision)
+
         trainer = StandaloneTrainer.of(
-            self.supernet, architecture, self.train, self.settings, world=alone, distill=self.distill
+            self.supernet,
+            architecture,
+            self.train,
+            self.settings,
+            world=alone,
+            distill=self.distill,
+            validate=lambda network: evaluate(network).top1,
         )
         for progress in trainer.train():
             self.on_progress(architecture, progress)
-        return evaluate_network(
-            trainer.trained, self._images, architecture, precision=self.settings.precision
-        )
+        return evaluate(trainer.trained)

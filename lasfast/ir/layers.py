@@ -358,19 +358,25 @@ class Layer:
 
     `input_shape` is the one shape of its input that it holds for, where it was read off a network that may do
     otherwise with others; None where it holds for any that fits.
+
+    Two fields say nothing of the function, and so do not count where layers are compared. `branches` are the
+    values that drop path may drop in training; None where these are residual branches. `carried` is how many
+    of the first channels of the output are only handed on, for a later layer to read.
     """
 
     _hash: ClassVar[int]
     name: str
     ops: tuple[Op, ...]
     input_shape: Shape | None = field(default=None, repr=False)
+    branches: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
+    carried: int = field(default=0, repr=False, compare=False)
 
     def __hash__(self) -> int:
         return self._hash
 
-    def __reduce__(self) -> tuple[type[Layer], tuple[str, tuple[Op, ...], Shape | None]]:
+    def __reduce__(self) -> tuple[type[Layer], tuple[Any, ...]]:
         # Python salts the hashes of strings in each process, so a pickle must not carry the hash.
-        return Layer, (self.name, self.ops, self.input_shape)
+        return Layer, (self.name, self.ops, self.input_shape, self.branches, self.carried)
 
     def __post_init__(self) -> None:
         # Prefix trees and caches look layers up all the time; hashing all ops each time is slow.

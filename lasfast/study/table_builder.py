@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from lasfast import costs
 from lasfast.core.files import file_stem
@@ -39,7 +39,7 @@ from lasfast.train import (
     checkpoint,
 )
 from lasfast.train.objective import Distill
-from lasfast.train.settings import resolve
+from lasfast.train.presets import resolve
 from lasfast.train.standalone import seed_of
 
 
@@ -184,7 +184,13 @@ class TableBuilder:
         """Train and measure one network, from the checkpoint if that is of this network."""
         alone = World()  # after a search of several processes, one of them trains the winner
         trainer = StandaloneTrainer.of(
-            self.supernet, architecture, self.train, self.settings, world=alone, distill=self.distill
+            self.supernet,
+            architecture,
+            self.train,
+            self.settings,
+            world=alone,
+            distill=self.distill,
+            validate=lambda network: self._evaluate(network, architecture).top1,
         )
         path = self.directory / CHECKPOINT
         identity = {**description, "architecture": list(architecture)}
@@ -217,6 +223,9 @@ class TableBuilder:
             weights = self._weights_path(architecture)
             weights.parent.mkdir(exist_ok=True)
             checkpoint.save(weights, network.state_dict(), identity)
+        return self._evaluate(network, architecture)
+
+    def _evaluate(self, network: nn.Module, architecture: Architecture) -> Measurement:
         return evaluate_network(network, self._images, architecture, precision=self.settings.precision)
 
     def _lacks_weights(self, architecture: Architecture) -> bool:

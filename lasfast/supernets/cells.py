@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lasfast.core.checks import as_int, check_choice, check_positive
@@ -80,8 +80,8 @@ class CellNet(Supernet):
     Architectures with the same normal cell thus share all layers before the first reduction cell.
 
     In the path of an architecture, batch norms have scale and shift, and no batch norm follows a pooling, as
-    in the networks that DARTS trains from scratch. DARTS' auxiliary classifiers and path dropout are left
-    out.
+    in the networks that DARTS trains from scratch. DARTS' auxiliary classifiers and path dropout are settings
+    of training (`TrainSettings.standalone_auxiliary`, `standalone_drop_path`).
 
     Args:
         num_classes: the number of classes.
@@ -165,15 +165,19 @@ class CellNet(Supernet):
         carried, previous = block.channel_split(block.input, shape.channels)
         carry = self._carry(block, previous, shape)
         values = [carried, preprocess(block, "previous", previous, shape.channels)]
+        branches = []  # edges that are not the identity, as DARTS' code drops them
         for node, edges in enumerate(cell, start=INPUTS):
             one, other = (_operation(block, shape, edge, node, values[edge.source]) for edge in edges)
+            sources = [values[edge.source] for edge in edges]
+            branches += [y.number for y, x in zip((one, other), sources, strict=True) if y != x]
             values.append(block.add(one, other))
         output = values[INPUTS]
         for value in values[INPUTS + 1 :]:
             output = block.concat(output, value)
         if carry is not None:
             block.concat(carry, output)
-        return block.build()
+        carries = 0 if carry is None else carry.channels
+        return replace(block.build(), branches=tuple(branches), carried=carries)
 
     def _carry(self, block: LayerBuilder, x: Value, shape: CellShape | None) -> Value | None:
         """Append the ops with which the cell after `shape` (None for the first) reads its first input, x."""

@@ -4,9 +4,10 @@ from lasfast.train.adapt import adapt, adaptation
 from lasfast.train.checkpoint import CheckpointError
 from lasfast.train.itnas import ITNASTrainer
 from lasfast.train.objective import Distillation
+from lasfast.train.presets import PRESETS, preset
 from lasfast.train.progress import NonFiniteLossError, Progress
 from lasfast.train.samplers import PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
-from lasfast.train.settings import PRESETS, TrainSettings, preset
+from lasfast.train.settings import TrainSettings
 from lasfast.train.standalone import StandaloneTrainer, train_standalone
 from lasfast.train.supernet import OneShotTrainer, PathTrainer, SupernetTrainer
 

@@ -8,9 +8,10 @@ from typing import Any
 from lasfast import costs
 from lasfast.supernets import ModelSupernet
 from lasfast.train.objective import FULL, Distill
+from lasfast.train.presets import resolve
 from lasfast.train.progress import Progress
 from lasfast.train.samplers import SandwichSampler
-from lasfast.train.settings import TrainSettings, resolve
+from lasfast.train.settings import TrainSettings
 from lasfast.train.supernet import OneShotTrainer
 
 SLOWER = 0.1

@@ -18,7 +18,9 @@ from lasfast.spaces import Architecture, LayerAssignmentSpace
 from lasfast.train.samplers import PathSampler
 from lasfast.train.settings import TrainSettings
 
-DROPOUT, CHOICE, INITIAL, HALVES, IMAGES = range(1, 6)  # what a seed is for: the last counter of `derive`
+DROPOUT, CHOICE, INITIAL, HALVES, IMAGES, MIXING, HEAD = range(
+    1, 8
+)  # what a seed is for: the last counter of `derive`
 PATHS = ("every", "uniform")
 
 
@@ -60,7 +62,7 @@ class SingleStep(Schedule):
         ramp_epochs: the first epochs, in which the rate rises by equal parts from one batch to the next.
     """
 
-    def __init__(self, epochs: int, rate: Callable[[float], float], ramp_epochs: int = 0) -> None:
+    def __init__(self, epochs: int, rate: Callable[[float], float], ramp_epochs: float = 0) -> None:
         self._epochs, self._rate, self._ramp_epochs = epochs, rate, ramp_epochs
 
     def epochs(self, step: int) -> int:
@@ -71,7 +73,7 @@ class SingleStep(Schedule):
         """Return the rate of a batch."""
         ramp = self._ramp_epochs * batches
         if batch < ramp:
-            return self._rate(0) * (batch + 1) / ramp
+            return self._rate(0) * min(1.0, (batch + 1) / ramp)
         return self._rate((batch - ramp) / (self._epochs * batches - ramp))
 
 

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from lasfast.core.checks import as_bool, as_number
 from lasfast.data.protocols import Batch
-from lasfast.data.training import as_training_images, describe_images, halves, on_device
+from lasfast.data.training import (
+    as_training_images,
+    augmented,
+    describe_images,
+    halves,
+    on_device,
+)
 from lasfast.runtime import distributed
 from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.spaces import CellSpace
@@ -22,8 +28,8 @@ from lasfast.supernets import CellNet
 from lasfast.supernets.mixed import run_mixed
 from lasfast.train.curriculum import HALVES, IMAGES, INITIAL, SingleStep, Whole, cosine
 from lasfast.train.forward import Forward, SupernetForward
-from lasfast.train.objective import losses
-from lasfast.train.settings import TrainSettings, resolve
+from lasfast.train.presets import resolve
+from lasfast.train.settings import TrainSettings
 from lasfast.train.supernet import PathTrainer
 from lasfast.train.update import Used
 
@@ -221,7 +227,7 @@ class ITNASTrainer(PathTrainer):
             SingleStep(settings.supernet_epochs, cosine(settings.learning_rate, final)),
             update="joint",
         )
-        self.architecture_data = on_device(held, self.device)
+        self.architecture_data = on_device(augmented(held, settings.augmentation), self.device)
         self.final_learning_rate = final_learning_rate
         self._space = supernet.space
         with torch_seed(derive(self.seed, INITIAL)):
@@ -251,7 +257,7 @@ class ITNASTrainer(PathTrainer):
         batch = self.position[1]
         images, labels = self.passes.place(*self._architecture_batch(batch))
         self.forward.mixture = self._draw(batch)
-        (loss,) = losses(self.forward(images, (None,)), labels, self.settings.label_smoothing)
+        (loss,) = self.objective.by_labels(self.forward(images, (None,)), labels)
         parameters = list(self.cells.parameters())
         # Of the weights, no gradients are made.
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):

@@ -105,6 +105,7 @@ class Objective:
         distill: the teacher, if there is one.
         full: the path that is the teacher where `distill` says "full"; None where there is none that each
             batch trains.
+        weights: float32 [classes], factors of the labels' losses; None where all count the same.
 
     Raises:
         TypeError, ValueError: `distill` is no teacher, or "full" where there is no such path.
@@ -116,8 +117,10 @@ class Objective:
         device: torch.device,
         distill: Distill,
         full: Any,
+        weights: Tensor | None = None,
     ) -> None:
         self.settings, self.device = settings, device
+        self.weights = None if weights is None else weights.to(device)
         self.distill = Distillation.of(distill, full)
         self.full: Any = None
         self.description: dict[str, Any] | None = None
@@ -145,6 +148,10 @@ class Objective:
             )
         return logits
 
+    def by_labels(self, logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """Return the loss [paths] of each path's logits by labels alone."""
+        return losses(logits, labels, self.settings.label_smoothing, self.weights)
+
     def full_logits(self, logits: Sequence[Tensor], paths: Sequence[Any]) -> Tensor | None:
         """Return those of the path that teaches the others, where it is one of these."""
         if self.full is None or self.full not in paths:
@@ -156,9 +163,11 @@ class Objective:
     ) -> Tensor:
         """Return the loss [paths] of each path's logits [N, classes], the mean over its images.
 
+        Labels are int64 [N], or shares of each class [N, classes].
+
         Raises ValueError where the teacher's logits have another shape.
         """
-        hard = losses(logits, labels, self.settings.label_smoothing)
+        hard = self.by_labels(logits, labels)
         if self.distill is None:
             return hard
         if targets is None:
@@ -173,11 +182,58 @@ class Objective:
         return torch.stack(mixed)
 
 
-def losses(logits: Sequence[Tensor], labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the loss [paths] of each path's logits [N, classes]: the mean cross entropy of its images."""
-    return torch.stack(
-        [F.cross_entropy(one.float(), labels, label_smoothing=label_smoothing) for one in logits]
-    )
+def losses(
+    logits: Sequence[Tensor], labels: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """Return the loss [paths] of each path's logits [N, classes]: the mean cross entropy of its images.
+
+    Labels are int64 [N], or shares of each class [N, classes]. `weights` [classes] are factors of what labels
+    add to the sum over images, which is divided by the number of images: each image counts by itself, in
+    whatever batch or process it is.
+    """
+
+    def loss(one: Tensor) -> Tensor:
+        if weights is None:
+            return F.cross_entropy(one.float(), labels, label_smoothing=label_smoothing)
+        total = F.cross_entropy(
+            one.float(), labels, weights, reduction="sum", label_smoothing=label_smoothing
+        )
+        return total / len(labels)
+
+    return torch.stack([loss(one) for one in logits])
+
+
+def class_weights(settings: TrainSettings, labels: Tensor | None, classes: int) -> Tensor | None:
+    """Return the settings' factors of the loss for each class, float32 [classes]; None without any.
+
+    Args:
+        settings: their `class_weights`.
+        labels: those of the training images, int64 [N]; None where they are not known.
+        classes: how many classes there are.
+
+    Raises:
+        ValueError: the number of weights is another; or they are to be balanced, and labels are not known, or
+            a class has no image.
+    """
+    wanted = settings.class_weights
+    if wanted is None:
+        return None
+    if not isinstance(wanted, str):
+        if len(wanted) != classes:
+            raise ValueError(f"class_weights must be {classes}, one for each class, got {len(wanted)}")
+        return torch.tensor(wanted, dtype=torch.float32)
+    if labels is None:
+        raise ValueError(
+            f"class_weights must be numbers for images whose labels are not known beforehand, got {wanted!r}"
+        )
+    counts = labels.cpu().bincount(minlength=classes)
+    if not counts.all():
+        lacking = int((counts == 0).nonzero()[0])
+        raise ValueError(
+            f"class_weights must be numbers where a class, here {lacking}, has no training image, got "
+            f"{wanted!r}"
+        )
+    return len(labels) / (classes * counts.float())
 
 
 def soft_loss(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:

@@ -1,9 +1,4 @@
-"""Training settings, and the paper's own as presets.
-
-Source of the presets: Meng et al., "Neural Inheritance Relation Guided One-Shot Layer Assignment Search"
-(AAAI 2020), "Implementation Details" and the "Training Details" of the three experiments; `supernet_epochs`
-is of Guo et al., "Single Path One-Shot Neural Architecture Search with Uniform Sampling", section 4.
-"""
+"""The settings of training, which all trainers read; `lasfast.train.presets` has those of papers."""
 
 from __future__ import annotations
 
@@ -12,9 +7,13 @@ from itertools import pairwise
 from typing import Any
 
 from lasfast.core.checks import as_bool, as_int, as_number, check_choice
+from lasfast.data.augmentation import AS_LOADED, Augmentation
 from lasfast.ir.precision import PRECISIONS
 
 OPERATORS = ("auto", "native", "torch")
+BALANCED = "balanced"
+DROP_PATH_RULES = ("depth", "epochs")
+OPTIMIZERS = ("sgd", "adamw", "rmsprop")
 SUPERNET_SCHEDULES = ("linear", "cosine", "constant")
 STANDALONE_SCHEDULES = ("milestones", *SUPERNET_SCHEDULES)
 COUNTS = {  # the least of each
@@ -22,12 +21,24 @@ COUNTS = {  # the least of each
     "warm_up_epochs": 0,
     "epochs_per_step": 1,
     "supernet_epochs": 0,
-    "supernet_ramp_epochs": 0,
     "standalone_epochs": 1,
-    "standalone_ramp_epochs": 0,
+    "standalone_early_stopping": 0,
     "seed": 0,
 }
 LATER = (
+    "optimizer",
+    "beta2",
+    "eps",
+    "augmentation",
+    "mixup",
+    "cutmix",
+    "class_weights",
+    "dropout",
+    "standalone_drop_path",
+    "standalone_drop_path_rule",
+    "standalone_auxiliary",
+    "standalone_early_stopping",
+    "standalone_keep_best",
     "bias_decay",
     "label_smoothing",
     "supernet_schedule",
@@ -41,16 +52,33 @@ NUMBERS: dict[str, dict[str, float]] = {
     "learning_rate": {"above": 0},
     "momentum": {"minimum": 0, "below": 1},
     "weight_decay": {"minimum": 0},
+    "supernet_ramp_epochs": {"minimum": 0},
+    "standalone_ramp_epochs": {"minimum": 0},
     "milestone_factor": {"above": 0},
     "label_smoothing": {"minimum": 0, "below": 1},
+    "mixup": {"minimum": 0},
+    "cutmix": {"minimum": 0},
     "standalone_ema": {"minimum": 0, "below": 1},
+    "standalone_drop_path": {"minimum": 0, "below": 1},
+    "standalone_auxiliary": {"minimum": 0},
     "loss_scale": {"above": 0},
+}
+OPTIONAL_NUMBERS: dict[str, dict[str, float]] = {
+    "beta2": {"minimum": 0, "below": 1},
+    "eps": {"above": 0},
+    "dropout": {"minimum": 0, "below": 1},
+    "clip_norm": {"above": 0},
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """The settings of training: SGD, with the schedules of the NIR paper.
+    """The settings of training; by default SGD, with the schedules of the NIR paper.
+
+    `optimizer` is "sgd", "adamw" (Loshchilov and Hutter 2019) or "rmsprop" (Tieleman and Hinton 2012), the
+    last two as `torch.optim` has them. `momentum` is SGD's and RMSprop's momentum, and AdamW's first beta;
+    `nesterov` is of SGD alone. `beta2` is the decay of the mean squares of gradients, AdamW's second beta
+    (0.999 where it is None) or RMSprop's alpha (0.99); `eps` is what is added to their root (1e-8).
 
     `learning_rate` is the base rate. Warm-up uses it as it is; a search step uses half of it, falling
     linearly to zero over the step; stand-alone training multiplies it by `milestone_factor` at each of
@@ -58,7 +86,27 @@ class TrainSettings:
     for `supernet_epochs` beforehand, the base rate falling linearly to zero. `supernet_schedule` and
     `standalone_schedule` let the rate of these two fall linearly or along half a "cosine" to zero (Loshchilov
     and Hutter 2017, Eq. 5), or stay "constant". Before that, it rises linearly to the base rate, with each
-    batch of the first `supernet_ramp_epochs` or `standalone_ramp_epochs` (Goyal et al. 2017, section 2.2).
+    batch of the first `supernet_ramp_epochs` or `standalone_ramp_epochs` (Goyal et al. 2017, section 2.2),
+    which may be fractions.
+
+    `augmentation` says how images are varied (`lasfast.data.Augmentation`); by default, as their set has it.
+
+    `mixup` (Zhang et al. 2018) and `cutmix` (Yun et al. 2019) are the alphas by which each batch is mixed
+    with itself, its images and its labels; 0 is not at all, and of both one is drawn for each batch.
+    `class_weights` are factors of the loss for the images of each class, or "balanced", by which each class
+    counts the same whatever the number of its images (King and Zeng 2001, section 4). `dropout` is the
+    probability of dropout before the last fully connected layer (Srivastava et al. 2014), in place of what
+    the network has there; None leaves that.
+
+    Stand-alone training has some settings of its own. `standalone_drop_path` is the probability by which an
+    image skips a residual branch. By the `standalone_drop_path_rule` "depth", that is of the deepest branch,
+    and the others' rises linearly with depth (stochastic depth: Huang et al. 2016, section 3); by "epochs",
+    all have the same, which rises linearly with each epoch from 0 (Zoph et al. 2018, appendix A.7, and
+    DARTS' code, which drops the edges of cells). `standalone_auxiliary` is the weight of the loss of an
+    auxiliary head at two thirds of the depth (Szegedy et al. 2015, section 5; DARTS' is 0.4). Training ends
+    after `standalone_early_stopping` epochs without a better validation accuracy (0: never), and with
+    `standalone_keep_best` its result is the network as it was after the epoch with the best one (Prechelt
+    1998).
 
     With a `standalone_ema` above 0, stand-alone training ends with an average of weights and statistics over
     its batches. Each batch leaves of the average this share, and adds the rest of what the network has then
@@ -83,20 +131,33 @@ class TrainSettings:
 
     batch_size: int = 128
     learning_rate: float = 0.1
+    optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = True
+    beta2: float | None = None
+    eps: float | None = None
     weight_decay: float = 5e-4
     bias_decay: bool = True
+    augmentation: Augmentation = AS_LOADED
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    class_weights: str | tuple[float, ...] | None = None
+    dropout: float | None = None
     label_smoothing: float = 0.0
     warm_up_epochs: int = 60
     epochs_per_step: int = 10
     supernet_epochs: int = 120
     supernet_schedule: str = "linear"
-    supernet_ramp_epochs: int = 0
+    supernet_ramp_epochs: float = 0
     standalone_epochs: int = 200
     standalone_schedule: str = "milestones"
-    standalone_ramp_epochs: int = 0
+    standalone_ramp_epochs: float = 0
     standalone_ema: float = 0.0
+    standalone_drop_path: float = 0.0
+    standalone_drop_path_rule: str = "depth"
+    standalone_auxiliary: float = 0.0
+    standalone_early_stopping: int = 0
+    standalone_keep_best: bool = False
     milestones: tuple[float, ...] = (60, 120, 160)
     milestone_factor: float = 0.2
     precision: str = "fp32"
@@ -112,23 +173,58 @@ class TrainSettings:
             self._set(name, as_int(name, getattr(self, name), minimum=least))
         for name, bounds in NUMBERS.items():
             self._set(name, as_number(name, getattr(self, name), **bounds))
-        for name in ("nesterov", "bias_decay", "channels_last"):
+        for name in ("nesterov", "bias_decay", "channels_last", "standalone_keep_best"):
             self._set(name, as_bool(name, getattr(self, name)))
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("momentum must be above 0 where nesterov is True, got 0")
-        if self.clip_norm is not None:
-            self._set("clip_norm", as_number("clip_norm", self.clip_norm, above=0))
+        for name, bounds in OPTIONAL_NUMBERS.items():
+            if getattr(self, name) is not None:
+                self._set(name, as_number(name, getattr(self, name), **bounds))
+        self._check_optimizer()
+        if not isinstance(self.augmentation, Augmentation):
+            raise TypeError(f"augmentation must be an Augmentation, got {self.augmentation!r}")
         check_choice("precision", self.precision, tuple(PRECISIONS))
         check_choice("operators", self.operators, OPERATORS)
         check_choice("supernet_schedule", self.supernet_schedule, SUPERNET_SCHEDULES)
+        check_choice("standalone_drop_path_rule", self.standalone_drop_path_rule, DROP_PATH_RULES)
         check_choice("standalone_schedule", self.standalone_schedule, STANDALONE_SCHEDULES)
         for kind in ("supernet", "standalone"):
-            ramp, epochs = getattr(self, f"{kind}_ramp_epochs"), getattr(self, f"{kind}_epochs")
+            ramp, epochs = _plain(getattr(self, f"{kind}_ramp_epochs")), getattr(self, f"{kind}_epochs")
+            self._set(f"{kind}_ramp_epochs", ramp)
             if ramp and ramp >= epochs:
                 raise ValueError(
                     f"{kind}_ramp_epochs must be less than the {epochs} {kind}_epochs, got {ramp}"
                 )
+        self._check_class_weights()
         self._check_milestones()
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed with themselves."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @property
+    def validates(self) -> bool:
+        """Whether stand-alone training looks at the validation accuracy after each epoch."""
+        return self.standalone_early_stopping > 0 or self.standalone_keep_best
+
+    def _check_optimizer(self) -> None:
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        if self.optimizer != "sgd":
+            return
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("momentum must be above 0 where nesterov is True, got 0")
+        for name in ("beta2", "eps"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} must be None for the optimizer 'sgd', got {getattr(self, name)}")
+
+    def _check_class_weights(self) -> None:
+        weights = self.class_weights
+        if weights is None or weights == BALANCED:
+            return
+        if not isinstance(weights, tuple | list) or not weights:
+            raise ValueError(
+                f"class_weights must be None, {BALANCED!r} or a number for each class, got {weights!r}"
+            )
+        self._set("class_weights", tuple(as_number("class_weights", one, minimum=0) for one in weights))
 
     def _check_milestones(self) -> None:
         if not isinstance(self.milestones, tuple | list):
@@ -152,7 +248,7 @@ class TrainSettings:
     def replace(self, **overrides: Any) -> TrainSettings:
         """Return a copy with some fields changed; unknown names raise TypeError.
 
-        Milestones keep their places relative to the end: where `standalone_epochs` is changed and
+        Milestones and ramps keep their places relative to the end: where `standalone_epochs` is changed and
         `milestones` is not given, they are scaled along (60/120/160 of 200 become 6/12/16 of 20).
         """
         known = [field.name for field in dataclasses.fields(self)]
@@ -163,7 +259,12 @@ class TrainSettings:
             epochs = overrides["standalone_epochs"]
             as_int("standalone_epochs", epochs, minimum=1)
             scaled = (milestone * epochs / self.standalone_epochs for milestone in self.milestones)
-            overrides["milestones"] = tuple(int(m) if m == int(m) else m for m in scaled)
+            overrides["milestones"] = tuple(map(_plain, scaled))
+        for kind in ("supernet", "standalone"):
+            epochs, ramp = overrides.get(f"{kind}_epochs"), f"{kind}_ramp_epochs"
+            if epochs is not None and getattr(self, ramp) and ramp not in overrides:
+                as_int(f"{kind}_epochs", epochs, minimum=0)
+                overrides[ramp] = getattr(self, ramp) * epochs / getattr(self, f"{kind}_epochs")
         return dataclasses.replace(self, **overrides)
 
     def describe(self) -> dict[str, Any]:
@@ -171,73 +272,16 @@ class TrainSettings:
 
         Fields of `LATER` are there where they are not at their defaults.
         """
-        values = dataclasses.asdict(self) | {"milestones": list(self.milestones)}
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        values = dataclasses.asdict(self) | {
+            "milestones": list(self.milestones),
+            "augmentation": self.augmentation.describe(),
+        }
+        if isinstance(self.class_weights, tuple):
+            values["class_weights"] = list(self.class_weights)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"augmentation": {}}
         return {name: value for name, value in values.items() if name not in LATER or value != defaults[name]}
 
 
-PRESETS: dict[str, TrainSettings] = {
-    # The defaults are the CIFAR-100 settings: "batch size 128 for 200 epochs", 0.1 x 0.2 at 60, 120 and 160.
-    "cifar100": TrainSettings(),
-    # MobileNetV1. The supernet itself has dropout 0.5. The search's 0.05 is half the stand-alone 0.1.
-    "tiny-imagenet": TrainSettings(
-        batch_size=256, weight_decay=1e-4, milestones=(100, 150, 175), milestone_factor=0.1
-    ),
-    "tiny-imagenet-resnet50": TrainSettings(
-        batch_size=256, weight_decay=5e-4, milestones=(100, 150, 175), milestone_factor=0.1
-    ),
-    # 7 GPUs x 128 images; base rate 0.6. Stand-alone networks take 90 epochs (Table 3); their milestones are
-    # not printed, so Tiny-ImageNet's are scaled to 90. The search uses a sixth of the training images.
-    "imagenet": TrainSettings(
-        batch_size=896,
-        learning_rate=0.6,
-        weight_decay=4e-5,
-        standalone_epochs=90,
-        milestones=(45, 67.5, 78.75),
-        milestone_factor=0.1,
-    ),
-    # The search of DARTS (Liu et al. 2019, as in its code), and its 600 epochs from scratch without what else
-    # belongs to these: auxiliary losses, cutout and dropped paths.
-    "darts": TrainSettings(
-        batch_size=64,
-        learning_rate=0.025,
-        nesterov=False,
-        weight_decay=3e-4,
-        supernet_epochs=50,
-        standalone_epochs=600,
-        standalone_schedule="cosine",
-        milestones=(),
-        clip_norm=5.0,
-    ),
-    # Ours: for some thousand small images on a few CPU cores.
-    "small": TrainSettings(
-        batch_size=64,
-        learning_rate=0.03,
-        warm_up_epochs=8,
-        epochs_per_step=3,
-        supernet_epochs=20,
-        standalone_epochs=20,
-        milestones=(6, 12, 16),
-    ),
-}
-
-
-def preset(name: str, **overrides: Any) -> TrainSettings:
-    """Return the settings called `name`, with some fields changed, e.g. `preset("cifar100", seed=1)`.
-
-    Changing `standalone_epochs` alone scales the milestones (see `TrainSettings.replace`).
-    """
-    if name not in PRESETS:
-        raise ValueError(f"settings must be one of {', '.join(PRESETS)}, or a TrainSettings, got {name!r}")
-    return PRESETS[name].replace(**overrides)
-
-
-def resolve(settings: TrainSettings | str, **overrides: Any) -> TrainSettings:
-    """Return settings from a preset's name or from settings, with some fields changed."""
-    if isinstance(settings, TrainSettings):
-        return settings.replace(**overrides)
-    if not isinstance(settings, str):
-        raise TypeError(
-            f"settings must be a TrainSettings or a preset's name, got a {type(settings).__name__}"
-        )
-    return preset(settings, **overrides)
+def _plain(number: float) -> float:
+    """Return a whole number as an int, so that equal settings have equal descriptions."""
+    return int(number) if number == int(number) else number

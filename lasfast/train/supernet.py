@@ -21,9 +21,10 @@ from lasfast.train.curriculum import (
 )
 from lasfast.train.forward import SupernetForward
 from lasfast.train.objective import Distill
+from lasfast.train.presets import resolve
 from lasfast.train.progress import Progress
 from lasfast.train.samplers import PathSampler, UniformSampler
-from lasfast.train.settings import TrainSettings, resolve
+from lasfast.train.settings import TrainSettings
 from lasfast.train.trainer import Trainer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,17 +13,17 @@ from torch import Tensor
 
 from lasfast.core.checks import check_choice
 from lasfast.data.protocols import TrainingImages
-from lasfast.data.training import as_training_images, on_device, shards
-from lasfast.ops.sgd import SgdRule
+from lasfast.data.training import as_training_images, augmented, first_image, on_device, shards
 from lasfast.runtime.precision import deterministic_cudnn
 from lasfast.runtime.seeds import derive, torch_seed
-from lasfast.train.curriculum import DROPOUT, Curriculum, Schedule
+from lasfast.train.curriculum import DROPOUT, MIXING, Curriculum, Schedule
 from lasfast.train.forward import Forward
-from lasfast.train.objective import Distill, Objective
+from lasfast.train.mixing import Mixing
+from lasfast.train.objective import Distill, Objective, class_weights
 from lasfast.train.passes import Passes
 from lasfast.train.progress import EpochRecord, Progress
 from lasfast.train.settings import TrainSettings
-from lasfast.train.update import Update, Updates, biases_and_norms
+from lasfast.train.update import STEP, Update, Updates, biases_and_norms, rule_of
 
 READ_EVERY = 0.5  # seconds between readings of loss and accuracy, each of which waits for the device
 UPDATES = ("sequential", "joint")
@@ -75,7 +75,8 @@ class Trainer:
         self.settings, self.update = settings, update
         self.seed = settings.seed if seed is None else seed
         self.position = (0, 0)
-        self.data: TrainingImages = on_device(as_training_images(data), self.device)
+        images = augmented(as_training_images(data), settings.augmentation)
+        self.data: TrainingImages = on_device(images, self.device)
         self.world = forward.world
         if settings.batch_size < self.world.size:
             raise ValueError(
@@ -85,10 +86,16 @@ class Trainer:
         graphs = curriculum.recurs and self.device.type == "cuda" and self.world.size == 1
         self.passes = Passes(self.module, self.device, forward.memory_format, enabled=graphs)
         self.updates = Updates(
-            SgdRule(settings.momentum, settings.nesterov, settings.weight_decay, settings.clip_norm),
+            rule_of(settings),
             () if settings.bias_decay else biases_and_norms(self.module),
         )
-        self.objective = Objective(settings, self.device, distill, curriculum.full)
+        self.mixing: Mixing | None = None
+        weights = None
+        if settings.mixes or settings.class_weights is not None:
+            classes = forward.classes(first_image(self.data, settings.batch_size))
+            self.mixing = Mixing(settings, classes) if settings.mixes else None
+            weights = class_weights(settings, getattr(self.data, "labels", None), classes)
+        self.objective = Objective(settings, self.device, distill, curriculum.full, weights)
         self._record: EpochRecord | None = None
         self._within_batch = False
 
@@ -128,6 +135,9 @@ class Trainer:
         self.position = (step, start)
         loss = accuracy = math.nan
         for epoch in range(start // batches, epochs):
+            if self.stopped:
+                break
+            self.begin_epoch(epoch)
             first = start % batches if epoch == start // batches else 0
             record = self._record = None
             seed = derive(self.seed, step, epoch)
@@ -143,6 +153,8 @@ class Trainer:
                 record.begin(paths, rate, size)
                 self._train_batch(images, labels, size, paths, rate, record)
                 self.position = (step, done + 1)
+                if batch + 1 == batches:
+                    self.end_epoch(epoch)
                 images_seen += size
                 now = time.perf_counter()
                 if self.world.any(batch + 1 == batches or now - read_at >= READ_EVERY)[0]:
@@ -173,6 +185,23 @@ class Trainer:
         self.passes.clear()
         self.forward.begin()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether training has ended before its last epoch."""
+        return False
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Do what a kind of training does before the first batch of an epoch, or where it goes on in one."""
+
+    def end_epoch(self, epoch: int) -> None:
+        """Do what a kind of training does after the last batch of an epoch."""
+
+    def loss(
+        self, logits: Sequence[Tensor], labels: Tensor, paths: Sequence[Any], targets: Tensor | None
+    ) -> Tensor:
+        """Return the loss [paths] of each path's logits, by the objective."""
+        return self.objective(logits, labels, paths, targets)
+
     def before_update(self) -> None:
         """Do what a kind of training does before the weights are updated for the batch at `position`.
 
@@ -194,6 +223,8 @@ class Trainer:
         """Train on this process's images of a batch, which has `size` of them in all processes."""
         own_masks = (self.world.rank,) if self.world.size > 1 else ()
         seed = derive(self.seed, *self.position, DROPOUT, *own_masks)
+        if self.mixing is not None:
+            images, labels = self.mixing(images, labels, derive(self.seed, *self.position, MIXING))
         images, labels = self.passes.place(images, labels)
         self._within_batch = True
         if not self.module.training:
@@ -234,10 +265,13 @@ class Trainer:
         update.take_gradients()  # of somebody else
         logits = self.forward(images, paths)
         full = self.objective.full_logits(logits, paths)
-        loss = self.objective(logits, labels, paths, targets if full is None else full)
+        loss = self.loss(logits, labels, paths, targets if full is None else full)
         share = loss * (len(labels) / size)  # of the whole batch's mean
         (share.sum() * self.settings.loss_scale).backward()
-        right = torch.stack([(one.argmax(1) == labels).sum() for one in logits])
+        most = (
+            labels if labels.dim() == 1 else labels.argmax(1)
+        )  # of mixed images, the label of the larger part
+        right = torch.stack([(one.argmax(1) == most).sum() for one in logits])
         return torch.stack((share.detach(), right.to(share.dtype))), update.take_gradients(), full
 
     def check_finite(self) -> None:
@@ -251,22 +285,26 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return everything that training goes on from: tensors (copies, on the CPU) and JSON values.
 
-        Weights and buffers are named `weights.*`; momentum is named `momentum.*`, of the parameters that were
-        updated yet. Raises NonFiniteLossError rather than hand out weights that diverged, and RuntimeError
-        where an exception stopped training within a batch.
+        Weights and buffers are named `weights.*`; the optimizer's state is named `momentum.*`, or as torch
+        names it (`exp_avg.*`, ...), of the parameters that were updated yet. Raises NonFiniteLossError rather
+        than hand out weights that diverged, and RuntimeError where an exception stopped training within a
+        batch.
         """
         if self._within_batch:
             raise RuntimeError("training stopped within a batch; load a state before asking for one")
         self.check_finite()
         tensors = {f"weights.{name}": tensor for name, tensor in self.module.state_dict().items()}
-        for name, parameter in self.module.named_parameters():
-            if parameter in self.updates.momenta:
-                tensors[f"momentum.{name}"] = self.updates.momenta[parameter]
+        for kind, states in self.updates.states.items():
+            for name, parameter in self.module.named_parameters():
+                if parameter in states:
+                    tensors[f"{kind}.{name}"] = states[parameter]
         copies = {
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
         }
         values: dict[str, Any] = {"position": list(self.position)}
+        if self.settings.optimizer != "sgd":
+            values["optimizer"] = self.settings.optimizer
         if self.objective.description is not None:
             values["distill"] = self.objective.description
         return copies, values
@@ -275,27 +313,32 @@ class Trainer:
         """Go on from what `state` gave.
 
         Raises ValueError, having changed nothing, where it belongs to another network, or was trained with
-        another teacher.
+        another teacher or optimizer.
         """
+        optimizer = values.get("optimizer", "sgd")
+        if optimizer != self.settings.optimizer:
+            raise ValueError(
+                f"optimizer must be as the saved weights were trained, {optimizer!r}, got "
+                f"{self.settings.optimizer!r}"
+            )
         taught, teacher = values.get("distill"), self.objective.description
         if taught != teacher:
             raise ValueError(f"distill must be as the saved weights were trained, {taught}, got {teacher}")
         own = self.module.state_dict()
         weights = with_prefix(tensors, "weights.")
         parameters = dict(self.module.named_parameters())
-        momentum = with_prefix(tensors, "momentum.")
+        states = {kind: with_prefix(tensors, f"{kind}.") for kind in self.updates.states}
         _check_same_names(weights, own)
-        for kind, saved, target in (("weights", weights, own), ("momentum", momentum, parameters)):
-            for name, tensor in saved.items():
-                if name not in target or target[name].shape != tensor.shape:
-                    expected = tuple(target[name].shape) if name in target else "no such tensor"
-                    raise ValueError(
-                        f"{kind} of {name} are {tuple(tensor.shape)}; this network has {expected}"
-                    )
+        _check_shapes("weights", weights, own)
+        for kind, saved in states.items():
+            if kind != STEP:
+                _check_shapes(kind, saved, parameters)
         step, batch = values["position"]
         self.module.load_state_dict(weights)
         self.passes.clear()
-        self.updates.restart({parameters[name]: tensor for name, tensor in momentum.items()})
+        self.updates.restart(
+            {kind: {parameters[name]: one for name, one in saved.items()} for kind, saved in states.items()}
+        )
         self._record = None
         self._within_batch = False
         self.position = (int(step), int(batch))
@@ -311,3 +354,10 @@ def _check_same_names(saved: dict[str, Tensor], own: dict[str, Tensor]) -> None:
     if missing or unknown:
         problem = f"lack {min(missing)}" if missing else f"have {min(unknown)}, which this network has not"
         raise ValueError(f"the saved weights are of another network: they {problem}")
+
+
+def _check_shapes(kind: str, saved: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    for name, tensor in saved.items():
+        if name not in own or own[name].shape != tensor.shape:
+            expected = tuple(own[name].shape) if name in own else "no such tensor"
+            raise ValueError(f"{kind} of {name} are {tuple(tensor.shape)}; this network has {expected}")

@@ -155,6 +155,7 @@ def alone_trainer(data=None, **options):
         (2, 1, 2),
         data,
         SETTINGS.replace(**options),
+        validate=lambda network: 0.5,
     )
 
 
@@ -175,6 +176,21 @@ TRAINERS = {
     "alone-native": lambda: alone_trainer(operators="native", clip_norm=0.1),
     "alone-torch": lambda: alone_trainer(operators="torch"),
     "alone-fp32": lambda: alone_trainer(training_images(), operators="native", standalone_epochs=1),
+    # Of losses in fp32, as all are, whose rounding these optimizers and sums of losses make larger.
+    "recipe-fp32": lambda: alone_trainer(
+        operators="native",
+        optimizer="adamw",
+        eps=1e-3,
+        clip_norm=0.5,
+        bias_decay=False,
+        class_weights=(0.5, 1.0, 1.5),
+        label_smoothing=0.1,
+        standalone_auxiliary=0.4,
+        standalone_keep_best=True,
+    ),
+    "recipe-torch-fp32": lambda: alone_trainer(
+        operators="torch", optimizer="rmsprop", eps=0.1, standalone_auxiliary=0.4
+    ),
     "own": lambda: StandaloneTrainer(own_network(True), DoubleImages(training_images()), SETTINGS),
 }
 

@@ -1,7 +1,9 @@
 import pytest
 
+from lasfast.data import Augmentation
 from lasfast.train import PRESETS, TrainSettings, preset
-from lasfast.train.settings import LATER, resolve
+from lasfast.train.presets import resolve
+from lasfast.train.settings import LATER
 
 
 def test_cifar100_is_as_printed():
@@ -30,6 +32,55 @@ def test_imagenet_is_as_printed():
     assert settings.milestones == preset("tiny-imagenet", standalone_epochs=90).milestones
 
 
+def test_names_of_papers_have_what_is_beside_the_settings_of_old():
+    assert preset("nir-cifar100") == preset("cifar100") == TrainSettings()
+    for name in ("tiny-imagenet", "tiny-imagenet-resnet50", "imagenet"):
+        crop = Augmentation(crop="resized", flip=True)  # "RandomResizedCrop function with default settings"
+        assert preset(f"nir-{name}") == preset(name, dropout=0.5, augmentation=crop)  # "dropout ratio 0.5"
+    assert preset("darts-search") == preset("darts")
+
+
+def test_single_path_one_shot_is_as_printed():
+    settings = preset("spos-supernet")
+    assert settings == preset("spos-retrain")
+    assert (settings.batch_size, settings.learning_rate, settings.weight_decay) == (1024, 0.5, 4e-5)
+    assert (settings.supernet_epochs, settings.supernet_schedule) == (120, "linear")
+    assert (settings.standalone_epochs, settings.standalone_schedule) == (240, "linear")
+
+
+def test_layernas_is_as_printed():
+    final, proxy = preset("layernas-final"), preset("layernas-proxy")
+    assert (final.optimizer, final.momentum, final.learning_rate) == ("rmsprop", 0.9, 2.64)
+    assert (final.batch_size, final.standalone_epochs, final.standalone_schedule) == (4096, 500, "cosine")
+    assert final.standalone_ramp_epochs == 12.5
+    assert proxy == final.replace(standalone_epochs=5)
+    assert proxy.standalone_ramp_epochs == 0.125
+
+
+def test_darts_is_as_in_its_code():
+    settings = preset("darts-retrain")
+    assert (settings.batch_size, settings.learning_rate, settings.weight_decay) == (96, 0.025, 3e-4)
+    assert (settings.standalone_epochs, settings.standalone_schedule) == (600, "cosine")
+    assert (settings.standalone_auxiliary, settings.standalone_drop_path) == (0.4, 0.2)
+    assert (settings.augmentation.cutout, settings.clip_norm) == (16, 5)
+    settings = preset("darts-imagenet")
+    assert (settings.standalone_epochs, settings.standalone_schedule) == (250, "linear")
+    assert (settings.standalone_ramp_epochs, settings.label_smoothing) == (5, 0.1)
+
+
+def test_torchvisions_recipe_forgets_at_its_pace():
+    settings = preset("modern-imagenet")
+    forgotten = (1 - 0.99998) * 1024 * 32 / 600  # in 32 batches of 1024, of 600 epochs
+    assert settings.standalone_ema**32 == pytest.approx(1 - forgotten, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_can_be_shortened_and_changed(name):
+    short = preset(name, standalone_epochs=1, supernet_epochs=1, seed=3)
+    assert short.standalone_ramp_epochs < 1
+    assert short.describe().keys() >= preset(name).describe().keys() - set(LATER)
+
+
 def test_fewer_epochs_scale_the_milestones():
     assert preset("cifar100", standalone_epochs=20).milestones == (6, 12, 16)
     assert preset("cifar100", standalone_epochs=1).milestones == (0.3, 0.6, 0.8)
@@ -40,7 +91,7 @@ def test_fewer_epochs_scale_the_milestones():
 def test_presets_and_settings_resolve():
     assert resolve("small", seed=2) == PRESETS["small"].replace(seed=2)
     assert resolve(TrainSettings(seed=1), batch_size=4) == TrainSettings(seed=1, batch_size=4)
-    with pytest.raises(ValueError, match=r"settings must be one of cifar100, .* got 'cifar'"):
+    with pytest.raises(ValueError, match=r"settings must be one of small, .* got 'cifar'"):
         resolve("cifar")
     with pytest.raises(TypeError, match=r"a training setting must be one of batch_size, .* got 'batchsize'"):
         resolve("small", batchsize=4)
@@ -80,7 +131,31 @@ def test_presets_and_settings_resolve():
             ValueError,
             "standalone_schedule must be one of 'milestones', 'linear', 'cosine', 'constant', got 'step'",
         ),
-        ({"standalone_ramp_epochs": 0.5}, TypeError, "standalone_ramp_epochs must be an int, got 0.5"),
+        ({"standalone_ramp_epochs": -0.5}, ValueError, "standalone_ramp_epochs must be at least 0, got -0.5"),
+        ({"optimizer": "adam"}, ValueError, "optimizer must be one of 'sgd', 'adamw', 'rmsprop', got 'adam'"),
+        ({"beta2": 0.9}, ValueError, "beta2 must be None for the optimizer 'sgd', got 0.9"),
+        (
+            {"beta2": 1, "optimizer": "adamw"},
+            ValueError,
+            "beta2 must be at least 0 and below 1, got 1",
+        ),
+        (
+            {"augmentation": {"cutout": 8}},
+            TypeError,
+            "augmentation must be an Augmentation, got {",
+        ),
+        ({"class_weights": "even"}, ValueError, "class_weights must be None, 'balanced' or a .* got 'even'"),
+        ({"class_weights": (1, -1)}, ValueError, "class_weights must be at least 0, got -1"),
+        ({"mixup": -1}, ValueError, "mixup must be at least 0, got -1"),
+        ({"dropout": 1.0}, ValueError, "dropout must be at least 0 and below 1, got 1.0"),
+        ({"standalone_drop_path": 1}, ValueError, "standalone_drop_path must be .* below 1, got 1"),
+        (
+            {"standalone_drop_path_rule": "time"},
+            ValueError,
+            "standalone_drop_path_rule must be one of 'depth', 'epochs', got 'time'",
+        ),
+        ({"standalone_keep_best": 1}, TypeError, "standalone_keep_best must be True or False, got 1"),
+        ({"eps": 0, "optimizer": "rmsprop"}, ValueError, "eps must be above 0, got 0"),
         (
             {"standalone_ramp_epochs": 200},
             ValueError,
@@ -105,6 +180,14 @@ def test_bad_settings_are_named(overrides, error, text):
         TrainSettings(**overrides)
 
 
+def test_fewer_epochs_scale_the_ramps():
+    settings = TrainSettings(standalone_ramp_epochs=5, supernet_ramp_epochs=6)
+    assert settings.replace(standalone_epochs=20).standalone_ramp_epochs == 0.5
+    assert settings.replace(supernet_epochs=0).supernet_ramp_epochs == 0
+    assert settings.replace(supernet_epochs=20, supernet_ramp_epochs=3).supernet_ramp_epochs == 3
+    assert settings.replace(seed=3) == TrainSettings(standalone_ramp_epochs=5, supernet_ramp_epochs=6, seed=3)
+
+
 def test_milestones_count_for_their_schedule_alone():
     assert TrainSettings(standalone_epochs=5, standalone_schedule="cosine").milestones == (60, 120, 160)
     assert preset("darts", standalone_epochs=20).milestones == ()
@@ -120,6 +203,19 @@ def test_later_fields_are_described_where_they_say_something():
     plain = preset("small").describe()
     assert not plain.keys() & set(LATER)
     values = {
+        "optimizer": "rmsprop",
+        "beta2": 0.9,
+        "eps": 1.0,
+        "augmentation": Augmentation(cutout=8, color_jitter=(0.4,)),
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "class_weights": [1, 2.5],
+        "dropout": 0.0,
+        "standalone_drop_path": 0.2,
+        "standalone_drop_path_rule": "epochs",
+        "standalone_auxiliary": 0.4,
+        "standalone_early_stopping": 5,
+        "standalone_keep_best": True,
         "bias_decay": False,
         "label_smoothing": 0.1,
         "supernet_schedule": "cosine",
@@ -129,4 +225,5 @@ def test_later_fields_are_described_where_they_say_something():
         "standalone_ema": 0.9,
     }
     assert values.keys() == set(LATER)
-    assert preset("small", **values).describe() == plain | values
+    described = values | {"augmentation": {"cutout": 8, "color_jitter": [0.4]}}
+    assert preset("small", **values).describe() == plain | described

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from lasfast.report.run import Candidate
-from lasfast.study.result import format_params
+from lasfast.study.result import format_params, format_top1
 
 
 def ranking_table(title: str, candidates: Iterable[Candidate]) -> Table:
@@ -55,7 +55,7 @@ def make_table(title: str, *columns: str) -> Table:
 
 
 def _top1(one: Candidate) -> str:
-    return f"{100 * one.measurement.top1:.1f} ± {100 * one.measurement.standard_error:.1f} %"
+    return format_top1(one.measurement)
 
 
 def _costs(one: Candidate) -> tuple[str, str]:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
 from torch import nn
 
 from lasfast.cli.display import Meter, make_console, show_cells, show_written
-from lasfast.cli.from_scratch import export_trained, show_rows, train_from_scratch
+from lasfast.cli.from_scratch import show_rows, train_from_scratch
 from lasfast.cli.setup import TrainingSetup
-from lasfast.core.files import file_stem
+from lasfast.cli.winner import Winner, epochs
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.evaluation.scoring import evaluate_network
+from lasfast.measurements.measurement import Measurement
 from lasfast.report import Run, front_table, plot_search, winners_table
 from lasfast.runtime.distributed import World
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
-from lasfast.study.result import StudyResult
+from lasfast.study.result import Measured, StudyResult, format_top1
 from lasfast.study.study import Study
-from lasfast.supernets import LayerAssignmentSupernet, Supernet, save_network
+from lasfast.supernets import LayerAssignmentSupernet, Supernet
 from lasfast.train import StandaloneTrainer
 from lasfast.train.adapt import SLOWER
 
@@ -45,8 +47,9 @@ def finish(
     run = Run.load(directory)
     if run.has_depths:
         console.print(winners_table(f"{run.title}: the winner of each depth", run.winners.values()))
-    elif not run.is_derived:
+    if not run.is_derived:
         console.print(front_table(f"{run.title}: the Pareto front", run.front))
+        console.print(f"{result.best.text} is the best: {result.why_best}", soft_wrap=True)
     show_cells(console, run)
     written = {
         JOURNAL: "every measurement",
@@ -57,37 +60,52 @@ def finish(
     }
     if study.trainer is None:
         del written[CHECKPOINT]
-    network = directory / f"{file_stem(result.best.text)}.pt2"
     if retrain:
         supernet = retrained or study.evaluator.supernet
-        _retrain(given, study, supernet, result, directory / "scratch", network)
+        winner = _retrain(given, study, supernet, result, directory / "scratch")
         written["scratch/"] = "the networks trained from scratch"
-        written[network.name] = "the winner, trained from scratch, as a torch.export program"
     else:
-        inherited = study.evaluator.extract(result.best.architecture)
-        if tune_epochs:
-            _tune(given, inherited, tune_epochs)
-        save_network(inherited, network, study.evaluator.image_shape)
-        trained = ", trained on" if tune_epochs else ""
-        written[network.name] = f"the winner, with inherited weights{trained}, as a torch.export program"
-    make_console().print(f"best: {result.best}")
+        winner = _inherited(given, study.evaluator, result.best, tune_epochs)
+    network = winner.write(directory, given.data)
+    written[network.name] = f"the winner, {winner.weights}: `lasfast predict` and `lasfast export` take it"
+    make_console().print(f"best: {winner}", soft_wrap=True)
     show_written(console, directory, written)
 
 
-def _tune(given: TrainingSetup, network: nn.Module, epochs: int) -> None:
-    """Train a network on from the weights that it has, in place, and show how good it is then."""
+def _inherited(given: TrainingSetup, evaluator: Evaluator, best: Measured, tune_epochs: int) -> Winner:
+    """Return the best with the weights that it inherits, after `tune_epochs` of further training."""
+    network, weights = evaluator.extract(best.architecture), "with inherited weights"
+    if tune_epochs:
+        found = _tune(given, network, best.architecture, tune_epochs)
+        weights += f", trained on for {epochs(tune_epochs)}"
+    else:
+        # The supernet may have been trained further since the best was measured.
+        validation, precision = given.data.validation, given.settings.precision
+        found = evaluate_network(network, validation, best.architecture, precision=precision)
+        if found.top1 != best.top1:
+            given.console.print(
+                f"measured when it was found: top-1 {format_top1(best.measurement)}; with the weights that "
+                f"the search ended with: {format_top1(found)}"
+            )
+    measured = dataclasses.replace(best, measurement=found)
+    return Winner(network, measured, weights, type(evaluator.supernet).__name__)
+
+
+def _tune(
+    given: TrainingSetup, network: nn.Module, architecture: Architecture, tune_epochs: int
+) -> Measurement:
+    """Train a network on from the weights that it has, in place; show and return how good it is then."""
     settings, data = given.settings, given.data
-    settings = settings.replace(standalone_epochs=epochs, learning_rate=SLOWER * settings.learning_rate)
+    settings = settings.replace(standalone_epochs=tune_epochs, learning_rate=SLOWER * settings.learning_rate)
     trainer = StandaloneTrainer(network, given.images, settings, world=World())
     with Meter(given.console) as meter:
         for progress in trainer.train():
             left = progress.seconds / progress.done * (progress.total - progress.done)
             meter.show("the winner", progress, left)
     network.eval()
-    found = evaluate_network(network, data.validation, precision=settings.precision)
-    error = 100 * found.standard_error
-    what = f"{epochs} epoch{'s' if epochs != 1 else ''}"
-    make_console().print(f"trained on for {what}: top-1 {100 * found.top1:.1f} ± {error:.1f} %")
+    found = evaluate_network(network, data.validation, architecture, precision=settings.precision)
+    make_console().print(f"trained on for {epochs(tune_epochs)}: top-1 {format_top1(found)}")
+    return found
 
 
 def _retrain(
@@ -96,9 +114,8 @@ def _retrain(
     supernet: Supernet,
     result: StudyResult,
     directory: Path,
-    network: Path,
-) -> None:
-    """Train the winner and its baseline from scratch, show both, and write the winner's network."""
+) -> Winner:
+    """Train the winner and its baseline from scratch, show both, and return the winner."""
     winner, settings = result.best.architecture, given.settings
     kind, baseline = _baseline(study, winner, settings.seed)
     same = winner == baseline
@@ -110,7 +127,7 @@ def _retrain(
     shown = [row for row in rows if row.architecture in notes]
     title = f"trained from scratch, {settings.standalone_epochs} epochs"
     show_rows(given.console, supernet.space, title, shown, notes)
-    export_trained(builder, winner, given.data, network)
+    return Winner.trained(builder, rows, winner, given.data)
 
 
 def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Architecture]:

@@ -36,9 +36,10 @@ ARROWS = {
     "train": ["supernets", "data"],
     "evaluation": ["engine", "train", "searchers"],
     "selfcheck": ["engine", "supernets"],
+    "deploy": ["evaluation"],
     "study": ["evaluation"],
     "report": ["study"],
-    "cli": ["report", "selfcheck"],
+    "cli": ["report", "deploy", "selfcheck"],
 }
 # The front doors: they open on everything.
 FRONT = {"__init__", "__main__", "cli"}

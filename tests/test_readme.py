@@ -34,11 +34,11 @@ def quick(few_images, monkeypatch, tmp_path):
 def test_the_example_runs_and_the_plain_pytorch_says_the_same(quick, capsys) -> None:
     names: dict = {}
     exec(BLOCKS[0], names)
-    line = r"\d-\d-\d  top-1 \d+\.\d %  \d\.\d MFLOPs  \d+\.\d+ [kM] params"
+    line = r"\d-\d-\d  top-1 \d+\.\d ± \d\.\d %  \d\.\d MFLOPs  \d+\.\d+ [kM] params"
     assert re.match(line, capsys.readouterr().out)
     assert (Path("runs/nir") / "result.json").exists()
     architecture, evaluator = names["result"].best.architecture, names["evaluator"]
-    assert sum(architecture) == 12
+    assert sum(architecture) <= 12
     validation_images, validation_labels = names["data"].validation
     calibration = names["data"].calibration
     plain = {

@@ -8,7 +8,19 @@ import sys
 import typer
 
 from lasfast._version import __version__
-from lasfast.cli import architecture_table, check, evaluate, info, latency, report, search, spaces, train
+from lasfast.cli import (
+    architecture_table,
+    check,
+    evaluate,
+    export,
+    info,
+    latency,
+    predict,
+    report,
+    search,
+    spaces,
+    train,
+)
 from lasfast.cli.display import print_anything
 from lasfast.cli.options import StoppedError
 from lasfast.runtime import distributed
@@ -23,7 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(search.app, name="search")
 app.add_typer(latency.app, name="latency")
-for module in (evaluate, train, architecture_table, report, spaces, info, check):
+for module in (evaluate, train, export, predict, architecture_table, report, spaces, info, check):
     module.register(app)
 
 

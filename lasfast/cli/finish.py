@@ -9,22 +9,21 @@ from pathlib import Path
 from torch import nn
 
 from lasfast.cli.display import Meter, make_console, show_cells, show_comparison, show_written
-from lasfast.cli.from_scratch import export_trained, show_rows, train_from_scratch
+from lasfast.cli.from_scratch import show_rows, train_from_scratch
 from lasfast.cli.setup import TrainingSetup
-from lasfast.core.files import file_stem
+from lasfast.cli.winner import Winner, epochs
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.ir import layers
-from lasfast.measurements import Measurement
+from lasfast.measurements.measurement import Measurement
 from lasfast.report import Run, front_table, plot_search, winners_table
 from lasfast.runtime.distributed import World
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
-from lasfast.study.architecture_table import Row
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
-from lasfast.study.result import Measured, StudyResult
+from lasfast.study.result import Measured, StudyResult, format_top1
 from lasfast.study.study import Study
-from lasfast.supernets import LayerAssignmentSupernet, Supernet, save_network
+from lasfast.supernets import LayerAssignmentSupernet, Supernet
 from lasfast.train import StandaloneTrainer, SupernetTrainer
 from lasfast.train.adapt import SLOWER
 
@@ -52,8 +51,9 @@ def finish(
     run = Run.load(directory)
     if run.has_depths:
         console.print(winners_table(f"{run.title}: the winner of each depth", run.winners.values()))
-    elif not run.is_derived:
+    if not run.is_derived:
         console.print(front_table(f"{run.title}: the Pareto front", run.front))
+        console.print(f"{result.best.text} is the best: {result.why_best}", soft_wrap=True)
     show_cells(console, run)
     show_comparison(console, run)
     written = {
@@ -65,24 +65,17 @@ def finish(
     }
     if study.trainer is None:
         del written[CHECKPOINT]
-    network = directory / f"{file_stem(result.best.text)}.pt2"
-    last = str(result.best)
     if retrain:
         supernet = retrained or study.evaluator.supernet
-        row = _retrain(given, study, supernet, result, directory / "scratch", network)
-        last = _trained(result.best, row.top1, "from scratch", flops=row.flops, params=row.params)
+        winner = _retrain(given, study, supernet, result, directory / "scratch")
         written["scratch/"] = "the networks trained from scratch"
-        written[network.name] = "the winner, trained from scratch, as a torch.export program"
     else:
-        inherited: nn.Module = study.evaluator.extract(result.best.architecture)
-        if tune_epochs:
-            path = study.evaluator.supernet.extracted_path(result.best.architecture)
-            inherited, top1 = _tune(given, inherited, path, tune_epochs)
-            last = _trained(result.best, top1, f"on for {_epochs(tune_epochs)}")
-        save_network(inherited, network, study.evaluator.image_shape)
-        trained = ", trained on" if tune_epochs else ""
-        written[network.name] = f"the winner, with inherited weights{trained}, as a torch.export program"
-    make_console().print(f"best: {last}", soft_wrap=True)
+        winner = _inherited(given, study.evaluator, result.best, tune_epochs)
+    network = winner.write(directory, given.data)
+    written[network.name] = f"the winner, {winner.weights}: `lasfast predict` and `lasfast export` take it"
+    was_trained = retrain or tune_epochs
+    before = f" ({100 * result.best.top1:.1f} % with inherited weights)" if was_trained else ""
+    make_console().print(f"best: {winner}{before}", soft_wrap=True)
     show_written(console, directory, written)
     (directory / SO_FAR).unlink(missing_ok=True)
 
@@ -97,36 +90,51 @@ def leave_best(given: TrainingSetup, study: Study) -> None:
     except RuntimeError:
         console.print("\nno network is exported: nothing was measured yet that may be the best")
         return
-    text = f"{evaluator.space.format(best)}  top-1 {100 * top1:.1f} %"
-    make_console().print(f"\nbest so far: {text}")
+    text = evaluator.space.format(best)
+    make_console().print(f"\nbest so far: {text}  top-1 {100 * top1:.1f} %")
     if isinstance(study.trainer, SupernetTrainer):
         console.print("no network is exported: the supernet's weights are in training until the search ends")
         return
-    path = study.directory / SO_FAR
-    save_network(evaluator.extract(best), path, evaluator.image_shape)
+    network = evaluator.extract(best)
+    found = evaluate_network(network, given.data.validation, best, precision=given.settings.precision)
+    measured = Measured(found, text, evaluator.costs(best))
+    winner = Winner(network, measured, "with inherited weights", type(evaluator.supernet).__name__)
+    path = winner.write(study.directory, given.data, SO_FAR)
     console.print(f"exported with inherited weights to {path}")
 
 
-def _trained(best: Measured, top1: float, how: str, **costs: float) -> str:
-    """Return the line of a winner that was trained, with its accuracies after and before."""
-    measurement = dataclasses.replace(best.measurement, top1=top1, correct=b"")
-    after = dataclasses.replace(best, measurement=measurement, costs={**best.costs, **costs})
-    return f"{after}  (trained {how}; {100 * best.top1:.1f} % with inherited weights)"
-
-
-def _epochs(count: int) -> str:
-    return f"{count} epoch{'s' if count != 1 else ''}"
+def _inherited(given: TrainingSetup, evaluator: Evaluator, best: Measured, tune_epochs: int) -> Winner:
+    """Return the best with the weights that it inherits, after `tune_epochs` of further training."""
+    network: nn.Module = evaluator.extract(best.architecture)
+    weights, family = "with inherited weights", type(evaluator.supernet).__name__
+    if tune_epochs:
+        path = evaluator.supernet.extracted_path(best.architecture)
+        network, found = _tune(given, network, path, best.architecture, tune_epochs)
+        weights += f", trained on for {epochs(tune_epochs)}"
+    else:
+        # The supernet may have been trained further since the best was measured.
+        validation, precision = given.data.validation, given.settings.precision
+        found = evaluate_network(network, validation, best.architecture, precision=precision)
+        if found.top1 != best.top1:
+            given.console.print(
+                f"measured when it was found: top-1 {format_top1(best.measurement)}; with the weights that "
+                f"the search ended with: {format_top1(found)}"
+            )
+    return Winner(network, dataclasses.replace(best, measurement=found), weights, family)
 
 
 def _tune(
-    given: TrainingSetup, network: nn.Module, path: layers.Path, epochs: int
-) -> tuple[nn.Module, float]:
-    """Train a network of known layers on from the weights that it has; show its top-1, and return both."""
-    settings, data = given.settings, given.data
-    settings = settings.replace(standalone_epochs=epochs, learning_rate=SLOWER * settings.learning_rate)
+    given: TrainingSetup, network: nn.Module, path: layers.Path, architecture: Architecture, tune_epochs: int
+) -> tuple[nn.Module, Measurement]:
+    """Train a network of known layers on from the weights that it has.
 
-    def evaluate(network: nn.Module) -> Measurement:
-        return evaluate_network(network, data.validation, precision=settings.precision)
+    Show how good it is then, and return what was trained with its measurement.
+    """
+    settings, data = given.settings, given.data
+    settings = settings.replace(standalone_epochs=tune_epochs, learning_rate=SLOWER * settings.learning_rate)
+
+    def measured(network: nn.Module) -> Measurement:
+        return evaluate_network(network, data.validation, architecture, precision=settings.precision)
 
     trainer = StandaloneTrainer(
         network,
@@ -134,17 +142,16 @@ def _tune(
         settings,
         world=World(),
         path=path,
-        validate=lambda network: evaluate(network).top1,
+        validate=lambda network: measured(network).top1,
     )
     with Meter(given.console) as meter:
         for progress in trainer.train():
             left = progress.seconds / progress.done * (progress.total - progress.done)
             meter.show("the winner", progress, left)
     trained = trainer.trained.eval()
-    found = evaluate(trained)
-    error = 100 * found.standard_error
-    make_console().print(f"trained on for {_epochs(epochs)}: top-1 {100 * found.top1:.1f} ± {error:.1f} %")
-    return trained, found.top1
+    found = measured(trained)
+    make_console().print(f"trained on for {epochs(tune_epochs)}: top-1 {format_top1(found)}")
+    return trained, found
 
 
 def _retrain(
@@ -153,12 +160,8 @@ def _retrain(
     supernet: Supernet,
     result: StudyResult,
     directory: Path,
-    network: Path,
-) -> Row:
-    """Train the winner and its baseline from scratch, show both, and write the winner's network.
-
-    Return what the winner is then.
-    """
+) -> Winner:
+    """Train the winner and its baseline from scratch, show both, and return the winner."""
     winner, settings = result.best.architecture, given.settings
     kind, baseline = _baseline(study, winner, settings.seed)
     same = winner == baseline
@@ -170,8 +173,7 @@ def _retrain(
     shown = [row for row in rows if row.architecture in notes]
     title = f"trained from scratch, {settings.standalone_epochs} epochs"
     show_rows(given.console, supernet.space, title, shown, notes)
-    export_trained(builder, winner, given.data, network)
-    return next(row for row in rows if row.architecture == winner)
+    return Winner.trained(builder, rows, winner, given.data)
 
 
 def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Architecture]:

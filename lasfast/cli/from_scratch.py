@@ -9,13 +9,12 @@ from rich.console import Console
 
 from lasfast.cli.display import Meter, watch
 from lasfast.cli.setup import TrainingSetup
-from lasfast.data import Dataset
 from lasfast.report.tables import make_table
 from lasfast.spaces import Architecture, SearchSpace
 from lasfast.study.architecture_table import Row
 from lasfast.study.result import format_params
 from lasfast.study.table_builder import TableBuilder
-from lasfast.supernets import Supernet, save_network
+from lasfast.supernets import Supernet
 
 
 def train_from_scratch(
@@ -68,8 +67,3 @@ def show_rows(
             notes.get(row.architecture, ""),
         )
     console.print(table)
-
-
-def export_trained(builder: TableBuilder, architecture: Architecture, data: Dataset, path: Path) -> None:
-    """Write a network trained from scratch as a `torch.export` program."""
-    save_network(builder.network(architecture), path, (data.channels, *data.image_size))

@@ -374,12 +374,18 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachineOptions:
-    """Options that say where to run, and how much to print."""
+class ThreadOptions:
+    """Options that say how many threads run, and how much to print."""
 
-    device: Annotated[str, panel("Machine", "auto, cpu or cuda.")] = "auto"
     threads: Annotated[int | None, panel("Machine", "CPU threads (default: as many as torch takes).")] = None
     quiet: Annotated[bool, panel("Machine", "Print the result only.", "--quiet", "-q")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions(ThreadOptions):
+    """Options that say where to run, too."""
+
+    device: Annotated[str, panel("Machine", "auto, cpu or cuda.")] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

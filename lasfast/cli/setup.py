@@ -23,6 +23,7 @@ from lasfast.cli.options import (
     SizeOptions,
     SupernetOptions,
     SupernetSearchOptions,
+    ThreadOptions,
     TrainingCommandOptions,
     TrainOptions,
 )
@@ -89,12 +90,17 @@ class TrainingSetup:
         return cls(console, device, settings, data, images)
 
 
-def make_device(options: MachineOptions) -> torch.device:
-    """Set the number of threads and return the device; ValueError where there is no such device."""
+def set_threads(options: ThreadOptions) -> None:
+    """Set the number of threads; ValueError where that is none."""
     if options.threads is not None:
         if options.threads < 1:
             raise ValueError(f"--threads must be 1 or more, got {options.threads}")
         torch.set_num_threads(options.threads)
+
+
+def make_device(options: MachineOptions) -> torch.device:
+    """Set the number of threads and return the device; ValueError where there is no such device."""
+    set_threads(options)
     check_choice("--device", options.device, ("auto", "cpu", "cuda"))
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds no usable NVIDIA GPU here; use --device cpu")

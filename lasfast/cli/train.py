@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from lasfast.cli import setup
+from lasfast.cli.config import write_config
 from lasfast.cli.display import make_console
-from lasfast.cli.from_scratch import export_trained, show_rows, train_from_scratch
+from lasfast.cli.from_scratch import show_rows, train_from_scratch
 from lasfast.cli.options import (
     SizeOptions,
     SupernetOptions,
@@ -19,6 +20,7 @@ from lasfast.cli.options import (
     panel,
 )
 from lasfast.cli.setup import TrainingSetup
+from lasfast.cli.winner import Winner
 from lasfast.core.files import file_stem
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.supernets import Supernet
@@ -78,8 +80,9 @@ def register(app: typer.Typer) -> None:
         builder, rows = train_from_scratch(
             given, supernet, [architecture], directory, keep_weights=True, resume=options.resume
         )
-        path = directory / f"{file_stem(text)}.pt2"
-        export_trained(builder, architecture, data, path)
+        write_config(directory, options)  # says which images `lasfast export` may compare it on
+        winner = Winner.trained(builder, rows, architecture, data)
+        path = winner.write(directory, data)
         results = make_console()
         show_rows(results, supernet.space, "validation", rows, {})
         if options.test:
@@ -87,4 +90,4 @@ def register(app: typer.Typer) -> None:
             tested = evaluate_network(network, data.test, architecture, precision=options.precision)
             error = 100 * tested.standard_error
             results.print(f"test: top-1 {100 * tested.top1:.1f} ± {error:.1f} %, {tested.images} images")
-        results.print(f"network: {path} (torch.export.load needs torch alone)")
+        results.print(f"network: {path} (`lasfast predict` and `lasfast export` take it)")

@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from lasfast.data.decode import CROP_PCT
 from lasfast.data.loaders import FolderLoader
 from lasfast.data.normalization import normalize
 from lasfast.data.protocols import TrainingImages
+from lasfast.data.splits import spread
 
 LabeledImages = tuple[Tensor, Tensor] | FolderLoader
 
@@ -53,6 +55,18 @@ class Dataset:
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.classes)
+
+    @property
+    def crop_pct(self) -> float:
+        """The share of an image's shorter side that evaluation looks at; 1 where images come in one size."""
+        return CROP_PCT if isinstance(self.raw_validation, FolderLoader) else 1.0
+
+    def samples(self, count: int) -> Tensor:
+        """Return raw validation images, evenly spread over all, uint8 [at most `count`, C, H, W]."""
+        images = self.raw_validation
+        if isinstance(images, FolderLoader):
+            return images.samples(count)
+        return images[0][spread(len(images[0]), count)]
 
     @cached_property
     def calibration(self) -> Tensor | FolderLoader:

@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 GRAY_MODES = ("1", "L", "LA")
 COLOR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
-RESIZE = 256 / 224  # before a center crop, the shorter side is this much longer than the crop
+CROP_PCT = 224 / 256  # the share of the shorter side that a center crop keeps
 SHOWN = 10  # of the files that are unusable, so many are named
 
 logger = logging.getLogger("lasfast")
@@ -85,15 +85,15 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(pixels.reshape(image.height, image.width, -1).transpose(2, 0, 1).copy())
 
 
-def center_crop(image: Image.Image, size: Size) -> Image.Image:
-    """Resize so that the crop is 224/256 of the shorter side, and cut out the middle.
+def center_crop(image: Image.Image, size: Size, crop_pct: float = CROP_PCT) -> Image.Image:
+    """Resize so that the crop is `crop_pct` of the shorter side, and cut out the middle.
 
     An image that has the size already is taken as it is.
     """
     height, width = size
     if (image.height, image.width) == size:
         return image
-    scale = RESIZE * max(height / image.height, width / image.width)
+    scale = 1 / crop_pct * max(height / image.height, width / image.width)
     resized = image.resize(
         (max(width, round(image.width * scale)), max(height, round(image.height * scale))),
         Image.Resampling.BILINEAR,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +101,23 @@ def scan(folder: Path) -> ImageFiles:
         paths += images
         labels += [label] * len(images)
     return ImageFiles(tuple(classes), tuple(paths), np.array(labels, dtype=np.int64), ignored)
+
+
+def labelled_files(folder: Path, classes: Sequence[str]) -> list[tuple[str, int | None]]:
+    """Return the images below a folder, at any depth, each with the class that its folder names.
+
+    That is the topmost folder below ``folder``; the label is None where there is none, or it is no class.
+    Hidden files, other suffixes and links are passed over as by ``scan``.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    labels = {_composed(name): label for label, name in enumerate(classes)}
+    above = frozenset(map(_identity, folder.resolve().parents))
+    files = _files_below(str(folder), above)
+    images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+    tops = [os.path.relpath(file, folder).split(os.sep)[0] for file in images]
+    return [(file, labels.get(_composed(top))) for file, top in zip(images, tops, strict=True)]
 
 
 def _files_below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:

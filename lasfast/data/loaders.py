@@ -28,7 +28,7 @@ from lasfast.data.epochs import ShuffledImages, count_batches
 from lasfast.data.errors import DataError
 from lasfast.data.normalization import check_positive_stds, normalize
 from lasfast.data.protocols import Rows, Shard
-from lasfast.data.splits import derive_seed, even_batches
+from lasfast.data.splits import derive_seed, even_batches, spread
 from lasfast.data.statistics import digest_of
 
 Item = tuple["Tensor | DataError", int]
@@ -182,6 +182,11 @@ class FolderLoader:
             "std": list(self.std),
             "digest": digest_of_files(self._paths, self.labels),
         }
+
+    def samples(self, count: int) -> Tensor:
+        """Return raw images, evenly spread over all, uint8 [at most `count`, C, H, W]."""
+        paths = [self._paths[number] for number in spread(self.num_images, count)]
+        return decode.decode_cropped(paths, len(self.mean), self.size)
 
     def normalized(self) -> FolderLoader:
         """Return a loader of the same files whose images are normalized."""

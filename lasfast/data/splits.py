@@ -84,6 +84,12 @@ def even_batches(images: int, batch_size: int) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(starts)]
 
 
+def spread(images: int, count: int) -> list[int]:
+    """Return at most ``count`` of the positions 0 to ``images``, evenly spread from the first to the last."""
+    chosen: list[int] = np.linspace(0, images - 1, min(count, images)).round().astype(np.int64).tolist()
+    return chosen
+
+
 def class_sizes(labels: Indices, num_classes: int) -> Indices:
     """Return the number of images of each class, [classes]."""
     return np.bincount(labels, minlength=num_classes).astype(np.int64)

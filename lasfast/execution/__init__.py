@@ -1,8 +1,7 @@
 """PyTorch and layer records: running records, reading them off networks, writing networks from them."""
 
 from lasfast.execution.accelerate import accelerate
-from lasfast.execution.export import save_network
 from lasfast.execution.from_fx import UntraceableError, trace
 from lasfast.execution.to_fx import extract
 
-__all__ = ["UntraceableError", "accelerate", "extract", "save_network", "trace"]
+__all__ = ["UntraceableError", "accelerate", "extract", "trace"]

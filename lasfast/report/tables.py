@@ -11,7 +11,7 @@ from rich.table import Table
 from lasfast.constraints import Bound
 from lasfast.report.run import Candidate
 from lasfast.study.comparison import ITSELF, RANDOM, Comparison
-from lasfast.study.result import format_params
+from lasfast.study.result import format_params, format_top1
 
 
 def ranking_table(title: str, candidates: Iterable[Candidate]) -> Table:
@@ -50,7 +50,7 @@ def comparison_table(title: str, comparison: Comparison) -> Table:
     columns = ("beside", "architecture", comparison.cost, "top-1", "the winner's lead", "the winner is")
     table = make_table(title, *columns)
     quantity = partial(Bound(comparison.cost).quantity, digits=4)
-    top1 = _percent(comparison.top1, comparison.standard_error)
+    top1 = format_top1(comparison)
     table.add_row("winner", comparison.winner, quantity(comparison.winner_cost), top1, "", "")
     for one in comparison.baselines:
         lead = "" if one.verdict == ITSELF else f"{100 * one.lead:+.1f} ± {100 * one.lead_error:.1f} points"
@@ -58,7 +58,7 @@ def comparison_table(title: str, comparison: Comparison) -> Table:
             one.kind,
             f"{len(one.architectures)} of them" if one.kind == RANDOM else one.architectures[0],
             " to ".join(dict.fromkeys(map(quantity, one.costs))),
-            _percent(one.top1, one.standard_error),
+            format_top1(one),
             lead,
             one.verdict,
         )
@@ -95,11 +95,7 @@ def make_table(title: str, *columns: str) -> Table:
 
 
 def _top1(one: Candidate) -> str:
-    return _percent(one.measurement.top1, one.measurement.standard_error)
-
-
-def _percent(share: float, error: float) -> str:
-    return f"{100 * share:.1f} ± {100 * error:.1f} %"
+    return format_top1(one.measurement)
 
 
 def _costs(one: Candidate) -> tuple[str, str]:

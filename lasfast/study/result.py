@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from lasfast.measurements.measurement import Measurement
 from lasfast.searchers.operators import pareto_front
@@ -54,8 +54,8 @@ class Measured:
         return self.costs["params_without_batch_norm"]
 
     def __str__(self) -> str:
-        """Return a line such as `2-4-6  top-1 93.1 %  12.3 MFLOPs  0.45 M params`."""
-        parts = [self.text, f"top-1 {100 * self.top1:.1f} %"]
+        """Return a line such as `2-4-6  top-1 93.1 ± 0.6 %  12.3 MFLOPs  0.45 M params`."""
+        parts = [self.text, f"top-1 {format_top1(self.measurement)}"]
         if "flops" in self.costs:
             parts.append(f"{self.flops / 1e6:.1f} MFLOPs")
         if "bitops" in self.costs:
@@ -71,6 +71,43 @@ class Measured:
         return {"text": self.text, **values, **self.costs}
 
 
+def choose_best(
+    candidates: Sequence[Measured], cost: Callable[[Measured], float], *, exact: bool = False
+) -> tuple[Measured, Measured]:
+    """Return the best candidate by the one-standard-error rule, and the one of the highest accuracy.
+
+    The best is the cheapest of those whose accuracy is at most one standard error below the highest, so that
+    no cost is paid for what may be chance (Breiman et al., Classification and Regression Trees, 1984). Of
+    equal costs the higher accuracy counts, then the order.
+
+    Args:
+        candidates: one or more.
+        cost: returns what a candidate costs.
+        exact: whether accuracies have no error that counts; the highest then is the best.
+    """
+    highest = min(candidates, key=lambda one: (-one.top1, cost(one)))
+    error = 0.0 if exact else highest.measurement.standard_error
+    near = [one for one in candidates if one.top1 >= highest.top1 - error]
+    return min(near, key=lambda one: (cost(one), -one.top1)), highest
+
+
+class Accuracy(Protocol):
+    """A top-1 with its standard error, both from 0 to 1, such as a `Measurement` has."""
+
+    @property
+    def top1(self) -> float:
+        """The share of right answers."""
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of that share."""
+
+
+def format_top1(of: Accuracy) -> str:
+    """Return an accuracy with its standard error as text, such as 93.1 ± 0.6 %."""
+    return f"{100 * of.top1:.1f} ± {100 * of.standard_error:.1f} %"
+
+
 def format_params(params: float) -> str:
     """Return a number of weights as text with its unit, such as 0.27 M or 12.3 k."""
     return f"{params / 1e6:.2f} M" if params >= 1e5 else f"{params / 1e3:.1f} k"
@@ -81,7 +118,8 @@ class StudyResult:
     """The result of a study.
 
     Attributes:
-        best: the best architecture.
+        best: the best architecture, by the rule of `choose_best`.
+        highest: the architecture of the highest accuracy.
         winners: the winner of each depth, of searches that have depths.
         steps: the measurements of each step.
         description: what the result is a function of, as the journal's header has it.
@@ -90,11 +128,22 @@ class StudyResult:
     """
 
     best: Measured
+    highest: Measured = dataclasses.field(repr=False)
     winners: dict[int, Measured]
     steps: list[list[Measurement]] = dataclasses.field(repr=False)  # a search has thousands
     description: dict[str, Any] = dataclasses.field(repr=False)
     candidates: list[Measured] = dataclasses.field(repr=False)
     comparison: Comparison | None = None
+
+    @property
+    def why_best(self) -> str:
+        """A clause that says by which rule the best was chosen."""
+        if self.best == self.highest:
+            return "it has the highest accuracy, and none within one standard error of it is cheaper"
+        return (
+            "it is the cheapest within one standard error of the highest accuracy, "
+            f"{format_top1(self.highest.measurement)} of {self.highest.text}"
+        )
 
     @property
     def measurements(self) -> list[Measurement]:

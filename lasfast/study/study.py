@@ -31,7 +31,7 @@ from lasfast.spaces import Architecture
 from lasfast.study.checkpoints import CheckpointClock, train_with_checkpoints
 from lasfast.study.comparison import compare
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT, refuse_started
-from lasfast.study.result import Measured, StudyResult
+from lasfast.study.result import Measured, StudyResult, choose_best
 from lasfast.train import PathTrainer, Progress, checkpoint
 
 
@@ -331,14 +331,21 @@ class Study:
             depth: by_architecture[architecture]
             for depth, (architecture, _) in getattr(self.searcher, "winners", {}).items()
         }
-        try:
-            best, _ = self.searcher.best
-        except RuntimeError:
+        eligible = [one for one in candidates if self.searcher.may_win(one.architecture)]
+        if not eligible:
             raise ValueError(
                 f"none of the {len(candidates)} architectures that were measured may be the best: none meets "
                 "what the search asks of it; give it more evaluations, or a looser bound"
-            ) from None
-        return StudyResult(by_architecture[best], winners, steps, self.description, candidates)
+            )
+        of_table = self.evaluator.supernet is None
+        best, highest = choose_best(eligible, self._cost, exact=of_table)
+        return StudyResult(best, highest, winners, steps, self.description, candidates)
+
+    def _cost(self, candidate: Measured) -> float:
+        """Return the cost that the best is chosen by: the searcher's, or bit operations, or FLOPs."""
+        if self.searcher.cost is not None:
+            return float(self.searcher.cost(candidate.architecture))
+        return candidate.costs.get("bitops", candidate.costs.get("flops", 0.0))
 
     def _compared(self, result: StudyResult) -> StudyResult:
         """Return the result with its comparison, which is measured anew each time: it has no journal."""

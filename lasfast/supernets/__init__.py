@@ -1,6 +1,5 @@
 """Supernets own the weights that architectures share, and give each architecture's path as layer records."""
 
-from lasfast.execution.export import save_network
 from lasfast.ir.builder import LayerBuilder
 from lasfast.ir.layers import Layer, Path
 from lasfast.supernets.base import LayerAssignmentSupernet, Supernet
@@ -36,5 +35,4 @@ __all__ = [
     "ShuffleNetV2",
     "Supernet",
     "from_model",
-    "save_network",
 ]

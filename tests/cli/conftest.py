@@ -35,9 +35,6 @@ def without_exports(monkeypatch):
     """
 
     def stop() -> None:
-        for module in ("finish", "from_scratch"):
-            monkeypatch.setattr(
-                f"lasfast.cli.{module}.save_network", lambda _, path, shape: Path(path).touch()
-            )
+        monkeypatch.setattr("lasfast.deploy.save", lambda network, card, path, images: Path(path).touch())
 
     return stop

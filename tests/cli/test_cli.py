@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from lasfast import cli
+from lasfast import cli, data, deploy
 from lasfast.cli.display import (
     IN_ASCII,
     Meter,
@@ -46,7 +47,10 @@ def searched(tmp_path_factory):
     [
         [],
         ["search"],
-        *([name] for name in ("evaluate", "train", "dataset", "report", "info", "check")),
+        *(
+            [name]
+            for name in ("evaluate", "train", "export", "predict", "dataset", "report", "info", "check")
+        ),
         ["search", "nir"],
         ["search", "itnas"],
         ["latency", "build"],
@@ -76,7 +80,7 @@ def test_a_search_leaves_all_it_says(searched, lasfast) -> None:
     assert [int(depth) for depth in result["winners"]] == [4, 5]
     best = result["best"]["text"]
     network = torch.export.load(searched / f"{best}.pt2").module()
-    assert network(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+    assert network(torch.zeros(3, 1, 8, 8, dtype=torch.uint8)).shape == (3, 10)
     assert (searched / "search.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -122,7 +126,8 @@ def test_quiet_prints_the_result_only(lasfast, without_exports, tmp_path) -> Non
     without_exports()
     status, out, err = lasfast("search", "random", "--depth", 5, "--samples", 2, "-q", "-o", tmp_path, *QUICK)
     assert (status, err) == (0, "")
-    assert re.fullmatch(r"best: \d-\d-\d  top-1 \d+\.\d %  1\.3 MFLOPs  \d+\.\d+ [kM] params\n", out)
+    costs = r"1\.3 MFLOPs  \d+\.\d+ [kM] params"
+    assert re.fullmatch(rf"best: \d-\d-\d  top-1 \d+\.\d ± \d\.\d %  {costs}, with inherited weights\n", out)
 
 
 def test_evaluate_measures_with_the_weights_of_the_run(searched, lasfast) -> None:
@@ -133,6 +138,78 @@ def test_evaluate_measures_with_the_weights_of_the_run(searched, lasfast) -> Non
     assert status == 0, err
     for text, one in zip(texts, last, strict=True):
         assert re.search(rf"{text} +{100 * one['top1']:.1f} ±", out)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Files of a few validation images, in the folders of their classes."""
+    folder = tmp_path_factory.mktemp("digits")
+    for number, (image, label) in enumerate(zip(*data.load("digits").raw_validation, strict=True)):
+        if number < 60:
+            (folder / str(int(label))).mkdir(exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(folder / str(int(label)) / f"{number}.png")
+    return folder
+
+
+def test_an_exported_network_predicts_what_the_searched_one_did(
+    searched, pictures, lasfast, tmp_path
+) -> None:
+    status, out, err = lasfast("export", searched, "--to", "torchscript", "--threads", 1)
+    assert status == 0, err
+    (source,) = searched.glob("*.pt2")
+    path = source.with_suffix(".torchscript")
+    assert re.fullmatch(
+        rf"{path}: 0\.\d\d MB, \d+\.\d\d ms for one image \(1 thread\); logits differ from PyTorch's by "
+        r"\de-\d\d of their norm, on 32 images\n",
+        out,
+    )
+    arguments = ["--csv", tmp_path / "all.csv", "--confusion", tmp_path / "confusion.csv", "--threads", 1]
+    status, out, err = lasfast("predict", path, pictures, *arguments)
+    assert status == 0, err
+    images, labels = data.load("digits").raw_validation
+    found = torch.export.load(source).module()(images[:60]).argmax(1)
+    right = int((found == labels[:60]).sum())
+    assert re.search(rf"top-1 {100 * right / 60:.1f} ± \d\.\d %, 60 images\n$", out)
+    assert "confusion matrix" in out
+    lines = (tmp_path / "all.csv").read_text().splitlines()
+    assert lines[0] == "file,label,class_1,probability_1,class_2,probability_2,class_3,probability_3"
+    for line in lines[1:]:
+        file, label, first, *_ = line.split(",")
+        number = int(Path(file).stem)
+        assert (label, first) == (str(int(labels[number])), str(int(found[number])))
+    counts = [line.split(",") for line in (tmp_path / "confusion.csv").read_text().splitlines()]
+    assert counts[0] == ["class", *map(str, range(10))]
+    assert sum(int(row[label + 1]) for label, row in enumerate(counts[1:])) == right
+
+
+def test_images_without_labels_are_predicted_and_broken_ones_named(
+    searched, pictures, lasfast, tmp_path
+) -> None:
+    (source,) = searched.glob("*.pt2")
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    image = next(pictures.glob("0/*.png"))
+    status, out, err = lasfast("predict", source, image, tmp_path / "broken.png", "--top", 2, "--threads", 1)
+    assert status == 1
+    assert re.fullmatch(rf"{image}  \d \d+\.\d %  \d \d+\.\d %\n", out)
+    assert err == f"{tmp_path / 'broken.png'}: not an image, or broken\n"
+    status, _, err = lasfast("predict", source, image, "--confusion", tmp_path / "confusion.csv")
+    assert status == 2
+    assert "--confusion needs images in folders that have the names of classes" in err
+
+
+def test_export_says_what_it_lacks(searched, lasfast, tmp_path) -> None:
+    (source,) = searched.glob("*.pt2")
+    copied = shutil.copy(source, tmp_path / "copied.pt2")
+    status, _, err = lasfast("export", copied, "--to", "torchscript")
+    assert status == 2
+    assert f"--images must be given: there is no run beside {copied}" in err
+    status, _, err = lasfast("export", copied, "--to", "torchscript", "-o", tmp_path / "network.onnx")
+    assert status == 2
+    assert "--output must end in .torchscript for --to torchscript" in err
+    shutil.copy(source, tmp_path / "again.pt2")
+    status, _, err = lasfast("export", tmp_path, "--to", "torchscript")
+    assert status == 2
+    assert f"{tmp_path} holds 2 networks; name one of {tmp_path / 'again.pt2'}, {copied}" in err
 
 
 def test_evaluate_says_where_no_weights_are(searched, lasfast, tmp_path) -> None:
@@ -147,10 +224,11 @@ def test_train_exports_and_tests(lasfast, tmp_path) -> None:
     status, out, err = lasfast(*arguments, "--test")
     assert status == 0, err
     assert re.search(r"test: top-1 \d+\.\d ± \d\.\d %, 355 images", out)
-    assert torch.export.load(tmp_path / "run" / "1-1-1.pt2").module()(torch.zeros(2, 1, 8, 8)).shape == (
-        2,
-        10,
-    )
+    model = deploy.load(tmp_path / "run" / "1-1-1.pt2")
+    assert model.card.weights == "trained from scratch for 1 epoch"
+    images, labels = data.load("digits").raw_validation
+    right = int((model(images).argmax(1) == labels).sum())
+    assert abs(right / len(labels) - model.card.accuracy["top1"]) < 0.01  # rounding may decide an image
     status, _, err = lasfast(*arguments)
     assert status == 2
     assert "--resume" in err or "resume" in err
@@ -237,6 +315,11 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         (["evaluate", "1-1-1", "--run", "/nowhere"], "/nowhere holds no run"),
         (["info", "--plan", "2-2"], "--prefix-tree must be one positive number for each of the 3 groups"),
         (["report", "/nowhere"], "/nowhere holds no study"),
+        (["export", "/nowhere", "--to", "h5"], "--to must be one of 'pt2', 'onnx', 'torchscript'"),
+        (["export", "/nowhere", "--to", "torchscript"], "/nowhere: there is no such run or file"),
+        (["export", ".", "--to", "torchscript"], "holds no network: there is no .pt2 file"),
+        (["predict", "/nowhere.pt2", "a.png"], "/nowhere.pt2: there is no such file"),
+        (["predict", "/nowhere.pt2", "a.png", "--top", "0"], "--top must be 1 or more, got 0"),
         (
             ["latency", "build", "--table", "/nowhere/t.json", "--batch", "0"],
             "--batch must be a positive int",

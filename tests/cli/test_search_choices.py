@@ -43,7 +43,7 @@ def test_a_supernet_is_trained_and_searched(lasfast, without_exports, tmp_path, 
     for file in ("journal.jsonl", "checkpoint.safetensors", "search.png"):
         assert (tmp_path / file).exists()
     (network,) = tmp_path.glob("*.pt2")
-    assert torch.export.load(network).module()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert torch.export.load(network).module()(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape == (2, 10)
 
     without_exports()
     before = (tmp_path / "journal.jsonl").read_bytes()
@@ -181,4 +181,4 @@ def test_bit_widths_are_searched_within_bit_operations(lasfast, tmp_path) -> Non
     assert re.search(r"the Pareto front\s+architecture +top-1 +MFLOPs +params +Mbitops", out)
     assert re.search(r" searched *$", out.partition("trained from scratch, 1 epochs")[2], re.MULTILINE)
     (network,) = tmp_path.glob("*.pt2")
-    assert torch.export.load(network).module()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert torch.export.load(network).module()(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape == (2, 10)

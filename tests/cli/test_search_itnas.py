@@ -40,7 +40,7 @@ def test_cells_are_searched_and_trained_from_scratch(searched) -> None:
     assert len(rows) == 2  # a random one besides
     assert min(row.params for row in rows) > best["params"]  # a cell more than was searched
     (network,) = directory.glob("*.pt2")
-    assert torch.export.load(network).module()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert torch.export.load(network).module()(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape == (2, 10)
     tensors, values = checkpoint.load(directory / "checkpoint.safetensors")
     assert values["study"]["trainer"]["itnas"]["temperature"] == [10.0, 0.5]
     assert {name for name in tensors if name.startswith("architecture.normal.")} == {

@@ -44,7 +44,7 @@ def test_searches_within_a_constraint(lasfast, table, tmp_path, name: str) -> No
     best = json.loads((tmp_path / "run" / "result.json").read_text())["best"]
     assert best["flops"] <= 5e6
     assert best["params"] <= 8e5
-    assert f"best: {best['text']}  top-1 {100 * best['top1']:.1f} %" in out
+    assert f"best: {best['text']}  top-1 {100 * best['top1']:.1f} ± 0.5 %" in out
     assert (tmp_path / "run" / "search.png").read_bytes().startswith(b"\x89PNG")
 
     before = (tmp_path / "run" / "journal.jsonl").read_bytes()
@@ -71,7 +71,9 @@ def test_whole_layers_is_dynamic_programming(lasfast, table, tmp_path) -> None:
 def test_quiet_prints_the_result_only(lasfast, table, tmp_path) -> None:
     status, out, err = lasfast("search", "random", "--table", table, "--samples", 5, "-q", "-o", tmp_path)
     assert (status, err) == (0, "")
-    assert re.fullmatch(r"best: \d-\d-\d-\d  top-1 \d+\.\d %  \d\.0 MFLOPs  \d+\.\d+ [kM] params\n", out)
+    assert re.fullmatch(
+        r"best: \d-\d-\d-\d  top-1 \d+\.\d ± 0\.\d %  \d\.0 MFLOPs  \d+\.\d+ [kM] params\n", out
+    )
 
 
 def test_reads_csv_with_other_columns(lasfast, tmp_path) -> None:
@@ -81,7 +83,7 @@ def test_reads_csv_with_other_columns(lasfast, tmp_path) -> None:
     arguments = ["--table", tmp_path / "t.csv", *columns, "--constraint", "macs<=2", "-o", tmp_path / "run"]
     status, out, err = lasfast("search", "evolution", *arguments)
     assert status == 0, err
-    assert "best: 2-0  top-1 70.0 %" in out
+    assert "best: 2-0  top-1 70.0 ± 0.5 %" in out
 
 
 @pytest.mark.parametrize("name", SEARCHES)

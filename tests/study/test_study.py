@@ -1,6 +1,7 @@
 """Studies, and killing them. Run as a script, this file is the process whose children are killed."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ from lasfast.data.images import TensorImages
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.measurements.journal import JournalError
 from lasfast.searchers import NIR, Random
-from lasfast.study.result import format_params
+from lasfast.study.result import format_params, format_top1
 from lasfast.study.study import Callback, Study
 from lasfast.supernets import ResidualNet
 from lasfast.train import CheckpointError, SupernetTrainer, TrainSettings
@@ -153,7 +154,13 @@ def test_the_loop(reference):
         assert {sum(m.architecture) for m in step} == {depth}
         assert all(sum(a - b for a, b in zip(m.architecture, parent, strict=True)) == 1 for m in step)
         parent = best.architecture
-    assert result.best == result.winners[6]
+    # The one-standard-error rule, over all depths.
+    highest = max(one.top1 for one in result.candidates)
+    error = math.sqrt(highest * (1 - highest) / result.best.measurement.images)
+    near = [one for one in result.candidates if one.top1 >= highest - error]
+    assert result.highest.top1 == highest
+    assert result.best in near
+    assert result.best.flops == min(one.flops for one in near)
 
 
 def test_the_result_says_accuracy_and_costs(reference):
@@ -166,13 +173,13 @@ def test_the_result_says_accuracy_and_costs(reference):
     assert best.params_without_batch_norm == costs.params(supernet, best.architecture, batch_norm=False)
     text = "-".join(map(str, best.architecture))
     assert str(best) == (
-        f"{text}  top-1 {100 * best.top1:.1f} %  {best.flops / 1e6:.1f} MFLOPs  "
+        f"{text}  top-1 {format_top1(best.measurement)}  {best.flops / 1e6:.1f} MFLOPs  "
         f"{format_params(best.params)} params"
     )
     saved = json.loads((directory / "result.json").read_text())
     assert saved == json.loads(json.dumps(result.to_json()))
     assert saved["best"]["text"] == text
-    assert saved["winners"]["6"] == saved["best"]
+    assert saved["winners"]["6"] == json.loads(json.dumps(result.winners[6].to_json()))
     assert saved["study"]["trainer"]["settings"]["batch_size"] == 16
 
 
@@ -197,8 +204,8 @@ def test_a_finished_study_is_read_again_weights_included(reference, finished):
     assert result == reference[1]
     assert not trained
     assert contents(finished) == contents(reference[0])
-    measured = study.evaluator([result.best.architecture])[0]
-    assert measured == result.best.measurement
+    last = result.winners[6]  # measured with the weights of the end
+    assert study.evaluator([last.architecture]) == [last.measurement]
 
 
 class _Watch(Callback):
@@ -276,7 +283,7 @@ def test_random_search_with_uniform_paths(tmp_path):
 
     result = build(tmp_path / "one").run()
     assert [len(step) for step in result.steps] == [8]
-    assert result.best.top1 == max(m.top1 for m in result.measurements)
+    assert result.highest.top1 == max(m.top1 for m in result.measurements)
     assert result.best.text in str(result)
     assert str(result).count("Measurement(") == 1 + len(result.winners)  # not all that were measured
     assert "correct=" not in str(result)  # bytes that nobody reads

@@ -1,9 +1,6 @@
 import copy
 import io
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -160,21 +157,6 @@ def test_describe_tells_structures_apart() -> None:
     one, other = supernets.ResidualNet((2, 2, 2)), supernets.ResidualNet((2, 2, 2), shortcut="projection")
     assert one.describe() == supernets.ResidualNet((2, 2, 2)).describe()
     assert one.describe() != other.describe()
-
-
-def test_an_exported_file_works_without_lasfast(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network = supernets.PlainNet((1, 2, 1), 7, image_size=16, dropout=0.5).extract((1, 2, 1)).train()
-    supernets.save_network(network, tmp_path / "network.pt2", (3, 16, 16))
-    assert network.training
-    x = torch.randn(5, 3, 16, 16)
-    torch.save((x, network.eval()(x).detach()), tmp_path / "pair.pt")
-    code = (
-        "import sys, torch; sys.modules['lasfast'] = None; x, expected = torch.load(sys.argv[2]); "
-        "torch.testing.assert_close(torch.export.load(sys.argv[1]).module()(x), expected)"
-    )
-    files = [str(tmp_path / "network.pt2"), str(tmp_path / "pair.pt")]
-    subprocess.run([sys.executable, "-c", code, *files], check=True)
 
 
 class Widths(Supernet):

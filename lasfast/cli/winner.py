@@ -1,0 +1,80 @@
+"""The winner: the network that a command ends with, as it is measured, shown and written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from lasfast import costs, deploy
+from lasfast.core.files import file_stem
+from lasfast.data import Dataset
+from lasfast.measurements.measurement import Measurement
+from lasfast.spaces import Architecture
+from lasfast.study.architecture_table import Row
+from lasfast.study.result import Measured
+from lasfast.study.table_builder import TableBuilder
+
+COMPARED = 32
+"""On so many validation images a written network is compared with the one in memory."""
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A network with the measurement of its own weights.
+
+    Attributes:
+        network: takes normalized images and gives logits.
+        measured: its architecture, accuracy and costs.
+        weights: a text that says where its weights come from.
+        family: the name of its supernet's class.
+    """
+
+    network: nn.Module
+    measured: Measured
+    weights: str
+    family: str
+
+    @classmethod
+    def trained(
+        cls, builder: TableBuilder, rows: Iterable[Row], architecture: Architecture, data: Dataset
+    ) -> Winner:
+        """Return the winner that a table's builder trained from scratch; `rows` are the table's."""
+        [row] = [row for row in rows if row.architecture == architecture]
+        images = data.describe()["validation"]
+        measured = Measured(
+            Measurement(architecture, row.top1, row.top5, row.loss, images),
+            builder.supernet.space.format(architecture),
+            costs.summary(builder.supernet, architecture, data.image_size),
+        )
+        weights, family = f"trained from scratch for {epochs(row.epochs)}", type(builder.supernet).__name__
+        return cls(builder.network(architecture), measured, weights, family)
+
+    def __str__(self) -> str:
+        """Return the line that a command ends with."""
+        return f"{self.measured}, {self.weights}"
+
+    def write(self, directory: Path, data: Dataset, name: str = "") -> Path:
+        """Write the network as a `torch.export` program with its card; return the file.
+
+        Its name is that of the architecture unless it is given.
+        """
+        card = deploy.ModelCard.of(
+            data,
+            self.measured.measurement,
+            architecture=self.measured.text,
+            supernet=self.family,
+            weights=self.weights,
+            costs=self.measured.costs,
+            run=directory.name,
+        )
+        path = directory / (name or f"{file_stem(self.measured.text)}.pt2")
+        deploy.save(self.network, card, path, data.samples(COMPARED))
+        return path
+
+
+def epochs(count: int) -> str:
+    """Return a number of epochs as text."""
+    return f"{count} epoch{'s' if count != 1 else ''}"

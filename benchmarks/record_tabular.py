@@ -229,8 +229,8 @@ percentage points of mean accuracy, to the best network within the FLOPs, ± one
 Every network that is measured counts, those that LayerNAS measures outside the constraint included.
 
 - *mean*: searchers see the mean accuracy of a network's runs; *single*: one run, as a real search does.
-- *to its end*: until a search has no candidate left (LayerNAS), or LONGEST evaluations (400 of the predictor); in the
-  last columns the regret of both evolutions after as many evaluations, or after LONGEST, if it took more.
+- *to its end*: until a search has no candidate left (LayerNAS), or LONGEST evaluations (predictor: 400); in
+  the last columns the regret of both evolutions after as many evaluations, or after LONGEST, if it took more.
 - LayerNAS: the paper's 100 buckets of 3 candidates, 2 children of 2 random parents, target up to the bound.
 - Settings marked as ours were chosen on this very table: they show what is possible, not what to expect
   elsewhere. Both take 90 to 100 % of the bound as target. *whole layers*: Algorithm 2 with 5 buckets of 2;

@@ -383,7 +383,10 @@ class _FusedGraph:
         return (node,) if getattr(callee(node), "__name__", "") in _MAY_COPY else ()
 
     def _depends_on_layout(self, node: fx.Node) -> bool:
-        """Return whether a module may ask for the usual order, and does not change what others read."""
+        """Return whether a module may ask for the usual order, and does not change what others read.
+
+        Others are also the caller's, where it changes images, parameters or buffers.
+        """
         name = str(node.target)
         if is_known(self.modules[name]) or name in self.layout_free:
             return False
@@ -391,7 +394,7 @@ class _FusedGraph:
             self._sees(other, self.places[node], len(self.nodes), [node])
             for source in node.all_input_nodes
             for other in self.memory.sharing(source)
-            if not is_outside(other)
+            if self.writes[node] or not is_outside(other)
         )
 
     def _fuse(self, parts: dict[Stage, fx.Node]) -> None:

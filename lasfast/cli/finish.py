@@ -23,7 +23,7 @@ from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
 from lasfast.study.result import Measured, StudyResult
 from lasfast.study.study import Study
 from lasfast.supernets import LayerAssignmentSupernet, Supernet, save_network
-from lasfast.train import StandaloneTrainer, SupernetTrainer
+from lasfast.train import Distillation, StandaloneTrainer, SupernetTrainer
 from lasfast.train.adapt import SLOWER
 
 SO_FAR = "best-so-far.pt2"
@@ -38,11 +38,13 @@ def finish(
     retrain: bool,
     retrained: Supernet | None = None,
     tune_epochs: int = 0,
+    distill: Distillation | None = None,
 ) -> None:
     """Show and write what a search found.
 
     With `retrain`, train its winner from scratch, as the network that `retrained` makes of it (None: the
-    supernet that was searched). Else train the winner on for `tune_epochs` from the weights it inherits.
+    supernet that was searched). Else train the winner on for `tune_epochs` from the weights it inherits. In
+    both cases it learns as `distill` says, or from labels.
     """
     assert study.directory is not None
     assert isinstance(study.evaluator, Evaluator)
@@ -67,14 +69,14 @@ def finish(
     last = str(result.best)
     if retrain:
         supernet = retrained or study.evaluator.supernet
-        row = _retrain(given, study, supernet, result, directory / "scratch", network)
+        row = _retrain(given, study, supernet, result, directory / "scratch", network, distill)
         last = _trained(result.best, row.top1, "from scratch", flops=row.flops, params=row.params)
         written["scratch/"] = "the networks trained from scratch"
         written[network.name] = "the winner, trained from scratch, as a torch.export program"
     else:
         inherited = study.evaluator.extract(result.best.architecture)
         if tune_epochs:
-            top1 = _tune(given, inherited, tune_epochs)
+            top1 = _tune(given, inherited, tune_epochs, distill)
             last = _trained(result.best, top1, f"on for {_epochs(tune_epochs)}")
         save_network(inherited, network, study.evaluator.image_shape)
         trained = ", trained on" if tune_epochs else ""
@@ -115,11 +117,11 @@ def _epochs(count: int) -> str:
     return f"{count} epoch{'s' if count != 1 else ''}"
 
 
-def _tune(given: TrainingSetup, network: nn.Module, epochs: int) -> float:
+def _tune(given: TrainingSetup, network: nn.Module, epochs: int, distill: Distillation | None) -> float:
     """Train a network on from the weights that it has, in place; show and return its top-1 after that."""
     settings, data = given.settings, given.data
     settings = settings.replace(standalone_epochs=epochs, learning_rate=SLOWER * settings.learning_rate)
-    trainer = StandaloneTrainer(network, given.images, settings, world=World())
+    trainer = StandaloneTrainer(network, given.images, settings, world=World(), distill=distill)
     with Meter(given.console) as meter:
         for progress in trainer.train():
             left = progress.seconds / progress.done * (progress.total - progress.done)
@@ -138,6 +140,7 @@ def _retrain(
     result: StudyResult,
     directory: Path,
     network: Path,
+    distill: Distillation | None,
 ) -> Row:
     """Train the winner and its baseline from scratch, show both, and write the winner's network.
 
@@ -148,7 +151,7 @@ def _retrain(
     same = winner == baseline
     given.console.print(f"the winner is the {kind} one" if same else "training from scratch")
     builder, rows = train_from_scratch(
-        given, supernet, [winner, baseline], directory, keep_weights=True, resume=True
+        given, supernet, [winner, baseline], directory, keep_weights=True, resume=True, distill=distill
     )
     notes = {baseline: kind, winner: f"searched, {kind}" if same else "searched"}
     shown = [row for row in rows if row.architecture in notes]

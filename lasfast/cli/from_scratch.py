@@ -16,6 +16,7 @@ from lasfast.study.architecture_table import Row
 from lasfast.study.result import format_params
 from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import Supernet, save_network
+from lasfast.train import Distillation
 
 
 def train_from_scratch(
@@ -26,6 +27,7 @@ def train_from_scratch(
     *,
     keep_weights: bool,
     resume: bool,
+    distill: Distillation | None = None,
 ) -> tuple[TableBuilder, list[Row]]:
     """Train networks one after another, showing progress; return their table's builder and all its rows."""
     console, validation = given.console, given.data.validation
@@ -37,6 +39,7 @@ def train_from_scratch(
         directory,
         given.settings,
         keep_weights=keep_weights,
+        distill=distill,
     )
     shown: list[Row] = []
     total = len(builder.architectures)

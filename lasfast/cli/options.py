@@ -401,7 +401,7 @@ def by_option(error: str, options: Container[str]) -> str:
         error: such as "freeze must name modules of the model, got 'x'".
         options: the names of the command's options, as its dataclass has them.
     """
-    match = re.match(r"([a-z_]+)(?= must |: | ['\"])", error)
+    match = re.match(r"([a-z_]+)(?= must | ['\"])", error)
     if match is None:
         return error
     name = match[1]

@@ -24,7 +24,7 @@ from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
 from lasfast.study.result import Measured, StudyResult, format_top1
 from lasfast.study.study import Study
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
-from lasfast.train import StandaloneTrainer, SupernetTrainer
+from lasfast.train import Distillation, StandaloneTrainer, SupernetTrainer
 from lasfast.train.adapt import SLOWER
 
 SO_FAR = "best-so-far.pt2"
@@ -39,11 +39,13 @@ def finish(
     retrain: bool,
     retrained: Supernet | None = None,
     tune_epochs: int = 0,
+    distill: Distillation | None = None,
 ) -> None:
     """Show and write what a search found.
 
     With `retrain`, train its winner from scratch, as the network that `retrained` makes of it (None: the
-    supernet that was searched). Else train the winner on for `tune_epochs` from the weights it inherits.
+    supernet that was searched). Else train the winner on for `tune_epochs` from the weights it inherits. In
+    both cases it learns as `distill` says, or from labels.
     """
     assert study.directory is not None
     assert isinstance(study.evaluator, Evaluator)
@@ -67,10 +69,10 @@ def finish(
         del written[CHECKPOINT]
     if retrain:
         supernet = retrained or study.evaluator.supernet
-        winner = _retrain(given, study, supernet, result, directory / "scratch")
+        winner = _retrain(given, study, supernet, result, directory / "scratch", distill)
         written["scratch/"] = "the networks trained from scratch"
     else:
-        winner = _inherited(given, study.evaluator, result.best, tune_epochs)
+        winner = _inherited(given, study.evaluator, result.best, tune_epochs, distill)
     network = winner.write(directory, given.data)
     written[network.name] = f"the winner, {winner.weights}: `lasfast predict` and `lasfast export` take it"
     was_trained = retrain or tune_epochs
@@ -103,13 +105,15 @@ def leave_best(given: TrainingSetup, study: Study) -> None:
     console.print(f"exported with inherited weights to {path}")
 
 
-def _inherited(given: TrainingSetup, evaluator: Evaluator, best: Measured, tune_epochs: int) -> Winner:
+def _inherited(
+    given: TrainingSetup, evaluator: Evaluator, best: Measured, tune_epochs: int, distill: Distillation | None
+) -> Winner:
     """Return the best with the weights that it inherits, after `tune_epochs` of further training."""
     network: nn.Module = evaluator.extract(best.architecture)
     weights, family = "with inherited weights", type(evaluator.supernet).__name__
     if tune_epochs:
         path = evaluator.supernet.extracted_path(best.architecture)
-        network, found = _tune(given, network, path, best.architecture, tune_epochs)
+        network, found = _tune(given, network, path, best.architecture, tune_epochs, distill)
         weights += f", trained on for {epochs(tune_epochs)}"
     else:
         # The supernet may have been trained further since the best was measured.
@@ -124,7 +128,12 @@ def _inherited(given: TrainingSetup, evaluator: Evaluator, best: Measured, tune_
 
 
 def _tune(
-    given: TrainingSetup, network: nn.Module, path: layers.Path, architecture: Architecture, tune_epochs: int
+    given: TrainingSetup,
+    network: nn.Module,
+    path: layers.Path,
+    architecture: Architecture,
+    tune_epochs: int,
+    distill: Distillation | None,
 ) -> tuple[nn.Module, Measurement]:
     """Train a network of known layers on from the weights that it has.
 
@@ -141,6 +150,7 @@ def _tune(
         given.images,
         settings,
         world=World(),
+        distill=distill,
         path=path,
         validate=lambda network: measured(network).top1,
     )
@@ -160,6 +170,7 @@ def _retrain(
     supernet: Supernet,
     result: StudyResult,
     directory: Path,
+    distill: Distillation | None,
 ) -> Winner:
     """Train the winner and its baseline from scratch, show both, and return the winner."""
     winner, settings = result.best.architecture, given.settings
@@ -167,7 +178,7 @@ def _retrain(
     same = winner == baseline
     given.console.print(f"the winner is the {kind} one" if same else "training from scratch")
     builder, rows = train_from_scratch(
-        given, supernet, [winner, baseline], directory, keep_weights=True, resume=True
+        given, supernet, [winner, baseline], directory, keep_weights=True, resume=True, distill=distill
     )
     notes = {baseline: kind, winner: f"searched, {kind}" if same else "searched"}
     shown = [row for row in rows if row.architecture in notes]

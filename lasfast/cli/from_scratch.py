@@ -15,6 +15,7 @@ from lasfast.study.architecture_table import Row
 from lasfast.study.result import format_params
 from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import Supernet
+from lasfast.train import Distillation
 
 
 def train_from_scratch(
@@ -25,6 +26,7 @@ def train_from_scratch(
     *,
     keep_weights: bool,
     resume: bool,
+    distill: Distillation | None = None,
 ) -> tuple[TableBuilder, list[Row]]:
     """Train networks one after another, showing progress; return their table's builder and all its rows."""
     console, validation = given.console, given.data.validation
@@ -36,6 +38,7 @@ def train_from_scratch(
         directory,
         given.settings,
         keep_weights=keep_weights,
+        distill=distill,
     )
     shown: list[Row] = []
     total = len(builder.architectures)

@@ -191,6 +191,14 @@ class DistillOptions:
             "--sampling sandwich for it.",
         ),
     ] = None
+    teacher: Annotated[
+        str | None,
+        panel(
+            "Training",
+            "Network that the winner learns from in --retrain or --tune-epochs: model, that of --model, or "
+            "FILE.pt2, a torch.export program.",
+        ),
+    ] = None
     distill_temperature: Annotated[
         float | None,
         panel("Training", "Temperature that logits are divided by in distillation (default: 1)."),
@@ -501,7 +509,7 @@ def by_option(error: str, options: Container[str]) -> str:
         error: such as "freeze must name modules of the model, got 'x'".
         options: the names of the command's options, as its dataclass has them.
     """
-    match = re.match(r"([a-z_]+)(?= must |: | ['\"])", error)
+    match = re.match(r"([a-z_]+)(?= must | ['\"])", error)
     if match is None:
         return error
     name = match[1]
@@ -533,7 +541,9 @@ def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable
                 more = "; --resume goes on from what is written" if "resume" in values else ""
                 raise StoppedError(str(interrupt) or f"stopped{more}") from interrupt
             except (ValueError, TypeError) as error:
-                error.args = (by_option(str(error), values), *error.args[1:])
+                text = by_option(str(error), values)
+                if text != str(error):
+                    error.args = (text,)
                 raise
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from lasfast.cli.finish import finish, leave_best
 from lasfast.cli.model import begins_untrained, check_for_model, check_without_model, make_model_supernet
 from lasfast.cli.options import ChoiceOptions, SearchOptions, SupernetSearchOptions, refuse
 from lasfast.cli.setup import TrainingSetup
+from lasfast.cli.teacher import read_teacher
 from lasfast.constraints import Constraint
 from lasfast.data import Dataset
 from lasfast.runtime import distributed
@@ -25,7 +26,7 @@ from lasfast.searchers import Searcher
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.study.study import Study
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
-from lasfast.train import OneShotTrainer, PathTrainer, SupernetTrainer, adaptation
+from lasfast.train import Distillation, OneShotTrainer, PathTrainer, SupernetTrainer, adaptation
 from lasfast.train.adapt import SLOWER
 from lasfast.train.objective import FULL
 
@@ -53,7 +54,8 @@ def search_assignments(
         supernet, given.images, given.settings, paths=paths, update=update, distill=distill
     )
     more = {"max_layers": supernet.space.format(max_layers)}
-    run_search(name, f" to depth {options.depth}", options, given, searcher, trainer, more)
+    what = f" to depth {options.depth}"
+    run_search(name, what, options, given, searcher, trainer, more, teach=read_teacher(options, given.data))
 
 
 def _shut_out(space: LayerAssignmentSpace, depth: int) -> str:
@@ -89,7 +91,17 @@ def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearche
     sampler = setup.make_sampler(options.sampling, supernet, trained, given.data.image_size)
     trainer = OneShotTrainer(supernet, given.images, given.settings, sampler=sampler, distill=distill)
     within = "" if constraint is None else f" within {constraint}"
-    run_search(name, within, options, given, searcher, trainer, {}, baselines=options.baselines)
+    run_search(
+        name,
+        within,
+        options,
+        given,
+        searcher,
+        trainer,
+        {},
+        baselines=options.baselines,
+        teach=read_teacher(options, given.data),
+    )
 
 
 def search_model(
@@ -125,6 +137,7 @@ def search_model(
         {"vary": vary},
         tune_epochs=options.tune_epochs,
         baselines=options.baselines,
+        teach=read_teacher(options, given.data),
     )
 
 
@@ -150,6 +163,7 @@ def run_search(
     retrained: Supernet | None = None,
     tune_epochs: int = 0,
     baselines: int = 0,
+    teach: Callable[[Study], Distillation] | None = None,
 ) -> None:
     """Run the study, and show and write what it found.
 
@@ -164,6 +178,7 @@ def run_search(
         retrained: gives the networks that are trained from scratch; None is the supernet.
         tune_epochs: how long the winner is trained on from the weights that it inherits.
         baselines: with how many random architectures of its cost the winner is compared.
+        teach: gives the teacher of the winner, where it has one when it is trained at the end.
     """
     console, data = given.console, given.data
     trainer = trained if isinstance(trained, PathTrainer) else None
@@ -195,7 +210,15 @@ def run_search(
                 leave_best(given, study)
             raise
     if main:
-        finish(given, study, result, retrain=options.retrain, retrained=retrained, tune_epochs=tune_epochs)
+        finish(
+            given,
+            study,
+            result,
+            retrain=options.retrain,
+            retrained=retrained,
+            tune_epochs=tune_epochs,
+            distill=None if teach is None else teach(study),
+        )
 
 
 def _title(supernet: Supernet) -> str:

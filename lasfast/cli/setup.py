@@ -273,7 +273,10 @@ def make_sampler(
     if name == "sandwich":
         return SandwichSampler(supernet.space, cost)
     low, high = (limit if math.isfinite(limit) else None for limit in (bound.low, bound.high))
-    return UniformCostSampler(supernet.space, cost, low, high)
+    try:
+        return UniformCostSampler(supernet.space, cost, low, high)
+    except ValueError as error:
+        raise ValueError(f"--sampling uniform-cost within {bound.readable()}: {error}") from error
 
 
 def make_settings(options: TrainOptions) -> TrainSettings:
@@ -307,14 +310,21 @@ def parse_numbers(name: str, text: str) -> tuple[float, ...]:
 
 def make_distillation(options: DistillOptions) -> Distillation | None:
     """Return what the options say of distillation, if anything; ValueError where they do not fit together."""
-    values = {"temperature": options.distill_temperature, "weight": options.distill_weight}
-    given = {name: value for name, value in values.items() if value is not None}
+    given = distillation_values(options)
     if options.distill is None:
-        if given:
-            raise ValueError("--distill-temperature and --distill-weight are of --distill: give that, too")
+        if given and options.teacher is None:
+            raise ValueError(
+                "--distill-temperature and --distill-weight are of --distill or --teacher: give that, too"
+            )
         return None
     check_choice("--distill", options.distill, (FULL,))
     return Distillation(FULL, **given)
+
+
+def distillation_values(options: DistillOptions) -> dict[str, float]:
+    """Return what the options say of how a network learns from another."""
+    values = {"temperature": options.distill_temperature, "weight": options.distill_weight}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def make_evaluator(options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> lasfast.Evaluator:

@@ -106,9 +106,7 @@ def calibrate(
     for one, of_one in zip(networks, norms, strict=True):
         _check_norms(one, of_one)
     batches = _Batches(loader, _check_together(networks, norms))
-    with ExitStack() as cleanup:
-        for one in networks:
-            cleanup.enter_context(_restored_on_errors(one))
+    with _restored_on_errors(networks):
         used = _calibrate(networks, norms, loader, batches, statistics, backend, precision)
     return used[0] if isinstance(network, nn.Module) else used
 
@@ -199,7 +197,8 @@ def _calibrate(
                     raise ValueError(f"backend='native' cannot calibrate this network: {error}") from error
     while True:
         try:
-            kept = _run(networks, norms, understood, batches, statistics, precision)
+            with _restored_on_errors(networks):
+                kept = _run(networks, norms, understood, batches, statistics, precision)
             break
         except SizesError as error:
             if backend == "native" or isinstance(loader, Iterator):
@@ -255,13 +254,14 @@ def _record(network: nn.Module, recorder: NormRecorder, images: Tensor, precisio
 
 
 @contextmanager
-def _restored_on_errors(network: nn.Module) -> Iterator[None]:
-    """Let a network have its buffers as they were where an error ends what it runs in.
+def _restored_on_errors(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Let networks have their buffers as they were where an error ends what they run in.
 
-    Its own code may change some at each call, such as averages.
+    Their own code may change some at each call, such as averages.
     """
     buffers = [
         (owner, name, buffer, buffer.detach().clone())
+        for network in networks
         for owner in network.modules()
         for name, buffer in owner.named_buffers(recurse=False)
     ]

@@ -87,7 +87,7 @@ def test_the_winner_is_trained_beside_a_random_one_that_costs_as_much(
         (["evolution", "--distill", "full"], "--sampling must be sandwich for --distill full, so"),
         (
             ["evolution", "--distill-weight", 0.5],
-            "--distill-temperature and --distill-weight are of --distill",
+            "--distill-temperature and --distill-weight are of --distill or --teacher",
         ),
         (["itnas", "--distill", "full"], "No such option: --distill"),
         (["nir", "--supernet-schedule", "cosine"], "No such option: --supernet-schedule"),

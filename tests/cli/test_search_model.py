@@ -11,6 +11,7 @@ from torch import nn
 
 from lasfast.cli.model import load_weights, make_model
 from lasfast.evaluation.measurer import Measurer
+from lasfast.supernets import save_network
 
 FILE = """
 from torch import nn
@@ -75,6 +76,55 @@ def test_a_network_is_searched_with_its_weights(
     status, out, err = lasfast("evaluate", best["text"], "--run", run, "--threads", 1)
     assert status == 0, err
     assert f"{100 * best['top1']:.1f} ±" in out
+
+
+def test_winners_learn_from_the_model_or_from_a_file(
+    lasfast, without_exports, tmp_path, file: str, weights: Path
+) -> None:
+    teacher = make_model(file, num_classes=10, in_channels=1)
+    save_network(teacher, tmp_path / "teacher.pt2", (1, 8, 8))
+    without_exports()
+    arguments = ["search", "random", "--model", file, "--weights", weights, *TINY, "--samples", 2]
+    arguments += ["--baselines", 0]
+    taught = ["--distill-weight", 0.9, "--teacher"]
+    ends = {
+        "labels": ["--tune-epochs", 1],
+        "model": ["--tune-epochs", 1, *taught, "model"],
+        "file": ["--retrain", "--standalone-epochs", 1, *taught, tmp_path / "teacher.pt2"],
+    }
+    losses = {}
+    for name, end in ends.items():
+        status, out, err = lasfast(*arguments, *end, "-o", tmp_path / name)
+        assert status == 0, err
+        losses[name] = re.findall(r"loss ([0-9.]+)", out)
+    assert losses["model"] != losses["labels"]
+    header = json.loads((tmp_path / "file" / "scratch" / "journal.jsonl").read_text().partition("\n")[0])
+    described = header["dataset"]["distill"]
+    assert described["weight"] == 0.9
+    assert len(described["teacher"]) == 32
+
+
+def test_teachers_that_do_not_fit_are_named(lasfast, tmp_path, file: str) -> None:
+    save_network(make_model(file, num_classes=4, in_channels=1), tmp_path / "four.pt2", (1, 8, 8))
+    (tmp_path / "broken.pt2").write_bytes(b"no program")
+    model = ["--model", file, *TINY]
+    for arguments, text in [
+        ([*model, "--teacher", "model"], "--teacher teaches the winner in --retrain or --tune-epochs: give"),
+        ([*model, "--tune-epochs", 1, "--teacher", "t.pt2"], "--teacher: there is no file t.pt2"),
+        (
+            [*model, "--retrain", "--teacher", tmp_path / "four.pt2"],
+            "must give logits of 10 classes, got (4",
+        ),
+        (
+            [*model, "--retrain", "--teacher", tmp_path / "broken.pt2"],
+            "must be a torch.export program for",
+        ),
+        ([*model, "--distill-weight", 0.5], "are of --distill or --teacher: give that, too"),
+    ]:
+        status, _, err = lasfast("search", "random", *arguments, "-o", tmp_path / "run")
+        assert status == 2
+        assert text in err
+        assert not (tmp_path / "run").exists()
 
 
 def test_comparisons_are_left_out_where_asked(lasfast, without_exports, tmp_path, file: str) -> None:

@@ -1,0 +1,94 @@
+"""`--teacher`: the network that the winner of a search learns from, where it is trained at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lasfast.cli.options import ChoiceOptions, SearchOptions
+from lasfast.cli.setup import distillation_values
+from lasfast.data import Dataset
+from lasfast.evaluation.evaluator import Evaluator
+from lasfast.study.study import Study
+from lasfast.supernets import ModelSupernet
+from lasfast.train import Distillation
+
+MODEL = "model"
+"""The teacher that is the network of `--model` itself."""
+
+
+class Exported(nn.Module):
+    """The network of a `torch.export` program, which is in evaluation mode for good."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits [N, classes] of images [N, C, H, W]."""
+        logits: Tensor = self.program(images)
+        return logits
+
+    def train(self, mode: bool = True) -> Exported:
+        """Leave the mode as it is: a program has a single one, and refuses to be asked."""
+        return self
+
+
+def read_teacher(
+    options: SearchOptions | ChoiceOptions, data: Dataset
+) -> Callable[[Study], Distillation] | None:
+    """Return the function of a finished study that gives the winner's distillation; None without `--teacher`.
+
+    Raises:
+        ValueError: nothing is trained at the end, or the file has no network for these images.
+        FileNotFoundError: there is no such file.
+    """
+    if options.teacher is None:
+        return None
+    if not options.retrain and not options.tune_epochs:
+        raise ValueError("--teacher teaches the winner in --retrain or --tune-epochs: give one of them")
+    values = distillation_values(options)
+    if options.teacher != MODEL:
+        network = read_program(Path(options.teacher), data)
+        return lambda study: Distillation(network, **values)
+    if options.model is None:
+        raise ValueError("--teacher model is the network of --model, and none is given")
+    return lambda study: Distillation(_whole_model(study), **values)
+
+
+def _whole_model(study: Study) -> nn.Module:
+    """Return the model with the weights that it has after the search, by which versions were measured."""
+    evaluator = study.evaluator
+    assert isinstance(evaluator, Evaluator)
+    supernet = evaluator.supernet
+    assert isinstance(supernet, ModelSupernet)
+    # Adaptation has changed the weights, for which the model's own statistics are no longer.
+    return supernet.extract(supernet.full) if study.trainer is None else evaluator.extract(supernet.full)
+
+
+def read_program(path: Path, data: Dataset) -> nn.Module:
+    """Return the network of a `torch.export` program, which has to give logits for the images.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no such program.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--teacher: there is no file {path}")
+    images = torch.zeros(2, data.channels, *data.image_size, dtype=torch.float32)
+    try:
+        network = Exported(torch.export.load(path).module())
+        with torch.no_grad():
+            logits = network(images)
+    except Exception as error:  # whatever torch, or the program, says of what it is given
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"--teacher {path} must be a torch.export program for images {tuple(images.shape[1:])}: {reason}"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.shape != (2, data.num_classes):
+        found = tuple(logits.shape[1:]) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"--teacher {path} must give logits of {data.num_classes} classes, got {found}")
+    return network

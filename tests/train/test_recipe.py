@@ -15,7 +15,7 @@ from torch import nn
 from lasfast.data import Augmentation, TensorImages
 from lasfast.execution.interpret import run_op
 from lasfast.supernets import CellNet, MobileNet, PlainNet, ResidualNet, ResNet50, from_model
-from lasfast.train import OneShotTrainer, StandaloneTrainer, TrainSettings, train_standalone
+from lasfast.train import PRESETS, OneShotTrainer, StandaloneTrainer, TrainSettings, preset, train_standalone
 from lasfast.train.mixing import Mixing
 from lasfast.train.objective import class_weights, losses
 from lasfast.train.regularize import (
@@ -158,6 +158,26 @@ def test_pairs_of_them_work_together(pair):
 def test_all_pairs_of_them_work_together():
     for pair in PAIRS:
         check_pair(pair)
+
+
+def small_network(settings):
+    """A trainer of a small network, of cells for DARTS' recipes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        cells = settings.standalone_auxiliary > 0
+        net = CellNet(num_classes=3, cells=3, channels=4) if cells else supernet()
+    architecture = net.space.sample(random.Random(0)) if cells else (1, 1, 1)
+    return StandaloneTrainer.of(net, architecture, images(16), settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operators", ["native", "torch"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_trains(name, operators):
+    short = {"batch_size": 8, "standalone_epochs": 2, "supernet_epochs": 2, "operators": operators}
+    settings = preset(name, **short)
+    check(small_network, settings)
+    check(lambda settings: OneShotTrainer(supernet(), images(16), settings), settings)
 
 
 # What each of them does.

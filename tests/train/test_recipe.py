@@ -255,15 +255,13 @@ def test_cells_drop_the_edges_that_are_not_the_identity():
     net = CellNet(num_classes=3, cells=3, channels=8)
     architecture = net.space.parse(net.published["darts-v2"])
     (normal, reduction), path = net.space.cells(architecture), net.path(architecture)
-    edges = [
-        sum(
-            edge.operation != "skip_connect" or (reduces and edge.source < 2)
-            for edges in cell
-            for edge in edges
-        )
-        for cell, reduces in ((normal, False), (reduction, True), (reduction, True))
-    ]
-    assert [len(branches(layer)) for layer in path[1:4]] == [edges[shape.reduces] for shape in net.shapes]
+
+    def dropped(cell, reduces):
+        edges = [edge for pair in cell for edge in pair]
+        return sum(edge.operation != "skip_connect" or (reduces and edge.source < 2) for edge in edges)
+
+    expected = [dropped(reduction if shape.reduces else normal, shape.reduces) for shape in net.shapes]
+    assert [len(branches(layer)) for layer in path[1:4]] == expected
     dropping = with_drop_path(path, "epochs")
     drops = [op for layer in dropping for op in layer.ops if isinstance(op, DropPath)]
     assert {op.share for op in drops} == {1.0}
@@ -425,6 +423,16 @@ def test_networks_whose_layers_are_not_known_are_refused(overrides, none):
     (name, value), network = *overrides.items(), supernet().extract((1, 1, 1))
     with pytest.raises(ValueError, match=rf"{name} must be {none} for a network whose .* got {value}"):
         StandaloneTrainer(network, images(), SETTINGS, **overrides)
+
+
+def test_other_momenta_are_refused_where_layers_change():
+    net = supernet()
+    network = net.extract((1, 1, 1))
+    network.stem.bn.momentum = 0.3
+    with pytest.raises(
+        ValueError, match=r"network must have batch norms of momentum 0.1 .*, got 0.3 of 'ste"
+    ):
+        StandaloneTrainer(network, images(), SETTINGS, path=net.path((1, 1, 1)), dropout=0.5)
 
 
 def test_images_too_small_for_an_auxiliary_head_are_refused():

@@ -16,6 +16,22 @@ from lasfast.ir.precision import PRECISIONS
 from lasfast.train.presets import PRESETS
 
 T = TypeVar("T")
+PANELS = (
+    "Search",
+    "Table",
+    "Supernet",
+    "Model",
+    "Data",
+    "Training",
+    "Optimizer",
+    "Loss",
+    "Augmentation",
+    "Training from scratch",
+    "Evaluation",
+    "Output",
+    "Machine",
+)
+"""The headings of help pages, in their order; others come after them."""
 
 
 class StoppedError(Exception):
@@ -523,6 +539,11 @@ def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable
     The function's docstring is the help page.
     """
     hints = get_type_hints(options, include_extras=True)
+
+    def place(field: dataclasses.Field[Any]) -> int:
+        heading = getattr(hints[field.name].__metadata__[0], "rich_help_panel", None)
+        return PANELS.index(heading) if heading in PANELS else len(PANELS)
+
     parameters = [
         inspect.Parameter(
             field.name,
@@ -530,7 +551,7 @@ def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable
             default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
             annotation=hints[field.name],
         )
-        for field in dataclasses.fields(options)  # type: ignore[arg-type]
+        for field in sorted(dataclasses.fields(options), key=place)  # type: ignore[arg-type]
     ]
 
     def register(function: Callable[[T], None]) -> None:

@@ -54,7 +54,13 @@ def register(app: typer.Typer) -> None:
 
         lasfast train 2-4-3 --data digits
 
-        lasfast train 2-2-6-2 --supernet mobilenet-v1 --data cifar10 --preset cifar100 --test
+        lasfast train 2-2-6-2 --supernet mobilenet-v1 --data cifar10 --preset nir-cifar100 --test
+
+        lasfast train 3-3-3 --data cifar10 --preset modern-small-images --standalone-epochs 30
+
+        lasfast train 3-3-3 --optimizer adamw --learning-rate 0.002 --weight-decay 0.05 --standalone-keep-best
+
+        lasfast train "sep3.0+sep3.1-..." --supernet cells --cells 20 --data cifar10 --preset darts-retrain
         """
         setup.check_any_family(options)
         supernet: Supernet

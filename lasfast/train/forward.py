@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lasfast.execution import accelerate
 from lasfast.execution.fused import MOMENTUM, run_fused
@@ -214,6 +213,7 @@ class NetworkForward(Forward):
         if self._regularized is not None:
             if world.size > 1:
                 _check_batch_norms(network, self._regularized)
+            _check_momentum(network, self._regularized)
             self._fused, self._plain = (
                 self._by_layers(self._regularized, fused=fused) for fused in (True, False)
             )
@@ -251,7 +251,10 @@ class NetworkForward(Forward):
         modules: dict[str, Any] = {**dict(network.named_modules()), RATE: self.rate}
         if self._head is not None:
             modules |= {name: one for name, one in self.module.named_modules() if name.startswith(AUXILIARY)}
-        norms = [one for one in modules.values() if isinstance(one, _BatchNorm)]
+        every = path if self._head is None else (*path, self._head)
+        norms = [
+            modules[op.module] for layer in every for op in layer.ops if isinstance(op, layers.BatchNorm2d)
+        ]
         place = auxiliary_place(path) if self._head is not None else None
         normalise = F.batch_norm if self.world.size == 1 else partial(batch_norm, self.world)
 
@@ -322,6 +325,17 @@ def _check_batch_norms(network: nn.Module, path: Iterable[Layer]) -> None:
             f"opaque module {name!r} has a BatchNorm of its own, whose statistics would be those of "
             "a part of the batch: describe it by a BatchNorm2d op, or train in one process"
         )
+
+
+def _check_momentum(network: nn.Module, path: Iterable[Layer]) -> None:
+    """Raise ValueError where a batch norm's running statistics would not follow as the network has it."""
+    for op in (op for layer in path for op in layer.ops if isinstance(op, layers.BatchNorm2d)):
+        momentum = network.get_submodule(op.module).momentum
+        if momentum != MOMENTUM:
+            raise ValueError(
+                f"network must have batch norms of momentum {MOMENTUM} where settings change its layers "
+                f"(dropout, standalone_drop_path, standalone_auxiliary), got {momentum} of {op.module!r}"
+            )
 
 
 def first_operators(settings: TrainSettings, device: torch.device) -> str:

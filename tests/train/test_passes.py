@@ -163,6 +163,28 @@ def test_weights_that_move_are_found():
     assert recorder.recorded == 9
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_recipe_is_replayed_with_the_same_bits(optimizer):
+    """Mixed batches, a head beside the network, and drop path, whose probability graphs are recorded with."""
+    options = {
+        "optimizer": optimizer,
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "standalone_epochs": 2,
+        "standalone_schedule": "cosine",
+        "standalone_drop_path": 0.5,
+        "standalone_drop_path_rule": "epochs",
+        "standalone_auxiliary": 0.4,
+    }
+    settings = SETTINGS.replace(**options)
+    plain = StandaloneTrainer.of(supernet(), (2, 1, 2), images(), settings)
+    list(plain.train())
+    trainer, recorder = with_graphs(StandaloneTrainer.of(supernet(), (2, 1, 2), images(), settings))
+    list(trainer.train())
+    assert_same(trainer.state()[0], plain.state()[0])
+    assert recorder.recorded == 2  # one in each epoch
+
+
 def test_a_network_alone_is_replayed_and_random_paths_are_not():
     network = supernet().extract((2, 1, 1))
     plain = StandaloneTrainer(

@@ -14,8 +14,18 @@ from torch import nn
 
 from lasfast.data import Augmentation, TensorImages
 from lasfast.execution.interpret import run_op
+from lasfast.ir import layers
 from lasfast.supernets import CellNet, MobileNet, PlainNet, ResidualNet, ResNet50, from_model
-from lasfast.train import OneShotTrainer, StandaloneTrainer, TrainSettings, train_standalone
+from lasfast.train import (
+    PRESETS,
+    ITNASTrainer,
+    OneShotTrainer,
+    StandaloneTrainer,
+    SupernetTrainer,
+    TrainSettings,
+    preset,
+    train_standalone,
+)
 from lasfast.train.mixing import Mixing
 from lasfast.train.objective import class_weights, losses
 from lasfast.train.regularize import (
@@ -58,7 +68,6 @@ ALONE = BOTH | {
 SETTINGS = TrainSettings(
     batch_size=8, learning_rate=0.02, supernet_epochs=2, standalone_epochs=2, milestones=(1,)
 )
-BATCHES = 6
 
 
 def images(size=8, count=24):
@@ -91,19 +100,20 @@ def check(make, overrides):
     """Train twice, the second time in two parts."""
     first = make(overrides)
     run = first.train() if isinstance(first, StandaloneTrainer) else first.train(0)
-    cut = random.Random(str(overrides)).randrange(BATCHES)
+    batches = first.epochs(0) * first.batches
+    cut = random.Random(str(overrides)).randrange(batches)
     states = [copy.deepcopy(first.state())]
     progress = []
     for one in run:
         progress.append(one)
         states.append(copy.deepcopy(first.state()))
-    assert len(progress) == BATCHES
+    assert len(progress) == batches
     assert math.isfinite(progress[-1].loss)
     assert not all(torch.equal(states[0][0][name], one) for name, one in states[-1][0].items())
     second = make(overrides)
     second.load_state(*states[cut])
     rest = second.train() if isinstance(second, StandaloneTrainer) else second.train(0, start=cut)
-    assert len(list(rest)) == BATCHES - cut
+    assert len(list(rest)) == batches - cut
     tensors, values = second.state()
     assert values == states[-1][1]
     assert tensors.keys() == states[-1][0].keys()
@@ -112,8 +122,11 @@ def check(make, overrides):
     return first
 
 
-@pytest.mark.parametrize("operators", ["native", "torch"])
-@pytest.mark.parametrize("name", [*sorted(ALONE.keys() - BOTH.keys()), "adamw", "policy", "mixes", "dropout"])
+EACH = [(name, "torch") for name in ALONE if name not in BOTH or name == "dropout"]
+EACH += [(name, "native") for name in ("drop-path", "auxiliary", "dropout", "mixes", "adamw")]
+
+
+@pytest.mark.parametrize(("name", "operators"), EACH)
 def test_each_trains_a_network(name, operators):
     trainer = check(alone, {"operators": operators} | ALONE[name])
     logits = trainer.trained.eval()(torch.zeros(2, 3, 8, 8))
@@ -128,6 +141,24 @@ def test_each_trains_a_network(name, operators):
 @pytest.mark.parametrize("name", BOTH)
 def test_each_trains_a_supernet(name):
     check(one_shot, {"operators": "torch"} | BOTH[name])
+
+
+def nir(overrides):
+    return SupernetTrainer(supernet(), images(), SETTINGS.replace(**overrides), warm_up_epochs=2)
+
+
+def itnas(overrides):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = CellNet(num_classes=3, cells=3, channels=4)
+    return ITNASTrainer(net, images(), SETTINGS.replace(**overrides), batch_size=6, supernet_epochs=1)
+
+
+@pytest.mark.parametrize("make", [nir, itnas])
+def test_other_trainers_take_a_recipe(make):
+    names = ("adamw", "no-bias-decay", "mixes", "smoothing", "balanced", "dropout", "policy")
+    recipe = {key: value for name in names for key, value in BOTH[name].items()}
+    check(make, {"operators": "torch"} | recipe)
 
 
 PAIRS = [
@@ -148,7 +179,7 @@ def check_pair(pair):
     check(make, merged)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(strategies.sampled_from(PAIRS))
 def test_pairs_of_them_work_together(pair):
     check_pair(pair)
@@ -158,6 +189,26 @@ def test_pairs_of_them_work_together(pair):
 def test_all_pairs_of_them_work_together():
     for pair in PAIRS:
         check_pair(pair)
+
+
+def small_network(settings):
+    """A trainer of a small network, of cells for DARTS' recipes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        cells = settings.standalone_auxiliary > 0
+        net = CellNet(num_classes=3, cells=3, channels=4) if cells else supernet()
+    architecture = net.space.sample(random.Random(0)) if cells else (1, 1, 1)
+    return StandaloneTrainer.of(net, architecture, images(16), settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operators", ["native", "torch"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_trains(name, operators):
+    short = {"batch_size": 8, "standalone_epochs": 2, "supernet_epochs": 2, "operators": operators}
+    settings = preset(name, **short)
+    check(small_network, settings)
+    check(lambda settings: OneShotTrainer(supernet(), images(16), settings), settings)
 
 
 # What each of them does.
@@ -204,15 +255,13 @@ def test_cells_drop_the_edges_that_are_not_the_identity():
     net = CellNet(num_classes=3, cells=3, channels=8)
     architecture = net.space.parse(net.published["darts-v2"])
     (normal, reduction), path = net.space.cells(architecture), net.path(architecture)
-    edges = [
-        sum(
-            edge.operation != "skip_connect" or (reduces and edge.source < 2)
-            for edges in cell
-            for edge in edges
-        )
-        for cell, reduces in ((normal, False), (reduction, True), (reduction, True))
-    ]
-    assert [len(branches(layer)) for layer in path[1:4]] == [edges[shape.reduces] for shape in net.shapes]
+
+    def dropped(cell, reduces):
+        edges = [edge for pair in cell for edge in pair]
+        return sum(edge.operation != "skip_connect" or (reduces and edge.source < 2) for edge in edges)
+
+    expected = [dropped(reduction if shape.reduces else normal, shape.reduces) for shape in net.shapes]
+    assert [len(branches(layer)) for layer in path[1:4]] == expected
     dropping = with_drop_path(path, "epochs")
     drops = [op for layer in dropping for op in layer.ops if isinstance(op, DropPath)]
     assert {op.share for op in drops} == {1.0}
@@ -254,30 +303,24 @@ def test_drop_path_rises_with_the_epochs():
     assert {constant.forward.rate.probability for _ in constant.train()} == {0.5}
 
 
-@pytest.mark.parametrize(
-    ("size", "window"), [(2, (1, 1)), (4, (2, 2)), (6, (5, 1)), (7, (5, 2)), (8, (5, 3)), (14, (7, 7))]
-)
-def test_the_auxiliary_head_is_that_of_darts(size, window):
+def test_the_auxiliary_head_is_that_of_darts():
     net = CellNet(num_classes=3, cells=4, channels=8)
     path = net.path(net.space.sample(random.Random(0)))
-    head = auxiliary_head(path, (3, 4 * size, 4 * size))
     place = auxiliary_place(path)
-    assert net.shapes[place - 1].index == 2 * 4 // 3
-    pool = next(op for op in head.ops if type(op).__name__ == "Pool")
-    assert (pool.kernel_size, pool.stride) == window
-    shape = net.shapes[place - 1]
-    assert head.ops[0].channels == head.ops[3].in_channels == 4 * shape.channels
-    carried = head.ops[0].start
-    shapes = [value.shape for value in _outputs(net, path, torch.zeros(1, 3, 4 * size, 4 * size))]
-    assert shapes[place] == (1, carried + 4 * shape.channels, size, size)
-    assert head.shapes(tuple(shapes[place][1:]))[-1] == (3,)
-
-
-def _outputs(net, path, x):
-    run = net.eval().layer_runner()
-    for layer in path:
-        x = run(layer, x)
-        yield x
+    cell = net.shapes[place - 1]
+    assert cell.index == 2 * 4 // 3
+    # On the maps of 8x8 and 7x7 that DARTS has, its strides; on others two by two positions, too.
+    for size, window in {2: (1, 1), 4: (2, 2), 6: (5, 1), 7: (5, 2), 8: (5, 3), 14: (7, 7)}.items():
+        image = (3, 4 * size, 4 * size)
+        head = auxiliary_head(path, image)
+        pool = next(op for op in head.ops if isinstance(op, layers.Pool))
+        assert (pool.kernel_size, pool.stride) == window
+        assert head.ops[0].channels == 4 * cell.channels
+        outputs = [shapes[-1] for _, shapes in layers.path_shapes(path, image)]
+        assert outputs[place] == (head.ops[0].start + 4 * cell.channels, size, size)
+        shapes = head.shapes(outputs[place])
+        assert shapes[head.ops.index(pool) + 1] == (4 * cell.channels, 2, 2)
+        assert shapes[-1] == (3,)
 
 
 def test_the_auxiliary_loss_reaches_the_layers_before_it():
@@ -380,6 +423,16 @@ def test_networks_whose_layers_are_not_known_are_refused(overrides, none):
     (name, value), network = *overrides.items(), supernet().extract((1, 1, 1))
     with pytest.raises(ValueError, match=rf"{name} must be {none} for a network whose .* got {value}"):
         StandaloneTrainer(network, images(), SETTINGS, **overrides)
+
+
+def test_other_momenta_are_refused_where_layers_change():
+    net = supernet()
+    network = net.extract((1, 1, 1))
+    network.stem.bn.momentum = 0.3
+    with pytest.raises(
+        ValueError, match=r"network must have batch norms of momentum 0.1 .*, got 0.3 of 'ste"
+    ):
+        StandaloneTrainer(network, images(), SETTINGS, path=net.path((1, 1, 1)), dropout=0.5)
 
 
 def test_images_too_small_for_an_auxiliary_head_are_refused():

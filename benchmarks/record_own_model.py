@@ -416,9 +416,8 @@ def _our_seconds(task: Task, precision: str, candidates: int) -> float:
     """Return our CPU seconds a candidate of a random generation within the bound."""
     data = task.data
     supernet = from_model(task.model, (data.channels, *data.image_size), widths=WIDTHS)
-    searcher = lasfast.searchers.RandomSearch(
-        supernet.space, constraint=supernet.constraint(f"flops<={100 * SHARE:g}%"), evaluations=candidates
-    )
+    constraint = supernet.constraint(f"flops<={100 * SHARE:g}%")
+    searcher = lasfast.searchers.Random(supernet.space, constraint=constraint, samples=candidates)
     evaluator = lasfast.Evaluator(supernet, data.calibration, data.validation, precision=precision)
     architectures = searcher.ask()
     evaluator(architectures[:1])

@@ -12,6 +12,8 @@ from lasfast.cli.display import Meter, make_console, show_cells, show_written
 from lasfast.cli.from_scratch import show_rows, train_from_scratch
 from lasfast.cli.setup import TrainingSetup
 from lasfast.cli.winner import Winner, epochs
+from lasfast.costs import LatencyTable
+from lasfast.evaluation import latency
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements.measurement import Measurement
@@ -35,6 +37,7 @@ def finish(
     retrain: bool,
     retrained: Supernet | None = None,
     tune_epochs: int = 0,
+    latency_table: Path | None = None,
 ) -> None:
     """Show and write what a search found.
 
@@ -66,10 +69,30 @@ def finish(
         written["scratch/"] = "the networks trained from scratch"
     else:
         winner = _inherited(given, study.evaluator, result.best, tune_epochs)
+    if latency_table is not None and not retrained:
+        _show_latency(given, study, winner, LatencyTable.load(latency_table))
     network = winner.write(directory, given.data)
     written[network.name] = f"the winner, {winner.weights}: `lasfast predict` and `lasfast export` take it"
     make_console().print(f"best: {winner}", soft_wrap=True)
     show_written(console, directory, written)
+
+
+def _show_latency(given: TrainingSetup, study: Study, winner: Winner, table: LatencyTable) -> None:
+    """Time the winner whole, and show how far the table is from that, if the search was bounded in it."""
+    name = f"latency@{table.name}"
+    if name not in winner.measured.costs:
+        return
+    try:
+        supernet, architecture = study.evaluator.supernet, winner.measured.architecture
+        whole = latency.whole_seconds(supernet, architecture, given.data.image_size, table)
+    except ValueError as error:  # another machine's table, or one for other threads
+        given.console.print(f"{name}: the winner is not timed here: {error}", soft_wrap=True)
+        return
+    predicted = winner.measured.costs[name]
+    given.console.print(
+        f"{name}: {1e3 * predicted:.2f} ms by the table, {1e3 * whole:.2f} ms measured whole; the table is "
+        f"{100 * (predicted / whole - 1):+.0f} % off"
+    )
 
 
 def _inherited(given: TrainingSetup, evaluator: Evaluator, best: Measured, tune_epochs: int) -> Winner:
@@ -127,7 +150,11 @@ def _retrain(
     shown = [row for row in rows if row.architecture in notes]
     title = f"trained from scratch, {settings.standalone_epochs} epochs"
     show_rows(given.console, supernet.space, title, shown, notes)
-    return Winner.trained(builder, rows, winner, given.data)
+    trained = Winner.trained(builder, rows, winner, given.data)
+    if supernet is not study.evaluator.supernet:
+        return trained  # a larger network, whose costs are its own
+    measured = dataclasses.replace(trained.measured, costs=result.best.costs)
+    return dataclasses.replace(trained, measured=measured)
 
 
 def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Architecture]:

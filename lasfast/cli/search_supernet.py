@@ -172,7 +172,15 @@ def run_search(
             write_config(directory, options, search=name, **more)
         result = study.run(resume=options.resume)
     if main:
-        finish(given, study, result, retrain=options.retrain, retrained=retrained, tune_epochs=tune_epochs)
+        finish(
+            given,
+            study,
+            result,
+            retrain=options.retrain,
+            retrained=retrained,
+            tune_epochs=tune_epochs,
+            latency_table=options.latency_table,
+        )
 
 
 def _title(supernet: Supernet) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lasfast.constraints import Cost, UnknownCostError, describe_function
+from lasfast.constraints import Cost, NamedCost, UnknownCostError, describe_function
 from lasfast.core.checks import as_int, as_real, check_choice
 from lasfast.searchers.base import Searcher
 from lasfast.searchers.limits import limit, limits_of, unmet
@@ -235,6 +235,13 @@ class LayerNAS(Searcher):
         bucket.append(Candidate(beginning, value, untried))
         bucket.sort(key=lambda candidate: -candidate.value)
         del bucket[self.replicas :]
+
+    @property
+    def named_costs(self) -> dict[str, Cost]:
+        """The costs that the search is bounded in, by name, that of its target first."""
+        target = self._given_cost
+        own = {target.name: target} if isinstance(target, NamedCost) else {}
+        return own | super().named_costs
 
     def describe(self) -> dict[str, Any]:
         """Return name, hyper-parameters and space, as JSON values."""

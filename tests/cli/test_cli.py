@@ -322,6 +322,7 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         (["predict", "/nowhere.pt2", "a.png", "--top", "0"], "--top must be 1 or more, got 0"),
         (["latency", "build", "--table", "/nowhere/t.json", "--batch", "0"], "batch must be a positive int"),
         (["latency", "build", "--name", "a b"], "name must be one such as 'cpu'"),
+        (["latency", "build", "--image-size", "64x"], "--image-size must be a number of pixels, or HEIGHTx"),
         (["latency", "check", "--table", "/nowhere/t.json"], "/nowhere/t.json: no such table"),
         (
             ["search", "nir", "--latency-table", "/nowhere/t.json", "--constraint", "flops<=9M"],

@@ -111,7 +111,7 @@ def _inherited(given: TrainingSetup, evaluator: Evaluator, best: Measured, tune_
                 f"the search ended with: {format_top1(found)}"
             )
     measured = dataclasses.replace(best, measurement=found)
-    return Winner(network, measured, weights, type(evaluator.supernet).__name__)
+    return Winner(network, measured, weights, evaluator.supernet)
 
 
 def _tune(

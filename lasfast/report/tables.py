@@ -14,7 +14,7 @@ from lasfast.study.result import format_params, format_top1
 def ranking_table(title: str, candidates: Iterable[Candidate]) -> Table:
     """Return a table of the candidates of a step, the best first."""
     ranked = sorted(candidates, key=lambda one: -one.measurement.top1)
-    costs = _cost_columns(ranked)
+    costs = cost_columns(ranked)
     table = make_table(title, "rank", "architecture", "top-1", "loss", *costs)
     for rank, one in enumerate(ranked, start=1):
         style = "bold green" if one.won else None
@@ -30,7 +30,7 @@ def ranking_table(title: str, candidates: Iterable[Candidate]) -> Table:
 def winners_table(title: str, winners: Iterable[Candidate]) -> Table:
     """Return a table of the winner of each depth, the shallowest first."""
     shown = list(winners)
-    costs = _cost_columns(shown)
+    costs = cost_columns(shown)
     table = make_table(title, "depth", "assignment", "top-1", *costs)
     for one in shown:
         cells = [format_top1(one.measurement), *(cost(one) for cost in costs.values())]
@@ -41,14 +41,14 @@ def winners_table(title: str, winners: Iterable[Candidate]) -> Table:
 def front_table(title: str, front: Iterable[Candidate]) -> Table:
     """Return a table of a Pareto front, in the order given."""
     shown = list(front)
-    costs = _cost_columns(shown)
+    costs = cost_columns(shown)
     table = make_table(title, "architecture", "top-1", *costs)
     for one in shown:
         table.add_row(one.text, format_top1(one.measurement), *(cost(one) for cost in costs.values()))
     return table
 
 
-def _cost_columns(shown: Sequence[Candidate]) -> dict[str, Callable[[Candidate], str]]:
+def cost_columns(shown: Sequence[Candidate]) -> dict[str, Callable[[Candidate], str]]:
     """Return the columns of costs that candidates have, each with a function that gives its text."""
 
     def megas(cost: float | None) -> str:

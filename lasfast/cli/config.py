@@ -23,6 +23,14 @@ def write_config(directory: Path, options: Any, **more: Any) -> None:
         atomic_write_json(directory / CONFIG, values | paths)
 
 
+def read_options(directory: Path) -> dict[str, Any]:
+    """Return the options of a run by name, and the name of its search as `search`; ValueError if damaged."""
+    values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{directory / CONFIG} is damaged: no JSON object")
+    return values
+
+
 def read_config(directory: Path, options: type[T]) -> T:
     """Read the options that a run in `directory` was started with.
 
@@ -35,7 +43,7 @@ def read_config(directory: Path, options: type[T]) -> T:
         raise FileNotFoundError(f"{directory} holds no run of this command line: there is no {path}")
     fields = dataclasses.fields(options)  # type: ignore[arg-type]
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_options(directory)
         # An option that an older version did not have yet is at its default.
         asked = [field for field in fields if field.name in values or field.default is dataclasses.MISSING]
         chosen = {field.name: values[field.name] for field in asked}

@@ -28,7 +28,7 @@ from lasfast.report import (
 from lasfast.runtime import distributed
 from lasfast.searchers import NIR
 from lasfast.spaces import Architecture
-from lasfast.study.result import StudyResult
+from lasfast.study.result import StudyResult, format_latency, latency_of
 from lasfast.study.study import Callback, Study
 from lasfast.supernets import LayerAssignmentSupernet
 from lasfast.train import Progress as Training
@@ -137,7 +137,7 @@ class StudyDisplay(Callback):
 
     def on_step(self, step: int, measurements: Sequence[Measurement]) -> None:
         """Show the ranking of the step's candidates."""
-        candidates = candidates_of(measurements, self._study.evaluator.costs)
+        candidates = candidates_of(measurements, self._study.costs)
         depths = sorted({one.depth for one in candidates})
         where = f"depth {depths[0]}" if len(depths) == 1 else f"depths {depths[0]} to {depths[-1]}"
         self.console.print(ranking_table(f"step {step}, {where}: {len(candidates)} candidates", candidates))
@@ -181,8 +181,10 @@ class FrontDisplay(Callback):
         if architecture != self._best:
             self._best = architecture
             text = evaluator.space.format(architecture)
-            flops = evaluator.costs(architecture).get("flops")
-            cost = "" if flops is None else f"  {flops / 1e6:.1f} MFLOPs"
+            costs = self._study.costs(architecture)
+            cost = f"  {costs['flops'] / 1e6:.1f} MFLOPs" if "flops" in costs else ""
+            if latency := latency_of(costs):
+                cost += f"  {format_latency(*latency)}"
             self.console.print(f"after {self._measured:6} measured: {text}  top-1 {100 * value:.2f} %{cost}")
 
     def _tell_measured(self) -> None:

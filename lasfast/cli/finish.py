@@ -12,6 +12,8 @@ from lasfast.cli.display import Meter, make_console, show_cells, show_comparison
 from lasfast.cli.from_scratch import show_rows, train_from_scratch
 from lasfast.cli.setup import TrainingSetup
 from lasfast.cli.winner import Winner, epochs
+from lasfast.costs import LatencyTable
+from lasfast.evaluation import latency
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.ir import layers
@@ -40,6 +42,7 @@ def finish(
     retrained: Supernet | None = None,
     tune_epochs: int = 0,
     distill: Distillation | None = None,
+    latency_table: Path | None = None,
 ) -> None:
     """Show and write what a search found.
 
@@ -73,6 +76,8 @@ def finish(
         written["scratch/"] = "the networks trained from scratch"
     else:
         winner = _inherited(given, study.evaluator, result.best, tune_epochs, distill)
+    if latency_table is not None and not retrained:
+        _show_latency(given, study, winner, LatencyTable.load(latency_table))
     network = winner.write(directory, given.data)
     written[network.name] = f"the winner, {winner.weights}: `lasfast predict` and `lasfast export` take it"
     was_trained = retrain or tune_epochs
@@ -80,6 +85,24 @@ def finish(
     make_console().print(f"best: {winner}{before}", soft_wrap=True)
     show_written(console, directory, written)
     (directory / SO_FAR).unlink(missing_ok=True)
+
+
+def _show_latency(given: TrainingSetup, study: Study, winner: Winner, table: LatencyTable) -> None:
+    """Time the winner whole, and show how far the table is from that, if the search was bounded in it."""
+    name = f"latency@{table.name}"
+    if name not in winner.measured.costs:
+        return
+    try:
+        supernet, architecture = study.evaluator.supernet, winner.measured.architecture
+        whole = latency.whole_seconds(supernet, architecture, given.data.image_size, table)
+    except ValueError as error:  # another machine's table, or one for other threads
+        given.console.print(f"{name}: the winner is not timed here: {error}", soft_wrap=True)
+        return
+    predicted = winner.measured.costs[name]
+    given.console.print(
+        f"{name}: {1e3 * predicted:.2f} ms by the table, {1e3 * whole:.2f} ms measured whole; the table is "
+        f"{100 * (predicted / whole - 1):+.0f} % off"
+    )
 
 
 def leave_best(given: TrainingSetup, study: Study) -> None:
@@ -100,7 +123,7 @@ def leave_best(given: TrainingSetup, study: Study) -> None:
     network = evaluator.extract(best)
     found = evaluate_network(network, given.data.validation, best, precision=given.settings.precision)
     measured = Measured(found, text, evaluator.costs(best))
-    winner = Winner(network, measured, "with inherited weights", type(evaluator.supernet).__name__)
+    winner = Winner(network, measured, "with inherited weights", evaluator.supernet)
     path = winner.write(study.directory, given.data, SO_FAR)
     console.print(f"exported with inherited weights to {path}")
 
@@ -110,7 +133,7 @@ def _inherited(
 ) -> Winner:
     """Return the best with the weights that it inherits, after `tune_epochs` of further training."""
     network: nn.Module = evaluator.extract(best.architecture)
-    weights, family = "with inherited weights", type(evaluator.supernet).__name__
+    weights = "with inherited weights"
     if tune_epochs:
         path = evaluator.supernet.extracted_path(best.architecture)
         network, found = _tune(given, network, path, best.architecture, tune_epochs, distill)
@@ -124,7 +147,8 @@ def _inherited(
                 f"measured when it was found: top-1 {format_top1(best.measurement)}; with the weights that "
                 f"the search ended with: {format_top1(found)}"
             )
-    return Winner(network, dataclasses.replace(best, measurement=found), weights, family)
+    measured = dataclasses.replace(best, measurement=found)
+    return Winner(network, measured, weights, evaluator.supernet)
 
 
 def _tune(
@@ -184,7 +208,11 @@ def _retrain(
     shown = [row for row in rows if row.architecture in notes]
     title = f"trained from scratch, {settings.standalone_epochs} epochs"
     show_rows(given.console, supernet.space, title, shown, notes)
-    return Winner.trained(builder, rows, winner, given.data)
+    trained = Winner.trained(builder, rows, winner, given.data)
+    if supernet is not study.evaluator.supernet:
+        return trained  # a larger network, whose costs are its own
+    measured = dataclasses.replace(trained.measured, costs=result.best.costs)
+    return dataclasses.replace(trained, measured=measured)
 
 
 def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Architecture]:

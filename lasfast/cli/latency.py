@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from lasfast.cli import setup
-from lasfast.cli.display import make_console
+from lasfast.cli.display import format_seconds, make_console
 from lasfast.cli.options import MachineOptions, SizeOptions, SupernetOptions, command, panel, precision_option
 from lasfast.costs import LatencyTable
 from lasfast.evaluation import latency
@@ -33,7 +33,9 @@ class LatencyOptions(MachineOptions, SupernetOptions, SizeOptions):
     depth: Annotated[
         int, panel("Supernet", "Depth that the default of --max-layers is enough for, as in a search.")
     ] = 9
-    image_size: Annotated[int, panel("Supernet", "Height and width of the images.")] = 32
+    image_size: Annotated[
+        str, panel("Supernet", "Height and width of the images: 64 for both, or 64x48.")
+    ] = "32"
     channels: Annotated[int, panel("Supernet", "Channels of the images.")] = 3
     classes: Annotated[int, panel("Supernet", "Classes of the classifier.")] = 10
     seconds: Annotated[float, panel("Timing", "How long each timing lasts; the best run counts.")] = 0.2
@@ -79,21 +81,27 @@ def build(options: BuildOptions) -> None:
 
     lasfast latency build --supernet proxyless --table latency.json
 
-    lasfast latency build --supernet mobilenet-v1 --image-size 64 --backend torch --name torch --table t.json
+    lasfast latency build --supernet residual --image-size 64x48 --backend torch --name torch --table t.json
 
     lasfast search evolution --data cifar10 --latency-table latency.json --constraint "latency<=2ms@cpu"
     """
     console = make_console(options.quiet)
     supernet = _supernet(options)
+
+    def announce(layers: int, timings: int) -> None:
+        seconds = format_seconds(timings * options.seconds)
+        console.print(f"{layers} layers to time, in {seconds} or more; if this is stopped, it can go on")
+
     table = latency.build(
         supernet,
-        (options.image_size, options.image_size),
+        setup.parse_image_size(options.image_size),
         options.table,
         name=options.name,
         backend=options.backend,
         precision=options.precision,
         batch=options.batch,
         timer=latency.least_seconds(options.seconds),
+        announce=announce,
         progress=_Lines(console),
     )
     make_console().print(
@@ -119,7 +127,7 @@ def check(options: CheckOptions) -> None:
     supernet = _supernet(options)
     result = latency.check(
         supernet,
-        (options.image_size, options.image_size),
+        setup.parse_image_size(options.image_size),
         table,
         architectures=options.architectures,
         fitted=options.fitted,
@@ -153,7 +161,7 @@ def _supernet(options: LatencyOptions) -> Supernet:
     device = setup.make_device(options)
     if options.seconds < 0:
         raise ValueError(f"--seconds must not be negative, got {options.seconds}")
-    images = setup.ImageKind(options.classes, options.channels, (options.image_size, options.image_size))
+    images = setup.ImageKind(options.classes, options.channels, setup.parse_image_size(options.image_size))
     supernet = setup.make_any_supernet(options, images, depth=options.depth, size=options, seed=0)
     return supernet.to(device)
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from lasfast.cli import search
+from lasfast.cli.config import CONFIG, read_options
 from lasfast.cli.display import make_console, show_cells, show_comparison
 from lasfast.cli.options import command
+from lasfast.core.files import file_stem
+from lasfast.deploy.pt2 import read_card
 from lasfast.report import (
     Run,
     cells_table,
@@ -20,6 +26,7 @@ from lasfast.report import (
     ranking_table,
     space_of,
     winners_table,
+    write_page,
 )
 
 
@@ -31,6 +38,9 @@ class ReportOptions:
     plot: Annotated[
         Path | None, typer.Option(help="The picture's file, .png, .svg or .pdf (default: RUN/search.png).")
     ] = None
+    html: Annotated[
+        bool, typer.Option("--html", help="Write RUN/report.html, too: one page that needs no network.")
+    ] = False
     candidates: Annotated[
         bool, typer.Option("--candidates", help="Show every candidate, not only the winners.")
     ] = False
@@ -50,9 +60,13 @@ def register(app: typer.Typer) -> None:
         lasfast report runs/nir-digits
 
         lasfast report runs/nir-digits --candidates --plot search.svg
+
+        lasfast report runs/nir-digits --html
         """
         console = make_console()
         run = Run.load(options.run)
+        if options.html and not run.steps:
+            raise ValueError(f"--html must wait for the first measurement; {options.run} has none yet")
         if run.is_derived and not run.steps:
             _show_training(console, run)
             return
@@ -75,6 +89,46 @@ def register(app: typer.Typer) -> None:
         show_comparison(console, run)
         path = plot_search(run, options.plot or run.directory / "search.png")
         console.print(f"picture: {path}")
+        if options.html:
+            console.print(f"page: {_write_page(run)}")
+
+
+def _write_page(run: Run) -> Path:
+    """Write the page of a run, with what its configuration and its network's card say, if they are there."""
+    facts: list[tuple[str, str]] = []
+    again = None
+    if (run.directory / CONFIG).exists():
+        options = read_options(run.directory)
+        again = _command(options)
+        names = ("supernet", "model", "table", "data", "constraint", "preset", "precision", "seed")
+        facts += [(name, str(options[name])) for name in names if options.get(name) is not None]
+    layers: Sequence[Mapping[str, Any]] = ()
+    path = run.directory / f"{file_stem(run.best.text)}.pt2" if run.best else run.directory
+    if path.is_file():
+        card = read_card(path)
+        parts = ", ".join(f"{card.data[part]} for {part}" for part in ("train", "calibration", "validation"))
+        size = "x".join(map(str, card.image_shape))
+        facts += [("images", f"{len(card.classes)} classes, {size}: {parts}"), ("lasfast", card.lasfast)]
+        top1, error = (100 * card.accuracy[name] for name in ("top1", "standard_error"))
+        facts += [("network", f"{path.name}, {card.weights}: top-1 {top1:.1f} ± {error:.1f} %")]
+        layers = card.layers
+    return write_page(run, run.directory / "report.html", facts=facts, layers=layers, command=again)
+
+
+def _command(options: Mapping[str, Any]) -> str:
+    """Return the command that starts a search with the options of a run, without those at their defaults."""
+    group = typer.main.get_group(search.app)
+    name = options["search"]
+    words = ["lasfast", "search", name]
+    for parameter in group.commands[name].params:
+        value = options.get(parameter.name or "")
+        if value is None or value == parameter.default or parameter.name in ("resume", "quiet"):
+            continue
+        if isinstance(value, bool):
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+        else:
+            words += [parameter.opts[0], str(value)]
+    return shlex.join(words)
 
 
 def _show_training(console: Console, run: Run) -> None:

@@ -218,6 +218,7 @@ def run_search(
             retrained=retrained,
             tune_epochs=tune_epochs,
             distill=None if teach is None else teach(study),
+            latency_table=options.latency_table,
         )
 
 

@@ -170,6 +170,14 @@ def parse_max_layers(options: SupernetOptions, depth: int) -> tuple[int, ...]:
     return parse_counts("--max-layers", options.max_layers, options.supernet)
 
 
+def parse_image_size(text: str) -> tuple[int, int]:
+    """Return (height, width), which --image-size gives as one number for both, or as HEIGHTxWIDTH."""
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise ValueError(f"--image-size must be a number of pixels, or HEIGHTxWIDTH as 64x48, got {text!r}")
+    return int(sides[0]), int(sides[-1])
+
+
 @dataclass(frozen=True)
 class ImageKind:
     """The classes and sizes of images, for a supernet that is built without a dataset."""

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from lasfast import costs, deploy
 from lasfast.core.files import file_stem
+from lasfast.costs.flops import model_input
 from lasfast.data import Dataset
+from lasfast.ir.layers import path_shapes
 from lasfast.measurements.measurement import Measurement
 from lasfast.spaces import Architecture
 from lasfast.study.architecture_table import Row
 from lasfast.study.result import Measured
 from lasfast.study.table_builder import TableBuilder
+from lasfast.supernets import Supernet
 
 COMPARED = 32
 """On so many validation images a written network is compared with the one in memory."""
@@ -29,13 +33,13 @@ class Winner:
         network: takes normalized images and gives logits.
         measured: its architecture, accuracy and costs.
         weights: a text that says where its weights come from.
-        family: the name of its supernet's class.
+        supernet: the supernet that it is a sub-network of.
     """
 
     network: nn.Module
     measured: Measured
     weights: str
-    family: str
+    supernet: Supernet
 
     @classmethod
     def trained(
@@ -49,8 +53,8 @@ class Winner:
             builder.supernet.space.format(architecture),
             costs.summary(builder.supernet, architecture, data.image_size),
         )
-        weights, family = f"trained from scratch for {epochs(row.epochs)}", type(builder.supernet).__name__
-        return cls(builder.network(architecture), measured, weights, family)
+        weights = f"trained from scratch for {epochs(row.epochs)}"
+        return cls(builder.network(architecture), measured, weights, builder.supernet)
 
     def __str__(self) -> str:
         """Return the line that a command ends with."""
@@ -65,14 +69,28 @@ class Winner:
             data,
             self.measured.measurement,
             architecture=self.measured.text,
-            supernet=self.family,
+            supernet=type(self.supernet).__name__,
             weights=self.weights,
             costs=self.measured.costs,
             run=directory.name,
+            layers=self._layers(data.image_size),
         )
         path = directory / (name or f"{file_stem(self.measured.text)}.pt2")
         deploy.save(self.network, card, path, data.samples(COMPARED))
         return path
+
+    def _layers(self, image_size: tuple[int, int]) -> list[dict[str, Any]]:
+        """Return what the card says of each layer."""
+        path = self.supernet.extracted_path(self.measured.architecture)
+        return [
+            {
+                "name": layer.name,
+                "output": list(shapes[-1]),
+                "flops": costs.path_flops((layer,), shapes[0]),
+                "params": costs.path_params((layer,)),
+            }
+            for layer, shapes in path_shapes(path, model_input(self.supernet, image_size))
+        ]
 
 
 def epochs(count: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,7 @@ class ModelCard:
         costs: the costs by name, as `flops` (multiply-adds for one image) and `params`.
         run: the name of the run's directory.
         data: what identifies the dataset and its split.
+        layers: the `name` of each layer in order, its `output` shape, `flops` and `params`; () where unknown.
         lasfast: the version that wrote the file.
     """
 
@@ -52,6 +53,7 @@ class ModelCard:
     costs: Mapping[str, float]
     run: str
     data: Mapping[str, Any] = field(repr=False)
+    layers: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     lasfast: str = __version__
 
     @classmethod
@@ -65,6 +67,7 @@ class ModelCard:
         weights: str,
         costs: Mapping[str, float],
         run: str,
+        layers: Iterable[Mapping[str, Any]] = (),
     ) -> ModelCard:
         """Return the card of a network that was trained and measured on a dataset."""
         return cls(
@@ -85,6 +88,7 @@ class ModelCard:
             costs=dict(costs),
             run=run,
             data=data.describe(),
+            layers=tuple(layers),
         )
 
     @property
@@ -117,5 +121,5 @@ class ModelCard:
             fields = {one.name: values[one.name] for one in dataclasses.fields(cls)}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the model card cannot be read: {error!r}") from error
-        tuples = {name: tuple(fields[name]) for name in ("classes", "image_size", "mean", "std")}
+        tuples = {name: tuple(fields[name]) for name in ("classes", "image_size", "mean", "std", "layers")}
         return cls(**fields | tuples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def read(path: Path) -> tuple[ExportedProgram, str]:
     extra = {CARD: ""}
     program = torch.export.load(io.BytesIO(path.read_bytes()), extra_files=extra)
     return program, extra[CARD]
+
+
+def read_card(path: Path) -> ModelCard:
+    """Return the card of a file, which is not read for the rest; ValueError where it has none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            [name] = [name for name in archive.namelist() if name.endswith(f"/extra/{CARD}")]
+            return ModelCard.of_text(archive.read(name).decode())
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ValueError(f"{path} has no model card that can be read: {error}") from error
 
 
 def load(path: Path) -> tuple[Callable[[Tensor], Tensor], str]:

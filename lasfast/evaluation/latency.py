@@ -77,6 +77,7 @@ def build(
     precision: str = "fp32",
     batch: int = 1,
     timer: Timer | None = None,
+    announce: Callable[[int, int], None] | None = None,
     progress: Progress | None = None,
 ) -> LatencyTable:
     """Time the layers of a supernet that a table lacks, and write each to the table's file at once.
@@ -93,6 +94,7 @@ def build(
         precision: "fp32" or "bf16".
         batch: images at a time.
         timer: measures; the default is `least_seconds()`.
+        announce: is called beforehand, with how many layers will be timed, and in how many timings.
         progress: is called after each layer.
 
     Raises:
@@ -129,6 +131,8 @@ def build(
         others.sum()
         runner.synchronize()
 
+    if announce is not None:
+        announce(len(missing), sum(_timings(runner, layer, shape) for layer, shape in missing.values()))
     for done, (key, (layer, shape)) in enumerate(missing.items(), start=1):
         table.seconds[key] = _layer_seconds(runner, timer, read_others, layer, shape)
         table.save()
@@ -250,8 +254,7 @@ def check(
         raise ValueError(
             f"fitted must be 2 to {len(chosen) - 2} of {len(chosen)} architectures, got {fitted}"
         )
-    here = {"threads": torch.get_num_threads(), "device": device_of(supernet).type}
-    _same(LatencyTable(table.name, {**table.settings, **here}, gather()), table)
+    _check_here(supernet, table)
     shape = model_input(supernet, input_size)
     paths = [supernet.path(architecture) for architecture in chosen]
     predicted = [table.sum(path, shape) for path in paths]
@@ -331,11 +334,46 @@ def _layer_seconds(
     over them, and the time of this mean by itself, the call included, is subtracted. The layer that ends a
     network keeps the time of the call, which a network makes once.
     """
-    output = layer.shapes(shape)[-1]
-    if runner.native is None or len(output) != 3:
+    if _timings(runner, layer, shape) == 1:
         return timer(runner((layer,), shape), before)
+    output = layer.shapes(shape)[-1]
     whole, rest = runner((layer, _MEAN), shape), runner((_MEAN,), output)
     return max(0.0, timer(whole, before) - timer(rest, before))
+
+
+def _timings(runner: _Runner, layer: Layer, shape: Shape) -> int:
+    """Return how many timings a layer takes: one, or two where a mean follows it."""
+    return 2 if runner.native is not None and len(layer.shapes(shape)[-1]) == 3 else 1
+
+
+def whole_seconds(
+    supernet: Supernet,
+    architecture: Architecture,
+    input_size: tuple[int, int],
+    table: LatencyTable,
+    timer: Timer | None = None,
+) -> float:
+    """Return the seconds of a whole network, run as a table's layers were.
+
+    Args:
+        supernet: the supernet that the table was built for.
+        architecture: the network's architecture.
+        input_size: (height, width) of the images.
+        table: the table, whose settings say how the network is run.
+        timer: measures; the default is `least_seconds()`.
+
+    Raises:
+        ValueError: the table was made on another machine or with another number of threads.
+    """
+    _check_here(supernet, table)
+    run = _Runner(supernet, table.settings)(supernet.path(architecture), model_input(supernet, input_size))
+    return (timer or least_seconds())(run, lambda: None)
+
+
+def _check_here(supernet: Supernet, table: LatencyTable) -> None:
+    """Raise ValueError where a table was made on another machine, or with another number of threads."""
+    here = {"threads": torch.get_num_threads(), "device": device_of(supernet).type}
+    _same(LatencyTable(table.name, {**table.settings, **here}, gather()), table)
 
 
 def _same(here: LatencyTable, table: LatencyTable) -> LatencyTable:

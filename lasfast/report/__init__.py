@@ -1,6 +1,7 @@
 """Reports: tables and pictures of a study, finished or not, from the files that it wrote."""
 
 from lasfast.report.cells import cells_table, pruned_so_far, space_of
+from lasfast.report.page import write_page
 from lasfast.report.plot import plot_search
 from lasfast.report.regret import plot_regret
 from lasfast.report.run import Candidate, Run, candidates_of
@@ -20,4 +21,5 @@ __all__ = [
     "ranking_table",
     "space_of",
     "winners_table",
+    "write_page",
 ]

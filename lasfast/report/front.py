@@ -32,10 +32,10 @@ def draw_front(figure: Figure, run: Run) -> None:
 
 
 def _draw_accuracy(axes: Axes, run: Run, candidates: list[Candidate]) -> None:
-    _dots(axes, [_mega(one) for one in candidates], candidates)
+    _dots(axes, [_amount(one) for one in candidates], candidates)
     front = run.front
     axes.step(
-        [_mega(one) for one in front],
+        [_amount(one) for one in front],
         [_percent(one) for one in front],
         where="post",
         color=COLORS[0],
@@ -44,7 +44,7 @@ def _draw_accuracy(axes: Axes, run: Run, candidates: list[Candidate]) -> None:
     )
     if run.best is not None:
         axes.plot(
-            _mega(run.best), _percent(run.best), "*", color=COLORS[4], markersize=12, label=run.best.text
+            _amount(run.best), _percent(run.best), "*", color=COLORS[4], markersize=12, label=run.best.text
         )
     axes.set_xlabel(_cost_label(candidates))
     axes.set_ylabel("top-1 (%)")
@@ -59,7 +59,7 @@ def _draw_layers(axes: Axes, candidates: list[Candidate], default: list[int]) ->
         pairs = zip(one.measurement.architecture, default, strict=True)
         return max((layer for layer, (taken, usual) in enumerate(pairs, 1) if taken != usual), default=1)
 
-    costs, accuracies = [_mega(one) for one in candidates], [_percent(one) for one in candidates]
+    costs, accuracies = [_amount(one) for one in candidates], [_percent(one) for one in candidates]
     shown = axes.scatter(costs, list(map(layer_of, candidates)), c=accuracies, s=14, cmap="viridis")
     axes.figure.colorbar(shown, ax=axes, label="top-1 (%)")
     axes.set_yticks(range(1, len(default) + 1))
@@ -86,11 +86,14 @@ def _dots(axes: Axes, places: list[float] | list[int], candidates: list[Candidat
     axes.plot(places, [_percent(one) for one in candidates], "o", color=GRAY, markersize=3, alpha=0.6)
 
 
-def _mega(one: Candidate) -> float:
-    return one.cost / 1e6
+def _amount(one: Candidate) -> float:
+    """Return the cost in the unit of `_cost_label`."""
+    return 1e3 * one.latency[1] if one.latency else one.cost / 1e6
 
 
 def _cost_label(candidates: list[Candidate]) -> str:
+    if latency := candidates[0].latency:
+        return f"{latency[0]} (ms)"
     return "bit operations (M)" if any(one.bitops for one in candidates) else "multiply-adds (M)"
 
 

@@ -26,6 +26,12 @@ def plot_search(run: Run, path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: nothing was measured yet.
     """
+    draw_search(run).savefig(Path(path), dpi=150)
+    return Path(path)
+
+
+def draw_search(run: Run) -> Figure:
+    """Return the picture that `plot_search` writes; ValueError where nothing was measured yet."""
     if not run.steps:
         raise ValueError(f"{run.directory} has no measurement yet; there is nothing to plot")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -41,8 +47,7 @@ def plot_search(run: Run, path: str | os.PathLike[str]) -> Path:
     else:
         draw_front(figure, run)
     figure.suptitle(run.title, fontsize=11)
-    figure.savefig(Path(path), dpi=150)
-    return Path(path)
+    return figure
 
 
 def _draw_depths(figure: Figure, run: Run) -> None:

@@ -16,6 +16,7 @@ from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
 from lasfast.study.comparison import Comparison
 from lasfast.study.files import JOURNAL, RESULT, TABLE
+from lasfast.study.result import latency_of
 
 TITLES = {
     "itnas": "ITNAS",
@@ -27,7 +28,10 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """A measured architecture of a step, as a report shows it, with those costs that are known."""
+    """A measured architecture of a step, as a report shows it, with those costs that are known.
+
+    `latency` is the name of a latency that the search is bounded in, with its seconds.
+    """
 
     text: str
     measurement: Measurement
@@ -35,11 +39,12 @@ class Candidate:
     flops: float | None = None
     params: float | None = None
     bitops: float | None = None
+    latency: tuple[str, float] | None = None
 
     @property
     def cost(self) -> float:
-        """The cost that accuracy is compared with: bit operations, else FLOPs; 0 if neither is known."""
-        return self.bitops or self.flops or 0
+        """The cost that accuracy is compared with: latency, bit operations or FLOPs; 0 if none is known."""
+        return (self.latency[1] if self.latency else None) or self.bitops or self.flops or 0
 
     @property
     def depth(self) -> int:
@@ -154,7 +159,8 @@ def candidates_of(
             text(one.architecture),
             one,
             one is best[sum(one.architecture)],
-            *map(costs(one.architecture).get, ("flops", "params", "bitops")),
+            **{name: costs(one.architecture).get(name) for name in ("flops", "params", "bitops")},
+            latency=latency_of(costs(one.architecture)),
         )
         for one in measurements
     ]

@@ -14,6 +14,7 @@ import numpy as np
 from lasfast.constraints import Constraint, Cost, UnknownCostError
 from lasfast.core.checks import as_int
 from lasfast.measurements.measurement import Measurement, as_value
+from lasfast.searchers.limits import limits_of
 from lasfast.searchers.operators import Result, pareto_front, ranked
 from lasfast.spaces.base import Architecture, SearchSpace
 
@@ -88,6 +89,11 @@ class Searcher(abc.ABC):
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
         """Return name and hyper-parameters as JSON values; searchers of equal descriptions search alike."""
+
+    @property
+    def named_costs(self) -> dict[str, Cost]:
+        """The costs that the search is bounded in, by name; those of other functions have no names."""
+        return {bound.cost: cost for bound, cost in limits_of(self.constraint)}
 
     @property
     def step(self) -> int:

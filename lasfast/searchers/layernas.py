@@ -237,6 +237,13 @@ class LayerNAS(Searcher):
         bucket.sort(key=lambda candidate: -candidate.value)
         del bucket[self.replicas :]
 
+    @property
+    def named_costs(self) -> dict[str, Cost]:
+        """The costs that the search is bounded in, by name, that of its target first."""
+        target = self._given_cost
+        own = {target.name: target} if isinstance(target, NamedCost) else {}
+        return own | super().named_costs
+
     def describe(self) -> dict[str, Any]:
         """Return name, hyper-parameters and space, as JSON values."""
         return {

@@ -21,7 +21,8 @@ class Measured:
         text: the architecture as its space writes it.
         costs: its costs by name. Those of a supernet's are `flops` (multiply-adds for one image of the size
             that was evaluated), `params`, `params_without_batch_norm` as in the papers' tables, and `bitops`
-            where layers are quantized; those of a table's are its columns.
+            where layers are quantized; those of a table's are its columns. Costs that the search's constraint
+            names, as `latency@cpu` (seconds), are among them.
     """
 
     measurement: Measurement
@@ -62,6 +63,8 @@ class Measured:
             parts.append(f"{self.costs['bitops'] / 1e6:.1f} Mbitops")
         if "params" in self.costs:
             parts.append(f"{format_params(self.params)} params")
+        if latency := latency_of(self.costs):
+            parts.append(format_latency(*latency))
         return "  ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -89,6 +92,16 @@ def choose_best(
     error = 0.0 if exact else highest.measurement.standard_error
     near = [one for one in candidates if one.top1 >= highest.top1 - error]
     return min(near, key=lambda one: (cost(one), -one.top1)), highest
+
+
+def latency_of(costs: Mapping[str, Any]) -> tuple[str, float] | None:
+    """Return name and seconds of the first latency among costs by name; None where there is none."""
+    return next(((name, costs[name]) for name in costs if name.startswith("latency@")), None)
+
+
+def format_latency(name: str, seconds: float) -> str:
+    """Return a latency as text, such as 1.23 ms (latency@cpu)."""
+    return f"{1e3 * seconds:.2f} ms ({name})"
 
 
 class Accuracy(Protocol):

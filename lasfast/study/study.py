@@ -14,12 +14,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lasfast.constraints import UnknownCostError, known_cost
 from lasfast.core.checks import as_int
 from lasfast.core.files import atomic_write_text
 from lasfast.measurements.evaluation import Evaluation
@@ -141,6 +142,15 @@ class Study:
         for callback in self.callbacks:
             callback.on_finish(result)
         return result
+
+    def costs(self, architecture: Architecture) -> dict[str, float]:
+        """Return the known costs of an architecture by name: the evaluator's, and those of the constraint."""
+        found = dict(self.evaluator.costs(architecture))
+        for name, cost in self.searcher.named_costs.items():
+            if name not in found:
+                with suppress(UnknownCostError):
+                    found[name] = known_cost(name, cost, architecture)
+        return found
 
     def _search(self, journaled: list[Entry]) -> list[list[Measurement]]:
         """Run the loop and return the measurements of each step; `journaled` are those of an earlier run."""
@@ -361,7 +371,7 @@ class Study:
 
     def _measured(self, measurement: Measurement) -> Measured:
         architecture = measurement.architecture
-        return Measured(measurement, self._text(architecture), self.evaluator.costs(architecture))
+        return Measured(measurement, self._text(architecture), self.costs(architecture))
 
     def _text(self, architecture: Architecture) -> str:
         return self.evaluator.space.format(architecture)

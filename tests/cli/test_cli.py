@@ -1,9 +1,12 @@
 """The command line as a person uses it, on the digits, with next to no training."""
 
+import html
 import io
+import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -257,6 +260,27 @@ def test_report_draws_a_running_study_too(searched, lasfast, tmp_path) -> None:
     assert "<svg" in (tmp_path / "plot.svg").read_text()
 
 
+def test_a_report_is_a_page_that_says_how_to_do_it_again(searched, lasfast) -> None:
+    status, out, err = lasfast("report", searched, "--html")
+    assert status == 0, err
+    assert f"page: {searched / 'report.html'}" in out
+    page = (searched / "report.html").read_text(encoding="utf-8")
+    [command] = re.findall(r"<pre>(.*)</pre>", page)
+    words = shlex.split(html.unescape(command))
+    assert words[:3] == ["lasfast", "search", "nir"]
+    given = dict(itertools.pairwise(words))
+    assert (given["--depth"], given["--warm-up-epochs"], given["--threads"]) == ("5", "1", "1")
+    assert "--retrain" in words
+    assert "--beam" not in words  # it is at its default
+    for text in (
+        "10 classes, 1x8x8",
+        "trained from scratch for 1 epoch: top-1",
+        "<td>classifier</td>",
+        "</svg>",
+    ):
+        assert text in page
+
+
 def test_info_says_what_is_here(lasfast) -> None:
     status, out, _ = lasfast("info")
     assert status == 0
@@ -325,6 +349,7 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
             "--batch must be a positive int",
         ),
         (["latency", "build", "--name", "a b"], "--name must be one such as 'cpu'"),
+        (["latency", "build", "--image-size", "64x"], "--image-size must be a number of pixels, or HEIGHTx"),
         (["latency", "check", "--table", "/nowhere/t.json"], "/nowhere/t.json: no such table"),
         (
             ["search", "nir", "--latency-table", "/nowhere/t.json", "--constraint", "flops<=9M"],

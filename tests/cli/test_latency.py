@@ -1,5 +1,6 @@
 """`lasfast latency` on the command line, and a search within a latency."""
 
+import json
 import re
 
 import pytest
@@ -18,6 +19,7 @@ def test_build_check_and_search(lasfast, without_exports, tmp_path) -> None:
     digits = ("--image-size", 8, "--channels", 1, "--max-layers", 2, "--table", file, "--seconds", 0)
     status, out, err = lasfast("latency", "build", *digits)
     assert (status, err) == (0, "")
+    assert "7 layers to time, in 0:00 or more" in out
     assert "7/7  classifier on (64, 2, 2): " in out
     assert "7 layers, for latency@cpu" in out
     few = ("--architectures", 6, "--fitted", 3, "--rounds", 1)
@@ -34,8 +36,18 @@ def test_build_check_and_search(lasfast, without_exports, tmp_path) -> None:
     status, _, err = lasfast(*search, "--depth", 5, "--constraint", "latency<=6ms@cpu")
     assert status == 2
     assert "none that meets it was found" in err  # five layers, the stem and the classifier: 7 ms
-    status, out, err = lasfast(*search, "--depth", 4, "--constraint", "latency<=6ms@cpu")
+    shown = [*search[: search.index("-q")], *search[search.index("-q") + 1 :]]
+    status, out, err = lasfast(*shown, "--depth", 4, "--constraint", "latency<=6ms@cpu")
     assert (status, err) == (0, "")
+    assert re.search(r"assignment +top-1 +MFLOPs +params +latency@cpu \(ms\)", out)
+    assert re.search(r"best: \S+  top-1 .* params  6\.00 ms \(latency@cpu\), with inherited weights\n", out)
+    timed = re.search(
+        r"latency@cpu: 6\.00 ms by the table, (\d+\.\d\d) ms measured whole; the table is ", out
+    )
+    assert float(timed[1]) > 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["best"]["latency@cpu"] == pytest.approx(6e-3)
+    assert re.search(r"MFLOPs +params +latency@cpu \(ms\)", lasfast("report", tmp_path / "run")[1])
     status, _, err = lasfast(*search, "--depth", 4, "--constraint", "latency<=6ms@gpu")
     assert status == 2
     assert "memory, latency@cpu" in err

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lasfast.constraints import Constraint
+from lasfast.constraints import Constraint, NamedCost
 from lasfast.searchers import LayerNAS, reach
 from lasfast.searchers.limits import limit
 from lasfast.searchers.reach import Reach
@@ -331,3 +331,11 @@ def test_impossible_searches_are_refused(arguments, error, text):
 def test_needs_independent_decisions():
     with pytest.raises(TypeError, match="space must be a ProductSpace such as ChoiceSpace, got int"):
         LayerNAS(3, cost=sum, target=(0, 1))
+
+
+def test_the_costs_of_target_and_constraint_have_their_names():
+    cost = NamedCost("latency@cpu", sum)
+    within = Constraint("params<=9", {"params": sum})
+    searcher = LayerNAS(ChoiceSpace([3, 3]), cost=cost, target=(0, 4), constraint=within)
+    assert searcher.named_costs == {"latency@cpu": cost, "params": sum}
+    assert LayerNAS(ChoiceSpace([3, 3]), cost=sum, target=(0, 4)).named_costs == {}

@@ -186,6 +186,7 @@ def test_emulated_statistics(emulated: ModuleType, case: Case, storage: torch.dt
 )
 def test_emulated_warpgroups_add_as_warps_do(emulated: ModuleType, case: Case) -> None:
     """On the stand-in, whose arithmetic is exact. Values that are not aligned are multiplied by warps."""
+    emulated.noted_tiles()
     problem = Problem.random(case, torch.bfloat16, torch.float32, "contiguous")
     forward = run(emulated, problem, "forward", statistics=True, warpgroups=True)
     expected = run(emulated, problem, "forward", statistics=True)
@@ -195,15 +196,25 @@ def test_emulated_warpgroups_add_as_warps_do(emulated: ModuleType, case: Case) -
     if case.c_in > 32:
         (gradient,) = run(emulated, problem, "grad_input", warpgroups=True)
         assert torch.equal(gradient, run(emulated, problem, "grad_input")[0])
+    (of_weight,) = run(emulated, problem, "grad_weight", warpgroups=True)
+    assert {kernel for kernel, product, *_ in emulated.noted_tiles() if product == "warpgroups"} == {
+        "windows",
+        "grad_weight",
+    }
+    assert torch.equal(of_weight, run(emulated, problem, "grad_weight")[0])
     problem.x = shift(problem.x, 1)
     assert torch.equal(run(emulated, problem, "forward", warpgroups=True)[0], expected[0])
+    assert torch.equal(run(emulated, problem, "grad_weight", warpgroups=True)[0], of_weight)
+    assert not any(product == "warpgroups" for _, product, *_ in emulated.noted_tiles())
 
 
 @pytest.mark.parametrize(
     ("case", "storage", "which"),
     [
         (Case(2, 8, (7, 5), 40, 3, 1, 1), torch.float32, "forward"),
-        (Case(2, 8, (7, 5), 40, 3, 1, 1), torch.bfloat16, "grad_weight"),
+        (Case(2, 8, (7, 5), 40, 3, 1, 1), torch.float32, "grad_weight"),
+        (Case(2, 8, (7, 5), 44, 3, 1, 1), torch.bfloat16, "grad_weight"),
+        (Case(2, 12, (7, 5), 40, 3, 1, 1), torch.bfloat16, "grad_weight"),
         (Case(2, 8, (7, 5), 40, 3, 1, 1), torch.bfloat16, "grad_input"),
         (Case(2, 8, (7, 5), 32, 3, 1, 1), torch.bfloat16, "forward"),
         (Case(2, 12, (7, 5), 40, 3, 1, 1), torch.bfloat16, "forward"),

@@ -121,8 +121,10 @@ def test_emulated_values_that_are_not_aligned(emulated: ModuleType, storage: tor
         expect_close(problem, which, run(emulated, problem, which)[0])
 
 
-def test_emulated_tf32_is_by_choice(emulated: ModuleType) -> None:
-    problem = Problem.random(CASES[2], torch.float32, torch.float32, "contiguous")
+@pytest.mark.parametrize("case", [CASES[2], CASES[9], LARGE], ids=str)
+def test_emulated_tf32_is_by_choice(emulated: ModuleType, case: Case) -> None:
+    """Also where elements are gathered, and in several tiles and parts."""
+    problem = Problem.random(case, torch.float32, torch.float32, "contiguous")
     for which in PASSES:
         (exact,), (rounded,) = run(emulated, problem, which), run(emulated, problem, which, tf32=True)
         expect_close(problem, which, exact)

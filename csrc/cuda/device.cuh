@@ -196,8 +196,8 @@ LASFAST_DEVICE uint32_t to_tf32(uint32_t bits) {
   return rounded;
 }
 
-// The same for products alone. They do not read the bits behind those of TF32, which are left as they are: the
-// compiler leaves them, too, between the conversion and a product, but not on the way to memory.
+// The same for products alone. They do not read the bits behind those of TF32, which are left as they are:
+// the compiler leaves them, too, between the conversion and a product, but not on the way to memory.
 LASFAST_DEVICE uint32_t round_to_tf32(uint32_t bits) {
   return fabsf(__uint_as_float(bits)) < infinity() ? bits + 0x1000u : bits;
 }

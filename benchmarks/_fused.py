@@ -39,6 +39,7 @@ class Fused:
         self.module = compiled.load()
         self.images, self.calibration = images, calibration
         self.number = list(STORAGES).index(storage)
+        self.tf32 = storage == "fp32" and fp32_products() == "tf32"
         count, channels, height, width = images.shape
         elements = channels * height * width
         offsets = 0, elements
@@ -124,17 +125,18 @@ class CudaFused(Fused):
         size = self.module.schedule_packed_bytes_cuda(operation, value, self.number)
         packed = torch.zeros(size, dtype=torch.uint8, device=weight.device)
         weights = [(operation, value, weight.data_ptr(), weight.stride(), packed.data_ptr())]
-        self.module.schedule_pack_cuda(weights, self.number, 0, stream_of(weight.device))
+        self.module.schedule_pack_cuda(weights, self.number, self.tf32, 0, stream_of(weight.device))
         return packed
 
     def prepare(self) -> Callable[[], None]:
         tables, count, device = self.native(), len(self.images), self.images.device
         precision = list(STORAGES)[self.number]
-        tf32 = precision == "fp32" and fp32_products() == "tf32"
-        ConvTiles(device, precision, tf32=tf32).take(self.values, self.operations)
+        ConvTiles(device, precision, tf32=self.tf32).take(self.values, self.operations)
         size = self.module.schedule_plan_bytes_cuda(tables, self.number, count, self.calibration)
         plan = torch.zeros(size, dtype=torch.uint8)
-        self.module.schedule_plan_cuda(tables, self.number, tf32, count, self.calibration, plan.data_ptr())
+        self.module.schedule_plan_cuda(
+            tables, self.number, self.tf32, count, self.calibration, plan.data_ptr()
+        )
         on_device = plan.to(device)
         _, scratch_bytes, *_ = self.module.schedule_needs_cuda(plan.data_ptr())
         scratch = torch.zeros(scratch_bytes, dtype=torch.uint8, device=device)

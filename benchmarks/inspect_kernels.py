@@ -118,8 +118,9 @@ def inspect(arch: str, codes: dict[str, str], report: str) -> list[Kernel]:
             continue
         registers, spilled = spent[symbol]
         known = EXACT_PRODUCTS if what.product == "exact" else PRODUCTS
-        # Gathered elements have to be stored to shared memory, copied ones only where a norm is applied.
-        instructions, products, work = main_loop(code, known, () if "gathered" in what.name else ("STS",))
+        # In evaluation, copied elements are stored to shared memory again where a norm is applied.
+        avoided = ("STS",) if what.name.startswith("evaluation") else ()
+        instructions, products, work = main_loop(code, known, avoided)
         rate = RATES[arch]["bf16" if what.product == "warpgroups" else what.product]
         kernels.append(
             Kernel(

@@ -54,9 +54,10 @@ KERNELS = (  # file, what, floor, how it gets near
         MATRIX,
         "all candidates' operations of a level in one launch, in tiles of 64 to 256 positions by 16 to 128 "
         "channels: for each size of convolution those that are measured faster, once on a GPU; on tensor "
-        "cores by warps, on Hopper by warpgroups, too (fp32 outside of these, or as TF32); copies to shared "
-        "memory 64 to 128 elements of k ahead of the products (in bf16), what windows share by way of the "
-        "first level of cache, while it is there (`k_order.cuh`); no addresses are worked out in the loop, "
+        "cores by warps, on Hopper by warpgroups, too (fp32 outside of these, or as TF32, for which weights "
+        "are rounded as they are packed); copies to shared memory 64 to 128 elements of k ahead of the "
+        "products (in bf16), what windows share by way of the first level of cache, while it is there "
+        "(`k_order.cuh`); no addresses are worked out in the loop, "
         "which reads them from a small table (`conv_loader.cuh`); norms and activations applied on the way "
         "in and out, statistics summed there",
     ),
@@ -91,8 +92,9 @@ KERNELS = (  # file, what, floor, how it gets near
         "conv2d_nhwc.cu",
         "training: convolution and its gradients",
         f"{MATRIX}, for each of three passes",
-        "matrix products on tensor cores of values as PyTorch has them; statistics summed on the way out; "
-        "gradients of weights in parts that run at once, added in a fixed order",
+        "matrix products on tensor cores of values as PyTorch has them, on Hopper by warpgroups, too; "
+        "statistics summed on the way out; gradients of weights in parts that run at once, added in a fixed "
+        "order, their windows walked over without a division",
     ),
     (
         "depthwise_nhwc.cu",

@@ -30,7 +30,7 @@ from lasfast.selfcheck.case import ELEMENT_ROUNDING, ROUNDING, element_error, re
 
 SIZES = (Size(3, 64, 64), Size(3, 256, 256))
 SHAPES = ("3x3, 64 at 32x32", "3x3, 128 at 16x16")  # of 64 and 128 columns
-COMPARED = 16  # images, half of them the first and half the last, that float64 is asked for
+COMPARED = 16  # images, or filters of a gradient, half of them the first and half the last
 ROUNDS = 10
 
 
@@ -110,6 +110,7 @@ def training(device: torch.device) -> Iterator[Result]:
         truths = {
             "forward": float64(passes.x, passes.rounded, passes.padding),
             "grad_input": float64(passes.grad, passes.rounded, passes.padding, transposed=True),
+            "grad_weight": some(float64_grad_weight(passes)),
         }
         for which, truth in truths.items():
             usual = None
@@ -123,7 +124,7 @@ def training(device: torch.device) -> Iterator[Result]:
 
 
 def some(values: Tensor) -> Tensor:
-    """Return those images of [N, C, H, W] whose values are compared."""
+    """Return those images of [N, C, H, W], or filters, whose values are compared."""
     half = COMPARED // 2
     return values if len(values) <= COMPARED else torch.cat([values[:half], values[-half:]])
 
@@ -132,6 +133,13 @@ def float64(x: Tensor, weight: Tensor, padding: int, *, transposed: bool = False
     """Return PyTorch's convolution of `some` images in float64, or its gradient of the input."""
     convolution = F.conv_transpose2d if transposed else F.conv2d
     return convolution(some(x).double(), weight.double(), padding=padding)
+
+
+def float64_grad_weight(passes: bench_conv_train.Passes) -> Tensor:
+    """Return PyTorch's gradient of the weight in float64, a sum over all images."""
+    return torch.nn.grad.conv2d_weight(
+        passes.x.double(), passes.weight.shape, passes.grad.double(), padding=passes.padding
+    )
 
 
 def found(

@@ -500,7 +500,11 @@ def schedule_pack(
     operation: int, input: int, storage: int, isa: int, weight: int, weight_stride: Sequence[int], packed: int
 ) -> None: ...
 def schedule_pack_cuda(
-    weights: Sequence[tuple[int, int, int, Sequence[int], int]], storage: int, device: int, stream: int
+    weights: Sequence[tuple[int, int, int, Sequence[int], int]],
+    storage: int,
+    tf32: bool,
+    device: int,
+    stream: int,
 ) -> None:
     """Each weight: the addresses of an operation and its input, of the weight, its strides, where to."""
 

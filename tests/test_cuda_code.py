@@ -90,7 +90,9 @@ def test_convolutions_run_on_tensor_cores_and_copy_16_bytes_asynchronously(
         assert code.count("FFMA") >= 128
 
 
-@pytest.mark.parametrize(("name", "count"), [("schedule_conv", 3), ("conv2d_nhwc_windows", 2)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("schedule_conv", 3), ("conv2d_nhwc_windows", 2), ("conv2d_nhwc_grad_weight", 2)]
+)
 def test_warpgroups_multiply_on_hopper_alone(compiled: dict, arch: str, name: str, count: int) -> None:
     """And, while they do, nothing waits for them or touches their sums: ptxas would warn of it."""
     cubin, report = compiled[name]

@@ -55,6 +55,8 @@ def test_a_kernel_is_described_by_its_symbol() -> None:
     assert described == Described("training, exact, 128x32, gathered", "exact", 4 * 160 * 64 + 3120)
     described = Described.of(f"{start}17warpgroup_windowsI13__nv_bfloat16Li128EEEvNS_11WindowsArgsE")
     assert described == Described("training, warpgroups, 128x128", "warpgroups", 3 * 256 * 128 + 3120)
+    described = Described.of(f"{start}21warpgroup_grad_weightI13__nv_bfloat16Li64EEEvNS_14GradWeightArgsE")
+    assert described == Described("gradient of weights, warpgroups, 128x64", "warpgroups", 4 * 192 * 128)
     assert Described.of(f"{start}5mergeENS_8PassArgsE") is None
 
 
@@ -86,16 +88,22 @@ def test_a_table_has_a_line_for_each_kernel() -> None:
 
 
 def test_the_record_leaves_tensor_cores_room() -> None:
-    """In bf16, of whole vectors of channels: 90 % of Hopper's rate by warpgroups, 71 % of 8.0's by warps."""
+    """Of whole vectors of channels.
+
+    By warpgroups, 79 % of Hopper's rate. By warps, in bf16 all of 8.0's in wide tiles and 71 % in narrow
+    ones; in TF32, which is rounded in the loop, 82 % and 43 %.
+    """
     record = Path(inspect_kernels.__file__).parent / "results" / "kernels.json"
     kernels = json.loads(record.read_text())["kernels"]
     by_warpgroups = [one for one in kernels if "warpgroups" in one["name"]]
-    by_warps = [
-        one
-        for one in kernels
-        if one["arch"] == "80" and re.fullmatch(r"(evaluation|training), bf16, \d+x\d+", one["name"])
-    ]
-    assert (len(by_warpgroups), len(by_warps)) == (5, 11)
-    assert all(one["bound"] >= 0.9 and one["blocks"] >= 1 for one in by_warpgroups)
-    assert all(one["bound"] >= 0.71 and one["blocks"] >= 2 for one in by_warps)
+    assert len(by_warpgroups) == 7
+    assert all(one["bound"] >= 0.79 and one["blocks"] >= 1 for one in by_warpgroups)
+    for product, wide, narrow in (("bf16", 1, 0.71), ("tf32", 0.82, 0.43)):
+        by_warps = [
+            (int(found[1]), one["bound"])
+            for one in kernels
+            if one["arch"] == "80" and (found := re.search(rf", {product}, \d+x(\d+)$", one["name"]))
+        ]
+        assert len(by_warps) == 14
+        assert all(bound >= (wide if columns >= 64 else narrow) for columns, bound in by_warps)
     assert not any(one["spilled"] for one in kernels)

@@ -100,7 +100,7 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
   m.def("noted_launches", &device::noted_launches);
   m.def("set_device_count", &device::set_device_count);
   m.def("set_idle", &device::set_idle);
-  m.def("is_warpgroup_tile", &device::is_warpgroup_tile);
+  m.def("is_warpgroup_tile", &device::is_warpgroup_tile, py::arg("descriptor"), py::arg("transposed"));
 #endif
 
   bind_bn_act(m);

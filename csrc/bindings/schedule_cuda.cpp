@@ -22,12 +22,12 @@ int64_t packed_bytes(Pointer<const Operation> operation, Pointer<const Value> in
 using Packing = std::tuple<Pointer<const Operation>, Pointer<const Value>, Pointer<const float>,
                            std::array<int64_t, 4>, Pointer<void>>;
 
-void pack(const std::vector<Packing>& weights, Dtype storage, int device, Pointer<void> stream) {
+void pack(const std::vector<Packing>& weights, Dtype storage, bool tf32, int device, Pointer<void> stream) {
   std::vector<CudaPacking> packings;
   for (const auto& [operation, input, weight, stride, packed] : weights)
     packings.push_back({operation, input, weight, {stride[0], stride[1], stride[2], stride[3]}, packed});
   const auto count = static_cast<int64_t>(packings.size());
-  raise(schedule_pack_cuda(packings.data(), count, storage, device, stream), "schedule_pack");
+  raise(schedule_pack_cuda(packings.data(), count, storage, tf32, device, stream), "schedule_pack");
 }
 
 std::vector<std::tuple<int, int, bool>> conv_tiles() {
@@ -70,7 +70,8 @@ std::array<int64_t, 4> limits(int device) {
 
 void bind_schedule_cuda(py::module_& m) {
   m.def("schedule_packed_bytes_cuda", &packed_bytes, arg("operation"), arg("input"), arg("storage"));
-  m.def("schedule_pack_cuda", &pack, arg("weights"), arg("storage"), arg("device"), arg("stream"),
+  m.def("schedule_pack_cuda", &pack, arg("weights"), arg("storage"), arg("tf32"), arg("device"),
+        arg("stream"),
         "Each weight: the addresses of an operation and its input, of the weight, its strides, where to.");
   m.def("schedule_plan_bytes_cuda", &schedule_plan_bytes_cuda, arg("tables"), arg("storage"), arg("images"),
         arg("purpose"));

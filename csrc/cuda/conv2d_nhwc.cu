@@ -25,7 +25,8 @@ int run_windows(const Conv2dNhwcParams& p, const Windows& w, const void* input, 
   if (w.positions > 0) {
     if (!p.packed) {
       const PackArgs pack(p, w, weight, packed);
-      if (const int error = launch_pack(&pack, 1, p.weight, p.storage, stream); error != 0) return error;
+      if (const int error = launch_pack(&pack, 1, p.weight, p.storage, p.tf32, stream); error != 0)
+        return error;
     }
     const void* const rows = p.packed ? weight : packed;
     const WindowsArgs args{w, input, rows, output, partial, 0, 0, false, p.warpgroups};
@@ -61,9 +62,10 @@ Windows::Windows(const Conv2dNhwcParams& p, Pass pass)
 Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass pass) {
   if (const Status status = validate(p); !status.ok()) return status;
   if (p.warpgroups) {
-    const int64_t in = pass == Pass::forward ? p.c_in : p.c_out,
-                  out = pass == Pass::forward ? p.c_out : p.c_in;
-    if (p.storage != Dtype::bfloat16 || pass == Pass::grad_weight || in % chunk || out <= 32)
+    const int64_t in = pass == Pass::grad_input ? p.c_out : p.c_in,
+                  out = pass == Pass::grad_input ? p.c_in : p.c_out;
+    const bool whole = in % chunk == 0 && (pass != Pass::grad_weight || out % chunk == 0);
+    if (p.storage != Dtype::bfloat16 || !whole || out <= 32)
       return unsupported("warpgroups do not multiply these values");
   }
   if (p.packed && pass == Pass::grad_weight) return invalid("the weight's gradient reads no weight");
@@ -72,7 +74,8 @@ Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass pass) {
   for (const int64_t positions : {p.height * p.width, p.out_height * p.out_width})
     if (positions > max_index || p.batch * positions > max_index)
       return unsupported("more than 2^31 positions in one call");
-  if (p.kernel * p.kernel * largest > max_index) return unsupported("the weight is too large");
+  if (p.kernel * p.kernel * largest > max_index || largest * itemsize(p.storage) > max_index)
+    return unsupported("the weight is too large");
   const int64_t wider = p.width > p.out_width ? p.width : p.out_width;
   if (p.kernel * wider * largest > max_index)
     return unsupported("more than 2^31 elements under a window's rows");
@@ -97,8 +100,9 @@ Status conv2d_nhwc_pack_cuda(const Conv2dNhwcParams& p, const void* weight, int 
     if (const Status status = conv2d_nhwc_supported_cuda(p, pass); !status.ok()) return status;
   const PackArgs args[] = {{p, Windows(p, Pass::forward), weight, forward},
                            {p, Windows(p, Pass::grad_input), weight, grad_input}};
-  return on_device(device, stream,
-                   [&](device::Stream queue) { return launch_pack(args, 2, p.weight, p.storage, queue); });
+  return on_device(device, stream, [&](device::Stream queue) {
+    return launch_pack(args, 2, p.weight, p.storage, p.tf32, queue);
+  });
 }
 
 Status conv2d_nhwc_forward_cuda(const Conv2dNhwcParams& p, const void* input, const void* weight,

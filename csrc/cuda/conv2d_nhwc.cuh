@@ -62,8 +62,9 @@ struct PackArgs {
   PackArgs(const Conv2dNhwcParams& p, const Windows& windows, const void* weight, void* packed);
   int64_t blocks() const;
 };
-// Does so for one pass, or for two.
-int launch_pack(const PackArgs* args, int count, Dtype weight, Dtype packed, device::Stream stream);
+// Does so for one pass, or for two. With `tf32`, fp32 values are rounded.
+int launch_pack(const PackArgs* args, int count, Dtype weight, Dtype packed, bool tf32,
+                device::Stream stream);
 
 constexpr int conv_rows = 128;  // of a tile: positions, or (tap, input channel) of a weight's gradient
 

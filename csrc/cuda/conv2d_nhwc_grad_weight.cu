@@ -15,14 +15,59 @@ constexpr int wanted_tiles = 512;   // they fill a large chip a few times
 constexpr int worth_a_part = 512;   // positions that a part has at least
 constexpr int step_positions = 32;  // parts have a multiple of so many positions
 
+// The window of an output position: its first row and column in an image, and the number of that place among
+// all positions of the input, modulo 2^32. All may be outside of the image.
+struct Window {
+  int top, left;
+  uint32_t place;
+};
+
+// Moves a window by so many output positions.
+struct Stride {
+  int rows, columns;                      // within an image and a line of windows
+  int end_left, line_columns, line_rows;  // behind the last window of a line comes the next line
+  int end_top, image_rows;                // behind the last line of an image comes the next image
+  uint32_t places, line_places, image_places;
+
+  Stride(const Conv2dNhwcParams& p, int64_t positions) {
+    const int64_t across = p.out_width > 0 ? p.out_width : 1, down = p.out_height > 0 ? p.out_height : 1;
+    const int64_t lines = positions / across, images = lines / down;
+    rows = static_cast<int>(lines % down * p.stride),
+    columns = static_cast<int>(positions % across * p.stride);
+    line_rows = static_cast<int>(p.stride), line_columns = static_cast<int>(across * p.stride);
+    image_rows = static_cast<int>(down * p.stride);
+    end_left = line_columns - static_cast<int>(p.padding), end_top = image_rows - static_cast<int>(p.padding);
+    const auto place = [&](int64_t row, int64_t column) {
+      return static_cast<uint32_t>(row * p.width + column);
+    };
+    places = place(images * p.height + rows, columns);
+    line_places = place(line_rows, -line_columns);
+    image_places = place(p.height - image_rows, 0);
+  }
+  LASFAST_DEVICE void move(Window& window) const {
+    window.top += rows, window.left += columns, window.place += places;
+    if (window.left >= end_left) {
+      window.top += line_rows, window.left -= line_columns;
+      window.place += line_places;
+    }
+    if (window.top >= end_top) {
+      window.top -= image_rows;
+      window.place += image_places;
+    }
+  }
+};
+
 struct GradWeightArgs {
   const void *grad_output, *input;
   float* partial;  // [parts][kernel, kernel, c_in][c_out]
   Grid grid;       // of output positions
+  Stride next;     // from a position that a thread copies to the next
   int height, width, c_in, c_out;
   int kernel, stride, padding, rows;
-  int positions, each;  // of a part
+  int input_bytes, grad_output_bytes;  // of a position
+  int positions, each;                 // of a part
   int row_tiles, column_tiles;
+  bool warpgroups;  // whether they are wanted; taken where all can be read 16 bytes at a time
 };
 
 // A row of the product: an element of the weight of one output channel.
@@ -36,101 +81,153 @@ struct Element {
   }
 };
 
-// What a thread copies of a step of an operand that is `width` elements wide: piece() of rows k(0), k(1), ...
-template <typename T, int width>
+// What a thread copies of a step of an operand that is `width` elements wide: piece() of rows first_k(),
+// first_k() + down, ...
+template <typename T, int width, typename Product>
 struct Share {
+  using Layout = typename Product::template Layout<width>;
   static constexpr int elements = 16 / sizeof(T);
   static constexpr int across = width / elements, down = block_threads / across;
-  static constexpr int depth = conv_step_bytes / sizeof(T);
+  static constexpr int depth = Product::step_bytes / sizeof(T);
   static constexpr int copies = down < depth ? depth / down : 1;
+  static_assert(down % 8 == 0, "these rows turn their pieces alike");
 
   LASFAST_DEVICE static int piece() { return device::thread_index() % across; }
-  LASFAST_DEVICE static int k(int i) { return device::thread_index() / across + i * down; }
+  LASFAST_DEVICE static int first_k() { return device::thread_index() / across; }
+  LASFAST_DEVICE static int first_offset() { return Layout::offset(first_k(), piece() * 16); }
+  // Calls run(k behind the first, bytes behind the first) for each.
+  template <typename Run>
+  LASFAST_DEVICE static void for_pieces(Run run) {
+    if (down > depth && first_k() >= depth) return;
+    LASFAST_UNROLL
+    for (int i = 0; i < copies; ++i) run(i * down, i * down * Layout::row_bytes);
+  }
 };
 
 // The loader: k is positions, A what the input has under their windows, and B the gradient of the output.
-// Where the vectors of channels are not `whole`, elements are gathered one by one.
-template <typename T, int BN, bool whole>
-struct PositionsLoader {
-  using A = Share<T, conv_rows>;
-  using B = Share<T, BN>;
-  static constexpr int elements = 16 / sizeof(T);
-  const GradWeightArgs& args;
-  int begin, end;   // positions
-  Element element;  // the first of the thread's piece of A
-  int column;       // the same of B
+// Where the vectors of channels are not `whole`, elements are gathered one by one. For TF32, each thread
+// rounds what it has copied, once for all warps that read it.
+template <typename T, int BN, bool whole, typename Product>
+class PositionsLoader {
+ public:
+  using A = Share<T, conv_rows, Product>;
+  using B = Share<T, BN, Product>;
+  using Operands = Stage<conv_rows, BN, Product::step_bytes>;
 
-  LASFAST_DEVICE void fill(Stage<conv_rows, BN>& stage, int step) const {
-    LASFAST_UNROLL
-    for (int i = 0; i < A::copies; ++i)
-      fill_input(stage.a + transposed_offset<T, conv_rows>(A::k(i), A::piece()),
-                 begin + step * A::depth + A::k(i));
-    LASFAST_UNROLL
-    for (int i = 0; i < B::copies; ++i) {
-      if (B::k(i) >= B::depth) break;
-      fill_grad_output(stage.b + transposed_offset<T, BN>(B::k(i), B::piece()),
-                       begin + step * B::depth + B::k(i));
+  LASFAST_DEVICE PositionsLoader(const GradWeightArgs& args, int begin, int end, int first_row,
+                                 int first_column)
+      : args_(args),
+        offset_a_(A::first_offset()),
+        offset_b_(B::first_offset()),
+        rest_a_(end - begin - A::first_k()),
+        rest_b_(end - begin - B::first_k()) {
+    const int row = first_row + A::piece() * elements, tap = row / args.c_in;
+    element_ = {tap / args.kernel, tap % args.kernel, row % args.c_in};
+    under_ = device::settled(address_of(element_, 0));
+    if (element_.row >= args.kernel) rest_a_ = 0;
+    const int column = first_column + B::piece() * elements;
+    columns_ = args.c_out - column;
+    if (columns_ <= 0) rest_b_ = 0;
+    beside_ = device::settled(device::item_address(static_cast<const char*>(args.grad_output),
+                                                   begin + B::first_k(), args.grad_output_bytes) +
+                              column * int64_t{sizeof(T)});
+    const Grid::Position at = args.grid(begin + A::first_k());
+    window_.top = at.y * args.stride - args.padding, window_.left = at.x * args.stride - args.padding;
+    window_.place =
+        static_cast<uint32_t>((at.image * int64_t{args.height} + window_.top) * args.width + window_.left);
+  }
+
+  // Fills a step. Steps are filled in order.
+  LASFAST_DEVICE void fill(Operands& stage, int step) {
+    const int first = step * A::depth;
+    A::for_pieces([&](int k, int bytes) {
+      fill_input(stage.a + offset_a_ + bytes, first + k < rest_a_);
+      args_.next.move(window_);
+    });
+    B::for_pieces([&](int k, int bytes) { fill_grad_output(stage.b + offset_b_ + bytes, first + k); });
+  }
+  LASFAST_DEVICE void arrived(Operands& stage) const {
+    if constexpr (whole && tf32) {
+      A::for_pieces([&](int, int bytes) { round(stage.a + offset_a_ + bytes); });
+      B::for_pieces([&](int, int bytes) { round(stage.b + offset_b_ + bytes); });
     }
   }
-  LASFAST_DEVICE void arrived(Stage<conv_rows, BN>&) const {}
 
  private:
-  LASFAST_DEVICE void fill_input(char* to, int position) const {
-    const auto* const input = static_cast<const T*>(args.input);
-    const Grid::Position at = args.grid(position);
-    const int top = at.y * args.stride - args.padding, left = at.x * args.stride - args.padding;
-    const auto inside = [&](const Element& e) {
-      const int y = top + e.row, x = left + e.column;
-      return position < end && e.row < args.kernel && y >= 0 && y < args.height && x >= 0 && x < args.width;
-    };
-    const auto address = [&](const Element& e) {
-      const int64_t line = int64_t{at.image} * args.height + top + e.row;
-      return input + (line * args.width + left + e.column) * args.c_in + e.channel;
-    };
+  static constexpr int elements = 16 / sizeof(T);
+  static constexpr bool tf32 = Product::tensor_cores && sizeof(T) == 4;
+
+  // The address of an element of a window, perhaps outside of the image: then nothing is read there.
+  LASFAST_DEVICE const char* address_of(const Element& e, int place) const {
+    return device::item_address(static_cast<const char*>(args_.input), place + e.row * args_.width + e.column,
+                                args_.input_bytes) +
+           e.channel * int64_t{sizeof(T)};
+  }
+  LASFAST_DEVICE bool is_inside(const Element& e) const {
+    return is_below(window_.top + e.row, args_.height) & is_below(window_.left + e.column, args_.width);
+  }
+
+  LASFAST_DEVICE void fill_input(char* to, bool some) const {
     if constexpr (whole) {
-      const bool some = inside(element);
-      device::copy16_async(to, some ? address(element) : input, some);
+      device::copy16_async(to,
+                           device::item_address(under_, static_cast<int>(window_.place), args_.input_bytes),
+                           some & is_inside(element_));
     } else {
-      Element e = element;
+      Element e = element_;
       Values<elements> values;
       LASFAST_UNROLL
       for (int i = 0; i < elements; ++i) {
-        values.v[i] = inside(e) ? device::to_float(*address(e)) : 0.f;
-        e.next(args.c_in, args.kernel);
+        const bool inside = some & (e.row < args_.kernel) & is_inside(e);
+        const auto* const from = reinterpret_cast<const T*>(address_of(e, static_cast<int>(window_.place)));
+        values.v[i] = inside ? device::to_float(*from) : 0.f;
+        e.next(args_.c_in, args_.kernel);
       }
-      device::store16(to, pack_values(values));
+      store(to, values);
     }
   }
-  LASFAST_DEVICE void fill_grad_output(char* to, int position) const {
-    const auto* const grad_output = static_cast<const T*>(args.grad_output);
-    const T* const from = grad_output + int64_t{position} * args.c_out + column;
-    if constexpr (whole) {
-      const bool some = position < end && column < args.c_out;
-      device::copy16_async(to, some ? from : grad_output, some);
-    } else {
-      Values<elements> values;
-      LASFAST_UNROLL
-      for (int i = 0; i < elements; ++i)
-        values.v[i] = position < end && column + i < args.c_out ? device::to_float(from[i]) : 0.f;
-      device::store16(to, pack_values(values));
-    }
+  LASFAST_DEVICE void fill_grad_output(char* to, int number) const {
+    const char* const at = device::item_address(beside_, number, args_.grad_output_bytes);
+    if constexpr (whole)
+      device::copy16_async(to, at, number < rest_b_);
+    else
+      store(to, load_first<elements>(reinterpret_cast<const T*>(at), number < rest_b_ ? columns_ : 0));
   }
+
+  LASFAST_DEVICE static bool is_below(int number, int bound) {
+    return static_cast<unsigned>(number) < static_cast<unsigned>(bound);
+  }
+  LASFAST_DEVICE static void store(char* to, const Values<elements>& values) {
+    device::Bits16 bits = pack_values(values);
+    if constexpr (tf32) round(bits);
+    device::store16(to, bits);
+  }
+  LASFAST_DEVICE static void round(device::Bits16& bits) {
+    LASFAST_UNROLL
+    for (int i = 0; i < 4; ++i) bits.word[i] = device::round_to_tf32(bits.word[i]);
+  }
+  LASFAST_DEVICE static void round(char* at) {
+    device::Bits16 bits = device::load16_shared(at);
+    round(bits);
+    device::store16(at, bits);
+  }
+
+  const GradWeightArgs& args_;
+  int offset_a_, offset_b_;  // of the thread's first pieces, in bytes
+  int rest_a_, rest_b_;      // positions from those on that there are for these pieces
+  Element element_;          // the first of a piece of A
+  int columns_;              // channels from the first of a piece of B on
+  const char* under_;        // this element of the window at the input's first place
+  const char* beside_;       // the thread's first piece of B
+  Window window_;            // of the position to be copied next
 };
 
-// See blocks_of in schedule_conv.cu. Elements of TF32, and those that are gathered, take more registers.
-template <typename T, int BN, bool whole>
-constexpr int blocks_of(bool tensor_cores) {
-  const int most = tensor_cores && sizeof(T) == 4 ? 64 : 128;
-  return BN <= (whole ? most : most / 2) ? 2 : 1;
-}
-
-template <typename T, int BN, bool whole, template <typename, int, int, int, int> class Product>
-LASFAST_KERNEL(block_threads, (blocks_of<T, BN, whole>(Product<T, 128, 128, 32, 32>::tensor_cores)))
-grad_weight(const GradWeightArgs args) {
-  using G = Geometry<conv_rows, BN>;
-  using Loader = PositionsLoader<T, BN, whole>;
-  using Result = Product<T, conv_rows, BN, G::rows, G::columns>;
-  device::note_tile("grad_weight", Result::name, conv_rows, BN, whole);
+template <typename T, int BN, bool whole, bool warpgroups,
+          template <typename, int, int, int, int> class ProductOf>
+LASFAST_DEVICE void grad_weight_tile(const GradWeightArgs& args) {
+  using G = Geometry<conv_rows, BN, warpgroups>;
+  using Product = ProductOf<T, conv_rows, BN, G::rows, G::columns>;
+  using Loader = PositionsLoader<T, BN, whole, Product>;
+  device::note_tile("grad_weight", Product::name, conv_rows, BN, whole);
   const int64_t block = device::block_index();
   const int first_column = static_cast<int>(block % args.column_tiles) * BN;
   const int first_row = static_cast<int>(block / args.column_tiles % args.row_tiles) * conv_rows;
@@ -138,12 +235,10 @@ grad_weight(const GradWeightArgs args) {
   const int begin = static_cast<int>(part * args.each);
   const int end = begin + args.each < args.positions ? begin + args.each : args.positions;
 
-  const int row = first_row + Loader::A::piece() * Loader::elements, tap = row / args.c_in;
-  Loader loader{args, begin, end, Element{tap / args.kernel, tap % args.kernel, row % args.c_in},
-                first_column + Loader::B::piece() * Loader::elements};
+  Loader loader(args, begin, end, first_row, first_column);
   const int steps = (end - begin + Loader::A::depth - 1) / Loader::A::depth;
-  auto* const shared = device::shared<ConvShared<conv_rows, BN>>();
-  convolve<Result>(*shared, steps, loader, [&](const auto& result) {
+  auto* const shared = device::shared<ConvShared<conv_rows, BN, Product::step_bytes>>();
+  convolve<Product>(*shared, steps, loader, [&](const auto& result) {
     float* const partial = args.partial + part * args.rows * args.c_out;
     for (int i = device::thread_index(); i < conv_rows * BN; i += block_threads) {
       const int m = i / BN, n = i % BN;
@@ -153,12 +248,41 @@ grad_weight(const GradWeightArgs args) {
   });
 }
 
+// See blocks_of in schedule_conv.cu. Elements of TF32, and those that are gathered, take more registers.
+template <typename T, int BN, bool whole>
+constexpr int blocks_of(bool tensor_cores) {
+  if (tensor_cores && whole && BN == 32) return 3;
+  const int most = tensor_cores && sizeof(T) == 4 ? 64 : 128;
+  return BN <= (whole ? most : most / 2) ? 2 : 1;
+}
+
+template <typename T, int BN, bool whole, template <typename, int, int, int, int> class Product>
+LASFAST_KERNEL(block_threads, (blocks_of<T, BN, whole>(Product<T, 128, 128, 32, 32>::tensor_cores)))
+grad_weight(const GradWeightArgs args) {
+  grad_weight_tile<T, BN, whole, false, Product>(args);
+}
+
+// See warpgroup_conv in schedule_conv.cu: where there are no warpgroups, no block of this is launched.
+template <typename T, int BN>
+LASFAST_KERNEL(device::has_warpgroups ? block_threads : 32, 2)
+warpgroup_grad_weight(const GradWeightArgs args) {
+  if constexpr (device::has_warpgroups) grad_weight_tile<T, BN, true, true, TransposedWarpgroupProduct>(args);
+}
+
 template <typename T, template <typename, int, int, int, int> class Product, int BN>
 int launch_of(const GradWeightArgs& args, int64_t blocks, device::Stream stream) {
   const bool whole =
       is_whole(args.input, args.c_in, sizeof(T)) && is_whole(args.grad_output, args.c_out, sizeof(T));
-  auto* const kernel = whole ? grad_weight<T, BN, true, Product> : grad_weight<T, BN, false, Product>;
-  return device::launch(kernel, blocks, block_threads, sizeof(ConvShared<conv_rows, BN>), stream, args);
+  auto* kernel = whole ? grad_weight<T, BN, true, Product> : grad_weight<T, BN, false, Product>;
+  int64_t bytes = sizeof(ConvShared<conv_rows, BN>);
+  if constexpr (sizeof(T) == 2 && BN >= 64) {
+    if (whole && args.warpgroups) {
+      kernel = warpgroup_grad_weight<T, BN>;
+      bytes =
+          sizeof(ConvShared<conv_rows, BN, TransposedWarpgroupProduct<T, conv_rows, BN, 64, BN>::step_bytes>);
+    }
+  }
+  return device::launch(kernel, blocks, block_threads, bytes, stream, args);
 }
 
 template <typename T, template <typename, int, int, int, int> class Product>
@@ -195,6 +319,7 @@ int launch_grad_weight(const Conv2dNhwcParams& p, const GradWeightTiling& tiling
                             input,
                             partial,
                             {Divisor(p.out_width), Divisor(p.out_height)},
+                            Stride(p, block_threads * 16 / (conv_rows * itemsize(p.storage))),
                             static_cast<int>(p.height),
                             static_cast<int>(p.width),
                             static_cast<int>(p.c_in),
@@ -203,10 +328,13 @@ int launch_grad_weight(const Conv2dNhwcParams& p, const GradWeightTiling& tiling
                             static_cast<int>(p.stride),
                             static_cast<int>(p.padding),
                             static_cast<int>(p.kernel * p.kernel * p.c_in),
+                            static_cast<int>(p.c_in * itemsize(p.storage)),
+                            static_cast<int>(p.c_out * itemsize(p.storage)),
                             static_cast<int>(p.batch * p.out_height * p.out_width),
                             static_cast<int>(tiling.each),
                             static_cast<int>(tiling.row_tiles),
-                            static_cast<int>(tiling.column_tiles)};
+                            static_cast<int>(tiling.column_tiles),
+                            p.warpgroups};
   const int64_t blocks = tiling.parts * tiling.row_tiles * tiling.column_tiles;
   if (p.storage == Dtype::bfloat16)
     return launch_of<device::bfloat16, TransposedTensorProduct>(args, tiling.columns, blocks, stream);

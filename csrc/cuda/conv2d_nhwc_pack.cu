@@ -29,6 +29,7 @@ struct Tap {
 struct Packings {
   PackArgs first, second;
   int64_t first_blocks;
+  bool tf32;
 };
 
 template <typename From, typename To>
@@ -62,7 +63,7 @@ pack_windows(const Packings packings) {
   for (int i = device::thread_index(); i < side * side; i += threads) {
     const int row = first_row + i / side, k = first_k + i % side;
     if (row < w.out_channels && k < w.depth)
-      packed[int64_t{row} * w.depth + k] = device::from_float<To>(tile[i / side][i % side]);
+      packed[int64_t{row} * w.depth + k] = packed_weight<To>(tile[i / side][i % side], packings.tf32);
   }
 }
 
@@ -78,9 +79,10 @@ int64_t PackArgs::blocks() const {
   return phases * divide_up(windows.out_channels, side) * divide_up(windows.depth, side);
 }
 
-int launch_pack(const PackArgs* args, int count, Dtype weight, Dtype packed, device::Stream stream) {
+int launch_pack(const PackArgs* args, int count, Dtype weight, Dtype packed, bool tf32,
+                device::Stream stream) {
   using device::bfloat16;
-  const Packings packings{args[0], args[count - 1], args[0].blocks()};
+  const Packings packings{args[0], args[count - 1], args[0].blocks(), tf32};
   const int64_t blocks = packings.first_blocks + (count > 1 ? packings.second.blocks() : 0);
   if (blocks == 0) return 0;
   const bool from = weight == Dtype::bfloat16, to = packed == Dtype::bfloat16;

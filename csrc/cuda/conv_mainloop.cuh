@@ -119,8 +119,9 @@ LASFAST_DEVICE void finish_tile(const Product& product, ConvShared<BM, BN, step_
 }
 
 // Computes a tile from `steps` steps of k.
-template <typename Product, int BM, int BN, typename Loader, typename Epilogue>
-LASFAST_DEVICE void convolve(ConvShared<BM, BN>& shared, int steps, Loader& loader, Epilogue epilogue) {
+template <typename Product, int BM, int BN, int step_bytes, typename Loader, typename Epilogue>
+LASFAST_DEVICE void convolve(ConvShared<BM, BN, step_bytes>& shared, int steps, Loader& loader,
+                             Epilogue epilogue) {
   Product product;
   add_steps(product, shared.stage, steps, loader);
   finish_tile(product, shared, epilogue);

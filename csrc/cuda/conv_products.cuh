@@ -1,6 +1,7 @@
 // The product of two tiles in shared memory, A [rows, step of k] and B [columns, step of k], added to sums in
 // registers: by tensor cores (bf16 and TF32; a warp at a time, or a warpgroup), or exactly in fp32. A step is
-// 64 bytes; 128, for warpgroups.
+// 64 bytes; 128, for warpgroups. For TF32, A is rounded here, at each use, and B, a packed weight, has been
+// rounded when it was packed.
 //
 // The pieces of 16 bytes in a row are permuted, so that piece j of eight successive rows lies in different
 // banks. In steps of 128 bytes, a row fills a line of all banks, and piece j of row r is at j ^ r, modulo
@@ -95,10 +96,8 @@ struct TensorProduct : TensorSums<T, WM, WN> {
       }
       a.next();
       LASFAST_UNROLL
-      for (int n = 0; n < WN / 16; ++n) {
+      for (int n = 0; n < WN / 16; ++n)
         device::load_matrix(columns[n], b + piece_offset(16 * n + b_row, 2 * k + b_half));
-        round(columns[n]);
-      }
       this->multiply(rows, columns);
     }
   }
@@ -177,30 +176,32 @@ struct ExactProduct {
   LASFAST_DEVICE Values<1> held(int m, int n) const { return {{sum[m][n]}}; }
 };
 
-// Where a tile is whose rows are 128 bytes with permuted pieces, as the matrix instructions of warpgroups
-// are told. Its first row is at a multiple of 1024 bytes.
+// Where a tile is whose lines are 128 bytes with permuted pieces, as the matrix instructions of warpgroups
+// are told. A line is a row, or, if the tile is transposed, 64 rows of an element of k; the next 64 rows are
+// `leading` bytes further on. Its first line is at a multiple of 1024 bytes.
 class TileAddress {
  public:
-  LASFAST_DEVICE explicit TileAddress(const char* rows)
-      : low_((device::shared_address(rows) & 0x3ffff) >> 4 | 1u << 16) {}
+  LASFAST_DEVICE explicit TileAddress(const char* lines, uint32_t leading = 16)
+      : low_((device::shared_address(lines) & 0x3ffff) >> 4 | leading >> 4 << 16) {}
 
-  // Describes the tile from some bytes further on: a multiple of eight rows, and of 32 bytes in a row.
+  // Describes the tile from some bytes further on: a multiple of eight lines, and of 32 bytes in a row.
   LASFAST_DEVICE uint64_t descriptor(int bytes) const {
-    constexpr uint32_t eight_rows = 1024 >> 4, permuted_128_bytes = 1;
-    return (low_ + bytes / 16) | uint64_t{eight_rows | permuted_128_bytes << 30} << 32;
+    constexpr uint32_t eight_lines = 1024 >> 4, permuted_128_bytes = 1;
+    return (low_ + bytes / 16) | uint64_t{eight_lines | permuted_128_bytes << 30} << 32;
   }
 
  private:
   uint32_t low_;
 };
 
-// A warpgroup's product, by the tensor cores of Hopper: they read both tiles from shared memory, and go on by
+// A warpgroup's sums, by the tensor cores of Hopper: they read both tiles from shared memory, and go on by
 // themselves.
 template <typename T, int WM, int WN>
-struct WarpgroupProduct {
+struct WarpgroupSums {
   static_assert(sizeof(T) == 2, "warpgroups multiply bf16");
   static constexpr const char* name = "warpgroups";
   static constexpr int step_bytes = 128;
+  static constexpr bool tensor_cores = true;
   static constexpr bool warpgroups = true;
   static constexpr int in_flight = 1;
   float sum[WM / 64][WN / 8][4] = {};
@@ -209,17 +210,6 @@ struct WarpgroupProduct {
   LASFAST_DEVICE static void publish() { device::publish_to_warpgroups(); }
   LASFAST_DEVICE void finish() { device::warpgroup_wait<0>(sum); }
 
-  LASFAST_DEVICE void add(const char* a, const char* b, int first_row, int first_column) {
-    const TileAddress rows(a + first_row * step_bytes), columns(b + first_column * step_bytes);
-    device::warpgroup_begin(sum);
-    LASFAST_UNROLL
-    for (int k = 0; k < step_bytes; k += 32) LASFAST_UNROLL
-    for (int m = 0; m < WM / 64; ++m)
-      device::warpgroup_mma(sum[m], rows.descriptor(64 * m * step_bytes + k), columns.descriptor(k));
-    device::warpgroup_commit();
-    device::warpgroup_wait<in_flight>(sum);
-  }
-
   LASFAST_DEVICE void store(float* to, int pitch) const {
     const int lane = device::thread_index() % 32, first_row = device::thread_index() / 32 % 4 * 16;
     LASFAST_UNROLL
@@ -227,6 +217,23 @@ struct WarpgroupProduct {
     for (int n = 0; n < WN / 8; ++n) LASFAST_UNROLL
     for (int i = 0; i < 4; ++i)
       to[(64 * m + first_row + lane / 4 + i / 2 * 8) * pitch + 8 * n + lane % 4 * 2 + i % 2] = sum[m][n][i];
+  }
+};
+
+// A warpgroup's product.
+template <typename T, int WM, int WN>
+struct WarpgroupProduct : WarpgroupSums<T, WM, WN> {
+  using WarpgroupSums<T, WM, WN>::step_bytes, WarpgroupSums<T, WM, WN>::sum;
+
+  LASFAST_DEVICE void add(const char* a, const char* b, int first_row, int first_column) {
+    const TileAddress rows(a + first_row * step_bytes), columns(b + first_column * step_bytes);
+    device::warpgroup_begin(sum);
+    LASFAST_UNROLL
+    for (int k = 0; k < step_bytes; k += 32) LASFAST_UNROLL
+    for (int m = 0; m < WM / 64; ++m)
+      device::warpgroup_mma<false>(sum[m], rows.descriptor(64 * m * step_bytes + k), columns.descriptor(k));
+    device::warpgroup_commit();
+    device::warpgroup_wait<WarpgroupSums<T, WM, WN>::in_flight>(sum);
   }
 };
 

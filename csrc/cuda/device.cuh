@@ -73,6 +73,14 @@ LASFAST_DEVICE T* settled(T* pointer) {
   return pointer;
 }
 
+// Returns the address of item `number` of an array of items of so many bytes, which is one instruction: the
+// compiler would widen loop-invariant sizes ahead of the loop, and multiply by parts in it.
+LASFAST_DEVICE const char* item_address(const char* items, int number, int bytes) {
+  const char* address;
+  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(address) : "r"(number), "r"(bytes), "l"(items));
+  return address;
+}
+
 // Returns a value of which all threads of a warp have the same, and which the compiler then knows to be so.
 LASFAST_DEVICE int uniform(int value) { return __shfl_sync(0xffffffff, value, 0); }
 
@@ -180,11 +188,18 @@ LASFAST_DEVICE void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+LASFAST_DEVICE float infinity() { return __int_as_float(0x7f800000); }
 // Returns the nearest TF32 of an fp32, both as bits.
 LASFAST_DEVICE uint32_t to_tf32(uint32_t bits) {
   uint32_t rounded;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
   return rounded;
+}
+
+// The same for products alone. They do not read the bits behind those of TF32, which are left as they are:
+// the compiler leaves them, too, between the conversion and a product, but not on the way to memory.
+LASFAST_DEVICE uint32_t round_to_tf32(uint32_t bits) {
+  return fabsf(__uint_as_float(bits)) < infinity() ? bits + 0x1000u : bits;
 }
 
 // ---- matrices, a warpgroup together: four warps, the first of which is a multiple of four
@@ -229,23 +244,25 @@ LASFAST_DEVICE void warpgroup_wait(float (&sum)[M][N][4]) {
 }
 
 // sum[64, 8 * N] += a[64, 16] * b[8 * N, 16]^T in bf16 with fp32 sums, of tiles that are described as PTX has
-// it (matrix descriptors). Warp w of the four has rows 16 * w to 16 * w + 15 of sum, and its threads of each
-// eight columns what mma_bf16 gives them.
+// it (matrix descriptors). With `transposed`, both lie with k from row to row ("MN-major"). Warp w of the
+// four has rows 16 * w to 16 * w + 15 of sum, and its threads of each eight columns what mma_bf16 gives them.
 // clang-format off
 #define LASFAST_SUMS(n) "+f"(sum[n][0]), "+f"(sum[n][1]), "+f"(sum[n][2]), "+f"(sum[n][3])
 #define LASFAST_8_SUMS(n)                                                                      \
   LASFAST_SUMS(n), LASFAST_SUMS(n + 1), LASFAST_SUMS(n + 2), LASFAST_SUMS(n + 3),              \
   LASFAST_SUMS(n + 4), LASFAST_SUMS(n + 5), LASFAST_SUMS(n + 6), LASFAST_SUMS(n + 7)
+template <bool transposed>
 LASFAST_DEVICE void warpgroup_mma(float (&sum)[8][4], uint64_t a, uint64_t b) {
   asm volatile(
       "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "%32, %33, add, 1, 1, 0, 0;\n}"
+      "%32, %33, add, 1, 1, %35, %35;\n}"
       : LASFAST_8_SUMS(0)
-      : "l"(a), "l"(b), "r"(1));
+      : "l"(a), "l"(b), "r"(1), "n"(int{transposed}));
 }
+template <bool transposed>
 LASFAST_DEVICE void warpgroup_mma(float (&sum)[16][4], uint64_t a, uint64_t b) {
   asm volatile(
       "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
@@ -254,9 +271,9 @@ LASFAST_DEVICE void warpgroup_mma(float (&sum)[16][4], uint64_t a, uint64_t b) {
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, add, 1, 1, 0, 0;\n}"
+      "%64, %65, add, 1, 1, %67, %67;\n}"
       : LASFAST_8_SUMS(0), LASFAST_8_SUMS(8)
-      : "l"(a), "l"(b), "r"(1));
+      : "l"(a), "l"(b), "r"(1), "n"(int{transposed}));
 }
 #undef LASFAST_8_SUMS
 #undef LASFAST_SUMS
@@ -289,7 +306,6 @@ LASFAST_DEVICE uint32_t pack_bf16(float first, float second) {
 }
 LASFAST_DEVICE float exp(float v) { return expf(v); }
 LASFAST_DEVICE float reciprocal(float v) { return __fdividef(1.f, v); }  // of 1 or more
-LASFAST_DEVICE float infinity() { return __int_as_float(0x7f800000); }
 LASFAST_DEVICE float sqrt(float v) { return sqrtf(v); }
 LASFAST_DEVICE double sqrt(double v) { return ::sqrt(v); }
 

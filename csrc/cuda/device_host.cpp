@@ -43,7 +43,8 @@ enum Error {
   stuck = 3,
   unpublished = 4,
   unwaited = 5,
-  bad_tile = 6
+  bad_tile = 6,
+  unrounded = 7
 };
 
 // Where shared memory begins, by the addresses in it: a GPU keeps the first KiB to itself.
@@ -66,6 +67,7 @@ struct Copy {
 struct WarpgroupProduct {
   float (*sum)[4];
   int columns;
+  bool transposed;
   uint64_t a, b;
 };
 
@@ -286,22 +288,30 @@ void mma(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Value 
   wait_at(gate);
 }
 
-// A tile that a warpgroup reads, by its descriptor (PTX, "matrix descriptor format"): rows of 128 bytes whose
-// pieces of 16 are permuted, with the elements of k side by side.
+// A tile that a warpgroup reads, by its descriptor (PTX, "matrix descriptor format"): lines of 128 bytes
+// whose pieces of 16 are permuted. A line is a row, with its elements of k side by side, and every eight rows
+// a stride apart. If `transposed`, it is an element of k, with 64 rows side by side: every eight elements are
+// a stride apart, and 64 rows from the next by what PTX calls the leading dimension.
 struct WarpgroupTile {
-  uint32_t first, eight_rows;  // addresses: of the first element, and from row to eighth row
+  bool transposed;
+  uint32_t first, leading, stride;  // addresses: of the first element; from one to the next
   bool known;
 
-  explicit WarpgroupTile(uint64_t descriptor)
-      : first((descriptor & 0x3fff) << 4),
-        eight_rows((descriptor >> 32 & 0x3fff) << 4),
-        // The hardware permutes by bits 7 to 9 of an address, so without a base offset rows begin with a
+  WarpgroupTile(uint64_t descriptor, bool transposed)
+      : transposed(transposed),
+        first((descriptor & 0x3fff) << 4),
+        leading((descriptor >> 16 & 0x3fff) << 4),
+        stride((descriptor >> 32 & 0x3fff) << 4),
+        // The hardware permutes by bits 7 to 9 of an address, so without a base offset lines begin with a
         // multiple of 1024, and a tile of 16 elements of k with any 32 bytes of its first row.
-        known(descriptor >> 62 == 1 && (descriptor >> 49 & 7) == 0 && first % 1024 < 128 && first % 32 == 0 &&
-              eight_rows % 1024 == 0) {}
+        known(descriptor >> 62 == 1 && (descriptor >> 49 & 7) == 0 && stride % 1024 == 0 &&
+              (transposed ? first % 1024 == 0 && leading % 1024 == 0
+                          : first % 1024 < 128 && first % 32 == 0)) {}
 
   float operator()(int row, int k) const {
-    uint32_t at = first + row / 8 * eight_rows + row % 8 * 128 + k * static_cast<int>(sizeof(bfloat16));
+    constexpr int item = sizeof(bfloat16);
+    uint32_t at = first + (transposed ? row / 64 * leading + k / 8 * stride + k % 8 * 128 + row % 64 * item
+                                      : row / 8 * stride + row % 8 * 128 + k * item);
     at ^= (at >> 7 & 7) << 4;
     bfloat16 value;
     std::memcpy(&value, machine.shared.get() + (at - shared_begin), sizeof value);
@@ -312,7 +322,7 @@ struct WarpgroupTile {
 // This thread's share: the sums that it has.
 void multiply(const WarpgroupProduct& p) {
   const int lane = machine.current % warp_size, first_row = machine.current / warp_size % 4 * 16;
-  const WarpgroupTile a(p.a), b(p.b);
+  const WarpgroupTile a(p.a, p.transposed), b(p.b, p.transposed);
   for (int n = 0; n < p.columns / 8; ++n)
     for (int i = 0; i < 4; ++i) {
       const int row = first_row + lane / 4 + i / 2 * 8, column = 8 * n + lane % 4 * 2 + i % 2;
@@ -392,6 +402,8 @@ void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   mma<16>(sum, a, b, [](uint32_t pair, int k) { return float_of(k % 2 ? pair & 0xffff0000u : pair << 16); });
 }
 void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  for (const uint32_t bits : {a[0], a[1], a[2], a[3], b[0], b[1]})
+    if (bits != to_tf32(bits)) machine.error = unrounded;
   mma<8>(sum, a, b, [](uint32_t bits, int) { return float_of(bits & ~0x1fffu); });
 }
 
@@ -401,16 +413,18 @@ uint32_t shared_address(const void* shared) {
   return shared_begin + static_cast<uint32_t>(static_cast<const char*>(shared) - machine.shared.get());
 }
 
-bool is_warpgroup_tile(uint64_t descriptor) { return WarpgroupTile(descriptor).known; }
+bool is_warpgroup_tile(uint64_t descriptor, bool transposed) {
+  return WarpgroupTile(descriptor, transposed).known;
+}
 
-void warpgroup_add(float (*sum)[4], int columns, uint64_t a, uint64_t b) {
+void warpgroup_add(float (*sum)[4], int columns, bool transposed, uint64_t a, uint64_t b) {
   for (int i = 0; i < machine.threads; ++i)
     if (!machine.fibres[i].published) machine.error = unpublished;
-  if (!is_warpgroup_tile(a) || !is_warpgroup_tile(b)) {
+  if (!is_warpgroup_tile(a, transposed) || !is_warpgroup_tile(b, transposed)) {
     machine.error = bad_tile;
     return;
   }
-  machine.fibres[machine.current].products.back().push_back({sum, columns, a, b});
+  machine.fibres[machine.current].products.back().push_back({sum, columns, transposed, a, b});
 }
 void warpgroup_commit() { machine.fibres[machine.current].products.emplace_back(); }
 void warpgroup_wait_for(int pending) {
@@ -514,6 +528,8 @@ const char* cuda_error_text(int error) {
       return "a launch that may begin early does not wait for earlier ones";
     case device::bad_tile:
       return "a warpgroup multiplies a tile that does not lie as it is described";
+    case device::unrounded:
+      return "a product of TF32 has an operand that has not been rounded to it";
     default:
       return "no error";
   }

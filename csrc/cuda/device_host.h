@@ -54,6 +54,9 @@ template <typename T>
 T* settled(T* pointer) {
   return pointer;
 }
+inline const char* item_address(const char* items, int number, int bytes) {
+  return items + int64_t{number} * bytes;
+}
 inline int uniform(int value) { return value; }
 
 // Every access of 16 or 4 bytes: a misaligned one ends the program, as on a GPU.
@@ -98,6 +101,7 @@ void copy_wait() {
 void load_matrix(uint32_t (&to)[4], const void* shared_row);
 void load_matrix_transposed(uint32_t (&to)[4], const void* shared_row);
 void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+// Operands that have not been rounded, which a GPU would cut short, are an error of the launch.
 void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
 // Products of warpgroups happen no sooner than they are waited for; those of tiles that some thread wrote to
@@ -106,7 +110,7 @@ void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 constexpr bool has_warpgroups = true;
 void publish_to_warpgroups();
 uint32_t shared_address(const void* shared);
-void warpgroup_add(float (*sum)[4], int columns, uint64_t a, uint64_t b);
+void warpgroup_add(float (*sum)[4], int columns, bool transposed, uint64_t a, uint64_t b);
 void warpgroup_commit();
 void warpgroup_wait_for(int pending);
 template <int M, int N>
@@ -115,9 +119,9 @@ template <int pending, int M, int N>
 void warpgroup_wait(float (&)[M][N][4]) {
   warpgroup_wait_for(pending);
 }
-template <int N>
+template <bool transposed, int N>
 void warpgroup_mma(float (&sum)[N][4], uint64_t a, uint64_t b) {
-  warpgroup_add(sum, 8 * N, a, b);
+  warpgroup_add(sum, 8 * N, transposed, a, b);
 }
 
 inline uint32_t bits_of(float v) {
@@ -133,6 +137,8 @@ inline float float_of(uint32_t bits) {
 inline uint32_t to_tf32(uint32_t bits) {
   return float_of(bits) != float_of(bits) ? bits : (bits + 0x1000u) & ~0x1fffu;
 }
+
+inline uint32_t round_to_tf32(uint32_t bits) { return to_tf32(bits); }
 
 inline float to_float(float v) { return v; }
 inline float to_float(bfloat16 v) { return float_of(uint32_t{v.bits} << 16); }
@@ -184,7 +190,7 @@ void set_device_count(int count);
 // Returns the bytes of each limit that was set, a kernel's of shared memory, since the last call.
 std::vector<int> set_shared_limits();
 // Returns whether warpgroups multiply a tile that is described so; in a kernel, others are an error.
-bool is_warpgroup_tile(uint64_t descriptor);
+bool is_warpgroup_tile(uint64_t descriptor, bool transposed);
 
 // ---- the host's side
 

@@ -1,4 +1,5 @@
-// The order of k, (tap, input channel), in the matrix products of convolutions.
+// The order of k, (tap, input channel), in the matrix products of convolutions, and the elements of packed
+// weights, which are in this order.
 //
 // Where channels fill whole steps of the loop over k, or pairs of steps, all taps come in turn for the
 // channels of one, then for those of the next: windows overlap, and what they share is read again while the
@@ -9,6 +10,13 @@
 #include "device.cuh"
 
 namespace lasfast {
+
+// Returns an element of a packed weight. An fp32 one that is multiplied as TF32 is rounded here, once.
+template <typename T>
+LASFAST_DEVICE T packed_weight(float value, bool tf32) {
+  if (sizeof(T) == 4 && tf32) value = device::float_of(device::to_tf32(device::bits_of(value)));
+  return device::from_float<T>(value);
+}
 
 // Returns how many channels of a tap stand together: a run.
 LASFAST_DEVICE int run_of(int channels, int step_elements) {

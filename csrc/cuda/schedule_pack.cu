@@ -24,6 +24,7 @@ struct Slice {
 constexpr int most_slices = 40;
 struct Slices {
   int32_t count;
+  bool tf32;
   Slice slice[most_slices];
 };
 static_assert(sizeof(Slices) <= 4096, "a kernel's argument is no larger");
@@ -52,7 +53,7 @@ pack(const Slices slices) {
   const KElement k(static_cast<int>(at % s.depth), s.taps, run_of(s.pitch, step_elements));
   const bool some = k.channel < s.channels;
   const float value = some ? s.weight[at / s.depth * s.stride[0] + place(s, k.tap, k.channel)] : 0.f;
-  static_cast<T*>(s.packed)[at] = device::from_float<T>(value);
+  static_cast<T*>(s.packed)[at] = packed_weight<T>(value, slices.tf32);
 }
 
 Slice slice_of(const CudaPacking& packing, Dtype storage) {
@@ -82,7 +83,7 @@ int64_t schedule_packed_bytes_cuda(const Operation& op, const Value& input, Dtyp
   return check_weighted(op, input).ok() ? PackedShape(op, input, storage).bytes : 0;
 }
 
-Status schedule_pack_cuda(const CudaPacking* packings, int64_t count, Dtype storage, int device,
+Status schedule_pack_cuda(const CudaPacking* packings, int64_t count, Dtype storage, bool tf32, int device,
                           void* stream) {
   for (int64_t i = 0; i < count; ++i) {
     const CudaPacking& one = packings[i];
@@ -93,6 +94,7 @@ Status schedule_pack_cuda(const CudaPacking* packings, int64_t count, Dtype stor
   return on_device(device, stream, [&](device::Stream queue) {
     for (int64_t first = 0; first < count; first += most_slices) {
       Slices slices{};
+      slices.tf32 = tf32;
       int64_t blocks = 0;
       for (int64_t i = first; i < count && slices.count < most_slices; ++i) {
         Slice& slice = slices.slice[slices.count++] = slice_of(packings[i], storage);

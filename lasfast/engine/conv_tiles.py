@@ -232,5 +232,5 @@ class Trial:
             device=self.device,
         )
         weights = [(*where, self.weight.data_ptr(), self.weight.stride(), packed.data_ptr())]
-        self.module.schedule_pack_cuda(weights, self.storage, self.index, stream_of(self.device))
+        self.module.schedule_pack_cuda(weights, self.storage, self.tf32, self.index, stream_of(self.device))
         return packed

@@ -219,4 +219,4 @@ class CudaExecutor(Executor):
             for index, weight, strides, address in weights
         ]
         place = self.index, stream_of(self.target.device)
-        self.native.schedule_pack_cuda(rows, self.target.storage, *place)
+        self.native.schedule_pack_cuda(rows, self.target.storage, self.tf32, *place)

@@ -242,7 +242,7 @@ class CudaSchedule(Schedule):
         assert size % 64 == 0
         packed = aligned(size, torch.uint8, 255)
         weights = [(operation, value, weight.data_ptr(), weight.stride(), packed.data_ptr())]
-        self.module.schedule_pack_cuda(weights, self.number, 0, 0)
+        self.module.schedule_pack_cuda(weights, self.number, self.tf32, 0, 0)
         return packed
 
     def predict(self, images: Tensor, block: int | None = None, threads: int = 1) -> Tensor:

@@ -109,13 +109,58 @@ def test_many_weights_are_packed_in_few_launches(storage: str) -> None:
         ]
 
     for one in packed_to(0):
-        module.schedule_pack_cuda([one], code, 0, 0)
+        module.schedule_pack_cuda([one], code, False, 0, 0)
     module.noted_launches()
-    module.schedule_pack_cuda(packed_to(1), code, 0, 0)
+    module.schedule_pack_cuda(packed_to(1), code, False, 0, 0)
     assert sum(module.noted_launches().values()) == 3
-    module.schedule_pack_cuda([], code, 0, 0)
+    module.schedule_pack_cuda([], code, False, 0, 0)
     assert not module.noted_launches()
     assert all(torch.equal(alone, together) and alone.any() for *_, alone, together in rows)
+
+
+@pytest.mark.parametrize("kind", ["dense", "depthwise", "linear"])
+def test_weights_are_rounded_to_tf32_as_they_are_packed(kind: str) -> None:
+    """Those of products on tensor cores, which depthwise ones are not. The stand-in sees if they are not."""
+    isa = isa_number("cuda")
+    module = importlib.import_module("lasfast._emulated")
+    fields = {"out_channels": 9, "groups": 9 if kind == "depthwise" else 1, "input": 0, "output": 0}
+    fields |= {"kernel": 1} if kind == "linear" else {"kernel": 3, "padding": 1}
+    value = records("Value", [value_fields(9, 2, 3)])
+    operation = records(
+        "Operation", [operation_fields(Kind.LINEAR if kind == "linear" else Kind.CONV2D, **fields)]
+    )
+    shape = {"dense": (9, 9, 3, 3), "depthwise": (9, 1, 3, 3), "linear": (9, 54, 1, 1)}[kind]
+    weight = randn(*shape, seed=1)
+    size = module.schedule_packed_bytes_cuda(operation.ctypes.data, value.ctypes.data, 0)
+    packed = [aligned(size, torch.uint8, 0) for _ in range(2)]
+    for tf32, to in enumerate(packed):
+        one = (
+            operation.ctypes.data,
+            value.ctypes.data,
+            weight.data_ptr(),
+            weight.stride(),
+            to.data_ptr(),
+        )
+        module.schedule_pack_cuda([one], 0, bool(tf32), 0, 0)
+    exact, rounded = (one.view(torch.int32) for one in packed)
+    assert exact.any()
+    assert torch.equal(rounded, exact if kind == "depthwise" else exact + 0x1000 & ~0x1FFF)
+
+    x = randn(2, 9, 2, 3)
+    schedule = CudaSchedule(isa)
+    schedule.add(
+        Kind.LINEAR if kind == "linear" else Kind.CONV2D,
+        schedule.images(x),
+        schedule.value(9, *((1, 1) if kind == "linear" else (2, 3))),
+        weight,
+        **{name: fields[name] for name in ("kernel", "padding", "groups") if name in fields},
+    )
+    schedule.tf32 = True  # of the plan alone
+    if kind == "depthwise":
+        schedule.predict(x)
+    else:
+        with pytest.raises(RuntimeError, match="has not been rounded"):
+            schedule.predict(x)
 
 
 def test_tf32_rounds_inputs_and_weights_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,26 @@ def test_the_stand_in_knows_how_warpgroups_want_a_tile(
     """The fields are those of PTX's matrix descriptors."""
     isa_number("cuda")
     descriptor = address >> 4 | 1 << 16 | eight_rows >> 4 << 32 | base << 49 | layout << 62
-    assert importlib.import_module("lasfast._emulated").is_warpgroup_tile(descriptor) == known
+    assert importlib.import_module("lasfast._emulated").is_warpgroup_tile(descriptor, False) == known
+
+
+@pytest.mark.parametrize(
+    ("address", "leading", "eight_rows", "layout", "known"),
+    [
+        (1024, 8192, 1024, 1, True),
+        (65536, 1024, 2048, 1, True),
+        (1024, 8192, 1024, 0, False),
+        (1024 + 32, 8192, 1024, 1, False),  # elements of k lie in rows of their own
+        (1024, 8192 + 512, 1024, 1, False),
+        (1024, 8192, 512, 1, False),
+    ],
+)
+def test_the_stand_in_knows_how_warpgroups_want_a_transposed_tile(
+    address: int, leading: int, eight_rows: int, layout: int, known: bool
+) -> None:
+    isa_number("cuda")
+    descriptor = address >> 4 | leading >> 4 << 16 | eight_rows >> 4 << 32 | layout << 62
+    assert importlib.import_module("lasfast._emulated").is_warpgroup_tile(descriptor, True) == known
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,10 @@ def test_emulated_values_that_are_not_aligned(emulated: ModuleType, storage: tor
         expect_close(problem, which, run(emulated, problem, which)[0])
 
 
-def test_emulated_tf32_is_by_choice(emulated: ModuleType) -> None:
-    problem = Problem.random(CASES[2], torch.float32, torch.float32, "contiguous")
+@pytest.mark.parametrize("case", [CASES[2], CASES[9], LARGE], ids=str)
+def test_emulated_tf32_is_by_choice(emulated: ModuleType, case: Case) -> None:
+    """Also where elements are gathered, and in several tiles and parts."""
+    problem = Problem.random(case, torch.float32, torch.float32, "contiguous")
     for which in PASSES:
         (exact,), (rounded,) = run(emulated, problem, which), run(emulated, problem, which, tf32=True)
         expect_close(problem, which, exact)
@@ -186,6 +188,7 @@ def test_emulated_statistics(emulated: ModuleType, case: Case, storage: torch.dt
 )
 def test_emulated_warpgroups_add_as_warps_do(emulated: ModuleType, case: Case) -> None:
     """On the stand-in, whose arithmetic is exact. Values that are not aligned are multiplied by warps."""
+    emulated.noted_tiles()
     problem = Problem.random(case, torch.bfloat16, torch.float32, "contiguous")
     forward = run(emulated, problem, "forward", statistics=True, warpgroups=True)
     expected = run(emulated, problem, "forward", statistics=True)
@@ -195,15 +198,25 @@ def test_emulated_warpgroups_add_as_warps_do(emulated: ModuleType, case: Case) -
     if case.c_in > 32:
         (gradient,) = run(emulated, problem, "grad_input", warpgroups=True)
         assert torch.equal(gradient, run(emulated, problem, "grad_input")[0])
+    (of_weight,) = run(emulated, problem, "grad_weight", warpgroups=True)
+    assert {kernel for kernel, product, *_ in emulated.noted_tiles() if product == "warpgroups"} == {
+        "windows",
+        "grad_weight",
+    }
+    assert torch.equal(of_weight, run(emulated, problem, "grad_weight")[0])
     problem.x = shift(problem.x, 1)
     assert torch.equal(run(emulated, problem, "forward", warpgroups=True)[0], expected[0])
+    assert torch.equal(run(emulated, problem, "grad_weight", warpgroups=True)[0], of_weight)
+    assert not any(product == "warpgroups" for _, product, *_ in emulated.noted_tiles())
 
 
 @pytest.mark.parametrize(
     ("case", "storage", "which"),
     [
         (Case(2, 8, (7, 5), 40, 3, 1, 1), torch.float32, "forward"),
-        (Case(2, 8, (7, 5), 40, 3, 1, 1), torch.bfloat16, "grad_weight"),
+        (Case(2, 8, (7, 5), 40, 3, 1, 1), torch.float32, "grad_weight"),
+        (Case(2, 8, (7, 5), 44, 3, 1, 1), torch.bfloat16, "grad_weight"),
+        (Case(2, 12, (7, 5), 40, 3, 1, 1), torch.bfloat16, "grad_weight"),
         (Case(2, 8, (7, 5), 40, 3, 1, 1), torch.bfloat16, "grad_input"),
         (Case(2, 8, (7, 5), 32, 3, 1, 1), torch.bfloat16, "forward"),
         (Case(2, 12, (7, 5), 40, 3, 1, 1), torch.bfloat16, "forward"),

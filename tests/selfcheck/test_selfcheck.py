@@ -182,6 +182,7 @@ TILES_OF_TRAINING = {
     *itertools.product(["windows"], PRODUCTS, [128], [16, 32, 64, 128], [False, True]),
     *itertools.product(["windows"], ["warpgroups"], [128], [64, 128], [True]),
     *itertools.product(["grad_weight"], PRODUCTS, [128], [32, 64, 128], [False, True]),
+    *itertools.product(["grad_weight"], ["warpgroups"], [128], [64, 128], [True]),
 }
 """Kernel, product, rows and columns, and whether whole vectors are copied, of each that is compiled."""
 

@@ -77,9 +77,9 @@ Status conv2d_nhwc_grad_weight_cpu(const Conv2dNhwcParams& p,
 // ---- CUDA, asynchronous on `stream`. The same passes, shapes and results, with these differences: every
 // pass runs on fp32 (in fp32, or on tensor cores with `tf32`) and on bf16 (on tensor cores), with any
 // padding. Padding enters products as zero, which values that are not finite may meet; statistics with such
-// values are not finite. With `warpgroups`, on devices that schedule_has_warpgroups_cuda is true of: not the
-// weight's gradient; more than 32 output channels (of grad_input: input channels), and input channels that
-// are a multiple of eight.
+// values are not finite. With `warpgroups`, on devices that schedule_has_warpgroups_cuda is true of: more
+// than 32 output channels (of grad_input: input channels), and input channels that are a multiple of eight;
+// for the weight's gradient, output channels, too.
 
 Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass pass);
 

@@ -175,8 +175,9 @@ struct CudaPacking {
   void* packed;
 };
 
-// Packs all of these weights, in few launches.
-Status schedule_pack_cuda(const CudaPacking* packings, int64_t count, Dtype storage, int device,
+// Packs all of these weights, in few launches. With `tf32`, which has to be that of the launch plan, fp32
+// weights of products are rounded to TF32.
+Status schedule_pack_cuda(const CudaPacking* packings, int64_t count, Dtype storage, bool tf32, int device,
                           void* stream);
 
 // What a launch plan is for.

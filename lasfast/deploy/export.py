@@ -99,7 +99,13 @@ def _write_checked(
     """Write a file aside, compare it with what is expected, and only then put it in its place."""
     with tempfile.TemporaryDirectory() as folder:
         aside = Path(folder) / f"network{path.suffix}"
-        wanted.write(program, card, aside)
+        try:
+            wanted.write(program, card, aside)
+        except Exception as error:  # whatever a format's package raises
+            reason = _root_of(error)
+            raise ValueError(
+                f"{path} was not written: the network cannot be translated ({reason})"
+            ) from error
         run, _ = wanted.load(aside)
         with torch.no_grad():
             # A single image, too: of a graph that holds for one number of images, the other would tell.
@@ -115,6 +121,13 @@ def _write_checked(
             with file.open("rb") as content, atomic_write(path.with_suffix(file.suffix)) as place:
                 shutil.copyfileobj(content, place)
         return Exported(path, sum(file.stat().st_size for file in files), difference, len(images))
+
+
+def _root_of(error: BaseException) -> str:
+    """Return the first line of the error that others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:

@@ -164,6 +164,23 @@ def test_a_file_that_computes_something_else_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_format_cannot_say_is_told(
+    monkeypatch: pytest.MonkeyPatch, written: Path, images: torch.Tensor, tmp_path: Path
+) -> None:
+    def write(*_) -> None:
+        try:
+            raise KeyError("no function for aten.round\nhere")
+        except KeyError as error:
+            raise RuntimeError("a page of advice") from error
+
+    monkeypatch.setitem(FORMATS, "torchscript", dataclasses.replace(FORMATS["torchscript"], write=write))
+    with pytest.raises(
+        ValueError, match=r"was not written: the network cannot be translated \(.*aten\.round"
+    ):
+        deploy.convert(written, tmp_path / "network.torchscript", images)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, images: torch.Tensor) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(

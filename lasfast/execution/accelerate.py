@@ -95,11 +95,23 @@ class _Accelerated:
         return super()._apply(fn, recurse)  # type: ignore[misc]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
-        result = memo[id(self)] = accelerate(copy.deepcopy(self._lasfast_original(), memo))
+        result = memo[id(self)] = _accelerated_again(copy.deepcopy(self._lasfast_original(), memo))
         return result
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return accelerate, (self._lasfast_original(),)
+        return _accelerated_again, (self._lasfast_original(),)
+
+
+def _accelerated_again(model: nn.Module) -> nn.Module:
+    """Return an accelerated copy of a model that was read before.
+
+    It is the model itself where modules have changed since so that it cannot be read: an accelerated network
+    runs the model's own forward then, too.
+    """
+    try:
+        return accelerate(model)
+    except ValueError:
+        return model
 
 
 def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool) -> nn.Module:

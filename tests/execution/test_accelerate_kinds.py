@@ -798,6 +798,33 @@ def test_copies_of_what_the_code_makes(one_thread: None) -> None:
         assert len(list(other.buffers())) == len(list(network.buffers()))
 
 
+class Clipped:
+    """What takes the place of a convolution's forward, and may do anything."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        self.convolution = convolution
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return nn.Conv2d.forward(self.convolution, x).clamp(-0.1, 0.1)
+
+
+class AConstantBefore(Base):
+    def forward(self, x):
+        x = self.begin(x)
+        y = x * torch.linspace(1, 2, 8).view(1, -1, 1, 1).to(x.dtype)
+        return self.bn(self.conv(x)) + y
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_copies_of_what_cannot_be_read_any_more(copied: Callable, one_thread: None) -> None:
+    network = lasfast.accelerate(AConstantBefore()).eval()
+    network.conv.forward = Clipped(network.conv)
+    x = torch.randn(2, 3, 6, 6)
+    with pytest.raises(ValueError, match="must not change a tensor that it makes"):
+        lasfast.accelerate(network)
+    torch.testing.assert_close(copied(network)(x), network(x))
+
+
 def test_other_arguments_run_the_models_forward(one_thread: None) -> None:
     model = Optional().eval()
     network = lasfast.accelerate(copy.deepcopy(model))

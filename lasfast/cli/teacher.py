@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from lasfast.cli.options import ChoiceOptions, SearchOptions
 from lasfast.cli.setup import distillation_values
 from lasfast.data import Dataset
+from lasfast.data.normalization import channel_scale
+from lasfast.deploy import pt2
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.study.study import Study
 from lasfast.supernets import ModelSupernet
@@ -21,14 +23,30 @@ MODEL = "model"
 
 
 class Exported(nn.Module):
-    """The network of a `torch.export` program, which is in evaluation mode for good."""
+    """The network of a `torch.export` program, which is in evaluation mode for good.
 
-    def __init__(self, program: nn.Module) -> None:
+    Args:
+        program: the network.
+        data: says how images are normalized, for a program that takes bytes; None for one that takes images
+            as they are trained on.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, program: nn.Module, data: Dataset | None) -> None:
         super().__init__()
         self.program = program
+        self.takes_bytes = data is not None
+        if data is not None:
+            scale, shift = channel_scale(data.mean, data.std, torch.empty(0, dtype=torch.uint8))
+            self.register_buffer("scale", scale)
+            self.register_buffer("shift", shift)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [N, classes] of images [N, C, H, W]."""
+        """Return logits [N, classes] of normalized images [N, C, H, W]."""
+        if self.takes_bytes:
+            images = ((images - self.shift) / self.scale).round().clamp(0, 255).to(torch.uint8)
         logits: Tensor = self.program(images)
         return logits
 
@@ -72,6 +90,8 @@ def _whole_model(study: Study) -> nn.Module:
 def read_program(path: Path, data: Dataset) -> nn.Module:
     """Return the network of a `torch.export` program, which has to give logits for the images.
 
+    Files of lasfast's own, which have a model card, take images as bytes; others take normalized ones.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it holds no such program.
@@ -80,7 +100,8 @@ def read_program(path: Path, data: Dataset) -> nn.Module:
         raise FileNotFoundError(f"--teacher: there is no file {path}")
     images = torch.zeros(2, data.channels, *data.image_size, dtype=torch.float32)
     try:
-        network = Exported(torch.export.load(path).module())
+        program, card = pt2.read(path)
+        network = Exported(program.module(), data if card else None)
         with torch.no_grad():
             logits = network(images)
     except Exception as error:  # whatever torch, or the program, says of what it is given

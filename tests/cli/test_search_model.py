@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lasfast import data, deploy
 from lasfast.cli.model import load_weights, make_model
+from lasfast.cli.teacher import read_program
 from lasfast.evaluation.measurer import Measurer
-from lasfast.supernets import save_network
+from lasfast.evaluation.scoring import evaluate_network
 
 FILE = """
 from torch import nn
@@ -65,7 +67,7 @@ def test_a_network_is_searched_with_its_weights(
     result = json.loads((run / "result.json").read_text())
     best, compared = result["best"], result["comparison"]
     [(tuned, _)] = re.findall(r"trained on for 1 epoch: top-1 ([0-9.]+) ± ([0-9.]+) %", out)
-    line = rf"best: {best['text']}  top-1 {tuned} %  .* params  \(trained on for 1 epoch; (\S+) % with inh"
+    line = rf"best: {best['text']}  top-1 {tuned} ± .* trained on for 1 epoch \((\S+) % with inherited"
     assert re.search(line, out)[1] == f"{100 * best['top1']:.1f}"
     for text in (out, lasfast("report", run)[1]):
         assert re.search(rf"winner +{best['text']} +\S+ +{100 * best['top1']:.1f} ± ", text)
@@ -78,11 +80,36 @@ def test_a_network_is_searched_with_its_weights(
     assert f"{100 * best['top1']:.1f} ±" in out
 
 
+def write_program(network: nn.Module, path: Path) -> None:
+    """Write a program of normalized images, as torch makes it."""
+    batch = ({0: torch.export.Dim("batch")},)
+    torch.export.save(
+        torch.export.export(network.eval(), (torch.zeros(2, 1, 8, 8),), dynamic_shapes=batch), path
+    )
+
+
+def test_teachers_are_given_the_images_that_they_take(tmp_path, file: str) -> None:
+    """Programs of lasfast's own take bytes, and others what a network is trained on."""
+    digits = data.load("digits")
+    network = make_model(file, num_classes=10, in_channels=1).eval()
+    images, labels = (part[:50] for part in digits.validation)
+    found = evaluate_network(network, (images, labels))
+    names = {"architecture": "", "supernet": "", "weights": "", "costs": {}, "run": ""}
+    card = deploy.ModelCard.of(digits, found, **names)
+    deploy.save(network, card, tmp_path / "own.pt2", digits.samples(4))
+    write_program(network, tmp_path / "torch.pt2")
+    for path in (tmp_path / "own.pt2", tmp_path / "torch.pt2"):
+        with torch.no_grad():
+            torch.testing.assert_close(
+                read_program(path, digits)(images), network(images), rtol=1e-4, atol=1e-5
+            )
+
+
 def test_winners_learn_from_the_model_or_from_a_file(
     lasfast, without_exports, tmp_path, file: str, weights: Path
 ) -> None:
     teacher = make_model(file, num_classes=10, in_channels=1)
-    save_network(teacher, tmp_path / "teacher.pt2", (1, 8, 8))
+    write_program(teacher, tmp_path / "teacher.pt2")
     without_exports()
     arguments = ["search", "random", "--model", file, "--weights", weights, *TINY, "--samples", 2]
     arguments += ["--baselines", 0]
@@ -105,7 +132,7 @@ def test_winners_learn_from_the_model_or_from_a_file(
 
 
 def test_teachers_that_do_not_fit_are_named(lasfast, tmp_path, file: str) -> None:
-    save_network(make_model(file, num_classes=4, in_channels=1), tmp_path / "four.pt2", (1, 8, 8))
+    write_program(make_model(file, num_classes=4, in_channels=1), tmp_path / "four.pt2")
     (tmp_path / "broken.pt2").write_bytes(b"no program")
     model = ["--model", file, *TINY]
     for arguments, text in [
@@ -158,7 +185,7 @@ def test_ctrl_c_leaves_the_best_so_far(lasfast, monkeypatch, tmp_path, file: str
     left = tmp_path / "best-so-far.pt2"
     assert f"exported with inherited weights to {left}" in "".join(out.splitlines())
     channels = found[1].split("-")[0]
-    assert torch.export.load(left).module().get_parameter("0.weight").shape[0] == int(channels)
+    assert torch.export.load(left).module().get_parameter("network.0.weight").shape[0] == int(channels)
     assert not (tmp_path / "result.json").exists()
     stop = 0
     status, out, err = lasfast(*arguments)

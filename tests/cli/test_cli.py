@@ -326,7 +326,7 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         ),
         (["search", "nir", "--update", "all"], "--update must be one of 'sequential', 'joint', got 'all'"),
         (["search", "nir", "--depth", "40", "--max-layers", "5"], "--depth must be from 4"),
-        (["search", "nir", "--preset", "large"], "--preset must be one of cifar100"),
+        (["search", "nir", "--preset", "large"], "--preset must be one of small"),
         (["search", "nir", "--data", "mnist2"], "--data must be one of digits"),
         (["search", "nir", "--data", "imagefolder:/nowhere"], "/nowhere"),
         (["search", "nir", "--threads", "0"], "--threads must be 1 or more"),

@@ -79,7 +79,7 @@ def test_a_search_leaves_the_journal_of_one_process(lasfast, without_exports, tm
     without_exports()
     status, out, err = finish(torchrun("search", *NIR, "-o", tmp_path / "two"))
     assert status == 0, err
-    assert out.count("best: ") == 1  # the other process is silent
+    assert out.count("\nbest: ") == 1  # the other process is silent
     assert "2 processes" in out
     assert lasfast("search", *NIR, "-o", tmp_path / "one", "-q")[0] == 0
     assert_same_journals(tmp_path / "two", tmp_path / "one")

@@ -55,9 +55,9 @@ def test_a_networks_own_dropout_replaces_the_presets(dropout, kept):
     [
         (["--color-jitter", "much"], "--color-jitter must be numbers with commas between them, got 'much'"),
         (["--class-weights", "even"], "--class-weights must be numbers with commas between them, got 'even'"),
-        (["--class-weights", "1,2"], "class_weights must be 10, one for each class, got 2"),
+        (["--class-weights", "1,2"], "--class-weights must be 10, one for each class, got 2"),
         (["--optimizer", "lamb"], "optimizer must be one of 'sgd', 'adamw', 'rmsprop', got 'lamb'"),
-        (["--preset", "spos"], "settings must be one of small, nir-cifar100"),
+        (["--preset", "spos"], "--preset must be one of small, nir-cifar100"),
     ],
 )
 def test_what_does_not_fit_is_named(lasfast, few_images, tmp_path, arguments, text):

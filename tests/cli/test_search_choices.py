@@ -74,7 +74,8 @@ def test_the_winner_is_trained_beside_a_random_one_that_costs_as_much(
     trained = out.partition("trained from scratch, 1 epochs")[2]
     assert re.search(r" searched *$", trained, re.MULTILINE)
     assert re.search(r" random *$", trained, re.MULTILINE)
-    assert re.search(r"best: \S+  top-1 .*  \(trained from scratch; [0-9.]+ % with inherited weights\)", out)
+    last = r"\nbest: \S+  top-1 .* trained from scratch for 1 epoch \([0-9.]+ % with inherited weights\)\n"
+    assert re.search(last, out)
     one, other = (row.flops for row in load_table(tmp_path / "scratch"))
     assert one == pytest.approx(other, rel=0.2)
     assert len(list((tmp_path / "scratch" / "weights").iterdir())) == 2

@@ -145,7 +145,7 @@ def test_plans_and_spaces_of_cells_are_shown(lasfast) -> None:
         (["--pruning", "soft"], "pruning must be one of 'iterative', 'hard'"),
         (["--cells", "2"], "cells must be at least 3"),
         (["--retrain-cells", "20"], "are of --retrain: give that, too"),
-        (["--architecture-learning-rate", "0"], "architecture_learning_rate must be above 0, got 0.0"),
+        (["--architecture-learning-rate", "0"], "--architecture-learning-rate must be above 0, got 0.0"),
     ],
 )
 def test_mistakes_are_named_before_training(lasfast, tmp_path, arguments, message: str) -> None:

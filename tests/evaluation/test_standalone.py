@@ -70,7 +70,7 @@ def test_a_study_searches_with_it(tmp_path):
         return Study(NIR(evaluator.space, depth=5), evaluator, directory=tmp_path)
 
     result = study().run()
-    assert sum(result.best.architecture) == 5
+    assert sum(result.winners[5].architecture) == 5
     assert result.best.costs["flops"] > 0
     written = (tmp_path / "journal.jsonl").read_bytes()
     assert study().run(resume=True).best == result.best

@@ -90,7 +90,7 @@ def test_evolution_within_bit_operations_from_end_to_end(supernet, data, tmp_pat
     assert result.best.costs["bitops"] == known["bitops"](best)
     assert f"{known['bitops'](best) / 1e6:.1f} Mbitops" in str(result.best)
     front = result.front("bitops")
-    assert front[-1].top1 == result.best.top1
+    assert front[-1].top1 == result.highest.top1
     network = evaluator.extract(best)
     images, labels = data.validation
     assert float((network(images).argmax(1) == labels).sum()) == round(result.best.top1 * len(labels))

@@ -570,9 +570,9 @@ a search pays here, and no more. {autonas}
 In a ResNet-18 with a stem for small images, a candidate ({per_candidate}) takes FastNAS
 {seconds["fastnas"]:.1f} CPU seconds, and lasfast {seconds["lasfast fp32"]:.1f} in fp32 and
 {seconds["lasfast bf16"]:.1f} in bf16: {ratios["fp32"]:.1f} and {ratios["bf16"]:.1f} times less. Candidates
-are the whole network with one width changed, as FastNAS measures them: its first {speed["candidates"]["theirs"]},
-and {speed["candidates"]["ours"]} random ones of ours, which share the layers before that width. Smaller
-networks gain more, as the table shows.
+are the whole network with one width changed, as FastNAS measures them: its first
+{speed["candidates"]["theirs"]}, and {speed["candidates"]["ours"]} random ones of ours, which share the layers
+before that width. Smaller networks gain more, as the table shows.
 
 Made from [these](../benchmarks/results/{outcomes.name}) [records](../benchmarks/results/{rates.name}) by
 `python -m benchmarks.record_own_model page`.

@@ -35,7 +35,7 @@ class ChoiceSearchOptions(ChoiceOptions, TableOptions):
 
 
 LAYERNAS_EVALUATIONS = 1000
-"""How many architectures LayerNAS measures in a supernet: to its end, it would measure ten thousand or so."""
+"""LayerNAS measures so many architectures of a supernet: to its end, it would be ten thousand or so."""
 
 
 @dataclass(frozen=True, kw_only=True)

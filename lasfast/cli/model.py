@@ -33,7 +33,7 @@ from lasfast.supernets import ModelSupernet, from_model
 from lasfast.supernets.importance import TAYLOR
 
 TAYLOR_BATCHES, TAYLOR_BATCH = 8, 64
-"""How many training images `--importance taylor` takes gradients on: batches, and images of each."""
+"""`--importance taylor` takes gradients on so many training images: batches, and images of each."""
 
 
 def make_model_supernet(options: ModelSearchOptions, data: Dataset, vary: str, seed: int) -> ModelSupernet:

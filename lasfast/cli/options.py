@@ -515,7 +515,7 @@ ARGUMENTS = {
     "target": "--constraint",
     "text": "ARCHITECTURE",
 }
-"""What the command line calls arguments of functions that have other names there."""
+"""The command line has other names for these arguments of functions."""
 
 
 def by_option(error: str, options: Container[str]) -> str:

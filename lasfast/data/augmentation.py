@@ -1,4 +1,4 @@
-"""What varies training images beyond the crop and the flip that their set has: colours, policies, erasing.
+"""Training images vary beyond the crop and the flip that their set has: in colours, by policies, by erasing.
 
 Colours and policies are torchvision's (`torchvision.transforms.v2`), image by image on bytes. What is random
 about an image is a function of the epoch's seed and of the image's number in its set, whatever batch,
@@ -26,7 +26,7 @@ BOX = 4  # numbers of a box: top, left, height, width
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied; by default as their set has it, and in no other way.
+    """The settings vary training images; by default as their set has it, and in no other way.
 
     In this order: crop, flip, colour jitter, policy; and after normalization, random erasing and cutout.
 
@@ -91,7 +91,7 @@ class Augmentation:
 
     @property
     def colors(self) -> bool:
-        """Whether images are varied before they are normalized, as bytes."""
+        """True where images are varied before they are normalized, as bytes."""
         return any(self.color_jitter) or self.auto_augment != "none"
 
     def recolored(self, images: Tensor, seed: int, numbers: Sequence[int]) -> Tensor:

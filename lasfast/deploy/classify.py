@@ -1,4 +1,4 @@
-"""What a network says of image files: they are read as the images that it was evaluated on were."""
+"""A network classifies image files, which are read as the images that it was evaluated on were."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ ITERATIONS = 30
 
 @dataclass(frozen=True)
 class Kernel:
-    """How values of architectures are correlated: ``exp(-sum of the decays of the differing decisions)``.
+    """The correlation of two architectures' values, ``exp(-sum of the decays of the differing decisions)``.
 
     Attributes:
         decays: one for each decision, [decisions].

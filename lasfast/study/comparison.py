@@ -23,7 +23,7 @@ from lasfast.spaces import Architecture
 SAME_COST = 0.05
 """By which share the cost of random architectures may be off from the winner's."""
 CHANCE = 0.05
-"""How probable it may be that a difference which is called one is noise."""
+"""A difference that is called one is noise with at most this probability."""
 WHOLE, SCALED, RANDOM = "whole network", "scaled alike", "random"
 BETTER, WORSE, UNSURE, ITSELF = WORDS = "better", "worse", "not told from noise", "the same network"
 
@@ -64,7 +64,7 @@ class Baseline:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How the winner of a search compares with others, measured together with it, on the same images.
+    """The winner of a search beside others, which were measured together with it, on the same images.
 
     The winner was chosen for its accuracy on these images, which flatters it. So a lead counts as more than
     noise where it is greater than the leads of as many architectures as the search measured would be by

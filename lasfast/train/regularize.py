@@ -1,4 +1,4 @@
-"""What regularizes the training of a network, written into its layers: dropout, drop path, auxiliary heads.
+"""Dropout, drop path and auxiliary heads regularize a network; they are written into its layers.
 
 The layers' modules are those of the network itself, which is the same without all this afterwards.
 """

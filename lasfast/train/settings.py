@@ -198,12 +198,12 @@ class TrainSettings:
 
     @property
     def mixes(self) -> bool:
-        """Whether batches are mixed with themselves."""
+        """True where batches are mixed with themselves."""
         return self.mixup > 0 or self.cutmix > 0
 
     @property
     def validates(self) -> bool:
-        """Whether stand-alone training looks at the validation accuracy after each epoch."""
+        """True where stand-alone training looks at the validation accuracy after each epoch."""
         return self.standalone_early_stopping > 0 or self.standalone_keep_best
 
     def _check_optimizer(self) -> None:

@@ -154,7 +154,7 @@ class StandaloneTrainer(Trainer):
 
     @property
     def stopped(self) -> bool:
-        """Whether the last epochs were no better than one before, as many as `standalone_early_stopping`."""
+        """True where as many epochs as `standalone_early_stopping` were no better than one before."""
         patience = self.settings.standalone_early_stopping
         return patience > 0 and self._best is not None and self._best.since >= patience
 

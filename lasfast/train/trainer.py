@@ -187,7 +187,7 @@ class Trainer:
 
     @property
     def stopped(self) -> bool:
-        """Whether training has ended before its last epoch."""
+        """True where training has ended before its last epoch."""
         return False
 
     def begin_epoch(self, epoch: int) -> None:

@@ -336,9 +336,9 @@ def outcomes(
     calibration: int = 500,
     validation: int = 1000,
     epochs: int = 15,
-    adapt_epochs: int = 3,
-    tune_epochs: int = 4,
-    candidates: int = 300,
+    adapt_epochs: int = 2,
+    tune_epochs: int = 3,
+    candidates: int = 150,
     seeds: int = 3,
     threads: int = 1,
 ) -> None:
@@ -439,9 +439,9 @@ def rates(
     data: str = "imagefolder:data/cifar10",
     calibration: int = 500,
     validation: int = 1000,
-    theirs: int = 3,
-    ours: int = 50,
-    rounds: int = 3,
+    theirs: int = 2,
+    ours: int = 16,
+    rounds: int = 1,
 ) -> None:
     """Time candidates of timm's ResNet-18 with a stem for small images, on one thread, in turns."""
     torch.set_num_threads(1)

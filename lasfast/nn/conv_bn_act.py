@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -77,7 +78,11 @@ def fused(
     its axes and no dilation, as `SlicedConv2d` has, and no bias. Modules with hooks are called, so that these
     are, too; and so are all within transforms (`torch.func`: vmap, jvp, grad), which operators do not know.
     """
-    if not (is_plain(norm) and (conv is None or is_plain(conv))) or is_transformed():
+    if is_transformed():
+        return _called(x, conv, norm, residual, activation, c_out)
+    if not (is_plain(norm) and (conv is None or is_plain(conv))):
+        # As the operators do: code that follows may share memory with the result or not, by its layout.
+        x = x.contiguous(memory_format=torch.channels_last)
         return _called(x, conv, norm, residual, activation, c_out)
     channels = x.shape[1]
     if conv is not None:

@@ -149,3 +149,14 @@ def test_sliced_linear(bias: bool) -> None:
     result.sum().backward()
     assert not ours.weight.grad[3:].any()
     assert not ours.weight.grad[:, 4:].any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("hooked", [(), (0,), (1,), (0, 1)])
+def test_values_lie_alike_with_and_without_hooks(hooked: tuple[int, ...], training: bool) -> None:
+    """Code behind it may write through a view, which is a copy or not by the layout."""
+    module = ConvBNAct(4, 8, activation="relu").train(training)
+    for part in hooked:
+        module[part].register_forward_hook(lambda *_: None)
+    result = module(torch.randn(2, 4, 6, 5))
+    assert result.is_contiguous(memory_format=torch.channels_last)

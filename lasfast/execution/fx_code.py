@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import permutations
 from typing import Any
@@ -73,8 +74,11 @@ def code_of(
     found = []
     for order in permutations(numbers):
         places = {one: order.index(values[one]) for one in read}
-        op, tensors = _written(network, piece, places, constants, writes=writes)
-        op = _tried(op, tensors, [shapes[number] for number in order], like)
+        of_inputs = [shapes[number] for number in order]
+        op, tensors = _written(network, piece, places, constants, copies=writes)
+        if not _takes_any_strides(op, tensors, of_inputs, like):
+            op, tensors = _written(network, piece, places, constants, copies=writes, contiguous=True)
+        op = _tried(op, tensors, of_inputs, like)
         if op.shape is None:
             return op, order
         found.append((op, order))
@@ -87,17 +91,23 @@ def _written(
     places: Mapping[fx.Node, int],
     constants: Mapping[str, Tensor],
     *,
-    writes: bool,
+    copies: bool,
+    contiguous: bool = False,
 ) -> tuple[Code, list[Tensor]]:
-    """Return the record of a piece whose inputs have these places, without a shape, and what it reads."""
+    """Return the record of a piece whose inputs have these places, without a shape, and what it reads.
+
+    It may get copies of its inputs, which it changes, or have them contiguous, as views want them.
+    """
     graph = fx.Graph()
     count = 1 + max(places.values())
     inputs = [graph.placeholder(f"x{number}") for number in range(count)]
     names = list(dict.fromkeys(_name(node) for node in piece if node.op == "get_attr"))
     names = [name for name in names if name not in constants]
     taken = {name: graph.placeholder(f"p{number}") for number, name in enumerate(names)}
-    copies = [graph.call_method("clone", (one,)) for one in inputs] if writes else inputs
-    made: dict[fx.Node, fx.Node] = {node: copies[place] for node, place in places.items()}
+    given = inputs
+    for method in ("clone",) * copies + ("contiguous",) * contiguous:
+        given = [graph.call_method(method, (one,)) for one in given]
+    made: dict[fx.Node, fx.Node] = {node: given[place] for node, place in places.items()}
     for node in piece:
         if node.op == "get_attr":
             name = _name(node)
@@ -152,6 +162,28 @@ def _tensor(network: nn.Module, name: str) -> Tensor:
     return value
 
 
+def _takes_any_strides(op: Code, tensors: Sequence[Tensor], shapes: Sequence[Shape], like: Tensor) -> bool:
+    """Return whether code gives the same for inputs whose dimensions lie in memory the other way round.
+
+    The network's own code may have met contiguous values only. In lasfast, or after `contiguous`, which a
+    record does not say, they may have any strides.
+    """
+    with _same_randomness(like):
+        inputs = _inputs(shapes, like)
+        expected = _run(op, tensors, inputs)
+        try:
+            result = _run(op, tensors, [_reversed(one) for one in inputs])
+        except UntraceableError:
+            return False
+    return _same(result, expected)
+
+
+def _reversed(value: Tensor) -> Tensor:
+    """Return a copy whose first dimension is the quickest to vary in memory, and the last the slowest."""
+    order = tuple(reversed(range(value.dim())))
+    return value.permute(order).contiguous().permute(order)
+
+
 def _tried(op: Code, tensors: Sequence[Tensor], shapes: Sequence[Shape], like: Tensor) -> Code:
     """Return the record with its output's shape, having tried that it treats images independently.
 
@@ -159,10 +191,8 @@ def _tried(op: Code, tensors: Sequence[Tensor], shapes: Sequence[Shape], like: T
     device of `like`. Where the output has the shape of the first value for a larger image, too, it does so
     for all.
     """
-    devices = [like.device] if like.is_cuda else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        inputs = [torch.randn(_IMAGES, *shape, dtype=like.dtype, device=like.device) for shape in shapes]
+    with _same_randomness(like):
+        inputs = _inputs(shapes, like)
         result = _run(op, tensors, inputs)
         shape = tuple(result.shape[1:])
         found = [(_run(op, tensors, inputs), result)]
@@ -174,10 +204,26 @@ def _tried(op: Code, tensors: Sequence[Tensor], shapes: Sequence[Shape], like: T
         for image in range(_IMAGES):
             alone = slice(image, image + 1)
             found.append((_run(op, tensors, [one[alone] for one in inputs]), result[alone]))
-        if not all(torch.allclose(*pair, rtol=1e-2, atol=1e-3, equal_nan=True) for pair in found):
+        if not all(_same(*pair) for pair in found):
             raise UntraceableError("it draws random numbers, or mixes images of a batch")
         follows = shape == shapes[0] and _follows(op, tensors, shapes, like)
         return op if follows else replace(op, shape=shape)
+
+
+@contextmanager
+def _same_randomness(like: Tensor) -> Iterator[None]:
+    """Let random numbers on the device of a value be those of one seed; later ones do not notice."""
+    with torch.no_grad(), torch.random.fork_rng([like.device] if like.is_cuda else []):
+        torch.manual_seed(0)
+        yield
+
+
+def _inputs(shapes: Sequence[Shape], like: Tensor) -> list[Tensor]:
+    return [torch.randn(_IMAGES, *shape, dtype=like.dtype, device=like.device) for shape in shapes]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-2, atol=1e-3, equal_nan=True)
 
 
 def _run(op: Code, tensors: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:

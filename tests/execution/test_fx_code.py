@@ -144,6 +144,14 @@ class WritesToABuffer(Net):
         return x
 
 
+class ViewsWhatIsTransposed(Net):
+    """A view wants the strides that a record does not keep: those of `contiguous`."""
+
+    def forward(self, x):
+        x = self.begin(x).transpose(2, 3).contiguous()
+        return x.view(-1, 4 * 6 * 6)
+
+
 class JoinsThree(Net):
     def forward(self, x):
         x = self.begin(x)
@@ -166,7 +174,7 @@ def test_it_is_the_text_of_a_function() -> None:
     }
 
 
-@pytest.mark.parametrize("kind", [Scaled, OfThree, *CHANGING])
+@pytest.mark.parametrize("kind", [Scaled, OfThree, ViewsWhatIsTransposed, *CHANGING])
 def test_an_extracted_network_computes_it(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     network = kind().eval()
@@ -174,6 +182,7 @@ def test_an_extracted_network_computes_it(kind: type[nn.Module]) -> None:
     statistics = {"norm": (network.norm.running_mean, network.norm.running_var)}
     alone = extract((trace(network, (3, 8, 8)),), network, statistics).eval()
     torch.testing.assert_close(alone(x), network(x))
+    torch.testing.assert_close(alone(x.to(memory_format=torch.channels_last)), network(x))
     alone(x).square().sum().backward()
     assert dict(alone.named_parameters()).keys() <= dict(network.named_parameters()).keys()
     if kind is Scaled:

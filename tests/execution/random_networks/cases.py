@@ -57,6 +57,9 @@ LATER = (
 )
 """What may be done to a module of a network that was accelerated before."""
 
+JUDGES = ("plain", "channels_last", "noise")
+"""PyTorch's network as it is, in channels_last, or with noise of one rounding behind its layers."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -76,8 +79,8 @@ class Case:
     """A statement that changes the network, after it was accelerated; or none."""
     autocast: bool
     """Whether networks of float32 are run under bfloat16 autocast."""
-    torch_in_channels_last: bool = False
-    """Whether PyTorch's network, by whose errors ours are judged, computes in channels_last."""
+    judge: str = "plain"
+    """One of `JUDGES`: how PyTorch's network runs, by whose errors ours are judged."""
 
     def images(self, seed: int) -> list[Tensor]:
         """Return the batches, float64."""

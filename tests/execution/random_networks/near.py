@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 import lasfast
 from tests.execution.random_networks.cases import Case
@@ -43,9 +45,25 @@ def plain_of(case: Case, seed: int) -> Network:
 
 
 def torchs_of(case: Case, seed: int) -> Network:
-    """Return the network whose errors PyTorch may make, in the layout that the case says."""
+    """Return the network whose errors PyTorch may make, run as the case says."""
     network = plain_of(case, seed)
-    return network.to(memory_format=torch.channels_last) if case.torch_in_channels_last else network
+    if case.judge == "channels_last":
+        network.to(memory_format=torch.channels_last)
+    elif case.judge == "noise":
+        generator = torch.Generator().manual_seed(seed)
+        for module in network.modules():
+            if isinstance(module, _ConvNd | nn.Linear | _BatchNorm):
+                module.register_forward_hook(partial(_with_noise, generator))
+    return network
+
+
+def _with_noise(generator: torch.Generator, _: nn.Module, inputs: Any, output: Any) -> Any:
+    """Return a layer's output with other last digits; so are those of the gradient that reaches it."""
+    if not isinstance(output, Tensor):
+        return None
+    noise = torch.rand(output.shape, generator=generator, dtype=torch.float64) * 2 - 1
+    last_digit = torch.finfo(output.dtype).eps
+    return output * (1 + noise * last_digit).to(output.dtype)
 
 
 def changed(network: nn.Module, case: Case) -> nn.Module:

@@ -2,9 +2,9 @@
 
     python examples/ray_table.py --parts 16 --gpus 1 -- --depths 4-6 --data cifar100 -o /shared/table
 
-What follows `--` are options of `lasfast dataset`; all machines have to reach its directory and the images. The
-tasks train the parts, and this script joins them. A task whose machine is lost starts again on another one, and
-goes on from its part's checkpoint.
+What follows `--` are options of `lasfast dataset`; all machines have to reach its directory and the images.
+The tasks train the parts, and this script joins them. A task whose machine is lost starts again on another
+one, and goes on from its part's checkpoint.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ LAYERNAS = TrainSettings(
 )
 
 # DARTS (Liu et al. 2019), as in its code (quark0/darts, train_search.py, gradients clipped at 5 included),
-# for the search; and 600 epochs from scratch without what else belongs to these, which `darts-retrain` has. ITNASTrainer lets the rate fall to 0.001.
+# for the search; and 600 epochs from scratch without what else belongs to these, which `darts-retrain` has.
+# ITNASTrainer lets the rate fall to 0.001.
 DARTS = TrainSettings(
     batch_size=64,
     learning_rate=0.025,

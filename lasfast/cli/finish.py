@@ -19,7 +19,7 @@ from lasfast.evaluation.scoring import evaluate_network
 from lasfast.ir import layers
 from lasfast.measurements.measurement import Measurement
 from lasfast.report import Run, front_table, plot_search, winners_table
-from lasfast.runtime.distributed import World
+from lasfast.runtime import distributed
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
@@ -48,10 +48,36 @@ def finish(
 
     With `retrain`, train its winner from scratch, as the network that `retrained` makes of it (None: the
     supernet that was searched). Else train the winner on for `tune_epochs` from the weights it inherits. In
-    both cases it learns as `distill` says, or from labels.
+    both cases it learns as `distill` says, or from labels. All processes call this, and train together; the
+    first one shows and writes.
     """
     assert study.directory is not None
     assert isinstance(study.evaluator, Evaluator)
+    directory, main = study.directory, distributed.world().main
+    written = _show_search(given, study, result) if main else {}
+    winner: Winner | None
+    if retrain:
+        supernet = retrained or study.evaluator.supernet
+        winner = _retrain(given, study, supernet, result, directory / "scratch", distill)
+        written["scratch/"] = "the networks trained from scratch"
+    else:
+        winner = _inherited(given, study.evaluator, result.best, tune_epochs, distill)
+    if winner is None or not main:
+        return
+    if latency_table is not None and not retrained:
+        _show_latency(given, study, winner, LatencyTable.load(latency_table))
+    network = winner.write(directory, given.data)
+    written[network.name] = f"the winner, {winner.weights}: `lasfast predict` and `lasfast export` take it"
+    was_trained = retrain or tune_epochs
+    before = f" ({100 * result.best.top1:.1f} % with inherited weights)" if was_trained else ""
+    make_console().print(f"best: {winner}{before}", soft_wrap=True)
+    show_written(given.console, directory, written)
+    (directory / SO_FAR).unlink(missing_ok=True)
+
+
+def _show_search(given: TrainingSetup, study: Study, result: StudyResult) -> dict[str, str]:
+    """Show what a search found, and draw it; return the files that the search left, with what they hold."""
+    assert study.directory is not None
     console, directory = given.console, study.directory
     run = Run.load(directory)
     if run.has_depths:
@@ -70,21 +96,7 @@ def finish(
     }
     if study.trainer is None:
         del written[CHECKPOINT]
-    if retrain:
-        supernet = retrained or study.evaluator.supernet
-        winner = _retrain(given, study, supernet, result, directory / "scratch", distill)
-        written["scratch/"] = "the networks trained from scratch"
-    else:
-        winner = _inherited(given, study.evaluator, result.best, tune_epochs, distill)
-    if latency_table is not None and not retrained:
-        _show_latency(given, study, winner, LatencyTable.load(latency_table))
-    network = winner.write(directory, given.data)
-    written[network.name] = f"the winner, {winner.weights}: `lasfast predict` and `lasfast export` take it"
-    was_trained = retrain or tune_epochs
-    before = f" ({100 * result.best.top1:.1f} % with inherited weights)" if was_trained else ""
-    make_console().print(f"best: {winner}{before}", soft_wrap=True)
-    show_written(console, directory, written)
-    (directory / SO_FAR).unlink(missing_ok=True)
+    return written
 
 
 def _show_latency(given: TrainingSetup, study: Study, winner: Winner, table: LatencyTable) -> None:
@@ -141,7 +153,9 @@ def _inherited(
     else:
         # The supernet may have been trained further since the best was measured.
         validation, precision = given.data.validation, given.settings.precision
-        found = evaluate_network(network, validation, best.architecture, precision=precision)
+        found = distributed.world().share(
+            lambda: evaluate_network(network, validation, best.architecture, precision=precision)
+        )
         if found.top1 != best.top1:
             given.console.print(
                 f"measured when it was found: top-1 {format_top1(best.measurement)}; with the weights that "
@@ -173,7 +187,6 @@ def _tune(
         network,
         given.images,
         settings,
-        world=World(),
         distill=distill,
         path=path,
         validate=lambda network: measured(network).top1,
@@ -183,7 +196,7 @@ def _tune(
             left = progress.seconds / progress.done * (progress.total - progress.done)
             meter.show("the winner", progress, left)
     trained = trainer.trained.eval()
-    found = measured(trained)
+    found = trainer.world.share(lambda: measured(trained))
     make_console().print(f"trained on for {epochs(tune_epochs)}: top-1 {format_top1(found)}")
     return trained, found
 
@@ -195,8 +208,8 @@ def _retrain(
     result: StudyResult,
     directory: Path,
     distill: Distillation | None,
-) -> Winner:
-    """Train the winner and its baseline from scratch, show both, and return the winner."""
+) -> Winner | None:
+    """Train the winner and its baseline from scratch, show both, and return the winner, on rank 0 alone."""
     winner, settings = result.best.architecture, given.settings
     kind, baseline = _baseline(study, winner, settings.seed)
     same = winner == baseline
@@ -204,6 +217,8 @@ def _retrain(
     builder, rows = train_from_scratch(
         given, supernet, [winner, baseline], directory, keep_weights=True, resume=True, distill=distill
     )
+    if not distributed.world().main:
+        return None  # the weights are in a file of rank 0
     notes = {baseline: kind, winner: f"searched, {kind}" if same else "searched"}
     shown = [row for row in rows if row.architecture in notes]
     title = f"trained from scratch, {settings.standalone_epochs} epochs"

@@ -25,6 +25,9 @@ from lasfast.cli.display import print_anything
 from lasfast.cli.options import StoppedError
 from lasfast.runtime import distributed
 
+IN_SEVERAL_PROCESSES = ("search", "train", "dataset")
+"""The commands that torchrun may start."""
+
 app = typer.Typer(
     name="lasfast",
     help="Fast one-shot search of convolutional networks.",
@@ -52,10 +55,9 @@ def _main(
         False, "--version", callback=_version, is_eager=True, help="Print the version."
     ),
 ) -> None:
-    if distributed.world().size > 1 and context.invoked_subcommand != "search":
+    if distributed.world().size > 1 and context.invoked_subcommand not in IN_SEVERAL_PROCESSES:
         raise ValueError(
-            f"lasfast {context.invoked_subcommand} runs in one process, a search alone in several; start it "
-            "without torchrun"
+            f"lasfast {context.invoked_subcommand} runs in one process; start it without torchrun"
         )
 
 

@@ -18,8 +18,9 @@ from lasfast.evaluation import latency
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.ir import layers
+from lasfast.measurements.measurement import Measurement
 from lasfast.report import Run, front_table, plot_search, winners_table
-from lasfast.runtime.distributed import World
+from lasfast.runtime import distributed
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
@@ -57,7 +58,35 @@ class Ending:
 
 
 def finish(given: TrainingSetup, study: Study, result: StudyResult, ending: Ending) -> None:
-    """Show and write what a search found, and train as the ending says."""
+    """Show and write what a search found, and train as the ending says.
+
+    All processes call this, and train together; the first one shows and writes.
+    """
+    assert study.directory is not None
+    directory, main = study.directory, distributed.world().main
+    written = _show_search(given, study, result) if main else {}
+    winner: Winner | None
+    searched = result.best
+    if ending.count:
+        winner, searched = _retrain(study, result, ending, directory / "scratch")
+        written["scratch/"] = "the networks trained from scratch"
+    else:
+        winner = _inherited(given, study, result.best, ending)
+    if winner is None or not main:
+        return
+    if ending.latency_table is not None and not ending.supernet:
+        _show_latency(given, study, winner, LatencyTable.load(ending.latency_table))
+    network = winner.write(directory, given.data)
+    written[network.name] = f"the winner, {winner.weights}: `lasfast predict` and `lasfast export` take it"
+    was_trained = isinstance(study.evaluator, Evaluator) and (ending.count or ending.tune_epochs)
+    before = f" ({100 * searched.top1:.1f} % with inherited weights)" if was_trained else ""
+    make_console().print(f"best: {winner}{before}", soft_wrap=True)
+    show_written(given.console, directory, written)
+    (directory / SO_FAR).unlink(missing_ok=True)
+
+
+def _show_search(given: TrainingSetup, study: Study, result: StudyResult) -> dict[str, str]:
+    """Show what a search found, and draw it; return the files that the search left, with what they hold."""
     assert study.directory is not None
     console, directory = given.console, study.directory
     run = Run.load(directory)
@@ -77,21 +106,7 @@ def finish(given: TrainingSetup, study: Study, result: StudyResult, ending: Endi
     }
     if study.trainer is None:
         del written[CHECKPOINT]
-    searched = result.best
-    if ending.count:
-        winner, searched = _retrain(study, result, ending, directory / "scratch")
-        written["scratch/"] = "the networks trained from scratch"
-    else:
-        winner = _inherited(given, study, result.best, ending)
-    if ending.latency_table is not None and not ending.supernet:
-        _show_latency(given, study, winner, LatencyTable.load(ending.latency_table))
-    network = winner.write(directory, given.data)
-    written[network.name] = f"the winner, {winner.weights}: `lasfast predict` and `lasfast export` take it"
-    was_trained = isinstance(study.evaluator, Evaluator) and (ending.count or ending.tune_epochs)
-    before = f" ({100 * searched.top1:.1f} % with inherited weights)" if was_trained else ""
-    make_console().print(f"best: {winner}{before}", soft_wrap=True)
-    show_written(console, directory, written)
-    (directory / SO_FAR).unlink(missing_ok=True)
+    return written
 
 
 def _show_latency(given: TrainingSetup, study: Study, winner: Winner, table: LatencyTable) -> None:
@@ -130,7 +145,7 @@ def leave_best(given: TrainingSetup, study: Study) -> None:
         console.print("no network is exported: the supernet's weights are in training until the search ends")
         return
     network = evaluator.extract(best)
-    winner = _with_weights(given, study, network, best, "with inherited weights")
+    winner = _winner(study, network, _measure(given, network, best), "with inherited weights")
     path = winner.write(study.directory, given.data, SO_FAR)
     console.print(f"exported with inherited weights to {path}")
 
@@ -140,30 +155,31 @@ def _inherited(given: TrainingSetup, study: Study, best: Measured, ending: Endin
     evaluator = study.evaluator
     assert isinstance(evaluator, Evaluator)
     network: nn.Module = evaluator.extract(best.architecture)
+    weights = "with inherited weights"
     if ending.tune_epochs:
         path = evaluator.supernet.extracted_path(best.architecture)
         network = _tune(given, network, path, best.architecture, ending)
-        trained = f"trained on for {epochs(ending.tune_epochs)}"
-        winner = _with_weights(given, study, network, best.architecture, f"with inherited weights, {trained}")
-        make_console().print(f"{trained}: top-1 {format_top1(winner.measured.measurement)}")
-        return winner
-    winner = _with_weights(given, study, network, best.architecture, "with inherited weights")
+        weights += f", trained on for {epochs(ending.tune_epochs)}"
     # The supernet may have been trained further since the best was measured.
-    found = winner.measured.measurement
-    if found.top1 != best.top1:
+    found = distributed.world().share(lambda: _measure(given, network, best.architecture))
+    if ending.tune_epochs:
+        make_console().print(f"trained on for {epochs(ending.tune_epochs)}: top-1 {format_top1(found)}")
+    elif found.top1 != best.top1:
         given.console.print(
             f"measured when it was found: top-1 {format_top1(best.measurement)}; with the weights that "
             f"the search ended with: {format_top1(found)}"
         )
-    return winner
+    return _winner(study, network, found, weights)
 
 
-def _with_weights(
-    given: TrainingSetup, study: Study, network: nn.Module, architecture: Architecture, weights: str
-) -> Winner:
-    """Return a network of the supernet that was searched, measured with the weights that it has."""
-    supernet = study.evaluator.supernet
-    found = evaluate_network(network, given.data.validation, architecture, precision=given.settings.precision)
+def _measure(given: TrainingSetup, network: nn.Module, architecture: Architecture) -> Measurement:
+    """Return how good a network is with the weights that it has."""
+    return evaluate_network(network, given.data.validation, architecture, precision=given.settings.precision)
+
+
+def _winner(study: Study, network: nn.Module, found: Measurement, weights: str) -> Winner:
+    """Return the winner that a network of the supernet is, which was searched."""
+    supernet, architecture = study.evaluator.supernet, found.architecture
     measured = Measured(found, supernet.space.format(architecture), study.costs(architecture))
     return Winner(network, measured, weights, supernet)
 
@@ -179,18 +195,13 @@ def _tune(
     rate = SLOWER * given.settings.learning_rate
     settings = given.settings.replace(standalone_epochs=ending.tune_epochs, learning_rate=rate)
 
-    def validate(network: nn.Module) -> float:
-        validation, precision = given.data.validation, settings.precision
-        return evaluate_network(network, validation, architecture, precision=precision).top1
-
     trainer = StandaloneTrainer(
         network,
         given.images,
         settings,
-        world=World(),
         distill=ending.distill,
         path=path,
-        validate=validate,
+        validate=lambda network: _measure(given, network, architecture).top1,
     )
     with Meter(given.console) as meter:
         for progress in trainer.train():
@@ -199,8 +210,13 @@ def _tune(
     return trainer.trained.eval()
 
 
-def _retrain(study: Study, result: StudyResult, ending: Ending, directory: Path) -> tuple[Winner, Measured]:
-    """Train the best, and a baseline, from scratch; show them, and return the best then, and as searched."""
+def _retrain(
+    study: Study, result: StudyResult, ending: Ending, directory: Path
+) -> tuple[Winner | None, Measured]:
+    """Train the best, and a baseline, from scratch; show them, and return the best then, and as searched.
+
+    The winner is None on all ranks but the first, which has the file of its weights.
+    """
     given, supernet = ending.given, ending.supernet or study.evaluator.supernet
     finalists = {one.architecture: one for one in _finalists(study, result, ending.count)}
     notes = dict.fromkeys(finalists, "searched")
@@ -212,8 +228,17 @@ def _retrain(study: Study, result: StudyResult, ending: Ending, directory: Path)
             text = f"the winner is the {kind} one"
     given.console.print(text)
     builder, rows = train_from_scratch(
-        given, supernet, notes, directory, keep_weights=True, resume=True, distill=ending.distill
+        given,
+        supernet,
+        notes,
+        directory,
+        keep_weights=True,
+        resume=True,
+        distill=ending.distill,
+        data_parallel=ending.baseline,  # else as the search has trained it, by one process
     )
+    if not distributed.world().main:
+        return None, result.best
     shown = [row for row in rows if row.architecture in notes]
     title = f"trained from scratch, {given.settings.standalone_epochs} epochs"
     show_rows(given.console, supernet.space, title, shown, notes)

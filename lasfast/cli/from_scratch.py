@@ -27,8 +27,12 @@ def train_from_scratch(
     keep_weights: bool,
     resume: bool,
     distill: Distillation | None = None,
+    data_parallel: bool = True,
 ) -> tuple[TableBuilder, list[Row]]:
-    """Train networks one after another, showing progress; return their table's builder and all its rows."""
+    """Train networks one after another, showing progress; return their table's builder and all its rows.
+
+    All processes call this; `data_parallel` says whether they train each network together.
+    """
     console, validation = given.console, given.data.validation
     builder = TableBuilder(
         supernet,
@@ -39,6 +43,7 @@ def train_from_scratch(
         given.settings,
         keep_weights=keep_weights,
         distill=distill,
+        data_parallel=data_parallel,
     )
     shown: list[Row] = []
     total = len(builder.architectures)

@@ -423,6 +423,13 @@ class TrainOptions(OptimizerOptions, LossOptions, AugmentationOptions, Standalon
         int | None, panel("Training", "Epochs of the deepest sub-network before the search.")
     ] = None
     epochs_per_step: Annotated[int | None, panel("Training", "Epochs of each search step.")] = None
+    batch_norm: Annotated[
+        str | None,
+        panel(
+            "Training",
+            "Statistics of several processes: global, of the whole batch, or local, of each one's images.",
+        ),
+    ] = None
     precision: Annotated[str, precision_option()] = "fp32"
     channels_last: Annotated[
         bool | None,

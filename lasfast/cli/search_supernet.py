@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from rich.text import Text
 
 from lasfast import costs
@@ -250,7 +249,7 @@ def run_search(
         )
         console.print(Text.assemble((name, "bold"), f" search{what} in {directory}"))
         console.print(f"{data!r}")
-        console.print(f"{_title(supernet)}; {options.precision} on {_machine(given.device)}")
+        console.print(f"{_title(supernet)}; {options.precision} on {setup.describe_machine(given.device)}")
         if main:
             write_config(directory, options, search=name, **more)
         try:
@@ -259,8 +258,7 @@ def run_search(
             if main:
                 leave_best(given, study)
             raise
-    if main:
-        finish(given, study, result, dataclasses.replace(ending, distill=teach and teach(study)))
+    finish(given, study, result, dataclasses.replace(ending, distill=teach and teach(study)))
 
 
 def _evaluator(
@@ -316,9 +314,3 @@ def _title(supernet: Supernet) -> str:
         deepest = supernet.space.format(supernet.space.deepest)
         return f"{type(supernet).__name__}, at most {deepest} layers, {weights}"
     return f"{type(supernet).__name__}, {supernet.space.count():.3g} architectures, {weights}"
-
-
-def _machine(device: torch.device) -> str:
-    processes = f", {distributed.world().size} processes" if distributed.world().size > 1 else ""
-    threads = torch.get_num_threads()
-    return f"{device.type} ({threads} thread{'s' if threads > 1 else ''}{processes})"

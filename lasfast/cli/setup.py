@@ -118,6 +118,13 @@ def make_device(options: MachineOptions) -> torch.device:
     return distributed.world().device("cuda" if use_cuda else "cpu")
 
 
+def describe_machine(device: torch.device) -> str:
+    """Return what a command runs on, as text."""
+    processes = f", {distributed.world().size} processes" if distributed.world().size > 1 else ""
+    threads = torch.get_num_threads()
+    return f"{device.type} ({threads} thread{'s' if threads > 1 else ''}{processes})"
+
+
 def load_data(options: DataOptions, seed: int, console: Console) -> Dataset:
     """Load and split the images.
 

@@ -56,8 +56,8 @@ class DataOptions:
         str,
         panel(
             "Data",
-            "Dataset: digits, cifar10, cifar100, tiny-imagenet, fashion-mnist, or imagefolder:PATH with "
-            "PATH/train/CLASS/IMAGE.",
+            "Dataset: digits, cifar10, cifar100, cinic10, svhn, tiny-imagenet, fashion-mnist, or "
+            "imagefolder:PATH with PATH/train/CLASS/IMAGE.",
         ),
     ] = "digits"
     data_root: Annotated[
@@ -68,6 +68,10 @@ class DataOptions:
     validation: Annotated[int | None, panel("Data", "Training images held out for validation.")] = None
     calibration: Annotated[int, panel("Data", "Training images that BatchNorm is recalibrated on.")] = 1000
     image_size: Annotated[int | None, panel("Data", "Resize image folders to this size.")] = None
+    workers: Annotated[
+        int | None,
+        panel("Machine", "Processes that decode large images (default: one for each core, at most 8)."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +105,8 @@ class SupernetOptions(FamilyOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeOptions:
-    """Options that say how large a supernet of choices is."""
+class CellOptions:
+    """Options that say how large a supernet of choices is, such as a stack of cells."""
 
     width: Annotated[float, panel("Supernet", "Factor of all channels of a supernet of choices.")] = 1.0
     cells: Annotated[int | None, panel("Supernet", "Cells of --supernet cells (default: 8).")] = None
@@ -110,6 +114,30 @@ class SizeOptions:
         int | None, panel("Supernet", "Channels of the first cells' nodes (default: 16).")
     ] = None
     cell_nodes: Annotated[int | None, panel("Supernet", "Intermediate nodes of a cell (default: 4).")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeOptions(CellOptions):
+    """Options that say how large a supernet of choices is, and what all of its architectures have."""
+
+    blocks: Annotated[
+        str | None,
+        panel(
+            "Supernet",
+            "Kinds of the blocks of shufflenet-v2-channels: one for all, or what a search of shufflenet-v2 "
+            "found, as 5x5-xception-3x3-... (default: 3x3).",
+        ),
+    ] = None
+    squeeze_excite: Annotated[
+        bool,
+        panel(
+            "Supernet", "Give the bottlenecks of mobilenet-... squeeze-and-excitation.", "--squeeze-excite"
+        ),
+    ] = False
+    activation: Annotated[
+        str | None,
+        panel("Supernet", "Activation of mobilenet-...: relu, relu6, hardswish or swish (default: relu)."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +168,14 @@ class ModelOptions:
 class ModelSearchOptions(ModelOptions):
     """Options that say how versions of a network are searched, and trained before and after."""
 
+    weights: Annotated[
+        Path | None,
+        panel(
+            "Model",
+            "The weights of --model: a state dict, as safetensors or as torch.save writes it. Or the "
+            "directory of an earlier search, whose supernet and images are taken, and not trained again.",
+        ),
+    ] = None
     importance: Annotated[
         str,
         panel(
@@ -161,6 +197,15 @@ class ModelSearchOptions(ModelOptions):
 class OneShotOptions(SizeOptions):
     """Options that say how a supernet of choices is built and trained."""
 
+    standalone: Annotated[
+        bool,
+        panel(
+            "Training",
+            "Train each candidate from scratch, for --standalone-epochs, rather than a supernet beforehand "
+            "(LayerNAS).",
+            "--standalone",
+        ),
+    ] = False
     supernet_epochs: Annotated[
         int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
     ] = None
@@ -323,6 +368,17 @@ class StandaloneOptions:
             "Learning rate: milestones, linear or cosine, both to zero, or constant (default: the preset's).",
         ),
     ] = None
+    milestones: Annotated[
+        str | None,
+        panel(
+            "Training from scratch",
+            "Epochs at which the rate of --standalone-schedule milestones falls, such as 15,22.5 (default: "
+            "the preset's, in proportion).",
+        ),
+    ] = None
+    milestone_factor: Annotated[
+        float | None, panel("Training from scratch", "What the rate is multiplied by there.")
+    ] = None
     standalone_ramp_epochs: Annotated[
         float | None,
         panel("Training from scratch", "First epochs, in which the learning rate rises from zero."),
@@ -464,25 +520,38 @@ class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, Traini
             "--retrain",
         ),
     ] = False
+    retrain_preset: Annotated[
+        str | None,
+        panel("Search", "The preset of --retrain, as spos-retrain (default: that of the search)."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineOptions:
-    """Options that say what the winner of a search is compared with."""
+class FinalistOptions:
+    """Options that say which architectures are measured or trained at the end of a search."""
 
     baselines: Annotated[
-        int,
+        int | None,
         panel(
             "Search",
             "At the end, measure so many random architectures of the winner's cost beside it, and the whole "
-            "network, for searches of choices or of a --model; 0 compares with nothing.",
+            "network, for searches of choices or of a --model; 0 compares with nothing (default: 20, and 0 "
+            "with --standalone).",
         ),
-    ] = 20
+    ] = None
+    retrain_best: Annotated[
+        int,
+        panel(
+            "Search",
+            "In --retrain, train so many of the best candidates from scratch, and export the one that is "
+            "best then, on the validation images.",
+        ),
+    ] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(
-    ModelSearchOptions, SupernetSearchOptions, SupernetOptions, DistillOptions, BaselineOptions
+    ModelSearchOptions, SupernetSearchOptions, SupernetOptions, DistillOptions, FinalistOptions
 ):
     """Options of every search of layer assignments."""
 
@@ -491,7 +560,7 @@ class SearchOptions(
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceOptions(
-    ModelSearchOptions, SupernetSearchOptions, OneShotOptions, DistillOptions, BaselineOptions
+    ModelSearchOptions, SupernetSearchOptions, OneShotOptions, DistillOptions, FinalistOptions
 ):
     """Options of every search of a supernet of choices."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lasfast.execution.choice import MODES, fused_modes
+from lasfast.execution.choice import BOTH_MODES, MODES, fused_modes
 from lasfast.execution.fused_call import as_contiguous, run
 from lasfast.execution.fx_memory import Memory, effect_of, is_known, is_outside
 from lasfast.execution.fx_modes import Reading, read_in_both_modes
@@ -74,14 +74,14 @@ def accelerate(model: nn.Module, images: Tensor | None = None) -> nn.Module:
     if isinstance(model, _Accelerated):
         model = model._lasfast_original()
     if images is None:
-        return _accelerated(model)
-    fused = _accelerated(copy.deepcopy(model))
+        return _fused_in(model)
+    fused = _fused_in(copy.deepcopy(model))
     assert isinstance(fused, _Accelerated)
     modes = fused_modes(copy.deepcopy(model), fused._lasfast_original(), fused, images, fused._lasfast_code())
-    return model if modes is None else _accelerated(model, modes)
+    return model if modes is None else _fused_in(model, modes)
 
 
-def _accelerated(model: nn.Module, modes: Collection[bool] = tuple(MODES)) -> nn.Module:
+def _fused_in(model: nn.Module, modes: frozenset[bool] = BOTH_MODES) -> nn.Module:
     """Return a module that shares everything with a model, and runs fused in some modes (`training`)."""
     reading = read_in_both_modes(model)
     is_pinned = False
@@ -98,7 +98,7 @@ class _Accelerated:
     training: bool
     _lasfast_kind: type[nn.Module]
     _lasfast_graphs: dict[bool, fx.Graph]
-    _lasfast_modes: Collection[bool]
+    _lasfast_modes: frozenset[bool]
     _lasfast_constants: nn.Module
 
     @property
@@ -109,7 +109,7 @@ class _Accelerated:
     def extra_repr(self) -> str:
         """Say what runs in each mode, unless all is fused, before what the model's class says."""
         own = super().extra_repr()  # type: ignore[misc]
-        if len(self._lasfast_modes) == len(MODES):
+        if self._lasfast_modes == BOTH_MODES:
             return str(own)
         runs = (
             f"{mode}: {'fused' if training in self._lasfast_modes else 'its own forward'}"
@@ -142,19 +142,19 @@ class _Accelerated:
         return _accelerated_again, (self._lasfast_original(), self._lasfast_modes)
 
 
-def _accelerated_again(model: nn.Module, modes: Collection[bool] = tuple(MODES)) -> nn.Module:
+def _accelerated_again(model: nn.Module, modes: frozenset[bool] = BOTH_MODES) -> nn.Module:
     """Return an accelerated copy of a model that was read before.
 
     It is the model itself where modules have changed since so that it cannot be read: an accelerated network
     runs the model's own forward then, too.
     """
     try:
-        return _accelerated(model, modes)
+        return _fused_in(model, modes)
     except ValueError:
         return model
 
 
-def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool, modes: Collection[bool]) -> nn.Module:
+def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool, modes: frozenset[bool]) -> nn.Module:
     """Return a module that shares everything with a model, and runs a graph instead of its forward in modes.
 
     Where the graph `is_pinned` to the usual order of elements in memory, arguments and weights must have this

@@ -14,6 +14,8 @@ from lasfast.runtime import autotune, seeds
 from lasfast.runtime.precision import fp32_products
 
 MODES = {True: "training", False: "evaluation"}
+"""The modes by the value of `nn.Module.training`."""
+BOTH_MODES = frozenset(MODES)
 RUNS = 9
 """How often each way is timed: more often than single operators, since whole networks are closer."""
 
@@ -21,7 +23,7 @@ RUNS = 9
 def fused_modes(
     given: nn.Module, own: nn.Module, fused: nn.Module, images: Tensor, code: str
 ) -> frozenset[bool] | None:
-    """Return the modes (`nn.Module.training`) in which a network is to run fused, by what is quickest.
+    """Return the modes in which a network is to run fused, by what is quickest.
 
     A step of training is forward and backward, one of evaluation forward without gradients. In each mode the
     network runs fused if that is quicker than its own forward by the margin of `lasfast.runtime.autotune`,
@@ -84,7 +86,7 @@ def _begin(network: nn.Module, training: bool) -> None:
 
 
 def _digest(network: nn.Module, images: Tensor, code: str) -> str:
-    """Return a hash of all that the times of a network depend on."""
+    """Return a hash of what the times of a network depend on."""
     kind = images.device.type
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     where = fp32_products() if kind == "cuda" else f"{torch.get_num_threads()} threads"

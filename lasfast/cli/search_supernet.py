@@ -25,6 +25,7 @@ from lasfast.cli.options import (
     OneShotOptions,
     SearchOptions,
     SizeOptions,
+    StepOptions,
     SupernetSearchOptions,
     names_of,
     refuse,
@@ -48,8 +49,8 @@ from lasfast.train.presets import PRESETS
 
 BASELINES = 20
 """With so many random architectures the winner is compared, unless the options say otherwise."""
-SUPERNET_TRAINING = names_of(OneShotOptions) - names_of(SizeOptions) - {"standalone"}
-SUPERNET_TRAINING |= {"warm_up_epochs", "epochs_per_step", "adapt_epochs", "update", "distill"}
+SUPERNET_TRAINING = names_of(OneShotOptions, StepOptions) - names_of(SizeOptions) - {"standalone"}
+SUPERNET_TRAINING |= {"adapt_epochs", "update", "distill"}
 """Options that say how a supernet is trained."""
 MakeSearcher = Callable[[Any, Constraint | None], Searcher]
 """Makes a searcher of a space and a constraint."""

@@ -29,7 +29,8 @@ from lasfast.cli.display import (
 )
 from lasfast.train.progress import Progress
 
-QUICK = ["--warm-up-epochs", "1", "--epochs-per-step", "1", "--standalone-epochs", "1", "--threads", "1"]
+ALONE = ["--standalone-epochs", "1", "--threads", "1"]
+QUICK = ["--warm-up-epochs", "1", "--epochs-per-step", "1", *ALONE]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,8 @@ def searched(tmp_path_factory):
         ),
         ["search", "nir"],
         ["search", "itnas"],
+        ["search", "random"],
+        ["search", "layernas"],
         ["latency", "build"],
         ["latency", "check"],
     ],
@@ -64,6 +67,7 @@ def test_every_help_page_explains_itself(lasfast, arguments: list[str]) -> None:
     status, out, _ = lasfast(*arguments, "--help")
     assert status == 0
     assert "//" not in out  # what is in angle brackets is not shown
+    assert not re.search(r"--\S*…", out)  # names of options are whole
     if (len(arguments) == 1 and arguments != ["search"]) or len(arguments) == 2:
         examples = out.partition("Examples")[2].partition("Options")[0]
         assert f"lasfast {' '.join(arguments)}" in examples
@@ -223,7 +227,7 @@ def test_evaluate_says_where_no_weights_are(searched, lasfast, tmp_path) -> None
 
 
 def test_train_exports_and_tests(lasfast, tmp_path) -> None:
-    arguments = ["train", "1-1-1", "-o", tmp_path / "run", *QUICK]
+    arguments = ["train", "1-1-1", "-o", tmp_path / "run", *ALONE]
     status, out, err = lasfast(*arguments, "--test")
     assert status == 0, err
     assert re.search(r"test: top-1 \d+\.\d ± \d\.\d %, 355 images", out)
@@ -239,7 +243,7 @@ def test_train_exports_and_tests(lasfast, tmp_path) -> None:
 
 def test_dataset_trains_every_assignment_and_compares(searched, lasfast, tmp_path) -> None:
     status, out, err = lasfast(
-        "dataset", "--depths", "4", "-o", tmp_path / "table", "--compare", searched, *QUICK
+        "dataset", "--depths", "4", "-o", tmp_path / "table", "--compare", searched, *ALONE
     )
     assert status == 0, err
     table = (tmp_path / "table" / "table.csv").read_text().splitlines()
@@ -336,7 +340,7 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         (["dataset", "--depths", "6-4"], "--depths must be a depth or a range"),
         (["dataset", "--depths", "x"], "--depths must be a depth or a range"),
         (["dataset", "--shard", "3/2"], "--shard must be a part and how many there are, as 3/16, got '3/2'"),
-        (["dataset", "--shard", "4/4", *QUICK], "--shard 4/4: there are fewer networks than parts"),
+        (["dataset", "--shard", "4/4", *ALONE], "--shard 4/4: there are fewer networks than parts"),
         (["dataset", "--shard", "1/2", "--compare", "run"], "--compare is of a whole table"),
         (["train", "1-1-1", "--batch-norm", "none"], "--batch-norm must be one of 'global', 'local'"),
         (["train", "2-2"], "ARCHITECTURE must be one positive number for each of the 3 groups"),
@@ -487,7 +491,7 @@ def test_broken_test_images_are_found_before_training(lasfast, tmp_path, size: i
         f"imagefolder:{tmp_path / 'images'}",
         "-o",
         tmp_path / "run",
-        *QUICK,
+        *ALONE,
     ]
     status, out, err = lasfast(*arguments, "--test")
     assert status == 2

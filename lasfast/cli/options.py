@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from lasfast.cli.terminal import StoppedError
 from lasfast.ir.precision import PRECISIONS
 from lasfast.train.presets import PRESETS
 
@@ -32,10 +33,6 @@ PANELS = (
     "Machine",
 )
 """The headings of help pages, in their order; others come after them."""
-
-
-class StoppedError(Exception):
-    """Ctrl-C was pressed; the text says what it stopped, which typer drops from a KeyboardInterrupt."""
 
 
 def panel(name: str, text: str, *flags: str) -> Any:

@@ -8,25 +8,26 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from lasfast import cli, data, deploy
 from lasfast.cli.display import (
-    IN_ASCII,
     Meter,
     WorkClock,
     format_seconds,
     make_console,
-    print_anything,
     watch,
 )
+from lasfast.cli.terminal import IN_ASCII, print_anything
 from lasfast.train.progress import Progress
 
 ALONE = ["--standalone-epochs", "1", "--threads", "1"]
@@ -497,3 +498,15 @@ def test_broken_test_images_are_found_before_training(lasfast, tmp_path, size: i
     assert status == 2
     assert "4.png: an empty file" in err
     assert "images/s" not in out
+
+
+def test_the_list_of_commands_says_what_their_help_says_and_imports_no_torch() -> None:
+    for name, (_, text) in cli.COMMANDS.items():
+        command = typer.main.get_command(cli._app_of(name))
+        assert text.rstrip(".") in " ".join(command.help.split()), name
+    code = (
+        "import sys; from lasfast.cli import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(name in printed for name in cli.COMMANDS)
+    assert "torch" not in printed.splitlines()[-1].split()

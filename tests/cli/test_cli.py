@@ -28,6 +28,7 @@ from lasfast.cli.display import (
     watch,
 )
 from lasfast.cli.terminal import IN_ASCII, print_anything
+from lasfast.study.architecture_table import load_table
 from lasfast.train.progress import Progress
 
 ALONE = ["--standalone-epochs", "1", "--threads", "1"]
@@ -255,6 +256,20 @@ def test_dataset_trains_every_assignment_and_compares(searched, lasfast, tmp_pat
     assert f"no search; their table is {tmp_path / 'table' / 'table.csv'}" in err
 
 
+def test_a_table_may_be_of_the_test_split(lasfast, tmp_path) -> None:
+    arguments = ["dataset", "--depths", 3, "--limit", 60, "--test", "-o", tmp_path, *ALONE]
+    status, out, err = lasfast(*arguments)
+    assert status == 0, err
+    assert "1 networks trained from scratch, on the test split" in out
+    [row] = load_table(tmp_path)
+    right = 355 * row.top1
+    assert right == pytest.approx(round(right))
+    assert 360 * row.top1 != pytest.approx(round(360 * row.top1))  # there are 360 validation images
+    status, _, err = lasfast(*(one for one in arguments if one != "--test"), "--resume")
+    assert status == 2
+    assert "validation" in err
+
+
 def test_report_draws_a_running_study_too(searched, lasfast, tmp_path) -> None:
     (tmp_path / "journal.jsonl").write_bytes(
         b"".join((searched / "journal.jsonl").read_bytes().splitlines(keepends=True)[:4])
@@ -343,6 +358,7 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         (["dataset", "--shard", "3/2"], "--shard must be a part and how many there are, as 3/16, got '3/2'"),
         (["dataset", "--shard", "4/4", *ALONE], "--shard 4/4: there are fewer networks than parts"),
         (["dataset", "--shard", "1/2", "--compare", "run"], "--compare is of a whole table"),
+        (["dataset", "--test", "--standalone-keep-best"], "--test must be without --standalone-keep-best"),
         (["train", "1-1-1", "--batch-norm", "none"], "--batch-norm must be one of 'global', 'local'"),
         (["train", "2-2"], "ARCHITECTURE must be one positive number for each of the 3 groups"),
         (["evaluate", "1-1-1", "--run", "/nowhere"], "/nowhere holds no run"),

@@ -166,7 +166,10 @@ def search_again(name: str, options: SearchOptions | ChoiceOptions, make_searche
     if isinstance(supernet.space, LayerAssignmentSpace):
         refuse(options, ["baselines"], "is for searches of choices and of a --model")
     constraint = _constraint(options, supernet, given.data)
-    searcher = make_searcher(supernet.space, constraint)
+    try:
+        searcher = make_searcher(supernet.space, constraint)
+    except TypeError as error:  # it searches another kind of space
+        raise ValueError(f"--weights {earlier.directory} is not for this search: {error}") from error
     given.console.print(f"weights of {earlier.directory} as of step {saved.step}")
     what = f" of the supernet of {earlier.directory}{_inside(constraint)}"
     run_search(name, what, options, given, searcher, supernet, None, saved=saved)

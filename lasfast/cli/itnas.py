@@ -22,7 +22,7 @@ SMALL = {"architecture_learning_rate": 0.05, "temperature": (10.0, 0.5)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ITNASOptions(SupernetSearchOptions, CellOptions):
+class ITNASOptions(CellOptions, SupernetSearchOptions):
     """Options of ITNAS."""
 
     supernet: Annotated[str, panel("Supernet", "cells, which alone ITNAS searches.")] = "cells"
@@ -35,7 +35,7 @@ class ITNASOptions(SupernetSearchOptions, CellOptions):
     supernet_epochs: Annotated[int | None, panel("Training", "Epochs of the search.")] = None
     architecture_learning_rate: Annotated[
         float | None,
-        panel("Search", "Adam's learning rate, for the architecture (default: 3e-4; preset small: 0.05)."),
+        panel("Training", "Adam's learning rate, for the architecture (default: 3e-4; preset small: 0.05)."),
     ] = None
     temperature: Annotated[
         str | None,

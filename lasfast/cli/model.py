@@ -21,6 +21,7 @@ from lasfast.cli.options import (
     ModelOptions,
     ModelSearchOptions,
     OneShotOptions,
+    StepOptions,
     SupernetOptions,
     names_of,
     refuse,
@@ -66,7 +67,8 @@ def make_model_supernet(options: ModelSearchOptions, data: Dataset, vary: str, s
 
 def check_for_model(options: ModelOptions) -> None:
     """Raise a ValueError if an option says how to build or train a supernet other than that of `--model`."""
-    refuse(options, names_of(SupernetOptions, OneShotOptions) - SHARED, "is not for the search of a --model")
+    of_families = names_of(SupernetOptions, OneShotOptions, StepOptions) - SHARED
+    refuse(options, of_families, "is not for the search of a --model")
 
 
 def check_without_model(options: Any) -> None:

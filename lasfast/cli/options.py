@@ -238,6 +238,16 @@ class OneShotOptions(SizeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """Options that say for how long a supernet of layer assignments is trained."""
+
+    warm_up_epochs: Annotated[
+        int | None, panel("Training", "Epochs of the deepest sub-network before the search.")
+    ] = None
+    epochs_per_step: Annotated[int | None, panel("Training", "Epochs of each search step.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistillOptions:
     """Options that say which sub-networks learn from others."""
 
@@ -405,7 +415,7 @@ class StandaloneOptions:
         panel(
             "Training from scratch",
             "End with the network of the epoch with the best validation accuracy.",
-            "--standalone-keep-best/--no-standalone-keep-best",
+            "--standalone-keep-best",
         ),
     ] = None
 
@@ -416,10 +426,6 @@ class TrainOptions(OptimizerOptions, LossOptions, AugmentationOptions, Standalon
 
     preset: Annotated[str, panel("Training", f"Settings: {', '.join(PRESETS)}.")] = "small"
     batch_size: Annotated[int | None, panel("Training", "Images in a batch.")] = None
-    warm_up_epochs: Annotated[
-        int | None, panel("Training", "Epochs of the deepest sub-network before the search.")
-    ] = None
-    epochs_per_step: Annotated[int | None, panel("Training", "Epochs of each search step.")] = None
     batch_norm: Annotated[
         str | None,
         panel(
@@ -548,7 +554,7 @@ class FinalistOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(
-    ModelSearchOptions, SupernetSearchOptions, SupernetOptions, DistillOptions, FinalistOptions
+    ModelSearchOptions, StepOptions, SupernetSearchOptions, SupernetOptions, DistillOptions, FinalistOptions
 ):
     """Options of every search of layer assignments."""
 
@@ -557,7 +563,7 @@ class SearchOptions(
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceOptions(
-    ModelSearchOptions, SupernetSearchOptions, OneShotOptions, DistillOptions, FinalistOptions
+    ModelSearchOptions, OneShotOptions, SupernetSearchOptions, DistillOptions, FinalistOptions
 ):
     """Options of every search of a supernet of choices."""
 

@@ -9,7 +9,16 @@ import typer
 
 from lasfast.cli import choices, itnas, setup
 from lasfast.cli.earlier import names_run
-from lasfast.cli.options import ChoiceOptions, OneShotOptions, SearchOptions, command, names_of, panel, refuse
+from lasfast.cli.options import (
+    ChoiceOptions,
+    OneShotOptions,
+    SearchOptions,
+    StepOptions,
+    command,
+    names_of,
+    panel,
+    refuse,
+)
 from lasfast.cli.search_supernet import search_again, search_assignments, search_choices, search_model
 from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
@@ -114,7 +123,8 @@ def random(options: RandomOptions) -> None:
         refuse(options, ["depth"], "is for supernets of layer assignments, not for a --model")
         search_model("random", options, make, options.vary)
     elif options.supernet in setup.CHOICE_FAMILIES:
-        refuse(options, ["depth", "max_layers"], "is for supernets of layer assignments")
+        of_assignments = {"depth", "max_layers"} | names_of(StepOptions)
+        refuse(options, of_assignments, "is for supernets of layer assignments")
         search_choices("random", options, make)
     else:
         refuse(options, names_of(OneShotOptions), "is for supernets of choices")

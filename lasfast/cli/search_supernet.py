@@ -25,6 +25,7 @@ from lasfast.cli.options import (
     OneShotOptions,
     SearchOptions,
     SizeOptions,
+    StepOptions,
     SupernetSearchOptions,
     names_of,
     refuse,
@@ -48,8 +49,8 @@ from lasfast.train.presets import PRESETS
 
 BASELINES = 20
 """With so many random architectures the winner is compared, unless the options say otherwise."""
-SUPERNET_TRAINING = names_of(OneShotOptions) - names_of(SizeOptions) - {"standalone"}
-SUPERNET_TRAINING |= {"warm_up_epochs", "epochs_per_step", "adapt_epochs", "update", "distill"}
+SUPERNET_TRAINING = names_of(OneShotOptions, StepOptions) - names_of(SizeOptions) - {"standalone"}
+SUPERNET_TRAINING |= {"adapt_epochs", "update", "distill"}
 """Options that say how a supernet is trained."""
 MakeSearcher = Callable[[Any, Constraint | None], Searcher]
 """Makes a searcher of a space and a constraint."""
@@ -165,7 +166,10 @@ def search_again(name: str, options: SearchOptions | ChoiceOptions, make_searche
     if isinstance(supernet.space, LayerAssignmentSpace):
         refuse(options, ["baselines"], "is for searches of choices and of a --model")
     constraint = _constraint(options, supernet, given.data)
-    searcher = make_searcher(supernet.space, constraint)
+    try:
+        searcher = make_searcher(supernet.space, constraint)
+    except TypeError as error:  # it searches another kind of space
+        raise ValueError(f"--weights {earlier.directory} is not for this search: {error}") from error
     given.console.print(f"weights of {earlier.directory} as of step {saved.step}")
     what = f" of the supernet of {earlier.directory}{_inside(constraint)}"
     run_search(name, what, options, given, searcher, supernet, None, saved=saved)

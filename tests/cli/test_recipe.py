@@ -6,14 +6,14 @@ import json
 import pytest
 
 from lasfast.cli import setup
-from lasfast.cli.options import TrainingCommandOptions
+from lasfast.cli.options import OneShotOptions, StepOptions, TrainingCommandOptions, names_of
 from lasfast.cli.train import TrainCommandOptions
 from lasfast.data import Augmentation
 from lasfast.study.architecture_table import load_table
 from lasfast.train import TrainSettings, preset
 
 WITHOUT_OPTION = {"loss_scale", "augmentation"}
-OF_SUPERNETS = {"supernet_epochs", "supernet_schedule", "supernet_ramp_epochs"}
+OF_SUPERNETS = names_of(OneShotOptions, StepOptions)
 
 
 def test_every_setting_is_an_option():

@@ -171,6 +171,12 @@ def test_weights_that_are_in_training_or_were_changed_are_refused(lasfast, train
     assert not (tmp_path / "new").exists()
 
 
+def test_a_searcher_of_other_spaces_says_so(lasfast, trained, tmp_path) -> None:
+    status, _, err = lasfast("search", "nir", "--weights", trained, "-o", tmp_path / "run", *THREADS)
+    assert status == 2
+    assert f"--weights {trained} is not for this search: space must be a LayerAssignmentSpace" in err
+
+
 def test_assignments_are_searched_again(lasfast, without_exports, tmp_path) -> None:
     without_exports()
     quick = ["--depth", 5, "--limit", 100, "--warm-up-epochs", 1, "--epochs-per-step", 1, *THREADS]

@@ -293,6 +293,12 @@ class _FusedGraph:
             for value in self._perhaps_copied(node)
             if self._is_written(value, self.places[node], len(self.nodes), [])
         }
+        self.pinned |= {
+            self.memory.place(value)
+            for node in self.nodes
+            if self._may_ask_for_layout(node) and not self._takes_copies(node)
+            for value in node.all_input_nodes
+        }
 
     def fuse(self, *, moves_weights: bool) -> None:
         """Fuse all chains that may be; then let values be in channels_last, and weights if these may move."""
@@ -437,7 +443,7 @@ class _FusedGraph:
 
         Returns whether there is such code.
         """
-        calls = [node for node in self.nodes if node.op == "call_module" and self._depends_on_layout(node)]
+        calls = [node for node in self.nodes if self._may_ask_for_layout(node) and self._takes_copies(node)]
         views = [
             node
             for node in self.nodes
@@ -475,19 +481,23 @@ class _FusedGraph:
             return inputs
         return (node,) if getattr(callee(node), "__name__", "") in _MAY_COPY else ()
 
-    def _depends_on_layout(self, node: fx.Node) -> bool:
-        """Return whether a module may ask for the usual order, and does not change what others read.
-
-        Others are also the caller's, where it changes images, parameters or buffers.
-        """
-        name = str(node.target)
-        if is_known(self.modules[name]) or name in self.layout_free:
+    def _may_ask_for_layout(self, node: fx.Node) -> bool:
+        """Return whether a node calls a module whose code may ask for the usual order of elements."""
+        if node.op != "call_module":
             return False
+        name = str(node.target)
+        return not is_known(self.modules[name]) and name not in self.layout_free
+
+    def _takes_copies(self, node: fx.Node) -> bool:
+        """Return whether nobody can tell that a module gets copies of what it reads.
+
+        Whoever reads values from before could, and the caller, where images, parameters or buffers change.
+        """
         return not any(
             self._sees(other, self.places[node], len(self.nodes), [node])
             for source in node.all_input_nodes
             for other in self.memory.sharing(source)
-            if self.writes[node] or not is_outside(other)
+            if self.places[other] < self.places[node] and (self.writes[node] or not is_outside(other))
         )
 
     def _fuse(self, parts: dict[Stage, fx.Node]) -> None:

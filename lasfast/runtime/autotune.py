@@ -2,9 +2,9 @@
 
 The way for a shape is kept in a file of this machine, so that later processes take the same one and give the
 same bits. Instead of the measurement, ``LASFAST_CHOICE`` may name a way: ``native`` or ``torch``;
-``warpgroups`` for convolutions on Hopper; ``levels``, ``resident`` or ``resident alone`` for predictions on
-CUDA. Where that way is not offered, the first of those offered is taken. ``measure``, the default, measures.
-The file is in the directory of `lasfast.core.cache`.
+``warpgroups`` for convolutions on Hopper; ``levels``, ``levels by tensor maps``, ``resident`` or ``resident
+alone`` for predictions on CUDA. Where that way is not offered, the first of those offered is taken.
+``measure``, the default, measures. The file is in the directory of `lasfast.core.cache`.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from lasfast.data.augmentation import AS_LOADED, Augmentation
 from lasfast.ir.precision import PRECISIONS
 
 OPERATORS = ("auto", "native", "torch")
+BATCH_NORMS = ("global", "local")
 BALANCED = "balanced"
 DROP_PATH_RULES = ("depth", "epochs")
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
@@ -46,6 +47,7 @@ LATER = (
     "standalone_schedule",
     "standalone_ramp_epochs",
     "standalone_ema",
+    "batch_norm",
 )
 """Fields that studies of earlier versions do not have in their files, and go on without."""
 NUMBERS: dict[str, dict[str, float]] = {
@@ -116,6 +118,10 @@ class TrainSettings:
     7). With `bias_decay=False`, weight decay leaves alone biases, and scales of norms (He et al., Bag of
     Tricks, 2019, section 3.1).
 
+    Of several processes, each has a part of a batch. With `batch_norm="global"`, batch norm takes the
+    statistics of the whole batch; with "local", of each part, as torch's DistributedDataParallel does. What
+    is trained then depends on the number of processes, and running statistics are the first one's.
+
     `precision="bf16"` runs forward passes under autocast, weights and momentum stay fp32; `channels_last`
     keeps the weights and images in that memory format. `operators="native"` runs lasfast's fused training
     operators (`lasfast.ops.conv_bn_act`, in channels_last), `"torch"` PyTorch's own, and `"auto"` whichever
@@ -160,6 +166,7 @@ class TrainSettings:
     standalone_keep_best: bool = False
     milestones: tuple[float, ...] = (60, 120, 160)
     milestone_factor: float = 0.2
+    batch_norm: str = "global"
     precision: str = "fp32"
     channels_last: bool = True
     operators: str = "auto"
@@ -183,6 +190,7 @@ class TrainSettings:
             raise TypeError(f"augmentation must be an Augmentation, got {self.augmentation!r}")
         check_choice("precision", self.precision, tuple(PRECISIONS))
         check_choice("operators", self.operators, OPERATORS)
+        check_choice("batch_norm", self.batch_norm, BATCH_NORMS)
         check_choice("supernet_schedule", self.supernet_schedule, SUPERNET_SCHEDULES)
         check_choice("standalone_drop_path_rule", self.standalone_drop_path_rule, DROP_PATH_RULES)
         check_choice("standalone_schedule", self.standalone_schedule, STANDALONE_SCHEDULES)

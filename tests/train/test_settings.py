@@ -223,6 +223,7 @@ def test_later_fields_are_described_where_they_say_something():
         "standalone_schedule": "constant",
         "standalone_ramp_epochs": 3,
         "standalone_ema": 0.9,
+        "batch_norm": "local",
     }
     assert values.keys() == set(LATER)
     described = values | {"augmentation": {"cutout": 8, "color_jitter": [0.4]}}

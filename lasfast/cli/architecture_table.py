@@ -32,6 +32,10 @@ class ArchitectureTableOptions(TrainingCommandOptions, SupernetOptions):
     compare: Annotated[
         Path | None, panel("Table", "A study whose one-shot accuracies are compared with the table.")
     ] = None
+    test: Annotated[
+        bool,
+        panel("Table", "Measure networks on the test split, rather than on the validation images.", "--test"),
+    ] = False
     shard: Annotated[
         str | None,
         panel(
@@ -66,7 +70,7 @@ def register(app: typer.Typer) -> None:
 
         lasfast dataset --depths 4-6 --data digits --compare runs/nir-digits --resume
 
-        lasfast dataset --depths 4-15 --data cifar100 --preset cifar100 --max-layers 13
+        lasfast dataset --depths 4-15 --data cifar100 --preset nir-cifar100 --max-layers 13 --test
 
         lasfast dataset --depths 4-15 --data cifar100 --max-layers 13 --shard 3/16 --resume
 
@@ -83,6 +87,11 @@ def register(app: typer.Typer) -> None:
         else:
             max_layers = setup.parse_max_layers(options, depths[-1])
         given = TrainingSetup.of(options)
+        if options.test and given.settings.validates:
+            raise ValueError(
+                "--test must be without --standalone-keep-best and --standalone-early-stopping, which would "
+                "choose by the test split"
+            )
         supernet = setup.make_supernet(options, given.data, max_layers, options.seed).to(given.device)
         architectures, directory = list(supernet.space.enumerate(depth=depths)), options.directory
         if shard:
@@ -105,11 +114,13 @@ def register(app: typer.Typer) -> None:
             keep_weights=False,
             resume=options.resume,
             data_parallel=options.data_parallel,
+            test=options.test,
         )
         if not distributed.world().main:
             return
         results = make_console()
-        show_rows(results, supernet.space, f"{len(rows)} networks trained from scratch", rows, {})
+        where = ", on the test split" if options.test else ""
+        show_rows(results, supernet.space, f"{len(rows)} networks trained from scratch{where}", rows, {})
         if options.compare is not None:
             measured = [measurement for _, measurement in Journal.read(options.compare / JOURNAL)[1]]
             whole, by_depth = compare(rows, measured)

@@ -8,11 +8,22 @@ from typing import Annotated, Any
 import typer
 
 from lasfast.cli import choices, itnas, setup
-from lasfast.cli.options import ChoiceOptions, OneShotOptions, SearchOptions, command, names_of, panel, refuse
-from lasfast.cli.search_supernet import search_assignments, search_choices, search_model
+from lasfast.cli.earlier import names_run
+from lasfast.cli.options import (
+    ChoiceOptions,
+    OneShotOptions,
+    SearchOptions,
+    StepOptions,
+    command,
+    names_of,
+    panel,
+    refuse,
+)
+from lasfast.cli.search_supernet import search_again, search_assignments, search_choices, search_model
 from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
 from lasfast.searchers import NIR, Random, Searcher
+from lasfast.spaces import LayerAssignmentSpace
 
 app = typer.Typer(
     help="Search for the best architecture; in several processes by "
@@ -67,7 +78,9 @@ def nir(options: NIROptions) -> None:
     def make(space: Any, constraint: Constraint | None) -> Searcher:
         return NIR(space, depth=options.depth, beam=options.beam, constraint=constraint)
 
-    if options.model is not None:
+    if names_run(options):
+        search_again("nir", options, make)
+    elif options.model is not None:
         if options.vary == "widths":
             raise ValueError("--vary must be depth or both for NIR, which searches depths, got 'widths'")
         refuse(options, ["update"], "is for supernets of layer assignments, not for a --model")
@@ -91,28 +104,31 @@ def random(options: RandomOptions) -> None:
 
     lasfast search random --data cifar10 --supernet proxyless --constraint "flops<=20M" --samples 1000
 
+    lasfast search random --weights runs/evolution-cifar10 --constraint "flops<=20M" --samples 1000
+
     lasfast search random --table nasbench_macro.npz --constraint "flops<=42M" --samples 400
     """
 
     def make(space: Any, constraint: Constraint | None) -> Searcher:
-        return Random(space, samples=options.samples, constraint=constraint, seed=options.seed)
-
-    def make_of_depth(space: Any, constraint: Constraint | None) -> Searcher:
-        return Random(
-            space, samples=options.samples, depth=options.depth, constraint=constraint, seed=options.seed
-        )
+        depth = options.depth if isinstance(space, LayerAssignmentSpace) else None
+        if depth is None:
+            refuse(options, ["depth"], "is for supernets of layer assignments")
+        return Random(space, samples=options.samples, depth=depth, constraint=constraint, seed=options.seed)
 
     if options.table is not None:
         search_table("random", options, options, make)
+    elif names_run(options):
+        search_again("random", options, make)
     elif options.model is not None:
         refuse(options, ["depth"], "is for supernets of layer assignments, not for a --model")
         search_model("random", options, make, options.vary)
     elif options.supernet in setup.CHOICE_FAMILIES:
-        refuse(options, ["depth", "max_layers"], "is for supernets of layer assignments")
+        of_assignments = {"depth", "max_layers"} | names_of(StepOptions)
+        refuse(options, of_assignments, "is for supernets of layer assignments")
         search_choices("random", options, make)
     else:
         refuse(options, names_of(OneShotOptions), "is for supernets of choices")
-        search_assignments("random", options, make_of_depth, "uniform")
+        search_assignments("random", options, make, "uniform")
 
 
 choices.register(app)

@@ -28,7 +28,7 @@ from lasfast.supernets import Supernet
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCommandOptions(TrainingCommandOptions, SupernetOptions, SizeOptions):
+class TrainCommandOptions(TrainingCommandOptions, SizeOptions, SupernetOptions):
     """Options of `lasfast train`."""
 
     architecture: Annotated[

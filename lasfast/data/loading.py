@@ -26,6 +26,7 @@ from lasfast.data.sources import (
     RECIPES,
     ArraySource,
     Recipe,
+    open_cinic10,
     open_digits,
     open_tiny_imagenet,
     open_torchvision,
@@ -88,11 +89,11 @@ def load(
     and links to a folder that they lie in are passed over.
 
     Args:
-        name: ``digits``, ``cifar10``, ``cifar100``, ``fashion-mnist``, ``tiny-imagenet``, or
-            ``imagefolder:PATH`` with ``PATH/train/<class>/<image>``, and optionally ``PATH/test`` as the test
-            split and ``PATH/val`` as validation images (as the test split where there is no ``PATH/test``);
-            or with ``PATH/<class>/<image>``, of which a fifth becomes the test split. Files that are not
-            images by their suffix are ignored (and counted in ``describe``).
+        name: ``digits``, ``cifar10``, ``cifar100``, ``cinic10``, ``svhn``, ``fashion-mnist``,
+            ``tiny-imagenet``, or ``imagefolder:PATH`` with ``PATH/train/<class>/<image>``, and optionally
+            ``PATH/test`` as the test split and ``PATH/val`` as validation images (as the test split where
+            there is no ``PATH/test``); or with ``PATH/<class>/<image>``, of which a fifth becomes the test
+            split. Files that are not images by their suffix are ignored (and counted in ``describe``).
         root: the folder of the named sets; the default is the environment's ``LASFAST_DATA``, or else
             ``data``.
         download: whether to download a set that is not there, which otherwise is an error.
@@ -148,6 +149,8 @@ def _open(
         return name, open_digits()
     if name == "tiny-imagenet":
         return name, open_tiny_imagenet(place, download)
+    if name == "cinic10":
+        return name, open_cinic10(place, download)
     if name in RECIPES and name != "imagefolder":
         return name, open_torchvision(name, place, download)
     known = ", ".join("imagefolder:PATH" if known == "imagefolder" else known for known in RECIPES)

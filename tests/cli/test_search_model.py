@@ -260,7 +260,7 @@ def test_a_missing_library_is_named(monkeypatch) -> None:
     [
         (
             ("search", "evolution", "--weights", "w.pt"),
-            "--weights w.pt says something of a --model, and none",
+            "--weights must be the directory of an earlier search where no --model is given, got w.pt",
         ),
         (("search", "nir", "--adapt-epochs", "2"), "--adapt-epochs 2 says something of a --model, and none"),
         (("info", "--freeze", "layer1"), "--freeze layer1 says something of a --model, and none is given"),
@@ -288,6 +288,14 @@ def test_a_missing_library_is_named(monkeypatch) -> None:
             "--depth 5 is for supernets of layer",
         ),
         (("search", "random", "--width", "2"), "--width 2.0 is for supernets of choices; leave it out"),
+        (
+            ("search", "random", "--model", "FILE", "--epochs-per-step", "2"),
+            "--epochs-per-step 2 is not for the search of a --model",
+        ),
+        (
+            ("search", "random", "--supernet", "proxyless", "--warm-up-epochs", "2"),
+            "--warm-up-epochs 2 is for supernets of layer assignments",
+        ),
         (
             ("search", "random", "--baselines", "3"),
             "--baselines 3 is for searches of choices and of a --model",

@@ -65,6 +65,14 @@ class DataOptions:
     validation: Annotated[int | None, panel("Data", "Training images held out for validation.")] = None
     calibration: Annotated[int, panel("Data", "Training images that BatchNorm is recalibrated on.")] = 1000
     image_size: Annotated[int | None, panel("Data", "Resize image folders to this size.")] = None
+    fast_decode: Annotated[
+        bool,
+        panel(
+            "Data",
+            "Decode large JPEG files for training no larger than needed; faster, with other roundings.",
+            "--fast-decode",
+        ),
+    ] = False
     workers: Annotated[
         int | None,
         panel("Machine", "Processes that decode large images (default: one for each core, at most 8)."),

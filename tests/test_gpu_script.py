@@ -48,6 +48,7 @@ STEPS = [
     "arch",
     "build",
     "smoke",
+    "smoke-maps",
     "check",
     "memcheck",
     "racecheck",
@@ -62,6 +63,8 @@ STEPS = [
     "conv_train",
 ]
 MORE = [
+    "check-maps",
+    "evaluate-bf16-maps",
     "evaluate-bf16-compiled",
     "evaluate-fp32",
     "train-fp32",
@@ -219,7 +222,14 @@ def test_other_sources_are_built_and_checked_again(checkout: Path) -> None:
     run(checkout)
     (checkout / "csrc" / "a.cu").write_text("// mended\n")
     output, _ = run(checkout, "--again")
-    assert re.findall(r"^(\S+): done", output, re.MULTILINE) == ["arch", "build", "smoke", "check", *MORE]
+    assert re.findall(r"^(\S+): done", output, re.MULTILINE) == [
+        "arch",
+        "build",
+        "smoke",
+        "smoke-maps",
+        "check",
+        *MORE,
+    ]
 
 
 def test_wrong_arguments_are_refused_before_anything_is_done(checkout: Path) -> None:
@@ -303,6 +313,7 @@ def test_every_step_runs_without_a_gpu(tmp_path: Path) -> None:
     tiles = importlib.import_module("lasfast._emulated").schedule_conv_tiles_cuda()
     by_warpgroups = sum(warpgroups for *_, warpgroups in tiles)
     assert len(records["smoke"]["results"]) == 1 + by_warpgroups + 12  # passes of two shapes in two ways
+    assert len(records["smoke-maps"]["results"]) == 1 + by_warpgroups
     assert len(records["tiles"]["operations"]["tiles"]) == 1
     assert len(records["conv_train"]["operations"]["conv_train"]) == 9
     assert list(records["train-bf16"]["workloads"]) == ["nir-residual"]

@@ -57,6 +57,8 @@ def test_a_kernel_is_described_by_its_symbol() -> None:
     assert described == Described("training, warpgroups, 128x128", "warpgroups", 3 * 256 * 128 + 3120)
     described = Described.of(f"{start}21warpgroup_grad_weightI13__nv_bfloat16Li64EEEvNS_14GradWeightArgsE")
     assert described == Described("gradient of weights, warpgroups, 128x64", "warpgroups", 4 * 192 * 128)
+    described = Described.of(f"{start}11mapped_convILi128ELi64EEEvNS_8PassArgsE")
+    assert described == Described("evaluation, tensor maps, 128x64", "tensor maps", 4 * 192 * 128, 288)
     assert Described.of(f"{start}5mergeENS_8PassArgsE") is None
 
 
@@ -65,6 +67,7 @@ def test_blocks_are_bounded_by_registers_and_shared_memory() -> None:
     assert blocks_at_once(129, 68 << 10, 228 << 10) == 1
     assert blocks_at_once(62, 40 << 10, 164 << 10) == 4
     assert blocks_at_once(62, 68 << 10, 164 << 10) == 2
+    assert [blocks_at_once(registers, 68 << 10, 228 << 10, 288) for registers in (112, 113)] == [2, 1]
 
 
 def test_registers_are_read_from_the_compilers_report() -> None:

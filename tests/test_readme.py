@@ -140,6 +140,24 @@ def test_the_speeds_of_training_are_those_of_the_record() -> None:
     assert f"{mean('joint', 'tuned'):.1f} times with one update for all candidates" in text
 
 
+def test_the_figures_of_smaller_networks_are_those_of_the_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "own-model-resnet.json").read_text())
+    seeds, text = list(record["seeds"].values()), " ".join(README.split())
+    ahead = {
+        other: [one["lasfast"]["after"] - one[other]["after"] for one in seeds]
+        for other in ("fastnas", "uniform")
+    }
+    means = {other: 100 * statistics.fmean(points) for other, points in ahead.items()}
+    error = 100 * statistics.stdev(ahead["fastnas"]) / len(seeds) ** 0.5
+    assert f"ends {means['fastnas']:.1f} ± {error:.1f} points above what ModelOpt's FastNAS makes" in text
+    assert f"and {means['uniform']:.1f} above uniform widths" in text
+    seconds = {
+        way: statistics.fmean(one[way]["cpu_seconds"]["search"] for one in seeds)
+        for way in ("lasfast", "fastnas")
+    }
+    assert f"took {seconds['lasfast']:.0f} CPU seconds, and FastNAS {seconds['fastnas']:.0f}" in text
+
+
 def test_the_table_of_cells_is_that_of_its_record() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "itnas-cifar10.json").read_text())
     page = (ROOT / "docs" / "itnas.md").read_text()

@@ -218,7 +218,7 @@ class OneShotOptions(SizeOptions):
         str | None,
         panel(
             "Training",
-            "Learning rate of a supernet of choices: linear or cosine, both to zero, or constant "
+            "Learning rate of a supernet of choices: linear or cosine, both to zero, exponential or constant "
             "(default: linear).",
         ),
     ] = None
@@ -305,6 +305,10 @@ class OptimizerOptions:
     eps: Annotated[
         float | None, panel("Optimizer", "Added to the root of the mean squares (default: 1e-8).")
     ] = None
+    exponential_end: Annotated[
+        float | None,
+        panel("Optimizer", "The share of the rate that exponential schedules end with (default: 0.01)."),
+    ] = None
     weight_decay: Annotated[float | None, panel("Optimizer", "Weight decay.")] = None
     bias_decay: Annotated[
         bool | None,
@@ -380,7 +384,8 @@ class StandaloneOptions:
         str | None,
         panel(
             "Training from scratch",
-            "Learning rate: milestones, linear or cosine, both to zero, or constant (default: the preset's).",
+            "Learning rate: milestones, linear or cosine, both to zero, exponential or constant (default: "
+            "the preset's).",
         ),
     ] = None
     milestones: Annotated[

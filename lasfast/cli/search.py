@@ -23,7 +23,6 @@ from lasfast.cli.search_supernet import search_again, search_assignments, search
 from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
 from lasfast.searchers import NIR, Random, Searcher
-from lasfast.spaces import LayerAssignmentSpace
 
 app = typer.Typer(
     help="Search for the best architecture; in several processes by "
@@ -110,15 +109,17 @@ def random(options: RandomOptions) -> None:
     """
 
     def make(space: Any, constraint: Constraint | None) -> Searcher:
-        depth = options.depth if isinstance(space, LayerAssignmentSpace) else None
-        if depth is None:
-            refuse(options, ["depth"], "is for supernets of layer assignments")
-        return Random(space, samples=options.samples, depth=depth, constraint=constraint, seed=options.seed)
+        return Random(space, samples=options.samples, constraint=constraint, seed=options.seed)
+
+    def make_of_depth(space: Any, constraint: Constraint | None) -> Searcher:
+        return Random(
+            space, samples=options.samples, depth=options.depth, constraint=constraint, seed=options.seed
+        )
 
     if options.table is not None:
         search_table("random", options, options, make)
     elif names_run(options):
-        search_again("random", options, make)
+        search_again("random", options, make, make_of_depth)
     elif options.model is not None:
         refuse(options, ["depth"], "is for supernets of layer assignments, not for a --model")
         search_model("random", options, make, options.vary)
@@ -128,7 +129,7 @@ def random(options: RandomOptions) -> None:
         search_choices("random", options, make)
     else:
         refuse(options, names_of(OneShotOptions), "is for supernets of choices")
-        search_assignments("random", options, make, "uniform")
+        search_assignments("random", options, make_of_depth, "uniform")
 
 
 choices.register(app)

@@ -19,6 +19,7 @@ from lasfast.cli import (
     report,
     search,
     spaces,
+    table,
     train,
 )
 from lasfast.cli.display import print_anything
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(search.app, name="search")
 app.add_typer(latency.app, name="latency")
-for module in (evaluate, train, export, predict, architecture_table, report, spaces, info, check):
+for module in (evaluate, train, export, predict, architecture_table, report, spaces, table, info, check):
     module.register(app)
 
 

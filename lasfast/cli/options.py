@@ -438,6 +438,13 @@ class StudyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetOptions(StudyOptions):
+    """Options of every search that measures many architectures."""
+
+    evaluations: Annotated[int | None, panel("Search", "Architectures to measure at most.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, TrainingCommandOptions):
     """Options of every search of a supernet."""
 
@@ -475,16 +482,31 @@ class BaselineOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(
-    ModelSearchOptions, SupernetSearchOptions, SupernetOptions, DistillOptions, BaselineOptions
+    BudgetOptions,
+    ModelSearchOptions,
+    SupernetSearchOptions,
+    SupernetOptions,
+    DistillOptions,
+    BaselineOptions,
 ):
     """Options of every search of layer assignments."""
 
-    depth: Annotated[int, panel("Search", "Layers of the assignments that the search ends with.")] = 9
+    depth: Annotated[
+        int,
+        panel(
+            "Search", "Layers of the assignments that the search ends with; of a table, as many as it has."
+        ),
+    ] = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceOptions(
-    ModelSearchOptions, SupernetSearchOptions, OneShotOptions, DistillOptions, BaselineOptions
+    BudgetOptions,
+    ModelSearchOptions,
+    SupernetSearchOptions,
+    OneShotOptions,
+    DistillOptions,
+    BaselineOptions,
 ):
     """Options of every search of a supernet of choices."""
 

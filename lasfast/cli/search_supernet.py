@@ -55,7 +55,17 @@ def search_assignments(
     )
     more = {"max_layers": supernet.space.format(max_layers)}
     what = f" to depth {options.depth}"
-    run_search(name, what, options, given, searcher, trainer, more, teach=read_teacher(options, given.data))
+    run_search(
+        name,
+        what,
+        options,
+        given,
+        searcher,
+        trainer,
+        more,
+        evaluations=options.evaluations,
+        teach=read_teacher(options, given.data),
+    )
 
 
 def _shut_out(space: LayerAssignmentSpace, depth: int) -> str:
@@ -100,6 +110,7 @@ def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearche
         trainer,
         {},
         baselines=options.baselines,
+        evaluations=options.evaluations,
         teach=read_teacher(options, given.data),
     )
 
@@ -137,6 +148,7 @@ def search_model(
         {"vary": vary},
         tune_epochs=options.tune_epochs,
         baselines=options.baselines,
+        evaluations=options.evaluations,
         teach=read_teacher(options, given.data),
     )
 
@@ -163,6 +175,7 @@ def run_search(
     retrained: Supernet | None = None,
     tune_epochs: int = 0,
     baselines: int = 0,
+    evaluations: int | None = None,
     teach: Callable[[Study], Distillation] | None = None,
 ) -> None:
     """Run the study, and show and write what it found.
@@ -178,6 +191,7 @@ def run_search(
         retrained: gives the networks that are trained from scratch; None is the supernet.
         tune_epochs: how long the winner is trained on from the weights that it inherits.
         baselines: with how many random architectures of its cost the winner is compared.
+        evaluations: how many architectures are measured at most, whatever the searcher would.
         teach: gives the teacher of the winner, where it has one when it is trained at the end.
     """
     console, data = given.console, given.data
@@ -197,6 +211,7 @@ def run_search(
             directory=directory,
             callbacks=[display],
             baselines=baselines,
+            evaluations=evaluations,
         )
         console.print(Text.assemble((name, "bold"), f" search{what} in {directory}"))
         console.print(f"{data!r}")

@@ -574,8 +574,9 @@ def _section(found: dict[str, Any]) -> str:
 The network is {TITLES[found["network"]]}: {len(seeds)} seeds of it. It was trained for {epochs["trained"]}
 epochs on {images["train"]:,} images of CIFAR-10, and has a top-1 of
 {points([seed["whole"] for seed in seeds])} % on the {images["test"]:,} test images. Searches recalibrate on
-{images["calibration"]:,} images and measure on {images["validation"]:,}. `adapt` takes {epochs["adapted"]}
-epochs and tuning {epochs["tuned"]}.
+{images["calibration"]:,} images and measure on {images["validation"]:,}. Epochs of `adapt`:
+{epochs["adapted"]};
+of tuning: {epochs["tuned"]}.
 
 | | multiply-adds left | candidates | seconds: adapt + search + tune | top-1 before | top-1 tuned |
 |---|---|---|---|---|---|

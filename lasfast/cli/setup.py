@@ -139,6 +139,7 @@ def load_data(options: DataOptions, seed: int, console: Console) -> Dataset:
             validation=options.validation,
             calibration=options.calibration,
             image_size=options.image_size,
+            fast_decode=options.fast_decode,
             workers=options.workers,
             seed=seed,
             report=console.print,

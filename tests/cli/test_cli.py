@@ -55,7 +55,17 @@ def searched(tmp_path_factory):
         ["search"],
         *(
             [name]
-            for name in ("evaluate", "train", "export", "predict", "dataset", "report", "info", "check")
+            for name in (
+                "evaluate",
+                "train",
+                "export",
+                "predict",
+                "dataset",
+                "report",
+                "table",
+                "info",
+                "check",
+            )
         ),
         ["search", "nir"],
         ["search", "itnas"],
@@ -359,6 +369,7 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         (["dataset", "--shard", "4/4", *ALONE], "--shard 4/4: there are fewer networks than parts"),
         (["dataset", "--shard", "1/2", "--compare", "run"], "--compare is of a whole table"),
         (["dataset", "--test", "--standalone-keep-best"], "--test must be without --standalone-keep-best"),
+        (["train", "1-1-1", "--fast-decode"], "--fast-decode must be False for digits, whose images are"),
         (["train", "1-1-1", "--batch-norm", "none"], "--batch-norm must be one of 'global', 'local'"),
         (["train", "2-2"], "ARCHITECTURE must be one positive number for each of the 3 groups"),
         (["evaluate", "1-1-1", "--run", "/nowhere"], "/nowhere holds no run"),

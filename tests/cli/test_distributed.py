@@ -32,9 +32,11 @@ EVOLUTION += ["--population", "6", "--generations", "1", "--top", "2", "--calibr
 
 NIR_RETRAINED = [*NIR, "--retrain", "--standalone-epochs", "1"]
 ITNAS = ["itnas", "--cells", "3", "--cell-channels", "4", "--supernet-epochs", "1", "--batch-size", "32"]
-ITNAS += ["--retrain", "--standalone-epochs", "1", *QUICK]
+ITNAS += ["--retrain", "--standalone-epochs", "1", *QUICK, "--learning-rate", "1e-3"]
+# Adam makes much of small gradients' rounding; next to no learning here, too.
+ITNAS += ["--architecture-learning-rate", "1e-6"]
 TUNED = ["random", "--model", "timm:test_resnet", "--constraint", "flops<=60%", "--samples", "6"]
-TUNED += ["--baselines", "2", "--tune-epochs", "1", *QUICK]
+TUNED += ["--baselines", "2", "--adapt-epochs", "1", "--tune-epochs", "1", *QUICK]
 
 
 def torchrun(*arguments, processes=2):
@@ -109,9 +111,9 @@ def test_a_mistake_is_named_once(tmp_path):
 
 @pytest.mark.slow
 def test_other_commands_run_in_one_process(tmp_path):
-    status, _, err = finish(torchrun("evaluate", "1-1-1", "--run", tmp_path / "run"))
+    status, _, err = finish(torchrun("report", tmp_path))
     assert status
-    assert "error: lasfast evaluate runs in one process" in err
+    assert "error: lasfast report runs in one process" in err
 
 
 @pytest.mark.slow
@@ -119,7 +121,7 @@ def test_training_from_scratch_leaves_the_row_of_one_process(lasfast, tmp_path):
     scratch = ["train", "2-1-1", "--standalone-epochs", "2", *QUICK]
     status, out, err = finish(torchrun(*scratch, "-o", tmp_path / "two"))
     assert status == 0, err
-    assert "2 processes" in out
+    assert "2 processes" in " ".join(out.split())
     assert out.count("\nnetwork: ") == 1
     assert lasfast(*scratch, "-o", tmp_path / "one", "-q")[0] == 0
     assert_same_journals(tmp_path / "two", tmp_path / "one", least=1)

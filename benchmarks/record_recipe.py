@@ -86,7 +86,7 @@ def record(
     directory: Path,
     output: Path,
     data: str = "imagefolder:data/cifar10",
-    limit: int = 5000,
+    limit: int = 4000,
     epochs: int = 30,
     width: float = 0.5,
     seeds: int = 3,

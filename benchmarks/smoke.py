@@ -108,7 +108,8 @@ def evaluation(device: torch.device, *, mapped: bool = False) -> Iterator[Result
 
             run().fill_(torch.nan)
             same = torch.equal(run(), trial.right)
-            kernel = tiles.name(tile) + ", mapped" * (mapped and tile != usual)
+            *_, maps = trial.plans[tile]
+            kernel = tiles.name(tile) + ", mapped" * (maps is not None)
             yield found(what, kernel, some(values[1]), truth, same, run, device)
 
 

@@ -2,178 +2,31 @@
 // operating system.
 #include "device_host.h"
 
-#include <setjmp.h>
-#include <ucontext.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
-#include <cstdlib>
-#include <deque>
-#include <map>
-#include <memory>
 #include <mutex>
-#include <set>
 #include <utility>
-#include <vector>
 
+#include "device_host_machine.h"
 #include "lasfast/device.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define LASFAST_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define LASFAST_ASAN 1
-#endif
-#endif
 #ifdef LASFAST_ASAN
 #include <sanitizer/common_interface_defs.h>
 #endif
 
 namespace lasfast::device {
-namespace {
-
-constexpr int warp_size = 32, most_threads = 1024;
-constexpr size_t stack_bytes = 256 << 10;
-
-enum Error {
-  none = 0,
-  no_device = 1,
-  bad_launch = 2,
-  stuck = 3,
-  unpublished = 4,
-  unwaited = 5,
-  bad_tile = 6,
-  unrounded = 7,
-  bad_map = 8,
-  early = 9,
-  overwritten = 10,
-  unseen = 11
-};
-
-// Where shared memory begins, by the addresses in it: a GPU keeps the first KiB to itself.
-constexpr uint32_t shared_begin = 1024;
-
-// A place where `expected` threads wait for one another.
-struct Gate {
-  int expected = 0, arrived = 0;
-  unsigned opened = 0;
-};
-
-struct Copy {
-  const void *to, *from;
-  bool valid;
-
-  void run() const { store16(const_cast<void*>(to), valid ? load16(from) : Bits16{}); }
-};
-
-// A range of shared memory, by its addresses.
-struct Range {
-  uint32_t begin, end;
-
-  bool meets(const Range& other) const { return begin < other.end && other.begin < end; }
-};
-
-// One thread's share of a warpgroup's product.
-struct WarpgroupProduct {
-  float (*sum)[4];
-  int columns;
-  bool transposed;
-  uint64_t a, b;
-};
-
-// What a tensor map says here: of which tensor, and by what boxes it is copied.
-struct MapContents {
-  const char* values;
-  int64_t images;                // 0: it is of rows
-  int32_t height, width, pitch;  // pitch: elements from one position or row to the next
-  int32_t right, bottom;         // where the last windows begin
-  int32_t stride, padding;
-  int32_t lines;  // of 128 bytes, that a copy brings
-  int64_t rows;
-};
-static_assert(sizeof(MapContents) <= sizeof(TensorMap));
-
-// A copy by a tensor map, from a window's corner or a row on.
-struct MappedCopy {
-  Range to;
-  MapContents from;
-  int channel, x, y, image, tap_x, tap_y;  // or: element, -, row
-};
-
-// Threads that wait for a phase, and the copies that it waits for.
-struct Phases;
-
-// A copy that has been asked for, to where nothing else has been copied since.
-struct Written {
-  Range range;
-  const Phases* phases;
-  unsigned phase;
-};
-
-struct Fibre {
-  std::unique_ptr<char[]> stack;
-  ucontext_t start;
-  jmp_buf resume;
-  bool started = false, finished = true;
-  const Gate* gate = nullptr;
-  unsigned ticket = 0;  // what `gate->opened` was when it began to wait
-  std::deque<std::vector<Copy>> copies;
-  bool published = true;  // what has been copied to shared memory
-  std::deque<std::vector<WarpgroupProduct>> products;
-  std::map<const Phases*, unsigned> waited;  // how many phases of each have ended for this thread
-  std::set<const TensorMap*> seen;
-#ifdef LASFAST_ASAN
-  void* fake_stack = nullptr;
-#endif
-
-  bool ready() const { return !finished && (!gate || gate->opened != ticket); }
-};
-
-struct Phases {
-  Gate gate;  // `opened`: how many phases have ended
-  int64_t expected_bytes = 0, copied_bytes = 0;
-  std::vector<MappedCopy> copies;
-  int waiting = 0;  // threads, for the phase at hand
-};
-
-// What the threads of a warp show one another.
-struct Exchange {
-  const void* row[warp_size];
-  const uint32_t *a[warp_size], *b[warp_size];
-  float* sum[warp_size];
-};
-
-struct Machine {
-  std::vector<Fibre> fibres;
-  std::vector<Gate> warps;
-  std::vector<Exchange> exchanges;
-  Gate block;
-  std::map<const CopyBarrier*, Phases> phases;
-  std::vector<Written> written;
-  void (*body)(const void*) = nullptr;
-  const void* argument = nullptr;
-  std::unique_ptr<char, void (*)(void*)> shared{nullptr, std::free};
-  int64_t block_index = 0;
-  int threads = 0, current = 0, left = 0;
-  Error error = none;
-  bool reversed = false, last_block = false;
-  int waited = 0;  // threads of the block that have waited for earlier launches
-  jmp_buf outside;
-#ifdef LASFAST_ASAN
-  void* outside_fake_stack = nullptr;
-  const void* outside_stack = nullptr;
-  size_t outside_size = 0;
-#endif
-};
 
 Machine machine;
+
+namespace {
+
 std::set<NotedTile> tiles;
 std::map<NotedLaunch, int64_t> launches;
 std::mutex machine_lock;  // of these three
 
 std::atomic<int> device_count{1};
-std::atomic<bool> is_idle{false}, no_maps{false};
+std::atomic<bool> is_idle{false};
 thread_local int current_device = 0;
 
 // What the runtime would keep of each kernel, and what it was told to.
@@ -207,10 +60,6 @@ int Runtime::set_shared_limit(const void* kernel, int bytes) {
   runtime.shared_limit[{kernel, device::current_device}] = bytes;
   runtime.set.push_back(bytes);
   return none;
-}
-
-void fail(Error error) {
-  if (machine.error == none) machine.error = error;
 }
 
 void leave_for(Fibre* from, Fibre* to) {
@@ -254,6 +103,12 @@ void yield(Fibre& self) {
   arrived_at(&self);
 }
 
+}  // namespace
+
+void fail(Error error) {
+  if (machine.error == none) machine.error = error;
+}
+
 void open(Gate& gate) {
   gate.arrived = 0;
   ++gate.opened;
@@ -266,6 +121,8 @@ void wait_until_open(const Gate& gate) {
   yield(self);
   self.gate = nullptr;
 }
+
+namespace {
 
 void wait_at(Gate& gate) {
   if (++gate.arrived == gate.expected)
@@ -410,184 +267,7 @@ void multiply(const WarpgroupProduct& p) {
     }
 }
 
-TensorMap* aligned_map(const TensorMap* map) {
-  return const_cast<TensorMap*>(static_cast<const TensorMap*>(aligned(map, alignof(TensorMap))));
-}
-
-bool all_published() {
-  return std::all_of(machine.fibres.begin(), machine.fibres.begin() + machine.threads,
-                     [](const Fibre& fibre) { return fibre.published; });
-}
-
-// Writes a line of 128 bytes, in permuted pieces; zeros where there is nothing to read.
-void write_line(uint32_t to, const char* from) {
-  for (int piece = 0; piece < 8; ++piece) {
-    const uint32_t at = (to + 16 * piece) ^ (to >> 7 & 7) << 4;
-    const Bits16 bits = from ? load16(from + 16 * piece) : Bits16{};
-    store16(machine.shared.get() + (at - shared_begin), bits);
-  }
-}
-
-void run(const MappedCopy& copy) {
-  const MapContents& m = copy.from;
-  constexpr int64_t item = sizeof(bfloat16);
-  int x = copy.x, y = copy.y;
-  int64_t image = copy.image;
-  for (int line = 0; line < m.lines; ++line) {
-    int64_t position = copy.y + line;
-    bool inside = position < m.rows;
-    if (m.images) {
-      const int at_x = x + copy.tap_x, at_y = y + copy.tap_y;
-      inside = at_x >= 0 && at_x < m.width && at_y >= 0 && at_y < m.height && image < m.images;
-      position = (image * m.height + at_y) * m.width + at_x;
-      if ((x += m.stride) > m.right) {
-        x = -m.padding;
-        if ((y += m.stride) > m.bottom) y = -m.padding, ++image;
-      }
-    }
-    write_line(copy.to.begin + 128 * line,
-               inside ? m.values + (position * m.pitch + copy.channel) * item : nullptr);
-  }
-}
-
-// Ends the phase at hand if all has come; its copies come once somebody waits for them, or `now`.
-void settle(Phases& at, bool now) {
-  const bool complete = at.gate.arrived == at.gate.expected && at.copied_bytes == at.expected_bytes;
-  if (!complete || (!at.copies.empty() && !at.waiting && !now)) return;
-  if (!machine.reversed)
-    for (const MappedCopy& copy : at.copies) run(copy);
-  at.copies.clear();
-  at.expected_bytes = at.copied_bytes = 0;
-  at.waiting = 0;
-  open(at.gate);
-}
-
-Phases* phases_at(const CopyBarrier* at) {
-  const auto found = machine.phases.find(at);
-  if (found != machine.phases.end() && all_published()) return &found->second;
-  fail(unpublished);
-  return nullptr;
-}
-
-void begin_copy(void* to, const TensorMap* map, CopyBarrier* barrier, MappedCopy copy) {
-  const auto& seen = machine.fibres[machine.current].seen;
-  Phases* const at = phases_at(barrier);
-  if (!at) return;
-  if (!seen.count(map)) return fail(unseen);
-  std::memcpy(&copy.from, map, sizeof copy.from);
-  const uint32_t begin = shared_address(to), bytes = static_cast<uint32_t>(128 * copy.from.lines);
-  copy.to = {begin, begin + bytes};
-  const int elements = copy.from.pitch;
-  if (begin % 1024 != 0 || copy.channel < 0 || copy.channel + mapped_elements > elements)
-    return fail(bad_map);
-  for (int i = 0; i < machine.threads; ++i)
-    for (const auto& group : machine.fibres[i].products)
-      for (const WarpgroupProduct& p : group)
-        if (WarpgroupTile(p.a, p.transposed).range(64).meets(copy.to) ||
-            WarpgroupTile(p.b, p.transposed).range(p.columns).meets(copy.to))
-          fail(overwritten);
-  auto& written = machine.written;
-  written.erase(std::remove_if(written.begin(), written.end(),
-                               [&](const Written& before) { return before.range.meets(copy.to); }),
-                written.end());
-  written.push_back({copy.to, at, at->gate.opened});
-  if (machine.reversed) run(copy);
-  at->copies.push_back(copy);
-  at->copied_bytes += bytes;
-  settle(*at, false);
-}
-
-// Whether this thread has waited for all that was copied there, and something was, if anything is.
-bool has_waited_for(const Range& range) {
-  auto& waited = machine.fibres[machine.current].waited;
-  bool some = machine.phases.empty();
-  for (const Written& copy : machine.written) {
-    if (!copy.range.meets(range)) continue;
-    if (waited[copy.phases] <= copy.phase) return false;
-    some = true;
-  }
-  return some;
-}
-
-// What a driver refuses.
-bool fits(const MapContents& m) {
-  const auto small = [](int corner) { return corner >= -128 && corner <= 127; };
-  return reinterpret_cast<uintptr_t>(m.values) % 16 == 0 && m.pitch % 8 == 0 && m.lines >= 1 &&
-         m.lines <= (m.images ? 1024 : 256) && m.stride >= 1 && m.stride <= 8 && small(-m.padding) &&
-         small(m.right - (m.width - 1)) && small(m.bottom - (m.height - 1)) && m.right >= -m.padding &&
-         m.bottom >= -m.padding;
-}
-
 }  // namespace
-
-int describe(const WindowsMap& w, TensorMap* map) {
-  const MapContents contents{static_cast<const char*>(w.values),
-                             w.images,
-                             w.height,
-                             w.width,
-                             w.channels,
-                             last_window(w.out_width, w.stride, w.padding),
-                             last_window(w.out_height, w.stride, w.padding),
-                             w.stride,
-                             w.padding,
-                             w.positions,
-                             0};
-  if (no_maps || w.images < 1 || !fits(contents)) return bad_map;
-  std::memcpy(aligned_map(map), &contents, sizeof contents);
-  return none;
-}
-
-int describe(const RowsMap& r, TensorMap* map) {
-  const MapContents contents{static_cast<const char*>(r.values),
-                             0,
-                             1,
-                             1,
-                             static_cast<int32_t>(r.depth),
-                             0,
-                             0,
-                             1,
-                             0,
-                             r.together,
-                             r.rows};
-  if (no_maps || r.rows < 1 || !fits(contents)) return bad_map;
-  std::memcpy(aligned_map(map), &contents, sizeof contents);
-  return none;
-}
-
-void set_maps(bool some) { no_maps = !some; }
-
-void begin_phases(CopyBarrier* at, int threads) {
-  machine.phases[at] = {{threads, 0, 0}, 0, 0, {}, 0};
-  machine.fibres[machine.current].published = false;
-}
-void arrive_expecting(CopyBarrier* barrier, int bytes) {
-  Phases* const at = phases_at(barrier);
-  if (!at) return;
-  if (at->gate.arrived == at->gate.expected) settle(*at, true);
-  if (at->gate.arrived == at->gate.expected) return fail(stuck);
-  ++at->gate.arrived;
-  at->expected_bytes += bytes;
-  settle(*at, false);
-}
-void wait_for_phase(CopyBarrier* barrier, int parity) {
-  Phases* const at = phases_at(barrier);
-  if (!at) return;
-  while (static_cast<int>(at->gate.opened % 2) == parity) {
-    const unsigned ticket = at->gate.opened;
-    ++at->waiting;
-    settle(*at, false);
-    if (at->gate.opened == ticket) wait_until_open(at->gate);
-  }
-  machine.fibres[machine.current].waited[at] = at->gate.opened;
-}
-void see_tensor_map(const TensorMap* map) { machine.fibres[machine.current].seen.insert(aligned_map(map)); }
-void copy_windows_async(void* to, const TensorMap* map, CopyBarrier* at, int channel, int x, int y, int image,
-                        int tap_x, int tap_y) {
-  begin_copy(to, map, at, {{}, {}, channel, x, y, image, tap_x, tap_y});
-}
-void copy_rows_async(void* to, const TensorMap* map, CopyBarrier* at, int element, int row) {
-  begin_copy(to, map, at, {{}, {}, element, 0, row, 0, 0, 0});
-}
 
 int thread_index() { return machine.current; }
 int64_t block_index() { return machine.block_index; }
@@ -676,10 +356,11 @@ bool is_warpgroup_tile(uint64_t descriptor, bool transposed) {
 void warpgroup_add(float (*sum)[4], int columns, bool transposed, uint64_t a, uint64_t b) {
   if (!all_published()) fail(unpublished);
   if (!is_warpgroup_tile(a, transposed) || !is_warpgroup_tile(b, transposed)) return fail(bad_tile);
-  if (!has_waited_for(WarpgroupTile(a, transposed).range(64)) ||
-      !has_waited_for(WarpgroupTile(b, transposed).range(columns)))
-    fail(early);
-  machine.fibres[machine.current].products.back().push_back({sum, columns, transposed, a, b});
+  const Range range_a = WarpgroupTile(a, transposed).range(64);
+  const Range range_b = WarpgroupTile(b, transposed).range(columns);
+  if (!has_waited_for(range_a) || !has_waited_for(range_b)) fail(early);
+  machine.fibres[machine.current].products.back().push_back(
+      {sum, columns, transposed, a, b, range_a, range_b});
 }
 void warpgroup_commit() { machine.fibres[machine.current].products.emplace_back(); }
 void warpgroup_wait_for(int pending) {

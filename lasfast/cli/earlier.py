@@ -71,7 +71,7 @@ class SavedWeights:
 
     @property
     def were_measured(self) -> bool:
-        """Whether the search has measured any architecture with them: not before it has trained."""
+        """True where the search has measured something with them, which it does not before it has trained."""
         return bool(self.metadata["journal_entries"])
 
     def load_into(self, supernet: Supernet) -> None:

@@ -218,7 +218,7 @@ class OneShotOptions(SizeOptions):
         str | None,
         panel(
             "Training",
-            "Learning rate of a supernet of choices: linear or cosine, both to zero, or constant "
+            "Learning rate of a supernet of choices: linear or cosine, both to zero, exponential or constant "
             "(default: linear).",
         ),
     ] = None
@@ -305,6 +305,10 @@ class OptimizerOptions:
     eps: Annotated[
         float | None, panel("Optimizer", "Added to the root of the mean squares (default: 1e-8).")
     ] = None
+    exponential_end: Annotated[
+        float | None,
+        panel("Optimizer", "The share of the rate that exponential schedules end with (default: 0.01)."),
+    ] = None
     weight_decay: Annotated[float | None, panel("Optimizer", "Weight decay.")] = None
     bias_decay: Annotated[
         bool | None,
@@ -380,7 +384,8 @@ class StandaloneOptions:
         str | None,
         panel(
             "Training from scratch",
-            "Learning rate: milestones, linear or cosine, both to zero, or constant (default: the preset's).",
+            "Learning rate: milestones, linear or cosine, both to zero, exponential or constant (default: "
+            "the preset's).",
         ),
     ] = None
     milestones: Annotated[
@@ -512,6 +517,13 @@ class StudyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetOptions(StudyOptions):
+    """Options of every search that measures many architectures."""
+
+    evaluations: Annotated[int | None, panel("Search", "Architectures to measure at most.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, TrainingCommandOptions):
     """Options of every search of a supernet."""
 
@@ -562,16 +574,32 @@ class FinalistOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(
-    ModelSearchOptions, StepOptions, SupernetSearchOptions, SupernetOptions, DistillOptions, FinalistOptions
+    BudgetOptions,
+    ModelSearchOptions,
+    StepOptions,
+    SupernetSearchOptions,
+    SupernetOptions,
+    DistillOptions,
+    FinalistOptions,
 ):
     """Options of every search of layer assignments."""
 
-    depth: Annotated[int, panel("Search", "Layers of the assignments that the search ends with.")] = 9
+    depth: Annotated[
+        int,
+        panel(
+            "Search", "Layers of the assignments that the search ends with; of a table, as many as it has."
+        ),
+    ] = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceOptions(
-    ModelSearchOptions, OneShotOptions, SupernetSearchOptions, DistillOptions, FinalistOptions
+    BudgetOptions,
+    ModelSearchOptions,
+    OneShotOptions,
+    SupernetSearchOptions,
+    DistillOptions,
+    FinalistOptions,
 ):
     """Options of every search of a supernet of choices."""
 

@@ -19,6 +19,7 @@ from lasfast.cli.earlier import EarlierRun, SavedWeights
 from lasfast.cli.finish import Ending, finish, leave_best
 from lasfast.cli.model import begins_untrained, check_for_model, check_without_model, make_model_supernet
 from lasfast.cli.options import (
+    BudgetOptions,
     ChoiceOptions,
     FinalistOptions,
     ModelSearchOptions,
@@ -145,8 +146,16 @@ def search_model(
     run_search(name, what, options, given, searcher, supernet, trainer, more={"vary": vary})
 
 
-def search_again(name: str, options: SearchOptions | ChoiceOptions, make_searcher: MakeSearcher) -> None:
-    """Search the supernet of an earlier run, which `--weights` names, with the weights that it has."""
+def search_again(
+    name: str,
+    options: SearchOptions | ChoiceOptions,
+    make_searcher: MakeSearcher,
+    make_of_depth: MakeSearcher | None = None,
+) -> None:
+    """Search the supernet of an earlier run, which `--weights` names, with the weights that it has.
+
+    `make_of_depth` makes the searcher of assignments, where that is another; it alone then reads `--depth`.
+    """
     if isinstance(options, OneShotOptions) and options.standalone:
         raise ValueError("--standalone trains each candidate, --weights takes a trained supernet: give one")
     refuse(options, SUPERNET_TRAINING, "trains a supernet, and that of --weights is trained already")
@@ -163,8 +172,11 @@ def search_again(name: str, options: SearchOptions | ChoiceOptions, make_searche
     given = set_up(options, split_seed=earlier.options.seed)
     supernet = earlier.make_supernet(given.data).to(given.device)
     saved.load_into(supernet)
-    if isinstance(supernet.space, LayerAssignmentSpace):
+    if isinstance(supernet, LayerAssignmentSupernet):
         refuse(options, ["baselines"], "is for searches of choices and of a --model")
+        make_searcher = make_of_depth or make_searcher
+    elif make_of_depth is not None:
+        refuse(options, ["depth"], "is for supernets of layer assignments")
     constraint = _constraint(options, supernet, given.data)
     try:
         searcher = make_searcher(supernet.space, constraint)
@@ -249,7 +261,8 @@ def run_search(
             trainer=trainer,
             directory=directory,
             callbacks=[display],
-            baselines=0 if by_depth else _baselines(options),
+            baselines=_baselines(options, supernet),
+            evaluations=options.evaluations if isinstance(options, BudgetOptions) else None,
         )
         console.print(Text.assemble((name, "bold"), f" search{what} in {directory}"))
         console.print(f"{data!r}")
@@ -284,9 +297,9 @@ def _trains_each(options: SupernetSearchOptions) -> bool:
     return isinstance(options, OneShotOptions) and options.standalone
 
 
-def _baselines(options: SupernetSearchOptions) -> int:
+def _baselines(options: SupernetSearchOptions, supernet: Supernet) -> int:
     """Return with how many random architectures the winner is compared; to train them would take long."""
-    if not isinstance(options, FinalistOptions):
+    if isinstance(supernet, LayerAssignmentSupernet) or not isinstance(options, FinalistOptions):
         return 0
     if options.baselines is None:
         return 0 if _trains_each(options) else BASELINES

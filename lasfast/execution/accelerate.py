@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
-from lasfast.execution.choice import BOTH_MODES, MODES, fused_modes
+from lasfast.execution.choice import FUSED, MODES, OWN, OWN_IN_CHANNELS_LAST, quickest_ways
 from lasfast.execution.fused_call import as_contiguous, run
 from lasfast.execution.fx_memory import Memory, effect_of, is_known, is_outside
 from lasfast.execution.fx_modes import Reading, read_in_both_modes
@@ -21,6 +22,7 @@ from lasfast.execution.structure import Structure
 from lasfast.ir.fusion import Chain, Stage, match
 from lasfast.ir.layers import Activation, Op, Opaque
 from lasfast.nn.plain import is_plain
+from lasfast.ops.derivatives import is_transformed
 
 _OTHER = Opaque("", out_channels=1)
 """The record of a node that fusion does not know: it can be the head of a fused chain, no other part."""
@@ -41,12 +43,12 @@ def accelerate(model: nn.Module, images: Tensor | None = None) -> nn.Module:
     `fused_graph` is the `torch.fx.Graph` that it runs in its present mode.
 
     Not every network is quicker fused. With `images`, a training step and an evaluation of this batch are
-    timed on copies of the model: fused, by its own forward with weights in channels_last, and as it is. Then
-    each mode runs fused only where that takes 5 % less time than the model's own forward does; otherwise
-    `fused_graph` is None. Printing the network tells. Where the model as it is takes 5 % less than that in
-    one of the modes, it is returned itself, unchanged. Autocast counts: call `accelerate` within the context
-    in which the network is to run. The choice is remembered on this machine; ``LASFAST_CHOICE`` may make it:
-    ``native`` to run fused, ``torch`` for the model itself (see `lasfast.runtime.autotune`).
+    timed on a copy of the model: by its own forward, by that of images in channels_last, and fused. In each
+    mode, the result runs its own forward as the model does, unless another way takes 5 % less time. Weights
+    stay as they lie in memory, `repr` says what runs, and `fused_graph` is None where that is not fused.
+    Autocast counts: call `accelerate` within the context in which the network is to run. The choice is
+    remembered on this machine; ``LASFAST_CHOICE`` may make it: ``native`` to run fused, ``torch`` for the
+    model's own forward (see `lasfast.runtime.autotune`).
 
     What is not understood is called as it is. Modules are not looked into that have hooks, parametrizations
     or a `forward` of their own, that `torch.fx` cannot trace (control flow that depends on tensors), whose
@@ -73,23 +75,31 @@ def accelerate(model: nn.Module, images: Tensor | None = None) -> nn.Module:
         raise TypeError(f"images must be a torch.Tensor, got a {type(images).__name__}")
     if isinstance(model, _Accelerated):
         model = model._lasfast_original()
-    if images is None:
-        return _fused_in(model)
-    fused = _fused_in(copy.deepcopy(model))
-    assert isinstance(fused, _Accelerated)
-    modes = fused_modes(copy.deepcopy(model), fused._lasfast_original(), fused, images, fused._lasfast_code())
-    return model if modes is None else _fused_in(model, modes)
+    return _accelerated(model, None if images is None else _measured(model, images))
 
 
-def _fused_in(model: nn.Module, modes: frozenset[bool] = BOTH_MODES) -> nn.Module:
-    """Return a module that shares everything with a model, and runs fused in some modes (`training`)."""
+def _measured(model: nn.Module, images: Tensor) -> dict[bool, str]:
+    """Return the quickest way to run a model in each mode; the model stays as it is."""
+    network = _accelerated(copy.deepcopy(model), dict.fromkeys(MODES, FUSED))
+    assert isinstance(network, _Accelerated)
+    offered = [OWN, FUSED]
+    if network._lasfast_is_layout_free and images.dim() == 4:
+        offered.insert(1, OWN_IN_CHANNELS_LAST)
+    runs = {way: functools.partial(network._lasfast_run, way) for way in offered}
+    code = "\n".join(graph.python_code("self").src for graph in network._lasfast_graphs.values())
+    return quickest_ways(runs, network, images, code)
+
+
+def _accelerated(model: nn.Module, ways: dict[bool, str] | None) -> nn.Module:
+    """Return a module that shares everything with a model, and runs in some way in each mode.
+
+    Without ways, all is fused, and weights are laid out for that.
+    """
     reading = read_in_both_modes(model)
-    is_pinned = False
-    for graph in dict.fromkeys(reading.graphs.values()):
-        fused_graph = _FusedGraph(model, graph, reading.layout_free)
-        fused_graph.fuse()
-        is_pinned = is_pinned or bool(fused_graph.pinned)
-    return _with_forward(model, reading, is_pinned, modes)
+    graphs = [_FusedGraph(model, one, reading.layout_free) for one in dict.fromkeys(reading.graphs.values())]
+    for graph in graphs:
+        graph.fuse(moves_weights=ways is None)
+    return _with_forward(model, reading, graphs, ways)
 
 
 class _Accelerated:
@@ -98,28 +108,24 @@ class _Accelerated:
     training: bool
     _lasfast_kind: type[nn.Module]
     _lasfast_graphs: dict[bool, fx.Graph]
-    _lasfast_modes: frozenset[bool]
+    _lasfast_is_layout_free: bool
+    _lasfast_run: Callable[..., Any]
+    _lasfast_ways: dict[bool, str] | None
     _lasfast_constants: nn.Module
 
     @property
     def fused_graph(self) -> fx.Graph | None:
         """The graph that the model runs in its present mode; None where it runs its own forward."""
-        return self._lasfast_graphs[self.training] if self.training in self._lasfast_modes else None
+        is_fused = self._lasfast_ways is None or self._lasfast_ways[self.training] == FUSED
+        return self._lasfast_graphs[self.training] if is_fused else None
 
     def extra_repr(self) -> str:
-        """Say what runs in each mode, unless all is fused, before what the model's class says."""
-        own = super().extra_repr()  # type: ignore[misc]
-        if self._lasfast_modes == BOTH_MODES:
-            return str(own)
-        runs = (
-            f"{mode}: {'fused' if training in self._lasfast_modes else 'its own forward'}"
-            for training, mode in MODES.items()
-        )
-        return ", ".join((*runs, own) if own else runs)
-
-    def _lasfast_code(self) -> str:
-        """Return the code of the fused graphs."""
-        return "\n".join(graph.python_code("self").src for graph in self._lasfast_graphs.values())
+        """Say what runs in each mode, if that was chosen, before what the model's class says."""
+        own = str(super().extra_repr())  # type: ignore[misc]
+        if self._lasfast_ways is None:
+            return own
+        said = [f"{mode}: {_WORDS[self._lasfast_ways[training]]}" for training, mode in MODES.items()]
+        return ", ".join([*said, own] if own else said)
 
     def _lasfast_original(self) -> nn.Module:
         """Return a module of the model's own class that shares everything with this one."""
@@ -135,31 +141,37 @@ class _Accelerated:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         original = copy.deepcopy(self._lasfast_original(), memo)
-        result = memo[id(self)] = _accelerated_again(original, self._lasfast_modes)
+        result = memo[id(self)] = _accelerated_again(original, self._lasfast_ways)
         return result
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _accelerated_again, (self._lasfast_original(), self._lasfast_modes)
+        return _accelerated_again, (self._lasfast_original(), self._lasfast_ways)
 
 
-def _accelerated_again(model: nn.Module, modes: frozenset[bool] = BOTH_MODES) -> nn.Module:
+_WORDS = {OWN: "own forward", OWN_IN_CHANNELS_LAST: "own forward in channels_last", FUSED: "fused"}
+
+
+def _accelerated_again(model: nn.Module, ways: dict[bool, str] | None = None) -> nn.Module:
     """Return an accelerated copy of a model that was read before.
 
     It is the model itself where modules have changed since so that it cannot be read: an accelerated network
     runs the model's own forward then, too.
     """
     try:
-        return _fused_in(model, modes)
+        return _accelerated(model, ways)
     except ValueError:
         return model
 
 
-def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool, modes: frozenset[bool]) -> nn.Module:
-    """Return a module that shares everything with a model, and runs a graph instead of its forward in modes.
+def _with_forward(
+    model: nn.Module, reading: Reading, fused_graphs: list[_FusedGraph], ways: dict[bool, str] | None
+) -> nn.Module:
+    """Return a module that shares everything with a model, and runs graphs instead of its forward.
 
-    Where the graph `is_pinned` to the usual order of elements in memory, arguments and weights must have this
+    Where a graph is pinned to the usual order of elements in memory, arguments and weights must have this
     order, too.
     """
+    is_pinned = any(graph.pinned for graph in fused_graphs)
     kind = type(model)
     graphs = list(dict.fromkeys(reading.graphs.values()))
     constants = nn.Module()
@@ -173,9 +185,8 @@ def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool, modes: fr
     required = sum(node.op == "placeholder" for node in reading.graphs[True].nodes)
     structure: Structure
 
-    @functools.wraps(kind.forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self.training not in modes:
+    def run_in(self: nn.Module, way: str, /, *args: Any, **kwargs: Any) -> Any:
+        if way == OWN:
             return kind.forward(self, *args, **kwargs)
         as_read = not kwargs and len(args) == required and all(isinstance(x, torch.Tensor) for x in args)
         if is_pinned:
@@ -183,13 +194,21 @@ def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool, modes: fr
         # What a compiler compiles it watches by itself.
         if not as_read or not (torch.compiler.is_compiling() or structure.holds()):
             return kind.forward(self, *args, **kwargs)
+        if way == OWN_IN_CHANNELS_LAST:
+            return _in_channels_last(kind.forward, self, *args)
         return in_training(self, *args) if self.training else in_evaluation(self, *args)
+
+    @functools.wraps(kind.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return run_in(self, FUSED if ways is None else ways[self.training], *args, **kwargs)
 
     members = {
         "forward": forward,
         "_lasfast_kind": kind,
         "_lasfast_graphs": reading.graphs,
-        "_lasfast_modes": modes,
+        "_lasfast_is_layout_free": all(graph.is_layout_free for graph in fused_graphs),
+        "_lasfast_run": run_in,
+        "_lasfast_ways": ways,
         "__module__": kind.__module__,
     }
     try:
@@ -200,6 +219,14 @@ def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool, modes: fr
     vars(network)[CONSTANTS] = constants
     structure = Structure(network, _called(graphs))
     return network
+
+
+def _in_channels_last(forward: Callable[..., Any], network: nn.Module, *args: Tensor) -> Any:
+    """Return what a forward gives for images in channels_last, in the usual order; as it is in transforms."""
+    if is_transformed():
+        return forward(network, *args)
+    laid_out = (x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in args)
+    return tree_map(as_contiguous, forward(network, *laid_out))
 
 
 def _called(graphs: list[fx.Graph]) -> set[str]:
@@ -233,10 +260,14 @@ def _shared(model: nn.Module, kind: type) -> Any:
 
 
 class _FusedGraph:
-    """The graph of a model, whose chains become single nodes where nobody could tell."""
+    """The graph of a model, whose chains become single nodes where nobody could tell.
+
+    Once fused, it `is_layout_free` where the model computes the same for images in channels_last.
+    """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, layout_free: Collection[str]) -> None:
         self.model, self.graph, self.layout_free = model, graph, layout_free
+        self.is_layout_free = False
         self.modules = dict(model.named_modules())
         self.nodes = list(self.graph.nodes)
         self.places = {node: number for number, node in enumerate(self.nodes)}
@@ -269,13 +300,15 @@ class _FusedGraph:
             for value in node.all_input_nodes
         }
 
-    def fuse(self) -> None:
-        """Fuse all chains that may be; then let values and weights be in channels_last."""
+    def fuse(self, *, moves_weights: bool) -> None:
+        """Fuse all chains that may be; then let values be in channels_last, and weights if these may move."""
         chains = [chain for chain in self._chains() if Stage.NORM in chain.parts]
         movable = [parts for chain in chains if (parts := self._movable_part(chain))]
         if not movable or not self.pinned.isdisjoint(self._in_other_layouts()):
             return
-        if not self._follow_layout():
+        follows_layout = self._follow_layout()
+        self.is_layout_free = not follows_layout and not self._changes_arguments()
+        if moves_weights and not follows_layout:
             self._put_weights_into_channels_last()
         for parts in movable:
             self._fuse(parts)
@@ -360,6 +393,11 @@ class _FusedGraph:
                 if any(self._sees(other, place, end, chain) for other in self.memory.sharing(written)):
                     return False
         return True
+
+    def _changes_arguments(self) -> bool:
+        """Return whether a node may change what the caller gave: then a copy will not do."""
+        written = (one for writes in self.writes.values() for one in writes)
+        return any(other.op == "placeholder" for one in written for other in self.memory.sharing(one))
 
     def _is_written(self, value: fx.Node, start: int, end: int, chain: list[fx.Node]) -> bool:
         """Return whether a node between two places, outside a chain, may change a value."""

@@ -1,9 +1,9 @@
-"""In which modes a network is run fused: measured for the network as a whole."""
+"""How a network is run in each mode: measured for the network as a whole."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -15,64 +15,53 @@ from lasfast.runtime.precision import fp32_products
 
 MODES = {True: "training", False: "evaluation"}
 """The modes by the value of `nn.Module.training`."""
-BOTH_MODES = frozenset(MODES)
-RUNS = 9
+OWN, OWN_IN_CHANNELS_LAST, FUSED = "torch", "torch in channels_last", "native"
+"""The ways to run a network: by its own forward, as that of images in channels_last, and fused."""
+RUNS = 7
 """How often each way is timed: more often than single operators, since whole networks are closer."""
 
 
-def fused_modes(
-    given: nn.Module, own: nn.Module, fused: nn.Module, images: Tensor, code: str
-) -> frozenset[bool] | None:
-    """Return the modes in which a network is to run fused, by what is quickest.
+def quickest_ways(
+    runs: Mapping[str, Callable[[Tensor], object]], network: nn.Module, images: Tensor, code: str
+) -> dict[bool, str]:
+    """Return the quickest way to run a network in each mode, by the values of `nn.Module.training`.
 
-    A step of training is forward and backward, one of evaluation forward without gradients. In each mode the
-    network runs fused if that is quicker than its own forward by the margin of `lasfast.runtime.autotune`,
-    which also remembers the choice. The way that is taken, whose weights are laid out for kernels, is then
-    compared with the network as it was given. torch's generators are left as they were.
+    A step of training is forward and backward, one of evaluation forward without gradients. Another way than
+    the first is taken where it is quicker by the margin of `lasfast.runtime.autotune`, which also remembers
+    the choice. torch's generators are left as they were.
 
     Args:
-        given: a copy of the network.
-        own: a copy whose weights are laid out for kernels, with the network's own forward.
-        fused: the same weights with fused operators.
+        runs: the network's outputs for images, by the name of the way.
+        network: what all of these run, in whichever mode it is; it is trained on.
         images: a batch, [N, C, H, W].
         code: text that says what the network computes, beside its modules.
-
-    Returns:
-        The modes; None where the network as it was given is the quickest in one of them.
     """
-    device = images.device
-    key = f"network {_digest(given, images, code)}"
-    chosen = {}
-    with seeds.torch_seed(0, device):
-        for training in (given.training, not given.training):  # norms may be frozen in the present mode
-            mode, step = MODES[training], _train if training else _evaluate
-            runs = {"torch": partial(step, own, images), "native": partial(step, fused, images)}
-            chosen[training] = autotune.fastest(f"{key} {mode}", device, runs, runs=RUNS)
-            whole: dict[str, Callable[[], None]] = {
-                "native": runs[chosen[training]],
-                "torch": partial(step, given, images),
-            }
-            if autotune.fastest(f"{key} {mode}, as given", device, whole, runs=RUNS) == "torch":
-                return None
-    return frozenset(training for training, way in chosen.items() if way == "native")
+    key = f"network {_digest(network, images, code)}"
+    ways = {}
+    with seeds.torch_seed(0, images.device):
+        for training in (network.training, not network.training):  # norms may be frozen in the present mode
+            step = _train if training else _evaluate
+            steps = {name: partial(step, network, run, images) for name, run in runs.items()}
+            ways[training] = autotune.fastest(f"{key} {MODES[training]}", images.device, steps, runs=RUNS)
+    return ways
 
 
-def _train(network: nn.Module, images: Tensor) -> None:
+def _train(network: nn.Module, run: Callable[[Tensor], object], images: Tensor) -> None:
     """Run a batch forwards and backwards."""
     _begin(network, True)
-    network.zero_grad()
     with torch.enable_grad():
-        outputs = [one for one in tree_leaves(network(images)) if isinstance(one, Tensor)]
+        outputs = [one for one in tree_leaves(run(images)) if isinstance(one, Tensor)]
         losses = [one.float().square().mean() for one in outputs if one.requires_grad]
         if losses:
             torch.stack(losses).sum().backward()
+    network.zero_grad()
 
 
-def _evaluate(network: nn.Module, images: Tensor) -> None:
+def _evaluate(network: nn.Module, run: Callable[[Tensor], object], images: Tensor) -> None:
     """Run a batch forwards, without gradients."""
     _begin(network, False)
     with torch.no_grad():
-        network(images)
+        run(images)
 
 
 def _begin(network: nn.Module, training: bool) -> None:

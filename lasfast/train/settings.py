@@ -15,7 +15,7 @@ BATCH_NORMS = ("global", "local")
 BALANCED = "balanced"
 DROP_PATH_RULES = ("depth", "epochs")
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
-SUPERNET_SCHEDULES = ("linear", "cosine", "constant")
+SUPERNET_SCHEDULES = ("linear", "cosine", "constant", "exponential")
 STANDALONE_SCHEDULES = ("milestones", *SUPERNET_SCHEDULES)
 COUNTS = {  # the least of each
     "batch_size": 1,
@@ -46,6 +46,7 @@ LATER = (
     "supernet_ramp_epochs",
     "standalone_schedule",
     "standalone_ramp_epochs",
+    "exponential_end",
     "standalone_ema",
     "batch_norm",
 )
@@ -57,6 +58,7 @@ NUMBERS: dict[str, dict[str, float]] = {
     "supernet_ramp_epochs": {"minimum": 0},
     "standalone_ramp_epochs": {"minimum": 0},
     "milestone_factor": {"above": 0},
+    "exponential_end": {"above": 0, "below": 1},
     "label_smoothing": {"minimum": 0, "below": 1},
     "mixup": {"minimum": 0},
     "cutmix": {"minimum": 0},
@@ -87,9 +89,10 @@ class TrainSettings:
     `milestones` (in epochs from the start; fractions of an epoch are allowed). A one-shot supernet is trained
     for `supernet_epochs` beforehand, the base rate falling linearly to zero. `supernet_schedule` and
     `standalone_schedule` let the rate of these two fall linearly or along half a "cosine" to zero (Loshchilov
-    and Hutter 2017, Eq. 5), or stay "constant". Before that, it rises linearly to the base rate, with each
-    batch of the first `supernet_ramp_epochs` or `standalone_ramp_epochs` (Goyal et al. 2017, section 2.2),
-    which may be fractions.
+    and Hutter 2017, Eq. 5), fall by the same factor in equal times, to the share `exponential_end` of the
+    base rate ("exponential": Tan and Le 2019, section 5), or stay "constant". Before that, it rises linearly
+    to the base rate, with each batch of the first `supernet_ramp_epochs` or `standalone_ramp_epochs` (Goyal
+    et al. 2017, section 2.2), which may be fractions.
 
     `augmentation` says how images are varied (`lasfast.data.Augmentation`); by default, as their set has it.
 
@@ -166,6 +169,7 @@ class TrainSettings:
     standalone_keep_best: bool = False
     milestones: tuple[float, ...] = (60, 120, 160)
     milestone_factor: float = 0.2
+    exponential_end: float = 0.01
     batch_norm: str = "global"
     precision: str = "fp32"
     channels_last: bool = True

@@ -179,14 +179,15 @@ def test_a_searcher_of_other_spaces_says_so(lasfast, trained, tmp_path) -> None:
 
 def test_assignments_are_searched_again(lasfast, without_exports, tmp_path) -> None:
     without_exports()
-    quick = ["--depth", 5, "--limit", 100, "--warm-up-epochs", 1, "--epochs-per-step", 1, *THREADS]
+    quick = ["--depth", 4, "--max-layers", 3, "--limit", 60, "--validation", 60, *THREADS]
+    quick += ["--warm-up-epochs", 1, "--epochs-per-step", 1, "--operators", "torch"]
     assert lasfast("search", "nir", *quick, "-o", tmp_path / "nir")[0] == 0
-    again = ["--weights", tmp_path / "nir", "--depth", 6, *THREADS]
+    again = ["--weights", tmp_path / "nir", "--depth", 5, *THREADS]
     status, out, err = lasfast("search", "nir", *again, "-o", tmp_path / "deeper")
     assert status == 0, err
-    assert "step 3, depth 6" in out
+    assert "step 2, depth 5" in out
     assert "epoch 1/1" not in out
-    bounded = ["--constraint", "flops<=1.5M", "--population", 4, "--generations", 1, "--top", 2, *THREADS]
+    bounded = ["--constraint", "flops<=1.5M", "--population", 3, "--generations", 1, "--top", 2, *THREADS]
     status, out, err = lasfast("search", "evolution", *again[:2], *bounded, "-o", tmp_path / "evolution")
     assert status == 0, err
     result = json.loads((tmp_path / "evolution" / "result.json").read_text())

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from lasfast import supernets
-from lasfast.engine import NativeBackend, cuda_executor
+from lasfast.engine import NativeBackend
 from lasfast.engine.conv_tiles import ConvTiles
 from lasfast.engine.cuda_executor import MAPPED_LEVELS
 from lasfast.engine.schedule import Kind
 from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.runtime.kernels import has_tensor_maps
 from tests.engine.schedule_helpers import (
     CUDA,
     RELU,
@@ -173,26 +174,29 @@ def test_maps_that_cannot_be_made_are_an_error() -> None:
 def backend(emulated_cuda, monkeypatch: pytest.MonkeyPatch, tmp_path) -> NativeBackend:
     """One whose convolutions are all computed in a tile of warpgroups; tensor maps are asked for."""
     monkeypatch.setenv("LASFAST_TENSOR_MAPS", "1")
-    monkeypatch.setenv("LASFAST_CHOICE", "levels")
+    monkeypatch.setenv("LASFAST_CHOICE", MAPPED_LEVELS)
     monkeypatch.setenv("LASFAST_CACHE", str(tmp_path))
     monkeypatch.setattr(ConvTiles, "fastest", lambda self, size, same_bits: TILES["128x64"] - 1)
     torch.manual_seed(0)
-    return NativeBackend(supernets.ResidualNet((1, 1, 2), 7), "bf16")
+    return NativeBackend(supernets.ResidualNet((1, 1, 1), 7), "bf16")
 
 
 def predictions(backend: NativeBackend) -> torch.Tensor:
     net = backend.target.module
     tree = PrefixTree([net.path(net.space.deepest)])
-    images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     statistics = backend.calibrate(tree, [images], "cumulative")
     return backend.predict(tree, statistics, images)[tree.leaves[0]]
 
 
-def test_a_backend_predicts_the_same_bits(backend: NativeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_predicts_the_same_bits_where_it_is_asked_to(
+    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = importlib.import_module("lasfast._emulated")
+    monkeypatch.delenv("LASFAST_TENSOR_MAPS")
     expected = predictions(backend)
     assert not [one for one in module.noted_tiles() if one[1] == "tensor maps"]
-    monkeypatch.setenv("LASFAST_CHOICE", MAPPED_LEVELS)
+    monkeypatch.setenv("LASFAST_TENSOR_MAPS", "1")
     assert torch.equal(predictions(backend), expected)
     assert [one for one in module.noted_tiles() if one[1] == "tensor maps"]
 
@@ -202,31 +206,27 @@ def test_a_backend_goes_on_without_maps(
 ) -> None:
     """Once, and with a warning: it does not ask again."""
     module = importlib.import_module("lasfast._emulated")
-    expected = predictions(backend)
-    monkeypatch.setenv("LASFAST_CHOICE", MAPPED_LEVELS)
+    module.noted_tiles()
     module.set_maps(False)
     try:
-        assert torch.equal(predictions(backend), expected)
+        predictions(backend)
     finally:
         module.set_maps(True)
+    assert not [one for one in module.noted_tiles() if one[1] == "tensor maps"]
     assert caplog.text.count("without tensor maps") == 1
 
 
-def test_tensor_maps_are_tried_only_where_they_are_asked_for(
-    backend: NativeBackend, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("wanted", "expected"), [(None, False), ("0", False), ("1", True)])
+def test_tensor_maps_are_for_who_asks_for_them(
+    emulated_cuda, monkeypatch: pytest.MonkeyPatch, wanted: str | None, expected: bool
 ) -> None:
-    made: list[int] = []
-    original = cuda_executor.tensor_maps
-    monkeypatch.setattr(cuda_executor, "tensor_maps", lambda *a: made.append(1) or original(*a))
-    monkeypatch.setenv("LASFAST_CHOICE", MAPPED_LEVELS)
-    for wanted in ("0", None, "1"):
-        if wanted is None:
-            monkeypatch.delenv("LASFAST_TENSOR_MAPS")
-        else:
-            monkeypatch.setenv("LASFAST_TENSOR_MAPS", wanted)
-        assert not made
-        predictions(backend)
-    assert made
+    monkeypatch.delenv("LASFAST_TENSOR_MAPS", raising=False)
+    if wanted is not None:
+        monkeypatch.setenv("LASFAST_TENSOR_MAPS", wanted)
+    assert has_tensor_maps(torch.device("cpu")) is expected
+
+
+def test_how_they_are_asked_for_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LASFAST_TENSOR_MAPS", "yes")
     with pytest.raises(ValueError, match="LASFAST_TENSOR_MAPS must be 0 or 1, got 'yes'"):
-        predictions(backend)
+        has_tensor_maps(torch.device("cpu"))

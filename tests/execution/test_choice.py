@@ -64,19 +64,19 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def deciding(**chosen: str) -> Callable[..., str]:
-    """Return what takes the place of a measurement: the way of each mode, and `as_given`."""
+    """Return what takes the place of a measurement: the way of each mode."""
 
     def fastest(key: str, device: torch.device, ways: dict[str, Callable[[], None]], runs: int) -> str:
+        assert list(ways) == ["torch", "torch in channels_last", "native"]
         for run in ways.values():
             run()
-        name = key.rpartition(" ")[2] if key.endswith(("training", "evaluation")) else "as_given"
-        return chosen.get(name, "native")
+        return chosen[key.rpartition(" ")[2]]
 
     return fastest
 
 
 def forbid_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    def step(network: nn.Module, images: Tensor) -> None:
+    def step(*arguments: object) -> None:
         raise AssertionError("a step is timed")
 
     for name in ("_train", "_evaluate"):
@@ -94,7 +94,7 @@ def test_what_is_quicker_fused_runs_fused(
     network = lasfast.accelerate(model, images)
     assert network.train().fused_graph is not None
     assert network.eval().fused_graph is not None
-    assert "its own forward" not in repr(network)
+    assert "training: fused, evaluation: fused, of two layers" in repr(network)
 
 
 def test_what_is_slower_fused_runs_its_own_forward(
@@ -108,54 +108,44 @@ def test_what_is_slower_fused_runs_its_own_forward(
 
     monkeypatch.setattr(fused_call, "fused", slowly)
     network = lasfast.accelerate(model, images)
-    for training in (True, False):
-        network.train(training)
-        assert getattr(network, "fused_graph", None) is None
+    assert network.train().fused_graph is None
+    assert network.eval().fused_graph is None
 
 
 def test_the_choice_is_remembered(model: Network, images: Tensor, measured: Path, monkeypatch) -> None:
-    lasfast.accelerate(copy.deepcopy(model), images)
+    lasfast.accelerate(model, images)
     before = [file.read_text() for file in measured.iterdir()]
     forbid_steps(monkeypatch)
-    lasfast.accelerate(model, torch.zeros_like(images))
+    lasfast.accelerate(copy.deepcopy(model), torch.zeros_like(images))
     assert [file.read_text() for file in measured.iterdir()] == before
     with pytest.raises(AssertionError, match="is timed"):  # another shape is another choice
         lasfast.accelerate(model, images[:2])
 
 
-@pytest.mark.parametrize(
-    ("ways", "training", "evaluation"),
-    [
-        ({}, True, True),
-        ({"evaluation": "torch"}, True, False),
-        ({"training": "torch"}, False, True),
-        ({"training": "torch", "evaluation": "torch"}, False, False),
-    ],
-)
+@pytest.mark.parametrize("training", ["torch", "torch in channels_last", "native"])
+@pytest.mark.parametrize("evaluation", ["torch", "torch in channels_last", "native"])
 def test_each_mode_runs_what_was_chosen(
-    model: Network,
-    images: Tensor,
-    monkeypatch: pytest.MonkeyPatch,
-    ways: dict,
-    training: bool,
-    evaluation: bool,
+    model: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch, training: str, evaluation: str
 ) -> None:
     """It computes what the model does, in copies and pickles, too; nothing of the model has changed."""
     theirs, before, numbers = copy.deepcopy(model), state(model), torch.get_rng_state()
-    monkeypatch.setattr(autotune, "fastest", deciding(**ways))
+    monkeypatch.setattr(autotune, "fastest", deciding(training=training, evaluation=evaluation))
     network = lasfast.accelerate(model, images)
     assert torch.equal(torch.get_rng_state(), numbers)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(one.grad is None for one in model.parameters())
     assert model.training
-    words = {True: "fused", False: "its own forward"}
+    words = dict(zip(("torch", "torch in channels_last", "native"), WORDS, strict=True))
     said = f"training: {words[training]}, evaluation: {words[evaluation]}, of two layers"
     for other in (network, copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
-        assert (other.train().fused_graph is not None) == training
-        assert (other.eval().fused_graph is not None) == evaluation
-        assert (said in repr(other)) == (not (training and evaluation))
-        assert other.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+        assert (other.train().fused_graph is not None) == (training == "native")
+        assert (other.eval().fused_graph is not None) == (evaluation == "native")
+        assert said in repr(other)
+        assert other.conv1.weight.is_contiguous()
         assert_alike(other, copy.deepcopy(theirs), images)
+
+
+WORDS = ("own forward", "own forward in channels_last", "fused")
 
 
 def assert_alike(ours: nn.Module, theirs: nn.Module, images: Tensor) -> None:
@@ -173,13 +163,30 @@ def assert_alike(ours: nn.Module, theirs: nn.Module, images: Tensor) -> None:
         torch.testing.assert_close(mine, true, rtol=1e-3, atol=1e-4)
 
 
-def test_a_model_that_is_quickest_as_it_is_is_left_so(
-    model: Network, images: Tensor, monkeypatch: pytest.MonkeyPatch
+class AsksForTheLayout(Network):
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.bn1(self.conv1(x)))
+        return self.fc(self.dropout(x.view(x.shape[0], 8, -1).mean(2)))
+
+
+class ChangesItsImages(Network):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mul_(2))
+
+
+@pytest.mark.parametrize("kind", [AsksForTheLayout, ChangesItsImages])
+def test_another_layout_is_offered_only_where_nobody_could_tell(
+    kind: type[Network], images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(autotune, "fastest", deciding(as_given="torch"))
-    assert lasfast.accelerate(model, images) is model
-    assert model.conv1.weight.is_contiguous()
-    assert not model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    offered: list[list[str]] = []
+
+    def fastest(key: str, device: torch.device, ways: dict[str, Callable[[], None]], runs: int) -> str:
+        offered.append(list(ways))
+        return "native"
+
+    monkeypatch.setattr(autotune, "fastest", fastest)
+    lasfast.accelerate(kind(), images)
+    assert offered == [["torch", "native"]] * 2
 
 
 def test_frozen_norms_are_timed_as_such(
@@ -196,7 +203,7 @@ def test_frozen_norms_are_timed_as_such(
 
     monkeypatch.setattr(autotune, "fastest", fastest)
     lasfast.accelerate(model, images)
-    assert seen == [False] * 8
+    assert seen == [False] * 6
     assert model.bn2.training
     assert not model.bn1.training
 
@@ -208,7 +215,8 @@ def test_the_environment_decides(
     monkeypatch.setenv("LASFAST_CHOICE", wanted)
     forbid_steps(monkeypatch)
     network = lasfast.accelerate(model, images)
-    assert (network is model) == (wanted == "torch")
+    for training in (True, False):
+        assert (network.train(training).fused_graph is None) == (wanted == "torch")
 
 
 def test_images_are_a_tensor(model: Network) -> None:

@@ -62,6 +62,11 @@ BOTH = {
     "dropout": {"dropout": 0.5},
     "bf16": {"precision": "bf16", "loss_scale": 128.0},
     "planes": {"channels_last": False},
+    "exponential": {
+        "supernet_schedule": "exponential",
+        "standalone_schedule": "exponential",
+        "exponential_end": 0.1,
+    },
     "supernet-cosine": {"supernet_schedule": "cosine", "supernet_ramp_epochs": 0.5},
 }
 """Settings of supernets and of networks on their own."""

@@ -1,15 +1,17 @@
-"""`lasfast search layernas|evolution|regularized|predictor|local`: search an option for each layer.
+"""`lasfast search auto|layernas|evolution|regularized|predictor|local|pareto`: search options of layers.
 
 The search is in a supernet that is trained beforehand, or in a table of trained networks.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
+from lasfast.cli.display import make_console
 from lasfast.cli.earlier import names_run
 from lasfast.cli.functions import load_function
 from lasfast.cli.options import ChoiceOptions, command, panel
@@ -20,11 +22,13 @@ from lasfast.searchers import (
     Evolution,
     LayerNAS,
     LocalSearch,
+    ParetoLocalSearch,
     Predictor,
     RegularizedEvolution,
     Searcher,
 )
-from lasfast.spaces import ChoiceSpace
+from lasfast.searchers.choose import choose, fitting_population
+from lasfast.spaces import Architecture, ChoiceSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,7 @@ class LayerNASOptions(ChoiceSearchOptions):
     children: Annotated[int, panel("Search", "Children of each parent, T.")] = 2
     select: Annotated[
         str, panel("Search", "Which candidates are parents: random (the paper) or best (ours).")
-    ] = "random"
+    ] = "best"
     whole_layers: Annotated[
         bool,
         panel(
@@ -88,8 +92,16 @@ class LayerNASOptions(ChoiceSearchOptions):
 class EvolutionOptions(ChoiceSearchOptions):
     """Options of evolutionary search."""
 
-    population: Annotated[int, panel("Search", "Architectures of a generation, P.")] = 50
-    generations: Annotated[int, panel("Search", "Generations after the first, T.")] = 20
+    population: Annotated[
+        int | None,
+        panel("Search", "Architectures of a generation, P (default: 50; 20 for up to 200 --evaluations)."),
+    ] = None
+    generations: Annotated[
+        int | None,
+        panel(
+            "Search", "Generations after the first, T (default: 20; with --evaluations, as many as it takes)."
+        ),
+    ] = None
     top: Annotated[int, panel("Search", "How many of the best so far are parents, k.")] = 10
     probability: Annotated[float, panel("Search", "Probability that a decision mutates.")] = 0.1
 
@@ -98,7 +110,9 @@ class EvolutionOptions(ChoiceSearchOptions):
 class RegularizedEvolutionOptions(ChoiceSearchOptions):
     """Options of regularized evolution."""
 
-    population: Annotated[int, panel("Search", "Members, P.")] = 50
+    population: Annotated[
+        int | None, panel("Search", "Members, P (default: 50; 20 for up to 200 --evaluations).")
+    ] = None
     sample: Annotated[int, panel("Search", "How many members a parent is the best of, S.")] = 10
     evaluations: Annotated[int, panel("Search", "Architectures to measure in all.")] = 1000
     children: Annotated[int, panel("Search", "Children of a step.")] = 1
@@ -113,6 +127,22 @@ class LocalSearchOptions(ChoiceSearchOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AutoOptions(ChoiceSearchOptions):
+    """Options of the search that is chosen by its budget."""
+
+    evaluations: Annotated[int, panel("Search", "Architectures to measure in all.")] = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParetoOptions(ChoiceSearchOptions):
+    """Options of Pareto local search."""
+
+    initial: Annotated[int, panel("Search", "Random architectures to begin with.")] = 10
+    evaluations: Annotated[int, panel("Search", "Architectures to measure in all.")] = 400
+    children: Annotated[int, panel("Search", "Neighbours of a step, which are measured together.")] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictorOptions(ChoiceSearchOptions):
     """Options of predictor-guided search."""
 
@@ -123,6 +153,52 @@ class PredictorOptions(ChoiceSearchOptions):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
+
+    @command(app, "auto", AutoOptions)
+    def auto(options: AutoOptions) -> None:
+        """Search with what finds most within the number of evaluations: a predictor, or evolution.
+
+        A predictor says what to measure for up to 1,000 evaluations; beyond, a population evolves.
+
+        **Examples**
+
+        lasfast search auto --data cifar10 --supernet proxyless --constraint "flops<=20M" --evaluations 500
+
+        lasfast search auto --table nasbench_macro.npz --constraint "flops<=42M" --evaluations 100
+        """
+
+        def make(space: ChoiceSpace, constraint: Constraint | None) -> Searcher:
+            return choose(space, constraint=constraint, evaluations=options.evaluations, seed=options.seed)
+
+        _search("auto", options, make)
+
+    @command(app, "pareto", ParetoOptions)
+    def pareto(options: ParetoOptions) -> None:
+        """Improve the whole front of accuracy and a cost, by neighbours of what is on it.
+
+        The cost is the first one of the constraint; flops>=0 bounds nothing.
+
+        **Examples**
+
+        lasfast search pareto --data cifar10 --constraint "flops<=50M" --children 20
+
+        lasfast search pareto --table nasbench_macro.npz --constraint "flops>=0" --evaluations 400
+        """
+
+        def make(space: ChoiceSpace, constraint: Constraint | None) -> Searcher:
+            if constraint is None:
+                raise ValueError("--constraint must be given: it names the cost of the front, as flops>=0")
+            return ParetoLocalSearch(
+                space,
+                cost=constraint.costs[constraint.bounds[0].cost],
+                constraint=constraint,
+                initial=options.initial,
+                evaluations=options.evaluations,
+                children=options.children,
+                seed=options.seed,
+            )
+
+        _search("pareto", options, make)
 
     @command(app, "layernas", LayerNASOptions)
     def layernas(options: LayerNASOptions) -> None:
@@ -165,11 +241,16 @@ def register(app: typer.Typer) -> None:
         """
 
         def make(space: ChoiceSpace, constraint: Constraint | None) -> Searcher:
+            population = options.population or fitting_population(options.evaluations)
+            generations = options.generations
+            if generations is None:
+                wanted = options.evaluations
+                generations = 20 if wanted is None else max(0, math.ceil(wanted / population) - 1)
             return Evolution(
                 space,
                 constraint=constraint,
-                population=options.population,
-                generations=options.generations,
+                population=population,
+                generations=generations,
                 top=options.top,
                 probability=options.probability,
                 seed=options.seed,
@@ -192,7 +273,7 @@ def register(app: typer.Typer) -> None:
             return RegularizedEvolution(
                 space,
                 constraint=constraint,
-                population=options.population,
+                population=options.population or fitting_population(options.evaluations),
                 sample=options.sample,
                 evaluations=options.evaluations,
                 children=options.children,
@@ -260,9 +341,16 @@ def _search(name: str, options: ChoiceSearchOptions, make: MakeSearcher) -> None
 
 def _layernas(options: LayerNASOptions, space: ChoiceSpace, constraint: Constraint | None) -> LayerNAS:
     if constraint is None:
-        raise ValueError("--constraint must be given: LayerNAS searches within a cost, as flops<=42M")
+        raise ValueError(
+            "--constraint must be given: LayerNAS searches within a cost, as flops<=42M, or flops>=0 for any"
+        )
     target, *others = constraint.bounds
     most = None if options.table is not None else LAYERNAS_EVALUATIONS
+    if math.isinf(target.low) and math.isfinite(target.high):
+        low, high = target.quantity(0.9 * target.high), target.quantity(target.high)
+        make_console(options.quiet).print(
+            f"a range finds more with fewer evaluations: --constraint '{low}<={target.cost}<={high}'"
+        )
     return LayerNAS(
         space,
         cost=constraint.costs[target.cost],
@@ -272,9 +360,16 @@ def _layernas(options: LayerNASOptions, space: ChoiceSpace, constraint: Constrai
         parents=None if options.whole_layers else options.parents,
         children=None if options.whole_layers else options.children,
         select=options.select,
-        default=None if options.default is None else space.parse(options.default),
+        default=None if options.default is None else _default(space, options.default),
         constraint=Constraint(others, constraint.costs) if others else None,
         phi=None if options.phi is None else load_function("--phi", options.phi),
         evaluations=most if options.evaluations is None else options.evaluations,
         seed=options.seed,
     )
+
+
+def _default(space: ChoiceSpace, text: str) -> Architecture:
+    try:
+        return space.parse(text)
+    except ValueError as error:
+        raise ValueError(f"--default {text}: {error}") from error

@@ -139,8 +139,9 @@ class FrontDisplay(Callback):
     def on_start(self, study: Study) -> None:
         """Remember the study, and say how many architectures it measures."""
         self._study = study
-        if study.searcher.most is not None:
-            self._most = min(study.searcher.most, study.evaluator.space.count())
+        budgets = [one for one in (study.searcher.most, study.evaluations) if one is not None]
+        if budgets:
+            self._most = min(*budgets, study.evaluator.space.count())
             self.console.print(f"{self._most} architectures are measured, at most")
 
     def on_progress(self, progress: Training) -> None:
@@ -154,9 +155,12 @@ class FrontDisplay(Callback):
         self._measured += len(measurements)
         self._tell_measured()
         searcher, evaluator = self._study.searcher, self._study.evaluator
-        if not any(searcher.may_win(architecture) for architecture, _ in searcher.history[-1]):
+        if not any(searcher.may_win(measurement.architecture) for measurement in measurements):
             return
-        architecture, value = searcher.best
+        try:
+            architecture, value = searcher.best
+        except RuntimeError:  # the budget ended in the first step
+            return
         if architecture != self._best:
             self._best = architecture
             text = evaluator.space.format(architecture)

@@ -517,6 +517,13 @@ class StudyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetOptions(StudyOptions):
+    """Options of every search that measures many architectures."""
+
+    evaluations: Annotated[int | None, panel("Search", "Architectures to measure at most.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, TrainingCommandOptions):
     """Options of every search of a supernet."""
 
@@ -567,16 +574,32 @@ class FinalistOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(
-    ModelSearchOptions, StepOptions, SupernetSearchOptions, SupernetOptions, DistillOptions, FinalistOptions
+    BudgetOptions,
+    ModelSearchOptions,
+    StepOptions,
+    SupernetSearchOptions,
+    SupernetOptions,
+    DistillOptions,
+    FinalistOptions,
 ):
     """Options of every search of layer assignments."""
 
-    depth: Annotated[int, panel("Search", "Layers of the assignments that the search ends with.")] = 9
+    depth: Annotated[
+        int,
+        panel(
+            "Search", "Layers of the assignments that the search ends with; of a table, as many as it has."
+        ),
+    ] = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceOptions(
-    ModelSearchOptions, OneShotOptions, SupernetSearchOptions, DistillOptions, FinalistOptions
+    BudgetOptions,
+    ModelSearchOptions,
+    OneShotOptions,
+    SupernetSearchOptions,
+    DistillOptions,
+    FinalistOptions,
 ):
     """Options of every search of a supernet of choices."""
 

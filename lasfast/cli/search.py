@@ -33,7 +33,7 @@ app = typer.Typer(
 
 
 @dataclass(frozen=True, kw_only=True)
-class NIROptions(SearchOptions):
+class NIROptions(SearchOptions, TableOptions):
     """Options of NIR."""
 
     beam: Annotated[int, panel("Search", "Assignments of each depth that are kept as parents.")] = 1
@@ -51,7 +51,9 @@ class NIROptions(SearchOptions):
 class RandomOptions(SearchOptions, ChoiceOptions, TableOptions):
     """Options of random search."""
 
-    samples: Annotated[int, panel("Search", "How many architectures to try.")] = 20
+    samples: Annotated[
+        int, panel("Search", "How many architectures to try, unless --evaluations says it.")
+    ] = 20
 
 
 @command(app, "nir", NIROptions)
@@ -71,13 +73,22 @@ def nir(options: NIROptions) -> None:
 
     lasfast search nir --data imagefolder:photos --model mymodule.py:make_network --depth 6
 
+    lasfast search nir --table runs/dataset/table.csv --depth 8
+
     torchrun --nproc-per-node 2 -m lasfast search nir --data cifar10 --depth 15
     """
 
     def make(space: Any, constraint: Constraint | None) -> Searcher:
         return NIR(space, depth=options.depth, beam=options.beam, constraint=constraint)
 
-    if names_run(options):
+    def make_of_table(space: Any, constraint: Constraint | None) -> Searcher:
+        depth = min(options.depth, space.max_depth)
+        return NIR(space, depth=depth, beam=options.beam, constraint=constraint)
+
+    if options.table is not None:
+        refuse(options, ["update"], "is for supernets of layer assignments, not for a --table")
+        search_table("nir", options, options, make_of_table, assignments=True)
+    elif names_run(options):
         search_again("nir", options, make)
     elif options.model is not None:
         if options.vary == "widths":
@@ -107,14 +118,13 @@ def random(options: RandomOptions) -> None:
 
     lasfast search random --table nasbench_macro.npz --constraint "flops<=42M" --samples 400
     """
+    samples = options.samples if options.evaluations is None else options.evaluations
 
     def make(space: Any, constraint: Constraint | None) -> Searcher:
-        return Random(space, samples=options.samples, constraint=constraint, seed=options.seed)
+        return Random(space, samples=samples, constraint=constraint, seed=options.seed)
 
     def make_of_depth(space: Any, constraint: Constraint | None) -> Searcher:
-        return Random(
-            space, samples=options.samples, depth=options.depth, constraint=constraint, seed=options.seed
-        )
+        return Random(space, samples=samples, depth=options.depth, constraint=constraint, seed=options.seed)
 
     if options.table is not None:
         search_table("random", options, options, make)

@@ -19,6 +19,7 @@ from lasfast.cli.earlier import EarlierRun, SavedWeights
 from lasfast.cli.finish import Ending, finish, leave_best
 from lasfast.cli.model import begins_untrained, check_for_model, check_without_model, make_model_supernet
 from lasfast.cli.options import (
+    BudgetOptions,
     ChoiceOptions,
     FinalistOptions,
     ModelSearchOptions,
@@ -261,6 +262,7 @@ def run_search(
             directory=directory,
             callbacks=[display],
             baselines=_baselines(options, supernet),
+            evaluations=options.evaluations if isinstance(options, BudgetOptions) else None,
         )
         console.print(Text.assemble((name, "bold"), f" search{what} in {directory}"))
         console.print(f"{data!r}")

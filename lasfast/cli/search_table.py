@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.text import Text
 
 from lasfast.cli.config import write_config
-from lasfast.cli.display import FrontDisplay, make_console, show_written
+from lasfast.cli.display import FrontDisplay, format_seconds, make_console, show_written
 from lasfast.cli.options import (
+    BudgetOptions,
     ChoiceOptions,
     MachineOptions,
     SearchOptions,
@@ -22,12 +25,12 @@ from lasfast.cli.options import (
     refuse,
 )
 from lasfast.constraints import Constraint
-from lasfast.measurements.table import ArchitectureTable, Schema
+from lasfast.measurements.schema import SECONDS, Schema
+from lasfast.measurements.table import ArchitectureTable, mean_of_runs
 from lasfast.measurements.tabular import TabularEvaluator
 from lasfast.report import Run, front_table, plot_search
 from lasfast.runtime import distributed
 from lasfast.searchers import Searcher
-from lasfast.spaces import ChoiceSpace
 from lasfast.study.files import JOURNAL, RESULT
 from lasfast.study.result import StudyResult
 from lasfast.study.study import Study
@@ -42,48 +45,106 @@ class TableOptions:
         panel("Table", "Search in this table of trained networks (.npz or .csv) and train nothing."),
     ] = None
     architecture_column: Annotated[
-        str, panel("Table", "Column of architectures: ints [N, layers] in .npz, text such as 2-0-1 in .csv.")
-    ] = "arch"
+        str | None,
+        panel(
+            "Table",
+            "Column of architectures: ints [N, layers] in .npz, or text such as 2-0-1 (default: arch, or "
+            "architecture as lasfast dataset writes it).",
+        ),
+    ] = None
     accuracy_column: Annotated[
-        str, panel("Table", "Column of accuracies: shares or percent; in .npz also [N, runs].")
-    ] = "mean_acc"
-    cost_columns: Annotated[str, panel("Table", "Columns of costs, by which constraints name them.")] = (
-        "flops,params"
-    )
+        str | None,
+        panel(
+            "Table",
+            "Column of accuracies: shares or percent; in .npz also [N, runs], and NAME[SET] for a set of "
+            "[N, sets, ...] (default: mean_acc, or top1).",
+        ),
+    ] = None
+    test_column: Annotated[
+        str | None,
+        panel("Table", "Column of accuracies that the search does not see, for its end."),
+    ] = None
+    cost_columns: Annotated[
+        str | None,
+        panel(
+            "Table",
+            "Columns of costs, [NAME=]COLUMN[:UNIT], such as flops=MACs:M,latency=t:ms (default: flops and "
+            "params, where they are there).",
+        ),
+    ] = None
+    time_column: Annotated[
+        str | None,
+        panel("Table", "Column of training times, COLUMN[:UNIT] (seconds by default)."),
+    ] = None
+    key_column: Annotated[
+        str | None,
+        panel("Table", "Column that architectures of one function share; one is measured."),
+    ] = None
     table_run: Annotated[
         int | None, panel("Table", "Take the accuracies of this run, from 0 (default: their mean).")
+    ] = None
+    seconds: Annotated[
+        float | None,
+        panel("Table", "Seconds that training what is measured may take in all, by the --time-column."),
     ] = None
 
 
 def read_table(options: TableOptions) -> ArchitectureTable:
     """Read the table that the options name; ValueError where it cannot be read."""
     assert options.table is not None
-    costs = tuple(name.strip() for name in options.cost_columns.split(",") if name.strip())
-    return ArchitectureTable.load(
-        options.table, Schema(options.architecture_column, options.accuracy_column, costs)
-    )
+    costs = options.cost_columns
+    given = {
+        "architecture": options.architecture_column,
+        "accuracy": options.accuracy_column,
+        "costs": None if costs is None else Schema.split(costs),
+        "test": options.test_column,
+        "seconds": options.time_column,
+        "key": options.key_column,
+    }
+    schema = Schema.of(options.table)
+    replaced: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return ArchitectureTable.load(options.table, dataclasses.replace(schema, **replaced))
 
 
 def search_table(
     name: str,
     options: TableOptions,
-    study_options: StudyOptions,
-    make_searcher: Callable[[ChoiceSpace, Constraint | None], Searcher],
+    study_options: BudgetOptions,
+    make_searcher: Callable[[Any, Constraint | None], Searcher],
+    *,
+    assignments: bool = False,
 ) -> None:
-    """Search the table, and show and write what was found."""
-    of_networks = names_of(SearchOptions, ChoiceOptions) - names_of(StudyOptions, MachineOptions) - {"seed"}
+    """Search the table, and show and write what was found.
+
+    Args:
+        name: the name of the search method.
+        options: the table.
+        study_options: the options of any search.
+        make_searcher: makes the searcher of a space and a constraint.
+        assignments: whether the space is that of layer assignments, which have a depth.
+    """
+    of_searches = names_of(StudyOptions, BudgetOptions, MachineOptions) | {"seed"}
+    of_networks = names_of(SearchOptions, ChoiceOptions) - of_searches - ({"depth"} if assignments else set())
     refuse(options, of_networks, "is not for the search of a --table")
     console = make_console(study_options.quiet)
     table = read_table(options)
-    evaluator = TabularEvaluator(table, run=options.table_run)
+    space = table.assignments() if assignments else table.space()
+    training_cost = None if options.time_column is None else SECONDS
+    evaluator = TabularEvaluator(table, space=space, run=options.table_run, training_cost=training_cost)
     constraint = None
     if study_options.constraint is not None:
         constraint = Constraint(study_options.constraint, {cost: table.cost(cost) for cost in table.costs})
-    space = table.space()
     searcher = make_searcher(space, constraint)
     assert options.table is not None
     directory = study_options.directory or Path("runs") / f"{name}-{options.table.stem}"
-    study = Study(searcher, evaluator, directory=directory, callbacks=[FrontDisplay(console)])
+    study = Study(
+        searcher,
+        evaluator,
+        directory=directory,
+        callbacks=[FrontDisplay(console)],
+        evaluations=study_options.evaluations,
+        seconds=options.seconds,
+    )
     within = "" if constraint is None else f" within {constraint}"
     console.print(
         Text.assemble((name, "bold"), f" search of {space}{within}, {options.table}, in {directory}")
@@ -104,14 +165,23 @@ def _finish(
     constraint: Constraint | None,
 ) -> None:
     assert study.directory is not None
+    assert isinstance(study.evaluator, TabularEvaluator)
+    evaluator, within = study.evaluator, constraint or (lambda _: True)
     run = Run.load(study.directory)
     console.print(front_table(f"{run.title}: the Pareto front", run.front))
-    architecture, accuracy = table.best(constraint or (lambda _: True))
+    architecture, accuracy = table.best(within)
     picture = plot_search(run, study.directory / "search.png")
-    console.print(f"{len(result.measurements)} of {len(table)} architectures measured")
-    console.print(
-        f"the best there is: {study.evaluator.space.format(architecture)}  top-1 {100 * accuracy:.2f} %"
-    )
-    make_console().print(f"best: {result.best}")
+    measured = [measurement.architecture for measurement in result.measurements]
+    console.print(f"{len(measured)} of {len(table)} architectures measured")
+    if evaluator.training_cost is not None:
+        console.print(f"training them takes {format_seconds(math.fsum(evaluator.trainings(measured)))}")
+    text = f"the best there is: {evaluator.space.format(architecture)}  top-1 {100 * accuracy:.2f} %"
+    if table.test_accuracies is not None:
+        tests = mean_of_runs(table.test_accuracies)
+        most = max(tests[row] for row, one in enumerate(table.architectures) if within(one))
+        text += f", test {100 * tests[table.row(architecture)]:.2f} %; the highest test {100 * most:.2f} %"
+    console.print(text)
+    test = "" if result.best.test_top1 is None else f"  test {100 * result.best.test_top1:.2f} %"
+    make_console().print(f"best: {result.best}{test}")
     written = {JOURNAL: "every measurement", RESULT: "all candidates with costs", picture.name: "the picture"}
     show_written(console, study.directory, written)

@@ -13,7 +13,7 @@ _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _COUNTS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
 _BYTES = {"": 1.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_UNITS = {"latency": _SECONDS, "memory": _BYTES}
+_UNITS = {"latency": _SECONDS, "seconds": _SECONDS | {"min": 60.0, "h": 3600.0}, "memory": _BYTES}
 _SHARES = {"%": 0.01, "x": 1.0}
 _NUMBER = r"[0-9.]+(?:e[+-]?[0-9]+)?"
 _BOUND = re.compile(
@@ -57,7 +57,7 @@ class Bound:
 
     def quantity(self, number: float, digits: int = 6) -> str:
         """Return a number of this cost in the largest unit that it has one of: `85.1M`, `12ms`."""
-        units = _UNITS.get(self.cost.partition("@")[0], _COUNTS)
+        units = units_of(self.cost)
         decimal = {size: unit for unit, size in reversed(units.items()) if "i" not in unit}
         size = max((one for one in decimal if one <= abs(number)), default=1.0)
         return f"{number / size:.{digits}g}{decimal[size]}"
@@ -73,9 +73,10 @@ def parse_bounds(text: str, whole: Callable[[str], float] | None = None) -> tupl
     """Read bounds from text; return one for each cost that it names, in order.
 
     The text is `name<=number`, `name>=number` or `number<=name<=number`, joined by commas. A number may have
-    a unit: k, M, G, T (powers of 1000) or Ki, Mi, Gi, Ti (of 1024) for counts; s, ms, us for `latency`; kB,
-    MB, GB, KiB, MiB, GiB for `memory`. After the last number, `@where` says where the cost was measured. With
-    `%` or `x`, a number is relative to the cost of a whole network: `flops<=50%`, `latency<=0.5x@cpu`.
+    a unit: k, M, G, T (powers of 1000) or Ki, Mi, Gi, Ti (of 1024) for counts; s, ms, us for `latency`, with
+    min and h also for `seconds` (of training); kB, MB, GB, KiB, MiB, GiB for `memory`. After the last number,
+    `@where` says where the cost was measured. With `%` or `x`, a number is relative to the cost of a whole
+    network: `flops<=50%`, `latency<=0.5x@cpu`.
 
     Args:
         text: the text.
@@ -104,10 +105,14 @@ def parse_bounds(text: str, whole: Callable[[str], float] | None = None) -> tupl
     return tuple(Bound(cost, given[">="], given["<="]) for cost, given in sides.items())
 
 
+def units_of(cost: str) -> dict[str, float]:
+    """Return the units that a cost's numbers may have, with their sizes: such as 1e-3 for ms."""
+    return _UNITS.get(cost.partition("@")[0], _COUNTS)
+
+
 def _number(text: str, unit: str, cost: str, part: str, whole: Callable[[str], float] | None) -> float:
     """Return a limit of a cost; ValueError for a malformed number or a unit that does not fit the cost."""
-    name = cost.partition("@")[0]
-    units = _UNITS.get(name, _COUNTS)
+    name, units = cost.partition("@")[0], units_of(cost)
     try:
         number = as_finite("limit", float(text))
     except ValueError:

@@ -4,7 +4,8 @@ from lasfast.measurements.evaluation import Evaluation
 from lasfast.measurements.journal import Journal, JournalError
 from lasfast.measurements.measurement import Measurement, as_value, paired_difference
 from lasfast.measurements.racing import Race, RaceResult
-from lasfast.measurements.table import ArchitectureTable, Schema
+from lasfast.measurements.schema import Schema
+from lasfast.measurements.table import ArchitectureTable
 from lasfast.measurements.tabular import TabularEvaluator
 
 __all__ = [

@@ -7,10 +7,10 @@ is such a table; others are read from npz or csv files.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +18,30 @@ import numpy as np
 
 from lasfast.constraints import Cost, NamedCost, UnknownCostError
 from lasfast.core.checks import check_choice
-from lasfast.core.csv_rows import read_rows
-from lasfast.spaces import Architecture, ChoiceSpace
+from lasfast.measurements.schema import Columns, Schema
+from lasfast.spaces import Architecture, ChoiceSpace, ListedAssignmentSpace, ListedSpace
 
-
-@dataclass(frozen=True)
-class Schema:
-    """Names the columns of a table that hold architectures, accuracies and costs.
-
-    Attributes:
-        architecture: the column of architectures: ints [N, layers] in npz, text such as 2-0-1 in csv.
-        accuracy: the column of accuracies, [N]; in npz also [N, runs], for networks trained several times.
-            They are shares from 0 to 1, or percent if any is above 1.
-        costs: the columns of costs, numbers [N]; a cost is known by its column's name.
-    """
-
-    architecture: str = "arch"
-    accuracy: str = "mean_acc"
-    costs: tuple[str, ...] = ("flops", "params")
+logger = logging.getLogger("lasfast")
 
 
 class ArchitectureTable:
     """A table of architectures with the accuracies that they were trained to and their costs.
 
     Args:
-        architectures: ints [N, layers], each row once.
-        accuracies: [N] or [N, runs], shares from 0 to 1.
-        costs: name -> [N].
+        architectures: ints [N, decisions], each row once.
+        accuracies: [N] or [N, runs], shares from 0 to 1; NaN where a run was not made.
+        costs: name -> [N]. The cost `seconds` is how long a training took.
+        test_accuracies: accuracies that a search does not see, as `accuracies`; None for none.
+        keys: for each row, what those that compute the same function share; None takes all for different.
+        names: for each decision, the names of its options from 0 on; None names them by their numbers.
 
     Attributes:
         architectures: tuples of ints, in the order of the table.
         accuracies: float64 [N, runs].
         costs: name -> float64 [N].
+        test_accuracies: float64 [N, runs], or None.
+        keys: a list, or None.
+        names: tuples of strings, or None.
 
     Raises:
         TypeError, ValueError: shapes that do not fit together, numbers out of range, or an architecture
@@ -57,7 +49,14 @@ class ArchitectureTable:
     """
 
     def __init__(
-        self, architectures: np.ndarray, accuracies: np.ndarray, costs: Mapping[str, np.ndarray]
+        self,
+        architectures: np.ndarray,
+        accuracies: np.ndarray,
+        costs: Mapping[str, np.ndarray],
+        *,
+        test_accuracies: np.ndarray | None = None,
+        keys: Sequence[Hashable] | None = None,
+        names: Sequence[Sequence[str]] | None = None,
     ) -> None:
         architectures = np.asarray(architectures)
         if architectures.ndim != 2 or not architectures.size or architectures.dtype.kind not in "iu":
@@ -66,46 +65,60 @@ class ArchitectureTable:
             )
         self.architectures: list[Architecture] = [tuple(row) for row in architectures.tolist()]
         self._rows = {architecture: row for row, architecture in enumerate(self.architectures)}
-        if len(self._rows) < len(self.architectures):
+        rows = len(self.architectures)
+        if len(self._rows) < rows:
             twice = next(one for row, one in enumerate(self.architectures) if self._rows[one] != row)
             raise ValueError(f"architectures must be different, but {twice} is there more than once")
-        self.accuracies = _numbers("accuracies", accuracies, len(self.architectures))
-        if not ((self.accuracies >= 0) & (self.accuracies <= 1)).all():
-            extremes = self.accuracies.min(), self.accuracies.max()
-            raise ValueError(f"accuracies must be shares from 0 to 1, got {extremes[0]} to {extremes[1]}")
-        self.costs = {
-            name: _numbers(f"cost {name}", numbers, len(self.architectures), columns=1)[:, 0]
-            for name, numbers in costs.items()
-        }
+        self.accuracies = _shares("accuracies", accuracies, rows)
+        self.test_accuracies = (
+            None if test_accuracies is None else _shares("test_accuracies", test_accuracies, rows)
+        )
+        self.costs = {name: _numbers(f"cost {name}", one, rows)[:, 0] for name, one in costs.items()}
+        self.keys = None if keys is None else list(keys)
+        if self.keys is not None and len(self.keys) != rows:
+            raise ValueError(f"keys must be one for each of the {rows} architectures, got {len(self.keys)}")
+        self.names = None if names is None else tuple(map(tuple, names))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], schema: Schema | None = None) -> ArchitectureTable:
         """Read a table from an .npz or .csv file.
 
+        Rows without an accuracy, or without one of the numbers that are asked for, are left out, which is
+        logged.
+
         Args:
             path: the file. The columns of a .csv may be separated by commas, semicolons or tabs: the first
                 line, which names them, decides.
-            schema: which columns to read; the default is that of NAS-Bench-Macro.
+            schema: which columns to read; None is `Schema.of(path)`.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is no table, lacks a column, or has values that are out of range; it is
                 named.
         """
-        path, schema = Path(path), schema or Schema()
-        suffix = path.suffix.lower()
-        check_choice("the table's suffix", suffix, (".npz", ".csv"))
+        path = Path(path)
+        schema = schema or Schema.of(path)
         try:
-            columns = _read_npz(path) if suffix == ".npz" else _read_csv(path, schema)
-            wanted = (schema.architecture, schema.accuracy, *schema.costs)
-            missing = [name for name in wanted if name not in columns]
-            if missing:
-                raise ValueError(f"there is no column {', '.join(missing)}; it has {', '.join(columns)}")
-            accuracies = np.asarray(columns[schema.accuracy], dtype=np.float64)
-            if accuracies.size and accuracies.max() > 1:
-                accuracies = accuracies / 100
-            costs = {name: columns[name] for name in schema.costs}
-            return cls(columns[schema.architecture], accuracies, costs)
+            columns = Columns.read(path, schema)
+            architectures, names = columns.architectures()
+            accuracies = columns.shares(schema.accuracy)
+            tests = None if schema.test is None else columns.shares(schema.test)
+            costs = {one.name: columns.cost(one) for one in schema.costs_read()}
+            keys = None if schema.key is None else columns.keys(schema.key)
+            known = [accuracies, *costs.values(), *([] if tests is None else [tests])]
+            full = np.all([np.isfinite(one).any(axis=1) for one in known], axis=0)
+            if not full.any():
+                raise ValueError("accuracies must be finite numbers in some row where costs are, too")
+            if lacking := int((~full).sum()):
+                logger.warning("%s: %d of %d rows lack a number and are left out", path, lacking, len(full))
+            return cls(
+                architectures[full],
+                accuracies[full],
+                {name: column[full] for name, column in costs.items()},
+                test_accuracies=None if tests is None else tests[full],
+                keys=None if keys is None else [key for key, one in zip(keys, full, strict=True) if one],
+                names=names,
+            )
         except (ValueError, TypeError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no table of architectures by {schema}: {error}") from error
 
@@ -146,26 +159,39 @@ class ArchitectureTable:
         Raises:
             ValueError: `accept` takes none.
         """
-        means = self.accuracies.mean(axis=1)
+        means = mean_of_runs(self.accuracies)
         accepted = [row for row, architecture in enumerate(self.architectures) if accept(architecture)]
         if not accepted:
             raise ValueError("accept must take at least one architecture of the table, it takes none")
         row = max(accepted, key=means.__getitem__)
         return self.architectures[row], float(means[row])
 
-    def space(self) -> ChoiceSpace:
-        """Return the space of all combinations of the options that the table has at each layer.
+    def space(self) -> ChoiceSpace | ListedSpace:
+        """Return the space of the architectures.
+
+        That is a `ChoiceSpace` where the table holds all combinations of its options, numbered from 0, and
+        no two of the same function; else the list of those that it holds.
+        """
+        counts = [int(most) + 1 for most in np.max(self.architectures, axis=0)]
+        if self.keys is None and np.min(self.architectures) >= 0:
+            layers = counts if self.names is None else [list(names) for names in self.names]
+            space = ChoiceSpace(layers)
+            if len(self) == space.count():
+                return space
+        return ListedSpace(self.architectures, names=self.names, keys=self.keys)
+
+    def assignments(self) -> ListedAssignmentSpace:
+        """Return the table's architectures as layer assignments, which NIR searches.
 
         Raises:
-            ValueError: the table does not hold all of them.
+            ValueError: they are none.
         """
-        space = ChoiceSpace(int(most) + 1 for most in np.max(self.architectures, axis=0))
-        if np.min(self.architectures) < 0 or len(self) != space.count():
+        if self.names is not None or np.min(self.architectures) < 1:
             raise ValueError(
-                f"the table must hold every architecture of {space}, {space.count()} in all, with options "
-                f"numbered from 0; it holds {len(self)}"
+                "architectures must be layer assignments, with at least 1 layer in each group, got "
+                f"{self.space().format(self.architectures[0])}"
             )
-        return space
+        return ListedAssignmentSpace(self.architectures)
 
     def digest(self) -> str:
         """Return a short text that tells one table's content from another's."""
@@ -173,35 +199,42 @@ class ArchitectureTable:
         checksum.update(self.accuracies.tobytes())
         for name, column in sorted(self.costs.items()):
             checksum.update(name.encode() + column.tobytes())
+        if self.test_accuracies is not None:
+            checksum.update(b"test" + self.test_accuracies.tobytes())
+        if self.keys is not None or self.names is not None:
+            checksum.update(repr((self.keys, self.names)).encode())
         return checksum.hexdigest()[:16]
 
 
-def _numbers(name: str, values: Any, rows: int, columns: int | None = None) -> np.ndarray:
-    """Return finite numbers as float64 [rows, columns]; raise ValueError where they are something else."""
+def mean_of_runs(accuracies: np.ndarray) -> np.ndarray:
+    """Return the mean accuracy of the runs that were made, [N], of accuracies [N, runs]."""
+    return accuracies.mean(axis=1) if np.isfinite(accuracies).all() else np.nanmean(accuracies, axis=1)
+
+
+def _shares(name: str, values: Any, rows: int) -> np.ndarray:
+    """Return accuracies as float64 [rows, runs]; raise ValueError where they are something else."""
+    shares = np.asarray(values, dtype=np.float64)
+    if shares.ndim not in (1, 2) or len(shares) != rows or not shares.size:
+        raise ValueError(
+            f"{name} must have a number for each of the {rows} architectures, got shape {shares.shape}"
+        )
+    shares = shares.reshape(rows, -1)
+    made = np.isfinite(shares)
+    if not made.any(axis=1).all() or np.isinf(shares).any():
+        raise ValueError(f"{name} must be finite numbers, at least one for each architecture")
+    if not ((shares[made] >= 0) & (shares[made] <= 1)).all():
+        extremes = shares[made].min(), shares[made].max()
+        raise ValueError(f"{name} must be shares from 0 to 1, got {extremes[0]} to {extremes[1]}")
+    return shares
+
+
+def _numbers(name: str, values: Any, rows: int) -> np.ndarray:
+    """Return finite numbers as float64 [rows, 1]; raise ValueError where they are something else."""
     numbers = np.asarray(values, dtype=np.float64)
-    fits = numbers.ndim in (1, 2) and len(numbers) == rows and numbers.size
-    if not fits or columns not in (None, numbers.size // rows):
+    if numbers.ndim not in (1, 2) or numbers.size != rows or len(numbers) != rows:
         raise ValueError(
             f"{name} must have a number for each of the {rows} architectures, got shape {numbers.shape}"
         )
     if not np.isfinite(numbers).all():
         raise ValueError(f"{name} must be finite numbers")
-    return numbers.reshape(rows, -1)
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-def _read_csv(path: Path, schema: Schema) -> dict[str, Any]:
-    names, rows = read_rows(path, (schema.architecture, schema.accuracy, *schema.costs))
-    columns: dict[str, Any] = {name: [row[at] for _, row in rows] for at, name in enumerate(names)}
-    for name in (schema.accuracy, *schema.costs):
-        if name in columns:
-            columns[name] = np.array(columns[name], dtype=np.float64)
-    if schema.architecture in columns:
-        columns[schema.architecture] = np.array(
-            [[int(option) for option in text.split("-")] for text in columns[schema.architecture]]
-        )
-    return columns
+    return numbers.reshape(rows, 1)

@@ -6,6 +6,7 @@ from lasfast.searchers.itnas import ITNAS
 from lasfast.searchers.layernas import LayerNAS
 from lasfast.searchers.local import LocalSearch
 from lasfast.searchers.nir import NIR
+from lasfast.searchers.pareto import ParetoLocalSearch
 from lasfast.searchers.predictor import Predictor
 from lasfast.searchers.random import Random
 
@@ -15,6 +16,7 @@ __all__ = [
     "Evolution",
     "LayerNAS",
     "LocalSearch",
+    "ParetoLocalSearch",
     "Predictor",
     "Random",
     "RegularizedEvolution",

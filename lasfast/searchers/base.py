@@ -207,13 +207,15 @@ class Searcher(abc.ABC):
         return True
 
     def admits(self, architecture: Architecture) -> bool:
-        """Return whether an architecture is known to meet the constraint.
+        """Return whether an architecture of the space is known to meet the constraint.
 
         One whose cost is not known is not admitted; the first time, that is logged.
 
         Raises:
             TypeError: the constraint says neither True nor False.
         """
+        if self.space.lacks(architecture):
+            return False
         if self.constraint is None:
             return True
         try:

@@ -46,10 +46,7 @@ class _Evolutionary(ProductSearcher):
                 architectures take their place.
         """
         new: dict[Architecture, None] = {}
-
-        def accept(architecture: Architecture) -> bool:
-            return architecture not in new and self.is_new(architecture)
-
+        accept = self.each_new()
         if len(self.known) == self.space.count():
             return []
         for wanted, operator in parts:

@@ -66,7 +66,8 @@ class LayerNAS(Searcher):
         children: how many children each of them gets, T; None is all.
         select: which candidates a step goes on from: "random" ones, as in the paper's example, or the "best",
             which is our addition.
-        default: the architecture of default options; None takes the dearest of each layer.
+        default: the architecture of default options; None takes the dearest of each layer. Where the space
+            lacks that, it takes the architecture with the most neighbours in the space, the dearest of these.
         constraint: says whether an architecture may win; the bounds of a `Constraint` prune as the target
             does.
         phi: gives the bucket of an architecture in place of Eq. 4.
@@ -122,14 +123,38 @@ class LayerNAS(Searcher):
         self.reach = Reach(space, limits, self.admits)
         self.cost = NamedCost(limits[0][0].cost, self.reach.cost)
         self._given_cost = cost
-        self.default = self.reach.dearest if default is None else space.validate(default)
+        self.default = self._default() if default is None else space.validate(default)
         if self.reach.reaches(()) is False:
             raise unmet(f"target must leave architectures of {space}", limits, self.reach.tried(), constraint)
-        ends = self.reach.cheapest, self.reach.dearest
-        self._extremes = [
-            tuple(self.reach.cost(self.complete(end[:layer])) for end in ends)
-            for layer in range(len(space.options) + 1)
-        ]
+        self._extremes = list(map(self._extremes_of, range(len(space.options) + 1)))
+
+    def _default(self) -> Architecture:
+        """Return the architecture of the dearest options, or one from which much of the space is near."""
+        if not self.space.lacks(self.reach.dearest):
+            return self.reach.dearest
+
+        def near(architecture: Architecture) -> tuple[int, float]:
+            neighbours = (
+                (*architecture[:layer], option, *architecture[layer + 1 :])
+                for layer, options in enumerate(self.space.options)
+                for option in options
+            )
+            return sum(not self.space.lacks(one) for one in neighbours), self.reach.cost(architecture)
+
+        return max(self.space.enumerate(), key=near)
+
+    def _extremes_of(self, layer: int) -> tuple[float, float]:
+        """Return what a layer's candidates of the cheapest and of the dearest options cost.
+
+        Where the space lacks one of these, it is the least and the greatest cost of a candidate.
+        """
+        ends = [self.complete(end[:layer]) for end in (self.reach.cheapest, self.reach.dearest)]
+        if not any(map(self.space.lacks, ends)):
+            cheapest, dearest = map(self.reach.cost, ends)
+            return cheapest, dearest
+        rest = self.default[layer:]
+        costs = [self.reach.cost(one) for one in self.space.enumerate() if one[layer:] == rest]
+        return min(costs), max(costs)
 
     def begin(self) -> None:
         """Forget all that was observed."""
@@ -221,9 +246,12 @@ class LayerNAS(Searcher):
         return children
 
     def _has_bucket(self, beginning: Architecture) -> bool:
-        """Return whether a candidate's cost, by which it is kept, is known."""
+        """Return whether a candidate is in the space, and its cost, by which it is kept, is known."""
+        architecture = self.complete(beginning)
+        if self.space.lacks(architecture):
+            return False
         try:
-            self.reach.cost(self.complete(beginning))
+            self.reach.cost(architecture)
         except UnknownCostError:
             return False
         return True

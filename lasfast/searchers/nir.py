@@ -62,13 +62,18 @@ class NIR(Searcher):
         """Return the heirs, which have one layer more than a parent, in each group in turn.
 
         Raises:
-            ValueError: none of the first heirs meets the constraint.
+            ValueError: none of the first heirs is in the space, or meets the constraint.
         """
         parents = [architecture for architecture, _ in self.kept] if self.history else [self.start]
         if sum(parents[0]) == self.depth:
             return []
         heirs = dict.fromkeys(child for parent in parents for child in self.space.inherit(parent))
         admitted = [heir for heir in heirs if self.admits(heir)]
+        if not self.history and all(map(self.space.lacks, heirs)):
+            raise ValueError(
+                f"space must have an assignment with one layer more than the start {self.start}, "
+                f"{self.space} has none"
+            )
         if not admitted and not self.history:
             what = f"constraint must leave assignments with one layer more than the start {self.start}"
             raise unmet(what, limits_of(self.constraint), heirs, self.constraint)

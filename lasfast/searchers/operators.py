@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from lasfast.constraints import BoundedSampler, Cost
@@ -46,6 +46,19 @@ def pareto_front(results: Iterable[Result], cost: Cost) -> list[Result]:
         if not front or result[1] > front[-1][1]:
             front.append(result)
     return front
+
+
+def one_of_each(space: SearchSpace, accept: Callable[[Architecture], bool]) -> Callable[[Architecture], bool]:
+    """Return a function that accepts what `accept` does, but one of those that share a key alone."""
+    keys: set[Hashable] = set()
+
+    def first(architecture: Architecture) -> bool:
+        if not accept(architecture) or (key := space.key(architecture)) in keys:
+            return False
+        keys.add(key)
+        return True
+
+    return first
 
 
 def draw_distinct(
@@ -118,7 +131,7 @@ def sample_distinct(
     limits: Sequence[Limit] = (),
     **among: Any,
 ) -> list[Architecture]:
-    """Draw different architectures that `accept` takes, uniformly.
+    """Draw different architectures that `accept` takes, uniformly, and of those that share a key the first.
 
     Args:
         space: the architectures to draw from.
@@ -131,6 +144,7 @@ def sample_distinct(
         among: arguments of the space's `sample`, `count` and `enumerate`, such as `depth`.
     """
     size = space.count(**among)
+    accept = one_of_each(space, accept)
     if size <= 2 * wanted:
         accepted = [architecture for architecture in space.enumerate(**among) if accept(architecture)]
         return rng.sample(accepted, min(wanted, len(accepted)))

@@ -16,7 +16,7 @@ from lasfast.searchers.gaussian_process import Array, GaussianProcess, Kernel, l
 from lasfast.searchers.limits import limits_of
 from lasfast.searchers.operators import initial_sample, ranked
 from lasfast.searchers.product import ProductSearcher
-from lasfast.spaces import Architecture, ProductSpace
+from lasfast.spaces import Architecture, ListedSpace, ProductSpace
 
 POOL = 1000  # random architectures that a step chooses from
 TRIES = 5  # times as many draws, for those that are new and within the constraint
@@ -100,22 +100,22 @@ class Predictor(ProductSearcher):
 
     def _pool(self, rng: random.Random) -> list[Architecture]:
         """Return the architectures to choose from, all new."""
-        pool: dict[Architecture, None] = {}
-        for parent, _ in ranked(self.known.items())[:BEST]:
-            pool |= dict.fromkeys(self.new_neighbours(parent))
+        accept = self.each_new()
+        best = ranked(self.known.items())[:BEST]
+        pool = [one for parent, _ in best for one in self.new_neighbours(parent) if accept(one)]
         wanted = len(pool) + POOL
         for _ in range(TRIES * POOL):
             one = self._draw(rng)
             if one is None or len(pool) == wanted:
                 break
-            if self.is_new(one):
-                pool[one] = None
-        return list(pool)
+            if accept(one):
+                pool.append(one)
+        return pool
 
     @cached_property
     def _draw(self) -> Callable[[random.Random], Architecture | None]:
         """The function that draws a random architecture, within bounds if the constraint says some."""
-        limits = limits_of(self.constraint)
+        limits = [] if isinstance(self.space, ListedSpace) else limits_of(self.constraint)
         return BoundedSampler(self.space, limits).draw if limits else self.space.sample
 
     def describe(self) -> dict[str, Any]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from lasfast.constraints import describe_function
 from lasfast.core.checks import as_int
 from lasfast.searchers.base import Searcher
-from lasfast.searchers.operators import Result
+from lasfast.searchers.operators import Result, one_of_each
 from lasfast.spaces import Architecture, ProductSpace
 
 
 class ProductSearcher(Searcher):
-    """A searcher that asks for no architecture twice.
+    """A searcher that asks for no architecture twice, nor for two of the same function.
 
     Attributes:
         known: the values of the architectures of completed steps, in the order in which these were asked for.
@@ -33,21 +33,30 @@ class ProductSearcher(Searcher):
         """Forget all that was observed."""
         super().begin()
         self.known: dict[Architecture, float] = {}
+        self._keys: set[Hashable] = set()
 
     def learn(self, results: Sequence[Result]) -> None:
         """Remember what was asked."""
         self.known.update(results)
+        self._keys.update(self.space.key(architecture) for architecture, _ in results)
 
     def is_new(self, architecture: Architecture) -> bool:
-        """Return whether an architecture was not asked for, and may be."""
-        return architecture not in self.known and self.admits(architecture)
+        """Return whether an architecture may be asked for, and none of its function was."""
+        if architecture in self.known or not self.admits(architecture):
+            return False
+        return self.space.key(architecture) not in self._keys
+
+    def each_new(self) -> Callable[[Architecture], bool]:
+        """Return a function that says whether an architecture is new, and accepts one of each function."""
+        return one_of_each(self.space, self.is_new)
 
     def new_neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
-        """Give the new architectures that differ from one in a single decision."""
+        """Give the new architectures, one of each function, that differ from one in a single decision."""
+        accept = self.each_new()
         for decision, options in enumerate(self.space.options):
             for option in options:
                 other = (*architecture[:decision], option, *architecture[decision + 1 :])
-                if option != architecture[decision] and self.is_new(other):
+                if option != architecture[decision] and accept(other):
                     yield other
 
     def describe(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from lasfast.constraints import describe_function
 from lasfast.core.checks import as_int
 from lasfast.searchers.base import Searcher, best_per_depth
 from lasfast.searchers.operators import Result, initial_sample
-from lasfast.spaces import Architecture, LayerAssignmentSpace, SearchSpace
+from lasfast.spaces import Architecture, LayerAssignmentSpace, ListedSpace, SearchSpace
 
 
 class Random(Searcher):
@@ -53,7 +53,8 @@ class Random(Searcher):
         rng = random.Random(f"{self.seed} {self.step}")
         among = {} if self.depths is None else {"depth": self.depths}
         found = initial_sample(self.space, rng, self.samples, self.admits, self.constraint, **among)
-        if self.constraint is None and len(found) < min(self.samples, self.space.count(**among)):
+        uniform = not isinstance(self.space, ListedSpace)  # a list may have several of one function
+        if self.constraint is None and uniform and len(found) < min(self.samples, self.space.count(**among)):
             raise RuntimeError(
                 f"{self.space} gave only {len(found)} distinct architectures of the {self.samples} wanted: "
                 f"its sample() is not uniform, or its count() is wrong"

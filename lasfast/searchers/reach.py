@@ -202,7 +202,10 @@ def _between(
 ) -> bool:
     """Return whether each option of each layer costs as much as the layer's two ends or between, here."""
     for layer, options in enumerate(space.options):
-        costs = [cost((*context[:layer], option, *context[layer + 1 :])) for option in options]
+        others = [(*context[:layer], option, *context[layer + 1 :]) for option in options]
+        if any(map(space.lacks, others)):
+            return False
+        costs = list(map(cost, others))
         low, high = (costs[options.index(end[layer])] for end in ends)
         if not (_at_most(low, min(costs)) and _at_most(max(costs), high)):
             return False

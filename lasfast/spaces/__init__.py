@@ -4,6 +4,7 @@ from lasfast.spaces.base import Architecture, SearchSpace
 from lasfast.spaces.cell import CellSpace
 from lasfast.spaces.choice import ChoiceSpace, VirtualLayer
 from lasfast.spaces.layer_assignment import LayerAssignmentSpace
+from lasfast.spaces.listed import ListedAssignmentSpace, ListedSpace
 from lasfast.spaces.product import ProductSpace
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "CellSpace",
     "ChoiceSpace",
     "LayerAssignmentSpace",
+    "ListedAssignmentSpace",
+    "ListedSpace",
     "ProductSpace",
     "SearchSpace",
     "VirtualLayer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 Architecture: TypeAlias = tuple[int, ...]
@@ -38,6 +38,14 @@ class SearchSpace(abc.ABC):
     def largest(self) -> Architecture | None:
         """Return the architecture whose sub-network has all weights; None where no single one has."""
         return None
+
+    def lacks(self, architecture: Architecture) -> bool:
+        """Return whether a combination of options is no architecture of the space, which few spaces have."""
+        return False
+
+    def key(self, architecture: Architecture) -> Hashable:
+        """Return what architectures of one function share: the architecture, where all functions differ."""
+        return architecture
 
     def __contains__(self, architecture: object) -> bool:
         try:

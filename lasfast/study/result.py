@@ -23,11 +23,13 @@ class Measured:
             that was evaluated), `params`, `params_without_batch_norm` as in the papers' tables, and `bitops`
             where layers are quantized; those of a table's are its columns. Costs that the search's constraint
             names, as `latency@cpu` (seconds), are among them.
+        test_top1: the best's accuracy by a table's test column, 0 to 1; None where there is none.
     """
 
     measurement: Measurement
     text: str
     costs: Mapping[str, float]
+    test_top1: float | None = dataclasses.field(default=None, compare=False)
 
     @property
     def architecture(self) -> Architecture:
@@ -71,7 +73,8 @@ class Measured:
         """Return JSON values, without which images were right: that is in the journal alone."""
         values = self.measurement.to_json()
         del values["correct"]
-        return {"text": self.text, **values, **self.costs}
+        test = {} if self.test_top1 is None else {"test_top1": self.test_top1}
+        return {"text": self.text, **values, **test, **self.costs}
 
 
 def choose_best(

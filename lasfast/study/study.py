@@ -10,7 +10,9 @@ with the same bytes as one that never was.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -21,11 +23,13 @@ from typing import Any
 import torch
 
 from lasfast.constraints import UnknownCostError, known_cost
-from lasfast.core.checks import as_int
+from lasfast.core.checks import as_int, as_number
 from lasfast.core.files import atomic_write_text
 from lasfast.measurements.evaluation import Evaluation
 from lasfast.measurements.journal import Entry, Journal, JournalError
 from lasfast.measurements.measurement import Measurement
+from lasfast.measurements.schema import SECONDS
+from lasfast.measurements.tabular import TabularEvaluator
 from lasfast.runtime import distributed
 from lasfast.searchers import Searcher
 from lasfast.spaces import Architecture
@@ -66,6 +70,10 @@ class Study:
             winner, the whole network and one that is scaled alike everywhere to this cost
             (`lasfast.study.comparison`); 0 compares the winner with nothing. The evaluator measures all with
             the weights at the end, which is fair where these were not trained for some architectures alone.
+        evaluations: how many architectures the search measures at most, whatever its searcher would; None
+            bounds nothing.
+        seconds: how long the trainings of what it measures may take in all, by the training times of a table;
+            None bounds nothing. The search ends with the first that does not fit.
 
     Within `lasfast.distributed.start`, all processes make and run the same study: they train together, and
     share out what is to be measured. Rank 0 alone calls callbacks, and reads and writes files.
@@ -83,6 +91,9 @@ class Study:
         callbacks: Sequence[Callback] = (),
         checkpoint_seconds: float = 60,
         baselines: int = 0,
+        *,
+        evaluations: int | None = None,
+        seconds: float | None = None,
     ) -> None:
         if trainer is not None and trainer.supernet is not evaluator.supernet:
             raise ValueError("trainer and evaluator must have the same supernet, got different ones")
@@ -101,6 +112,15 @@ class Study:
         self.callbacks = tuple(callbacks) if self._world.main else ()
         self._clock = CheckpointClock(checkpoint_seconds)
         self.baselines = as_int("baselines", baselines, minimum=0)
+        self.evaluations = None if evaluations is None else as_int("evaluations", evaluations, minimum=1)
+        if self.evaluations is not None and (searcher.most or math.inf) <= self.evaluations:
+            self.evaluations = None  # the searcher ends by itself
+        self.seconds = None if seconds is None else as_number("seconds", seconds, above=0)
+        timed = isinstance(evaluator, TabularEvaluator) and evaluator.training_cost == SECONDS
+        if seconds is not None and not timed:
+            raise ValueError(
+                f"seconds must be None unless the evaluator is a table with training times, got {seconds}"
+            )
         self.description: dict[str, Any] = {}
         self._journal: Journal | None = None
         self._log: Callable[..., None] = _no_log
@@ -157,7 +177,7 @@ class Study:
         steps: list[list[Measurement]] = []
         used = 0
         self._train(0, ())
-        while candidates := self.searcher.ask():
+        while candidates := self._affordable(self.searcher.ask(), steps):
             step = self.searcher.step + 1
             known = journaled[used : used + len(candidates)]
             used += len(known)
@@ -181,6 +201,19 @@ class Study:
                 f"it has {len(journaled)} measurements, but the search ended after {used}"
             )
         return steps
+
+    def _affordable(
+        self, candidates: list[Architecture], steps: Sequence[Sequence[Measurement]]
+    ) -> list[Architecture]:
+        """Return the first of these candidates, those that the budget has room for."""
+        measured = [measurement.architecture for step in steps for measurement in step]
+        if self.evaluations is not None:
+            candidates = candidates[: self.evaluations - len(measured)]
+        if self.seconds is not None:
+            assert isinstance(self.evaluator, TabularEvaluator)
+            spent = itertools.accumulate(self.evaluator.trainings([*measured, *candidates]))
+            candidates = candidates[: sum(total <= self.seconds for total in spent) - len(measured)]
+        return candidates
 
     def _measure(self, step: int, candidates: Sequence[Architecture]) -> list[Measurement]:
         began = time.perf_counter()
@@ -268,13 +301,16 @@ class Study:
     def _describe(self) -> dict[str, Any]:
         """Return what the result is a function of, as JSON values: the journal's header."""
         supernet = self.evaluator.supernet
-        description = {
+        description: dict[str, Any] = {
             "searcher": self.searcher.describe(),
             "supernet": None if supernet is None else supernet.describe(),
             "evaluator": self.evaluator.describe(),
             "trainer": None if self.trainer is None else self.trainer.describe(),
             "initial_weights": None if supernet is None else checkpoint.digest(supernet.state_dict())[:32],
         }
+        budget = {"evaluations": self.evaluations, "seconds": self.seconds}
+        if given := {name: most for name, most in budget.items() if most is not None}:
+            description["budget"] = given
         return json.loads(json.dumps(description))
 
     def _check_untrained(self) -> None:
@@ -349,6 +385,8 @@ class Study:
             )
         of_table = self.evaluator.supernet is None
         best, highest = choose_best(eligible, self._cost, exact=of_table)
+        if isinstance(self.evaluator, TabularEvaluator):
+            best = dataclasses.replace(best, test_top1=self.evaluator.test_top1(best.architecture))
         return StudyResult(best, highest, winners, steps, self.description, candidates)
 
     def _cost(self, candidate: Measured) -> float:

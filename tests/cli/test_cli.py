@@ -55,7 +55,17 @@ def searched(tmp_path_factory):
         ["search"],
         *(
             [name]
-            for name in ("evaluate", "train", "export", "predict", "dataset", "report", "info", "check")
+            for name in (
+                "evaluate",
+                "train",
+                "export",
+                "predict",
+                "dataset",
+                "report",
+                "table",
+                "info",
+                "check",
+            )
         ),
         ["search", "nir"],
         ["search", "itnas"],

@@ -1,7 +1,9 @@
 """Searches in a table of trained networks, on the command line."""
 
+import bz2
 import itertools
 import json
+import pickle
 import re
 
 import numpy as np
@@ -12,6 +14,8 @@ SEARCHES = {
     "evolution": ["--population", 8, "--generations", 3],
     "predictor": ["--initial", 5, "--evaluations", 20],
     "local": ["--evaluations", 20],
+    "auto": ["--evaluations", 20],
+    "pareto": ["--initial", 5, "--evaluations", 60],
     "regularized": ["--population", 8, "--sample", 3, "--evaluations", 30],
     "random": ["--samples", 30],
 }
@@ -84,6 +88,146 @@ def test_reads_csv_with_other_columns(lasfast, tmp_path) -> None:
     status, out, err = lasfast("search", "evolution", *arguments)
     assert status == 0, err
     assert "best: 2-0  top-1 70.0 ± 0.5 %" in out
+
+
+def write_assignments(path):
+    """What `lasfast dataset` writes for the depths 3 to 6 of two groups."""
+    rows = [
+        f"{a}-{b},{a + b},{0.5 + (2 * a + b) / 50},0.9,1.5,{10**6 * (a + b)},{10**5 * a},30,7"
+        for a, b in itertools.product(range(1, 6), repeat=2)
+        if 3 <= a + b <= 6
+    ]
+    path.write_text("\n".join(["architecture,depth,top1,top5,loss,flops,params,epochs,seed", *rows]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "best"),
+    [("nir", "5-1"), ("evolution", "5-1"), ("predictor", "5-1"), ("local", "5-1"), ("layernas", "4-1")],
+)
+def test_searches_what_dataset_writes(lasfast, tmp_path, name: str, best: str) -> None:
+    """The table is incomplete: of two groups of up to 5 layers, it has those of 3 to 6 layers in all."""
+    arguments = ["--table", write_assignments(tmp_path / "table.csv"), "-o", tmp_path / "run"]
+    if name == "layernas":
+        arguments += ["--constraint", "flops<=5M"]
+    status, out, err = lasfast("search", name, *arguments)
+    assert status == 0, err
+    assert f"best: {best}  top-1" in out
+    if name == "nir":
+        header = json.loads((tmp_path / "run" / "journal.jsonl").read_text().splitlines()[0])
+        assert header["searcher"]["depth"] == 6
+        assert "8 of 14 architectures measured" in out
+
+
+def test_a_published_table_becomes_one_to_search(lasfast, tmp_path) -> None:
+    """The formats are tested in tests/study/test_published.py."""
+    texts = [f"{a}:{b}:8:8:8" for a, b in itertools.product((8, 16), repeat=2)]
+    run = {"epochs": 1, "flop": 3.0, "params": 0.2, "latency": [0.01], "train_times": {0: 60.0}}
+    trained_on = ("cifar10-valid", "cifar10", "cifar100", "ImageNet16-120")
+    results = [
+        {(one, 7): run | {"eval_acc1es": {"x-valid@0": 50.0 + index, "x-test@0": 40.0}} for one in trained_on}
+        for index in range(4)
+    ]
+    seeds = {one: [7] for one in trained_on}
+    infos = {index: {"90": {"all_results": one, "dataset_seed": seeds}} for index, one in enumerate(results)}
+    source = tmp_path / "sizes.pickle.pbz2"
+    source.write_bytes(bz2.compress(pickle.dumps({"meta_archs": texts, "arch2infos": infos})))
+    status, out, err = lasfast("table", source, tmp_path / "sizes.npz")
+    assert status == 0, err
+    assert "sizes.npz: 4 networks; arch [4], sets [3], valid [4, 3, 1], test [4, 3, 1]" in out
+    columns = ["--accuracy-column", "valid[cifar100]", "--test-column", "test[cifar100]"]
+    columns += ["--time-column", "seconds[cifar100]", "--cost-columns", "latency=latency[cifar100]"]
+    arguments = ["--table", tmp_path / "sizes.npz", *columns, "--evaluations", 3, "-o", tmp_path / "run"]
+    status, out, err = lasfast("search", "auto", *arguments)
+    assert status == 0, err
+    assert re.search(r"best: \d+-\d+-8-8-8  top-1 5\d\.0 .* test 40\.00 %", out)
+    assert "training them takes 3:00" in out
+    assert lasfast("table", source, tmp_path / "sizes.csv")[0] == 2
+
+
+def test_nir_needs_assignments(lasfast, table, tmp_path) -> None:
+    status, _, err = lasfast("search", "nir", "--table", table, "-o", tmp_path / "run")
+    assert status == 2
+    assert "architectures must be layer assignments, with at least 1 layer in each group, got 0-0-0-0" in err
+    status, _, err = lasfast("search", "nir", "--table", table, "--update", "joint", "-o", tmp_path / "run")
+    assert "--update joint is for supernets of layer assignments, not for a --table" in err
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Twenty-seven networks on two data sets; each is there three times, as the first layer does nothing."""
+    path = tmp_path_factory.mktemp("tables") / "sets.npz"
+    networks = np.array(list(itertools.product(range(3), repeat=3)))
+    quality = networks[:, 1] + networks[:, 2] / 10
+    np.savez(
+        path,
+        cell=np.array(["-".join(f"op{option}" for option in one) for one in networks]),
+        sets=np.array(["mnist", "cifar"]),
+        valid=np.stack([50 - quality, 50 + quality], axis=1),
+        test=np.stack([40 - quality, 40 + quality], axis=1),
+        lat_ms=2.0 + networks[:, 1:].sum(1),
+        hours=np.full(27, 0.5),
+        twin=networks[:, 1] * 3 + networks[:, 2],
+    )
+    return [
+        *["--table", path, "--architecture-column", "cell", "--accuracy-column", "valid[cifar]"],
+        *["--test-column", "test[cifar]", "--cost-columns", "latency@phone=lat_ms:ms"],
+        *["--time-column", "hours:h", "--key-column", "twin"],
+    ]
+
+
+def test_a_table_of_several_data_sets_with_units_and_twins(lasfast, sets, tmp_path) -> None:
+    arguments = [*sets, "--constraint", "latency<=5ms@phone", "-o", tmp_path / "run"]
+    status, out, err = lasfast("search", "random", *arguments, "--evaluations", 27)
+    assert status == 0, err
+    assert "8 of 27 architectures measured" in out, "one of each function"
+    assert "training them takes 4:00:00" in out
+    assert re.search(
+        r"best there is: op\d-op2-op1  top-1 52\.10 %, test 42\.10 %; the highest test 42\.10", out
+    )
+    assert re.search(
+        r"best: op\d-op2-op1  top-1 52\.1 ± 0\.5 %  5\.00 ms \(latency@phone\)  test 42\.10 %", out
+    )
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["best"]["test_top1"] == pytest.approx(0.421)
+    assert all("test_top1" not in one for step in result["steps"] for one in step)
+
+
+@pytest.mark.parametrize("name", ["evolution", "random", "predictor", "regularized"])
+def test_a_budget_of_training_time_ends_a_search(lasfast, sets, tmp_path, name: str) -> None:
+    arguments = [*sets, *SEARCHES[name], "--seconds", 3 * 1800 + 100, "-o", tmp_path / "run"]
+    status, out, err = lasfast("search", name, *arguments)
+    assert status == 0, err
+    assert "3 of 27 architectures measured" in out
+    before = (tmp_path / "run" / "result.json").read_bytes()
+    assert lasfast("search", name, *arguments, "--resume")[0] == 0
+    assert (tmp_path / "run" / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("evaluations", "population"), [(13, 20), (250, 50)])
+def test_evolution_makes_as_many_generations_as_evaluations_take(
+    lasfast, tmp_path, evaluations: int, population: int
+) -> None:
+    networks = [*itertools.product(range(3), repeat=6)]
+    rows = [f"{'-'.join(map(str, one))},{0.5 + sum(one) / 40}" for one in networks]
+    (tmp_path / "t.csv").write_text("\n".join(["arch,mean_acc", *rows]) + "\n")
+    arguments = ["--table", tmp_path / "t.csv", "--evaluations", evaluations, "-o", tmp_path / "run"]
+    status, out, err = lasfast("search", "evolution", *arguments)
+    assert status == 0, err
+    assert f"{evaluations} of 729 architectures measured" in out
+    header = json.loads((tmp_path / "run" / "journal.jsonl").read_text().splitlines()[0])
+    assert header["searcher"]["population"] == population
+    assert header.get("budget") == ({"evaluations": 13} if evaluations == 13 else None)
+
+
+def test_layernas_begins_with_the_architecture_that_it_is_told(lasfast, table, tmp_path) -> None:
+    arguments = ["--table", table, "--constraint", "flops<=5M", "--default", "1-1-1-1", "-o", tmp_path]
+    status, out, err = lasfast("search", "layernas", *arguments)
+    assert status == 0, err
+    assert "a range finds more with fewer evaluations: --constraint '4.5M<=flops<=5M'" in out
+    header = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[0])
+    assert header["searcher"]["default"] == [1, 1, 1, 1]
+    assert header["searcher"]["select"] == "best"
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -161,6 +305,12 @@ def test_every_help_page_explains_itself(lasfast, name: str) -> None:
         (["evolution", "--table", "TABLE", "--accuracy-column", "x"], "there is no column x"),
         (["evolution", "--table", "TABLE", "--table-run", "1"], "run must be below 1"),
         (["evolution", "--table", "nothing.npz"], "nothing.npz"),
+        (["pareto", "--table", "TABLE"], "--constraint must be given: it names the cost of the front"),
+        (["evolution", "--table", "TABLE", "--seconds", "9"], "--seconds must be None unless the evaluator"),
+        (
+            ["layernas", "--table", "TABLE", "--constraint", "flops>=0", "--default", "9-9"],
+            "error: --default 9-9: text",
+        ),
         (["random", "--samples", "5", "--depth", "5", "--constraint", "flops<=1k"], "constraint must leave"),
     ],
 )

@@ -3,8 +3,11 @@ import itertools
 import numpy as np
 import pytest
 
-from lasfast.measurements.table import ArchitectureTable, Schema
+from lasfast.constraints import Constraint
+from lasfast.measurements.schema import Schema
+from lasfast.measurements.table import ArchitectureTable
 from lasfast.measurements.tabular import TabularEvaluator
+from lasfast.spaces import ChoiceSpace
 
 ARCHITECTURES = list(itertools.product(range(2), range(3), range(2)))
 SCHEMA = Schema("networks", "accuracy", ("macs",))
@@ -95,11 +98,16 @@ def test_several_runs_are_read(tmp_path):
         ({"accuracy": np.full(12, np.nan)}, "accuracies must be finite numbers"),
         ({"accuracy": np.full(12, 101.0)}, "accuracies must be shares from 0 to 1"),
         ({"accuracy": np.full(12, -0.1)}, "accuracies must be shares from 0 to 1"),
-        ({"accuracy": np.zeros(11)}, "accuracies must have a number for each of the 12 architectures"),
+        ({"accuracy": np.zeros(11)}, "accuracy must have a value for each of the 12 architectures"),
         ({"macs": np.zeros((12, 2))}, r"cost macs must have a number for each .*\(12, 2\)"),
         ({"networks": np.zeros((12, 3), int)}, r"must be different, but \(0, 0, 0\) is there more than once"),
         ({"networks": np.zeros((12, 3))}, r"architectures must be ints \[N, layers\], got float64"),
-        ({"networks": np.array(["0-1"] * 12)}, "architectures must be ints"),
+        ({"networks": np.array(["0-1"] * 12)}, r"must be different, but \(0, 1\) is there more than once"),
+        ({"networks": np.array(["0-1"] * 11 + ["0"])}, r"must have as many decisions each, got \[1, 2\]"),
+        (
+            {"accuracy": np.zeros((12, 3, 2))},
+            r"must be \[N\] or .* write accuracy\[0\] to .*2\]",
+        ),
         ({"networks": np.array([{}] * 12)}, "allow_pickle=False"),
     ],
 )
@@ -114,7 +122,7 @@ def test_a_table_that_does_not_fit_is_named(tmp_path, change, problem):
     [
         "",
         "networks,macs,accuracy\n0-1,3\n",
-        "networks,macs,accuracy\n0-x,3,0.5\n",
+        "networks,macs,accuracy\n0-1,3,0.5\n0-1-1,3,0.5\n",
         "networks,macs,accuracy\n0-1,3,?\n",
         "networks;macs;accuracy\n0-1;3;0,5\n",
         "networks,macs,macs,accuracy\n0-1,3,4,0.5\n",
@@ -138,11 +146,116 @@ def test_other_files_are_refused(tmp_path):
 
 def test_the_space_is_that_of_all_combinations():
     assert list(small_table().space().enumerate()) == ARCHITECTURES
-    part = ArchitectureTable(ARCHITECTURES[:11], np.zeros(11), {})
-    with pytest.raises(ValueError, match=r"must hold every architecture of .*12 in all.*it holds 11"):
-        part.space()
+    assert isinstance(small_table().space(), ChoiceSpace)
+
+
+def test_the_space_of_an_incomplete_table_is_a_list():
+    part = ArchitectureTable(ARCHITECTURES[1:], np.zeros(11), {})
+    space = part.space()
+    assert list(space.enumerate()) == ARCHITECTURES[1:]
+    assert space.lacks(ARCHITECTURES[0])
+    assert not space.lacks(ARCHITECTURES[1])
     from_one = ArchitectureTable([(1, 1), (2, 1)], np.zeros(2), {})
-    with pytest.raises(ValueError, match="options numbered from 0"):
-        from_one.space()
+    assert from_one.space().options == (range(1, 3), range(1, 2))
     space = small_table().space()
-    assert TabularEvaluator(part, space=space)(ARCHITECTURES[:1])[0].top1 == 0
+    assert TabularEvaluator(part, space=space)(ARCHITECTURES[1:2])[0].top1 == 0
+
+
+def test_layer_assignments_are_those_that_are_listed():
+    table = ArchitectureTable([(1, 2), (2, 1), (3, 1)], np.zeros(3), {})
+    space = table.assignments()
+    assert (space.max_layers, space.max_depth) == ((3, 2), 4)
+    assert space.lacks((2, 2))
+    assert not space.lacks((3, 1))
+    with pytest.raises(ValueError, match=r"must be layer assignments, with at least 1 layer .* got 0-0-0"):
+        small_table().assignments()
+
+
+def test_options_have_names(tmp_path):
+    text = "networks,macs,accuracy\n" + "".join(
+        f"{a}-{b},{number},0.5\n" for number, (a, b) in enumerate(itertools.product(["skip", "3x3"], "xy"))
+    )
+    table = ArchitectureTable.load(write_csv(tmp_path / "t.csv", text), SCHEMA)
+    space = table.space()
+    assert isinstance(space, ChoiceSpace)
+    assert space.parse("skip-y") == (1, 1)
+    assert table.cost("macs")(space.parse("skip-y")) == 1
+    part = ArchitectureTable(table.architectures[:3], np.zeros(3), {}, names=table.names).space()
+    assert part.format(part.parse("skip-x")) == "skip-x"
+    assert part.describe()["names"] == [["3x3", "skip"], ["x", "y"]]
+    for refused in ("skip", "skip-z", "3x3-y"):
+        with pytest.raises(ValueError, match="must be"):
+            part.parse(refused)
+
+
+COSTS = ("macs=MACs (M):M", "latency@edge=edge gpu [ms]:ms")
+SETS = Schema("networks", "valid[cifar100]", COSTS, "test[1]", "hours:h", "key")
+
+
+def write_sets(path, **change):
+    """Two data sets with three runs each, of which the second was made of no network with an odd number."""
+    runs = np.linspace(0.1, 0.9, 72).reshape(12, 2, 3)
+    runs[1::2, :, 1] = np.nan
+    columns = {
+        "networks": np.array(ARCHITECTURES),
+        "sets": np.array(["cifar10", "cifar100"]),
+        "valid": runs,
+        "test": np.arange(24.0).reshape(12, 2),
+        "MACs (M)": np.arange(12),
+        "edge gpu [ms]": np.full(12, 15.0),
+        "hours": np.full(12, 0.5),
+        "key": np.arange(12) // 2,
+        **change,
+    }
+    np.savez(path, **columns)
+    return path
+
+
+def test_one_of_several_data_sets_is_read_with_units_and_keys(tmp_path):
+    table = ArchitectureTable.load(write_sets(tmp_path / "t.npz"), SETS)
+    valid = np.linspace(0.1, 0.9, 72).reshape(12, 2, 3)[:, 1]
+    assert table.accuracies.shape == (12, 3)
+    evaluator = TabularEvaluator(table, training_cost="seconds")
+    first, second = evaluator(ARCHITECTURES[:2])
+    assert first.top1 == pytest.approx(valid[0].mean())
+    assert second.top1 == pytest.approx(valid[1, [0, 2]].mean())
+    assert evaluator.test_top1(ARCHITECTURES[3]) == pytest.approx(0.07)
+    assert table.cost("macs")(ARCHITECTURES[5]) == 5e6
+    assert Constraint("latency<=15ms@edge", {"latency@edge": table.cost("latency@edge")})(ARCHITECTURES[0])
+    assert evaluator.spent == 1800, "both are of one function, which is trained once"
+    assert evaluator.trainings(ARCHITECTURES[:4]) == [1800, 0, 1800, 0]
+    with pytest.raises(ValueError, match="run must be one of all architectures, got 1, made of 6 of 12"):
+        TabularEvaluator(table, run=1)
+    assert TabularEvaluator(table).test_top1(ARCHITECTURES[0]) == pytest.approx(0.01)
+    assert TabularEvaluator(small_table()).test_top1(ARCHITECTURES[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        (Schema("networks", "valid", ()), r"write valid\[0\] to valid\[1\] for one of its sets"),
+        (Schema("networks", "valid[svhn]"), r"the set must be one of 0, 1, got 'svhn'"),
+        (Schema("networks", "test[2]"), "the set must be one of 0, 1, got '2'"),
+        (Schema("networks", "test[0]", ("valid[0]",)), r"cost valid\[0\] must have a number for each"),
+        (Schema("networks", "test[0]", ("latency=hours:h",)), "the unit of latency must be one of s, ms, us"),
+        (Schema("networks", "test[0]", ("a=hours", "a=key")), "a is there more than once"),
+        (Schema("networks", "test[0]", ("nothing",)), "there is no column nothing; it has networks, sets"),
+        (Schema("networks", "test[0]", (), None, None, "test"), r"test must be \[N\]"),
+    ],
+)
+def test_what_a_schema_has_wrong_is_named(tmp_path, schema, problem):
+    with pytest.raises(ValueError, match=problem):
+        ArchitectureTable.load(write_sets(tmp_path / "t.npz"), schema)
+
+
+def test_rows_that_lack_a_number_are_left_out(tmp_path, caplog):
+    text = "arch,mean_acc,flops\n0-0,50,3\n0-1,,4\n1-0,52,\n1-1,53,6\n"
+    table = ArchitectureTable.load(write_csv(tmp_path / "t.csv", text))
+    assert table.architectures == [(0, 0), (1, 1)]
+    assert table.costs.keys() == {"flops"}
+    assert "2 of 4 rows lack a number and are left out" in caplog.text
+
+
+def test_columns_are_named_by_commas_and_quotes():
+    assert Schema.split('flops, "a,b" ,latency=t:ms,') == ("flops", "a,b", "latency=t:ms")
+    assert Schema.split("") == ()

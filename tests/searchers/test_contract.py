@@ -21,17 +21,23 @@ from lasfast.searchers import (
     Evolution,
     LayerNAS,
     LocalSearch,
+    ParetoLocalSearch,
     Predictor,
     Random,
     RegularizedEvolution,
     Searcher,
 )
-from lasfast.spaces import CellSpace, ChoiceSpace, LayerAssignmentSpace
+from lasfast.spaces import CellSpace, ChoiceSpace, LayerAssignmentSpace, ListedAssignmentSpace, ListedSpace
 from lasfast.spaces.transition import LearnedCell
 
 CHOICES = ChoiceSpace([3, ["a", "b"], 4, 1, 3])
 CELLS = CellSpace(2, ["skip_connect", "max_pool_3x3"])
 SUM = Constraint("sum<=6", {"sum": sum})
+
+LISTED = ListedSpace([one for one in CHOICES.enumerate() if sum(one) % 3])
+TWINS = ListedSpace(
+    list(CHOICES.enumerate()), keys=[(*sorted(one[:3]), *one[3:]) for one in CHOICES.enumerate()]
+)
 
 
 def learned():
@@ -73,6 +79,17 @@ SEARCHERS = {
     "local search within a constraint": lambda: LocalSearch(
         CHOICES, constraint=SUM, evaluations=40, children=3, seed=1
     ),
+    "pareto local search": lambda: ParetoLocalSearch(CHOICES, cost=sum, evaluations=30),
+    "pareto local search within a constraint": lambda: ParetoLocalSearch(
+        CHOICES, cost=sum, constraint=SUM, initial=4, evaluations=40, children=3, seed=1
+    ),
+    "nir of a list": lambda: NIR(ListedAssignmentSpace([(1, 2), (2, 2), (2, 3), (9, 9)]), depth=5),
+    "random of functions": lambda: Random(TWINS, samples=30),
+    "evolution of a list": lambda: Evolution(LISTED, constraint=SUM, population=6, generations=4),
+    "evolution of functions": lambda: Evolution(TWINS, population=8, generations=5),
+    "local search of functions": lambda: LocalSearch(TWINS, evaluations=40, children=4),
+    "predictor of functions": lambda: Predictor(TWINS, initial=4, evaluations=12, children=4),
+    "layernas of a list": lambda: LayerNAS(LISTED, cost=sum, target=(4, 6)),
     "predictor": lambda: Predictor(CHOICES, initial=4, evaluations=20, children=1),
     "predictor within a constraint": lambda: Predictor(CHOICES, constraint=SUM, initial=6, evaluations=30),
     "predictor to the last": lambda: Predictor(ChoiceSpace([2, 3]), initial=2, children=3, seed=2),
@@ -250,6 +267,14 @@ def test_asks_for_nothing_twice_and_nothing_outside_its_constraint(make):
     final = [architecture for architecture in asked if searcher.may_win(architecture)]
     assert len(final) == len(asked) or isinstance(searcher, LayerNAS)
     assert all(map(searcher.admits, final))
+
+
+def test_asks_for_what_is_in_the_space_and_once_for_each_function(make):
+    searcher = play(make())
+    asked = [architecture for architecture, _ in searcher.results]
+    assert not any(map(searcher.space.lacks, asked))
+    if not isinstance(searcher, LayerNAS):
+        assert len(set(map(searcher.space.key, asked))) == len(asked)
 
 
 def test_learns_from_measurements_as_from_numbers(make):

@@ -91,7 +91,7 @@ SIZES: dict[ModuleType, dict[str, Any]] = {
     bench_limits: {"SIZES": {"cpu": 64}, "COPIED": 4096},
     conv_tiles: {"POSITIONS": 1, "SIDE": 4},
     profile_kernels: {"CALIBRATION": 2, "IMAGES": 2, "SIZE": 8, "BATCH_NORM": (2, 8, 4)},
-    smoke: {"SIZES": (conv_tiles.Size(1, 16, 64),), "ROUNDS": 1, "SIDE": 4},
+    smoke: {"SIZES": (conv_tiles.Size(1, 64, 64),), "ROUNDS": 1, "SIDE": 4},
     training: {
         "WIDE": [
             replace(one, input=(2, 16, 8, 8), weight=(24, 16, 1, 1), c_out=24, padding=0)

@@ -247,6 +247,8 @@ fi
 
 excuse="there are no warpgroups" always=$rebuilt step smoke 20 \
   "${module[@]}" benchmarks.smoke --device "$device" --output "$records/smoke.json"
+excuse="there are no" always=$rebuilt step smoke-maps 10 \
+  "${module[@]}" benchmarks.smoke --device "$device" --tensor-maps --output "$records/smoke-maps.json"
 if ! always=$rebuilt step check 120 "${module[@]}" lasfast check --device "$device"; then
   # Else PyTorch's operators would be measured under our name, and a check that was cut be made again within
   # the limit of another step.
@@ -265,7 +267,7 @@ mapfile -t files < <(grep -rl "mark\.cuda" tests --include="test_*.py" |
 [ -n "$dry" ] && files=("${files[0]}") # the test-suite runs them all
 # (Several tests at once would measure wrongly which ways are faster: they have a copy of what is remembered.)
 cp -R "$LASFAST_CACHE" "$work/remembered" 2>/dev/null
-measure tests 60 env OMP_NUM_THREADS=1 LASFAST_CACHE="$work/remembered" "${module[@]}" pytest \
+measure tests 50 env OMP_NUM_THREADS=1 LASFAST_CACHE="$work/remembered" "${module[@]}" pytest \
   -m cuda -p no:benchmark -p no:cacheprovider "${at_once[@]}" "${files[@]}"
 
 # ---- how fast are they?
@@ -282,6 +284,13 @@ operations conv_train 30 benchmarks/bench_conv_train.py -k bf16 --only "3x3, 64 
   --only "3x3, 128 at 16x16-" --only "3x3, 256 at 8x8-"
 
 if [ -n "$again" ]; then
+  # (What nobody asks for yet, since it never ran: checked and measured apart from all else.)
+  if was_done smoke-maps; then
+    export LASFAST_TENSOR_MAPS=1
+    step check-maps 60 "${module[@]}" lasfast check --device "$device" &&
+      evaluation evaluate-bf16-maps 40 bf16 nir-residual nir-plain --ways levels "levels by tensor maps" --compiled
+    unset LASFAST_TENSOR_MAPS
+  fi
   evaluation evaluate-bf16-compiled 90 bf16 nir-plain --compiled nir-plain
   evaluation evaluate-fp32 40 fp32 nir-residual nir-plain --compiled
   training train-fp32 30 fp32 nir-residual --without compiled

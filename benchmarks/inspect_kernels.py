@@ -9,7 +9,8 @@ instruction a cycle, and the products of a step keep its unit busy for so many c
 share of the unit's rate that the kernel can reach, however well waits are hidden. The bound is of the GPU's
 data sheet for products in the kernel's precision; on Hopper, HMMA reaches about two thirds of it at most.
 
-What is counted is the longest way through the loop that applies no norm to what was copied.
+What is counted is the longest way through the loop that applies no norm to what was copied. Where Hopper
+copies by itself ("tensor maps"), it is the loop of those who multiply.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from pathlib import Path
 from benchmarks import _harness
 
 CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
-FILES = ("schedule_conv", "conv2d_nhwc_windows", "conv2d_nhwc_grad_weight")
+FILES = ("schedule_conv", "schedule_conv_mapped", "conv2d_nhwc_windows", "conv2d_nhwc_grad_weight")
 ARCHS = ("80", "90a")
-THREADS = 256  # of a block
+THREADS, COPYING_THREADS = 256, 32  # of a block: that multiply, and more where tensor maps copy
 REGISTERS, THREADS_AT_ONCE = 65536, 2048  # of a multiprocessor
 SHARED = {"80": 164 << 10, "90a": 228 << 10}  # of a multiprocessor; each block takes a KiB more
 TABLE = 256 * 12 + 48  # bytes, of taps, as in csrc/cuda/conv_loader.cuh
@@ -42,6 +43,7 @@ PRODUCTS = {  # by the instruction: multiply-adds of one warp
     "HGMMA.64x128x16.F32.BF16": 16 * 128 * 16,
 }
 EXACT_PRODUCTS = {"FFMA": 32}
+BY_WARPGROUPS = {"warpgroup_": "warpgroups", "mapped_": "tensor maps"}  # by how their symbols begin
 
 
 @dataclass(frozen=True)
@@ -114,21 +116,23 @@ def inspect(arch: str, codes: dict[str, str], report: str) -> list[Kernel]:
     spent = registers_of(report)
     kernels = []
     for symbol, code in codes.items():
-        if (what := Described.of(symbol)) is None or ("warpgroups" in what.name and arch != "90a"):
+        if (what := Described.of(symbol)) is None or (
+            what.product in BY_WARPGROUPS.values() and arch != "90a"
+        ):
             continue
         registers, spilled = spent[symbol]
         known = EXACT_PRODUCTS if what.product == "exact" else PRODUCTS
         # In evaluation, copied elements are stored to shared memory again where a norm is applied.
         avoided = ("STS",) if what.name.startswith("evaluation") else ()
         instructions, products, work = main_loop(code, known, avoided)
-        rate = RATES[arch]["bf16" if what.product == "warpgroups" else what.product]
+        rate = RATES[arch]["bf16" if what.product in BY_WARPGROUPS.values() else what.product]
         kernels.append(
             Kernel(
                 what.name,
                 arch,
                 registers,
                 spilled,
-                blocks_at_once(registers, what.shared_bytes, SHARED[arch]),
+                blocks_at_once(registers, what.shared_bytes, SHARED[arch], what.threads),
                 instructions,
                 products,
                 round(min(1.0, work / rate / max(1, instructions)), 3),
@@ -144,23 +148,26 @@ class Described:
     name: str
     product: str
     shared_bytes: int
+    threads: int = THREADS
 
     @classmethod
     def of(cls, symbol: str) -> Described | None:
         """Return None for what is no convolution's kernel."""
-        found = re.search(r"(warpgroup_)?(conv|windows|grad_weight)I(f|13__nv_bfloat16)", symbol)
+        found = re.search(r"(warpgroup_|mapped_)?(conv|windows|grad_weight)I(f|13__nv_bfloat16|L)", symbol)
         if found is None:
             return None
-        product = "warpgroups" if found[1] else "bf16" if found[3] != "f" else "tf32"
+        product = BY_WARPGROUPS.get(found[1]) or ("tf32" if found[3] == "f" else "bf16")
         product = "exact" if "ExactProduct" in symbol else product
         *rows, columns = (int(number) for number in re.findall(r"Li(\d+)E", symbol))
         rows = rows or [128]
         gathered = ", gathered" if "Lb0E" in symbol else ""
         kind = {"conv": "evaluation", "windows": "training", "grad_weight": "gradient of weights"}[found[2]]
         stages = stage_bytes(rows[0] + columns, 128 if found[1] else 64)
-        table = 0 if found[2] == "grad_weight" else TABLE
+        mapped = product == "tensor maps"
+        table = 0 if mapped or found[2] == "grad_weight" else TABLE
         shared = max(stages, rows[0] * (columns + 4) * 4) + table
-        return cls(f"{kind}, {product}, {rows[0]}x{columns}{gathered}", product, shared)
+        threads = THREADS + COPYING_THREADS * mapped
+        return cls(f"{kind}, {product}, {rows[0]}x{columns}{gathered}", product, shared, threads)
 
 
 def stage_bytes(rows: int, step_bytes: int) -> int:
@@ -169,10 +176,10 @@ def stage_bytes(rows: int, step_bytes: int) -> int:
     return stage * (3 if stage == 32 << 10 else 4)
 
 
-def blocks_at_once(registers: int, shared_bytes: int, shared_at_once: int) -> int:
+def blocks_at_once(registers: int, shared_bytes: int, shared_at_once: int, threads: int = THREADS) -> int:
     """Return how many blocks run on a multiprocessor; a thread's registers are handed out in eights."""
-    by_registers = REGISTERS // (-(-registers // 8) * 8 * THREADS)
-    return min(by_registers, THREADS_AT_ONCE // THREADS, shared_at_once // (shared_bytes + 1024))
+    by_registers = REGISTERS // (-(-registers // 8) * 8 * threads)
+    return min(by_registers, THREADS_AT_ONCE // threads, shared_at_once // (shared_bytes + 1024))
 
 
 def compile_kernels(name: str, arch: str, cubin: Path) -> str:

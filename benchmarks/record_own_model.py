@@ -70,10 +70,9 @@ def resnet(classes: int) -> nn.Module:
 
 
 def mobilenet(classes: int) -> nn.Module:
-    """Return torchvision's MobileNetV2 of half the width, two of its strides being 1, for 32 pixels."""
+    """Return torchvision's MobileNetV2 of half the width, with a stem of stride 1 for images of 32 pixels."""
     network = torchvision.models.mobilenet_v2(num_classes=classes, width_mult=0.5, dropout=0.0)
-    for convolution in (network.features[0][0], network.features[2].conv[1][0]):
-        convolution.stride = (1, 1)
+    network.features[0][0].stride = (1, 1)
     return network
 
 

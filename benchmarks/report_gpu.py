@@ -62,6 +62,14 @@ KERNELS = (  # file, what, floor, how it gets near
         "in and out, statistics summed there",
     ),
     (
+        "schedule_conv_mapped.cu",
+        "the same in prediction on Hopper, where it is asked for (`LASFAST_TENSOR_MAPS=1`)",
+        "as above",
+        "in the tiles of warpgroups, but one thread asks the chip for its copies, by tensor maps (TMA, "
+        "im2col), three or four steps of k ahead, and those who multiply spend no instruction on them; where "
+        "nothing is applied on the way in and channels are a multiple of 64",
+    ),
+    (
         "schedule_planes.cu",
         "depthwise, pools, sums, gates, arrangements, images",
         "(in + out) bytes / bandwidth",
@@ -306,7 +314,7 @@ def figures(title: str, some: list[Work], chip: Chip, measured: dict[str, Any]) 
 def evaluation(record: dict[str, Any]) -> str:
     """Return the table of a record of `bench_evaluate`."""
     baselines = [name for name in ("tuned", "sequential") if _has(record, name)]
-    ways = [name for name in ("levels", "resident") if _has(record, name)]
+    ways = [name for name in ("levels", "levels by tensor maps", "resident") if _has(record, name)]
     heads = [
         "native, s",
         *(f"by {way}, s" for way in ways),

@@ -1,9 +1,10 @@
 """A first look at the kernels of Hopper's warpgroups, in seconds: are they right, equal in bits, and faster?
 
-    python -m benchmarks.smoke --device cuda [--output smoke.json]
+    python -m benchmarks.smoke --device cuda [--tensor-maps] [--output smoke.json]
 
 Convolutions of 3x3 in evaluation's tiles of warpgroups stand beside the usual tile, and training's passes by
-warpgroups beside those by warps. Each result is compared with PyTorch's in float64, on bf16 operands as the
+warpgroups beside those by warps. With `--tensor-maps`, it is convolutions that Hopper copies for by itself
+alone, since they might hang. Each result is compared with PyTorch's in float64, on bf16 operands as the
 kernel reads them, in norm and by its worst element, with the bounds of `lasfast check`; before the run, the
 output is NaN. The exit status is 1 where a result is wrong.
 """
@@ -24,6 +25,7 @@ from torch import Tensor
 from benchmarks import _harness, bench_conv_train
 from benchmarks._fused import repeated
 from lasfast.engine.conv_tiles import SIDE, ConvTiles, Size, Trial
+from lasfast.runtime import compiled
 from lasfast.runtime.autotune import UnfitError
 from lasfast.runtime.kernels import has_warpgroups
 from lasfast.selfcheck.case import ELEMENT_ROUNDING, ROUNDING, element_error, relative_error
@@ -54,19 +56,25 @@ class Result:
         bits = "same bits" if self.same_bits else "other bits"
         errors = f"error {self.error:.1e}, of an element {self.element_error:.1e}"
         end = "" if self.right else "; WRONG"
-        return f"{self.what:32} {self.kernel:24} {errors}; {bits}; {self.milliseconds:.3f} ms{end}"
+        return f"{self.what:32} {self.kernel:30} {errors}; {bits}; {self.milliseconds:.3f} ms{end}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--tensor-maps", action="store_true", help="convolutions by tensor maps alone")
     parser.add_argument("--output", help="the record")
     options = parser.parse_args()
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
     if not has_warpgroups(device):
         raise SystemExit("there are no warpgroups here, or no code for them (LASFAST_CUDA_ARCHS=90a)")
+    if options.tensor_maps and not compiled.load().schedule_has_tensor_maps_cuda(device.index or 0):
+        raise SystemExit("there are no tensor maps here, or no code for them (CUDA 12.3)")
     results: list[Result] = []
-    for results_of in (evaluation(device), training(device)):
+    works = (evaluation(device, mapped=True),)
+    if not options.tensor_maps:
+        works = evaluation(device), training(device)
+    for results_of in works:
         for result in results_of:
             print(result, flush=True)
             results.append(result)
@@ -78,13 +86,13 @@ def main() -> None:
         raise SystemExit(f"WRONG: {'; '.join(wrong)}")
 
 
-def evaluation(device: torch.device) -> Iterator[Result]:
-    """Give the result of the usual tile and of each of warpgroups, for each size."""
+def evaluation(device: torch.device, *, mapped: bool = False) -> Iterator[Result]:
+    """Give the result of the usual tile and of each of warpgroups, perhaps by tensor maps, for each size."""
     tiles = ConvTiles(device, "bf16", tf32=False)
     by_warpgroups = [number for number, (*_, warpgroups) in enumerate(tiles.shapes) if warpgroups]
     for size in SIZES:
         usual = tiles.usual(size)
-        trial = Trial(tiles, size, usual)
+        trial = Trial(tiles, size, usual, mapped=mapped)
         values = [
             one.view(trial.images, SIDE, SIDE, channels).permute(0, 3, 1, 2)
             for one, channels in ((trial.source, size.in_channels), (trial.output, size.out_channels))
@@ -100,7 +108,9 @@ def evaluation(device: torch.device) -> Iterator[Result]:
 
             run().fill_(torch.nan)
             same = torch.equal(run(), trial.right)
-            yield found(what, tiles.name(tile), some(values[1]), truth, same, run, device)
+            *_, maps = trial.plans[tile]
+            kernel = tiles.name(tile) + ", mapped" * (maps is not None)
+            yield found(what, kernel, some(values[1]), truth, same, run, device)
 
 
 def training(device: torch.device) -> Iterator[Result]:

@@ -492,9 +492,11 @@ def schedule_calibrate(
 def schedule_conv_tiles_cuda() -> list[tuple[int, int, bool]]:
     """Of each tile: positions, channels, and whether warpgroups multiply it."""
 
+def schedule_has_tensor_maps_cuda(device: int) -> bool: ...
 def schedule_has_warpgroups_cuda(device: int) -> bool: ...
+def schedule_maps_cuda(tables: ScheduleTables, plan: int, arena: int, device: int, maps: int) -> None: ...
 def schedule_needs_cuda(plan: int) -> list[int]:
-    """Bytes of the arena and of the scratch memory, levels, and bytes of a block's shared memory."""
+    """Bytes of arena and scratch memory, levels, bytes of a block's shared memory and of tensor maps."""
 
 def schedule_pack(
     operation: int, input: int, storage: int, isa: int, weight: int, weight_stride: Sequence[int], packed: int
@@ -544,6 +546,7 @@ def schedule_run_cuda(
     logit_images: int,
     device: int,
     stream: int,
+    maps: int = 0,
 ) -> None: ...
 def schedule_run_resident_cuda(
     tables: ScheduleTables,

@@ -48,6 +48,7 @@ STEPS = [
     "arch",
     "build",
     "smoke",
+    "smoke-maps",
     "check",
     "memcheck",
     "racecheck",
@@ -62,6 +63,8 @@ STEPS = [
     "conv_train",
 ]
 MORE = [
+    "check-maps",
+    "evaluate-bf16-maps",
     "evaluate-bf16-compiled",
     "evaluate-fp32",
     "train-fp32",
@@ -219,7 +222,14 @@ def test_other_sources_are_built_and_checked_again(checkout: Path) -> None:
     run(checkout)
     (checkout / "csrc" / "a.cu").write_text("// mended\n")
     output, _ = run(checkout, "--again")
-    assert re.findall(r"^(\S+): done", output, re.MULTILINE) == ["arch", "build", "smoke", "check", *MORE]
+    assert re.findall(r"^(\S+): done", output, re.MULTILINE) == [
+        "arch",
+        "build",
+        "smoke",
+        "smoke-maps",
+        "check",
+        *MORE,
+    ]
 
 
 def test_wrong_arguments_are_refused_before_anything_is_done(checkout: Path) -> None:
@@ -303,6 +313,8 @@ def test_every_step_runs_without_a_gpu(tmp_path: Path) -> None:
     tiles = importlib.import_module("lasfast._emulated").schedule_conv_tiles_cuda()
     by_warpgroups = sum(warpgroups for *_, warpgroups in tiles)
     assert len(records["smoke"]["results"]) == 1 + by_warpgroups + 12  # passes of two shapes in two ways
+    by_maps = ["mapped" in one["kernel"] for one in records["smoke-maps"]["results"]]
+    assert by_maps == [False] + [True] * by_warpgroups
     assert len(records["tiles"]["operations"]["tiles"]) == 1
     assert len(records["conv_train"]["operations"]["conv_train"]) == 9
     assert list(records["train-bf16"]["workloads"]) == ["nir-residual"]
@@ -325,4 +337,4 @@ def test_every_step_of_a_second_call_runs_without_a_gpu(tmp_path: Path) -> None:
     steps, records, _ = dry_run(tmp_path / "gpu.tar.gz", "--again")
     assert steps == ["arch", "build", *MORE]
     assert len(records["operations"]["operations"]) == 6
-    assert [name for name in MORE if name != "operations" and name not in records] == []
+    assert [name for name in MORE if name not in ("operations", "check-maps", *records)] == []

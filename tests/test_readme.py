@@ -140,6 +140,39 @@ def test_the_speeds_of_training_are_those_of_the_record() -> None:
     assert f"{mean('joint', 'tuned'):.1f} times with one update for all candidates" in text
 
 
+def test_the_figures_of_smaller_networks_are_those_of_the_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "own-model-resnet.json").read_text())
+    seeds, text = list(record["seeds"].values()), " ".join(README.split())
+    ahead = {
+        other: [one["lasfast"]["after"] - one[other]["after"] for one in seeds]
+        for other in ("fastnas", "uniform")
+    }
+    means = {other: 100 * statistics.fmean(points) for other, points in ahead.items()}
+    error = 100 * statistics.stdev(ahead["fastnas"]) / len(seeds) ** 0.5
+    assert f"ends {means['fastnas']:.1f} ± {error:.1f} points above what ModelOpt's FastNAS makes" in text
+    assert f"and {means['uniform']:.1f} above uniform widths" in text
+    seconds = {
+        way: statistics.fmean(one[way]["cpu_seconds"]["search"] for one in seeds)
+        for way in ("lasfast", "fastnas")
+    }
+    assert f"took {seconds['lasfast']:.0f} CPU seconds, and FastNAS {seconds['fastnas']:.0f}" in text
+
+
+def test_the_rates_of_reading_are_those_of_the_record() -> None:
+    kinds = json.loads((ROOT / "benchmarks" / "results" / "input.json").read_text())["kinds"]
+    text = " ".join((ROOT / "docs" / "data.md").read_text().split())
+    own, plain, pil, tensors = (
+        [kinds[size]["images_per_second"][name] for size in ("500x375", "2000x1500")]
+        for name in ("lasfast, fast_decode", "lasfast", "torchvision, PIL", "torchvision, tensors")
+    )
+    assert f"{own[0]} images of 500x375, about ImageNet's size, are read so, and {plain[0]} without" in text
+    assert (
+        f"PIL images read {pil[0]} in torch's `DataLoader`, and its transforms of tensors {tensors[0]}"
+        in text
+    )
+    assert f"it is {own[1]}, without it {plain[1]}, and torchvision {pil[1]} and {tensors[1]}" in text
+
+
 def test_the_table_of_cells_is_that_of_its_record() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "itnas-cifar10.json").read_text())
     page = (ROOT / "docs" / "itnas.md").read_text()

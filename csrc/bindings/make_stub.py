@@ -26,7 +26,7 @@ CHANGES = (
     (r"(?m)^(\w+: [\w\[\], .]+) = .*$", r"\1"),
     (r"(?m)^__all__.*\n", ""),
     (r"from __future__ import annotations\n", ""),
-    (r"(?m)^def (?:noted_|set_|is_warpgroup_)\w+\(.*\n(    .*\n)*", ""),  # the stand-in's
+    (r"(?m)^def (?:noted_|set_|try_|is_warpgroup_)\w+\(.*\n(    .*\n)*", ""),  # the stand-in's
     (r'(?m)^    """\n    Members:\n(.*\n)*?    """\n', ""),
     (r"(?m)^    __members__: .*\n", ""),
     (r"(?m)^    @typing.overload\n", ""),

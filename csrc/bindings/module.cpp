@@ -100,6 +100,8 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
   m.def("noted_launches", &device::noted_launches);
   m.def("set_device_count", &device::set_device_count);
   m.def("set_idle", &device::set_idle);
+  m.def("set_maps", &device::set_maps);
+  m.def("try_copies", &device::try_copies);
   m.def("is_warpgroup_tile", &device::is_warpgroup_tile, py::arg("descriptor"), py::arg("transposed"));
 #endif
 

@@ -37,25 +37,30 @@ std::vector<std::tuple<int, int, bool>> conv_tiles() {
   return tiles;
 }
 
-std::array<int64_t, 4> needs(Pointer<const void> plan) {
+std::array<int64_t, 5> needs(Pointer<const void> plan) {
   const CudaNeeds needs = schedule_needs_cuda(plan);
-  return {needs.arena_bytes, needs.scratch_bytes, needs.levels, needs.resident_bytes};
+  return {needs.arena_bytes, needs.scratch_bytes, needs.levels, needs.resident_bytes, needs.map_bytes};
+}
+
+void maps(const ScheduleTables& tables, Pointer<const void> plan, Pointer<const void> arena, int device,
+          Pointer<void> maps) {
+  raise(schedule_maps_cuda(tables, plan, arena, device, maps), "schedule_maps");
 }
 
 void run(const ScheduleTables& tables, Pointer<const void> plan, Pointer<void> device_plan,
          Pointer<const void> images, int64_t count, int64_t first_level, int64_t last_level,
          Pointer<void> arena, Pointer<void> scratch, Pointer<float> logits, int64_t logit_images, int device,
-         Pointer<void> stream) {
-  const CudaPass pass{plan,  device_plan, images, count,        first_level, last_level,
-                      arena, scratch,     logits, logit_images, device,      stream};
+         Pointer<void> stream, Pointer<const void> maps) {
+  const CudaPass pass{plan,    device_plan, images,       count,  first_level, last_level, arena,
+                      scratch, logits,      logit_images, device, stream,      maps};
   run_and_raise("schedule_run", [&] { return schedule_run_cuda(tables, pass); });
 }
 
 void run_resident(const ScheduleTables& tables, Pointer<const void> plan, Pointer<void> device_plan,
                   Pointer<const void> images, int64_t count, Pointer<float> logits, int64_t logit_images,
                   int device, Pointer<void> stream) {
-  const CudaPass pass{plan,    device_plan, images, count,        0,      0,
-                      nullptr, nullptr,     logits, logit_images, device, stream};
+  const CudaPass pass{plan,    device_plan, images,       count,  0,      0,      nullptr,
+                      nullptr, logits,      logit_images, device, stream, nullptr};
   run_and_raise("schedule_run_resident", [&] { return schedule_run_resident_cuda(tables, pass); });
 }
 
@@ -81,11 +86,13 @@ void bind_schedule_cuda(py::module_& m) {
         "Of each tile: positions, channels, and whether warpgroups multiply it.");
   m.def("schedule_usual_tile_cuda", &schedule_usual_tile_cuda, arg("channels"));
   m.def("schedule_has_warpgroups_cuda", &schedule_has_warpgroups_cuda, arg("device"));
+  m.def("schedule_has_tensor_maps_cuda", &schedule_has_tensor_maps_cuda, arg("device"));
   m.def("schedule_needs_cuda", &needs, arg("plan"),
-        "Bytes of the arena and of the scratch memory, levels, and bytes of a block's shared memory.");
+        "Bytes of arena and scratch memory, levels, bytes of a block's shared memory and of tensor maps.");
+  m.def("schedule_maps_cuda", &maps, arg("tables"), arg("plan"), arg("arena"), arg("device"), arg("maps"));
   m.def("schedule_run_cuda", &run, arg("tables"), arg("plan"), arg("device_plan"), arg("images"),
         arg("count"), arg("first_level"), arg("last_level"), arg("arena"), arg("scratch"), arg("logits"),
-        arg("logit_images"), arg("device"), arg("stream"));
+        arg("logit_images"), arg("device"), arg("stream"), arg("maps") = 0);
   m.def("schedule_run_resident_cuda", &run_resident, arg("tables"), arg("plan"), arg("device_plan"),
         arg("images"), arg("count"), arg("logits"), arg("logit_images"), arg("device"), arg("stream"));
   m.def("cuda_limits", &limits, arg("device"),

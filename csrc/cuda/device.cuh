@@ -3,7 +3,7 @@
 // the same kernels: that is how the test-suite runs them.
 //
 // A kernel is a function of one plain argument, which flat blocks of at most 1024 threads run. All threads of
-// a block reach every barrier, and all of a warp every load_matrix and mma.
+// a block that have not ended reach every barrier, and all of a warp every load_matrix and mma.
 #pragma once
 
 #ifdef LASFAST_EMULATE
@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "shared_limits.h"
+#include "tensor_map.h"
 
 // The compiler keeps registers few enough for `blocks` blocks on a multiprocessor at once.
 #define LASFAST_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
@@ -39,6 +40,9 @@ LASFAST_DEVICE int64_t block_index() { return static_cast<int64_t>(blockIdx.x); 
 
 // All threads of the block arrive, and see what the others wrote before.
 LASFAST_DEVICE void barrier() { __syncthreads(); }
+
+// All threads of a warp arrive, and see what the others wrote before.
+LASFAST_DEVICE void warp_barrier() { __syncwarp(); }
 
 // Returns the block's shared memory, which is as large as launch() was told, and not initialized.
 template <typename T>
@@ -278,6 +282,79 @@ LASFAST_DEVICE void warpgroup_mma(float (&sum)[16][4], uint64_t a, uint64_t b) {
 #undef LASFAST_8_SUMS
 #undef LASFAST_SUMS
 // clang-format on
+
+// ---- copies by tensor maps, which the chip makes by itself once a thread has asked for one
+
+// (fence.proxy.tensormap came with CUDA 12.3.)
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) && \
+    (__CUDACC_VER_MAJOR__ > 12 || (__CUDACC_VER_MAJOR__ == 12 && __CUDACC_VER_MINOR__ >= 3))
+#define LASFAST_TENSOR_MAPS
+constexpr bool has_tensor_maps = true;
+#else
+constexpr bool has_tensor_maps = false;  // nothing below may be used
+#endif
+
+// In shared memory: what threads wait at for copies, or for one another. It goes from phase to phase, each of
+// which ends once so many threads have arrived in it, and all bytes that these expect have been copied.
+struct alignas(8) CopyBarrier {
+  uint64_t state;
+};
+
+#ifdef LASFAST_TENSOR_MAPS
+// By one thread, which then has to publish_to_warpgroups(); all others use it behind a barrier.
+LASFAST_DEVICE void begin_phases(CopyBarrier* at, int threads) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(at)), "r"(threads) : "memory");
+}
+// Arrives; what this thread has read before may be overwritten by those who wait.
+LASFAST_DEVICE void arrive(CopyBarrier* at) {
+  asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(shared_address(at)) : "memory");
+}
+// Arrives, and has the phase last until so many bytes, which the copies that follow bring, are there.
+LASFAST_DEVICE void arrive_expecting(CopyBarrier* at, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(at)),
+               "r"(bytes)
+               : "memory");
+}
+// Waits until a phase of this parity has ended: 0 for the first. It has to be the one at hand or the one
+// before.
+LASFAST_DEVICE void wait_for_phase(CopyBarrier* at, int parity) {
+  int ended;
+  do {
+    asm volatile(
+        "{\n.reg .pred ended;\n"
+        "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 ended, [%1], %2;\n"
+        "selp.s32 %0, 1, 0, ended;\n}"
+        : "=r"(ended)
+        : "r"(shared_address(at)), "r"(parity)
+        : "memory");
+  } while (!ended);
+}
+
+// By the thread that copies, before its first copy by a map that the host has written.
+LASFAST_DEVICE void see_tensor_map(const TensorMap* map) {
+  asm volatile("fence.proxy.tensormap::generic.acquire.sys [%0], 128;" ::"l"(map) : "memory");
+}
+// Begins to copy what lies under one tap of the windows from one on, in their order: see WindowsMap. `x` and
+// `y` are the first column and row of that window in its image, and `tap_x` and `tap_y` those of the tap in
+// the window.
+LASFAST_DEVICE void copy_windows_async(void* to, const TensorMap* map, CopyBarrier* at, int channel, int x,
+                                       int y, int image, int tap_x, int tap_y) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(at)), "r"(channel), "r"(x), "r"(y), "r"(image),
+      "h"(static_cast<uint16_t>(tap_x)), "h"(static_cast<uint16_t>(tap_y))
+      : "memory");
+}
+// Begins to copy elements of rows from one on: see RowsMap.
+LASFAST_DEVICE void copy_rows_async(void* to, const TensorMap* map, CopyBarrier* at, int element, int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4}], [%2];" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(at)), "r"(element), "r"(row)
+      : "memory");
+}
+#endif
 
 // Tells the host's stand-in which tile of which kernel this block computes, for the tests to ask.
 LASFAST_DEVICE void note_tile(const char*, const char*, int, int, bool) {}

@@ -2,121 +2,25 @@
 // operating system.
 #include "device_host.h"
 
-#include <setjmp.h>
-#include <ucontext.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
-#include <cstdlib>
-#include <deque>
-#include <map>
-#include <memory>
 #include <mutex>
-#include <set>
 #include <utility>
-#include <vector>
 
+#include "device_host_machine.h"
 #include "lasfast/device.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define LASFAST_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define LASFAST_ASAN 1
-#endif
-#endif
 #ifdef LASFAST_ASAN
 #include <sanitizer/common_interface_defs.h>
 #endif
 
 namespace lasfast::device {
-namespace {
-
-constexpr int warp_size = 32, most_threads = 1024;
-constexpr size_t stack_bytes = 256 << 10;
-
-enum Error {
-  none = 0,
-  no_device = 1,
-  bad_launch = 2,
-  stuck = 3,
-  unpublished = 4,
-  unwaited = 5,
-  bad_tile = 6,
-  unrounded = 7
-};
-
-// Where shared memory begins, by the addresses in it: a GPU keeps the first KiB to itself.
-constexpr uint32_t shared_begin = 1024;
-
-// A place where `expected` threads wait for one another.
-struct Gate {
-  int expected = 0, arrived = 0;
-  unsigned opened = 0;
-};
-
-struct Copy {
-  const void *to, *from;
-  bool valid;
-
-  void run() const { store16(const_cast<void*>(to), valid ? load16(from) : Bits16{}); }
-};
-
-// One thread's share of a warpgroup's product.
-struct WarpgroupProduct {
-  float (*sum)[4];
-  int columns;
-  bool transposed;
-  uint64_t a, b;
-};
-
-struct Fibre {
-  std::unique_ptr<char[]> stack;
-  ucontext_t start;
-  jmp_buf resume;
-  bool started = false, finished = true;
-  const Gate* gate = nullptr;
-  unsigned ticket = 0;  // what `gate->opened` was when it began to wait
-  std::deque<std::vector<Copy>> copies;
-  bool published = true;  // what has been copied to shared memory
-  std::deque<std::vector<WarpgroupProduct>> products;
-#ifdef LASFAST_ASAN
-  void* fake_stack = nullptr;
-#endif
-
-  bool ready() const { return !finished && (!gate || gate->opened != ticket); }
-};
-
-// What the threads of a warp show one another.
-struct Exchange {
-  const void* row[warp_size];
-  const uint32_t *a[warp_size], *b[warp_size];
-  float* sum[warp_size];
-};
-
-struct Machine {
-  std::vector<Fibre> fibres;
-  std::vector<Gate> warps;
-  std::vector<Exchange> exchanges;
-  Gate block;
-  void (*body)(const void*) = nullptr;
-  const void* argument = nullptr;
-  std::unique_ptr<char, void (*)(void*)> shared{nullptr, std::free};
-  int64_t block_index = 0;
-  int threads = 0, current = 0, left = 0;
-  Error error = none;
-  bool reversed = false, last_block = false;
-  int waited = 0;  // threads of the block that have waited for earlier launches
-  jmp_buf outside;
-#ifdef LASFAST_ASAN
-  void* outside_fake_stack = nullptr;
-  const void* outside_stack = nullptr;
-  size_t outside_size = 0;
-#endif
-};
 
 Machine machine;
+
+namespace {
+
 std::set<NotedTile> tiles;
 std::map<NotedLaunch, int64_t> launches;
 std::mutex machine_lock;  // of these three
@@ -199,17 +103,37 @@ void yield(Fibre& self) {
   arrived_at(&self);
 }
 
-void wait_at(Gate& gate) {
+}  // namespace
+
+void fail(Error error) {
+  if (machine.error == none) machine.error = error;
+}
+
+void open(Gate& gate) {
+  gate.arrived = 0;
+  ++gate.opened;
+}
+
+void wait_until_open(const Gate& gate) {
   Fibre& self = machine.fibres[machine.current];
-  if (++gate.arrived == gate.expected) {
-    gate.arrived = 0;
-    ++gate.opened;
-    return;
-  }
   self.gate = &gate;
   self.ticket = gate.opened;
   yield(self);
   self.gate = nullptr;
+}
+
+namespace {
+
+void wait_at(Gate& gate) {
+  if (++gate.arrived == gate.expected)
+    open(gate);
+  else
+    wait_until_open(gate);
+}
+
+// A thread that has ended is not waited for.
+void leave(Gate& gate) {
+  if (--gate.expected == gate.arrived && gate.arrived > 0) open(gate);
 }
 
 // A fibre runs one thread after another: that with its number in every block.
@@ -220,6 +144,7 @@ void live() {
     machine.body(machine.argument);
     self.finished = true;
     --machine.left;
+    leave(machine.block);
     yield(self);
   }
 }
@@ -245,7 +170,11 @@ bool run_block() {
     fibre.copies.assign(1, {});
     fibre.published = true;
     fibre.products.assign(1, {});
+    fibre.waited.clear();
+    fibre.seen.clear();
   }
+  machine.phases.clear();
+  machine.written.clear();
   for (Gate& warp : machine.warps) warp.arrived = 0;
   machine.block = {machine.threads, 0, 0};
   machine.waited = 0;
@@ -308,6 +237,12 @@ struct WarpgroupTile {
               (transposed ? first % 1024 == 0 && leading % 1024 == 0
                           : first % 1024 < 128 && first % 32 == 0)) {}
 
+  // Where the tile lies that so many rows make.
+  Range range(int rows) const {
+    const uint32_t begin = first & ~127u;
+    return {begin, transposed ? begin + (rows - 1) / 64 * leading + 2 * stride : begin + rows / 8 * stride};
+  }
+
   float operator()(int row, int k) const {
     constexpr int item = sizeof(bfloat16);
     uint32_t at = first + (transposed ? row / 64 * leading + k / 8 * stride + k % 8 * 128 + row % 64 * item
@@ -337,6 +272,7 @@ void multiply(const WarpgroupProduct& p) {
 int thread_index() { return machine.current; }
 int64_t block_index() { return machine.block_index; }
 void barrier() { wait_at(machine.block); }
+void warp_barrier() { wait_at(warp()); }
 void wait_for_earlier() { ++machine.waited; }
 void* shared_memory() { return machine.shared.get(); }
 void set_reversed(bool reversed) { machine.reversed = reversed; }
@@ -403,7 +339,7 @@ void mma_bf16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 }
 void mma_tf32(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   for (const uint32_t bits : {a[0], a[1], a[2], a[3], b[0], b[1]})
-    if (bits != to_tf32(bits)) machine.error = unrounded;
+    if (bits != to_tf32(bits)) fail(unrounded);
   mma<8>(sum, a, b, [](uint32_t bits, int) { return float_of(bits & ~0x1fffu); });
 }
 
@@ -418,13 +354,13 @@ bool is_warpgroup_tile(uint64_t descriptor, bool transposed) {
 }
 
 void warpgroup_add(float (*sum)[4], int columns, bool transposed, uint64_t a, uint64_t b) {
-  for (int i = 0; i < machine.threads; ++i)
-    if (!machine.fibres[i].published) machine.error = unpublished;
-  if (!is_warpgroup_tile(a, transposed) || !is_warpgroup_tile(b, transposed)) {
-    machine.error = bad_tile;
-    return;
-  }
-  machine.fibres[machine.current].products.back().push_back({sum, columns, transposed, a, b});
+  if (!all_published()) fail(unpublished);
+  if (!is_warpgroup_tile(a, transposed) || !is_warpgroup_tile(b, transposed)) return fail(bad_tile);
+  const Range range_a = WarpgroupTile(a, transposed).range(64);
+  const Range range_b = WarpgroupTile(b, transposed).range(columns);
+  if (!has_waited_for(range_a) || !has_waited_for(range_b)) fail(early);
+  machine.fibres[machine.current].products.back().push_back(
+      {sum, columns, transposed, a, b, range_a, range_b});
 }
 void warpgroup_commit() { machine.fibres[machine.current].products.emplace_back(); }
 void warpgroup_wait_for(int pending) {
@@ -493,9 +429,9 @@ int run_blocks(const void* kernel, void (*body)(const void*), const void* argume
     machine.error = none;
     if (!run_block()) {
       machine.fibres.clear();  // they wait in the middle of a kernel
-      return stuck;
+      return machine.error != none ? machine.error : stuck;
     }
-    if (early && machine.waited != threads) machine.error = unwaited;
+    if (early && machine.waited != threads) fail(unwaited);
     if (machine.error != none) return machine.error;
   }
   return none;
@@ -530,6 +466,14 @@ const char* cuda_error_text(int error) {
       return "a warpgroup multiplies a tile that does not lie as it is described";
     case device::unrounded:
       return "a product of TF32 has an operand that has not been rounded to it";
+    case device::bad_map:
+      return "a tensor map cannot be made, or is used otherwise than it describes";
+    case device::early:
+      return "a warpgroup multiplies a copy that it has not waited for";
+    case device::overwritten:
+      return "a copy goes to where products under way read";
+    case device::unseen:
+      return "a thread copies by a tensor map that it has not been told to see";
     default:
       return "no error";
   }

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "shared_limits.h"
+#include "tensor_map.h"
 
 #define LASFAST_KERNEL(threads, blocks) void
 #define LASFAST_DEVICE inline
@@ -40,6 +41,7 @@ struct alignas(16) Bits16 {
 int thread_index();
 int64_t block_index();
 void barrier();
+void warp_barrier();
 void wait_for_earlier();
 inline void let_next_begin() {}
 void* shared_memory();
@@ -124,6 +126,23 @@ void warpgroup_mma(float (&sum)[N][4], uint64_t a, uint64_t b) {
   warpgroup_add(sum, 8 * N, transposed, a, b);
 }
 
+// Copies by tensor maps happen no sooner than some thread waits for the phase that they belong to. It is an
+// error of the launch to multiply what this thread has not waited for; to copy to where products under way
+// read; to use a map that this thread has not been told to see, or a barrier that was not begun or published.
+// To expect more bytes than come is to wait for ever.
+constexpr bool has_tensor_maps = true;
+struct alignas(8) CopyBarrier {
+  uint64_t state;
+};
+void begin_phases(CopyBarrier* at, int threads);
+void arrive_expecting(CopyBarrier* at, int bytes);
+inline void arrive(CopyBarrier* at) { arrive_expecting(at, 0); }
+void wait_for_phase(CopyBarrier* at, int parity);
+void see_tensor_map(const TensorMap* map);
+void copy_windows_async(void* to, const TensorMap* map, CopyBarrier* at, int channel, int x, int y, int image,
+                        int tap_x, int tap_y);
+void copy_rows_async(void* to, const TensorMap* map, CopyBarrier* at, int element, int row);
+
 inline uint32_t bits_of(float v) {
   uint32_t bits;
   std::memcpy(&bits, &v, sizeof bits);
@@ -183,6 +202,13 @@ using NotedLaunch = std::tuple<int, uintptr_t, bool>;
 std::map<NotedLaunch, int64_t> noted_launches();
 // While idle, launches are checked and noted, but no kernel runs.
 void set_idle(bool idle);
+
+// Multiplies some copies by tensor maps, leaving out one part of what that takes ("publish", "see",
+// "release", "bytes", "wait", "finish") or nothing (""); returns what was wrong, or "no error".
+std::string try_copies(const std::string& without);
+
+// Pretends to have a driver that makes tensor maps, as at first, or none.
+void set_maps(bool some);
 
 // Pretends to have so many devices, all with the host's memory; one at first.
 void set_device_count(int count);

@@ -39,6 +39,8 @@ Status check_pass(const ScheduleTables& t, const LaunchPlan& plan, const CudaPas
   }
   if (misaligned(pass.arena, 64) || (plan.scratch_bytes && misaligned(pass.scratch, 64)))
     return invalid("arena or scratch is missing or not aligned");
+  if (plan.maps && misaligned(pass.maps, alignof(device::TensorMap)))
+    return invalid("the tensor maps are missing or not aligned");
   return check_common(plan, pass);
 }
 
@@ -67,6 +69,7 @@ PassArgs arguments(const ScheduleTables& t, const LaunchPlan& plan, const CudaPa
           static_cast<float*>(pass.scratch),
           reinterpret_cast<uint32_t*>(on_device(plan.first_counter())),
           0,
+          nullptr,
           false};
 }
 
@@ -93,12 +96,30 @@ Status schedule_plan_cuda(const ScheduleTables& tables, Dtype storage, bool tf32
 
 CudaNeeds schedule_needs_cuda(const void* plan) {
   const auto& header = *static_cast<const LaunchPlan*>(plan);
-  return {header.arena_bytes, header.scratch_bytes, header.levels, header.resident_bytes};
+  return {header.arena_bytes, header.scratch_bytes, header.levels, header.resident_bytes,
+          header.maps * int64_t{sizeof(device::TensorMap)}};
+}
+
+Status schedule_maps_cuda(const ScheduleTables& t, const void* plan, const void* arena, int device,
+                          void* maps) {
+  const auto& header = *static_cast<const LaunchPlan*>(plan);
+  if (misaligned(plan, 8) || header.mark != plan_mark)
+    return invalid("the plan is none, or of another build");
+  if (misaligned(arena, 64) || misaligned(maps, alignof(device::TensorMap)))
+    return invalid("the arena or the place of the maps is missing or not aligned");
+  return on_device(device, nullptr, [&](device::Stream) {
+    return make_maps(header, arena, t.weights, static_cast<device::TensorMap*>(maps));
+  });
 }
 
 bool schedule_has_warpgroups_cuda(int device) {
   const device::Use use(device);
   return use.error() == 0 && has_warpgroups();
+}
+
+bool schedule_has_tensor_maps_cuda(int device) {
+  const device::Use use(device);
+  return use.error() == 0 && has_tensor_maps();
 }
 
 Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
@@ -114,6 +135,8 @@ Status schedule_run_cuda(const ScheduleTables& t, const CudaPass& pass) {
       PassArgs args = all;
       args.problems += launch.first_problem;
       args.problem_count = launch.problems;
+      if (launch.first_map >= 0)
+        args.maps = static_cast<const device::TensorMap*>(pass.maps) + launch.first_map;
       if (const int error = run(launch, plan, args, stream); error != 0) return error;
       all.early = early;  // not the first, which follows what others have queued: copies, or their kernels
     }

@@ -6,9 +6,8 @@
 #include <utility>
 
 #include "conv_loader.cuh"
+#include "schedule_conv.cuh"
 #include "schedule_kernels.cuh"
-#include "schedule_statistics.cuh"
-#include "schedule_values.cuh"
 
 namespace lasfast {
 namespace {
@@ -94,14 +93,8 @@ LASFAST_DEVICE void conv_tile(const PassArgs& pass) {
       [&](int row) { return window_at<T>(pass, p, tile.first + row, tile.first + row < tile.end); });
   constexpr int step_elements = step_bytes / sizeof(T);
   const int steps = (p.depth + step_elements - 1) / step_elements;
-  convolve_windows<Product>(shared->windows, steps, loader, [&](auto& result) {
-    if (p.partial >= 0) take_statistics(pass, p, tile, result.values, result.pitch, &result.moments);
-    const int column = tile.column + result.own_column();
-    if (column >= p.out_pitch) return;
-    const Finish<T> finish(pass, p, column);
-    result.for_own_chunks(static_cast<int>(tile.end - tile.first),
-                          [&](int row, const Chunk& x) { finish.store(x, tile.first + row); });
-  });
+  convolve_windows<Product>(shared->windows, steps, loader,
+                            [&](auto& result) { store_tile<T>(pass, p, tile, result); });
 }
 
 // How many blocks a multiprocessor takes at once: two, so that one multiplies while the other waits, where
@@ -163,6 +156,7 @@ int64_t conv_shared_bytes(Work work, int64_t input_pitch) {
 }
 
 int launch_conv(const Launch& launch, bool bfloat16, bool tf32, const PassArgs& pass, device::Stream stream) {
+  if (launch.first_map >= 0) return launch_mapped_conv(launch, pass, stream);
   const int tile = static_cast<int>(launch.work);
   auto* const kernel = bfloat16 ? kernel_of<device::bfloat16, TensorProduct>(tile, Tiles{})
                        : tf32   ? kernel_of<float, TensorProduct>(tile, Tiles{})

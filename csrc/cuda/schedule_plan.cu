@@ -13,6 +13,7 @@ namespace lasfast {
 namespace {
 
 constexpr int64_t largest_positions = int64_t{1} << 31, largest_offsets = int64_t{1} << 31, alignment = 64;
+constexpr int largest_mapped_stride = 8;  // of what tensor maps can say
 constexpr int64_t largest_shared =
     1 << 20;  // more than any block has: what is there is for the launch to say
 
@@ -66,6 +67,7 @@ struct Draft {
   std::vector<Launch> launches;
   std::vector<Problem> problems;
   int64_t arena_bytes = 0, scratch_floats = 0, counters = 0, leaves = 0, levels = 0, stage_bytes = 0;
+  int64_t maps = 0;
 
   Term term(int32_t value, int32_t norm, Activation activation) const {
     if (value < 0) return Term{0, 0, 0, 0, 0, -1, Activation::none};
@@ -123,15 +125,27 @@ struct Draft {
     return p;
   }
 
+  // Says whether what a problem multiplies can be copied by tensor maps: each step of k has to be of one tap.
+  bool is_mapped(const Problem& p) const {
+    return purpose == Purpose::mapped && is_conv(p.work) && conv_tile(p.work).warpgroups &&
+           p.input.norm < 0 && p.input.activation == Activation::none &&
+           p.input.pitch % device::mapped_elements == 0 && p.kernel_height <= schedule_max_kernel &&
+           p.kernel_width <= schedule_max_kernel && p.padding <= schedule_max_kernel &&
+           p.stride <= largest_mapped_stride;
+  }
+
   // Adds one launch of what is in `some`, if anything is.
-  void add_launch(Work work, int64_t level, std::vector<Problem>& some) {
+  void add_launch(Work work, int64_t level, std::vector<Problem>& some, bool mapped = false) {
     if (some.empty()) return;
     Launch launch{work,
                   static_cast<int32_t>(level),
                   static_cast<int32_t>(problems.size()),
                   static_cast<int32_t>(some.size()),
                   0,
+                  0,
+                  mapped ? maps : -1,
                   0};
+    if (mapped) maps += 2 * static_cast<int64_t>(some.size());
     for (Problem& p : some) {
       p.first_tile = launch.blocks;
       launch.blocks += int64_t{p.row_tiles} * p.column_tiles;
@@ -144,7 +158,7 @@ struct Draft {
   }
 
   void add_level(int64_t level) {
-    std::vector<Problem> by_work[work_count];
+    std::vector<Problem> by_work[work_count], mapped[work_count];
     int64_t floats = 0, counted = 0;
     for (int64_t i = 0; i < t.operation_count; ++i) {
       const Operation& op = t.operations[i];
@@ -162,12 +176,15 @@ struct Draft {
         p.counters = static_cast<int32_t>(counted);
         counted += p.column_tiles * (int64_t{1} + p.tile_groups);
       }
-      by_work[static_cast<int>(work)].push_back(p);
+      (is_mapped(p) ? mapped : by_work)[static_cast<int>(work)].push_back(p);
       if (purpose == Purpose::resident) stage_bytes = std::max(stage_bytes, resident_stage_bytes(p));
     }
     scratch_floats = std::max(scratch_floats, floats);
     counters = std::max(counters, round_to(counted, 4));
-    for (int work = 0; work < work_count; ++work) add_launch(static_cast<Work>(work), level, by_work[work]);
+    for (int work = 0; work < work_count; ++work) {
+      add_launch(static_cast<Work>(work), level, by_work[work]);
+      add_launch(static_cast<Work>(work), level, mapped[work], true);
+    }
   }
 
   Draft(const ScheduleTables& t, Dtype storage, int64_t images, Purpose purpose)
@@ -247,7 +264,7 @@ PackedShape::PackedShape(const Operation& op, const Value& input, Dtype storage)
 }
 
 Status check_plan(const ScheduleTables& t, Dtype storage, int64_t images, Purpose purpose) {
-  if (purpose < Purpose::prediction || purpose > Purpose::resident)
+  if (purpose < Purpose::prediction || purpose > Purpose::mapped)
     return invalid("the purpose of the plan is unknown");
   const bool resident = purpose == Purpose::resident;
   const auto packed = [](const Operation& op, const Value& input, Dtype storage) {
@@ -296,6 +313,7 @@ int64_t make_plan(const ScheduleTables& t, Dtype storage, bool tf32, int64_t ima
   header.launches = static_cast<int64_t>(draft.launches.size());
   header.problems = static_cast<int64_t>(draft.problems.size());
   header.counters = draft.counters;
+  header.maps = draft.maps;
   header.arena_bytes = round_to(draft.arena_bytes, alignment);
   header.scratch_bytes = draft.scratch_floats * int64_t{sizeof(float)};
   header.leaves = purpose == Purpose::calibration ? 0 : draft.leaves;
@@ -312,6 +330,33 @@ int64_t make_plan(const ScheduleTables& t, Dtype storage, bool tf32, int64_t ima
     std::memset(to + problem_bytes, 0, counter_bytes);
   }
   return header.bytes;
+}
+
+int make_maps(const LaunchPlan& plan, const void* arena, const void* weights, device::TensorMap* maps) {
+  for (int64_t i = 0; i < plan.launches; ++i) {
+    const Launch& launch = plan.first_launch()[i];
+    if (launch.first_map < 0) continue;
+    device::TensorMap* to = maps + launch.first_map;
+    for (const Problem *p = plan.first_problem() + launch.first_problem, *end = p + launch.problems; p < end;
+         ++p) {
+      constexpr int64_t item = sizeof(device::bfloat16);
+      const device::WindowsMap windows{static_cast<const char*>(arena) + p->input.offset * item,
+                                       plan.images,
+                                       p->input.height,
+                                       p->input.width,
+                                       p->input.pitch,
+                                       p->out_height,
+                                       p->out_width,
+                                       p->stride,
+                                       p->padding,
+                                       p->rows};
+      const device::RowsMap rows{static_cast<const char*>(weights) + p->weight, p->out_channels, p->depth,
+                                 p->columns};
+      if (const int error = device::describe(windows, to++)) return error;
+      if (const int error = device::describe(rows, to++)) return error;
+    }
+  }
+  return 0;
 }
 
 }  // namespace lasfast

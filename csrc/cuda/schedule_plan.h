@@ -25,4 +25,7 @@ Status check_plan(const ScheduleTables& tables, Dtype storage, int64_t images, P
 int64_t make_plan(const ScheduleTables& tables, Dtype storage, bool tf32, int64_t images, Purpose purpose,
                   void* plan);
 
+// Writes the tensor maps of a plan; returns the runtime's or the driver's error number, 0 for none.
+int make_maps(const LaunchPlan& plan, const void* arena, const void* weights, device::TensorMap* maps);
+
 }  // namespace lasfast

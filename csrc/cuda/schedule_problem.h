@@ -13,6 +13,10 @@
 
 namespace lasfast {
 
+namespace device {
+struct TensorMap;
+}
+
 constexpr int plane_chunks = 8;         // the most chunks side by side in a tile of other operations
 constexpr int plane_rows = 4;           // positions of such a tile that a thread computes
 constexpr int pooled_tiles = 32;        // tiles whose statistics a block pools: a group
@@ -76,6 +80,8 @@ struct Launch {
   int32_t level;
   int32_t first_problem, problems;
   int64_t blocks, shared_bytes;
+  int64_t first_map;  // two tensor maps for each problem, of the input and of the weight; or -1
+  int64_t reserved;
 };
 static_assert(sizeof(Launch) % 16 == 0, "problems come behind launches");
 
@@ -84,6 +90,7 @@ struct alignas(16) LaunchPlan {
   int64_t bytes, images, levels, launches, problems, arena_bytes, scratch_bytes, leaves;
   int64_t counters;        // behind the problems; zero but while a launch counts there
   int64_t resident_bytes;  // shared memory of the resident kernel, or 0 where the plan is not for that
+  int64_t maps;
   int32_t bfloat16, tf32;
 
   const Launch* first_launch() const { return reinterpret_cast<const Launch*>(this + 1); }
@@ -109,8 +116,9 @@ struct PassArgs {
   float *scale, *shift, *mean, *variance;
   float* partial;
   uint32_t* counters;
-  int64_t first;  // the image of the batch that is image 0 of the values
-  bool early;     // whether the launch may begin before what is queued before it has ended
+  int64_t first;                  // the image of the batch that is image 0 of the values
+  const device::TensorMap* maps;  // of the launch
+  bool early;                     // whether the launch may begin before what is queued before it has ended
 };
 
 }  // namespace lasfast

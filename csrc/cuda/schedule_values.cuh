@@ -138,8 +138,8 @@ struct Tile {
 };
 
 // Copies the problem that this block works on to shared memory, and returns it once what is queued before the
-// launch has ended: the plan alone is there sooner.
-LASFAST_DEVICE const Problem& find_problem(const PassArgs& pass, Problem* shared) {
+// launch has ended: the plan alone is there sooner. `number` becomes its number among those of the launch.
+LASFAST_DEVICE const Problem& find_problem(const PassArgs& pass, Problem* shared, int* number = nullptr) {
   auto* const found = reinterpret_cast<int32_t*>(shared);
   const int thread = device::thread_index();
   const int64_t block = device::block_index();
@@ -149,6 +149,7 @@ LASFAST_DEVICE const Problem& find_problem(const PassArgs& pass, Problem* shared
       *found = static_cast<int32_t>(i);
   device::barrier();
   const auto* const from = reinterpret_cast<const int32_t*>(pass.problems + *found);
+  if (number) *number = *found;
   device::barrier();
   if (thread < static_cast<int>(sizeof(Problem) / sizeof(int32_t)))
     reinterpret_cast<int32_t*>(shared)[thread] = from[thread];

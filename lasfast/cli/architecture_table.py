@@ -14,8 +14,10 @@ from lasfast.cli.from_scratch import show_rows, train_from_scratch
 from lasfast.cli.options import SupernetOptions, TrainingCommandOptions, command, panel
 from lasfast.cli.setup import TrainingSetup
 from lasfast.measurements.journal import Journal
+from lasfast.runtime import distributed
 from lasfast.study.architecture_table import compare
 from lasfast.study.files import JOURNAL, TABLE
+from lasfast.study.table_parts import shard_directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,26 @@ class ArchitectureTableOptions(TrainingCommandOptions, SupernetOptions):
     compare: Annotated[
         Path | None, panel("Table", "A study whose one-shot accuracies are compared with the table.")
     ] = None
+    test: Annotated[
+        bool,
+        panel("Table", "Measure networks on the test split, rather than on the validation images.", "--test"),
+    ] = False
+    shard: Annotated[
+        str | None,
+        panel(
+            "Table",
+            "Train one part of the networks, such as 3/16 in the third of sixteen jobs; the same command "
+            "without --shard then joins the parts.",
+        ),
+    ] = None
+    data_parallel: Annotated[
+        bool,
+        panel(
+            "Table",
+            "Of several processes, let all train each network, rather than each its own networks.",
+            "--data-parallel",
+        ),
+    ] = False
 
 
 def register(app: typer.Typer) -> None:
@@ -48,9 +70,16 @@ def register(app: typer.Typer) -> None:
 
         lasfast dataset --depths 4-6 --data digits --compare runs/nir-digits --resume
 
-        lasfast dataset --depths 4-15 --data cifar100 --preset cifar100 --max-layers 13
+        lasfast dataset --depths 4-15 --data cifar100 --preset nir-cifar100 --max-layers 13 --test
+
+        lasfast dataset --depths 4-15 --data cifar100 --max-layers 13 --shard 3/16 --resume
+
+        torchrun --nproc-per-node 2 -m lasfast dataset --depths 4-6
         """
         depths = _parse_depths(options.depths)
+        shard = None if options.shard is None else _parse_shard(options.shard)
+        if shard and options.compare is not None:
+            raise ValueError("--compare is of a whole table: leave it out where --shard trains a part of one")
         setup.check_family(options)
         groups = setup.GROUPS[options.supernet]
         if options.max_layers is None:
@@ -58,18 +87,40 @@ def register(app: typer.Typer) -> None:
         else:
             max_layers = setup.parse_max_layers(options, depths[-1])
         given = TrainingSetup.of(options)
+        if options.test and given.settings.validates:
+            raise ValueError(
+                "--test must be without --standalone-keep-best and --standalone-early-stopping, which would "
+                "choose by the test split"
+            )
         supernet = setup.make_supernet(options, given.data, max_layers, options.seed).to(given.device)
-        architectures = list(supernet.space.enumerate(depth=depths))
+        architectures, directory = list(supernet.space.enumerate(depth=depths)), options.directory
+        if shard:
+            number, shards = shard
+            architectures = architectures[number - 1 :: shards]  # of each depth, nearly as many
+            directory = shard_directory(directory, number, shards)
+            if not architectures:
+                raise ValueError(f"--shard {options.shard}: there are fewer networks than parts")
         given.console.print(
             f"training {len(architectures)} assignments of {type(supernet).__name__} from scratch, "
-            f"{given.settings.standalone_epochs} epochs each, in {options.directory}"
+            f"{given.settings.standalone_epochs} epochs each, in {directory}, on "
+            f"{setup.describe_machine(given.device)}"
         )
         given.console.print(f"{given.data!r}")
         _, rows = train_from_scratch(
-            given, supernet, architectures, options.directory, keep_weights=False, resume=options.resume
+            given,
+            supernet,
+            architectures,
+            directory,
+            keep_weights=False,
+            resume=options.resume,
+            data_parallel=options.data_parallel,
+            test=options.test,
         )
+        if not distributed.world().main:
+            return
         results = make_console()
-        show_rows(results, supernet.space, f"{len(rows)} networks trained from scratch", rows, {})
+        where = ", on the test split" if options.test else ""
+        show_rows(results, supernet.space, f"{len(rows)} networks trained from scratch{where}", rows, {})
         if options.compare is not None:
             measured = [measurement for _, measurement in Journal.read(options.compare / JOURNAL)[1]]
             whole, by_depth = compare(rows, measured)
@@ -78,7 +129,15 @@ def register(app: typer.Typer) -> None:
                     f"one-shot against stand-alone, {name}: {one.count} assignments, accuracy gap (Eq. 7) "
                     f"{100 * one.gap:.1f} points, Kendall's tau {one.tau:.2f}, Spearman's rho {one.rho:.2f}"
                 )
-        results.print(f"table: {options.directory / TABLE}")
+        results.print(f"table: {directory / TABLE}")
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    """Return the number of a part, from 1, and how many parts there are."""
+    number, _, shards = text.partition("/")
+    if not (number.isdecimal() and shards.isdecimal() and 1 <= int(number) <= int(shards)):
+        raise ValueError(f"--shard must be a part and how many there are, as 3/16, got {text!r}")
+    return int(number), int(shards)
 
 
 def _parse_depths(text: str) -> range:

@@ -12,8 +12,10 @@ from typing import Annotated
 import typer
 
 from lasfast.cli.display import make_console
+from lasfast.cli.earlier import names_run
+from lasfast.cli.functions import load_function
 from lasfast.cli.options import ChoiceOptions, command, panel
-from lasfast.cli.search_supernet import MakeSearcher, search_choices, search_model
+from lasfast.cli.search_supernet import MakeSearcher, search_again, search_choices, search_model
 from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
 from lasfast.searchers import (
@@ -53,12 +55,6 @@ class LayerNASOptions(ChoiceSearchOptions):
     select: Annotated[
         str, panel("Search", "Which candidates are parents: random (the paper) or best (ours).")
     ] = "best"
-    default: Annotated[
-        str | None,
-        panel(
-            "Search", "Architecture of the options that stand behind a candidate's (default: the dearest)."
-        ),
-    ] = None
     whole_layers: Annotated[
         bool,
         panel(
@@ -73,6 +69,21 @@ class LayerNASOptions(ChoiceSearchOptions):
             "Search",
             f"Architectures to measure at most (default: {LAYERNAS_EVALUATIONS}; in a table, to the search's "
             "own end).",
+        ),
+    ] = None
+    default: Annotated[
+        str | None,
+        panel(
+            "Search",
+            "The architecture whose options layers have before they are searched (default: the dearest).",
+        ),
+    ] = None
+    phi: Annotated[
+        str | None,
+        panel(
+            "Search",
+            "A function that gives the bucket of an architecture, in place of Eq. 4: FILE.py:FUNCTION or "
+            "PACKAGE.MODULE:FUNCTION.",
         ),
     ] = None
 
@@ -200,6 +211,9 @@ def register(app: typer.Typer) -> None:
 
         lasfast search layernas --data cifar10 --supernet proxyless --constraint "flops<=20M"
 
+        lasfast search layernas --data cifar10 --supernet mobilenet-60m --constraint "flops<=20M" --standalone
+        --standalone-epochs 5 --evaluations 50
+
         lasfast search layernas --table nasbench_macro.npz --constraint "flops<=42M"
 
         lasfast search layernas --table t.npz --constraint "flops>=38M,flops<=42M" --whole-layers --buckets 10
@@ -216,6 +230,8 @@ def register(app: typer.Typer) -> None:
 
         lasfast search evolution --model timm:resnet18 --weights mine.safetensors --data imagefolder:photos
         --constraint "flops<=50%" --adapt-epochs 5
+
+        lasfast search evolution --weights runs/evolution-cifar10 --constraint "flops<=10M" -o runs/smaller
 
         lasfast search evolution --table nasbench_macro.npz --constraint "flops<=42M,params<=2M"
 
@@ -315,6 +331,8 @@ def register(app: typer.Typer) -> None:
 def _search(name: str, options: ChoiceSearchOptions, make: MakeSearcher) -> None:
     if options.table is not None:
         search_table(name, options, options, make)
+    elif names_run(options):
+        search_again(name, options, make)
     elif options.model is not None:
         search_model(name, options, make, options.vary)
     else:
@@ -332,7 +350,7 @@ def _layernas(options: LayerNASOptions, space: ChoiceSpace, constraint: Constrai
         make_console(options.quiet).print(
             f"a range finds more with fewer evaluations: --constraint '{low}<={target.cost}<={high}'"
         )
-    default = None if options.table is not None else LAYERNAS_EVALUATIONS
+    most = None if options.table is not None else LAYERNAS_EVALUATIONS
     return LayerNAS(
         space,
         cost=constraint.costs[target.cost],
@@ -344,7 +362,8 @@ def _layernas(options: LayerNASOptions, space: ChoiceSpace, constraint: Constrai
         select=options.select,
         default=None if options.default is None else _default(space, options.default),
         constraint=Constraint(others, constraint.costs) if others else None,
-        evaluations=default if options.evaluations is None else options.evaluations,
+        phi=None if options.phi is None else load_function("--phi", options.phi),
+        evaluations=most if options.evaluations is None else options.evaluations,
         seed=options.seed,
     )
 

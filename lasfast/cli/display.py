@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -37,25 +35,6 @@ from lasfast.train import SupernetTrainer
 
 RECENT_STEPS = 20  # of a search, from whose pace the time left follows
 LINE_SECONDS = 10.0  # between lines of one epoch where there is no terminal
-IN_ASCII = {"±": "+-", "…": "...", "•": "*"}  # what lasfast and rich print; rich has ASCII boxes of its own
-
-
-def _spell(error: UnicodeError) -> tuple[str, int]:
-    """Spell what an encoding lacks in ASCII: as in `IN_ASCII`, else by escapes, which keep names distinct."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    lacking = error.object[error.start : error.end]
-    return "".join(IN_ASCII.get(one) or ascii(one)[1:-1] for one in lacking), error.end
-
-
-codecs.register_error("lasfast.spell", _spell)
-
-
-def print_anything() -> None:
-    """Let standard output and errors take every text, whatever their encodings are and names in it have."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="lasfast.spell")
 
 
 def make_console(quiet: bool = False) -> Console:

@@ -12,12 +12,10 @@ import typer
 from lasfast.cli import setup
 from lasfast.cli.config import read_config
 from lasfast.cli.display import make_console
-from lasfast.cli.model import make_model_supernet
-from lasfast.cli.options import ChoiceOptions, MachineOptions, SearchOptions, command, precision_option
+from lasfast.cli.earlier import EarlierRun, RunOptions, SavedWeights
+from lasfast.cli.options import MachineOptions, command, precision_option
 from lasfast.report import candidates_of, ranking_table
 from lasfast.study.files import CHECKPOINT
-from lasfast.supernets import Supernet
-from lasfast.train import checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +36,6 @@ class EvaluateCommandOptions(MachineOptions):
     precision: Annotated[str | None, precision_option(" (default: the study's)")] = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions(SearchOptions, ChoiceOptions):
-    """Options of any search of a supernet, which the run was started with."""
-
-
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
 
@@ -59,25 +52,19 @@ def register(app: typer.Typer) -> None:
         console = make_console(options.quiet)
         device = setup.make_device(options)
         config = read_config(options.run, RunOptions)
-        has_checkpoint = (options.run / CHECKPOINT).exists()
-        if not has_checkpoint and (config.model is None or config.adapt_epochs):
+        trained = EarlierRun.read(options.run)  # this run, or the one whose supernet it has taken
+        saved = SavedWeights.read(trained.checkpoint) if trained.checkpoint.exists() else None
+        if saved is None and (config.model is None or trained.options.adapt_epochs):
             raise FileNotFoundError(
                 f"{options.run} has no weights: there is no {CHECKPOINT}. A search writes it as it "
-                "trains; one in a table has none"
+                "trains; one in a table, or of networks trained from scratch, has none"
             )
-        data = setup.load_data(config, config.seed, console)
-        supernet: Supernet
-        if config.model is not None:
-            supernet = make_model_supernet(config, data, config.vary, config.seed)
-        else:
-            supernet = setup.make_any_supernet(
-                config, data, depth=config.depth, size=config, seed=config.seed
-            )
-        supernet.to(device)
+        data = setup.load_data(config, trained.options.seed, console)
+        supernet = trained.make_supernet(data).to(device)
         architectures = [supernet.space.parse(text) for text in options.architectures]
-        if has_checkpoint:
-            step = _load_weights(supernet, options.run / CHECKPOINT)
-            console.print(f"weights of {options.run} as of step {step}")
+        if saved is not None:
+            saved.load_into(supernet)
+            console.print(f"weights of {trained.directory} as of step {saved.step}")
         config = dataclasses.replace(
             config,
             precision=options.precision or config.precision,
@@ -86,13 +73,3 @@ def register(app: typer.Typer) -> None:
         evaluator = setup.make_evaluator(config, supernet, data)
         candidates = candidates_of(evaluator(architectures), evaluator.costs, supernet.space.format)
         make_console().print(ranking_table("", candidates))
-
-
-def _load_weights(supernet: Supernet, path: Path) -> int:
-    """Load the weights of a study's checkpoint; return the step that they are of."""
-    tensors, metadata = checkpoint.load(path)
-    prefix = "weights."
-    weights = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
-    supernet.load_state_dict(weights)
-    step: int = metadata["position"][0]
-    return step

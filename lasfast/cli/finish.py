@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -26,7 +27,7 @@ from lasfast.evaluation.scoring import evaluate_network
 from lasfast.ir import layers
 from lasfast.measurements.measurement import Measurement
 from lasfast.report import Run, front_table, plot_search, winners_table
-from lasfast.runtime.distributed import World
+from lasfast.runtime import distributed
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
@@ -40,25 +41,60 @@ SO_FAR = "best-so-far.pt2"
 """The network that a search leaves which is stopped."""
 
 
-def finish(
-    given: TrainingSetup,
-    study: Study,
-    result: StudyResult,
-    *,
-    retrain: bool,
-    retrained: Supernet | None = None,
-    tune_epochs: int = 0,
-    distill: Distillation | None = None,
-    latency_table: Path | None = None,
-) -> None:
-    """Show and write what a search found.
+@dataclass(frozen=True)
+class Ending:
+    """What a search does with the best that it found.
 
-    With `retrain`, train its winner from scratch, as the network that `retrained` makes of it (None: the
-    supernet that was searched). Else train the winner on for `tune_epochs` from the weights it inherits. In
-    both cases it learns as `distill` says, or from labels.
+    Attributes:
+        given: the images, the device and the settings of that training.
+        count: how many of the best are trained from scratch; with 0, the best keeps its inherited weights.
+        baseline: whether a baseline is trained beside them.
+        supernet: gives the networks that are trained from scratch; None is the supernet that was searched.
+        tune_epochs: how long, where none is trained from scratch, the best is trained on.
+        distill: how it learns in these trainings; None is from labels.
+        latency_table: the table that latencies of the search are from.
+    """
+
+    given: TrainingSetup
+    count: int
+    baseline: bool
+    supernet: Supernet | None = None
+    tune_epochs: int = 0
+    distill: Distillation | None = None
+    latency_table: Path | None = None
+
+
+def finish(given: TrainingSetup, study: Study, result: StudyResult, ending: Ending) -> None:
+    """Show and write what a search found, and train as the ending says.
+
+    All processes call this, and train together; the first one shows and writes.
     """
     assert study.directory is not None
-    assert isinstance(study.evaluator, Evaluator)
+    directory, main = study.directory, distributed.world().main
+    written = _show_search(given, study, result) if main else {}
+    winner: Winner | None
+    searched = result.best
+    if ending.count:
+        winner, searched = _retrain(study, result, ending, directory / "scratch")
+        written["scratch/"] = "the networks trained from scratch"
+    else:
+        winner = _inherited(given, study, result.best, ending)
+    if winner is None or not main:
+        return
+    if ending.latency_table is not None and not ending.supernet:
+        _show_latency(given, study, winner, LatencyTable.load(ending.latency_table))
+    network = winner.write(directory, given.data)
+    written[network.name] = f"the winner, {winner.weights}: `lasfast predict` and `lasfast export` take it"
+    was_trained = isinstance(study.evaluator, Evaluator) and (ending.count or ending.tune_epochs)
+    before = f" ({100 * searched.top1:.1f} % with inherited weights)" if was_trained else ""
+    make_console().print(f"best: {winner}{before}", soft_wrap=True)
+    show_written(given.console, directory, written)
+    (directory / SO_FAR).unlink(missing_ok=True)
+
+
+def _show_search(given: TrainingSetup, study: Study, result: StudyResult) -> dict[str, str]:
+    """Show what a search found, and draw it; return the files that the search left, with what they hold."""
+    assert study.directory is not None
     console, directory = given.console, study.directory
     run = Run.load(directory)
     if run.has_depths:
@@ -78,21 +114,7 @@ def finish(
     }
     if study.trainer is None:
         del written[CHECKPOINT]
-    if retrain:
-        supernet = retrained or study.evaluator.supernet
-        winner = _retrain(given, study, supernet, result, directory / "scratch", distill)
-        written["scratch/"] = "the networks trained from scratch"
-    else:
-        winner = _inherited(given, study.evaluator, result.best, tune_epochs, distill)
-    if latency_table is not None and not retrained:
-        _show_latency(given, study, winner, LatencyTable.load(latency_table))
-    network = winner.write(directory, given.data)
-    written[network.name] = f"the winner, {winner.weights}: `lasfast predict` and `lasfast export` take it"
-    was_trained = retrain or tune_epochs
-    before = f" ({100 * result.best.top1:.1f} % with inherited weights)" if was_trained else ""
-    make_console().print(f"best: {winner}{before}", soft_wrap=True)
-    show_written(console, directory, written)
-    (directory / SO_FAR).unlink(missing_ok=True)
+    return written
 
 
 def _show_latency(given: TrainingSetup, study: Study, winner: Winner, table: LatencyTable) -> None:
@@ -116,7 +138,6 @@ def _show_latency(given: TrainingSetup, study: Study, winner: Winner, table: Lat
 def leave_best(given: TrainingSetup, study: Study) -> None:
     """Show and write the best network so far of a search that is stopped, or say why there is none."""
     assert study.directory is not None
-    assert isinstance(study.evaluator, Evaluator)
     console, evaluator = given.console, study.evaluator
     try:
         best, top1 = study.searcher.best
@@ -125,38 +146,50 @@ def leave_best(given: TrainingSetup, study: Study) -> None:
         return
     text = evaluator.space.format(best)
     make_console().print(f"\nbest so far: {text}  top-1 {100 * top1:.1f} %")
+    if not isinstance(evaluator, Evaluator):
+        console.print("no network is exported: candidates are trained from scratch, and not kept")
+        return
     if isinstance(study.trainer, SupernetTrainer):
         console.print("no network is exported: the supernet's weights are in training until the search ends")
         return
     network = evaluator.extract(best)
-    found = evaluate_network(network, given.data.validation, best, precision=given.settings.precision)
-    measured = Measured(found, text, evaluator.costs(best))
-    winner = Winner(network, measured, "with inherited weights", evaluator.supernet)
+    winner = _winner(study, network, _measure(given, network, best), "with inherited weights")
     path = winner.write(study.directory, given.data, SO_FAR)
     console.print(f"exported with inherited weights to {path}")
 
 
-def _inherited(
-    given: TrainingSetup, evaluator: Evaluator, best: Measured, tune_epochs: int, distill: Distillation | None
-) -> Winner:
+def _inherited(given: TrainingSetup, study: Study, best: Measured, ending: Ending) -> Winner:
     """Return the best with the weights that it inherits, after `tune_epochs` of further training."""
+    evaluator = study.evaluator
+    assert isinstance(evaluator, Evaluator)
     network: nn.Module = evaluator.extract(best.architecture)
     weights = "with inherited weights"
-    if tune_epochs:
+    if ending.tune_epochs:
         path = evaluator.supernet.extracted_path(best.architecture)
-        network, found = _tune(given, network, path, best.architecture, tune_epochs, distill)
-        weights += f", trained on for {epochs(tune_epochs)}"
-    else:
-        # The supernet may have been trained further since the best was measured.
-        validation, precision = given.data.validation, given.settings.precision
-        found = evaluate_network(network, validation, best.architecture, precision=precision)
-        if found.top1 != best.top1:
-            given.console.print(
-                f"measured when it was found: top-1 {format_top1(best.measurement)}; with the weights that "
-                f"the search ended with: {format_top1(found)}"
-            )
-    measured = dataclasses.replace(best, measurement=found)
-    return Winner(network, measured, weights, evaluator.supernet)
+        network = _tune(given, network, path, best.architecture, ending)
+        weights += f", trained on for {epochs(ending.tune_epochs)}"
+    # The supernet may have been trained further since the best was measured.
+    found = distributed.world().share(lambda: _measure(given, network, best.architecture))
+    if ending.tune_epochs:
+        make_console().print(f"trained on for {epochs(ending.tune_epochs)}: top-1 {format_top1(found)}")
+    elif found.top1 != best.top1:
+        given.console.print(
+            f"measured when it was found: top-1 {format_top1(best.measurement)}; with the weights that "
+            f"the search ended with: {format_top1(found)}"
+        )
+    return _winner(study, network, found, weights)
+
+
+def _measure(given: TrainingSetup, network: nn.Module, architecture: Architecture) -> Measurement:
+    """Return how good a network is with the weights that it has."""
+    return evaluate_network(network, given.data.validation, architecture, precision=given.settings.precision)
+
+
+def _winner(study: Study, network: nn.Module, found: Measurement, weights: str) -> Winner:
+    """Return the winner that a network of the supernet is, which was searched."""
+    supernet, architecture = study.evaluator.supernet, found.architecture
+    measured = Measured(found, supernet.space.format(architecture), study.costs(architecture))
+    return Winner(network, measured, weights, supernet)
 
 
 def _tune(
@@ -164,63 +197,75 @@ def _tune(
     network: nn.Module,
     path: layers.Path,
     architecture: Architecture,
-    tune_epochs: int,
-    distill: Distillation | None,
-) -> tuple[nn.Module, Measurement]:
-    """Train a network of known layers on from the weights that it has.
-
-    Show how good it is then, and return what was trained with its measurement.
-    """
-    settings, data = given.settings, given.data
-    settings = settings.replace(standalone_epochs=tune_epochs, learning_rate=SLOWER * settings.learning_rate)
-
-    def measured(network: nn.Module) -> Measurement:
-        return evaluate_network(network, data.validation, architecture, precision=settings.precision)
+    ending: Ending,
+) -> nn.Module:
+    """Train a network of known layers on from the weights that it has."""
+    rate = SLOWER * given.settings.learning_rate
+    settings = given.settings.replace(standalone_epochs=ending.tune_epochs, learning_rate=rate)
 
     trainer = StandaloneTrainer(
         network,
         given.images,
         settings,
-        world=World(),
-        distill=distill,
+        distill=ending.distill,
         path=path,
-        validate=lambda network: measured(network).top1,
+        validate=lambda network: _measure(given, network, architecture).top1,
     )
     with Meter(given.console) as meter:
         for progress in trainer.train():
             left = progress.seconds / progress.done * (progress.total - progress.done)
             meter.show("the winner", progress, left)
-    trained = trainer.trained.eval()
-    found = measured(trained)
-    make_console().print(f"trained on for {epochs(tune_epochs)}: top-1 {format_top1(found)}")
-    return trained, found
+    return trainer.trained.eval()
 
 
 def _retrain(
-    given: TrainingSetup,
-    study: Study,
-    supernet: Supernet,
-    result: StudyResult,
-    directory: Path,
-    distill: Distillation | None,
-) -> Winner:
-    """Train the winner and its baseline from scratch, show both, and return the winner."""
-    winner, settings = result.best.architecture, given.settings
-    kind, baseline = _baseline(study, winner, settings.seed)
-    same = winner == baseline
-    given.console.print(f"the winner is the {kind} one" if same else "training from scratch")
+    study: Study, result: StudyResult, ending: Ending, directory: Path
+) -> tuple[Winner | None, Measured]:
+    """Train the best, and a baseline, from scratch; show them, and return the best then, and as searched.
+
+    The winner is None on all ranks but the first, which has the file of its weights.
+    """
+    given, supernet = ending.given, ending.supernet or study.evaluator.supernet
+    finalists = {one.architecture: one for one in _finalists(study, result, ending.count)}
+    notes = dict.fromkeys(finalists, "searched")
+    text = "training from scratch"
+    if ending.baseline:
+        kind, baseline = _baseline(study, result.best.architecture, given.settings.seed)
+        notes[baseline] = f"searched, {kind}" if baseline in finalists else kind
+        if baseline == result.best.architecture:
+            text = f"the winner is the {kind} one"
+    given.console.print(text)
     builder, rows = train_from_scratch(
-        given, supernet, [winner, baseline], directory, keep_weights=True, resume=True, distill=distill
+        given,
+        supernet,
+        notes,
+        directory,
+        keep_weights=True,
+        resume=True,
+        distill=ending.distill,
+        data_parallel=ending.baseline,  # else as the search has trained it, by one process
     )
-    notes = {baseline: kind, winner: f"searched, {kind}" if same else "searched"}
+    if not distributed.world().main:
+        return None, result.best
     shown = [row for row in rows if row.architecture in notes]
-    title = f"trained from scratch, {settings.standalone_epochs} epochs"
+    title = f"trained from scratch, {given.settings.standalone_epochs} epochs"
     show_rows(given.console, supernet.space, title, shown, notes)
-    trained = Winner.trained(builder, rows, winner, given.data)
+    top1 = {row.architecture: row.top1 for row in shown}
+    best = max(finalists.values(), key=lambda one: top1[one.architecture])  # of equal ones, as searched
+    winner = Winner.trained(builder, rows, best.architecture, given.data)
     if supernet is not study.evaluator.supernet:
-        return trained  # a larger network, whose costs are its own
-    measured = dataclasses.replace(trained.measured, costs=result.best.costs)
-    return dataclasses.replace(trained, measured=measured)
+        return winner, best  # a larger network, whose costs are its own
+    measured = dataclasses.replace(winner.measured, costs=best.costs)
+    return dataclasses.replace(winner, measured=measured), best
+
+
+def _finalists(study: Study, result: StudyResult, count: int) -> list[Measured]:
+    """Return the best of a search and those of the highest accuracies besides, `count` in all, if it has."""
+    able = [one for one in result.candidates if study.searcher.may_win(one.architecture)]
+    distinct: dict[Architecture, Measured] = {}
+    for one in (result.best, *sorted(able, key=lambda one: -one.top1)):
+        distinct.setdefault(one.architecture, one)
+    return list(distinct.values())[:count]
 
 
 def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Architecture]:

@@ -27,18 +27,25 @@ def train_from_scratch(
     keep_weights: bool,
     resume: bool,
     distill: Distillation | None = None,
+    data_parallel: bool = True,
+    test: bool = False,
 ) -> tuple[TableBuilder, list[Row]]:
-    """Train networks one after another, showing progress; return their table's builder and all its rows."""
-    console, validation = given.console, given.data.validation
+    """Train networks one after another, showing progress; return their table's builder and all its rows.
+
+    All processes call this; `data_parallel` says whether they train each network together. Networks are
+    measured on the validation images, or with `test` on the test split.
+    """
+    console = given.console
     builder = TableBuilder(
         supernet,
         given.images,
-        validation,
+        given.data.test if test else given.data.validation,
         architectures,
         directory,
         given.settings,
         keep_weights=keep_weights,
         distill=distill,
+        data_parallel=data_parallel,
     )
     shown: list[Row] = []
     total = len(builder.architectures)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from lasfast.cli import setup
-from lasfast.cli.options import SizeOptions, SupernetSearchOptions, command, panel
-from lasfast.cli.search_supernet import run_search
+from lasfast.cli.options import CellOptions, SupernetSearchOptions, command, panel
+from lasfast.cli.search_supernet import run_search, set_up
 from lasfast.cli.setup import TrainingSetup
 from lasfast.searchers import ITNAS
 from lasfast.supernets import CellNet
@@ -22,7 +22,7 @@ SMALL = {"architecture_learning_rate": 0.05, "temperature": (10.0, 0.5)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ITNASOptions(SupernetSearchOptions, SizeOptions):
+class ITNASOptions(CellOptions, SupernetSearchOptions):
     """Options of ITNAS."""
 
     supernet: Annotated[str, panel("Supernet", "cells, which alone ITNAS searches.")] = "cells"
@@ -35,7 +35,7 @@ class ITNASOptions(SupernetSearchOptions, SizeOptions):
     supernet_epochs: Annotated[int | None, panel("Training", "Epochs of the search.")] = None
     architecture_learning_rate: Annotated[
         float | None,
-        panel("Search", "Adam's learning rate, for the architecture (default: 3e-4; preset small: 0.05)."),
+        panel("Training", "Adam's learning rate, for the architecture (default: 3e-4; preset small: 0.05)."),
     ] = None
     temperature: Annotated[
         str | None,
@@ -96,12 +96,13 @@ def register(app: typer.Typer) -> None:
             )
         options = _sized(options)
         arguments = _arguments(options)
-        given = TrainingSetup.of(options)
+        given = set_up(options)
         supernet = _supernet(options, given)
         trainer = ITNASTrainer(supernet.to(given.device), given.images, given.settings, **arguments)
         searcher = ITNAS(supernet.space, learned=trainer.learned, pruning=options.pruning)
         what = f" of {len(supernet.shapes)} cells of {supernet.channels} channels"
-        run_search("itnas", what, options, given, searcher, trainer, {}, _retrained(options, given))
+        retrained = _retrained(options, given)
+        run_search("itnas", what, options, given, searcher, supernet, trainer, retrained=retrained)
 
 
 def _sized(options: ITNASOptions) -> ITNASOptions:

@@ -26,7 +26,7 @@ LINE_SECONDS = 5.0  # between lines about long work
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyOptions(MachineOptions, SupernetOptions, SizeOptions):
+class LatencyOptions(MachineOptions, SizeOptions, SupernetOptions):
     """Options of both commands: which table, of which supernet."""
 
     table: Annotated[Path, panel("Table", "The table's file.")] = Path("latency.json")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import pickle
-import sys
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,11 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lasfast.cli.functions import load_function
 from lasfast.cli.options import (
     DataOptions,
     ModelOptions,
     ModelSearchOptions,
     OneShotOptions,
+    StepOptions,
     SupernetOptions,
     names_of,
     refuse,
@@ -68,11 +67,17 @@ def make_model_supernet(options: ModelSearchOptions, data: Dataset, vary: str, s
 
 def check_for_model(options: ModelOptions) -> None:
     """Raise a ValueError if an option says how to build or train a supernet other than that of `--model`."""
-    refuse(options, names_of(SupernetOptions, OneShotOptions) - SHARED, "is not for the search of a --model")
+    of_families = names_of(SupernetOptions, OneShotOptions, StepOptions) - SHARED
+    refuse(options, of_families, "is not for the search of a --model")
 
 
 def check_without_model(options: Any) -> None:
     """Raise a ValueError if an option says something of a network, and there is no `--model`."""
+    if options.weights is not None and isinstance(options, ModelSearchOptions):
+        raise ValueError(
+            "--weights must be the directory of an earlier search where no --model is given, got "
+            f"{options.weights}, which is none"
+        )
     refuse(
         options, names_of(ModelSearchOptions) - {"model"}, "says something of a --model, and none is given"
     )
@@ -123,17 +128,10 @@ def make_model(text: str, *, num_classes: int, in_channels: int) -> nn.Module:
         ImportError: a package is not installed.
         FileNotFoundError: there is no such file.
     """
-    source, colon, name = text.rpartition(":")
-    if not colon or not source or not name:
-        raise ValueError(
-            "--model must be timm:NAME, torchvision:NAME, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION, "
-            f"got {text!r}"
-        )
-    if source in LIBRARIES:
+    source, _, name = text.rpartition(":")
+    if source in LIBRARIES and name:
         return LIBRARIES[source](name, num_classes, in_channels)
-    function = getattr(_module_of(source), name, None)
-    if not callable(function):
-        raise ValueError(f"--model {text}: {source} has no function {name!r}")
+    function = load_function("--model", text, "timm:NAME, torchvision:NAME, ")
     sizes = {"num_classes": num_classes, "in_channels": in_channels}
     wanted = inspect.signature(function).parameters
     model = function(**{name: size for name, size in sizes.items() if name in wanted})
@@ -172,25 +170,6 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(f"--model {name}:NAME needs {name}, which cannot be imported: {error}") from error
-
-
-def _module_of(source: str) -> ModuleType:
-    """Return a module by its dotted name or its file; it may import what is beside it, as a script may."""
-    path = Path(source)
-    sys.path.insert(0, str(path.parent.absolute() if source.endswith(".py") else Path.cwd()))
-    if not source.endswith(".py"):
-        try:
-            return importlib.import_module(source)
-        except ImportError as error:
-            raise ImportError(f"--model: {source} cannot be imported ({error})") from error
-    if not path.is_file():
-        raise FileNotFoundError(f"--model: there is no file {source}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from lasfast.cli.terminal import StoppedError
 from lasfast.ir.precision import PRECISIONS
 from lasfast.train.presets import PRESETS
 
@@ -34,10 +35,6 @@ PANELS = (
 """The headings of help pages, in their order; others come after them."""
 
 
-class StoppedError(Exception):
-    """Ctrl-C was pressed; the text says what it stopped, which typer drops from a KeyboardInterrupt."""
-
-
 def panel(name: str, text: str, *flags: str) -> Any:
     """Return an option with its help text under a heading of the help page."""
     return typer.Option(*flags, help=text, rich_help_panel=name, show_default=True)
@@ -56,8 +53,8 @@ class DataOptions:
         str,
         panel(
             "Data",
-            "Dataset: digits, cifar10, cifar100, tiny-imagenet, fashion-mnist, or imagefolder:PATH with "
-            "PATH/train/CLASS/IMAGE.",
+            "Dataset: digits, cifar10, cifar100, cinic10, svhn, tiny-imagenet, fashion-mnist, or "
+            "imagefolder:PATH with PATH/train/CLASS/IMAGE.",
         ),
     ] = "digits"
     data_root: Annotated[
@@ -68,6 +65,18 @@ class DataOptions:
     validation: Annotated[int | None, panel("Data", "Training images held out for validation.")] = None
     calibration: Annotated[int, panel("Data", "Training images that BatchNorm is recalibrated on.")] = 1000
     image_size: Annotated[int | None, panel("Data", "Resize image folders to this size.")] = None
+    fast_decode: Annotated[
+        bool,
+        panel(
+            "Data",
+            "Decode large JPEG files for training no larger than needed; faster, with other roundings.",
+            "--fast-decode",
+        ),
+    ] = False
+    workers: Annotated[
+        int | None,
+        panel("Machine", "Processes that decode large images (default: one for each core, at most 8)."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +110,8 @@ class SupernetOptions(FamilyOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeOptions:
-    """Options that say how large a supernet of choices is."""
+class CellOptions:
+    """Options that say how large a supernet of choices is, such as a stack of cells."""
 
     width: Annotated[float, panel("Supernet", "Factor of all channels of a supernet of choices.")] = 1.0
     cells: Annotated[int | None, panel("Supernet", "Cells of --supernet cells (default: 8).")] = None
@@ -110,6 +119,30 @@ class SizeOptions:
         int | None, panel("Supernet", "Channels of the first cells' nodes (default: 16).")
     ] = None
     cell_nodes: Annotated[int | None, panel("Supernet", "Intermediate nodes of a cell (default: 4).")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeOptions(CellOptions):
+    """Options that say how large a supernet of choices is, and what all of its architectures have."""
+
+    blocks: Annotated[
+        str | None,
+        panel(
+            "Supernet",
+            "Kinds of the blocks of shufflenet-v2-channels: one for all, or what a search of shufflenet-v2 "
+            "found, as 5x5-xception-3x3-... (default: 3x3).",
+        ),
+    ] = None
+    squeeze_excite: Annotated[
+        bool,
+        panel(
+            "Supernet", "Give the bottlenecks of mobilenet-... squeeze-and-excitation.", "--squeeze-excite"
+        ),
+    ] = False
+    activation: Annotated[
+        str | None,
+        panel("Supernet", "Activation of mobilenet-...: relu, relu6, hardswish or swish (default: relu)."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +173,14 @@ class ModelOptions:
 class ModelSearchOptions(ModelOptions):
     """Options that say how versions of a network are searched, and trained before and after."""
 
+    weights: Annotated[
+        Path | None,
+        panel(
+            "Model",
+            "The weights of --model: a state dict, as safetensors or as torch.save writes it. Or the "
+            "directory of an earlier search, whose supernet and images are taken, and not trained again.",
+        ),
+    ] = None
     importance: Annotated[
         str,
         panel(
@@ -161,6 +202,15 @@ class ModelSearchOptions(ModelOptions):
 class OneShotOptions(SizeOptions):
     """Options that say how a supernet of choices is built and trained."""
 
+    standalone: Annotated[
+        bool,
+        panel(
+            "Training",
+            "Train each candidate from scratch, for --standalone-epochs, rather than a supernet beforehand "
+            "(LayerNAS).",
+            "--standalone",
+        ),
+    ] = False
     supernet_epochs: Annotated[
         int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
     ] = None
@@ -168,7 +218,7 @@ class OneShotOptions(SizeOptions):
         str | None,
         panel(
             "Training",
-            "Learning rate of a supernet of choices: linear or cosine, both to zero, or constant "
+            "Learning rate of a supernet of choices: linear or cosine, both to zero, exponential or constant "
             "(default: linear).",
         ),
     ] = None
@@ -193,6 +243,16 @@ class OneShotOptions(SizeOptions):
             "first bound of --constraint).",
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """Options that say for how long a supernet of layer assignments is trained."""
+
+    warm_up_epochs: Annotated[
+        int | None, panel("Training", "Epochs of the deepest sub-network before the search.")
+    ] = None
+    epochs_per_step: Annotated[int | None, panel("Training", "Epochs of each search step.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +304,10 @@ class OptimizerOptions:
     ] = None
     eps: Annotated[
         float | None, panel("Optimizer", "Added to the root of the mean squares (default: 1e-8).")
+    ] = None
+    exponential_end: Annotated[
+        float | None,
+        panel("Optimizer", "The share of the rate that exponential schedules end with (default: 0.01)."),
     ] = None
     weight_decay: Annotated[float | None, panel("Optimizer", "Weight decay.")] = None
     bias_decay: Annotated[
@@ -320,8 +384,20 @@ class StandaloneOptions:
         str | None,
         panel(
             "Training from scratch",
-            "Learning rate: milestones, linear or cosine, both to zero, or constant (default: the preset's).",
+            "Learning rate: milestones, linear or cosine, both to zero, exponential or constant (default: "
+            "the preset's).",
         ),
+    ] = None
+    milestones: Annotated[
+        str | None,
+        panel(
+            "Training from scratch",
+            "Epochs at which the rate of --standalone-schedule milestones falls, such as 15,22.5 (default: "
+            "the preset's, in proportion).",
+        ),
+    ] = None
+    milestone_factor: Annotated[
+        float | None, panel("Training from scratch", "What the rate is multiplied by there.")
     ] = None
     standalone_ramp_epochs: Annotated[
         float | None,
@@ -352,7 +428,7 @@ class StandaloneOptions:
         panel(
             "Training from scratch",
             "End with the network of the epoch with the best validation accuracy.",
-            "--standalone-keep-best/--no-standalone-keep-best",
+            "--standalone-keep-best",
         ),
     ] = None
 
@@ -363,10 +439,13 @@ class TrainOptions(OptimizerOptions, LossOptions, AugmentationOptions, Standalon
 
     preset: Annotated[str, panel("Training", f"Settings: {', '.join(PRESETS)}.")] = "small"
     batch_size: Annotated[int | None, panel("Training", "Images in a batch.")] = None
-    warm_up_epochs: Annotated[
-        int | None, panel("Training", "Epochs of the deepest sub-network before the search.")
+    batch_norm: Annotated[
+        str | None,
+        panel(
+            "Training",
+            "Statistics of several processes: global, of the whole batch, or local, of each one's images.",
+        ),
     ] = None
-    epochs_per_step: Annotated[int | None, panel("Training", "Epochs of each search step.")] = None
     precision: Annotated[str, precision_option()] = "fp32"
     channels_last: Annotated[
         bool | None,
@@ -464,30 +543,44 @@ class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, Traini
             "--retrain",
         ),
     ] = False
+    retrain_preset: Annotated[
+        str | None,
+        panel("Search", "The preset of --retrain, as spos-retrain (default: that of the search)."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineOptions:
-    """Options that say what the winner of a search is compared with."""
+class FinalistOptions:
+    """Options that say which architectures are measured or trained at the end of a search."""
 
     baselines: Annotated[
-        int,
+        int | None,
         panel(
             "Search",
             "At the end, measure so many random architectures of the winner's cost beside it, and the whole "
-            "network, for searches of choices or of a --model; 0 compares with nothing.",
+            "network, for searches of choices or of a --model; 0 compares with nothing (default: 20, and 0 "
+            "with --standalone).",
         ),
-    ] = 20
+    ] = None
+    retrain_best: Annotated[
+        int,
+        panel(
+            "Search",
+            "In --retrain, train so many of the best candidates from scratch, and export the one that is "
+            "best then, on the validation images.",
+        ),
+    ] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(
     BudgetOptions,
     ModelSearchOptions,
+    StepOptions,
     SupernetSearchOptions,
     SupernetOptions,
     DistillOptions,
-    BaselineOptions,
+    FinalistOptions,
 ):
     """Options of every search of layer assignments."""
 
@@ -503,10 +596,10 @@ class SearchOptions(
 class ChoiceOptions(
     BudgetOptions,
     ModelSearchOptions,
-    SupernetSearchOptions,
     OneShotOptions,
+    SupernetSearchOptions,
     DistillOptions,
-    BaselineOptions,
+    FinalistOptions,
 ):
     """Options of every search of a supernet of choices."""
 

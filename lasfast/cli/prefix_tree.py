@@ -18,7 +18,7 @@ from lasfast.supernets import Supernet
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrefixTreeOptions(SupernetOptions, SizeOptions):
+class PrefixTreeOptions(SizeOptions, SupernetOptions):
     """The supernet, and the size of the images."""
 
     image_size: Annotated[

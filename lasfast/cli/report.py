@@ -101,7 +101,7 @@ def _write_page(run: Run) -> Path:
     if (run.directory / CONFIG).exists():
         options = read_options(run.directory)
         again = _command(options)
-        names = ("supernet", "model", "table", "data", "constraint", "preset", "precision", "seed")
+        names = ("supernet", "model", "weights", "table", "data", "constraint", "preset", "precision", "seed")
         facts += [(name, str(options[name])) for name in names if options.get(name) is not None]
     layers: Sequence[Mapping[str, Any]] = ()
     path = run.directory / f"{file_stem(run.best.text)}.pt2" if run.best else run.directory

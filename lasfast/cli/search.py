@@ -8,8 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from lasfast.cli import choices, itnas, setup
-from lasfast.cli.options import ChoiceOptions, OneShotOptions, SearchOptions, command, names_of, panel, refuse
-from lasfast.cli.search_supernet import search_assignments, search_choices, search_model
+from lasfast.cli.earlier import names_run
+from lasfast.cli.options import (
+    ChoiceOptions,
+    OneShotOptions,
+    SearchOptions,
+    StepOptions,
+    command,
+    names_of,
+    panel,
+    refuse,
+)
+from lasfast.cli.search_supernet import search_again, search_assignments, search_choices, search_model
 from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
 from lasfast.searchers import NIR, Random, Searcher
@@ -78,6 +88,8 @@ def nir(options: NIROptions) -> None:
     if options.table is not None:
         refuse(options, ["update"], "is for supernets of layer assignments, not for a --table")
         search_table("nir", options, options, make_of_table, assignments=True)
+    elif names_run(options):
+        search_again("nir", options, make)
     elif options.model is not None:
         if options.vary == "widths":
             raise ValueError("--vary must be depth or both for NIR, which searches depths, got 'widths'")
@@ -102,6 +114,8 @@ def random(options: RandomOptions) -> None:
 
     lasfast search random --data cifar10 --supernet proxyless --constraint "flops<=20M" --samples 1000
 
+    lasfast search random --weights runs/evolution-cifar10 --constraint "flops<=20M" --samples 1000
+
     lasfast search random --table nasbench_macro.npz --constraint "flops<=42M" --samples 400
     """
     samples = options.samples if options.evaluations is None else options.evaluations
@@ -114,11 +128,14 @@ def random(options: RandomOptions) -> None:
 
     if options.table is not None:
         search_table("random", options, options, make)
+    elif names_run(options):
+        search_again("random", options, make, make_of_depth)
     elif options.model is not None:
         refuse(options, ["depth"], "is for supernets of layer assignments, not for a --model")
         search_model("random", options, make, options.vary)
     elif options.supernet in setup.CHOICE_FAMILIES:
-        refuse(options, ["depth", "max_layers"], "is for supernets of layer assignments")
+        of_assignments = {"depth", "max_layers"} | names_of(StepOptions)
+        refuse(options, of_assignments, "is for supernets of layer assignments")
         search_choices("random", options, make)
     else:
         refuse(options, names_of(OneShotOptions), "is for supernets of choices")

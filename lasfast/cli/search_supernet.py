@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import torch
 from rich.text import Text
 
 from lasfast import costs
 from lasfast.cli import setup
 from lasfast.cli.config import write_config
-from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay
-from lasfast.cli.finish import finish, leave_best
+from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay, watch
+from lasfast.cli.earlier import EarlierRun, SavedWeights
+from lasfast.cli.finish import Ending, finish, leave_best
 from lasfast.cli.model import begins_untrained, check_for_model, check_without_model, make_model_supernet
-from lasfast.cli.options import ChoiceOptions, SearchOptions, SupernetSearchOptions, refuse
+from lasfast.cli.options import (
+    BudgetOptions,
+    ChoiceOptions,
+    FinalistOptions,
+    ModelSearchOptions,
+    OneShotOptions,
+    SearchOptions,
+    SizeOptions,
+    StepOptions,
+    SupernetSearchOptions,
+    names_of,
+    refuse,
+)
 from lasfast.cli.setup import TrainingSetup
 from lasfast.cli.teacher import read_teacher
 from lasfast.constraints import Constraint
+from lasfast.core.checks import check_choice
 from lasfast.data import Dataset
+from lasfast.evaluation.standalone import StandaloneEvaluator
+from lasfast.measurements.evaluation import Evaluation
 from lasfast.runtime import distributed
 from lasfast.searchers import Searcher
 from lasfast.spaces import LayerAssignmentSpace
 from lasfast.study.study import Study
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
-from lasfast.train import Distillation, OneShotTrainer, PathTrainer, SupernetTrainer, adaptation
+from lasfast.train import OneShotTrainer, PathTrainer, SupernetTrainer, adaptation
 from lasfast.train.adapt import SLOWER
 from lasfast.train.objective import FULL
+from lasfast.train.presets import PRESETS
 
+BASELINES = 20
+"""With so many random architectures the winner is compared, unless the options say otherwise."""
+SUPERNET_TRAINING = names_of(OneShotOptions, StepOptions) - names_of(SizeOptions) - {"standalone"}
+SUPERNET_TRAINING |= {"adapt_epochs", "update", "distill"}
+"""Options that say how a supernet is trained."""
 MakeSearcher = Callable[[Any, Constraint | None], Searcher]
 """Makes a searcher of a space and a constraint."""
 
@@ -46,7 +69,7 @@ def search_assignments(
     refuse(options, ["baselines"], "is for searches of choices and of a --model")
     max_layers = setup.parse_max_layers(options, options.depth)
     distill = setup.make_distillation(options)
-    given = TrainingSetup.of(options)
+    given = set_up(options)
     supernet = setup.make_supernet(options, given.data, max_layers, options.seed).to(given.device)
     searcher = make_searcher(supernet.space, _constraint(options, supernet, given.data))
     given.console.print(_shut_out(supernet.space, options.depth))
@@ -55,17 +78,7 @@ def search_assignments(
     )
     more = {"max_layers": supernet.space.format(max_layers)}
     what = f" to depth {options.depth}"
-    run_search(
-        name,
-        what,
-        options,
-        given,
-        searcher,
-        trainer,
-        more,
-        evaluations=options.evaluations,
-        teach=read_teacher(options, given.data),
-    )
+    run_search(name, what, options, given, searcher, supernet, trainer, more=more)
 
 
 def _shut_out(space: LayerAssignmentSpace, depth: int) -> str:
@@ -81,38 +94,32 @@ def _shut_out(space: LayerAssignmentSpace, depth: int) -> str:
 
 
 def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearcher) -> None:
-    """Search choices, with a supernet that is trained beforehand."""
+    """Search choices, with a supernet that is trained beforehand, or training each candidate."""
     check_without_model(options)
+    if options.standalone:
+        refuse(options, SUPERNET_TRAINING, "trains a supernet, and --standalone trains none")
     distill = setup.make_distillation(options)
     if distill is not None and options.sampling != "sandwich":
         raise ValueError(
             "--sampling must be sandwich for --distill full, so that every batch trains the largest "
             f"sub-network, got {options.sampling!r}"
         )
-    given = TrainingSetup.of(options)
+    given = set_up(options)
     supernet = setup.make_choice_supernet(options, given.data, options, options.seed).to(given.device)
     constraint = _constraint(options, supernet, given.data)
     searcher = make_searcher(supernet.space, constraint)
-    trained = constraint
-    if options.sampling_range is not None:
-        if options.sampling != "uniform-cost":
-            raise ValueError(f"--sampling-range is of --sampling uniform-cost alone, got {options.sampling}")
-        trained = _within(options.sampling_range, options, supernet, given.data)
-    sampler = setup.make_sampler(options.sampling, supernet, trained, given.data.image_size)
-    trainer = OneShotTrainer(supernet, given.images, given.settings, sampler=sampler, distill=distill)
-    within = "" if constraint is None else f" within {constraint}"
-    run_search(
-        name,
-        within,
-        options,
-        given,
-        searcher,
-        trainer,
-        {},
-        baselines=options.baselines,
-        evaluations=options.evaluations,
-        teach=read_teacher(options, given.data),
-    )
+    trainer = None
+    if not options.standalone:
+        trained = constraint
+        if options.sampling_range is not None:
+            if options.sampling != "uniform-cost":
+                raise ValueError(
+                    f"--sampling-range is of --sampling uniform-cost alone, got {options.sampling}"
+                )
+            trained = _within(options.sampling_range, options, supernet, given.data)
+        sampler = setup.make_sampler(options.sampling, supernet, trained, given.data.image_size)
+        trainer = OneShotTrainer(supernet, given.images, given.settings, sampler=sampler, distill=distill)
+    run_search(name, _inside(constraint), options, given, searcher, supernet, trainer)
 
 
 def search_model(
@@ -123,9 +130,7 @@ def search_model(
     distill = setup.make_distillation(options)
     if distill is not None and not options.adapt_epochs:
         raise ValueError("--distill needs --adapt-epochs, which trains versions of the --model")
-    if options.retrain and options.tune_epochs:
-        raise ValueError("--retrain trains the winner from scratch, --tune-epochs on: give one of them")
-    given = TrainingSetup.of(options)
+    given = set_up(options)
     supernet = make_model_supernet(options, given.data, vary, options.seed).to(given.device)
     given.console.print(str(supernet))
     constraint = _constraint(options, supernet, given.data)
@@ -137,20 +142,67 @@ def search_model(
             settings = settings.replace(learning_rate=SLOWER * settings.learning_rate)
         epochs = options.adapt_epochs
         trainer = adaptation(supernet, given.images, settings, epochs=epochs, distill=distill or FULL)
-    within = f" of {options.model}" + ("" if constraint is None else f" within {constraint}")
-    run_search(
-        name,
-        within,
-        options,
-        given,
-        searcher,
-        trainer or supernet,
-        {"vary": vary},
-        tune_epochs=options.tune_epochs,
-        baselines=options.baselines,
-        evaluations=options.evaluations,
-        teach=read_teacher(options, given.data),
-    )
+    what = f" of {options.model}{_inside(constraint)}"
+    run_search(name, what, options, given, searcher, supernet, trainer, more={"vary": vary})
+
+
+def search_again(
+    name: str,
+    options: SearchOptions | ChoiceOptions,
+    make_searcher: MakeSearcher,
+    make_of_depth: MakeSearcher | None = None,
+) -> None:
+    """Search the supernet of an earlier run, which `--weights` names, with the weights that it has.
+
+    `make_of_depth` makes the searcher of assignments, where that is another; it alone then reads `--depth`.
+    """
+    if isinstance(options, OneShotOptions) and options.standalone:
+        raise ValueError("--standalone trains each candidate, --weights takes a trained supernet: give one")
+    refuse(options, SUPERNET_TRAINING, "trains a supernet, and that of --weights is trained already")
+    setup.make_distillation(options)  # raises an error where options of it would not be read
+    earlier = EarlierRun.read(Path(str(options.weights)))
+    if not earlier.checkpoint.exists():
+        raise FileNotFoundError(
+            f"--weights {earlier.directory} has no weights: there is no {earlier.checkpoint}"
+        )
+    saved = SavedWeights.read(earlier.checkpoint)
+    if not saved.were_measured:
+        raise ValueError(f"--weights {earlier.directory} is still in training: --resume it first")
+    options = earlier.adopt(options)
+    given = set_up(options, split_seed=earlier.options.seed)
+    supernet = earlier.make_supernet(given.data).to(given.device)
+    saved.load_into(supernet)
+    if isinstance(supernet, LayerAssignmentSupernet):
+        refuse(options, ["baselines"], "is for searches of choices and of a --model")
+        make_searcher = make_of_depth or make_searcher
+    elif make_of_depth is not None:
+        refuse(options, ["depth"], "is for supernets of layer assignments")
+    constraint = _constraint(options, supernet, given.data)
+    try:
+        searcher = make_searcher(supernet.space, constraint)
+    except TypeError as error:  # it searches another kind of space
+        raise ValueError(f"--weights {earlier.directory} is not for this search: {error}") from error
+    given.console.print(f"weights of {earlier.directory} as of step {saved.step}")
+    what = f" of the supernet of {earlier.directory}{_inside(constraint)}"
+    run_search(name, what, options, given, searcher, supernet, None, saved=saved)
+
+
+def set_up(options: SupernetSearchOptions, split_seed: int | None = None) -> TrainingSetup:
+    """Set up what a search asks for; ValueError where what it asks for at its end does not fit together."""
+    count = options.retrain_best if isinstance(options, FinalistOptions) else 1
+    if count < 1:
+        raise ValueError(f"--retrain-best must be 1 or more, got {count}")
+    if not options.retrain and (count > 1 or options.retrain_preset is not None):
+        raise ValueError("--retrain-best and --retrain-preset are of --retrain: give that, too")
+    if options.retrain_preset is not None:
+        check_choice("--retrain-preset", options.retrain_preset, tuple(PRESETS))
+    if options.retrain and isinstance(options, ModelSearchOptions) and options.tune_epochs:
+        raise ValueError("--retrain trains the winner from scratch, --tune-epochs on: give one of them")
+    return TrainingSetup.of(options, split_seed)
+
+
+def _inside(constraint: Constraint | None) -> str:
+    return "" if constraint is None else f" within {constraint}"
 
 
 def _constraint(options: SupernetSearchOptions, supernet: Supernet, data: Dataset) -> Constraint | None:
@@ -170,13 +222,12 @@ def run_search(
     options: SupernetSearchOptions,
     given: TrainingSetup,
     searcher: Searcher,
-    trained: PathTrainer | Supernet,
-    more: dict[str, str],
+    supernet: Supernet,
+    trainer: PathTrainer | None,
+    *,
+    more: Mapping[str, str] = MappingProxyType({}),
     retrained: Supernet | None = None,
-    tune_epochs: int = 0,
-    baselines: int = 0,
-    evaluations: int | None = None,
-    teach: Callable[[Study], Distillation] | None = None,
+    saved: SavedWeights | None = None,
 ) -> None:
     """Run the study, and show and write what it found.
 
@@ -186,36 +237,36 @@ def run_search(
         options: the options of the command.
         given: what they set up.
         searcher: proposes architectures.
-        trained: the trainer of the supernet, or the supernet where nothing is to be trained.
+        supernet: is searched.
+        trainer: trains it; None leaves it as it is.
         more: further values for the configuration of the run.
         retrained: gives the networks that are trained from scratch; None is the supernet.
-        tune_epochs: how long the winner is trained on from the weights that it inherits.
-        baselines: with how many random architectures of its cost the winner is compared.
-        evaluations: how many architectures are measured at most, whatever the searcher would.
-        teach: gives the teacher of the winner, where it has one when it is trained at the end.
+        saved: the weights that the supernet has taken, whose search had the same images.
     """
     console, data = given.console, given.data
-    trainer = trained if isinstance(trained, PathTrainer) else None
-    supernet = trained.supernet if isinstance(trained, PathTrainer) else trained
+    teach = read_teacher(options, data) if isinstance(options, SearchOptions | ChoiceOptions) else None
+    ending = _ending(options, given, retrained)
     main = distributed.world().main
-    evaluator = setup.make_evaluator(options, supernet, data)
     source = options.data.rpartition("/")[2].replace(":", "-")
     directory = options.directory or Path("runs") / f"{name}-{source}"
     with Meter(console) as meter:
         by_depth = isinstance(supernet.space, LayerAssignmentSpace)
         display = StudyDisplay(console, meter) if by_depth else FrontDisplay(console, meter)
+        evaluator = _evaluator(options, given, supernet, meter)
+        if saved is not None:
+            saved.check_images(evaluator)
         study = Study(
             searcher,
             evaluator,
             trainer=trainer,
             directory=directory,
             callbacks=[display],
-            baselines=baselines,
-            evaluations=evaluations,
+            baselines=_baselines(options, supernet),
+            evaluations=options.evaluations if isinstance(options, BudgetOptions) else None,
         )
         console.print(Text.assemble((name, "bold"), f" search{what} in {directory}"))
         console.print(f"{data!r}")
-        console.print(f"{_title(supernet)}; {options.precision} on {_machine(given.device)}")
+        console.print(f"{_title(supernet)}; {options.precision} on {setup.describe_machine(given.device)}")
         if main:
             write_config(directory, options, search=name, **more)
         try:
@@ -224,17 +275,54 @@ def run_search(
             if main:
                 leave_best(given, study)
             raise
-    if main:
-        finish(
-            given,
-            study,
-            result,
-            retrain=options.retrain,
-            retrained=retrained,
-            tune_epochs=tune_epochs,
-            distill=None if teach is None else teach(study),
-            latency_table=options.latency_table,
-        )
+    finish(given, study, result, dataclasses.replace(ending, distill=teach and teach(study)))
+
+
+def _evaluator(
+    options: SupernetSearchOptions, given: TrainingSetup, supernet: Supernet, meter: Meter
+) -> Evaluation:
+    """Return what measures candidates: with inherited weights, or training each, which the meter shows."""
+    if not _trains_each(options):
+        return setup.make_evaluator(options, supernet, given.data)
+    return StandaloneEvaluator(
+        supernet,
+        given.images,
+        given.data.validation,
+        given.settings,
+        on_progress=watch(meter, supernet.space.format),
+    )
+
+
+def _trains_each(options: SupernetSearchOptions) -> bool:
+    return isinstance(options, OneShotOptions) and options.standalone
+
+
+def _baselines(options: SupernetSearchOptions, supernet: Supernet) -> int:
+    """Return with how many random architectures the winner is compared; to train them would take long."""
+    if isinstance(supernet, LayerAssignmentSupernet) or not isinstance(options, FinalistOptions):
+        return 0
+    if options.baselines is None:
+        return 0 if _trains_each(options) else BASELINES
+    return options.baselines
+
+
+def _ending(options: SupernetSearchOptions, given: TrainingSetup, retrained: Supernet | None) -> Ending:
+    """Return what the options say of the end of a search.
+
+    Where candidates were trained from scratch, whose weights are not kept, the best is trained again.
+    """
+    count = options.retrain_best if isinstance(options, FinalistOptions) else 1
+    if options.retrain_preset is not None:
+        settings = setup.make_settings(dataclasses.replace(options, preset=options.retrain_preset))
+        given = dataclasses.replace(given, settings=settings)
+    return Ending(
+        given,
+        count=count if options.retrain or _trains_each(options) else 0,
+        baseline=options.retrain,
+        supernet=retrained,
+        tune_epochs=options.tune_epochs if isinstance(options, ModelSearchOptions) else 0,
+        latency_table=options.latency_table,
+    )
 
 
 def _title(supernet: Supernet) -> str:
@@ -243,9 +331,3 @@ def _title(supernet: Supernet) -> str:
         deepest = supernet.space.format(supernet.space.deepest)
         return f"{type(supernet).__name__}, at most {deepest} layers, {weights}"
     return f"{type(supernet).__name__}, {supernet.space.count():.3g} architectures, {weights}"
-
-
-def _machine(device: torch.device) -> str:
-    processes = f", {distributed.world().size} processes" if distributed.world().size > 1 else ""
-    threads = torch.get_num_threads()
-    return f"{device.type} ({threads} thread{'s' if threads > 1 else ''}{processes})"

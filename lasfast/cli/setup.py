@@ -16,11 +16,11 @@ import lasfast
 from lasfast import costs, supernets
 from lasfast.cli.display import make_console
 from lasfast.cli.options import (
+    CellOptions,
     DataOptions,
     DistillOptions,
     FamilyOptions,
     MachineOptions,
-    SizeOptions,
     SupernetOptions,
     SupernetSearchOptions,
     ThreadOptions,
@@ -49,6 +49,7 @@ FAMILIES: dict[str, type[LayerAssignmentSupernet]] = {
 GROUPS = {"residual": 3, "plain": 3, "mobilenet-v1": 4, "resnet50": 4}
 ChoicesNet: TypeAlias = ChoiceSupernet | CellNet
 """Supernets over a `ChoiceSpace`."""
+MOBILENETS = {f"mobilenet-{design.lower()}": partial(supernets.MobileNet, design) for design in DESIGNS}
 CHOICE_FAMILIES: dict[str, Callable[..., ChoicesNet]] = {
     "shufflenet-v2": partial(supernets.ShuffleNetV2, search="blocks"),
     "shufflenet-v2-channels": partial(supernets.ShuffleNetV2, search="channels"),
@@ -56,9 +57,18 @@ CHOICE_FAMILIES: dict[str, Callable[..., ChoicesNet]] = {
     "proxyless": supernets.ProxylessNAS,
     "quant-resnet18": partial(supernets.QuantResNet, depth=18),
     "quant-resnet34": partial(supernets.QuantResNet, depth=34),
-    **{f"mobilenet-{design.lower()}": partial(supernets.MobileNet, design) for design in DESIGNS},
+    **MOBILENETS,
     "cells": CellNet,
 }
+OWN_OPTIONS = {
+    "cells": ("cells",),
+    "cell_channels": ("cells",),
+    "cell_nodes": ("cells",),
+    "blocks": ("shufflenet-v2-channels",),
+    "squeeze_excite": tuple(MOBILENETS),
+    "activation": tuple(MOBILENETS),
+}
+"""The supernets of choices that alone take an option."""
 SAMPLERS = ("uniform", "uniform-cost", "sandwich")
 
 
@@ -81,11 +91,11 @@ class TrainingSetup:
     images: TrainingImages
 
     @classmethod
-    def of(cls, options: TrainingCommandOptions) -> TrainingSetup:
-        """Set up what the options ask for."""
+    def of(cls, options: TrainingCommandOptions, split_seed: int | None = None) -> TrainingSetup:
+        """Set up what the options ask for; images are split by their seed, unless another is given."""
         console, device = make_console(options.quiet), make_device(options)
         settings = make_settings(options)
-        data = load_data(options, options.seed, console)
+        data = load_data(options, options.seed if split_seed is None else split_seed, console)
         images = data.train.to(device) if isinstance(data.train, TensorImages) else data.train
         return cls(console, device, settings, data, images)
 
@@ -108,6 +118,13 @@ def make_device(options: MachineOptions) -> torch.device:
     return distributed.world().device("cuda" if use_cuda else "cpu")
 
 
+def describe_machine(device: torch.device) -> str:
+    """Return what a command runs on, as text."""
+    processes = f", {distributed.world().size} processes" if distributed.world().size > 1 else ""
+    threads = torch.get_num_threads()
+    return f"{device.type} ({threads} thread{'s' if threads > 1 else ''}{processes})"
+
+
 def load_data(options: DataOptions, seed: int, console: Console) -> Dataset:
     """Load and split the images.
 
@@ -122,6 +139,8 @@ def load_data(options: DataOptions, seed: int, console: Console) -> Dataset:
             validation=options.validation,
             calibration=options.calibration,
             image_size=options.image_size,
+            fast_decode=options.fast_decode,
+            workers=options.workers,
             seed=seed,
             report=console.print,
         )
@@ -209,7 +228,7 @@ def make_supernet(
 
 
 def make_choice_supernet(
-    options: FamilyOptions, data: Dataset | ImageKind, size: SizeOptions, seed: int
+    options: FamilyOptions, data: Dataset | ImageKind, size: CellOptions, seed: int
 ) -> ChoicesNet:
     """Build the supernet of choices for the images, its initial weights a function of the seed.
 
@@ -217,7 +236,7 @@ def make_choice_supernet(
         ValueError: no such family, or options that it does not take.
     """
     check_choice("--supernet", options.supernet, tuple(CHOICE_FAMILIES))
-    arguments = _cell_arguments(options.supernet, size)
+    arguments = _own_arguments(options.supernet, size)
     with torch_seed(seed):
         return CHOICE_FAMILIES[options.supernet](
             data.num_classes,
@@ -229,22 +248,26 @@ def make_choice_supernet(
         )
 
 
-def _cell_arguments(family: str, size: SizeOptions) -> dict[str, Any]:
-    """Return the arguments of a stack of cells; ValueError where another family is given them."""
-    given: dict[str, Any] = {"cells": size.cells, "channels": size.cell_channels, "space": size.cell_nodes}
-    given = {name: value for name, value in given.items() if value is not None}
-    if given and family != "cells":
-        raise ValueError(
-            "--cells, --cell-channels and --cell-nodes are of --supernet cells alone; leave them out for "
-            f"{family}"
-        )
-    if "space" in given:
-        given["space"] = CellSpace(given["space"])
+def _own_arguments(family: str, size: CellOptions) -> dict[str, Any]:
+    """Return the arguments that a family has of its own; ValueError where it is given those of others."""
+    fields = {field.name: field.default for field in dataclasses.fields(size)}
+    given = {name: getattr(size, name) for name in OWN_OPTIONS if name in fields}
+    given = {name: value for name, value in given.items() if value != fields[name]}
+    for name in given:
+        if family not in OWN_OPTIONS[name]:
+            option, owners = f"--{name.replace('_', '-')}", ", ".join(OWN_OPTIONS[name])
+            raise ValueError(f"{option} is of --supernet {owners} alone; leave it out for {family}")
+    if "cell_channels" in given:
+        given["channels"] = given.pop("cell_channels")
+    if "cell_nodes" in given:
+        given["space"] = CellSpace(given.pop("cell_nodes"))
+    if "-" in given.get("blocks", ""):
+        given["blocks"] = given["blocks"].split("-")
     return given
 
 
 def make_any_supernet(
-    options: SupernetOptions, data: Dataset | ImageKind, *, depth: int, size: SizeOptions, seed: int
+    options: SupernetOptions, data: Dataset | ImageKind, *, depth: int, size: CellOptions, seed: int
 ) -> Supernet:
     """Build the supernet of any family; `depth` is for layer assignments, `size` for choices.
 
@@ -292,6 +315,8 @@ def make_settings(options: TrainOptions) -> TrainSettings:
     given = _given(options, TrainSettings)
     if "dropout" in given:
         given["dropout"] = None  # the network is made with it
+    if "milestones" in given:
+        given["milestones"] = parse_numbers("--milestones", given["milestones"])
     if given.get("class_weights", BALANCED) != BALANCED:
         given["class_weights"] = parse_numbers("--class-weights", given["class_weights"])
     varied = _given(options, Augmentation)

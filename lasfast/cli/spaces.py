@@ -17,6 +17,7 @@ from lasfast.cli.setup import (
     CHOICE_FAMILIES,
     FAMILIES,
     GROUPS,
+    OWN_OPTIONS,
     ChoicesNet,
     ImageKind,
     make_choice_supernet,
@@ -55,7 +56,7 @@ def register(app: typer.Typer) -> None:
 
         lasfast spaces proxyless
 
-        lasfast spaces mobilenet-220m --image-size 224 --num-classes 1000
+        lasfast spaces mobilenet-220m --image-size 224 --num-classes 1001 --squeeze-excite --activation swish
         """
         if options.image_size < 1 or options.num_classes < 1:
             raise ValueError(
@@ -85,7 +86,10 @@ def _list(console: Console, options: SpacesOptions) -> None:
     title = "choices, for lasfast search evolution|layernas|regularized|random"
     table = make_table(title, "supernet", "decisions", "architectures", "MFLOPs")
     for name in CHOICE_FAMILIES:
-        supernet = _make(name, options)
+        own = [option for option, families in OWN_OPTIONS.items() if name in families]
+        supernet = _make(
+            name, options, SizeOptions(**{one: getattr(options, one) for one in ("width", *own)})
+        )
         table.add_row(
             name,
             str(len(supernet.space.options)),
@@ -96,7 +100,7 @@ def _list(console: Console, options: SpacesOptions) -> None:
 
 
 def _show(console: Console, name: str, options: SpacesOptions) -> None:
-    supernet = _make(name, options)
+    supernet = _make(name, options, options)
     low, high = _extremes(supernet, options)
     console.print(
         f"{name}: {supernet.space.count():.3g} architectures, {_range(low, high)} MFLOPs (multiply-adds) "
@@ -128,9 +132,8 @@ def _reach(layer: object) -> str:
     return "  (for the next decision)" if layer.layers == 1 else f"  (shared by the next {layer.layers})"
 
 
-def _make(name: str, options: SpacesOptions) -> ChoicesNet:
+def _make(name: str, options: SpacesOptions, size: SizeOptions) -> ChoicesNet:
     """Return a supernet without weights, which costs do not look at."""
-    size = options if name == "cells" else SizeOptions(width=options.width)
     with torch.device("meta"):
         return make_choice_supernet(FamilyOptions(supernet=name), _images(options), size, 0)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lasfast.cli.earlier import names_run
 from lasfast.cli.options import ChoiceOptions, SearchOptions
 from lasfast.cli.setup import distillation_values
 from lasfast.data import Dataset
@@ -74,17 +75,18 @@ def read_teacher(
         return lambda study: Distillation(network, **values)
     if options.model is None:
         raise ValueError("--teacher model is the network of --model, and none is given")
-    return lambda study: Distillation(_whole_model(study), **values)
+    adapted = bool(options.adapt_epochs) or names_run(options)
+    return lambda study: Distillation(_whole_model(study, adapted), **values)
 
 
-def _whole_model(study: Study) -> nn.Module:
+def _whole_model(study: Study, adapted: bool) -> nn.Module:
     """Return the model with the weights that it has after the search, by which versions were measured."""
     evaluator = study.evaluator
     assert isinstance(evaluator, Evaluator)
     supernet = evaluator.supernet
     assert isinstance(supernet, ModelSupernet)
     # Adaptation has changed the weights, for which the model's own statistics are no longer.
-    return supernet.extract(supernet.full) if study.trainer is None else evaluator.extract(supernet.full)
+    return evaluator.extract(supernet.full) if adapted else supernet.extract(supernet.full)
 
 
 def read_program(path: Path, data: Dataset) -> nn.Module:

@@ -23,11 +23,12 @@ from lasfast.cli.setup import TrainingSetup
 from lasfast.cli.winner import Winner
 from lasfast.core.files import file_stem
 from lasfast.evaluation.scoring import evaluate_network
+from lasfast.runtime import distributed
 from lasfast.supernets import Supernet
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCommandOptions(TrainingCommandOptions, SupernetOptions, SizeOptions):
+class TrainCommandOptions(TrainingCommandOptions, SizeOptions, SupernetOptions):
     """Options of `lasfast train`."""
 
     architecture: Annotated[
@@ -61,6 +62,8 @@ def register(app: typer.Typer) -> None:
         lasfast train 3-3-3 --optimizer adamw --learning-rate 0.002 --weight-decay 0.05 --standalone-keep-best
 
         lasfast train "sep3.0+sep3.1-..." --supernet cells --cells 20 --data cifar10 --preset darts-retrain
+
+        torchrun --nproc-per-node 2 -m lasfast train 3-3-3 --data cifar10
         """
         setup.check_any_family(options)
         supernet: Supernet
@@ -79,13 +82,18 @@ def register(app: typer.Typer) -> None:
         console, data = given.console, given.data
         text = supernet.space.format(architecture)
         directory = options.directory or Path("runs") / f"train-{file_stem(text)}"
-        console.print(f"training {type(supernet).__name__} {text} from scratch in {directory}")
+        console.print(
+            f"training {type(supernet).__name__} {text} from scratch in {directory}, on "
+            f"{setup.describe_machine(given.device)}"
+        )
         console.print(f"{data!r}")
         if options.test:
             _ = data.test  # read now, so that what is missing or broken is found before the training
         builder, rows = train_from_scratch(
             given, supernet, [architecture], directory, keep_weights=True, resume=options.resume
         )
+        if not distributed.world().main:
+            return
         write_config(directory, options)  # says which images `lasfast export` may compare it on
         winner = Winner.trained(builder, rows, architecture, data)
         path = winner.write(directory, data)

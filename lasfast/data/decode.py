@@ -17,18 +17,22 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from lasfast.data.errors import DataError
 
 Size = tuple[int, int]  # height, width
+Box = tuple[int, int, int, int]  # top, left, height, width
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 GRAY_MODES = ("1", "L", "LA")
 COLOR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations of images whose height is a viewer's width
+DRAFTS = (1, 2, 4, 8)  # parts of their size that JPEG files can be decoded at
 CROP_PCT = 224 / 256  # the share of the shorter side that a center crop keeps
 SHOWN = 10  # of the files that are unusable, so many are named
 
@@ -58,14 +62,54 @@ def read_kind(path: str) -> ImageKind:
 def open_image(path: str, channels: int) -> Image.Image:
     """Return the decoded image, gray for one channel and RGB for three."""
     with _opened(path) as image:
-        if image.mode == "P" and "transparency" in image.info:
-            return image.convert("RGBA").convert("L" if channels == 1 else "RGB")
-        return image.convert("L" if channels == 1 else "RGB")
+        return _converted(image, channels)
+
+
+def _converted(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def open_box(path: str, channels: int, draw: Callable[[int, int], Box], size: Size) -> Tensor:
+    """Return a box of an image, resized: uint8 [channels, *size], gray for one channel and RGB for three.
+
+    A JPEG file is decoded at a half, a quarter or an eighth of its size where the box has the pixels that are
+    wanted even so (Pillow's draft mode), and torch resizes, in less time than Pillow takes. Both round
+    otherwise than `open_image` and Pillow's resizing do.
+
+    Args:
+        path: the file.
+        channels: 1 or 3.
+        draw: returns the box for an image's height and width.
+        size: that of the result.
+    """
+    with _header(path) as image:
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+        whole, across = (image.width, image.height) if sideways else (image.height, image.width)
+        box = draw(whole, across)
+        enough = max(1, min(box[2] // size[0], box[3] // size[1]))
+        part = max(part for part in DRAFTS if part <= enough)
+        image.draft(None, (image.width // part, image.height // part))
+        decoded = _loaded(image)
+        scale = decoded.height / whole
+        top, left, height, width = (round(side * scale) for side in box)
+        cut = _converted(decoded.crop((left, top, left + max(1, width), top + max(1, height))), channels)
+    pixels = torch.from_numpy(np.array(cut)).view(1, cut.height, cut.width, channels).permute(0, 3, 1, 2)
+    return F.interpolate(pixels, size, mode="bilinear", antialias=True)[0]
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[Image.Image]:
     """Open and decode an image, and turn it upright; whatever goes wrong becomes a `DataError`."""
+    with _header(path) as image:
+        yield _loaded(image)
+
+
+@contextmanager
+def _header(path: str) -> Iterator[Image.Image]:
+    """Open an image, which is decoded when it is loaded; whatever goes wrong becomes a `DataError`."""
     with _naming(path):
         if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
             raise DataError(f"{path}: this is no file; expected an image")
@@ -74,9 +118,14 @@ def _opened(path: str) -> Iterator[Image.Image]:
                 raise DataError(
                     f"{path}: pixels of kind {image.mode!r}; expected 8 bits a channel, gray or color"
                 )
-            image.load()
-            _turn_upright(image)
             yield image
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """Decode an image, and turn it upright."""
+    image.load()
+    _turn_upright(image)
+    return image
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -11,6 +11,7 @@ import math
 import os
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Items
 
-from lasfast.core.checks import as_int
+from lasfast.core.checks import as_bool, as_int
 from lasfast.data import augment, decode
 from lasfast.data.augmentation import AS_LOADED, Augmentation
 from lasfast.data.decode import Size
@@ -49,6 +50,8 @@ class FolderImages(ShuffledImages):
         flip: whether half of the images are mirrored, left to right.
         workers: how many processes decode; None is one per core, at most 8, and 0 decodes in this process.
         augmentation: what else varies the images; its flip is the one above (see ``augmented``).
+        fast_decode: whether large JPEG files are decoded at a part of their size, and torch resizes, which
+            takes less time and rounds otherwise (see ``decode.open_box``).
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class FolderImages(ShuffledImages):
         flip: bool = True,
         workers: int | None = None,
         augmentation: Augmentation = AS_LOADED,
+        fast_decode: bool = False,
     ) -> None:
         _check_files(paths, labels, mean, std)
         if augmentation.crop not in ("data", "resized"):
@@ -73,6 +77,7 @@ class FolderImages(ShuffledImages):
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.flip = bool(flip)
+        self.fast_decode = as_bool("fast_decode", fast_decode)
         self.workers = _workers(workers)
         self._paths = tuple(paths)
         self._labels = labels.to(torch.int64)
@@ -100,11 +105,12 @@ class FolderImages(ShuffledImages):
         self, paths: Sequence[str], labels: Tensor, flip: bool, augmentation: Augmentation
     ) -> FolderImages:
         sizes = self.size, self.mean, self.std
-        return FolderImages(paths, labels, *sizes, flip, self.workers, augmentation)
+        return FolderImages(paths, labels, *sizes, flip, self.workers, augmentation, self.fast_decode)
 
     def _shards(self, chosen: list[Tensor], seed: int, start: int, rows: Rows) -> Iterator[Shard]:
         channels, vary = len(self.mean), self.augmentation
-        items = _TrainingFiles(self._paths, self._labels, self.size, channels, self.flip, seed, vary)
+        kind = _FastTrainingFiles if self.fast_decode else _TrainingFiles
+        items = kind(self._paths, self._labels, self.size, channels, self.flip, seed, vary)
         wanted = [batch[rows(len(batch))].tolist() for batch in chosen]
         read = _read(items, wanted, self.workers)
         for batch, numbers, (images, labels) in zip(chosen, wanted, read, strict=True):
@@ -123,6 +129,7 @@ class FolderImages(ShuffledImages):
             "std": list(self.std),
             "digest": digest_of_files(self._paths, self._labels),
             **({"augmentation": more} if more else {}),
+            **({"fast_decode": True} if self.fast_decode else {}),
         }
 
 
@@ -224,16 +231,14 @@ class _PlainFiles(Items[Item]):
     def __getitem__(self, index: int) -> Item:
         label = int(self.labels[index])
         try:
-            image = self.crop(decode.open_image(self.paths[index], self.channels), index)
+            return self.read(index), label
         except DataError as error:
             return error, label
-        return self.vary(decode.to_tensor(image), index), label
 
-    def crop(self, image: Image.Image, index: int) -> Image.Image:
-        return decode.center_crop(image, self.size)
-
-    def vary(self, image: Tensor, index: int) -> Tensor:
-        return image
+    def read(self, index: int) -> Tensor:
+        return decode.to_tensor(
+            decode.center_crop(decode.open_image(self.paths[index], self.channels), self.size)
+        )
 
 
 class _TrainingFiles(_PlainFiles):
@@ -254,17 +259,26 @@ class _TrainingFiles(_PlainFiles):
         self.seed = seed
         self.augmentation = augmentation
 
-    def vary(self, image: Tensor, index: int) -> Tensor:
-        return self.augmentation.recolored(image.unsqueeze(0), self.seed, [index])[0]
+    def read(self, index: int) -> Tensor:
+        cut = self.cut(self.paths[index], random.Random(derive_seed("item", self.seed, index)))
+        return self.augmentation.recolored(cut.unsqueeze(0), self.seed, [index])[0]
 
-    def crop(self, image: Image.Image, index: int) -> Image.Image:
-        rng = random.Random(derive_seed("item", self.seed, index))
+    def cut(self, path: str, rng: random.Random) -> Tensor:
+        image = decode.open_image(path, self.channels)
         top, left, height, width = random_box(image.height, image.width, rng)
         part = image.crop((left, top, left + width, top + height))
         part = part.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
         if self.flip and rng.random() < 0.5:
             part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return part
+        return decode.to_tensor(part)
+
+
+class _FastTrainingFiles(_TrainingFiles):
+    """The same crops, for which a JPEG file is decoded no larger than they need."""
+
+    def cut(self, path: str, rng: random.Random) -> Tensor:
+        part = decode.open_box(path, self.channels, partial(random_box, rng=rng), self.size)
+        return part.flip(2) if self.flip and rng.random() < 0.5 else part
 
 
 def random_box(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lasfast.core.checks import as_int
+from lasfast.core.checks import as_bool, as_int
 from lasfast.data import decode
 from lasfast.data.check import check_files
 from lasfast.data.dataset import Dataset
@@ -26,6 +26,7 @@ from lasfast.data.sources import (
     RECIPES,
     ArraySource,
     Recipe,
+    open_cinic10,
     open_digits,
     open_tiny_imagenet,
     open_torchvision,
@@ -54,6 +55,7 @@ class Options(NamedTuple):
     pad: int | None
     flip: bool | None
     workers: int | None
+    fast_decode: bool
     report: Callable[[str], None]
 
 
@@ -71,6 +73,7 @@ def load(
     pad: int | None = None,
     flip: bool | None = None,
     workers: int | None = None,
+    fast_decode: bool = False,
     report: Callable[[str], None] = logger.info,
 ) -> Dataset:
     """Load a labelled image set and split it into train, calibration and validation.
@@ -86,11 +89,11 @@ def load(
     and links to a folder that they lie in are passed over.
 
     Args:
-        name: ``digits``, ``cifar10``, ``cifar100``, ``fashion-mnist``, ``tiny-imagenet``, or
-            ``imagefolder:PATH`` with ``PATH/train/<class>/<image>``, and optionally ``PATH/test`` as the test
-            split and ``PATH/val`` as validation images (as the test split where there is no ``PATH/test``);
-            or with ``PATH/<class>/<image>``, of which a fifth becomes the test split. Files that are not
-            images by their suffix are ignored (and counted in ``describe``).
+        name: ``digits``, ``cifar10``, ``cifar100``, ``cinic10``, ``svhn``, ``fashion-mnist``,
+            ``tiny-imagenet``, or ``imagefolder:PATH`` with ``PATH/train/<class>/<image>``, and optionally
+            ``PATH/test`` as the test split and ``PATH/val`` as validation images (as the test split where
+            there is no ``PATH/test``); or with ``PATH/<class>/<image>``, of which a fifth becomes the test
+            split. Files that are not images by their suffix are ignored (and counted in ``describe``).
         root: the folder of the named sets; the default is the environment's ``LASFAST_DATA``, or else
             ``data``.
         download: whether to download a set that is not there, which otherwise is an error.
@@ -110,6 +113,8 @@ def load(
         flip: whether training images are flipped, instead of what the set's recipe says.
         workers: how many processes decode images that are read from files each time; the default is one per
             core, at most 8.
+        fast_decode: whether JPEG files that are read each time for training are decoded at a part of their
+            size where the crop allows it, and resized by torch: faster, but other roundings.
         report: is called with a line that says where the parts of a folder come from, and with one about the
             progress, every ten seconds that the check of files takes.
 
@@ -119,7 +124,7 @@ def load(
         TypeError, ValueError: an argument is wrong, which is named.
     """
     options = _check_options(
-        calibration, validation, limit, seed, image_size, batch_size, pad, flip, workers, report
+        calibration, validation, limit, seed, image_size, batch_size, pad, flip, workers, fast_decode, report
     )
     kind, source = _open(name, root, download)
     recipe = RECIPES[kind]
@@ -144,6 +149,8 @@ def _open(
         return name, open_digits()
     if name == "tiny-imagenet":
         return name, open_tiny_imagenet(place, download)
+    if name == "cinic10":
+        return name, open_cinic10(place, download)
     if name in RECIPES and name != "imagefolder":
         return name, open_torchvision(name, place, download)
     known = ", ".join("imagefolder:PATH" if known == "imagefolder" else known for known in RECIPES)
@@ -226,6 +233,10 @@ def _in_memory(
     options: Options,
     ignored: int,
 ) -> Dataset:
+    if options.fast_decode:
+        raise ValueError(
+            f"fast_decode must be False for {name}, whose images are decoded once, to memory, got True"
+        )
     images = read(split.train)
     validation = read(split.validation)
     train_labels, validation_labels = (
@@ -293,7 +304,16 @@ def _while_used(
         return loader(files).normalized()
 
     flip = recipe.flip if options.flip is None else options.flip
-    images = FolderImages(train.paths, torch.from_numpy(train.labels), size, mean, std, flip, options.workers)
+    images = FolderImages(
+        train.paths,
+        torch.from_numpy(train.labels),
+        size,
+        mean,
+        std,
+        flip,
+        options.workers,
+        fast_decode=options.fast_decode,
+    )
     both = torch.from_numpy(np.concatenate([train.labels, validation.labels]))
     digest = digest_of_files((*train.paths, *validation.paths), both)
     description = _describe(name, pool.classes, split, options.seed, images.describe(), digest, pool.ignored)
@@ -346,6 +366,7 @@ def _check_options(
     pad: int | None,
     flip: bool | None,
     workers: int | None,
+    fast_decode: bool,
     report: Callable[[str], None],
 ) -> Options:
     as_int("calibration", calibration, minimum=1)
@@ -361,8 +382,11 @@ def _check_options(
         as_int("validation", validation, minimum=1)
     if flip is not None and not isinstance(flip, bool):
         raise TypeError(f"flip must be True, False or None, got {flip!r}")
+    fast_decode = as_bool("fast_decode", fast_decode)
     size = _check_size(image_size)
-    return Options(calibration, validation, limit, seed, size, batch_size, pad, flip, workers, report)
+    return Options(
+        calibration, validation, limit, seed, size, batch_size, pad, flip, workers, fast_decode, report
+    )
 
 
 def _check_size(image_size: int | tuple[int, int] | None) -> Size | None:

@@ -5,6 +5,8 @@
 | digits | 1,797 gray 8x8 | scikit-learn, installed with it | the last fifth of every class (other writers) |
 | cifar10, cifar100 | 60,000 color 32x32 | torchvision | its test set, 10,000 |
 | fashion-mnist | 70,000 gray 28x28 | torchvision | its test set, 10,000 |
+| svhn | 99,289 color 32x32 | torchvision, without its "extra" images | its test set, 26,032 |
+| cinic10 | 270,000 color 32x32 | folder ``cinic-10``, with ``valid`` to validate on | its ``test``, 90,000 |
 | tiny-imagenet | 110,000 color 64x64 | folder ``tiny-imagenet-200`` | its ``val``, 10,000 (labelled) |
 | imagefolder:PATH | any | a folder | see ``folder.open_image_folder`` |
 """
@@ -21,12 +23,15 @@ import torch
 from torch import Tensor
 
 from lasfast.data.errors import DataError
-from lasfast.data.folder import FolderSource, ImageFiles, scan
+from lasfast.data.folder import FolderSource, ImageFiles, open_image_folder, scan
 from lasfast.data.splits import Indices
 
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 TINY_IMAGENET_FOLDER = "tiny-imagenet-200"
+CINIC10_URL = "https://datashare.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz"
+CINIC10_MD5 = "6ee4d0c996905fe93221de577967a372"
+CINIC10_FOLDER = "cinic-10"
 
 
 class Recipe(NamedTuple):
@@ -45,11 +50,19 @@ RECIPES = {
     "cifar10": Recipe(pad=4, flip=True, resized_crop=False, validation=0.1),
     "cifar100": Recipe(pad=4, flip=True, resized_crop=False, validation=0.1),
     "fashion-mnist": Recipe(pad=4, flip=True, resized_crop=False, validation=0.1),
+    "svhn": Recipe(pad=4, flip=False, resized_crop=False, validation=0.1),
+    "cinic10": Recipe(pad=4, flip=True, resized_crop=False, validation=0.1),
     "tiny-imagenet": Recipe(pad=0, flip=True, resized_crop=True, validation=0.1),
     "imagefolder": Recipe(pad=None, flip=True, resized_crop=False, validation=0.1),
 }
 
-_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
+_TORCHVISION = {
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "fashion-mnist": "FashionMNIST",
+    "svhn": "SVHN",
+}
+_DIGITS = tuple(str(digit) for digit in range(10))
 
 
 @dataclass(frozen=True)
@@ -80,8 +93,7 @@ def open_digits() -> ArraySource:
     members = [np.flatnonzero(labels == digit) for digit in range(10)]
     kept = np.sort(np.concatenate([of_class[: -(len(of_class) // 5)] for of_class in members]))
     held = np.setdiff1d(np.arange(len(labels)), kept)
-    classes = tuple(str(digit) for digit in range(10))
-    return ArraySource(classes, images[kept], labels[kept], lambda: (images[held], labels[held]))
+    return ArraySource(_DIGITS, images[kept], labels[kept], lambda: (images[held], labels[held]))
 
 
 def import_torchvision(wanted: str) -> Any:
@@ -98,7 +110,7 @@ def import_torchvision(wanted: str) -> Any:
 
 
 def open_torchvision(name: str, root: Path, download: bool) -> ArraySource:
-    """Return cifar10, cifar100 or fashion-mnist below ``root``, where torchvision puts them.
+    """Return cifar10, cifar100, fashion-mnist or svhn below ``root``, where torchvision puts them.
 
     Raises:
         DataError: torchvision does not import, or the files are missing or damaged.
@@ -106,16 +118,38 @@ def open_torchvision(name: str, root: Path, download: bool) -> ArraySource:
     constructor = getattr(import_torchvision(name), _TORCHVISION[name])
 
     def read(train: bool) -> tuple[Any, Tensor, Indices]:
+        which: dict[str, Any] = {"train": train}
+        if name == "svhn":
+            which = {"split": "train" if train else "test"}
         try:
-            part = constructor(root=str(root), train=train, download=download)
+            part = constructor(root=str(root), download=download, **which)
         except Exception as error:
             raise _missing(name, root, download, error) from error
         images = torch.as_tensor(part.data)
-        images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
-        return part, images, np.asarray(part.targets, dtype=np.int64)
+        if images.dim() == 3:
+            images = images.unsqueeze(1)
+        elif name != "svhn":  # whose channels come first
+            images = images.permute(0, 3, 1, 2).contiguous()
+        labels = part.labels if name == "svhn" else part.targets
+        return part, images, np.asarray(labels, dtype=np.int64)
 
     part, images, labels = read(train=True)
-    return ArraySource(tuple(part.classes), images, labels, lambda: read(train=False)[1:])
+    classes = tuple(getattr(part, "classes", _DIGITS))
+    return ArraySource(classes, images, labels, lambda: read(train=False)[1:])
+
+
+def open_cinic10(root: Path, download: bool) -> FolderSource:
+    """Return CINIC-10 (Darlow et al. 2018) in ``root/cinic-10``, with the parts that it comes with.
+
+    Raises:
+        DataError: it is not there.
+    """
+    folder = root / CINIC10_FOLDER
+    if not (folder / "train").is_dir():
+        if not download:
+            raise _missing("cinic10", folder, download, None)
+        _download("cinic10", CINIC10_URL, CINIC10_MD5, folder, folder)  # the archive has no folder of its own
+    return open_image_folder(folder)
 
 
 def open_tiny_imagenet(root: Path, download: bool) -> FolderSource:
@@ -126,22 +160,23 @@ def open_tiny_imagenet(root: Path, download: bool) -> FolderSource:
     """
     folder = root / TINY_IMAGENET_FOLDER
     if not (folder / "train").is_dir():
-        _download_tiny_imagenet(root, folder, download)
+        if not download:
+            raise _missing("tiny-imagenet", folder, download, None)
+        _download("tiny-imagenet", TINY_IMAGENET_URL, TINY_IMAGENET_MD5, folder, root)
     pool = scan(folder / "train")
     parts = f"{folder}: training images from train, validation images held out of them, test images from val"
     return FolderSource(pool, lambda: _tiny_imagenet_test(folder / "val", pool.classes), parts)
 
 
-def _download_tiny_imagenet(root: Path, folder: Path, download: bool) -> None:
-    if not download:
-        raise _missing("tiny-imagenet", folder, download, None)
-    import_torchvision("tiny-imagenet")
+def _download(name: str, url: str, md5: str, folder: Path, place: Path) -> None:
+    """Download a set, which belongs in ``folder``, beside it, and unpack its archive in ``place``."""
+    import_torchvision(name)
     from torchvision.datasets.utils import download_and_extract_archive
 
     try:
-        download_and_extract_archive(TINY_IMAGENET_URL, str(root), md5=TINY_IMAGENET_MD5)
+        download_and_extract_archive(url, str(folder.parent), extract_root=str(place), md5=md5)
     except Exception as error:
-        raise _missing("tiny-imagenet", folder, download, error) from error
+        raise _missing(name, folder, True, error) from error
 
 
 def _tiny_imagenet_test(folder: Path, classes: tuple[str, ...]) -> ImageFiles:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lasfast.engine.cuda_layout import PREDICTION, plan_launches
+from lasfast.engine.cuda_layout import MAPPED, PREDICTION, plan_launches, tensor_maps
 from lasfast.engine.schedule import (
     CUDA_CHANNELS,
     Kind,
@@ -140,10 +140,12 @@ class Trial:
     """A convolution of some size, on values of enough positions to fill the chip, in one tile or another.
 
     `source` and `output` are its values [N, SIDE, SIDE, channels], in flat memory and with channels rounded
-    up to eight; `weight` is the fp32 one that it packs.
+    up to eight; `weight` is the fp32 one that it packs. Where it is `mapped`, what warpgroups multiply is
+    copied by tensor maps where it can be.
     """
 
-    def __init__(self, tiles: ConvTiles, size: Size, usual: int) -> None:
+    def __init__(self, tiles: ConvTiles, size: Size, usual: int, *, mapped: bool = False) -> None:
+        self.purpose = MAPPED if mapped else PREDICTION
         self.module, self.device, self.tf32 = tiles.module, tiles.device, tiles.tf32
         self.index = self.device.index or 0
         self.storage = PRECISIONS[tiles.precision].code
@@ -181,7 +183,7 @@ class Trial:
         weight = torch.randn(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(1))
         self.weight = weight.to(self.device)
         self.weights = self._packed()
-        self.plans: dict[int, tuple[Tensor, Tensor]] = {}
+        self.plans: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
         self._launch(usual)
         self.right = self.output.clone()
 
@@ -216,12 +218,13 @@ class Trial:
         if tile not in self.plans:
             self.operations["tile"] = tile + 1
             where = self.module, tables, self.storage, self.images
-            plan, _ = plan_launches(*where, PREDICTION, tf32=self.tf32)
-            self.plans[tile] = plan, plan.to(self.device)
-        host, device = (plan.data_ptr() for plan in self.plans[tile])
+            plan, needs = plan_launches(*where, self.purpose, tf32=self.tf32)
+            maps = tensor_maps(self.module, tables, plan, needs, self.arena) if needs.maps else None
+            self.plans[tile] = plan, plan.to(self.device), maps
+        host, device, mapped = (0 if one is None else one.data_ptr() for one in self.plans[tile])
         arena, stream = self.arena.data_ptr(), stream_of(self.device)
         self.module.schedule_run_cuda(
-            *(tables, host, device, arena, self.images, 0, 0, arena, 0, 0, 0, self.index, stream)
+            *(tables, host, device, arena, self.images, 0, 0, arena, 0, 0, 0, self.index, stream, mapped)
         )
 
     def _packed(self) -> Tensor:

@@ -8,6 +8,7 @@ Nothing here waits for the device. What is run again and again with the same sha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,15 +19,28 @@ from torch import Tensor
 
 from lasfast.engine.buffer import Buffer
 from lasfast.engine.conv_tiles import ConvTiles
-from lasfast.engine.cuda_layout import CALIBRATION, PREDICTION, RESIDENT, CudaLayout, Needs, plan_launches
+from lasfast.engine.cuda_layout import (
+    CALIBRATION,
+    MAPPED,
+    PREDICTION,
+    RESIDENT,
+    CudaLayout,
+    Needs,
+    plan_launches,
+    tensor_maps,
+)
 from lasfast.engine.executor import Executor, Packing
 from lasfast.engine.target import Target
 from lasfast.runtime.autotune import fastest, register
 from lasfast.runtime.cuda_graphs import Replays
+from lasfast.runtime.kernels import has_tensor_maps
 from lasfast.runtime.placement import stream_of
 from lasfast.runtime.precision import fp32_products
 
-register("levels", "resident", "resident alone")
+logger = logging.getLogger("lasfast")
+MAPPED_LEVELS = "levels by tensor maps"
+
+register("levels", MAPPED_LEVELS, "resident", "resident alone")
 
 
 @dataclass(frozen=True)
@@ -42,8 +56,9 @@ class LaunchPlan:
 class CudaExecutor(Executor):
     """Runs a schedule on a GPU, on torch's current stream.
 
-    `way` is how it predicted last: by "levels"; or "resident", in two blocks of threads side by side where a
-    multiprocessor has room for both; or "resident alone", in one with more images.
+    `way` is how it predicted last: by "levels"; or by "levels by tensor maps", where Hopper copies by itself
+    what warpgroups multiply; or "resident", in two blocks of threads side by side where a multiprocessor has
+    room for both; or "resident alone", in one with more images.
     """
 
     cuda = True
@@ -59,6 +74,8 @@ class CudaExecutor(Executor):
         tiles.take(schedule.values, self.operations)
         self.last_level = int(self.operations["level"].max())
         self._plans: dict[tuple[int, int], LaunchPlan] = {}
+        self._maps: dict[tuple[int, int], Tensor] = {}
+        self._mapped = has_tensor_maps(device) and target.precision == "bf16" and not layout.calibration
         self.way = "levels"
         self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}
         self._replays = Replays(device, enabled=device.type == "cuda" and not schedule.calls)
@@ -79,33 +96,59 @@ class CudaExecutor(Executor):
     def predict(self, images: Tensor) -> Tensor:
         """Return logits [leaves, N, classes], by the fastest of the ways, which all give the same bits.
 
-        One way is by levels, as many images at a time as there is memory for. The others, where a few images'
-        values fit into a multiprocessor, take these images through all operations there.
+        One way is by levels, as many images at a time as there is memory for, with or without tensor maps.
+        The others, where a few images' values fit into a multiprocessor, take these images through all
+        operations there.
         """
         images, logits = self._keep(images, len(self.schedule.leaves))
         plans = self._resident_plans(len(images))
         ways = {"levels": partial(self._predict_by_levels, images, logits)}
+        if self._mapped and self._makes_maps(len(images)):
+            ways[MAPPED_LEVELS] = partial(self._predict_by_levels, images, logits, MAPPED)
         ways |= {name: partial(self._predict_resident, plan, images, logits) for name, plan in plans.items()}
         # Trees of about one size share a choice, so that not every new one is measured.
         size = len(self.operations).bit_length()
         shape = "x".join(map(str, images.shape))
         each = "or".join(str(plan.images) for plan in plans.values())
         key = f"predict {self.dtype} {self.tf32} {shape} by {each}, 2^{size} operations"
+        key += ", tensor maps" * (MAPPED_LEVELS in ways)
         self.way = fastest(key, images.device, ways)
         ways[self.way]()
         return logits
 
-    def _predict_by_levels(self, images: Tensor, logits: Tensor) -> None:
+    def _predict_by_levels(self, images: Tensor, logits: Tensor, purpose: int = PREDICTION) -> None:
         count = len(images)
         block, space = self._space(count)
 
         def work() -> None:
             for start in range(0, count, block):
                 part = slice(start, start + block)
-                self._run(self._plan(block), space, images[part], logits[:, part])
+                self._run(self._plan(block, purpose), space, images[part], logits[:, part])
 
-        self._plan(block)  # not while a graph is recorded
-        self._replays.run((count, block, space.data_ptr()), work)
+        self._plan(block, purpose)  # not while a graph is recorded
+        self._replays.run((purpose, count, block, space.data_ptr()), work)
+
+    def _makes_maps(self, count: int) -> bool:
+        """Return whether so many images can be predicted by tensor maps; make them, or never try again."""
+        block, space = self._space(count)
+        plan = self._plan(block, MAPPED)
+        if not plan.needs.maps:
+            return False
+        try:
+            self._maps_of(plan, space)
+        except RuntimeError as error:
+            logger.warning("going on without tensor maps: %s", error)
+            self._mapped = False
+        return self._mapped
+
+    def _maps_of(self, plan: LaunchPlan, space: Tensor) -> Tensor | None:
+        """Return the tensor maps of a plan for the arena in `space`; None where it needs none."""
+        if not plan.needs.maps:
+            return None
+        key = plan.images, space.data_ptr()
+        if key not in self._maps:
+            self._maps[key] = tensor_maps(self.native, self.native_tables, plan.host, plan.needs, space)
+        return self._maps[key]
 
     def _predict_resident(self, plan: LaunchPlan, images: Tensor, logits: Tensor) -> None:
         def work() -> None:
@@ -184,7 +227,7 @@ class CudaExecutor(Executor):
     ) -> None:
         if first > last:
             return
-        start = space.data_ptr()
+        start, maps = space.data_ptr(), self._maps_of(plan, space)
         self.native.schedule_run_cuda(
             self.native_tables,
             plan.host.data_ptr(),
@@ -199,6 +242,7 @@ class CudaExecutor(Executor):
             logits.stride(0) // max(1, logits.stride(1)),
             self.index,
             stream_of(images.device),
+            0 if maps is None else maps.data_ptr(),
         )
 
     def _plan(self, images: int, purpose: int | None = None) -> LaunchPlan:

@@ -11,16 +11,18 @@ from torch import Tensor
 from lasfast.engine.layout import Layout
 from lasfast.engine.schedule import CUDA_CHANNELS, dense_convolutions
 
-PREDICTION, CALIBRATION, RESIDENT = range(3)
+PREDICTION, CALIBRATION, RESIDENT, MAPPED = range(4)
 """The purposes of launches (`Purpose` in csrc/include/lasfast/schedule.h)."""
+MAP_ALIGNMENT = 64  # bytes
 
 
 class Needs(NamedTuple):
-    """Bytes that launches take: of arena and workspace, and of a block's shared memory."""
+    """Bytes that launches take: of arena and workspace, of a block's shared memory, and of tensor maps."""
 
     arena: int
     workspace: int
     shared: int
+    maps: int
 
 
 def plan_launches(
@@ -33,8 +35,22 @@ def plan_launches(
     size = native.schedule_plan_bytes_cuda(tables, storage, images, purpose)
     launches = torch.empty(max(8, size), dtype=torch.uint8)
     native.schedule_plan_cuda(tables, storage, tf32, images, purpose, launches.data_ptr())
-    arena, workspace, _, shared = native.schedule_needs_cuda(launches.data_ptr())
-    return launches, Needs(arena, workspace, shared)
+    arena, workspace, _, shared, maps = native.schedule_needs_cuda(launches.data_ptr())
+    return launches, Needs(arena, workspace, shared, maps)
+
+
+def tensor_maps(native: Any, tables: Any, launches: Tensor, needs: Needs, arena: Tensor) -> Tensor:
+    """Return the tensor maps of `launches` for an arena, as bytes (uint8) beside it.
+
+    They hold for as long as the arena and the tables' weights stay where they are. Raises RuntimeError,
+    saying why, where the driver makes none.
+    """
+    maps = torch.empty(needs.maps + MAP_ALIGNMENT, dtype=torch.uint8)
+    aligned = maps[-maps.data_ptr() % MAP_ALIGNMENT :][: needs.maps]
+    where = launches.data_ptr(), arena.data_ptr(), arena.device.index or 0
+    native.schedule_maps_cuda(tables, *where, aligned.data_ptr())
+    beside = torch.empty(needs.maps + MAP_ALIGNMENT, dtype=torch.uint8, device=arena.device)
+    return beside[-beside.data_ptr() % MAP_ALIGNMENT :][: needs.maps].copy_(aligned)
 
 
 class CudaLayout(Layout):

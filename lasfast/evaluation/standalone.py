@@ -26,7 +26,8 @@ class StandaloneEvaluator:
 
     Weights start from a seed of the architecture's own, so a measurement does not depend on the others. A
     study writes measurements down when its step is complete; killed and resumed, it trains that step again.
-    Within `lasfast.distributed.start`, each process trains some of the architectures.
+    Within `lasfast.distributed.start`, each process trains some of the architectures, to the same bits as one
+    process; or all train each one together (`data_parallel`).
 
     Args:
         supernet: gives the networks (`extract(architecture, fresh=True)`); its own weights are not used.
@@ -37,6 +38,7 @@ class StandaloneEvaluator:
         on_progress: is called after every batch, by the process that trains it, with the architecture and
             the progress of its training.
         distill: a teacher network whose soft targets all of them learn from, or a `Distillation` of one.
+        data_parallel: whether several processes train each network together, which suits large ones.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape or range.
@@ -51,6 +53,7 @@ class StandaloneEvaluator:
         *,
         on_progress: Callable[[Architecture, Progress], None] = lambda architecture, progress: None,
         distill: Distill = None,
+        data_parallel: bool = False,
         **overrides: Any,
     ) -> None:
         if not isinstance(supernet, Supernet):
@@ -64,11 +67,16 @@ class StandaloneEvaluator:
         self.on_progress = on_progress
         self.distill = Distillation.of(distill)
         self.image_size = image_size(images)
+        self.data_parallel = data_parallel
 
     def __call__(self, architectures: Sequence[Architecture]) -> list[Measurement]:
         """Train each architecture; return a measurement for each, in order."""
-        wanted = dict.fromkeys(map(self.space.validate, architectures))
-        measured = dict(zip(wanted, distributed.world().spread(list(wanted), self._measure), strict=True))
+        wanted, world = list(dict.fromkeys(map(self.space.validate, architectures))), distributed.world()
+        if self.data_parallel:
+            measurements = [self._measure(architecture, world) for architecture in wanted]
+        else:
+            measurements = world.spread(wanted, lambda architecture: self._measure(architecture, World()))
+        measured = dict(zip(wanted, measurements, strict=True))
         return [measured[tuple(architecture)] for architecture in architectures]
 
     @property
@@ -89,10 +97,12 @@ class StandaloneEvaluator:
         }
         if self.distill is not None:
             description["distill"] = self.distill.describe()
+        if self.settings.batch_norm == "local":
+            description["processes"] = distributed.world().size if self.data_parallel else 1
         return description
 
-    def _measure(self, architecture: Architecture) -> Measurement:
-        alone = World()  # this process, whatever others train meanwhile
+    def _measure(self, architecture: Architecture, world: World) -> Measurement:
+        """Train one architecture in the processes of a world, and measure it."""
 
         def evaluate(network: nn.Module) -> Measurement:
             return evaluate_network(network, self._images, architecture, precision=self.settings.precision)
@@ -102,10 +112,10 @@ class StandaloneEvaluator:
             architecture,
             self.train,
             self.settings,
-            world=alone,
+            world=world,
             distill=self.distill,
             validate=lambda network: evaluate(network).top1,
         )
         for progress in trainer.train():
             self.on_progress(architecture, progress)
-        return evaluate(trainer.trained)
+        return world.share(lambda: evaluate(trainer.trained))

@@ -9,8 +9,10 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
+from lasfast.execution.choice import FUSED, MODES, OWN, OWN_IN_CHANNELS_LAST, quickest_ways
 from lasfast.execution.fused_call import as_contiguous, run
 from lasfast.execution.fx_memory import Memory, effect_of, is_known, is_outside
 from lasfast.execution.fx_modes import Reading, read_in_both_modes
@@ -20,6 +22,7 @@ from lasfast.execution.structure import Structure
 from lasfast.ir.fusion import Chain, Stage, match
 from lasfast.ir.layers import Activation, Op, Opaque
 from lasfast.nn.plain import is_plain
+from lasfast.ops.derivatives import is_transformed
 
 _OTHER = Opaque("", out_channels=1)
 """The record of a node that fusion does not know: it can be the head of a fused chain, no other part."""
@@ -27,7 +30,7 @@ CONSTANTS = "_lasfast_constants"
 """The attribute of an accelerated model that has the tensors which its code makes."""
 
 
-def accelerate(model: nn.Module) -> nn.Module:
+def accelerate(model: nn.Module, images: Tensor | None = None) -> nn.Module:
     """Return a module that computes what `model` does, with lasfast's fused operators, forward and backward.
 
     Each `nn.BatchNorm2d` takes in the convolution whose output it alone reads, a sum with another value of
@@ -38,6 +41,14 @@ def accelerate(model: nn.Module) -> nn.Module:
     pickles and `torch.compile` work as before. Convolution weights are put into channels_last, unless the
     model's code asks for the usual order of elements (`x.view(n, -1)`). Its attribute
     `fused_graph` is the `torch.fx.Graph` that it runs in its present mode.
+
+    Not every network is quicker fused. With `images`, a training step and an evaluation of this batch are
+    timed on a copy of the model: by its own forward, by that of images in channels_last, and fused. In each
+    mode, the result runs its own forward as the model does, unless another way takes 5 % less time. Weights
+    stay as they lie in memory, `repr` says what runs, and `fused_graph` is None where that is not fused.
+    Autocast counts: call `accelerate` within the context in which the network is to run. The choice is
+    remembered on this machine; ``LASFAST_CHOICE`` may make it: ``native`` to run fused, ``torch`` for the
+    model's own forward (see `lasfast.runtime.autotune`).
 
     What is not understood is called as it is. Modules are not looked into that have hooks, parametrizations
     or a `forward` of their own, that `torch.fx` cannot trace (control flow that depends on tensors), whose
@@ -51,22 +62,44 @@ def accelerate(model: nn.Module) -> nn.Module:
 
     Args:
         model: any network whose own `forward`, apart from its modules, `torch.fx` can trace.
+        images: a batch like those that it will run on, [N, C, H, W], on the model's device. The model must
+            be one that `copy.deepcopy` takes. None runs it fused in both modes.
 
     Raises:
-        TypeError: `model` is not a module.
+        TypeError: `model` is not a module, or `images` no tensor.
         ValueError: one of the above holds for the `forward` of `model` itself; the message says what.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
+    if images is not None and not isinstance(images, Tensor):
+        raise TypeError(f"images must be a torch.Tensor, got a {type(images).__name__}")
     if isinstance(model, _Accelerated):
         model = model._lasfast_original()
+    return _accelerated(model, None if images is None else _measured(model, images))
+
+
+def _measured(model: nn.Module, images: Tensor) -> dict[bool, str]:
+    """Return the quickest way to run a model in each mode; the model stays as it is."""
+    network = _accelerated(copy.deepcopy(model), dict.fromkeys(MODES, FUSED))
+    assert isinstance(network, _Accelerated)
+    offered = [OWN, FUSED]
+    if network._lasfast_is_layout_free and images.dim() == 4:
+        offered.insert(1, OWN_IN_CHANNELS_LAST)
+    runs = {way: functools.partial(network._lasfast_run, way) for way in offered}
+    code = "\n".join(graph.python_code("self").src for graph in network._lasfast_graphs.values())
+    return quickest_ways(runs, network, images, code)
+
+
+def _accelerated(model: nn.Module, ways: dict[bool, str] | None) -> nn.Module:
+    """Return a module that shares everything with a model, and runs in some way in each mode.
+
+    Without ways, all is fused, and weights are laid out for that.
+    """
     reading = read_in_both_modes(model)
-    is_pinned = False
-    for graph in dict.fromkeys(reading.graphs.values()):
-        fused_graph = _FusedGraph(model, graph, reading.layout_free)
-        fused_graph.fuse()
-        is_pinned = is_pinned or bool(fused_graph.pinned)
-    return _with_forward(model, reading, is_pinned)
+    graphs = [_FusedGraph(model, one, reading.layout_free) for one in dict.fromkeys(reading.graphs.values())]
+    for graph in graphs:
+        graph.fuse(moves_weights=ways is None)
+    return _with_forward(model, reading, graphs, ways)
 
 
 class _Accelerated:
@@ -75,12 +108,24 @@ class _Accelerated:
     training: bool
     _lasfast_kind: type[nn.Module]
     _lasfast_graphs: dict[bool, fx.Graph]
+    _lasfast_is_layout_free: bool
+    _lasfast_run: Callable[..., Any]
+    _lasfast_ways: dict[bool, str] | None
     _lasfast_constants: nn.Module
 
     @property
-    def fused_graph(self) -> fx.Graph:
-        """The graph that the model runs in its present mode."""
-        return self._lasfast_graphs[self.training]
+    def fused_graph(self) -> fx.Graph | None:
+        """The graph that the model runs in its present mode; None where it runs its own forward."""
+        is_fused = self._lasfast_ways is None or self._lasfast_ways[self.training] == FUSED
+        return self._lasfast_graphs[self.training] if is_fused else None
+
+    def extra_repr(self) -> str:
+        """Say what runs in each mode, if that was chosen, before what the model's class says."""
+        own = str(super().extra_repr())  # type: ignore[misc]
+        if self._lasfast_ways is None:
+            return own
+        said = [f"{mode}: {_WORDS[self._lasfast_ways[training]]}" for training, mode in MODES.items()]
+        return ", ".join([*said, own] if own else said)
 
     def _lasfast_original(self) -> nn.Module:
         """Return a module of the model's own class that shares everything with this one."""
@@ -95,31 +140,38 @@ class _Accelerated:
         return super()._apply(fn, recurse)  # type: ignore[misc]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
-        result = memo[id(self)] = _accelerated_again(copy.deepcopy(self._lasfast_original(), memo))
+        original = copy.deepcopy(self._lasfast_original(), memo)
+        result = memo[id(self)] = _accelerated_again(original, self._lasfast_ways)
         return result
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _accelerated_again, (self._lasfast_original(),)
+        return _accelerated_again, (self._lasfast_original(), self._lasfast_ways)
 
 
-def _accelerated_again(model: nn.Module) -> nn.Module:
+_WORDS = {OWN: "own forward", OWN_IN_CHANNELS_LAST: "own forward in channels_last", FUSED: "fused"}
+
+
+def _accelerated_again(model: nn.Module, ways: dict[bool, str] | None = None) -> nn.Module:
     """Return an accelerated copy of a model that was read before.
 
     It is the model itself where modules have changed since so that it cannot be read: an accelerated network
     runs the model's own forward then, too.
     """
     try:
-        return accelerate(model)
+        return _accelerated(model, ways)
     except ValueError:
         return model
 
 
-def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool) -> nn.Module:
-    """Return a module that shares everything with a model, and runs a graph instead of its forward.
+def _with_forward(
+    model: nn.Module, reading: Reading, fused_graphs: list[_FusedGraph], ways: dict[bool, str] | None
+) -> nn.Module:
+    """Return a module that shares everything with a model, and runs graphs instead of its forward.
 
-    Where the graph `is_pinned` to the usual order of elements in memory, arguments and weights must have this
+    Where a graph is pinned to the usual order of elements in memory, arguments and weights must have this
     order, too.
     """
+    is_pinned = any(graph.pinned for graph in fused_graphs)
     kind = type(model)
     graphs = list(dict.fromkeys(reading.graphs.values()))
     constants = nn.Module()
@@ -133,20 +185,30 @@ def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool) -> nn.Mod
     required = sum(node.op == "placeholder" for node in reading.graphs[True].nodes)
     structure: Structure
 
-    @functools.wraps(kind.forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def run_in(self: nn.Module, way: str, /, *args: Any, **kwargs: Any) -> Any:
+        if way == OWN:
+            return kind.forward(self, *args, **kwargs)
         as_read = not kwargs and len(args) == required and all(isinstance(x, torch.Tensor) for x in args)
         if is_pinned:
             as_read = as_read and all(x.is_contiguous() for x in (*args, *self.parameters()))
         # What a compiler compiles it watches by itself.
         if not as_read or not (torch.compiler.is_compiling() or structure.holds()):
             return kind.forward(self, *args, **kwargs)
+        if way == OWN_IN_CHANNELS_LAST:
+            return _in_channels_last(kind.forward, self, *args)
         return in_training(self, *args) if self.training else in_evaluation(self, *args)
+
+    @functools.wraps(kind.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return run_in(self, FUSED if ways is None else ways[self.training], *args, **kwargs)
 
     members = {
         "forward": forward,
         "_lasfast_kind": kind,
         "_lasfast_graphs": reading.graphs,
+        "_lasfast_is_layout_free": all(graph.is_layout_free for graph in fused_graphs),
+        "_lasfast_run": run_in,
+        "_lasfast_ways": ways,
         "__module__": kind.__module__,
     }
     try:
@@ -157,6 +219,14 @@ def _with_forward(model: nn.Module, reading: Reading, is_pinned: bool) -> nn.Mod
     vars(network)[CONSTANTS] = constants
     structure = Structure(network, _called(graphs))
     return network
+
+
+def _in_channels_last(forward: Callable[..., Any], network: nn.Module, *args: Tensor) -> Any:
+    """Return what a forward gives for images in channels_last, in the usual order; as it is in transforms."""
+    if is_transformed():
+        return forward(network, *args)
+    laid_out = (x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in args)
+    return tree_map(as_contiguous, forward(network, *laid_out))
 
 
 def _called(graphs: list[fx.Graph]) -> set[str]:
@@ -190,10 +260,14 @@ def _shared(model: nn.Module, kind: type) -> Any:
 
 
 class _FusedGraph:
-    """The graph of a model, whose chains become single nodes where nobody could tell."""
+    """The graph of a model, whose chains become single nodes where nobody could tell.
+
+    Once fused, it `is_layout_free` where the model computes the same for images in channels_last.
+    """
 
     def __init__(self, model: nn.Module, graph: fx.Graph, layout_free: Collection[str]) -> None:
         self.model, self.graph, self.layout_free = model, graph, layout_free
+        self.is_layout_free = False
         self.modules = dict(model.named_modules())
         self.nodes = list(self.graph.nodes)
         self.places = {node: number for number, node in enumerate(self.nodes)}
@@ -219,14 +293,22 @@ class _FusedGraph:
             for value in self._perhaps_copied(node)
             if self._is_written(value, self.places[node], len(self.nodes), [])
         }
+        self.pinned |= {
+            self.memory.place(value)
+            for node in self.nodes
+            if self._may_ask_for_layout(node) and not self._takes_copies(node)
+            for value in node.all_input_nodes
+        }
 
-    def fuse(self) -> None:
-        """Fuse all chains that may be; then let values and weights be in channels_last."""
+    def fuse(self, *, moves_weights: bool) -> None:
+        """Fuse all chains that may be; then let values be in channels_last, and weights if these may move."""
         chains = [chain for chain in self._chains() if Stage.NORM in chain.parts]
         movable = [parts for chain in chains if (parts := self._movable_part(chain))]
         if not movable or not self.pinned.isdisjoint(self._in_other_layouts()):
             return
-        if not self._follow_layout():
+        follows_layout = self._follow_layout()
+        self.is_layout_free = not follows_layout and not self._changes_arguments()
+        if moves_weights and not follows_layout:
             self._put_weights_into_channels_last()
         for parts in movable:
             self._fuse(parts)
@@ -312,6 +394,11 @@ class _FusedGraph:
                     return False
         return True
 
+    def _changes_arguments(self) -> bool:
+        """Return whether a node may change what the caller gave: then a copy will not do."""
+        written = (one for writes in self.writes.values() for one in writes)
+        return any(other.op == "placeholder" for one in written for other in self.memory.sharing(one))
+
     def _is_written(self, value: fx.Node, start: int, end: int, chain: list[fx.Node]) -> bool:
         """Return whether a node between two places, outside a chain, may change a value."""
         place = self.memory.place(value)
@@ -356,7 +443,7 @@ class _FusedGraph:
 
         Returns whether there is such code.
         """
-        calls = [node for node in self.nodes if node.op == "call_module" and self._depends_on_layout(node)]
+        calls = [node for node in self.nodes if self._may_ask_for_layout(node) and self._takes_copies(node)]
         views = [
             node
             for node in self.nodes
@@ -394,19 +481,23 @@ class _FusedGraph:
             return inputs
         return (node,) if getattr(callee(node), "__name__", "") in _MAY_COPY else ()
 
-    def _depends_on_layout(self, node: fx.Node) -> bool:
-        """Return whether a module may ask for the usual order, and does not change what others read.
-
-        Others are also the caller's, where it changes images, parameters or buffers.
-        """
-        name = str(node.target)
-        if is_known(self.modules[name]) or name in self.layout_free:
+    def _may_ask_for_layout(self, node: fx.Node) -> bool:
+        """Return whether a node calls a module whose code may ask for the usual order of elements."""
+        if node.op != "call_module":
             return False
+        name = str(node.target)
+        return not is_known(self.modules[name]) and name not in self.layout_free
+
+    def _takes_copies(self, node: fx.Node) -> bool:
+        """Return whether nobody can tell that a module gets copies of what it reads.
+
+        Whoever reads values from before could, and the caller, where images, parameters or buffers change.
+        """
         return not any(
             self._sees(other, self.places[node], len(self.nodes), [node])
             for source in node.all_input_nodes
             for other in self.memory.sharing(source)
-            if self.writes[node] or not is_outside(other)
+            if self.places[other] < self.places[node] and (self.writes[node] or not is_outside(other))
         )
 
     def _fuse(self, parts: dict[Stage, fx.Node]) -> None:

@@ -29,6 +29,7 @@ from lasfast.execution.fx_tracer import Tracer
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Op, Shape
 from lasfast.nn import ConvBNAct
+from lasfast.nn.plain import is_plain
 
 
 @dataclass(frozen=True)
@@ -294,7 +295,8 @@ class Reader:
             )
         except UntraceableError as why:
             part, line = (node.meta.get(name, "") for name in ("part", "line"))
-            raise UntraceableError(f"{error}; and {why}", part, line) from why
+            text = str(error) if str(why) in str(error) else f"{error}; and {why}"
+            raise UntraceableError(text, part, line) from why
         self.of_one_size = self.of_one_size or op.shape is not None
         self.append(node, op, *numbers)
 
@@ -369,6 +371,10 @@ def _opaque(name: str, module: nn.Module, shape: Shape) -> tuple[layers.Opaque, 
     """
     kind = type(module).__name__
     if has_batch_norm(module):
+        if not is_plain(module):
+            raise UntraceableError(
+                f"module {name!r}, a {kind}, has hooks or a forward of its own: remove them"
+            )
         raise UntraceableError(f"module {name!r} is a {kind}, which has no record and holds batch norms")
     example = next(module.parameters(), torch.zeros(0, dtype=torch.float32))
     x = torch.zeros(2, *shape, device=example.device, dtype=example.dtype)

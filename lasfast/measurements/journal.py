@@ -126,9 +126,17 @@ class Journal:
             raise
 
     @staticmethod
-    def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Entry]]:
-        """Return header and entries of a journal, even while a study writes it; nothing is locked."""
+    def read(
+        path: str | os.PathLike[str], header: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], list[Entry]]:
+        """Return header and entries of a journal, even while a study writes it; nothing is locked.
+
+        Raises:
+            JournalError: the journal is damaged, or its header is not the one that is given.
+        """
         content = _read(Path(path), Path(path).read_bytes(), committed=0)
+        if header is not None:
+            _compare_headers(Path(path), content.header, header)
         return content.header, content.entries
 
     def append(self, step: int, measurements: Sequence[Measurement]) -> None:

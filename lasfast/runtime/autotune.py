@@ -2,9 +2,9 @@
 
 The way for a shape is kept in a file of this machine, so that later processes take the same one and give the
 same bits. Instead of the measurement, ``LASFAST_CHOICE`` may name a way: ``native`` or ``torch``;
-``warpgroups`` for convolutions on Hopper; ``levels``, ``resident`` or ``resident alone`` for predictions on
-CUDA. Where that way is not offered, the first of those offered is taken. ``measure``, the default, measures.
-The file is in the directory of `lasfast.core.cache`.
+``warpgroups`` for convolutions on Hopper; ``levels``, ``levels by tensor maps``, ``resident`` or ``resident
+alone`` for predictions on CUDA. Where that way is not offered, the first of those offered is taken.
+``measure``, the default, measures. The file is in the directory of `lasfast.core.cache`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +52,7 @@ def fastest(
     device: torch.device,
     ways: Mapping[str, Callable[[], Any]],
     share: Callable[[Callable[[], str | None]], str | None] = lambda work: work(),
+    runs: int = RUNS,
 ) -> str:
     """Return the name of the fastest of `ways` for `key` on this machine.
 
@@ -66,13 +66,14 @@ def fastest(
         ways: the ways, each a name and what computes it.
         share: calls its argument in one of the processes that choose together and returns the result in
             all of them, so that all take the same way.
+        runs: how often each way is timed, at least 1; the shortest time counts.
 
     Raises:
         ValueError: LASFAST_CHOICE is not the name of any way.
     """
     taken = share(lambda: _without_measuring(key, device, list(ways)))
     if taken is None:
-        times = {name: _time_if_fit(way, device) for name, way in ways.items()}
+        times = _shortest_times(ways, device, runs)
         taken = share(lambda: _remember_fastest(key, device, times))
     assert taken is not None
     return taken
@@ -127,42 +128,53 @@ def _remember_fastest(key: str, device: torch.device, times: Mapping[str, float]
     return known[key]
 
 
-def _time_if_fit(run: Callable[[], Any], device: torch.device) -> float:
+def _shortest_times(
+    ways: Mapping[str, Callable[[], Any]], device: torch.device, runs: int
+) -> dict[str, float]:
+    """Return the seconds of the shortest run of each way; infinity for one that is unfit.
+
+    The ways take turns, so that what else the machine does hits all of them alike.
+    """
+    fit = {name: way for name, way in ways.items() if _is_fit(way)}
+    times = dict.fromkeys(ways, float("inf"))
+    for _ in range(runs):
+        for name, way in fit.items():
+            times[name] = min(times[name], _time(way, device))
+    return times
+
+
+def _is_fit(run: Callable[[], Any]) -> bool:
+    """Return whether a way computes what the others do; this run warms it up."""
     try:
-        return _time(run, device)
+        run()
     except UnfitError:
-        return float("inf")
+        return False
+    return True
 
 
 def _time(run: Callable[[], Any], device: torch.device) -> float:
-    """Return the seconds of the shortest of some runs."""
+    """Return the seconds of a run."""
     if device.type == "cuda":
         return _time_on_gpu(run, device)
     # One thread's own time does not count what others do on a busy machine meanwhile.
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if alone else time.perf_counter
-    best = float("inf")
-    for number in range(RUNS + 1):
-        began = clock()
-        run()
-        if number:
-            best = min(best, clock() - began)
-    return best
+    began = clock()
+    run()
+    return clock() - began
 
 
 def _time_on_gpu(run: Callable[[], Any], device: torch.device) -> float:
-    """Return the GPU's seconds alone, as in a CUDA graph: runs are queued while it is kept busy."""
+    """Return the GPU's seconds alone, as in a CUDA graph: the run is queued while it is kept busy."""
     with torch.cuda.device(device):
-        run()
         torch.cuda.synchronize()
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(RUNS + 1)]
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda._sleep(BUSY)
-        marks[0].record()
-        for mark in marks[1:]:
-            run()
-            mark.record()
+        start.record()
+        run()
+        end.record()
         torch.cuda.synchronize()
-    return min(a.elapsed_time(b) for a, b in pairwise(marks)) / 1e3
+    return start.elapsed_time(end) / 1e3
 
 
 def _file(device: torch.device) -> Path:

@@ -82,6 +82,17 @@ def _isa_number(wanted: str | None) -> int:
     return names.index(isa())
 
 
+def tensor_maps_wanted() -> bool:
+    """Return whether ``LASFAST_TENSOR_MAPS`` asks for kernels that copy by Hopper's tensor maps.
+
+    By default they are not tried, since none has run on a GPU yet.
+    """
+    wanted = os.environ.get("LASFAST_TENSOR_MAPS", "0")
+    if wanted not in ("0", "1"):
+        raise ValueError(f"LASFAST_TENSOR_MAPS must be 0 or 1, got {wanted!r}")
+    return wanted == "1"
+
+
 def arch_runs_on(arch: str, capability: tuple[int, int]) -> bool:
     """Return whether code for `arch` ("80", "90a", "90-virtual") runs on a GPU of this compute capability."""
     number = arch.removesuffix("-virtual").rstrip("af")

@@ -67,6 +67,10 @@ class World:
         """Return for each flag whether it is set on any rank, so that all decide alike."""
         return flags
 
+    def gather(self, value: T) -> list[T]:
+        """Return the values that the ranks call this with, in the order of the ranks."""
+        return [value]
+
     def share(self, work: Callable[[], T]) -> T:
         """Do work on rank 0 alone, and return its result or raise its error on all ranks."""
         return work()
@@ -137,6 +141,12 @@ class _SeveralRanks(World):
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return tuple(map(bool, values.tolist()))
 
+    def gather(self, value: T) -> list[T]:
+        every: list[Any] = [None] * self.size
+        with _exchange():
+            dist.all_gather_object(every, value)
+        return every
+
     def share(self, work: Callable[[], T]) -> T:
         outcome: list[Any] = [_attempt(work) if self.main else None]
         with _exchange():
@@ -149,11 +159,11 @@ class _SeveralRanks(World):
             done[number] = _attempt(partial(work, tasks[number]))
             if isinstance(done[number], _Failure):
                 break  # the others end what they are at
-        every = {number: outcome for part in self._gather(done) for number, outcome in part.items()}
+        every = {number: outcome for part in self.gather(done) for number, outcome in part.items()}
         return [_result(outcome) for _, outcome in sorted(every.items())]
 
     def check_same(self, name: str, value: dict[str, Any]) -> None:
-        every = self._gather(value)
+        every = self.gather(value)
         for rank, other in enumerate(every):
             for key in sorted(every[0].keys() | other.keys()):  # in one order on all ranks
                 first, second = every[0].get(key), other.get(key)
@@ -197,12 +207,6 @@ class _SeveralRanks(World):
             if number >= tasks:
                 return
             yield number
-
-    def _gather(self, value: T) -> list[T]:
-        every: list[Any] = [None] * self.size
-        with _exchange():
-            dist.all_gather_object(every, value)
-        return every
 
 
 _world: World = World()

@@ -201,7 +201,8 @@ def _file(device: int) -> Path:
 
 def _identity(device: int) -> Mapping[str, str]:
     """Return what a result holds for: anything else has a result of its own."""
-    return {
+    more = {"tensor maps": "wanted"} if compiled.tensor_maps_wanted() else {}
+    return more | {
         "name": torch.cuda.get_device_name(device),
         "capability": "{}.{}".format(*torch.cuda.get_device_capability(device)),
         "driver": _driver(),

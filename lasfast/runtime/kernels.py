@@ -42,6 +42,15 @@ def has_warpgroups(device: torch.device) -> bool:
     return available() and bool(compiled.load().schedule_has_warpgroups_cuda(device.index or 0))
 
 
+def has_tensor_maps(device: torch.device) -> bool:
+    """Return whether kernels may copy by Hopper's tensor maps: where they are asked for, and are built."""
+    return (
+        compiled.tensor_maps_wanted()
+        and available()
+        and bool(compiled.load().schedule_has_tensor_maps_cuda(device.index or 0))
+    )
+
+
 @functools.cache
 def _are_built_for(gpu: int) -> bool:
     if compiled.cuda_runs_on(gpu):

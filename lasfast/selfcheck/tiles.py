@@ -12,6 +12,7 @@ from torch import Tensor
 from lasfast.engine.conv_tiles import ConvTiles, Size, Trial
 from lasfast.engine.native_backend import EXECUTORS
 from lasfast.runtime.autotune import UnfitError
+from lasfast.runtime.kernels import has_tensor_maps
 from lasfast.selfcheck.case import Case
 
 SIZES = (Size(3, 16, 16), Size(3, 64, 64))
@@ -19,7 +20,10 @@ SIZES = (Size(3, 16, 16), Size(3, 64, 64))
 
 
 def tile_cases(device: torch.device) -> Iterator[Case]:
-    """Give a case of each tile in each precision; warpgroups may round sums differently from warps."""
+    """Give a case of each tile in each precision; warpgroups may round sums differently from warps.
+
+    Those of warpgroups are tried by tensor maps, too, where these are asked for.
+    """
     if not EXECUTORS[device.type].cuda:
         return
     for precision in ("fp32", "bf16", "TF32"):
@@ -28,12 +32,19 @@ def tile_cases(device: torch.device) -> Iterator[Case]:
         seen: set[int] = set()
         for size in SIZES:
             usual = tiles.usual(size)
-            trial = cache(partial(Trial, tiles, size, usual))  # made where the first case is run
-            right = partial(_usual, trial)
-            for tile in sorted({*tiles.others(usual)} - seen):
-                name = f"convolution in tiles of {tiles.name(tile)}, {precision}"
-                yield Case(name, partial(_in_tile, trial, tile), right, right, precision, {"CUDA": {}})
-                seen.add(tile)
+            unseen = sorted({*tiles.others(usual)} - seen)
+            for mapped in (False, True) if has_tensor_maps(device) else (False,):
+                # (Made where the first case is run.)
+                trial = cache(partial(Trial, tiles, size, usual, mapped=mapped))
+                right = partial(_usual, trial)
+                for tile in unseen:
+                    if mapped and not tiles.shapes[tile][2]:
+                        continue
+                    name = (
+                        f"convolution {'by tensor maps ' * mapped}in tiles of {tiles.name(tile)}, {precision}"
+                    )
+                    yield Case(name, partial(_in_tile, trial, tile), right, right, precision, {"CUDA": {}})
+            seen |= {*unseen}
 
 
 def _usual(trial: Callable[[], Trial]) -> list[Tensor]:

@@ -106,12 +106,21 @@ def cosine(rate: float, final: float = 0.0) -> Callable[[float], float]:
     return lambda share: final + (rate - final) * (1 + math.cos(math.pi * share)) / 2
 
 
-RATES = {"linear": linear, "cosine": cosine, "constant": constant}
+def exponential(rate: float, end: float) -> Callable[[float], float]:
+    """Return a rate that falls by the same factor in equal times, to the share `end` of what it was."""
+    return lambda share: rate * end**share
+
+
+def _rate(name: str, settings: TrainSettings) -> Callable[[float], float]:
+    """Return the learning rate of a schedule by the share that is done of it."""
+    if name == "exponential":
+        return exponential(settings.learning_rate, settings.exponential_end)
+    return {"linear": linear, "cosine": cosine, "constant": constant}[name](settings.learning_rate)
 
 
 def supernet_schedule(settings: TrainSettings) -> Schedule:
     """Return the schedule of a supernet that is trained before a search."""
-    rate = RATES[settings.supernet_schedule](settings.learning_rate)
+    rate = _rate(settings.supernet_schedule, settings)
     return SingleStep(settings.supernet_epochs, rate, settings.supernet_ramp_epochs)
 
 
@@ -119,7 +128,7 @@ def standalone_schedule(settings: TrainSettings) -> Schedule:
     """Return the schedule of a network that is trained on its own."""
     if settings.standalone_schedule == "milestones":
         return MilestoneSchedule(settings)
-    rate = RATES[settings.standalone_schedule](settings.learning_rate)
+    rate = _rate(settings.standalone_schedule, settings)
     return SingleStep(settings.standalone_epochs, rate, settings.standalone_ramp_epochs)
 
 

@@ -46,7 +46,8 @@ from lasfast.train.update import REMEMBERED, Used, used_parts
 class Forward(ABC):
     """Runs paths of a module by lasfast's operators or by PyTorch's: `operators` is "native" or "torch".
 
-    Each process of `world` runs a part of the batch, by the statistics of the whole batch.
+    Each process of `world` runs a part of the batch. Batch norm takes the statistics of what the processes of
+    `norm_world` run: the whole batch, or this process's part (`TrainSettings.batch_norm`).
     """
 
     def __init__(self, module: nn.Module, settings: TrainSettings, world: World) -> None:
@@ -54,6 +55,7 @@ class Forward(ABC):
         if not self.parameters:
             raise ValueError(f"the {type(module).__name__} has no parameters to train")
         self.module, self.settings, self.world = module, settings, world
+        self.norm_world = world if settings.batch_norm == "global" else World()
         self.device = self.parameters[0].device
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         if settings.channels_last:
@@ -124,7 +126,7 @@ class SupernetForward(Forward):
         self.supernet = supernet
         if settings.dropout is not None:
             check_classifier(supernet.path(supernet.space.sample(random.Random(0)))[-1])
-        self._normalise = F.batch_norm if world.size == 1 else partial(batch_norm, world)
+        self._normalise = _normalise(self.norm_world)
         self._runners: dict[str, Callable[[Layer, Tensor], Tensor]] = {}
 
     def begin(self) -> None:
@@ -135,7 +137,7 @@ class SupernetForward(Forward):
         """Run each distinct prefix of the paths once: its gradient is the sum of theirs."""
         tree = _prefix_tree(tuple(self.supernet.path(path) for path in paths))
         tree.shapes(tuple(images.shape[1:]))  # raises an error where the images do not fit a layer
-        if self.world.size > 1:
+        if self.norm_world.size > 1:
             _check_batch_norms(self.supernet, (node.layer for node in tree.nodes))
         run = self.runner()
         outputs = {ROOT: images}
@@ -156,7 +158,7 @@ class SupernetForward(Forward):
         """Return what runs a layer by the operators at hand."""
         if self.operators not in self._runners:
             fused, dropout = self.operators == "native", self.settings.dropout
-            run = self.supernet.layer_runner(self._normalise, fused=fused, ranks=self.world)
+            run = self.supernet.layer_runner(self._normalise, fused=fused, ranks=self.norm_world)
 
             def run_with_dropout(layer: Layer, x: Tensor) -> Tensor:
                 return run(with_dropout(layer, dropout) if is_classifier(layer) else layer, x)
@@ -211,18 +213,19 @@ class NetworkForward(Forward):
         self._fused: Callable[[Tensor], Tensor] = network
         self._plain: Callable[[Tensor], Tensor] = network
         if self._regularized is not None:
-            if world.size > 1:
+            if self.norm_world.size > 1:
                 _check_batch_norms(network, self._regularized)
             _check_momentum(network, self._regularized)
             self._fused, self._plain = (
                 self._by_layers(self._regularized, fused=fused) for fused in (True, False)
             )
             return
-        if world.size > 1:
-            self._plain = SynchronizedNetwork(world, network)
+        together = self.norm_world.size > 1
+        if together:
+            self._plain = SynchronizedNetwork(self.norm_world, network)
         if self.operators == "native":
             try:
-                self._fused = accelerate(network) if world.size == 1 else self._by_layers(path, fused=True)
+                self._fused = self._by_layers(path, fused=True) if together else accelerate(network)
             except ValueError:
                 if settings.operators == "native":
                     raise
@@ -242,7 +245,7 @@ class NetworkForward(Forward):
     def _by_layers(self, path: Path | None, *, fused: bool) -> Callable[[Tensor], Tensor]:
         """Return what runs the network's layers, with the statistics of all processes' images."""
         network = self.network
-        if self.world.size > 1 and (path is None or opaque_batch_norm(network, path) is not None):
+        if self.norm_world.size > 1 and (path is None or opaque_batch_norm(network, path) is not None):
             raise ValueError(
                 "operators must be 'auto' or 'torch' where several processes train a network whose batch "
                 "norms are not among known layers (path), got 'native'"
@@ -256,7 +259,7 @@ class NetworkForward(Forward):
             modules[op.module] for layer in every for op in layer.ops if isinstance(op, layers.BatchNorm2d)
         ]
         place = auxiliary_place(path) if self._head is not None else None
-        normalise = F.batch_norm if self.world.size == 1 else partial(batch_norm, self.world)
+        normalise = _normalise(self.norm_world)
 
         def run_norm(op: layers.BatchNorm2d, x: Tensor) -> Tensor:
             norm = modules[op.module]
@@ -265,7 +268,9 @@ class NetworkForward(Forward):
 
         def run_one(layer: Layer, x: Tensor) -> Tensor:
             return (
-                run_fused(layer, x, modules, self.world) if fused else run_layer(layer, x, modules, run_norm)
+                run_fused(layer, x, modules, self.norm_world)
+                if fused
+                else run_layer(layer, x, modules, run_norm)
             )
 
         def run(x: Tensor) -> Tensor:
@@ -291,6 +296,11 @@ class _Pair(nn.Module):
             if hasattr(op, "module"):
                 add_module(self, op.module, make_module(op))
         move_like(self.get_submodule(AUXILIARY), network)
+
+
+def _normalise(world: World) -> Callable[..., Tensor]:
+    """Return the function that normalizes a batch, of which each process of a world has a part."""
+    return F.batch_norm if world.size == 1 else partial(batch_norm, world)
 
 
 def _regularized(path: Path | None, settings: TrainSettings) -> Path | None:

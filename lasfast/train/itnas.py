@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lasfast.core.checks import as_bool, as_number
-from lasfast.data.protocols import Batch
+from lasfast.data.protocols import Shard
 from lasfast.data.training import (
     as_training_images,
     augmented,
     describe_images,
     halves,
     on_device,
+    shards,
 )
 from lasfast.runtime import distributed
 from lasfast.runtime.seeds import derive, torch_seed
@@ -26,7 +27,7 @@ from lasfast.spaces.cell import INPUTS, KINDS
 from lasfast.spaces.transition import LearnedCell
 from lasfast.supernets import CellNet
 from lasfast.supernets.mixed import run_mixed
-from lasfast.train.curriculum import HALVES, IMAGES, INITIAL, SingleStep, Whole, cosine
+from lasfast.train.curriculum import DROPOUT, HALVES, IMAGES, INITIAL, SingleStep, Whole, cosine
 from lasfast.train.forward import Forward, SupernetForward
 from lasfast.train.presets import resolve
 from lasfast.train.settings import TrainSettings
@@ -171,7 +172,7 @@ class ITNASTrainer(PathTrainer):
         none: whether an edge may also do nothing while it is searched.
 
     Raises:
-        TypeError, ValueError: an argument has the wrong type or is out of range; there are several processes.
+        TypeError, ValueError: an argument has the wrong type or is out of range.
     """
 
     forward: MixtureForward
@@ -194,8 +195,6 @@ class ITNASTrainer(PathTrainer):
     ) -> None:
         if not isinstance(supernet, CellNet):
             raise TypeError(f"supernet must be a CellNet, got {type(supernet).__name__}")
-        if distributed.world().size > 1:
-            raise ValueError("ITNAS trains in one process; start it without torchrun")
         settings = resolve(settings, **overrides)
         final = as_number("final_learning_rate", final_learning_rate, minimum=0)
         if final > settings.learning_rate:
@@ -234,7 +233,7 @@ class ITNASTrainer(PathTrainer):
             cells = {kind: CellWeights(supernet.space, transition=transition, none=none) for kind in KINDS}
         self.cells = nn.ModuleDict(cells).to(self.device)
         self.optimizer = torch.optim.Adam(self.cells.parameters(), rate, BETAS, weight_decay=decay)
-        self._source: Iterator[Batch] = iter(())
+        self._source: Iterator[Shard] = iter(())
         self._next = -1  # the batch that `_source` gives next
 
     def learned(self) -> dict[str, LearnedCell]:
@@ -255,34 +254,44 @@ class ITNASTrainer(PathTrainer):
     def before_update(self) -> None:
         """Make the architecture's step, then draw what the weights' step is made with."""
         batch = self.position[1]
-        images, labels = self.passes.place(*self._architecture_batch(batch))
-        self.forward.mixture = self._draw(batch)
+        images, labels, size = self._architecture_batch(batch)
+        images, labels = self.passes.place(images, labels)
+        self.forward.mixture = self._draw(batch, 1)
         (loss,) = self.objective.by_labels(self.forward(images, (None,)), labels)
+        share = loss * (len(labels) / size)  # of the whole batch's mean
         parameters = list(self.cells.parameters())
-        # Of the weights, no gradients are made.
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        gradients = torch.autograd.grad(share, parameters)  # of the weights, none are made
+        self.world.sum_(gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad()
         with torch.no_grad():
-            self.forward.mixture = self._draw(batch)
+            self.forward.mixture = self._draw(batch, 2)
 
-    def _draw(self, batch: int) -> dict[str, Tensor]:
-        """Return distributions of both kinds of cell."""
+    def _draw(self, batch: int, number: int) -> dict[str, Tensor]:
+        """Return the first or the second distributions of a batch, of both kinds of cell."""
         if not self.options["gumbel"]:
             return {kind: weights.expected() for kind, weights in self._cells()}
+        if self.world.size == 1:
+            return self._sample(batch)
+        # Each process draws its dropout by a seed of its own, but distributions by that of one process.
+        with torch_seed(derive(self.seed, *self.position, DROPOUT), self.device):
+            return [self._sample(batch) for _ in range(number)][-1]
+
+    def _sample(self, batch: int) -> dict[str, Tensor]:
         temperature = self.temperature_at(batch)
         return {kind: weights.sample(temperature) for kind, weights in self._cells()}
 
     def _cells(self) -> list[tuple[str, CellWeights]]:
         return list(self.cells.items())  # type: ignore[arg-type]
 
-    def _architecture_batch(self, number: int) -> Batch:
-        """Return images and labels of the other half for a batch of this one; the other's epochs go round."""
+    def _architecture_batch(self, number: int) -> Shard:
+        """Return this process's part of the other half's batch for one of this half; its epochs go round."""
         data, size = self.architecture_data, self.settings.batch_size
         epoch, batch = divmod(number, data.num_batches(size))
         if number != self._next or batch == 0:
-            self._source = iter(data.batches(size, derive(self.seed, 0, epoch, IMAGES), batch))
+            self._source = shards(data, size, derive(self.seed, 0, epoch, IMAGES), batch, self.world)
         self._next = number + 1
         return next(self._source)
 

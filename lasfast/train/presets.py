@@ -38,8 +38,9 @@ NIR_IMAGENET = TrainSettings(
 
 # Single Path One-Shot, section 4: batch 1024, 120 epochs of the supernet and 240 of the network that is
 # found, "the same settings as" ShuffleNetV2 for both. These are ShuffleNet's (Zhang et al. 2018, section
-# 4): a rate that falls linearly from 0.5 to 0, decay 4e-5. Not printed, and as in the paper's code:
-# momentum 0.9, label smoothing 0.1, no decay of biases and norms, colour jitter.
+# 4): a rate that falls linearly from 0.5 to 0, decay 4e-5. Not printed, and as in the paper's code
+# (megvii-model/SinglePathOneShot, train.py, and get_parameters of utils.py): momentum 0.9, label smoothing
+# 0.1, no decay of biases and norms, colour jitter of 0.4 each in brightness, contrast and saturation.
 SPOS = TrainSettings(
     batch_size=1024,
     learning_rate=0.5,
@@ -77,8 +78,9 @@ LAYERNAS = TrainSettings(
     milestones=(),
 )
 
-# DARTS (Liu et al. 2019), as in its code, for the search; and 600 epochs from scratch without what else
-# belongs to these, which `darts-retrain` has. ITNASTrainer lets the rate fall to 0.001.
+# DARTS (Liu et al. 2019), as in its code (quark0/darts, train_search.py, gradients clipped at 5 included),
+# for the search; and 600 epochs from scratch without what else belongs to these, which `darts-retrain` has.
+# ITNASTrainer lets the rate fall to 0.001.
 DARTS = TrainSettings(
     batch_size=64,
     learning_rate=0.025,
@@ -166,7 +168,8 @@ PRESETS: dict[str, TrainSettings] = {
     "layernas-proxy": LAYERNAS.replace(standalone_epochs=5),  # the rest, and a ramp in proportion, are ours
     "layernas-final": LAYERNAS,
     "darts-search": DARTS,
-    # As in DARTS' code: batch 96, an auxiliary loss of 0.4, paths dropped by up to 0.2, cutout of 16 pixels.
+    # As in DARTS' train.py: batch 96, an auxiliary loss of 0.4, paths dropped by up to 0.2, cutout of 16
+    # pixels; gradients clipped at 5, as above. (PC-DARTS' copy of it has the same, but for its own 0.3.)
     "darts-retrain": DARTS.replace(
         batch_size=96,
         augmentation=Augmentation(crop="pad", flip=True, cutout=16),

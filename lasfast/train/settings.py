@@ -11,10 +11,11 @@ from lasfast.data.augmentation import AS_LOADED, Augmentation
 from lasfast.ir.precision import PRECISIONS
 
 OPERATORS = ("auto", "native", "torch")
+BATCH_NORMS = ("global", "local")
 BALANCED = "balanced"
 DROP_PATH_RULES = ("depth", "epochs")
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
-SUPERNET_SCHEDULES = ("linear", "cosine", "constant")
+SUPERNET_SCHEDULES = ("linear", "cosine", "constant", "exponential")
 STANDALONE_SCHEDULES = ("milestones", *SUPERNET_SCHEDULES)
 COUNTS = {  # the least of each
     "batch_size": 1,
@@ -45,7 +46,9 @@ LATER = (
     "supernet_ramp_epochs",
     "standalone_schedule",
     "standalone_ramp_epochs",
+    "exponential_end",
     "standalone_ema",
+    "batch_norm",
 )
 """Fields that studies of earlier versions do not have in their files, and go on without."""
 NUMBERS: dict[str, dict[str, float]] = {
@@ -55,6 +58,7 @@ NUMBERS: dict[str, dict[str, float]] = {
     "supernet_ramp_epochs": {"minimum": 0},
     "standalone_ramp_epochs": {"minimum": 0},
     "milestone_factor": {"above": 0},
+    "exponential_end": {"above": 0, "below": 1},
     "label_smoothing": {"minimum": 0, "below": 1},
     "mixup": {"minimum": 0},
     "cutmix": {"minimum": 0},
@@ -85,9 +89,10 @@ class TrainSettings:
     `milestones` (in epochs from the start; fractions of an epoch are allowed). A one-shot supernet is trained
     for `supernet_epochs` beforehand, the base rate falling linearly to zero. `supernet_schedule` and
     `standalone_schedule` let the rate of these two fall linearly or along half a "cosine" to zero (Loshchilov
-    and Hutter 2017, Eq. 5), or stay "constant". Before that, it rises linearly to the base rate, with each
-    batch of the first `supernet_ramp_epochs` or `standalone_ramp_epochs` (Goyal et al. 2017, section 2.2),
-    which may be fractions.
+    and Hutter 2017, Eq. 5), fall by the same factor in equal times, to the share `exponential_end` of the
+    base rate ("exponential": Tan and Le 2019, section 5), or stay "constant". Before that, it rises linearly
+    to the base rate, with each batch of the first `supernet_ramp_epochs` or `standalone_ramp_epochs` (Goyal
+    et al. 2017, section 2.2), which may be fractions.
 
     `augmentation` says how images are varied (`lasfast.data.Augmentation`); by default, as their set has it.
 
@@ -115,6 +120,10 @@ class TrainSettings:
     `label_smoothing` is the share of each label that is spread over all classes (Szegedy et al. 2016, section
     7). With `bias_decay=False`, weight decay leaves alone biases, and scales of norms (He et al., Bag of
     Tricks, 2019, section 3.1).
+
+    Of several processes, each has a part of a batch. With `batch_norm="global"`, batch norm takes the
+    statistics of the whole batch; with "local", of each part, as torch's DistributedDataParallel does. What
+    is trained then depends on the number of processes, and running statistics are the first one's.
 
     `precision="bf16"` runs forward passes under autocast, weights and momentum stay fp32; `channels_last`
     keeps the weights and images in that memory format. `operators="native"` runs lasfast's fused training
@@ -160,6 +169,8 @@ class TrainSettings:
     standalone_keep_best: bool = False
     milestones: tuple[float, ...] = (60, 120, 160)
     milestone_factor: float = 0.2
+    exponential_end: float = 0.01
+    batch_norm: str = "global"
     precision: str = "fp32"
     channels_last: bool = True
     operators: str = "auto"
@@ -183,6 +194,7 @@ class TrainSettings:
             raise TypeError(f"augmentation must be an Augmentation, got {self.augmentation!r}")
         check_choice("precision", self.precision, tuple(PRECISIONS))
         check_choice("operators", self.operators, OPERATORS)
+        check_choice("batch_norm", self.batch_norm, BATCH_NORMS)
         check_choice("supernet_schedule", self.supernet_schedule, SUPERNET_SCHEDULES)
         check_choice("standalone_drop_path_rule", self.standalone_drop_path_rule, DROP_PATH_RULES)
         check_choice("standalone_schedule", self.standalone_schedule, STANDALONE_SCHEDULES)

@@ -77,13 +77,15 @@ class PathTrainer(Trainer):
 
     def describe(self) -> dict[str, Any]:
         """Return what the weights depend on besides the supernet, as JSON values, for a study's header."""
-        description = {
+        description: dict[str, Any] = {
             "settings": self.settings.describe(),
             "update": self.update,
             "data": {"batches": self.batches, **(describe_images(self.data) or {})},
         }
         if self.objective.description is not None:
             description["distill"] = self.objective.description
+        if self.settings.batch_norm == "local":
+            description["processes"] = self.world.size
         return description
 
 

@@ -8,28 +8,31 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from lasfast import cli, data, deploy
 from lasfast.cli.display import (
-    IN_ASCII,
     Meter,
     WorkClock,
     format_seconds,
     make_console,
-    print_anything,
     watch,
 )
+from lasfast.cli.terminal import IN_ASCII, print_anything
+from lasfast.study.architecture_table import load_table
 from lasfast.train.progress import Progress
 
-QUICK = ["--warm-up-epochs", "1", "--epochs-per-step", "1", "--standalone-epochs", "1", "--threads", "1"]
+ALONE = ["--standalone-epochs", "1", "--threads", "1"]
+QUICK = ["--warm-up-epochs", "1", "--epochs-per-step", "1", *ALONE]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,8 @@ def searched(tmp_path_factory):
         ),
         ["search", "nir"],
         ["search", "itnas"],
+        ["search", "random"],
+        ["search", "layernas"],
         ["latency", "build"],
         ["latency", "check"],
     ],
@@ -74,6 +79,7 @@ def test_every_help_page_explains_itself(lasfast, arguments: list[str]) -> None:
     status, out, _ = lasfast(*arguments, "--help")
     assert status == 0
     assert "//" not in out  # what is in angle brackets is not shown
+    assert not re.search(r"--\S*…", out)  # names of options are whole
     if (len(arguments) == 1 and arguments != ["search"]) or len(arguments) == 2:
         examples = out.partition("Examples")[2].partition("Options")[0]
         assert f"lasfast {' '.join(arguments)}" in examples
@@ -233,7 +239,7 @@ def test_evaluate_says_where_no_weights_are(searched, lasfast, tmp_path) -> None
 
 
 def test_train_exports_and_tests(lasfast, tmp_path) -> None:
-    arguments = ["train", "1-1-1", "-o", tmp_path / "run", *QUICK]
+    arguments = ["train", "1-1-1", "-o", tmp_path / "run", *ALONE]
     status, out, err = lasfast(*arguments, "--test")
     assert status == 0, err
     assert re.search(r"test: top-1 \d+\.\d ± \d\.\d %, 355 images", out)
@@ -249,7 +255,7 @@ def test_train_exports_and_tests(lasfast, tmp_path) -> None:
 
 def test_dataset_trains_every_assignment_and_compares(searched, lasfast, tmp_path) -> None:
     status, out, err = lasfast(
-        "dataset", "--depths", "4", "-o", tmp_path / "table", "--compare", searched, *QUICK
+        "dataset", "--depths", "4", "-o", tmp_path / "table", "--compare", searched, *ALONE
     )
     assert status == 0, err
     table = (tmp_path / "table" / "table.csv").read_text().splitlines()
@@ -258,6 +264,20 @@ def test_dataset_trains_every_assignment_and_compares(searched, lasfast, tmp_pat
     status, _, err = lasfast("report", tmp_path / "table")
     assert status == 2
     assert f"no search; their table is {tmp_path / 'table' / 'table.csv'}" in err
+
+
+def test_a_table_may_be_of_the_test_split(lasfast, tmp_path) -> None:
+    arguments = ["dataset", "--depths", 3, "--limit", 60, "--test", "-o", tmp_path, *ALONE]
+    status, out, err = lasfast(*arguments)
+    assert status == 0, err
+    assert "1 networks trained from scratch, on the test split" in out
+    [row] = load_table(tmp_path)
+    right = 355 * row.top1
+    assert right == pytest.approx(round(right))
+    assert 360 * row.top1 != pytest.approx(round(360 * row.top1))  # there are 360 validation images
+    status, _, err = lasfast(*(one for one in arguments if one != "--test"), "--resume")
+    assert status == 2
+    assert "validation" in err
 
 
 def test_report_draws_a_running_study_too(searched, lasfast, tmp_path) -> None:
@@ -345,6 +365,12 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         (["search", "random", "--samples", "0"], "samples"),
         (["dataset", "--depths", "6-4"], "--depths must be a depth or a range"),
         (["dataset", "--depths", "x"], "--depths must be a depth or a range"),
+        (["dataset", "--shard", "3/2"], "--shard must be a part and how many there are, as 3/16, got '3/2'"),
+        (["dataset", "--shard", "4/4", *ALONE], "--shard 4/4: there are fewer networks than parts"),
+        (["dataset", "--shard", "1/2", "--compare", "run"], "--compare is of a whole table"),
+        (["dataset", "--test", "--standalone-keep-best"], "--test must be without --standalone-keep-best"),
+        (["train", "1-1-1", "--fast-decode"], "--fast-decode must be False for digits, whose images are"),
+        (["train", "1-1-1", "--batch-norm", "none"], "--batch-norm must be one of 'global', 'local'"),
         (["train", "2-2"], "ARCHITECTURE must be one positive number for each of the 3 groups"),
         (["evaluate", "1-1-1", "--run", "/nowhere"], "/nowhere holds no run"),
         (["info", "--plan", "2-2"], "--prefix-tree must be one positive number for each of the 3 groups"),
@@ -493,9 +519,21 @@ def test_broken_test_images_are_found_before_training(lasfast, tmp_path, size: i
         f"imagefolder:{tmp_path / 'images'}",
         "-o",
         tmp_path / "run",
-        *QUICK,
+        *ALONE,
     ]
     status, out, err = lasfast(*arguments, "--test")
     assert status == 2
     assert "4.png: an empty file" in err
     assert "images/s" not in out
+
+
+def test_the_list_of_commands_says_what_their_help_says_and_imports_no_torch() -> None:
+    for name, (_, text) in cli.COMMANDS.items():
+        command = typer.main.get_command(cli._app_of(name))
+        assert text.rstrip(".") in " ".join(command.help.split()), name
+    code = (
+        "import sys; from lasfast.cli import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(name in printed for name in cli.COMMANDS)
+    assert "torch" not in printed.splitlines()[-1].split()

@@ -30,10 +30,18 @@ EVOLUTION = ["evolution", "--supernet", "shufflenet-v2", "--width", "0.25", "--s
 EVOLUTION += ["--learning-rate", "1e-7"]
 EVOLUTION += ["--population", "6", "--generations", "1", "--top", "2", "--calibration", "100"]
 
+NIR_RETRAINED = [*NIR, "--retrain", "--standalone-epochs", "1"]
+ITNAS = ["itnas", "--cells", "3", "--cell-channels", "4", "--supernet-epochs", "1", "--batch-size", "32"]
+ITNAS += ["--retrain", "--standalone-epochs", "1", *QUICK, "--learning-rate", "1e-3"]
+# Adam makes much of small gradients' rounding; next to no learning here, too.
+ITNAS += ["--architecture-learning-rate", "1e-6"]
+TUNED = ["random", "--model", "timm:test_resnet", "--constraint", "flops<=60%", "--samples", "6"]
+TUNED += ["--baselines", "2", "--adapt-epochs", "1", "--tune-epochs", "1", *QUICK]
 
-def torchrun(*arguments):
-    """Start the program on two processes."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+def torchrun(*arguments, processes=2):
+    """Start the program on so many processes."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(package.__file__).parents[1]),
@@ -61,14 +69,14 @@ def lines(directory):
     return [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
 
 
-def assert_same_journals(one, other):
+def assert_same_journals(one, other, least=6):
     """The same header, candidates and order, and measurements that differ by rounding."""
     (header, *measured), (expected_header, *expected) = lines(one), lines(other)
     assert header == expected_header
     assert [(line["step"], line["architecture"]) for line in measured] == [
         (line["step"], line["architecture"]) for line in expected
     ]
-    assert len(measured) > 5
+    assert len(measured) >= least
     for name, tolerance in (("loss", 1e-4), ("top1", 0.01), ("top5", 0.01)):
         assert [line[name] for line in measured] == pytest.approx(
             [line[name] for line in expected], abs=tolerance
@@ -103,10 +111,52 @@ def test_a_mistake_is_named_once(tmp_path):
 
 @pytest.mark.slow
 def test_other_commands_run_in_one_process(tmp_path):
-    status, _, err = finish(torchrun("train", "1-1-1", "-o", tmp_path / "run"))
+    status, _, err = finish(torchrun("report", tmp_path))
     assert status
-    assert "error: lasfast train runs in one process" in err
-    assert not (tmp_path / "run").exists()
+    assert "error: lasfast report runs in one process" in err
+
+
+@pytest.mark.slow
+def test_training_from_scratch_leaves_the_row_of_one_process(lasfast, tmp_path):
+    scratch = ["train", "2-1-1", "--standalone-epochs", "2", *QUICK]
+    status, out, err = finish(torchrun(*scratch, "-o", tmp_path / "two"))
+    assert status == 0, err
+    assert "2 processes" in " ".join(out.split())
+    assert out.count("\nnetwork: ") == 1
+    assert lasfast(*scratch, "-o", tmp_path / "one", "-q")[0] == 0
+    assert_same_journals(tmp_path / "two", tmp_path / "one", least=1)
+    names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert names[0] == names[1] >= {"2-1-1.pt2", "weights", "table.csv"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_table_has_the_bytes_of_one_process(lasfast, tmp_path, processes):
+    table = ["dataset", "--depths", "4", "--standalone-epochs", "1", "--operators", "native", *QUICK]
+    status, out, err = finish(torchrun(*table, "-o", tmp_path / "many", processes=processes))
+    assert status == 0, err
+    assert out.count("\ntable: ") == 1
+    for part in ("1/2", "2/2"):
+        assert lasfast(*table, "-o", tmp_path / "jobs", "--shard", part, "-q")[0] == 0
+    assert lasfast(*table, "-o", tmp_path / "jobs", "-q")[0] == 0
+    assert lasfast(*table, "-o", tmp_path / "one", "-q")[0] == 0
+    for name in ("journal.jsonl", "table.csv"):
+        expected = (tmp_path / "one" / name).read_bytes()
+        assert (tmp_path / "many" / name).read_bytes() == expected
+        assert (tmp_path / "jobs" / name).read_bytes() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", [NIR_RETRAINED, ITNAS, TUNED], ids=["retrained", "itnas", "tuned"])
+def test_all_processes_train_the_winner(lasfast, without_exports, tmp_path, search):
+    without_exports()
+    status, out, err = finish(torchrun("search", *search, "-o", tmp_path / "two"))
+    assert status == 0, err
+    assert out.count("\nbest: ") == 1
+    assert lasfast("search", *search, "-o", tmp_path / "one", "-q")[0] == 0
+    assert_same_journals(tmp_path / "two", tmp_path / "one", least=1)
+    if "--retrain" in search:
+        assert_same_journals(tmp_path / "two" / "scratch", tmp_path / "one" / "scratch", least=1)
 
 
 @pytest.mark.slow

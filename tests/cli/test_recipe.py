@@ -6,14 +6,14 @@ import json
 import pytest
 
 from lasfast.cli import setup
-from lasfast.cli.options import TrainingCommandOptions
+from lasfast.cli.options import OneShotOptions, StepOptions, TrainingCommandOptions, names_of
 from lasfast.cli.train import TrainCommandOptions
 from lasfast.data import Augmentation
 from lasfast.study.architecture_table import load_table
 from lasfast.train import TrainSettings, preset
 
-WITHOUT_OPTION = {"milestones", "milestone_factor", "loss_scale", "augmentation"}
-OF_SUPERNETS = {"supernet_epochs", "supernet_schedule", "supernet_ramp_epochs"}
+WITHOUT_OPTION = {"loss_scale", "augmentation"}
+OF_SUPERNETS = names_of(OneShotOptions, StepOptions)
 
 
 def test_every_setting_is_an_option():
@@ -21,6 +21,14 @@ def test_every_setting_is_an_option():
     for kind in (TrainSettings, Augmentation):
         names = {field.name for field in dataclasses.fields(kind)}
         assert names - options <= WITHOUT_OPTION | OF_SUPERNETS
+
+
+def test_milestones_are_given_or_scaled():
+    options = {"preset": "nir-cifar100", "standalone_epochs": 20}
+    assert setup.make_settings(TrainingCommandOptions(**options)).milestones == (6, 12, 16)
+    given = options | {"milestones": "5,7.5", "milestone_factor": 0.1}
+    settings = setup.make_settings(TrainingCommandOptions(**given))
+    assert (settings.milestones, settings.milestone_factor) == ((5, 7.5), 0.1)
 
 
 def test_options_replace_what_the_preset_has():
@@ -55,6 +63,8 @@ def test_a_networks_own_dropout_replaces_the_presets(dropout, kept):
     [
         (["--color-jitter", "much"], "--color-jitter must be numbers with commas between them, got 'much'"),
         (["--class-weights", "even"], "--class-weights must be numbers with commas between them, got 'even'"),
+        (["--milestones", "half"], "--milestones must be numbers with commas between them, got 'half'"),
+        (["--milestones", "30"], "--milestones must all be before the last of the 20"),
         (["--class-weights", "1,2"], "--class-weights must be 10, one for each class, got 2"),
         (["--optimizer", "lamb"], "optimizer must be one of 'sgd', 'adamw', 'rmsprop', got 'lamb'"),
         (["--preset", "spos"], "--preset must be one of small, nir-cifar100"),

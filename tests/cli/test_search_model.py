@@ -14,6 +14,7 @@ from lasfast.cli.model import load_weights, make_model
 from lasfast.cli.teacher import read_program
 from lasfast.evaluation.measurer import Measurer
 from lasfast.evaluation.scoring import evaluate_network
+from lasfast.measurements.journal import Journal
 
 FILE = """
 from torch import nn
@@ -157,7 +158,7 @@ def test_teachers_that_do_not_fit_are_named(lasfast, tmp_path, file: str) -> Non
 def test_comparisons_are_left_out_where_asked(lasfast, without_exports, tmp_path, file: str) -> None:
     without_exports()
     arguments = ["search", "random", "--model", file, *TINY, "--samples", 2, "--baselines", 0, "-o", tmp_path]
-    status, out, err = lasfast(*arguments)
+    status, out, err = lasfast(*arguments, "--vary", "depth")
     assert status == 0, err
     assert "comparison" not in json.loads((tmp_path / "result.json").read_text())
     assert "beside" not in out
@@ -212,10 +213,21 @@ def test_depth_is_searched_by_nir_after_adaptation(lasfast, without_exports, tmp
     assert re.search(r"warm-up +epoch 1/1 ", out)
     assert "best: 2  top-1" in out
     assert json.loads((tmp_path / "config.json").read_text())["vary"] == "depth"
+    assert json.loads((tmp_path / "result.json").read_text())["comparison"]["winner"] == "2"
     header = json.loads((tmp_path / "journal.jsonl").read_text().partition("\n")[0])
     assert '"temperature": 4' in json.dumps(header)
     status, out, err = lasfast("evaluate", 3, "--run", tmp_path, "--threads", 1)
     assert status == 0, err
+
+    again = ["search", "random", "--weights", tmp_path, "--samples", 3, "--baselines", 0, "--threads", 1]
+    again += ["--tune-epochs", 1, "--teacher", "model", "-o", tmp_path / "again"]
+    status, out, err = lasfast(*again)
+    assert status == 0, err
+    found, before = (
+        {one.architecture: one.top1 for _, one in Journal.read(run / "journal.jsonl")[1]}
+        for run in (tmp_path / "again", tmp_path)
+    )
+    assert before.items() <= found.items()
 
 
 def test_what_of_a_network_may_vary_is_told(lasfast, file: str) -> None:
@@ -260,7 +272,7 @@ def test_a_missing_library_is_named(monkeypatch) -> None:
     [
         (
             ("search", "evolution", "--weights", "w.pt"),
-            "--weights w.pt says something of a --model, and none",
+            "--weights must be the directory of an earlier search where no --model is given, got w.pt",
         ),
         (("search", "nir", "--adapt-epochs", "2"), "--adapt-epochs 2 says something of a --model, and none"),
         (("info", "--freeze", "layer1"), "--freeze layer1 says something of a --model, and none is given"),
@@ -288,6 +300,14 @@ def test_a_missing_library_is_named(monkeypatch) -> None:
             "--depth 5 is for supernets of layer",
         ),
         (("search", "random", "--width", "2"), "--width 2.0 is for supernets of choices; leave it out"),
+        (
+            ("search", "random", "--model", "FILE", "--epochs-per-step", "2"),
+            "--epochs-per-step 2 is not for the search of a --model",
+        ),
+        (
+            ("search", "random", "--supernet", "proxyless", "--warm-up-epochs", "2"),
+            "--warm-up-epochs 2 is for supernets of layer assignments",
+        ),
         (
             ("search", "random", "--baselines", "3"),
             "--baselines 3 is for searches of choices and of a --model",

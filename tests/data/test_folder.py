@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from torchvision import transforms
 from torchvision.transforms import functional
 
-from lasfast.data import DataError, FolderImages, FolderLoader, TrainingImages, augment, decode
+from lasfast.data import Augmentation, DataError, FolderImages, FolderLoader, TrainingImages, augment, decode
 from lasfast.data.check import check_files
 from lasfast.data.folder import open_image_folder, scan
 from lasfast.data.loaders import random_box
@@ -379,14 +379,57 @@ def test_boxes_of_files_have_the_distribution_of_the_batched_ones():
     assert random_box(10, 1000, rng) in [augment.central_box(10, 1000)]
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+def test_fast_decoding_cuts_the_same_boxes(tmp_path, suffix, mode, orientation):
+    """Of an image that is smooth, so that rounding is all that differs, and may be decoded at a quarter."""
+    ramp = np.add.outer(np.linspace(0, 150, 600), np.linspace(0, 100, 400))
+    pixels = np.stack([ramp, ramp.max() - ramp, ramp / 2], 2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = str(tmp_path / f"image{suffix}")
+    Image.fromarray(pixels).convert(mode).save(path, exif=exif)
+    options = (torch.zeros(12, dtype=torch.int64), (40, 50), MEAN if mode == "RGB" else MEAN[:1])
+    exact, fast = (
+        FolderImages([path] * 12, *options, [1.0] * len(options[-1]), workers=0, fast_decode=one)
+        for one in (False, True)
+    )
+    (images, _), (others, _) = (next(data.batches(12, 3)) for data in (exact, fast))
+    assert images.shape == others.shape
+    assert (images - others).abs().max() < 4 / 255
+    assert not torch.equal(images, others)
+    assert len({tuple(image.flatten().tolist()) for image in others}) == 12  # each has a box of its own
+
+
+def test_fast_decoding_decodes_no_more_than_is_needed(tmp_path, monkeypatch):
+    decoded = []
+    turn = decode._turn_upright
+    monkeypatch.setattr(decode, "_turn_upright", lambda image: (decoded.append(image.size), turn(image)))
+    Image.new("RGB", (803, 602)).save(tmp_path / "image.jpg")
+    for side, size in ((600, (803, 602)), (301, (402, 301)), (150, (201, 151)), (20, (101, 76))):
+        box = decode.open_box(str(tmp_path / "image.jpg"), 3, lambda h, w: (0, 0, h, w), (side, side))
+        assert box.shape == (3, side, side)
+        assert decoded.pop() == size
+
+
+def test_fast_decoding_is_described_and_kept(files):
+    plain, fast = folder_images(files), folder_images(files, fast_decode=True)
+    assert "fast_decode" not in plain.describe()
+    assert fast.describe() == plain.describe() | {"fast_decode": True}
+    assert fast.subset(torch.arange(3)).fast_decode
+    assert fast.augmented(Augmentation(flip=False)).fast_decode
+
+
 @FORKING
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_broken_while_training_is_named(files, workers):
+def test_a_file_broken_while_training_is_named(files, workers, fast):
     truncate(Path(files.paths[4]))
     with pytest.raises(
         DataError, match=r"^\S*004.jpg: cannot be decoded \((?i:.*truncated).*\); put the file back as it was"
     ):
-        list(folder_images(files, workers=workers).batches(6, 0))
+        list(folder_images(files, workers=workers, fast_decode=fast).batches(6, 0))
 
 
 @FORKING

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
@@ -323,7 +324,35 @@ def test_fashion_mnist_through_torchvision(tmp_path):
     assert data.test[0].shape == (20, 1, 28, 28)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist", "tiny-imagenet"])
+def test_svhn_through_torchvision(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 60), ("test", 20)):
+        images = rng.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
+        labels = (np.arange(count) % 10 + 1).reshape(-1, 1)  # in the files, zeros are tens
+        savemat(tmp_path / f"{part}_32x32.mat", {"X": images, "y": labels})
+    files = {part: ["", f"{part}_32x32.mat", None] for part in ("train", "test")}
+    monkeypatch.setattr(datasets.SVHN, "split_list", files)
+    data = load("svhn", root=tmp_path, validation=0.5)
+    assert (data.classes, data.channels, data.image_size) == (tuple("0123456789"), 3, (32, 32))
+    assert (len(data.train), len(data.validation[1])) == (30, 30)
+    assert (data.train.pad, data.train.flip) == (4, False)
+    test_images, test_labels = data.test
+    assert test_labels.tolist() == [*range(1, 10), 0] * 2
+    raw = (
+        test_images[3] * torch.tensor(data.std).view(3, 1, 1) + torch.tensor(data.mean).view(3, 1, 1)
+    ) * 255
+    torch.testing.assert_close(raw.round(), torch.from_numpy(images[..., 3]).permute(2, 0, 1).float())
+
+
+def test_cinic10_has_the_parts_that_it_comes_with(make_classes):
+    for part, counts in (("train", (10, 10)), ("valid", (4, 4)), ("test", (3, 3))):
+        root = make_classes(f"cinic-10/{part}", counts, size=(32, 32), suffix=".png").parents[1]
+    data = load("cinic10", root=root)
+    assert (len(data.train), len(data.validation[1]), len(data.test[1])) == (20, 8, 6)
+    assert (data.train.pad, data.train.flip, data.image_size) == (4, True, (32, 32))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "cinic10", "fashion-mnist", "tiny-imagenet"])
 def test_missing_sets_say_where_they_were_looked_for(tmp_path, name):
     with pytest.raises(
         DataError, match=rf"{name} was not found.*{tmp_path}.*pass download=True .*--data-root"
@@ -375,12 +404,13 @@ def test_downloads_happen_only_when_asked_for_and_failures_say_so(tmp_path, monk
 
     monkeypatch.setattr(datasets.utils, "download_and_extract_archive", no_network)
     monkeypatch.setattr(datasets.cifar, "download_and_extract_archive", no_network)
-    for name in ("tiny-imagenet", "cifar10"):
+    monkeypatch.setattr(datasets.svhn, "download_url", no_network)
+    for name in ("tiny-imagenet", "cifar10", "svhn", "cinic10"):
         with pytest.raises(
             DataError, match=rf"{name} could not be downloaded to {tmp_path}.*no route to host"
         ):
             load(name, root=tmp_path, download=True)
-    assert len(calls) == 2
+    assert len(calls) == 4
     assert calls[0][0] == ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", str(tmp_path))
 
 
@@ -419,5 +449,6 @@ def test_nothing_but_what_is_needed_is_imported():
 
 
 def test_every_recipe_is_complete():
-    assert set(RECIPES) == {"digits", "cifar10", "cifar100", "fashion-mnist", "tiny-imagenet", "imagefolder"}
+    of_arrays = {"digits", "cifar10", "cifar100", "svhn", "fashion-mnist"}
+    assert set(RECIPES) == of_arrays | {"cinic10", "tiny-imagenet", "imagefolder"}
     assert not RECIPES["digits"].flip

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lasfast.engine.cuda_layout import CALIBRATION, MAPPED, PREDICTION
 from lasfast.engine.schedule import Kind, norm_fields, operation_fields, records, value_fields
 from lasfast.runtime import compiled
 
@@ -227,6 +228,8 @@ class CudaSchedule(Schedule):
     """A schedule for the module in which CUDA's kernels run on the host."""
 
     tf32 = False
+    mapped = False
+    """Whether predictions copy by tensor maps where they can."""
 
     def __init__(self, isa: int, storage: str = "fp32") -> None:
         super().__init__(isa, storage)
@@ -259,10 +262,10 @@ class CudaSchedule(Schedule):
         self.run(self.plan(len(images), calibration=True), images, torch.zeros(1, 1, 1))
 
     def plan(self, images: int, calibration: bool) -> Tensor:
-        tables = self.native()
-        size = self.module.schedule_plan_bytes_cuda(tables, self.number, images, calibration)
+        tables, purpose = self.native(), CALIBRATION if calibration else MAPPED if self.mapped else PREDICTION
+        size = self.module.schedule_plan_bytes_cuda(tables, self.number, images, purpose)
         plan = aligned(max(8, size), torch.uint8, 255)
-        self.module.schedule_plan_cuda(tables, self.number, self.tf32, images, calibration, plan.data_ptr())
+        self.module.schedule_plan_cuda(tables, self.number, self.tf32, images, purpose, plan.data_ptr())
         arena, scratch, *_ = self.module.schedule_needs_cuda(plan.data_ptr())
         assert arena <= self.arena_elements * images * self.dtype.itemsize
         self.arena = aligned(self.arena_elements * images, self.dtype, torch.nan)
@@ -272,7 +275,11 @@ class CudaSchedule(Schedule):
     def run(self, plan: Tensor, images: Tensor, logits: Tensor, /, **changes: int) -> None:
         """Run all images; write their logits to the first images of `logits` [leaves, images, classes]."""
         images, on_device = images.contiguous(), plan.clone()
-        _, _, levels, _ = self.module.schedule_needs_cuda(plan.data_ptr())
+        _, _, levels, _, map_bytes = self.module.schedule_needs_cuda(plan.data_ptr())
+        tables, maps = self.native(), aligned(map_bytes, torch.uint8, 255)
+        if map_bytes:
+            arena = self.arena.data_ptr()
+            self.module.schedule_maps_cuda(tables, plan.data_ptr(), arena, 0, maps.data_ptr())
         call = {
             "plan": plan.data_ptr(),
             "device_plan": on_device.data_ptr(),
@@ -286,8 +293,9 @@ class CudaSchedule(Schedule):
             "logit_images": logits.stride(0) // logits.stride(1),
             "device": 0,
             "stream": 0,
+            "maps": maps.data_ptr(),
         }
-        self.module.schedule_run_cuda(self.native(), **call | changes)
+        self.module.schedule_run_cuda(tables, **call | changes)
 
 
 def relative(a: Tensor, truth: Tensor) -> float:

@@ -166,6 +166,26 @@ class WholeBehindWhole(Base):
         return self.second(self.first(self.bn(self.conv(self.begin(x)))))
 
 
+class ViewsBehindWhole(Base):
+    """Two modules that are called and take views, of what lasfast gives and of each other's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Branching(), Branching()
+
+    def forward(self, x):
+        x = self.bn(self.conv(self.begin(x)))
+        return self.second(self.first(x).view(-1, 8, 6, 6))
+
+
+class ViewsBeforeOthers(Branches):
+    """A module that is called takes a view of what is read again, and might have changed it."""
+
+    def forward(self, x):
+        x = self.bn(self.conv(self.begin(x)))
+        return self.inner(x) + x.flatten(1)
+
+
 class Branching(nn.Module):
     def forward(self, x):
         return x * 2 if float(x.detach().sum()) > 1e9 else x.view(len(x), -1).tanh()
@@ -305,7 +325,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
                 AConstant,
                 FlattenedByView,
             ),
-            *(Optional, TwoForwards, Branches, WholeBehindWhole),
+            *(Optional, TwoForwards, Branches, WholeBehindWhole, ViewsBehindWhole, ViewsBeforeOthers),
         )
     },
     **{one.__name__: lambda one=one: Kinds(one(8) if one is NormAct else one()) for one in INNER},

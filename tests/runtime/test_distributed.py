@@ -1,5 +1,6 @@
 """Several ranks against one process. Run as a script, this file forks the ranks, by gloo on the CPU."""
 
+import copy
 import json
 import os
 import pickle
@@ -26,11 +27,15 @@ from lasfast.evaluation.evaluator import Evaluator
 from lasfast.evaluation.standalone import StandaloneEvaluator
 from lasfast.nn import ConvBNAct
 from lasfast.runtime import autotune, compiled, distributed
+from lasfast.runtime.seeds import derive
 from lasfast.searchers import NIR, Random
-from lasfast.spaces import LayerAssignmentSpace
+from lasfast.spaces import CellSpace, LayerAssignmentSpace
+from lasfast.study import table_builder
 from lasfast.study.study import Callback, Study
-from lasfast.supernets import LayerBuilder, ResidualNet, Supernet
-from lasfast.train import OneShotTrainer, StandaloneTrainer, SupernetTrainer, TrainSettings
+from lasfast.study.table_builder import TableBuilder
+from lasfast.supernets import CellNet, LayerBuilder, ResidualNet, Supernet
+from lasfast.train import ITNASTrainer, OneShotTrainer, StandaloneTrainer, SupernetTrainer, TrainSettings
+from lasfast.train.standalone import seed_of
 from lasfast.train.synchronized import batch_norm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -159,6 +164,15 @@ def alone_trainer(data=None, **options):
     )
 
 
+def itnas_trainer(**options):
+    """In single precision, in which its distributions are; of few batches, since Adam enlarges rounding."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        cells = CellNet(3, 3, cells=3, channels=4, space=CellSpace(2, ["skip_connect", "sep_conv_3x3"]))
+    settings = SETTINGS.replace(batch_size=7, supernet_epochs=1)
+    return ITNASTrainer(cells, training_images(), settings, **options)
+
+
 TRAINERS = {
     "sequential": nir_trainer,
     "joint": lambda: nir_trainer(update="joint"),
@@ -191,6 +205,8 @@ TRAINERS = {
     "recipe-torch-fp32": lambda: alone_trainer(
         operators="torch", optimizer="rmsprop", eps=0.1, standalone_auxiliary=0.4
     ),
+    "itnas-fp32": lambda: itnas_trainer(operators="native"),
+    "itnas-torch-fp32": lambda: itnas_trainer(operators="torch", transition=False),
     "own": lambda: StandaloneTrainer(own_network(True), DoubleImages(training_images()), SETTINGS),
 }
 
@@ -219,6 +235,13 @@ def study(directory, *, depth=5, train=True, **options):
     return Study(NIR(chosen.space, depth=depth), chosen, trainer=trainer, directory=directory, **options)
 
 
+def table(directory, **options):
+    """Three networks; weights are kept where they are trained together."""
+    return TableBuilder(
+        supernet(), training_images(), pair(), CANDIDATES, directory, SETTINGS, operators="native", **options
+    )
+
+
 # What ranks do. Each returns something to be pickled, from every rank.
 
 
@@ -229,6 +252,16 @@ def trained(world, directory):
         trainer = make()
         results[name] = train(trainer), trainer.operators
     return results
+
+
+def normalised(world, directory):
+    """Weights after a batch of which each rank normalises its own images, and the running means."""
+    state = {}
+    for operators in ("native", "torch"):
+        trainer = alone_trainer(training_images(), operators=operators, batch_norm="local", batch_size=16)
+        next(iter(trainer.train()))
+        state[operators] = trainer.state()[0]
+    return state
 
 
 def settled(world, directory):
@@ -260,6 +293,15 @@ def measured(world, directory):
     small = StandaloneEvaluator(
         supernet(), training_images(), pair(), SETTINGS, standalone_epochs=1, milestones=()
     )
+    together = StandaloneEvaluator(
+        supernet(),
+        training_images(),
+        pair(),
+        SETTINGS,
+        standalone_epochs=1,
+        milestones=(),
+        data_parallel=True,
+    )
     falls_back = evaluator()
     calibrate = falls_back.backend.calibrate
 
@@ -275,7 +317,30 @@ def measured(world, directory):
         **{backend: evaluator(backend)(asked) for backend in ("auto", "torch")},
         "fallen back": falls_back(asked),
         "scratch": small(CANDIDATES),
+        "together": together(CANDIDATES),
     }
+
+
+def tabled(world, directory):
+    """Tables of networks that ranks train each alone, and together; the callbacks of each rank."""
+    told = []
+    alone = table(directory / "alone").run(on_row=lambda row: told.append(row.architecture))
+    together = table(directory / "together", data_parallel=True, keep_weights=True).run()
+    return alone, together, told
+
+
+def table_killed(world, directory):
+    """Rank 1 is killed after two checkpoints of its first network."""
+    save, saved = table_builder.checkpoint.save, []
+
+    def save_and_die(*arguments):
+        save(*arguments)
+        saved.append(arguments)
+        if world.rank == 1 and len(saved) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    table_builder.checkpoint.save = save_and_die
+    table(directory / "run", checkpoint_seconds=0).run()
 
 
 def searched(world, directory):
@@ -485,19 +550,28 @@ def _be_rank(name, rank, size, port, directory):
     os._exit(status)
 
 
-def main(directory, *names):
+def main(directory, size="2", *names):
     """What is named, or all that needs no GPU, forked from one process, which has no thread before."""
     torch.set_num_threads(1)
     study(None)  # what torch imports late, no rank has to import
     if names:
-        ends = {name: fork_ranks(name, 2, directory / name) for name in names}
+        ends = {name: fork_ranks(name, int(size), directory / name) for name in names}
         (directory / "ends.json").write_text(json.dumps(ends))
         return
     ends = {
         name: fork_ranks(name, 2, directory / name)
-        for name in ("trained", "settled", "measured", "searched", "exchanges", "mistakes")
+        for name in (
+            "trained",
+            "normalised",
+            "settled",
+            "measured",
+            "tabled",
+            "searched",
+            "exchanges",
+            "mistakes",
+        )
     }
-    for name in ("one_fails", "one_is_killed", "interrupted"):
+    for name in ("one_fails", "one_is_killed", "interrupted", "table_killed"):
         began = time.monotonic()
         ends[name] = fork_ranks(name, 2, directory / name)
         ends[name].append(time.monotonic() - began)
@@ -509,15 +583,15 @@ def main(directory, *names):
     (directory / "ends.json").write_text(json.dumps(ends))
 
 
-def run_script(directory, *names):
-    """The directory of what the ranks did, and how they ended."""
+def run_script(directory, *names, size=2):
+    """The directory of what so many ranks did, and how they ended."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(lasfast.__file__).parents[1]),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    command = [sys.executable, __file__, str(directory), *names]
+    command = [sys.executable, __file__, str(directory), str(size), *names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return directory, json.loads((directory / "ends.json").read_text())
@@ -550,26 +624,38 @@ def assert_close_measurements(one, other):
     assert [m.top1 for m in one] == pytest.approx([m.top1 for m in other], abs=1 / 32)
 
 
-@pytest.mark.parametrize("name", TRAINERS)
-def test_training_is_that_of_one_process(ranks, name):
-    ((one, progress), operators), ((other, other_progress), _) = (
-        result[name] for result in results(ranks, "trained")
-    )
+def assert_trained_as_one_process(name, of_ranks):
+    """What each rank returned of a training; return the state of one process."""
     trainer = TRAINERS[name]()
     (tensors, values), expected_progress = train(trainer)
+    ((first, _), progress), operators = of_ranks[0]
     assert operators == trainer.operators
-    assert one[0].keys() == tensors.keys()  # no momentum of what no path used
-    assert one[1] == other[1] == values
+    assert first.keys() == tensors.keys()  # no momentum of what no path used
     for key, tensor in tensors.items():
-        assert torch.equal(one[0][key], other[0][key]), key  # equal bits on all ranks, running statistics too
+        for ((other, _), _), _ in of_ranks[1:]:  # equal bits on all ranks, running statistics too
+            assert torch.equal(first[key], other[key]), key
         tolerance = {"rtol": 1e-4, "atol": 1e-5} if "fp32" in name else {"rtol": 1e-6, "atol": 1e-8}
-        torch.testing.assert_close(one[0][key], tensor, msg=key, **tolerance)
-    for mine in (progress, other_progress):
-        assert mine.loss == pytest.approx(expected_progress.loss, rel=1e-4)
-        assert mine.accuracy == expected_progress.accuracy
+        torch.testing.assert_close(first[key], tensor, msg=key, **tolerance)
+    for ((_, own_values), progress), _ in of_ranks:
+        assert own_values == values
+        assert progress.loss == pytest.approx(expected_progress.loss, rel=1e-4)
+        assert progress.accuracy == expected_progress.accuracy
+    return tensors
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_training_is_that_of_one_process(ranks, name):
+    tensors = assert_trained_as_one_process(name, [one[name] for one in results(ranks, "trained")])
     initial = TRAINERS[name]().module.state_dict()
     changed = [key for key, tensor in initial.items() if not torch.equal(tensors["weights." + key], tensor)]
     assert len(changed) > (10 if name == "own" else 50)  # something was trained
+
+
+@pytest.mark.slow
+def test_training_of_three_ranks_is_that_of_one_process(tmp_path):
+    of_ranks = results(run_script(tmp_path, "trained", "tabled", size=3), "trained", 3)
+    for name in TRAINERS:
+        assert_trained_as_one_process(name, [one[name] for one in of_ranks])
 
 
 def test_in_bf16_ranks_are_no_further_from_single_precision_than_one_process(ranks):
@@ -603,11 +689,59 @@ def test_evaluation_is_that_of_one_process_bit_for_bit(ranks):
     assert results(ranks, "measured")[0]["scratch"] == results(ranks, "measured")[1]["scratch"]
 
 
-def test_from_scratch_each_rank_trains_alone(ranks):
+def test_from_scratch_each_rank_trains_alone_or_all_together(ranks):
     small = StandaloneEvaluator(
         supernet(), training_images(), pair(), SETTINGS, standalone_epochs=1, milestones=()
     )
-    assert results(ranks, "measured")[0]["scratch"] == small(CANDIDATES)
+    one, other = results(ranks, "measured")
+    expected = small(CANDIDATES)
+    assert one["scratch"] == expected
+    assert one["together"] == other["together"]
+    assert_close_measurements(one["together"], expected)
+
+
+def test_a_table_of_networks_that_ranks_train_alone_has_the_bytes_of_one_process(ranks, tmp_path):
+    (alone, _, told), (other, _, silent) = results(ranks, "tabled")
+    assert alone == other == table(tmp_path / "run").run()
+    assert (sorted(told), silent) == (sorted(CANDIDATES), [])
+    for directory in (ranks[0] / "tabled" / "alone", tmp_path / "run"):
+        assert sorted(file.name for file in directory.iterdir()) == ["journal.jsonl", "table.csv"]
+    for name in ("journal.jsonl", "table.csv"):
+        written = (ranks[0] / "tabled" / "alone" / name).read_bytes()
+        assert written == (tmp_path / "run" / name).read_bytes()
+
+
+def test_a_table_of_networks_that_ranks_train_together(ranks, tmp_path):
+    (_, rows, _), (_, other, _) = results(ranks, "tabled")
+    expected = table(tmp_path / "run", keep_weights=True)
+    assert rows == other
+    for row, alone in zip(rows, expected.run(), strict=True):
+        assert row.architecture == alone.architecture
+        assert row.loss == pytest.approx(alone.loss, rel=1e-3)
+    together = table(ranks[0] / "tabled" / "together", keep_weights=True)
+    for architecture in CANDIDATES:
+        weights = together.network(architecture).state_dict()
+        for key, tensor in expected.network(architecture).state_dict().items():
+            torch.testing.assert_close(weights[key], tensor, msg=key, rtol=1e-3, atol=1e-4)
+
+
+def test_a_table_whose_rank_was_killed_goes_on_to_the_same_bytes(ranks, tmp_path):
+    directory, ends = ranks
+    (end, text), (killed, _), _ = ends["table_killed"]
+    assert (end, killed) == (2, -signal.SIGKILL)
+    assert text.startswith("LostRankError")
+    run = directory / "table_killed" / "run"
+    checkpoints = list((run / "parts").glob("*.safetensors"))
+    assert len(checkpoints) == 1  # of the network that rank 1 trained
+    trained = []
+    table(run).run(resume=True, on_progress=lambda architecture, progress: trained.append(architecture))
+    batches = SETTINGS.standalone_epochs * (48 // SETTINGS.batch_size)
+    assert {"-".join(map(str, one)) for one in trained} == {checkpoints[0].stem}
+    assert len(trained) == batches - 2  # it went on where the checkpoint is
+    table(tmp_path / "run").run()
+    for name in ("journal.jsonl", "table.csv"):
+        assert (run / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    assert not (run / "parts").exists()
 
 
 def test_a_study_finds_what_one_process_finds(ranks, tmp_path):
@@ -696,6 +830,26 @@ def test_batch_norm_is_that_of_the_whole_batch(ranks):
     for number, whole in enumerate((weight.grad, bias.grad, *running), start=2):
         assert torch.equal(one[number], other[number])
         torch.testing.assert_close(one[number], whole, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("operators", ["native", "torch"])
+def test_local_batch_norm_takes_the_statistics_of_each_rank(ranks, operators):
+    states = [result[operators] for result in results(ranks, "normalised")]
+    images, labels = next(iter(training_images().batches(16, derive(seed_of(SETTINGS, (2, 1, 2)), 0, 0))))
+    network = alone_trainer(training_images()).network.train()
+    before = copy.deepcopy(dict(network.named_buffers()))
+    optimizer = torch.optim.SGD(
+        network.parameters(), SETTINGS.learning_rate, 0.9, nesterov=True, weight_decay=SETTINGS.weight_decay
+    )
+    for state, rows in zip(states, (slice(0, 8), slice(8, 16)), strict=True):
+        (F.cross_entropy(network(images[rows]), labels[rows]) / 2).backward()
+        for name, buffer in network.named_buffers():
+            torch.testing.assert_close(state[f"weights.{name}"], buffer, rtol=1e-4, atol=1e-5)
+            buffer.copy_(before[name])
+    optimizer.step()
+    for name, parameter in network.named_parameters():
+        assert torch.equal(states[0][f"weights.{name}"], states[1][f"weights.{name}"])
+        torch.testing.assert_close(states[0][f"weights.{name}"], parameter.detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

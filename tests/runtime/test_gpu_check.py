@@ -130,7 +130,15 @@ def test_a_check_that_cannot_be_started_is_no_result(monkeypatch, caplog):
 
 @pytest.mark.parametrize(
     "change",
-    [{"name": "Other"}, {"capability": (8, 6)}, {"driver": 12080}, {"digest": "b"}, "torch", "lasfast"],
+    [
+        {"name": "Other"},
+        {"capability": (8, 6)},
+        {"driver": 12080},
+        {"digest": "b"},
+        "torch",
+        "lasfast",
+        "maps",
+    ],
 )
 def test_what_is_new_is_checked_again(check, gpu, monkeypatch, change):
     runs = check(PASSES)
@@ -139,6 +147,8 @@ def test_what_is_new_is_checked_again(check, gpu, monkeypatch, change):
         monkeypatch.setattr(torch, "__version__", "99")
     elif change == "lasfast":
         monkeypatch.setattr(gpu_check, "__version__", "99")
+    elif change == "maps":
+        monkeypatch.setenv("LASFAST_TENSOR_MAPS", "1")
     else:
         vars(gpu).update(change)
     forget(monkeypatch)

@@ -14,7 +14,7 @@ from lasfast.engine.cuda_executor import CudaExecutor
 from lasfast.engine.native_backend import EXECUTORS
 from lasfast.ops.sliced_conv2d import known_convolution
 from lasfast.runtime import compiled
-from lasfast.selfcheck import training
+from lasfast.selfcheck import tiles, training
 from lasfast.selfcheck.case import element_error, environment, relative_error
 from lasfast.selfcheck.evaluation import evaluation_cases
 from lasfast.selfcheck.tiles import tile_cases
@@ -251,6 +251,21 @@ def test_emulated_kernels_pass(names, emulated_place, monkeypatch):
     if names == [""]:
         assert {one for one in noted if one[0] != "schedule"} == TILES_OF_TRAINING
         assert {one.name.rpartition(", ")[2] for one in results.values()} == {"fp32", "bf16", "TF32"}
+
+
+@pytest.mark.parametrize("emulated", ["forward"], indirect=True)
+def test_tensor_maps_are_checked_where_they_are_asked_for(emulated_place, monkeypatch):
+    monkeypatch.setitem(EXECUTORS, "cpu", CudaExecutor)
+    monkeypatch.setattr(conv_tiles, "POSITIONS", 1)
+    monkeypatch.setattr(conv_tiles, "SIDE", 4)
+    monkeypatch.setattr(tiles, "SIZES", (conv_tiles.Size(1, 64, 64),))
+    assert not [case for case in tile_cases(CPU) if "tensor maps" in case.name]
+    monkeypatch.setenv("LASFAST_TENSOR_MAPS", "1")
+    emulated_place.noted_tiles()
+    results = checked("by tensor maps")
+    assert [one for one in results.values() if one.problem] == []
+    noted = {one[2:4] for one in emulated_place.noted_tiles() if one[1] == "tensor maps"}
+    assert len(results) == len(noted) == 3
 
 
 @pytest.mark.parametrize("emulated", ["forward"], indirect=True)

@@ -10,6 +10,7 @@ from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements.journal import Journal, JournalError
 from lasfast.study.architecture_table import load_table
 from lasfast.study.table_builder import TableBuilder
+from lasfast.study.table_parts import shard_directory
 from lasfast.supernets import ResidualNet
 from lasfast.train import CheckpointError, StandaloneTrainer, train_standalone
 
@@ -155,6 +156,35 @@ def test_a_table_is_extended_to_more_depths(reference, tmp_path):
     assert [row.architecture for row in rows] == [(1, 1, 1), (1, 1, 2), (1, 2, 1), (2, 1, 1)]
     assert rows[1:] == reference[1]
     assert load_table(directory) == rows
+
+
+def build_part(directory, number, parts=2):
+    """The builder of a job's part of the table in a directory."""
+    job = build(shard_directory(directory, number, parts))
+    job.architectures = job.architectures[number - 1 :: parts]
+    return job
+
+
+def test_parts_that_jobs_trained_are_joined_to_the_same_table(reference, tmp_path):
+    directory, expected = tmp_path / "run", reference[1]
+    assert build_part(directory, 1).run() == [expected[0], expected[2]]
+    assert build_part(directory, 2).run() == [expected[1]]
+    assert load_table(shard_directory(directory, 2, 2)) == [expected[1]]
+    trained = []
+    assert build(directory).run(on_progress=lambda a, p: trained.append(a)) == expected
+    assert not trained
+    assert contents(directory) == contents(reference[0])
+
+
+def test_what_parts_lack_is_trained_and_parts_of_other_tables_are_refused(reference, tmp_path):
+    directory = tmp_path / "run"
+    build_part(directory, 2).run()
+    with pytest.raises(JournalError, match=r"learning_rate is 0\.1 there and 0\.2 here"):
+        build(directory, learning_rate=0.2).run()
+    trained = []
+    assert build(directory).run(on_progress=lambda a, p: trained.append(a)) == reference[1]
+    assert set(trained) == {(1, 1, 2), (2, 1, 1)}
+    assert contents(directory) == contents(reference[0])
 
 
 def test_what_does_not_fit_is_named(reference, tmp_path):

@@ -102,6 +102,20 @@ class Twice(nn.Module):
         return torch.relu(self.conv(torch.relu(self.conv(x))))
 
 
+class Branches(nn.Module):
+    """Two branches of 16 channels that are concatenated and shuffled, and a slice of them."""
+
+    def __init__(self, inputs: int, middle: int) -> None:
+        super().__init__()
+        self.a, self.b, self.c = Unit(inputs, middle), Unit(middle, 16), Unit(inputs, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([self.b(self.a(x)), self.c(x)], 1)
+        images, channels, height, width = y.shape
+        y = y.view(images, 2, 16, height, width).transpose(1, 2).reshape(images, channels, height, width)
+        return torch.cat([y, torch.relu(y[:, :8])], 1)
+
+
 class Network(nn.Module):
     """A random network of these blocks, a function of its seed; `left_out` names blocks."""
 
@@ -122,11 +136,15 @@ class Network(nn.Module):
         self.fc1, self.fc2 = nn.Linear(features, middle), nn.Linear(middle, 7)
 
     def _add_stage(self, rng: random.Random, stage: int, widths: Widths, left_out: Collection[str]) -> None:
-        kind = rng.choice(["basic", "grouped", "inverted", "inverted", "dense", "twice", "pool"])
+        kind = rng.choice(["basic", "grouped", "inverted", "inverted", "dense", "twice", "branches", "pool"])
         full = rng.choice([c for c in (16, 24, 37, 40) if c != self.full])
         middle, stride, repeats = rng.choice([24, 40, 48]), rng.choice([1, 2]), rng.randint(1, 3)
         if kind == "twice":
             self.blocks[f"{stage}"] = Twice(self.channels)
+        elif kind == "branches":
+            own = widths(f"blocks.{stage}.a.conv", middle)
+            self.blocks[f"{stage}"] = Branches(self.channels, own)
+            self.channels = self.full = 40
         elif kind == "pool":
             self.blocks[f"{stage}"] = rng.choice([nn.MaxPool2d(2, 2), nn.AvgPool2d(3, 1, 1)])
         elif kind == "dense":

@@ -19,7 +19,16 @@ from lasfast.spaces import LayerAssignmentSpace
 from lasfast.supernets import ModelSupernet, from_model
 from lasfast.supernets.importance import IMPORTANCES
 from lasfast.train import adapt
-from tests.supernets.elastic_networks import cut_by_hand, shaken
+from tests.supernets.elastic_networks import (
+    Basic,
+    Branches,
+    Dense,
+    Inverted,
+    Network,
+    Twice,
+    cut_by_hand,
+    shaken,
+)
 
 SHAPE = (3, 12, 12)
 
@@ -38,7 +47,18 @@ def path_by_model_names(supernet: ModelSupernet, architecture: tuple[int, ...]) 
     return [(op.module.removeprefix("network."), op) for op in ops if hasattr(op, "module")]
 
 
-@pytest.mark.parametrize("seed", range(10))
+SEEDS = range(10)
+
+
+def test_the_seeds_have_all_topologies() -> None:
+    modules = [module for seed in SEEDS for module in Network(seed).modules()]
+    assert {Basic, Branches, Dense, Inverted, Twice} < set(map(type, modules))
+    convolutions = [one for one in modules if isinstance(one, nn.Conv2d)]
+    assert any(1 < one.groups < one.in_channels for one in convolutions)
+    assert {33, 37} < {one.out_channels for one in convolutions}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_networks_compute_what_is_cut_out_by_hand(seed: int, one_thread: None) -> None:
     model, x = shaken(seed), images()
     supernet = from_model(model, SHAPE)
@@ -447,7 +467,18 @@ class Control(Residual):
     [
         (3, {}, TypeError, "model must be a torch.nn.Module, got int"),
         (Residual().space, {}, ValueError, r"model must give logits \[N, classes\], got \[N, 16, 12, 12\]"),
-        (Control(), {}, ValueError, "model must be a network that lasfast can read, but"),
+        (
+            Control(),
+            {},
+            ValueError,
+            r"but the network's own forward, of Control, .* at .*test_model.py:\d+: .* Put this code into a",
+        ),
+        (
+            broken(lambda model: model.path[0][1].register_forward_hook(lambda *values: None)),
+            {},
+            ValueError,
+            "module 'path.0.1', a BatchNorm2d, has hooks or a forward of its own: remove them",
+        ),
         (Plain(), {"vary": "depth"}, ValueError, "a block that may vary, got none.\nof fixed width:"),
         (Plain(), {"freeze": "0"}, ValueError, "'0' is to be kept"),
         (Residual(), {"freeze": "conv9"}, ValueError, "freeze must name modules of the model, .* 'conv9'"),

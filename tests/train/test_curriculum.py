@@ -11,6 +11,7 @@ SHAPES = {
     "linear": lambda share: 1 - share,
     "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
     "constant": lambda share: 1.0,
+    "exponential": lambda share: math.exp(math.log(0.05) * share),
 }
 
 
@@ -30,6 +31,7 @@ def test_the_rate_rises_and_then_falls_as_it_is_called(name, ramp):
         standalone_epochs=5,
         standalone_schedule=name,
         standalone_ramp_epochs=ramp,
+        exponential_end=0.05,
     )
     first = [0.4 * (batch + 1) / 8 for batch in range(4 * ramp)]
     rest = 20 - 4 * ramp

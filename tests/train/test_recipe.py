@@ -1,6 +1,7 @@
 """The settings of a recipe, each alone and with others: what they give is finite, resumes, and repeats."""
 
 import copy
+import dataclasses
 import itertools
 import math
 import random
@@ -42,10 +43,16 @@ from lasfast.train.regularize import (
 BOTH = {
     "adamw": {"optimizer": "adamw", "learning_rate": 0.003, "weight_decay": 0.05},
     "rmsprop": {"optimizer": "rmsprop", "beta2": 0.9, "eps": 1.0},
+    "plain-momentum": {"nesterov": False, "momentum": 0.5},
     "no-bias-decay": {"bias_decay": False},
     "clip": {"clip_norm": 1.0},
     "jitter": {"augmentation": Augmentation(color_jitter=(0.2, 0.2))},
     "policy": {"augmentation": Augmentation(auto_augment="trivialaugment", cutout=3)},
+    "randaugment": {
+        "augmentation": Augmentation(
+            auto_augment="randaugment", randaugment_layers=1, randaugment_magnitude=5
+        )
+    },
     "erasing": {"augmentation": Augmentation(random_erasing=0.5, crop="resized", flip=True)},
     "mixup": {"mixup": 0.2},
     "cutmix": {"cutmix": 1.0},
@@ -53,11 +60,19 @@ BOTH = {
     "smoothing": {"label_smoothing": 0.1},
     "balanced": {"class_weights": "balanced"},
     "dropout": {"dropout": 0.5},
+    "bf16": {"precision": "bf16", "loss_scale": 128.0},
+    "planes": {"channels_last": False},
+    "exponential": {
+        "supernet_schedule": "exponential",
+        "standalone_schedule": "exponential",
+        "exponential_end": 0.1,
+    },
     "supernet-cosine": {"supernet_schedule": "cosine", "supernet_ramp_epochs": 0.5},
 }
 """Settings of supernets and of networks on their own."""
 ALONE = BOTH | {
     "cosine": {"standalone_schedule": "cosine", "standalone_ramp_epochs": 0.5},
+    "milestones": {"milestones": (0.5, 1.5), "milestone_factor": 0.5},
     "average": {"standalone_ema": 0.9},
     "drop-path": {"standalone_drop_path": 0.5},
     "drop-path-later": {"standalone_drop_path": 0.5, "standalone_drop_path_rule": "epochs"},
@@ -68,6 +83,20 @@ ALONE = BOTH | {
 SETTINGS = TrainSettings(
     batch_size=8, learning_rate=0.02, supernet_epochs=2, standalone_epochs=2, milestones=(1,)
 )
+
+
+LENGTHS = {"batch_size", "warm_up_epochs", "epochs_per_step", "supernet_epochs", "standalone_epochs"}
+"""Settings that all of these have."""
+
+
+def test_every_setting_is_tried():
+    tried = {name for values in ALONE.values() for name in values}
+    others = LENGTHS | {"operators", "seed", "batch_norm"}  # which tests of several processes change
+    assert {field.name for field in dataclasses.fields(TrainSettings)} == tried | others
+    varied = {
+        name for values in ALONE.values() for name in values.get("augmentation", Augmentation()).describe()
+    }
+    assert {field.name for field in dataclasses.fields(Augmentation)} == varied
 
 
 def images(size=8, count=24):

@@ -124,12 +124,12 @@ def test_presets_and_settings_resolve():
         (
             {"supernet_schedule": "milestones"},
             ValueError,
-            "supernet_schedule must be one of 'linear', 'cosine', 'constant', got 'milestones'",
+            "supernet_schedule must be one of 'linear', 'cosine', 'constant', 'exponential', got 'mile",
         ),
         (
             {"standalone_schedule": "step"},
             ValueError,
-            "standalone_schedule must be one of 'milestones', 'linear', 'cosine', 'constant', got 'step'",
+            "standalone_schedule must be one of 'milestones', 'linear', 'cosine', 'constant', 'exponential'",
         ),
         ({"standalone_ramp_epochs": -0.5}, ValueError, "standalone_ramp_epochs must be at least 0, got -0.5"),
         ({"optimizer": "adam"}, ValueError, "optimizer must be one of 'sgd', 'adamw', 'rmsprop', got 'adam'"),
@@ -170,6 +170,7 @@ def test_presets_and_settings_resolve():
         ({"precision": "fp16"}, ValueError, "precision must be one of 'fp32', 'bf16', got 'fp16'"),
         ({"operators": "fast"}, ValueError, "operators must be one of 'auto', 'native', 'torch', got 'fast'"),
         ({"clip_norm": 0}, ValueError, "clip_norm must be above 0, got 0"),
+        ({"exponential_end": 1.0}, ValueError, "exponential_end must be above 0 and below 1, got 1.0"),
         ({"loss_scale": -1.0}, ValueError, "loss_scale must be above 0, got -1.0"),
         ({"channels_last": 1}, TypeError, "channels_last must be True or False, got 1"),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
@@ -211,6 +212,7 @@ def test_later_fields_are_described_where_they_say_something():
         "cutmix": 1.0,
         "class_weights": [1, 2.5],
         "dropout": 0.0,
+        "exponential_end": 0.1,
         "standalone_drop_path": 0.2,
         "standalone_drop_path_rule": "epochs",
         "standalone_auxiliary": 0.4,
@@ -223,6 +225,7 @@ def test_later_fields_are_described_where_they_say_something():
         "standalone_schedule": "constant",
         "standalone_ramp_epochs": 3,
         "standalone_ema": 0.9,
+        "batch_norm": "local",
     }
     assert values.keys() == set(LATER)
     described = values | {"augmentation": {"cutout": 8, "color_jitter": [0.4]}}

@@ -190,6 +190,9 @@ enum class Purpose : int32_t {
   // input of convolutions (but depthwise ones) and linear operations has no norm and no activation. An output
   // may lie in the very place of a value of its size that is added to it, or that Kind::combine or gate read.
   resident = 2,
+  // Prediction as above by levels, but the chip copies by itself what warpgroups multiply, where it can: by
+  // tensor maps, which schedule_maps_cuda makes. It gives the same bits.
+  mapped = 3,
 };
 constexpr int64_t resident_alignment = 64;  // elements
 
@@ -212,8 +215,10 @@ constexpr int cuda_conv_tile_count = sizeof cuda_conv_tiles / sizeof *cuda_conv_
 // The number of the usual tile for so many output channels.
 int schedule_usual_tile_cuda(int64_t channels);
 
-// Returns whether this build has code for warpgroups that the device runs.
+// Returns whether this build has code for warpgroups that the device runs; and whether it has some for those
+// to which the chip copies by tensor maps.
 bool schedule_has_warpgroups_cuda(int device);
+bool schedule_has_tensor_maps_cuda(int device);
 
 // `tf32`: products of fp32 values are rounded to TF32 and run on tensor cores. plan: where the launch
 // plan is written, 8-byte aligned.
@@ -223,8 +228,15 @@ Status schedule_plan_cuda(const ScheduleTables& tables, Dtype storage, bool tf32
 struct CudaNeeds {
   int64_t arena_bytes, scratch_bytes, levels;
   int64_t resident_bytes;  // of a block's shared memory, of which the arena is a part; 0 for other purposes
+  int64_t map_bytes;       // of the tensor maps; 0 for other purposes, and where no operation has any
 };
 CudaNeeds schedule_needs_cuda(const void* plan);
+
+// Writes the tensor maps of a plan, 64-byte aligned, to the host: plain bytes of which the caller puts a copy
+// on the device, 64-byte aligned, too. They are good for this arena and for the weights of the tables, for as
+// long as these stay where they are. Where the driver makes none, it is a device_error.
+Status schedule_maps_cuda(const ScheduleTables& tables, const void* plan, const void* arena, int device,
+                          void* maps);
 
 struct CudaPass {
   const void* plan;                 // on the host
@@ -238,6 +250,7 @@ struct CudaPass {
   int64_t logit_images;  // only
   int device;
   void* stream;
+  const void* maps;  // of this plan and arena, on the device; null where it needs none
 };
 
 // Queues the pass, and returns.

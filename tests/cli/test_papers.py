@@ -1,0 +1,48 @@
+"""The commands of docs/papers.md are taken as they stand there."""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from lasfast import cli
+from lasfast.cli import setup
+from lasfast.cli.earlier import RunOptions
+from lasfast.constraints import parse_bounds
+from lasfast.data.sources import RECIPES
+from lasfast.train import PRESETS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "papers.md").read_text()
+COMMANDS = re.findall(r"`(lasfast [^`]+)`", PAGE)
+
+
+def parse(line: str) -> dict:
+    """Return the values of a command's options and arguments."""
+    name, *words = shlex.split(line)[1:]
+    command = typer.main.get_command(cli._app_of(name))
+    if isinstance(command, TyperGroup):
+        command, words = command.commands[words[0]], words[1:]
+    return command.make_context("lasfast", words).params
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_ask_for_what_there_is(line: str) -> None:
+    given = parse(line)
+    names = {field.name for field in dataclasses.fields(RunOptions)}
+    options = RunOptions(**{name: value for name, value in given.items() if name in names})
+    assert setup.make_settings(options)
+    assert given.get("retrain_preset") in {None, *PRESETS}
+    assert given["supernet"] in {*setup.FAMILIES, *setup.CHOICE_FAMILIES}
+    assert setup._own_arguments(given["supernet"], options) is not None
+    assert given.get("data", "digits").partition(":")[0] in RECIPES
+    assert given.get("constraint") is None or parse_bounds(given["constraint"])
+
+
+def test_every_preset_of_a_paper_is_used() -> None:
+    used = set(re.findall(r"--(?:retrain-)?preset ([\w-]+)", PAGE))
+    assert used >= {name for name in PRESETS if name.partition("-")[0] in ("nir", "spos", "layernas")}
+    assert used >= {"darts-search", "darts-retrain", "darts-imagenet"}

@@ -1,8 +1,8 @@
 """Searchers compared on a table of trained networks: regret after so many evaluations, over many seeds.
 
-    python -m benchmarks.record_tabular record TABLE.npz benchmarks/results/tabular-macro.json
-    python -m benchmarks.record_tabular plot benchmarks/results/tabular-macro.json docs/tabular-macro.png
-    python -m benchmarks.record_tabular page benchmarks/results/tabular-macro.json docs/tabular-macro.md
+    python -m benchmarks.record_tabular record TABLE.npz benchmarks/results/searchers-macro.json
+    python -m benchmarks.record_tabular plot benchmarks/results/searchers-macro.json docs/searchers.png
+    python -m benchmarks.record_tabular page benchmarks/results/searchers-macro.json docs/searchers.md
 
 A searcher sees one training run of each network (seed % runs), as a real search would. Regret is the highest
 mean accuracy of all networks within the constraint, less the mean accuracy of the network that the searcher
@@ -320,10 +320,13 @@ def page(source: Path, output: Path) -> None:
     """Write the tables of a record as a page."""
     record = json.loads(source.read_text(encoding="utf-8"))
     lines = [INTRODUCTION.format(**record["table"], seeds=record["seeds"], record=source.name)]
+    if len(record["problems"]) < len(SHARES):
+        lines.append(PARTIAL)
     for title, problem in record["problems"].items():
         lines += [f"## {title}\n", _best(problem), "", *_table(problem), ""]
     lines += ["## LayerNAS' settings\n", TUNING, *_tuning_table(record["tuning"]), ""]
-    lines += ["## Fronts\n", HYPERVOLUME, *_fronts_table(record["fronts"]), ""]
+    if record["fronts"]:
+        lines += ["## Fronts\n", HYPERVOLUME, *_fronts_table(record["fronts"]), ""]
     output.write_text("\n".join(lines), encoding="utf-8")
     print(output)
 
@@ -345,8 +348,10 @@ included.
 - The table is small: 400 evaluations are a sixteenth of it, and a third of what is within 40 % of the FLOPs.
   What holds here need not hold in a space of 10^20.
 
-![Mean regret against evaluations](tabular-macro.png)
+![Mean regret against evaluations](searchers.png)
 """.replace("FEW", str(FEW))
+PARTIAL = """The record is not complete: bounds on FLOPs that have no table here were not searched yet.
+"""
 TUNING = f"""Mean regret within {TUNED_AT:.0%} of the FLOPs after {TUNING_BUDGET} evaluations, {TUNING_SEEDS}
 seeds. The settings with the least are judged above, at the other bounds, too.
 """

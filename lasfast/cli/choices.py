@@ -156,7 +156,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "auto", AutoOptions)
     def auto(options: AutoOptions) -> None:
-        """Search with what finds most within the number of evaluations: a predictor, or evolution.
+        """Search with what fits the number of evaluations: a predictor, or evolution.
 
         A predictor says what to measure for up to 1,000 evaluations; beyond, a population evolves.
 

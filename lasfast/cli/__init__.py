@@ -37,6 +37,10 @@ COMMANDS = {
         "architecture_table",
         "Train every assignment of a depth range from scratch, and write the table of their accuracies.",
     ),
+    "table": (
+        "table",
+        "Make a table to search in of NAS-Bench-101, NAS-Bench-201 or NATS-Bench, as they are downloaded.",
+    ),
     "latency": ("latency", "Time a supernet's layers on this machine."),
     "spaces": (
         "spaces",

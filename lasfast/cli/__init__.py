@@ -46,10 +46,6 @@ COMMANDS = {
         "spaces",
         "List the supernets that `--supernet` takes, or show the decisions of a supernet of choices.",
     ),
-    "table": (
-        "table",
-        "Make a table to search in of NAS-Bench-101, NAS-Bench-201 or NATS-Bench, as they are downloaded.",
-    ),
     "info": ("info", "Say what is installed, what was compiled and what this machine has."),
     "check": (
         "check",

@@ -37,14 +37,14 @@ COMMANDS = {
         "architecture_table",
         "Train every assignment of a depth range from scratch, and write the table of their accuracies.",
     ),
+    "table": (
+        "table",
+        "Make a table to search in of NAS-Bench-101, NAS-Bench-201 or NATS-Bench, as they are downloaded.",
+    ),
     "latency": ("latency", "Time a supernet's layers on this machine."),
     "spaces": (
         "spaces",
         "List the supernets that `--supernet` takes, or show the decisions of a supernet of choices.",
-    ),
-    "table": (
-        "table",
-        "Make a table to search in of NAS-Bench-101, NAS-Bench-201 or NATS-Bench, as they are downloaded.",
     ),
     "info": ("info", "Say what is installed, what was compiled and what this machine has."),
     "check": (

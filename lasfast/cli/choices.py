@@ -156,7 +156,7 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "auto", AutoOptions)
     def auto(options: AutoOptions) -> None:
-        """Search with what finds most within the number of evaluations: a predictor, or evolution.
+        """Search with what fits the number of evaluations: a predictor, or evolution.
 
         A predictor says what to measure for up to 1,000 evaluations; beyond, a population evolves.
 
@@ -345,12 +345,12 @@ def _layernas(options: LayerNASOptions, space: ChoiceSpace, constraint: Constrai
             "--constraint must be given: LayerNAS searches within a cost, as flops<=42M, or flops>=0 for any"
         )
     target, *others = constraint.bounds
-    most = None if options.table is not None else LAYERNAS_EVALUATIONS
     if math.isinf(target.low) and math.isfinite(target.high):
         low, high = target.quantity(0.9 * target.high), target.quantity(target.high)
         make_console(options.quiet).print(
             f"a range finds more with fewer evaluations: --constraint '{low}<={target.cost}<={high}'"
         )
+    most = None if options.table is not None else LAYERNAS_EVALUATIONS
     return LayerNAS(
         space,
         cost=constraint.costs[target.cost],

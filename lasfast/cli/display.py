@@ -18,6 +18,7 @@ from lasfast.report import (
     Run,
     candidates_of,
     cells_table,
+    certainty_text,
     comparison_table,
     comparison_text,
     ranking_table,
@@ -268,6 +269,12 @@ def show_cells(console: Console, run: Run) -> None:
     top1 = f"{100 * best.measurement.top1:.1f} % with inherited weights"
     console.print(cells_table(f"{run.title}: the best cells, {top1}", space, architecture))
     console.print(space.genotype(architecture), soft_wrap=True)
+
+
+def show_certainty(console: Console, run: Run) -> None:
+    """Show whether what a finished search found can be told from the others, if that is known."""
+    if run.certainty is not None:
+        console.print(certainty_text(run.certainty))
 
 
 def show_comparison(console: Console, run: Run) -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from torch import nn
 
-from lasfast.cli.display import Meter, make_console, show_cells, show_comparison, show_written
+from lasfast.cli.display import (
+    Meter,
+    make_console,
+    show_cells,
+    show_certainty,
+    show_comparison,
+    show_written,
+)
 from lasfast.cli.from_scratch import show_rows, train_from_scratch
 from lasfast.cli.setup import TrainingSetup
 from lasfast.cli.winner import Winner, epochs
@@ -96,6 +103,7 @@ def _show_search(given: TrainingSetup, study: Study, result: StudyResult) -> dic
         console.print(front_table(f"{run.title}: the Pareto front", run.front))
         console.print(f"{result.best.text} is the best: {result.why_best}", soft_wrap=True)
     show_cells(console, run)
+    show_certainty(console, run)
     show_comparison(console, run)
     written = {
         JOURNAL: "every measurement",

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lasfast.cli import search
 from lasfast.cli.config import CONFIG, read_options
-from lasfast.cli.display import make_console, show_cells, show_comparison
+from lasfast.cli.display import make_console, show_cells, show_certainty, show_comparison
 from lasfast.cli.options import command
 from lasfast.core.files import file_stem
 from lasfast.deploy.pt2 import read_card
@@ -86,6 +86,7 @@ def register(app: typer.Typer) -> None:
             candidates = (one for step in run.steps for one in step)
             best = sorted(candidates, key=lambda one: -one.measurement.top1)[:10]
             console.print(front_table(f"{run.title}: the ten best so far (not finished)", best))
+        show_certainty(console, run)
         show_comparison(console, run)
         path = plot_search(run, options.plot or run.directory / "search.png")
         console.print(f"picture: {path}")

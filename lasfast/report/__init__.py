@@ -5,13 +5,21 @@ from lasfast.report.page import write_page
 from lasfast.report.plot import plot_search
 from lasfast.report.regret import plot_regret
 from lasfast.report.run import Candidate, Run, candidates_of
-from lasfast.report.tables import comparison_table, comparison_text, front_table, ranking_table, winners_table
+from lasfast.report.tables import (
+    certainty_text,
+    comparison_table,
+    comparison_text,
+    front_table,
+    ranking_table,
+    winners_table,
+)
 
 __all__ = [
     "Candidate",
     "Run",
     "candidates_of",
     "cells_table",
+    "certainty_text",
     "comparison_table",
     "comparison_text",
     "front_table",

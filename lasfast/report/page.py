@@ -14,7 +14,7 @@ from markupsafe import Markup
 from lasfast.core.files import atomic_write_text
 from lasfast.report.plot import draw_search
 from lasfast.report.run import Candidate, Run
-from lasfast.report.tables import cost_columns
+from lasfast.report.tables import certainty_text, cost_columns
 from lasfast.study.result import format_top1
 
 
@@ -57,6 +57,7 @@ def write_page(
     text = environment.get_template("page.html.j2").render(
         title=run.title,
         verdict=verdict(run),
+        certainty="" if run.certainty is None else certainty_text(run.certainty),
         facts=[*facts, ("architectures measured", str(len(candidates)))],
         figure=figure,
         columns=["architecture", "top-1", *costs],

@@ -14,6 +14,7 @@ from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement
 from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
+from lasfast.study.certainty import Certainty
 from lasfast.study.comparison import Comparison
 from lasfast.study.files import JOURNAL, RESULT, TABLE
 from lasfast.study.result import latency_of
@@ -62,6 +63,7 @@ class Run:
         steps: the candidates of each step, in the order in which they were asked for.
         finished: whether there is a result.
         best: the candidate that the study ended with; None while it runs.
+        certainty: whether that can be told from the others, where the measurements say it.
         comparison: how it compares with what costs the same, where the study was asked for it.
     """
 
@@ -70,6 +72,7 @@ class Run:
     steps: tuple[tuple[Candidate, ...], ...]
     finished: bool
     best: Candidate | None = None
+    certainty: Certainty | None = None
     comparison: Comparison | None = None
 
     @classmethod
@@ -106,8 +109,9 @@ class Run:
         read = tuple(tuple(candidates_of(step, costs, text)) for _, step in sorted(steps.items()))
         candidates = {one.measurement.architecture: one for step in read for one in step}
         best = candidates[tuple(result["best"]["architecture"])] if "best" in result else None
+        certain = Certainty.from_json(result["certainty"]) if "certainty" in result else None
         compared = Comparison.from_json(result["comparison"]) if "comparison" in result else None
-        return cls(directory, description, read, bool(result), best, compared)
+        return cls(directory, description, read, bool(result), best, certain, compared)
 
     @property
     def has_depths(self) -> bool:

@@ -10,8 +10,12 @@ from rich.table import Table
 
 from lasfast.constraints import Bound
 from lasfast.report.run import Candidate
+from lasfast.study.certainty import Certainty
 from lasfast.study.comparison import ITSELF, RANDOM, Comparison
 from lasfast.study.result import format_params, format_top1
+
+MOST_IMAGES = 1_000_000
+"""More validation images than that are no advice."""
 
 
 def ranking_table(title: str, candidates: Iterable[Candidate]) -> Table:
@@ -85,6 +89,31 @@ def comparison_text(comparison: Comparison) -> str:
         f"All were measured together; {images}. The winner is the best of {comparison.measured} on these, so "
         f"it counts as better only from {comparison.errors_of_a_lead:.1f} standard errors on."
     )
+    return "\n".join(lines)
+
+
+def certainty_text(certainty: Certainty) -> str:
+    """Return the sentences that say whether the winner can be told from the others, and what would help."""
+    winner, rival, alike = certainty.winner, certainty.rival, certainty.alike
+    difference = f"(difference {100 * certainty.difference:+.1f} ± {100 * certainty.error:.1f} points)"
+    if certainty.rival_is_alike:
+        more = f", nor from {alike - 1} others of {certainty.measured}" if alike > 1 else ""
+        lines = [f"{winner} is not distinguishable from {rival} {difference}{more}."]
+    else:
+        lines = [
+            f"{winner} differs from {rival}, the best of the others, by more than noise {difference}; from "
+            f"{alike or 'none'} of {certainty.measured - 1} it is not distinguishable."
+        ]
+    if certainty.tau is not None:
+        lines.append(
+            f"One half of the {certainty.images:,} validation images ranks them as the other half does with "
+            f"Kendall's tau {certainty.tau:.2f}: 1 is the same order, 0 is chance."
+        )
+    if certainty.rival_is_alike:
+        advice = "What would help: longer training, which spreads accuracies"
+        if certainty.images_needed is not None and certainty.images_needed <= MOST_IMAGES:
+            advice += f", or some {certainty.images_needed:,} validation images, which tell these two apart"
+        lines.append(f"{advice}.")
     return "\n".join(lines)
 
 

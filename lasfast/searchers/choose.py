@@ -31,7 +31,7 @@ def choose(
     evaluations: int = 200,
     seed: int = 0,
 ) -> Searcher:
-    """Return the searcher that finds most with so many evaluations, by what was measured on tables.
+    """Return the searcher that is to be preferred with so many evaluations, by what was measured on a table.
 
     That is the predictor up to PREDICTED evaluations, in at most about STEPS steps after the first, and
     evolution beyond. Of fewer evaluations than a predictor begins with, it is random search.

@@ -14,12 +14,13 @@ from lasfast.constraints import BoundedSampler
 from lasfast.core.checks import as_int
 from lasfast.searchers.gaussian_process import Array, GaussianProcess, Kernel, likeliest_kernel
 from lasfast.searchers.limits import limits_of
-from lasfast.searchers.operators import initial_sample, ranked
+from lasfast.searchers.operators import initial_sample, one_of_each, ranked
 from lasfast.searchers.product import ProductSearcher
 from lasfast.spaces import Architecture, ListedSpace, ProductSpace
 
 POOL = 1000  # random architectures that a step chooses from
-TRIES = 5  # times as many draws, for those that are new and within the constraint
+LISTED = 20_000  # in spaces of up to so many, these come from a list of those that are left
+TRIES = 5  # times as many draws, in larger ones, for those that are new and within the constraint
 BEST = 5  # the best so far, whose neighbours are in the choice, too
 REFIT = 1.25
 """The kernel is fitted again when so many times as many values are known. It changes little in between."""
@@ -100,17 +101,25 @@ class Predictor(ProductSearcher):
 
     def _pool(self, rng: random.Random) -> list[Architecture]:
         """Return the architectures to choose from, all new."""
-        accept = self.each_new()
+        accept = one_of_each(self.space, self.is_unknown)
         best = ranked(self.known.items())[:BEST]
         pool = [one for parent, _ in best for one in self.new_neighbours(parent) if accept(one)]
+        if self._list is not None:
+            left = list(filter(accept, self._list))
+            return pool + rng.sample(left, min(POOL, len(left)))
         wanted = len(pool) + POOL
         for _ in range(TRIES * POOL):
             one = self._draw(rng)
             if one is None or len(pool) == wanted:
                 break
-            if accept(one):
+            if self.admits(one) and accept(one):
                 pool.append(one)
         return pool
+
+    @cached_property
+    def _list(self) -> list[Architecture] | None:
+        """All architectures that may be asked for, of a small space."""
+        return list(filter(self.admits, self.space.enumerate())) if self.space.count() <= LISTED else None
 
     @cached_property
     def _draw(self) -> Callable[[random.Random], Architecture | None]:

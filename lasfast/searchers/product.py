@@ -40,11 +40,13 @@ class ProductSearcher(Searcher):
         self.known.update(results)
         self._keys.update(self.space.key(architecture) for architecture, _ in results)
 
+    def is_unknown(self, architecture: Architecture) -> bool:
+        """Return whether no architecture of this function was asked for."""
+        return architecture not in self.known and self.space.key(architecture) not in self._keys
+
     def is_new(self, architecture: Architecture) -> bool:
         """Return whether an architecture may be asked for, and none of its function was."""
-        if architecture in self.known or not self.admits(architecture):
-            return False
-        return self.space.key(architecture) not in self._keys
+        return architecture not in self.known and self.admits(architecture) and self.is_unknown(architecture)
 
     def each_new(self) -> Callable[[Architecture], bool]:
         """Return a function that says whether an architecture is new, and accepts one of each function."""

@@ -48,8 +48,10 @@ class ListedSpace(ProductSpace):
             range(min(taken), max(taken) + 1) for taken in zip(*self._architectures, strict=True)
         )
         self.names = None if names is None else tuple(map(tuple, names))
-        if self.names is not None and [len(one) for one in self.names] < [one.stop for one in self.options]:
-            raise ValueError("names must be one for each option")
+        if self.names is not None:
+            counts, needed = list(map(len, self.names)), [options.stop for options in self.options]
+            if len(counts) != len(needed) or any(a < b for a, b in zip(counts, needed, strict=True)):
+                raise ValueError(f"names must be {needed} for the decisions, got {counts}")
         self._keys = None if keys is None else list(keys)
         if self._keys is not None and len(self._keys) != len(self._architectures):
             raise ValueError(f"keys must be {len(self._architectures)}, got {len(self._keys)}")

@@ -90,7 +90,7 @@ class Comparison:
     @property
     def errors_of_a_lead(self) -> float:
         """The number of standard errors from which on a lead counts as more than noise."""
-        return _errors(self.measured)
+        return errors_of_a_lead(self.measured)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -227,11 +227,11 @@ def _error_of_mean(values: np.ndarray) -> float:
 
 
 def _verdict(lead: float, error: float, measured: int) -> str:
-    if lead > _errors(measured) * error:
+    if lead > errors_of_a_lead(measured) * error:
         return BETTER
-    return WORSE if lead < -_errors(1) * error else UNSURE
+    return WORSE if lead < -errors_of_a_lead(1) * error else UNSURE
 
 
-def _errors(of: int) -> float:
+def errors_of_a_lead(of: int) -> float:
     """Return by how many standard errors the greatest of so many differences may be above 0 by chance."""
     return statistics.NormalDist().inv_cdf(1 - CHANCE / 2 / of)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from lasfast.measurements.measurement import Measurement
 from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
+from lasfast.study.certainty import Certainty
 from lasfast.study.comparison import Comparison
 
 
@@ -140,6 +141,8 @@ class StudyResult:
         steps: the measurements of each step.
         description: what the result is a function of, as the journal's header has it.
         candidates: all measurements with their costs, in the order in which they were asked for.
+        certainty: whether the best can be told from the others; None where measurements do not say which
+            images were right, as those of a table.
         comparison: how the best compares with what costs the same, where the study was asked for it.
     """
 
@@ -149,6 +152,7 @@ class StudyResult:
     steps: list[list[Measurement]] = dataclasses.field(repr=False)  # a search has thousands
     description: dict[str, Any] = dataclasses.field(repr=False)
     candidates: list[Measured] = dataclasses.field(repr=False)
+    certainty: Certainty | None = None
     comparison: Comparison | None = None
 
     @property
@@ -180,12 +184,14 @@ class StudyResult:
     def to_json(self) -> dict[str, Any]:
         """Return what result.json holds: it has no times, so that equal studies give equal bytes."""
         candidates = iter(self.candidates)
+        certain = {} if self.certainty is None else {"certainty": self.certainty.to_json()}
         compared = {} if self.comparison is None else {"comparison": self.comparison.to_json()}
         return {
             "format": 1,
             "study": self.description,
             "best": self.best.to_json(),
             "winners": {str(depth): winner.to_json() for depth, winner in self.winners.items()},
+            **certain,
             **compared,
             "steps": [[next(candidates).to_json() for _ in step] for step in self.steps],
         }

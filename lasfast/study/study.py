@@ -33,6 +33,7 @@ from lasfast.measurements.tabular import TabularEvaluator
 from lasfast.runtime import distributed
 from lasfast.searchers import Searcher
 from lasfast.spaces import Architecture
+from lasfast.study.certainty import certainty_of
 from lasfast.study.checkpoints import CheckpointClock, train_with_checkpoints
 from lasfast.study.comparison import compare
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT, refuse_started
@@ -387,7 +388,11 @@ class Study:
         best, highest = choose_best(eligible, self._cost, exact=of_table)
         if isinstance(self.evaluator, TabularEvaluator):
             best = dataclasses.replace(best, test_top1=self.evaluator.test_top1(best.architecture))
-        return StudyResult(best, highest, winners, steps, self.description, candidates)
+        others = {one.architecture: one for one in eligible if one.architecture != best.architecture}
+        certainty = certainty_of(
+            (best.text, best.measurement), [(one.text, one.measurement) for one in others.values()]
+        )
+        return StudyResult(best, highest, winners, steps, self.description, candidates, certainty)
 
     def _cost(self, candidate: Measured) -> float:
         """Return the cost that the best is chosen by: the searcher's, or bit operations, or FLOPs."""

@@ -163,6 +163,9 @@ def test_a_study_compares_its_winner_and_changes_nothing_else(tmp_path, one_thre
     assert again.comparison == result.comparison
     assert contents(tmp_path / "compared") == second
     assert dataclasses.replace(result, comparison=None).to_json() == plain.to_json()
+    certainty = result.certainty
+    assert certainty is not None
+    assert (certainty.winner, certainty.measured) == (result.best.text, 6)
     comparison = result.comparison
     assert comparison is not None
     assert comparison.top1 == result.best.top1

@@ -72,11 +72,12 @@ class SavedWeights:
     @property
     def were_measured(self) -> bool:
         """True where the search has measured something with them, which it does not before it has trained."""
-        return bool(self.metadata["journal_entries"])
+        return bool(self.metadata.get("journal_entries"))
 
     def load_into(self, supernet: Supernet) -> None:
         """Give them to a supernet; CheckpointError where it is not the one that they are of."""
-        if self.metadata["study"]["supernet"] != json.loads(json.dumps(supernet.describe())):
+        study = self.metadata.get("study", {})  # other commands have checkpoints, too
+        if study.get("supernet") != json.loads(json.dumps(supernet.describe())):
             raise CheckpointError(
                 f"{self.path} is of another supernet than the options beside it build: use the version of "
                 "lasfast, and of the --model, that it was trained with"

@@ -304,12 +304,24 @@ def _logarithmic(most: int) -> set[int]:
     return {round(10 ** (exponent / 8)) for exponent in range(int(8 * math.log10(most)) + 1)}
 
 
+DRAWN = (
+    "random",
+    "regularized evolution, 20 members",
+    "evolution, generations of 20",
+    "local search",
+    "predictor",
+    f"{LAYERNAS}, best parents",
+    TPE,
+)
+"""As many as there are colors."""
+
+
 @app.command()
 def plot(source: Path, output: Path) -> None:
-    """Draw the regrets."""
+    """Draw the regrets of some searchers."""
     problems = json.loads(source.read_text(encoding="utf-8"))["problems"]
     panels = {
-        title: {name: one["points"] for name, one in problem["methods"].items()}
+        title: {name: problem["methods"][name]["points"] for name in DRAWN if name in problem["methods"]}
         for title, problem in problems.items()
     }
     print(plot_regret(panels, output))

@@ -1,14 +1,19 @@
 r"""A trained network at half of its multiply-adds: lasfast beside ModelOpt, Torch-Pruning, uniform scaling.
 
     python -m benchmarks.record_own_model outcomes runs/own-model benchmarks/results/own-model-resnet.json
+    python -m benchmarks.record_own_model outcomes runs/own-model \
+        benchmarks/results/own-model-mobilenet.json \
+        --network mobilenet --limit 5000 --calibration 250 --adapt-epochs 1 --candidates 100 \
+        --without fastnas --without autonas
     python -m benchmarks.record_own_model rates benchmarks/results/own-model-rates.json
-    python -m benchmarks.record_own_model page benchmarks/results/own-model-resnet.json \
-        benchmarks/results/own-model-rates.json docs/own-network.md
+    python -m benchmarks.record_own_model page docs/own-network.md benchmarks/results/own-model-rates.json \
+        benchmarks/results/own-model-resnet.json benchmarks/results/own-model-mobilenet.json
 
 `outcomes` trains a network on CIFAR-10 for each seed, halves it in each way, and trains what came out on, all
 with the same images, epochs and settings. The directory keeps the trained networks. What is in the record
-already is not done again. `rates` measures how long a candidate takes in a ResNet-18. `page` writes both
-into the page.
+already is not done again. FastNAS and AutoNAS may be left out (`--without`): of FastNAS, the number of
+candidates and the time of some is then measured. `rates` measures how long a candidate takes in a ResNet-18.
+`page` writes all into the page.
 
 The peers are not among lasfast's extras: `pip install nvidia-modelopt==0.47 torchprofile==0.0.4 requests
 huggingface_hub torch-pruning`.
@@ -23,11 +28,12 @@ import statistics
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import timm
 import torch
@@ -340,6 +346,7 @@ def outcomes(
     candidates: int = 150,
     seeds: int = 3,
     threads: int = 1,
+    without: list[str] = typer.Option([], help="fastnas or autonas"),  # noqa: B008
 ) -> None:
     """Halve a trained network in each way, for some seeds."""
     torch.set_num_threads(threads)
@@ -366,17 +373,20 @@ def outcomes(
         model = trained(NETWORKS[network], images, epochs, seed, directory / f"{network}-{seed}.safetensors")
         tasks.append(Task(model, images, seed, candidates, adapt_epochs))
         known["seeds"].setdefault(str(seed), {"whole": evaluate_network(model, test).top1})
+    if "fastnas" in without and "without_fastnas" not in known:
+        known["without_fastnas"] = fastnas_cost(tasks[0], candidates=3)
     *others, last = METHODS
     for task, method in [(task, method) for task in tasks for method in others] + [
         (task, last) for task in tasks
     ]:
         entry = known["seeds"][str(task.seed)]
-        if method in entry:
+        if method in entry or method in without:
             continue
         entry[method] = judged(task, method, test, tune_epochs)
         typer.echo(f"seed {task.seed}, {method}: {json.dumps(entry[method])}")
         machine = _harness.machine() | {"threads": threads}
-        _harness.write({key: known[key] for key in (*settings, "seeds")} | {"machine": machine}, output)
+        kept = {key: value for key, value in known.items() if key not in ("time", "machine")}
+        _harness.write(kept | {"machine": machine}, output)
 
 
 # ---- how long a candidate takes
@@ -386,9 +396,13 @@ class _EnoughError(Exception):
     """As many candidates were timed as were wanted."""
 
 
-def _fastnas_seconds(task: Task, candidates: int) -> float:
-    """Return FastNAS' CPU seconds a candidate, of recalibration and prediction."""
+def fastnas_cost(task: Task, candidates: int) -> dict[str, float]:
+    """Return how many candidates FastNAS measures at most, and its CPU seconds for each of the first.
+
+    A candidate is recalibrated and predicts. A layer that loses nothing at some width is not tried wider.
+    """
     import modelopt.torch.prune as mtp
+    from modelopt.torch.prune import fastnas as searcher
 
     times: list[float] = []
 
@@ -400,7 +414,10 @@ def _fastnas_seconds(task: Task, candidates: int) -> float:
         return top1
 
     found = Found(task.model)
-    try:
+    with (
+        mock.patch.object(searcher.tqdm, "tqdm", wraps=searcher.tqdm.tqdm) as progress,
+        suppress(_EnoughError),
+    ):
         mtp.prune(
             copy.deepcopy(task.model),
             mode=[("fastnas", _modelopt_config(None))],
@@ -408,9 +425,13 @@ def _fastnas_seconds(task: Task, candidates: int) -> float:
             dummy_input=task.example,
             config=_modelopt_search(task, found) | {"score_func": score},
         )
-    except _EnoughError:
-        return (times[-1] - times[0]) / candidates
-    raise RuntimeError(f"FastNAS measured fewer than {candidates} candidates")
+    seconds = (times[candidates] - times[0]) / candidates
+    return {"candidates": progress.call_args.kwargs["total"], "cpu_seconds": seconds}
+
+
+def _fastnas_seconds(task: Task, candidates: int) -> float:
+    """Return FastNAS' CPU seconds a candidate."""
+    return fastnas_cost(task, candidates)["cpu_seconds"]
 
 
 def _our_seconds(task: Task, precision: str, candidates: int) -> float:
@@ -432,6 +453,13 @@ def _our_seconds(task: Task, precision: str, candidates: int) -> float:
     return (time.process_time() - begun) / len(architectures)
 
 
+def resnet18(classes: int) -> nn.Module:
+    """Return timm's ResNet-18 with a stem for images of 32 pixels."""
+    network: nn.Module = timm.create_model("resnet18", num_classes=classes)
+    network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    return network
+
+
 @app.command()
 def rates(
     output: Path,
@@ -442,13 +470,11 @@ def rates(
     ours: int = 16,
     rounds: int = 1,
 ) -> None:
-    """Time candidates of timm's ResNet-18 with a stem for small images, on one thread, in turns."""
+    """Time candidates of a ResNet-18 on one thread, in turns."""
     torch.set_num_threads(1)
     images = lasfast.data.load(data, calibration=calibration, validation=validation, limit=1000)
     torch.manual_seed(0)
-    model = timm.create_model("resnet18", num_classes=images.num_classes).eval()
-    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    task = Task(model, images, 0, ours, 0)
+    task = Task(resnet18(images.num_classes).eval(), images, 0, ours, 0)
     runs: dict[str, Callable[[], float]] = {
         "fastnas": partial(_fastnas_seconds, task, theirs),
         "lasfast fp32": partial(_our_seconds, task, "fp32", ours),
@@ -473,6 +499,8 @@ def rates(
 # ---- the page
 
 HEADING = "## Beside other tools\n"
+PEAK = Path(__file__).parent / "results" / "without-amx-evaluate.json"
+"""The record with the multiply-adds a second of large products in bf16, on a processor of the same kind."""
 NAMES = {
     "uniform": "uniform widths",
     "torch-pruning": "Torch-Pruning",
@@ -481,13 +509,15 @@ NAMES = {
     "lasfast": "lasfast",
     "lasfast, adapted": "lasfast, adapted",
 }
-JUDGED = tuple(method for method in NAMES if method != "autonas")
-"""The methods that every seed must have; AutoNAS takes longer than all others together."""
-TITLES = {"resnet": "timm's ResNet-10 of 16 to 128 channels, with a stem for small images"}
-TITLES["mobilenet"] = "torchvision's MobileNetV2 of half the width, with two strides less"
+JUDGED = tuple(method for method in NAMES if method not in ("fastnas", "autonas"))
+"""The methods that every seed must have; the others may take too long."""
+TITLES = {
+    "resnet": "timm's ResNet-10 of 16 to 128 channels, with a stem for small images",
+    "mobilenet": "torchvision's MobileNetV2 of half the width, with a stem of stride 1",
+}
 
 
-def _points(values: list[float]) -> str:
+def points(values: list[float]) -> str:
     """Return mean and standard error of shares of 1, in points."""
     if len(values) < 2:
         return f"{100 * values[0]:.1f}"
@@ -511,72 +541,97 @@ def _rows(seeds: list[dict[str, Any]]) -> list[str]:
             f"| {name} | {100 * statistics.fmean(one['share'] for one in entries):.0f} % "
             f"| {statistics.fmean(one['candidates'] for one in entries):.0f} "
             f"| {seconds['adapt']:.0f} + {seconds['search']:.0f} + {seconds['tune']:.0f} "
-            f"| {_points([one['before'] for one in entries])} "
-            f"| {_points([one['after'] for one in entries])} |"
+            f"| {points([one['before'] for one in entries])} "
+            f"| {points([one['after'] for one in entries])} |"
         )
     return rows
 
 
 def _verdict(seeds: list[dict[str, Any]]) -> str:
-    """Return a sentence for each of our two ways: the paired difference to the best of the others."""
-    others = [method for method in JUDGED if not method.startswith("lasfast")]
+    """Return a sentence for our two ways: the paired differences to the best of those that all seeds have."""
+    others = [one for one in NAMES if not one.startswith("lasfast") and all(one in seed for seed in seeds)]
     best = max(others, key=lambda method: statistics.fmean(seed[method]["after"] for seed in seeds))
-    sentences = []
+    parts = []
     for method in ("lasfast", "lasfast, adapted"):
         differences = [seed[method]["after"] - seed[best]["after"] for seed in seeds]
-        sentences.append(f"{NAMES[method]} ends {_points(differences)} points above {NAMES[best]}")
-    return " and ".join(sentences)
+        side = "above" if statistics.fmean(differences) >= 0 else "below"
+        if side == "below":
+            differences = [-one for one in differences]
+        parts.append(f"{NAMES[method]} ends {points(differences)} points {side} {NAMES[best]}")
+    return f"Paired by seed, {' and '.join(parts)}."
 
 
-@app.command()
-def page(outcomes: Path, rates: Path, target: Path) -> None:
-    """Write the text of both records into the page, in the place of that section."""
-    found = json.loads(outcomes.read_text(encoding="utf-8"))
-    speed = json.loads(rates.read_text(encoding="utf-8"))
-    before, heading, rest = target.read_text(encoding="utf-8").partition(HEADING)
-    if not heading:
-        raise typer.BadParameter(f"{target} has no heading {HEADING.strip()!r}")
-    after = rest[rest.index("\n## ") :] if "\n## " in rest else ""
+def _section(found: dict[str, Any]) -> str:
+    """Return the text of one network's outcomes."""
     seeds = [seed for seed in found["seeds"].values() if all(method in seed for method in JUDGED)]
     images, epochs = found["images"], found["epochs"]
-    seconds = {name: statistics.median(values) for name, values in speed["cpu_seconds"].items()}
-    ratios = {name: seconds["fastnas"] / seconds[f"lasfast {name}"] for name in ("fp32", "bf16")}
-    counts = f"{images['calibration']:,} images and measure on {images['validation']:,}"
-    per_candidate = f"{speed['images']['calibration']:,} images of calibration and "
-    per_candidate += f"{speed['images']['validation']:,} of validation"
-    ways = ", ".join(NAMES[method] for method in NAMES if any(method in seed for seed in seeds))
-    autonas = (
-        "AutoNAS trains one sub-network a batch, for four times as many epochs as `adapt`, which trains four."
-        if any("autonas" in seed for seed in seeds)
-        else "ModelOpt's AutoNAS is not in the table: its first search was stopped after eight CPU minutes."
-    )
-    written = f"""\
-The network is {TITLES[found["network"]]}. It was trained for {epochs["trained"]}
+    missing = ""
+    if (cost := found.get("without_fastnas")) is not None:
+        minutes = cost["candidates"] * cost["cpu_seconds"] / 60
+        missing = f" FastNAS was not run: it measures up to {cost['candidates']:.0f} candidates, each in "
+        missing += f"{cost['cpu_seconds']:.1f} CPU seconds: up to {minutes:.0f} minutes for each seed."
+    return f"""\
+The network is {TITLES[found["network"]]}: {len(seeds)} seeds of it. It was trained for {epochs["trained"]}
 epochs on {images["train"]:,} images of CIFAR-10, and has a top-1 of
-{_points([seed["whole"] for seed in seeds])} % on the {images["test"]:,} test images. Each way halves its
-multiply-adds ({ways}). Torch-Pruning goes by the magnitude of groups over the whole network,
-lasfast by `from_model` and evolution in bf16 to the most accurate within the bound (`result.highest`). Then
-all are trained on for {epochs["tuned"]} epochs with the same settings. Searches recalibrate on {counts}.
-These are means and standard errors of {len(seeds)} seeds, and CPU seconds on one thread of a busy machine.
+{points([seed["whole"] for seed in seeds])} % on the {images["test"]:,} test images. Searches recalibrate on
+{images["calibration"]:,} images and measure on {images["validation"]:,}. `adapt` takes {epochs["adapted"]}
+epochs and tuning {epochs["tuned"]}.
 
 | | multiply-adds left | candidates | seconds: adapt + search + tune | top-1 before | top-1 tuned |
 |---|---|---|---|---|---|
 {chr(10).join(_rows(seeds))}
 
-Paired by seed, {_verdict(seeds)}. That is one small network that was trained for a short time: it shows that
-a search pays here, and no more. {autonas}
+{_verdict(seeds)}{missing}"""
+
+
+@app.command()
+def page(target: Path, rates: Path, outcomes: list[Path]) -> None:
+    """Write the text of the records into the page, in the place of that section."""
+    speed = json.loads(rates.read_text(encoding="utf-8"))
+    before, heading, rest = target.read_text(encoding="utf-8").partition(HEADING)
+    if not heading:
+        raise typer.BadParameter(f"{target} has no heading {HEADING.strip()!r}")
+    after = rest[rest.index("\n## ") :] if "\n## " in rest else ""
+    found = [json.loads(one.read_text(encoding="utf-8")) for one in outcomes]
+    has_autonas = any("autonas" in seed for one in found for seed in one["seeds"].values())
+    autonas = (
+        "ModelOpt's AutoNAS trains one sub-network a batch, for four times as many epochs as `adapt`, which "
+        "trains four; where it is not in a table, it was not run: it takes longer than all others together."
+        if has_autonas
+        else "ModelOpt's AutoNAS is not in the tables: its first search was stopped after eight CPU minutes."
+    )
+    seconds = {name: statistics.median(values) for name, values in speed["cpu_seconds"].items()}
+    ratios = {name: seconds["fastnas"] / seconds[f"lasfast {name}"] for name in ("fp32", "bf16")}
+    peak = json.loads(PEAK.read_text(encoding="utf-8"))["peak_flops"]
+    work = multiply_adds(resnet18(10), torch.zeros(1, 3, 32, 32)) * sum(speed["images"].values())
+    per_candidate = f"{speed['images']['calibration']:,} images of calibration and "
+    per_candidate += f"{speed['images']['validation']:,} of validation"
+    files = ", ".join(f"[{one.stem}](../benchmarks/results/{one.name})" for one in (*outcomes, rates))
+    written = f"""\
+Each way halves the multiply-adds of a trained network, and what came out is trained on with the same
+settings. Torch-Pruning goes by the magnitude of groups over the whole network, lasfast by `from_model` and
+evolution in bf16 to the most accurate within the bound (`result.highest`). {autonas} The tables have means
+and standard errors over seeds, and CPU seconds on one thread of a busy machine. The networks are small and
+were trained for a short time, so they show no more than what happens there.
+
+{(chr(10) * 2).join(map(_section, found))}
 
 In a ResNet-18 with a stem for small images, a candidate ({per_candidate}) takes FastNAS
 {seconds["fastnas"]:.1f} CPU seconds, and lasfast {seconds["lasfast fp32"]:.1f} in fp32 and
 {seconds["lasfast bf16"]:.1f} in bf16: {ratios["fp32"]:.1f} and {ratios["bf16"]:.1f} times less. Candidates
 are the whole network with one width changed, as FastNAS measures them: its first
 {speed["candidates"]["theirs"]}, and {speed["candidates"]["ours"]} random ones of ours, which share the layers
-before that width. Smaller networks gain more, as the table shows.
+before that width. Multiplication is the limit: a candidate takes {work / 1e9:.0f} G multiply-adds, less
+what is shared, and large products in bf16 take {peak / 1e9:.0f} G a second on such a processor without AMX
+([record](../benchmarks/results/{PEAK.name})). At that rate it would take {work / peak:.1f} seconds. Smaller
+networks gain more, as the tables show.
 
-Made from [these](../benchmarks/results/{outcomes.name}) [records](../benchmarks/results/{rates.name}) by
-`python -m benchmarks.record_own_model page`.
+Made from {files} by `python -m benchmarks.record_own_model page`.
 """
-    parts = (one if one.startswith("|") else textwrap.fill(one, 120) for one in written.split("\n\n"))
+    parts = (
+        one if one.startswith("|") else textwrap.fill(one, 120, break_on_hyphens=False)
+        for one in written.split("\n\n")
+    )
     text = "\n" + "\n\n".join(parts) + "\n"
     target.write_text(before + heading + text + after, encoding="utf-8")
     typer.echo(f"wrote {target}")

@@ -94,8 +94,8 @@ def test_the_record_leaves_tensor_cores_room() -> None:
     """Of whole vectors of channels.
 
     By warpgroups, 79 % of Hopper's rate. By warps, in bf16 all of 8.0's in wide tiles and 71 % in narrow
-    ones; in TF32, which is rounded in the loop, 82 % and 43 %. Where the chip copies by tensor maps, those who
-    multiply have at least a quarter fewer instructions.
+    ones; in TF32, which is rounded in the loop, 82 % and 43 %. Where the chip copies by tensor maps, those
+    who multiply have at least a quarter fewer instructions.
     """
     record = Path(inspect_kernels.__file__).parent / "results" / "kernels.json"
     kernels = json.loads(record.read_text())["kernels"]

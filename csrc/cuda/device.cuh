@@ -288,7 +288,6 @@ LASFAST_DEVICE void warpgroup_mma(float (&sum)[16][4], uint64_t a, uint64_t b) {
 // (fence.proxy.tensormap came with CUDA 12.3.)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) && \
     (__CUDACC_VER_MAJOR__ > 12 || (__CUDACC_VER_MAJOR__ == 12 && __CUDACC_VER_MINOR__ >= 3))
-#define LASFAST_TENSOR_MAPS
 constexpr bool has_tensor_maps = true;
 #else
 constexpr bool has_tensor_maps = false;  // nothing below may be used
@@ -300,7 +299,6 @@ struct alignas(8) CopyBarrier {
   uint64_t state;
 };
 
-#ifdef LASFAST_TENSOR_MAPS
 // By one thread, which then has to publish_to_warpgroups(); all others use it behind a barrier.
 LASFAST_DEVICE void begin_phases(CopyBarrier* at, int threads) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(at)), "r"(threads) : "memory");
@@ -354,7 +352,6 @@ LASFAST_DEVICE void copy_rows_async(void* to, const TensorMap* map, CopyBarrier*
       "l"(map), "r"(shared_address(at)), "r"(element), "r"(row)
       : "memory");
 }
-#endif
 
 // Tells the host's stand-in which tile of which kernel this block computes, for the tests to ask.
 LASFAST_DEVICE void note_tile(const char*, const char*, int, int, bool) {}

@@ -35,7 +35,7 @@ from lasfast.train import CheckpointError, checkpoint
 
 T = TypeVar("T", bound=SupernetSearchOptions)
 
-PLACES = {"data", "data_root", "download", "workers"}
+PLACES = {"data", "data_root", "download", "workers", "fast_decode"}
 """Options that say where images are and how they are read: they may be others, if the images are the same."""
 ADOPTED = names_of(DataOptions, SupernetOptions, SizeOptions, ModelSearchOptions)
 ADOPTED -= {"weights", "adapt_epochs", "tune_epochs"}

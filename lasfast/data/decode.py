@@ -68,8 +68,7 @@ def open_image(path: str, channels: int) -> Image.Image:
 def _converted(image: Image.Image, channels: int) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    mode = "L" if channels == 1 else "RGB"
-    return image if image.mode == mode else image.convert(mode)
+    return image.convert("L" if channels == 1 else "RGB")
 
 
 def open_box(path: str, channels: int, draw: Callable[[int, int], Box], size: Size) -> Tensor:

@@ -11,7 +11,7 @@ import math
 import os
 import random
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -117,6 +117,11 @@ class FolderImages(ShuffledImages):
             normalized = normalize(images, self.mean, self.std)
             yield vary.erased(normalized, seed, numbers), labels, len(batch)
 
+    @cached_property
+    def _digest(self) -> str:
+        """The digest of the files, whose sizes are asked for once: a million take minutes on some disks."""
+        return digest_of_files(self._paths, self._labels)
+
     def describe(self) -> dict[str, Any]:
         """Return what identifies these training images, as JSON values; the files by name, size and label."""
         more = self.augmentation.describe()
@@ -127,7 +132,7 @@ class FolderImages(ShuffledImages):
             "resized_crop": True,
             "mean": list(self.mean),
             "std": list(self.std),
-            "digest": digest_of_files(self._paths, self._labels),
+            "digest": self._digest,
             **({"augmentation": more} if more else {}),
             **({"fast_decode": True} if self.fast_decode else {}),
         }
@@ -179,6 +184,10 @@ class FolderLoader:
             batch = images if self.raw else normalize(images, self.mean, self.std)
             yield batch if self.labels is None else (batch, of_images)
 
+    @cached_property
+    def _digest(self) -> str:
+        return digest_of_files(self._paths, self.labels)
+
     def describe(self) -> dict[str, Any]:
         """Return what identifies the batches, normalized or not, as JSON values."""
         return {
@@ -187,7 +196,7 @@ class FolderLoader:
             "batch_size": self.batch_size,
             "mean": list(self.mean),
             "std": list(self.std),
-            "digest": digest_of_files(self._paths, self.labels),
+            "digest": self._digest,
         }
 
     def samples(self, count: int) -> Tensor:

@@ -129,7 +129,8 @@ def ready_to_record(norms: Norms, dtype: torch.dtype, device: torch.device) -> I
     before = [(norm, {name: getattr(norm, name) for name in _STATE}) for norm in norms.values()]
     hooks = []
     for name, norm in norms.items():
-        known = [value for value in (norm.running_mean, norm.weight) if value is not None]
+        # A weight that is computed anew in each call, as of a pruned norm, may have another dtype by now.
+        known = [value for value in (norm.running_mean, *norm.parameters()) if value is not None]
         like = known[0] if known else torch.empty(0, dtype=dtype, device=device)
         norm.training = norm.track_running_stats = True
         norm.running_mean = torch.zeros(norm.num_features, dtype=like.dtype, device=like.device)

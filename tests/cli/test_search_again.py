@@ -69,7 +69,7 @@ def test_a_trained_supernet_is_searched_again(lasfast, without_exports, trained,
     """With other searchers, seeds and bounds, by the same weights on the same images."""
     without_exports()
     first = json.loads((trained / "result.json").read_text())["best"]
-    bounded = ["--weights", trained, "--constraint", "flops<=600k", *THREADS]
+    bounded = ["--weights", trained, "--constraint", "flops<=600k", "--baselines", 0, *THREADS]
     evolution = ["search", "evolution", *bounded, "--population", 4, "--generations", 1, "--top", 2]
     status, out, err = lasfast(*evolution, "-o", tmp_path / "evolution")
     assert status == 0, err

@@ -508,6 +508,17 @@ def test_buffers_outlive_inference_mode() -> None:
     network.eval()(batches()[0]).sum().backward()
 
 
+def test_a_pruned_norm_without_statistics_gets_those_of_its_dtype() -> None:
+    """Its weight is computed in each call; until then, it is that from before the network was converted."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
+    prune.l1_unstructured(network[1], "weight", 0.5)
+    images = [one.bfloat16() for one in batches()]
+    assert lasfast.calibrate(network.bfloat16(), images) == "torch"
+    assert network[1].running_mean.dtype == torch.bfloat16
+    whole = torch.cat([network[0](one) for one in images]).float()
+    torch.testing.assert_close(network[1].running_mean.float(), whole.mean((0, 2, 3)), rtol=2e-2, atol=1e-2)
+
+
 @pytest.mark.parametrize("kind", [PartsChangedInPlace, DropoutIsTheValueItself])
 def test_reading_says_what_was_changed(kind: type[nn.Module]) -> None:
     with pytest.raises(UntraceableError, match=r"is read after .*relu_.* may have changed it"):

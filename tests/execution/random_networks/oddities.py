@@ -253,7 +253,7 @@ def spare(w: Writer) -> bool:
             (
                 f"self.{one}.eval()",
                 f"self.{one}.requires_grad_(False)",
-                f"self.{one}.weight.requires_grad_(False)",
+                f"self.{one}.bias.requires_grad_(False)",  # its weight may be computed
             )
         )
         return w.take(setup=(text,))

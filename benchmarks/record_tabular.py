@@ -304,12 +304,24 @@ def _logarithmic(most: int) -> set[int]:
     return {round(10 ** (exponent / 8)) for exponent in range(int(8 * math.log10(most)) + 1)}
 
 
+DRAWN = (
+    "random",
+    "regularized evolution, 20 members",
+    "evolution, generations of 20",
+    "local search",
+    "predictor",
+    f"{LAYERNAS}, best parents",
+    TPE,
+)
+"""As many as there are colors."""
+
+
 @app.command()
 def plot(source: Path, output: Path) -> None:
-    """Draw the regrets."""
+    """Draw the regrets of some searchers."""
     problems = json.loads(source.read_text(encoding="utf-8"))["problems"]
     panels = {
-        title: {name: one["points"] for name, one in problem["methods"].items()}
+        title: {name: problem["methods"][name]["points"] for name in DRAWN if name in problem["methods"]}
         for title, problem in problems.items()
     }
     print(plot_regret(panels, output))
@@ -320,7 +332,8 @@ def page(source: Path, output: Path) -> None:
     """Write the tables of a record as a page."""
     record = json.loads(source.read_text(encoding="utf-8"))
     lines = [INTRODUCTION.format(**record["table"], seeds=record["seeds"], record=source.name)]
-    if len(record["problems"]) < len(SHARES):
+    played = [len(problem["methods"]) for problem in record["problems"].values()]
+    if len(played) < len(SHARES) or min(played) <= len(METHODS) or not record["fronts"]:
         lines.append(PARTIAL)
     for title, problem in record["problems"].items():
         lines += [f"## {title}\n", _best(problem), "", *_table(problem), ""]
@@ -350,7 +363,7 @@ included.
 
 ![Mean regret against evaluations](searchers.png)
 """.replace("FEW", str(FEW))
-PARTIAL = """The record is not complete: bounds on FLOPs that have no table here were not searched yet.
+PARTIAL = """The record is not complete: bounds, searchers and fronts that no table here has were not run yet.
 """
 TUNING = f"""Mean regret within {TUNED_AT:.0%} of the FLOPs after {TUNING_BUDGET} evaluations, {TUNING_SEEDS}
 seeds. The settings with the least are judged above, at the other bounds, too.

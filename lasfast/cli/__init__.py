@@ -17,6 +17,10 @@ from lasfast.cli.terminal import StoppedError, print_anything
 COMMANDS = {
     "search": ("search", "Search for the best architecture."),
     "evaluate": ("evaluate", "Measure architectures with the weights they inherit from a study's supernet."),
+    "verify": (
+        "verify",
+        "Measure candidates of a search again, and compare every bit; exit status 1 if any is wrong.",
+    ),
     "train": (
         "train",
         "Train one architecture from scratch, measure it and write it as a torch.export program.",

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from rich.console import Console
 from torch import Tensor
 
 from lasfast.cli import setup
@@ -25,6 +27,7 @@ from lasfast.cli.options import (
     names_of,
 )
 from lasfast.data import Dataset
+from lasfast.evaluation.evaluator import Evaluator
 from lasfast.measurements.evaluation import Evaluation
 from lasfast.study.files import CHECKPOINT
 from lasfast.supernets import Supernet
@@ -158,6 +161,36 @@ class EarlierRun:
         if options.model is not None:
             return make_model_supernet(options, data, options.vary, options.seed)
         return setup.make_any_supernet(options, data, depth=options.depth, size=options, seed=options.seed)
+
+
+def open_run(
+    directory: Path, device: torch.device, console: Console, **changes: Any
+) -> tuple[Evaluator, EarlierRun, SavedWeights | None]:
+    """Return what measures as a search did at its end, the run of its supernet, and that run's weights.
+
+    Args:
+        directory: the search's.
+        device: where to measure.
+        console: where to say what is loaded.
+        changes: options to take in place of the search's.
+
+    Raises:
+        FileNotFoundError: there is no search, or it has no weights that can be taken again.
+    """
+    config = read_config(directory, RunOptions)
+    trained = EarlierRun.read(directory)  # this run, or the one whose supernet it has taken
+    saved = SavedWeights.read(trained.checkpoint) if trained.checkpoint.exists() else None
+    if saved is None and (config.model is None or trained.options.adapt_epochs):
+        raise FileNotFoundError(
+            f"{directory} has no weights: there is no {CHECKPOINT}. A search writes it as it trains; one in "
+            "a table, or of networks trained from scratch, has none"
+        )
+    data = setup.load_data(config, trained.options.seed, console)
+    supernet = trained.make_supernet(data).to(device)
+    if saved is not None:
+        saved.load_into(supernet)
+        console.print(f"weights of {trained.directory} as of step {saved.step}")
+    return setup.make_evaluator(dataclasses.replace(config, **changes), supernet, data), trained, saved
 
 
 def names_run(options: ModelSearchOptions) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +9,10 @@ from typing import Annotated
 import typer
 
 from lasfast.cli import setup
-from lasfast.cli.config import read_config
 from lasfast.cli.display import make_console
-from lasfast.cli.earlier import EarlierRun, RunOptions, SavedWeights
+from lasfast.cli.earlier import open_run
 from lasfast.cli.options import MachineOptions, command, precision_option
 from lasfast.report import candidates_of, ranking_table
-from lasfast.study.files import CHECKPOINT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,25 +48,10 @@ def register(app: typer.Typer) -> None:
         """
         console = make_console(options.quiet)
         device = setup.make_device(options)
-        config = read_config(options.run, RunOptions)
-        trained = EarlierRun.read(options.run)  # this run, or the one whose supernet it has taken
-        saved = SavedWeights.read(trained.checkpoint) if trained.checkpoint.exists() else None
-        if saved is None and (config.model is None or trained.options.adapt_epochs):
-            raise FileNotFoundError(
-                f"{options.run} has no weights: there is no {CHECKPOINT}. A search writes it as it "
-                "trains; one in a table, or of networks trained from scratch, has none"
-            )
-        data = setup.load_data(config, trained.options.seed, console)
-        supernet = trained.make_supernet(data).to(device)
-        architectures = [supernet.space.parse(text) for text in options.architectures]
-        if saved is not None:
-            saved.load_into(supernet)
-            console.print(f"weights of {trained.directory} as of step {saved.step}")
-        config = dataclasses.replace(
-            config,
-            precision=options.precision or config.precision,
-            statistics=options.statistics or config.statistics,
-        )
-        evaluator = setup.make_evaluator(config, supernet, data)
-        candidates = candidates_of(evaluator(architectures), evaluator.costs, supernet.space.format)
+        given = {"precision": options.precision, "statistics": options.statistics}
+        changes = {name: value for name, value in given.items() if value is not None}
+        evaluator, _, _ = open_run(options.run, device, console, **changes)
+        space = evaluator.space
+        architectures = list(map(space.parse, options.architectures))
+        candidates = candidates_of(evaluator(architectures), evaluator.costs, space.format)
         make_console().print(ranking_table("", candidates))

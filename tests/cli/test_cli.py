@@ -29,6 +29,7 @@ from lasfast.cli.display import (
 )
 from lasfast.cli.terminal import IN_ASCII, print_anything
 from lasfast.study.architecture_table import load_table
+from lasfast.train import checkpoint
 from lasfast.train.progress import Progress
 
 ALONE = ["--standalone-epochs", "1", "--threads", "1"]
@@ -63,6 +64,7 @@ def searched(tmp_path_factory):
                 "dataset",
                 "report",
                 "table",
+                "verify",
                 "info",
                 "check",
             )
@@ -537,3 +539,23 @@ def test_the_list_of_commands_says_what_their_help_says_and_imports_no_torch() -
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(name in printed for name in cli.COMMANDS)
     assert "torch" not in printed.splitlines()[-1].split()
+
+
+def test_a_search_is_verified_to_the_bit(searched, lasfast, tmp_path) -> None:
+    status, out, err = lasfast("verify", searched, "--threads", 1, "-q")
+    assert status == 0, err
+    assert re.search(r"\d+ measurements read; (\d) of \1 that were measured again agree in every bit\n", out)
+    run = tmp_path / "run"
+    shutil.copytree(searched, run)
+    tensors, metadata = checkpoint.load(run / "checkpoint.safetensors")
+    name = next(name for name in tensors if name.startswith("weights.") and tensors[name].ndim == 4)
+    tensors[name] = -tensors[name]
+    checkpoint.save(run / "checkpoint.safetensors", tensors, metadata)
+    status, out, _ = lasfast("verify", run, "--threads", 1, "--candidates", 2, "-q")
+    assert status == 1
+    assert "0 of 2 that were measured again agree" in out
+    assert "that is no rounding" in out
+    (run / "result.json").unlink()
+    status, _, err = lasfast("verify", run)
+    assert status == 2
+    assert "has not finished: --resume it first" in err

@@ -1,0 +1,77 @@
+"""`lasfast verify RUN`: measure candidates of a finished search again, and compare every bit."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lasfast.cli import setup
+from lasfast.cli.display import make_console
+from lasfast.cli.earlier import open_run
+from lasfast.cli.options import MachineOptions, command
+from lasfast.measurements.journal import Journal
+from lasfast.report import Run
+from lasfast.study.files import JOURNAL
+from lasfast.supernets import LayerAssignmentSupernet
+
+ROUNDING = 0.01
+"""Up to this share of the images may be right in one measurement and wrong in the other by rounding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(MachineOptions):
+    """Options of `lasfast verify`."""
+
+    run: Annotated[Path, typer.Argument(help="Directory of the search.", metavar="RUN")]
+    candidates: Annotated[int, typer.Option(help="How many candidates are measured again, at most.")] = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+
+    @command(app, "verify", VerifyOptions)
+    def verify(options: VerifyOptions) -> None:
+        """Measure candidates of a search again, and compare every bit; exit status 1 if any is wrong.
+
+        The journal is read, of which each line has a checksum, and the weights of the end are loaded. Random
+        candidates that were measured with these are measured again. On the machine and build of the search,
+        every bit agrees. On another, sums are rounded otherwise, and a few images may differ.
+
+        **Examples**
+
+        lasfast verify runs/evolution-cifar10
+
+        lasfast verify runs/nir-digits --candidates 100
+        """
+        console = make_console(options.quiet)
+        if options.candidates < 1:
+            raise ValueError(f"--candidates must be 1 or more, got {options.candidates}")
+        if not Run.load(options.run).finished:
+            raise ValueError(f"{options.run} has not finished: --resume it first")
+        _, entries = Journal.read(options.run / JOURNAL)
+        evaluator, trained, _ = open_run(options.run, setup.make_device(options), console)
+        last = max(step for step, _ in entries)
+        # A supernet of layer assignments is trained on in each step, so that earlier weights are gone.
+        changed = isinstance(evaluator.supernet, LayerAssignmentSupernet) and trained.directory == options.run
+        known = [one for step, one in entries if step == last or not changed]
+        sample = random.Random("verify").sample(known, min(options.candidates, len(known)))
+        again = evaluator([one.architecture for one in sample])
+        pairs = list(zip(sample, again, strict=True))
+        agree = sum(one == other for one, other in pairs)
+        make_console().print(
+            f"{len(entries)} measurements read; {agree} of {len(sample)} that were measured again agree in "
+            "every bit"
+        )
+        if agree < len(sample):
+            images = sample[0].images
+            most = max(int((one.right() != other.right()).sum()) for one, other in pairs)
+            rounding = most <= ROUNDING * images
+            make_console().print(
+                f"the others differ in at most {most} of {images} images: "
+                + ("that may be rounding, as on another machine" if rounding else "that is no rounding")
+            )
+            raise typer.Exit(0 if rounding else 1)

@@ -57,13 +57,23 @@ def torchs_of(case: Case, seed: int) -> Network:
     return network
 
 
-def _with_noise(generator: torch.Generator, _: nn.Module, inputs: Any, output: Any) -> Any:
-    """Return a layer's output with other last digits; so are those of the gradient that reaches it."""
+def _with_noise(generator: torch.Generator, layer: nn.Module, inputs: Any, output: Any) -> Any:
+    """Return a layer's output with other last digits; so are those of the gradient that reaches it.
+
+    A norm's input may be rounded behind its statistics, as in lasfast, and not ahead of them, as in PyTorch.
+    What that changes is large where a mean is far from zero, and its average is not zero.
+    """
     if not isinstance(output, Tensor):
         return None
     noise = torch.rand(output.shape, generator=generator, dtype=torch.float64) * 2 - 1
     last_digit = torch.finfo(output.dtype).eps
-    return output * (1 + noise * last_digit).to(output.dtype)
+    result = output * (1 + noise * last_digit).to(output.dtype)
+    if isinstance(layer, _BatchNorm):
+        x = inputs[0].detach().double()
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        slope = output.detach().double().std(axes, keepdim=True) / x.std(axes, keepdim=True)
+        result = result + (slope * x * noise * last_digit).nan_to_num(0, 0, 0).to(output.dtype)
+    return result
 
 
 def changed(network: nn.Module, case: Case) -> nn.Module:

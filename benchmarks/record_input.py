@@ -1,4 +1,4 @@
-"""How fast training images are read from JPEG files at 224 pixels, beside torchvision in torch's DataLoader.
+"""Times the reading of training images from JPEG files at 224 pixels, beside torchvision's in a DataLoader.
 
     python -m benchmarks.record_input benchmarks/results/input.json
 

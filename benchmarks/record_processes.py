@@ -1,4 +1,4 @@
-"""How fast a network trains in two processes of one thread, beside one process of one and of two threads.
+"""Times training in two processes of one thread, beside one process of one and of two threads.
 
     python -m benchmarks.record_processes record benchmarks/results/processes.json
 

@@ -1,4 +1,4 @@
-"""What a recipe gains, and what it takes: networks trained from scratch by several recipes and tested.
+"""Measures what recipes gain and take: they train networks from scratch, which are tested then.
 
     python -m benchmarks.record_recipe record runs/recipes benchmarks/results/recipes-cifar10.json
     python -m benchmarks.record_recipe page benchmarks/results/recipes-cifar10.json docs/training.md

@@ -43,7 +43,7 @@ SO_FAR = "best-so-far.pt2"
 
 @dataclass(frozen=True)
 class Ending:
-    """What a search does with the best that it found.
+    """The end of a search says what is done with the best that it found.
 
     Attributes:
         given: the images, the device and the settings of that training.

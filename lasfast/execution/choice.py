@@ -1,4 +1,4 @@
-"""How a network is run in each mode: measured for the network as a whole."""
+"""Chooses how a network is run in each mode: by measuring it as a whole."""
 
 from __future__ import annotations
 

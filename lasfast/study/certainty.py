@@ -1,4 +1,4 @@
-"""How certain the order is in which a search has ranked what it measured."""
+"""Says how certain the order is in which a search has ranked what it measured."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Certainty:
 
     @property
     def rival_is_alike(self) -> bool:
-        """Whether the winner cannot be told from the best of the others."""
+        """True if the winner cannot be told from the best of the others."""
         return abs(self.difference) <= errors_of_a_lead(self.measured) * self.error
 
     def to_json(self) -> dict[str, Any]:

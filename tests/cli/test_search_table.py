@@ -91,7 +91,7 @@ def test_reads_csv_with_other_columns(lasfast, tmp_path) -> None:
 
 
 def write_assignments(path):
-    """What `lasfast dataset` writes for the depths 3 to 6 of two groups."""
+    """Return what `lasfast dataset` writes for the depths 3 to 6 of two groups."""
     rows = [
         f"{a}-{b},{a + b},{0.5 + (2 * a + b) / 50},0.9,1.5,{10**6 * (a + b)},{10**5 * a},30,7"
         for a, b in itertools.product(range(1, 6), repeat=2)

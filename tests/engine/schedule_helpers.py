@@ -229,7 +229,7 @@ class CudaSchedule(Schedule):
 
     tf32 = False
     mapped = False
-    """Whether predictions copy by tensor maps where they can."""
+    """If true, predictions copy by tensor maps where they can."""
 
     def __init__(self, isa: int, storage: str = "fp32") -> None:
         super().__init__(isa, storage)

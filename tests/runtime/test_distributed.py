@@ -625,7 +625,7 @@ def assert_close_measurements(one, other):
 
 
 def assert_trained_as_one_process(name, of_ranks):
-    """What each rank returned of a training; return the state of one process."""
+    """Check what each rank returned of a training; return the state of one process."""
     trainer = TRAINERS[name]()
     (tensors, values), expected_progress = train(trainer)
     ((first, _), progress), operators = of_ranks[0]

@@ -1,4 +1,4 @@
-"""How certain the order of a search is."""
+"""Tests of how certain the order of a search is said to be."""
 
 from __future__ import annotations
 

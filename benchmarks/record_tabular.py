@@ -311,9 +311,8 @@ DRAWN = (
     "local search",
     "predictor",
     f"{LAYERNAS}, best parents",
-    TPE,
 )
-"""As many as there are colors."""
+"""These six have a color each; the tables have the others, too."""
 
 
 @app.command()

@@ -263,7 +263,7 @@ def test_bad_calls_are_refused() -> None:
     with pytest.raises(RuntimeError, match="device cannot be used"):
         schedule.module.cuda_limits(1)
     with pytest.raises(ValueError, match="purpose of the plan is unknown"):
-        schedule.module.schedule_plan_cuda(schedule.native(), 0, False, 1, 3, plan.data_ptr())
+        schedule.module.schedule_plan_cuda(schedule.native(), 0, False, 1, 4, plan.data_ptr())
 
 
 def test_schedules_that_it_cannot_run_are_refused() -> None:

@@ -104,7 +104,7 @@ def test_a_search_leaves_the_journal_of_one_process(lasfast, without_exports, tm
 def test_a_mistake_is_named_once(tmp_path):
     status, out, err = finish(torchrun("search", *NIR, "--batch-size", "1", "-o", tmp_path / "run"))
     assert status
-    assert err.count("error: batch_size must be at least 2, an image for each process, got 1") == 1
+    assert err.count("error: --batch-size must be at least 2, an image for each process, got 1") == 1
     assert not out
     assert not (tmp_path / "run").exists()
 

@@ -293,10 +293,12 @@ class _FusedGraph:
             for value in self._perhaps_copied(node)
             if self._is_written(value, self.places[node], len(self.nodes), [])
         }
+        asking = [node for node in self.nodes if self._may_ask_for_layout(node)]
+        self.copying = [node for node in asking if self._takes_copies(node)]
         self.pinned |= {
             self.memory.place(value)
-            for node in self.nodes
-            if self._may_ask_for_layout(node) and not self._takes_copies(node)
+            for node in asking
+            if node not in self.copying
             for value in node.all_input_nodes
         }
 
@@ -443,7 +445,6 @@ class _FusedGraph:
 
         Returns whether there is such code.
         """
-        calls = [node for node in self.nodes if self._may_ask_for_layout(node) and self._takes_copies(node)]
         views = [
             node
             for node in self.nodes
@@ -456,11 +457,11 @@ class _FusedGraph:
         for node in views:
             if self.memory.place(node) not in self.pinned:
                 node.target = _RESHAPES[str(node.target)]
-        for node in calls:
+        for node in self.copying:
             with self.graph.inserting_before(node):
                 for source in node.all_input_nodes:
                     node.replace_input_with(source, self._wrapped(as_contiguous, source))
-        return bool(self.pinned or views or calls)
+        return bool(self.pinned or views or self.copying)
 
     def _replace_by_contiguous(self, node: fx.Node) -> None:
         with self.graph.inserting_after(node):

@@ -18,7 +18,7 @@ MODES = {True: "training", False: "evaluation"}
 OWN, OWN_IN_CHANNELS_LAST, FUSED = "torch", "torch in channels_last", "native"
 """The ways to run a network: by its own forward, as that of images in channels_last, and fused."""
 RUNS = 7
-"""How often each way is timed: more often than single operators, since whole networks are closer."""
+"""Each way is timed so often: more often than single operators, since whole networks are closer."""
 
 
 def quickest_ways(

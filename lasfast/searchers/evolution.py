@@ -7,16 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lasfast.core.checks import as_int
-from lasfast.searchers.limits import limits_of
 from lasfast.searchers.operators import (
     Result,
     crossover,
     draw_distinct,
     initial_sample,
     ranked,
-    sample_distinct,
     tournament,
-    warn_of_few,
 )
 from lasfast.searchers.product import ProductSearcher
 from lasfast.spaces import Architecture, ProductSpace
@@ -53,10 +50,7 @@ class _Evolutionary(ProductSearcher):
             new |= dict.fromkeys(draw_distinct(operator, wanted, accept))
         lacking = sum(wanted for wanted, _ in parts) - len(new)
         if lacking:
-            limits = limits_of(self.constraint)
-            others = sample_distinct(self.space, rng, lacking, accept, limits)
-            warn_of_few(self.space, lacking, others)
-            new |= dict.fromkeys(others)
+            new |= dict.fromkeys(self.new_sample(rng, lacking, accept))
         return list(new)
 
     def describe(self) -> dict[str, Any]:

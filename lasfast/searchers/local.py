@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lasfast.core.checks import as_int
-from lasfast.searchers.limits import limits_of
-from lasfast.searchers.operators import Result, initial_sample, sample_distinct, warn_of_few
+from lasfast.searchers.operators import Result, initial_sample
 from lasfast.searchers.product import ProductSearcher
 from lasfast.spaces import Architecture, ProductSpace
 
@@ -71,9 +70,7 @@ class LocalSearch(ProductSearcher):
         self._starts = not neighbours
         if neighbours:
             return rng.sample(neighbours, min(wanted, len(neighbours)))
-        found = sample_distinct(self.space, rng, 1, self.is_new, limits_of(self.constraint))
-        warn_of_few(self.space, 1, found)
-        return found
+        return self.new_sample(rng, 1, self.is_new)
 
     def describe(self) -> dict[str, Any]:
         """Return name, hyper-parameters and space, as JSON values."""

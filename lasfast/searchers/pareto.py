@@ -8,8 +8,7 @@ from typing import Any
 
 from lasfast.constraints import Cost, describe_function
 from lasfast.core.checks import as_int
-from lasfast.searchers.limits import limits_of
-from lasfast.searchers.operators import Result, initial_sample, pareto_front, sample_distinct, warn_of_few
+from lasfast.searchers.operators import Result, initial_sample, pareto_front
 from lasfast.searchers.product import ProductSearcher
 from lasfast.spaces import Architecture, ProductSpace
 
@@ -77,9 +76,7 @@ class ParetoLocalSearch(ProductSearcher):
         for optimum, _ in rng.sample(self.optima, len(self.optima)):
             if neighbours := list(self.new_neighbours(optimum)):
                 return rng.sample(neighbours, min(wanted, len(neighbours)))
-        found = sample_distinct(self.space, rng, wanted, self.is_new, limits_of(self.constraint))
-        warn_of_few(self.space, wanted, found)
-        return found
+        return self.new_sample(rng, wanted, self.is_new)
 
     def describe(self) -> dict[str, Any]:
         """Return name, hyper-parameters and space, as JSON values."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from lasfast.constraints import describe_function
 from lasfast.core.checks import as_int
 from lasfast.searchers.base import Searcher
-from lasfast.searchers.operators import Result, one_of_each
+from lasfast.searchers.limits import limits_of
+from lasfast.searchers.operators import Result, one_of_each, sample_distinct, warn_of_few
 from lasfast.spaces import Architecture, ProductSpace
 
 
@@ -51,6 +53,14 @@ class ProductSearcher(Searcher):
     def each_new(self) -> Callable[[Architecture], bool]:
         """Return a function that says whether an architecture is new, and accepts one of each function."""
         return one_of_each(self.space, self.is_new)
+
+    def new_sample(
+        self, rng: random.Random, wanted: int, accept: Callable[[Architecture], bool]
+    ) -> list[Architecture]:
+        """Draw random architectures that `accept` takes; where too few are found, that is logged."""
+        found = sample_distinct(self.space, rng, wanted, accept, limits_of(self.constraint))
+        warn_of_few(self.space, wanted, found)
+        return found
 
     def new_neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
         """Give the new architectures, one of each function, that differ from one in a single decision."""

@@ -74,10 +74,11 @@ def certainty_of(
     if not others or not all(one.correct for one in measurements):
         return None
     text, best = winner
-    rival, second = max(others, key=lambda one: one[1].top1)
     errors = errors_of_a_lead(len(measurements))
     differences = [paired_difference(best, one) for _, one in others]
-    difference, error = paired_difference(best, second)
+    (rival, _), (difference, error) = max(
+        zip(others, differences, strict=True), key=lambda pair: pair[0][1].top1
+    )
     needed = None
     if 0 < abs(difference) <= errors * error:
         needed = math.ceil(best.images * (errors * error / difference) ** 2)

@@ -207,11 +207,11 @@ class Study:
         self, candidates: list[Architecture], steps: Sequence[Sequence[Measurement]]
     ) -> list[Architecture]:
         """Return the first of these candidates, those that the budget has room for."""
-        measured = [measurement.architecture for step in steps for measurement in step]
         if self.evaluations is not None:
-            candidates = candidates[: self.evaluations - len(measured)]
+            candidates = candidates[: self.evaluations - sum(map(len, steps))]
         if self.seconds is not None:
             assert isinstance(self.evaluator, TabularEvaluator)
+            measured = [measurement.architecture for step in steps for measurement in step]
             spent = itertools.accumulate(self.evaluator.trainings([*measured, *candidates]))
             candidates = candidates[: sum(total <= self.seconds for total in spent) - len(measured)]
         return candidates

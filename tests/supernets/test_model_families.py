@@ -32,16 +32,25 @@ def with_channels_that_differ(model: nn.Module) -> nn.Module:
     return model
 
 
+NOT_READ = {"timm:dm_nfnet_f0": "code that lasfast cannot read has them"}
+"""The families in which nothing may vary, and why: NFNets standardize weights before they use them."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), families().items())
 def test_families(name: str, size: int, one_thread: None) -> None:
     model = with_channels_that_differ(make(name)).eval()
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    if name in NOT_READ:
+        with pytest.raises(ValueError, match=NOT_READ[name]):
+            from_model(model, (3, size, size))
+        return
     supernet = from_model(model, (3, size, size))
     narrower = supernet.space.sample(random.Random(0))
     weights = model.state_dict()
     sorted_weights = supernet.network.state_dict()
-    assert any(not torch.equal(value, weights[name]) for name, value in sorted_weights.items())
+    moved = any(not torch.equal(value, weights[name]) for name, value in sorted_weights.items())
+    assert moved == ("widths:" in str(supernet))  # in ConvNeXts, depth alone may vary
     with torch.no_grad():
         theirs = model(x)
         truth = model.double()(x.double())

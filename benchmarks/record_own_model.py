@@ -2,8 +2,7 @@ r"""A trained network at half of its multiply-adds: lasfast beside ModelOpt, Tor
 
     python -m benchmarks.record_own_model outcomes runs/own-model benchmarks/results/own-model-resnet.json
     python -m benchmarks.record_own_model outcomes runs/own-model \
-        benchmarks/results/own-model-mobilenet.json \
-        --network mobilenet --limit 5000 --calibration 250 --adapt-epochs 1 --candidates 100
+        benchmarks/results/own-model-mobilenet.json --network mobilenet
     python -m benchmarks.record_own_model rates benchmarks/results/own-model-rates.json
     python -m benchmarks.record_own_model page docs/own-network.md benchmarks/results/own-model-rates.json \
         benchmarks/results/own-model-resnet.json benchmarks/results/own-model-mobilenet.json
@@ -124,13 +123,13 @@ def outcomes(
     output: Path,
     network: str = "resnet",
     data: str = "imagefolder:data/cifar10",
-    limit: int = 10000,
-    calibration: int = 500,
+    limit: int = 5000,
+    calibration: int = 250,
     validation: int = 1000,
     epochs: int = 15,
-    adapt_epochs: int = 2,
+    adapt_epochs: int = 1,
     tune_epochs: int = 3,
-    candidates: int = 150,
+    candidates: int = 100,
     seeds: int = 3,
     threads: int = 1,
 ) -> None:
@@ -213,7 +212,7 @@ def rates(
     calibration: int = 500,
     validation: int = 1000,
     theirs: int = 2,
-    ours: int = 16,
+    ours: int = 8,
     rounds: int = 1,
 ) -> None:
     """Time candidates of a ResNet-18 on one thread, in turns."""

@@ -19,10 +19,8 @@ huggingface_hub torch-pruning`.
 from __future__ import annotations
 
 import json
-import random
 import statistics
 import textwrap
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,10 +37,9 @@ from torch import nn
 
 import lasfast
 from benchmarks import _harness
-from benchmarks._halved import METHODS, SHARE, WIDTHS, Task, fastnas_seconds, multiply_adds
+from benchmarks._halved import METHODS, SHARE, Task, fastnas_seconds, multiply_adds, our_seconds
 from lasfast.data import Dataset
 from lasfast.evaluation.scoring import evaluate_network
-from lasfast.supernets import from_model
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
 TUNING = {"learning_rate": 0.01, "standalone_schedule": "cosine", "precision": "bf16"}
@@ -179,25 +176,6 @@ def outcomes(
 # ---- how long a candidate takes
 
 
-def _our_seconds(task: Task, precision: str, candidates: int) -> float:
-    """Return our CPU seconds a candidate of the same kind: the whole network with one decision changed."""
-    data = task.data
-    supernet = from_model(task.model, (data.channels, *data.image_size), vary="widths", widths=WIDTHS)
-    whole = supernet.full
-    changed = [
-        (*whole[:place], option, *whole[place + 1 :])
-        for place, options in enumerate(supernet.space.layers)
-        for option in range(len(options))
-        if option != whole[place]
-    ]
-    architectures = random.Random(0).sample(changed, candidates)
-    evaluator = lasfast.Evaluator(supernet, data.calibration, data.validation, precision=precision)
-    evaluator(architectures[:1])
-    begun = time.process_time()
-    evaluator(architectures)
-    return (time.process_time() - begun) / len(architectures)
-
-
 def resnet18(classes: int) -> nn.Module:
     """Return timm's ResNet-18 with a stem for images of 32 pixels."""
     network: nn.Module = timm.create_model("resnet18", num_classes=classes)
@@ -222,8 +200,8 @@ def rates(
     task = Task(resnet18(images.num_classes).eval(), images, 0, ours, 0)
     runs: dict[str, Callable[[], float]] = {
         "fastnas": partial(fastnas_seconds, task, theirs),
-        "lasfast fp32": partial(_our_seconds, task, "fp32", ours),
-        "lasfast bf16": partial(_our_seconds, task, "bf16", ours),
+        "lasfast fp32": partial(our_seconds, task, "fp32", ours),
+        "lasfast bf16": partial(our_seconds, task, "bf16", ours),
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):
@@ -260,6 +238,13 @@ TITLES = {
     "resnet": "timm's ResNet-10 of 16 to 128 channels, with a stem for small images",
     "mobilenet": "torchvision's MobileNetV2 of half the width, with a stem of stride 1",
 }
+
+
+AUTONAS = """\
+ModelOpt's AutoNAS trains one sub-network a batch, for four times as many epochs as `adapt`, which trains
+four. Then it draws and recalibrates networks until it has measured as many as lasfast; it measures those that
+have 85 to 100 % of the allowed multiply-adds. It takes the longest: it was not run for networks and seeds
+that the tables lack."""
 
 
 def points(values: list[float]) -> str:
@@ -333,14 +318,13 @@ def _section(found: dict[str, Any]) -> str:
     """Return the text of one network's outcomes."""
     seeds = [seed for seed in found["seeds"].values() if all(method in seed for method in JUDGED)]
     images, epochs = found["images"], found["epochs"]
-    missing = "" if "autonas" in seeds[0] else " AutoNAS was not run on it: it takes the longest by far."
     return f"""\
 The network is {TITLES[found["network"]]}: {len(seeds)} seeds of it. It was trained for {epochs["trained"]}
 epochs on {images["train"]:,} images of CIFAR-10, and has a top-1 of
 {points([seed["whole"] for seed in seeds])} % on the {images["test"]:,} test images. Searches recalibrate on
 {images["calibration"]:,} images and measure on {images["validation"]:,}. Epochs of `adapt`:
 {epochs["adapted"]};
-of tuning: {epochs["tuned"]}.{missing}
+of tuning: {epochs["tuned"]}.
 
 | | multiply-adds left | candidates | seconds: adapt + search + tune | top-1 before | top-1 tuned |
 |---|---|---|---|---|---|
@@ -365,18 +349,18 @@ def page(target: Path, rates: Path, outcomes: list[Path]) -> None:
     least = {"fp32": 2 * work / peak, "bf16": work / peak}
     per_candidate = f"{speed['images']['calibration']:,} images of calibration and "
     per_candidate += f"{speed['images']['validation']:,} of validation"
+    has_autonas = any("autonas" in seed for one in found for seed in one["seeds"].values())
+    autonas = AUTONAS if has_autonas else "ModelOpt's AutoNAS was not run, since it takes the longest."
     files = ", ".join(f"[{one.stem}](../benchmarks/results/{one.name})" for one in (*outcomes, rates))
     written = f"""\
 Each way halves the multiply-adds of a trained network, and what came out is trained on with the same
 settings. Torch-Pruning goes by the magnitude of groups over the whole network, lasfast by `from_model` and
 evolution in bf16 to the most accurate within the bound (`result.highest`). ModelOpt's searches choose from
 the same widths, and recalibrate each candidate on the same images as lasfast's. (As shipped, it recalibrates
-on 50 batches, and not at all if it is given fewer; it was told how many there are.) ModelOpt's AutoNAS trains
-one sub-network a batch, for four times as many epochs as `adapt`, which trains four. Then it draws and
-recalibrates networks until it has measured as many as lasfast; it measures those that have 85 to 100 % of
-the allowed multiply-adds. The tables have means and standard errors over seeds, and CPU seconds on one thread
-of a busy machine. The networks are small and were trained for a short time, so they show no more than what
-happens there.
+on 50 batches, and not at all if it is given fewer; it was told how many there are.)
+{autonas}
+The tables have means and standard errors over seeds, and CPU seconds on one thread of a busy machine. The
+networks are small and were trained for a short time, so they show no more than what happens there.
 
 {(chr(10) * 2).join(map(_section, found))}
 

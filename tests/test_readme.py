@@ -148,15 +148,27 @@ def ahead(network: str, other: str) -> str:
 
 
 def test_the_figures_of_smaller_networks_are_those_of_the_records() -> None:
-    record = json.loads((ROOT / "benchmarks" / "results" / "own-model-resnet.json").read_text())
-    seeds, text = list(record["seeds"].values()), " ".join(README.split())
-    assert f"ends {ahead('resnet', 'fastnas')} points above what ModelOpt's FastNAS makes" in text
-    assert f"and {ahead('resnet', 'uniform').partition(' ')[0]} above uniform widths" in text
-    assert f"A MobileNetV2 ends {ahead('mobilenet', 'uniform')} above uniform widths" in text
-    ours, theirs = (
-        statistics.fmean(one[way]["cpu_seconds"]["search"] for one in seeds) for way in ("lasfast", "fastnas")
-    )
-    assert f"took {ours:.0f} CPU seconds, and FastNAS {theirs:.0f}" in text
+    text = " ".join(README.split())
+    for network, points, times in (
+        (
+            "resnet",
+            "ends {} points above what ModelOpt's FastNAS makes of it, and {} above uniform widths",
+            "searching took {} CPU seconds, and FastNAS {}",
+        ),
+        ("mobilenet", "a MobileNetV2, it is {} and {} points", "{} and {} seconds"),
+    ):
+        assert points.format(ahead(network, "fastnas"), ahead(network, "uniform")) in text
+        record = json.loads((ROOT / "benchmarks" / "results" / f"own-model-{network}.json").read_text())
+        assert len(record["seeds"]) == 3
+        searching = (
+            statistics.fmean(one[way]["cpu_seconds"]["search"] for one in record["seeds"].values())
+            for way in ("lasfast", "fastnas")
+        )
+        assert times.format(*(f"{one:.0f}" for one in searching)) in text
+    record = json.loads((ROOT / "benchmarks" / "results" / "own-model-rates.json").read_text())
+    seconds = {name: statistics.median(values) for name, values in record["cpu_seconds"].items()}
+    ratios = (seconds["fastnas"] / seconds[f"lasfast {precision}"] for precision in ("fp32", "bf16"))
+    assert "takes {:.1f} times less than in FastNAS in fp32, and {:.1f} times in bf16".format(*ratios) in text
 
 
 def test_the_table_of_cells_is_that_of_its_record() -> None:

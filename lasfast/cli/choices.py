@@ -14,7 +14,7 @@ import typer
 from lasfast.cli.display import make_console
 from lasfast.cli.earlier import names_run
 from lasfast.cli.functions import load_function
-from lasfast.cli.options import ChoiceOptions, command, panel
+from lasfast.cli.options import ChoiceOptions, SearchOptions, command, panel
 from lasfast.cli.search_supernet import MakeSearcher, search_again, search_choices, search_model
 from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
@@ -36,8 +36,21 @@ class ChoiceSearchOptions(ChoiceOptions, TableOptions):
     """Options of all these searches."""
 
     supernet: Annotated[
-        str, panel("Supernet", "shufflenet-v2, proxyless or another supernet of choices in `lasfast spaces`.")
+        str,
+        panel(
+            "Supernet",
+            "shufflenet-v2, proxyless or another in `lasfast spaces`, of layer assignments, too; or one of "
+            "your own, FILE.py:CLASS or PACKAGE.MODULE:CLASS.",
+        ),
     ] = "proxyless"
+    max_layers: Annotated[
+        str | None,
+        panel(
+            "Supernet",
+            "Most layers of each group of a supernet of layer assignments, such as 6,6,6 (default: what "
+            f"assignments of {SearchOptions.depth} layers need).",
+        ),
+    ] = None
 
 
 LAYERNAS_EVALUATIONS = 1000
@@ -226,7 +239,7 @@ def register(app: typer.Typer) -> None:
 
         **Examples**
 
-        lasfast search evolution --data cifar10 --supernet shufflenet-v2 --constraint "flops<=20M" --retrain
+        lasfast search evolution --data cifar10 --supernet shufflenet-v2 --constraint "flops<=100M" --retrain
 
         lasfast search evolution --model timm:resnet18 --weights mine.safetensors --data imagefolder:photos
         --constraint "flops<=50%" --adapt-epochs 5

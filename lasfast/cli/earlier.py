@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from lasfast.cli import setup
-from lasfast.cli.config import read_config
+from lasfast.cli.config import absolute, read_config
 from lasfast.cli.model import make_model_supernet
 from lasfast.cli.options import (
     ChoiceOptions,
@@ -23,7 +23,7 @@ from lasfast.cli.options import (
     SearchOptions,
     SizeOptions,
     SupernetOptions,
-    SupernetSearchOptions,
+    TrainingCommandOptions,
     names_of,
 )
 from lasfast.data import Dataset
@@ -33,7 +33,7 @@ from lasfast.study.files import CHECKPOINT
 from lasfast.supernets import Supernet
 from lasfast.train import CheckpointError, checkpoint
 
-T = TypeVar("T", bound=SupernetSearchOptions)
+T = TypeVar("T", bound=TrainingCommandOptions)
 
 PLACES = {"data", "data_root", "download", "workers", "fast_decode"}
 """Options that say where images are and how they are read: they may be others, if the images are the same."""
@@ -135,8 +135,10 @@ class EarlierRun:
         """The file of its weights, if it has trained any."""
         return self.directory / CHECKPOINT
 
-    def adopt(self, options: T) -> T:
-        """Return the options of a new search with those of this one that say which supernet and images.
+    def adopt(self, options: T, by: str = "--weights") -> T:
+        """Return the options of a command with those of this search that say which supernet and images.
+
+        `by` is the option that names the search.
 
         Raises:
             ValueError: one of them was given, and is another here.
@@ -145,13 +147,13 @@ class EarlierRun:
         for field in dataclasses.fields(options):
             if field.name not in ADOPTED:
                 continue
-            given, own = getattr(options, field.name), getattr(self.options, field.name)
+            given, own = absolute(field.name, getattr(options, field.name)), getattr(self.options, field.name)
             if given == field.default:
                 adopted[field.name] = own
             elif given != own and field.name not in PLACES:
                 option = f"--{field.name.replace('_', '-')}"
                 raise ValueError(
-                    f"{option} must be that of --weights {self.directory}, {own}, got {given}; leave it out"
+                    f"{option} must be that of {by} {self.directory}, {own}, got {given}; leave it out"
                 )
         return dataclasses.replace(options, **adopted)
 

@@ -11,6 +11,7 @@ import typer
 from lasfast.cli import setup
 from lasfast.cli.display import make_console
 from lasfast.cli.earlier import open_run
+from lasfast.cli.names import NAMES, parse_architecture
 from lasfast.cli.options import MachineOptions, command, precision_option
 from lasfast.report import candidates_of, ranking_table
 
@@ -21,7 +22,7 @@ class EvaluateCommandOptions(MachineOptions):
 
     architectures: Annotated[
         list[str],
-        typer.Argument(help="Layers of each group, such as 2-4-6, or choices.", metavar="ARCHITECTURE..."),
+        typer.Argument(help=f"{NAMES}.", metavar="ARCHITECTURE..."),
     ]
     run: Annotated[
         Path, typer.Option("--run", help="Directory of the study whose weights are taken.", metavar="RUN")
@@ -44,6 +45,8 @@ def register(app: typer.Typer) -> None:
 
         lasfast evaluate 2-4-3 3-3-3 --run runs/nir-digits
 
+        lasfast evaluate best highest rank3 --run runs/evolution-digits
+
         lasfast evaluate 2-4-3 --run runs/nir-digits --statistics batch_mean
         """
         console = make_console(options.quiet)
@@ -52,6 +55,6 @@ def register(app: typer.Typer) -> None:
         changes = {name: value for name, value in given.items() if value is not None}
         evaluator, _, _ = open_run(options.run, device, console, **changes)
         space = evaluator.space
-        architectures = list(map(space.parse, options.architectures))
+        architectures = [parse_architecture(text, space, options.run) for text in options.architectures]
         candidates = candidates_of(evaluator(architectures), evaluator.costs, space.format)
         make_console().print(ranking_table("", candidates))

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Container, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -35,6 +36,14 @@ PANELS = (
 """The headings of help pages, in their order; others come after them."""
 
 
+CONTEXT = "context"
+"""The argument of a command's function that typer gives its context."""
+running: ContextVar[typer.Context] = ContextVar("running")
+"""The context of the command that runs."""
+EPOCHS = ("--standalone-epochs", "--epochs")
+"""The names of the option for the epochs of a command that trains networks from scratch, and nothing else."""
+
+
 def panel(name: str, text: str, *flags: str) -> Any:
     """Return an option with its help text under a heading of the help page."""
     return typer.Option(*flags, help=text, rich_help_panel=name, show_default=True)
@@ -53,8 +62,8 @@ class DataOptions:
         str,
         panel(
             "Data",
-            "Dataset: digits, cifar10, cifar100, cinic10, svhn, tiny-imagenet, fashion-mnist, or "
-            "imagefolder:PATH with PATH/train/CLASS/IMAGE.",
+            "Dataset: digits, cifar10, cifar100, cinic10, svhn, tiny-imagenet, fashion-mnist, "
+            "imagefolder:PATH with PATH/train/CLASS/IMAGE, or csv:FILE with the columns file and label.",
         ),
     ] = "digits"
     data_root: Annotated[
@@ -73,6 +82,10 @@ class DataOptions:
             "--fast-decode",
         ),
     ] = False
+    skip_broken: Annotated[
+        bool,
+        panel("Data", "Leave out image files that cannot be decoded, and name them.", "--skip-broken"),
+    ] = False
     workers: Annotated[
         int | None,
         panel("Machine", "Processes that decode large images (default: one for each core, at most 8)."),
@@ -84,7 +97,12 @@ class FamilyOptions:
     """Options that say which supernet is built, of layer assignments or of choices."""
 
     supernet: Annotated[
-        str, panel("Supernet", "residual, plain, mobilenet-v1 or resnet50; more in `lasfast spaces`.")
+        str,
+        panel(
+            "Supernet",
+            "residual, plain, mobilenet-v1, resnet50 or another in `lasfast spaces`; or one of your own, "
+            "FILE.py:CLASS or PACKAGE.MODULE:CLASS.",
+        ),
     ] = "residual"
     stem: Annotated[
         str | None,
@@ -212,7 +230,13 @@ class OneShotOptions(SizeOptions):
         ),
     ] = False
     supernet_epochs: Annotated[
-        int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
+        int | None,
+        panel(
+            "Training",
+            "Epochs of training the supernet, before the search.",
+            "--supernet-epochs",
+            "--epochs",
+        ),
     ] = None
     supernet_schedule: Annotated[
         str | None,
@@ -547,6 +571,9 @@ class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, Traini
         str | None,
         panel("Search", "The preset of --retrain, as spos-retrain (default: that of the search)."),
     ] = None
+    test: Annotated[
+        bool, panel("Search", "At the end, measure the winner on the test split, too.", "--test")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -598,10 +625,18 @@ class ChoiceOptions(
     ModelSearchOptions,
     OneShotOptions,
     SupernetSearchOptions,
+    SupernetOptions,
     DistillOptions,
     FinalistOptions,
 ):
     """Options of every search of a supernet of choices."""
+
+
+def given_options() -> set[str]:
+    """Return the names of the options that the command line gives the command which runs."""
+    context = running.get()
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def names_of(*groups: type) -> set[str]:
@@ -640,12 +675,13 @@ def by_option(error: str, options: Container[str]) -> str:
         error: such as "freeze must name modules of the model, got 'x'".
         options: the names of the command's options, as its dataclass has them.
     """
-    match = re.match(r"([a-z_]+)(?= must | ['\"])", error)
+    match = re.match(r"([a-z_]+)(?= must | ['\"]|=[^ ]+: )", error)
     if match is None:
         return error
     name = match[1]
     option = f"--{name.replace('_', '-')}" if name in options else ARGUMENTS.get(name, name)
-    return option + error[match.end() :]
+    rest = error[match.end() :]
+    return option + (f" {rest[1:]}" if rest[0] == "=" else rest)
 
 
 def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable[[T], None]], None]:
@@ -659,10 +695,12 @@ def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable
         heading = getattr(hints[field.name].__metadata__[0], "rich_help_panel", None)
         return PANELS.index(heading) if heading in PANELS else len(PANELS)
 
-    parameters = [
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(CONTEXT, kind, annotation=typer.Context)]
+    parameters += [
         inspect.Parameter(
             field.name,
-            inspect.Parameter.KEYWORD_ONLY,
+            kind,
             default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
             annotation=hints[field.name],
         )
@@ -671,6 +709,7 @@ def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable
 
     def register(function: Callable[[T], None]) -> None:
         def run(**values: Any) -> None:
+            running.set(values.pop(CONTEXT))
             try:
                 function(options(**values))
             except KeyboardInterrupt as interrupt:
@@ -683,7 +722,7 @@ def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable
                 raise
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = hints
+        run.__annotations__ = hints | {CONTEXT: typer.Context}
         run.__doc__ = function.__doc__
         app.command(name)(run)
 

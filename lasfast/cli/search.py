@@ -36,6 +36,9 @@ app = typer.Typer(
 class NIROptions(SearchOptions, TableOptions):
     """Options of NIR."""
 
+    epochs_per_step: Annotated[
+        int | None, panel("Training", "Epochs of each search step.", "--epochs-per-step", "--epochs")
+    ] = None
     beam: Annotated[int, panel("Search", "Assignments of each depth that are kept as parents.")] = 1
     update: Annotated[
         str,
@@ -51,6 +54,9 @@ class NIROptions(SearchOptions, TableOptions):
 class RandomOptions(SearchOptions, ChoiceOptions, TableOptions):
     """Options of random search."""
 
+    supernet_epochs: Annotated[
+        int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
+    ] = None
     samples: Annotated[
         int, panel("Search", "How many architectures to try, unless --evaluations says it.")
     ] = 20
@@ -133,7 +139,8 @@ def random(options: RandomOptions) -> None:
     elif options.model is not None:
         refuse(options, ["depth"], "is for supernets of layer assignments, not for a --model")
         search_model("random", options, make, options.vary)
-    elif options.supernet in setup.CHOICE_FAMILIES:
+    elif not setup.is_of_assignments(options):
+        setup.check_any_family(options)
         of_assignments = {"depth", "max_layers"} | names_of(StepOptions)
         refuse(options, of_assignments, "is for supernets of layer assignments")
         search_choices("random", options, make)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from torch import nn
 
 from lasfast import costs, deploy
-from lasfast.core.files import file_stem
+from lasfast.cli.setup import TrainingSetup
 from lasfast.costs.flops import model_input
 from lasfast.data import Dataset
+from lasfast.evaluation.scoring import evaluate_network
 from lasfast.ir.layers import path_shapes
 from lasfast.measurements.measurement import Measurement
 from lasfast.spaces import Architecture
+from lasfast.spaces.names import short_name
 from lasfast.study.architecture_table import Row
-from lasfast.study.result import Measured
+from lasfast.study.result import Measured, format_top1
 from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import Supernet
 
@@ -34,12 +38,14 @@ class Winner:
         measured: its architecture, accuracy and costs.
         weights: a text that says where its weights come from.
         supernet: the supernet that it is a sub-network of.
+        tested: its measurement on the test split, where that was asked for.
     """
 
     network: nn.Module
     measured: Measured
     weights: str
     supernet: Supernet
+    tested: Measurement | None = None
 
     @classmethod
     def trained(
@@ -74,8 +80,9 @@ class Winner:
             costs=self.measured.costs,
             run=directory.name,
             layers=self._layers(data.image_size),
+            tested=self.tested,
         )
-        path = directory / (name or f"{file_stem(self.measured.text)}.pt2")
+        path = directory / (name or f"{short_name(self.measured.text)}.pt2")
         deploy.save(self.network, card, path, data.samples(COMPARED))
         return path
 
@@ -91,6 +98,15 @@ class Winner:
             }
             for layer, shapes in path_shapes(path, model_input(self.supernet, image_size))
         ]
+
+
+def measure_on_test(results: Console, given: TrainingSetup, winner: Winner) -> Winner:
+    """Measure a winner on the test split, print that, and return the winner with it."""
+    precision, architecture = given.settings.precision, winner.measured.architecture
+    network = winner.network.to(given.device)
+    tested = evaluate_network(network, given.data.test, architecture, precision=precision)
+    results.print(f"test: top-1 {format_top1(tested)}, {tested.images} images")
+    return dataclasses.replace(winner, tested=tested)
 
 
 def epochs(count: int) -> str:

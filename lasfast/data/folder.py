@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,19 @@ class ImageFiles:
     def select(self, positions: Indices) -> ImageFiles:
         """Return the files at ``positions``."""
         return ImageFiles(self.classes, tuple(self.paths[i] for i in positions), self.labels[positions])
+
+    def without(self, positions: Indices) -> ImageFiles:
+        """Return the other files; those at ``positions`` count as ignored.
+
+        Raises:
+            DataError: a class has no other file.
+        """
+        kept = np.setdiff1d(np.arange(len(self.paths)), positions)
+        lost = sorted({*self.labels.tolist()} - {*self.labels[kept].tolist()})
+        if lost:
+            raise DataError(f"class {self.classes[lost[0]]!r} has no image file that can be used")
+        left = self.select(kept)
+        return ImageFiles(left.classes, left.paths, left.labels, self.ignored + len(positions))
 
 
 @dataclass(frozen=True)
@@ -196,45 +209,57 @@ def open_image_folder(path: Path) -> FolderSource:
             f"{path}: no such folder; expected {path}/train/<class>/<image>, or {path}/<class>/<image>"
         )
     if not _has_folders(path / "train"):
-        return _hold_test_out(scan(path))
+        return hold_test_out(scan(path))
     train = scan(path / "train")
 
-    def test() -> ImageFiles:
-        return _scan_test(path, train.classes)
+    def find(name: str) -> Callable[[], ImageFiles]:
+        return lambda: relabel(scan(path / name), train.classes, path / name)
 
-    of_test, *others = [name for name in (TEST, *VALIDATION) if _has_folders(path / name)] or [""]
-    where = f"test images from {of_test}" if of_test else "no test images"
+    found = {name: find(name) for name in (TEST, *VALIDATION) if _has_folders(path / name)}
+    expected = f"class folders in {path / 'test'} or {path / 'val'}"
+    return source_of_parts(str(path), train, found, expected)
+
+
+def source_of_parts(
+    where: str, train: ImageFiles, found: Mapping[str, Callable[[], ImageFiles]], expected: str
+) -> FolderSource:
+    """Return the source of parts that are known by their names.
+
+    Args:
+        where: names the set, for errors and for the text about its parts.
+        train: the training images.
+        found: functions that give the images of `test` and of the names in VALIDATION, those that there are.
+        expected: says where test images are looked for, in the error where there are none.
+    """
+
+    def no_test() -> ImageFiles:
+        raise DataError(f"{where} has no test images: expected {expected}")
+
+    of_test, *others = [name for name in (TEST, *VALIDATION) if name in found] or [""]
+    test = found[of_test] if of_test else no_test
+    told = f"test images from {of_test}" if of_test else "no test images"
     if of_test != TEST or not others:
-        parts = f"{path}: training images from train, validation images held out of them, {where}"
+        parts = f"{where}: training images from train, validation images held out of them, {told}"
         return FolderSource(train, test, parts)
-    own = relabel(scan(path / others[0]), train.classes, path / others[0])
+    own = found[others[0]]()
     pool = ImageFiles(
         train.classes,
         train.paths + own.paths,
         np.concatenate([train.labels, own.labels]),
         train.ignored + own.ignored,
     )
-    parts = f"{path}: training images from train, validation images from {others[0]}, {where}"
+    parts = f"{where}: training images from train, validation images from {others[0]}, {told}"
     return FolderSource(pool, test, parts, len(train.paths))
 
 
-def _hold_test_out(files: ImageFiles) -> FolderSource:
+def hold_test_out(files: ImageFiles) -> FolderSource:
+    """Return the source of images that have no parts: a fifth of every class becomes the test part."""
     count = len(files.paths) // TEST_PART
     seed = derive_seed("test part of an image folder")
     kept, held = hold_out(files.labels, len(files.classes), count, seed)
     pool = ImageFiles(files.classes, files.select(kept).paths, files.labels[kept], files.ignored)
     parts = "validation and test images held out of the training images"
     return FolderSource(pool, lambda: files.select(held), parts)
-
-
-def _scan_test(path: Path, classes: tuple[str, ...]) -> ImageFiles:
-    folders = [path / name for name in (TEST, *VALIDATION) if _has_folders(path / name)]
-    if not folders:
-        raise DataError(
-            f"{path} has no test images: expected class folders in {path / 'test'} or {path / 'val'}"
-        )
-    files = scan(folders[0])
-    return relabel(files, classes, folders[0])
 
 
 def relabel(files: ImageFiles, classes: tuple[str, ...], folder: Path) -> ImageFiles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -14,12 +15,13 @@ from torch import Tensor
 
 from lasfast.core.checks import as_bool, as_int
 from lasfast.data import decode
-from lasfast.data.check import check_files
+from lasfast.data.check import check_files, without_broken
 from lasfast.data.dataset import Dataset
 from lasfast.data.decode import Size
 from lasfast.data.errors import DataError
 from lasfast.data.folder import FolderSource, ImageFiles, open_image_folder
 from lasfast.data.images import TensorImages
+from lasfast.data.labels import open_csv
 from lasfast.data.loaders import FolderImages, FolderLoader, digest_of_files
 from lasfast.data.normalization import normalize
 from lasfast.data.sources import (
@@ -41,6 +43,8 @@ STATISTICS_IMAGES = 10_000
 STATISTICS_LARGE_IMAGES = 1_000  # a large image has as many pixels as dozens of small ones
 MAX_VALIDATION = 10_000
 ROOT_VARIABLE = "LASFAST_DATA"
+OF_FILES = {"imagefolder": "imagefolder:PATH", "csv": "csv:FILE"}
+"""The kinds of sets whose names have a path, and how those are written."""
 
 
 class Options(NamedTuple):
@@ -56,6 +60,7 @@ class Options(NamedTuple):
     flip: bool | None
     workers: int | None
     fast_decode: bool
+    skip_broken: bool
     report: Callable[[str], None]
 
 
@@ -74,6 +79,7 @@ def load(
     flip: bool | None = None,
     workers: int | None = None,
     fast_decode: bool = False,
+    skip_broken: bool = False,
     report: Callable[[str], None] = logger.info,
 ) -> Dataset:
     """Load a labelled image set and split it into train, calibration and validation.
@@ -94,6 +100,7 @@ def load(
             ``PATH/test`` as the test split and ``PATH/val`` as validation images (as the test split where
             there is no ``PATH/test``); or with ``PATH/<class>/<image>``, of which a fifth becomes the test
             split. Files that are not images by their suffix are ignored (and counted in ``describe``).
+            Or ``csv:FILE``, whose lines have a file and its label (``labels.open_csv``).
         root: the folder of the named sets; the default is the environment's ``LASFAST_DATA``, or else
             ``data``.
         download: whether to download a set that is not there, which otherwise is an error.
@@ -115,6 +122,8 @@ def load(
             core, at most 8.
         fast_decode: whether JPEG files that are read each time for training are decoded at a part of their
             size where the crop allows it, and resized by torch: faster, but other roundings.
+        skip_broken: whether image files that cannot be decoded are left out, and reported, rather than an
+            error. Then all files are decoded once, whatever the ``limit``.
         report: is called with a line that says where the parts of a folder come from, and with one about the
             progress, every ten seconds that the check of files takes.
 
@@ -124,14 +133,29 @@ def load(
         TypeError, ValueError: an argument is wrong, which is named.
     """
     options = _check_options(
-        calibration, validation, limit, seed, image_size, batch_size, pad, flip, workers, fast_decode, report
+        calibration,
+        validation,
+        limit,
+        seed,
+        image_size,
+        batch_size,
+        pad,
+        flip,
+        workers,
+        fast_decode,
+        skip_broken,
+        report,
     )
     kind, source = _open(name, root, download)
     recipe = RECIPES[kind]
     if isinstance(source, ArraySource):
+        if options.skip_broken:
+            raise ValueError(f"skip_broken must be False for {name}, which has no image files, got True")
         split = _split(source.labels, len(source.classes), recipe, options, None)
         return _from_arrays(name, source, split, recipe, options)
     report(source.parts)
+    if options.skip_broken:
+        source = _without_broken(source, report)
     split = _split(source.pool.labels, len(source.pool.classes), recipe, options, source.training)
     return _from_files(name, source, split, recipe, options)
 
@@ -145,16 +169,34 @@ def _open(
     kind, _, path = name.partition(":")
     if kind == "imagefolder" and path:
         return kind, open_image_folder(Path(path).expanduser())
+    if kind == "csv" and path:
+        return kind, open_csv(Path(path).expanduser())
     if name == "digits":
         return name, open_digits()
     if name == "tiny-imagenet":
         return name, open_tiny_imagenet(place, download)
     if name == "cinic10":
         return name, open_cinic10(place, download)
-    if name in RECIPES and name != "imagefolder":
+    if name in RECIPES and name not in OF_FILES:
         return name, open_torchvision(name, place, download)
-    known = ", ".join("imagefolder:PATH" if known == "imagefolder" else known for known in RECIPES)
-    raise ValueError(f"name must be one of {known}; got {name!r}")
+    known = ", ".join(OF_FILES.get(known, known) for known in RECIPES)
+    meant = ""
+    if Path(name).expanduser().is_dir():
+        meant = f"; for the images in this folder, write imagefolder:{name}"
+    elif Path(name).expanduser().is_file():
+        meant = f"; for a csv file that names images and their labels, write csv:{name}"
+    raise ValueError(f"name must be one of {known}; got {name!r}{meant}")
+
+
+def _without_broken(source: FolderSource, report: Callable[[str], None]) -> FolderSource:
+    """Return a source without the files that cannot be decoded; test files are tried when they are read."""
+    pool = without_broken(source.pool, report)
+    training = source.training
+    if training is not None:
+        training = len({*source.pool.paths[:training]} & {*pool.paths})
+    return dataclasses.replace(
+        source, pool=pool, training=training, test=lambda: without_broken(source.test(), report)
+    )
 
 
 def _split(
@@ -367,6 +409,7 @@ def _check_options(
     flip: bool | None,
     workers: int | None,
     fast_decode: bool,
+    skip_broken: bool,
     report: Callable[[str], None],
 ) -> Options:
     as_int("calibration", calibration, minimum=1)
@@ -383,9 +426,21 @@ def _check_options(
     if flip is not None and not isinstance(flip, bool):
         raise TypeError(f"flip must be True, False or None, got {flip!r}")
     fast_decode = as_bool("fast_decode", fast_decode)
+    skip_broken = as_bool("skip_broken", skip_broken)
     size = _check_size(image_size)
     return Options(
-        calibration, validation, limit, seed, size, batch_size, pad, flip, workers, fast_decode, report
+        calibration,
+        validation,
+        limit,
+        seed,
+        size,
+        batch_size,
+        pad,
+        flip,
+        workers,
+        fast_decode,
+        skip_broken,
+        report,
     )
 
 

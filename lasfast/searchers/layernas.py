@@ -85,6 +85,7 @@ class LayerNAS(Searcher):
     """
 
     space: ProductSpace
+    extent = "evaluations"
 
     def __init__(
         self,

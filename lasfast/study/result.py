@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from lasfast.measurements.measurement import Measurement
 from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
+from lasfast.spaces.names import short_name
 from lasfast.study.certainty import Certainty
 from lasfast.study.comparison import Comparison
 
@@ -38,6 +39,11 @@ class Measured:
         return self.measurement.architecture
 
     @property
+    def name(self) -> str:
+        """The text, or where that is long, a short name, by which commands take the architecture, too."""
+        return short_name(self.text)
+
+    @property
     def top1(self) -> float:
         """The share of validation images that were classified right, 0 to 1."""
         return self.measurement.top1
@@ -59,7 +65,7 @@ class Measured:
 
     def __str__(self) -> str:
         """Return a line such as `2-4-6  top-1 93.1 ± 0.6 %  12.3 MFLOPs  0.45 M params`."""
-        parts = [self.text, f"top-1 {format_top1(self.measurement)}"]
+        parts = [self.name, f"top-1 {format_top1(self.measurement)}"]
         if "flops" in self.costs:
             parts.append(f"{self.flops / 1e6:.1f} MFLOPs")
         if "bitops" in self.costs:
@@ -75,7 +81,8 @@ class Measured:
         values = self.measurement.to_json()
         del values["correct"]
         test = {} if self.test_top1 is None else {"test_top1": self.test_top1}
-        return {"text": self.text, **values, **test, **self.costs}
+        name = {} if self.name == self.text else {"name": self.name}
+        return {"text": self.text, **name, **values, **test, **self.costs}
 
 
 def choose_best(
@@ -162,7 +169,7 @@ class StudyResult:
             return "it has the highest accuracy, and none within one standard error of it is cheaper"
         return (
             "it is the cheapest within one standard error of the highest accuracy, "
-            f"{format_top1(self.highest.measurement)} of {self.highest.text}"
+            f"{format_top1(self.highest.measurement)} of {self.highest.name}"
         )
 
     @property
@@ -190,6 +197,7 @@ class StudyResult:
             "format": 1,
             "study": self.description,
             "best": self.best.to_json(),
+            "highest": self.highest.to_json(),
             "winners": {str(depth): winner.to_json() for depth, winner in self.winners.items()},
             **certain,
             **compared,

@@ -116,6 +116,7 @@ def test_test_part_is_test_or_else_val_and_found_on_demand(make_classes, tests):
         source.test()
     for name in tests:
         make_classes(f"root/{name}", (0, 2) if name == "test" else (1, 1))
+    source = open_image_folder(root)
     if "test" in tests:
         (root / "test" / "class0").rmdir()
         (root / "test" / "class0x").mkdir()

@@ -105,7 +105,7 @@ def test_the_test_split_is_the_same_for_every_seed():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"name": "mnist"}, ValueError, "one of digits, cifar10, .*imagefolder:PATH; got 'mnist'"),
+        ({"name": "mnist"}, ValueError, "one of digits, cifar10, .*imagefolder:PATH, csv:FILE; got 'mnist'"),
         ({"name": "imagefolder"}, ValueError, "imagefolder:PATH; got 'imagefolder'"),
         ({"name": 3}, TypeError, "name must be a string, got 3"),
         ({"calibration": 0}, ValueError, "calibration must be at least 1, got 0"),

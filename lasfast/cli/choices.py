@@ -175,7 +175,7 @@ def register(app: typer.Typer) -> None:
 
         **Examples**
 
-        lasfast search auto --data cifar10 --supernet proxyless --constraint "flops<=20M" --evaluations 500
+        lasfast search auto --data cifar10 --supernet proxyless --constraint "flops<=60M" --evaluations 500
 
         lasfast search auto --table nasbench_macro.npz --constraint "flops<=42M" --evaluations 100
         """
@@ -222,7 +222,7 @@ def register(app: typer.Typer) -> None:
 
         **Examples**
 
-        lasfast search layernas --data cifar10 --supernet proxyless --constraint "flops<=20M"
+        lasfast search layernas --data cifar10 --supernet proxyless --constraint "flops<=60M"
 
         lasfast search layernas --data cifar10 --supernet mobilenet-60m --constraint "flops<=20M" --standalone
         --standalone-epochs 5 --evaluations 50
@@ -244,7 +244,7 @@ def register(app: typer.Typer) -> None:
         lasfast search evolution --model timm:resnet18 --weights mine.safetensors --data imagefolder:photos
         --constraint "flops<=50%" --adapt-epochs 5
 
-        lasfast search evolution --weights runs/evolution-cifar10 --constraint "flops<=10M" -o runs/smaller
+        lasfast search evolution --weights runs/evolution-cifar10 --constraint "flops<=90M" -o runs/smaller
 
         lasfast search evolution --table nasbench_macro.npz --constraint "flops<=42M,params<=2M"
 
@@ -277,7 +277,7 @@ def register(app: typer.Typer) -> None:
 
         **Examples**
 
-        lasfast search regularized --data cifar10 --constraint "flops<=20M" --evaluations 500
+        lasfast search regularized --data cifar10 --constraint "flops<=60M" --evaluations 500
 
         lasfast search regularized --table nasbench_macro.npz --constraint "flops<=42M"
         """
@@ -301,7 +301,7 @@ def register(app: typer.Typer) -> None:
 
         **Examples**
 
-        lasfast search predictor --data cifar10 --constraint "flops<=20M" --evaluations 300 --children 20
+        lasfast search predictor --data cifar10 --constraint "flops<=60M" --evaluations 300 --children 20
 
         lasfast search predictor --table nasbench_macro.npz --constraint "flops<=42M" --evaluations 100
         """
@@ -324,7 +324,7 @@ def register(app: typer.Typer) -> None:
 
         **Examples**
 
-        lasfast search local --data cifar10 --constraint "flops<=20M" --children 20
+        lasfast search local --data cifar10 --constraint "flops<=60M" --children 20
 
         lasfast search local --table nasbench_macro.npz --constraint "flops<=42M" --evaluations 200
         """

@@ -30,6 +30,7 @@ from lasfast.evaluation.scoring import evaluate_network
 from lasfast.ir import layers
 from lasfast.measurements.measurement import Measurement
 from lasfast.report import Run, front_table, plot_search, winners_table, write_candidates
+from lasfast.report.leave import CANDIDATES, PICTURE
 from lasfast.runtime import distributed
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
@@ -42,7 +43,6 @@ from lasfast.train.adapt import SLOWER
 
 SO_FAR = "best-so-far.pt2"
 """The network that a search leaves which is stopped."""
-PICTURE, CANDIDATES = "search.png", "candidates.csv"
 
 
 @dataclass(frozen=True)

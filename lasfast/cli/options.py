@@ -574,6 +574,14 @@ class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, Traini
     test: Annotated[
         bool, panel("Search", "At the end, measure the winner on the test split, too.", "--test")
     ] = False
+    track: Annotated[
+        str | None,
+        panel(
+            "Search",
+            "Write the course of the search for tensorboard (to RUN/tensorboard), mlflow (to RUN/mlflow.db), "
+            "or both, with a comma between them.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

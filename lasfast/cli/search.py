@@ -118,9 +118,9 @@ def random(options: RandomOptions) -> None:
 
     lasfast search random --data cifar10 --depth 12 --samples 50 --epochs-per-step 60
 
-    lasfast search random --data cifar10 --supernet proxyless --constraint "flops<=20M" --samples 1000
+    lasfast search random --data cifar10 --supernet proxyless --constraint "flops<=60M" --samples 1000
 
-    lasfast search random --weights runs/evolution-cifar10 --constraint "flops<=20M" --samples 1000
+    lasfast search random --weights runs/evolution-cifar10 --constraint "flops<=90M" --samples 1000
 
     lasfast search random --table nasbench_macro.npz --constraint "flops<=42M" --samples 400
     """

@@ -42,7 +42,8 @@ from lasfast.measurements.evaluation import Evaluation
 from lasfast.runtime import distributed
 from lasfast.searchers import Searcher
 from lasfast.spaces import LayerAssignmentSpace
-from lasfast.study.study import Study
+from lasfast.study.study import Callback, Study
+from lasfast.study.trackers import MLflow, TensorBoard
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
 from lasfast.train import OneShotTrainer, PathTrainer, SupernetTrainer, adaptation
 from lasfast.train.adapt import SLOWER
@@ -277,6 +278,7 @@ def run_search(
     main = distributed.world().main
     source = options.data.rpartition("/")[2].replace(":", "-")
     directory = options.directory or Path("runs") / f"{name}-{source}"
+    trackers = _trackers(options.track, directory) if main else []
     with Meter(console) as meter:
         by_depth = name in ("nir", "random") and isinstance(supernet.space, LayerAssignmentSpace)
         by_depth = by_depth and not isinstance(trainer, OneShotTrainer)
@@ -289,7 +291,7 @@ def run_search(
             evaluator,
             trainer=trainer,
             directory=directory,
-            callbacks=[display],
+            callbacks=[display, *trackers],
             baselines=_baselines(options, supernet),
             evaluations=options.evaluations if isinstance(options, BudgetOptions) else None,
         )
@@ -307,6 +309,18 @@ def run_search(
                 raise
     with resumable(directory):
         finish(given, study, result, dataclasses.replace(ending, distill=teach and teach(study)))
+
+
+def _trackers(names: str | None, directory: Path) -> list[Callback]:
+    """Return the callbacks that --track names; ImportError where the package of one is not installed."""
+    known: dict[str, Callable[[], Callback]] = {
+        "tensorboard": lambda: TensorBoard(directory / "tensorboard"),
+        "mlflow": lambda: MLflow(f"sqlite:///{(directory / 'mlflow.db').absolute()}"),
+    }
+    wanted = [] if names is None else names.split(",")
+    for name in wanted:
+        check_choice("--track", name, tuple(known))
+    return [known[name]() for name in wanted]
 
 
 def _evaluator(

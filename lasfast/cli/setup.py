@@ -322,8 +322,8 @@ def make_own_supernet(
         inspect.signature(made_by).bind(**arguments)
     except TypeError as error:
         raise ValueError(
-            f"--supernet {options.supernet} must take no other arguments than {', '.join(known)} and those of "
-            f"options such as max_layers, got one that is ({error})"
+            f"--supernet {options.supernet} must take no other arguments than {', '.join(known)} and what "
+            f"options such as --max-layers give, got: {error}"
         ) from error
     with torch_seed(seed):
         supernet = made_by(**arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -187,6 +188,19 @@ class StudyResult:
         values = [(architecture, candidate.top1) for architecture, candidate in known.items()]
         front = pareto_front(values, lambda architecture: known[architecture].costs[cost])
         return [known[architecture] for architecture, _ in front]
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the best, by which rule, and the Pareto front as a table."""
+        said = html.escape(f"The best is {self.best}: {self.why_best}.")
+        if "flops" not in self.best.costs:
+            return f"<p>{said}</p>"
+        rows = "".join(
+            f"<tr><td>{html.escape(one.name)}</td><td>{format_top1(one.measurement)}</td>"
+            f"<td>{one.flops / 1e6:.1f}</td><td>{format_params(one.costs.get('params', 0))}</td></tr>"
+            for one in self.front()
+        )
+        columns = "".join(f"<th>{name}</th>" for name in ("architecture", "top-1", "MFLOPs", "params"))
+        return f"<p>{said}</p><p>The Pareto front:</p><table><tr>{columns}</tr>{rows}</table>"
 
     def to_json(self) -> dict[str, Any]:
         """Return what result.json holds: it has no times, so that equal studies give equal bytes."""

@@ -56,6 +56,31 @@ class Callback:
     def on_finish(self, result: StudyResult) -> None:
         """The study calls this when the search has ended and everything is written."""
 
+    def on_stop(self) -> None:
+        """The study calls this, after `on_start`, where it is stopped by Ctrl-C or an error."""
+
+
+class _OfFunction(Callback):
+    """The callback that a plain function of a step and its measurements is."""
+
+    def __init__(self, function: Callable[[int, Sequence[Measurement]], None]) -> None:
+        self._function = function
+
+    def on_step(self, step: int, measurements: Sequence[Measurement]) -> None:
+        """Call the function."""
+        self._function(step, measurements)
+
+
+def _as_callback(given: object) -> Callback:
+    """Return a callback, or that of a function; TypeError where it is neither."""
+    if isinstance(given, Callback):
+        return given
+    if isinstance(given, type) or not callable(given):
+        raise TypeError(
+            f"callbacks must be Callback objects, or functions of a step and its measurements, got {given!r}"
+        )
+    return _OfFunction(given)
+
 
 class Study:
     """Runs a search: `Study(searcher, evaluator, trainer=trainer, directory="runs/nir").run()`.
@@ -65,7 +90,8 @@ class Study:
         evaluator: measures, such as an `Evaluator`, a `StandaloneEvaluator` or a `TabularEvaluator`.
         trainer: trains the evaluator's supernet, in each step or before the first; None leaves it as it is.
         directory: where the study's files go (`lasfast.study.files`); None writes none.
-        callbacks: watch the study.
+        callbacks: watch the study: `Callback` objects, such as `lasfast.study.TensorBoard`, or functions,
+            which are called after each step with its number (from 1) and its measurements.
         checkpoint_seconds: how often to checkpoint during training; it is also done after each step.
         baselines: how many random architectures of the winner's cost are measured at the end, beside the
             winner, the whole network and one that is scaled alike everywhere to this cost
@@ -89,7 +115,7 @@ class Study:
         evaluator: Evaluation,
         trainer: PathTrainer | None = None,
         directory: str | os.PathLike[str] | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback | Callable[[int, Sequence[Measurement]], None]] = (),
         checkpoint_seconds: float = 60,
         baselines: int = 0,
         *,
@@ -110,7 +136,8 @@ class Study:
         self.trainer = trainer
         self.directory = None if directory is None else Path(directory)
         self._world = distributed.world()
-        self.callbacks = tuple(callbacks) if self._world.main else ()
+        watching = tuple(map(_as_callback, callbacks))
+        self.callbacks = watching if self._world.main else ()
         self._clock = CheckpointClock(checkpoint_seconds)
         self.baselines = as_int("baselines", baselines, minimum=0)
         self.evaluations = None if evaluations is None else as_int("evaluations", evaluations, minimum=1)
@@ -156,12 +183,17 @@ class Study:
             journaled = self._begin(resume, cleanup)
             for callback in self.callbacks:
                 callback.on_start(self)
-            steps = self._search(journaled)
-            result = self._result(steps)
-            self._write(result)
-            if self.baselines:
-                result = self._compared(result)
+            try:
+                steps = self._search(journaled)
+                result = self._result(steps)
                 self._write(result)
+                if self.baselines:
+                    result = self._compared(result)
+                    self._write(result)
+            except BaseException:
+                for callback in self.callbacks:
+                    callback.on_stop()
+                raise
             self._log("finish", best=result.best.text, top1=result.best.top1)
         for callback in self.callbacks:
             callback.on_finish(result)

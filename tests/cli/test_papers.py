@@ -53,26 +53,22 @@ def test_every_preset_of_a_paper_is_used() -> None:
 
 
 def _examples() -> list[str]:
-    """The commands with bounds that help pages and README show for supernets of lasfast's own."""
-    pages = [(Path(__file__).parents[2] / "README.md").read_text()]
+    """The commands with bounds that pages and help show for supernets of lasfast's own."""
+    root = Path(__file__).parents[2]
+    pages = [page.read_text() for page in (root / "README.md", *sorted((root / "docs").glob("*.md")))]
     group = typer.main.get_command(cli._app_of("search"))
     pages += [command.help for command in group.commands.values()]
-    lines = [
-        " ".join(text.split())
-        for page in pages
-        for text in re.findall(r"(lasfast search .*(?:\n +--.*)*)", page)
-    ]
-    wanted = [line.partition(" #")[0] for line in lines if "--constraint" in line]
-    return sorted(
-        {line for line in wanted if not re.search(r"--(table|model|weights|latency-table)\b", line)}
-    )
+    found = [text for page in pages for text in re.findall(r"(lasfast search [^`\n]*(?:\n +--.*)*)", page)]
+    lines = [" ".join(text.partition("  #")[0].split()) for text in found]
+    others = re.compile(r"--(table|model|weights|latency-table)\b|\.\.\.$")
+    return sorted({line for line in lines if "--constraint" in line and not others.search(line)})
 
 
 @pytest.mark.parametrize("line", _examples())
 def test_the_bounds_of_examples_can_be_met(line: str) -> None:
     given = parse(line)
     sizes = {"cifar10": ImageKind(10, 3, (32, 32)), "digits": ImageKind(10, 1, (8, 8))}
-    images = sizes[given["data"]]
+    images = sizes.get(given["data"], ImageKind(1000, 3, (224, 224)))
     names = {field.name for field in dataclasses.fields(RunOptions)}
     options = RunOptions(**{name: value for name, value in given.items() if name in names})
     with torch.device("meta"):

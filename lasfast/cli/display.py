@@ -146,6 +146,11 @@ class FrontDisplay(Callback):
         if budgets:
             self._most = min(*budgets, study.evaluator.space.count())
             self.console.print(f"{self._most} architectures are measured, at most")
+        else:
+            self.console.print(
+                f"this search has no end but its own, and there are {study.evaluator.space.count():.3g} "
+                "architectures; --evaluations bounds it, and Ctrl-C leaves the best so far"
+            )
 
     def on_progress(self, progress: Training) -> None:
         """Show where the training of the supernet is."""

@@ -16,8 +16,8 @@ from lasfast.core.files import atomic_write_json
 from lasfast.measurements.journal import Journal
 from lasfast.study.files import JOURNAL
 
-FARTHER = ("depth", "generations", "evaluations")
-"""Options by which a search that has ended goes on."""
+FARTHER = {"depth": ("nir",), "generations": ("evolution",), "evaluations": ("evolution", "layernas")}
+"""Options by which a search that has ended goes on, and the searches that do so to the same bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class ResumeOptions:
         int | None, panel("Search", "Go on to so many generations, of a search by evolution.")
     ] = None
     evaluations: Annotated[
-        int | None, panel("Search", "Go on to so many architectures, of a search that was given a number.")
+        int | None, panel("Search", "Go on to so many architectures, of a search by evolution or LayerNAS.")
     ] = None
     quiet: Annotated[bool, panel("Machine", "Print the result only.", "--quiet", "-q")] = False
 
@@ -45,7 +45,8 @@ def register(app: typer.Typer) -> None:
         """Go on with a run that was stopped, whatever it was, by its own recorded command.
 
         That is a search with all its trainings, `lasfast train` or `lasfast dataset`. A search that has ended
-        goes on with a greater --depth, or more --generations or --evaluations, in the same supernet.
+        goes on with a greater --depth, or more --generations or --evaluations, in the same supernet, as if it
+        had been so from the first.
 
         **Examples**
 
@@ -84,8 +85,8 @@ def register(app: typer.Typer) -> None:
 
 def _check_farther(name: str, value: int, config: Mapping[str, Any]) -> None:
     """Raise a ValueError where a run has no such option, or went as far."""
-    words = " ".join(config[COMMAND])
-    if name not in config or (name == "depth" and words != "search nir"):
+    if config[COMMAND][-1] not in FARTHER[name]:
+        words = " ".join(config[COMMAND])
         raise ValueError(f"--{name} {value} is not for a run of lasfast {words}; leave it out")
     before = config[name]
     if before is not None and value <= before:

@@ -127,6 +127,8 @@ def choice_text(run: Run) -> str:
     if best is None or highest is None or best.name == highest.name:
         return ""
     images, error = highest.measurement.images, 100 * highest.measurement.standard_error
+    if 100 * (highest.measurement.top1 - best.measurement.top1) > error:
+        return ""  # the best was chosen by another rule
     times = f" for {highest.cost / best.cost:.1f} times the cost" if best.cost else ""
     return (
         f"The best was chosen by its cost, too: of {images:,} validation images, one standard error is "

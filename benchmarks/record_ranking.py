@@ -32,7 +32,7 @@ from scipy.stats import kendalltau
 
 import lasfast
 from benchmarks import _harness
-from benchmarks.record_tabular import SHARES, Problem, cell, markdown, mean_and_error
+from benchmarks.record_tabular import LAYERNAS, SHARES, Problem, cell, markdown, mean_and_error
 from lasfast import costs
 from lasfast.data import Dataset
 from lasfast.evaluation.scoring import evaluate_network
@@ -51,8 +51,8 @@ CHUNK = 81
 BANDS = 10
 BUDGETS = (50, 100, 200, 400)
 IMAGES = (250, 500, 1000, 2500)
-SAMPLE = 200
-"""How many networks are measured at earlier epochs, and without recalibration."""
+SAMPLE, FEW = 200, 1000
+"""How many networks are measured at earlier epochs, and without recalibration; the latter on a few images."""
 
 
 def load(data: str) -> Dataset:
@@ -129,7 +129,7 @@ def networks(supernet: MacroNet) -> list[Architecture]:
 
 
 def check_costs(supernet: MacroNet, table: ArchitectureTable) -> None:
-    """Compare multiply-adds and parameters of all architectures with the table's; AssertionError otherwise."""
+    """Compare multiply-adds and parameters of all architectures with the table's; AssertionError if not."""
     ours = costs.functions(supernet, SIZE)
     for name in ("flops", "params"):
         theirs = table.cost(name)
@@ -166,16 +166,18 @@ def measure(
     supernet.load_state_dict(checkpoint.load(directory / f"epoch{epochs}.safetensors")[0])
     plain = directory / "measured-without-recalibration.json"
     if not plain.exists():
+        few = pixels[taken[:FEW]], labels[taken[:FEW]]
         rows = []
         for one in sample:
-            found = evaluate_network(supernet.extract(one).eval(), validation, precision=precision)
+            found = evaluate_network(supernet.extract(one), few, one, precision=precision)
             rows.append({"architecture": one, "correct": found.correct.hex()})
-        plain.write_text(json.dumps({"seconds": 0.0, "rows": rows}), encoding="utf-8")
+        found = {"seconds": 0.0, "images": len(few[1]), "rows": rows}
+        plain.write_text(json.dumps(found), encoding="utf-8")
 
 
 def _measure(evaluator: lasfast.Evaluator, asked: list[Architecture], path: Path) -> None:
     """Measure networks by an evaluator, in chunks; the file keeps what was measured."""
-    found: dict[str, Any] = {"seconds": 0.0, "rows": []}
+    found: dict[str, Any] = {"seconds": 0.0, "images": len(evaluator.validation[1]), "rows": []}
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
     while rest := asked[len(found["rows"]) :]:
@@ -192,7 +194,7 @@ def read(path: Path) -> tuple[list[Architecture], np.ndarray, float]:
     """Return the architectures of a file, which images each got right (bool [N, images]), and CPU seconds."""
     found = json.loads(path.read_text(encoding="utf-8"))
     bits = [np.frombuffer(bytes.fromhex(row["correct"]), np.uint8) for row in found["rows"]]
-    right = np.unpackbits(np.stack(bits), axis=1).astype(bool)
+    right = np.unpackbits(np.stack(bits), axis=1, count=found["images"]).astype(bool)
     return [tuple(row["architecture"]) for row in found["rows"]], right, found["seconds"]
 
 
@@ -201,14 +203,40 @@ def tau(first: np.ndarray, second: np.ndarray) -> float:
     return round(float(kendalltau(first, second).statistic), 4)
 
 
+def _judge_sample(
+    place: Path, epochs: int, asked: list[Architecture], right: np.ndarray, table: ArchitectureTable
+) -> dict[str, Any]:
+    """Return how some networks are ranked at several epochs; after the last, on few images, in two ways."""
+    taus = {}
+    for done in (epochs // 4, epochs // 2):
+        some, theirs, _ = read(place / f"measured-epoch{done}.json")
+        truth = table.accuracies[[table.row(one) for one in some]].mean(axis=1)
+        taus[str(done)] = tau(theirs.mean(axis=1), truth)
+    whole = right[[asked.index(one) for one in some]]
+    taus[str(epochs)] = tau(whole.mean(axis=1), truth)
+    again, plain, _ = read(place / "measured-without-recalibration.json")
+    assert again == some, "the same networks are measured in each way"
+    few = plain.shape[1]
+    return {
+        "networks": len(some),
+        "after_epochs": taus,
+        "few_images": few,
+        "recalibrated": tau(whole[:, :few].mean(axis=1), truth),
+        "not_recalibrated": tau(plain.mean(axis=1), truth),
+    }
+
+
 class Chosen(Problem):
     """Searches that see one-shot accuracies, and are judged by those of trained networks."""
 
     def __init__(self, table: ArchitectureTable, share: float, seen: np.ndarray) -> None:
         super().__init__(table, share)
-        self.seen = ArchitectureTable(
-            np.array(table.architectures), seen, table.costs, keys=table.keys, names=table.names
-        )
+        self.seen = ArchitectureTable(np.array(table.architectures), seen, table.costs)
+
+    def shuffled(self, seed: int) -> Chosen:
+        """Return the same problem with the layers in another order."""
+        other = super().shuffled(seed)
+        return Chosen(other.table, self.share, self.seen.accuracies)
 
 
 SEARCHERS = {
@@ -224,7 +252,7 @@ SEARCHERS = {
     "predictor": lambda problem, seed: Predictor(
         problem.space, constraint=problem.within, evaluations=BUDGETS[-2], seed=seed
     ),
-    "LayerNAS, best parents": lambda problem, seed: problem.layernas(seed, select="best"),
+    f"{LAYERNAS}, best parents": lambda problem, seed: problem.layernas(seed, select="best"),
 }
 _problems: dict[float, Chosen] = {}
 
@@ -237,6 +265,8 @@ def _search(job: tuple[str, float, int]) -> list[float | None]:
     """Run one search; return the regret of its choice after each budget, None before one is within bounds."""
     name, share, seed = job
     problem = _problems[share]
+    if name.startswith(LAYERNAS):
+        problem = problem.shuffled(seed)
     evaluator = TabularEvaluator(problem.seen, run=0)
     searcher: Searcher = SEARCHERS[name](problem, seed)
     best = problem.table.best(problem.within)[1]
@@ -327,15 +357,7 @@ def record(directory: Path, table: Path, output: Path, seeds: int = 100, process
         asked, right, seconds = read(place / f"measured-epoch{epochs}.json")
         one: dict[str, Any] = {"training": training, "images": right.shape[1], "seconds": seconds}
         one["whole"] = judge(asked, right, known)
-        for name in (f"epoch{epochs // 4}", f"epoch{epochs // 2}", "without-recalibration"):
-            some, theirs, _ = read(place / f"measured-{name}.json")
-            rows = [known.row(architecture) for architecture in some]
-            one[name] = tau(theirs.mean(axis=1), known.accuracies[rows].mean(axis=1))
-        same = [asked.index(architecture) for architecture in some]
-        one["sample"] = {
-            "networks": len(some),
-            "tau": tau(right[same].mean(axis=1), known.accuracies[rows].mean(axis=1)),
-        }
+        one["sample"] = _judge_sample(place, epochs, asked, right, known)
         of = dict(zip(asked, right.mean(axis=1).tolist(), strict=True))
         seen = np.array([[of[supernet.space.key(architecture)]] for architecture in known.architectures])
         problems = {share: Chosen(known, share, seen) for share in SHARES}
@@ -396,10 +418,10 @@ def _supernet_lines(name: str, one: dict[str, Any], seeds: int) -> list[str]:
         *markdown(
             ["ranking of all networks", "tau"],
             [
-                ["one-shot accuracy", whole["tau"]],
-                ["FLOPs alone", whole["tau_of_flops"]],
-                ["two trainings", whole["tau_between_runs"]],
-                ["one half of the images against the other", whole["tau_of_halves"]],
+                ["one-shot accuracy", f"{whole['tau']:.2f}"],
+                ["FLOPs alone", f"{whole['tau_of_flops']:.2f}"],
+                ["two trainings", f"{whole['tau_between_runs']:.2f}"],
+                ["one half of the images against the other", f"{whole['tau_of_halves']:.2f}"],
             ],
         ),
         "",
@@ -410,22 +432,22 @@ def _supernet_lines(name: str, one: dict[str, Any], seeds: int) -> list[str]:
                 [
                     " to ".join(f"{value / 1e6:.0f}" for value in band["flops"]),
                     band["networks"],
-                    band["one_shot"],
-                    band["flops_alone"],
-                    band["runs"],
+                    *(f"{band[key]:.2f}" for key in ("one_shot", "flops_alone", "runs")),
                 ]
                 for band in whole["bands"]
             ],
         ),
         "",
     ]
-    images = ", ".join(f"{value} with {int(count):,}" for count, value in whole["by_images"].items())
-    sample, epochs = one["sample"], training["epochs"]
+    images = ", ".join(f"{value:.2f} with {int(count):,}" for count, value in whole["by_images"].items())
+    sample = one["sample"]
+    after = ", ".join(
+        f"{value:.2f} after {epochs} epochs" for epochs, value in sample["after_epochs"].items()
+    )
     lines += [
-        f"By images: tau is {images}. Of {sample['networks']} random networks, tau is "
-        f"{one[f'epoch{epochs // 4}']} after {epochs // 4} epochs, {one[f'epoch{epochs // 2}']} after "
-        f"{epochs // 2} and {sample['tau']} after {epochs}; without recalibration, it is "
-        f"{one['without-recalibration']} after {epochs}.\n",
+        f"By images, tau is {images}. For {sample['networks']} random networks, it is {after}. On the first "
+        f"{sample['few_images']:,} images, it is {sample['recalibrated']:.2f} for these with recalibration, "
+        f"and {sample['not_recalibrated']:.2f} with the statistics that training left.\n",
         "Regret, in points of trained accuracy, of choosing the network within a bound on FLOPs that has the "
         "highest one-shot accuracy of all, the most FLOPs, or any:\n",
         *markdown(

@@ -89,7 +89,6 @@ def train(
     sampling: str = "uniform",
     epochs: int = 16,
     data: str = "imagefolder:data/cifar10",
-    update: str = "sequential",
     precision: str = "bf16",
     threads: int = 1,
 ) -> None:
@@ -99,9 +98,7 @@ def train(
     images, supernet = load(data), make()
     flops = costs.functions(supernet, SIZE)["flops"]
     sampler = UniformCostSampler(supernet.space, flops) if sampling == "uniform-cost" else None
-    trainer = OneShotTrainer(
-        supernet, images.train, settings_of(epochs, precision), sampler=sampler, update=update
-    )
+    trainer = OneShotTrainer(supernet, images.train, settings_of(epochs, precision), sampler=sampler)
     about = {"sampling": sampling, "epochs": epochs, "precision": precision, "seconds": 0.0, "done": 0}
     state, noted = directory / "state.safetensors", directory / "training.json"
     start = 0

@@ -54,7 +54,7 @@ class DataOptions:
         panel(
             "Data",
             "Dataset: digits, cifar10, cifar100, cinic10, svhn, tiny-imagenet, fashion-mnist, or "
-            "imagefolder:PATH with PATH/train/CLASS/IMAGE.",
+            "imagefolder:PATH with PATH/train/CLASS/IMAGE, or webdataset:PATTERN, as train-{000..146}.tar.",
         ),
     ] = "digits"
     data_root: Annotated[
@@ -65,6 +65,14 @@ class DataOptions:
     validation: Annotated[int | None, panel("Data", "Training images held out for validation.")] = None
     calibration: Annotated[int, panel("Data", "Training images that BatchNorm is recalibrated on.")] = 1000
     image_size: Annotated[int | None, panel("Data", "Resize image folders to this size.")] = None
+    validation_archives: Annotated[
+        str | None, panel("Data", "Archives of webdataset:PATTERN that have validation images.")
+    ] = None
+    test_archives: Annotated[str | None, panel("Data", "Its archives that have test images.")] = None
+    list_anew: Annotated[
+        bool,
+        panel("Data", "List folders again that did not change since they were listed.", "--list-anew"),
+    ] = False
     fast_decode: Annotated[
         bool,
         panel(

@@ -11,12 +11,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from typer.core import TyperGroup
-
-from lasfast.cli.options import running
+from lasfast.cli.context import find_command
 from lasfast.core.files import atomic_write_json
-from lasfast.data.loading import OF_FILES, ROOT_VARIABLE
-from lasfast.study.files import JOURNAL
+from lasfast.data.loading import PLACEHOLDERS, ROOT_VARIABLE
+from lasfast.study.files import JOURNAL, RESULT
 
 CONFIG = "config.json"
 COMMAND = "command"
@@ -60,8 +58,10 @@ def absolute(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     kind, colon, rest = value.partition(":")
-    if name == "data" and kind in OF_FILES and colon:
+    if name == "data" and kind in PLACEHOLDERS and colon:
         return f"{kind}:{Path(rest).expanduser().absolute()}"
+    if name in ("validation_archives", "test_archives"):
+        return str(Path(value).expanduser().absolute())
     file, colon, function = value.rpartition(":")
     if colon and file.endswith(".py"):
         return f"{Path(file).expanduser().absolute()}:{function}"
@@ -108,16 +108,6 @@ def read_config(directory: Path, options: type[T]) -> T:
         ) from error
 
 
-def find_command(words: Sequence[str]) -> tuple[Any, list[str]]:
-    """Return the command of this program that words begin with, and the words after its name."""
-    context = running.get().find_root()
-    command: Any = context.command
-    rest = list(words)
-    while isinstance(command, TyperGroup):
-        _, command, rest = command.resolve_command(context, rest)
-    return command, rest
-
-
 def words_of(config: Mapping[str, Any]) -> list[str]:
     """Return the words of the command, without `lasfast`, that starts a run with the options of another.
 
@@ -142,3 +132,26 @@ def words_of(config: Mapping[str, Any]) -> list[str]:
 def command_of(config: Mapping[str, Any]) -> str:
     """Return the command that starts a run with the options of another, as it is typed."""
     return shlex.join(["lasfast", *words_of(config)])
+
+
+def blocks_of_run(directory: Path) -> str:
+    """Return the blocks of the best that a search of shufflenet-v2 has found, for `--blocks`.
+
+    Raises:
+        FileNotFoundError: there is no run, or one that has not ended.
+        ValueError: it searched something else, or its files are damaged.
+    """
+    if not (directory / CONFIG).exists():
+        raise FileNotFoundError(f"--blocks {directory} holds no run: there is no {directory / CONFIG}")
+    searched = read_options(directory).get("supernet")
+    if searched != "shufflenet-v2":
+        raise ValueError(
+            f"--blocks must be a search of --supernet shufflenet-v2, got {directory} of {searched}"
+        )
+    result = directory / RESULT
+    if not result.exists():
+        raise FileNotFoundError(f"--blocks {directory} has not ended: `lasfast resume` it first")
+    try:
+        return str(json.loads(result.read_text(encoding="utf-8"))["best"]["text"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{result} is damaged ({error!r}); resume the study to write it again") from error

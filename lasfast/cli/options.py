@@ -6,13 +6,14 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Container, Iterable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from lasfast.cli.config import blocks_of_run
+from lasfast.cli.context import CONTEXT, running
 from lasfast.cli.terminal import StoppedError
 from lasfast.ir.precision import PRECISIONS
 from lasfast.train.presets import PRESETS
@@ -36,10 +37,6 @@ PANELS = (
 """The headings of help pages, in their order; others come after them."""
 
 
-CONTEXT = "context"
-"""The argument of a command's function that typer gives its context."""
-running: ContextVar[typer.Context] = ContextVar("running")
-"""The context of the command that runs."""
 EPOCHS = ("--standalone-epochs", "--epochs")
 """The names of the option for the epochs of a command that trains networks from scratch, and nothing else."""
 
@@ -63,7 +60,8 @@ class DataOptions:
         panel(
             "Data",
             "Dataset: digits, cifar10, cifar100, cinic10, svhn, tiny-imagenet, fashion-mnist, "
-            "imagefolder:PATH with PATH/train/CLASS/IMAGE, or csv:FILE with the columns file and label.",
+            "imagefolder:PATH with PATH/train/CLASS/IMAGE, csv:FILE with the columns file and label, or "
+            "webdataset:PATTERN, as train-{000..146}.tar.",
         ),
     ] = "digits"
     data_root: Annotated[
@@ -74,6 +72,14 @@ class DataOptions:
     validation: Annotated[int | None, panel("Data", "Training images held out for validation.")] = None
     calibration: Annotated[int, panel("Data", "Training images that BatchNorm is recalibrated on.")] = 1000
     image_size: Annotated[int | None, panel("Data", "Resize image folders to this size.")] = None
+    validation_archives: Annotated[
+        str | None, panel("Data", "Archives of webdataset:PATTERN that have validation images.")
+    ] = None
+    test_archives: Annotated[str | None, panel("Data", "Its archives that have test images.")] = None
+    list_anew: Annotated[
+        bool,
+        panel("Data", "List folders again that did not change since they were listed.", "--list-anew"),
+    ] = False
     fast_decode: Annotated[
         bool,
         panel(
@@ -147,8 +153,8 @@ class SizeOptions(CellOptions):
         str | None,
         panel(
             "Supernet",
-            "Kinds of the blocks of shufflenet-v2-channels: one for all, or what a search of shufflenet-v2 "
-            "found, as 5x5-xception-3x3-... (default: 3x3).",
+            "Kinds of the blocks of shufflenet-v2-channels: one for all, those of each as "
+            "5x5-xception-3x3-..., or RUN, a search of shufflenet-v2 whose best has them (default: 3x3).",
         ),
     ] = None
     squeeze_excite: Annotated[
@@ -161,6 +167,11 @@ class SizeOptions(CellOptions):
         str | None,
         panel("Supernet", "Activation of mobilenet-...: relu, relu6, hardswish or swish (default: relu)."),
     ] = None
+
+    def __post_init__(self) -> None:
+        # Read now, so that the configuration of a run has the blocks, whatever becomes of the other run.
+        if self.blocks is not None and Path(self.blocks).is_dir():
+            object.__setattr__(self, "blocks", blocks_of_run(Path(self.blocks)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -638,13 +649,6 @@ class ChoiceOptions(
     FinalistOptions,
 ):
     """Options of every search of a supernet of choices."""
-
-
-def given_options() -> set[str]:
-    """Return the names of the options that the command line gives the command which runs."""
-    context = running.get()
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def names_of(*groups: type) -> set[str]:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lasfast.cli.config import COMMAND, CONFIG, find_command, read_options, words_of
+from lasfast.cli.config import COMMAND, CONFIG, read_options, words_of
+from lasfast.cli.context import find_command
 from lasfast.cli.display import make_console
 from lasfast.cli.options import command, panel
 from lasfast.core.files import atomic_write_json

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -277,6 +278,7 @@ def run_search(
     ending = _ending(options, given, retrained)
     main = distributed.world().main
     source = options.data.rpartition("/")[2].replace(":", "-")
+    source = re.split(r"[{*?]", source)[0].rstrip("-_.") or "data"  # of train-{000..146}.tar, "train"
     directory = options.directory or Path("runs") / f"{name}-{source}"
     trackers = _trackers(options.track, directory) if main else []
     with Meter(console) as meter:

@@ -11,6 +11,7 @@ import typer
 
 from lasfast.cli import setup
 from lasfast.cli.config import read_options, write_config
+from lasfast.cli.context import given_options
 from lasfast.cli.display import make_console
 from lasfast.cli.earlier import EarlierRun
 from lasfast.cli.from_scratch import show_rows, train_from_scratch
@@ -22,7 +23,6 @@ from lasfast.cli.options import (
     TrainingCommandOptions,
     TrainOptions,
     command,
-    given_options,
     names_of,
     panel,
 )

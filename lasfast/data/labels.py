@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lasfast.core.csv_rows import read_rows
 from lasfast.data.errors import DataError
-from lasfast.data.folder import TEST, VALIDATION, FolderSource, ImageFiles, hold_test_out, source_of_parts
+from lasfast.data.folder import TEST, VALIDATION, FolderSource, ImageFiles, hold_test_out
 
 FILE = ("file", "filename", "path", "image")
 LABEL = ("label", "class")
@@ -63,10 +62,30 @@ def open_csv(path: Path) -> FolderSource:
     if len(classes) < 2:
         raise DataError(f"{path}: expected at least two labels of training images, found only {classes[0]!r}")
     files = {part: _files(path, part, labels, classes) for part, labels in lines.items()}
-    if part_place is None:
-        return hold_test_out(files[TRAIN])
-    found = {part: partial(files.__getitem__, part) for part in files if part != TRAIN}
-    return source_of_parts(str(path), files[TRAIN], found, f"lines with the split {TEST} or {VALIDATION[0]}")
+    return hold_test_out(files[TRAIN]) if part_place is None else _source(path, files)
+
+
+def _source(path: Path, files: Mapping[str, ImageFiles]) -> FolderSource:
+    """Return the source of parts: as of folders, `val` is the test part where there is no `test`."""
+    train, own = files[TRAIN], files.get(VALIDATION[0])
+    where = f"{path}: training images from {TRAIN}"
+    if own is not None and TEST in files:
+        pool = ImageFiles(
+            train.classes, train.paths + own.paths, np.concatenate([train.labels, own.labels]), train.ignored
+        )
+        parts = f"{where}, validation images from {VALIDATION[0]}, test images from {TEST}"
+        return FolderSource(pool, lambda: files[TEST], parts, len(train.paths))
+    of_test = next((part for part in (TEST, VALIDATION[0]) if part in files), "")
+
+    def test() -> ImageFiles:
+        if not of_test:
+            raise DataError(
+                f"{path} has no test images: expected lines with the split {TEST} or {VALIDATION[0]}"
+            )
+        return files[of_test]
+
+    told = f"test images from {of_test}" if of_test else "no test images"
+    return FolderSource(train, test, f"{where}, validation images held out of them, {told}")
 
 
 def _column(names: Sequence[str], known: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from lasfast.data.errors import DataError
 from lasfast.data.folder import FolderSource, ImageFiles, open_image_folder
 from lasfast.data.images import TensorImages
 from lasfast.data.labels import open_csv
-from lasfast.data.loaders import FolderImages, FolderLoader, digest_of_files
+from lasfast.data.loaders import FolderImages, FolderLoader, digest_of_stamps, stamps_of_files
 from lasfast.data.normalization import normalize
 from lasfast.data.sources import (
     RECIPES,
@@ -35,6 +35,7 @@ from lasfast.data.sources import (
 )
 from lasfast.data.splits import Indices, Split, balanced_subset, split_pool
 from lasfast.data.statistics import channel_statistics, digest_of
+from lasfast.data.webdataset import open_archives
 
 logger = logging.getLogger("lasfast")
 
@@ -43,8 +44,6 @@ STATISTICS_IMAGES = 10_000
 STATISTICS_LARGE_IMAGES = 1_000  # a large image has as many pixels as dozens of small ones
 MAX_VALIDATION = 10_000
 ROOT_VARIABLE = "LASFAST_DATA"
-OF_FILES = {"imagefolder": "imagefolder:PATH", "csv": "csv:FILE"}
-"""The kinds of sets whose names have a path, and how those are written."""
 
 
 class Options(NamedTuple):
@@ -64,6 +63,22 @@ class Options(NamedTuple):
     report: Callable[[str], None]
 
 
+class Files(NamedTuple):
+    """The checked arguments of ``load`` that say which files a set is made of."""
+
+    root: str | os.PathLike[str] | None
+    download: bool
+    list_anew: bool
+    validation_archives: str | None
+    test_archives: str | None
+
+
+PLACEHOLDERS = {"imagefolder": "imagefolder:PATH", "csv": "csv:FILE", "webdataset": "webdataset:PATTERN"}
+"""Names of sets whose images the name itself says where to find."""
+LISTED = ("imagefolder", "webdataset", "cinic10", "tiny-imagenet")
+"""Sets whose files are listed."""
+
+
 def load(
     name: str,
     *,
@@ -80,6 +95,9 @@ def load(
     workers: int | None = None,
     fast_decode: bool = False,
     skip_broken: bool = False,
+    list_anew: bool = False,
+    validation_archives: str | None = None,
+    test_archives: str | None = None,
     report: Callable[[str], None] = logger.info,
 ) -> Dataset:
     """Load a labelled image set and split it into train, calibration and validation.
@@ -99,8 +117,10 @@ def load(
             ``tiny-imagenet``, or ``imagefolder:PATH`` with ``PATH/train/<class>/<image>``, and optionally
             ``PATH/test`` as the test split and ``PATH/val`` as validation images (as the test split where
             there is no ``PATH/test``); or with ``PATH/<class>/<image>``, of which a fifth becomes the test
-            split. Files that are not images by their suffix are ignored (and counted in ``describe``).
-            Or ``csv:FILE``, whose lines have a file and its label (``labels.open_csv``).
+            split. Files that are not images by their suffix are ignored (and counted in ``describe``). Or
+            ``webdataset:PATTERN``, tar archives as ``webdataset:train-{000..146}.tar`` (see
+            ``lasfast.data.webdataset``). Or ``csv:FILE``, whose lines have a file and its label (see
+            ``labels.open_csv``).
         root: the folder of the named sets; the default is the environment's ``LASFAST_DATA``, or else
             ``data``.
         download: whether to download a set that is not there, which otherwise is an error.
@@ -124,6 +144,11 @@ def load(
             size where the crop allows it, and resized by torch: faster, but other roundings.
         skip_broken: whether image files that cannot be decoded are left out, and reported, rather than an
             error. Then all files are decoded once, whatever the ``limit``.
+        list_anew: whether folders are listed, and archives read through, that were before and seem not to
+            have changed since (see ``lasfast.data.listing``).
+        validation_archives: the pattern of archives that have validation images, of a ``webdataset``; by
+            default these are held out of the training images.
+        test_archives: the pattern of archives that have its test split.
         report: is called with a line that says where the parts of a folder come from, and with one about the
             progress, every ten seconds that the check of files takes.
 
@@ -146,7 +171,8 @@ def load(
         skip_broken,
         report,
     )
-    kind, source = _open(name, root, download)
+    files = _check_files(root, download, list_anew, validation_archives, test_archives)
+    kind, source = _open(name, files)
     recipe = RECIPES[kind]
     if isinstance(source, ArraySource):
         if options.skip_broken:
@@ -160,32 +186,38 @@ def load(
     return _from_files(name, source, split, recipe, options)
 
 
-def _open(
-    name: str, root: str | os.PathLike[str] | None, download: bool
-) -> tuple[str, ArraySource | FolderSource]:
+def _open(name: str, files: Files) -> tuple[str, ArraySource | FolderSource]:
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, got {name!r}")
-    place = Path(root if root is not None else os.environ.get(ROOT_VARIABLE, "data")).expanduser()
+    root = files.root if files.root is not None else os.environ.get(ROOT_VARIABLE, "data")
+    place = Path(root).expanduser()
     kind, _, path = name.partition(":")
-    if kind == "imagefolder" and path:
-        return kind, open_image_folder(Path(path).expanduser())
-    if kind == "csv" and path:
+    if not path:
+        kind = name
+    if kind not in RECIPES or (kind in PLACEHOLDERS) != bool(path):
+        known = ", ".join(PLACEHOLDERS.get(one, one) for one in RECIPES)
+        raise ValueError(f"name must be one of {known}; got {name!r}{_meant(name)}")
+    if files.list_anew and kind not in LISTED:
+        raise ValueError(f"list_anew must be False for {name}, whose files are not listed, got True")
+    if kind != "webdataset":
+        for option in ("validation_archives", "test_archives"):
+            if (given := getattr(files, option)) is not None:
+                raise ValueError(
+                    f"{option} must be None for {name}, and is for webdataset:PATTERN alone, got {given!r}"
+                )
+    if kind == "imagefolder":
+        return kind, open_image_folder(Path(path).expanduser(), files.list_anew)
+    if kind == "csv":
         return kind, open_csv(Path(path).expanduser())
-    if name == "digits":
-        return name, open_digits()
-    if name == "tiny-imagenet":
-        return name, open_tiny_imagenet(place, download)
-    if name == "cinic10":
-        return name, open_cinic10(place, download)
-    if name in RECIPES and name not in OF_FILES:
-        return name, open_torchvision(name, place, download)
-    known = ", ".join(OF_FILES.get(known, known) for known in RECIPES)
-    meant = ""
-    if Path(name).expanduser().is_dir():
-        meant = f"; for the images in this folder, write imagefolder:{name}"
-    elif Path(name).expanduser().is_file():
-        meant = f"; for a csv file that names images and their labels, write csv:{name}"
-    raise ValueError(f"name must be one of {known}; got {name!r}{meant}")
+    if kind == "webdataset":
+        return kind, open_archives(path, files.validation_archives, files.test_archives, files.list_anew)
+    if kind == "digits":
+        return kind, open_digits()
+    if kind == "tiny-imagenet":
+        return kind, open_tiny_imagenet(place, files.download, files.list_anew)
+    if kind == "cinic10":
+        return kind, open_cinic10(place, files.download, files.list_anew)
+    return kind, open_torchvision(kind, place, files.download)
 
 
 def _without_broken(source: FolderSource, report: Callable[[str], None]) -> FolderSource:
@@ -197,6 +229,15 @@ def _without_broken(source: FolderSource, report: Callable[[str], None]) -> Fold
     return dataclasses.replace(
         source, pool=pool, training=training, test=lambda: without_broken(source.test(), report)
     )
+
+
+def _meant(name: str) -> str:
+    """Return what may be meant by a name that is a path, as the end of an error."""
+    if Path(name).expanduser().is_dir():
+        return f"; for the images in this folder, write imagefolder:{name}"
+    if Path(name).expanduser().is_file():
+        return f"; for a csv file that names images and their labels, write csv:{name}"
+    return ""
 
 
 def _split(
@@ -346,18 +387,21 @@ def _while_used(
         return loader(files).normalized()
 
     flip = recipe.flip if options.flip is None else options.flip
+    labels = torch.from_numpy(np.concatenate([train.labels, validation.labels]))
+    stamps = stamps_of_files((*train.paths, *validation.paths))  # once, since it may take minutes
+    of_train = len(train.paths)
     images = FolderImages(
         train.paths,
-        torch.from_numpy(train.labels),
+        labels[:of_train],
         size,
         mean,
         std,
         flip,
         options.workers,
         fast_decode=options.fast_decode,
+        digest=digest_of_stamps(stamps[:of_train], labels[:of_train]),
     )
-    both = torch.from_numpy(np.concatenate([train.labels, validation.labels]))
-    digest = digest_of_files((*train.paths, *validation.paths), both)
+    digest = digest_of_stamps(stamps, labels)
     description = _describe(name, pool.classes, split, options.seed, images.describe(), digest, pool.ignored)
     return Dataset(
         name=name,
@@ -396,6 +440,19 @@ def _describe(
         "ignored_files": ignored,
         "digest": digest,
     }
+
+
+def _check_files(
+    root: str | os.PathLike[str] | None,
+    download: bool,
+    list_anew: bool,
+    validation_archives: str | None,
+    test_archives: str | None,
+) -> Files:
+    for name, pattern in (("validation_archives", validation_archives), ("test_archives", test_archives)):
+        if pattern is not None and not (isinstance(pattern, str) and pattern):
+            raise TypeError(f"{name} must be a pattern of archives or None, got {pattern!r}")
+    return Files(root, download, as_bool("list_anew", list_anew), validation_archives, test_archives)
 
 
 def _check_options(

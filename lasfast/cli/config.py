@@ -150,7 +150,7 @@ def blocks_of_run(directory: Path) -> str:
         )
     result = directory / RESULT
     if not result.exists():
-        raise FileNotFoundError(f"--blocks {directory} has not ended: `lasfast resume` it first")
+        raise FileNotFoundError(f"--blocks {directory} has not ended: --resume it first")
     try:
         return str(json.loads(result.read_text(encoding="utf-8"))["best"]["text"])
     except (ValueError, KeyError, TypeError) as error:

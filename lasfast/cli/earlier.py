@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
@@ -167,14 +167,28 @@ class EarlierRun:
         return setup.make_any_supernet(options, data, depth=options.depth, size=options, seed=options.seed)
 
 
+class OpenedRun(NamedTuple):
+    """A search whose supernet is built and has its weights.
+
+    Attributes:
+        evaluator: measures as the search did at its end.
+        trained: the run of the supernet, which is this search or the one whose supernet it has taken.
+        data: the search's images.
+    """
+
+    evaluator: Evaluator
+    trained: EarlierRun
+    data: Dataset
+
+
 def open_run(
     directory: Path,
     device: torch.device,
     console: Console,
     told: RunOptions | None = None,
     **changes: Any,
-) -> tuple[Evaluator, EarlierRun, SavedWeights | None]:
-    """Return what measures as a search did at its end, the run of its supernet, and that run's weights.
+) -> OpenedRun:
+    """Return a search with what measures as it did at its end.
 
     Args:
         directory: the search's.
@@ -208,7 +222,7 @@ def open_run(
         # In Python, images may have been given as numbers, which are other bits than the bytes.
         normalized = Evaluator(supernet, data.calibration, data.validation)
         saved.check_images(evaluator, normalized)
-    return evaluator, trained, saved
+    return OpenedRun(evaluator, trained, data)
 
 
 def options_of_python(directory: Path, told: RunOptions) -> RunOptions:

@@ -78,7 +78,7 @@ def register(app: typer.Typer) -> None:
         if (options.run / CONFIG).exists():
             refuse(options, own - PLACES, f"is known of {options.run}")
         told = RunOptions(**{name: getattr(options, name) for name in own})
-        evaluator, _, _ = open_run(options.run, device, console, told, **changes)
+        evaluator = open_run(options.run, device, console, told, **changes).evaluator
         space = evaluator.space
         architectures = [parse_architecture(text, space, options.run) for text in options.architectures]
         candidates = candidates_of(evaluator(architectures), evaluator.costs, space.format)

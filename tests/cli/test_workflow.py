@@ -70,6 +70,23 @@ def test_every_candidate_is_in_a_csv_file(searched, lasfast, tmp_path) -> None:
     assert (tmp_path / "again.csv").read_bytes() == (searched / "candidates.csv").read_bytes()
 
 
+def test_any_candidate_is_exported_with_the_weights_that_it_inherits(searched, lasfast) -> None:
+    result = json.loads((searched / "result.json").read_text())
+    other = next(one for one in result["steps"][-1] if one["text"] != result["best"]["text"])
+    arguments = ["export", searched, "--to", "torchscript", "--architecture", other["text"], *THREADS]
+    status, out, err = lasfast(*arguments)
+    assert status == 0, err
+    assert f"{other['text']}  top-1 {100 * other['top1']:.1f} ±" in out
+    assert (searched / f"{other['text']}.torchscript").exists()
+    source = searched / f"{other['text']}.pt2"
+    assert load_program(source)[1].weights == "with inherited weights"
+    status, _, err = lasfast("export", source, "--to", "torchscript", "--architecture", "best")
+    assert status == 2
+    assert f"--architecture is of a run's directory, got the file {source}" in err
+    for file in (source, source.with_suffix(".torchscript")):
+        file.unlink()  # the winner's stays alone
+
+
 def test_training_takes_images_supernet_and_settings_from_a_run(searched, lasfast, tmp_path) -> None:
     result = json.loads((searched / "result.json").read_text())
     arguments = ["train", "highest", "--run", searched, "--epochs", 1, "--test", *THREADS]

@@ -118,6 +118,8 @@ def _write_page(run: Run) -> Path:
         again = command_of(options) if COMMAND in options else None
         names = ("supernet", "model", "weights", "table", "data", "constraint", "preset", "precision", "seed")
         facts += [(name, str(options[name])) for name in names if options.get(name) is not None]
+    if run.best is not None and run.best.name != run.best.text:
+        facts += [(run.best.name, run.best.text)]
     layers: Sequence[Mapping[str, Any]] = ()
     path = run.directory / f"{short_name(run.best.text)}.pt2" if run.best else run.directory
     if path.is_file():
@@ -127,6 +129,10 @@ def _write_page(run: Run) -> Path:
         facts += [("images", f"{len(card.classes)} classes, {size}: {parts}"), ("lasfast", card.lasfast)]
         top1, error = (100 * card.accuracy[name] for name in ("top1", "standard_error"))
         facts += [("network", f"{path.name}, {card.weights}: top-1 {top1:.1f} ± {error:.1f} %")]
+        if "test_top1" in card.accuracy:
+            top1, error = (100 * card.accuracy[f"test_{name}"] for name in ("top1", "standard_error"))
+            images = f"{card.accuracy['test_images']} images"
+            facts += [("test split", f"top-1 {top1:.1f} ± {error:.1f} %, {images}")]
         layers = card.layers
     return write_page(run, run.directory / "report.html", facts=facts, layers=layers, command=again)
 

@@ -15,6 +15,7 @@ from lasfast.cli.display import make_console
 from lasfast.cli.options import command, panel
 from lasfast.core.files import atomic_write_json
 from lasfast.measurements.journal import Journal
+from lasfast.runtime import distributed
 from lasfast.study.files import JOURNAL
 
 FARTHER = {"depth": ("nir",), "generations": ("evolution",), "evaluations": ("evolution", "layernas")}
@@ -74,12 +75,13 @@ def register(app: typer.Typer) -> None:
             again["population"] = header["searcher"]["population"]
         words = words_of(again) + ["--resume"] + ["--quiet"] * options.quiet
         make_console(options.quiet).print(f"lasfast {' '.join(words)}", soft_wrap=True)
-        if wanted:
+        writes = bool(wanted) and distributed.world().main
+        if writes:
             atomic_write_json(options.run / CONFIG, config | wanted)
         try:
             _run(words)
         except (ValueError, TypeError):
-            if wanted:  # nothing goes on by them
+            if writes:  # nothing goes on by them
                 atomic_write_json(options.run / CONFIG, config)
             raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,15 +19,18 @@ class ProgressBar(Callback):
 
         lasfast.Study(searcher, evaluator, trainer=trainer, callbacks=[lasfast.study.ProgressBar()]).run()
 
-    rich draws them, in notebooks through ipywidgets where that is installed. The second bar has no end where
-    nothing says how many architectures the searcher asks for.
+    rich draws them, in notebooks through ipywidgets (the extra `notebook`); where that is missing, there is a
+    line for each step instead. The second bar has no end where nothing says how many architectures the
+    searcher asks for.
 
     Args:
         console: where to draw; None takes the standard output.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console
+        self._console = Console() if console is None else console
+        # rich would warn, and draw nothing until the end.
+        self._lines = self._console.is_jupyter and find_spec("ipywidgets") is None
 
     def on_start(self, study: Study) -> None:
         """Draw the bars."""
@@ -38,11 +42,11 @@ class ProgressBar(Callback):
             TimeRemainingColumn(),
             TextColumn("{task.fields[text]}"),
         )
-        self._bars = Progress(*columns, console=self._console)
+        self._bars = Progress(*columns, console=self._console, disable=self._lines)
         self._training = self._bars.add_task("training", total=None, text="", visible=False)
         most = min(*bounds, study.evaluator.space.count()) if bounds else None
         self._measuring = self._bars.add_task("architectures", total=most, text="")
-        self._highest = 0.0
+        self._measured, self._most, self._highest = 0, most, 0.0
         self._bars.start()
 
     def on_progress(self, progress: train.Progress) -> None:
@@ -63,6 +67,10 @@ class ProgressBar(Callback):
         self._highest = max([self._highest, *(one.top1 for one in measurements)])
         text = f"highest top-1 {100 * self._highest:.1f} %"
         self._bars.update(self._measuring, advance=len(measurements), text=text)
+        self._measured += len(measurements)
+        if self._lines:
+            bound = "" if self._most is None else f" of {self._most}"
+            self._console.print(f"step {step}: {self._measured}{bound} architectures, {text}")
 
     def on_finish(self, result: StudyResult) -> None:
         """Leave the bars as they ended."""

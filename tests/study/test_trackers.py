@@ -93,7 +93,7 @@ def test_mlflow_reads_what_is_written(tmp_path):
 @pytest.mark.parametrize("notebook", [False, True])
 def test_bars_show_training_and_architectures(notebook):
     if notebook:
-        pytest.importorskip("IPython", reason="IPython is not installed")
+        pytest.importorskip("ipywidgets", reason="the extra notebook is not installed")
     text = io.StringIO()
     console = Console(file=text, force_terminal=not notebook, force_jupyter=notebook, width=120)
     tiny_study(None, depth=4, callbacks=[ProgressBar(console)]).run()
@@ -101,6 +101,17 @@ def test_bars_show_training_and_architectures(notebook):
         assert "training, step 1" in text.getvalue()
         assert "epoch 2 of 2" in text.getvalue()
         assert re.search(r"3/\?.*highest top-1 \d+\.\d %", text.getvalue())
+
+
+def test_a_notebook_without_widgets_has_lines(monkeypatch):
+    monkeypatch.setattr("lasfast.study.progress_bar.find_spec", lambda name: None)
+    shown = []
+    monkeypatch.setattr(Console, "print", lambda self, text: shown.append(text))
+    tiny_study(None, depth=5, callbacks=[ProgressBar(Console(force_jupyter=True))]).run()
+    assert [re.sub(r"\d+\.\d %", "P", text) for text in shown] == [
+        "step 1: 3 architectures, highest top-1 P",
+        "step 2: 6 architectures, highest top-1 P",
+    ]
 
 
 def test_bars_end_where_a_study_fails():

@@ -241,6 +241,8 @@ def register(app: typer.Typer) -> None:
 
         lasfast search evolution --data cifar10 --supernet shufflenet-v2 --constraint "flops<=100M" --retrain
 
+        lasfast search evolution --supernet residual --max-layers 6,6,6 --constraint "flops<=50%"
+
         lasfast search evolution --model timm:resnet18 --weights mine.safetensors --data imagefolder:photos
         --constraint "flops<=50%" --adapt-epochs 5
 

@@ -79,6 +79,8 @@ def nir(options: NIROptions) -> None:
 
     lasfast search nir --data imagefolder:photos --model mymodule.py:make_network --depth 6
 
+    lasfast search nir --data csv:labels.csv --supernet mynet.py:MyNet --depth 6 --test --track tensorboard
+
     lasfast search nir --table runs/dataset/table.csv --depth 8
 
     torchrun --nproc-per-node 2 -m lasfast search nir --data cifar10 --depth 15

@@ -55,6 +55,7 @@ CHOICE_FAMILIES: dict[str, Callable[..., ChoicesNet]] = {
     "shufflenet-v2-channels": partial(supernets.ShuffleNetV2, search="channels"),
     "shufflenet-v2-both": partial(supernets.ShuffleNetV2, search="both"),
     "proxyless": supernets.ProxylessNAS,
+    "macro": supernets.MacroNet,
     "quant-resnet18": partial(supernets.QuantResNet, depth=18),
     "quant-resnet34": partial(supernets.QuantResNet, depth=34),
     **MOBILENETS,

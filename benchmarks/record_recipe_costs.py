@@ -120,8 +120,8 @@ def page(source: Path, target: Path) -> None:
 Processor time of training {found["network"]} from scratch by the preset `nir-cifar100` on images of 32
 pixels in memory, in batches of {found["batch"]} ({found["precision"]}, one thread): with the option, as a
 multiple of that without any. Medians of {found["rounds"]} rounds, and their range. Made from
-[the record](../benchmarks/results/{source.name}) by `python -m benchmarks.record_recipe_costs page`. What is done
-to the images takes a larger share of smaller networks' time.
+[the record](../benchmarks/results/{source.name}) by `python -m benchmarks.record_recipe_costs page`. What is
+done to the images takes a larger share of smaller networks' time.
 
 | option | times plain | rounds |
 |---|---|---|

@@ -66,7 +66,9 @@ def blocks_of_run(directory: Path) -> str:
         raise FileNotFoundError(f"--blocks {directory} holds no run: there is no {directory / CONFIG}")
     searched = read_options(directory).get("supernet")
     if searched != "shufflenet-v2":
-        raise ValueError(f"--blocks must be a search of --supernet shufflenet-v2, got {directory} of {searched}")
+        raise ValueError(
+            f"--blocks must be a search of --supernet shufflenet-v2, got {directory} of {searched}"
+        )
     result = directory / RESULT
     if not result.exists():
         raise FileNotFoundError(f"--blocks {directory} has not ended: --resume it first")

@@ -138,8 +138,8 @@ class SizeOptions(CellOptions):
         str | None,
         panel(
             "Supernet",
-            "Kinds of the blocks of shufflenet-v2-channels: one for all, those of each as 5x5-xception-3x3-..., "
-            "or RUN, a search of shufflenet-v2 whose best has them (default: 3x3).",
+            "Kinds of the blocks of shufflenet-v2-channels: one for all, those of each as "
+            "5x5-xception-3x3-..., or RUN, a search of shufflenet-v2 whose best has them (default: 3x3).",
         ),
     ] = None
     squeeze_excite: Annotated[

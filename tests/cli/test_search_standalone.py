@@ -156,7 +156,18 @@ def test_channels_are_searched_in_the_blocks_that_a_search_found(lasfast, tmp_pa
 def test_blocks_then_channels(lasfast, without_exports, tmp_path) -> None:
     without_exports()
     search = ["search", "random", "--width", 0.25, "--limit", 60, "--validation", 60, "--calibration", 30]
-    search += ["--supernet-epochs", 1, "--samples", 2, "--baselines", 0, "--operators", "torch", "--threads", 1]
+    search += [
+        "--supernet-epochs",
+        1,
+        "--samples",
+        2,
+        "--baselines",
+        0,
+        "--operators",
+        "torch",
+        "--threads",
+        1,
+    ]
     status, _, err = lasfast(*search, "--supernet", "shufflenet-v2", "-o", tmp_path / "blocks")
     assert status == 0, err
     channels = [*search, "--supernet", "shufflenet-v2-channels", "--blocks", tmp_path / "blocks"]

@@ -350,7 +350,7 @@ def page(target: Path, rates: Path, outcomes: list[Path]) -> None:
     per_candidate = f"{speed['images']['calibration']:,} images of calibration and "
     per_candidate += f"{speed['images']['validation']:,} of validation"
     has_autonas = any("autonas" in seed for one in found for seed in one["seeds"].values())
-    autonas = AUTONAS if has_autonas else "ModelOpt's AutoNAS was not run, since it takes the longest."
+    autonas = AUTONAS if has_autonas else "ModelOpt's AutoNAS was not run."
     files = ", ".join(f"[{one.stem}](../benchmarks/results/{one.name})" for one in (*outcomes, rates))
     written = f"""\
 Each way halves the multiply-adds of a trained network, and what came out is trained on with the same

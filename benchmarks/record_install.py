@@ -1,0 +1,86 @@
+"""How long a wheel takes to build, and how large it is; and how large torch's CUDA libraries are.
+
+    python -m benchmarks.record_install off "80;90a" --output benchmarks/results/install.json
+
+Each build is of the files that git knows, with LASFAST_CUDA=OFF or for the chips that are named. It needs
+auditwheel, patchelf and the tools of a build in the environment. A record keeps the builds that it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import _harness
+
+ROOT = Path(__file__).parents[1]
+
+
+def build(archs: str, folder: Path) -> dict[str, Any]:
+    """Build and repair a wheel; return its seconds of processor time, and its sizes in bytes."""
+    source = folder / "source"
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
+    for name in files.decode().split("\0")[:-1]:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    chips = {"LASFAST_CUDA": "OFF"} if archs == "off" else {"LASFAST_CUDA": "ON", "LASFAST_CUDA_ARCHS": archs}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run([*pip, str(source)], env={**os.environ, **chips}, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    [wheel] = folder.glob("*.whl")
+    subprocess.run([ROOT / ".ci" / "repair_wheel", wheel, folder / "repaired"], check=True)
+    [repaired] = (folder / "repaired").glob("*.whl")
+    with zipfile.ZipFile(repaired) as archive:
+        modules = [one for one in archive.infolist() if one.filename.endswith(".so")]
+    return {
+        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "wheel": repaired.name,
+        "wheel_bytes": repaired.stat().st_size,
+        "libraries": {one.filename: one.file_size for one in modules},
+    }
+
+
+def cuda_libraries() -> dict[str, int]:
+    """Return the bytes of the packages that torch brings for CUDA, by their names."""
+    sizes = {}
+    for package in importlib.metadata.distributions():
+        name = package.metadata["Name"]
+        if re.match(r"nvidia-|cuda-|triton$", name):
+            paths = (Path(str(package.locate_file(file))) for file in package.files or ())
+            sizes[name] = sum(path.stat().st_size for path in paths if path.is_file())
+    return sizes
+
+
+def main() -> None:
+    """Build for each of the chips; write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("archs", nargs="*", help="off, or a value of LASFAST_CUDA_ARCHS")
+    parser.add_argument("--keep", type=Path, help="a folder to which the wheels are copied")
+    parser.add_argument("--output", required=True)
+    options = parser.parse_args()
+    output = Path(options.output)
+    builds = json.loads(output.read_text(encoding="utf-8"))["builds"] if output.exists() else {}
+    machine = _harness.machine()
+    for archs in options.archs:
+        with tempfile.TemporaryDirectory() as folder:
+            builds[archs] = build(archs, Path(folder))
+            if options.keep is not None:
+                shutil.copytree(Path(folder) / "repaired", options.keep, dirs_exist_ok=True)
+    record = {"record": "install", "machine": machine, "builds": builds, "cuda_libraries": cuda_libraries()}
+    _harness.write(record, output)
+
+
+if __name__ == "__main__":
+    main()

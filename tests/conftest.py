@@ -105,6 +105,7 @@ CHOICE_SUPERNETS = {
     "shufflenet-channels": lambda: lasfast.supernets.ShuffleNetV2(**SMALL, search="channels", blocks="5x5"),
     "shufflenet-both": lambda: lasfast.supernets.ShuffleNetV2(**SMALL, search="both"),
     "proxyless": lambda: lasfast.supernets.ProxylessNAS(**SMALL),
+    "macro": lambda: lasfast.supernets.MacroNet(**SMALL),
     "mobilenet": lambda: lasfast.supernets.MobileNet("60M", **SMALL),
     "mobilenet-squeezed": lambda: lasfast.supernets.MobileNet(
         "60M", **SMALL, squeeze_excite=True, activation="swish"

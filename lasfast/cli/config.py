@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lasfast.core.files import atomic_write_json
+from lasfast.study.files import RESULT
 
 CONFIG = "config.json"
 
@@ -52,3 +53,24 @@ def read_config(directory: Path, options: type[T]) -> T:
             f"{path} is damaged ({error!r}); restore it, or start the run again elsewhere"
         ) from error
     return options(**chosen)
+
+
+def blocks_of_run(directory: Path) -> str:
+    """Return the blocks of the best that a search of shufflenet-v2 has found, for `--blocks`.
+
+    Raises:
+        FileNotFoundError: there is no run, or one that has not ended.
+        ValueError: it searched something else, or its files are damaged.
+    """
+    if not (directory / CONFIG).exists():
+        raise FileNotFoundError(f"--blocks {directory} holds no run: there is no {directory / CONFIG}")
+    searched = read_options(directory).get("supernet")
+    if searched != "shufflenet-v2":
+        raise ValueError(f"--blocks must be a search of --supernet shufflenet-v2, got {directory} of {searched}")
+    result = directory / RESULT
+    if not result.exists():
+        raise FileNotFoundError(f"--blocks {directory} has not ended: --resume it first")
+    try:
+        return str(json.loads(result.read_text(encoding="utf-8"))["best"]["text"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{result} is damaged ({error!r}); resume the study to write it again") from error

@@ -35,7 +35,8 @@ from lasfast.train import CheckpointError, checkpoint
 
 T = TypeVar("T", bound=SupernetSearchOptions)
 
-PLACES = {"data", "data_root", "download", "workers", "fast_decode"}
+PLACES = {"data", "data_root", "download", "workers", "fast_decode", "list_anew"}
+PLACES |= {"validation_archives", "test_archives"}
 """Options that say where images are and how they are read: they may be others, if the images are the same."""
 ADOPTED = names_of(DataOptions, SupernetOptions, SizeOptions, ModelSearchOptions)
 ADOPTED -= {"weights", "adapt_epochs", "tune_epochs"}

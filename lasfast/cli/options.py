@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from lasfast.cli.config import blocks_of_run
 from lasfast.cli.terminal import StoppedError
 from lasfast.ir.precision import PRECISIONS
 from lasfast.train.presets import PRESETS
@@ -54,7 +55,7 @@ class DataOptions:
         panel(
             "Data",
             "Dataset: digits, cifar10, cifar100, cinic10, svhn, tiny-imagenet, fashion-mnist, or "
-            "imagefolder:PATH with PATH/train/CLASS/IMAGE.",
+            "imagefolder:PATH with PATH/train/CLASS/IMAGE, or webdataset:PATTERN, as train-{000..146}.tar.",
         ),
     ] = "digits"
     data_root: Annotated[
@@ -65,6 +66,14 @@ class DataOptions:
     validation: Annotated[int | None, panel("Data", "Training images held out for validation.")] = None
     calibration: Annotated[int, panel("Data", "Training images that BatchNorm is recalibrated on.")] = 1000
     image_size: Annotated[int | None, panel("Data", "Resize image folders to this size.")] = None
+    validation_archives: Annotated[
+        str | None, panel("Data", "Archives of webdataset:PATTERN that have validation images.")
+    ] = None
+    test_archives: Annotated[str | None, panel("Data", "Its archives that have test images.")] = None
+    list_anew: Annotated[
+        bool,
+        panel("Data", "List folders again that did not change since they were listed.", "--list-anew"),
+    ] = False
     fast_decode: Annotated[
         bool,
         panel(
@@ -129,8 +138,8 @@ class SizeOptions(CellOptions):
         str | None,
         panel(
             "Supernet",
-            "Kinds of the blocks of shufflenet-v2-channels: one for all, or what a search of shufflenet-v2 "
-            "found, as 5x5-xception-3x3-... (default: 3x3).",
+            "Kinds of the blocks of shufflenet-v2-channels: one for all, those of each as 5x5-xception-3x3-..., "
+            "or RUN, a search of shufflenet-v2 whose best has them (default: 3x3).",
         ),
     ] = None
     squeeze_excite: Annotated[
@@ -143,6 +152,11 @@ class SizeOptions(CellOptions):
         str | None,
         panel("Supernet", "Activation of mobilenet-...: relu, relu6, hardswish or swish (default: relu)."),
     ] = None
+
+    def __post_init__(self) -> None:
+        # Read now, so that the configuration of a run has the blocks, whatever becomes of the other run.
+        if self.blocks is not None and Path(self.blocks).is_dir():
+            object.__setattr__(self, "blocks", blocks_of_run(Path(self.blocks)))
 
 
 @dataclass(frozen=True, kw_only=True)

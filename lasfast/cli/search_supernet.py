@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -248,6 +249,7 @@ def run_search(
     ending = _ending(options, given, retrained)
     main = distributed.world().main
     source = options.data.rpartition("/")[2].replace(":", "-")
+    source = re.split(r"[{*?]", source)[0].rstrip("-_.") or "data"  # of train-{000..146}.tar, "train"
     directory = options.directory or Path("runs") / f"{name}-{source}"
     with Meter(console) as meter:
         by_depth = isinstance(supernet.space, LayerAssignmentSpace)

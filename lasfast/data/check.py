@@ -22,6 +22,7 @@ from lasfast._version import __version__
 from lasfast.core import cache
 from lasfast.data.decode import ImageKind, in_threads, raise_together, read_kind
 from lasfast.data.errors import DataError
+from lasfast.data.places import Place, identified, path_of
 
 logger = logging.getLogger("lasfast")
 
@@ -31,7 +32,7 @@ CHUNK = 1000  # files between looks at the clock
 SECONDS = 10.0  # between reports of progress
 
 
-def check_files(paths: Sequence[str], report: Callable[[str], None] = logger.info) -> list[ImageKind]:
+def check_files(paths: Sequence[Place], report: Callable[[str], None] = logger.info) -> list[ImageKind]:
     """Return the kinds of all images, in order.
 
     Args:
@@ -61,7 +62,7 @@ def check_files(paths: Sequence[str], report: Callable[[str], None] = logger.inf
 
 
 def _check(
-    paths: Sequence[str],
+    paths: Sequence[Place],
     unknown: Sequence[int],
     found: list[ImageKind | DataError | None],
     report: Callable[[str], None],
@@ -79,19 +80,18 @@ def _check(
             reported = now
 
 
-def _key(path: str) -> int | None:
-    """Return what tells a file from others, and from itself before a change; None where it cannot be read."""
+def _key(path: Place) -> int | None:
+    """Return a number for what tells a file from others, and from itself before a change; None without it."""
     try:
-        status = os.stat(path)
+        text = identified(path)
     except OSError:
         return None
-    text = f"{status.st_size} {status.st_mtime_ns} ".encode() + os.fsencode(os.path.abspath(path))
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
 
-def _file(paths: Sequence[str]) -> Path:
+def _file(paths: Sequence[Place]) -> Path:
     """Return the file in which the kinds of a folder's images are kept, by this lasfast and Pillow."""
-    folder = os.path.commonpath([os.path.abspath(paths[0]), os.path.abspath(paths[-1])])
+    folder = os.path.commonpath([os.path.abspath(path_of(paths[number])) for number in (0, -1)])
     text = f"lasfast {__version__} Pillow {PIL.__version__} ".encode() + os.fsencode(folder)
     return cache.directory() / f"images-{hashlib.blake2b(text, digest_size=6).hexdigest()}.npy"
 

@@ -191,3 +191,38 @@ def test_ctrl_c_and_resume(lasfast, tmp_path, by):
     events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
     assert events.count("resume") == 1
     assert events.count("epoch") in (22, 23)  # an epoch that was cut is noted when it ends
+
+
+WEIGHTS = ["random", "--constraint", "flops<=400k", "--samples", "4", "--baselines", "2", "--seed", "9"]
+STANDALONE = ["layernas", "--supernet", "mobilenet-60m", "--width", "0.25", "--constraint", "flops<=600k"]
+STANDALONE += ["--buckets", "4", "--replicas", "1", "--standalone", "--standalone-epochs", "1"]
+STANDALONE += ["--evaluations", "3", "--operators", "torch", "--limit", "60", "--validation", "60"]
+STANDALONE += ["--calibration", "30", "--threads", "1", "--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_a_search_by_earlier_weights_has_the_bytes_of_one_process(lasfast, without_exports, tmp_path):
+    """Nothing is trained, so nothing rounds otherwise."""
+    without_exports()
+    trained = ["random", "--supernet", "mobilenet-60m", "--width", "0.25", "--supernet-epochs", "1", *QUICK]
+    trained += ["--samples", "2", "--baselines", "0", "--calibration", "60"]
+    assert lasfast("search", *trained, "-o", tmp_path / "trained", "-q")[0] == 0
+    again = [*WEIGHTS, "--weights", str(tmp_path / "trained"), "--threads", "1", "--device", "cpu"]
+    status, out, err = finish(torchrun("search", *again, "-o", tmp_path / "two"))
+    assert status == 0, err
+    assert out.count("\nbest: ") == 1
+    assert lasfast("search", *again, "-o", tmp_path / "one", "-q")[0] == 0
+    for name in ("journal.jsonl", "result.json"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_candidates_from_scratch_have_the_bytes_of_one_process(lasfast, without_exports, tmp_path):
+    """Each process trains some of them alone, and the best again."""
+    without_exports()
+    status, out, err = finish(torchrun("search", *STANDALONE, "-o", tmp_path / "two"))
+    assert status == 0, err
+    assert out.count("\nbest: ") == 1
+    assert lasfast("search", *STANDALONE, "-o", tmp_path / "one", "-q")[0] == 0
+    for name in ("journal.jsonl", "result.json", "scratch/journal.jsonl", "scratch/table.csv"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()

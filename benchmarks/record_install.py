@@ -3,7 +3,8 @@
     python -m benchmarks.record_install off "80;90a" --output benchmarks/results/install.json
 
 Each build is of the files that git knows, with LASFAST_CUDA=OFF or for the chips that are named. It needs
-auditwheel, patchelf and the tools of a build in the environment. A record keeps the builds that it has.
+auditwheel, patchelf and the tools of a build in the environment. `--code lasfast/_C*.so` records how large
+machine code is for each chip that a module has, or a file of `nvcc -fatbin`. A record keeps what it has.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import os
 import re
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -63,23 +66,50 @@ def cuda_libraries() -> dict[str, int]:
     return sizes
 
 
+def machine_code(path: Path) -> dict[str, int]:
+    """Return the bytes of machine code (80) and PTX (90-virtual) for each chip in a module or a .fatbin file.
+
+    The format is nvcc's: a header of 16 bytes (magic, version, its own size, the size of all entries), then
+    the entries. Each has its kind (1 is PTX, 2 machine code), the sizes of its header and of its content, and
+    the chip at byte 28.
+    """
+    content, sizes = path.read_bytes(), Counter[str]()
+    for found in re.finditer(re.escape(b"\x50\xed\x55\xba"), content):
+        _, header, size = struct.unpack_from("<HHQ", content, found.start() + 4)
+        if header != 16 or size > len(content):
+            continue  # these bytes are no header
+        place = found.start() + header
+        end = place + size
+        while place < end:
+            kind, _, header, size = struct.unpack_from("<HHIQ", content, place)
+            (chip,) = struct.unpack_from("<I", content, place + 28)
+            sizes[f"{chip}-virtual" if kind == 1 else str(chip)] += header + size
+            place += header + size
+    return dict(sizes)
+
+
 def main() -> None:
     """Build for each of the chips; write the record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("archs", nargs="*", help="off, or a value of LASFAST_CUDA_ARCHS")
+    parser.add_argument("--code", nargs="*", default=(), type=Path, help="modules to add up machine code of")
     parser.add_argument("--keep", type=Path, help="a folder to which the wheels are copied")
     parser.add_argument("--output", required=True)
     options = parser.parse_args()
     output = Path(options.output)
-    builds = json.loads(output.read_text(encoding="utf-8"))["builds"] if output.exists() else {}
+    known = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
+    builds, code = known.get("builds", {}), known.get("machine_code", {})
+    for path in options.code:
+        code |= machine_code(path)
     machine = _harness.machine()
     for archs in options.archs:
         with tempfile.TemporaryDirectory() as folder:
             builds[archs] = build(archs, Path(folder))
             if options.keep is not None:
                 shutil.copytree(Path(folder) / "repaired", options.keep, dirs_exist_ok=True)
-    record = {"record": "install", "machine": machine, "builds": builds, "cuda_libraries": cuda_libraries()}
-    _harness.write(record, output)
+    libraries = cuda_libraries()
+    record = {"record": "install", "machine": machine, "builds": builds, "machine_code": code}
+    _harness.write({**record, "cuda_libraries": libraries}, output)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python -m benchmarks.record_install off "80;90a" --output benchmarks/results/install.json
 
 Each build is of the files that git knows, with LASFAST_CUDA=OFF or for the chips that are named. It needs
-auditwheel, patchelf and the tools of a build in the environment. `--code lasfast/_C*.so` records how large
-machine code is for each chip that a module has, or a file of `nvcc -fatbin`. A record keeps what it has.
+auditwheel, patchelf and the tools of a build. `--module lasfast/_C*.so` records how large the machine code is
+for each chip that a module was built for, `--chips 100 120` how large it becomes for these, and nvcc's time.
+A record keeps what it has.
 """
 
 from __future__ import annotations
@@ -88,19 +89,43 @@ def machine_code(path: Path) -> dict[str, int]:
     return dict(sizes)
 
 
+def compile_for(chip: str, folder: Path) -> dict[str, float]:
+    """Compile the CUDA kernels for a chip, as `100`; return the bytes of its code, and processor time.
+
+    Files that are in the folder are not compiled again.
+    """
+    size, seconds = 0, 0.0
+    for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
+        compiled, taken = (folder / f"{source.stem}.{chip}.{suffix}" for suffix in ("fatbin", "time"))
+        if not taken.exists():
+            target = ["-gencode", f"arch=compute_{chip},code=sm_{chip}", "--fatbin", "-o", str(compiled)]
+            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            command = ["nvcc", "-std=c++17", "-O3", f"-I{ROOT / 'csrc' / 'include'}", *target, str(source)]
+            subprocess.run(command, check=True)
+            taken.write_text(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before))
+        size += sum(machine_code(compiled).values())
+        seconds += float(taken.read_text())
+    return {"bytes": size, "cpu_seconds": seconds}
+
+
 def main() -> None:
     """Build for each of the chips; write the record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("archs", nargs="*", help="off, or a value of LASFAST_CUDA_ARCHS")
-    parser.add_argument("--code", nargs="*", default=(), type=Path, help="modules to add up machine code of")
+    parser.add_argument("--module", type=Path, help="a module, whose machine code is added up")
+    parser.add_argument("--chips", nargs="*", default=(), help="chips to compile the kernels for, as 100")
+    parser.add_argument("--folder", type=Path, default=Path("build/chips"), help="where these kernels go")
     parser.add_argument("--keep", type=Path, help="a folder to which the wheels are copied")
     parser.add_argument("--output", required=True)
     options = parser.parse_args()
     output = Path(options.output)
     known = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
     builds, code = known.get("builds", {}), known.get("machine_code", {})
-    for path in options.code:
-        code |= machine_code(path)
+    if options.module is not None:
+        code |= {chip: {"bytes": size} for chip, size in machine_code(options.module).items()}
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for chip in options.chips:
+        code[chip] = compile_for(chip, options.folder)
     machine = _harness.machine()
     for archs in options.archs:
         with tempfile.TemporaryDirectory() as folder:

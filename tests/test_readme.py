@@ -122,7 +122,7 @@ def test_the_figures_are_those_of_the_record() -> None:
     winner = record["winners"]["9"]
     assert f"{record['options']['limit']:,} CIFAR-10 images" in text
     assert f"{record['options']['validation']:,} others for validation" in text
-    assert f"in {round(record['seconds']['total'] / 60)} minutes on one thread" in text
+    assert f"It took {round(record['seconds']['total'] / 60)} minutes on one thread" in text
     assert record["options"]["threads"] == 1
     assert f"{round(record['seconds']['evaluation'])} seconds of which" in text
     assert f"winner of depth 9 is {winner['text']}, top-1 {100 * winner['top1']:.1f} ± 0.6 %" in text
@@ -189,3 +189,25 @@ def test_the_table_of_cells_is_that_of_its_record() -> None:
     minutes = [one["seconds"] / 60 for one in record["searches"]]
     assert f"{min(minutes):.0f} to {max(minutes):.0f} minutes" in text
     assert record["machine"]["threads"] == 1
+
+
+def test_the_reference_has_every_public_module() -> None:
+    listed = (DOCS / "reference.rst").read_text().split()
+    assert set(lasfast._MODULES.values()) <= set(listed)
+
+
+def test_the_figures_of_installing_are_those_of_the_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "install.json").read_text())
+    build, code = record["builds"]["off"], record["machine_code"]
+    minutes = build["cpu_seconds"] / 60
+    cuda = sum(record["cuda_libraries"].values()) / 1e9
+    assert f"CPU kernels alone: {minutes:.1f} minutes of one core" in README
+    assert f"saves {cuda:.1f} GB of CUDA" in README
+    page = (DOCS / "install.md").read_text()
+    assert f"| CPU kernels alone | {minutes:.1f} minutes | {build['wheel_bytes'] / 1e6:.1f} MB |" in page
+    assert f"{cuda:.1f} GB" in page
+    for chip in ("80", "90", "100", "120", "90-virtual"):
+        name = {"90": "90a"}.get(chip, chip)
+        seconds = code[chip].get("cpu_seconds")
+        taken = "not recorded" if seconds is None else f"{seconds / 60:.1f} minutes"
+        assert f"| and for `{name}` | {taken} | {code[chip]['bytes'] / 1e6:.1f} MB |" in page

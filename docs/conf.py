@@ -54,7 +54,7 @@ python_maximum_signature_line_length = 90
 
 # The front page's table of contents, which README.md itself cannot have: GitHub would show the directive.
 NAVIGATION = {
-    "Start": ["install", "commands"],
+    "Start": ["install", "commands", "workflow"],
     "Tutorials": ["tutorials/folder", "tutorials/smaller", "tutorials/choosing", "tutorials/own-space"],
     "Guides": [
         *("own-network", "data", "evaluation", "training", "deploy", "distributed", "any-network", "tables"),

@@ -203,6 +203,7 @@ def test_the_figures_of_installing_are_those_of_the_record() -> None:
     cuda = sum(record["cuda_libraries"].values()) / 1e9
     assert f"CPU kernels alone: {minutes:.1f} minutes of one core" in README
     assert f"saves {cuda:.1f} GB of CUDA" in README
+    assert f"each takes {code['100']['cpu_seconds'] / 60:.1f} more" in README
     page = (DOCS / "install.md").read_text()
     assert f"| CPU kernels alone | {minutes:.1f} minutes | {build['wheel_bytes'] / 1e6:.1f} MB |" in page
     assert f"{cuda:.1f} GB" in page

@@ -212,3 +212,8 @@ def test_the_figures_of_installing_are_those_of_the_record() -> None:
         seconds = code[chip].get("cpu_seconds")
         taken = "not recorded" if seconds is None else f"{seconds / 60:.1f} minutes"
         assert f"| and for `{name}` | {taken} | {code[chip]['bytes'] / 1e6:.1f} MB |" in page
+
+
+def test_the_changelog_begins_with_this_version_or_with_what_comes_after_it() -> None:
+    first, *others = re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert lasfast.__version__ in (first, *others[:1])

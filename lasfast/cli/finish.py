@@ -32,6 +32,7 @@ from lasfast.measurements.measurement import Measurement
 from lasfast.report import Run, front_table, plot_search, winners_table, write_candidates
 from lasfast.report.leave import CANDIDATES, PICTURE
 from lasfast.runtime import distributed
+from lasfast.runtime.distributed import World
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
@@ -185,7 +186,11 @@ def _inherited(given: TrainingSetup, study: Study, best: Measured, ending: Endin
         network = _tune(given, network, path, best.architecture, ending)
         weights += f", trained on for {epochs(ending.tune_epochs)}"
     # The supernet may have been trained further since the best was measured.
-    found = distributed.world().share(lambda: _measure(given, network, best.architecture))
+    world = distributed.world()
+    if given.settings.batch_norm == "global":
+        found = _measure(given, network, best.architecture, world)
+    else:  # the statistics of the first process count
+        found = world.share(lambda: _measure(given, network, best.architecture))
     if ending.tune_epochs:
         make_console().print(f"trained on for {epochs(ending.tune_epochs)}: top-1 {format_top1(found)}")
     elif found.top1 != best.top1:
@@ -196,9 +201,12 @@ def _inherited(given: TrainingSetup, study: Study, best: Measured, ending: Endin
     return _winner(study, network, found, weights)
 
 
-def _measure(given: TrainingSetup, network: nn.Module, architecture: Architecture) -> Measurement:
-    """Return how good a network is with the weights that it has."""
-    return evaluate_network(network, given.data.validation, architecture, precision=given.settings.precision)
+def _measure(
+    given: TrainingSetup, network: nn.Module, architecture: Architecture, world: World | None = None
+) -> Measurement:
+    """Return how good a network is with the weights that it has, which processes may find out together."""
+    precision = given.settings.precision
+    return evaluate_network(network, given.data.validation, architecture, precision=precision, world=world)
 
 
 def _winner(study: Study, network: nn.Module, found: Measurement, weights: str) -> Winner:

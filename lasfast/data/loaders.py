@@ -192,10 +192,16 @@ class FolderLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """Read the files from the beginning."""
+        return self.every(0, 1)
+
+    def every(self, first: int, step: int) -> Iterator[Any]:
+        """Read the files of batches `first`, `first + step`, ... alone."""
         labels = torch.zeros(self.num_images, dtype=torch.int64) if self.labels is None else self.labels
         items = _PlainFiles(self._paths, labels, self.size, len(self.mean))
         order = range(self.num_images)
-        wanted = [list(order[batch]) for batch in even_batches(self.num_images, self.batch_size)]
+        wanted = [list(order[batch]) for batch in even_batches(self.num_images, self.batch_size)[first::step]]
+        if not wanted:
+            return
         for images, of_images in _read(items, wanted, self.workers):
             batch = images if self.raw else normalize(images, self.mean, self.std)
             yield batch if self.labels is None else (batch, of_images)

@@ -267,7 +267,7 @@ class TableBuilder:
             self.settings,
             world=world,
             distill=self.distill,
-            validate=lambda network: self._evaluate(network, architecture).top1,
+            validate=lambda network: self._evaluate(network, architecture, world).top1,
         )
         identity = {**header, "architecture": list(architecture)}
         saved = world.share(lambda: _load(path, identity))
@@ -289,20 +289,22 @@ class TableBuilder:
             directory=self.directory,
             world=world,
         )
-        return world.share(lambda: self._finish(trainer.trained, architecture, identity))
-
-    def _finish(
-        self, network: nn.Module, architecture: Architecture, identity: dict[str, Any]
-    ) -> Measurement:
-        """Keep the weights of a trained network, if they are wanted, and measure it."""
+        trained = trainer.trained
         if self.keep_weights:
-            weights = self._weights_path(architecture)
-            weights.parent.mkdir(exist_ok=True)
-            checkpoint.save(weights, network.state_dict(), identity)
-        return self._evaluate(network, architecture)
+            world.share(lambda: self._keep(trained, architecture, identity))
+        return trainer.judged(lambda network: self._evaluate(network, architecture, world), trained)
 
-    def _evaluate(self, network: nn.Module, architecture: Architecture) -> Measurement:
-        return evaluate_network(network, self._images, architecture, precision=self.settings.precision)
+    def _keep(self, network: nn.Module, architecture: Architecture, identity: dict[str, Any]) -> None:
+        """Write the weights of a trained network."""
+        weights = self._weights_path(architecture)
+        weights.parent.mkdir(exist_ok=True)
+        checkpoint.save(weights, network.state_dict(), identity)
+
+    def _evaluate(self, network: nn.Module, architecture: Architecture, world: World) -> Measurement:
+        """Measure a network in the processes that have trained it, if its statistics are theirs together."""
+        world = world if self.settings.batch_norm == "global" else World()
+        precision = self.settings.precision
+        return evaluate_network(network, self._images, architecture, precision=precision, world=world)
 
     def _misses(self, architecture: Architecture, trained: Container[Architecture]) -> bool:
         """Return whether a network is to be trained: it was not yet, or lacks weights that are wanted."""

@@ -34,6 +34,8 @@ SEARCHES = {
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_supernet_is_trained_and_searched(lasfast, without_exports, tmp_path, name: str) -> None:
+    if name != "evolution":  # one search writes its network; all write theirs in the same way
+        without_exports()
     arguments = ["search", name, *TINY, *SEARCHES[name], "--constraint", "flops<=600k", "-o", tmp_path]
     status, out, err = lasfast(*arguments, "--threads", 1)
     assert status == 0, err
@@ -46,7 +48,9 @@ def test_a_supernet_is_trained_and_searched(lasfast, without_exports, tmp_path, 
         assert (tmp_path / file).exists()
     (network,) = tmp_path.glob("*.pt2")
     assert network.stem == best["name"]
-    assert torch.export.load(network).module()(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape == (2, 10)
+    if name == "evolution":
+        images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+        assert torch.export.load(network).module()(images).shape == (2, 10)
 
     without_exports()
     before = (tmp_path / "journal.jsonl").read_bytes()

@@ -282,8 +282,9 @@ def run_search(
     directory = options.directory or Path("runs") / f"{name}-{source}"
     trackers = _trackers(options.track, directory) if main else []
     with Meter(console) as meter:
-        by_depth = name in ("nir", "random") and isinstance(supernet.space, LayerAssignmentSpace)
-        by_depth = by_depth and not isinstance(trainer, OneShotTrainer)
+        by_depth = isinstance(supernet.space, LayerAssignmentSpace) and (
+            name == "nir" or (name == "random" and not isinstance(trainer, OneShotTrainer))
+        )
         display = StudyDisplay(console, meter) if by_depth else FrontDisplay(console, meter)
         evaluator = _evaluator(options, given, supernet, meter)
         if saved is not None:

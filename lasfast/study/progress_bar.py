@@ -42,7 +42,14 @@ class ProgressBar(Callback):
             TimeRemainingColumn(),
             TextColumn("{task.fields[text]}"),
         )
-        self._bars = Progress(*columns, console=self._console, disable=self._lines)
+        self._bars = Progress(
+            *columns,
+            console=self._console,
+            disable=self._lines,
+            # Where there is no kernel, what a notebook displays is printed, and would come back to be drawn.
+            redirect_stdout=not self._console.is_jupyter,
+            redirect_stderr=not self._console.is_jupyter,
+        )
         self._training = self._bars.add_task("training", total=None, text="", visible=False)
         most = min(*bounds, study.evaluator.space.count()) if bounds else None
         self._measuring = self._bars.add_task("architectures", total=most, text="")

@@ -59,7 +59,7 @@ def _examples() -> list[str]:
     group = typer.main.get_command(cli._app_of("search"))
     pages += [command.help for command in group.commands.values()]
     found = [text for page in pages for text in re.findall(r"(lasfast search [^`\n]*(?:\n +--.*)*)", page)]
-    lines = [" ".join(text.partition("  #")[0].split()) for text in found]
+    lines = [" ".join(text.replace("\\\n", " ").partition("  #")[0].split()) for text in found]
     others = re.compile(r"--(table|model|weights|latency-table)\b|\.\.\.$")
     return sorted({line for line in lines if "--constraint" in line and not others.search(line)})
 

@@ -143,8 +143,8 @@ def test_a_run_that_was_stopped_leaves_its_best_and_is_resumed(tmp_path) -> None
     words = [*NIR, "--depth", 8, "--epochs-per-step", 12, "-o", run]
     command = [sys.executable, "-m", "lasfast", *map(str, words)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    journal = run / "journal.jsonl"
-    while process.poll() is None and not (journal.exists() and len(journal.read_bytes().splitlines()) > 3):
+    log = run / "log.jsonl"
+    while process.poll() is None and not (log.exists() and '"epoch", "step": 2' in log.read_text()):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)

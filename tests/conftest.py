@@ -154,3 +154,18 @@ def shaken(supernet):
                 nn.init.normal_(module.bias, 0, 0.2)
             nn.init.normal_(module.running_mean)
     return supernet
+
+
+@pytest.fixture
+def lasfast_command(monkeypatch, capsys):
+    """Run the program; return (exit status, standard output, standard error)."""
+    from lasfast import cli
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["lasfast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run

@@ -20,8 +20,9 @@ import PIL
 
 from lasfast._version import __version__
 from lasfast.core import cache
-from lasfast.data.decode import ImageKind, in_threads, raise_together, read_kind
+from lasfast.data.decode import SHOWN, ImageKind, in_threads, raise_together, read_kind
 from lasfast.data.errors import DataError
+from lasfast.data.folder import ImageFiles
 from lasfast.data.places import Place, identified, path_of
 
 logger = logging.getLogger("lasfast")
@@ -42,6 +43,29 @@ def check_files(paths: Sequence[Place], report: Callable[[str], None] = logger.i
     Raises:
         DataError: files cannot be used: they are counted, and the first of them named.
     """
+    found = _inspect(paths, report)
+    raise_together(found)
+    return [kind for kind in found if isinstance(kind, ImageKind)]
+
+
+def without_broken(files: ImageFiles, report: Callable[[str], None] = logger.info) -> ImageFiles:
+    """Return the files that can be used; ``report`` is told how many others there are, and the first of them.
+
+    Raises:
+        DataError: a class has no file that can be used.
+    """
+    found = _inspect(files.paths, report)
+    broken = [position for position, kind in enumerate(found) if isinstance(kind, DataError)]
+    if not broken:
+        return files
+    shown = "".join(f"\n  {found[position]}" for position in broken[:SHOWN])
+    more = f"\n  and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+    report(f"{len(broken)} of {len(found)} image files cannot be used, and are left out:{shown}{more}")
+    return files.without(np.array(broken, dtype=np.int64))
+
+
+def _inspect(paths: Sequence[Place], report: Callable[[str], None]) -> list[ImageKind | DataError]:
+    """Return the kind of each image, or what is wrong with it, in order; what was found is remembered."""
     file = _file(paths)
     known = _load(file)
     keys = [_key(path) for path in paths]
@@ -57,8 +81,7 @@ def check_files(paths: Sequence[Place], report: Callable[[str], None] = logger.i
         }
         if not new.keys() <= known.keys():
             cache.save(file, _to_bytes(known | new))
-    raise_together(found)
-    return [kind for kind in found if isinstance(kind, ImageKind)]
+    return [kind for kind in found if kind is not None]
 
 
 def _check(

@@ -51,6 +51,19 @@ class ImageFiles:
         """Return the files at ``positions``."""
         return ImageFiles(self.classes, tuple(self.paths[i] for i in positions), self.labels[positions])
 
+    def without(self, positions: Indices) -> ImageFiles:
+        """Return the other files; those at ``positions`` count as ignored.
+
+        Raises:
+            DataError: a class has no other file.
+        """
+        kept = np.setdiff1d(np.arange(len(self.paths)), positions)
+        lost = sorted({*self.labels.tolist()} - {*self.labels[kept].tolist()})
+        if lost:
+            raise DataError(f"class {self.classes[lost[0]]!r} has no image file that can be used")
+        left = self.select(kept)
+        return ImageFiles(left.classes, left.paths, left.labels, self.ignored + len(positions))
+
 
 @dataclass(frozen=True)
 class FolderSource:
@@ -164,7 +177,7 @@ def open_image_folder(path: Path, list_anew: bool = False) -> FolderSource:
     folders = Folders(path, anew=list_anew)
     if not _has_folders(path / "train"):
         files = scan(path, folders)
-        return _hold_test_out(files, folders.keep())
+        return hold_test_out(files, folders.keep())
     train = scan(path / "train", folders)
 
     def test() -> ImageFiles:
@@ -189,7 +202,8 @@ def open_image_folder(path: Path, list_anew: bool = False) -> FolderSource:
     return FolderSource(pool, test, parts + folders.keep(), len(train.paths))
 
 
-def _hold_test_out(files: ImageFiles, listed: str) -> FolderSource:
+def hold_test_out(files: ImageFiles, listed: str = "") -> FolderSource:
+    """Return the source of images that have no parts: a fifth of every class becomes the test part."""
     count = len(files.paths) // TEST_PART
     seed = derive_seed("test part of an image folder")
     kept, held = hold_out(files.labels, len(files.classes), count, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -14,12 +15,13 @@ from torch import Tensor
 
 from lasfast.core.checks import as_bool, as_int
 from lasfast.data import decode
-from lasfast.data.check import check_files
+from lasfast.data.check import check_files, without_broken
 from lasfast.data.dataset import Dataset
 from lasfast.data.decode import Size
 from lasfast.data.errors import DataError
 from lasfast.data.folder import FolderSource, ImageFiles, open_image_folder
 from lasfast.data.images import TensorImages
+from lasfast.data.labels import open_csv
 from lasfast.data.loaders import FolderImages, FolderLoader, digest_of_stamps, stamps_of_files
 from lasfast.data.normalization import normalize
 from lasfast.data.sources import (
@@ -57,6 +59,7 @@ class Options(NamedTuple):
     flip: bool | None
     workers: int | None
     fast_decode: bool
+    skip_broken: bool
     report: Callable[[str], None]
 
 
@@ -70,9 +73,9 @@ class Files(NamedTuple):
     test_archives: str | None
 
 
-PLACEHOLDERS = {"imagefolder": "imagefolder:PATH", "webdataset": "webdataset:PATTERN"}
+PLACEHOLDERS = {"imagefolder": "imagefolder:PATH", "csv": "csv:FILE", "webdataset": "webdataset:PATTERN"}
 """Names of sets whose images the name itself says where to find."""
-LISTED = (*PLACEHOLDERS, "cinic10", "tiny-imagenet")
+LISTED = ("imagefolder", "webdataset", "cinic10", "tiny-imagenet")
 """Sets whose files are listed."""
 
 
@@ -91,6 +94,7 @@ def load(
     flip: bool | None = None,
     workers: int | None = None,
     fast_decode: bool = False,
+    skip_broken: bool = False,
     list_anew: bool = False,
     validation_archives: str | None = None,
     test_archives: str | None = None,
@@ -115,7 +119,8 @@ def load(
             there is no ``PATH/test``); or with ``PATH/<class>/<image>``, of which a fifth becomes the test
             split. Files that are not images by their suffix are ignored (and counted in ``describe``). Or
             ``webdataset:PATTERN``, tar archives as ``webdataset:train-{000..146}.tar`` (see
-            ``lasfast.data.webdataset``).
+            ``lasfast.data.webdataset``). Or ``csv:FILE``, whose lines have a file and its label (see
+            ``labels.open_csv``).
         root: the folder of the named sets; the default is the environment's ``LASFAST_DATA``, or else
             ``data``.
         download: whether to download a set that is not there, which otherwise is an error.
@@ -137,6 +142,8 @@ def load(
             core, at most 8.
         fast_decode: whether JPEG files that are read each time for training are decoded at a part of their
             size where the crop allows it, and resized by torch: faster, but other roundings.
+        skip_broken: whether image files that cannot be decoded are left out, and reported, rather than an
+            error. Then all files are decoded once, whatever the ``limit``.
         list_anew: whether folders are listed, and archives read through, that were before and seem not to
             have changed since (see ``lasfast.data.listing``).
         validation_archives: the pattern of archives that have validation images, of a ``webdataset``; by
@@ -151,15 +158,30 @@ def load(
         TypeError, ValueError: an argument is wrong, which is named.
     """
     options = _check_options(
-        calibration, validation, limit, seed, image_size, batch_size, pad, flip, workers, fast_decode, report
+        calibration,
+        validation,
+        limit,
+        seed,
+        image_size,
+        batch_size,
+        pad,
+        flip,
+        workers,
+        fast_decode,
+        skip_broken,
+        report,
     )
     files = _check_files(root, download, list_anew, validation_archives, test_archives)
     kind, source = _open(name, files)
     recipe = RECIPES[kind]
     if isinstance(source, ArraySource):
+        if options.skip_broken:
+            raise ValueError(f"skip_broken must be False for {name}, which has no image files, got True")
         split = _split(source.labels, len(source.classes), recipe, options, None)
         return _from_arrays(name, source, split, recipe, options)
     report(source.parts)
+    if options.skip_broken:
+        source = _without_broken(source, report)
     split = _split(source.pool.labels, len(source.pool.classes), recipe, options, source.training)
     return _from_files(name, source, split, recipe, options)
 
@@ -174,7 +196,7 @@ def _open(name: str, files: Files) -> tuple[str, ArraySource | FolderSource]:
         kind = name
     if kind not in RECIPES or (kind in PLACEHOLDERS) != bool(path):
         known = ", ".join(PLACEHOLDERS.get(one, one) for one in RECIPES)
-        raise ValueError(f"name must be one of {known}; got {name!r}")
+        raise ValueError(f"name must be one of {known}; got {name!r}{_meant(name)}")
     if files.list_anew and kind not in LISTED:
         raise ValueError(f"list_anew must be False for {name}, whose files are not listed, got True")
     if kind != "webdataset":
@@ -185,6 +207,8 @@ def _open(name: str, files: Files) -> tuple[str, ArraySource | FolderSource]:
                 )
     if kind == "imagefolder":
         return kind, open_image_folder(Path(path).expanduser(), files.list_anew)
+    if kind == "csv":
+        return kind, open_csv(Path(path).expanduser())
     if kind == "webdataset":
         return kind, open_archives(path, files.validation_archives, files.test_archives, files.list_anew)
     if kind == "digits":
@@ -194,6 +218,26 @@ def _open(name: str, files: Files) -> tuple[str, ArraySource | FolderSource]:
     if kind == "cinic10":
         return kind, open_cinic10(place, files.download, files.list_anew)
     return kind, open_torchvision(kind, place, files.download)
+
+
+def _without_broken(source: FolderSource, report: Callable[[str], None]) -> FolderSource:
+    """Return a source without the files that cannot be decoded; test files are tried when they are read."""
+    pool = without_broken(source.pool, report)
+    training = source.training
+    if training is not None:
+        training = len({*source.pool.paths[:training]} & {*pool.paths})
+    return dataclasses.replace(
+        source, pool=pool, training=training, test=lambda: without_broken(source.test(), report)
+    )
+
+
+def _meant(name: str) -> str:
+    """Return what may be meant by a name that is a path, as the end of an error."""
+    if Path(name).expanduser().is_dir():
+        return f"; for the images in this folder, write imagefolder:{name}"
+    if Path(name).expanduser().is_file():
+        return f"; for a csv file that names images and their labels, write csv:{name}"
+    return ""
 
 
 def _split(
@@ -422,6 +466,7 @@ def _check_options(
     flip: bool | None,
     workers: int | None,
     fast_decode: bool,
+    skip_broken: bool,
     report: Callable[[str], None],
 ) -> Options:
     as_int("calibration", calibration, minimum=1)
@@ -438,9 +483,21 @@ def _check_options(
     if flip is not None and not isinstance(flip, bool):
         raise TypeError(f"flip must be True, False or None, got {flip!r}")
     fast_decode = as_bool("fast_decode", fast_decode)
+    skip_broken = as_bool("skip_broken", skip_broken)
     size = _check_size(image_size)
     return Options(
-        calibration, validation, limit, seed, size, batch_size, pad, flip, workers, fast_decode, report
+        calibration,
+        validation,
+        limit,
+        seed,
+        size,
+        batch_size,
+        pad,
+        flip,
+        workers,
+        fast_decode,
+        skip_broken,
+        report,
     )
 
 

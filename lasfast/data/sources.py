@@ -9,6 +9,7 @@
 | cinic10 | 270,000 color 32x32 | folder ``cinic-10``, with ``valid`` to validate on | its ``test``, 90,000 |
 | tiny-imagenet | 110,000 color 64x64 | folder ``tiny-imagenet-200`` | its ``val``, 10,000 (labelled) |
 | imagefolder:PATH | any | a folder | see ``folder.open_image_folder`` |
+| csv:FILE | any | files that a csv file names | see ``labels.open_csv`` |
 | webdataset:PATTERN | any | tar archives | see ``webdataset.open_archives`` |
 """
 
@@ -56,6 +57,7 @@ RECIPES = {
     "cinic10": Recipe(pad=4, flip=True, resized_crop=False, validation=0.1),
     "tiny-imagenet": Recipe(pad=0, flip=True, resized_crop=True, validation=0.1),
     "imagefolder": Recipe(pad=None, flip=True, resized_crop=False, validation=0.1),
+    "csv": Recipe(pad=None, flip=True, resized_crop=False, validation=0.1),
     "webdataset": Recipe(pad=None, flip=True, resized_crop=False, validation=0.1),
 }
 

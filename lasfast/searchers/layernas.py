@@ -86,6 +86,7 @@ class LayerNAS(Searcher):
     """
 
     space: ProductSpace
+    extent = "evaluations"
 
     def __init__(
         self,

@@ -18,7 +18,6 @@ import torch
 from torch import fx, nn
 
 from lasfast import costs
-from lasfast.core.files import file_stem
 from lasfast.data.training import as_training_images, describe_images
 from lasfast.evaluation.images import Validation, checked_validation, image_size
 from lasfast.evaluation.scoring import evaluate_network
@@ -27,6 +26,7 @@ from lasfast.measurements.measurement import Measurement
 from lasfast.runtime import distributed
 from lasfast.runtime.distributed import World
 from lasfast.spaces import Architecture, LayerAssignmentSpace
+from lasfast.spaces.names import short_name
 from lasfast.study.architecture_table import Row, save_table
 from lasfast.study.checkpoints import CheckpointClock, train_with_checkpoints
 from lasfast.study.files import CHECKPOINT, JOURNAL, TABLE, refuse_started
@@ -313,7 +313,7 @@ class TableBuilder:
 
     def _weights_path(self, architecture: Architecture) -> Path:
         return (
-            self.directory / "weights" / f"{file_stem(self.supernet.space.format(architecture))}.safetensors"
+            self.directory / "weights" / f"{short_name(self.supernet.space.format(architecture))}.safetensors"
         )
 
     def _write(self, measurements: Iterable[Measurement]) -> list[Row]:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lasfast.measurements.journal import Journal
+from lasfast.spaces.names import short_name
 from lasfast.study.architecture_table import load_table
 
 TINY = ["--supernet", "mobilenet-60m", "--width", 0.25, "--limit", 60, "--validation", 60]
@@ -27,7 +28,7 @@ def test_candidates_are_trained_from_scratch(lasfast, without_exports, tmp_path)
     # The best is trained again, to the same bits, since no candidate is kept; there is no baseline.
     [row] = load_table(tmp_path / "scratch")
     assert (row.architecture, row.top1) == (tuple(best["architecture"]), best["top1"])
-    assert f"best: {best['text']}  top-1 {100 * best['top1']:.1f} ±" in out
+    assert f"best: {short_name(best['text'])}  top-1 {100 * best['top1']:.1f} ±" in out
     assert "inherited" not in out.partition("best: ")[2]
     assert not (tmp_path / "checkpoint.safetensors").exists()
     assert "trained from scratch, has none" in lasfast("evaluate", best["text"], "--run", tmp_path)[2]

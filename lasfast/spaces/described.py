@@ -9,6 +9,7 @@ from lasfast.spaces.base import SearchSpace
 from lasfast.spaces.cell import CellSpace
 from lasfast.spaces.choice import ChoiceSpace, VirtualLayer
 from lasfast.spaces.layer_assignment import LayerAssignmentSpace
+from lasfast.spaces.macro import MacroSpace
 
 
 def space_of_description(description: Mapping[str, Any]) -> SearchSpace | None:
@@ -34,4 +35,5 @@ _KINDS: Mapping[str, Callable[[Mapping[str, Any]], SearchSpace]] = {
     "LayerAssignmentSpace": lambda one: LayerAssignmentSpace(one["groups"], one["max_layers"]),
     "CellSpace": lambda one: CellSpace(one["nodes"], one["operations"]),
     "ChoiceSpace": _choices,
+    "MacroSpace": lambda one: MacroSpace(one["repeats"], one["layers"][0][1:]),
 }

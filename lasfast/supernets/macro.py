@@ -7,7 +7,7 @@ from typing import Any
 from lasfast.core.checks import check_choice
 from lasfast.ir.builder import LayerBuilder
 from lasfast.ir.layers import Path
-from lasfast.spaces import Architecture, ChoiceSpace
+from lasfast.spaces import Architecture, MacroSpace
 from lasfast.spaces.choice import Option
 from lasfast.supernets.choice import ChoiceSupernet, Part
 from lasfast.supernets.parts import (
@@ -21,37 +21,8 @@ from lasfast.supernets.parts import (
 
 KINDS = {"k3e3": (3, 3), "k5e6": (5, 6)}
 """Kernel size and expansion of each inverted residual."""
-IDENTITY = 0
-"""The number of the option that computes nothing."""
 STEMS = {"cifar": (1, 1), "tiny-imagenet": (2, 1), "imagenet": (2, 2)}
 """The strides of the first convolution and of the pooling behind it."""
-
-
-class MacroSpace(ChoiceSpace):
-    """An identity or an inverted residual for each block of stages; an identity leaves all but the first out.
-
-    Architectures whose blocks are the same but for the places of what is left out are one network. Searchers
-    evaluate one of them (`key`).
-
-    Args:
-        repeats: the number of blocks of each stage.
-    """
-
-    def __init__(self, repeats: tuple[int, ...]) -> None:
-        self.repeats = repeats
-        super().__init__([("identity", *KINDS)] * sum(repeats))
-
-    def key(self, architecture: Architecture) -> Architecture:
-        """Return the architecture of the same network whose left-out blocks are the last of each stage."""
-        ordered: list[int] = []
-        for count in self.repeats:
-            first, *others = architecture[len(ordered) : len(ordered) + count]
-            ordered += [first, *sorted(others, key=lambda option: option == IDENTITY)]
-        return tuple(ordered)
-
-    def describe(self) -> dict[str, Any]:
-        """Return name, layers and the number of blocks of each stage."""
-        return {**super().describe(), "name": "MacroSpace", "repeats": list(self.repeats)}
 
 
 class MacroNet(ChoiceSupernet):
@@ -98,7 +69,7 @@ class MacroNet(ChoiceSupernet):
         self._head_channels = scaled(self.head_channels, width)
         widths = [scaled(channels, width) for channels in self.channels]
         self._blocks = stage_blocks(widths, (2, 2, 2), self.repeats)
-        super().__init__(MacroSpace(self.repeats), num_classes=num_classes, in_channels=in_channels)
+        super().__init__(MacroSpace(self.repeats, KINDS), num_classes=num_classes, in_channels=in_channels)
 
     def path(self, architecture: Architecture) -> Path:
         """Return the stem, the blocks with those that are left out at the end of each stage, and the head."""

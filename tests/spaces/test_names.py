@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from lasfast.spaces import CellSpace, ChoiceSpace, LayerAssignmentSpace, VirtualLayer
+from lasfast.spaces import CellSpace, ChoiceSpace, LayerAssignmentSpace, MacroSpace, VirtualLayer
 from lasfast.spaces.described import space_of_description
 from lasfast.spaces.names import LONGEST, is_short_name, short_name
 
@@ -29,6 +29,7 @@ def test_long_texts_have_names_that_are_the_same_everywhere() -> None:
         CellSpace(3),
         ChoiceSpace([VirtualLayer((64, 96), 2), ["3x3", (5, 96)], ["3x3", "5x5"]]),
         ChoiceSpace([5, 3]),
+        MacroSpace((2, 3), ["k3e3", "k5e6"]),
     ],
 )
 def test_a_space_is_made_of_its_description(space) -> None:
@@ -37,6 +38,7 @@ def test_a_space_is_made_of_its_description(space) -> None:
     rng = random.Random(0)
     for architecture in (space.sample(rng) for _ in range(20)):
         assert again.format(architecture) == space.format(architecture)
+        assert again.key(architecture) == space.key(architecture)
 
 
 def test_other_spaces_are_left() -> None:

@@ -38,7 +38,7 @@ from lasfast.data import FolderImages, decode
 
 SIZE, BATCH = 224, 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-KINDS = {"500x375": (500, 375, 95, 512), "2000x1500": (2000, 1500, 92, 96)}
+KINDS = {"500x375": (500, 375, 95, 384), "2000x1500": (2000, 1500, 92, 64)}
 """Width, height, quality of JPEG, and number of files of each kind."""
 BASELINES = {"torchvision_pil": "torchvision, PIL", "torchvision_tensors": "torchvision, tensors"}
 SIMPLEJPEG: Any = decode.simplejpeg

@@ -81,6 +81,8 @@ def measured(processes: int, threads: int, batches: int) -> tuple[float, float]:
         for rank in range(processes)
     ]
     outputs = [rank.communicate()[0] for rank in ranks]
+    if any(rank.returncode for rank in ranks):
+        raise SystemExit("a process failed; what it wrote says why")
     seconds, used = json.loads(outputs[0])
     return seconds, used
 

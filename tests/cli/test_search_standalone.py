@@ -143,7 +143,7 @@ def test_channels_are_searched_in_the_blocks_that_a_search_found(lasfast, tmp_pa
     for name, content, text in (
         ("result.json", "{}", "is damaged (KeyError('best')"),
         ("config.json", '{"supernet": "proxyless"}', "must be a search of --supernet shufflenet-v2, got"),
-        ("config.json", "3", "config.json is damaged (ValueError('no JSON object'))"),
+        ("config.json", "3", "no JSON object"),
     ):
         (run / name).write_text(content)
         status, _, err = lasfast(*channels, "--blocks", run)

@@ -55,6 +55,7 @@ seconds=${SECONDS_IN_ALL:-$([ -n "$again" ] && echo 300 || echo 570)}
 planned=0 # the limits of the steps so far
 failed=()
 running=
+server= # of a dry run
 
 # ---- steps
 
@@ -66,6 +67,7 @@ pack() { tar -C "$work" -c gpu | gzip -1 >"$archive.part" && mv "$archive.part" 
 finish() {
   trap - EXIT
   trap '' INT TERM HUP
+  if [ -n "$server" ]; then kill "$server" && wait "$server" 2>/dev/null; fi
   if [ -n "$running" ]; then
     kill -KILL -- "-$running" 2>/dev/null
     say "$name: CUT, the whole run was stopped after $((SECONDS - started)) s"
@@ -229,6 +231,13 @@ export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 export LASFAST_CACHE=$records/choices # which of several ways was faster here belongs to the records
 rebuilt=
 if [ -n "$dry" ]; then
+  OMP_NUM_THREADS=1 "${module[@]}" --serve "$work/server" >"$records/server.log" 2>&1 &
+  server=$!
+  while [ ! -e "$work/server" ]; do
+    kill -0 "$server" 2>/dev/null || { cat "$records/server.log" && exit 1; }
+    sleep 0.1
+  done
+  module=("$python" -S "$PWD/benchmarks/dry_client.py" "$work/server")
   always=1 step build 80 "$python" -c "import lasfast._C, lasfast._emulated"
 elif was_done build && [ "$(sources)" = "$(cat "$records/build/sources" 2>/dev/null)" ]; then
   rm -f lasfast/*.so && cp "$records"/build/*.so lasfast

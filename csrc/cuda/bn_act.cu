@@ -36,6 +36,8 @@ struct MergeArgs {
 // the parts' own means, and those of these means from the mean of all.
 LASFAST_KERNEL(merge_threads, 2)
 merge_statistics(const MergeArgs a) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   const Merge merge;
   const auto count = [&](int64_t block, int64_t column) {
     return static_cast<double>(a.rows.rows_of(block, column));
@@ -71,6 +73,8 @@ struct FollowArgs {
 
 LASFAST_KERNEL(reduce_threads, 2)
 follow(const FollowArgs a) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   const int64_t c = device::block_index() * reduce_threads + device::thread_index();
   if (c < a.channels) a.running.follow(c, a.mean[c], a.var[c]);
 }
@@ -166,12 +170,12 @@ int launch_sums(const BnActParams& p, const void* grad, const void* x, const flo
     const int error = device::zero(work.counters(), a.rows.counters() * int64_t{sizeof(uint32_t)}, stream);
     if (error != 0) return error;
   }
-  return launch_bn_act(BnActPass::sums, p.storage, vector, a, stream);
+  return launch_bn_act(BnActPass::sums, p.storage, vector, a, stream, false);
 }
 
 int launch_grad_x(const BnActParams& p, const void* grad, const void* x, const float* mean, const float* var,
                   const float* weight, const float* bias, const void* residual, const void* dz,
-                  const double* sums, device::Stream stream, void* grad_x) {
+                  const double* sums, device::Stream stream, bool early, void* grad_x) {
   if (p.rows == 0) return 0;
   if (dz) residual = nullptr;
   const int vector = vector_for(p, {grad, x, residual, dz, grad_x});
@@ -180,7 +184,7 @@ int launch_grad_x(const BnActParams& p, const void* grad, const void* x, const f
   a.dz = dz;
   a.sums = p.batch_statistics ? sums : nullptr;
   a.output = grad_x;
-  return launch_bn_act(BnActPass::grad_x, p.storage, vector, a, stream);
+  return launch_bn_act(BnActPass::grad_x, p.storage, vector, a, stream, early);
 }
 
 }  // namespace
@@ -203,11 +207,11 @@ Status batch_statistics_cuda(const BnActParams& p, const void* x, void* workspac
   const MergeArgs merge{a.rows, static_cast<double>(p.rows), a.partial, mean, var};
   return on_device(device, stream, [&](device::Stream queue) {
     if (p.rows > 0) {
-      const int error = launch_bn_act(BnActPass::statistics, p.storage, vector, a, queue);
+      const int error = launch_bn_act(BnActPass::statistics, p.storage, vector, a, queue, false);
       if (error != 0) return error;
     }
     return device::launch(merge_statistics, merge_blocks(a.rows.channels), merge_threads, merge_shared_bytes,
-                          queue, merge);
+                          queue, merge, p.rows > 0 && may_launch_early());
   });
 }
 
@@ -234,7 +238,7 @@ Status run_forward(const BnActParams& p, const void* x, const float* mean, const
   a.counters = p.counters;
   a.counter_count = p.counters ? bn_act_counters_cuda(p) : 0;
   return on_device(device, stream, [&](device::Stream queue) {
-    return launch_bn_act(BnActPass::forward, p.storage, vector, a, queue);
+    return launch_bn_act(BnActPass::forward, p.storage, vector, a, queue, p.early && may_launch_early());
   });
 }
 
@@ -273,7 +277,7 @@ Status bn_act_grad_x_cuda(const BnActParams& p, const void* grad, const void* x,
                           const void* dz, const double* sums, void*, int device, void* stream, void* grad_x) {
   if (const Status status = validate(p); !status.ok()) return status;
   return on_device(device, stream, [&](device::Stream queue) {
-    return launch_grad_x(p, grad, x, mean, var, weight, bias, residual, dz, sums, queue, grad_x);
+    return launch_grad_x(p, grad, x, mean, var, weight, bias, residual, dz, sums, queue, false, grad_x);
   });
 }
 
@@ -285,13 +289,15 @@ Status bn_act_backward_cuda(const BnActParams& p, const void* grad, const void* 
   double* const sums = Workspace(p, workspace).sums();
   const void* const dz = p.residual_channels == p.channels ? grad_residual : nullptr;
   return on_device(device, stream, [&](device::Stream queue) {
-    if (grad_weight || grad_bias || grad_residual || (p.batch_statistics && grad_x)) {
+    const bool with_sums = grad_weight || grad_bias || grad_residual || (p.batch_statistics && grad_x);
+    if (with_sums) {
       const int error = launch_sums(p, grad, x, mean, var, weight, bias, residual, workspace, queue, sums,
                                     grad_weight, grad_bias, grad_residual);
       if (error != 0) return error;
     }
     if (!grad_x) return 0;
-    return launch_grad_x(p, grad, x, mean, var, weight, bias, residual, dz, sums, queue, grad_x);
+    const bool early = with_sums && may_launch_early();
+    return launch_grad_x(p, grad, x, mean, var, weight, bias, residual, dz, sums, queue, early, grad_x);
   });
 }
 

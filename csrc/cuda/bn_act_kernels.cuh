@@ -60,7 +60,8 @@ struct BnActArgs {
 enum class BnActPass { statistics, forward, sums, grad_x };
 
 // Reads `vector` values at once: 1, or what 16 bytes hold. a.rows is made for as many, and has at least one
-// row.
-int launch_bn_act(BnActPass pass, Dtype storage, int vector, const BnActArgs& a, device::Stream stream);
+// row. `early`: whether the launch may begin before what is queued before it has ended.
+int launch_bn_act(BnActPass pass, Dtype storage, int vector, const BnActArgs& a, device::Stream stream,
+                  bool early);
 
 }  // namespace lasfast

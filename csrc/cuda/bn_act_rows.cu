@@ -135,6 +135,8 @@ struct Statistics {
 template <typename T, int vector>
 LASFAST_KERNEL(reduce_threads, 2)
 statistics(const BnActArgs a) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   auto* const shared = device::shared<Shared<vector>>();
   const Part<vector> part(a.rows);
   const int thread = device::thread_index();
@@ -226,6 +228,8 @@ struct Forward {
 template <typename T, int vector>
 LASFAST_KERNEL(reduce_threads, 2)
 forward(const BnActArgs a) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   auto* const columns = device::shared<Columns>();
   const Part<vector> part(a.rows);
   prepare(a, part, columns);
@@ -355,6 +359,8 @@ LASFAST_DEVICE void add_last(const BnActArgs& a, const Part<vector>& part, doubl
 template <typename T, int vector>
 LASFAST_KERNEL(reduce_threads, 2)
 reduce(const BnActArgs a) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   auto* const shared = device::shared<Shared<vector>>();
   const Part<vector> part(a.rows);
   prepare(a, part, &shared->columns);
@@ -405,6 +411,8 @@ struct GradX {
 template <typename T, int vector>
 LASFAST_KERNEL(reduce_threads, 2)
 grad_x(const BnActArgs a) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   auto* const columns = device::shared<Columns>();
   const Part<vector> part(a.rows);
   prepare(a, part, columns);
@@ -413,9 +421,9 @@ grad_x(const BnActArgs a) {
 }
 
 template <typename T, int vector>
-int launch_of(BnActPass pass, const BnActArgs& a, device::Stream stream) {
+int launch_of(BnActPass pass, const BnActArgs& a, device::Stream stream, bool early) {
   const auto run = [&](void (*kernel)(BnActArgs), int64_t shared_bytes) {
-    return device::launch(kernel, a.rows.launched_blocks(), reduce_threads, shared_bytes, stream, a);
+    return device::launch(kernel, a.rows.launched_blocks(), reduce_threads, shared_bytes, stream, a, early);
   };
   switch (pass) {
     case BnActPass::statistics:
@@ -431,11 +439,13 @@ int launch_of(BnActPass pass, const BnActArgs& a, device::Stream stream) {
 
 }  // namespace
 
-int launch_bn_act(BnActPass pass, Dtype storage, int vector, const BnActArgs& a, device::Stream stream) {
+int launch_bn_act(BnActPass pass, Dtype storage, int vector, const BnActArgs& a, device::Stream stream,
+                  bool early) {
   if (storage == Dtype::float32)
-    return vector == 1 ? launch_of<float, 1>(pass, a, stream) : launch_of<float, 4>(pass, a, stream);
-  return vector == 1 ? launch_of<device::bfloat16, 1>(pass, a, stream)
-                     : launch_of<device::bfloat16, 8>(pass, a, stream);
+    return vector == 1 ? launch_of<float, 1>(pass, a, stream, early)
+                       : launch_of<float, 4>(pass, a, stream, early);
+  return vector == 1 ? launch_of<device::bfloat16, 1>(pass, a, stream, early)
+                     : launch_of<device::bfloat16, 8>(pass, a, stream, early);
 }
 
 }  // namespace lasfast

@@ -26,7 +26,8 @@ int run_windows(const Conv2dNhwcParams& p, const Windows& w, const void* input, 
                 void* workspace, device::Stream stream, void* output, float* mean, float* variance) {
   char* const own = align_to_16(workspace);
   char* const partial = own + packed_bytes(p, w);
-  if (w.positions == 0) return launch_statistics({nullptr, 0, 1, 0, w.out_channels, mean, variance}, stream);
+  if (w.positions == 0)
+    return launch_statistics({nullptr, 0, 1, 0, w.out_channels, mean, variance}, stream, false);
   // What a packed weight has behind it is written, too: the counters are zero again afterwards.
   char* const packed = p.packed ? static_cast<char*>(const_cast<void*>(weight)) : own;
   if (!p.packed) {
@@ -47,7 +48,8 @@ int run_windows(const Conv2dNhwcParams& p, const Windows& w, const void* input, 
                          0,
                          0,
                          false,
-                         p.warpgroups};
+                         p.warpgroups,
+                         (p.early || !p.packed) && may_launch_early()};
   return launch_windows(args, p.storage, p.tf32, stream);
 }
 
@@ -152,7 +154,7 @@ Status conv2d_nhwc_grad_weight_cuda(const Conv2dNhwcParams& p, const void* grad_
   return on_device(device, stream, [&](device::Stream queue) {
     if (const int error = launch_grad_weight(p, tiling, grad_output, input, partial, queue); error != 0)
       return error;
-    return launch_merge_sums(merge, queue);
+    return launch_merge_sums(merge, queue, may_launch_early());
   });
 }
 

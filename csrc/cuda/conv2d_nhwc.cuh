@@ -95,6 +95,7 @@ struct WindowsArgs {
   int column_tiles;
   bool whole_output;  // whether its vectors of channels can be written 16 bytes at a time
   bool warpgroups;    // whether they are wanted; taken where the input can be read 16 bytes at a time
+  bool early;         // whether the launch may begin before what is queued before it has ended
 };
 int launch_windows(WindowsArgs args, Dtype storage, bool tf32, device::Stream stream);
 

@@ -236,6 +236,8 @@ LASFAST_DEVICE void grad_weight_tile(const GradWeightArgs& args) {
   auto* const shared = device::shared<Shared<BN, Product::step_bytes>>();
   Loader loader(args, &shared->windows, begin, end, first_row, first_column);
   const int steps = (end - begin + Loader::A::depth - 1) / Loader::A::depth;
+  device::let_next_begin();
+  device::wait_for_earlier();
   convolve<Product>(shared->conv, steps, loader, [&](const auto& result) {
     float* const partial = args.partial + part * args.rows * args.c_out;
     for (int i = device::thread_index(); i < conv_rows * BN; i += block_threads) {

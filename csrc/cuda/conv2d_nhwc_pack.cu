@@ -35,6 +35,8 @@ struct Packings {
 template <typename From, typename To>
 LASFAST_KERNEL(threads, 2)
 pack_windows(const Packings packings) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   const bool is_first = device::block_index() < packings.first_blocks;
   const PackArgs& args = is_first ? packings.first : packings.second;
   const int64_t block = device::block_index() - (is_first ? 0 : packings.first_blocks);

@@ -84,7 +84,8 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
   constexpr int step_bytes = Product::step_bytes, step_elements = step_bytes / sizeof(T);
   const Windows& w = args.windows;
   const Tile tile(args, BN);
-  if (tile.count == 0) return;
+  device::let_next_begin();
+  if (tile.count == 0) return device::wait_for_earlier();
   device::note_tile("windows", Product::name, conv_rows, BN, whole);
 
   const int64_t packed_phase = tile.y.residue * w.packed_phases + tile.x.residue;
@@ -103,6 +104,7 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
       operands, {}, &shared->taps, [&](int row) { return window_at<T>(args, tile, row); });
   const int depth = tile.y.taps * tile.x.taps * w.in_channels;
   const int steps = (depth + step_elements - 1) / step_elements;
+  device::wait_for_earlier();
   convolve_windows<Product>(*shared, steps, loader, [&](auto& result) {
     if (args.mean) take_statistics<BN>(args, tile, result);
     const int column = tile.column + result.own_column(), channels = w.out_channels - column;
@@ -166,7 +168,7 @@ int launch_of(WindowsArgs args, device::Stream stream) {
       bytes = sizeof(WindowShared<conv_rows, BN, WarpgroupProduct<T, 64, 64>::step_bytes>);
     }
   }
-  return device::launch(kernel, blocks, block_threads, bytes, stream, args);
+  return device::launch(kernel, blocks, block_threads, bytes, stream, args, args.early);
 }
 
 template <typename T, template <typename, int, int> class Product>

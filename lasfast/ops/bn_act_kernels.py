@@ -123,12 +123,13 @@ def bn_act(inputs: BnActInputs) -> Tensor:
 
 
 def bn_act_in_training(
-    inputs: BnActInputs, running: Running, momentum: float
+    inputs: BnActInputs, running: Running, momentum: float, early: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Return the same, and let running statistics, if any, follow the mean and var that inputs have.
 
     These are of at least two rows. CUDA does both in one launch, which makes the counters for
-    `bn_act_backward`, too: these are returned, or None.
+    `bn_act_backward`, too: these are returned, or None. `early` says that a kernel of lasfast's is queued
+    right before, so that the launch may begin before that has ended.
     """
     mean, var = running
     followed = mean is not None and var is not None and placement.of(inputs.x).kind == "cuda"
@@ -141,7 +142,7 @@ def bn_act_in_training(
     passes = _Passes(inputs)
     counters = torch.empty(_counters(*passes.sizes[:2]), dtype=torch.int32, device=y.device)
     to = y.data_ptr(), momentum, mean.data_ptr(), var.data_ptr()
-    passes.run("train", (counters.data_ptr(),), to=to)
+    passes.run("train", (early, counters.data_ptr()), to=to)
     increment_version((mean, var))
     return y, counters
 
@@ -167,7 +168,7 @@ def bn_act_backward(
     before = (grad.data_ptr(),)
     to = (_address(grad_weight), _address(grad_bias), _address(dense_residual))
     if counters is not None and inputs.batch_statistics and ranks is None:
-        passes.run("backward_counted", (counters.data_ptr(), *before), to=(_address(dense_x), *to))
+        passes.run("backward_counted", (False, counters.data_ptr(), *before), to=(_address(dense_x), *to))
     elif ranks is None or not inputs.batch_statistics:
         passes.run("backward", before, to=(_address(dense_x), *to), flags=(inputs.batch_statistics,))
     else:

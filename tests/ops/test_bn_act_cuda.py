@@ -251,7 +251,9 @@ def test_emulated_mistakes(emulated: ModuleType) -> None:
         emulated.update_running_cuda(1, 1, 0, 0, 0.1, 0, 0, 0, 0)
     for rows, running, text in ((1, 64, "rows must be at least 2"), (2, 0, "running statistics are missing")):
         with pytest.raises(ValueError, match=text):
-            emulated.bn_act_train_cuda(rows, 1, 0, 0, 0, 0.0, 0, *none[:7], 0, 0, 0, 0.1, running, running)
+            emulated.bn_act_train_cuda(
+                rows, 1, 0, 0, 0, 0.0, False, 0, *none[:7], 0, 0, 0, 0.1, running, running
+            )
     with pytest.raises(RuntimeError, match="no device of this number"):
         emulated.batch_statistics_cuda(1, 1, 0, 0, 0, 1, 0, 0, 0)
 

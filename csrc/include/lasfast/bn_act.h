@@ -37,6 +37,7 @@ struct BnActParams {
   bool batch_statistics;
   float eps;
   uint32_t* counters = nullptr;  // CUDA: see bn_act_counters_cuda
+  bool early = false;  // CUDA: whether a kernel of lasfast's is queued right before the forward pass
 };
 
 // Checks that the sizes fit one another. Every entry point begins with it.

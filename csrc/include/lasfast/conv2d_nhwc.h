@@ -38,6 +38,8 @@ struct Conv2dNhwcParams {
   bool tf32 = false;         // CUDA: whether products of fp32 values may be TF32's
   bool warpgroups = false;   // CUDA: whether products of bf16 values are those of Hopper's warpgroups
   bool packed = false;       // CUDA: whether the weight is what conv2d_nhwc_pack_cuda made of it for the pass
+  bool early = false;  // CUDA: whether a kernel of lasfast's is queued right before: passes over windows
+                       // of a packed weight may then begin before it has ended
 };
 
 // Checks that the sizes fit one another. Every entry point begins with it.

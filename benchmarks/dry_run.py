@@ -54,6 +54,8 @@ from lasfast.selfcheck import training
 
 ENTRIES = {"lasfast": ("lasfast.cli", "main"), "pytest": ("pytest", "console_main")}
 """The functions that `python -m` calls, where they are not `main` of the module itself."""
+SLOW = ("torch._dynamo", "torchvision", "pytest")
+"""What most modules import on their way, which the server has ready."""
 HOPPER = (9, 0)
 NARROW = (40, 40, 4, 3, 1, 1)  # a convolution of training that is not too narrow for warpgroups
 SMALLEST = {
@@ -131,6 +133,8 @@ def run(name: str, *arguments: str) -> None:
 def serve(address: str) -> None:
     """Run modules for clients, each in a process of its own, until the process that started this one ends."""
     parent = os.getppid()
+    for name in SLOW:
+        importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # clients are told how those ended
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"{address}.new")

@@ -219,9 +219,6 @@ trap 'exit 143' TERM
 say "---- $(date -u +%FT%TZ) gpu.sh $*"
 query=(--query-gpu=name,driver_version,memory.total --format=csv,noheader)
 say "$(nvidia-smi "${query[@]}" || echo "no nvidia-smi here")"
-# (The build, and what it needs to know, may take longer than planned, since all else depends on it.)
-always=1 run 60 arch 10 "${module[@]}" benchmarks.describe_gpu || exit 1
-arch=$(tail -n 1 "$records/arch.log")
 
 # ---- the build, in a copy of what is needed: nothing is installed, and the checkout stays as it is
 
@@ -229,7 +226,6 @@ mkdir "$work/run"
 cp -R lasfast tests benchmarks pyproject.toml "$work/run" && cd "$work/run" || exit 1
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 export LASFAST_CACHE=$records/choices # which of several ways was faster here belongs to the records
-rebuilt=
 if [ -n "$dry" ]; then
   OMP_NUM_THREADS=1 "${module[@]}" --serve "$work/server" >"$records/server.log" 2>&1 &
   server=$!
@@ -238,6 +234,12 @@ if [ -n "$dry" ]; then
     sleep 0.1
   done
   module=("$python" -S "$PWD/benchmarks/dry_client.py" "$work/server")
+fi
+# (The build, and what it needs to know, may take longer than planned, since all else depends on it.)
+always=1 run 60 arch 10 "${module[@]}" benchmarks.describe_gpu || exit 1
+arch=$(tail -n 1 "$records/arch.log")
+rebuilt=
+if [ -n "$dry" ]; then
   always=1 step build 80 "$python" -c "import lasfast._C, lasfast._emulated"
 elif was_done build && [ "$(sources)" = "$(cat "$records/build/sources" 2>/dev/null)" ]; then
   rm -f lasfast/*.so && cp "$records"/build/*.so lasfast

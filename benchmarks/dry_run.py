@@ -20,6 +20,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
@@ -52,8 +53,8 @@ from lasfast.runtime import compiled, placement
 from lasfast.runtime.precision import fp32_products_as
 from lasfast.selfcheck import training
 
-ENTRIES = {"lasfast": ("lasfast.cli", "main"), "pytest": ("pytest", "console_main")}
-"""The functions that `python -m` calls, where they are not `main` of the module itself."""
+ENTRIES = {"lasfast": ("lasfast.cli", "main"), "pytest": ("pytest", "main")}
+"""The functions that `python -m` calls, where they are not `main` of the module of that name."""
 SLOW = ("torch._dynamo", "torchvision", "pytest")
 """What most modules import on their way, which the server has ready."""
 HOPPER = (9, 0)
@@ -176,7 +177,8 @@ def answer(client: socket.socket) -> NoReturn:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        client.sendall(bytes([status % 256]))
+        with suppress(OSError):  # the client was stopped
+            client.sendall(bytes([status % 256]))
         os._exit(status)
 
 

@@ -226,6 +226,7 @@ LASFAST_DEVICE void grad_weight_tile(const GradWeightArgs& args) {
   using Product = ProductOf<T, conv_rows, BN, G::rows, G::columns>;
   using Loader = PositionsLoader<T, BN, whole, Product>;
   device::note_tile("grad_weight", Product::name, conv_rows, BN, whole);
+  device::let_next_begin();
   const int64_t block = device::block_index();
   const int first_column = static_cast<int>(block % args.column_tiles) * BN;
   const int first_row = static_cast<int>(block / args.column_tiles % args.row_tiles) * conv_rows;
@@ -236,7 +237,6 @@ LASFAST_DEVICE void grad_weight_tile(const GradWeightArgs& args) {
   auto* const shared = device::shared<Shared<BN, Product::step_bytes>>();
   Loader loader(args, &shared->windows, begin, end, first_row, first_column);
   const int steps = (end - begin + Loader::A::depth - 1) / Loader::A::depth;
-  device::let_next_begin();
   device::wait_for_earlier();
   convolve<Product>(shared->conv, steps, loader, [&](const auto& result) {
     float* const partial = args.partial + part * args.rows * args.c_out;

@@ -207,11 +207,11 @@ narrow tiles has as many steps of k as there are stages, and products among them
 sheet's rate that so many instructions leave at most. On 9.0a, warps reach two thirds of that rate at most,
 and are taken in narrow tiles and for fp32 alone.
 
-Targets are 90 % for warpgroups on 9.0a and 75 % for warps on 8.0. Missed are those in TF32 whose warps have
-16 columns (`128x16`, `64x32`, and `128x32` of gradients of weights). No instruction rounds to TF32: it takes
-two for a value, which is used in two products of eight cycles. Of some 53 instructions for 32 cycles in
-`128x16`, 16 round; without them the bound would be 86 %. Of some 98 for 64 cycles in gradients of weights, 25
-round what was copied, and 16 read it, since no instruction turns fp32 as it does bf16. One rounding
+Targets are 90 % for warpgroups on 9.0a and 75 % for warps on 8.0. Missed are, in TF32, `128x16` and `64x32`,
+whose warps have 16 rows by 16 columns, and `128x32` of gradients of weights. No instruction rounds to TF32:
+it takes two for a value, which is used in two products of eight cycles. Of some 53 instructions for 32 cycles
+in `128x16`, 16 round; without them the bound would be 87 %. Of some 98 for 64 cycles in gradients of weights,
+25 round what was copied, and 16 read it, since no instruction turns fp32 as it does bf16. One rounding
 instruction, adding half of the last place, would turn NaN into zero.
 """
 

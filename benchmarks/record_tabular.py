@@ -257,7 +257,7 @@ def _tuned(pool: Pool, name: str) -> list[float | None]:
 def _fronts(pool: Pool, name: str, seeds: int) -> dict[str, Any]:
     """Return the mean shares of the hypervolume after each budget, with their errors."""
     runs = pool.map(_hypervolumes, [(name, seed) for seed in range(seeds)])
-    return {"seeds": seeds, "hypervolume": [_mean(list(one)) for one in zip(*runs, strict=True)]}
+    return {"seeds": seeds, "hypervolume": [mean_and_error(list(one)) for one in zip(*runs, strict=True)]}
 
 
 def _about(share: float) -> dict[str, Any]:
@@ -290,10 +290,10 @@ def _regret_after(curves: list[list[float | None]], after: int) -> list[float | 
     """Return the mean regret and its standard error after so many evaluations, or at the end of a search."""
     regrets = [curve[min(after, len(curve)) - 1] for curve in curves]
     known = [regret for regret in regrets if regret is not None]
-    return [None, None] if len(known) < len(regrets) else [*_mean(known)]
+    return [None, None] if len(known) < len(regrets) else [*mean_and_error(known)]
 
 
-def _mean(numbers: list[float]) -> list[float]:
+def mean_and_error(numbers: list[float]) -> list[float]:
     """Return a mean and its standard error."""
     error = statistics.stdev(numbers) / math.sqrt(len(numbers)) if len(numbers) > 1 else 0.0
     return [round(statistics.mean(numbers), 4), round(error, 4)]
@@ -385,24 +385,24 @@ def _table(problem: dict[str, Any]) -> list[str]:
     rows = []
     for name, one in problem["methods"].items():
         points = {at: regret for at, *regret in one["points"]}
-        rows.append([name, one["seeds"], *(_cell(points[budget]) for budget in BUDGETS)])
-    return _markdown(["searcher", "seeds", *(f"after {budget}" for budget in BUDGETS)], rows)
+        rows.append([name, one["seeds"], *(cell(points[budget]) for budget in BUDGETS)])
+    return markdown(["searcher", "seeds", *(f"after {budget}" for budget in BUDGETS)], rows)
 
 
 def _tuning_table(tuning: dict[str, Any]) -> list[str]:
-    return _markdown(["settings", "regret"], [[name, _cell(one)] for name, one in tuning.items()])
+    return markdown(["settings", "regret"], [[name, cell(one)] for name, one in tuning.items()])
 
 
 def _fronts_table(fronts: dict[str, Any]) -> list[str]:
-    rows = [[name, one["seeds"], *map(_cell, one["hypervolume"])] for name, one in fronts.items()]
-    return _markdown(["searcher", "seeds", *(f"after {budget}" for budget in BUDGETS)], rows)
+    rows = [[name, one["seeds"], *map(cell, one["hypervolume"])] for name, one in fronts.items()]
+    return markdown(["searcher", "seeds", *(f"after {budget}" for budget in BUDGETS)], rows)
 
 
-def _markdown(heads: list[str], rows: list[list[Any]]) -> list[str]:
+def markdown(heads: list[str], rows: list[list[Any]]) -> list[str]:
     return [f"| {' | '.join(map(str, row))} |" for row in (heads, ["---"] * len(heads), *rows)]
 
 
-def _cell(of: Sequence[float | None]) -> str:
+def cell(of: Sequence[float | None]) -> str:
     mean, error = of
     return "none yet" if mean is None else f"{mean:.2f} ± {error:.2f}"
 

@@ -105,6 +105,7 @@ CHOICE_SUPERNETS = {
     "shufflenet-channels": lambda: lasfast.supernets.ShuffleNetV2(**SMALL, search="channels", blocks="5x5"),
     "shufflenet-both": lambda: lasfast.supernets.ShuffleNetV2(**SMALL, search="both"),
     "proxyless": lambda: lasfast.supernets.ProxylessNAS(**SMALL),
+    "macro": lambda: lasfast.supernets.MacroNet(**SMALL),
     "mobilenet": lambda: lasfast.supernets.MobileNet("60M", **SMALL),
     "mobilenet-squeezed": lambda: lasfast.supernets.MobileNet(
         "60M", **SMALL, squeeze_excite=True, activation="swish"
@@ -153,3 +154,18 @@ def shaken(supernet):
                 nn.init.normal_(module.bias, 0, 0.2)
             nn.init.normal_(module.running_mean)
     return supernet
+
+
+@pytest.fixture
+def lasfast_command(monkeypatch, capsys):
+    """Run the program; return (exit status, standard output, standard error)."""
+    from lasfast import cli
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["lasfast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run

@@ -38,8 +38,8 @@ ARROWS = {
     "selfcheck": ["engine", "supernets"],
     "deploy": ["evaluation"],
     "study": ["evaluation"],
-    "report": ["study"],
-    "cli": ["report", "deploy", "selfcheck"],
+    "report": ["study", "deploy"],
+    "cli": ["report", "selfcheck"],
 }
 # The front doors: they open on everything.
 FRONT = {"__init__", "__main__", "cli"}

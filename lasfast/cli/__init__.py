@@ -25,6 +25,7 @@ COMMANDS = {
         "train",
         "Train one architecture from scratch, measure it and write it as a torch.export program.",
     ),
+    "resume": ("resume", "Go on with a run that was stopped, whatever it was, by its own recorded command."),
     "predict": (
         "predict",
         "Classify images with an exported network, resized as the images that it was evaluated on.",
@@ -57,7 +58,7 @@ COMMANDS = {
     ),
 }
 """By the name of each command its module, which registers it, and the first sentence of its help."""
-IN_SEVERAL_PROCESSES = ("search", "train", "dataset")
+IN_SEVERAL_PROCESSES = ("search", "train", "dataset", "resume")
 """The commands that torchrun may start."""
 
 

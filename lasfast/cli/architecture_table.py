@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from lasfast.cli import setup
+from lasfast.cli.config import write_config
 from lasfast.cli.display import make_console
 from lasfast.cli.from_scratch import show_rows, train_from_scratch
-from lasfast.cli.options import SupernetOptions, TrainingCommandOptions, command, panel
+from lasfast.cli.options import EPOCHS, SupernetOptions, TrainingCommandOptions, command, panel
 from lasfast.cli.setup import TrainingSetup
 from lasfast.measurements.journal import Journal
 from lasfast.runtime import distributed
@@ -25,6 +26,9 @@ class ArchitectureTableOptions(TrainingCommandOptions, SupernetOptions):
     """Options of `lasfast dataset`."""
 
     depths: Annotated[str, panel("Table", "A depth, or a range such as 4-6, both ends included.")] = "4"
+    standalone_epochs: Annotated[
+        int | None, panel("Training from scratch", "Epochs of training from scratch.", *EPOCHS)
+    ] = None
     directory: Annotated[Path, panel("Table", "Where to write.", "--directory", "-o")] = Path("runs/dataset")
     resume: Annotated[
         bool, panel("Table", "Go on with the table in the directory, which more depths extend.", "--resume")
@@ -106,6 +110,8 @@ def register(app: typer.Typer) -> None:
             f"{setup.describe_machine(given.device)}"
         )
         given.console.print(f"{given.data!r}")
+        if distributed.world().main and not shard and (options.resume or not (directory / JOURNAL).exists()):
+            write_config(directory, options, ("dataset",), anew=True)  # more depths may be asked for
         _, rows = train_from_scratch(
             given,
             supernet,

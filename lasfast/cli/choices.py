@@ -14,7 +14,7 @@ import typer
 from lasfast.cli.display import make_console
 from lasfast.cli.earlier import names_run
 from lasfast.cli.functions import load_function
-from lasfast.cli.options import ChoiceOptions, command, panel
+from lasfast.cli.options import ChoiceOptions, SearchOptions, command, panel
 from lasfast.cli.search_supernet import MakeSearcher, search_again, search_choices, search_model
 from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
@@ -36,8 +36,21 @@ class ChoiceSearchOptions(ChoiceOptions, TableOptions):
     """Options of all these searches."""
 
     supernet: Annotated[
-        str, panel("Supernet", "shufflenet-v2, proxyless or another supernet of choices in `lasfast spaces`.")
+        str,
+        panel(
+            "Supernet",
+            "shufflenet-v2, proxyless or another in `lasfast spaces`, of layer assignments, too; or one of "
+            "your own, FILE.py:CLASS or PACKAGE.MODULE:CLASS.",
+        ),
     ] = "proxyless"
+    max_layers: Annotated[
+        str | None,
+        panel(
+            "Supernet",
+            "Most layers of each group of a supernet of layer assignments, such as 6,6,6 (default: what "
+            f"assignments of {SearchOptions.depth} layers need).",
+        ),
+    ] = None
 
 
 LAYERNAS_EVALUATIONS = 1000
@@ -162,7 +175,7 @@ def register(app: typer.Typer) -> None:
 
         **Examples**
 
-        lasfast search auto --data cifar10 --supernet proxyless --constraint "flops<=20M" --evaluations 500
+        lasfast search auto --data cifar10 --supernet proxyless --constraint "flops<=60M" --evaluations 500
 
         lasfast search auto --table nasbench_macro.npz --constraint "flops<=42M" --evaluations 100
         """
@@ -209,7 +222,7 @@ def register(app: typer.Typer) -> None:
 
         **Examples**
 
-        lasfast search layernas --data cifar10 --supernet proxyless --constraint "flops<=20M"
+        lasfast search layernas --data cifar10 --supernet proxyless --constraint "flops<=60M"
 
         lasfast search layernas --data cifar10 --supernet mobilenet-60m --constraint "flops<=20M" --standalone
         --standalone-epochs 5 --evaluations 50
@@ -226,12 +239,14 @@ def register(app: typer.Typer) -> None:
 
         **Examples**
 
-        lasfast search evolution --data cifar10 --supernet shufflenet-v2 --constraint "flops<=20M" --retrain
+        lasfast search evolution --data cifar10 --supernet shufflenet-v2 --constraint "flops<=100M" --retrain
+
+        lasfast search evolution --supernet residual --max-layers 6,6,6 --constraint "flops<=50%"
 
         lasfast search evolution --model timm:resnet18 --weights mine.safetensors --data imagefolder:photos
         --constraint "flops<=50%" --adapt-epochs 5
 
-        lasfast search evolution --weights runs/evolution-cifar10 --constraint "flops<=10M" -o runs/smaller
+        lasfast search evolution --weights runs/evolution-cifar10 --constraint "flops<=90M" -o runs/smaller
 
         lasfast search evolution --table nasbench_macro.npz --constraint "flops<=42M,params<=2M"
 
@@ -264,7 +279,7 @@ def register(app: typer.Typer) -> None:
 
         **Examples**
 
-        lasfast search regularized --data cifar10 --constraint "flops<=20M" --evaluations 500
+        lasfast search regularized --data cifar10 --constraint "flops<=60M" --evaluations 500
 
         lasfast search regularized --table nasbench_macro.npz --constraint "flops<=42M"
         """
@@ -288,7 +303,7 @@ def register(app: typer.Typer) -> None:
 
         **Examples**
 
-        lasfast search predictor --data cifar10 --constraint "flops<=20M" --evaluations 300 --children 20
+        lasfast search predictor --data cifar10 --constraint "flops<=60M" --evaluations 300 --children 20
 
         lasfast search predictor --table nasbench_macro.npz --constraint "flops<=42M" --evaluations 100
         """
@@ -311,7 +326,7 @@ def register(app: typer.Typer) -> None:
 
         **Examples**
 
-        lasfast search local --data cifar10 --constraint "flops<=20M" --children 20
+        lasfast search local --data cifar10 --constraint "flops<=60M" --children 20
 
         lasfast search local --table nasbench_macro.npz --constraint "flops<=42M" --evaluations 200
         """

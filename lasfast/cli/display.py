@@ -15,10 +15,12 @@ from lasfast import costs
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.measurements.measurement import Measurement
 from lasfast.report import (
+    Candidate,
     Run,
     candidates_of,
     cells_table,
     certainty_text,
+    choice_text,
     comparison_table,
     comparison_text,
     ranking_table,
@@ -27,7 +29,7 @@ from lasfast.report import (
 from lasfast.runtime import distributed
 from lasfast.searchers import NIR
 from lasfast.spaces import Architecture
-from lasfast.study.result import StudyResult, format_latency, latency_of
+from lasfast.study.result import Measured, StudyResult, format_latency, latency_of
 from lasfast.study.study import Callback, Study
 from lasfast.supernets import LayerAssignmentSupernet
 from lasfast.train import Progress as Training
@@ -144,6 +146,11 @@ class FrontDisplay(Callback):
         if budgets:
             self._most = min(*budgets, study.evaluator.space.count())
             self.console.print(f"{self._most} architectures are measured, at most")
+        else:
+            self.console.print(
+                f"this search has no end but its own, and there are {study.evaluator.space.count():.3g} "
+                "architectures; --evaluations bounds it, and Ctrl-C leaves the best so far"
+            )
 
     def on_progress(self, progress: Training) -> None:
         """Show where the training of the supernet is."""
@@ -164,7 +171,7 @@ class FrontDisplay(Callback):
             return
         if architecture != self._best:
             self._best = architecture
-            text = evaluator.space.format(architecture)
+            text = evaluator.space.name(architecture)
             costs = self._study.costs(architecture)
             cost = f"  {costs['flops'] / 1e6:.1f} MFLOPs" if "flops" in costs else ""
             if latency := latency_of(costs):
@@ -275,6 +282,18 @@ def show_certainty(console: Console, run: Run) -> None:
     """Show whether what a finished search found can be told from the others, if that is known."""
     if run.certainty is not None:
         console.print(certainty_text(run.certainty))
+
+
+def show_choice(console: Console, run: Run) -> None:
+    """Show what it means that the best was chosen by its cost, too, where a finished search did so."""
+    if text := choice_text(run):
+        console.print(text, soft_wrap=True)
+
+
+def show_whole_text(console: Console, shown: Measured | Candidate) -> None:
+    """Show what the short name of an architecture stands for, if it has one."""
+    if shown.name != shown.text:
+        console.print(f"{shown.name} is {shown.text}", soft_wrap=True)
 
 
 def show_comparison(console: Console, run: Run) -> None:

@@ -7,14 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from lasfast.cli import setup
-from lasfast.cli.config import read_config
+from lasfast.cli.config import CONFIG, absolute, read_config
 from lasfast.cli.model import make_model_supernet
 from lasfast.cli.options import (
     ChoiceOptions,
@@ -23,19 +23,21 @@ from lasfast.cli.options import (
     SearchOptions,
     SizeOptions,
     SupernetOptions,
-    SupernetSearchOptions,
+    TrainingCommandOptions,
     names_of,
 )
 from lasfast.data import Dataset
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.measurements.evaluation import Evaluation
-from lasfast.study.files import CHECKPOINT
+from lasfast.measurements.journal import Journal
+from lasfast.study.files import CHECKPOINT, JOURNAL
 from lasfast.supernets import Supernet
 from lasfast.train import CheckpointError, checkpoint
 
-T = TypeVar("T", bound=SupernetSearchOptions)
+T = TypeVar("T", bound=TrainingCommandOptions)
 
-PLACES = {"data", "data_root", "download", "workers", "fast_decode"}
+PLACES = {"data", "data_root", "download", "workers", "fast_decode", "list_anew"}
+PLACES |= {"validation_archives", "test_archives"}
 """Options that say where images are and how they are read: they may be others, if the images are the same."""
 ADOPTED = names_of(DataOptions, SupernetOptions, SizeOptions, ModelSearchOptions)
 ADOPTED -= {"weights", "adapt_epochs", "tune_epochs"}
@@ -91,12 +93,12 @@ class SavedWeights:
             {key.removeprefix(prefix): one for key, one in named if key.startswith(prefix)}
         )
 
-    def check_images(self, evaluator: Evaluation) -> None:
-        """Raise a ValueError where an evaluator has other images than the search had."""
+    def check_images(self, *evaluators: Evaluation) -> None:
+        """Raise a ValueError where none of the evaluators has the images that the search had."""
         before = self.metadata["study"]["evaluator"]
-        now = json.loads(json.dumps(evaluator.describe()))
+        now = [json.loads(json.dumps(evaluator.describe())) for evaluator in evaluators]
         for part in ("calibration", "validation"):
-            if before[part] != now[part]:
+            if before[part] not in [one[part] for one in now]:
                 raise ValueError(
                     f"--data must have the images of {self.path.parent}, got other {part} images: the "
                     "supernet may have been trained on some of these"
@@ -135,8 +137,10 @@ class EarlierRun:
         """The file of its weights, if it has trained any."""
         return self.directory / CHECKPOINT
 
-    def adopt(self, options: T) -> T:
-        """Return the options of a new search with those of this one that say which supernet and images.
+    def adopt(self, options: T, by: str = "--weights") -> T:
+        """Return the options of a command with those of this search that say which supernet and images.
+
+        `by` is the option that names the search.
 
         Raises:
             ValueError: one of them was given, and is another here.
@@ -145,13 +149,13 @@ class EarlierRun:
         for field in dataclasses.fields(options):
             if field.name not in ADOPTED:
                 continue
-            given, own = getattr(options, field.name), getattr(self.options, field.name)
+            given, own = absolute(field.name, getattr(options, field.name)), getattr(self.options, field.name)
             if given == field.default:
                 adopted[field.name] = own
             elif given != own and field.name not in PLACES:
                 option = f"--{field.name.replace('_', '-')}"
                 raise ValueError(
-                    f"{option} must be that of --weights {self.directory}, {own}, got {given}; leave it out"
+                    f"{option} must be that of {by} {self.directory}, {own}, got {given}; leave it out"
                 )
         return dataclasses.replace(options, **adopted)
 
@@ -163,22 +167,45 @@ class EarlierRun:
         return setup.make_any_supernet(options, data, depth=options.depth, size=options, seed=options.seed)
 
 
+class OpenedRun(NamedTuple):
+    """A search whose supernet is built and has its weights.
+
+    Attributes:
+        evaluator: measures as the search did at its end.
+        trained: the run of the supernet, which is this search or the one whose supernet it has taken.
+        data: the search's images.
+    """
+
+    evaluator: Evaluator
+    trained: EarlierRun
+    data: Dataset
+
+
 def open_run(
-    directory: Path, device: torch.device, console: Console, **changes: Any
-) -> tuple[Evaluator, EarlierRun, SavedWeights | None]:
-    """Return what measures as a search did at its end, the run of its supernet, and that run's weights.
+    directory: Path,
+    device: torch.device,
+    console: Console,
+    told: RunOptions | None = None,
+    **changes: Any,
+) -> OpenedRun:
+    """Return a search with what measures as it did at its end.
 
     Args:
         directory: the search's.
         device: where to measure.
         console: where to say what is loaded.
+        told: the options that say which supernet and images a run has that was made from Python.
         changes: options to take in place of the search's.
 
     Raises:
         FileNotFoundError: there is no search, or it has no weights that can be taken again.
     """
-    config = read_config(directory, RunOptions)
-    trained = EarlierRun.read(directory)  # this run, or the one whose supernet it has taken
+    if (directory / CONFIG).exists() or not (directory / JOURNAL).exists():
+        config = read_config(directory, RunOptions)
+        trained = EarlierRun.read(directory)  # this run, or the one whose supernet it has taken
+    else:
+        config = options_of_python(directory, RunOptions() if told is None else told)
+        trained = EarlierRun(directory, config)
     saved = SavedWeights.read(trained.checkpoint) if trained.checkpoint.exists() else None
     if saved is None and (config.model is None or trained.options.adapt_epochs):
         raise FileNotFoundError(
@@ -190,7 +217,36 @@ def open_run(
     if saved is not None:
         saved.load_into(supernet)
         console.print(f"weights of {trained.directory} as of step {saved.step}")
-    return setup.make_evaluator(dataclasses.replace(config, **changes), supernet, data), trained, saved
+    evaluator = setup.make_evaluator(dataclasses.replace(config, **changes), supernet, data)
+    if saved is not None and not (directory / CONFIG).exists():
+        # In Python, images may have been given as numbers, which are other bits than the bytes.
+        normalized = Evaluator(supernet, data.calibration, data.validation)
+        saved.check_images(evaluator, normalized)
+    return OpenedRun(evaluator, trained, data)
+
+
+def options_of_python(directory: Path, told: RunOptions) -> RunOptions:
+    """Return the options by which the supernet of a run made from Python is built again.
+
+    Its family and its most layers are in the journal, if it is a family of layer assignments; `told` has the
+    rest, or a class or a function of the user's own.
+
+    Raises:
+        ValueError: the family is not known.
+    """
+    header, _ = Journal.read(directory / JOURNAL)
+    supernet = header.get("supernet") or {}
+    if setup.is_own(told) or told.model is not None:
+        return told
+    kind = supernet.get("supernet", "supernet")
+    family = next((name for name, one in setup.FAMILIES.items() if one.__name__ == kind), "")
+    if not family:
+        raise ValueError(
+            f"--supernet must be FILE.py:FUNCTION, which makes the {kind} of {directory}: that run was made "
+            "from Python, and does not say how"
+        )
+    most = "-".join(map(str, supernet["space"]["max_layers"]))
+    return dataclasses.replace(told, supernet=family, max_layers=most)
 
 
 def names_run(options: ModelSearchOptions) -> bool:

@@ -9,19 +9,36 @@ from typing import Annotated
 import typer
 
 from lasfast.cli import setup
+from lasfast.cli.config import CONFIG
 from lasfast.cli.display import make_console
-from lasfast.cli.earlier import open_run
-from lasfast.cli.options import MachineOptions, command, precision_option
+from lasfast.cli.earlier import PLACES, RunOptions, open_run
+from lasfast.cli.names import NAMES, parse_architecture
+from lasfast.cli.options import (
+    DataOptions,
+    MachineOptions,
+    SizeOptions,
+    SupernetOptions,
+    command,
+    names_of,
+    panel,
+    precision_option,
+    refuse,
+)
 from lasfast.report import candidates_of, ranking_table
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateCommandOptions(MachineOptions):
-    """Options of `lasfast evaluate`."""
+class EvaluateCommandOptions(MachineOptions, DataOptions, SizeOptions, SupernetOptions):
+    """Options of `lasfast evaluate`.
+
+    Those of images and supernet are for runs made from Python.
+    """
+
+    seed: Annotated[int, panel("Data", "Seed of the split of the images.")] = 0
 
     architectures: Annotated[
         list[str],
-        typer.Argument(help="Layers of each group, such as 2-4-6, or choices.", metavar="ARCHITECTURE..."),
+        typer.Argument(help=f"{NAMES}.", metavar="ARCHITECTURE..."),
     ]
     run: Annotated[
         Path, typer.Option("--run", help="Directory of the study whose weights are taken.", metavar="RUN")
@@ -40,18 +57,29 @@ def register(app: typer.Typer) -> None:
     def evaluate(options: EvaluateCommandOptions) -> None:
         """Measure architectures with the weights they inherit from a study's supernet.
 
+        Of a run made from Python, options of the images say which it had, and --supernet FILE.py:FUNCTION how
+        its supernet is made, unless it is one of layer assignments. Both are compared with the run.
+
         **Examples**
 
         lasfast evaluate 2-4-3 3-3-3 --run runs/nir-digits
 
+        lasfast evaluate best highest rank3 --run runs/evolution-digits
+
         lasfast evaluate 2-4-3 --run runs/nir-digits --statistics batch_mean
+
+        lasfast evaluate 2-4-3 --run runs/from-python --data cifar10 --limit 6000
         """
         console = make_console(options.quiet)
         device = setup.make_device(options)
         given = {"precision": options.precision, "statistics": options.statistics}
         changes = {name: value for name, value in given.items() if value is not None}
-        evaluator, _, _ = open_run(options.run, device, console, **changes)
+        own = names_of(DataOptions, SizeOptions, SupernetOptions) | {"seed"}
+        if (options.run / CONFIG).exists():
+            refuse(options, own - PLACES, f"is known of {options.run}")
+        told = RunOptions(**{name: getattr(options, name) for name in own})
+        evaluator = open_run(options.run, device, console, told, **changes).evaluator
         space = evaluator.space
-        architectures = list(map(space.parse, options.architectures))
+        architectures = [parse_architecture(text, space, options.run) for text in options.architectures]
         candidates = candidates_of(evaluator(architectures), evaluator.costs, space.format)
         make_console().print(ranking_table("", candidates))

@@ -15,11 +15,16 @@ from lasfast import deploy
 from lasfast.cli import setup
 from lasfast.cli.config import CONFIG, read_config
 from lasfast.cli.display import make_console
+from lasfast.cli.earlier import open_run
+from lasfast.cli.names import NAMES, parse_architecture
 from lasfast.cli.options import ThreadOptions, TrainingCommandOptions, command, panel
 from lasfast.core.checks import check_choice
 from lasfast.data.splits import spread
 from lasfast.deploy.classify import find_images, read_image
 from lasfast.deploy.formats import load_program
+from lasfast.evaluation.scoring import evaluate_network
+from lasfast.report.leave import write_network
+from lasfast.study.result import Measured
 
 COMPARED = 32
 """On so many images a file is compared with PyTorch."""
@@ -33,6 +38,14 @@ class ExportOptions(ThreadOptions):
         Path, typer.Argument(help="A run's directory, or a .pt2 file that one wrote.", metavar="RUN")
     ]
     to: Annotated[str, typer.Option("--to", help=f"The format: {', '.join(deploy.FORMATS)}.")]
+    architecture: Annotated[
+        str | None,
+        panel(
+            "Network",
+            f"Another architecture than the run's winner, with the weights that it inherits: {NAMES}.",
+            "--architecture",
+        ),
+    ] = None
     output: Annotated[
         Path | None, panel("Output", "The file to write (default: beside the .pt2 file).", "--output", "-o")
     ] = None
@@ -60,6 +73,8 @@ def register(app: typer.Typer) -> None:
 
         lasfast export runs/nir-digits --to onnx
 
+        lasfast export runs/evolution-digits --to onnx --architecture highest
+
         lasfast export runs/nir-digits/2-4-3.pt2 --to openvino --images photos/test -o models/digits.xml
         """
         check_choice("--to", options.to, tuple(deploy.FORMATS))
@@ -67,7 +82,10 @@ def register(app: typer.Typer) -> None:
         wanted.check_installed(f"--to {options.to}")
         setup.set_threads(options)
         console = make_console(options.quiet)
-        source = _program_of(options.source)
+        if options.architecture is None:
+            source = _program_of(options.source)
+        else:
+            source = _write_inherited(options.source, options.architecture, console)
         path = options.output or source.with_suffix(wanted.suffix)
         if path.suffix != wanted.suffix:
             raise ValueError(f"--output must end in {wanted.suffix} for --to {options.to}, got {path}")
@@ -81,6 +99,20 @@ def register(app: typer.Typer) -> None:
             f"{exported.difference:.1g} of their norm, on {exported.images} images",
             soft_wrap=True,
         )
+
+
+def _write_inherited(run: Path, text: str, console: Console) -> Path:
+    """Write the network of an architecture with the weights that it inherits; return the .pt2 file."""
+    if not run.is_dir():
+        raise ValueError(f"--architecture is of a run's directory, got the file {run}")
+    evaluator, _, data = open_run(run, torch.device("cpu"), console)
+    architecture = parse_architecture(text, evaluator.space, run)
+    network = evaluator.extract(architecture)
+    found = evaluate_network(network, data.validation, architecture)
+    measured = Measured(found, evaluator.space.format(architecture), evaluator.costs(architecture))
+    console.print(f"{measured}, with inherited weights", soft_wrap=True)
+    supernet = evaluator.supernet
+    return write_network(network, measured, supernet, data, run, weights="with inherited weights")
 
 
 def _program_of(source: Path) -> Path:

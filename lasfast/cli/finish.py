@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
 from torch import nn
 
 from lasfast.cli.display import (
@@ -14,20 +15,24 @@ from lasfast.cli.display import (
     make_console,
     show_cells,
     show_certainty,
+    show_choice,
     show_comparison,
+    show_whole_text,
     show_written,
 )
 from lasfast.cli.from_scratch import show_rows, train_from_scratch
 from lasfast.cli.setup import TrainingSetup
-from lasfast.cli.winner import Winner, epochs
+from lasfast.cli.winner import Winner, epochs, measure_on_test
 from lasfast.costs import LatencyTable
 from lasfast.evaluation import latency
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.ir import layers
 from lasfast.measurements.measurement import Measurement
-from lasfast.report import Run, front_table, plot_search, winners_table
+from lasfast.report import Run, front_table, plot_search, winners_table, write_candidates
+from lasfast.report.leave import CANDIDATES, PICTURE
 from lasfast.runtime import distributed
+from lasfast.runtime.distributed import World
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
@@ -53,6 +58,7 @@ class Ending:
         tune_epochs: how long, where none is trained from scratch, the best is trained on.
         distill: how it learns in these trainings; None is from labels.
         latency_table: the table that latencies of the search are from.
+        test: whether the winner is measured on the test split, too.
     """
 
     given: TrainingSetup
@@ -62,6 +68,7 @@ class Ending:
     tune_epochs: int = 0
     distill: Distillation | None = None
     latency_table: Path | None = None
+    test: bool = False
 
 
 def finish(given: TrainingSetup, study: Study, result: StudyResult, ending: Ending) -> None:
@@ -71,7 +78,8 @@ def finish(given: TrainingSetup, study: Study, result: StudyResult, ending: Endi
     """
     assert study.directory is not None
     directory, main = study.directory, distributed.world().main
-    written = _show_search(given, study, result) if main else {}
+    run = Run.load(directory) if main else None
+    written = {} if run is None else _show_search(given.console, study, run, result)
     winner: Winner | None
     searched = result.best
     if ending.count:
@@ -79,36 +87,39 @@ def finish(given: TrainingSetup, study: Study, result: StudyResult, ending: Endi
         written["scratch/"] = "the networks trained from scratch"
     else:
         winner = _inherited(given, study, result.best, ending)
-    if winner is None or not main:
+    if winner is None or run is None:
         return
     if ending.latency_table is not None and not ending.supernet:
         _show_latency(given, study, winner, LatencyTable.load(ending.latency_table))
+    if ending.test:
+        winner = measure_on_test(make_console(), given, winner)
     network = winner.write(directory, given.data)
     written[network.name] = f"the winner, {winner.weights}: `lasfast predict` and `lasfast export` take it"
     was_trained = isinstance(study.evaluator, Evaluator) and (ending.count or ending.tune_epochs)
     before = f" ({100 * searched.top1:.1f} % with inherited weights)" if was_trained else ""
+    show_choice(given.console, run)
+    show_whole_text(given.console, winner.measured)
     make_console().print(f"best: {winner}{before}", soft_wrap=True)
     show_written(given.console, directory, written)
     (directory / SO_FAR).unlink(missing_ok=True)
 
 
-def _show_search(given: TrainingSetup, study: Study, result: StudyResult) -> dict[str, str]:
+def _show_search(console: Console, study: Study, run: Run, result: StudyResult) -> dict[str, str]:
     """Show what a search found, and draw it; return the files that the search left, with what they hold."""
-    assert study.directory is not None
-    console, directory = given.console, study.directory
-    run = Run.load(directory)
+    directory = run.directory
     if run.has_depths:
         console.print(winners_table(f"{run.title}: the winner of each depth", run.winners.values()))
     if not run.is_derived:
         console.print(front_table(f"{run.title}: the Pareto front", run.front))
-        console.print(f"{result.best.text} is the best: {result.why_best}", soft_wrap=True)
+        console.print(f"{result.best.name} is the best: {result.why_best}", soft_wrap=True)
     show_cells(console, run)
     show_certainty(console, run)
     show_comparison(console, run)
     written = {
         JOURNAL: "every measurement",
         RESULT: "the winners" if run.has_depths else "all candidates with costs",
-        plot_search(run, directory / "search.png").name: "the picture",
+        plot_search(run, directory / PICTURE).name: "the picture",
+        write_candidates(run, directory / CANDIDATES).name: "a line for each architecture, with its costs",
         CHECKPOINT: "the supernet's weights",
         LOG: "losses and times",
     }
@@ -144,18 +155,24 @@ def leave_best(given: TrainingSetup, study: Study) -> None:
     except RuntimeError:
         console.print("\nno network is exported: nothing was measured yet that may be the best")
         return
-    text = evaluator.space.format(best)
-    make_console().print(f"\nbest so far: {text}  top-1 {100 * top1:.1f} %")
-    if not isinstance(evaluator, Evaluator):
+    make_console().print(f"\nbest so far: {evaluator.space.name(best)}  top-1 {100 * top1:.1f} %")
+    run = Run.load(study.directory, study.costs)
+    written = {
+        write_candidates(run, study.directory / CANDIDATES).name: "a line for each architecture so far",
+        plot_search(run, study.directory / PICTURE).name: "the picture so far",
+    }
+    if isinstance(evaluator, Evaluator):
+        network = evaluator.extract(best)
+        # Between the steps of a search that trains its supernet on, accuracies are other than they were.
+        weights = "with inherited weights"
+        if isinstance(study.trainer, SupernetTrainer):
+            weights += ", in the middle of their training"
+        winner = _winner(study, network, _measure(given, network, best), weights)
+        winner.write(study.directory, given.data, SO_FAR)
+        written[SO_FAR] = f"{winner}"
+    else:
         console.print("no network is exported: candidates are trained from scratch, and not kept")
-        return
-    if isinstance(study.trainer, SupernetTrainer):
-        console.print("no network is exported: the supernet's weights are in training until the search ends")
-        return
-    network = evaluator.extract(best)
-    winner = _winner(study, network, _measure(given, network, best), "with inherited weights")
-    path = winner.write(study.directory, given.data, SO_FAR)
-    console.print(f"exported with inherited weights to {path}")
+    show_written(console, study.directory, written)
 
 
 def _inherited(given: TrainingSetup, study: Study, best: Measured, ending: Ending) -> Winner:
@@ -169,7 +186,11 @@ def _inherited(given: TrainingSetup, study: Study, best: Measured, ending: Endin
         network = _tune(given, network, path, best.architecture, ending)
         weights += f", trained on for {epochs(ending.tune_epochs)}"
     # The supernet may have been trained further since the best was measured.
-    found = distributed.world().share(lambda: _measure(given, network, best.architecture))
+    world = distributed.world()
+    if given.settings.batch_norm == "global":
+        found = _measure(given, network, best.architecture, world)
+    else:  # the statistics of the first process count
+        found = world.share(lambda: _measure(given, network, best.architecture))
     if ending.tune_epochs:
         make_console().print(f"trained on for {epochs(ending.tune_epochs)}: top-1 {format_top1(found)}")
     elif found.top1 != best.top1:
@@ -180,9 +201,12 @@ def _inherited(given: TrainingSetup, study: Study, best: Measured, ending: Endin
     return _winner(study, network, found, weights)
 
 
-def _measure(given: TrainingSetup, network: nn.Module, architecture: Architecture) -> Measurement:
-    """Return how good a network is with the weights that it has."""
-    return evaluate_network(network, given.data.validation, architecture, precision=given.settings.precision)
+def _measure(
+    given: TrainingSetup, network: nn.Module, architecture: Architecture, world: World | None = None
+) -> Measurement:
+    """Return how good a network is with the weights that it has, which processes may find out together."""
+    precision = given.settings.precision
+    return evaluate_network(network, given.data.validation, architecture, precision=precision, world=world)
 
 
 def _winner(study: Study, network: nn.Module, found: Measurement, weights: str) -> Winner:

@@ -50,11 +50,11 @@ def train_from_scratch(
     shown: list[Row] = []
     total = len(builder.architectures)
     with Meter(console) as meter:
-        on_progress = watch(meter, lambda one: f"{supernet.space.format(one)} ({len(shown) + 1}/{total})")
+        on_progress = watch(meter, lambda one: f"{supernet.space.name(one)} ({len(shown) + 1}/{total})")
 
         def on_row(row: Row) -> None:
             shown.append(row)
-            text = supernet.space.format(row.architecture)
+            text = supernet.space.name(row.architecture)
             console.print(f"{text}: top-1 {100 * row.top1:.1f} % ({len(shown)}/{total})")
 
         rows = builder.run(resume=resume, on_progress=on_progress, on_row=on_row)
@@ -68,7 +68,7 @@ def show_rows(
     table = make_table(title, "architecture", "top-1", "top-5", "loss", "MFLOPs", "params", "")
     for row in sorted(rows, key=lambda row: -row.top1):
         table.add_row(
-            space.format(row.architecture),
+            space.name(row.architecture),
             f"{100 * row.top1:.1f} %",
             f"{100 * row.top5:.1f} %",
             f"{row.loss:.3f}",

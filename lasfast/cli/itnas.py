@@ -32,7 +32,9 @@ class ITNASOptions(CellOptions, SupernetSearchOptions):
     cell_channels: Annotated[
         int | None, panel("Supernet", "Channels of the first cells' nodes (default: 16; preset small: 8).")
     ] = None
-    supernet_epochs: Annotated[int | None, panel("Training", "Epochs of the search.")] = None
+    supernet_epochs: Annotated[
+        int | None, panel("Training", "Epochs of the search.", "--supernet-epochs", "--epochs")
+    ] = None
     architecture_learning_rate: Annotated[
         float | None,
         panel("Training", "Adam's learning rate, for the architecture (default: 3e-4; preset small: 0.05)."),

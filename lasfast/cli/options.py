@@ -12,6 +12,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from lasfast.cli.config import blocks_of_run
+from lasfast.cli.context import CONTEXT, running
 from lasfast.cli.terminal import StoppedError
 from lasfast.ir.precision import PRECISIONS
 from lasfast.train.presets import PRESETS
@@ -35,6 +37,10 @@ PANELS = (
 """The headings of help pages, in their order; others come after them."""
 
 
+EPOCHS = ("--standalone-epochs", "--epochs")
+"""The names of the option for the epochs of a command that trains networks from scratch, and nothing else."""
+
+
 def panel(name: str, text: str, *flags: str) -> Any:
     """Return an option with its help text under a heading of the help page."""
     return typer.Option(*flags, help=text, rich_help_panel=name, show_default=True)
@@ -53,8 +59,9 @@ class DataOptions:
         str,
         panel(
             "Data",
-            "Dataset: digits, cifar10, cifar100, cinic10, svhn, tiny-imagenet, fashion-mnist, or "
-            "imagefolder:PATH with PATH/train/CLASS/IMAGE.",
+            "Dataset: digits, cifar10, cifar100, cinic10, svhn, tiny-imagenet, fashion-mnist, "
+            "imagefolder:PATH with PATH/train/CLASS/IMAGE, csv:FILE with the columns file and label, or "
+            "webdataset:PATTERN, as train-{000..146}.tar.",
         ),
     ] = "digits"
     data_root: Annotated[
@@ -65,6 +72,14 @@ class DataOptions:
     validation: Annotated[int | None, panel("Data", "Training images held out for validation.")] = None
     calibration: Annotated[int, panel("Data", "Training images that BatchNorm is recalibrated on.")] = 1000
     image_size: Annotated[int | None, panel("Data", "Resize image folders to this size.")] = None
+    validation_archives: Annotated[
+        str | None, panel("Data", "Archives of webdataset:PATTERN that have validation images.")
+    ] = None
+    test_archives: Annotated[str | None, panel("Data", "Its archives that have test images.")] = None
+    list_anew: Annotated[
+        bool,
+        panel("Data", "List folders again that did not change since they were listed.", "--list-anew"),
+    ] = False
     fast_decode: Annotated[
         bool,
         panel(
@@ -72,6 +87,10 @@ class DataOptions:
             "Decode large JPEG files for training no larger than needed; faster, with other roundings.",
             "--fast-decode",
         ),
+    ] = False
+    skip_broken: Annotated[
+        bool,
+        panel("Data", "Leave out image files that cannot be decoded, and name them.", "--skip-broken"),
     ] = False
     workers: Annotated[
         int | None,
@@ -84,7 +103,12 @@ class FamilyOptions:
     """Options that say which supernet is built, of layer assignments or of choices."""
 
     supernet: Annotated[
-        str, panel("Supernet", "residual, plain, mobilenet-v1 or resnet50; more in `lasfast spaces`.")
+        str,
+        panel(
+            "Supernet",
+            "residual, plain, mobilenet-v1, resnet50 or another in `lasfast spaces`; or one of your own, "
+            "FILE.py:CLASS or PACKAGE.MODULE:CLASS.",
+        ),
     ] = "residual"
     stem: Annotated[
         str | None,
@@ -129,8 +153,8 @@ class SizeOptions(CellOptions):
         str | None,
         panel(
             "Supernet",
-            "Kinds of the blocks of shufflenet-v2-channels: one for all, or what a search of shufflenet-v2 "
-            "found, as 5x5-xception-3x3-... (default: 3x3).",
+            "Kinds of the blocks of shufflenet-v2-channels: one for all, those of each as "
+            "5x5-xception-3x3-..., or RUN, a search of shufflenet-v2 whose best has them (default: 3x3).",
         ),
     ] = None
     squeeze_excite: Annotated[
@@ -143,6 +167,11 @@ class SizeOptions(CellOptions):
         str | None,
         panel("Supernet", "Activation of mobilenet-...: relu, relu6, hardswish or swish (default: relu)."),
     ] = None
+
+    def __post_init__(self) -> None:
+        # Read now, so that the configuration of a run has the blocks, whatever becomes of the other run.
+        if self.blocks is not None and Path(self.blocks).is_dir():
+            object.__setattr__(self, "blocks", blocks_of_run(Path(self.blocks)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +241,13 @@ class OneShotOptions(SizeOptions):
         ),
     ] = False
     supernet_epochs: Annotated[
-        int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
+        int | None,
+        panel(
+            "Training",
+            "Epochs of training the supernet, before the search.",
+            "--supernet-epochs",
+            "--epochs",
+        ),
     ] = None
     supernet_schedule: Annotated[
         str | None,
@@ -547,6 +582,17 @@ class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, Traini
         str | None,
         panel("Search", "The preset of --retrain, as spos-retrain (default: that of the search)."),
     ] = None
+    test: Annotated[
+        bool, panel("Search", "At the end, measure the winner on the test split, too.", "--test")
+    ] = False
+    track: Annotated[
+        str | None,
+        panel(
+            "Search",
+            "Write the course of the search for tensorboard (to RUN/tensorboard), mlflow (to RUN/mlflow.db), "
+            "or both, with a comma between them.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -598,6 +644,7 @@ class ChoiceOptions(
     ModelSearchOptions,
     OneShotOptions,
     SupernetSearchOptions,
+    SupernetOptions,
     DistillOptions,
     FinalistOptions,
 ):
@@ -640,12 +687,13 @@ def by_option(error: str, options: Container[str]) -> str:
         error: such as "freeze must name modules of the model, got 'x'".
         options: the names of the command's options, as its dataclass has them.
     """
-    match = re.match(r"([a-z_]+)(?= must | ['\"])", error)
+    match = re.match(r"([a-z_]+)(?= must | ['\"]|=[^ ]+: )", error)
     if match is None:
         return error
     name = match[1]
     option = f"--{name.replace('_', '-')}" if name in options else ARGUMENTS.get(name, name)
-    return option + error[match.end() :]
+    rest = error[match.end() :]
+    return option + (f" {rest[1:]}" if rest[0] == "=" else rest)
 
 
 def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable[[T], None]], None]:
@@ -659,10 +707,12 @@ def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable
         heading = getattr(hints[field.name].__metadata__[0], "rich_help_panel", None)
         return PANELS.index(heading) if heading in PANELS else len(PANELS)
 
-    parameters = [
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(CONTEXT, kind, annotation=typer.Context)]
+    parameters += [
         inspect.Parameter(
             field.name,
-            inspect.Parameter.KEYWORD_ONLY,
+            kind,
             default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
             annotation=hints[field.name],
         )
@@ -671,6 +721,7 @@ def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable
 
     def register(function: Callable[[T], None]) -> None:
         def run(**values: Any) -> None:
+            running.set(values.pop(CONTEXT))
             try:
                 function(options(**values))
             except KeyboardInterrupt as interrupt:
@@ -683,7 +734,7 @@ def command(app: typer.Typer, name: str, options: type[T]) -> Callable[[Callable
                 raise
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = hints
+        run.__annotations__ = hints | {CONTEXT: typer.Context}
         run.__doc__ = function.__doc__
         app.command(name)(run)
 

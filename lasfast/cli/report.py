@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lasfast.cli import search
-from lasfast.cli.config import CONFIG, read_options
-from lasfast.cli.display import make_console, show_cells, show_certainty, show_comparison
+from lasfast.cli.config import COMMAND, CONFIG, command_of, read_options
+from lasfast.cli.display import (
+    make_console,
+    show_cells,
+    show_certainty,
+    show_choice,
+    show_comparison,
+    show_whole_text,
+)
 from lasfast.cli.options import command
-from lasfast.core.files import file_stem
 from lasfast.deploy.pt2 import read_card
 from lasfast.report import (
     Run,
@@ -26,8 +30,10 @@ from lasfast.report import (
     ranking_table,
     space_of,
     winners_table,
+    write_candidates,
     write_page,
 )
+from lasfast.spaces.names import short_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,10 @@ class ReportOptions:
     html: Annotated[
         bool, typer.Option("--html", help="Write RUN/report.html, too: one page that needs no network.")
     ] = False
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="Write a line for each architecture to this file, with accuracy and costs."),
+    ] = None
     candidates: Annotated[
         bool, typer.Option("--candidates", help="Show every candidate, not only the winners.")
     ] = False
@@ -61,7 +71,7 @@ def register(app: typer.Typer) -> None:
 
         lasfast report runs/nir-digits --candidates --plot search.svg
 
-        lasfast report runs/nir-digits --html
+        lasfast report runs/nir-digits --html --csv candidates.csv
         """
         console = make_console()
         run = Run.load(options.run)
@@ -86,10 +96,15 @@ def register(app: typer.Typer) -> None:
             candidates = (one for step in run.steps for one in step)
             best = sorted(candidates, key=lambda one: -one.measurement.top1)[:10]
             console.print(front_table(f"{run.title}: the ten best so far (not finished)", best))
+        if run.best is not None:
+            show_whole_text(console, run.best)
+        show_choice(console, run)
         show_certainty(console, run)
         show_comparison(console, run)
         path = plot_search(run, options.plot or run.directory / "search.png")
         console.print(f"picture: {path}")
+        if options.csv is not None:
+            console.print(f"candidates: {write_candidates(run, options.csv)}")
         if options.html:
             console.print(f"page: {_write_page(run)}")
 
@@ -100,11 +115,13 @@ def _write_page(run: Run) -> Path:
     again = None
     if (run.directory / CONFIG).exists():
         options = read_options(run.directory)
-        again = _command(options)
+        again = command_of(options) if COMMAND in options else None
         names = ("supernet", "model", "weights", "table", "data", "constraint", "preset", "precision", "seed")
         facts += [(name, str(options[name])) for name in names if options.get(name) is not None]
+    if run.best is not None and run.best.name != run.best.text:
+        facts += [(run.best.name, run.best.text)]
     layers: Sequence[Mapping[str, Any]] = ()
-    path = run.directory / f"{file_stem(run.best.text)}.pt2" if run.best else run.directory
+    path = run.directory / f"{short_name(run.best.text)}.pt2" if run.best else run.directory
     if path.is_file():
         card = read_card(path)
         parts = ", ".join(f"{card.data[part]} for {part}" for part in ("train", "calibration", "validation"))
@@ -112,24 +129,12 @@ def _write_page(run: Run) -> Path:
         facts += [("images", f"{len(card.classes)} classes, {size}: {parts}"), ("lasfast", card.lasfast)]
         top1, error = (100 * card.accuracy[name] for name in ("top1", "standard_error"))
         facts += [("network", f"{path.name}, {card.weights}: top-1 {top1:.1f} ± {error:.1f} %")]
+        if "test_top1" in card.accuracy:
+            top1, error = (100 * card.accuracy[f"test_{name}"] for name in ("top1", "standard_error"))
+            images = f"{card.accuracy['test_images']} images"
+            facts += [("test split", f"top-1 {top1:.1f} ± {error:.1f} %, {images}")]
         layers = card.layers
     return write_page(run, run.directory / "report.html", facts=facts, layers=layers, command=again)
-
-
-def _command(options: Mapping[str, Any]) -> str:
-    """Return the command that starts a search with the options of a run, without those at their defaults."""
-    group = typer.main.get_group(search.app)
-    name = options["search"]
-    words = ["lasfast", "search", name]
-    for parameter in group.commands[name].params:
-        value = options.get(parameter.name or "")
-        if value is None or value == parameter.default or parameter.name in ("resume", "quiet"):
-            continue
-        if isinstance(value, bool):
-            words.append((parameter.opts if value else parameter.secondary_opts)[0])
-        else:
-            words += [parameter.opts[0], str(value)]
-    return shlex.join(words)
 
 
 def _show_training(console: Console, run: Run) -> None:

@@ -36,6 +36,9 @@ app = typer.Typer(
 class NIROptions(SearchOptions, TableOptions):
     """Options of NIR."""
 
+    epochs_per_step: Annotated[
+        int | None, panel("Training", "Epochs of each search step.", "--epochs-per-step", "--epochs")
+    ] = None
     beam: Annotated[int, panel("Search", "Assignments of each depth that are kept as parents.")] = 1
     update: Annotated[
         str,
@@ -51,6 +54,9 @@ class NIROptions(SearchOptions, TableOptions):
 class RandomOptions(SearchOptions, ChoiceOptions, TableOptions):
     """Options of random search."""
 
+    supernet_epochs: Annotated[
+        int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
+    ] = None
     samples: Annotated[
         int, panel("Search", "How many architectures to try, unless --evaluations says it.")
     ] = 20
@@ -72,6 +78,8 @@ def nir(options: NIROptions) -> None:
     lasfast search nir --data imagefolder:photos --supernet mobilenet-v1 --depth 12 --resume
 
     lasfast search nir --data imagefolder:photos --model mymodule.py:make_network --depth 6
+
+    lasfast search nir --data csv:labels.csv --supernet mynet.py:MyNet --depth 6 --test --track tensorboard
 
     lasfast search nir --table runs/dataset/table.csv --depth 8
 
@@ -112,9 +120,9 @@ def random(options: RandomOptions) -> None:
 
     lasfast search random --data cifar10 --depth 12 --samples 50 --epochs-per-step 60
 
-    lasfast search random --data cifar10 --supernet proxyless --constraint "flops<=20M" --samples 1000
+    lasfast search random --data cifar10 --supernet proxyless --constraint "flops<=60M" --samples 1000
 
-    lasfast search random --weights runs/evolution-cifar10 --constraint "flops<=20M" --samples 1000
+    lasfast search random --weights runs/evolution-cifar10 --constraint "flops<=90M" --samples 1000
 
     lasfast search random --table nasbench_macro.npz --constraint "flops<=42M" --samples 400
     """
@@ -133,7 +141,8 @@ def random(options: RandomOptions) -> None:
     elif options.model is not None:
         refuse(options, ["depth"], "is for supernets of layer assignments, not for a --model")
         search_model("random", options, make, options.vary)
-    elif options.supernet in setup.CHOICE_FAMILIES:
+    elif not setup.is_of_assignments(options):
+        setup.check_any_family(options)
         of_assignments = {"depth", "max_layers"} | names_of(StepOptions)
         refuse(options, of_assignments, "is for supernets of layer assignments")
         search_choices("random", options, make)

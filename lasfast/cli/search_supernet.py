@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -33,6 +34,7 @@ from lasfast.cli.options import (
 )
 from lasfast.cli.setup import TrainingSetup
 from lasfast.cli.teacher import read_teacher
+from lasfast.cli.terminal import resumable
 from lasfast.constraints import Constraint
 from lasfast.core.checks import check_choice
 from lasfast.data import Dataset
@@ -41,7 +43,8 @@ from lasfast.measurements.evaluation import Evaluation
 from lasfast.runtime import distributed
 from lasfast.searchers import Searcher
 from lasfast.spaces import LayerAssignmentSpace
-from lasfast.study.study import Study
+from lasfast.study.study import Callback, Study
+from lasfast.study.trackers import MLflow, TensorBoard
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
 from lasfast.train import OneShotTrainer, PathTrainer, SupernetTrainer, adaptation
 from lasfast.train.adapt import SLOWER
@@ -67,16 +70,25 @@ def search_assignments(
     """Search layer assignments, training the supernet for the candidates of each step."""
     check_without_model(options)
     refuse(options, ["baselines"], "is for searches of choices and of a --model")
-    max_layers = setup.parse_max_layers(options, options.depth)
+    setup.check_family(options)
+    if not setup.is_own(options):
+        setup.parse_max_layers(options, options.depth)  # before the images are read
     distill = setup.make_distillation(options)
     given = set_up(options)
-    supernet = setup.make_supernet(options, given.data, max_layers, options.seed).to(given.device)
+    supernet = setup.make_any_supernet(
+        options, given.data, depth=options.depth, size=None, seed=options.seed
+    ).to(given.device)
+    if not isinstance(supernet, LayerAssignmentSupernet):
+        raise ValueError(
+            f"--supernet must be one of layer assignments for this search, got {options.supernet}, which has "
+            f"{supernet.space}; lasfast search evolution takes it"
+        )
     searcher = make_searcher(supernet.space, _constraint(options, supernet, given.data))
     given.console.print(_shut_out(supernet.space, options.depth))
     trainer = SupernetTrainer(
         supernet, given.images, given.settings, paths=paths, update=update, distill=distill
     )
-    more = {"max_layers": supernet.space.format(max_layers)}
+    more = {} if setup.is_own(options) else {"max_layers": supernet.space.format(supernet.space.max_layers)}
     what = f" to depth {options.depth}"
     run_search(name, what, options, given, searcher, supernet, trainer, more=more)
 
@@ -94,8 +106,16 @@ def _shut_out(space: LayerAssignmentSpace, depth: int) -> str:
 
 
 def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearcher) -> None:
-    """Search choices, with a supernet that is trained beforehand, or training each candidate."""
+    """Search choices, with a supernet that is trained beforehand, or training each candidate.
+
+    Layer assignments are choices, too: of a number of layers for each group.
+    """
     check_without_model(options)
+    setup.check_any_family(options)
+    if options.supernet in setup.CHOICE_FAMILIES:
+        refuse(options, ["max_layers"], "is for supernets of layer assignments")
+    elif options.supernet in setup.FAMILIES:
+        refuse(options, names_of(SizeOptions), "is for supernets of choices")
     if options.standalone:
         refuse(options, SUPERNET_TRAINING, "trains a supernet, and --standalone trains none")
     distill = setup.make_distillation(options)
@@ -105,7 +125,14 @@ def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearche
             f"sub-network, got {options.sampling!r}"
         )
     given = set_up(options)
-    supernet = setup.make_choice_supernet(options, given.data, options, options.seed).to(given.device)
+    supernet = setup.make_any_supernet(
+        options, given.data, depth=SearchOptions.depth, size=options, seed=options.seed
+    ).to(given.device)
+    more = {}
+    if isinstance(supernet, LayerAssignmentSupernet):
+        refuse(options, ["baselines"], "is for searches of choices and of a --model")
+        if not setup.is_own(options):
+            more = {"max_layers": supernet.space.format(supernet.space.max_layers)}
     constraint = _constraint(options, supernet, given.data)
     searcher = make_searcher(supernet.space, constraint)
     trainer = None
@@ -119,7 +146,7 @@ def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearche
             trained = _within(options.sampling_range, options, supernet, given.data)
         sampler = setup.make_sampler(options.sampling, supernet, trained, given.data.image_size)
         trainer = OneShotTrainer(supernet, given.images, given.settings, sampler=sampler, distill=distill)
-    run_search(name, _inside(constraint), options, given, searcher, supernet, trainer)
+    run_search(name, _inside(constraint), options, given, searcher, supernet, trainer, more=more)
 
 
 def search_model(
@@ -198,7 +225,10 @@ def set_up(options: SupernetSearchOptions, split_seed: int | None = None) -> Tra
         check_choice("--retrain-preset", options.retrain_preset, tuple(PRESETS))
     if options.retrain and isinstance(options, ModelSearchOptions) and options.tune_epochs:
         raise ValueError("--retrain trains the winner from scratch, --tune-epochs on: give one of them")
-    return TrainingSetup.of(options, split_seed)
+    given = TrainingSetup.of(options, split_seed)
+    if options.test:
+        _ = given.data.test  # read now, so that what is missing or broken is found before the search
+    return given
 
 
 def _inside(constraint: Constraint | None) -> str:
@@ -248,9 +278,12 @@ def run_search(
     ending = _ending(options, given, retrained)
     main = distributed.world().main
     source = options.data.rpartition("/")[2].replace(":", "-")
+    source = re.split(r"[{*?]", source)[0].rstrip("-_.") or "data"  # of train-{000..146}.tar, "train"
     directory = options.directory or Path("runs") / f"{name}-{source}"
+    trackers = _trackers(options.track, directory) if main else []
     with Meter(console) as meter:
-        by_depth = isinstance(supernet.space, LayerAssignmentSpace)
+        by_depth = name in ("nir", "random") and isinstance(supernet.space, LayerAssignmentSpace)
+        by_depth = by_depth and not isinstance(trainer, OneShotTrainer)
         display = StudyDisplay(console, meter) if by_depth else FrontDisplay(console, meter)
         evaluator = _evaluator(options, given, supernet, meter)
         if saved is not None:
@@ -260,7 +293,7 @@ def run_search(
             evaluator,
             trainer=trainer,
             directory=directory,
-            callbacks=[display],
+            callbacks=[display, *trackers],
             baselines=_baselines(options, supernet),
             evaluations=options.evaluations if isinstance(options, BudgetOptions) else None,
         )
@@ -268,14 +301,28 @@ def run_search(
         console.print(f"{data!r}")
         console.print(f"{_title(supernet)}; {options.precision} on {setup.describe_machine(given.device)}")
         if main:
-            write_config(directory, options, search=name, **more)
-        try:
-            result = study.run(resume=options.resume)
-        except KeyboardInterrupt:
-            if main:
-                leave_best(given, study)
-            raise
-    finish(given, study, result, dataclasses.replace(ending, distill=teach and teach(study)))
+            write_config(directory, options, ("search", name), more)
+        with resumable(directory):
+            try:
+                result = study.run(resume=options.resume)
+            except KeyboardInterrupt:
+                if main:
+                    leave_best(given, study)
+                raise
+    with resumable(directory):
+        finish(given, study, result, dataclasses.replace(ending, distill=teach and teach(study)))
+
+
+def _trackers(names: str | None, directory: Path) -> list[Callback]:
+    """Return the callbacks that --track names; ImportError where the package of one is not installed."""
+    known: dict[str, Callable[[], Callback]] = {
+        "tensorboard": lambda: TensorBoard(directory / "tensorboard"),
+        "mlflow": lambda: MLflow(f"sqlite:///{(directory / 'mlflow.db').absolute()}"),
+    }
+    wanted = [] if names is None else names.split(",")
+    for name in wanted:
+        check_choice("--track", name, tuple(known))
+    return [known[name]() for name in wanted]
 
 
 def _evaluator(
@@ -289,7 +336,7 @@ def _evaluator(
         given.images,
         given.data.validation,
         given.settings,
-        on_progress=watch(meter, supernet.space.format),
+        on_progress=watch(meter, supernet.space.name),
     )
 
 
@@ -322,6 +369,7 @@ def _ending(options: SupernetSearchOptions, given: TrainingSetup, retrained: Sup
         supernet=retrained,
         tune_epochs=options.tune_epochs if isinstance(options, ModelSearchOptions) else 0,
         latency_table=options.latency_table,
+        test=options.test,
     )
 
 

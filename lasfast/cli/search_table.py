@@ -24,6 +24,7 @@ from lasfast.cli.options import (
     panel,
     refuse,
 )
+from lasfast.cli.terminal import resumable
 from lasfast.constraints import Constraint
 from lasfast.measurements.schema import SECONDS, Schema
 from lasfast.measurements.table import ArchitectureTable, mean_of_runs
@@ -151,8 +152,9 @@ def search_table(
     )
     main = distributed.world().main
     if main:
-        write_config(directory, options, search=name)
-    result = study.run(resume=study_options.resume)
+        write_config(directory, options, ("search", name))
+    with resumable(directory):
+        result = study.run(resume=study_options.resume)
     if main:
         _finish(console, study, result, table, constraint)
 
@@ -175,7 +177,7 @@ def _finish(
     console.print(f"{len(measured)} of {len(table)} architectures measured")
     if evaluator.training_cost is not None:
         console.print(f"training them takes {format_seconds(math.fsum(evaluator.trainings(measured)))}")
-    text = f"the best there is: {evaluator.space.format(architecture)}  top-1 {100 * accuracy:.2f} %"
+    text = f"the best there is: {evaluator.space.name(architecture)}  top-1 {100 * accuracy:.2f} %"
     if table.test_accuracies is not None:
         tests = mean_of_runs(table.test_accuracies)
         most = max(tests[row] for row, one in enumerate(table.architectures) if within(one))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from rich.console import Console
 import lasfast
 from lasfast import costs, supernets
 from lasfast.cli.display import make_console
+from lasfast.cli.functions import load_function
 from lasfast.cli.options import (
     CellOptions,
     DataOptions,
@@ -32,7 +34,7 @@ from lasfast.core.checks import check_choice
 from lasfast.data import Augmentation, Dataset, TensorImages, TrainingImages
 from lasfast.runtime import distributed
 from lasfast.runtime.seeds import torch_seed
-from lasfast.spaces import CellSpace
+from lasfast.spaces import CellSpace, ProductSpace
 from lasfast.supernets import CellNet, ChoiceSupernet, LayerAssignmentSupernet, Supernet
 from lasfast.supernets.mobilenet_designs import DESIGNS
 from lasfast.train import Distillation, PathSampler, SandwichSampler, UniformCostSampler, UniformSampler
@@ -55,6 +57,7 @@ CHOICE_FAMILIES: dict[str, Callable[..., ChoicesNet]] = {
     "shufflenet-v2-channels": partial(supernets.ShuffleNetV2, search="channels"),
     "shufflenet-v2-both": partial(supernets.ShuffleNetV2, search="both"),
     "proxyless": supernets.ProxylessNAS,
+    "macro": supernets.MacroNet,
     "quant-resnet18": partial(supernets.QuantResNet, depth=18),
     "quant-resnet34": partial(supernets.QuantResNet, depth=34),
     **MOBILENETS,
@@ -69,6 +72,10 @@ OWN_OPTIONS = {
     "activation": tuple(MOBILENETS),
 }
 """The supernets of choices that alone take an option."""
+OWN_ARGUMENTS = {"stem", "dropout", "max_layers", "width", *OWN_OPTIONS}
+"""Options that a supernet of the user's own may take as arguments."""
+OTHERS = "the name of a supernet (see `lasfast spaces`), "
+"""The names that --supernet takes beside classes and functions, for its errors."""
 SAMPLERS = ("uniform", "uniform-cost", "sandwich")
 
 
@@ -139,21 +146,40 @@ def load_data(options: DataOptions, seed: int, console: Console) -> Dataset:
             validation=options.validation,
             calibration=options.calibration,
             image_size=options.image_size,
+            validation_archives=options.validation_archives,
+            test_archives=options.test_archives,
+            list_anew=options.list_anew,
             fast_decode=options.fast_decode,
+            skip_broken=options.skip_broken,
             workers=options.workers,
             seed=seed,
             report=console.print,
         )
 
 
+def is_own(options: FamilyOptions) -> bool:
+    """Return whether --supernet names a class or a function of the user's own."""
+    return ":" in options.supernet
+
+
+def is_of_assignments(options: FamilyOptions) -> bool:
+    """Return whether --supernet names a supernet of layer assignments, as far as name or class say it."""
+    if not is_own(options):
+        return options.supernet in FAMILIES
+    found: object = load_function("--supernet", options.supernet, OTHERS)
+    return isinstance(found, type) and issubclass(found, LayerAssignmentSupernet)
+
+
 def check_family(options: FamilyOptions) -> None:
     """Raise ValueError where there is no such family of layer assignments."""
-    check_choice("--supernet", options.supernet, tuple(FAMILIES))
+    if not is_own(options):
+        check_choice("--supernet", options.supernet, tuple(FAMILIES))
 
 
 def check_any_family(options: FamilyOptions) -> None:
     """Raise ValueError where there is no such family, of layer assignments or of choices."""
-    check_choice("--supernet", options.supernet, (*FAMILIES, *CHOICE_FAMILIES))
+    if not is_own(options):
+        check_choice("--supernet", options.supernet, (*FAMILIES, *CHOICE_FAMILIES))
 
 
 def parse_counts(name: str, text: str, family: str) -> tuple[int, ...]:
@@ -266,8 +292,72 @@ def _own_arguments(family: str, size: CellOptions) -> dict[str, Any]:
     return given
 
 
+def make_own_supernet(
+    options: SupernetOptions, data: Dataset | ImageKind, size: CellOptions | None, seed: int
+) -> Supernet:
+    """Build the supernet that a class or a function of the user's own gives for the images.
+
+    It is called with those of `num_classes`, `in_channels` and `image_size` (height, width) that it takes,
+    and with the options that are given, by their names: `max_layers`, `dropout`, `width`, ...
+
+    Raises:
+        ValueError: there is no such class, it does not take an option, or gives no supernet for the images.
+    """
+    made_by = load_function("--supernet", options.supernet, OTHERS)
+    wanted = inspect.signature(made_by).parameters
+    known = {
+        "num_classes": data.num_classes,
+        "in_channels": data.channels,
+        "image_size": tuple(data.image_size),
+    }
+    arguments: dict[str, Any] = {name: value for name, value in known.items() if name in wanted}
+    for group in (options, size):
+        for field in () if group is None else dataclasses.fields(group):
+            value = getattr(group, field.name)
+            if field.name not in OWN_ARGUMENTS or value == field.default:
+                continue
+            if field.name not in wanted:
+                option = f"--{field.name.replace('_', '-')}"
+                raise ValueError(f"{option} is no argument of --supernet {options.supernet}; leave it out")
+            arguments[field.name] = value
+    if "max_layers" in arguments:
+        arguments["max_layers"] = _layers_of_groups(arguments["max_layers"])
+    try:
+        inspect.signature(made_by).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"--supernet {options.supernet} must take no other arguments than {', '.join(known)} and what "
+            f"options such as --max-layers give, got: {error}"
+        ) from error
+    with torch_seed(seed):
+        supernet = made_by(**arguments)
+    if not isinstance(supernet, Supernet):
+        raise ValueError(
+            f"--supernet {options.supernet} must give a lasfast.supernets.Supernet, got "
+            f"{type(supernet).__name__}"
+        )
+    own, images = (supernet.num_classes, supernet.in_channels), (data.num_classes, data.channels)
+    if own != images:
+        raise ValueError(
+            f"--supernet {options.supernet} must be of {images[0]} classes and {images[1]} channels, as the "
+            f"images are, got {own[0]} and {own[1]}; its arguments num_classes and in_channels say it"
+        )
+    return supernet
+
+
+def _layers_of_groups(text: str) -> int | tuple[int, ...]:
+    """Return the most layers of all groups, or of each, as --max-layers gives them for an own supernet."""
+    try:
+        counts = tuple(int(part) for part in text.replace("-", ",").split(","))
+    except ValueError:
+        raise ValueError(
+            f"--max-layers must be a number, or one for each group as 6,6,6, got {text!r}"
+        ) from None
+    return counts if len(counts) > 1 else counts[0]
+
+
 def make_any_supernet(
-    options: SupernetOptions, data: Dataset | ImageKind, *, depth: int, size: CellOptions, seed: int
+    options: SupernetOptions, data: Dataset | ImageKind, *, depth: int, size: CellOptions | None, seed: int
 ) -> Supernet:
     """Build the supernet of any family; `depth` is for layer assignments, `size` for choices.
 
@@ -275,7 +365,10 @@ def make_any_supernet(
         ValueError: no such family, or options that it does not take.
     """
     check_any_family(options)
+    if is_own(options):
+        return make_own_supernet(options, data, size, seed)
     if options.supernet in CHOICE_FAMILIES:
+        assert size is not None
         return make_choice_supernet(options, data, size, seed)
     return make_supernet(options, data, parse_max_layers(options, depth), seed)
 
@@ -286,7 +379,7 @@ def _fitting_stem(image_size: int) -> str:
 
 
 def make_sampler(
-    name: str, supernet: ChoicesNet, constraint: Constraint | None, image_size: tuple[int, int]
+    name: str, supernet: Supernet, constraint: Constraint | None, image_size: tuple[int, int]
 ) -> PathSampler:
     """Return the path sampler of a name. Its cost, if it needs one, is the constraint's first, or FLOPs.
 
@@ -296,6 +389,8 @@ def make_sampler(
     check_choice("--sampling", name, SAMPLERS)
     if name == "uniform":
         return UniformSampler(supernet.space)
+    if not isinstance(supernet.space, ProductSpace):
+        raise ValueError(f"--sampling must be uniform for {supernet.space}, got {name!r}")
     if constraint is None:
         bound, cost = Bound("flops"), costs.functions(supernet, image_size)["flops"]
     else:

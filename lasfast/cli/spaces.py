@@ -72,7 +72,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _list(console: Console, options: SpacesOptions) -> None:
-    title = f"layer assignments, up to {LAYERS} layers in each group, for lasfast search nir|random"
+    title = f"layer assignments, up to {LAYERS} layers in each group, for any lasfast search but itnas"
     table = make_table(title, "supernet", "groups", "architectures", "MFLOPs")
     for name in FAMILIES:
         with torch.device("meta"):
@@ -83,7 +83,7 @@ def _list(console: Console, options: SpacesOptions) -> None:
         shallow, deep = flops((1,) * GROUPS[name]), flops(assigned.space.deepest)
         table.add_row(name, str(GROUPS[name]), f"{assigned.space.count():,}", _range(shallow, deep))
     console.print(table)
-    title = "choices, for lasfast search evolution|layernas|regularized|random"
+    title = "choices, for any lasfast search but nir"
     table = make_table(title, "supernet", "decisions", "architectures", "MFLOPs")
     for name in CHOICE_FAMILIES:
         own = [option for option, families in OWN_OPTIONS.items() if name in families]

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import codecs
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 IN_ASCII = {"±": "+-", "…": "...", "•": "*"}  # what lasfast and rich print; rich has ASCII boxes of its own
 
 
 class StoppedError(Exception):
     """Ctrl-C was pressed; the text says what it stopped, which typer drops from a KeyboardInterrupt."""
+
+
+@contextmanager
+def resumable(directory: Path) -> Iterator[None]:
+    """Let Ctrl-C say how the run in a directory goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        where = str(interrupt).partition(";")[0] or "stopped"
+        raise KeyboardInterrupt(
+            f"{where}; {directory} holds everything up to here: `lasfast resume {directory}` goes on"
+        ) from interrupt
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:

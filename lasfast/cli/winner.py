@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from rich.console import Console
 from torch import nn
 
-from lasfast import costs, deploy
-from lasfast.core.files import file_stem
-from lasfast.costs.flops import model_input
+from lasfast import costs
+from lasfast.cli.setup import TrainingSetup
 from lasfast.data import Dataset
-from lasfast.ir.layers import path_shapes
+from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements.measurement import Measurement
+from lasfast.report.leave import write_network
 from lasfast.spaces import Architecture
 from lasfast.study.architecture_table import Row
-from lasfast.study.result import Measured
+from lasfast.study.result import Measured, format_top1
 from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import Supernet
-
-COMPARED = 32
-"""On so many validation images a written network is compared with the one in memory."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,14 @@ class Winner:
         measured: its architecture, accuracy and costs.
         weights: a text that says where its weights come from.
         supernet: the supernet that it is a sub-network of.
+        tested: its measurement on the test split, where that was asked for.
     """
 
     network: nn.Module
     measured: Measured
     weights: str
     supernet: Supernet
+    tested: Measurement | None = None
 
     @classmethod
     def trained(
@@ -65,32 +65,25 @@ class Winner:
 
         Its name is that of the architecture unless it is given.
         """
-        card = deploy.ModelCard.of(
+        return write_network(
+            self.network,
+            self.measured,
+            self.supernet,
             data,
-            self.measured.measurement,
-            architecture=self.measured.text,
-            supernet=type(self.supernet).__name__,
+            directory,
             weights=self.weights,
-            costs=self.measured.costs,
-            run=directory.name,
-            layers=self._layers(data.image_size),
+            tested=self.tested,
+            name=name,
         )
-        path = directory / (name or f"{file_stem(self.measured.text)}.pt2")
-        deploy.save(self.network, card, path, data.samples(COMPARED))
-        return path
 
-    def _layers(self, image_size: tuple[int, int]) -> list[dict[str, Any]]:
-        """Return what the card says of each layer."""
-        path = self.supernet.extracted_path(self.measured.architecture)
-        return [
-            {
-                "name": layer.name,
-                "output": list(shapes[-1]),
-                "flops": costs.path_flops((layer,), shapes[0]),
-                "params": costs.path_params((layer,)),
-            }
-            for layer, shapes in path_shapes(path, model_input(self.supernet, image_size))
-        ]
+
+def measure_on_test(results: Console, given: TrainingSetup, winner: Winner) -> Winner:
+    """Measure a winner on the test split, print that, and return the winner with it."""
+    precision, architecture = given.settings.precision, winner.measured.architecture
+    network = winner.network.to(given.device)
+    tested = evaluate_network(network, given.data.test, architecture, precision=precision)
+    results.print(f"test: top-1 {format_top1(tested)}, {tested.images} images")
+    return dataclasses.replace(winner, tested=tested)
 
 
 def epochs(count: int) -> str:

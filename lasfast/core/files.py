@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,7 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-LONGEST_STEM = 120  # characters; file systems take 255 bytes, and endings follow
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Give an error of the system that names no file, such as "No space left on device", that of `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 @contextmanager
@@ -30,7 +38,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     aside = path.with_name(path.name + ".tmp")
     try:
-        with open(aside, "wb") as file:
+        with naming(path), open(aside, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -50,14 +58,6 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
 def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Replace the content of `path` by JSON in one step; NaN and infinity are refused (ValueError)."""
     atomic_write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def file_stem(text: str) -> str:
-    """Return a text as the name of a file: itself, or its beginning and a digest where it is too long."""
-    if len(text) <= LONGEST_STEM:
-        return text
-    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-    return f"{text[: LONGEST_STEM - len(digest) - 1]}-{digest}"
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:

@@ -20,8 +20,10 @@ import PIL
 
 from lasfast._version import __version__
 from lasfast.core import cache
-from lasfast.data.decode import ImageKind, in_threads, raise_together, read_kind
+from lasfast.data.decode import SHOWN, ImageKind, in_threads, raise_together, read_kind
 from lasfast.data.errors import DataError
+from lasfast.data.folder import ImageFiles
+from lasfast.data.places import Place, identified, path_of
 
 logger = logging.getLogger("lasfast")
 
@@ -31,7 +33,7 @@ CHUNK = 1000  # files between looks at the clock
 SECONDS = 10.0  # between reports of progress
 
 
-def check_files(paths: Sequence[str], report: Callable[[str], None] = logger.info) -> list[ImageKind]:
+def check_files(paths: Sequence[Place], report: Callable[[str], None] = logger.info) -> list[ImageKind]:
     """Return the kinds of all images, in order.
 
     Args:
@@ -41,6 +43,29 @@ def check_files(paths: Sequence[str], report: Callable[[str], None] = logger.inf
     Raises:
         DataError: files cannot be used: they are counted, and the first of them named.
     """
+    found = _inspect(paths, report)
+    raise_together(found)
+    return [kind for kind in found if isinstance(kind, ImageKind)]
+
+
+def without_broken(files: ImageFiles, report: Callable[[str], None] = logger.info) -> ImageFiles:
+    """Return the files that can be used; ``report`` is told how many others there are, and the first of them.
+
+    Raises:
+        DataError: a class has no file that can be used.
+    """
+    found = _inspect(files.paths, report)
+    broken = [position for position, kind in enumerate(found) if isinstance(kind, DataError)]
+    if not broken:
+        return files
+    shown = "".join(f"\n  {found[position]}" for position in broken[:SHOWN])
+    more = f"\n  and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+    report(f"{len(broken)} of {len(found)} image files cannot be used, and are left out:{shown}{more}")
+    return files.without(np.array(broken, dtype=np.int64))
+
+
+def _inspect(paths: Sequence[Place], report: Callable[[str], None]) -> list[ImageKind | DataError]:
+    """Return the kind of each image, or what is wrong with it, in order; what was found is remembered."""
     file = _file(paths)
     known = _load(file)
     keys = [_key(path) for path in paths]
@@ -56,12 +81,11 @@ def check_files(paths: Sequence[str], report: Callable[[str], None] = logger.inf
         }
         if not new.keys() <= known.keys():
             cache.save(file, _to_bytes(known | new))
-    raise_together(found)
-    return [kind for kind in found if isinstance(kind, ImageKind)]
+    return [kind for kind in found if kind is not None]
 
 
 def _check(
-    paths: Sequence[str],
+    paths: Sequence[Place],
     unknown: Sequence[int],
     found: list[ImageKind | DataError | None],
     report: Callable[[str], None],
@@ -79,19 +103,18 @@ def _check(
             reported = now
 
 
-def _key(path: str) -> int | None:
-    """Return what tells a file from others, and from itself before a change; None where it cannot be read."""
+def _key(path: Place) -> int | None:
+    """Return a number for what tells a file from others, and from itself before a change; None without it."""
     try:
-        status = os.stat(path)
+        text = identified(path)
     except OSError:
         return None
-    text = f"{status.st_size} {status.st_mtime_ns} ".encode() + os.fsencode(os.path.abspath(path))
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
 
-def _file(paths: Sequence[str]) -> Path:
+def _file(paths: Sequence[Place]) -> Path:
     """Return the file in which the kinds of a folder's images are kept, by this lasfast and Pillow."""
-    folder = os.path.commonpath([os.path.abspath(paths[0]), os.path.abspath(paths[-1])])
+    folder = os.path.commonpath([os.path.abspath(path_of(paths[number])) for number in (0, -1)])
     text = f"lasfast {__version__} Pillow {PIL.__version__} ".encode() + os.fsencode(folder)
     return cache.directory() / f"images-{hashlib.blake2b(text, digest_size=6).hexdigest()}.npy"
 

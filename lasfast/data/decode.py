@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +22,12 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from lasfast.data.errors import DataError
+from lasfast.data.places import Place, opened, path_of, size_of
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
 
 Size = tuple[int, int]  # height, width
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -53,16 +58,17 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def read_kind(path: str) -> ImageKind:
+def read_kind(path: Place) -> ImageKind:
     """Return the size and kind of an image, which is decoded for that: it can be used if this returns."""
     with _opened(path) as image:
         return ImageKind((image.height, image.width), image.mode in GRAY_MODES)
 
 
-def open_image(path: str, channels: int) -> Image.Image:
+def open_image(path: Place, channels: int) -> Image.Image:
     """Return the decoded image, gray for one channel and RGB for three."""
-    with _opened(path) as image:
-        return _converted(image, channels)
+    with _header(path) as image:
+        pixels = _by_simplejpeg(image, 1, channels)
+        return _converted(_loaded(image), channels) if pixels is None else Image.fromarray(pixels)
 
 
 def _converted(image: Image.Image, channels: int) -> Image.Image:
@@ -71,12 +77,13 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def open_box(path: str, channels: int, draw: Callable[[int, int], Box], size: Size) -> Tensor:
+def open_box(path: Place, channels: int, draw: Callable[[int, int], Box], size: Size) -> Tensor:
     """Return a box of an image, resized: uint8 [channels, *size], gray for one channel and RGB for three.
 
     A JPEG file is decoded at a half, a quarter or an eighth of its size where the box has the pixels that are
     wanted even so (Pillow's draft mode), and torch resizes, in less time than Pillow takes. Both round
-    otherwise than `open_image` and Pillow's resizing do.
+    otherwise than `open_image` and Pillow's resizing do. Where simplejpeg is installed, it decodes, to
+    the same pixels as Pillow.
 
     Args:
         path: the file.
@@ -90,34 +97,59 @@ def open_box(path: str, channels: int, draw: Callable[[int, int], Box], size: Si
         box = draw(whole, across)
         enough = max(1, min(box[2] // size[0], box[3] // size[1]))
         part = max(part for part in DRAFTS if part <= enough)
-        image.draft(None, (image.width // part, image.height // part))
-        decoded = _loaded(image)
-        scale = decoded.height / whole
-        top, left, height, width = (round(side * scale) for side in box)
-        cut = _converted(decoded.crop((left, top, left + max(1, width), top + max(1, height))), channels)
-    pixels = torch.from_numpy(np.array(cut)).view(1, cut.height, cut.width, channels).permute(0, 3, 1, 2)
-    return F.interpolate(pixels, size, mode="bilinear", antialias=True)[0]
+        pixels = _by_simplejpeg(image, part, channels)
+        if pixels is None:
+            image.draft(None, (image.width // part, image.height // part))
+            pixels = np.asarray(_converted(_loaded(image), channels))
+    scale = pixels.shape[0] / whole
+    top, left, height, width = (round(side * scale) for side in box)
+    cut = pixels[top : top + max(1, height), left : left + max(1, width)]
+    # A copy of the box alone: torch would take the whole image's memory for contiguous, or warn of it.
+    boxed = torch.from_numpy(cut.copy()).view(1, *cut.shape[:2], channels).permute(0, 3, 1, 2)
+    return F.interpolate(boxed, size, mode="bilinear", antialias=True)[0]
+
+
+def _by_simplejpeg(image: Image.Image, part: int, channels: int) -> NDArray[np.uint8] | None:
+    """Return the pixels of an opened JPEG file at a part of its size, uint8 [H, W] for gray or [H, W, 3].
+
+    None where simplejpeg is not installed, or where Pillow does more than to decode: it turns images upright,
+    converts colors, and says what is wrong with a file.
+    """
+    if simplejpeg is None or image.format != "JPEG" or (image.mode, channels) not in (("RGB", 3), ("L", 1)):
+        return None
+    file = getattr(image, "fp", None)
+    assert file is not None  # of an image that is not loaded
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        return None
+    file.seek(0)
+    height, width = -(-image.height // part), -(-image.width // part)
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            file.read(), "RGB" if channels == 3 else "GRAY", min_height=height, min_width=width
+        )  # the least size of at least so many pixels that the decoder has
+    except ValueError:
+        return None
+    if pixels.shape[:2] != (height, width):
+        return None
+    return pixels if channels == 3 else pixels[:, :, 0]
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
+def _opened(path: Place) -> Iterator[Image.Image]:
     """Open and decode an image, and turn it upright; whatever goes wrong becomes a `DataError`."""
     with _header(path) as image:
         yield _loaded(image)
 
 
 @contextmanager
-def _header(path: str) -> Iterator[Image.Image]:
+def _header(path: Place) -> Iterator[Image.Image]:
     """Open an image, which is decoded when it is loaded; whatever goes wrong becomes a `DataError`."""
-    with _naming(path):
-        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for ever
-            raise DataError(f"{path}: this is no file; expected an image")
-        with Image.open(path) as image:
-            if image.mode not in GRAY_MODES + COLOR_MODES:
-                raise DataError(
-                    f"{path}: pixels of kind {image.mode!r}; expected 8 bits a channel, gray or color"
-                )
-            yield image
+    with _naming(path), Image.open(opened(path)) as image:
+        if image.mode not in GRAY_MODES + COLOR_MODES:
+            raise DataError(
+                f"{path}: pixels of kind {image.mode!r}; expected 8 bits a channel, gray or color"
+            )
+        yield image
 
 
 def _loaded(image: Image.Image) -> Image.Image:
@@ -150,10 +182,10 @@ def center_crop(image: Image.Image, size: Size, crop_pct: float = CROP_PCT) -> I
     return resized.crop((left, top, left + width, top + height))
 
 
-def decode_exact(paths: Sequence[str], channels: int, size: Size) -> Tensor:
+def decode_exact(paths: Sequence[Place], channels: int, size: Size) -> Tensor:
     """Decode images that must all have ``size``; uint8 [N, channels, H, W]."""
 
-    def decode(path: str) -> Tensor:
+    def decode(path: Place) -> Tensor:
         image = open_image(path, channels)
         if (image.height, image.width) != size:
             raise DataError(f"{path}: {_text((image.height, image.width))} pixels; expected {_text(size)}")
@@ -162,14 +194,14 @@ def decode_exact(paths: Sequence[str], channels: int, size: Size) -> Tensor:
     return _decode(decode, paths, channels, size)
 
 
-def decode_cropped(paths: Sequence[str], channels: int, size: Size) -> Tensor:
+def decode_cropped(paths: Sequence[Place], channels: int, size: Size) -> Tensor:
     """Decode, resize and center-crop images of any size; uint8 [N, channels, H, W]."""
     return _decode(
         lambda path: to_tensor(center_crop(open_image(path, channels), size)), paths, channels, size
     )
 
 
-def common_size(paths: Sequence[str], kinds: Sequence[ImageKind]) -> Size:
+def common_size(paths: Sequence[Place], kinds: Sequence[ImageKind]) -> Size:
     """Return the size that all images have.
 
     Raises:
@@ -190,7 +222,7 @@ def _text(size: Size) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _decode(decode: Callable[[str], Tensor], paths: Sequence[str], channels: int, size: Size) -> Tensor:
+def _decode(decode: Callable[[Place], Tensor], paths: Sequence[Place], channels: int, size: Size) -> Tensor:
     images = torch.empty((len(paths), channels, *size), dtype=torch.uint8)
 
     def store(position: int) -> None:
@@ -228,20 +260,20 @@ def raise_together(results: Sequence[object]) -> None:
 
 
 @contextmanager
-def _naming(path: str) -> Iterator[None]:
+def _naming(path: Place) -> Iterator[None]:
     """Turn whatever a decoder raises into a ``DataError`` that names the file."""
     try:
         yield
     except (DataError, MemoryError):
         raise
     except Image.UnidentifiedImageError as error:
-        kind = "not an image, or broken" if os.path.getsize(path) else "an empty file"
+        kind = "not an image, or broken" if size_of(path) else "an empty file"
         raise DataError(f"{path}: {kind}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: {error} PIL.Image.MAX_IMAGE_PIXELS allows larger ones") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         if isinstance(error, OSError) and error.errno is not None:  # the system's, not a decoder's
-            link = "; it is a link" if os.path.islink(path) else ""
+            link = "; it is a link" if os.path.islink(path_of(path)) else ""
             raise DataError(f"{path}: cannot be read ({error.strerror}{link})") from error
         reason = str(error) or type(error).__name__
         raise DataError(f"{path}: cannot be decoded ({reason})") from error

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lasfast.data.errors import DataError
+from lasfast.data.listing import Folders, identity
+from lasfast.data.places import Place
 from lasfast.data.splits import Indices, derive_seed, hold_out
 
 IMAGE_SUFFIXES = (
@@ -41,13 +43,26 @@ class ImageFiles:
     """
 
     classes: tuple[str, ...]
-    paths: tuple[str, ...]
+    paths: tuple[Place, ...]
     labels: Indices
     ignored: int = 0
 
     def select(self, positions: Indices) -> ImageFiles:
         """Return the files at ``positions``."""
         return ImageFiles(self.classes, tuple(self.paths[i] for i in positions), self.labels[positions])
+
+    def without(self, positions: Indices) -> ImageFiles:
+        """Return the other files; those at ``positions`` count as ignored.
+
+        Raises:
+            DataError: a class has no other file.
+        """
+        kept = np.setdiff1d(np.arange(len(self.paths)), positions)
+        lost = sorted({*self.labels.tolist()} - {*self.labels[kept].tolist()})
+        if lost:
+            raise DataError(f"class {self.classes[lost[0]]!r} has no image file that can be used")
+        left = self.select(kept)
+        return ImageFiles(left.classes, left.paths, left.labels, self.ignored + len(positions))
 
 
 @dataclass(frozen=True)
@@ -67,8 +82,10 @@ class FolderSource:
     training: int | None = None
 
 
-def scan(folder: Path) -> ImageFiles:
+def scan(folder: Path, folders: Folders | None = None) -> ImageFiles:
     """Return the images of every class folder of ``folder``, at any depth, sorted by class and path.
+
+    ``folders`` lists them, and may know some from earlier.
 
     Files with other suffixes are ignored. Hidden files and folders, such as the ``._name.jpg`` that macOS
     leaves beside an image, and links to a folder that they lie in, are passed over.
@@ -79,9 +96,10 @@ def scan(folder: Path) -> ImageFiles:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    above = frozenset(map(_identity, (folder, *folder.resolve().parents)))
-    names, others = _entries(str(folder))
-    classes = [name for name in names if _identity(folder / name) not in above]
+    folders = folders or Folders()
+    above = frozenset(map(identity, (folder, *folder.resolve().parents)))
+    names, others = folders.entries(str(folder))
+    classes = [name for name in names if identity(folder / name) not in above]
     if len(classes) < 2:
         found = f"only {classes[0]!r}" if classes else "none"
         raise DataError(f"{folder}: expected at least two class folders with images in them, found {found}")
@@ -90,7 +108,7 @@ def scan(folder: Path) -> ImageFiles:
     labels: list[int] = []
     ignored = len(others)
     for label, name in enumerate(classes):
-        files = list(_files_below(os.path.join(folder, name), above))
+        files = list(folders.files_below(os.path.join(folder, name), above))
         images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
         ignored += len(files) - len(images)
         if not images:
@@ -113,53 +131,11 @@ def labelled_files(folder: Path, classes: Sequence[str]) -> list[tuple[str, int 
         DataError: a folder cannot be read.
     """
     labels = {_composed(name): label for label, name in enumerate(classes)}
-    above = frozenset(map(_identity, folder.resolve().parents))
-    files = _files_below(str(folder), above)
+    above = frozenset(map(identity, folder.resolve().parents))
+    files = Folders().files_below(str(folder), above)
     images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
     tops = [os.path.relpath(file, folder).split(os.sep)[0] for file in images]
     return [(file, labels.get(_composed(top))) for file, top in zip(images, tops, strict=True)]
-
-
-def _files_below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Give the paths of all files below a folder, except through a link back to a folder ``above``."""
-    own = _identity(folder)
-    if own in above:
-        return
-    folders, files = _entries(folder)
-    for name in files:
-        yield os.path.join(folder, name)
-    for name in folders:
-        yield from _files_below(os.path.join(folder, name), above | {own})
-
-
-def _entries(folder: str) -> tuple[list[str], list[str]]:
-    """Return the names of the folders and of the files in a folder that are not hidden, each sorted."""
-    folders: list[str] = []
-    files: list[str] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.name.startswith("."):
-                    (folders if _is_folder(entry) else files).append(entry.name)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: this folder cannot be read ({error.strerror}); change its permissions"
-        ) from error
-    return sorted(folders), sorted(files)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether this is a folder or a link to one; one that leads nowhere is taken for a file."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _identity(folder: str | Path) -> tuple[int, int]:
-    """Return what tells a folder from all others, by whatever links it is reached."""
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
 
 
 def _check_names_differ(folder: Path, classes: Iterable[str]) -> None:
@@ -179,8 +155,11 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def open_image_folder(path: Path) -> FolderSource:
+def open_image_folder(path: Path, list_anew: bool = False) -> FolderSource:
     """Find the training images of ``path``, and where its test images are.
+
+    Lists of many files are kept, and taken where the folders did not change, unless ``list_anew`` is True
+    (see ``listing``).
 
     With ``path/train``, the class folders are in it. The test images are in ``path/test``, and the validation
     images in ``path/val`` or ``path/valid``, or else held out of the training images. Where there is no
@@ -195,19 +174,24 @@ def open_image_folder(path: Path) -> FolderSource:
         raise DataError(
             f"{path}: no such folder; expected {path}/train/<class>/<image>, or {path}/<class>/<image>"
         )
+    folders = Folders(path, anew=list_anew)
     if not _has_folders(path / "train"):
-        return _hold_test_out(scan(path))
-    train = scan(path / "train")
+        files = scan(path, folders)
+        return hold_test_out(files, folders.keep())
+    train = scan(path / "train", folders)
 
     def test() -> ImageFiles:
-        return _scan_test(path, train.classes)
+        later = Folders(path, anew=list_anew)  # the first may have a million names, which need not be held
+        files = _scan_test(path, train.classes, later)
+        later.keep()
+        return files
 
     of_test, *others = [name for name in (TEST, *VALIDATION) if _has_folders(path / name)] or [""]
     where = f"test images from {of_test}" if of_test else "no test images"
     if of_test != TEST or not others:
         parts = f"{path}: training images from train, validation images held out of them, {where}"
-        return FolderSource(train, test, parts)
-    own = relabel(scan(path / others[0]), train.classes, path / others[0])
+        return FolderSource(train, test, parts + folders.keep())
+    own = relabel(scan(path / others[0], folders), train.classes, path / others[0])
     pool = ImageFiles(
         train.classes,
         train.paths + own.paths,
@@ -215,26 +199,26 @@ def open_image_folder(path: Path) -> FolderSource:
         train.ignored + own.ignored,
     )
     parts = f"{path}: training images from train, validation images from {others[0]}, {where}"
-    return FolderSource(pool, test, parts, len(train.paths))
+    return FolderSource(pool, test, parts + folders.keep(), len(train.paths))
 
 
-def _hold_test_out(files: ImageFiles) -> FolderSource:
+def hold_test_out(files: ImageFiles, listed: str = "") -> FolderSource:
+    """Return the source of images that have no parts: a fifth of every class becomes the test part."""
     count = len(files.paths) // TEST_PART
     seed = derive_seed("test part of an image folder")
     kept, held = hold_out(files.labels, len(files.classes), count, seed)
     pool = ImageFiles(files.classes, files.select(kept).paths, files.labels[kept], files.ignored)
-    parts = "validation and test images held out of the training images"
+    parts = f"validation and test images held out of the training images{listed}"
     return FolderSource(pool, lambda: files.select(held), parts)
 
 
-def _scan_test(path: Path, classes: tuple[str, ...]) -> ImageFiles:
-    folders = [path / name for name in (TEST, *VALIDATION) if _has_folders(path / name)]
-    if not folders:
+def _scan_test(path: Path, classes: tuple[str, ...], folders: Folders) -> ImageFiles:
+    parts = [path / name for name in (TEST, *VALIDATION) if _has_folders(path / name)]
+    if not parts:
         raise DataError(
             f"{path} has no test images: expected class folders in {path / 'test'} or {path / 'val'}"
         )
-    files = scan(folders[0])
-    return relabel(files, classes, folders[0])
+    return relabel(scan(parts[0], folders), classes, parts[0])
 
 
 def relabel(files: ImageFiles, classes: tuple[str, ...], folder: Path) -> ImageFiles:
@@ -250,4 +234,4 @@ def relabel(files: ImageFiles, classes: tuple[str, ...], folder: Path) -> ImageF
 
 
 def _has_folders(path: Path) -> bool:
-    return path.is_dir() and bool(_entries(str(path))[0])
+    return path.is_dir() and bool(Folders().entries(str(path))[0])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import random
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
@@ -28,6 +27,7 @@ from lasfast.data.decode import Size
 from lasfast.data.epochs import ShuffledImages, count_batches
 from lasfast.data.errors import DataError
 from lasfast.data.normalization import check_positive_stds, normalize
+from lasfast.data.places import Place, stamped
 from lasfast.data.protocols import Rows, Shard
 from lasfast.data.splits import derive_seed, even_batches, spread
 from lasfast.data.statistics import digest_of
@@ -52,11 +52,12 @@ class FolderImages(ShuffledImages):
         augmentation: what else varies the images; its flip is the one above (see ``augmented``).
         fast_decode: whether large JPEG files are decoded at a part of their size, and torch resizes, which
             takes less time and rounds otherwise (see ``decode.open_box``).
+        digest: that of the files (``digest_of_files``), where it is known.
     """
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: Sequence[Place],
         labels: Tensor,
         size: Size,
         mean: Sequence[float],
@@ -65,6 +66,7 @@ class FolderImages(ShuffledImages):
         workers: int | None = None,
         augmentation: Augmentation = AS_LOADED,
         fast_decode: bool = False,
+        digest: str | None = None,
     ) -> None:
         _check_files(paths, labels, mean, std)
         if augmentation.crop not in ("data", "resized"):
@@ -79,12 +81,24 @@ class FolderImages(ShuffledImages):
         self.flip = bool(flip)
         self.fast_decode = as_bool("fast_decode", fast_decode)
         self.workers = _workers(workers)
+        self.device = torch.device("cpu")
+        """The device of the batches."""
         self._paths = tuple(paths)
         self._labels = labels.to(torch.int64)
+        self._known_digest = digest
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self._paths)
+
+    def to(self, device: torch.device | str) -> FolderImages:
+        """Return the same images, whose batches go to a device as bytes and are normalized there.
+
+        A GPU gets them from pinned memory, while it works on the batch before.
+        """
+        moved = copy.copy(self)
+        moved.device = torch.device(device)
+        return moved
 
     @property
     def labels(self) -> Tensor:
@@ -102,25 +116,27 @@ class FolderImages(ShuffledImages):
         return self._with(self._paths, self._labels, flip, augmentation)
 
     def _with(
-        self, paths: Sequence[str], labels: Tensor, flip: bool, augmentation: Augmentation
+        self, paths: Sequence[Place], labels: Tensor, flip: bool, augmentation: Augmentation
     ) -> FolderImages:
         sizes = self.size, self.mean, self.std
-        return FolderImages(paths, labels, *sizes, flip, self.workers, augmentation, self.fast_decode)
+        images = FolderImages(paths, labels, *sizes, flip, self.workers, augmentation, self.fast_decode)
+        return images.to(self.device)
 
     def _shards(self, chosen: list[Tensor], seed: int, start: int, rows: Rows) -> Iterator[Shard]:
         channels, vary = len(self.mean), self.augmentation
         kind = _FastTrainingFiles if self.fast_decode else _TrainingFiles
         items = kind(self._paths, self._labels, self.size, channels, self.flip, seed, vary)
         wanted = [batch[rows(len(batch))].tolist() for batch in chosen]
-        read = _read(items, wanted, self.workers)
-        for batch, numbers, (images, labels) in zip(chosen, wanted, read, strict=True):
+        read = _read(items, wanted, self.workers, pinned=self.device.type == "cuda")
+        for batch, numbers, pair in zip(chosen, wanted, read, strict=True):
+            images, labels = (one.to(self.device, non_blocking=True) for one in pair)
             normalized = normalize(images, self.mean, self.std)
             yield vary.erased(normalized, seed, numbers), labels, len(batch)
 
     @cached_property
     def _digest(self) -> str:
         """The digest of the files, whose sizes are asked for once: a million take minutes on some disks."""
-        return digest_of_files(self._paths, self._labels)
+        return self._known_digest or digest_of_files(self._paths, self._labels)
 
     def describe(self) -> dict[str, Any]:
         """Return what identifies these training images, as JSON values; the files by name, size and label."""
@@ -148,7 +164,7 @@ class FolderLoader:
 
     def __init__(
         self,
-        paths: Sequence[str],
+        paths: Sequence[Place],
         labels: Tensor | None,
         size: Size,
         mean: Sequence[float],
@@ -176,10 +192,16 @@ class FolderLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """Read the files from the beginning."""
+        return self.every(0, 1)
+
+    def every(self, first: int, step: int) -> Iterator[Any]:
+        """Read the files of batches `first`, `first + step`, ... alone."""
         labels = torch.zeros(self.num_images, dtype=torch.int64) if self.labels is None else self.labels
         items = _PlainFiles(self._paths, labels, self.size, len(self.mean))
         order = range(self.num_images)
-        wanted = [list(order[batch]) for batch in even_batches(self.num_images, self.batch_size)]
+        wanted = [list(order[batch]) for batch in even_batches(self.num_images, self.batch_size)[first::step]]
+        if not wanted:
+            return
         for images, of_images in _read(items, wanted, self.workers):
             batch = images if self.raw else normalize(images, self.mean, self.std)
             yield batch if self.labels is None else (batch, of_images)
@@ -211,16 +233,25 @@ class FolderLoader:
         return other
 
 
-def digest_of_files(paths: Sequence[str], labels: Tensor | None) -> str:
+def digest_of_files(paths: Sequence[Place], labels: Tensor | None) -> str:
     """Return a digest of the files' names, sizes and labels: it is the same wherever a folder is moved.
 
     Raises:
         DataError: a file is not there any more.
     """
+    return digest_of_stamps(stamps_of_files(paths), labels)
+
+
+def stamps_of_files(paths: Sequence[Place]) -> list[bytes]:
+    """Return the name and size of each file; DataError where one is not there any more."""
     try:
-        stamps = [os.fsencode(os.path.basename(path)) + b" %d" % os.path.getsize(path) for path in paths]
+        return [stamped(path) for path in paths]
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); put the file back") from error
+
+
+def digest_of_stamps(stamps: Sequence[bytes], labels: Tensor | None) -> str:
+    """Return the digest of the files that have these names and sizes."""
     names = np.frombuffer(b"\n".join(stamps), dtype=np.uint8)
     return digest_of(names) if labels is None else digest_of(names, labels.cpu().numpy())
 
@@ -231,7 +262,7 @@ class _PlainFiles(Items[Item]):
     In place of a broken file comes its error, since one that a worker raises is wrapped in another.
     """
 
-    def __init__(self, paths: tuple[str, ...], labels: Tensor, size: Size, channels: int) -> None:
+    def __init__(self, paths: tuple[Place, ...], labels: Tensor, size: Size, channels: int) -> None:
         self.paths = paths
         self.labels = labels
         self.size = size
@@ -255,7 +286,7 @@ class _TrainingFiles(_PlainFiles):
 
     def __init__(
         self,
-        paths: tuple[str, ...],
+        paths: tuple[Place, ...],
         labels: Tensor,
         size: Size,
         channels: int,
@@ -272,7 +303,7 @@ class _TrainingFiles(_PlainFiles):
         cut = self.cut(self.paths[index], random.Random(derive_seed("item", self.seed, index)))
         return self.augmentation.recolored(cut.unsqueeze(0), self.seed, [index])[0]
 
-    def cut(self, path: str, rng: random.Random) -> Tensor:
+    def cut(self, path: Place, rng: random.Random) -> Tensor:
         image = decode.open_image(path, self.channels)
         top, left, height, width = random_box(image.height, image.width, rng)
         part = image.crop((left, top, left + width, top + height))
@@ -285,7 +316,7 @@ class _TrainingFiles(_PlainFiles):
 class _FastTrainingFiles(_TrainingFiles):
     """The same crops, for which a JPEG file is decoded no larger than they need."""
 
-    def cut(self, path: str, rng: random.Random) -> Tensor:
+    def cut(self, path: Place, rng: random.Random) -> Tensor:
         part = decode.open_box(path, self.channels, partial(random_box, rng=rng), self.size)
         return part.flip(2) if self.flip and rng.random() < 0.5 else part
 
@@ -302,13 +333,16 @@ def random_box(height: int, width: int, rng: random.Random) -> tuple[int, int, i
     return augment.central_box(height, width)
 
 
-def _read(items: _PlainFiles, batches: list[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _read(
+    items: _PlainFiles, batches: list[list[int]], workers: int, pinned: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Read batches of items as uint8, so that workers send a quarter of the bytes that floats have."""
     loader: DataLoader[Item] = DataLoader(
         items,
         batch_sampler=batches,
         num_workers=min(workers, len(batches)),
         collate_fn=_collate,
+        pin_memory=pinned,
         generator=torch.Generator(),  # without it, the loader draws a seed from the global generator
     )
     for images, labels in loader:
@@ -336,7 +370,7 @@ def _workers(workers: int | None) -> int:
 
 
 def _check_files(
-    paths: Sequence[str], labels: Tensor | None, mean: Sequence[float], std: Sequence[float]
+    paths: Sequence[Place], labels: Tensor | None, mean: Sequence[float], std: Sequence[float]
 ) -> None:
     if len(paths) == 0:
         raise ValueError("paths must name at least one image file, got none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from lasfast.core.checks import as_bool, as_int
 from lasfast.data import decode
-from lasfast.data.check import check_files
+from lasfast.data.check import check_files, without_broken
 from lasfast.data.dataset import Dataset
 from lasfast.data.decode import Size
 from lasfast.data.errors import DataError
 from lasfast.data.folder import FolderSource, ImageFiles, open_image_folder
 from lasfast.data.images import TensorImages
-from lasfast.data.loaders import FolderImages, FolderLoader, digest_of_files
+from lasfast.data.labels import open_csv
+from lasfast.data.loaders import FolderImages, FolderLoader, digest_of_stamps, stamps_of_files
 from lasfast.data.normalization import normalize
 from lasfast.data.sources import (
     RECIPES,
@@ -33,6 +35,7 @@ from lasfast.data.sources import (
 )
 from lasfast.data.splits import Indices, Split, balanced_subset, split_pool
 from lasfast.data.statistics import channel_statistics, digest_of
+from lasfast.data.webdataset import open_archives
 
 logger = logging.getLogger("lasfast")
 
@@ -56,7 +59,24 @@ class Options(NamedTuple):
     flip: bool | None
     workers: int | None
     fast_decode: bool
+    skip_broken: bool
     report: Callable[[str], None]
+
+
+class Files(NamedTuple):
+    """The checked arguments of ``load`` that say which files a set is made of."""
+
+    root: str | os.PathLike[str] | None
+    download: bool
+    list_anew: bool
+    validation_archives: str | None
+    test_archives: str | None
+
+
+PLACEHOLDERS = {"imagefolder": "imagefolder:PATH", "csv": "csv:FILE", "webdataset": "webdataset:PATTERN"}
+"""Names of sets whose images the name itself says where to find."""
+LISTED = ("imagefolder", "webdataset", "cinic10", "tiny-imagenet")
+"""Sets whose files are listed."""
 
 
 def load(
@@ -74,6 +94,10 @@ def load(
     flip: bool | None = None,
     workers: int | None = None,
     fast_decode: bool = False,
+    skip_broken: bool = False,
+    list_anew: bool = False,
+    validation_archives: str | None = None,
+    test_archives: str | None = None,
     report: Callable[[str], None] = logger.info,
 ) -> Dataset:
     """Load a labelled image set and split it into train, calibration and validation.
@@ -93,7 +117,10 @@ def load(
             ``tiny-imagenet``, or ``imagefolder:PATH`` with ``PATH/train/<class>/<image>``, and optionally
             ``PATH/test`` as the test split and ``PATH/val`` as validation images (as the test split where
             there is no ``PATH/test``); or with ``PATH/<class>/<image>``, of which a fifth becomes the test
-            split. Files that are not images by their suffix are ignored (and counted in ``describe``).
+            split. Files that are not images by their suffix are ignored (and counted in ``describe``). Or
+            ``webdataset:PATTERN``, tar archives as ``webdataset:train-{000..146}.tar`` (see
+            ``lasfast.data.webdataset``). Or ``csv:FILE``, whose lines have a file and its label (see
+            ``labels.open_csv``).
         root: the folder of the named sets; the default is the environment's ``LASFAST_DATA``, or else
             ``data``.
         download: whether to download a set that is not there, which otherwise is an error.
@@ -115,6 +142,13 @@ def load(
             core, at most 8.
         fast_decode: whether JPEG files that are read each time for training are decoded at a part of their
             size where the crop allows it, and resized by torch: faster, but other roundings.
+        skip_broken: whether image files that cannot be decoded are left out, and reported, rather than an
+            error. Then all files are decoded once, whatever the ``limit``.
+        list_anew: whether folders are listed, and archives read through, that were before and seem not to
+            have changed since (see ``lasfast.data.listing``).
+        validation_archives: the pattern of archives that have validation images, of a ``webdataset``; by
+            default these are held out of the training images.
+        test_archives: the pattern of archives that have its test split.
         report: is called with a line that says where the parts of a folder come from, and with one about the
             progress, every ten seconds that the check of files takes.
 
@@ -124,37 +158,86 @@ def load(
         TypeError, ValueError: an argument is wrong, which is named.
     """
     options = _check_options(
-        calibration, validation, limit, seed, image_size, batch_size, pad, flip, workers, fast_decode, report
+        calibration,
+        validation,
+        limit,
+        seed,
+        image_size,
+        batch_size,
+        pad,
+        flip,
+        workers,
+        fast_decode,
+        skip_broken,
+        report,
     )
-    kind, source = _open(name, root, download)
+    files = _check_files(root, download, list_anew, validation_archives, test_archives)
+    kind, source = _open(name, files)
     recipe = RECIPES[kind]
     if isinstance(source, ArraySource):
+        if options.skip_broken:
+            raise ValueError(f"skip_broken must be False for {name}, which has no image files, got True")
         split = _split(source.labels, len(source.classes), recipe, options, None)
         return _from_arrays(name, source, split, recipe, options)
     report(source.parts)
+    if options.skip_broken:
+        source = _without_broken(source, report)
     split = _split(source.pool.labels, len(source.pool.classes), recipe, options, source.training)
     return _from_files(name, source, split, recipe, options)
 
 
-def _open(
-    name: str, root: str | os.PathLike[str] | None, download: bool
-) -> tuple[str, ArraySource | FolderSource]:
+def _open(name: str, files: Files) -> tuple[str, ArraySource | FolderSource]:
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, got {name!r}")
-    place = Path(root if root is not None else os.environ.get(ROOT_VARIABLE, "data")).expanduser()
+    root = files.root if files.root is not None else os.environ.get(ROOT_VARIABLE, "data")
+    place = Path(root).expanduser()
     kind, _, path = name.partition(":")
-    if kind == "imagefolder" and path:
-        return kind, open_image_folder(Path(path).expanduser())
-    if name == "digits":
-        return name, open_digits()
-    if name == "tiny-imagenet":
-        return name, open_tiny_imagenet(place, download)
-    if name == "cinic10":
-        return name, open_cinic10(place, download)
-    if name in RECIPES and name != "imagefolder":
-        return name, open_torchvision(name, place, download)
-    known = ", ".join("imagefolder:PATH" if known == "imagefolder" else known for known in RECIPES)
-    raise ValueError(f"name must be one of {known}; got {name!r}")
+    if not path:
+        kind = name
+    if kind not in RECIPES or (kind in PLACEHOLDERS) != bool(path):
+        known = ", ".join(PLACEHOLDERS.get(one, one) for one in RECIPES)
+        raise ValueError(f"name must be one of {known}; got {name!r}{_meant(name)}")
+    if files.list_anew and kind not in LISTED:
+        raise ValueError(f"list_anew must be False for {name}, whose files are not listed, got True")
+    if kind != "webdataset":
+        for option in ("validation_archives", "test_archives"):
+            if (given := getattr(files, option)) is not None:
+                raise ValueError(
+                    f"{option} must be None for {name}, and is for webdataset:PATTERN alone, got {given!r}"
+                )
+    if kind == "imagefolder":
+        return kind, open_image_folder(Path(path).expanduser(), files.list_anew)
+    if kind == "csv":
+        return kind, open_csv(Path(path).expanduser())
+    if kind == "webdataset":
+        return kind, open_archives(path, files.validation_archives, files.test_archives, files.list_anew)
+    if kind == "digits":
+        return kind, open_digits()
+    if kind == "tiny-imagenet":
+        return kind, open_tiny_imagenet(place, files.download, files.list_anew)
+    if kind == "cinic10":
+        return kind, open_cinic10(place, files.download, files.list_anew)
+    return kind, open_torchvision(kind, place, files.download)
+
+
+def _without_broken(source: FolderSource, report: Callable[[str], None]) -> FolderSource:
+    """Return a source without the files that cannot be decoded; test files are tried when they are read."""
+    pool = without_broken(source.pool, report)
+    training = source.training
+    if training is not None:
+        training = len({*source.pool.paths[:training]} & {*pool.paths})
+    return dataclasses.replace(
+        source, pool=pool, training=training, test=lambda: without_broken(source.test(), report)
+    )
+
+
+def _meant(name: str) -> str:
+    """Return what may be meant by a name that is a path, as the end of an error."""
+    if Path(name).expanduser().is_dir():
+        return f"; for the images in this folder, write imagefolder:{name}"
+    if Path(name).expanduser().is_file():
+        return f"; for a csv file that names images and their labels, write csv:{name}"
+    return ""
 
 
 def _split(
@@ -304,18 +387,21 @@ def _while_used(
         return loader(files).normalized()
 
     flip = recipe.flip if options.flip is None else options.flip
+    labels = torch.from_numpy(np.concatenate([train.labels, validation.labels]))
+    stamps = stamps_of_files((*train.paths, *validation.paths))  # once, since it may take minutes
+    of_train = len(train.paths)
     images = FolderImages(
         train.paths,
-        torch.from_numpy(train.labels),
+        labels[:of_train],
         size,
         mean,
         std,
         flip,
         options.workers,
         fast_decode=options.fast_decode,
+        digest=digest_of_stamps(stamps[:of_train], labels[:of_train]),
     )
-    both = torch.from_numpy(np.concatenate([train.labels, validation.labels]))
-    digest = digest_of_files((*train.paths, *validation.paths), both)
+    digest = digest_of_stamps(stamps, labels)
     description = _describe(name, pool.classes, split, options.seed, images.describe(), digest, pool.ignored)
     return Dataset(
         name=name,
@@ -356,6 +442,19 @@ def _describe(
     }
 
 
+def _check_files(
+    root: str | os.PathLike[str] | None,
+    download: bool,
+    list_anew: bool,
+    validation_archives: str | None,
+    test_archives: str | None,
+) -> Files:
+    for name, pattern in (("validation_archives", validation_archives), ("test_archives", test_archives)):
+        if pattern is not None and not (isinstance(pattern, str) and pattern):
+            raise TypeError(f"{name} must be a pattern of archives or None, got {pattern!r}")
+    return Files(root, download, as_bool("list_anew", list_anew), validation_archives, test_archives)
+
+
 def _check_options(
     calibration: int,
     validation: int | float | None,
@@ -367,6 +466,7 @@ def _check_options(
     flip: bool | None,
     workers: int | None,
     fast_decode: bool,
+    skip_broken: bool,
     report: Callable[[str], None],
 ) -> Options:
     as_int("calibration", calibration, minimum=1)
@@ -383,9 +483,21 @@ def _check_options(
     if flip is not None and not isinstance(flip, bool):
         raise TypeError(f"flip must be True, False or None, got {flip!r}")
     fast_decode = as_bool("fast_decode", fast_decode)
+    skip_broken = as_bool("skip_broken", skip_broken)
     size = _check_size(image_size)
     return Options(
-        calibration, validation, limit, seed, size, batch_size, pad, flip, workers, fast_decode, report
+        calibration,
+        validation,
+        limit,
+        seed,
+        size,
+        batch_size,
+        pad,
+        flip,
+        workers,
+        fast_decode,
+        skip_broken,
+        report,
     )
 
 

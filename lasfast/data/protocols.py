@@ -46,7 +46,7 @@ class ShardedImages(TrainingImages, Protocol):
 
 @runtime_checkable
 class MovableImages(TrainingImages, Protocol):
-    """Training images in memory, which can be copied to another device."""
+    """Training images whose batches can be made on another device."""
 
     device: torch.device
 

@@ -9,6 +9,8 @@
 | cinic10 | 270,000 color 32x32 | folder ``cinic-10``, with ``valid`` to validate on | its ``test``, 90,000 |
 | tiny-imagenet | 110,000 color 64x64 | folder ``tiny-imagenet-200`` | its ``val``, 10,000 (labelled) |
 | imagefolder:PATH | any | a folder | see ``folder.open_image_folder`` |
+| csv:FILE | any | files that a csv file names | see ``labels.open_csv`` |
+| webdataset:PATTERN | any | tar archives | see ``webdataset.open_archives`` |
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from lasfast.data.errors import DataError
 from lasfast.data.folder import FolderSource, ImageFiles, open_image_folder, scan
+from lasfast.data.listing import Folders
 from lasfast.data.splits import Indices
 
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -54,6 +57,8 @@ RECIPES = {
     "cinic10": Recipe(pad=4, flip=True, resized_crop=False, validation=0.1),
     "tiny-imagenet": Recipe(pad=0, flip=True, resized_crop=True, validation=0.1),
     "imagefolder": Recipe(pad=None, flip=True, resized_crop=False, validation=0.1),
+    "csv": Recipe(pad=None, flip=True, resized_crop=False, validation=0.1),
+    "webdataset": Recipe(pad=None, flip=True, resized_crop=False, validation=0.1),
 }
 
 _TORCHVISION = {
@@ -138,7 +143,7 @@ def open_torchvision(name: str, root: Path, download: bool) -> ArraySource:
     return ArraySource(classes, images, labels, lambda: read(train=False)[1:])
 
 
-def open_cinic10(root: Path, download: bool) -> FolderSource:
+def open_cinic10(root: Path, download: bool, list_anew: bool) -> FolderSource:
     """Return CINIC-10 (Darlow et al. 2018) in ``root/cinic-10``, with the parts that it comes with.
 
     Raises:
@@ -149,10 +154,10 @@ def open_cinic10(root: Path, download: bool) -> FolderSource:
         if not download:
             raise _missing("cinic10", folder, download, None)
         _download("cinic10", CINIC10_URL, CINIC10_MD5, folder, folder)  # the archive has no folder of its own
-    return open_image_folder(folder)
+    return open_image_folder(folder, list_anew)
 
 
-def open_tiny_imagenet(root: Path, download: bool) -> FolderSource:
+def open_tiny_imagenet(root: Path, download: bool, list_anew: bool) -> FolderSource:
     """Return Tiny-ImageNet in ``root/tiny-imagenet-200``; its ``val`` is the test split.
 
     Raises:
@@ -163,9 +168,12 @@ def open_tiny_imagenet(root: Path, download: bool) -> FolderSource:
         if not download:
             raise _missing("tiny-imagenet", folder, download, None)
         _download("tiny-imagenet", TINY_IMAGENET_URL, TINY_IMAGENET_MD5, folder, root)
-    pool = scan(folder / "train")
+    folders = Folders(folder, anew=list_anew)
+    pool = scan(folder / "train", folders)
     parts = f"{folder}: training images from train, validation images held out of them, test images from val"
-    return FolderSource(pool, lambda: _tiny_imagenet_test(folder / "val", pool.classes), parts)
+    return FolderSource(
+        pool, lambda: _tiny_imagenet_test(folder / "val", pool.classes), parts + folders.keep()
+    )
 
 
 def _download(name: str, url: str, md5: str, folder: Path, place: Path) -> None:

@@ -83,7 +83,7 @@ def first_image(data: TrainingImages, batch_size: int) -> torch.Tensor:
 
 
 def on_device(data: TrainingImages, device: torch.device) -> TrainingImages:
-    """Return images in memory on the GPU that trains on them; others, or too many for it, as they are."""
+    """Return images whose batches are on the GPU that trains on them; as they are where it has no room."""
     if device.type != "cuda" or not isinstance(data, MovableImages) or data.device == device:
         return data
     try:

@@ -32,7 +32,8 @@ class ModelCard:
         crop_pct: the share of the shorter side that the crop keeps, where images of other sizes are resized
             (bilinear) and center-cropped.
         mean, std: what each channel is normalized by, of values from 0 to 1; the graph does so.
-        accuracy: `top1`, its `standard_error`, and the number of validation `images`.
+        accuracy: `top1`, its `standard_error`, and the number of validation `images`; and `test_top1`,
+            `test_standard_error` and `test_images`, where it was measured on the test split.
         costs: the costs by name, as `flops` (multiply-adds for one image) and `params`.
         run: the name of the run's directory.
         data: what identifies the dataset and its split.
@@ -68,8 +69,13 @@ class ModelCard:
         costs: Mapping[str, float],
         run: str,
         layers: Iterable[Mapping[str, Any]] = (),
+        tested: Measurement | None = None,
     ) -> ModelCard:
-        """Return the card of a network that was trained and measured on a dataset."""
+        """Return the card of a network that was trained and measured on a dataset.
+
+        `tested` is its measurement on the test split, if there is one.
+        """
+        accuracy = {} if tested is None else {f"test_{name}": one for name, one in _accuracy(tested).items()}
         return cls(
             architecture=architecture,
             supernet=supernet,
@@ -80,11 +86,7 @@ class ModelCard:
             crop_pct=data.crop_pct,
             mean=data.mean,
             std=data.std,
-            accuracy={
-                "top1": measurement.top1,
-                "standard_error": measurement.standard_error,
-                "images": measurement.images,
-            },
+            accuracy=_accuracy(measurement) | accuracy,
             costs=dict(costs),
             run=run,
             data=data.describe(),
@@ -123,3 +125,12 @@ class ModelCard:
             raise ValueError(f"the model card cannot be read: {error!r}") from error
         tuples = {name: tuple(fields[name]) for name in ("classes", "image_size", "mean", "std", "layers")}
         return cls(**fields | tuples)
+
+
+def _accuracy(measurement: Measurement) -> dict[str, float]:
+    """Return what a card says of a measurement."""
+    return {
+        "top1": measurement.top1,
+        "standard_error": measurement.standard_error,
+        "images": measurement.images,
+    }

@@ -151,12 +151,21 @@ def _rows(tensor: Tensor, device: torch.device, rows: Tensor) -> Tensor:
     return tensor[rows].to(device, non_blocking=True)
 
 
-def batches(validation: Validation, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give batches of (images, labels) on the device, of a pair of tensors or a loader."""
+def batches(
+    validation: Validation, batch: int, device: torch.device, first: int = 0, step: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give batches of (images, labels) on the device, of a pair of tensors or a loader.
+
+    Only those of number `first`, `first + step`, ... are given; of others, a folder's images are not read.
+    """
     pairs: Iterable[Any] = validation
     if is_pair(validation):
         images, labels = validation
-        pairs = zip(images.split(batch), labels.split(batch), strict=True)
+        pairs = zip(images.split(batch)[first::step], labels.split(batch)[first::step], strict=True)
+    elif isinstance(validation, FolderLoader):
+        pairs = validation.every(first, step)
+    else:
+        pairs = islice(validation, first, None, step)
     for images, labels in pairs:
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 

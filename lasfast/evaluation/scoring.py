@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from lasfast.evaluation.images import Validation, batches
 from lasfast.execution.interpret import evaluation_mode
 from lasfast.ir.precision import PRECISIONS
 from lasfast.measurements.measurement import Measurement
+from lasfast.runtime.distributed import World
 from lasfast.runtime.placement import device_of
 from lasfast.runtime.precision import autocast
 from lasfast.spaces import Architecture
@@ -50,6 +52,12 @@ class Answers:
             np.concatenate([part.class_ranks for part in parts]),
             np.concatenate([part.losses for part in parts]),
         )
+
+    def split(self, sizes: Sequence[int]) -> list[Answers]:
+        """Return the answers in parts of these sizes."""
+        ends = np.cumsum(sizes)[:-1]
+        parts = zip(np.split(self.class_ranks, ends), np.split(self.losses, ends), strict=True)
+        return [Answers(*part) for part in parts]
 
     def reordered(self, order: np.ndarray) -> Answers:
         """Return the answers with the i-th at place `order[i]`."""
@@ -120,6 +128,7 @@ def evaluate_network(
     *,
     precision: str = "fp32",
     batch: int = 250,
+    world: World | None = None,
 ) -> Measurement:
     """Return the measurement of a stand-alone network, with its own BatchNorm statistics.
 
@@ -129,12 +138,17 @@ def evaluate_network(
         architecture: what the measurement is to be of.
         precision: "fp32", or "bf16" (autocast).
         batch: how many images are predicted at a time, where `validation` is a pair of tensors.
+        world: the processes that share the batches out, which all call this with an equal network, and get
+            the result of one process; this one alone by default.
     """
     check_choice("precision", precision, tuple(PRECISIONS))
     device = device_of(network)
-    scores = Scores()
+    scores, sizes = Scores(), []
+    world = world or World()
     with evaluation_mode(network), torch.inference_mode(), autocast(device, precision):
-        for images, labels in batches(validation, batch, device):
+        for images, labels in batches(validation, batch, device, world.rank, world.size):
             scores.add(network(images).float()[None], labels)
-    [answers] = scores.answers()
-    return answers.measurement(architecture)
+            sizes.append(len(labels))
+    shares = world.gather(scores.answers()[0].split(sizes) if sizes else [])
+    every = [part for parts in itertools.zip_longest(*shares) for part in parts if part is not None]
+    return Answers.concatenate(every).measurement(architecture)

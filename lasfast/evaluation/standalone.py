@@ -103,9 +103,11 @@ class StandaloneEvaluator:
 
     def _measure(self, architecture: Architecture, world: World) -> Measurement:
         """Train one architecture in the processes of a world, and measure it."""
+        measuring = world if self.settings.batch_norm == "global" else World()
 
         def evaluate(network: nn.Module) -> Measurement:
-            return evaluate_network(network, self._images, architecture, precision=self.settings.precision)
+            precision = self.settings.precision
+            return evaluate_network(network, self._images, architecture, precision=precision, world=measuring)
 
         trainer = StandaloneTrainer.of(
             self.supernet,
@@ -118,4 +120,4 @@ class StandaloneEvaluator:
         )
         for progress in trainer.train():
             self.on_progress(architecture, progress)
-        return world.share(lambda: evaluate(trainer.trained))
+        return trainer.judged(evaluate, trainer.trained)

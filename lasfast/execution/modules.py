@@ -99,6 +99,8 @@ def parameter_shapes(op: Op) -> tuple[tuple[str, tuple[int, ...]], ...]:
 def add_module(root: nn.Module, name: str, module: nn.Module) -> None:
     """Register `module` as `root`'s submodule under a dotted name, making the modules on the way.
 
+    It takes over the modules below that name, where there is one that was made on the way to them.
+
     Raises ValueError where the name is that of an attribute, such as a method, which it would hide.
     """
     *parents, last = name.split(".")
@@ -109,7 +111,16 @@ def add_module(root: nn.Module, name: str, module: nn.Module) -> None:
         if not isinstance(child, nn.Module):
             raise ValueError(f"no layer may be named {parent!r}: {type(root).__name__} has that attribute")
         root = child
+    known = getattr(root, last, None)
+    if known is not None and is_made_on_the_way(known):
+        for below, child in known.named_children():
+            module.add_module(below, child)
     root.add_module(last, module)
+
+
+def is_made_on_the_way(module: nn.Module) -> bool:
+    """Return whether `add_module` made a module on the way to those below it."""
+    return type(module) is nn.Module
 
 
 def move_like(module: nn.Module, source: nn.Module) -> None:

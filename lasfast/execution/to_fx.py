@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -55,7 +57,9 @@ def extract(
             if name not in made:
                 made[name] = record
                 add_module(root, name, _module(op, owners.get(name), fresh))
-            elif made[name] != record or isinstance(op, layers.BatchNorm2d):
+            elif isinstance(op, layers.BatchNorm2d) or (
+                made[name] != record and not isinstance(op, layers.Opaque)  # a module that is called as it is
+            ):
                 raise ValueError(
                     f"layer {layer.name!r}: module {name!r} must be used in one way in a network that is "
                     f"extracted, and once if it is a batch norm, got {record} after {made[name]}"
@@ -151,7 +155,29 @@ def _pad(graph: fx.Graph, op: Any, x: fx.Node) -> fx.Node:
 
 
 def _code(graph: fx.Graph, op: Any, *inputs: fx.Node) -> fx.Node:
-    return _traced(graph, function_of(op), *inputs, *map(graph.get_attr, op.tensors))
+    function = function_of(op)
+    names = {**vars(builtins), **function.__globals__}
+    recorded = {
+        name: _recorded(names[name])
+        for name in function.__code__.co_names
+        if getattr(names.get(name), "__module__", "") in ("builtins", "math") and names[name] is not slice
+    }
+    function = FunctionType(function.__code__, {**function.__globals__, **recorded})
+    return _traced(graph, function, *inputs, *map(graph.get_attr, op.tensors))
+
+
+def _recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that appends its call to the graph where it gets sizes that depend on images.
+
+    Python's own functions, as `math.ceil` and `int`, cannot be traced by `torch.fx` otherwise.
+    """
+
+    def call(*args: Any) -> Any:
+        found: list[fx.Proxy] = []
+        fx.node.map_aggregate(args, lambda one: found.append(one) if isinstance(one, fx.Proxy) else None)
+        return found[0].tracer.create_proxy("call_function", function, args, {}) if found else function(*args)
+
+    return call
 
 
 _FUNCTIONS: dict[type[Op], Callable[..., fx.Node]] = {

@@ -87,7 +87,9 @@ class Channels:
     spread: tuple[int, ...]
 
 
-def find_channels(program: Layer, image_shape: Shape, kept: Collection[str] = ()) -> Channels:
+def find_channels(
+    program: Layer, image_shape: Shape, kept: Collection[str] = (), alike: Collection[int] = ()
+) -> Channels:
     """Return the groups of a program's channels.
 
     Sums, gates, norms, activations, pooling, flattening, depthwise and grouped convolutions tie the channels
@@ -98,6 +100,8 @@ def find_channels(program: Layer, image_shape: Shape, kept: Collection[str] = ()
         program: a whole network, which reads images and gives logits.
         image_shape: (channels, height, width) of the images.
         kept: the names of modules whose weights keep their shapes.
+        alike: the numbers of opaque ops and of code that do the same to each channel, whatever others hold.
+            The first op is number 1.
     """
     shapes = program.shapes(image_shape)
     ties = _Ties()
@@ -109,10 +113,11 @@ def find_channels(program: Layer, image_shape: Shape, kept: Collection[str] = ()
         values = (*sources, number)
         module = getattr(op, "module", "")
         grouped = isinstance(op, layers.Conv2d) and op.groups > 1
+        keeping = isinstance(op, KEEPING) or number in alike
         if isinstance(op, layers.Flatten):
             spread.append(prod(shapes[sources[0]][1:]))
         else:
-            spread.append(spread[sources[0]] if isinstance(op, (*KEEPING, layers.Add)) else 1)
+            spread.append(spread[sources[0]] if keeping or isinstance(op, layers.Add) else 1)
         if isinstance(op, layers.Code):  # what it computes with is read whole
             owners = (name.rpartition(".")[0] for name in op.tensors)
             fixed += [((owner, axis), WHY_FIXED[layers.Code]) for owner in owners for axis in (0, 1)]
@@ -127,7 +132,7 @@ def find_channels(program: Layer, image_shape: Shape, kept: Collection[str] = ()
             ties.tie(sources[0], number, (module, 0))
             axes[Axis(module, 0)] = number
             blocks.append((number, op.in_channels // op.groups))
-        elif isinstance(op, KEEPING) or (isinstance(op, layers.Add) and not op.missing):
+        elif keeping or (isinstance(op, layers.Add) and not op.missing):
             ties.tie(*values)
             if isinstance(op, layers.BatchNorm2d):
                 axes[Axis(module, 0)] = number
@@ -224,3 +229,17 @@ def _(op: layers.BatchNorm2d, inputs: int, outputs: int) -> Op:
 @narrowed.register
 def _(op: layers.Linear, inputs: int, outputs: int) -> Op:
     return replace(op, in_features=inputs, out_features=outputs)
+
+
+@narrowed.register
+def _(op: layers.Opaque, inputs: int, outputs: int) -> Op:
+    return replace(op, out_channels=outputs, shape=_narrower(op.shape, outputs))
+
+
+@narrowed.register
+def _(op: layers.Code, inputs: int, outputs: int) -> Op:
+    return replace(op, shape=_narrower(op.shape, outputs))
+
+
+def _narrower(shape: Shape | None, channels: int) -> Shape | None:
+    return None if shape is None else (channels, *shape[1:])

@@ -18,7 +18,7 @@ from typing import Any
 
 from lasfast._version import __version__
 from lasfast.core.checks import as_int
-from lasfast.core.files import sync_directory
+from lasfast.core.files import atomic_write, naming, sync_directory
 from lasfast.measurements.measurement import Measurement
 
 FORMAT = 1
@@ -81,8 +81,9 @@ class Journal:
             _lock(descriptor, path)
             _refuse_existing(path)
             os.ftruncate(descriptor, 0)
-            _write_all(descriptor, line)
-            os.fsync(descriptor)
+            with naming(aside):
+                _write_all(descriptor, line)
+                os.fsync(descriptor)
             os.rename(aside, path)
             sync_directory(path.parent)
             return cls(path, descriptor, _read(path, line, committed=0))
@@ -139,6 +140,22 @@ class Journal:
             _compare_headers(Path(path), content.header, header)
         return content.header, content.entries
 
+    @staticmethod
+    def rewrite_header(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
+        """Give a journal another description of its study, which its measurements are of, too, in one step.
+
+        Raises:
+            JournalError: the journal is damaged, or another process holds it.
+        """
+        path = Path(path)
+        with Journal.open(path) as journal:
+            content, checksum = _encode({"format": FORMAT, "lasfast": journal.version, **header}, 0)
+            for step, measurement in journal.entries:
+                line, checksum = _encode({"step": step, **measurement.to_json()}, checksum)
+                content += line
+            with atomic_write(path) as file:
+                file.write(content)
+
     def append(self, step: int, measurements: Sequence[Measurement]) -> None:
         """Write the measurements of a step, all at once; they are on disk when this returns.
 
@@ -156,8 +173,9 @@ class Journal:
             lines += line
         os.lseek(self._descriptor, self._size, os.SEEK_SET)
         try:
-            _write_all(self._descriptor, bytes(lines))
-            os.fsync(self._descriptor)
+            with naming(self.path):
+                _write_all(self._descriptor, bytes(lines))
+                os.fsync(self._descriptor)
         except OSError:
             os.ftruncate(self._descriptor, self._size)
             raise

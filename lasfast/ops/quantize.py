@@ -35,7 +35,7 @@ def dorefa(weight: Tensor, bits: int) -> Tensor:
         return _straight_through(torch.where(weight < 0, -scale, scale), weight)
     levels = 2**bits - 1
     squashed = torch.tanh(weight)
-    unit = squashed / (2 * squashed.abs().amax().clamp(min=_TINY)) + 0.5
+    unit = squashed / (2 * squashed.abs().max().clamp(min=_TINY)) + 0.5
     return 2 * _straight_through((unit * levels).round() / levels, unit) - 1
 
 

@@ -12,6 +12,7 @@ from lasfast.report.tables import make_table
 from lasfast.searchers.itnas import ITNAS
 from lasfast.spaces import Architecture, CellSpace
 from lasfast.spaces.cell import INPUTS, KINDS, OPERATIONS
+from lasfast.spaces.described import space_of_description
 from lasfast.study.files import CHECKPOINT
 from lasfast.train import checkpoint
 from lasfast.train.itnas import load_cell_weights
@@ -57,8 +58,8 @@ def _draw_node(axes: Axes, node: int, kept: dict[int, str]) -> None:
 
 def space_of(run: Run) -> CellSpace | None:
     """Return the space of cells that a run searches; None where it searches another."""
-    space = run.description["searcher"].get("space") or {}
-    return CellSpace(space["nodes"], space["operations"]) if space.get("name") == "CellSpace" else None
+    space = space_of_description(run.description["searcher"].get("space") or {})
+    return space if isinstance(space, CellSpace) else None
 
 
 def pruned_so_far(run: Run) -> tuple[int, Architecture] | None:

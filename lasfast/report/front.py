@@ -44,7 +44,7 @@ def _draw_accuracy(axes: Axes, run: Run, candidates: list[Candidate]) -> None:
     )
     if run.best is not None:
         axes.plot(
-            _amount(run.best), _percent(run.best), "*", color=COLORS[4], markersize=12, label=run.best.text
+            _amount(run.best), _percent(run.best), "*", color=COLORS[4], markersize=12, label=run.best.name
         )
     axes.set_xlabel(_cost_label(candidates))
     axes.set_ylabel("top-1 (%)")

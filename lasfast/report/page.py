@@ -14,7 +14,7 @@ from markupsafe import Markup
 from lasfast.core.files import atomic_write_text
 from lasfast.report.plot import draw_search
 from lasfast.report.run import Candidate, Run
-from lasfast.report.tables import certainty_text, cost_columns
+from lasfast.report.tables import certainty_text, choice_text, cost_columns
 from lasfast.study.result import format_top1
 
 
@@ -44,7 +44,7 @@ def write_page(
 
     def rows(shown: Iterable[Candidate]) -> list[tuple[str, list[str]]]:
         return [
-            (one.text, [format_top1(one.measurement), *(cost(one) for cost in costs.values())])
+            (one.name, [format_top1(one.measurement), *(cost(one) for cost in costs.values())])
             for one in shown
         ]
 
@@ -57,13 +57,14 @@ def write_page(
     text = environment.get_template("page.html.j2").render(
         title=run.title,
         verdict=verdict(run),
+        choice=choice_text(run),
         certainty="" if run.certainty is None else certainty_text(run.certainty),
         facts=[*facts, ("architectures measured", str(len(candidates)))],
         figure=figure,
         columns=["architecture", "top-1", *costs],
         front=rows(run.front),
         winners=rows(run.winners.values() if run.has_depths else ()),
-        best=None if run.best is None else run.best.text,
+        best=None if run.best is None else run.best.name,
         layers=layers,
         command=command,
     )
@@ -74,22 +75,21 @@ def write_page(
 def verdict(run: Run) -> str:
     """Return what a search found, in words."""
     candidates = [one for step in run.steps for one in step]
-    highest = max(candidates, key=lambda one: one.measurement.top1)
+    highest = run.highest or max(candidates, key=lambda one: one.measurement.top1)
     if run.best is None:
         return (
             f"The search has not finished. The highest accuracy so far is "
-            f"{format_top1(highest.measurement)}, of {highest.text}."
+            f"{format_top1(highest.measurement)}, of {highest.name}."
         )
     best, top1 = run.best, format_top1(run.best.measurement)
-    found = f"The best is {best.text}, with a top-1 accuracy of {top1} when it was found."
+    found = f"The best is {best.name}, with a top-1 accuracy of {top1} when it was found."
     limit = highest.measurement.top1 - highest.measurement.standard_error
     near = sum(one.measurement.top1 >= limit for one in candidates)
-    other = f"The highest is {format_top1(highest.measurement)}, of {highest.text}"
+    other = f"The highest is {format_top1(highest.measurement)}, of {highest.name}"
     if best.measurement.top1 == highest.measurement.top1:
         why = "No architecture that was measured has a higher one."
     elif best.measurement.top1 >= limit:
-        times = f" It costs {highest.cost / best.cost:.1f} times as much." if best.cost else ""
-        why = f"{other}: by no more than one standard error.{times}"
+        why = f"{other}: by no more than one standard error."
     else:
         why = f"{other}."
     chance = (

@@ -80,7 +80,7 @@ def _plot_accuracy(axes: Axes, run: Run) -> None:
     )
     for depth, one in winners.items():
         axes.annotate(
-            one.text,
+            one.name,
             (depth, 100 * (one.measurement.top1 + one.measurement.standard_error)),
             xytext=(0, 4),
             textcoords="offset points",

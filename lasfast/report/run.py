@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement
 from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
+from lasfast.spaces.described import space_of_description
+from lasfast.spaces.names import short_name
 from lasfast.study.certainty import Certainty
 from lasfast.study.comparison import Comparison
 from lasfast.study.files import JOURNAL, RESULT, TABLE
@@ -27,11 +29,16 @@ TITLES = {
 }
 
 
+NO_COSTS = ("text", "name", "architecture", "top1", "top5", "loss", "images", "test_top1")
+"""What the result of a study says of an architecture besides its costs."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A measured architecture of a step, as a report shows it, with those costs that are known.
 
-    `latency` is the name of a latency that the search is bounded in, with its seconds.
+    `costs` are all of them by name. `latency` is the name of a latency that the search is bounded in, with
+    its seconds.
     """
 
     text: str
@@ -41,6 +48,12 @@ class Candidate:
     params: float | None = None
     bitops: float | None = None
     latency: tuple[str, float] | None = None
+    costs: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The text, or where that is long, a short name."""
+        return short_name(self.text)
 
     @property
     def cost(self) -> float:
@@ -63,6 +76,7 @@ class Run:
         steps: the candidates of each step, in the order in which they were asked for.
         finished: whether there is a result.
         best: the candidate that the study ended with; None while it runs.
+        highest: the one of the highest accuracy among those that might be the best; None while it runs.
         certainty: whether that can be told from the others, where the measurements say it.
         comparison: how it compares with what costs the same, where the study was asked for it.
     """
@@ -72,12 +86,19 @@ class Run:
     steps: tuple[tuple[Candidate, ...], ...]
     finished: bool
     best: Candidate | None = None
+    highest: Candidate | None = None
     certainty: Certainty | None = None
     comparison: Comparison | None = None
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> Run:
+    def load(
+        cls,
+        directory: str | os.PathLike[str],
+        known_costs: Callable[[Architecture], Mapping[str, float]] | None = None,
+    ) -> Run:
         """Read a study's directory; it may still be running.
+
+        `known_costs` gives the costs of an architecture while no result has them, such as `Study.costs`.
 
         Raises:
             FileNotFoundError: there is no study in `directory`.
@@ -101,17 +122,26 @@ class Run:
         known = {tuple(one["architecture"]): one for one in written}
 
         def costs(architecture: Architecture) -> Mapping[str, float]:
-            return known.get(architecture, {})
+            if architecture in known or known_costs is None:
+                found = known.get(architecture, {})
+                return {name: cost for name, cost in found.items() if name not in NO_COSTS}
+            return known_costs(architecture)
+
+        space = space_of_description(description["searcher"].get("space") or {})
 
         def text(architecture: Architecture) -> str:
-            return known.get(architecture, {}).get("text") or "-".join(map(str, architecture))
+            written = known.get(architecture, {}).get("text")
+            return written or (space.format(architecture) if space else "-".join(map(str, architecture)))
 
         read = tuple(tuple(candidates_of(step, costs, text)) for _, step in sorted(steps.items()))
         candidates = {one.measurement.architecture: one for step in read for one in step}
-        best = candidates[tuple(result["best"]["architecture"])] if "best" in result else None
+        best, highest = (
+            candidates[tuple(result[which]["architecture"])] if which in result else None
+            for which in ("best", "highest")
+        )
         certain = Certainty.from_json(result["certainty"]) if "certainty" in result else None
         compared = Comparison.from_json(result["comparison"]) if "comparison" in result else None
-        return cls(directory, description, read, bool(result), best, certain, compared)
+        return cls(directory, description, read, bool(result), best, highest, certain, compared)
 
     @property
     def has_depths(self) -> bool:
@@ -125,6 +155,14 @@ class Run:
     def is_derived(self) -> bool:
         """True where the search asks for a single architecture, which is derived from its training."""
         return bool(self.description["searcher"]["name"] == "itnas")
+
+    @property
+    def ranked(self) -> list[Candidate]:
+        """All candidates by accuracy, the highest first; of equal ones, and of one, the first measurement."""
+        known: dict[Architecture, Candidate] = {}
+        for one in (one for step in self.steps for one in step):
+            known.setdefault(one.measurement.architecture, one)
+        return sorted(known.values(), key=lambda one: -one.measurement.top1)
 
     @property
     def front(self) -> list[Candidate]:
@@ -165,6 +203,7 @@ def candidates_of(
             one is best[sum(one.architecture)],
             **{name: costs(one.architecture).get(name) for name in ("flops", "params", "bitops")},
             latency=latency_of(costs(one.architecture)),
+            costs=costs(one.architecture),
         )
         for one in measurements
     ]

@@ -9,7 +9,8 @@ from rich import box
 from rich.table import Table
 
 from lasfast.constraints import Bound
-from lasfast.report.run import Candidate
+from lasfast.report.run import Candidate, Run
+from lasfast.spaces.names import short_name
 from lasfast.study.certainty import Certainty
 from lasfast.study.comparison import ITSELF, RANDOM, Comparison
 from lasfast.study.result import format_params, format_top1
@@ -30,7 +31,7 @@ def ranking_table(title: str, candidates: Iterable[Candidate]) -> Table:
             f"{one.measurement.loss:.3f}",
             *(cost(one) for cost in costs.values()),
         ]
-        table.add_row(str(rank), one.text, *cells, style=style)
+        table.add_row(str(rank), one.name, *cells, style=style)
     return table
 
 
@@ -41,7 +42,7 @@ def winners_table(title: str, winners: Iterable[Candidate]) -> Table:
     table = make_table(title, "depth", "assignment", "top-1", *costs)
     for one in shown:
         cells = [format_top1(one.measurement), *(cost(one) for cost in costs.values())]
-        table.add_row(str(one.depth), one.text, *cells)
+        table.add_row(str(one.depth), one.name, *cells)
     return table
 
 
@@ -51,7 +52,7 @@ def front_table(title: str, front: Iterable[Candidate]) -> Table:
     costs = cost_columns(shown)
     table = make_table(title, "architecture", "top-1", *costs)
     for one in shown:
-        table.add_row(one.text, format_top1(one.measurement), *(cost(one) for cost in costs.values()))
+        table.add_row(one.name, format_top1(one.measurement), *(cost(one) for cost in costs.values()))
     return table
 
 
@@ -61,12 +62,12 @@ def comparison_table(title: str, comparison: Comparison) -> Table:
     table = make_table(title, *columns)
     quantity = partial(Bound(comparison.cost).quantity, digits=4)
     top1 = format_top1(comparison)
-    table.add_row("winner", comparison.winner, quantity(comparison.winner_cost), top1, "", "")
+    table.add_row("winner", short_name(comparison.winner), quantity(comparison.winner_cost), top1, "", "")
     for one in comparison.baselines:
         lead = "" if one.verdict == ITSELF else f"{100 * one.lead:+.1f} ± {100 * one.lead_error:.1f} points"
         table.add_row(
             one.kind,
-            f"{len(one.architectures)} of them" if one.kind == RANDOM else one.architectures[0],
+            f"{len(one.architectures)} of them" if one.kind == RANDOM else short_name(one.architectures[0]),
             " to ".join(dict.fromkeys(map(quantity, one.costs))),
             format_top1(one),
             lead,
@@ -115,6 +116,26 @@ def certainty_text(certainty: Certainty) -> str:
             advice += f", or some {certainty.images_needed:,} validation images, which tell these two apart"
         lines.append(f"{advice}.")
     return "\n".join(lines)
+
+
+def choice_text(run: Run) -> str:
+    """Return what it means that the best is cheaper than the most accurate; "" where it is that one.
+
+    Of few validation images a standard error is large, and so is the difference in cost that may hide in it.
+    """
+    best, highest = run.best, run.highest
+    if best is None or highest is None or best.name == highest.name:
+        return ""
+    images, error = highest.measurement.images, 100 * highest.measurement.standard_error
+    if 100 * (highest.measurement.top1 - best.measurement.top1) > error:
+        return ""  # the best was chosen by another rule
+    times = f" for {highest.cost / best.cost:.1f} times the cost" if best.cost else ""
+    return (
+        f"The best was chosen by its cost, too: of {images:,} validation images, one standard error is "
+        f"{error:.1f} points, and the cheapest within it wins. The fewer the images, the cheaper it may be, "
+        f"and the worse. The highest is {format_top1(highest.measurement)}, of {highest.name}{times}: "
+        "`highest` names it in commands, and `result.highest` in Python."
+    )
 
 
 def cost_columns(shown: Sequence[Candidate]) -> dict[str, Callable[[Candidate], str]]:

@@ -54,6 +54,10 @@ class Searcher(abc.ABC):
     cost: Cost | None = None
     most: int | None = None
     """The greatest number of architectures that are asked for in all; None where that is not known."""
+    extent: str | None = None
+    """The hyper-parameter, as `describe` names it, that says how far the search goes, and nothing else.
+
+    A search that has ended can then go on by a greater one, as if it had had that from the first."""
     after_training = False
     """A searcher that proposes what the supernet has learned sets this: it is asked only after training."""
 

@@ -79,6 +79,8 @@ class Evolution(_Evolutionary):
         parents: (architecture, value) of the `top` best of the completed steps.
     """
 
+    extent = "generations"
+
     def __init__(
         self,
         space: ProductSpace,

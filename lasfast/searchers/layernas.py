@@ -43,7 +43,8 @@ class LayerNAS(Searcher):
     another option at the next layer; after the last layer the search starts again at the first, until no
     candidate has an option left. An option is dropped where no completion can meet the target
     (`lasfast.searchers.reach`). Where that cannot be told, it is kept, and its turn comes once no other is
-    left. The default option costs no evaluation: the child is the parent's own network.
+    left. The default option costs no evaluation: the child is the parent's own network. Nor does any other
+    child whose function was evaluated (`SearchSpace.key`).
 
     The first step asks for every option of the first layer. `parents=None, children=None` goes on from all
     candidates with all options, and with `replicas=1` that is Algorithm 2, plain dynamic programming.
@@ -85,6 +86,7 @@ class LayerNAS(Searcher):
     """
 
     space: ProductSpace
+    extent = "evaluations"
 
     def __init__(
         self,
@@ -163,26 +165,34 @@ class LayerNAS(Searcher):
         self.table: list[dict[Hashable, list[Candidate]]] = [{} for _ in range(layers + 1)]
         self.table[0][0] = [Candidate((), -math.inf, list(self.space.options[0]))]
         self._layer = 0
-        self._asked_for: dict[Architecture, Architecture] = {}
-        self._evaluated = 0
+        self._asked_for: dict[Hashable, list[Architecture]] = {}
+        self._evaluated: dict[Hashable, float] = {}
 
     def propose(self) -> list[Architecture]:
         """Return children of candidates of the current layer, or of the next that has any to evaluate."""
         rng = random.Random(f"{self.seed} {self.step}")
         beginnings = self._next(rng, unsure=False) or self._next(rng, unsure=True)
-        self._asked_for = {self.complete(beginning): beginning for beginning in beginnings}
-        room = None if self.evaluations is None else self.evaluations - self._evaluated
-        return list(self._asked_for)[:room]
+        self._asked_for = {}
+        for beginning in beginnings:
+            self._asked_for.setdefault(self._key(beginning), []).append(beginning)
+        room = None if self.evaluations is None else self.evaluations - len(self._evaluated)
+        return [self.complete(alike[0]) for alike in self._asked_for.values()][:room]
 
     def learn(self, results: Sequence[Result]) -> None:
         """Put the step's candidates into their buckets."""
-        self._evaluated += len(results)
         for architecture, value in results:
-            self._keep(self._asked_for[architecture], value)
+            key = self.space.key(architecture)
+            self._evaluated[key] = value
+            for beginning in self._asked_for[key]:
+                self._keep(beginning, value)
 
     def complete(self, beginning: Architecture) -> Architecture:
         """Return the architecture of a candidate, which takes the default option at all further layers."""
         return (*beginning, *self.default[len(beginning) :])
+
+    def _key(self, beginning: Architecture) -> Hashable:
+        """Return what the candidate's architecture shares with those of the same function."""
+        return self.space.key(self.complete(beginning))
 
     def bucket(self, beginning: Architecture) -> Hashable:
         """Return the bucket of a candidate of a layer, by `phi` or Eq. 4; the dearest is in the last one."""
@@ -239,8 +249,8 @@ class LayerNAS(Searcher):
                 parent.unsure.append(option)
             elif not reaches or not self._has_bucket(child):
                 continue
-            elif parent.beginning and option == self.default[len(parent.beginning)]:
-                self._keep(child, parent.value)
+            elif (value := self._evaluated.get(self._key(child))) is not None:
+                self._keep(child, value)
             else:
                 children.append(child)
         return children

@@ -36,6 +36,7 @@ class NIR(Searcher):
     """
 
     space: LayerAssignmentSpace
+    extent = "depth"
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from lasfast.spaces.cell import CellSpace
 from lasfast.spaces.choice import ChoiceSpace, VirtualLayer
 from lasfast.spaces.layer_assignment import LayerAssignmentSpace
 from lasfast.spaces.listed import ListedAssignmentSpace, ListedSpace
+from lasfast.spaces.macro import MacroSpace
 from lasfast.spaces.product import ProductSpace
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "LayerAssignmentSpace",
     "ListedAssignmentSpace",
     "ListedSpace",
+    "MacroSpace",
     "ProductSpace",
     "SearchSpace",
     "VirtualLayer",

@@ -8,6 +8,8 @@ import re
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, TypeAlias
 
+from lasfast.spaces.names import short_name
+
 Architecture: TypeAlias = tuple[int, ...]
 """One sub-network of a supernet: an int for each decision of its search space."""
 
@@ -57,6 +59,10 @@ class SearchSpace(abc.ABC):
     def format(self, architecture: Iterable[int]) -> str:
         """Return the text form, such as `2-5-2-3`."""
         return "-".join(map(str, self.validate(architecture)))
+
+    def name(self, architecture: Iterable[int]) -> str:
+        """Return the text form, or where that is long, a short name (`lasfast.spaces.names`)."""
+        return short_name(self.format(architecture))
 
     def parse(self, text: str) -> Architecture:
         """Read the text form; raise ValueError if it is malformed or not in the space."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from lasfast.measurements.measurement import Measurement
 from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
+from lasfast.spaces.names import short_name
 from lasfast.study.certainty import Certainty
 from lasfast.study.comparison import Comparison
 
@@ -38,6 +40,11 @@ class Measured:
         return self.measurement.architecture
 
     @property
+    def name(self) -> str:
+        """The text, or where that is long, a short name, by which commands take the architecture, too."""
+        return short_name(self.text)
+
+    @property
     def top1(self) -> float:
         """The share of validation images that were classified right, 0 to 1."""
         return self.measurement.top1
@@ -59,7 +66,7 @@ class Measured:
 
     def __str__(self) -> str:
         """Return a line such as `2-4-6  top-1 93.1 ± 0.6 %  12.3 MFLOPs  0.45 M params`."""
-        parts = [self.text, f"top-1 {format_top1(self.measurement)}"]
+        parts = [self.name, f"top-1 {format_top1(self.measurement)}"]
         if "flops" in self.costs:
             parts.append(f"{self.flops / 1e6:.1f} MFLOPs")
         if "bitops" in self.costs:
@@ -75,7 +82,8 @@ class Measured:
         values = self.measurement.to_json()
         del values["correct"]
         test = {} if self.test_top1 is None else {"test_top1": self.test_top1}
-        return {"text": self.text, **values, **test, **self.costs}
+        name = {} if self.name == self.text else {"name": self.name}
+        return {"text": self.text, **name, **values, **test, **self.costs}
 
 
 def choose_best(
@@ -162,7 +170,7 @@ class StudyResult:
             return "it has the highest accuracy, and none within one standard error of it is cheaper"
         return (
             "it is the cheapest within one standard error of the highest accuracy, "
-            f"{format_top1(self.highest.measurement)} of {self.highest.text}"
+            f"{format_top1(self.highest.measurement)} of {self.highest.name}"
         )
 
     @property
@@ -181,6 +189,19 @@ class StudyResult:
         front = pareto_front(values, lambda architecture: known[architecture].costs[cost])
         return [known[architecture] for architecture, _ in front]
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the best, by which rule, and the Pareto front as a table."""
+        said = html.escape(f"The best is {self.best}: {self.why_best}.")
+        if "flops" not in self.best.costs:
+            return f"<p>{said}</p>"
+        rows = "".join(
+            f"<tr><td>{html.escape(one.name)}</td><td>{format_top1(one.measurement)}</td>"
+            f"<td>{one.flops / 1e6:.1f}</td><td>{format_params(one.costs.get('params', 0))}</td></tr>"
+            for one in self.front()
+        )
+        columns = "".join(f"<th>{name}</th>" for name in ("architecture", "top-1", "MFLOPs", "params"))
+        return f"<p>{said}</p><p>The Pareto front:</p><table><tr>{columns}</tr>{rows}</table>"
+
     def to_json(self) -> dict[str, Any]:
         """Return what result.json holds: it has no times, so that equal studies give equal bytes."""
         candidates = iter(self.candidates)
@@ -190,6 +211,7 @@ class StudyResult:
             "format": 1,
             "study": self.description,
             "best": self.best.to_json(),
+            "highest": self.highest.to_json(),
             "winners": {str(depth): winner.to_json() for depth, winner in self.winners.items()},
             **certain,
             **compared,

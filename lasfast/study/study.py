@@ -24,7 +24,7 @@ import torch
 
 from lasfast.constraints import UnknownCostError, known_cost
 from lasfast.core.checks import as_int, as_number
-from lasfast.core.files import atomic_write_text
+from lasfast.core.files import atomic_write_text, naming
 from lasfast.measurements.evaluation import Evaluation
 from lasfast.measurements.journal import Entry, Journal, JournalError
 from lasfast.measurements.measurement import Measurement
@@ -56,6 +56,31 @@ class Callback:
     def on_finish(self, result: StudyResult) -> None:
         """The study calls this when the search has ended and everything is written."""
 
+    def on_stop(self) -> None:
+        """The study calls this, after `on_start`, where it is stopped by Ctrl-C or an error."""
+
+
+class _OfFunction(Callback):
+    """The callback that a plain function of a step and its measurements is."""
+
+    def __init__(self, function: Callable[[int, Sequence[Measurement]], None]) -> None:
+        self._function = function
+
+    def on_step(self, step: int, measurements: Sequence[Measurement]) -> None:
+        """Call the function."""
+        self._function(step, measurements)
+
+
+def _as_callback(given: object) -> Callback:
+    """Return a callback, or that of a function; TypeError where it is neither."""
+    if isinstance(given, Callback):
+        return given
+    if isinstance(given, type) or not callable(given):
+        raise TypeError(
+            f"callbacks must be Callback objects, or functions of a step and its measurements, got {given!r}"
+        )
+    return _OfFunction(given)
+
 
 class Study:
     """Runs a search: `Study(searcher, evaluator, trainer=trainer, directory="runs/nir").run()`.
@@ -65,7 +90,8 @@ class Study:
         evaluator: measures, such as an `Evaluator`, a `StandaloneEvaluator` or a `TabularEvaluator`.
         trainer: trains the evaluator's supernet, in each step or before the first; None leaves it as it is.
         directory: where the study's files go (`lasfast.study.files`); None writes none.
-        callbacks: watch the study.
+        callbacks: watch the study: `Callback` objects, such as `lasfast.study.TensorBoard`, or functions,
+            which are called after each step with its number (from 1) and its measurements.
         checkpoint_seconds: how often to checkpoint during training; it is also done after each step.
         baselines: how many random architectures of the winner's cost are measured at the end, beside the
             winner, the whole network and one that is scaled alike everywhere to this cost
@@ -89,7 +115,7 @@ class Study:
         evaluator: Evaluation,
         trainer: PathTrainer | None = None,
         directory: str | os.PathLike[str] | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback | Callable[[int, Sequence[Measurement]], None]] = (),
         checkpoint_seconds: float = 60,
         baselines: int = 0,
         *,
@@ -110,7 +136,8 @@ class Study:
         self.trainer = trainer
         self.directory = None if directory is None else Path(directory)
         self._world = distributed.world()
-        self.callbacks = tuple(callbacks) if self._world.main else ()
+        watching = tuple(map(_as_callback, callbacks))
+        self.callbacks = watching if self._world.main else ()
         self._clock = CheckpointClock(checkpoint_seconds)
         self.baselines = as_int("baselines", baselines, minimum=0)
         self.evaluations = None if evaluations is None else as_int("evaluations", evaluations, minimum=1)
@@ -134,6 +161,9 @@ class Study:
         With `resume=True`, a study in `directory` goes on where it stopped, or is read again if it had ended,
         the weights included; where there is none yet, it starts.
 
+        A study that has ended goes on farther, where its searcher has a greater depth or number of
+        generations, or the study more `evaluations`, and all else is the same: as if it had been so at first.
+
         Raises:
             FileExistsError: there is a study in `directory`, and `resume` is False.
             JournalError, CheckpointError: a file is damaged, the study has other settings, or another process
@@ -153,12 +183,17 @@ class Study:
             journaled = self._begin(resume, cleanup)
             for callback in self.callbacks:
                 callback.on_start(self)
-            steps = self._search(journaled)
-            result = self._result(steps)
-            self._write(result)
-            if self.baselines:
-                result = self._compared(result)
+            try:
+                steps = self._search(journaled)
+                result = self._result(steps)
                 self._write(result)
+                if self.baselines:
+                    result = self._compared(result)
+                    self._write(result)
+            except BaseException:
+                for callback in self.callbacks:
+                    callback.on_stop()
+                raise
             self._log("finish", best=result.best.text, top1=result.best.top1)
         for callback in self.callbacks:
             callback.on_finish(result)
@@ -327,14 +362,16 @@ class Study:
         if saved is None:
             # Training begins again, so the supernet has to have its first weights: the header has a digest.
             self._check_untrained()
+            self._go_farther(path)
             return Journal.open(path, header=self.description)
         tensors, metadata = saved
         study = metadata.get("study", {})
         # The checkpoint's weights are taken, so those that the supernet has now need not be the first ones.
         self.description["initial_weights"] = study.get("initial_weights")
+        self._go_farther(path)
         journal = Journal.open(path, metadata.get("journal_entries", 0), header=self.description)
         try:
-            if study != self.description:
+            if not self._goes_beyond(study):
                 raise checkpoint.CheckpointError(
                     f"{checkpoint_path} is of another study than {path}: put back the one that belongs to "
                     "it; or delete it, and resuming trains again from the start"
@@ -346,6 +383,27 @@ class Study:
             journal.close()
             raise
         return journal
+
+    def _go_farther(self, path: Path) -> None:
+        """Let a journal say how far the search goes now, if that is farther and all else is the same."""
+        header, _ = Journal.read(path)
+        if header != self.description and self._goes_beyond(header):
+            Journal.rewrite_header(path, self.description)
+            path.with_name(RESULT).unlink(missing_ok=True)
+
+    def _goes_beyond(self, earlier: dict[str, Any]) -> bool:
+        """Return whether a description is that of this study, or of one that ended sooner."""
+        if "searcher" not in earlier:
+            return False
+        now, extent = self.description["searcher"], self.searcher.extent
+        searcher = dict(earlier["searcher"])
+        if extent is not None and _is_at_most(searcher.get(extent), now[extent]):
+            searcher[extent] = now[extent]
+        budget, own = dict(earlier.get("budget", {})), self.description.get("budget", {})
+        if "evaluations" in budget and _is_at_most(budget["evaluations"], self.evaluations):
+            budget = {**budget, "evaluations": own.get("evaluations")}
+        adjusted = {**earlier, "searcher": searcher, "budget": budget}
+        return adjusted == {**self.description, "budget": {**dict.fromkeys(budget), **own}}
 
     def _checkpoint(self) -> None:
         if self.trainer is None or self.directory is None:
@@ -390,7 +448,7 @@ class Study:
             best = dataclasses.replace(best, test_top1=self.evaluator.test_top1(best.architecture))
         others = {one.architecture: one for one in eligible if one.architecture != best.architecture}
         certainty = certainty_of(
-            (best.text, best.measurement), [(one.text, one.measurement) for one in others.values()]
+            (best.name, best.measurement), [(one.name, one.measurement) for one in others.values()]
         )
         return StudyResult(best, highest, winners, steps, self.description, candidates, certainty)
 
@@ -427,6 +485,11 @@ class Study:
         )
 
 
+def _is_at_most(earlier: int | None, now: int | None) -> bool:
+    """Return whether a number is at most another, where None has no bound."""
+    return now is None or (earlier is not None and earlier <= now)
+
+
 def _no_log(event: str, **values: Any) -> None:
     """Log nothing, as a study without a directory does."""
 
@@ -441,7 +504,9 @@ def _open_log(path: Path, cleanup: ExitStack) -> Callable[..., None]:
             file.write(b"\n")
 
     def log(event: str, **values: Any) -> None:
-        file.write(json.dumps({"time": round(time.time(), 3), "event": event, **values}).encode() + b"\n")
-        file.flush()
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **values}).encode() + b"\n"
+        with naming(path):
+            file.write(line)
+            file.flush()
 
     return log

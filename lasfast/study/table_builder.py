@@ -18,7 +18,6 @@ import torch
 from torch import fx, nn
 
 from lasfast import costs
-from lasfast.core.files import file_stem
 from lasfast.data.training import as_training_images, describe_images
 from lasfast.evaluation.images import Validation, checked_validation, image_size
 from lasfast.evaluation.scoring import evaluate_network
@@ -27,6 +26,7 @@ from lasfast.measurements.measurement import Measurement
 from lasfast.runtime import distributed
 from lasfast.runtime.distributed import World
 from lasfast.spaces import Architecture, LayerAssignmentSpace
+from lasfast.spaces.names import short_name
 from lasfast.study.architecture_table import Row, save_table
 from lasfast.study.checkpoints import CheckpointClock, train_with_checkpoints
 from lasfast.study.files import CHECKPOINT, JOURNAL, TABLE, refuse_started
@@ -267,7 +267,7 @@ class TableBuilder:
             self.settings,
             world=world,
             distill=self.distill,
-            validate=lambda network: self._evaluate(network, architecture).top1,
+            validate=lambda network: self._evaluate(network, architecture, world).top1,
         )
         identity = {**header, "architecture": list(architecture)}
         saved = world.share(lambda: _load(path, identity))
@@ -289,20 +289,22 @@ class TableBuilder:
             directory=self.directory,
             world=world,
         )
-        return world.share(lambda: self._finish(trainer.trained, architecture, identity))
-
-    def _finish(
-        self, network: nn.Module, architecture: Architecture, identity: dict[str, Any]
-    ) -> Measurement:
-        """Keep the weights of a trained network, if they are wanted, and measure it."""
+        trained = trainer.trained
         if self.keep_weights:
-            weights = self._weights_path(architecture)
-            weights.parent.mkdir(exist_ok=True)
-            checkpoint.save(weights, network.state_dict(), identity)
-        return self._evaluate(network, architecture)
+            world.share(lambda: self._keep(trained, architecture, identity))
+        return trainer.judged(lambda network: self._evaluate(network, architecture, world), trained)
 
-    def _evaluate(self, network: nn.Module, architecture: Architecture) -> Measurement:
-        return evaluate_network(network, self._images, architecture, precision=self.settings.precision)
+    def _keep(self, network: nn.Module, architecture: Architecture, identity: dict[str, Any]) -> None:
+        """Write the weights of a trained network."""
+        weights = self._weights_path(architecture)
+        weights.parent.mkdir(exist_ok=True)
+        checkpoint.save(weights, network.state_dict(), identity)
+
+    def _evaluate(self, network: nn.Module, architecture: Architecture, world: World) -> Measurement:
+        """Measure a network in the processes that have trained it, if its statistics are theirs together."""
+        world = world if self.settings.batch_norm == "global" else World()
+        precision = self.settings.precision
+        return evaluate_network(network, self._images, architecture, precision=precision, world=world)
 
     def _misses(self, architecture: Architecture, trained: Container[Architecture]) -> bool:
         """Return whether a network is to be trained: it was not yet, or lacks weights that are wanted."""
@@ -311,7 +313,7 @@ class TableBuilder:
 
     def _weights_path(self, architecture: Architecture) -> Path:
         return (
-            self.directory / "weights" / f"{file_stem(self.supernet.space.format(architecture))}.safetensors"
+            self.directory / "weights" / f"{short_name(self.supernet.space.format(architecture))}.safetensors"
         )
 
     def _write(self, measurements: Iterable[Measurement]) -> list[Row]:

@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lasfast.core.files import file_stem
 from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement
 from lasfast.spaces import Architecture
+from lasfast.spaces.names import short_name
 from lasfast.study.files import JOURNAL
 
 PARTS = "parts"
@@ -62,7 +62,7 @@ class TableParts:
 
     def checkpoint(self, architecture: str) -> Path:
         """Return where a rank checkpoints the network that it trains, for whichever goes on with it."""
-        return self._folder / f"{file_stem(architecture)}.safetensors"
+        return self._folder / f"{short_name(architecture)}.safetensors"
 
     def remove_ranks(self) -> None:
         """Remove the parts of ranks, once the table has what is in them; several ranks may call this."""

@@ -5,6 +5,7 @@ from lasfast.ir.layers import Layer, Path
 from lasfast.supernets.base import LayerAssignmentSupernet, Supernet
 from lasfast.supernets.cells import CellNet
 from lasfast.supernets.choice import ChoiceSupernet
+from lasfast.supernets.macro import MacroNet
 from lasfast.supernets.mobilenet import MobileNet
 from lasfast.supernets.mobilenet_designs import MobileNetDesign
 from lasfast.supernets.mobilenet_v1 import MobileNetV1
@@ -22,6 +23,7 @@ __all__ = [
     "Layer",
     "LayerAssignmentSupernet",
     "LayerBuilder",
+    "MacroNet",
     "MobileNet",
     "MobileNetDesign",
     "MobileNetV1",

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from lasfast.core.checks import check_positive
 from lasfast.execution.fused import run_fused
 from lasfast.execution.interpret import leading, run_layer
-from lasfast.execution.modules import add_module, make_module
+from lasfast.execution.modules import add_module, is_made_on_the_way, make_module
 from lasfast.execution.to_fx import Statistics, extract
 from lasfast.ir import layers
 from lasfast.ir.layers import Layer, Op, Path
@@ -64,7 +64,7 @@ class Supernet(nn.Module, ABC):
         for name, op in widest.items():
             if isinstance(op, layers.Opaque):
                 _check_opaque(op, existing.get(name))
-            elif name not in existing:
+            elif name not in existing or is_made_on_the_way(existing[name]):
                 add_module(self, name, make_module(op))
                 self._read_modules.add(name)
 

@@ -84,6 +84,7 @@ class ElasticNetwork:
         vary: what may vary: "widths", "depth" or "both".
         shares: the widths to choose from, as shares of the network's own; 1 is always among them.
         kept: the names of modules that stay as they are.
+        alike: the numbers of opaque ops and of code that do the same to each channel (see `find_channels`).
 
     Attributes:
         decisions: what may vary, in the order of the network.
@@ -104,9 +105,10 @@ class ElasticNetwork:
         vary: Vary = "both",
         shares: Sequence[float],
         kept: Collection[str] = (),
+        alike: Collection[int] = (),
     ) -> None:
         self._steps = tuple(program.steps())
-        self._channels = find_channels(program, image_shape, kept)
+        self._channels = find_channels(program, image_shape, kept, alike)
         self.groups = self._channels.groups
         self._entries_of_all = [shape[0] for shape in program.shapes(image_shape)]
         self._spans = cut(program)

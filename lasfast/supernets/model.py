@@ -24,6 +24,7 @@ from lasfast.ir.layers import Layer, Path, Shape, with_prefix
 from lasfast.ir.stages import without_unread
 from lasfast.runtime.seeds import torch_seed
 from lasfast.spaces import Architecture, ChoiceSpace, LayerAssignmentSpace
+from lasfast.supernets.alike import find_alike
 from lasfast.supernets.base import Supernet
 from lasfast.supernets.elastic import ElasticNetwork, Vary
 from lasfast.supernets.importance import IMPORTANCES, TAYLOR, sort_channels, taylor_importance
@@ -117,6 +118,7 @@ class ModelSupernet(Supernet):
             vary=vary,
             shares=_checked_shares(widths),
             kept=_frozen(model, program, freeze),
+            alike=find_alike(model, program, self.image_shape),
         )
         self.fixed = self._elastic.fixed
         (classes,) = program.shapes(self.image_shape)[-1]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from lasfast.core.checks import as_finite, check_choice
 from lasfast.ir.builder import LayerBuilder
-from lasfast.ir.layers import ActivationKind, Path
+from lasfast.ir.layers import ActivationKind, Layer, Path
 
 Stem = Literal["cifar", "imagenet"]
 DeepStem = Literal["cifar", "tiny-imagenet", "imagenet"]
@@ -62,6 +62,26 @@ def resnet_stem(name: str, in_channels: int, channels: int, stride: int, pooling
     if pooling == 2:
         block.pool(y, "max", 3, 2, padding=1)
     return (block.build(),)
+
+
+def inverted_residual(
+    name: str,
+    channels: int,
+    out: int,
+    kernel_size: int,
+    expansion: int,
+    stride: int | None,
+    kind: ActivationKind,
+) -> Layer:
+    """Return MobileNetV2's block: 1x1, depthwise and 1x1 convolution; a shortcut if `stride` is None."""
+    block = LayerBuilder(name, channels)
+    middle = expansion * channels
+    y = block.conv_bn_act("1", block.input, middle, 1, kind=kind)
+    y = block.conv_bn_act("2", y, middle, kernel_size, stride or 1, groups=middle, kind=kind)
+    y = block.conv_bn("3", y, out, 1)
+    if stride is None:
+        block.add(y, block.input)
+    return block.build()
 
 
 def wide_classifier(

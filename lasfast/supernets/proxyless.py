@@ -7,11 +7,18 @@ from types import MappingProxyType
 from typing import Any
 
 from lasfast.ir.builder import LayerBuilder
-from lasfast.ir.layers import Layer, Path
+from lasfast.ir.layers import Path
 from lasfast.spaces import ChoiceSpace
 from lasfast.spaces.choice import Option
 from lasfast.supernets.choice import ChoiceSupernet, Part
-from lasfast.supernets.parts import DeepStem, deep_strides, scaled, stage_blocks, wide_classifier
+from lasfast.supernets.parts import (
+    DeepStem,
+    deep_strides,
+    inverted_residual,
+    scaled,
+    stage_blocks,
+    wide_classifier,
+)
 
 BLOCKS = tuple(f"k{kernel_size}e{expansion}" for expansion in (3, 6) for kernel_size in (3, 5, 7))
 """The blocks by kernel size and expansion, the cheapest first."""
@@ -89,7 +96,9 @@ class ProxylessNAS(ChoiceSupernet):
         if kind == "skip":
             return (), channels
         out, stride = self._blocks[index]
-        return (_inverted_residual(f"blocks.{index}.{kind}", kind, channels, out, stride),), out
+        kernel_size, expansion = map(int, re.findall(r"\d+", kind))
+        name = f"blocks.{index}.{kind}"
+        return (inverted_residual(name, channels, out, kernel_size, expansion, stride, "relu6"),), out
 
     def head(self, channels: int) -> Path:
         """Return the last convolution, the mean over all positions and the classifier."""
@@ -98,16 +107,3 @@ class ProxylessNAS(ChoiceSupernet):
     def describe(self) -> dict[str, Any]:
         """Return what identifies this supernet's structure; the weights do not say the strides."""
         return {**super().describe(), "stem": self.stem_kind}
-
-
-def _inverted_residual(name: str, kind: str, channels: int, out: int, stride: int | None) -> Layer:
-    """Return a 1x1, a depthwise and a 1x1 convolution, with a shortcut if there is no stride."""
-    kernel_size, expansion = map(int, re.findall(r"\d+", kind))
-    block = LayerBuilder(name, channels)
-    middle = expansion * channels
-    y = block.conv_bn_act("1", block.input, middle, 1, kind="relu6")
-    y = block.conv_bn_act("2", y, middle, kernel_size, stride or 1, groups=middle, kind="relu6")
-    y = block.conv_bn("3", y, out, 1)
-    if stride is None:
-        block.add(y, block.input)
-    return block.build()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -25,6 +25,8 @@ from lasfast.train.presets import resolve
 from lasfast.train.progress import Progress
 from lasfast.train.settings import TrainSettings
 from lasfast.train.trainer import Trainer, with_prefix
+
+T = TypeVar("T")
 
 AVERAGE = "average."  # of the names of averages in a state
 BEST = "best."  # of the names of the best network's tensors
@@ -68,7 +70,7 @@ class StandaloneTrainer(Trainer):
         distill: a teacher network whose soft targets it learns from, or a `Distillation` of one.
         validate: returns what early stopping and the best network are judged by, such as the accuracy on
             validation images, of the network that training would end with. It is called after each epoch
-            where the settings ask for that, by the first process alone.
+            where the settings ask for that: by all processes, which may share the images out (see `judged`).
         overrides: single fields of the settings.
 
     Raises:
@@ -201,7 +203,7 @@ class StandaloneTrainer(Trainer):
         if not self.settings.validates or self._validate is None:
             return
         validate, last = self._validate, self._last
-        value = float(self.world.share(lambda: validate(last)))
+        value = float(self.judged(validate, last))
         if self._best is not None and value <= self._best.value:
             self._best = dataclasses.replace(self._best, since=self._best.since + 1)
             return
@@ -209,6 +211,17 @@ class StandaloneTrainer(Trainer):
         if self.settings.standalone_keep_best:
             weights = {name: one.detach().clone() for name, one in last.state_dict().items()}
         self._best = Best(value, epoch, 0, weights)
+
+    def judged(self, judge: Callable[[nn.Module], T], network: nn.Module) -> T:
+        """Return what the first process finds of a network, which is asked for by all of them.
+
+        The others' networks are equal to its own, and so they judge, too, and may take a part of the work.
+        Of a batch norm of each process's own images, only the first one's statistics count: it judges alone.
+        """
+        if self.settings.batch_norm == "local":
+            return self.world.share(lambda: judge(network))
+        found = judge(network)
+        return self.world.share(lambda: found)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what `Trainer.state` does, and the tensors `average.*` and `best.*`."""

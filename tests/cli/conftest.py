@@ -3,8 +3,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lasfast import cli
-
 
 @pytest.fixture(autouse=True)
 def same_threads():
@@ -14,17 +12,9 @@ def same_threads():
 
 
 @pytest.fixture
-def lasfast(monkeypatch, capsys):
+def lasfast(lasfast_command):
     """Run the program; return (exit status, standard output, standard error)."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["lasfast", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
+    return lasfast_command
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""`torchrun -m lasfast search ...` on two processes, by gloo on the CPU."""
+"""`torchrun -m lasfast search ...` on two processes, by gloo on the CPU.
+
+What is not slow forks its processes from one that has imported all, in place of torchrun.
+"""
 
 import json
 import os
@@ -39,9 +42,46 @@ TUNED = ["random", "--model", "timm:test_resnet", "--constraint", "flops<=60%", 
 TUNED += ["--baselines", "2", "--adapt-epochs", "1", "--tune-epochs", "1", *QUICK]
 
 
+FORKED = """
+import os, socket, sys
+from pathlib import Path
+
+import sklearn.datasets
+import torch.distributed
+import lasfast.deploy
+import lasfast.cli.search_supernet
+from lasfast import cli
+
+lasfast.deploy.save = lambda network, card, path, images: Path(path).touch()
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = str(free.getsockname()[1])
+sys.argv[0] = "lasfast"
+children = []
+for rank in ("0", "1"):
+    child = os.fork()
+    if not child:
+        os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        cli.main()
+    children.append(child)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+def forked(*arguments):
+    """Start the program on two processes, which write no networks."""
+    return start([sys.executable, "-c", FORKED, *map(str, arguments)])
+
+
 def torchrun(*arguments, processes=2):
     """Start the program on so many processes."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return start([sys.executable, *launch, "-m", "lasfast", *map(str, arguments)])
+
+
+def start(command):
+    """Start a command that starts the processes."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(package.__file__).parents[1]),
@@ -49,7 +89,7 @@ def torchrun(*arguments, processes=2):
         "GLOO_SOCKET_IFNAME": "lo",
     }
     return subprocess.Popen(
-        [sys.executable, *launch, "-m", "lasfast", *map(str, arguments)],
+        command,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -61,7 +101,7 @@ def torchrun(*arguments, processes=2):
 
 def finish(process):
     """(exit status, standard output, standard error)."""
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=1000)
     return process.returncode, out, err
 
 
@@ -85,7 +125,7 @@ def assert_same_journals(one, other, least=6, tolerance=1e-4):
 
 def test_a_search_leaves_the_journal_of_one_process(lasfast, without_exports, tmp_path):
     without_exports()
-    status, out, err = finish(torchrun("search", *NIR, "-o", tmp_path / "two"))
+    status, out, err = finish(forked("search", *NIR, "-o", tmp_path / "two"))
     assert status == 0, err
     assert out.count("\nbest: ") == 1  # the other process is silent
     assert "2 processes" in out
@@ -191,3 +231,38 @@ def test_ctrl_c_and_resume(lasfast, tmp_path, by):
     events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
     assert events.count("resume") == 1
     assert events.count("epoch") in (22, 23)  # an epoch that was cut is noted when it ends
+
+
+WEIGHTS = ["random", "--constraint", "flops<=400k", "--samples", "4", "--baselines", "2", "--seed", "9"]
+STANDALONE = ["layernas", "--supernet", "mobilenet-60m", "--width", "0.25", "--constraint", "flops<=600k"]
+STANDALONE += ["--buckets", "4", "--replicas", "1", "--standalone", "--standalone-epochs", "1"]
+STANDALONE += ["--evaluations", "3", "--operators", "torch", "--limit", "60", "--validation", "60"]
+STANDALONE += ["--calibration", "30", "--threads", "1", "--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_a_search_by_earlier_weights_has_the_bytes_of_one_process(lasfast, without_exports, tmp_path):
+    """Nothing is trained, so nothing rounds otherwise."""
+    without_exports()
+    trained = ["random", "--supernet", "mobilenet-60m", "--width", "0.25", "--supernet-epochs", "1", *QUICK]
+    trained += ["--samples", "2", "--baselines", "0", "--calibration", "60"]
+    assert lasfast("search", *trained, "-o", tmp_path / "trained", "-q")[0] == 0
+    again = [*WEIGHTS, "--weights", str(tmp_path / "trained"), "--threads", "1", "--device", "cpu"]
+    status, out, err = finish(torchrun("search", *again, "-o", tmp_path / "two"))
+    assert status == 0, err
+    assert out.count("\nbest: ") == 1
+    assert lasfast("search", *again, "-o", tmp_path / "one", "-q")[0] == 0
+    for name in ("journal.jsonl", "result.json"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_candidates_from_scratch_have_the_bytes_of_one_process(lasfast, without_exports, tmp_path):
+    """Each process trains some of them alone, and the best again."""
+    without_exports()
+    status, out, err = finish(torchrun("search", *STANDALONE, "-o", tmp_path / "two"))
+    assert status == 0, err
+    assert out.count("\nbest: ") == 1
+    assert lasfast("search", *STANDALONE, "-o", tmp_path / "one", "-q")[0] == 0
+    for name in ("journal.jsonl", "result.json", "scratch/journal.jsonl", "scratch/table.csv"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()

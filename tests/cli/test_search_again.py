@@ -10,6 +10,7 @@ from PIL import Image
 
 from lasfast import cli
 from lasfast.measurements.journal import Journal
+from lasfast.spaces.names import short_name
 from lasfast.study.architecture_table import load_table
 from lasfast.train import checkpoint
 
@@ -113,10 +114,10 @@ def check_the_best_few(directory, out) -> None:
     ranked = sorted(result["steps"][0], key=lambda one: -one["top1"])
     chosen = [result["best"], *(one for one in ranked if one["text"] != result["best"]["text"])][:3]
     best = max(chosen, key=lambda one: rows[tuple(one["architecture"])])
-    assert f"best: {best['text']}  top-1 {100 * rows[tuple(best['architecture'])]:.1f} ±" in out
+    assert f"best: {short_name(best['text'])}  top-1 {100 * rows[tuple(best['architecture'])]:.1f} ±" in out
     assert f"({100 * best['top1']:.1f} % with inherited weights)" in out
     [network] = directory.glob("*.pt2")
-    assert network.stem == best["text"]
+    assert network.stem == short_name(best["text"])
     header = json.loads((directory / "scratch" / "journal.jsonl").read_text().splitlines()[0])
     settings = header["dataset"]["settings"]
     assert (settings["weight_decay"], settings["batch_size"]) == (5e-4, 50)  # the preset's, and the option's

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from lasfast.deploy.formats import load_program
 from lasfast.study.architecture_table import load_table
 
 TINY = [
@@ -33,17 +34,23 @@ SEARCHES = {
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_supernet_is_trained_and_searched(lasfast, without_exports, tmp_path, name: str) -> None:
+    if name != "evolution":  # one search writes its network; all write theirs in the same way
+        without_exports()
     arguments = ["search", name, *TINY, *SEARCHES[name], "--constraint", "flops<=600k", "-o", tmp_path]
     status, out, err = lasfast(*arguments, "--threads", 1)
     assert status == 0, err
     assert re.search(r"supernet +epoch 1/1 +loss [0-9.]+", out)
     best = json.loads((tmp_path / "result.json").read_text())["best"]
     assert best["flops"] <= 6e5
-    assert f"best: {best['text']}  top-1 {100 * best['top1']:.1f}" in out
+    assert f"best: {best['name']}  top-1 {100 * best['top1']:.1f}" in out
+    assert f"\n{best['name']} is {best['text']}\n" in out
     for file in ("journal.jsonl", "checkpoint.safetensors", "search.png"):
         assert (tmp_path / file).exists()
     (network,) = tmp_path.glob("*.pt2")
-    assert torch.export.load(network).module()(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape == (2, 10)
+    assert network.stem == best["name"]
+    if name == "evolution":
+        images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+        assert torch.export.load(network).module()(images).shape == (2, 10)
 
     without_exports()
     before = (tmp_path / "journal.jsonl").read_bytes()
@@ -51,9 +58,10 @@ def test_a_supernet_is_trained_and_searched(lasfast, without_exports, tmp_path, 
     assert lasfast(*arguments, "--threads", 1, "--resume")[0] == 0
     assert (tmp_path / "journal.jsonl").read_bytes() == before
 
-    status, out, err = lasfast("evaluate", best["text"], "--run", tmp_path, "--threads", 1)
-    assert status == 0, err
-    assert f"{100 * best['top1']:.1f} ±" in out
+    for text in (best["text"], best["name"], "best"):
+        status, out, err = lasfast("evaluate", text, "--run", tmp_path, "--threads", 1)
+        assert status == 0, err
+        assert re.search(rf"{best['name']} +{100 * best['top1']:.1f} ±", out)
 
 
 def test_the_winner_is_trained_beside_a_random_one_that_costs_as_much(
@@ -125,14 +133,18 @@ def test_an_architecture_of_choices_is_trained_from_scratch(lasfast, tmp_path) -
     ]
     status, out, err = lasfast("train", text, *arguments, "--standalone-epochs", 1, "-o", tmp_path)
     assert status == 0, err
-    assert text in out
-    assert len(list(tmp_path.glob("*.pt2"))) == 1
+    (network,) = tmp_path.glob("*.pt2")
+    assert re.fullmatch("net-[0-9a-f]{8}", network.stem)
+    assert f"training ProxylessNAS {network.stem} from scratch" in out
+    assert load_program(network)[1].architecture == text
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--supernet", "residual"], "--supernet must be one of 'shufflenet-v2', "),
+        (["--supernet", "vgg"], "--supernet must be one of 'residual', "),
+        (["--supernet", "residual"], "--width 0.25 is for supernets of choices; leave it out"),
+        (["--max-layers", 4], "--max-layers 4 is for supernets of layer assignments; leave it out"),
         (["--sampling", "often"], "--sampling must be one of 'uniform', 'uniform-cost', 'sandwich'"),
         (
             ["--sampling-range", "flops<=1G"],
@@ -178,7 +190,7 @@ def test_bit_widths_are_searched_within_bit_operations(lasfast, tmp_path) -> Non
     assert status == 0, err
     result = json.loads((tmp_path / "result.json").read_text())
     assert all(one["bitops"] <= 2.1 * 2**20 for step in result["steps"] for one in step)
-    assert re.search(r"best: (\d\.\d-w\da\d-?){8}  top-1 .* Mbitops", out)
+    assert re.search(r"\n(net-\S{8}) is (\d\.\d-w\da\d-?){8}\nbest: \1  top-1 .* Mbitops", out)
     assert re.search(r"the Pareto front\s+architecture +top-1 +MFLOPs +params +Mbitops", out)
     assert re.search(r" searched *$", out.partition("trained from scratch, 1 epochs")[2], re.MULTILINE)
     (network,) = tmp_path.glob("*.pt2")

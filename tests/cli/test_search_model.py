@@ -15,6 +15,7 @@ from lasfast.cli.teacher import read_program
 from lasfast.evaluation.measurer import Measurer
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements.journal import Journal
+from lasfast.spaces.names import short_name
 
 FILE = """
 from torch import nn
@@ -68,10 +69,10 @@ def test_a_network_is_searched_with_its_weights(
     result = json.loads((run / "result.json").read_text())
     best, compared = result["best"], result["comparison"]
     [(tuned, _)] = re.findall(r"trained on for 1 epoch: top-1 ([0-9.]+) ± ([0-9.]+) %", out)
-    line = rf"best: {best['text']}  top-1 {tuned} ± .* trained on for 1 epoch \((\S+) % with inherited"
+    line = rf"best: {short_name(best['text'])}  top-1 {tuned} ± .* trained on for 1 epoch \((\S+) % with inh"
     assert re.search(line, out)[1] == f"{100 * best['top1']:.1f}"
     for text in (out, lasfast("report", run)[1]):
-        assert re.search(rf"winner +{best['text']} +\S+ +{100 * best['top1']:.1f} ± ", text)
+        assert re.search(rf"winner +{short_name(best['text'])} +\S+ +{100 * best['top1']:.1f} ± ", text)
         assert re.search(r"whole network +16-d3 .* points +(better|worse|not told from noise)", text)
         assert "scaled alike" in text
         assert re.search(r"The winner is the best of \d on these", " ".join(text.split()))

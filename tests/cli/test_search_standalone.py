@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lasfast.measurements.journal import Journal
+from lasfast.spaces.names import short_name
 from lasfast.study.architecture_table import load_table
 
 TINY = ["--supernet", "mobilenet-60m", "--width", 0.25, "--limit", 60, "--validation", 60]
@@ -27,7 +28,7 @@ def test_candidates_are_trained_from_scratch(lasfast, without_exports, tmp_path)
     # The best is trained again, to the same bits, since no candidate is kept; there is no baseline.
     [row] = load_table(tmp_path / "scratch")
     assert (row.architecture, row.top1) == (tuple(best["architecture"]), best["top1"])
-    assert f"best: {best['text']}  top-1 {100 * best['top1']:.1f} ±" in out
+    assert f"best: {short_name(best['text'])}  top-1 {100 * best['top1']:.1f} ±" in out
     assert "inherited" not in out.partition("best: ")[2]
     assert not (tmp_path / "checkpoint.safetensors").exists()
     assert "trained from scratch, has none" in lasfast("evaluate", best["text"], "--run", tmp_path)[2]
@@ -125,3 +126,58 @@ def test_parts_of_supernets_are_chosen(lasfast) -> None:
         lasfast(*channels, *blocks)[1] for blocks in ([], ["--blocks", "xception"], ["--blocks", found])
     }
     assert len(outputs) == 3
+
+
+def test_channels_are_searched_in_the_blocks_that_a_search_found(lasfast, tmp_path) -> None:
+    """The configuration keeps these blocks, so that nothing depends on the first search any more."""
+    run = tmp_path / "blocks"
+    run.mkdir()
+    found = "-".join(["xception", "7x7"] * 10)
+    (run / "config.json").write_text('{"supernet": "shufflenet-v2"}')
+    channels = ["spaces", "shufflenet-v2-channels", "--image-size", 64]
+    status, _, err = lasfast(*channels, "--blocks", run)
+    assert status
+    assert f"--blocks {run} has not ended: --resume it first" in err
+    (run / "result.json").write_text(json.dumps({"best": {"text": found}}))
+    assert lasfast(*channels, "--blocks", run) == lasfast(*channels, "--blocks", found)
+    for name, content, text in (
+        ("result.json", "{}", "is damaged (KeyError('best')"),
+        ("config.json", '{"supernet": "proxyless"}', "must be a search of --supernet shufflenet-v2, got"),
+        ("config.json", "3", "is damaged: no JSON object"),
+    ):
+        (run / name).write_text(content)
+        status, _, err = lasfast(*channels, "--blocks", run)
+        assert status
+        assert text in " ".join(err.split())
+    (run / "config.json").unlink()
+    assert "holds no run" in lasfast(*channels, "--blocks", run)[2]
+
+
+@pytest.mark.slow
+def test_blocks_then_channels(lasfast, without_exports, tmp_path) -> None:
+    without_exports()
+    search = ["search", "random", "--width", 0.25, "--limit", 60, "--validation", 60, "--calibration", 30]
+    search += [
+        "--supernet-epochs",
+        1,
+        "--samples",
+        2,
+        "--baselines",
+        0,
+        "--operators",
+        "torch",
+        "--threads",
+        1,
+    ]
+    status, _, err = lasfast(*search, "--supernet", "shufflenet-v2", "-o", tmp_path / "blocks")
+    assert status == 0, err
+    channels = [*search, "--supernet", "shufflenet-v2-channels", "--blocks", tmp_path / "blocks"]
+    status, _, err = lasfast(*channels, "-o", tmp_path / "channels")
+    assert status == 0, err
+    best = json.loads((tmp_path / "blocks" / "result.json").read_text())["best"]["text"]
+    assert json.loads((tmp_path / "channels" / "config.json").read_text())["blocks"] == best
+    journal = (tmp_path / "channels" / "journal.jsonl").read_bytes()
+    (tmp_path / "blocks").rename(tmp_path / "elsewhere")
+    status, _, err = lasfast(*channels[:-1], best, "-o", tmp_path / "again")
+    assert status == 0, err
+    assert (tmp_path / "again" / "journal.jsonl").read_bytes() == journal

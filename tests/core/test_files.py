@@ -65,3 +65,14 @@ def test_a_kill_leaves_the_old_content_and_does_not_disturb_the_next_write(tmp_p
 def test_a_missing_directory_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "none" / "result.json"):
         pass
+
+
+def test_a_full_disk_is_said_with_the_name_of_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: '.*result\.json'"):
+        write_to_full_disk(tmp_path / "result.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_to_full_disk(path):
+    with atomic_write(path), open("/dev/full", "wb") as full:
+        full.write(b"more than fits")

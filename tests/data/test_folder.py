@@ -4,7 +4,7 @@ import errno
 import os
 import random
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from lasfast.data.folder import open_image_folder, scan
 from lasfast.data.loaders import random_box
 from lasfast.data.normalization import normalize
 from lasfast.data.splits import derive_seed
+from lasfast.data.training import on_device
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 FORKING = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -405,12 +406,38 @@ def test_fast_decoding_cuts_the_same_boxes(tmp_path, suffix, mode, orientation):
 def test_fast_decoding_decodes_no_more_than_is_needed(tmp_path, monkeypatch):
     decoded = []
     turn = decode._turn_upright
+    monkeypatch.setattr(decode, "simplejpeg", None)
     monkeypatch.setattr(decode, "_turn_upright", lambda image: (decoded.append(image.size), turn(image)))
     Image.new("RGB", (803, 602)).save(tmp_path / "image.jpg")
     for side, size in ((600, (803, 602)), (301, (402, 301)), (150, (201, 151)), (20, (101, 76))):
         box = decode.open_box(str(tmp_path / "image.jpg"), 3, lambda h, w: (0, 0, h, w), (side, side))
         assert box.shape == (3, side, side)
         assert decoded.pop() == size
+
+
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}])
+def test_simplejpeg_decodes_to_the_pixels_of_pillow(tmp_path, monkeypatch, options, gray):
+    pytest.importorskip("simplejpeg")
+    ramp = np.add.outer(np.arange(301), np.arange(403)) % 256
+    noise = np.random.default_rng(0).integers(0, 80, (301, 403, 3))
+    pixels = np.clip(ramp[..., None] + noise, 0, 255).astype(np.uint8)
+    path, channels = str(tmp_path / "a.jpg"), 1 if gray else 3
+    Image.fromarray(pixels).convert("L" if gray else "RGB").save(path, quality=90, **options)
+    boxes = [(0, 0, 301, 403), (100, 50, 150, 301)]
+    sizes = [(400, 400), (150, 150), (70, 70), (20, 30)]  # decoded whole, and at 1/2, 1/4 and 1/8
+
+    def read():
+        drawn = [lambda *sides, box=box: box for box in boxes]
+        cut = [decode.open_box(path, channels, draw, size) for draw in drawn for size in sizes]
+        return [decode.to_tensor(decode.open_image(path, channels)), *cut]
+
+    with patch.object(decode.simplejpeg, "decode_jpeg", wraps=decode.simplejpeg.decode_jpeg) as called:
+        ours = read()
+    assert called.call_count == 9
+    monkeypatch.setattr(decode, "simplejpeg", None)
+    for one, other in zip(ours, read(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_fast_decoding_is_described_and_kept(files):
@@ -473,3 +500,39 @@ def test_bad_arguments_are_named(kind, changes, error, message):
     }
     with pytest.raises(error, match=message):
         kind(**{**good, **changes})
+
+
+def test_batches_for_a_gpu_come_from_pinned_memory(files, monkeypatch):
+    """As bytes, which the GPU normalizes; that the bits are the same needs one, below."""
+    data = folder_images(files, workers=0)
+    made = Mock(side_effect=ZeroDivisionError)
+    monkeypatch.setattr("lasfast.data.loaders.DataLoader", made)
+    for device in ("cpu", "cuda"):
+        with pytest.raises(ZeroDivisionError):
+            list(data.to(device).subset(torch.arange(4)).batches(4, 0))
+    assert [call.kwargs["pin_memory"] for call in made.call_args_list] == [False, True]
+
+
+def test_training_moves_images_of_files(files):
+    data = folder_images(files, workers=0)
+    moved = on_device(data, torch.device("cuda"))
+    assert isinstance(moved, FolderImages)
+    assert moved.device.type == "cuda"
+    assert moved.describe() == data.describe()
+    assert data.device.type == "cpu"
+    there = data.to("meta")
+    assert next(there.batches(4, 0))[0].device.type == "meta"
+
+
+@pytest.mark.cuda
+@FORKING
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_on_a_gpu_are_those_of_the_cpu(files, workers):
+    augmentation = Augmentation(random_erasing=0.5)
+    data = folder_images(files, workers=workers, augmentation=augmentation)
+    for (images, labels), (expected, own) in zip(
+        data.to("cuda").batches(6, 0), data.batches(6, 0), strict=True
+    ):
+        assert images.device.type == labels.device.type == "cuda"
+        assert torch.equal(images.cpu(), expected)
+        assert torch.equal(labels.cpu(), own)

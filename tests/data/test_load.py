@@ -105,8 +105,9 @@ def test_the_test_split_is_the_same_for_every_seed():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"name": "mnist"}, ValueError, "one of digits, cifar10, .*imagefolder:PATH; got 'mnist'"),
-        ({"name": "imagefolder"}, ValueError, "imagefolder:PATH; got 'imagefolder'"),
+        ({"name": "mnist"}, ValueError, "one of digits, cifar10, .*imagefolder:PATH, .*; got 'mnist'"),
+        ({"name": "imagefolder"}, ValueError, "imagefolder:PATH, csv:FILE, .*; got 'imagefolder'"),
+        ({"name": "digits:x"}, ValueError, "webdataset:PATTERN; got 'digits:x'"),
         ({"name": 3}, TypeError, "name must be a string, got 3"),
         ({"calibration": 0}, ValueError, "calibration must be at least 1, got 0"),
         ({"validation": 1.5}, ValueError, "a part between 0 and 1, got 1.5"),
@@ -439,7 +440,7 @@ def test_nothing_but_what_is_needed_is_imported():
     code = (
         "import sys, lasfast.data; lasfast.data.load('digits'); "
         "others = {n for n in sys.modules if n.startswith('lasfast.') and not n.startswith('lasfast.data')}; "
-        "core = ('', '.cache', '.checks', '.entry_points', '.files'); "
+        "core = ('', '.cache', '.checks', '.csv_rows', '.entry_points', '.files'); "
         "helpers = {'lasfast._version', *(f'lasfast.core{n}' for n in core)}; "
         "assert others <= helpers, others; "
         "assert 'torchvision' not in sys.modules"
@@ -450,5 +451,5 @@ def test_nothing_but_what_is_needed_is_imported():
 
 def test_every_recipe_is_complete():
     of_arrays = {"digits", "cifar10", "cifar100", "svhn", "fashion-mnist"}
-    assert set(RECIPES) == of_arrays | {"cinic10", "tiny-imagenet", "imagefolder"}
+    assert set(RECIPES) == of_arrays | {"cinic10", "tiny-imagenet", "imagefolder", "csv", "webdataset"}
     assert not RECIPES["digits"].flip

@@ -17,6 +17,7 @@ import lasfast
 from lasfast import deploy
 from lasfast.deploy.formats import FORMATS
 from lasfast.ir.layers import Shape
+from lasfast.ops.quantize import dorefa, pact_reference
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 CLASSES = ("cat", "hérisson", "dog & co")
@@ -110,6 +111,29 @@ def test_every_format_computes_the_same_and_has_the_card(
     if name != "openvino":  # which converts what it is given
         with pytest.raises(Exception, match=r"(?i)byte|uint8|0x12"):
             model.run(images / 255)
+
+
+class Quantized(nn.Module):
+    """A convolution and a linear layer of weights of few bits, and values of three bits between."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits, self.conv, self.fc = bits, nn.Conv2d(3, 8, 3), nn.Linear(8, len(CLASSES))
+        self.alpha = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = pact_reference(nn.functional.conv2d(x, dorefa(self.conv.weight, self.bits)), self.alpha, 3)
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of other packages
+@pytest.mark.parametrize("bits", [1, 4])
+def test_networks_of_few_bits_are_written_as_onnx(bits: int, images: torch.Tensor, tmp_path: Path) -> None:
+    for package in FORMATS["onnx"].packages:
+        pytest.importorskip(package)
+    torch.manual_seed(0)
+    deploy.save(Quantized(bits), make_card(), tmp_path / "network.pt2", images)
+    assert deploy.convert(tmp_path / "network.pt2", tmp_path / "network.onnx", images).difference < 1e-4
 
 
 def test_the_page_uses_files_as_they_are(

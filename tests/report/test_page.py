@@ -80,7 +80,7 @@ def test_the_verdict_says_what_may_be_chance(of_choices) -> None:
     few = [[of_few(one) for one in step] for step in run.steps]
     assert verdict(dataclasses.replace(run, steps=few)) == (
         "The best is opt1-0, with a top-1 accuracy of 65.0 ± 4.8 % when it was found. The highest is "
-        "70.0 ± 10.2 %, of opt1-1: by no more than one standard error. It costs 1.3 times as much. 3 of "
+        "70.0 ± 10.2 %, of opt1-1: by no more than one standard error. 3 of "
         "the 4 measurements lie within one standard error of the highest: the order among these may be "
         "chance."
     )

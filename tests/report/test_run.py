@@ -7,6 +7,7 @@ import pytest
 from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement
 from lasfast.report.run import Run, candidates_of
+from lasfast.spaces import ChoiceSpace, VirtualLayer
 
 
 def test_a_run_is_read_while_it_is_not_finished(directory) -> None:
@@ -83,3 +84,13 @@ def test_random_search_has_depths_where_its_space_has(tmp_path, space: dict, has
     run = Run.load(tmp_path)
     assert run.has_depths == has_depths
     assert run.title == "Random search of a table"
+
+
+def test_options_have_their_names_while_nothing_is_finished(tmp_path) -> None:
+    space = ChoiceSpace([["3x3", "5x5"], VirtualLayer((16, 32), 1), ["relu", "swish"]])
+    header = {"searcher": {"name": "evolution", "space": space.describe()}, "supernet": None}
+    with Journal.create(tmp_path / "journal.jsonl", header) as journal:
+        journal.append(1, [Measurement((1, 0, 1), 0.5, 1.0, 1.5, 100)])
+    run = Run.load(tmp_path, known_costs=lambda architecture: {"flops": 3e6})
+    assert [one.text for one in run.steps[0]] == ["5x5-16-swish"]
+    assert (run.steps[0][0].flops, run.steps[0][0].costs) == (3e6, {"flops": 3e6})

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 from lasfast.report.run import Run
-from lasfast.report.tables import front_table, make_table, ranking_table, winners_table
+from lasfast.report.tables import choice_text, front_table, make_table, ranking_table, winners_table
 
 
 def test_the_ranking_has_the_best_first(directory, text_of) -> None:
@@ -46,3 +46,18 @@ def test_long_architectures_take_several_lines(text_of) -> None:
     assert title.strip() == "title"
     assert "".join(line.split()[0] for line in lines if line.strip()) == "-".join(["option"] * 20)
     assert lines[0].split()[1:] == ["50", "%"]
+
+
+def test_a_cheaper_best_is_explained_in_words(of_choices) -> None:
+    run = Run.load(of_choices)
+    assert choice_text(run) == ""  # an older result does not say which was the highest
+    highest = next(one for step in run.steps for one in step if one.text == "opt1-1")
+    assert choice_text(dataclasses.replace(run, highest=highest)) == ""  # by more than a standard error
+    few = dataclasses.replace(highest, measurement=dataclasses.replace(highest.measurement, images=20))
+    assert choice_text(dataclasses.replace(run, highest=few)) == (
+        "The best was chosen by its cost, too: of 20 validation images, one standard error is 10.2 points, "
+        "and the cheapest within it wins. The fewer the images, the cheaper it may be, and the worse. The "
+        "highest is 70.0 ± 10.2 %, of opt1-1 for 1.3 times the cost: `highest` names it in commands, and "
+        "`result.highest` in Python."
+    )
+    assert choice_text(dataclasses.replace(run, best=highest, highest=highest)) == ""

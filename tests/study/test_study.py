@@ -339,7 +339,7 @@ def test_a_study_is_not_overwritten(finished):
             {"settings": SETTINGS.replace(learning_rate=0.2)},
             r"trainer\.settings\.learning_rate is 0\.1 there and 0\.2",
         ),
-        ({"depth": 7}, r"searcher\.depth is 6 there and 7 here"),
+        ({"depth": 5}, r"searcher\.depth is 6 there and 5 here"),
         ({"train": False}, r"trainer"),
     ],
     ids=["learning rate", "depth", "no trainer"],
@@ -451,3 +451,27 @@ def test_arguments_that_do_not_fit_are_named(tmp_path):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     kill_at_random(sys.argv[1], seed=1)
+
+
+def test_a_finished_study_goes_on_to_more_depth_as_if_it_had_been_asked_for_it(reference, tmp_path):
+    tiny_study(tmp_path, depth=5).run()
+    tiny_study(tmp_path, depth=6).run(resume=True)
+    assert contents(tmp_path) == contents(reference[0])
+    with pytest.raises(JournalError, match=r"searcher\.depth is 6 there and 5 here"):
+        tiny_study(tmp_path, depth=5).run(resume=True)
+    with pytest.raises(JournalError, match=r"searcher\.beam is 1 there and 2 here"):
+        tiny_study(tmp_path, searcher=lambda space: NIR(space, depth=7, beam=2)).run(resume=True)
+    assert contents(tmp_path) == contents(reference[0])
+
+
+def test_a_finished_study_goes_on_with_a_larger_budget(tmp_path):
+    def study(directory, evaluations):
+        return tiny_study(directory, train=False, evaluations=evaluations)
+
+    study(tmp_path / "at once", 5).run()
+    for evaluations in (2, 3, 5):
+        study(tmp_path / "later", evaluations).run(resume=True)
+    for name in ("journal.jsonl", "result.json"):
+        assert (tmp_path / "later" / name).read_bytes() == (tmp_path / "at once" / name).read_bytes()
+    with pytest.raises(JournalError, match=r"budget\.evaluations is 5 there and 3 here"):
+        study(tmp_path / "later", 3).run(resume=True)

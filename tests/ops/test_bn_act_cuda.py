@@ -224,7 +224,7 @@ def test_emulated_running_statistics_follow_in_the_forward_pass(
 @pytest.mark.parametrize("size", [(3, 64, 27, 28), (1, 520, 13, 11), (2, 17, 9, 3)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_emulated_sums_are_finished_where_they_are_taken(size, dtype, emulated_place: ModuleType) -> None:
-    """With counters of the forward pass, or with zeros of a launch of its own: the same bits, again and again."""
+    """With counters of the forward pass, or with zeros of a launch of its own: the same bits every time."""
     problem = Problem(size, dtype, 0)
     problem.check()
     x, residual, grad = map(channels_last, (problem.x, problem.residual, problem.grad))

@@ -262,7 +262,7 @@ def test_emulated_weight_that_is_packed_for_both_passes_at_once(
 def test_emulated_statistics_of_many_tiles_are_pooled_where_they_are_computed(
     emulated_place: ModuleType, c_out: int
 ) -> None:
-    """Of more tiles than one block pools, with counters that are zero again afterwards: twice the same bits."""
+    """Of more tiles than one block pools, with counters that are zero again afterwards: the same bits."""
     problem = Problem.random(
         Case(17, 8, (16, 16), c_out, 1, 1, 0), torch.bfloat16, torch.float32, "channels_last"
     )

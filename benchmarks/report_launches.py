@@ -50,12 +50,12 @@ BACKWARD = (
     ),
 )
 TEXT = """Counted, not measured: what is queued on a GPU, in bf16 (`benchmarks/record_launches.py`).
-PyTorch's are kernels, copies and memsets. From the second batch on, all of it is one CUDA graph. On 9.0 and
-newer, a kernel may begin early, before the one that lasfast has queued right before it has ended: it waits
-where it needs its results.
+PyTorch's are kernels, copies and memsets. What recurs is replayed as CUDA graphs. On 9.0 and newer, a kernel
+may begin early, before the one that lasfast has queued right before it has ended: it waits where it needs its
+results.
 """
-TRAINING = """A convolution with its norm and activation once took 12 launches in training. What those do that
-remain, and why no two of them are one:
+TRAINING = """A convolution with its norm and activation once took 12 launches in training. What those that
+remain do, and why no two of them are one:
 """
 NOT_DONE = """Not done, since by these estimates it would gain little:
 

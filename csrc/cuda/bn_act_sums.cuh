@@ -22,7 +22,8 @@ LASFAST_DEVICE void add_last(const BnActArgs& a, const Part<vector>& part, doubl
   // Calls write(which, column, sum) for both sums over the parts of some columns.
   const auto add = [&](int columns, int parts, const auto& of, const auto& write) {
     const int segments = block_threads / columns, segment = thread / columns;
-    for (int which = 0; which < 2; ++which) {
+    LASFAST_ROLL  // registers are few where 16 bytes are read at once
+        for (int which = 0; which < 2; ++which) {
       double own = 0;
       if (segment < segments)
         for (int i = segment; i < parts; i += segments) own += of(which, thread % columns, i);

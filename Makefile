@@ -15,10 +15,10 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f)
 NATIVE_CODE := $(filter %.h %.hpp %.cuh %.cpp %.cu,$(NATIVE))
 STUB := csrc/bindings/make_stub.py
-PYTHON_CODE := $(wildcard lasfast tests examples benchmarks setup.py $(STUB))
+PYTHON_CODE := $(wildcard lasfast tests examples benchmarks .ci docs/conf.py setup.py $(STUB))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanitize lint format bench clean
+.PHONY: help demo test sanitize lint format docs bench clean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ format: $(VENV)/.lint  ## rewrite the code in the project's style, and what is m
 	$(BIN)/ruff format $(PYTHON_CODE)
 	$(BIN)/clang-format -i $(NATIVE_CODE)
 
+docs: $(VENV)/.docs  ## build the documentation site in build/docs; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/docs
+
 bench: $(VENV)/.test  ## run the benchmarks of single operations
 	$(BIN)/python -m pytest benchmarks $(BENCH_ARGS)
 
@@ -84,7 +87,7 @@ $(VENV)/.package: $(VENV)/.environment pyproject.toml setup.py CMakeLists.txt $(
 
 # What pyproject.toml lists as an extra is read back from the installed package: installing `.[test]` would build
 # the extension once more.
-$(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.package
+$(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: $(VENV)/.package
 	$(BIN)/python -I -c 'import importlib.metadata, re; print(*(requirement.split(";")[0] for requirement in \
 	  importlib.metadata.requires("lasfast") if re.search("extra == .$*.$$", requirement)), sep="\n")' >$@.txt
 	$(BIN)/python -m pip install -r $@.txt

@@ -6,6 +6,7 @@ Peers are imported where they are used: `benchmarks.record_own_model` says how t
 from __future__ import annotations
 
 import copy
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -288,3 +289,22 @@ def fastnas_seconds(task: Task, candidates: int) -> float:
             config=_modelopt_search(task, Found(task.model)) | {"score_func": score},
         )
     return (times[candidates] - times[0]) / candidates
+
+
+def our_seconds(task: Task, precision: str, candidates: int) -> float:
+    """Return our CPU seconds a candidate of the same kind: the whole network with one decision changed."""
+    data = task.data
+    supernet = from_model(task.model, (data.channels, *data.image_size), vary="widths", widths=WIDTHS)
+    whole = supernet.full
+    changed = [
+        (*whole[:place], option, *whole[place + 1 :])
+        for place, options in enumerate(supernet.space.layers)
+        for option in range(len(options))
+        if option != whole[place]
+    ]
+    architectures = random.Random(0).sample(changed, candidates)
+    evaluator = lasfast.Evaluator(supernet, data.calibration, data.validation, precision=precision)
+    evaluator(architectures[:1])
+    begun = time.process_time()
+    evaluator(architectures)
+    return (time.process_time() - begun) / len(architectures)

@@ -5,7 +5,7 @@
     python -m benchmarks.bench_demo cifar10 --output benchmarks/results/search.json
 
 Both run the same algorithm on the same images with the same seeds, in channels_last. `cifar10` runs in bf16,
-and is the search of the README's record with fewer epochs: 3 of warm-up and one for each step.
+and is the search of NIR's record with fewer epochs: 3 of warm-up and one for each step.
 """
 
 from __future__ import annotations

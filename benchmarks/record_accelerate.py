@@ -41,7 +41,7 @@ NETWORKS = (
 )
 PRECISIONS = ("fp32", "bf16")
 MODES = ("training", "evaluation")
-HEADING = "### Never slower\n"
+HEADING = "## Appendix: how much faster\n"
 
 
 WAYS = ("torch", "torch, channels_last", "fused", "chosen", "chosen, channels_last")

@@ -19,10 +19,8 @@ huggingface_hub torch-pruning`.
 from __future__ import annotations
 
 import json
-import random
 import statistics
 import textwrap
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,10 +37,9 @@ from torch import nn
 
 import lasfast
 from benchmarks import _harness
-from benchmarks._halved import METHODS, SHARE, WIDTHS, Task, fastnas_seconds, multiply_adds
+from benchmarks._halved import METHODS, SHARE, Task, fastnas_seconds, multiply_adds, our_seconds
 from lasfast.data import Dataset
 from lasfast.evaluation.scoring import evaluate_network
-from lasfast.supernets import from_model
 
 app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
 TUNING = {"learning_rate": 0.01, "standalone_schedule": "cosine", "precision": "bf16"}
@@ -179,25 +176,6 @@ def outcomes(
 # ---- how long a candidate takes
 
 
-def _our_seconds(task: Task, precision: str, candidates: int) -> float:
-    """Return our CPU seconds a candidate of the same kind: the whole network with one decision changed."""
-    data = task.data
-    supernet = from_model(task.model, (data.channels, *data.image_size), vary="widths", widths=WIDTHS)
-    whole = supernet.full
-    changed = [
-        (*whole[:place], option, *whole[place + 1 :])
-        for place, options in enumerate(supernet.space.layers)
-        for option in range(len(options))
-        if option != whole[place]
-    ]
-    architectures = random.Random(0).sample(changed, candidates)
-    evaluator = lasfast.Evaluator(supernet, data.calibration, data.validation, precision=precision)
-    evaluator(architectures[:1])
-    begun = time.process_time()
-    evaluator(architectures)
-    return (time.process_time() - begun) / len(architectures)
-
-
 def resnet18(classes: int) -> nn.Module:
     """Return timm's ResNet-18 with a stem for images of 32 pixels."""
     network: nn.Module = timm.create_model("resnet18", num_classes=classes)
@@ -222,8 +200,8 @@ def rates(
     task = Task(resnet18(images.num_classes).eval(), images, 0, ours, 0)
     runs: dict[str, Callable[[], float]] = {
         "fastnas": partial(fastnas_seconds, task, theirs),
-        "lasfast fp32": partial(_our_seconds, task, "fp32", ours),
-        "lasfast bf16": partial(_our_seconds, task, "bf16", ours),
+        "lasfast fp32": partial(our_seconds, task, "fp32", ours),
+        "lasfast bf16": partial(our_seconds, task, "bf16", ours),
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):
@@ -236,7 +214,6 @@ def rates(
             "images": {"calibration": calibration, "validation": validation},
             "candidates": {"theirs": theirs, "ours": ours},
             "cpu_seconds": seconds,
-            "peak_flops": {precision: _harness.peak_flops(precision) for precision in ("fp32", "bf16")},
         },
         output,
     )
@@ -245,6 +222,8 @@ def rates(
 # ---- the page
 
 HEADING = "## Beside other tools\n"
+PEAK = Path(__file__).parent / "results" / "without-amx-evaluate.json"
+"""The record with the multiply-adds a second of large products in bf16, on a processor of the same kind."""
 NAMES = {
     "uniform": "uniform widths",
     "torch-pruning": "Torch-Pruning",
@@ -259,6 +238,13 @@ TITLES = {
     "resnet": "timm's ResNet-10 of 16 to 128 channels, with a stem for small images",
     "mobilenet": "torchvision's MobileNetV2 of half the width, with a stem of stride 1",
 }
+
+
+AUTONAS = """\
+ModelOpt's AutoNAS trains one sub-network a batch, for four times as many epochs as `adapt`, which trains
+four. Then it draws and recalibrates networks until it has measured as many as lasfast; it measures those that
+have 85 to 100 % of the allowed multiply-adds. It takes the longest: it was not run for networks and seeds
+that the tables lack."""
 
 
 def points(values: list[float]) -> str:
@@ -303,20 +289,28 @@ def _verdict(seeds: list[dict[str, Any]]) -> str:
     """Return sentences that say who is ahead: our ways beside the best of the others that all seeds have."""
     others = [one for one in NAMES if not one.startswith("lasfast") and all(one in seed for seed in seeds)]
     best = max(others, key=lambda method: statistics.fmean(seed[method]["after"] for seed in seeds))
+    needed = student.ppf(0.975, len(seeds) - 1)
     parts = []
-    for method in ("lasfast", "lasfast, adapted"):
+    for method, name in (("lasfast", "lasfast"), ("lasfast, adapted", "with `adapt`, it")):
         leads = [100 * (seed[method]["after"] - seed[best]["after"]) for seed in seeds]
         mean, error = statistics.fmean(leads), statistics.stdev(leads) / len(leads) ** 0.5
-        side = "ahead" if mean >= 0 else "behind"
         parts.append(
-            f"{NAMES[method]!r} ends {abs(mean):.1f} ± {error:.1f} points {side} "
-            f"({abs(mean) / error:.1f} standard errors) in {_seconds(seeds, method):.0f}"
+            f"{name} ends {abs(mean):.1f} ± {error:.1f} points {'ahead' if mean >= 0 else 'behind'} in "
+            f"{_seconds(seeds, method):.0f} seconds ({abs(mean) / error:.1f} standard errors: "
+            f"{'this is more than' if abs(mean) >= needed * error else 'this may be'} chance)"
         )
-    needed = student.ppf(0.975, len(seeds) - 1)
+    rates = {
+        method: statistics.fmean(
+            seed[method]["cpu_seconds"]["search"] / seed[method]["candidates"] for seed in seeds
+        )
+        for method in ("fastnas", "lasfast")
+    }
     return (
         f"Of the others, {NAMES[best]} ends highest, in {_seconds(seeds, best):.0f} CPU seconds in all. "
-        f"Beside it, paired by seed, {' and '.join(parts)}. With {len(seeds)} seeds, a lead of {needed:.1f} "
-        "standard errors or more can be told from chance (at 95 %)."
+        f"Beside it, paired by seed, {'; '.join(parts)}. With {len(seeds)} seeds, {needed:.1f} standard "
+        "errors or more are more than chance (in 95 of 100 cases). "
+        f"Searching takes FastNAS {rates['fastnas']:.2f} CPU seconds a candidate, and lasfast "
+        f"{rates['lasfast']:.2f}: {rates['fastnas'] / rates['lasfast']:.0f} times less."
     )
 
 
@@ -324,14 +318,13 @@ def _section(found: dict[str, Any]) -> str:
     """Return the text of one network's outcomes."""
     seeds = [seed for seed in found["seeds"].values() if all(method in seed for method in JUDGED)]
     images, epochs = found["images"], found["epochs"]
-    missing = "" if "autonas" in seeds[0] else " AutoNAS was not run on it: it takes the longest by far."
     return f"""\
 The network is {TITLES[found["network"]]}: {len(seeds)} seeds of it. It was trained for {epochs["trained"]}
 epochs on {images["train"]:,} images of CIFAR-10, and has a top-1 of
 {points([seed["whole"] for seed in seeds])} % on the {images["test"]:,} test images. Searches recalibrate on
 {images["calibration"]:,} images and measure on {images["validation"]:,}. Epochs of `adapt`:
 {epochs["adapted"]};
-of tuning: {epochs["tuned"]}.{missing}
+of tuning: {epochs["tuned"]}.
 
 | | multiply-adds left | candidates | seconds: adapt + search + tune | top-1 before | top-1 tuned |
 |---|---|---|---|---|---|
@@ -352,21 +345,22 @@ def page(target: Path, rates: Path, outcomes: list[Path]) -> None:
     seconds = {name: statistics.median(values) for name, values in speed["cpu_seconds"].items()}
     ratios = {name: seconds["fastnas"] / seconds[f"lasfast {name}"] for name in ("fp32", "bf16")}
     work = multiply_adds(resnet18(10), torch.zeros(1, 3, 32, 32)) * sum(speed["images"].values())
-    least = {name: work / peak for name, peak in speed["peak_flops"].items()}
+    peak = json.loads(PEAK.read_text(encoding="utf-8"))["peak_flops"]
+    least = {"fp32": 2 * work / peak, "bf16": work / peak}
     per_candidate = f"{speed['images']['calibration']:,} images of calibration and "
     per_candidate += f"{speed['images']['validation']:,} of validation"
+    has_autonas = any("autonas" in seed for one in found for seed in one["seeds"].values())
+    autonas = AUTONAS if has_autonas else "ModelOpt's AutoNAS was not run."
     files = ", ".join(f"[{one.stem}](../benchmarks/results/{one.name})" for one in (*outcomes, rates))
     written = f"""\
 Each way halves the multiply-adds of a trained network, and what came out is trained on with the same
 settings. Torch-Pruning goes by the magnitude of groups over the whole network, lasfast by `from_model` and
 evolution in bf16 to the most accurate within the bound (`result.highest`). ModelOpt's searches choose from
 the same widths, and recalibrate each candidate on the same images as lasfast's. (As shipped, it recalibrates
-on 50 batches, and not at all if it is given fewer; it was told how many there are.) ModelOpt's AutoNAS trains
-one sub-network a batch, for four times as many epochs as `adapt`, which trains four. Then it draws and
-recalibrates networks until it has measured as many as lasfast; it measures those that have 85 to 100 % of
-the allowed multiply-adds. The tables have means and standard errors over seeds, and CPU seconds on one thread
-of a busy machine. The networks are small and were trained for a short time, so they show no more than what
-happens there.
+on 50 batches, and not at all if it is given fewer; it was told how many there are.)
+{autonas}
+The tables have means and standard errors over seeds, and CPU seconds on one thread of a busy machine. The
+networks are small and were trained for a short time, so they show no more than what happens there.
 
 {(chr(10) * 2).join(map(_section, found))}
 
@@ -375,11 +369,12 @@ In a ResNet-18 with a stem for small images, a candidate ({per_candidate}) takes
 {seconds["lasfast bf16"]:.1f} in bf16: {ratios["fp32"]:.1f} and {ratios["bf16"]:.1f} times less. Candidates
 are the whole network with one width changed, as FastNAS measures them: its first
 {speed["candidates"]["theirs"]}, and {speed["candidates"]["ours"]} random ones of ours, which share the layers
-before that width. Hardly more is possible with so large a network, since nearly all of the time is
-multiplication. A candidate takes {work / 1e9:.0f} G multiply-adds, less what is shared. At the rate of
-PyTorch's large products on this processor, {speed["peak_flops"]["fp32"] / 1e9:.0f} G a second in fp32 and
-{speed["peak_flops"]["bf16"] / 1e9:.0f} G in bf16, these alone take {least["fp32"]:.1f} and
-{least["bf16"]:.1f} seconds. Smaller networks gain more, as the tables show.
+before that width. The limit is multiplication: a candidate takes {work / 1e9:.0f} G multiply-adds, less
+what is shared. In bf16, large products take {peak / 1e9:.0f} G a second on such a processor without AMX
+([record](../benchmarks/results/{PEAK.name})), and half as many in fp32, whose numbers are twice as wide. At
+these rates, a candidate would take {least["fp32"]:.1f} seconds in fp32 and {least["bf16"]:.1f} in bf16, and
+FastNAS {seconds["fastnas"] / least["fp32"]:.1f} and {seconds["fastnas"] / least["bf16"]:.1f} times as long.
+Smaller networks gain more, as the texts below their tables say.
 
 Made from {files} by `python -m benchmarks.record_own_model page`.
 """

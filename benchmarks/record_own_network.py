@@ -1,14 +1,15 @@
 r"""Which channels a trained network can best do without: importances compared on the supernet of a model.
 
-    python -m benchmarks.record_own_network record runs/own-network benchmarks/results/own-network-cifar10.json
+    python -m benchmarks.record_own_network record runs/own-network \
+        benchmarks/results/own-network-cifar10.json
     python -m benchmarks.record_own_network page benchmarks/results/own-network-cifar10.json \
         docs/own-network.md
 
-`record` trains the ResNet of `benchmarks.record_own_model` for each seed, here on twice as many images, makes a
-supernet of each for each importance, and measures the same random widths with the weights that they inherit,
-batch norms recalibrated. Some of them are trained on, all with the same images and settings. The directory
-keeps the trained networks. What is in the record already is not done again. `page` writes the table into the
-page.
+`record` trains the ResNet of `benchmarks.record_own_model` for each seed, here on twice as many images, makes
+a supernet of each for each importance, and measures the same random widths with the weights that they
+inherit, batch norms recalibrated. Some of them are trained on, all with the same images and settings. The
+directory keeps the trained networks. What is in the record already is not done again. `page` writes the table
+into the page.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def agreement(assignments: dict[str, Any], search: dict[str, Any]) -> str:
                 f"| {int(images):,} | {run.removesuffix('-bf16')} | {one['kendall_tau']:.3f} | {difference} |"
             )
     lines += [
-        "\nAlong the search of the README's record, who native bf16 says is best in each step, and how far "
+        "\nAlong the search of NIR's record, who native bf16 says is best in each step, and how far "
         "that one is behind the best by PyTorch in fp32, on the same images:\n",
         "| step | PyTorch fp32 | native bf16 | behind, points |",
         "|---|---|---|---|",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+
+from lasfast.runtime import compiled
 
 ROOT = Path(__file__).parents[1]
 CMAKE = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
@@ -138,3 +142,30 @@ def test_a_wheel_built_beside_a_cuda_compiler_holds_cuda_and_loads_without_a_gpu
     assert str(tmp_path / "site") in done.stdout
     assert "'80'" in done.stdout
     assert "virtual" in done.stdout
+
+
+def test_the_module_links_no_library_of_torch() -> None:
+    """So that one wheel fits every torch."""
+    module = find_spec("lasfast._C")
+    if module is None:
+        pytest.skip("the module is not built")
+    content = Path(str(module.origin)).read_bytes()
+    assert b"libgomp.so.1\0" in content or not compiled.build_info()["openmp"]
+    for library in (b"libtorch", b"libc10", b"libcudart.so"):
+        assert library not in content
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+@pytest.mark.skipif(not compiled.available(), reason="the module is not built")
+def test_a_search_has_one_openmp_runtime_in_its_process(tmp_path: Path) -> None:
+    """By the script that checks each wheel, run on the tree."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / ".ci" / "check_wheel.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    [runtime] = re.findall(r"^OpenMP: (.*)$", done.stdout, re.MULTILINE)
+    assert Path(runtime).is_relative_to(Path(str(torch.__file__)).parent)

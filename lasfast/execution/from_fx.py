@@ -30,7 +30,7 @@ class Program:
 
 
 def trace(network: nn.Module, image_shape: Shape) -> Layer:
-    """Return the program of a network that takes images [N, *image_shape] and gives one tensor.
+    """Return the program of a network that takes images `[N, *image_shape]` and gives one tensor.
 
     `torch.fx` follows the network's forward, in evaluation mode as far as control flow depends on it. A
     module that it cannot follow becomes an opaque op, if it holds no batch norm. So does one with hooks or a

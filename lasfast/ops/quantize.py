@@ -25,7 +25,7 @@ def dorefa(weight: Tensor, bits: int) -> Tensor:
     """Return a weight of any shape, quantized (Zhou et al. 2016, "DoReFa-Net", section 2.3).
 
     One bit is the sign times the mean absolute value. More are 2^bits levels, evenly from -1 to 1, of
-    tanh(weight) / max |tanh(weight)|. A rounding's gradient is that of what was rounded, the sign's is 1.
+    `tanh(weight) / max |tanh(weight)|`. A rounding's gradient is that of what was rounded, the sign's is 1.
 
     Raises TypeError and ValueError unless `bits` is an int from 1 to 8.
     """

@@ -60,7 +60,7 @@ class World:
         """Replace each tensor by its sum over all ranks, whose bits are the same on each."""
 
     def stack(self, tensor: Tensor) -> Tensor:
-        """Return the tensors of all ranks, [size, *shape]."""
+        """Return the tensors of all ranks, `[size, *shape]`."""
         return tensor[None]
 
     def any(self, *flags: bool) -> tuple[bool, ...]:

@@ -25,7 +25,7 @@ class Searcher(abc.ABC):
     """Proposes architectures step by step, and learns from their values.
 
     A step is a batch of candidates. Once the value of each has been told, the step is complete, and the next
-    batch is proposed:
+    batch is proposed::
 
         while candidates := searcher.ask():
             for architecture in candidates:

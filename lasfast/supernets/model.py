@@ -53,7 +53,7 @@ def from_model(
     keep their number and why.
 
     Args:
-        model: takes images [N, *image_shape] and gives logits [N, classes]. Its weights are copied.
+        model: takes images `[N, *image_shape]` and gives logits [N, classes]. Its weights are copied.
         image_shape: (channels, height, width) of the images.
         vary: what may vary: "widths", "depth" (a `LayerAssignmentSpace`, which NIR searches) or "both".
         widths: the widths to choose from, as shares of the model's own. They are rounded to multiples of 8,
@@ -64,7 +64,7 @@ def from_model(
             "l1" norm of the weights that write them, by the norm of the weights of their "readers", by both
             ("magnitude"), by the scale of their "batch_norm", by the "taylor" expansion of the loss on
             `batches`, or in the "order" that they have.
-        batches: a few batches of pairs, images [N, *image_shape] and labels [N] int64, as a DataLoader or a
+        batches: a few batches of pairs, images `[N, *image_shape]` and labels [N] int64, as a DataLoader or a
             list gives them; for "taylor" alone. All of them are run, forwards and backwards.
 
     Raises:

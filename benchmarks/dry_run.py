@@ -1,22 +1,30 @@
 """Runs a module of the benchmarks, lasfast or pytest without a GPU: CUDA's kernels on the CPU, on tiny sizes.
 
     python -m benchmarks.dry_run benchmarks.smoke --device cpu
+    python -m benchmarks.dry_run --serve SOCKET
 
-`benchmarks/gpu.sh --dry-run` runs each of its steps so. The kernels are those of `lasfast._emulated`, on the
-CPU's tensors. What only a GPU has (CUDA graphs, its clock) is left out as with `--device cpu` elsewhere, and
-`torch.compile` compiles nothing.
+`benchmarks/gpu.sh --dry-run` runs each of its steps so. It starts a server, which forks for each step
+(`benchmarks/dry_client.py`), so that what takes longest of a step, its imports, is done once. The kernels
+are those of `lasfast._emulated`, on the CPU's tensors. What only a GPU has (CUDA graphs, its clock) is left
+out as with `--device cpu` elsewhere, and `torch.compile` compiles nothing.
 """
 
 from __future__ import annotations
 
 import importlib
 import itertools
+import json
+import os
+import signal
+import socket
 import sys
+import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -45,8 +53,10 @@ from lasfast.runtime import compiled, placement
 from lasfast.runtime.precision import fp32_products_as
 from lasfast.selfcheck import training
 
-ENTRIES = {"lasfast": ("lasfast.cli", "main"), "pytest": ("pytest", "console_main")}
-"""The functions that `python -m` calls, where they are not `main` of the module itself."""
+ENTRIES = {"lasfast": ("lasfast.cli", "main"), "pytest": ("pytest", "main")}
+"""The functions that `python -m` calls, where they are not `main` of the module of that name."""
+SLOW = ("torch._dynamo", "torchvision", "pytest")
+"""What most modules import on their way, which the server has ready."""
 HOPPER = (9, 0)
 NARROW = (40, 40, 4, 3, 1, 1)  # a convolution of training that is not too narrow for warpgroups
 SMALLEST = {
@@ -107,10 +117,69 @@ def main() -> None:
     stand_in()
     for module, values in SIZES.items():
         put(module, **values)
+    if name == "--serve":
+        serve(*arguments)
+    else:
+        run(name, *arguments)
+
+
+def run(name: str, *arguments: str) -> None:
+    """Run a module, and end as it ends."""
     sys.argv = [name, *arguments]
     where, function = ENTRIES.get(name, (name, "main"))
     with fp32_products_as("exact"):  # as PyTorch multiplies on the CPU
         sys.exit(getattr(importlib.import_module(where), function)())
+
+
+def serve(address: str) -> None:
+    """Run modules for clients, each in a process of its own, until the process that started this one ends."""
+    parent = os.getppid()
+    for name in SLOW:
+        importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # clients are told how those ended
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{address}.new")
+        server.listen()
+        os.rename(f"{address}.new", address)
+        server.settimeout(1)
+        while os.getppid() == parent:
+            try:
+                client, _ = server.accept()
+            except TimeoutError:
+                continue
+            with client:
+                if os.fork() == 0:
+                    answer(client)
+
+
+def answer(client: socket.socket) -> NoReturn:
+    """Run what a client asks for in its place, tell it the status, and end this process."""
+    status = 1
+    try:
+        client.settimeout(None)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _, outputs, *_ = socket.recv_fds(client, 3, 2)
+        for number, output in enumerate(outputs, start=1):
+            os.dup2(output, number)
+        text = b"".join(iter(partial(client.recv, 1 << 16), b""))
+        job = json.loads(text)
+        os.setpgid(0, job["group"])
+        os.chdir(job["directory"])
+        os.environ.clear()
+        os.environ.update(job["environment"])
+        run(*job["command"])
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with suppress(OSError):  # the client was stopped
+            client.sendall(bytes([status % 256]))
+        os._exit(status)
 
 
 def stand_in() -> None:

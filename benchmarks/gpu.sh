@@ -55,6 +55,7 @@ seconds=${SECONDS_IN_ALL:-$([ -n "$again" ] && echo 300 || echo 570)}
 planned=0 # the limits of the steps so far
 failed=()
 running=
+server= # of a dry run
 
 # ---- steps
 
@@ -66,6 +67,7 @@ pack() { tar -C "$work" -c gpu | gzip -1 >"$archive.part" && mv "$archive.part" 
 finish() {
   trap - EXIT
   trap '' INT TERM HUP
+  if [ -n "$server" ]; then kill "$server" && wait "$server" 2>/dev/null; fi
   if [ -n "$running" ]; then
     kill -KILL -- "-$running" 2>/dev/null
     say "$name: CUT, the whole run was stopped after $((SECONDS - started)) s"
@@ -217,9 +219,6 @@ trap 'exit 143' TERM
 say "---- $(date -u +%FT%TZ) gpu.sh $*"
 query=(--query-gpu=name,driver_version,memory.total --format=csv,noheader)
 say "$(nvidia-smi "${query[@]}" || echo "no nvidia-smi here")"
-# (The build, and what it needs to know, may take longer than planned, since all else depends on it.)
-always=1 run 60 arch 10 "${module[@]}" benchmarks.describe_gpu || exit 1
-arch=$(tail -n 1 "$records/arch.log")
 
 # ---- the build, in a copy of what is needed: nothing is installed, and the checkout stays as it is
 
@@ -227,6 +226,18 @@ mkdir "$work/run"
 cp -R lasfast tests benchmarks pyproject.toml "$work/run" && cd "$work/run" || exit 1
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 export LASFAST_CACHE=$records/choices # which of several ways was faster here belongs to the records
+if [ -n "$dry" ]; then
+  OMP_NUM_THREADS=1 "${module[@]}" --serve "$work/server" >"$records/server.log" 2>&1 &
+  server=$!
+  while [ ! -e "$work/server" ]; do
+    kill -0 "$server" 2>/dev/null || { cat "$records/server.log" && exit 1; }
+    sleep 0.1
+  done
+  module=("$python" -S "$PWD/benchmarks/dry_client.py" "$work/server")
+fi
+# (The build, and what it needs to know, may take longer than planned, since all else depends on it.)
+always=1 run 60 arch 10 "${module[@]}" benchmarks.describe_gpu || exit 1
+arch=$(tail -n 1 "$records/arch.log")
 rebuilt=
 if [ -n "$dry" ]; then
   always=1 step build 80 "$python" -c "import lasfast._C, lasfast._emulated"

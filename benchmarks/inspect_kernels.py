@@ -9,8 +9,10 @@ instruction a cycle, and the products of a step keep its unit busy for so many c
 share of the unit's rate that the kernel can reach, however well waits are hidden. The bound is of the GPU's
 data sheet for products in the kernel's precision; on Hopper, HMMA reaches about two thirds of it at most.
 
-What is counted is the longest way through the loop that applies no norm to what was copied. Where Hopper
-copies by itself ("tensor maps"), it is the loop of those who multiply.
+What is counted is the longest way through the loop that applies no norm to what was copied. An iteration
+may be several steps of k: in narrow tiles, it is as many as there are stages. Gradients of weights find the
+windows of 256 positions at once; each iteration has its share of that. Where Hopper copies by itself ("tensor
+maps"), it is the loop of those who multiply.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ THREADS, COPYING_THREADS = 256, 32  # of a block: that multiply, and more where 
 REGISTERS, THREADS_AT_ONCE = 65536, 2048  # of a multiprocessor
 SHARED = {"80": 164 << 10, "90a": 228 << 10}  # of a multiprocessor; each block takes a KiB more
 TABLE = 256 * 12 + 48  # bytes, of taps, as in csrc/cuda/conv_loader.cuh
+WINDOWS, BATCH = 2 * 256 * 8 + 8, 256  # bytes, and positions, as in csrc/cuda/conv2d_nhwc_grad_weight.cu
 
 RATES = {"80": {"bf16": 256, "tf32": 128, "exact": 16}, "90a": {"bf16": 512, "tf32": 256, "exact": 32}}
 """Multiply-adds that one of a multiprocessor's four schedulers has done each cycle, by the data sheets."""
@@ -125,6 +128,10 @@ def inspect(arch: str, codes: dict[str, str], report: str) -> list[Kernel]:
         # In evaluation, copied elements are stored to shared memory again where a norm is applied.
         avoided = ("STS",) if what.name.startswith("evaluation") else ()
         instructions, products, work = main_loop(code, known, avoided)
+        if what.batched:
+            always, _, _ = main_loop(code, known, ("STS.64",))  # which stores a window
+            positions = work * THREADS // 32 // what.sums
+            instructions = round(always + (instructions - always) * positions / BATCH)
         rate = RATES[arch]["bf16" if what.product in BY_WARPGROUPS.values() else what.product]
         kernels.append(
             Kernel(
@@ -143,11 +150,13 @@ def inspect(arch: str, codes: dict[str, str], report: str) -> list[Kernel]:
 
 @dataclass(frozen=True)
 class Described:
-    """What a symbol says of its kernel."""
+    """What a symbol says of its kernel: `sums` are a tile's; `batched`: it finds windows now and then."""
 
     name: str
     product: str
     shared_bytes: int
+    sums: int
+    batched: bool = False
     threads: int = THREADS
 
     @classmethod
@@ -163,11 +172,12 @@ class Described:
         gathered = ", gathered" if "Lb0E" in symbol else ""
         kind = {"conv": "evaluation", "windows": "training", "grad_weight": "gradient of weights"}[found[2]]
         stages = stage_bytes(rows[0] + columns, 128 if found[1] else 64)
-        mapped = product == "tensor maps"
-        table = 0 if mapped or found[2] == "grad_weight" else TABLE
+        mapped, batched = product == "tensor maps", found[2] == "grad_weight"
+        table = 0 if mapped else WINDOWS if batched else TABLE
         shared = max(stages, rows[0] * (columns + 4) * 4) + table
         threads = THREADS + COPYING_THREADS * mapped
-        return cls(f"{kind}, {product}, {rows[0]}x{columns}{gathered}", product, shared, threads)
+        name = f"{kind}, {product}, {rows[0]}x{columns}{gathered}"
+        return cls(name, product, shared, rows[0] * columns, batched, threads)
 
 
 def stage_bytes(rows: int, step_bytes: int) -> int:

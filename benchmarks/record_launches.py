@@ -54,7 +54,7 @@ FREE += ("narrow", "squeeze", "t", "set_", "unsafe_split", "resize")
 
 
 class Counter:
-    """Counts launches of the stand-in's kernels, and PyTorch's operations."""
+    """Counts launches of the stand-in's kernels, those that may begin early, and PyTorch's operations."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
@@ -71,7 +71,9 @@ class Counter:
             and not event.name.removeprefix("aten::").startswith(FREE)
             for event in profiled.events()
         )
-        return result, {"lasfast": sum(self._module.noted_launches().values()), "torch": torch_count}
+        launches = self._module.noted_launches()
+        early = sum(count for (_, _, is_early), count in launches.items() if is_early)
+        return result, {"lasfast": sum(launches.values()), "early": early, "torch": torch_count}
 
 
 @contextmanager
@@ -157,7 +159,10 @@ def main() -> None:
     for what, of_cases in counts.items():
         for case, of_steps in of_cases.items():
             for step, number in of_steps.items():
-                print(f"{what}, {case}, {step}: {number['lasfast']} launches, {number['torch']} by PyTorch")
+                print(
+                    f"{what}, {case}, {step}: {number['lasfast']} launches, {number['early']} of them early, "
+                    f"{number['torch']} by PyTorch"
+                )
     if options.output:
         _harness.write({"record": "launches", "torch": torch.__version__, "counts": counts}, options.output)
 

@@ -76,6 +76,7 @@ class Conv2dNhwcParams:
         tf32: bool = False,
         warpgroups: bool = False,
         packed: bool = False,
+        early: bool = False,
     ) -> None: ...
 
 class SlicedConv2dParams:
@@ -115,6 +116,30 @@ def batch_statistics_cuda(
     stream: int,
     mean: int,
     var: int,
+) -> None: ...
+def bn_act_backward_counted_cuda(
+    rows: int,
+    channels: int,
+    residual_channels: int,
+    storage: int,
+    activation: int,
+    eps: float,
+    early: bool,
+    counters: int,
+    grad: int,
+    x: int,
+    mean: int,
+    var: int,
+    weight: int,
+    bias: int,
+    residual: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    grad_x: int,
+    grad_weight: int,
+    grad_bias: int,
+    grad_residual: int,
 ) -> None: ...
 def bn_act_backward_cpu(
     rows: int,
@@ -162,6 +187,9 @@ def bn_act_backward_cuda(
     grad_bias: int,
     grad_residual: int,
 ) -> None: ...
+def bn_act_counters_cuda(rows: int, channels: int) -> int:
+    """How many counters bn_act_train_cuda makes for bn_act_backward_counted_cuda."""
+
 def bn_act_forward_cpu(
     rows: int,
     channels: int,
@@ -291,6 +319,8 @@ def bn_act_train_cuda(
     storage: int,
     activation: int,
     eps: float,
+    early: bool,
+    counters: int,
     x: int,
     mean: int,
     var: int,

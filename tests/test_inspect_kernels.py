@@ -50,15 +50,22 @@ def test_code_without_loops_has_none() -> None:
 def test_a_kernel_is_described_by_its_symbol() -> None:
     start = "_ZN7lasfast12_GLOBAL__N_1"
     described = Described.of(f"{start}14warpgroup_convI13__nv_bfloat16Li256ELi128EEEvNS_8PassArgsE")
-    assert described == Described("evaluation, warpgroups, 256x128", "warpgroups", 4 * 384 * 128 + 3120)
+    assert described == Described(
+        "evaluation, warpgroups, 256x128", "warpgroups", 4 * 384 * 128 + 3120, 1 << 15
+    )
     described = Described.of(f"{start}7windowsIfLi32ELb0ENS_12ExactProductEEEvNS_11WindowsArgsE")
-    assert described == Described("training, exact, 128x32, gathered", "exact", 4 * 160 * 64 + 3120)
+    assert described == Described("training, exact, 128x32, gathered", "exact", 4 * 160 * 64 + 3120, 1 << 12)
     described = Described.of(f"{start}17warpgroup_windowsI13__nv_bfloat16Li128EEEvNS_11WindowsArgsE")
-    assert described == Described("training, warpgroups, 128x128", "warpgroups", 3 * 256 * 128 + 3120)
+    assert described == Described(
+        "training, warpgroups, 128x128", "warpgroups", 3 * 256 * 128 + 3120, 1 << 14
+    )
     described = Described.of(f"{start}21warpgroup_grad_weightI13__nv_bfloat16Li64EEEvNS_14GradWeightArgsE")
-    assert described == Described("gradient of weights, warpgroups, 128x64", "warpgroups", 4 * 192 * 128)
+    name = "gradient of weights, warpgroups, 128x64"
+    assert described == Described(name, "warpgroups", 4 * 192 * 128 + 4104, 1 << 13, batched=True)
     described = Described.of(f"{start}11mapped_convILi128ELi64EEEvNS_8PassArgsE")
-    assert described == Described("evaluation, tensor maps, 128x64", "tensor maps", 4 * 192 * 128, 288)
+    assert described == Described(
+        "evaluation, tensor maps, 128x64", "tensor maps", 4 * 192 * 128, 1 << 13, threads=288
+    )
     assert Described.of(f"{start}5mergeENS_8PassArgsE") is None
 
 
@@ -93,21 +100,21 @@ def test_a_table_has_a_line_for_each_kernel() -> None:
 def test_the_record_leaves_tensor_cores_room() -> None:
     """Of whole vectors of channels.
 
-    By warpgroups, 79 % of Hopper's rate. By warps, in bf16 all of 8.0's in wide tiles and 71 % in narrow
-    ones; in TF32, which is rounded in the loop, 82 % and 43 %. Where the chip copies by tensor maps, those
-    who multiply have at least a quarter fewer instructions.
+    By warpgroups, all of Hopper's rate. By warps, in bf16 all of 8.0's in wide tiles and 89 % in narrow
+    ones; in TF32, which is rounded in the loop, nearly all and 60 %. Where the chip copies by tensor maps,
+    those who multiply have at least a quarter fewer instructions.
     """
     record = Path(inspect_kernels.__file__).parent / "results" / "kernels.json"
     kernels = json.loads(record.read_text())["kernels"]
     by_warpgroups = [one for one in kernels if "warpgroups" in one["name"]]
     assert len(by_warpgroups) == 7
-    assert all(one["bound"] >= 0.79 and one["blocks"] >= 1 for one in by_warpgroups)
+    assert all(one["bound"] >= 0.99 and one["blocks"] >= 1 for one in by_warpgroups)
     by_maps = {one["name"]: one for one in kernels if "tensor maps" in one["name"]}
     assert len(by_maps) == 3
     for name, one in by_maps.items():
         of_threads = next(k for k in by_warpgroups if k["name"] == name.replace("tensor maps", "warpgroups"))
         assert one["instructions"] <= 0.75 * of_threads["instructions"]
-    for product, wide, narrow in (("bf16", 1, 0.71), ("tf32", 0.82, 0.43)):
+    for product, wide, narrow in (("bf16", 1, 0.89), ("tf32", 0.95, 0.6)):
         by_warps = [
             (int(found[1]), one["bound"])
             for one in kernels

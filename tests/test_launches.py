@@ -27,7 +27,8 @@ def test_as_much_is_queued_as_recorded(record: dict, what: str) -> None:
     same_torch = record["torch"] == torch.__version__
     for case, of_steps in record["counts"][what].items():
         for step, counts in of_steps.items():
-            assert found[case][step]["lasfast"] == counts["lasfast"], (case, step)
+            for what_counts in ("lasfast", "early"):
+                assert found[case][step][what_counts] == counts[what_counts], (case, step)
             if same_torch:
                 assert found[case][step] == counts, (case, step)
     assert found.keys() == record["counts"][what].keys()

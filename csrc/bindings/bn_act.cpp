@@ -37,6 +37,18 @@ auto backward(Status (*pass)(const BnActParams&, P...)) {
   };
 }
 
+#ifdef LASFAST_CUDA
+// A pass for the batch's statistics, with the counters of bn_act_counters_cuda, or null.
+template <class... P>
+auto counted(const char* where, Status (*pass)(const BnActParams&, P...)) {
+  return [=](int64_t rows, int64_t channels, int64_t residual_channels, Dtype storage, Activation activation,
+             float eps, bool early, Pointer<uint32_t> counters, Received<P>... values) {
+    const BnActParams p{rows, channels, residual_channels, storage, activation, true, eps, counters, early};
+    run_and_raise(where, [&] { return pass(p, values...); });
+  };
+}
+#endif
+
 BnActParams sizes(int64_t rows, int64_t channels, int64_t residual_channels) {
   return {rows, channels, residual_channels, Dtype::float32, Activation::none, false, 0.f};
 }
@@ -88,10 +100,19 @@ void bind_bn_act(py::module_& m) {
         return bn_act_workspace_cuda(sizes(rows, channels, residual_channels));
       },
       rows, channels, residual_channels);
-  m.def("bn_act_train_cuda", with_statistics("bn_act", true, &bn_act_train_cuda), rows, channels,
-        residual_channels, arg("storage"), arg("activation"), arg("eps"), arg("x"), mean, var, arg("weight"),
-        arg("bias"), arg("residual"), arg("workspace"), arg("device"), arg("stream"), arg("y"), momentum,
-        arg("running_mean"), arg("running_var"));
+  m.def(
+      "bn_act_counters_cuda",
+      [](int64_t rows, int64_t channels) { return bn_act_counters_cuda(sizes(rows, channels, 0)); }, rows,
+      channels, "How many counters bn_act_train_cuda makes for bn_act_backward_counted_cuda.");
+  m.def("bn_act_train_cuda", counted("bn_act", &bn_act_train_cuda), rows, channels, residual_channels,
+        arg("storage"), arg("activation"), arg("eps"), arg("early"), arg("counters"), arg("x"), mean, var,
+        arg("weight"), arg("bias"), arg("residual"), arg("workspace"), arg("device"), arg("stream"), arg("y"),
+        momentum, arg("running_mean"), arg("running_var"));
+  m.def("bn_act_backward_counted_cuda", counted("bn_act_backward", &bn_act_backward_cuda), rows, channels,
+        residual_channels, arg("storage"), arg("activation"), arg("eps"), arg("early"), arg("counters"),
+        arg("grad"), arg("x"), mean, var, arg("weight"), arg("bias"), arg("residual"), arg("workspace"),
+        arg("device"), arg("stream"), arg("grad_x"), arg("grad_weight"), arg("grad_bias"),
+        arg("grad_residual"));
   m.def("update_running_cuda", native_at_once("update_running", &update_running_cuda), rows, channels, mean,
         var, momentum, arg("device"), arg("stream"), arg("running_mean"), arg("running_var"));
   bind_passes(m, cuda, &batch_statistics_cuda, &bn_act_forward_cuda, &bn_act_backward_cuda, &bn_act_sums_cuda,

@@ -1,4 +1,4 @@
-// The entry points of bn_act.h on CUDA, and the second stages of its sums, in double.
+// The entry points of bn_act.h on CUDA, and the second stage of statistics, in double.
 #include <initializer_list>
 
 #include "bn_act_kernels.cuh"
@@ -29,16 +29,15 @@ struct MergeArgs {
   WideRows rows;
   double values;         // of each channel
   const float* partial;  // [blocks, partials, width]
-  const float* var;
-  float eps;
-  double* sums;           // [2 * channels + 1]
-  float *first, *second;  // mean and var, or the gradients of bias and weight, which may be null
+  float *mean, *var;
 };
 
 // This is Chan's formula for all parts at once: the squared deviations from the mean of all are those from
 // the parts' own means, and those of these means from the mean of all.
 LASFAST_KERNEL(merge_threads, 2)
 merge_statistics(const MergeArgs a) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   const Merge merge;
   const auto count = [&](int64_t block, int64_t column) {
     return static_cast<double>(a.rows.rows_of(block, column));
@@ -62,27 +61,8 @@ merge_statistics(const MergeArgs a) {
   }));
   if (!merge.answers(a.rows.channels)) return;
   const double variance = a.values > 0.0 ? deviations / a.values : 0.0;
-  a.first[merge.channel] = static_cast<float>(mean);
-  a.second[merge.channel] = static_cast<float>(variance < 0.0 ? 0.0 : variance);
-}
-
-LASFAST_KERNEL(merge_threads, 2)
-merge_sums(const MergeArgs a) {
-  const Merge merge;
-  double sums[2];
-  for (int k = 0; k < 2; ++k)
-    sums[k] = merge.sum(own_sum(a.rows, merge, [&](int64_t block, int64_t column) {
-      return static_cast<double>(a.partial[(partials * block + k) * a.rows.width + column]);
-    }));
-  if (!merge.answers(a.rows.channels)) return;
-  const int64_t c = merge.channel, channels = a.rows.channels;
-  a.sums[c] = sums[0];
-  a.sums[channels + c] = sums[1];
-  if (c == 0) a.sums[2 * channels] = a.values;
-  if (a.first) a.first[c] = static_cast<float>(sums[0]);
-  if (a.second)
-    a.second[c] = static_cast<float>(
-        sums[1] / device::sqrt(static_cast<double>(a.var[c]) + static_cast<double>(a.eps)));
+  a.mean[merge.channel] = static_cast<float>(mean);
+  a.var[merge.channel] = static_cast<float>(variance < 0.0 ? 0.0 : variance);
 }
 
 struct FollowArgs {
@@ -93,6 +73,8 @@ struct FollowArgs {
 
 LASFAST_KERNEL(reduce_threads, 2)
 follow(const FollowArgs a) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   const int64_t c = device::block_index() * reduce_threads + device::thread_index();
   if (c < a.channels) a.running.follow(c, a.mean[c], a.var[c]);
 }
@@ -125,35 +107,75 @@ BnActArgs normalizing(const BnActParams& p, const WideRows& rows, const void* x,
   return a;
 }
 
-// The workspace has sums, then partial sums.
-int64_t sums_bytes(int64_t channels) { return (2 * channels + 2) / 2 * 2 * int64_t{sizeof(double)}; }
-double* sums_in(void* workspace) { return static_cast<double*>(workspace); }
-float* partial_in(void* workspace, int64_t channels) {
-  return reinterpret_cast<float*>(static_cast<char*>(workspace) + sums_bytes(channels));
-}
+// The workspace has sums; the sums of groups of blocks; partial sums; counters. Each begins at a multiple of
+// 16 bytes.
+class Workspace {
+ public:
+  Workspace(const BnActParams& p, void* at) : at_(static_cast<char*>(at)), end_(0) {
+    sums_ = take(2 * p.channels + 1, sizeof(double));
+    WideRows most[] = {WideRows(p.rows, p.channels, 1),
+                       WideRows(p.rows, p.channels, values_per_16(Dtype::float32)),
+                       WideRows(p.rows, p.channels, values_per_16(Dtype::bfloat16))};
+    const auto largest = [&](const auto& of) {
+      int64_t size = 0;
+      for (const WideRows& rows : most) size = std::max(size, of(rows));
+      return size;
+    };
+    of_groups_ =
+        take(largest([](const WideRows& rows) { return 2 * rows.groups() * rows.width; }), sizeof(double));
+    partial_ =
+        take(largest([](const WideRows& rows) { return partials * rows.partial_sums(); }), sizeof(float));
+    counter_count_ = largest([](const WideRows& rows) { return rows.counters(); });
+    counters_ = take(counter_count_, sizeof(uint32_t));
+  }
+
+  double* sums() const { return reinterpret_cast<double*>(at_ + sums_); }
+  double* of_groups() const { return reinterpret_cast<double*>(at_ + of_groups_); }
+  float* partial() const { return reinterpret_cast<float*>(at_ + partial_); }
+  uint32_t* counters() const { return reinterpret_cast<uint32_t*>(at_ + counters_); }
+  int64_t counter_count() const { return counter_count_; }
+  int64_t bytes() const { return end_; }
+
+ private:
+  int64_t take(int64_t count, size_t item) {
+    const int64_t begin = end_;
+    end_ += round_to(count * static_cast<int64_t>(item), 16);
+    return begin;
+  }
+
+  char* at_;
+  int64_t end_, sums_, of_groups_, partial_, counters_, counter_count_;
+};
 
 int launch_sums(const BnActParams& p, const void* grad, const void* x, const float* mean, const float* var,
                 const float* weight, const float* bias, const void* residual, void* workspace,
                 device::Stream stream, double* sums, float* grad_weight, float* grad_bias,
                 void* grad_residual) {
+  const Workspace work(p, workspace);
+  if (p.rows == 0) {
+    int error = device::zero(sums, (2 * p.channels + 1) * int64_t{sizeof(double)}, stream);
+    for (float* const gradient : {grad_weight, grad_bias})
+      if (error == 0 && gradient) error = device::zero(gradient, p.channels * int64_t{sizeof(float)}, stream);
+    return error;
+  }
   const int vector = vector_for(p, {grad, x, residual, grad_residual});
   BnActArgs a = normalizing(p, WideRows(p.rows, p.channels, vector), x, mean, var, weight, bias, residual);
   a.grad = grad;
-  a.partial = partial_in(workspace, p.channels);
+  a.partial = work.partial();
   a.output = grad_residual;
-  if (p.rows > 0) {
-    const int error = launch_bn_act(BnActPass::sums, p.storage, vector, a, stream);
+  a.last = {work.of_groups(), p.counters, a.rows.groups(), static_cast<double>(p.rows), sums,
+            grad_bias,        grad_weight};
+  if (!p.counters) {
+    a.last.arrived = work.counters();
+    const int error = device::zero(work.counters(), a.rows.counters() * int64_t{sizeof(uint32_t)}, stream);
     if (error != 0) return error;
   }
-  const MergeArgs merge{a.rows,     static_cast<double>(p.rows), a.partial, var, p.eps, sums, grad_bias,
-                        grad_weight};
-  return device::launch(merge_sums, merge_blocks(a.rows.channels), merge_threads, merge_shared_bytes, stream,
-                        merge);
+  return launch_bn_act(BnActPass::sums, p.storage, vector, a, stream, false);
 }
 
 int launch_grad_x(const BnActParams& p, const void* grad, const void* x, const float* mean, const float* var,
                   const float* weight, const float* bias, const void* residual, const void* dz,
-                  const double* sums, device::Stream stream, void* grad_x) {
+                  const double* sums, device::Stream stream, bool early, void* grad_x) {
   if (p.rows == 0) return 0;
   if (dz) residual = nullptr;
   const int vector = vector_for(p, {grad, x, residual, dz, grad_x});
@@ -162,17 +184,17 @@ int launch_grad_x(const BnActParams& p, const void* grad, const void* x, const f
   a.dz = dz;
   a.sums = p.batch_statistics ? sums : nullptr;
   a.output = grad_x;
-  return launch_bn_act(BnActPass::grad_x, p.storage, vector, a, stream);
+  return launch_bn_act(BnActPass::grad_x, p.storage, vector, a, stream, early);
 }
 
 }  // namespace
 
 int64_t bn_act_workspace_cuda(const BnActParams& p) {
-  if (!validate(p).ok()) return 0;
-  int64_t most = 0;
-  for (const int vector : {1, values_per_16(Dtype::float32), values_per_16(Dtype::bfloat16)})
-    most = std::max(most, WideRows(p.rows, p.channels, vector).partial_sums());
-  return sums_bytes(p.channels) + partials * most * int64_t{sizeof(float)};
+  return validate(p).ok() ? Workspace(p, nullptr).bytes() : 0;
+}
+
+int64_t bn_act_counters_cuda(const BnActParams& p) {
+  return validate(p).ok() ? Workspace(p, nullptr).counter_count() : 0;
 }
 
 Status batch_statistics_cuda(const BnActParams& p, const void* x, void* workspace, int device, void* stream,
@@ -181,15 +203,15 @@ Status batch_statistics_cuda(const BnActParams& p, const void* x, void* workspac
   const int vector = vector_for(p, {x});
   BnActArgs a{WideRows(p.rows, p.channels, vector)};
   a.x = x;
-  a.partial = partial_in(workspace, p.channels);
-  const MergeArgs merge{a.rows, static_cast<double>(p.rows), a.partial, nullptr, 0.f, nullptr, mean, var};
+  a.partial = Workspace(p, workspace).partial();
+  const MergeArgs merge{a.rows, static_cast<double>(p.rows), a.partial, mean, var};
   return on_device(device, stream, [&](device::Stream queue) {
     if (p.rows > 0) {
-      const int error = launch_bn_act(BnActPass::statistics, p.storage, vector, a, queue);
+      const int error = launch_bn_act(BnActPass::statistics, p.storage, vector, a, queue, false);
       if (error != 0) return error;
     }
     return device::launch(merge_statistics, merge_blocks(a.rows.channels), merge_threads, merge_shared_bytes,
-                          queue, merge);
+                          queue, merge, p.rows > 0 && may_launch_early());
   });
 }
 
@@ -213,8 +235,10 @@ Status run_forward(const BnActParams& p, const void* x, const float* mean, const
   BnActArgs a = normalizing(p, WideRows(p.rows, p.channels, vector), x, mean, var, weight, bias, residual);
   a.output = y;
   a.running = running;
+  a.counters = p.counters;
+  a.counter_count = p.counters ? bn_act_counters_cuda(p) : 0;
   return on_device(device, stream, [&](device::Stream queue) {
-    return launch_bn_act(BnActPass::forward, p.storage, vector, a, queue);
+    return launch_bn_act(BnActPass::forward, p.storage, vector, a, queue, p.early && may_launch_early());
   });
 }
 
@@ -253,7 +277,7 @@ Status bn_act_grad_x_cuda(const BnActParams& p, const void* grad, const void* x,
                           const void* dz, const double* sums, void*, int device, void* stream, void* grad_x) {
   if (const Status status = validate(p); !status.ok()) return status;
   return on_device(device, stream, [&](device::Stream queue) {
-    return launch_grad_x(p, grad, x, mean, var, weight, bias, residual, dz, sums, queue, grad_x);
+    return launch_grad_x(p, grad, x, mean, var, weight, bias, residual, dz, sums, queue, false, grad_x);
   });
 }
 
@@ -262,16 +286,18 @@ Status bn_act_backward_cuda(const BnActParams& p, const void* grad, const void* 
                             void* workspace, int device, void* stream, void* grad_x, float* grad_weight,
                             float* grad_bias, void* grad_residual) {
   if (const Status status = validate(p); !status.ok()) return status;
-  double* const sums = sums_in(workspace);
+  double* const sums = Workspace(p, workspace).sums();
   const void* const dz = p.residual_channels == p.channels ? grad_residual : nullptr;
   return on_device(device, stream, [&](device::Stream queue) {
-    if (grad_weight || grad_bias || grad_residual || (p.batch_statistics && grad_x)) {
+    const bool with_sums = grad_weight || grad_bias || grad_residual || (p.batch_statistics && grad_x);
+    if (with_sums) {
       const int error = launch_sums(p, grad, x, mean, var, weight, bias, residual, workspace, queue, sums,
                                     grad_weight, grad_bias, grad_residual);
       if (error != 0) return error;
     }
     if (!grad_x) return 0;
-    return launch_grad_x(p, grad, x, mean, var, weight, bias, residual, dz, sums, queue, grad_x);
+    const bool early = with_sums && may_launch_early();
+    return launch_grad_x(p, grad, x, mean, var, weight, bias, residual, dz, sums, queue, early, grad_x);
   });
 }
 

@@ -31,6 +31,16 @@ struct BnActRunning {
   }
 };
 
+// Where a channel's two sums go, once all blocks have left theirs.
+struct BnActSums {
+  double* of_groups;     // [groups of blocks][2][width]
+  uint32_t* arrived;     // counters of the blocks that have come: zeros, before and behind
+  int64_t groups;        // of each tile of columns
+  double values;         // of each channel
+  double* sums;          // [2 * channels + 1]
+  float *bias, *weight;  // the gradients of these, or null
+};
+
 struct BnActArgs {
   WideRows rows;
   int64_t residual_channels;  // 0: none
@@ -42,12 +52,16 @@ struct BnActArgs {
   float* partial;      // [blocks, bn_act_partials, width]
   void* output;
   BnActRunning running;  // what the forward pass updates, if it is not null
+  uint32_t* counters;    // what the forward pass makes zero for the backward pass, or null
+  int64_t counter_count;
+  BnActSums last;  // of the pass over sums
 };
 
 enum class BnActPass { statistics, forward, sums, grad_x };
 
 // Reads `vector` values at once: 1, or what 16 bytes hold. a.rows is made for as many, and has at least one
-// row.
-int launch_bn_act(BnActPass pass, Dtype storage, int vector, const BnActArgs& a, device::Stream stream);
+// row. `early`: whether the launch may begin before what is queued before it has ended.
+int launch_bn_act(BnActPass pass, Dtype storage, int vector, const BnActArgs& a, device::Stream stream,
+                  bool early);
 
 }  // namespace lasfast

@@ -3,6 +3,7 @@
 // is one of for each channel. Sums are in fp32 within a block.
 #include "activation.cuh"
 #include "bn_act_kernels.cuh"
+#include "bn_act_sums.cuh"
 #include "values.cuh"
 
 namespace lasfast {
@@ -18,7 +19,7 @@ struct Columns {
   float grad_mean[reduce_threads], grad_slope[reduce_threads];
 };
 template <int vector>
-struct Shared {
+struct alignas(16) Shared {
   Columns columns;
   SumsOfThreads<vector> sums;
 };
@@ -134,6 +135,8 @@ struct Statistics {
 template <typename T, int vector>
 LASFAST_KERNEL(reduce_threads, 2)
 statistics(const BnActArgs a) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   auto* const shared = device::shared<Shared<vector>>();
   const Part<vector> part(a.rows);
   const int thread = device::thread_index();
@@ -225,6 +228,8 @@ struct Forward {
 template <typename T, int vector>
 LASFAST_KERNEL(reduce_threads, 2)
 forward(const BnActArgs a) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   auto* const columns = device::shared<Columns>();
   const Part<vector> part(a.rows);
   prepare(a, part, columns);
@@ -232,6 +237,10 @@ forward(const BnActArgs a) {
   const int64_t c = part.own_column();
   if (a.running.mean && part.block == 0 && part.answers() && c < a.rows.channels)
     a.running.follow(c, a.mean[c], a.var[c]);
+  const int64_t step = a.rows.blocks * a.rows.tiles * reduce_threads;
+  for (int64_t i = device::block_index() * reduce_threads + device::thread_index(); i < a.counter_count;
+       i += step)
+    a.counters[i] = 0;
   Forward<T, vector> pass(a, part, *columns);
   for_rows<forward_rows>(a.rows, part, pass);
 }
@@ -295,6 +304,8 @@ struct Reduce {
 template <typename T, int vector>
 LASFAST_KERNEL(reduce_threads, 2)
 reduce(const BnActArgs a) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   auto* const shared = device::shared<Shared<vector>>();
   const Part<vector> part(a.rows);
   prepare(a, part, &shared->columns);
@@ -302,10 +313,14 @@ reduce(const BnActArgs a) {
   for_rows<backward_rows>(a.rows, part, pass);
   double sums[2];
   add_up(a.rows, part, pass.sums, &shared->sums, sums);
-  if (!part.answers()) return;
-  float* const partial = a.partial + partials * part.block * a.rows.width + part.own_column();
-  partial[0] = static_cast<float>(sums[0]);
-  partial[a.rows.width] = static_cast<float>(sums[1]);
+  if (part.answers()) {
+    float* const partial = a.partial + partials * part.block * a.rows.width + part.own_column();
+    partial[0] = static_cast<float>(sums[0]);
+    partial[a.rows.width] = static_cast<float>(sums[1]);
+  }
+  static_assert(sizeof(shared->sums) >= block_threads * sizeof(double) &&
+                alignof(Shared<vector>) >= alignof(double));
+  add_last(a, part, reinterpret_cast<double*>(&shared->sums));
 }
 
 template <typename T, int vector>
@@ -341,6 +356,8 @@ struct GradX {
 template <typename T, int vector>
 LASFAST_KERNEL(reduce_threads, 2)
 grad_x(const BnActArgs a) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   auto* const columns = device::shared<Columns>();
   const Part<vector> part(a.rows);
   prepare(a, part, columns);
@@ -349,9 +366,9 @@ grad_x(const BnActArgs a) {
 }
 
 template <typename T, int vector>
-int launch_of(BnActPass pass, const BnActArgs& a, device::Stream stream) {
+int launch_of(BnActPass pass, const BnActArgs& a, device::Stream stream, bool early) {
   const auto run = [&](void (*kernel)(BnActArgs), int64_t shared_bytes) {
-    return device::launch(kernel, a.rows.launched_blocks(), reduce_threads, shared_bytes, stream, a);
+    return device::launch(kernel, a.rows.launched_blocks(), reduce_threads, shared_bytes, stream, a, early);
   };
   switch (pass) {
     case BnActPass::statistics:
@@ -367,11 +384,13 @@ int launch_of(BnActPass pass, const BnActArgs& a, device::Stream stream) {
 
 }  // namespace
 
-int launch_bn_act(BnActPass pass, Dtype storage, int vector, const BnActArgs& a, device::Stream stream) {
+int launch_bn_act(BnActPass pass, Dtype storage, int vector, const BnActArgs& a, device::Stream stream,
+                  bool early) {
   if (storage == Dtype::float32)
-    return vector == 1 ? launch_of<float, 1>(pass, a, stream) : launch_of<float, 4>(pass, a, stream);
-  return vector == 1 ? launch_of<device::bfloat16, 1>(pass, a, stream)
-                     : launch_of<device::bfloat16, 8>(pass, a, stream);
+    return vector == 1 ? launch_of<float, 1>(pass, a, stream, early)
+                       : launch_of<float, 4>(pass, a, stream, early);
+  return vector == 1 ? launch_of<device::bfloat16, 1>(pass, a, stream, early)
+                     : launch_of<device::bfloat16, 8>(pass, a, stream, early);
 }
 
 }  // namespace lasfast

@@ -9,32 +9,48 @@ namespace {
 
 int to_int(int64_t v) { return static_cast<int>(v); }
 
+// Of the statistics of tiles, and of those and of groups of tiles.
+int64_t tile_statistics(const Windows& w) {
+  return round_to(w.row_tiles() * 2 * w.out_channels * int64_t{sizeof(float)}, 16);
+}
 int64_t partial_statistics(const Windows& w) {
-  return divide_up(w.positions, conv_rows) * 2 * w.out_channels * int64_t{sizeof(float)};
+  return tile_statistics(w) + w.groups() * 2 * w.out_channels * int64_t{sizeof(double)};
 }
 
 int64_t packed_bytes(const Conv2dNhwcParams& p, const Windows& w) {
-  return divide_up(w.packed_elements() * itemsize(p.storage), 16) * 16;
+  return counters_at(w, p.storage) + round_to(w.counters() * int64_t{sizeof(uint32_t)}, 16);
 }
 
 // Forward pass, or gradient of the input.
 int run_windows(const Conv2dNhwcParams& p, const Windows& w, const void* input, const void* weight,
                 void* workspace, device::Stream stream, void* output, float* mean, float* variance) {
-  char* const packed = align_to_16(workspace);
-  auto* const partial = mean ? reinterpret_cast<float*>(packed + packed_bytes(p, w)) : nullptr;
-  if (w.positions > 0) {
-    if (!p.packed) {
-      const PackArgs pack(p, w, weight, packed);
-      if (const int error = launch_pack(&pack, 1, p.weight, p.storage, p.tf32, stream); error != 0)
-        return error;
-    }
-    const void* const rows = p.packed ? weight : packed;
-    const WindowsArgs args{w, input, rows, output, partial, 0, 0, false, p.warpgroups};
-    if (const int error = launch_windows(args, p.storage, p.tf32, stream); error != 0) return error;
+  char* const own = align_to_16(workspace);
+  char* const partial = own + packed_bytes(p, w);
+  if (w.positions == 0)
+    return launch_statistics({nullptr, 0, 1, 0, w.out_channels, mean, variance}, stream, false);
+  // What a packed weight has behind it is written, too: the counters are zero again afterwards.
+  char* const packed = p.packed ? static_cast<char*>(const_cast<void*>(weight)) : own;
+  if (!p.packed) {
+    const PackArgs pack(p, w, weight, packed);
+    if (const int error = launch_pack(&pack, 1, p.weight, p.storage, p.tf32, stream); error != 0)
+      return error;
   }
-  if (!mean) return 0;
-  const int64_t tiles = divide_up(w.positions, conv_rows);
-  return launch_statistics({partial, tiles, conv_rows, w.positions, w.out_channels, mean, variance}, stream);
+  const WindowsArgs args{w,
+                         input,
+                         packed,
+                         output,
+                         reinterpret_cast<uint32_t*>(packed + counters_at(w, p.storage)),
+                         mean,
+                         variance,
+                         reinterpret_cast<float*>(partial),
+                         reinterpret_cast<double*>(partial + tile_statistics(w)),
+                         0,
+                         0,
+                         0,
+                         false,
+                         p.warpgroups,
+                         (p.early || !p.packed) && may_launch_early()};
+  return launch_windows(args, p.storage, p.tf32, stream);
 }
 
 }  // namespace
@@ -138,7 +154,7 @@ Status conv2d_nhwc_grad_weight_cuda(const Conv2dNhwcParams& p, const void* grad_
   return on_device(device, stream, [&](device::Stream queue) {
     if (const int error = launch_grad_weight(p, tiling, grad_output, input, partial, queue); error != 0)
       return error;
-    return launch_merge_sums(merge, queue);
+    return launch_merge_sums(merge, queue, may_launch_early());
   });
 }
 

@@ -12,6 +12,9 @@
 
 namespace lasfast {
 
+constexpr int conv_rows = 128;      // of a tile: positions, or (tap, input channel) of a weight's gradient
+constexpr int fewest_columns = 16;  // of a tile of positions
+
 struct Windows {
   bool transposed;  // whether this is the gradient of the input
   int images, in_height, in_width, in_channels;
@@ -24,6 +27,12 @@ struct Windows {
 
   Windows(const Conv2dNhwcParams& p, Pass pass);
   int64_t packed_elements() const { return int64_t{packed_phases} * packed_phases * out_channels * depth; }
+  int64_t row_tiles() const { return divide_up(positions, conv_rows); }
+  // Of tiles whose statistics are pooled together. Each column of tiles has a counter for each, and one more.
+  int64_t groups() const { return divide_up(row_tiles(), pooled_tiles); }
+  int64_t counters() const {
+    return transposed ? 0 : divide_up(out_channels, fewest_columns) * (1 + groups());
+  }
 };
 
 // One axis of a phase: position number i is first + step * i, and its window begins at
@@ -53,11 +62,15 @@ struct Axis {
 // ---- conv2d_nhwc_pack.cu
 
 // Writes packed[phase][out channel][depth], in the values' type; phases are by the residue of y, then of x.
+// Behind it, at the next multiple of 16 bytes, stand the counters of windows.counters(): zeros, too.
+int64_t counters_at(const Windows& windows, Dtype packed);  // in bytes
 struct PackArgs {
   Windows windows;
   const void* weight;
   int64_t stride[4];  // [c_out, c_in, kernel, kernel]
   void* packed;
+  uint32_t* counters;  // behind the packed weight
+  int64_t counter_count;
 
   PackArgs(const Conv2dNhwcParams& p, const Windows& windows, const void* weight, void* packed);
   int64_t blocks() const;
@@ -66,20 +79,23 @@ struct PackArgs {
 int launch_pack(const PackArgs* args, int count, Dtype weight, Dtype packed, bool tf32,
                 device::Stream stream);
 
-constexpr int conv_rows = 128;  // of a tile: positions, or (tap, input channel) of a weight's gradient
-
 // ---- conv2d_nhwc_windows.cu
 
 struct WindowsArgs {
   Windows windows;
-  const void* input;   // [images, in_height, in_width, in_channels]
-  const void* packed;  // as above
-  void* output;        // [images, out_height, out_width, out_channels]
-  float* partial;      // [row tiles][mean, squared deviations][out_channels], or null; without phases only
-  int64_t row_tiles;   // of a phase
+  const void* input;       // [images, in_height, in_width, in_channels]
+  const void* packed;      // as above
+  void* output;            // [images, out_height, out_width, out_channels]
+  uint32_t* counters;      // behind the packed weight; zeros, before and behind
+  float *mean, *variance;  // [out_channels], or null; without phases only
+  float* partial;          // [row tiles][mean, squared deviations][out_channels]
+  double* pooled;          // [groups][mean, squared deviations][out_channels]
+  int groups;              // of tiles whose statistics are pooled together
+  int64_t row_tiles;       // of a phase
   int column_tiles;
   bool whole_output;  // whether its vectors of channels can be written 16 bytes at a time
   bool warpgroups;    // whether they are wanted; taken where the input can be read 16 bytes at a time
+  bool early;         // whether the launch may begin before what is queued before it has ended
 };
 int launch_windows(WindowsArgs args, Dtype storage, bool tf32, device::Stream stream);
 

@@ -7,6 +7,7 @@
 #include "conv2d_nhwc.cuh"
 #include "conv_mainloop.cuh"
 #include "conv_transposed_products.cuh"
+#include "taps.cuh"
 
 namespace lasfast {
 namespace {
@@ -15,53 +16,10 @@ constexpr int wanted_tiles = 512;   // they fill a large chip a few times
 constexpr int worth_a_part = 512;   // positions that a part has at least
 constexpr int step_positions = 32;  // parts have a multiple of so many positions
 
-// The window of an output position: its first row and column in an image, and the number of that place among
-// all positions of the input, modulo 2^32. All may be outside of the image.
-struct Window {
-  int top, left;
-  uint32_t place;
-};
-
-// Moves a window by so many output positions.
-struct Stride {
-  int rows, columns;                      // within an image and a line of windows
-  int end_left, line_columns, line_rows;  // behind the last window of a line comes the next line
-  int end_top, image_rows;                // behind the last line of an image comes the next image
-  uint32_t places, line_places, image_places;
-
-  Stride(const Conv2dNhwcParams& p, int64_t positions) {
-    const int64_t across = p.out_width > 0 ? p.out_width : 1, down = p.out_height > 0 ? p.out_height : 1;
-    const int64_t lines = positions / across, images = lines / down;
-    rows = static_cast<int>(lines % down * p.stride),
-    columns = static_cast<int>(positions % across * p.stride);
-    line_rows = static_cast<int>(p.stride), line_columns = static_cast<int>(across * p.stride);
-    image_rows = static_cast<int>(down * p.stride);
-    end_left = line_columns - static_cast<int>(p.padding), end_top = image_rows - static_cast<int>(p.padding);
-    const auto place = [&](int64_t row, int64_t column) {
-      return static_cast<uint32_t>(row * p.width + column);
-    };
-    places = place(images * p.height + rows, columns);
-    line_places = place(line_rows, -line_columns);
-    image_places = place(p.height - image_rows, 0);
-  }
-  LASFAST_DEVICE void move(Window& window) const {
-    window.top += rows, window.left += columns, window.place += places;
-    if (window.left >= end_left) {
-      window.top += line_rows, window.left -= line_columns;
-      window.place += line_places;
-    }
-    if (window.top >= end_top) {
-      window.top -= image_rows;
-      window.place += image_places;
-    }
-  }
-};
-
 struct GradWeightArgs {
   const void *grad_output, *input;
   float* partial;  // [parts][kernel, kernel, c_in][c_out]
   Grid grid;       // of output positions
-  Stride next;     // from a position that a thread copies to the next
   int height, width, c_in, c_out;
   int kernel, stride, padding, rows;
   int input_bytes, grad_output_bytes;  // of a position
@@ -78,6 +36,10 @@ struct Element {
     if (++channel < channels) return;
     channel = 0;
     if (++column == kernel) column = 0, ++row;
+  }
+  // Its tap's bits; behind the last tap they are in no mask.
+  LASFAST_DEVICE uint32_t tap(int kernel) const {
+    return row < kernel ? 1u << row | 1u << tap_bits << column : behind_k;
   }
 };
 
@@ -104,9 +66,24 @@ struct Share {
   }
 };
 
+// The window of a position: the number of its first place among all positions of the input, modulo 2^32,
+// which may be outside of the image, and its rows and columns that are inside.
+struct alignas(8) Window {
+  uint32_t place, inside;
+};
+
+// The windows of the positions of a batch, one for each thread of the block, and of the batch before.
+struct Windows {
+  Window at[2 * block_threads];
+  int begin, end;  // positions of the part; they stand here, since they are rarely needed
+};
+
 // The loader: k is positions, A what the input has under their windows, and B the gradient of the output.
 // Where the vectors of channels are not `whole`, elements are gathered one by one. For TF32, each thread
 // rounds what it has copied, once for all warps that read it.
+//
+// Many threads copy from one window. Threads find a window each, for all steps of a batch of positions, while
+// the batch before is copied.
 template <typename T, int BN, bool whole, typename Product>
 class PositionsLoader {
  public:
@@ -114,36 +91,40 @@ class PositionsLoader {
   using B = Share<T, BN, Product>;
   using Operands = Stage<conv_rows, BN, Product::step_bytes>;
 
-  LASFAST_DEVICE PositionsLoader(const GradWeightArgs& args, int begin, int end, int first_row,
-                                 int first_column)
+  // All threads of the block call it.
+  LASFAST_DEVICE PositionsLoader(const GradWeightArgs& args, Windows* windows, int begin, int end,
+                                 int first_row, int first_column)
       : args_(args),
+        windows_(windows),
         offset_a_(A::first_offset()),
         offset_b_(B::first_offset()),
-        rest_a_(end - begin - A::first_k()),
         rest_b_(end - begin - B::first_k()) {
     const int row = first_row + A::piece() * elements, tap = row / args.c_in;
     element_ = {tap / args.kernel, tap % args.kernel, row % args.c_in};
+    tap_ = element_.tap(args.kernel);
     under_ = device::settled(address_of(element_, 0));
-    if (element_.row >= args.kernel) rest_a_ = 0;
     const int column = first_column + B::piece() * elements;
     columns_ = args.c_out - column;
     if (columns_ <= 0) rest_b_ = 0;
     beside_ = device::settled(device::item_address(static_cast<const char*>(args.grad_output),
                                                    begin + B::first_k(), args.grad_output_bytes) +
                               column * int64_t{sizeof(T)});
-    const Grid::Position at = args.grid(begin + A::first_k());
-    window_.top = at.y * args.stride - args.padding, window_.left = at.x * args.stride - args.padding;
-    window_.place =
-        static_cast<uint32_t>((at.image * int64_t{args.height} + window_.top) * args.width + window_.left);
+    if (device::thread_index() == 0) windows->begin = begin, windows->end = end;
+    device::barrier();
+    find_windows(0);
+    device::barrier();
   }
 
-  // Fills a step. Steps are filled in order.
+  // Fills a step. Steps are filled in order, and between those of one batch and of the next but one all
+  // threads pass a barrier.
   LASFAST_DEVICE void fill(Operands& stage, int step) {
     const int first = step * A::depth;
-    A::for_pieces([&](int k, int bytes) {
-      fill_input(stage.a + offset_a_ + bytes, first + k < rest_a_);
-      args_.next.move(window_);
-    });
+    if (first % block_threads == 0) find_windows(first + block_threads);
+    const Window* const at = windows_->at + first % (2 * block_threads) + A::first_k();
+    Window windows[A::copies];  // read before anything is copied: in turns, each read would wait for a copy
+    LASFAST_UNROLL
+    for (int i = 0; i < A::copies; ++i) windows[i] = at[i * A::down];
+    A::for_pieces([&](int k, int bytes) { fill_input(stage.a + offset_a_ + bytes, windows[k / A::down]); });
     B::for_pieces([&](int k, int bytes) { fill_grad_output(stage.b + offset_b_ + bytes, first + k); });
   }
   LASFAST_DEVICE void arrived(Operands& stage) const {
@@ -156,6 +137,21 @@ class PositionsLoader {
  private:
   static constexpr int elements = 16 / sizeof(T);
   static constexpr bool tf32 = Product::tensor_cores && sizeof(T) == 4;
+  static_assert(block_threads % A::depth == 0, "batches are of whole steps");
+
+  // Finds the windows of the batch from position `first` of the part on.
+  LASFAST_DEVICE void find_windows(int first) {
+    const int thread = device::thread_index(), number = windows_->begin + first + thread;
+    Window window{0, 0};
+    if (number < windows_->end) {
+      const Grid::Position at = args_.grid(number);
+      const int top = at.y * args_.stride - args_.padding, left = at.x * args_.stride - args_.padding;
+      window.place = static_cast<uint32_t>((at.image * int64_t{args_.height} + top) * args_.width + left);
+      window.inside = taps_inside(top, args_.kernel, args_.height) |
+                      taps_inside(left, args_.kernel, args_.width) << tap_bits;
+    }
+    windows_->at[first % (2 * block_threads) + thread] = window;
+  }
 
   // The address of an element of a window, perhaps outside of the image: then nothing is read there.
   LASFAST_DEVICE const char* address_of(const Element& e, int place) const {
@@ -163,22 +159,19 @@ class PositionsLoader {
                                 args_.input_bytes) +
            e.channel * int64_t{sizeof(T)};
   }
-  LASFAST_DEVICE bool is_inside(const Element& e) const {
-    return is_below(window_.top + e.row, args_.height) & is_below(window_.left + e.column, args_.width);
-  }
 
-  LASFAST_DEVICE void fill_input(char* to, bool some) const {
+  LASFAST_DEVICE void fill_input(char* to, const Window& window) const {
+    const int place = static_cast<int>(window.place);
     if constexpr (whole) {
-      device::copy16_async(to,
-                           device::item_address(under_, static_cast<int>(window_.place), args_.input_bytes),
-                           some & is_inside(element_));
+      device::copy16_async(to, device::item_address(under_, place, args_.input_bytes),
+                           (tap_ & ~window.inside) == 0);
     } else {
       Element e = element_;
       Values<elements> values;
       LASFAST_UNROLL
       for (int i = 0; i < elements; ++i) {
-        const bool inside = some & (e.row < args_.kernel) & is_inside(e);
-        const auto* const from = reinterpret_cast<const T*>(address_of(e, static_cast<int>(window_.place)));
+        const bool inside = (e.tap(args_.kernel) & ~window.inside) == 0;
+        const auto* const from = reinterpret_cast<const T*>(address_of(e, place));
         values.v[i] = inside ? device::to_float(*from) : 0.f;
         e.next(args_.c_in, args_.kernel);
       }
@@ -193,9 +186,6 @@ class PositionsLoader {
       store(to, load_first<elements>(reinterpret_cast<const T*>(at), number < rest_b_ ? columns_ : 0));
   }
 
-  LASFAST_DEVICE static bool is_below(int number, int bound) {
-    return static_cast<unsigned>(number) < static_cast<unsigned>(bound);
-  }
   LASFAST_DEVICE static void store(char* to, const Values<elements>& values) {
     device::Bits16 bits = pack_values(values);
     if constexpr (tf32) round(bits);
@@ -212,13 +202,21 @@ class PositionsLoader {
   }
 
   const GradWeightArgs& args_;
+  Windows* windows_;
   int offset_a_, offset_b_;  // of the thread's first pieces, in bytes
-  int rest_a_, rest_b_;      // positions from those on that there are for these pieces
+  int rest_b_;               // positions from the first on that there are for the thread's pieces of B
   Element element_;          // the first of a piece of A
+  uint32_t tap_;             // of this element
   int columns_;              // channels from the first of a piece of B on
   const char* under_;        // this element of the window at the input's first place
   const char* beside_;       // the thread's first piece of B
-  Window window_;            // of the position to be copied next
+};
+
+// The shared memory of a block.
+template <int BN, int step_bytes>
+struct Shared {
+  ConvShared<conv_rows, BN, step_bytes> conv;
+  Windows windows;
 };
 
 template <typename T, int BN, bool whole, bool warpgroups,
@@ -228,6 +226,7 @@ LASFAST_DEVICE void grad_weight_tile(const GradWeightArgs& args) {
   using Product = ProductOf<T, conv_rows, BN, G::rows, G::columns>;
   using Loader = PositionsLoader<T, BN, whole, Product>;
   device::note_tile("grad_weight", Product::name, conv_rows, BN, whole);
+  device::let_next_begin();
   const int64_t block = device::block_index();
   const int first_column = static_cast<int>(block % args.column_tiles) * BN;
   const int first_row = static_cast<int>(block / args.column_tiles % args.row_tiles) * conv_rows;
@@ -235,10 +234,11 @@ LASFAST_DEVICE void grad_weight_tile(const GradWeightArgs& args) {
   const int begin = static_cast<int>(part * args.each);
   const int end = begin + args.each < args.positions ? begin + args.each : args.positions;
 
-  Loader loader(args, begin, end, first_row, first_column);
+  auto* const shared = device::shared<Shared<BN, Product::step_bytes>>();
+  Loader loader(args, &shared->windows, begin, end, first_row, first_column);
   const int steps = (end - begin + Loader::A::depth - 1) / Loader::A::depth;
-  auto* const shared = device::shared<ConvShared<conv_rows, BN, Product::step_bytes>>();
-  convolve<Product>(*shared, steps, loader, [&](const auto& result) {
+  device::wait_for_earlier();
+  convolve<Product>(shared->conv, steps, loader, [&](const auto& result) {
     float* const partial = args.partial + part * args.rows * args.c_out;
     for (int i = device::thread_index(); i < conv_rows * BN; i += block_threads) {
       const int m = i / BN, n = i % BN;
@@ -274,12 +274,11 @@ int launch_of(const GradWeightArgs& args, int64_t blocks, device::Stream stream)
   const bool whole =
       is_whole(args.input, args.c_in, sizeof(T)) && is_whole(args.grad_output, args.c_out, sizeof(T));
   auto* kernel = whole ? grad_weight<T, BN, true, Product> : grad_weight<T, BN, false, Product>;
-  int64_t bytes = sizeof(ConvShared<conv_rows, BN>);
+  int64_t bytes = sizeof(Shared<BN, conv_step_bytes>);
   if constexpr (sizeof(T) == 2 && BN >= 64) {
     if (whole && args.warpgroups) {
       kernel = warpgroup_grad_weight<T, BN>;
-      bytes =
-          sizeof(ConvShared<conv_rows, BN, TransposedWarpgroupProduct<T, conv_rows, BN, 64, BN>::step_bytes>);
+      bytes = sizeof(Shared<BN, TransposedWarpgroupProduct<T, conv_rows, BN, 64, BN>::step_bytes>);
     }
   }
   return device::launch(kernel, blocks, block_threads, bytes, stream, args);
@@ -319,7 +318,6 @@ int launch_grad_weight(const Conv2dNhwcParams& p, const GradWeightTiling& tiling
                             input,
                             partial,
                             {Divisor(p.out_width), Divisor(p.out_height)},
-                            Stride(p, block_threads * 16 / (conv_rows * itemsize(p.storage))),
                             static_cast<int>(p.height),
                             static_cast<int>(p.width),
                             static_cast<int>(p.c_in),

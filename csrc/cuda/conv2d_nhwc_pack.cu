@@ -28,20 +28,22 @@ struct Tap {
 
 struct Packings {
   PackArgs first, second;
-  int64_t first_blocks;
+  int64_t first_blocks, second_blocks;
   bool tf32;
 };
 
 template <typename From, typename To>
 LASFAST_KERNEL(threads, 2)
 pack_windows(const Packings packings) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   const bool is_first = device::block_index() < packings.first_blocks;
   const PackArgs& args = is_first ? packings.first : packings.second;
   const int64_t block = device::block_index() - (is_first ? 0 : packings.first_blocks);
   using Row = float[side + 1];
   auto* const tile = device::shared<Row>();  // [rows][elements]
   const Windows& w = args.windows;
-  const int across = (w.depth + side - 1) / side, down = (w.out_channels + side - 1) / side;
+  const int across = w.depth > 0 ? (w.depth + side - 1) / side : 1, down = (w.out_channels + side - 1) / side;
   const int first_k = static_cast<int>(block % across) * side;
   const int first_row = static_cast<int>(block / across % down) * side;
   const int phase = static_cast<int>(block / across / down);
@@ -58,6 +60,9 @@ pack_windows(const Packings packings) {
                                                 tap.r * args.stride[2] + tap.s * args.stride[3]]);
     tile[row][k] = value;
   }
+  const int64_t blocks = is_first ? packings.first_blocks : packings.second_blocks;
+  for (int64_t i = block * threads + device::thread_index(); i < args.counter_count; i += blocks * threads)
+    args.counters[i] = 0;
   device::barrier();
   To* const packed = static_cast<To*>(args.packed) + int64_t{phase} * w.out_channels * w.depth;
   for (int i = device::thread_index(); i < side * side; i += threads) {
@@ -69,21 +74,31 @@ pack_windows(const Packings packings) {
 
 }  // namespace
 
+int64_t counters_at(const Windows& windows, Dtype packed) {
+  return round_to(windows.packed_elements() * itemsize(packed), 16);
+}
+
 PackArgs::PackArgs(const Conv2dNhwcParams& p, const Windows& windows, const void* weight, void* packed)
-    : windows(windows), weight(weight), stride{}, packed(packed) {
+    : windows(windows),
+      weight(weight),
+      stride{},
+      packed(packed),
+      counters(reinterpret_cast<uint32_t*>(static_cast<char*>(packed) + counters_at(windows, p.storage))),
+      counter_count(windows.counters()) {
   for (int i = 0; i < 4; ++i) stride[i] = p.weight_stride[i];
 }
 
 int64_t PackArgs::blocks() const {
   const int64_t phases = int64_t{windows.packed_phases} * windows.packed_phases;
-  return phases * divide_up(windows.out_channels, side) * divide_up(windows.depth, side);
+  return phases * divide_up(windows.out_channels, side) *
+         (windows.depth > 0 ? divide_up(windows.depth, side) : 1);
 }
 
 int launch_pack(const PackArgs* args, int count, Dtype weight, Dtype packed, bool tf32,
                 device::Stream stream) {
   using device::bfloat16;
-  const Packings packings{args[0], args[count - 1], args[0].blocks(), tf32};
-  const int64_t blocks = packings.first_blocks + (count > 1 ? packings.second.blocks() : 0);
+  const Packings packings{args[0], args[count - 1], args[0].blocks(), count > 1 ? args[1].blocks() : 0, tf32};
+  const int64_t blocks = packings.first_blocks + packings.second_blocks;
   if (blocks == 0) return 0;
   const bool from = weight == Dtype::bfloat16, to = packed == Dtype::bfloat16;
   auto* const kernel = from ? (to ? pack_windows<bfloat16, bfloat16> : pack_windows<bfloat16, float>)

@@ -6,6 +6,7 @@
 // there are few channels.
 #include "conv2d_nhwc.cuh"
 #include "conv_loader.cuh"
+#include "pool.cuh"
 
 namespace lasfast {
 namespace {
@@ -51,6 +52,31 @@ LASFAST_DEVICE Window<T> window_at(const WindowsArgs& args, const Tile& tile, in
           tile.y.origin + tile.y.origin_step * at.y, tile.x.origin + tile.x.origin_step * at.x, some};
 }
 
+// Takes the statistics of a tile, and where this block is the last of its columns, those of all.
+template <int BN>
+LASFAST_DEVICE void take_statistics(const WindowsArgs& args, const Tile& tile,
+                                    Result<conv_rows, BN>& result) {
+  const Windows& w = args.windows;
+  const int thread = device::thread_index(), row = static_cast<int>(tile.row);
+  const Column column = column_moments(result.values, result.pitch, tile.count, BN, &result.moments);
+  if (thread < BN && tile.column + thread < w.out_channels)
+    store_moments(column, args.partial, row, w.out_channels, tile.column + thread);
+  const PooledTiles tiles{w.positions,
+                          conv_rows,
+                          BN,
+                          w.out_channels,
+                          args.partial,
+                          args.pooled,
+                          args.counters + tile.column / BN * (1 + args.groups)};
+  const int c = tile.column + thread % BN;
+  Pooled pooled;
+  if (!tiles.pool_last(row, c, c < w.out_channels, reinterpret_cast<double*>(&result.moments), &pooled))
+    return;
+  if (thread >= BN || c >= w.out_channels) return;
+  args.mean[c] = static_cast<float>(pooled.mean);
+  args.variance[c] = static_cast<float>(pooled.deviations / pooled.count);
+}
+
 template <typename T, int BN, bool whole, bool warpgroups, template <typename, int, int> class ProductOf>
 LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
   using G = Geometry<conv_rows, BN, warpgroups>;
@@ -58,7 +84,8 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
   constexpr int step_bytes = Product::step_bytes, step_elements = step_bytes / sizeof(T);
   const Windows& w = args.windows;
   const Tile tile(args, BN);
-  if (tile.count == 0) return;
+  device::let_next_begin();
+  if (tile.count == 0) return device::wait_for_earlier();
   device::note_tile("windows", Product::name, conv_rows, BN, whole);
 
   const int64_t packed_phase = tile.y.residue * w.packed_phases + tile.x.residue;
@@ -77,13 +104,9 @@ LASFAST_DEVICE void windows_tile(const WindowsArgs& args) {
       operands, {}, &shared->taps, [&](int row) { return window_at<T>(args, tile, row); });
   const int depth = tile.y.taps * tile.x.taps * w.in_channels;
   const int steps = (depth + step_elements - 1) / step_elements;
+  device::wait_for_earlier();
   convolve_windows<Product>(*shared, steps, loader, [&](auto& result) {
-    if (args.partial) {
-      const int thread = device::thread_index();
-      const Column column = column_moments(result.values, result.pitch, tile.count, BN, &result.moments);
-      if (thread < BN && tile.column + thread < w.out_channels)
-        store_moments(column, args.partial, tile.row, w.out_channels, tile.column + thread);
-    }
+    if (args.mean) take_statistics<BN>(args, tile, result);
     const int column = tile.column + result.own_column(), channels = w.out_channels - column;
     if (channels <= 0) return;
     result.for_own_chunks(tile.count, [&](int row, const Chunk& x) {
@@ -125,7 +148,7 @@ warpgroup_windows(const WindowsArgs args) {
 // not below `fewest`.
 int columns_of(const WindowsArgs& args, int fewest) {
   const Windows& w = args.windows;
-  int columns = 16;
+  int columns = fewest_columns;
   while (columns < 128 && columns < w.out_channels) columns *= 2;
   const int64_t rows = args.row_tiles * w.phases_y * w.phases_x;
   while (columns > fewest && rows * divide_up(w.out_channels, columns) < 128) columns /= 2;
@@ -145,7 +168,7 @@ int launch_of(WindowsArgs args, device::Stream stream) {
       bytes = sizeof(WindowShared<conv_rows, BN, WarpgroupProduct<T, 64, 64>::step_bytes>);
     }
   }
-  return device::launch(kernel, blocks, block_threads, bytes, stream, args);
+  return device::launch(kernel, blocks, block_threads, bytes, stream, args, args.early);
 }
 
 template <typename T, template <typename, int, int> class Product>
@@ -165,7 +188,8 @@ int launch_of(const WindowsArgs& args, device::Stream stream) {
 }  // namespace
 
 int launch_windows(WindowsArgs args, Dtype storage, bool tf32, device::Stream stream) {
-  args.row_tiles = divide_up(args.windows.positions, conv_rows);
+  args.row_tiles = args.windows.row_tiles();
+  args.groups = static_cast<int>(args.windows.groups());
   args.whole_output = is_whole(args.output, args.windows.out_channels, itemsize(storage));
   if (storage == Dtype::bfloat16) return launch_of<device::bfloat16, TensorProduct>(args, stream);
   return tf32 ? launch_of<float, TensorProduct>(args, stream) : launch_of<float, ExactProduct>(args, stream);

@@ -91,16 +91,25 @@ LASFAST_DEVICE void add_steps(Product& product, Stage<BM, BN, step_bytes> (&stag
     if (step < steps) loader.fill(stage[step], step);
     device::copy_commit();
   }
+  // Where tiles are narrow, a step has few products: its stage is then known where it is compiled, so that
+  // its addresses take no instructions.
+  constexpr int together = BN <= 32 && Product::tensor_cores ? stages : 1;
   LASFAST_ROLL
-  for (int next = ahead; next < steps + ahead; ++next) {  // the step that is filled meanwhile
-    device::copy_wait<ahead - 1>();
-    auto& at = stage[(next + stages - ahead) % stages];  // the step at hand
-    loader.arrived(at);
-    Product::publish();
-    device::barrier();  // this step has come, and everybody is done with the last that is not under way
-    if (next < steps) loader.fill(stage[next % stages], next);
-    device::copy_commit();
-    product.add(at.a, at.b, first_row, first_column);
+  for (int first = 0; first < steps; first += together) {
+    LASFAST_UNROLL
+    for (int i = 0; i < together; ++i) {
+      const int step = first + i,
+                next = step + ahead;  // the step at hand, and that which is filled meanwhile
+      if (i > 0 && step >= steps) break;
+      device::copy_wait<ahead - 1>();
+      auto& at = stage[(together > 1 ? i : step) % stages];
+      loader.arrived(at);
+      Product::publish();
+      device::barrier();  // this step has come, and everybody is done with the last that is not under way
+      if (next < steps) loader.fill(stage[(together > 1 ? i + ahead : next) % stages], next);
+      device::copy_commit();
+      product.add(at.a, at.b, first_row, first_column);
+    }
   }
   device::copy_wait<0>();
   product.finish();

@@ -39,7 +39,9 @@ struct WarpgroupLayout {
   }
 };
 
-// A warp's product by tensor cores, of tiles that are BM and BN wide.
+// A warp's product by tensor cores, of tiles that are BM and BN wide. Where these are fp32, which no
+// instruction turns, a product takes rows 0 to 7 of 16 to be the even ones, so that a thread reads two at
+// once.
 template <typename T, int BM, int BN, int WM, int WN>
 struct TransposedTensorProduct : TensorSums<T, WM, WN> {
   template <int width>
@@ -68,12 +70,26 @@ struct TransposedTensorProduct : TensorSums<T, WM, WN> {
     }
   }
 
+  LASFAST_DEVICE void store(float* to, int pitch) const {
+    if constexpr (sizeof(T) == 2) {
+      Sums::store(to, pitch);
+    } else {
+      const int lane = device::thread_index() % 32;
+      LASFAST_UNROLL
+      for (int m = 0; m < WM / 16; ++m) LASFAST_UNROLL
+      for (int n = 0; n < WN / 8; ++n) LASFAST_UNROLL
+      for (int i = 0; i < 4; ++i)
+        to[(16 * m + lane / 4 * 2 + i / 2) * pitch + 8 * n + lane % 4 * 2 + i % 2] = this->sum[m][n][i];
+    }
+  }
+
  private:
+  using Sums = TensorSums<T, WM, WN>;
   static constexpr int item = sizeof(T), line = 128;  // bytes
   int rows_, columns_;  // where this thread reads of the first group of 16 rows or columns
 
   // The place of a row of a matrix, of which there are halves of the group, then of k, and of columns halves
-  // of k, then of the group; or of the first of four elements.
+  // of k, then of the group; or of the first of some elements.
   template <int width, bool of_rows>
   LASFAST_DEVICE static int place(int first) {
     const int lane = device::thread_index() % 32, low = lane / 8 % 2, high = lane / 16;
@@ -81,7 +97,7 @@ struct TransposedTensorProduct : TensorSums<T, WM, WN> {
       const int k = lane % 8 + (of_rows ? high : low) * 8, m = first + (of_rows ? low : high) * 8;
       return device::settled(Layout<width>::offset(k, m * item));
     } else {
-      return device::settled(Layout<width>::offset(lane % 4, (first + lane / 4) * item));
+      return device::settled(Layout<width>::offset(lane % 4, (first + lane / 4 * (of_rows ? 2 : 1)) * item));
     }
   }
   // Where a place is in another half of a group and another group: pieces are turned within a line.
@@ -96,12 +112,25 @@ struct TransposedTensorProduct : TensorSums<T, WM, WN> {
       device::load_matrix_transposed(to, tile + move<16 * item>(place, group, 0));
     } else {
       LASFAST_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int half = of_rows ? i % 2 : i / 2, k = (of_rows ? i / 2 : i % 2) * 4;
-        const char* const at = tile + k * width * item + move<16 * item>(place, group, half);
-        to[i] = device::bits_of(*reinterpret_cast<const T*>(at));
+      for (int k = 0; k < 2; ++k) {  // halves of it
+        const char* const at = tile + 4 * k * width * item;
+        if constexpr (of_rows) {
+          const auto pair = load<Pair>(at + move<16 * item>(place, group, 0));
+          to[2 * k] = pair.first, to[2 * k + 1] = pair.second;
+        } else {
+          LASFAST_UNROLL
+          for (int half = 0; half < 2; ++half)
+            to[2 * half + k] = load<uint32_t>(at + move<16 * item>(place, group, half));
+        }
       }
     }
+  }
+  struct alignas(8) Pair {
+    uint32_t first, second;
+  };
+  template <typename Words>
+  LASFAST_DEVICE static Words load(const char* at) {
+    return *reinterpret_cast<const Words*>(at);
   }
 };
 

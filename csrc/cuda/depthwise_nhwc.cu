@@ -42,7 +42,7 @@ Status depthwise_nhwc_forward_cuda(const DepthwiseNhwcParams& p, const void* inp
     const DepthwiseTiling tiling(p, Pass::forward);
     return launch_statistics(
         {partial, tiling.row_tiles, tiling.rows, positions, static_cast<int>(p.channels), mean, variance},
-        queue);
+        queue, positions > 0 && may_launch_early());
   });
 }
 
@@ -71,7 +71,7 @@ Status depthwise_nhwc_grad_weight_cuda(const DepthwiseNhwcParams& p, const void*
                         grad_weight};
   return on_device(device, stream, [&](device::Stream queue) {
     const int error = launch_depthwise_grad_weight(p, tiling, grad_output, input, queue, partial);
-    return error != 0 ? error : launch_merge_sums(merge, queue);
+    return error != 0 ? error : launch_merge_sums(merge, queue, may_launch_early());
   });
 }
 

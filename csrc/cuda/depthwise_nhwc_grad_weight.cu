@@ -27,6 +27,8 @@ struct GradWeightArgs {
 template <typename T, int W, int bytes>
 LASFAST_KERNEL(block_threads, 1)
 grad_weight(const GradWeightArgs args) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   auto* const shared = device::shared<float>();  // [lanes][groups of the block][W][columns]
   const int thread = device::thread_index(), columns = args.across * chunk;
   const int64_t block = device::block_index();

@@ -110,6 +110,8 @@ LASFAST_DEVICE void statistics(const DepthwiseArgs& args, const Tile& tile, cons
 template <typename T, int bytes, int K, int S>
 LASFAST_KERNEL(block_threads, 1)
 slide(const DepthwiseArgs args) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   constexpr int seen = (run - 1) * S + K;  // columns of the input
   auto* const shared = device::shared<Shared>();
   auto* const weights = reinterpret_cast<float*>(shared + 1);
@@ -164,6 +166,8 @@ slide(const DepthwiseArgs args) {
 template <typename T, int bytes>
 LASFAST_KERNEL(block_threads, 1)
 gather(const DepthwiseArgs args) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   auto* const shared = device::shared<Shared>();
   auto* const weights = reinterpret_cast<float*>(shared + 1);
   Tile tile(args);

@@ -417,6 +417,13 @@ int launch(void (*kernel)(Argument), int64_t blocks, int threads, int64_t shared
   return static_cast<int>(error);
 }
 
+// Queues zeros to so many bytes; returns the runtime's error number, 0 for none.
+inline int zero(void* to, int64_t bytes, Stream stream) {
+  const auto error = cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), stream);
+  if (error != cudaSuccess) cudaGetLastError();
+  return static_cast<int>(error);
+}
+
 // Returns how many threads a block of this kernel may have on the current device: fewer than it has been
 // compiled for, or 0, where there is no code for the device.
 template <typename Argument>

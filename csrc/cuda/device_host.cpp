@@ -403,6 +403,13 @@ std::vector<int> set_shared_limits() {
 
 int raise_shared_limit(const void* kernel) { return shared_limits.raise(kernel); }
 
+int zero(void* to, int64_t bytes, Stream stream) {
+  const std::lock_guard<std::mutex> guard(machine_lock);
+  ++launches[{current_device, reinterpret_cast<uintptr_t>(stream), false}];
+  if (!is_idle) std::memset(to, 0, static_cast<size_t>(bytes));
+  return none;
+}
+
 int run_blocks(const void* kernel, void (*body)(const void*), const void* argument, int64_t blocks,
                int threads, int64_t shared_bytes, Stream stream, bool early) {
   const std::lock_guard<std::mutex> guard(machine_lock);

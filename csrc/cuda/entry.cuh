@@ -9,6 +9,11 @@ namespace lasfast {
 // Kernels number positions and elements of a weight by int; this leaves room for a tile beyond the end.
 constexpr int64_t max_index = (int64_t{1} << 31) - 4096;
 
+// Says whether launches may begin early on the current device: whether kernels were compiled to wait there
+// for what is queued before them (schedule_planes.cu). The first launch of an entry point follows what others
+// have queued, copies or kernels of theirs, and begins late, unless the caller knows better.
+bool may_launch_early();
+
 // Makes `device` current and calls queue(stream), which returns the runtime's error number, 0 for none, or -1
 // for more blocks than a grid has.
 template <typename Queue>

@@ -10,6 +10,8 @@ namespace {
 
 LASFAST_KERNEL(merge_threads, 2)
 statistics(const StatisticsArgs args) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   const Merge merge;
   const int64_t c = merge.channel, first = c < args.channels ? merge.segment : args.items;
   const auto count = [&](int64_t i) {
@@ -47,6 +49,8 @@ struct Sums {
 
 LASFAST_KERNEL(threads, 2)
 merge_sums(const Sums sums) {
+  device::wait_for_earlier();
+  device::let_next_begin();
   using Row = double[tile_columns + 1];
   auto* const shared = device::shared<Row>();  // [warps * warp_rows]
   const MergeArgs& args = sums.args;
@@ -82,17 +86,17 @@ merge_sums(const Sums sums) {
 
 }  // namespace
 
-int launch_statistics(const StatisticsArgs& args, device::Stream stream) {
+int launch_statistics(const StatisticsArgs& args, device::Stream stream, bool early) {
   return device::launch(statistics, merge_blocks(args.channels), merge_threads, merge_shared_bytes, stream,
-                        args);
+                        args, early);
 }
 
-int launch_merge_sums(const MergeArgs& args, device::Stream stream) {
+int launch_merge_sums(const MergeArgs& args, device::Stream stream, bool early) {
   Sums sums{args, int64_t{args.kernel} * args.kernel * args.channels, 0, 1};
   while (sums.runs < warps && sums.runs * 8 < args.parts) sums.runs *= 2;
   sums.row_tiles = divide_up(sums.rows, sums.tile_rows());
   return device::launch(merge_sums, sums.row_tiles * divide_up(args.columns, tile_columns), threads,
-                        warps * warp_rows * int64_t{sizeof(double[tile_columns + 1])}, stream, sums);
+                        warps * warp_rows * int64_t{sizeof(double[tile_columns + 1])}, stream, sums, early);
 }
 
 }  // namespace lasfast

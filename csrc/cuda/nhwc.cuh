@@ -54,7 +54,7 @@ struct Grid {
   }
 };
 
-// ---- the second stages, in merge_nhwc.cu
+// ---- the second stages, in merge_nhwc.cu; `early`: whether they may begin before the first stage has ended
 
 // Merges the statistics of `items` tiles, of `each` positions but for the last, which has the rest, to mean
 // and biased variance of each channel.
@@ -64,7 +64,7 @@ struct StatisticsArgs {
   int channels;
   float *mean, *variance;  // [channels]
 };
-int launch_statistics(const StatisticsArgs& args, device::Stream stream);
+int launch_statistics(const StatisticsArgs& args, device::Stream stream, bool early);
 
 // Adds the sums over `parts` of the positions to the gradient of a weight.
 struct MergeArgs {
@@ -73,6 +73,6 @@ struct MergeArgs {
   int64_t stride[4];   // of the gradient [columns, channels, kernel, kernel], in elements
   float* grad_weight;  // the slice that is overwritten
 };
-int launch_merge_sums(const MergeArgs& args, device::Stream stream);
+int launch_merge_sums(const MergeArgs& args, device::Stream stream, bool early);
 
 }  // namespace lasfast

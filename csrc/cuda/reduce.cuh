@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "block.h"
 #include "device.cuh"
 #include "lasfast/round.h"
 
@@ -47,7 +48,9 @@ struct WideRows {
     return whole - block * block_rows + (column < tail ? 1 : 0);
   }
   int64_t launched_blocks() const { return blocks * tiles; }
-  int64_t partial_sums() const { return blocks * width; }  // of each kind that blocks leave
+  int64_t groups() const { return divide_up(blocks, pooled_tiles); }  // whose sums are added together
+  int64_t counters() const { return tiles * groups() + 1; }           // of the blocks that have come
+  int64_t partial_sums() const { return blocks * width; }             // of each kind that blocks leave
 };
 
 // The part of its block's values that a thread has, and the column that it answers for where there is one

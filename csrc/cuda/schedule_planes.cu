@@ -1,4 +1,5 @@
 // The kernels of depthwise convolutions, pools, sums, gates, arrangements and inputs.
+#include "entry.cuh"
 #include "schedule_kernels.cuh"
 #include "schedule_planes.cuh"
 #include "schedule_statistics.cuh"

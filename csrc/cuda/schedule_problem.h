@@ -19,7 +19,6 @@ struct TensorMap;
 
 constexpr int plane_chunks = 8;         // the most chunks side by side in a tile of other operations
 constexpr int plane_rows = 4;           // positions of such a tile that a thread computes
-constexpr int pooled_tiles = 32;        // tiles whose statistics a block pools: a group
 constexpr int64_t resident_blocks = 2;  // the most blocks of the resident kernel on a multiprocessor
 
 // The kernel that computes an operation. Convolutions come first, by the number of their tile.

@@ -122,31 +122,43 @@ def bn_act(inputs: BnActInputs) -> Tensor:
     return result if y is result else result.copy_(y)
 
 
-def bn_act_in_training(inputs: BnActInputs, running: Running, momentum: float) -> Tensor:
+def bn_act_in_training(
+    inputs: BnActInputs, running: Running, momentum: float, early: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """Return the same, and let running statistics, if any, follow the mean and var that inputs have.
 
-    These are of at least two rows. CUDA does both in one launch.
+    These are of at least two rows. CUDA does both in one launch, which makes the counters for
+    `bn_act_backward`, too: these are returned, or None. `early` says that a kernel of lasfast's is queued
+    right before, so that the launch may begin before that has ended.
     """
     mean, var = running
     followed = mean is not None and var is not None and placement.of(inputs.x).kind == "cuda"
     if not followed or not _are_plain(mean, var, inputs.mean, inputs.var) or not _is_dense(inputs.x):
         update_running(running, (inputs.mean, inputs.var), momentum, _rows(inputs.x)[0])
-        return bn_act(inputs)
+        return bn_act(inputs), None
     assert mean is not None
     assert var is not None
     y = torch.empty_like(inputs.x)
-    _Passes(inputs).run("train", (), to=(y.data_ptr(), momentum, mean.data_ptr(), var.data_ptr()))
+    passes = _Passes(inputs)
+    counters = torch.empty(_counters(*passes.sizes[:2]), dtype=torch.int32, device=y.device)
+    to = y.data_ptr(), momentum, mean.data_ptr(), var.data_ptr()
+    passes.run("train", (early, counters.data_ptr()), to=to)
     increment_version((mean, var))
-    return y
+    return y, counters
 
 
 def bn_act_backward(
-    grad: Tensor, inputs: BnActInputs, results: Sequence[Tensor | None], ranks: ProcessRanks | None = None
+    grad: Tensor,
+    inputs: BnActInputs,
+    results: Sequence[Tensor | None],
+    ranks: ProcessRanks | None = None,
+    counters: Tensor | None = None,
 ) -> None:
     """Overwrite the gradients of x, weight, bias, residual; those that are None are not wanted.
 
     Where statistics are those of all `ranks`, the gradient of x takes its sums from all, too; those of weight
-    and bias are this rank's.
+    and bias are this rank's. `counters` are what `bn_act_in_training` returned: without them, CUDA takes one
+    launch more.
     """
     grad_x, grad_weight, grad_bias, grad_residual = results
     dense_x = None if grad_x is None else _dense(grad_x)
@@ -155,7 +167,9 @@ def bn_act_backward(
     passes = _Passes(inputs)
     before = (grad.data_ptr(),)
     to = (_address(grad_weight), _address(grad_bias), _address(dense_residual))
-    if ranks is None or not inputs.batch_statistics:
+    if counters is not None and inputs.batch_statistics and ranks is None:
+        passes.run("backward_counted", (False, counters.data_ptr(), *before), to=(_address(dense_x), *to))
+    elif ranks is None or not inputs.batch_statistics:
         passes.run("backward", before, to=(_address(dense_x), *to), flags=(inputs.batch_statistics,))
     else:
         sums = torch.empty(2 * len(inputs.mean) + 1, dtype=torch.float64, device=grad.device)
@@ -198,6 +212,13 @@ def _dense(result: Tensor) -> Tensor:
 
 def _workspace(device: torch.device, *arguments: Any) -> Tensor:
     return torch.empty(_workspace_bytes(*arguments), dtype=torch.uint8, device=device)
+
+
+@functools.cache
+def _counters(rows: int, channels: int) -> int:
+    """Return how many counters the backward pass needs on CUDA."""
+    count: int = compiled.load().bn_act_counters_cuda(rows, channels)
+    return count
 
 
 @functools.cache

@@ -164,11 +164,14 @@ class _Direct(torch.autograd.Function):
             rows = y.numel() // y.shape[1]
             mean, var = follow(running, (mean, var), momentum, rows, ranks, bn_act_kernels)
             running = None, None  # they have followed
-        inputs = BnActInputs(y, mean, var, weight, bias, _like(y, residual), *rest)
+        alike = _like(y, residual)
+        early = packed is not None and running[0] is not None and alike is residual  # nothing is in between
+        inputs = BnActInputs(y, mean, var, weight, bias, alike, *rest)
         ctx.save_for_backward(input, kernel, *inputs[:TENSORS])
         ctx.convolution, ctx.ranks = convolution, ranks if is_distributed(ranks) else None
         ctx.rest, ctx.packed = rest, packed
-        return bn_act_kernels.bn_act_in_training(inputs, running, momentum)
+        result, ctx.counters = bn_act_kernels.bn_act_in_training(inputs, running, momentum, early)
+        return result
 
     @staticmethod
     @first_order
@@ -178,7 +181,7 @@ class _Direct(torch.autograd.Function):
         _, of_kernel, _, _, of_input, _, _, *of_parameters = ctx.needs_input_grad
         needed = (of_input or of_kernel, *of_parameters[:3])
         results = empty_gradients(inputs, needed)
-        bn_act_kernels.bn_act_backward(grad, inputs, results, ctx.ranks)
+        bn_act_kernels.bn_act_backward(grad, inputs, results, ctx.ranks, ctx.counters)
         grad_y, *of_others = results
         grad_input, grad_kernel = ctx.convolution.gradients(
             grad_y, input, kernel, of_input, of_kernel, ctx.packed

@@ -110,7 +110,11 @@ class _Pass(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A weight as CUDA's kernels read it in the passes over windows: uint8."""
+    """A weight as CUDA's kernels read it in the passes over windows: uint8.
+
+    Behind the forward pass's stand counters, which its kernel needs to be zero and leaves so. A pass that is
+    given this has to be queued right behind a kernel of lasfast's: it may begin before that has ended.
+    """
 
     forward: Tensor
     grad_input: Tensor
@@ -291,7 +295,7 @@ class NhwcKernels:
         if why_not is None:
             self._add("conv2d_nhwc", which, params, self._on_cpu)
             if self._kind == "cuda" and which != "grad_weight":
-                self._packed_params[which] = make(packed=True)
+                self._packed_params[which] = make(packed=True, early=True)
 
     def _add(self, name: str, which: str, params: Any, on_cpu: tuple[int, ...]) -> None:
         """Add a pass; on the CPU its need for memory depends on what `on_cpu` has of the placement."""

@@ -72,6 +72,6 @@ def test_training_runs_on_the_device_of_its_values(
         bn_act(y, *running, training=True).square().sum().backward()
         rule = SgdRule(momentum=0.9, nesterov=False, weight_decay=0.0, clip_norm=1.0)
         Sgd([weight], [torch.zeros_like(weight)], [[()]], rule).update([weight.grad], 0.1, 1.0)
-    [(where, count)] = two_devices.noted_launches().items()
-    assert where == (1, STREAM, LATE)
-    assert count > 30
+    found = two_devices.noted_launches()
+    assert found.keys() == {(1, STREAM, LATE), (1, STREAM, EARLY)}  # seconds of a pass begin early
+    assert sum(found.values()) > 30

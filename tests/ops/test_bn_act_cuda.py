@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lasfast.ops import bn_act, bn_act_kernels, conv_bn_act, reference
 from lasfast.ops.activations import FUNCTIONS
-from lasfast.ops.bn_act_schema import BnActInputs
+from lasfast.ops.bn_act_schema import BnActInputs, empty_gradients
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LAST = torch.channels_last
@@ -211,12 +211,36 @@ def test_emulated_running_statistics_follow_in_the_forward_pass(
     expected = bn_act_kernels.bn_act(inputs)
     emulated_place.noted_launches()
     versions = [one._version for one in together]
-    y = bn_act_kernels.bn_act_in_training(inputs, (together[0], together[1]), 0.1)
+    y, counters = bn_act_kernels.bn_act_in_training(inputs, (together[0], together[1]), 0.1)
     assert sum(emulated_place.noted_launches().values()) == 1
+    assert counters is not None
+    assert not counters.any()
     assert torch.equal(y, expected)
     assert all(map(torch.equal, together, apart))
     assert not torch.equal(together[0], problem.running[0])
     assert [one._version for one in together] != versions
+
+
+@pytest.mark.parametrize("size", [(3, 64, 27, 28), (1, 520, 13, 11), (2, 17, 9, 3)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_emulated_sums_are_finished_where_they_are_taken(size, dtype, emulated_place: ModuleType) -> None:
+    """With counters of the forward pass, or with zeros of a launch of its own: the same bits every time."""
+    problem = Problem(size, dtype, 0)
+    problem.check()
+    x, residual, grad = map(channels_last, (problem.x, problem.residual, problem.grad))
+    batch = bn_act_kernels.batch_statistics(x)
+    inputs = BnActInputs(x, *batch, problem.weight, problem.bias, residual, True, 1e-5, "relu")
+    _, counters = bn_act_kernels.bn_act_in_training(inputs, problem.running, 0.1)
+    assert counters is not None
+    results = []
+    for given, launches in ((None, 3), (counters, 2), (counters, 2)):
+        results.append(empty_gradients(inputs, (True,) * 4))
+        emulated_place.noted_launches()
+        bn_act_kernels.bn_act_backward(grad, inputs, results[-1], counters=given)
+        assert sum(emulated_place.noted_launches().values()) == launches
+        assert not counters.any()
+    for others in results[1:]:
+        assert all(map(torch.equal, others, results[0]))
 
 
 def test_emulated_mistakes(emulated: ModuleType) -> None:
@@ -227,7 +251,9 @@ def test_emulated_mistakes(emulated: ModuleType) -> None:
         emulated.update_running_cuda(1, 1, 0, 0, 0.1, 0, 0, 0, 0)
     for rows, running, text in ((1, 64, "rows must be at least 2"), (2, 0, "running statistics are missing")):
         with pytest.raises(ValueError, match=text):
-            emulated.bn_act_train_cuda(rows, 1, 0, 0, 0, 0.0, *none[:7], 0, 0, 0, 0.1, running, running)
+            emulated.bn_act_train_cuda(
+                rows, 1, 0, 0, 0, 0.0, False, 0, *none[:7], 0, 0, 0, 0.1, running, running
+            )
     with pytest.raises(RuntimeError, match="no device of this number"):
         emulated.batch_statistics_cuda(1, 1, 0, 0, 0, 1, 0, 0, 0)
 

@@ -258,6 +258,33 @@ def test_emulated_weight_that_is_packed_for_both_passes_at_once(
     assert sum(emulated_place.noted_launches().values()) == 2
 
 
+@pytest.mark.parametrize("c_out", [8, 40, 136])
+def test_emulated_statistics_of_many_tiles_are_pooled_where_they_are_computed(
+    emulated_place: ModuleType, c_out: int
+) -> None:
+    """Of more tiles than one block pools, with counters that are zero again afterwards: the same bits."""
+    problem = Problem.random(
+        Case(17, 8, (16, 16), c_out, 1, 1, 0), torch.bfloat16, torch.float32, "channels_last"
+    )
+    kernels = NhwcKernels.of(problem.x, problem.weight, problem.grad, 1, 0)
+    packed = kernels.pack(problem.weight)
+    assert packed is not None
+    results = []
+    for order in (False, False, True):
+        emulated_place.set_reversed(order)
+        emulated_place.noted_launches()
+        y, mean, var = torch.empty_like(problem.grad), torch.empty(c_out), torch.empty(c_out)
+        kernels.forward(problem.x, problem.weight, y, mean, var, packed)
+        assert sum(emulated_place.noted_launches().values()) == 1
+        results.append((y, mean, var))
+    emulated_place.set_reversed(False)
+    for others in results[1:]:
+        assert all(map(torch.equal, others, results[0]))
+    exact = problem.truth("forward")
+    torch.testing.assert_close(mean.double(), exact.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(var.double(), exact.var((0, 2, 3), correction=0), rtol=1e-5, atol=0)
+
+
 def test_emulated_writes_only_the_slice_of_a_larger_gradient(emulated: ModuleType) -> None:
     problem = Problem.random(CASES[2], torch.bfloat16, torch.float32, "contiguous")
     whole = torch.full((47, 2 * 3, 3 * 3, 12), 7.0).permute(0, 3, 1, 2)[:, :, ::2, ::3]

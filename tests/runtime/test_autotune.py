@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -173,3 +173,52 @@ def test_a_recording_is_looked_for_on_the_device_at_hand(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: current[-1] == 1)
     found = [autotune.is_capturing(torch.device(name)) for name in ("cuda:0", "cuda:1", "cpu")]
     assert found == [False, True, False]
+
+
+class PretendedGpu:
+    """A GPU's clock beside the host's, in milliseconds: work begins once it is queued and the GPU is free."""
+
+    def __init__(self) -> None:
+        self.host = self.free = 0.0
+
+    def queue(self, milliseconds: float) -> None:
+        self.free = max(self.host, self.free) + milliseconds
+
+    def synchronize(self) -> None:
+        self.host = max(self.host, self.free)
+
+    def event(self, enable_timing: bool) -> PretendedGpu.Event:
+        return PretendedGpu.Event(self)
+
+    class Event:
+        def __init__(self, gpu: PretendedGpu) -> None:
+            self.gpu = gpu
+
+        def record(self) -> None:
+            self.gpu.queue(0)
+            self.at = self.gpu.free
+
+        def query(self) -> bool:
+            return self.gpu.host >= self.at
+
+        def elapsed_time(self, end: PretendedGpu.Event) -> float:
+            return end.at - self.at
+
+
+@pytest.mark.parametrize(("queuing", "seconds"), [(0.1, 0.003), (30.0, 0.003), (1000.0, 1.0003)])
+def test_a_gpus_time_is_its_own_however_long_queuing_takes(
+    monkeypatch: pytest.MonkeyPatch, queuing: float, seconds: float
+) -> None:
+    """Where queuing takes longer than is waited for, at most, it is a part of the time."""
+    gpu = PretendedGpu()
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", gpu.synchronize)
+    monkeypatch.setattr(torch.cuda, "Event", gpu.event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: gpu.queue(cycles / 2e6))
+
+    def run() -> None:
+        for _ in range(10):  # operations
+            gpu.host += queuing / 10
+            gpu.queue(0.3)
+
+    assert autotune._time(run, torch.device("cuda")) == pytest.approx(seconds, rel=0.15)

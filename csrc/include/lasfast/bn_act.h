@@ -36,6 +36,8 @@ struct BnActParams {
   Activation activation;
   bool batch_statistics;
   float eps;
+  uint32_t* counters = nullptr;  // CUDA: see bn_act_counters_cuda
+  bool early = false;  // CUDA: whether a kernel of lasfast's is queued right before the forward pass
 };
 
 // Checks that the sizes fit one another. Every entry point begins with it.
@@ -116,6 +118,11 @@ Status bn_act_grad_x_cpu(const BnActParams& p, const void* grad, const void* x, 
 
 // The same on a GPU, queued on a stream; all pointers are the device's, the workspace is aligned to 16 bytes.
 int64_t bn_act_workspace_cuda(const BnActParams& p);
+
+// How many counters, of 4 bytes, the pass over sums needs. Where `counters` is not null, bn_act_train_cuda
+// makes these zero, and bn_act_backward_cuda and bn_act_sums_cuda find them so and leave them so. Where it is
+// null, these two have some in their workspace, which takes them one launch more.
+int64_t bn_act_counters_cuda(const BnActParams& p);
 Status batch_statistics_cuda(const BnActParams& p, const void* x, void* workspace, int device, void* stream,
                              float* mean, float* var);
 Status update_running_cuda(int64_t rows, int64_t channels, const float* mean, const float* var,

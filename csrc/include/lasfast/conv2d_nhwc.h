@@ -38,6 +38,8 @@ struct Conv2dNhwcParams {
   bool tf32 = false;         // CUDA: whether products of fp32 values may be TF32's
   bool warpgroups = false;   // CUDA: whether products of bf16 values are those of Hopper's warpgroups
   bool packed = false;       // CUDA: whether the weight is what conv2d_nhwc_pack_cuda made of it for the pass
+  bool early = false;  // CUDA: whether a kernel of lasfast's is queued right before: passes over windows
+                       // of a packed weight may then begin before it has ended
 };
 
 // Checks that the sizes fit one another. Every entry point begins with it.
@@ -87,7 +89,8 @@ Status conv2d_nhwc_supported_cuda(const Conv2dNhwcParams& p, Pass pass);
 int64_t conv2d_nhwc_workspace_cuda(const Conv2dNhwcParams& p, Pass pass);
 
 // Bytes of what a pass's weight is packed to, a multiple of 16; 0 for the weight's gradient, or where the
-// pass cannot be run.
+// pass cannot be run. For the forward pass, counters stand behind the weight: it changes them, and leaves
+// them as they were, so that one call at a time may read what was packed.
 int64_t conv2d_nhwc_packed_bytes_cuda(const Conv2dNhwcParams& p, Pass pass);
 
 // Packs the weight for the forward pass and for the gradient of the input in one launch. Each packs it for

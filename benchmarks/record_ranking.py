@@ -50,7 +50,7 @@ CHUNK = 81
 """Architectures that are measured between two notes of the file: those with the same first four decisions."""
 BANDS = 10
 BUDGETS = (50, 100, 200, 400)
-IMAGES = (250, 500, 1000, 2500)
+IMAGES = (125, 250, 500, 1000, 2500)
 SAMPLE, FEW = 200, 1000
 """How many networks are measured at earlier epochs, and without recalibration; the latter on a few images."""
 
@@ -141,9 +141,13 @@ def measure(
     data: str = "imagefolder:data/cifar10",
     precision: str = "bf16",
     count: int = 2500,
+    some: int = 0,
     threads: int = 1,
 ) -> None:
-    """Measure all networks with the weights that were trained, and some with those of earlier epochs."""
+    """Measure networks with the weights that were trained, and a few with those of earlier epochs.
+
+    `count` images are predicted. `some` is how many random networks are measured; 0 measures all.
+    """
     torch.set_num_threads(threads)
     images, supernet = load(data), make()
     check_costs(supernet, load_table(table))
@@ -153,11 +157,12 @@ def measure(
     # In a random order, so that the first images are a sample of all.
     taken = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:count]
     validation = pixels[taken], labels[taken]
-    all_networks = networks(supernet)
-    sample = sorted(random.Random("sample").sample(all_networks, SAMPLE))
+    # A sample's beginning is a sample, too.
+    shuffled = random.Random("sample").sample(all_networks := networks(supernet), len(all_networks))
+    sample, wanted = sorted(shuffled[:SAMPLE]), sorted(shuffled[: some or None])
     for done in (epochs, epochs // 4, epochs // 2):
         supernet.load_state_dict(checkpoint.load(directory / f"epoch{done}.safetensors")[0])
-        asked = all_networks if done == epochs else sample
+        asked = wanted if done == epochs else sample
         evaluator = lasfast.Evaluator(supernet, images.calibration, validation, "native", precision)
         _measure(evaluator, asked, directory / f"measured-epoch{done}.json")
     supernet.load_state_dict(checkpoint.load(directory / f"epoch{epochs}.safetensors")[0])
@@ -337,6 +342,13 @@ def _choices(problem: Chosen) -> dict[str, Any]:
     }
 
 
+def _part(table: ArchitectureTable, asked: list[Architecture]) -> ArchitectureTable:
+    """Return the rows of some architectures."""
+    rows = [table.row(one) for one in asked]
+    costs_of = {name: column[rows] for name, column in table.costs.items()}
+    return ArchitectureTable(np.array(asked), table.accuracies[rows], costs_of)
+
+
 @app.command()
 def record(directory: Path, table: Path, output: Path, seeds: int = 100, processes: int = 1) -> None:
     """Compare what was measured with the table, for each supernet in the directory."""
@@ -356,10 +368,15 @@ def record(directory: Path, table: Path, output: Path, seeds: int = 100, process
         one["whole"] = judge(asked, right, known)
         one["sample"] = _judge_sample(place, epochs, asked, right, known)
         of = dict(zip(asked, right.mean(axis=1).tolist(), strict=True))
-        seen = np.array([[of[supernet.space.key(architecture)]] for architecture in known.architectures])
-        problems = {share: Chosen(known, share, seen) for share in SHARES}
+        complete = len(asked) == result["table"]["networks"]
+        part = known if complete else _part(known, asked)
+        seen = np.array([[of[supernet.space.key(architecture)]] for architecture in part.architectures])
+        problems = {share: Chosen(part, share, seen) for share in SHARES}
         one["choices"] = {f"{share:g}": _choices(problem) for share, problem in problems.items()}
         one["searches"] = {}
+        result["supernets"][training["sampling"]] = one
+        if not complete:
+            continue
         with multiprocessing.Pool(processes, _prepare, (problems,)) as pool:
             for share in SHARES:
                 found = one["searches"][f"{share:g}"] = {}
@@ -370,8 +387,7 @@ def record(directory: Path, table: Path, output: Path, seeds: int = 100, process
                         for values in zip(*runs, strict=True)
                     ]
                     typer.echo(f"{place.name}, {share:.0%}, {name}: {found[name]}")
-        result["supernets"][training["sampling"]] = one
-        _harness.write(result, output)
+    _harness.write(result, output)
 
 
 INTRODUCTION = """# Does a supernet rank networks?
@@ -379,7 +395,7 @@ INTRODUCTION = """# Does a supernet rank networks?
 NAS-Bench-Macro has {architectures:,} architectures, of which {networks:,} are different networks; all were
 trained on CIFAR-10, three times each. So one can ask what no search can: how well do accuracies with
 inherited weights rank networks? The supernet of its space (`--supernet macro`, whose multiply-adds and
-parameters are the table's to the digit for all architectures) was trained on 45,000 images, and all networks
+parameters are the table's to the digit for all architectures) was trained on 45,000 images, and networks
 were measured on {images:,} of the 5,000 others, with statistics recalibrated on 500. The table's accuracies
 are of the test images. Made from [the record](../benchmarks/results/{record}) by
 `python -m benchmarks.record_ranking page`; one core of a busy machine.
@@ -409,11 +425,11 @@ def _supernet_lines(name: str, one: dict[str, Any], seeds: int) -> list[str]:
     lines = [
         f"## Paths drawn by `{name}`\n",
         f"{training['epochs']} epochs in {training['precision']} took {training['seconds'] / 60:.0f} CPU "
-        f"minutes; measuring all networks took {one['seconds'] / 60:.0f} "
+        f"minutes; measuring {whole['networks']:,} networks took {one['seconds'] / 60:.0f} "
         f"({whole['networks'] / one['seconds']:.1f} a second). With inherited "
         f"weights they have {least:.1f} to {most:.1f} % top-1, the median {median:.1f} %.\n",
         *markdown(
-            ["ranking of all networks", "tau"],
+            ["ranking of these networks", "tau"],
             [
                 ["one-shot accuracy", f"{whole['tau']:.2f}"],
                 ["FLOPs alone", f"{whole['tau_of_flops']:.2f}"],
@@ -446,7 +462,7 @@ def _supernet_lines(name: str, one: dict[str, Any], seeds: int) -> list[str]:
         f"{sample['few_images']:,} images, it is {sample['recalibrated']:.2f} for these with recalibration, "
         f"and {sample['not_recalibrated']:.2f} with the statistics that training left.\n",
         "Regret, in points of trained accuracy, of choosing the network within a bound on FLOPs that has the "
-        "highest one-shot accuracy of all, the most FLOPs, or any:\n",
+        "highest one-shot accuracy of all that were measured, the most FLOPs, or any:\n",
         *markdown(
             [
                 "bound",
@@ -471,19 +487,26 @@ def _supernet_lines(name: str, one: dict[str, Any], seeds: int) -> list[str]:
             ],
         ),
         "",
+    ]
+    if one["searches"]:
+        lines += [*_search_lines(one["searches"], seeds), ""]
+    return lines
+
+
+def _search_lines(searches: dict[str, Any], seeds: int) -> list[str]:
+    """Return what is said of searches."""
+    return [
         f"Regret of searches that see the one-shot accuracies, after so many evaluations, means of {seeds} "
         "seeds ± one standard error (the predictor ends after 200):\n",
         *markdown(
             ["bound", "searcher", *(f"after {budget}" for budget in BUDGETS)],
             [
                 [_bound(share), searcher, *(cell(value) for value in values)]
-                for share, searches in one["searches"].items()
-                for searcher, values in searches.items()
+                for share, found in searches.items()
+                for searcher, values in found.items()
             ],
         ),
-        "",
     ]
-    return lines
 
 
 def _bound(share: str) -> str:

@@ -35,7 +35,10 @@ def find_alike(model: nn.Module, program: Layer, image_shape: Shape) -> frozense
         channels = {shapes[value][0] for value in (*sources, number)}
         if function is None or len(channels) > 1:
             continue
-        inputs = [torch.randn(2, *shapes[one], generator=generator).to(example) for one in sources]
+        inputs = [
+            torch.randn(2, *shapes[one], generator=generator, dtype=torch.float32).to(example)
+            for one in sources
+        ]
         if _is_alike(function, inputs):
             found.add(number)
     return frozenset(found)

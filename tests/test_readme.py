@@ -190,6 +190,14 @@ def test_the_figures_of_smaller_networks_are_those_of_the_records() -> None:
         assert times.format(*(f"{one:.0f}" for one in searching)) in text
 
 
+def test_the_rates_of_processes_are_those_of_the_record() -> None:
+    ways = json.loads((ROOT / "benchmarks" / "results" / "processes.json").read_text())["ways"]
+    one, threads, two = (way["images_per_second"] for way in ways.values())
+    page = " ".join((ROOT / "docs" / "distributed.md").read_text().split())
+    assert f"one process of one thread trained {one} images a second" in page
+    assert f"one of two threads {threads}, and two processes of one thread {two}" in page
+
+
 def test_the_table_of_cells_is_that_of_its_record() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "itnas-cifar10.json").read_text())
     page = (ROOT / "docs" / "itnas.md").read_text()

@@ -165,7 +165,7 @@ def test_a_study_compares_its_winner_and_changes_nothing_else(tmp_path, one_thre
     assert dataclasses.replace(result, comparison=None).to_json() == plain.to_json()
     certainty = result.certainty
     assert certainty is not None
-    assert (certainty.winner, certainty.measured) == (result.best.text, 6)
+    assert (certainty.winner, certainty.measured) == (result.best.name, 6)
     comparison = result.comparison
     assert comparison is not None
     assert comparison.top1 == result.best.top1

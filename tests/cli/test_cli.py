@@ -10,7 +10,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from lasfast import cli, data, deploy
+from lasfast import __version__, cli, data, deploy
 from lasfast.cli.display import (
     Meter,
     WorkClock,
@@ -438,7 +437,7 @@ def test_ctrl_c_says_where_it_stopped(lasfast, monkeypatch, said: str, shown: st
 
 def test_version(lasfast) -> None:
     status, out, _ = lasfast("--version")
-    assert (status, out.strip()) == (0, version("lasfast"))
+    assert (status, out.strip()) == (0, __version__)
 
 
 def test_time_left_follows_the_work(monkeypatch) -> None:

@@ -51,7 +51,7 @@ CHUNK = 81
 BANDS = 10
 BUDGETS = (50, 100, 200, 400)
 IMAGES = (125, 250, 500, 1000, 2500)
-SAMPLE, FEW = 200, 1000
+SAMPLE, FEW = 200, 250
 """How many networks are measured at earlier epochs, and without recalibration; the latter on a few images."""
 
 
@@ -487,6 +487,21 @@ def _supernet_lines(name: str, one: dict[str, Any], seeds: int) -> list[str]:
             ],
         ),
         "",
+    ]
+    better = sum(band["one_shot"] > band["flops_alone"] for band in whole["bands"])
+    pays, not_ = (
+        " and ".join(
+            _bound(share)
+            for share, choice in one["choices"].items()
+            if (choice["one_shot"] < choice["most_flops"]) is wanted
+        )
+        for wanted in (True, False)
+    )
+    lines += [
+        f"In words: one-shot accuracies rank networks of about as many FLOPs better than FLOPs do in {better} of "
+        f"{len(whole['bands'])} ranges. Choosing by them beats taking the most FLOPs within bounds of "
+        f"{pays or 'no size'}, and does not within {not_ or 'no other'}. {training['epochs']} epochs are few; "
+        "longer training and more images are not in this record.\n",
     ]
     if one["searches"]:
         lines += [*_search_lines(one["searches"], seeds), ""]

@@ -498,10 +498,10 @@ def _supernet_lines(name: str, one: dict[str, Any], seeds: int) -> list[str]:
         for wanted in (True, False)
     )
     lines += [
-        f"In words: one-shot accuracies rank networks of about as many FLOPs better than FLOPs do in {better} of "
-        f"{len(whole['bands'])} ranges. Choosing by them beats taking the most FLOPs within bounds of "
-        f"{pays or 'no size'}, and does not within {not_ or 'no other'}. {training['epochs']} epochs are few; "
-        "longer training and more images are not in this record.\n",
+        f"In words: one-shot accuracies rank networks of about as many FLOPs better than FLOPs do in {better} "
+        f"of {len(whole['bands'])} ranges. Choosing by them beats taking the most FLOPs within bounds of "
+        f"{pays or 'no size'}, and does not within {not_ or 'no other'}. {training['epochs']} epochs are "
+        "few; longer training and more images are not in this record.\n",
     ]
     if one["searches"]:
         lines += [*_search_lines(one["searches"], seeds), ""]
@@ -525,7 +525,7 @@ def _search_lines(searches: dict[str, Any], seeds: int) -> list[str]:
 
 
 def _bound(share: str) -> str:
-    return "none" if float(share) == 1 else f"{float(share):.0%}"
+    return "100 % (no bound)" if float(share) == 1 else f"{100 * float(share):.0f} %"
 
 
 if __name__ == "__main__":

@@ -498,8 +498,8 @@ def _supernet_lines(name: str, one: dict[str, Any], seeds: int) -> list[str]:
         for wanted in (True, False)
     )
     lines += [
-        f"In words: one-shot accuracies rank networks of about as many FLOPs better than FLOPs do in {better} "
-        f"of {len(whole['bands'])} ranges. Choosing by them beats taking the most FLOPs within bounds of "
+        f"In words: one-shot accuracies rank networks of about as many FLOPs better than FLOPs do in {better}"
+        f" of {len(whole['bands'])} ranges. Choosing by them beats taking the most FLOPs within bounds of "
         f"{pays or 'no size'}, and does not within {not_ or 'no other'}. {training['epochs']} epochs are "
         "few; longer training and more images are not in this record.\n",
     ]

@@ -63,7 +63,7 @@ class Folders:
         self._before = {} if self._file is None or anew else _load(self._file)
         self._seen: dict[str, Listed] = {}
         self.kept = 0
-        """How many of the folders were not listed, since they are as they were."""
+        """The number of folders that were not listed, since they are as they were."""
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """Return the names of the folders and of the files in a folder that are not hidden, each sorted.

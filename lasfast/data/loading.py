@@ -157,19 +157,21 @@ def load(
             to do.
         TypeError, ValueError: an argument is wrong, which is named.
     """
-    options = _check_options(
-        calibration,
-        validation,
-        limit,
-        seed,
-        image_size,
-        batch_size,
-        pad,
-        flip,
-        workers,
-        fast_decode,
-        skip_broken,
-        report,
+    options = _checked(
+        Options(
+            calibration,
+            validation,
+            limit,
+            seed,
+            _check_size(image_size),
+            batch_size,
+            pad,
+            flip,
+            workers,
+            fast_decode,
+            skip_broken,
+            report,
+        )
     )
     files = _check_files(root, download, list_anew, validation_archives, test_archives)
     kind, source = _open(name, files)
@@ -455,49 +457,25 @@ def _check_files(
     return Files(root, download, as_bool("list_anew", list_anew), validation_archives, test_archives)
 
 
-def _check_options(
-    calibration: int,
-    validation: int | float | None,
-    limit: int | None,
-    seed: int,
-    image_size: int | tuple[int, int] | None,
-    batch_size: int,
-    pad: int | None,
-    flip: bool | None,
-    workers: int | None,
-    fast_decode: bool,
-    skip_broken: bool,
-    report: Callable[[str], None],
-) -> Options:
-    as_int("calibration", calibration, minimum=1)
-    as_int("batch_size", batch_size, minimum=1)
-    as_int("seed", seed)
-    for name, value, least in (("limit", limit, 1), ("pad", pad, 0), ("workers", workers, 0)):
-        if value is not None:
+def _checked(options: Options) -> Options:
+    """Return the options with plain booleans; ValueError or TypeError where one is out of range."""
+    validation = options.validation
+    as_int("calibration", options.calibration, minimum=1)
+    as_int("batch_size", options.batch_size, minimum=1)
+    as_int("seed", options.seed)
+    for name, least in (("limit", 1), ("pad", 0), ("workers", 0)):
+        if (value := getattr(options, name)) is not None:
             as_int(name, value, minimum=least)
     if isinstance(validation, float):
         if not 0 < validation < 1:
             raise ValueError(f"validation must be a count, or a part between 0 and 1, got {validation}")
     elif validation is not None:
         as_int("validation", validation, minimum=1)
-    if flip is not None and not isinstance(flip, bool):
-        raise TypeError(f"flip must be True, False or None, got {flip!r}")
-    fast_decode = as_bool("fast_decode", fast_decode)
-    skip_broken = as_bool("skip_broken", skip_broken)
-    size = _check_size(image_size)
-    return Options(
-        calibration,
-        validation,
-        limit,
-        seed,
-        size,
-        batch_size,
-        pad,
-        flip,
-        workers,
-        fast_decode,
-        skip_broken,
-        report,
+    if options.flip is not None and not isinstance(options.flip, bool):
+        raise TypeError(f"flip must be True, False or None, got {options.flip!r}")
+    return options._replace(
+        fast_decode=as_bool("fast_decode", options.fast_decode),
+        skip_broken=as_bool("skip_broken", options.skip_broken),
     )
 
 

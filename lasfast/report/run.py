@@ -30,7 +30,7 @@ TITLES = {
 
 
 NO_COSTS = ("text", "name", "architecture", "top1", "top5", "loss", "images", "test_top1")
-"""What the result of a study says of an architecture besides its costs."""
+"""The entries of an architecture in the result of a study that are no costs."""
 
 
 @dataclass(frozen=True)

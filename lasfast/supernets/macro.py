@@ -85,11 +85,11 @@ class MacroNet(ChoiceSupernet):
         (kind,) = map(str, taken)
         out, stride = self._blocks[index]
         name = f"blocks.{index}.{kind}"
-        if kind == "identity" and stride is None:
-            return (), channels
         if kind == "identity":
+            if stride is None:
+                return (), channels
             block = LayerBuilder(name, channels)
-            block.conv_bn("", block.input, out, 1, stride or 1)
+            block.conv_bn("", block.input, out, 1, stride)
             return (block.build(),), out
         kernel_size, expansion = KINDS[kind]
         return (inverted_residual(name, channels, out, kernel_size, expansion, stride, "relu"),), out

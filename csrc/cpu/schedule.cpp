@@ -13,6 +13,7 @@
 #include "schedule_check.h"
 #include "schedule_layout.h"
 #include "threads.h"
+#include "winograd_layout.h"
 
 namespace lasfast {
 
@@ -30,6 +31,7 @@ bool is_dense(const Operation& op) { return op.kind == Kind::conv2d || op.kind =
 // Returns how many images an item is of.
 int64_t item_images(const ScheduleTables& t, const Operation& op, Dtype storage, Isa isa, int64_t images) {
   if (!is_dense(op)) return 1;
+  if (op.tile) return WinogradConvolution(op, t.values[op.input], isa, images).item_images;
   return CellConvolution(op, t.values[op.input], storage, isa, images).item_images();
 }
 
@@ -45,7 +47,9 @@ int64_t thread_bytes(const ScheduleTables& t, Dtype storage, Isa isa, int64_t im
   for (int64_t i = 0; i < t.operation_count; ++i) {
     const Operation& op = t.operations[i];
     int64_t bytes = sums_bytes(op);
-    if (is_dense(op)) {
+    if (op.tile) {
+      bytes += WinogradConvolution(op, t.values[op.input], isa, images).block_bytes;
+    } else if (is_dense(op)) {
       const CellConvolution conv(op, t.values[op.input], storage, isa, images);
       bytes += conv.cell_bytes;
     } else if (is_binary(op)) {
@@ -154,6 +158,13 @@ struct Pass {
         a.cell_scratch = scratch + round_to(sums_bytes(op), scratch_line);
         break;
       default: {
+        a.weight = static_cast<const char*>(t.weights) + op.weight;
+        a.cell_scratch = scratch + round_to(sums_bytes(op), scratch_line);
+        if (op.tile) {
+          a.task = Task::winograd;
+          a.winograd = WinogradConvolution(op, in, isa, capacity).block;
+          break;
+        }
         const CellConvolution conv(op, in, storage, isa, capacity);
         a.task = conv.depthwise ? Task::depthwise : Task::dense;
         a.kernel = conv.kernel;
@@ -161,8 +172,6 @@ struct Pass {
         a.padding = conv.padding;
         a.flatten = conv.flatten;
         a.cells = conv.cells;
-        a.weight = static_cast<const char*>(t.weights) + op.weight;
-        a.cell_scratch = scratch + round_to(sums_bytes(op), scratch_line);
       }
     }
     return a;

@@ -10,6 +10,10 @@ namespace lasfast {
 // Checks an operation with a weight on its own, without its schedule.
 Status check_weighted(const Operation& op, const Value& input);
 
+// Checks on the CPU that an operation is one that Winograd's algorithm computes, where its tile asks for
+// that.
+Status check_winograd(const Operation& op, Dtype storage);
+
 // An arena: how many images it has room for, and how many bytes (< 0: not known yet).
 struct Room {
   int64_t capacity, bytes;

@@ -49,8 +49,29 @@ enum class Task : int32_t {
   global_pool,
   combine,
   gate,
-  arrange
+  arrange,
+  winograd
 };
+
+// Winograd's minimal filtering algorithm (Lavin and Gray 2016) computes side x side outputs of a 3x3
+// convolution from (side + 2) x (side + 2) inputs. Tiles of inputs are transformed; at each position of a
+// transformed tile, what all tiles have there is a matrix [tiles, channels] that is multiplied by one of
+// transformed weights; and the products, transformed back, are tiles of outputs.
+//
+// The item's tiles are numbered by image, row and column. A block of them is computed at a time: the
+// transformed inputs [positions][tiles][in], `input_plane` floats from position to position, then the
+// products [positions][blocks of channels as weights have them][tiles][block], `product_plane` floats apart.
+struct WinogradBlock {
+  int64_t side;        // 2 or 4
+  int64_t rows, cols;  // of tiles, of an image
+  int64_t tiles;       // at a time
+  int64_t input_plane, product_plane;
+};
+
+// For a side of 4, a polynomial is taken at 0, the two numbers, their negatives, and infinity. (1 and 2 are
+// usual. With these, rounding errors are less than half as large, since their powers are nearer to 1; the
+// powers that the transforms have are exact in fp32.)
+constexpr double winograd_near = 0.625, winograd_far = 1.5;
 
 struct TapRange {
   int64_t first, last;  // both included
@@ -73,13 +94,15 @@ struct ItemArgs {
   const float* pixels;  // of Task::input: what bytes stand for (ScheduleTables), or null
   const void* weight;   // packed
   Cells cells;
+  WinogradBlock winograd;
   // Where cells hold one column: output channels come in phases * phases parts of a multiple of a vector's
   // width, each of which has but those taps whose row and column are in its two ranges. 0: all have all.
   int64_t phases;
   const TapRange* tap_ranges;
-  void* cell_scratch;  // of gates and arrangements: see channel_scratch_bytes
-  float* sums;         // [3, channels rounded up to vectors]: shift, sum and sum of squares of statistics
-  float* partial;      // [2, out_channels]: mean, and sum of squared deviations; null: no statistics
+  // Of gates and arrangements: see channel_scratch_bytes; of Winograd's algorithm: the block.
+  void* cell_scratch;
+  float* sums;     // [3, channels rounded up to vectors]: shift, sum and sum of squares of statistics
+  float* partial;  // [2, out_channels]: mean, and sum of squared deviations; null: no statistics
 };
 
 struct ScheduleKernels {

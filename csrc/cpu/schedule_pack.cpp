@@ -3,6 +3,7 @@
 #include "schedule_pack.h"
 
 #include "schedule_check.h"
+#include "winograd_layout.h"
 
 namespace lasfast {
 namespace {
@@ -24,7 +25,8 @@ struct Source {
 }  // namespace
 
 int64_t schedule_packed_bytes_cpu(const Operation& op, const Value& input, Dtype storage, Isa isa) {
-  if (!check_weighted(op, input).ok() || !isa_compiled(isa)) return 0;
+  if (!check_weighted(op, input).ok() || !check_winograd(op, storage).ok() || !isa_compiled(isa)) return 0;
+  if (op.tile) return WinogradConvolution(op, input, isa, 1).packed_bytes;
   const CellConvolution conv(op, input, storage, isa, 1);
   if (conv.tiles) return tile_steps(conv) * tile_depth * round_to(op.out_channels, tile_cells) * 2;
   const int64_t per_channel = conv.kernel * conv.kernel * (conv.depthwise ? 1 : conv.cells.size);
@@ -34,10 +36,16 @@ int64_t schedule_packed_bytes_cpu(const Operation& op, const Value& input, Dtype
 Status schedule_pack_cpu(const Operation& op, const Value& input, Dtype storage, Isa isa, const float* weight,
                          const int64_t weight_stride[4], void* packed) {
   if (const Status status = check_weighted(op, input); !status.ok()) return status;
+  if (const Status status = check_winograd(op, storage); !status.ok()) return status;
   if (!isa_compiled(isa)) return unsupported("this build lacks the instruction set asked for");
   if (!weight || !packed) return invalid("the weight or its packed form is missing");
   const CellConvolution conv(op, input, storage, isa, 1);
   const Source source{conv, input, weight, weight_stride};
+  if (op.tile) {
+    pack_winograd(op.tile, input.channels, op.out_channels, schedule_kernels(isa).width, source,
+                  static_cast<float*>(packed));
+    return {};
+  }
   if (conv.pairs) {
     pack_pairs(conv, op.out_channels, schedule_kernels(isa).width, source, static_cast<uint16_t*>(packed));
     return {};

@@ -2,6 +2,7 @@
 //
 //   vectors  [blocks of 2 W output channels, a last one of W where that is enough][taps][in][block] fp32
 //   pairs    the same, of [pairs of in] and [block][2] bf16
+//   Winograd [positions of a transformed tile][blocks as of vectors][in][block] fp32, transformed
 //   tiles    [output channels / 16][steps][16 pairs][16 output channels][2] bf16: what a
 //            step's tile of inputs is multiplied by
 #pragma once
@@ -60,6 +61,45 @@ void pack_vectors(const CellConvolution& conv, int64_t out_channels, int64_t wid
       for (int64_t s = 0; s < conv.kernel; ++s)
         for (int64_t c = 0; c < (conv.depthwise ? 1 : conv.channels); ++c)
           for (int64_t i = o; i < o + block; ++i) *packed++ = i < out_channels ? weight(i, r, s, c) : 0.f;
+    o += block;
+  }
+}
+
+// A weight's transform along one axis, for tiles of `side` outputs (see winograd_near): the values of the
+// polynomial that has it for coefficients, over what makes the convolution's a sum of products.
+inline void winograd_axis(int64_t side, double g0, double g1, double g2, double t[6]) {
+  constexpr double a = winograd_near, b = winograd_far, aa = a * a, bb = b * b;
+  if (side == 2) {
+    const double even = (g0 + g2) / 2, odd = g1 / 2;
+    t[0] = g0, t[1] = even + odd, t[2] = even - odd, t[3] = g2;
+    return;
+  }
+  constexpr double near = 1 / (2 * aa * (aa - bb)), far = 1 / (2 * bb * (bb - aa));
+  const double even_a = near * (g0 + aa * g2), odd_a = near * a * g1;
+  const double even_b = far * (g0 + bb * g2), odd_b = far * b * g1;
+  t[0] = g0 / (aa * bb), t[1] = even_a + odd_a, t[2] = even_a - odd_a;
+  t[3] = even_b + odd_b, t[4] = even_b - odd_b, t[5] = g2;
+}
+
+// Packs the same of a 3x3 convolution for Winograd's algorithm.
+template <class F>
+void pack_winograd(int64_t side, int64_t in_channels, int64_t out_channels, int64_t width, F weight,
+                   float* packed) {
+  const int64_t size = side + 2, plane = in_channels * round_to(out_channels, width);
+  for (int64_t o = 0; o < out_channels;) {
+    const int64_t block = out_channels - o <= width ? width : 2 * width;
+    for (int64_t c = 0; c < in_channels; ++c)
+      for (int64_t i = o; i < o + block; ++i, ++packed) {
+        double rows[3][6], columns[6];
+        for (int64_t s = 0; s < 3; ++s) {
+          const auto tap = [&](int64_t r) { return i < out_channels ? double{weight(i, r, s, c)} : 0.0; };
+          winograd_axis(side, tap(0), tap(1), tap(2), rows[s]);
+        }
+        for (int64_t r = 0; r < size; ++r) {
+          winograd_axis(side, rows[0][r], rows[1][r], rows[2][r], columns);
+          for (int64_t s = 0; s < size; ++s) packed[(r * size + s) * plane] = static_cast<float>(columns[s]);
+        }
+      }
     o += block;
   }
 }

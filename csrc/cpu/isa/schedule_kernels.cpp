@@ -240,8 +240,9 @@ void input(const ItemArgs& a) {
 #include "schedule_lines_inl.h"
 #endif
 #include "schedule_conv_inl.h"
-// (It needs what schedule_conv_inl.h defines.)
+// (These need what schedule_conv_inl.h defines.)
 #include "schedule_channels_inl.h"
+#include "schedule_winograd_inl.h"
 #ifdef LASFAST_FOR_AMX
 #include "tile_config_amx.h"
 // (It comes first.)
@@ -300,6 +301,9 @@ void run(const ItemArgs& a) {
       break;
     case Task::arrange:
       arrange<T, U>(a);
+      break;
+    case Task::winograd:
+      if constexpr (sizeof(T) == sizeof(float)) a.winograd.side == 2 ? winograd<2>(a) : winograd<4>(a);
       break;
   }
   if (a.partial) close_statistics(a);

@@ -89,7 +89,9 @@ struct Operation {
   int32_t statistics;    // norm, or -1
   int32_t out_channels;  // of the output, whatever the kind; for Kind::input those of the images
   int32_t first;         // of the channels that an arrangement takes; 0 for every other kind
-  int32_t tile;          // CUDA: 1 + the number of a convolution's tile, see below; 0: the usual one
+  int32_t tile;          // CUDA: 1 + the number of a convolution's tile, see below; 0: the usual one.
+                         // CPU: 2 or 4 output rows and columns that Winograd's algorithm computes at once,
+                         // for fp32 3x3 convolutions of one group and stride 1; 0: a sum over the window
   int64_t weight;        // byte offset of its packed weight (64-byte aligned), or -1
   int64_t bias;          // offset in biases, or -1
 };
@@ -120,7 +122,7 @@ struct ScheduleTables {
   const float* pixels;  // [channels of the images, 256]
 };
 
-// Bytes of an operation's packed weight; 0 where it has none.
+// Bytes of an operation's packed weight, which depends on its tile; 0 where it has none.
 int64_t schedule_packed_bytes_cpu(const Operation& operation, const Value& input, Dtype storage, Isa isa);
 
 // Packs the slice weight[:out_channels, :in_channels / groups] (fp32, strides in elements; linear: [out, in,

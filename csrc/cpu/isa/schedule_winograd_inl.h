@@ -1,0 +1,214 @@
+// 3x3 convolutions by Winograd's algorithm (see WinogradBlock in schedule_kernels.h), on vectors of channels;
+// part of schedule_kernels.cpp.
+
+namespace {
+
+using lasfast::WinogradBlock;
+
+// The transforms of one row or column. Those of two dimensions are these along each.
+template <int side>
+struct WinogradTransform;
+
+template <>
+struct WinogradTransform<2> {
+  LASFAST_INLINE static void input(const Vec (&d)[4], Vec (&t)[4]) {
+    t[0] = Vec::sub(d[0], d[2]);
+    t[1] = Vec::add(d[1], d[2]);
+    t[2] = Vec::sub(d[2], d[1]);
+    t[3] = Vec::sub(d[3], d[1]);
+  }
+  LASFAST_INLINE static void output(const Vec (&m)[4], Vec (&y)[2]) {
+    y[0] = Vec::add(m[0], Vec::add(m[1], m[2]));
+    y[1] = Vec::add(m[3], Vec::sub(m[1], m[2]));
+  }
+};
+
+template <>
+struct WinogradTransform<4> {
+  static constexpr float a = static_cast<float>(lasfast::winograd_near);
+  static constexpr float b = static_cast<float>(lasfast::winograd_far);
+
+  LASFAST_INLINE static void input(const Vec (&d)[6], Vec (&t)[6]) {
+    const auto fma = [](float factor, Vec x, Vec sum)
+                         __attribute__((always_inline)) { return Vec::fma(Vec::set(factor), x, sum); };
+    const Vec even_a = fma(-b * b, d[2], d[4]), odd_a = fma(-b * b, d[1], d[3]);
+    const Vec even_b = fma(-a * a, d[2], d[4]), odd_b = fma(-a * a, d[1], d[3]);
+    t[0] = fma(a * a * b * b, d[0], fma(-a * a - b * b, d[2], d[4]));
+    t[1] = fma(a, odd_a, even_a);
+    t[2] = fma(-a, odd_a, even_a);
+    t[3] = fma(b, odd_b, even_b);
+    t[4] = fma(-b, odd_b, even_b);
+    t[5] = fma(a * a * b * b, d[1], fma(-a * a - b * b, d[3], d[5]));
+  }
+  LASFAST_INLINE static void output(const Vec (&m)[6], Vec (&y)[4]) {
+    const auto two = [](float f, Vec x, float g, Vec z) __attribute__((always_inline)) {
+      return Vec::fma(Vec::set(f), x, Vec::mul(Vec::set(g), z));
+    };
+    const Vec even_a = Vec::add(m[1], m[2]), odd_a = Vec::sub(m[1], m[2]);
+    const Vec even_b = Vec::add(m[3], m[4]), odd_b = Vec::sub(m[3], m[4]);
+    y[0] = Vec::add(m[0], Vec::add(even_a, even_b));
+    y[1] = two(a, odd_a, b, odd_b);
+    y[2] = two(a * a, even_a, b * b, even_b);
+    y[3] = Vec::fma(Vec::set(a * a * a), odd_a, Vec::fma(Vec::set(b * b * b), odd_b, m[5]));
+  }
+};
+
+// Tiles beside each other, the first of which is number `number` of its block.
+struct WinogradStrip {
+  int64_t image, row, col, tiles, number;
+};
+constexpr int64_t winograd_strip =
+    8;  // tiles of a strip: what is between the steps of a transform stays near
+
+// Calls f(strip) for `count` tiles of the item from `first` on.
+template <class F>
+LASFAST_INLINE void for_strips(const WinogradBlock& b, int64_t first, int64_t count, F f) {
+  WinogradStrip s = {first / (b.rows * b.cols), first / b.cols % b.rows, first % b.cols, 0, 0};
+  while (s.number < count) {
+    s.tiles = at_most(at_most(b.cols - s.col, count - s.number), winograd_strip);
+    f(s);
+    s.number += s.tiles;
+    s.col += s.tiles;
+    if (s.col < b.cols) continue;
+    s.col = 0;
+    if (++s.row < b.rows) continue;
+    s.row = 0;
+    ++s.image;
+  }
+}
+
+// Fills the inputs of a strip's tiles, n channels from c on, as `cells` [side + 2, columns, W], and
+// transforms the columns. Lanes beyond n are left as they are.
+template <int side>
+LASFAST_INLINE void winograd_columns(const ItemArgs& a, const WinogradStrip& s, int64_t c, int64_t n,
+                                     float* cells) {
+  constexpr int size = side + 2;
+  const int64_t columns = s.tiles * side + 2, pitch = columns * W;
+  const int64_t y0 = s.row * side - a.padding, x0 = s.col * side - a.padding;
+  const int64_t left = x0 < 0 ? -x0 : 0, right = at_least(at_most(columns, a.in_width - x0), left);
+  const float* input =
+      static_cast<const float*>(a.input) + s.image * a.in_height * a.in_width * a.in_channels;
+  for (int64_t r = 0; r < size; ++r) {
+    float* const row = cells + r * pitch;
+    const int64_t y = y0 + r;
+    if (y < 0 || y >= a.in_height) {
+      __builtin_memset(row, 0, pitch * sizeof *row);
+      continue;
+    }
+    __builtin_memset(row, 0, left * W * sizeof *row);
+    fill_positions(a, input + (y * a.in_width + x0 + left) * a.in_channels, a.in_channels, row + left * W, W,
+                   right - left, c, n);
+    __builtin_memset(row + right * W, 0, (columns - right) * W * sizeof *row);
+  }
+  for (int64_t x = 0; x < pitch; x += W) {
+    Vec d[size], t[size];
+    for (int r = 0; r < size; ++r) d[r] = Vec::load(cells + r * pitch + x);
+    WinogradTransform<side>::input(d, t);
+    for (int r = 0; r < size; ++r) t[r].store(cells + r * pitch + x);
+  }
+}
+
+// Transforms the inputs of a strip's tiles.
+template <int side>
+void winograd_inputs(const ItemArgs& a, const WinogradStrip& s, float* transformed) {
+  constexpr int size = side + 2;
+  alignas(64) float cells[size * (winograd_strip * side + 2) * W];
+  const int64_t pitch = (s.tiles * side + 2) * W;
+  for (int64_t c = 0; c < a.in_channels; c += W) {
+    const int n = static_cast<int>(at_most(a.in_channels - c, W));
+    winograd_columns<side>(a, s, c, n, cells);
+    for (int64_t r = 0; r < size; ++r)
+      for (int64_t i = 0; i < s.tiles; ++i) {
+        Vec d[size], t[size];
+        for (int j = 0; j < size; ++j) d[j] = Vec::load(cells + r * pitch + (i * side + j) * W);
+        WinogradTransform<side>::input(d, t);
+        float* to = transformed + r * size * a.winograd.input_plane + (s.number + i) * a.in_channels + c;
+        for (int j = 0; j < size; ++j, to += a.winograd.input_plane) store_n(t[j], to, n);
+      }
+  }
+}
+
+// Multiplies P tiles at a time for as long as there are so many, then fewer.
+template <int P, int N>
+LASFAST_INLINE void winograd_products(const float* inputs, int64_t channels, const Taps& one,
+                                      const float* weight, float* products, int64_t tiles) {
+  for (; tiles >= P; tiles -= P, inputs += P * channels, products += P * N * W)
+    convolution_tile<FloatProduct, P, N>(inputs, channels, one, weight, products);
+  if constexpr (P > 1) {
+    constexpr int next = P == 12 ? 8 : P == 6 ? 4 : P / 2;
+    if (tiles > 0) winograd_products<next, N>(inputs, channels, one, weight, products, tiles);
+  }
+}
+
+// Transforms the products of a strip's tiles, W channels from c on, and does what follows.
+template <int side>
+void winograd_outputs(const ItemArgs& a, const WinogradStrip& s, const float* products, int64_t c,
+                      bool start) {
+  constexpr int size = side + 2;
+  alignas(64) float acc[side * winograd_strip * side * W];
+  const WinogradBlock& b = a.winograd;
+  const int64_t block = c / (2 * W) * (2 * W), width = a.out_channels - block > W ? 2 * W : W;
+  const float* from = products + block * b.tiles + s.number * width + (c - block);
+  const int64_t columns = s.tiles * side;
+  for (int64_t i = 0; i < s.tiles; ++i, from += width) {
+    Vec rows[size][side];
+    for (int r = 0; r < size; ++r) {
+      Vec m[size];
+      for (int j = 0; j < size; ++j) m[j] = Vec::load(from + (r * size + j) * b.product_plane);
+      WinogradTransform<side>::output(m, rows[r]);
+    }
+    for (int x = 0; x < side; ++x) {
+      Vec m[size], y[side];
+      for (int r = 0; r < size; ++r) m[r] = rows[r][x];
+      WinogradTransform<side>::output(m, y);
+      for (int r = 0; r < side; ++r) y[r].store(acc + (r * columns + i * side + x) * W);
+    }
+  }
+  const int64_t y0 = s.row * side, x0 = s.col * side;
+  const int64_t height = at_most(a.out_height - y0, side), length = at_most(a.out_width - x0, columns);
+  if (length == a.out_width && length == columns) {  // all its rows are one run of positions
+    finish<float, float>(a, acc, W, y0 * a.out_width, 0, height * length, c, start);
+    return;
+  }
+  for (int64_t r = 0; r < height; ++r)
+    finish<float, float>(a, acc + r * columns * W, W, (y0 + r) * a.out_width + x0, 0, length, c,
+                         start && r == 0);
+}
+
+template <int side>
+void winograd(const ItemArgs& a) {
+  constexpr int64_t positions = (side + 2) * (side + 2);
+  const WinogradBlock& b = a.winograd;
+  const Taps one(a, {0, 0}, {0, 0});
+  float* const inputs = static_cast<float*>(a.cell_scratch);
+  float* const products = inputs + positions * b.input_plane;
+  const int64_t all = a.images * b.rows * b.cols;
+  for (int64_t first = 0; first < all; first += b.tiles) {
+    const int64_t tiles = at_most(all - first, b.tiles);
+    for_strips(b, first, tiles, [&](const WinogradStrip& s) { winograd_inputs<side>(a, s, inputs); });
+    const float* weight = static_cast<const float*>(a.weight);
+    for (int64_t t = 0; t < positions; ++t)
+      for (int64_t c = 0; c < a.out_channels;) {
+        const float* const from = inputs + t * b.input_plane;
+        float* const to = products + t * b.product_plane + c * b.tiles;
+        const int64_t width = a.out_channels - c > W ? 2 * W : W;
+        if (width > W)
+          winograd_products<convolution_cells, 2>(from, a.in_channels, one, weight, to, tiles);
+        else
+          winograd_products<2 * convolution_cells, 1>(from, a.in_channels, one, weight, to, tiles);
+        weight += a.in_channels * width;
+        c += width;
+      }
+    for_strips(b, first, tiles, [&](const WinogradStrip& s) {
+      ItemArgs image = a;
+      const int64_t output = s.image * a.out_height * a.out_width;
+      image.images = 1;
+      image.output = static_cast<float*>(a.output) + output * a.out_channels;
+      if (a.other) image.other = static_cast<const float*>(a.other) + output * a.other_channels;
+      for (int64_t c = 0; c < a.out_channels; c += W)
+        winograd_outputs<side>(image, s, products, c, first == 0 && s.number == 0);
+    });
+  }
+}
+
+}  // namespace

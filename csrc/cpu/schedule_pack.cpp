@@ -39,13 +39,15 @@ Status schedule_pack_cpu(const Operation& op, const Value& input, Dtype storage,
   if (const Status status = check_winograd(op, storage); !status.ok()) return status;
   if (!isa_compiled(isa)) return unsupported("this build lacks the instruction set asked for");
   if (!weight || !packed) return invalid("the weight or its packed form is missing");
-  const CellConvolution conv(op, input, storage, isa, 1);
-  const Source source{conv, input, weight, weight_stride};
   if (op.tile) {
-    pack_winograd(op.tile, input.channels, op.out_channels, schedule_kernels(isa).width, source,
-                  static_cast<float*>(packed));
+    const int64_t* step = weight_stride;
+    const WinogradWeight whole = {weight,  step[0],         step[1],       step[2],
+                                  step[3], op.out_channels, input.channels};
+    pack_winograd(whole, op.tile, schedule_kernels(isa).width, 1, static_cast<float*>(packed));
     return {};
   }
+  const CellConvolution conv(op, input, storage, isa, 1);
+  const Source source{conv, input, weight, weight_stride};
   if (conv.pairs) {
     pack_pairs(conv, op.out_channels, schedule_kernels(isa).width, source, static_cast<uint16_t*>(packed));
     return {};

@@ -65,43 +65,78 @@ void pack_vectors(const CellConvolution& conv, int64_t out_channels, int64_t wid
   }
 }
 
-// A weight's transform along one axis, for tiles of `side` outputs (see winograd_near): the values of the
-// polynomial that has it for coefficients, over what makes the convolution's a sum of products.
-inline void winograd_axis(int64_t side, double g0, double g1, double g2, double t[6]) {
-  constexpr double a = winograd_near, b = winograd_far, aa = a * a, bb = b * b;
-  if (side == 2) {
-    const double even = (g0 + g2) / 2, odd = g1 / 2;
-    t[0] = g0, t[1] = even + odd, t[2] = even - odd, t[3] = g2;
-    return;
+// Some output channels' weights at one place, which are transformed alike.
+struct WinogradLanes {
+  static constexpr int64_t most = 32;  // two vectors of any instruction set
+  double v[most];
+};
+
+// The transform of weights along one axis, for tiles of `side` outputs (see winograd_near): the values of the
+// polynomial that has them for coefficients, over what makes the convolution a sum of products.
+template <int side>
+void winograd_axis(int64_t lanes, const WinogradLanes& g0, const WinogradLanes& g1, const WinogradLanes& g2,
+                   WinogradLanes* t) {
+  if constexpr (side == 2) {
+    for (int64_t i = 0; i < lanes; ++i) {
+      const double even = (g0.v[i] + g2.v[i]) / 2, odd = g1.v[i] / 2;
+      t[0].v[i] = g0.v[i], t[1].v[i] = even + odd, t[2].v[i] = even - odd, t[3].v[i] = g2.v[i];
+    }
+  } else {
+    constexpr double a = winograd_near, b = winograd_far, aa = a * a, bb = b * b;
+    constexpr double zero = 1 / (aa * bb), near = 1 / (2 * aa * (aa - bb)), far = 1 / (2 * bb * (bb - aa));
+    for (int64_t i = 0; i < lanes; ++i) {
+      const double even_a = near * (g0.v[i] + aa * g2.v[i]), odd_a = near * a * g1.v[i];
+      const double even_b = far * (g0.v[i] + bb * g2.v[i]), odd_b = far * b * g1.v[i];
+      t[0].v[i] = zero * g0.v[i], t[1].v[i] = even_a + odd_a, t[2].v[i] = even_a - odd_a;
+      t[3].v[i] = even_b + odd_b, t[4].v[i] = even_b - odd_b, t[5].v[i] = g2.v[i];
+    }
   }
-  constexpr double near = 1 / (2 * aa * (aa - bb)), far = 1 / (2 * bb * (bb - aa));
-  const double even_a = near * (g0 + aa * g2), odd_a = near * a * g1;
-  const double even_b = far * (g0 + bb * g2), odd_b = far * b * g1;
-  t[0] = g0 / (aa * bb), t[1] = even_a + odd_a, t[2] = even_a - odd_a;
-  t[3] = even_b + odd_b, t[4] = even_b - odd_b, t[5] = g2;
 }
 
-// Packs the same of a 3x3 convolution for Winograd's algorithm.
-template <class F>
-void pack_winograd(int64_t side, int64_t in_channels, int64_t out_channels, int64_t width, F weight,
-                   float* packed) {
-  const int64_t size = side + 2, plane = in_channels * round_to(out_channels, width);
-  for (int64_t o = 0; o < out_channels;) {
-    const int64_t block = out_channels - o <= width ? width : 2 * width;
-    for (int64_t c = 0; c < in_channels; ++c)
-      for (int64_t i = o; i < o + block; ++i, ++packed) {
-        double rows[3][6], columns[6];
-        for (int64_t s = 0; s < 3; ++s) {
-          const auto tap = [&](int64_t r) { return i < out_channels ? double{weight(i, r, s, c)} : 0.0; };
-          winograd_axis(side, tap(0), tap(1), tap(2), rows[s]);
-        }
-        for (int64_t r = 0; r < size; ++r) {
-          winograd_axis(side, rows[0][r], rows[1][r], rows[2][r], columns);
-          for (int64_t s = 0; s < size; ++s) packed[(r * size + s) * plane] = static_cast<float>(columns[s]);
-        }
+// The weight of a 3x3 convolution, by its first tap and how far apart in elements its axes' neighbors are.
+struct WinogradWeight {
+  const float* first;
+  int64_t out_step, in_step, row_step, column_step;
+  int64_t out_channels, in_channels;
+};
+
+// Packs the output channels o .. o + block - 1 of it for Winograd's algorithm.
+template <int side>
+void pack_winograd_block(const WinogradWeight& w, int64_t width, int64_t o, int64_t block, float* packed) {
+  constexpr int size = side + 2;
+  constexpr int64_t together =
+      8;  // channels: what goes to a position is then longer than a line of the cache
+  const int64_t plane = w.in_channels * round_to(w.out_channels, width);
+  const int64_t outs = std::min(block, w.out_channels - o);
+  WinogradLanes taps[3][3] = {}, rows[3][size], both[size];
+  float some[size * size][together * WinogradLanes::most];
+  packed += w.in_channels * o;
+  for (int64_t first = 0; first < w.in_channels; first += together, packed += together * block) {
+    const int64_t count = std::min(together, w.in_channels - first);
+    for (int64_t c = 0; c < count; ++c) {
+      const float* from = w.first + o * w.out_step + (first + c) * w.in_step;
+      for (int64_t i = 0; i < outs; ++i, from += w.out_step)
+        for (int64_t r = 0; r < 3; ++r)
+          for (int64_t s = 0; s < 3; ++s) taps[r][s].v[i] = from[r * w.row_step + s * w.column_step];
+      for (int64_t s = 0; s < 3; ++s) winograd_axis<side>(block, taps[0][s], taps[1][s], taps[2][s], rows[s]);
+      for (int64_t r = 0; r < size; ++r) {
+        winograd_axis<side>(block, rows[0][r], rows[1][r], rows[2][r], both);
+        for (int64_t s = 0; s < size; ++s)
+          for (int64_t i = 0; i < block; ++i)
+            some[r * size + s][c * block + i] = static_cast<float>(both[s].v[i]);
       }
-    o += block;
+    }
+    for (int64_t t = 0; t < size * size; ++t)
+      std::memcpy(packed + t * plane, some[t], static_cast<size_t>(count * block) * sizeof(float));
   }
+}
+
+// Packs all of it, for vectors of `width` floats, on so many threads.
+inline void pack_winograd(const WinogradWeight& w, int64_t side, int64_t width, int threads, float* packed) {
+  const auto pack = side == 2 ? pack_winograd_block<2> : pack_winograd_block<4>;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t o = 0; o < w.out_channels; o += 2 * width)
+    pack(w, width, o, w.out_channels - o <= width ? width : 2 * width, packed);
 }
 
 // The same for pairs; the weights of a channel that is missing are zeros.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from lasfast.engine.conv_ways import with_ways
 from lasfast.engine.layout import SLACK, Layout
 from lasfast.engine.schedule import Schedule
 from lasfast.engine.target import Target
@@ -31,7 +32,7 @@ class CpuLayout(Layout):
 
     def __init__(self, target: Target, schedule: Schedule, *, calibration: bool) -> None:
         self.isa = compiled.isa_number()
-        super().__init__(target, schedule, calibration=calibration)
+        super().__init__(target, with_ways(schedule, target.storage), calibration=calibration)
 
     @staticmethod
     def widths(calibration: bool) -> tuple[int, ...]:

@@ -1,0 +1,27 @@
+"""Winograd's minimal filtering algorithm on the CPU: its names among ways to compute, and what it may be for.
+
+Lavin and Gray 2016, F(2x2, 3x3) and F(4x4, 3x3): 2.25 and 4 times fewer products than a sum over the window,
+for what goes in and comes out is transformed, and for larger weights. It computes fp32 convolutions of one
+group, a kernel of 3 and stride 1.
+"""
+
+from __future__ import annotations
+
+from lasfast.runtime import autotune
+
+TILES = {"winograd 2x2": 2, "winograd 4x4": 4}
+"""The rows and columns of outputs that are computed at once, by the name of the way."""
+LEAST_CHANNELS = 8
+"""Convolutions of fewer channels in or out are computed in other ways."""
+MOST_BYTES = 16 << 20
+"""A way whose transformed weights would take more is not taken: other caches and memory pay for them."""
+
+autotune.register(*TILES)
+
+
+def tiles_for(in_channels: int, out_channels: int) -> dict[str, int]:
+    """Return those of the ways that may be taken for so many channels."""
+    if min(in_channels, out_channels) < LEAST_CHANNELS:
+        return {}
+    elements = in_channels * out_channels
+    return {name: tile for name, tile in TILES.items() if 4 * (tile + 2) ** 2 * elements <= MOST_BYTES}

@@ -77,6 +77,7 @@ class Conv2dNhwcParams:
         warpgroups: bool = False,
         packed: bool = False,
         early: bool = False,
+        tile: int = 0,
     ) -> None: ...
 
 class SlicedConv2dParams:

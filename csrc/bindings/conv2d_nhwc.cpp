@@ -17,7 +17,8 @@ constexpr char where[] = "conv2d_nhwc";
 Conv2dNhwcParams make_params(int64_t batch, const std::array<int64_t, 3>& input,
                              const std::array<int64_t, 3>& output, int64_t kernel, int64_t stride,
                              int64_t padding, const std::array<int64_t, 4>& weight_stride, Dtype storage,
-                             Dtype weight, bool tf32, bool warpgroups, bool packed, bool early) {
+                             Dtype weight, bool tf32, bool warpgroups, bool packed, bool early,
+                             int64_t tile) {
   Conv2dNhwcParams p{};
   p.batch = batch;
   p.c_in = input[0], p.height = input[1], p.width = input[2];
@@ -25,7 +26,7 @@ Conv2dNhwcParams make_params(int64_t batch, const std::array<int64_t, 3>& input,
   p.kernel = kernel, p.stride = stride, p.padding = padding;
   std::copy(weight_stride.begin(), weight_stride.end(), p.weight_stride);
   p.storage = storage, p.weight = weight;
-  p.tf32 = tf32, p.warpgroups = warpgroups, p.packed = packed, p.early = early;
+  p.tf32 = tf32, p.warpgroups = warpgroups, p.packed = packed, p.early = early, p.tile = tile;
   return p;
 }
 
@@ -48,7 +49,7 @@ void bind_conv2d_nhwc(py::module_& m) {
                                "`input` and `output` are (channels, height, width).")
       .def(py::init(&make_params), arg("batch"), arg("input"), arg("output"), arg("kernel"), arg("stride"),
            arg("padding"), arg("weight_stride"), arg("storage"), arg("weight"), arg("tf32") = false,
-           arg("warpgroups") = false, arg("packed") = false, arg("early") = false);
+           arg("warpgroups") = false, arg("packed") = false, arg("early") = false, arg("tile") = 0);
   m.def("conv2d_nhwc_why_not", why_not(where, &conv2d_nhwc_supported), arg("params"), arg("which"),
         arg("isa"), "Why a pass cannot be run; None where it can.");
   m.def("conv2d_nhwc_workspace_cpu", &conv2d_nhwc_workspace_cpu, arg("params"), arg("which"), arg("threads"),

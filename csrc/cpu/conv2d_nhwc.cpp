@@ -20,9 +20,18 @@ namespace {
 struct Layout {
   CellConvolution conv;
   int64_t items, each;  // images of an item
-  int64_t weight_bytes, partial_bytes, sums_bytes, phase_bytes;
+  int64_t weight_bytes, partial_bytes, sums_bytes, own_bytes, phase_bytes;
+  WinogradBlock block;  // where the convolution has a tile
 
-  Layout(const Convolution& c, Isa isa) : conv(c.in_cells(isa)), each(conv.item_images()) {
+  Layout(const Convolution& c, Isa isa)
+      : conv(c.in_cells(isa)), each(conv.item_images()), own_bytes(conv.cell_bytes), block{} {
+    if (c.tile) {
+      const WinogradConvolution tiles = c.in_tiles(isa);
+      each = tiles.item_images;
+      own_bytes = tiles.block_bytes;
+      block = tiles.block;
+      conv.cells.group = 1;  // no images are interleaved
+    }
     items = divide_up(c.images, each);
     weight_bytes = round_to(packed_bytes(c, conv, isa), scratch_line);
     partial_bytes = round_to(items * 2 * c.out_channels * 4, scratch_line);
@@ -30,7 +39,7 @@ struct Layout {
     const int64_t values = each * c.out_height * c.out_width * c.out_channels;
     phase_bytes = c.phased ? round_to(values * itemsize(c.storage), scratch_line) : 0;
   }
-  int64_t thread_bytes() const { return sums_bytes + conv.cell_bytes + phase_bytes; }
+  int64_t thread_bytes() const { return sums_bytes + own_bytes + phase_bytes; }
 };
 
 // Copies a few lines, faster than a call of memcpy.
@@ -71,12 +80,15 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
   char* const packed = align_line(workspace);
   auto* const partial = reinterpret_cast<float*>(packed + layout.weight_bytes);
   char* const own = packed + layout.weight_bytes + layout.partial_bytes;
-  pack_weight(p, c, layout.conv, weight, threads, isa, packed);
+  if (c.tile)
+    pack_winograd(p, c, weight, threads, isa, packed);
+  else
+    pack_weight(p, c, layout.conv, weight, threads, isa, packed);
 
   TapRange ranges[schedule_max_kernel];
   for (int64_t i = 0; i < c.phases; ++i) ranges[i] = c.phase[i].range;
   ItemArgs args{};
-  args.task = Task::dense;
+  args.task = c.tile ? Task::winograd : Task::dense;
   args.in_channels = c.in_channels;
   args.in_height = c.in_height;
   args.in_width = c.in_width;
@@ -88,6 +100,7 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
   args.padding = c.padding;
   args.weight = packed;
   args.cells = layout.conv.cells;
+  args.winograd = layout.block;
   args.phases = c.phased ? c.phases : 0;
   args.tap_ranges = ranges;
   const int64_t in_bytes = c.in_channels * c.in_height * c.in_width * itemsize(c.storage);
@@ -99,7 +112,7 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
     const int64_t first = i * layout.each;
     char* const scratch = own + thread_number() * layout.thread_bytes();
     char* const result = static_cast<char*>(output) + first * out_bytes;
-    char* const phases = scratch + layout.sums_bytes + layout.conv.cell_bytes;
+    char* const phases = scratch + layout.sums_bytes + layout.own_bytes;
     args.images = std::min(layout.each, c.images - first);
     args.input = static_cast<const char*>(input) + first * in_bytes;
     args.output = c.phased ? phases : result;
@@ -162,10 +175,14 @@ Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa) {
     return unsupported("bf16 needs avx512_bf16 or amx");
   if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");
   if (empty(p) || pass == Pass::grad_weight) return {};
+  if (p.tile && (p.kernel != 3 || p.stride != 1 || p.padding > 2 || p.weight != Dtype::float32))
+    return unsupported("a tile is for a kernel of 3, stride 1, a padding of 2 at most, and an fp32 weight");
   if (pass == Pass::grad_input && p.kernel + p.padding > schedule_max_kernel)
     return unsupported("the padding is too large");
   const Convolution c(p, pass, isa);
   if (const Status status = check_weighted(c.operation(), c.input()); !status.ok())
+    return unsupported(status.what);
+  if (const Status status = check_winograd(c.operation(), p.storage); !status.ok())
     return unsupported(status.what);
   return {};
 }

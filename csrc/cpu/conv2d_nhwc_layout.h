@@ -7,6 +7,7 @@
 #include "lasfast/conv2d_nhwc.h"
 #include "schedule_layout.h"
 #include "threads.h"
+#include "winograd_layout.h"
 
 namespace lasfast {
 
@@ -27,6 +28,7 @@ struct Convolution {
   int64_t width, phases;  // phases along an axis
   Phase phase[schedule_max_kernel];
   int64_t kernel, stride, padding;  // padding: above and to the left; to the right and below, as needed
+  int64_t tile;
   int64_t images, in_channels, in_height, in_width, out_channels, out_height, out_width;
 
   Convolution(const Conv2dNhwcParams& p, Pass pass, Isa isa);
@@ -35,12 +37,15 @@ struct Convolution {
   Operation operation() const;
   Value input() const;
   CellConvolution in_cells(Isa isa) const;
+  WinogradConvolution in_tiles(Isa isa) const { return {operation(), input(), isa, images}; }
 };
 
 // Bytes of the packed weight, and packing it.
 int64_t packed_bytes(const Convolution& c, const CellConvolution& conv, Isa isa);
 void pack_weight(const Conv2dNhwcParams& p, const Convolution& c, const CellConvolution& conv,
                  const void* weight, int threads, Isa isa, char* packed);
+void pack_winograd(const Conv2dNhwcParams& p, const Convolution& c, const void* weight, int threads, Isa isa,
+                   char* packed);
 
 // The gradient of the weight, of parameters that were checked and no empty tensor.
 int64_t grad_weight_workspace(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, int threads);

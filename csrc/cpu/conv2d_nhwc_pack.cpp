@@ -20,6 +20,7 @@ Convolution::Convolution(const Conv2dNhwcParams& p, Pass pass_, Isa isa)
       kernel(p.kernel),
       stride(p.stride),
       padding(p.padding),
+      tile(p.tile),
       images(p.batch),
       in_channels(p.c_in),
       in_height(p.height),
@@ -73,6 +74,7 @@ Operation Convolution::operation() const {
   op.stride = static_cast<int32_t>(stride);
   op.padding = static_cast<int32_t>(padding);
   op.out_channels = static_cast<int32_t>(out_channels);
+  op.tile = static_cast<int32_t>(tile);
   return op;
 }
 
@@ -262,6 +264,21 @@ void pack_weight(const Conv2dNhwcParams& p, const Convolution& c, const CellConv
     pack(Source<float>{p, c, static_cast<const float*>(weight)}, conv, threads, isa, packed);
   else
     pack(Source<Bf16>{p, c, static_cast<const Bf16*>(weight)}, conv, threads, isa, packed);
+}
+
+void pack_winograd(const Conv2dNhwcParams& p, const Convolution& c, const void* weight, int threads, Isa isa,
+                   char* packed) {
+  const int64_t* step = p.weight_stride;
+  WinogradWeight whole = {
+      static_cast<const float*>(weight), step[0], step[1], step[2], step[3], p.c_out, p.c_in};
+  if (c.pass == Pass::grad_input) {  // input and output change places, and taps are in reverse
+    whole.first += 2 * step[2] + 2 * step[3];
+    std::swap(whole.out_step, whole.in_step);
+    std::swap(whole.out_channels, whole.in_channels);
+    whole.row_step = -step[2];
+    whole.column_step = -step[3];
+  }
+  pack_winograd(whole, c.tile, schedule_kernels(isa).width, threads, reinterpret_cast<float*>(packed));
 }
 
 }  // namespace lasfast

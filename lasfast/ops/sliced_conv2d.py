@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -29,6 +30,7 @@ from lasfast.ops.sliced_conv2d_schema import (
 from lasfast.runtime import autotune, kernels, placement
 from lasfast.runtime.placement import Placement
 from lasfast.runtime.precision import fp32_products
+from lasfast.runtime.winograd import tiles_for
 
 autotune.register("native", "torch", "warpgroups")
 
@@ -152,7 +154,7 @@ class Convolution:
         by_name = (*PASSES, _WITH_STATISTICS, _GRADIENTS) if wanted == "native" else ()
         self._fastest_ways: dict[str, str] = dict.fromkeys(by_name, "native")
         self._kernels: dict[str, StridedKernels | NhwcKernels] = {}
-        self._warpgroups: dict[str, NhwcKernels] = {}  # the same by Hopper's instructions
+        self._others: dict[str, dict[str, NhwcKernels]] = {}  # the same in other ways, by their names
         if not placement.kind:
             return
         if StridedKernels.take(dtype, weight_dtype, device):
@@ -163,7 +165,10 @@ class Convolution:
             )
             self._kernels |= _by_pass(make())
             if placement.kind == "cuda" and groups == 1 and kernels.has_warpgroups(device):
-                self._warpgroups = _by_pass(make(warpgroups=True))
+                self._others["warpgroups"] = _by_pass(make(warpgroups=True))
+            if placement.kind == "cpu" and groups == 1:
+                for name, tile in tiles_for(geometry.input[1], geometry.output[1]).items():
+                    self._others[name] = _by_pass(make(tile=tile))
 
     def forward(self, input: Tensor, weight: Tensor) -> Tensor:
         """Return the output [N, c_out, H', W']."""
@@ -297,23 +302,20 @@ class Convolution:
             return theirs()
         if self._fastest_ways.get(which) == "native":
             return ours(own)
-        warpgroups = self._warpgroups.get(which)
-        by_warpgroups = None if warpgroups is None else partial(ours, warpgroups)
-        return self._fastest(which, partial(ours, own), theirs, by_warpgroups)
+        others = {name: partial(ours, of[which]) for name, of in self._others.items() if which in of}
+        return self._fastest(which, partial(ours, own), theirs, others)
 
     def _fastest(
         self,
         which: str,
         ours: Callable[[], T],
         theirs: Callable[[], T],
-        by_warpgroups: Callable[[], T] | None = None,
+        others: Mapping[str, Callable[[], T]] = MappingProxyType({}),
     ) -> T:
         name = self._fastest_ways.get(which)
         if name == "native":
             return ours()
-        ways = {"native": ours, "torch": theirs}
-        if by_warpgroups is not None:
-            ways["warpgroups"] = by_warpgroups
+        ways = {"native": ours, "torch": theirs, **others}
         if name is None:
             name = autotune.fastest(f"conv2d {which} {self._key}", self._device, ways)
             if not autotune.is_capturing(self._device):  # then nothing may have been measured yet

@@ -130,6 +130,7 @@ class NhwcKernels:
         placement: where they run; on CUDA, in the current stream of each call.
         tf32: on CUDA, whether the products of float32 values may be TF32's; not those of depthwise ones.
         warpgroups: on CUDA, whether the products of bfloat16 values are those of Hopper's warpgroups.
+        tile: on the CPU, the outputs along an axis that Winograd's algorithm computes at once, 2 or 4; or 0.
     """
 
     grad_dtype = torch.float32
@@ -144,6 +145,7 @@ class NhwcKernels:
         placement: Placement,
         tf32: bool = False,
         warpgroups: bool = False,
+        tile: int = 0,
     ) -> None:
         size, output, weight, *_, groups = geometry
         self._kind, self._on_cpu = placement
@@ -160,7 +162,7 @@ class NhwcKernels:
             if self.depthwise:
                 self._add_depthwise(which, geometry, stride, *codes)
             else:
-                self._add_dense(which, geometry, stride, *codes, tf32, warpgroups)
+                self._add_dense(which, geometry, stride, *codes, tf32, warpgroups, tile)
 
     @classmethod
     def of(
@@ -173,13 +175,14 @@ class NhwcKernels:
         groups: int = 1,
         *,
         warpgroups: bool = False,
+        tile: int = 0,
     ) -> NhwcKernels:
         """Return the kernels of a convolution of these tensors, on as many threads as torch takes."""
         geometry = Geometry(input.shape, output.shape, weight.shape, stride, padding, groups)
         where = placement.of(input)
         tf32 = where.kind == "cuda" and fp32_products() == "tf32"
         strides = weight.stride(), weight.stride()
-        return cls(geometry, *strides, input.dtype, weight.dtype, where, tf32, warpgroups)
+        return cls(geometry, *strides, input.dtype, weight.dtype, where, tf32, warpgroups, tile)
 
     def has(self, which: str) -> bool:
         """Return whether there is a kernel of "forward", "grad_input" or "grad_weight"."""
@@ -271,6 +274,7 @@ class NhwcKernels:
         weight_code: int,
         tf32: bool,
         warpgroups: bool,
+        tile: int,
     ) -> None:
         size, output, weight, *numbers, _ = geometry
         make = partial(
@@ -285,9 +289,12 @@ class NhwcKernels:
             weight_code,
             tf32,
             warpgroups,
+            tile=tile,
         )
         params = make()
         of_pass = getattr(self._module.Pass, which)
+        if tile and which == "grad_weight":
+            return
         if self._kind == "cpu":
             why_not = self._module.conv2d_nhwc_why_not(params, of_pass, self._on_cpu[1])
         else:

@@ -94,6 +94,7 @@ class Problem:
     x: Tensor
     weight: Tensor
     grad: Tensor
+    tile: int = 0
 
     @classmethod
     def random(cls, case: Case, dtype: torch.dtype, weight_dtype: torch.dtype, layout: str) -> Problem:
@@ -114,7 +115,7 @@ class Problem:
         case = self.case
         return compiled.load().Conv2dNhwcParams(
             case.batch, self.x.shape[1:], self.grad.shape[1:], case.kernel, case.stride, case.padding,
-            weight.stride(), STORAGE[self.x.dtype], STORAGE[weight.dtype],
+            weight.stride(), STORAGE[self.x.dtype], STORAGE[weight.dtype], tile=self.tile,
         )  # fmt: skip
 
     def run(
@@ -241,6 +242,50 @@ def test_same_bits_whatever_the_threads(case: Case, way: tuple[str, torch.dtype]
         first, *others = (problem.run(which, isa, n, statistics=statistics) for n in (1, 2, 3))
         for other in others:
             assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+TILED = [case for case in CASES if (case.kernel, case.stride) == (3, 1)]
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("case", TILED, ids=str)
+def test_tiles_agree_with_float64(case: Case, tile: int, isa: str) -> None:
+    problem = Problem.random(case, torch.float32, torch.float32, "contiguous")
+    problem.tile = tile
+    y, mean, variance = problem.run("forward", isa, statistics=True)
+    expect_close(problem, "forward", y)
+    exact = problem.truth("forward").transpose(0, 1).flatten(1)
+    assert float(((mean - exact.mean(1)) / exact.std(1, correction=0)).abs().max()) < 1e-5
+    assert float((variance / exact.var(1, correction=0) - 1).abs().max()) < 1e-5
+    (grad_input,) = problem.run("grad_input", isa)
+    expect_close(problem, "grad_input", grad_input)
+    again = *problem.run("forward", isa, 3, statistics=True), *problem.run("grad_input", isa, 3)
+    assert all(torch.equal(a, b) for a, b in zip((y, mean, variance, grad_input), again, strict=True))
+    problem.tile = 0
+    assert not torch.equal(problem.run("forward", isa)[0], y)
+
+
+@pytest.mark.parametrize(
+    ("case", "weight_dtype", "message"),
+    [
+        (Case(3, 8, (7, 9), 8, 5, 1, 2), torch.float32, "a kernel of 3"),
+        (Case(3, 8, (7, 9), 8, 3, 2, 1), torch.float32, "stride 1"),
+        (Case(3, 8, (7, 9), 8, 3, 1, 3), torch.float32, "a padding of 2"),
+        (Case(3, 8, (7, 9), 8, 3, 1, 1), torch.bfloat16, "an fp32 weight"),
+    ],
+    ids=str,
+)
+def test_tiles_are_for_some_convolutions(case: Case, weight_dtype: torch.dtype, message: str) -> None:
+    problem = Problem.random(case, torch.float32, weight_dtype, "contiguous")
+    problem.tile = 4
+    for which in ("forward", "grad_input"):
+        with pytest.raises(NotImplementedError, match=message):
+            problem.run(which, supported("generic"))
+    assert problem.run("grad_weight", "generic")
+    problem = Problem.random(CASES[0], torch.float32, torch.float32, "contiguous")
+    problem.tile = 3
+    with pytest.raises(NotImplementedError, match="none of 0, 2 and 4"):
+        problem.run("forward", "generic")
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, LAST], ids=str)

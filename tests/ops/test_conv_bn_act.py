@@ -26,7 +26,7 @@ CASES = {  # x, weight, (c_out, stride, padding, groups)
 }
 
 
-@pytest.fixture(params=["native", "torch"])
+@pytest.fixture(params=["native", "torch", "winograd 2x2", "winograd 4x4"])
 def choice(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LASFAST_CHOICE", request.param)
 

@@ -10,9 +10,11 @@
 //
 // All passes: on fp32 values with any instruction set, on bf16 values with Isa::avx512_bf16 and Isa::amx.
 // Kernels up to 11, and in the forward pass paddings below the kernel. Everything else gives
-// Code::unsupported.
+// Code::unsupported. With a `tile`, forward and gradient of the input run by Winograd's algorithm (see
+// Operation::tile): kernels of 3, stride 1, paddings up to 2, on fp32 values and weights.
 //
-// Values that are not finite do what they do by the definition, with two exceptions. The weight's gradient
+// Values that are not finite do what they do by the definition, with three exceptions. With a `tile`, they
+// make all outputs of their tiles not finite. The weight's gradient
 // may multiply them by the padding's zeros, unless c_in is a multiple of 64. The input's gradient may
 // multiply them by zeros for taps that a position has not, with a padding of the kernel's size or more. And
 // avx512_bf16 takes what is below the least normal number for zero.
@@ -40,6 +42,8 @@ struct Conv2dNhwcParams {
   bool packed = false;       // CUDA: whether the weight is what conv2d_nhwc_pack_cuda made of it for the pass
   bool early = false;  // CUDA: whether a kernel of lasfast's is queued right before: passes over windows
                        // of a packed weight may then begin before it has ended
+  int64_t tile =
+      0;  // CPU: 2 or 4 rows and columns that Winograd's algorithm computes at once, or 0: see below
 };
 
 // Checks that the sizes fit one another. Every entry point begins with it.

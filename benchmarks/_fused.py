@@ -35,7 +35,9 @@ class Fused:
     value to itself. C is a multiple of eight.
     """
 
-    def __init__(self, weight: Tensor | None, images: Tensor, storage: str, calibration: bool) -> None:
+    def __init__(
+        self, weight: Tensor | None, images: Tensor, storage: str, calibration: bool, tile: int = 0
+    ) -> None:
         self.module = compiled.load()
         self.images, self.calibration = images, calibration
         self.number = list(STORAGES).index(storage)
@@ -54,7 +56,7 @@ class Fused:
             second = operation_fields(Kind.COMBINE, **second, other=0, activation=relu)
         else:
             kernel, groups = weight.shape[2], channels if weight.shape[1] == 1 else 1
-            second |= {"kernel": kernel, "padding": kernel // 2, "groups": groups, "weight": 0}
+            second |= {"kernel": kernel, "padding": kernel // 2, "groups": groups, "weight": 0, "tile": tile}
             second |= {"statistics": 1} if calibration else {"output_norm": 1, "activation": relu}
             second = operation_fields(Kind.CONV2D, **second, input_activation=relu)
         self.operations = records("Operation", [first, second])
@@ -90,9 +92,11 @@ class Fused:
 
 
 class CpuFused(Fused):
-    def __init__(self, weight: Tensor | None, images: Tensor, storage: str, calibration: bool) -> None:
+    def __init__(
+        self, weight: Tensor | None, images: Tensor, storage: str, calibration: bool, tile: int = 0
+    ) -> None:
         self.isa = compiled.isa_number()
-        super().__init__(weight, images, storage, calibration)
+        super().__init__(weight, images, storage, calibration, tile)
         size = self.module.schedule_scratch_bytes(
             self.native(), self.number, self.isa, len(images), THREADS, calibration
         )
@@ -152,13 +156,18 @@ class CudaFused(Fused):
         return lambda: run(1)
 
 
-def native_run(weight: Tensor | None, images: Tensor, storage: str, calibration: bool) -> Callable[[], None]:
-    """Return a function that runs the native operation; skip the benchmark if there is no native code."""
+def native_run(
+    weight: Tensor | None, images: Tensor, storage: str, calibration: bool, tile: int = 0
+) -> Callable[[], None]:
+    """Return a function that runs the native operation; skip the benchmark if there is no native code.
+
+    A `tile` is for convolutions on the CPU; on CUDA, the fastest one is taken.
+    """
     why = why_missing(images.device)
     if why is not None:
         pytest.skip(why)
     kind = CudaFused if EXECUTORS[images.device.type].cuda else CpuFused
-    return kind(weight, images, storage, calibration).prepare()
+    return kind(weight, images, storage, calibration, tile).prepare()
 
 
 def torch_run(

@@ -15,11 +15,11 @@ from lasfast.runtime.machine import gather
 from lasfast.runtime.precision import fp32_products
 
 
-def paired(runs, rounds, warm_up=1, once=()):
+def paired(runs, rounds, warm_up=1, once=(), clock=time.perf_counter):
     """Time each of `runs` (name -> function) once in every round; return name -> seconds of each round.
 
     The order is reversed from round to round, so that what else the machine does hits all of them alike.
-    Those named in `once` are timed in the first round only.
+    Those named in `once` are timed in the first round only. Of work on one thread, `clock` may be its own.
     """
     for _ in range(warm_up):
         for run in runs.values():
@@ -29,9 +29,9 @@ def paired(runs, rounds, warm_up=1, once=()):
         for name in list(runs)[:: -1 if number % 2 else 1]:
             if number and name in once:
                 continue
-            start = time.perf_counter()
+            start = clock()
             runs[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 

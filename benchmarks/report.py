@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks.report_gpu import gpu, not_compiled
 from benchmarks.report_operations import operations, training_operations
 from benchmarks.report_training import accuracy, searches, training, training_table
+from benchmarks.report_winograd import winograd
 from lasfast.report.plot import COLORS
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +75,7 @@ def main() -> None:
     parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]
     parts.append(operations(read("operations.json")))
     parts += [training_operations(read(path.name)) for path in RESULTS.glob("operations-training.json")]
-    parts.append(gpu())
+    parts += [winograd(read("winograd.json")), gpu()]
     (ROOT / "docs" / "performance.md").write_text("\n".join(parts), encoding="utf-8")
     draw(records, ROOT / "docs" / "performance.png")
 

@@ -19,10 +19,13 @@ from benchmarks import (
     bench_tiles,
     bench_train,
     launch_kernels,
+    record_winograd,
     report_gpu,
+    report_winograd,
 )
 from lasfast import supernets
 from lasfast.engine import conv_tiles
+from lasfast.engine.native_backend import why_missing
 from lasfast.runtime import compiled, gpu_check, kernels
 from lasfast.runtime.gpu_check import CheckResult
 from lasfast.runtime.precision import fp32_products, fp32_products_as
@@ -207,3 +210,22 @@ def test_the_page_says_what_was_measured_and_what_was_not(tmp_path: Path) -> Non
     assert "| the speed of evaluation | `evaluate-bf16.json`, 2026-02-03 |" in page
     assert "| workload | native, s | by levels, s | times faster than tuned | tuned is | of peak |" in page
     assert "| `a` | 1.000 | 2.000 | 3.0 | eager | 50 % |" in page
+
+
+def test_winograds_algorithm_is_recorded_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is slower than the direct kernels counts as these: they are taken then."""
+    if why_missing(torch.device("cpu")) is not None:
+        pytest.skip("lasfast's compiled module is not built")
+    for name, value in {"CHANNELS": (8, 16), "SIZES": (4,), "ELEMENTS": 1}.items():
+        monkeypatch.setattr(record_winograd, name, value)
+    record = {"machine": _harness.machine(), "shapes": record_winograd.measure(1, largest=8)}
+    (shape,) = record["shapes"].values()
+    for which in report_winograd.PASSES:
+        shape[which]["direct / "] |= {"winograd 2x2": 0.5, "winograd 4x4": 0.25}
+    shape["calibration"]["direct / "]["winograd 4x4"] = 2.0
+    shape["errors"] = {"winograd 2x2": 1e-7, "winograd 4x4": 9e-7, "torch": 2e-7}
+    page = report_winograd.winograd(record)
+    assert "| 8 at 4x4 | 0.50 / 0.25 | 0.50 / 2.00 | 0.50 / 0.25 | 0.50 / 0.25 | 0.5 / 4.5 |" in page
+    assert "- prediction, the fastest way of each size: target 1.6x, measured 1.00x, missed." in page
+    assert "- calibration, the fastest way of each size: target 1.6x, measured 2.00x, met." in page
+    assert "- errors of winograd 4x4: at most 4 times PyTorch's, measured 4.5, missed." in page

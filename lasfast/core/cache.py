@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,20 @@ def directory() -> Path:
         home = os.environ.get("XDG_CACHE_HOME")
         wanted = os.path.join(home or Path.home() / ".cache", "lasfast")
     return Path(wanted)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Let one process at a time run the block for files of a directory; several where none can lock it."""
+    with ExitStack() as stack:
+        with suppress(ImportError, OSError):
+            import fcntl  # not on Windows
+
+            file.parent.mkdir(parents=True, exist_ok=True)
+            directory = os.open(file.parent, os.O_RDONLY)
+            stack.callback(os.close, directory)  # which ends the lock
+            fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
 
 
 def save(file: Path, content: bytes) -> None:

@@ -13,6 +13,7 @@ from lasfast.data.normalization import Normalization
 from lasfast.engine.target import Target
 from lasfast.ir.layers import Shape
 from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.runtime.autotune import Share
 from lasfast.runtime.placement import device_of
 
 BACKENDS = ("auto", "torch", "native")
@@ -77,6 +78,13 @@ class Backend(ABC):
     @abstractmethod
     def prediction_batch(self, tree: PrefixTree, image_shape: Shape, budget: int) -> int:
         """Return how many images may be predicted at a time within `budget` bytes; at least 1."""
+
+    def agree(self, tree: PrefixTree, image_shape: Shape, share: Share) -> None:
+        """Let processes that share out the paths of a tree take the same ways to compute.
+
+        All call this, with the `share` of `lasfast.runtime.autotune.fastest`. Torch has but one way.
+        """
+        del tree, image_shape, share
 
     def usual_batch(self, image_shape: Shape) -> int:
         """Return how many images are predicted at a time where nobody says otherwise."""

@@ -70,24 +70,31 @@ def _rounded(channels: int) -> int:
     return power * 3 // 4 if channels <= power * 3 // 4 else power
 
 
-def with_ways(schedule: Schedule, storage: int) -> Schedule:
-    """Return the schedule with the `tile` of every convolution that may be computed in several ways."""
+def with_ways(schedule: Schedule, storage: int, share: autotune.Share = autotune.alone) -> Schedule:
+    """Return the schedule with the `tile` of every convolution that may be computed in several ways.
+
+    `share` is that of `lasfast.runtime.autotune.fastest`.
+    """
     if storage != FP32:
         return schedule
     values, operations = schedule.values, schedule.operations.copy()
     fits = dense_convolutions(operations) & (operations["kernel"] == 3) & (operations["stride"] == 1)
+    taken: dict[Size, int] = {}
     for index in np.flatnonzero(fits).tolist():
         operation = operations[index]
         source, padding = values[operation["input"]], 2 * int(operation["padding"]) - 2
         in_channels, out_channels = int(source["channels"]), int(operation["out_channels"])
         if min(in_channels, out_channels) >= LEAST_CHANNELS:
             sides = int(source["height"]) + padding, int(source["width"]) + padding
-            operation["tile"] = fastest(Size.of(in_channels, out_channels, *sides))
+            size = Size.of(in_channels, out_channels, *sides)
+            if size not in taken:
+                taken[size] = fastest(size, share)
+            operation["tile"] = taken[size]
     operations.setflags(write=False)
     return replace(schedule, operations=operations)
 
 
-def fastest(size: Size) -> int:
+def fastest(size: Size, share: autotune.Share = autotune.alone) -> int:
     """Return the `tile` of the way that is fastest for this size, as measured now or before."""
     sides = size.ways()
     trial = cache(partial(Trial, size))  # made where something is measured
@@ -97,7 +104,7 @@ def fastest(size: Size) -> int:
 
     ways = {name: partial(run, side) for name, side in sides.items()}
     what = f"3x3, {size.in_channels} to {size.out_channels} channels, {size.height}x{size.width}"
-    return sides[autotune.fastest(f"convolution in fp32, {what}", torch.device("cpu"), ways)]
+    return sides[autotune.fastest(f"convolution in fp32, {what}", torch.device("cpu"), ways, share)]
 
 
 class _Pass(NamedTuple):

@@ -19,6 +19,7 @@ from lasfast.engine.backend import USUAL_BATCH, Backend, NodeStatistics, too_few
 from lasfast.engine.buffer import Buffer
 from lasfast.engine.calibration import CONVENTIONS, RunningStatistics
 from lasfast.engine.chunks import PartSizes
+from lasfast.engine.conv_ways import with_ways
 from lasfast.engine.cpu_executor import CpuExecutor
 from lasfast.engine.cuda_executor import CudaExecutor
 from lasfast.engine.executor import Executor
@@ -28,6 +29,7 @@ from lasfast.engine.schedule import BatchNorm, fits
 from lasfast.ir.layers import Shape
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime import compiled
+from lasfast.runtime.autotune import Share
 from lasfast.runtime.placement import device_of
 
 EXECUTORS: dict[str, type[Executor]] = {"cpu": CpuExecutor, "cuda": CudaExecutor}
@@ -133,6 +135,12 @@ class NativeBackend(Backend):
         layout = self._layout(tree, image_shape, calibration=False)
         rest = budget - layout.least_bytes(0)
         return max(1, rest // max(1, layout.logits_bytes(1)))
+
+    def agree(self, tree: PrefixTree, image_shape: Shape, share: Share) -> None:
+        """Let processes take the same ways (see `Backend.agree`); on CUDA, all ways give the same bits."""
+        if not self._kind.cuda:
+            schedule = lower(tree, image_shape, calibration=True, width=1, cuda=False)
+            with_ways(schedule, self.target.storage, share)
 
     def usual_batch(self, image_shape: Shape) -> int:
         """Return how many images are predicted at a time: on a GPU more, where they are small."""

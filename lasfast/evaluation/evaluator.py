@@ -124,8 +124,15 @@ class Evaluator:
             return []
         paths = [self.supernet.path(architecture) for architecture in asked]
         world = distributed.world()
-        parts = PrefixTree(list(dict.fromkeys(paths))).parts(world.parts)
-        results = self._run(lambda measurer: world.spread(parts, measurer.measure))
+        tree = PrefixTree(list(dict.fromkeys(paths)))
+        parts = tree.parts(world.parts)
+
+        def measure(measurer: Measurer) -> list[list[Measurement]]:
+            if world.size > 1:
+                measurer.backend.agree(tree, self.image_shape, world.share)
+            return world.spread(parts, measurer.measure)
+
+        results = self._run(measure)
         of_paths = {
             path: measurement
             for part, measurements in zip(parts, results, strict=True)

@@ -1,10 +1,11 @@
 """Finds which of several ways to compute the same thing is the fastest on this machine, and remembers it.
 
 The way for a shape is kept in a file of this machine, so that later processes take the same one and give the
-same bits. Instead of the measurement, ``LASFAST_CHOICE`` may name a way: ``native`` or ``torch``;
-``warpgroups`` for convolutions on Hopper; ``levels``, ``levels by tensor maps``, ``resident`` or ``resident
-alone`` for predictions on CUDA. Where that way is not offered, the first of those offered is taken.
-``measure``, the default, measures. The file is in the directory of `lasfast.core.cache`.
+same bits; where several measure at once, the first to write decides. Instead of the measurement,
+``LASFAST_CHOICE`` may name a way: ``native`` or ``torch``; ``direct``, ``winograd 2x2`` or ``winograd 4x4``
+for convolutions on the CPU, ``warpgroups`` for those on Hopper; ``levels``, ``levels by tensor maps``,
+``resident`` or ``resident alone`` for predictions on CUDA. Where that way is not offered, the first of those
+offered is taken. ``measure``, the default, measures. The file is in the directory of `lasfast.core.cache`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ BUSY = 4_000_000  # clock cycles of a GPU, about two milliseconds: more than que
 MOST_BUSY = 64 * BUSY  # more than queuing a training step takes
 MARGIN = 0.95  # what another way's time must be below, of the first's, to be taken instead
 
+Share = Callable[[Callable[[], str | None]], str | None]
+"""How processes share a choice: see `fastest`."""
+
 _registered: dict[str, None] = {}
 """The names of all ways, in the order in which they were registered."""
 
@@ -48,11 +52,16 @@ def register(*names: str) -> None:
     _registered.update(dict.fromkeys(names))
 
 
+def alone(work: Callable[[], str | None]) -> str | None:
+    """Do work in this process, which chooses for itself."""
+    return work()
+
+
 def fastest(
     key: str,
     device: torch.device,
     ways: Mapping[str, Callable[[], Any]],
-    share: Callable[[Callable[[], str | None]], str | None] = lambda work: work(),
+    share: Share = alone,
     runs: int = RUNS,
 ) -> str:
     """Return the name of the fastest of `ways` for `key` on this machine.
@@ -77,6 +86,8 @@ def fastest(
         times = _shortest_times(ways, device, runs)
         taken = share(lambda: _remember_fastest(key, device, times))
     assert taken is not None
+    if is_measuring() and len(ways) > 1 and not is_capturing(device):
+        _known(_file(device))[key] = taken
     return taken
 
 
@@ -122,11 +133,15 @@ def _check_known(wanted: str) -> None:
 def _remember_fastest(key: str, device: torch.device, times: Mapping[str, float]) -> str:
     """Return the way to take by the seconds that each took, and keep its name."""
     first, best = next(iter(times)), min(times, key=lambda name: times[name])
+    taken = best if times[best] < MARGIN * times[first] else first
     file = _file(device)
-    known = _known(file)
-    known[key] = best if times[best] < MARGIN * times[first] else first
-    cache.save_json(file, known)
-    return known[key]
+    with cache.locked(file):
+        known = _read(file)
+        if known.get(key) in times:  # another process was first: both take the same
+            return known[key]
+        known[key] = taken
+        cache.save_json(file, known)
+    return taken
 
 
 def _shortest_times(
@@ -200,7 +215,12 @@ def _name(device: torch.device, isa: str) -> str:
 
 @functools.cache
 def _known(file: Path) -> dict[str, str]:
-    """Return the ways by key that a file has; the caller adds to them."""
+    """Return the ways by key that this process takes: those that a file had, to which the caller adds."""
+    return _read(file)
+
+
+def _read(file: Path) -> dict[str, str]:
+    """Return the ways by key that a file has."""
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:

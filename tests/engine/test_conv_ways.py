@@ -115,6 +115,10 @@ def test_the_same_bits_alone_and_together(
         assert torch.equal(*logits(path), together)
 
 
+def measures_again(*_: object) -> None:
+    raise AssertionError("measured again")
+
+
 def test_what_was_measured_is_remembered(
     measured, net: supernets.Supernet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,11 +128,19 @@ def test_what_was_measured_is_remembered(
     assert "convolution in fp32, 3x3, 16 to 16 channels, 17x17" in known
     assert set(known.values()) <= set(WAYS)
 
-    def fail(*_: object) -> None:
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr(conv_ways, "Trial", fail)
+    monkeypatch.setattr(conv_ways, "Trial", measures_again)
     assert layout_of(net).operations["tile"].tolist() == tiles.tolist()
+
+
+def test_processes_that_share_candidates_out_agree(
+    measured, net: supernets.Supernet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This one takes what rank 0 took, and measures nothing."""
+    monkeypatch.setattr(conv_ways, "Trial", measures_again)
+    tree = PrefixTree([net.path(architecture) for architecture in net.space.enumerate()])
+    NativeBackend(net).agree(tree, (3, 17, 17), lambda work: "winograd 2x2")
+    for calibration in (True, False):
+        assert set(layout_of(net, calibration=calibration).operations["tile"].tolist()) == {0, 2}
 
 
 def test_the_fastest_way_is_taken(measured, monkeypatch: pytest.MonkeyPatch) -> None:

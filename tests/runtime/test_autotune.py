@@ -78,6 +78,30 @@ def test_another_process_remembers(cache: Path) -> None:
     assert not called
 
 
+def test_the_first_process_to_write_decides(cache: Path) -> None:
+    """Another one measured meanwhile."""
+    autotune.fastest("a", CPU, ways(native=0.01, torch=0)[0])  # now this process has read the file
+    (file,) = cache.iterdir()
+    file.write_text(json.dumps({"a": "torch", "b": "torch", "c": "gone"}))
+    for key, expected in (("b", "torch"), ("c", "native")):
+        found, called = ways(native=0, torch=0.01)
+        assert autotune.fastest(key, CPU, found) == expected
+        assert called
+        assert autotune.fastest(key, CPU, found) == expected
+    assert json.loads(file.read_text()) == {"a": "torch", "b": "torch", "c": "native"}
+
+
+def test_processes_that_choose_together_remember_what_one_of_them_took() -> None:
+    found, called = ways(native=0, torch=0.01)
+
+    def as_rank_1(work) -> str | None:  # rank 0 had measured before
+        return "torch"
+
+    assert autotune.fastest("a", CPU, found, as_rank_1) == "torch"
+    assert autotune.fastest("a", CPU, found) == "torch"
+    assert not called
+
+
 def test_what_is_remembered_but_not_there_is_chosen_anew() -> None:
     autotune.fastest("a", CPU, ways(native=0.01, torch=0)[0])
     assert autotune.fastest("a", CPU, ways(other=0, native=0.01)[0]) == "other"

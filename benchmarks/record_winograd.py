@@ -1,0 +1,121 @@
+"""Record 3x3 convolutions in fp32 by Winograd's algorithm against direct ones, on one thread of the CPU.
+
+python -m benchmarks.record_winograd [--output benchmarks/results/winograd.json] [--rounds 15] [--largest 256]
+
+The engine's passes are fused: batch norm and ReLU of the input, then statistics (calibration), or batch norm
+and ReLU (prediction). Those of training are the convolution alone, and pack the weight at each call. All ways
+take turns; times are of the thread's own clock, so that what else a busy machine does counts little. The
+errors of outputs, relative to float64 and in norm, are compared with those of PyTorch's convolution.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks import _harness
+from benchmarks._fused import THREADS, native_run, random_images, torch_run
+from lasfast.ops.sliced_conv2d_kernels import NhwcKernels
+from lasfast.runtime.winograd import TILES
+
+CHANNELS, SIZES = (32, 64, 128, 256), (8, 16, 32)
+ELEMENTS = 1 << 17
+"""An input has so many elements at least, and two images: a block of what a thread predicts at a time."""
+BATCH = 8
+"""So many times as many images, and at most `TRAINED`, are a batch of training."""
+TRAINED = 128
+WAYS = {"direct": 0, **TILES}
+
+
+def shapes(largest: int) -> dict[str, tuple[int, int]]:
+    """Return channels (in and out) with height and width, by name."""
+    return {
+        f"{channels} at {size}x{size}": (channels, size)
+        for channels in CHANNELS
+        for size in SIZES
+        if channels <= largest
+    }
+
+
+def runs_of(x: Tensor, weight: Tensor, which: str) -> dict[str, Callable[[], object]]:
+    """Return what computes a pass in each way, and in PyTorch."""
+    if which in ("prediction", "calibration"):
+        calibration = which == "calibration"
+        ours = {name: native_run(weight, x, "fp32", calibration, tile) for name, tile in WAYS.items()}
+        return {**ours, "torch": torch_run(weight, x, "fp32", calibration)}
+    last = x.to(memory_format=torch.channels_last)
+    weight = weight.to(memory_format=torch.channels_last)
+    result = torch.empty_like(last)
+
+    def native(tile: int) -> Callable[[], object]:
+        kernels = NhwcKernels.of(last, weight, result, 1, 1, tile=tile)
+        return lambda: getattr(kernels, which)(last, weight, result)
+
+    def theirs() -> Tensor:
+        if which == "forward":
+            return F.conv2d(last, weight, padding=1)
+        mask = [True, False, False]
+        backward = torch.ops.aten.convolution_backward
+        return backward(last, last, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask)[0]
+
+    return {**{name: native(tile) for name, tile in WAYS.items()}, "torch": theirs}
+
+
+def errors_of(x: Tensor, weight: Tensor) -> dict[str, float]:
+    """Return the relative errors of each way's output, and of PyTorch's."""
+    x, weight = x[:2].relu(), weight.to(memory_format=torch.channels_last)
+    x = x.to(memory_format=torch.channels_last)
+    truth, results = F.conv2d(x.double(), weight.double(), padding=1), {}
+    for name, tile in WAYS.items():
+        result = torch.empty_like(x)
+        results[name] = NhwcKernels.of(x, weight, result, 1, 1, tile=tile).forward(x, weight, result)
+    results["torch"] = F.conv2d(x, weight, padding=1)
+    return {name: float((one.double() - truth).norm() / truth.norm()) for name, one in results.items()}
+
+
+def measure(rounds: int, largest: int) -> dict[str, Any]:
+    """Return seconds, ratios and errors for each shape."""
+    measured: dict[str, Any] = {}
+    for name, (channels, size) in shapes(largest).items():
+        count = max(2, ELEMENTS // (channels * size**2))
+        x = random_images(count, channels, size, "cpu")
+        weight = random_images(channels, channels, 3, "cpu") / (9 * channels) ** 0.5
+        shape: dict[str, Any] = {"errors": errors_of(x, weight)}
+        for which in ("prediction", "calibration", "forward", "grad_input"):
+            trained = which in ("forward", "grad_input")
+            values = x.repeat(BATCH, 1, 1, 1)[:TRAINED] if trained else x
+            with torch.inference_mode():
+                seconds = _harness.paired(runs_of(values, weight, which), rounds, clock=time.thread_time)
+            shape[which] = {
+                "images": len(values),
+                "seconds": {way: statistics.median(one) for way, one in seconds.items()},
+                "direct / ": {way: _harness.ratio(seconds, "direct", way) for way in (*TILES, "torch")},
+            }
+            print(name, which, shape[which]["direct / "], flush=True)
+        measured[name] = shape
+    return measured
+
+
+def main() -> None:
+    """Measure and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", default="benchmarks/results/winograd.json")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--largest", type=int, default=CHANNELS[-1], help="channels")
+    arguments = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    machine = _harness.machine()
+    measured = measure(arguments.rounds, arguments.largest)
+    record = {"record": "winograd", "threads": THREADS, "machine": machine, "shapes": measured}
+    _harness.write(record, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

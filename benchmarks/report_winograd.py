@@ -1,0 +1,64 @@
+"""The section of docs/performance.md on Winograd's algorithm, from the record of record_winograd."""
+
+from __future__ import annotations
+
+from statistics import geometric_mean
+from typing import Any
+
+from lasfast.runtime.winograd import TILES
+
+PASSES = ("prediction", "calibration", "forward", "grad_input")
+TARGET = 1.6
+LIMITS = {"winograd 2x2": 2, "winograd 4x4": 4}
+"""How many times larger than PyTorch's errors may be."""
+
+TEXT = """## Winograd's algorithm
+
+fp32 convolutions of 3x3 and stride 1 on the CPU, in tiles of 2x2 and of 4x4 outputs: times faster than
+lasfast's direct kernels, pair by pair. Prediction and calibration are fused with the batch norms and ReLUs
+around them; the last two are passes of training, which transform the weight each time. Errors are relative to
+float64, over those of PyTorch's fp32. Evaluation and training take the fastest way for each size, as measured
+on the machine.
+"""
+
+
+def winograd(record: dict[str, Any]) -> str:
+    """Return the table of times faster than the direct kernels, and of errors."""
+    machine, shapes = record["machine"], record["shapes"]
+    lines = [
+        TEXT,
+        f"{machine['processor']}, one thread, {machine['native']['isa']['selected']} kernels, torch "
+        f"{machine['torch']}; load of the machine beforehand {machine['load_before']:.1f}.\n",
+        f"| channels | {' | '.join(PASSES)} | errors |",
+        "|---" * (len(PASSES) + 2) + "|",
+    ]
+    for name, shape in shapes.items():
+        cells = [" / ".join(f"{shape[which]['direct / '][way]:.2f}" for way in TILES) for which in PASSES]
+        errors = " / ".join(f"{error:.1f}" for error in error_ratios(shape).values())
+        lines.append(f"| {name} | {' | '.join(cells)} | {errors} |")
+    means = (" / ".join(f"**{mean(shapes, which, way):.2f}**" for way in TILES) for which in PASSES)
+    lines.append(f"| **geometric mean** | {' | '.join(means)} | |\n")
+    for which in PASSES:
+        value = geometric_mean(
+            max(1.0, *(shape[which]["direct / "][way] for way in TILES)) for shape in shapes.values()
+        )
+        outcome = "met" if value >= TARGET else "missed"
+        lines.append(
+            f"- {which}, the fastest way of each size: target {TARGET}x, measured {value:.2f}x, {outcome}."
+        )
+    for way, limit in LIMITS.items():
+        most = max(error_ratios(shape)[way] for shape in shapes.values())
+        outcome = "met" if most <= limit else "missed"
+        lines.append(f"- errors of {way}: at most {limit} times PyTorch's, measured {most:.1f}, {outcome}.")
+    return "\n".join(lines) + "\n"
+
+
+def mean(shapes: dict[str, Any], which: str, way: str) -> float:
+    """Return the geometric mean over shapes of how many times faster a way is."""
+    return geometric_mean(shape[which]["direct / "][way] for shape in shapes.values())
+
+
+def error_ratios(shape: dict[str, Any]) -> dict[str, float]:
+    """Return the error of each way over PyTorch's."""
+    errors = shape["errors"]
+    return {way: errors[way] / errors["torch"] for way in TILES}

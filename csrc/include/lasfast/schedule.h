@@ -22,6 +22,8 @@
 // count as zero; nothing is added where it is -1. Padding is zero *after* norm_i and act_i, as in the network
 // it came from. Two kinds, gate and arrange, add nothing: op has two operands there, and
 // act_x(norm_x(other)) is the second.
+// Values that are not finite do what they do by that definition, but for convolutions with a tile on the CPU:
+// there they may make all outputs of their tiles NaN.
 //
 // Calibration: an operation with `statistics` >= 0 has no norm_o, activation or sum; it stores op(...) + bias
 // and takes mean and biased variance of that norm's channels over all images and positions of the batch,

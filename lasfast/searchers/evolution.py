@@ -8,6 +8,7 @@ from typing import Any
 
 from lasfast.core.checks import as_int
 from lasfast.searchers.operators import (
+    ATTEMPTS,
     Result,
     crossover,
     draw_distinct,
@@ -47,7 +48,7 @@ class _Evolutionary(ProductSearcher):
         if len(self.known) == self.space.count():
             return []
         for wanted, operator in parts:
-            new |= dict.fromkeys(draw_distinct(operator, wanted, accept))
+            new |= dict.fromkeys(draw_distinct(operator, wanted, accept, patience=ATTEMPTS))
         lacking = sum(wanted for wanted, _ in parts) - len(new)
         if lacking:
             new |= dict.fromkeys(self.new_sample(rng, lacking, accept))

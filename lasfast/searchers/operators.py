@@ -62,19 +62,26 @@ def one_of_each(space: SearchSpace, accept: Callable[[Architecture], bool]) -> C
 
 
 def draw_distinct(
-    draw: Callable[[], Architecture | None], wanted: int, accept: Callable[[Architecture], bool]
+    draw: Callable[[], Architecture | None],
+    wanted: int,
+    accept: Callable[[Architecture], bool],
+    patience: int | None = None,
 ) -> list[Architecture]:
     """Return `wanted` different architectures that `accept` takes, or what ATTEMPTS draws for each find.
 
-    A draw may find none, and then gives None.
+    A draw may find none, and then gives None. With `patience`, drawing ends where so many draws in a row have
+    found nothing new.
     """
     found: dict[Architecture, None] = {}
+    in_vain = 0
     for _ in range(ATTEMPTS * wanted):
         candidate = draw()
+        in_vain += 1
         if candidate is not None and candidate not in found and accept(candidate):
             found[candidate] = None
-            if len(found) == wanted:
-                break
+            in_vain = 0
+        if len(found) == wanted or in_vain == patience:
+            break
     return list(found)
 
 

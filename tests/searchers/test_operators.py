@@ -69,6 +69,19 @@ def test_draws_new_ones_within_bounds():
     assert len(tried) == 2 * operators.ATTEMPTS
 
 
+def test_drawing_ends_where_patience_does():
+    drawn = [(0,), (1,), (1,), (0,), (2,), (2,), (1,), (0,), (3,)]
+    assert operators.draw_distinct(iter(drawn).__next__, 4, lambda _: True, patience=4) == [
+        (0,),
+        (1,),
+        (2,),
+        (3,),
+    ]
+    draws = iter(drawn)
+    assert operators.draw_distinct(draws.__next__, 4, lambda _: True, patience=3) == [(0,), (1,), (2,)]
+    assert list(draws) == [(3,)]
+
+
 @pytest.mark.parametrize("wanted", [2, 3])
 def test_samples_every_subset_alike(wanted):
     """By drawing (2 of 8, 5 of which are accepted) and from the whole space (3 of 5)."""

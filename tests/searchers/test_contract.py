@@ -59,6 +59,7 @@ SEARCHERS = {
     "random, the whole space": lambda: Random(LayerAssignmentSpace(2, 3), samples=100),
     "random choices": lambda: Random(CHOICES, samples=20, constraint=SUM),
     "evolution": lambda: Evolution(CHOICES, population=8, generations=3, top=4),
+    "evolution that shares": lambda: Evolution(CHOICES, population=8, generations=3, top=4, share=0.7),
     "evolution within a constraint": lambda: Evolution(CHOICES, constraint=SUM, population=6, generations=4),
     "evolution to the last": lambda: Evolution(ChoiceSpace([2, 3]), population=4, generations=5, seed=2),
     "evolution of layer assignments": lambda: Evolution(

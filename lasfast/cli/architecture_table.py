@@ -14,11 +14,15 @@ from lasfast.cli.display import make_console
 from lasfast.cli.from_scratch import show_rows, train_from_scratch
 from lasfast.cli.options import EPOCHS, SupernetOptions, TrainingCommandOptions, command, panel
 from lasfast.cli.setup import TrainingSetup
+from lasfast.measurements.inheritance import inheritance
 from lasfast.measurements.journal import Journal
+from lasfast.report import inheritance_table, inheritance_text, plot_inheritance
 from lasfast.runtime import distributed
 from lasfast.study.architecture_table import compare
 from lasfast.study.files import JOURNAL, TABLE
 from lasfast.study.table_parts import shard_directory
+
+RELATION_PICTURE = "relation.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,14 @@ class ArchitectureTableOptions(TrainingCommandOptions, SupernetOptions):
     compare: Annotated[
         Path | None, panel("Table", "A study whose one-shot accuracies are compared with the table.")
     ] = None
+    relation: Annotated[
+        bool,
+        panel(
+            "Table",
+            "Say whether the best assignments inherit from those of the depth before, and draw it.",
+            "--relation",
+        ),
+    ] = False
     test: Annotated[
         bool,
         panel("Table", "Measure networks on the test split, rather than on the validation images.", "--test"),
@@ -76,6 +88,8 @@ def register(app: typer.Typer) -> None:
 
         lasfast dataset --depths 4-15 --data cifar100 --preset nir-cifar100 --max-layers 13 --test
 
+        lasfast dataset --depths 4-8 --data digits --relation
+
         lasfast dataset --depths 4-15 --data cifar100 --max-layers 13 --shard 3/16 --resume
 
         torchrun --nproc-per-node 2 -m lasfast dataset --depths 4-6
@@ -84,6 +98,12 @@ def register(app: typer.Typer) -> None:
         shard = None if options.shard is None else _parse_shard(options.shard)
         if shard and options.compare is not None:
             raise ValueError("--compare is of a whole table: leave it out where --shard trains a part of one")
+        if shard and options.relation:
+            raise ValueError(
+                "--relation is of a whole table: leave it out where --shard trains a part of one"
+            )
+        if options.relation and len(depths) < 2:
+            raise ValueError(f"--relation needs two depths or more, as --depths 4-6, got {options.depths}")
         setup.check_family(options)
         groups = setup.GROUPS[options.supernet]
         if options.max_layers is None:
@@ -135,6 +155,13 @@ def register(app: typer.Typer) -> None:
                     f"one-shot against stand-alone, {name}: {one.count} assignments, accuracy gap (Eq. 7) "
                     f"{100 * one.gap:.1f} points, Kendall's tau {one.tau:.2f}, Spearman's rho {one.rho:.2f}"
                 )
+        if options.relation:
+            accuracies = {row.architecture: row.top1 for row in rows}
+            found = inheritance(accuracies)
+            results.print(inheritance_table("inheritance relation", found))
+            results.print(inheritance_text(found))
+            picture = plot_inheritance(accuracies, directory / RELATION_PICTURE)
+            results.print(f"picture: {picture}")
         results.print(f"table: {directory / TABLE}")
 
 

@@ -1,6 +1,7 @@
 """Measurements of architectures: their journal, rank correlations, races, tables of known ones. No torch."""
 
 from lasfast.measurements.evaluation import Evaluation
+from lasfast.measurements.inheritance import Inheritance, inheritance
 from lasfast.measurements.journal import Journal, JournalError
 from lasfast.measurements.measurement import Measurement, as_value, paired_difference
 from lasfast.measurements.racing import Race, RaceResult
@@ -11,6 +12,7 @@ from lasfast.measurements.tabular import TabularEvaluator
 __all__ = [
     "ArchitectureTable",
     "Evaluation",
+    "Inheritance",
     "Journal",
     "JournalError",
     "Measurement",
@@ -19,5 +21,6 @@ __all__ = [
     "Schema",
     "TabularEvaluator",
     "as_value",
+    "inheritance",
     "paired_difference",
 ]

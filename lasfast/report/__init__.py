@@ -2,6 +2,7 @@
 
 from lasfast.report.candidates import write_candidates
 from lasfast.report.cells import cells_table, pruned_so_far, space_of
+from lasfast.report.inheritance import inheritance_table, inheritance_text, plot_inheritance
 from lasfast.report.leave import leave
 from lasfast.report.page import write_page
 from lasfast.report.plot import plot_search
@@ -27,7 +28,10 @@ __all__ = [
     "comparison_table",
     "comparison_text",
     "front_table",
+    "inheritance_table",
+    "inheritance_text",
     "leave",
+    "plot_inheritance",
     "plot_regret",
     "plot_search",
     "pruned_so_far",

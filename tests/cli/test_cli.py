@@ -257,11 +257,13 @@ def test_train_exports_and_tests(lasfast, tmp_path) -> None:
 
 def test_dataset_trains_every_assignment_and_compares(searched, lasfast, tmp_path) -> None:
     status, out, err = lasfast(
-        "dataset", "--depths", "4", "-o", tmp_path / "table", "--compare", searched, *ALONE
+        "dataset", "--depths", "3-4", "-o", tmp_path / "table", "--relation", "--compare", searched, *ALONE
     )
     assert status == 0, err
     table = (tmp_path / "table" / "table.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in table[1:]] == ["1-1-2", "1-2-1", "2-1-1"]
+    assert [line.split(",")[0] for line in table[1:]] == ["1-1-1", "1-1-2", "1-2-1", "2-1-1"]
+    assert "is an heir of the best of the depth before in 1 of 1 depths, by chance in 1.0 (p = 1)" in out
+    assert (tmp_path / "table" / "relation.png").read_bytes().startswith(b"\x89PNG")
     assert re.search(r"depth 4: 3 assignments, accuracy gap \(Eq\. 7\) \d+\.\d points", out)
     status, _, err = lasfast("report", tmp_path / "table")
     assert status == 2
@@ -370,6 +372,8 @@ def test_info_says_why_torchvision_does_not_import(lasfast, monkeypatch) -> None
         (["dataset", "--shard", "3/2"], "--shard must be a part and how many there are, as 3/16, got '3/2'"),
         (["dataset", "--shard", "4/4", *ALONE], "--shard 4/4: there are fewer networks than parts"),
         (["dataset", "--shard", "1/2", "--compare", "run"], "--compare is of a whole table"),
+        (["dataset", "--shard", "1/2", "--relation"], "--relation is of a whole table"),
+        (["dataset", "--depths", "4", "--relation"], "--relation needs two depths or more, as --depths 4-6"),
         (["dataset", "--test", "--standalone-keep-best"], "--test must be without --standalone-keep-best"),
         (["train", "1-1-1", "--fast-decode"], "--fast-decode must be False for digits, whose images are"),
         (["train", "1-1-1", "--batch-norm", "none"], "--batch-norm must be one of 'global', 'local'"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from lasfast.core.checks import as_int
 from lasfast.searchers.operators import (
+    ATTEMPTS,
     Result,
     crossover,
     draw_distinct,
@@ -47,7 +48,7 @@ class _Evolutionary(ProductSearcher):
         if len(self.known) == self.space.count():
             return []
         for wanted, operator in parts:
-            new |= dict.fromkeys(draw_distinct(operator, wanted, accept))
+            new |= dict.fromkeys(draw_distinct(operator, wanted, accept, patience=ATTEMPTS))
         lacking = sum(wanted for wanted, _ in parts) - len(new)
         if lacking:
             new |= dict.fromkeys(self.new_sample(rng, lacking, accept))
@@ -161,6 +162,8 @@ class RegularizedEvolution(_Evolutionary):
         members: (architecture, value) of the population, the oldest first.
     """
 
+    extent = "evaluations"
+
     def __init__(
         self,
         space: ProductSpace,
@@ -189,16 +192,18 @@ class RegularizedEvolution(_Evolutionary):
         self.members = (self.members + list(results))[-self.population :]
 
     def propose(self) -> list[Architecture]:
-        """Return the random population, then children."""
+        """Return the random population, then children, of which the last step takes the first."""
         rng = random.Random(f"{self.seed} {self.step}")
         if not self.history:
             return initial_sample(self.space, rng, self.population, self.admits, self.constraint)
-        wanted = min(self.children, self.evaluations - len(self.known))
+        wanted = self.evaluations - len(self.known)
+        if wanted < 1:
+            return []
 
         def child() -> Architecture:
             return self.space.vary(tournament(self.members, self.sample, rng), rng)
 
-        return self.generation(rng, (wanted, child))
+        return self.generation(rng, (self.children, child))[:wanted]
 
     def describe(self) -> dict[str, Any]:
         """Return name, hyper-parameters and space, as JSON values."""

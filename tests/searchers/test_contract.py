@@ -397,6 +397,27 @@ def test_a_damaged_state_is_refused_and_leaves_the_searcher_as_it_was(make, dama
     assert saved(searcher) == before
 
 
+@pytest.mark.parametrize("children", [1, 3, 20])
+def test_goes_on_to_a_greater_extent_as_if_it_had_had_that_from_the_first(make, children):
+    def results(extent):
+        searcher = make()
+        setattr(searcher, searcher.extent, extent)
+        if hasattr(searcher, "children"):
+            searcher.children = children
+        return play(searcher).results
+
+    if make().extent is None:
+        assert isinstance(make(), ITNAS)
+        return
+    longest = results(25)
+    lengths = set()
+    for extent in (1, 2, 3, 5, 8, 12, 13, 19, 22):
+        found = results(extent)
+        assert found == longest[: len(found)]
+        lengths.add(len(found))
+    assert len(lengths) > 1 or len(longest) == make().space.count()
+
+
 def test_leaves_the_global_generators_alone(make):
     random.seed(0)
     np.random.seed(0)

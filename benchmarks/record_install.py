@@ -4,8 +4,8 @@
 
 Each build is of the files that git knows, with LASFAST_CUDA=OFF or for the chips that are named. It needs
 auditwheel, patchelf and the tools of a build. `--module lasfast/_C*.so` records how large the machine code is
-for each chip that a module was built for, `--chips 100 120` how large it becomes for these, and nvcc's time.
-A record keeps what it has.
+for each chip that a module was built for, and how large the module is, alone and in a wheel. `--chips 100
+120` records how large the machine code becomes for these, and nvcc's time. A record keeps what it has.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from benchmarks import _harness
+from lasfast.runtime import compiled
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,14 +98,14 @@ def compile_for(chip: str, folder: Path) -> dict[str, float]:
     """
     size, seconds = 0, 0.0
     for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
-        compiled, taken = (folder / f"{source.stem}.{chip}.{suffix}" for suffix in ("fatbin", "time"))
+        kernels, taken = (folder / f"{source.stem}.{chip}.{suffix}" for suffix in ("fatbin", "time"))
         if not taken.exists():
-            target = ["-gencode", f"arch=compute_{chip},code=sm_{chip}", "--fatbin", "-o", str(compiled)]
+            target = ["-gencode", f"arch=compute_{chip},code=sm_{chip}", "--fatbin", "-o", str(kernels)]
             before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
             command = ["nvcc", "-std=c++17", "-O3", f"-I{ROOT / 'csrc' / 'include'}", *target, str(source)]
             subprocess.run(command, check=True)
             taken.write_text(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before))
-        size += sum(machine_code(compiled).values())
+        size += sum(machine_code(kernels).values())
         seconds += float(taken.read_text())
     return {"bytes": size, "cpu_seconds": seconds}
 
@@ -121,7 +123,14 @@ def main() -> None:
     output = Path(options.output)
     known = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
     builds, code = known.get("builds", {}), known.get("machine_code", {})
+    module = known.get("module")
     if options.module is not None:
+        content = options.module.read_bytes()
+        module = {
+            "archs": compiled.build_info()["cuda"]["archs"],
+            "bytes": len(content),
+            "bytes_in_wheel": len(zlib.compress(content, 6)),  # as pip and zipfile deflate
+        }
         code |= {chip: {"bytes": size} for chip, size in machine_code(options.module).items()}
     options.folder.mkdir(parents=True, exist_ok=True)
     for chip in options.chips:
@@ -134,7 +143,7 @@ def main() -> None:
                 shutil.copytree(Path(folder) / "repaired", options.keep, dirs_exist_ok=True)
     libraries = cuda_libraries()
     record = {"record": "install", "machine": machine, "builds": builds, "machine_code": code}
-    _harness.write({**record, "cuda_libraries": libraries}, output)
+    _harness.write({**record, "module": module, "cuda_libraries": libraries}, output)
 
 
 if __name__ == "__main__":

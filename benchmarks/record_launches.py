@@ -20,7 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import _harness
@@ -30,6 +30,7 @@ from lasfast.engine.cuda_executor import CudaExecutor
 from lasfast.engine.native_backend import EXECUTORS
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.ops import conv_bn_act
+from lasfast.ops.packing import Packings
 from lasfast.runtime import compiled, placement
 
 WORKLOADS = ("nir-residual", "assignments-15")
@@ -94,7 +95,7 @@ def on_the_host() -> Iterator[Any]:
 
 
 def evaluation(count: Counter) -> dict[str, Any]:
-    """Return the counts of calibrating and of predicting each workload's candidates, in bf16."""
+    """Return the counts of calibrating each workload's candidates, and of predicting with scores, in bf16."""
     found: dict[str, Any] = {}
     for name in WORKLOADS:
         supernet = EVALUATED[name].make()
@@ -104,11 +105,13 @@ def evaluation(count: Counter) -> dict[str, Any]:
 
 
 def _evaluation(count: Counter, backend: NativeBackend, tree: PrefixTree) -> dict[str, Any]:
-    images = [torch.zeros(2, 3, 8, 8)] * 2
+    images, labels = [torch.zeros(2, 3, 8, 8)] * 2, torch.zeros(2, dtype=torch.int64)
     statistics = backend.calibrate(tree, images[:1], "cumulative")
     passes: dict[str, Callable[[Sequence[Tensor]], Any]] = {
         "calibration": lambda batches: backend.calibrate(tree, batches, "cumulative"),
-        "prediction": lambda batches: list(backend.predict_batches(tree, statistics, batches)),
+        "prediction": lambda batches: backend.score_batches(
+            tree, statistics, [(one, labels) for one in batches]
+        ),
     }
     found: dict[str, Any] = {}
     for what, run in passes.items():
@@ -121,21 +124,31 @@ def _evaluation(count: Counter, backend: NativeBackend, tree: PrefixTree) -> dic
 
 
 def training(count: Counter) -> dict[str, Any]:
-    """Return the counts of a convolution with batch norm and activation, forward and backward, in bf16."""
-    return {name: _layer(count, *sizes) for name, sizes in LAYERS.items()}
+    """Return the counts of convolutions with batch norm and activation, forward and backward, in bf16.
+
+    Of ten of them, the weights are packed together, as this happens to all steps but the first.
+    """
+    found = {name: _layers(count, 1, *sizes) for name, sizes in LAYERS.items()}
+    return found | {"ten layers, whole weights": _layers(count, 10, *LAYERS["whole weight"])}
 
 
-def _layer(count: Counter, c_in: int, c_out: int, whole: int) -> dict[str, Any]:
+def _layers(count: Counter, number: int, c_in: int, c_out: int, whole: int) -> dict[str, Any]:
     x = torch.randn(2, c_in, 8, 8, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(whole, whole, 3, 3).contiguous(memory_format=torch.channels_last)
+    weights = [
+        nn.Parameter(torch.randn(whole, whole, 3, 3).contiguous(memory_format=torch.channels_last))
+        for _ in range(number)
+    ]
     running = [torch.zeros(c_out), torch.ones(c_out)]
-    leaves = [x, weight, torch.ones(c_out), torch.zeros(c_out)]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    x, weight, scale, shift = leaves
+    norms = [[nn.Parameter(torch.ones(c_out)), nn.Parameter(torch.zeros(c_out))] for _ in weights]
+    leaves = [x.requires_grad_(), *weights, *(one for norm in norms for one in norm)]
+    packings = Packings()
 
     def forward() -> Tensor:
-        return conv_bn_act(x, weight, *running, scale, shift, c_out=c_out, padding=1, training=True)
+        y = x
+        with packings.ahead("step"):
+            for weight, norm in zip(weights, norms, strict=True):
+                y = conv_bn_act(y, weight, *running, *norm, c_out=c_out, padding=1, training=True)
+        return y
 
     forward()  # what is found out once
     y, ahead = count(forward)

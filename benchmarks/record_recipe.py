@@ -1,7 +1,7 @@
 """Measures what recipes gain and take: they train networks from scratch, which are tested then.
 
     python -m benchmarks.record_recipe record runs/recipes benchmarks/results/recipes-cifar10.json
-    python -m benchmarks.record_recipe page benchmarks/results/recipes-cifar10.json docs/training.md
+    python -m benchmarks.record_recipe page benchmarks/results/recipes-cifar10.json docs/recipe-figures.md
 
 `record` trains each network by each recipe with several seeds. A residual network stands for what NIR
 searches, and the published network of ProxylessNAS, a winner of the size of MobileNetV2, for spaces of

@@ -1,7 +1,7 @@
 """Measures what each option of a recipe takes: processor time of training with it, beside training without.
 
     python -m benchmarks.record_recipe_costs record benchmarks/results/recipe-costs.json
-    python -m benchmarks.record_recipe_costs page benchmarks/results/recipe-costs.json docs/training.md
+    python -m benchmarks.record_recipe_costs page benchmarks/results/recipe-costs.json docs/recipe-figures.md
 
 A residual network trains from scratch on random images of 32 pixels, which are cropped and flipped, in
 batches of 128 and one thread. In each round each option is compared with a training without any just before.

@@ -313,8 +313,8 @@ INTRODUCTION = """# Do the best assignments inherit from those of the depth befo
 
 NIR rests on it: "the optimal layer assignments for deeper networks always inherit from those for shallow
 networks" (Meng et al., Assumption 1). It looks at the heirs of the last winner alone. So two questions
-matter: does the best assignment inherit more often than by chance, and how much is lost by looking at heirs alone?
-`lasfast dataset --relation` answers both for your images. Made from
+matter: does the best assignment inherit more often than by chance, and how much is lost by looking at heirs
+alone? `lasfast dataset --relation` answers both for your images. Made from
 [the record](../benchmarks/results/{record}) by `python -m benchmarks.record_relation page`.
 
 An *heir* of an assignment has one layer more in one group. *By chance* is what tables say whose accuracies

@@ -98,6 +98,13 @@ KERNELS = (  # file, what, floor, how it gets near
         "weights come from the second level of cache once a group of images: the likely limit",
     ),
     (
+        "schedule_tally.cu",
+        "scores of the logits",
+        "4 bytes a logit and 12 an answer / bandwidth",
+        "one launch, in the CUDA graph of the pass: eight threads for each answer; sums in double, in a "
+        "fixed order",
+    ),
+    (
         "conv2d_nhwc.cu",
         "training: convolution and its gradients",
         f"{MATRIX}, for each of three passes",

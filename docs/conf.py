@@ -57,10 +57,13 @@ NAVIGATION = {
     "Start": ["install", "commands", "workflow"],
     "Tutorials": ["tutorials/folder", "tutorials/smaller", "tutorials/choosing", "tutorials/own-space"],
     "Guides": [
-        *("own-network", "data", "evaluation", "training", "deploy", "distributed", "any-network", "tables"),
+        *("own-network", "data", "evaluation", "training", "operators", "recipes"),
+        *("distillation", "deploy", "distributed", "any-network", "tables"),
     ],
     "Methods": ["nir", "layernas", "evolution", "itnas", "bit-widths", "papers"],
-    "Measured": ["performance", "ranking", "relation", "searchers", "one-shot", "tabular-macro"],
+    "Measured": [
+        *("performance", "ranking", "relation", "searchers", "searchers-cells", "sharing", "one-shot", "tabular-macro", "recipe-figures"),
+    ],
     "Reference": ["reference"],
     "The project": ["/ARCHITECTURE", "/CONTRIBUTING", "releasing", "/CHANGELOG"],
 }

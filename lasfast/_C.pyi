@@ -397,8 +397,10 @@ def conv2d_nhwc_grad_weight_cuda(
     grad_weight: int,
 ) -> None: ...
 def conv2d_nhwc_pack_cuda(
-    params: Conv2dNhwcParams, weight: int, device: int, stream: int, forward: int, grad_input: int
-) -> None: ...
+    weights: Sequence[tuple[Conv2dNhwcParams, int, int, int]], device: int, stream: int
+) -> None:
+    """Each weight: parameters, its address, where to for the forward pass and the input's gradient."""
+
 def conv2d_nhwc_packed_bytes_cuda(params: Conv2dNhwcParams, which: Pass) -> int: ...
 def conv2d_nhwc_why_not(params: Conv2dNhwcParams, which: Pass, isa: int) -> str | None:
     """Why a pass cannot be run; None where it can."""
@@ -593,6 +595,19 @@ def schedule_run_resident_cuda(
 def schedule_scratch_bytes(
     tables: ScheduleTables, storage: int, isa: int, images: int, threads: int, calibration: bool
 ) -> int: ...
+def schedule_tally_cuda(
+    networks: int,
+    images: int,
+    classes: int,
+    logits: int,
+    labels: int,
+    capacity: int,
+    class_ranks: int,
+    losses: int,
+    early: bool,
+    device: int,
+    stream: int,
+) -> None: ...
 def schedule_usual_tile_cuda(channels: int) -> int: ...
 def sgd_chunks(parts: int, count: int) -> int:
     """Number the chunks of `parts`, int64 [count, 10] of SgdPart; return how many there are."""

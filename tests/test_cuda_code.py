@@ -15,6 +15,7 @@ RECORD = Path(__file__).parents[1] / "benchmarks" / "results" / "kernels.json"
 KERNELS = ["schedule_conv", "schedule_conv_mapped", "schedule_planes", "schedule_pack", "schedule_resident"]
 KERNELS += ["bn_act", "bn_act_rows", "sgd", "conv2d_nhwc_windows", "conv2d_nhwc_grad_weight"]
 KERNELS += ["conv2d_nhwc_pack", "merge_nhwc", "depthwise_nhwc_windows", "depthwise_nhwc_grad_weight"]
+KERNELS += ["schedule_tally"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc"),

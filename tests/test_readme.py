@@ -226,6 +226,12 @@ def test_the_figures_of_installing_are_those_of_the_record() -> None:
     page = (DOCS / "install.md").read_text()
     assert f"| CPU kernels alone | {minutes:.1f} minutes | {build['wheel_bytes'] / 1e6:.1f} MB |" in page
     assert f"{cuda:.1f} GB" in page
+    module = record["module"]
+    size, packed = (f"{module[name] / 1e6:.0f} MB" for name in ("bytes", "bytes_in_wheel"))
+    for text in (page, (DOCS / "releasing.md").read_text()):
+        text = " ".join(text.split())
+        assert f"`{';'.join(module['archs'])}` has {size}" in text
+        assert f"takes {packed}" in text
     for chip in ("80", "90", "100", "120", "90-virtual"):
         name = {"90": "90a"}.get(chip, chip)
         seconds = code[chip].get("cpu_seconds")

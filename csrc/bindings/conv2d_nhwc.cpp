@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <tuple>
+#include <vector>
 
 #include "bindings.h"
 
@@ -42,6 +44,18 @@ void bind_passes(py::module_& m, const Place& place, Forward forward, GradInput 
         arg("grad_output"), arg("input"), workspace, first, second, arg("grad_weight"));
 }
 
+#ifdef LASFAST_CUDA
+using Packing = std::tuple<Conv2dNhwcParams, Pointer<const void>, Pointer<void>, Pointer<void>>;
+
+void pack(const std::vector<Packing>& weights, int device, Pointer<void> stream) {
+  std::vector<Conv2dNhwcPacking> packings;
+  for (const auto& [params, weight, forward, grad_input] : weights)
+    packings.push_back({params, weight, forward, grad_input});
+  const auto count = static_cast<int64_t>(packings.size());
+  run_and_raise(where, [&] { return conv2d_nhwc_pack_cuda(packings.data(), count, device, stream); });
+}
+#endif
+
 }  // namespace
 
 void bind_conv2d_nhwc(py::module_& m) {
@@ -60,8 +74,8 @@ void bind_conv2d_nhwc(py::module_& m) {
         "Why a pass cannot be run; None where it can.");
   m.def("conv2d_nhwc_workspace_cuda", &conv2d_nhwc_workspace_cuda, arg("params"), arg("which"));
   m.def("conv2d_nhwc_packed_bytes_cuda", &conv2d_nhwc_packed_bytes_cuda, arg("params"), arg("which"));
-  m.def("conv2d_nhwc_pack_cuda", native(where, &conv2d_nhwc_pack_cuda), arg("params"), arg("weight"),
-        arg("device"), arg("stream"), arg("forward"), arg("grad_input"));
+  m.def("conv2d_nhwc_pack_cuda", &pack, arg("weights"), arg("device"), arg("stream"),
+        "Each weight: parameters, its address, where to for the forward pass and the input's gradient.");
   bind_passes(m, cuda, &conv2d_nhwc_forward_cuda, &conv2d_nhwc_grad_input_cuda,
               &conv2d_nhwc_grad_weight_cuda);
 #endif

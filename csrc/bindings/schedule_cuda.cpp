@@ -64,6 +64,13 @@ void run_resident(const ScheduleTables& tables, Pointer<const void> plan, Pointe
   run_and_raise("schedule_run_resident", [&] { return schedule_run_resident_cuda(tables, pass); });
 }
 
+void tally(int64_t networks, int64_t images, int64_t classes, Pointer<const float> logits,
+           Pointer<const int64_t> labels, int64_t capacity, Pointer<int32_t> class_ranks,
+           Pointer<double> losses, bool early, int device, Pointer<void> stream) {
+  const CudaTally args{networks, images, classes, logits, labels, capacity, class_ranks, losses};
+  run_and_raise("schedule_tally", [&] { return schedule_tally_cuda(args, early, device, stream); });
+}
+
 std::array<int64_t, 4> limits(int device) {
   CudaLimits limits{};
   if (const int error = cuda_limits(device, &limits); error != 0)
@@ -95,6 +102,9 @@ void bind_schedule_cuda(py::module_& m) {
         arg("logit_images"), arg("device"), arg("stream"), arg("maps") = 0);
   m.def("schedule_run_resident_cuda", &run_resident, arg("tables"), arg("plan"), arg("device_plan"),
         arg("images"), arg("count"), arg("logits"), arg("logit_images"), arg("device"), arg("stream"));
+  m.def("schedule_tally_cuda", &tally, arg("networks"), arg("images"), arg("classes"), arg("logits"),
+        arg("labels"), arg("capacity"), arg("class_ranks"), arg("losses"), arg("early"), arg("device"),
+        arg("stream"));
   m.def("cuda_limits", &limits, arg("device"),
         "Multiprocessors; bytes of shared memory: a block's, a multiprocessor's, reserved in each block.");
 }

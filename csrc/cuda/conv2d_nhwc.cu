@@ -21,6 +21,10 @@ int64_t packed_bytes(const Conv2dNhwcParams& p, const Windows& w) {
   return counters_at(w, p.storage) + round_to(w.counters() * int64_t{sizeof(uint32_t)}, 16);
 }
 
+bool are_packed_alike(const Conv2dNhwcParams& p, const Conv2dNhwcParams& q) {
+  return p.weight == q.weight && p.storage == q.storage && p.tf32 == q.tf32;
+}
+
 // Forward pass, or gradient of the input.
 int run_windows(const Conv2dNhwcParams& p, const Windows& w, const void* input, const void* weight,
                 void* workspace, device::Stream stream, void* output, float* mean, float* variance) {
@@ -110,14 +114,24 @@ int64_t conv2d_nhwc_packed_bytes_cuda(const Conv2dNhwcParams& p, Pass pass) {
   return packed_bytes(p, Windows(p, pass));
 }
 
-Status conv2d_nhwc_pack_cuda(const Conv2dNhwcParams& p, const void* weight, int device, void* stream,
-                             void* forward, void* grad_input) {
-  for (const Pass pass : {Pass::forward, Pass::grad_input})
-    if (const Status status = conv2d_nhwc_supported_cuda(p, pass); !status.ok()) return status;
-  const PackArgs args[] = {{p, Windows(p, Pass::forward), weight, forward},
-                           {p, Windows(p, Pass::grad_input), weight, grad_input}};
+Status conv2d_nhwc_pack_cuda(const Conv2dNhwcPacking* packings, int64_t count, int device, void* stream) {
+  for (int64_t i = 0; i < count; ++i)
+    for (const Pass pass : {Pass::forward, Pass::grad_input})
+      if (const Status status = conv2d_nhwc_supported_cuda(packings[i].params, pass); !status.ok())
+        return status;
   return on_device(device, stream, [&](device::Stream queue) {
-    return launch_pack(args, 2, p.weight, p.storage, p.tf32, queue);
+    for (int64_t i = 0; i < count;) {
+      const Conv2dNhwcParams& p = packings[i].params;
+      PackArgs args[most_packed];
+      int passes = 0;
+      for (; i < count && passes + 2 <= most_packed && are_packed_alike(packings[i].params, p); ++i) {
+        const auto& [params, weight, forward, grad_input] = packings[i];
+        args[passes++] = {params, Windows(params, Pass::forward), weight, forward};
+        args[passes++] = {params, Windows(params, Pass::grad_input), weight, grad_input};
+      }
+      if (const int error = launch_pack(args, passes, p.weight, p.storage, p.tf32, queue)) return error;
+    }
+    return 0;
   });
 }
 

@@ -65,17 +65,21 @@ struct Axis {
 // Behind it, at the next multiple of 16 bytes, stand the counters of windows.counters(): zeros, too.
 int64_t counters_at(const Windows& windows, Dtype packed);  // in bytes
 struct PackArgs {
-  Windows windows;
   const void* weight;
   int64_t stride[4];  // [c_out, c_in, kernel, kernel]
   void* packed;
   uint32_t* counters;  // behind the packed weight
   int64_t counter_count;
+  int64_t first_block, blocks;  // that pack it, among those of a launch
+  int in_channels, out_channels, kernel, depth;
+  int phases, step;  // every step-th tap is of one phase, along each axis
+  bool transposed;
 
+  PackArgs() = default;
   PackArgs(const Conv2dNhwcParams& p, const Windows& windows, const void* weight, void* packed);
-  int64_t blocks() const;
 };
-// Does so for one pass, or for two. With `tf32`, fp32 values are rounded.
+constexpr int most_packed = 36;  // by one launch
+// Does so for some passes. With `tf32`, fp32 values are rounded.
 int launch_pack(const PackArgs* args, int count, Dtype weight, Dtype packed, bool tf32,
                 device::Stream stream);
 

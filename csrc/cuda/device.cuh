@@ -379,6 +379,8 @@ LASFAST_DEVICE uint32_t pack_bf16(float first, float second) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 LASFAST_DEVICE float exp(float v) { return expf(v); }
+LASFAST_DEVICE double exp(double v) { return ::exp(v); }
+LASFAST_DEVICE double log(double v) { return ::log(v); }
 LASFAST_DEVICE float reciprocal(float v) { return __fdividef(1.f, v); }  // of 1 or more
 LASFAST_DEVICE float sqrt(float v) { return sqrtf(v); }
 LASFAST_DEVICE double sqrt(double v) { return ::sqrt(v); }

@@ -177,6 +177,8 @@ inline uint32_t pack_bf16(float first, float second) {
   return from_float<bfloat16>(first).bits | uint32_t{from_float<bfloat16>(second).bits} << 16;
 }
 inline float exp(float v) { return std::exp(v); }
+inline double exp(double v) { return std::exp(v); }
+inline double log(double v) { return std::log(v); }
 inline float reciprocal(float v) { return 1.f / v; }
 inline float infinity() { return std::numeric_limits<float>::infinity(); }
 inline float sqrt(float v) { return std::sqrt(v); }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any
@@ -58,18 +59,63 @@ COMMANDS = {
     ),
 }
 """By the name of each command its module, which registers it, and the first sentence of its help."""
+GROUPS = {
+    "search": {
+        "auto": "Search with what fits the number of evaluations: a predictor, or evolution.",
+        "nir": "Grow the best assignment one layer at a time (Meng et al., AAAI 2020).",
+        "evolution": "Evolve a population by crossover and mutation (Single Path One-Shot, Algorithm 1).",
+        "predictor": "Measure what a Gaussian process expects most of; the best choice for few measurements.",
+        "layernas": "Search layer by layer within a cost (LayerNAS).",
+        "pareto": "Improve the whole front of accuracy and a cost, by neighbours of what is on it.",
+        "itnas": "Learn which operations the edges of a normal and a reduction cell take (ITNAS, Ma et "
+        "al. 2020).",
+        "random": "Try random architectures, as a baseline: assignments of one depth, choices, or those of a "
+        "table.",
+        "local": "Climb from random architectures to better neighbours, as a baseline.",
+        "regularized": "Evolve a population in which the oldest makes room (Real et al., AAAI 2019).",
+    },
+    "latency": {
+        "build": "Time each distinct layer, and write a table for constraints such as latency<=12ms@cpu.",
+        "check": "Time whole random networks, and compare them with the sums of their layers.",
+    },
+}
+"""By the names of commands with others below them, these with the first sentence of their help."""
 IN_SEVERAL_PROCESSES = ("search", "train", "dataset", "resume")
 """The commands that torchrun may start."""
 
 
-class _LazyGroup(TyperGroup):
-    """Imports the module of a command when that runs: the list of commands and the version need no torch."""
+def _lazy(load: Callable[[str], Any]) -> type[TyperGroup]:
+    """Return the class of a group that loads a command when it runs: to list its commands needs no torch."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name = args[0]
-        if name in COMMANDS:
-            self.commands[name] = typer.main.get_command(_app_of(name))
-        return super().resolve_command(ctx, args)
+    class LazyGroup(TyperGroup):
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            if args[0] in self.commands:
+                self.commands[args[0]] = load(args[0])
+            return super().resolve_command(ctx, args)
+
+    return LazyGroup
+
+
+def _command(name: str) -> Any:
+    """Return a command; of one with others below it, only their list is made."""
+    if name not in GROUPS:
+        return typer.main.get_command(_app_of(name))
+
+    def below(other: str) -> Any:
+        whole: Any = typer.main.get_command(_app_of(name))
+        return whole.commands[other]
+
+    several = " `torchrun --nproc-per-node 2 -m lasfast search ...` runs one in several processes."
+    listed = typer.Typer(
+        cls=_lazy(below),
+        help=COMMANDS[name][1] + (several if name == "search" else ""),
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="markdown",
+    )
+    for other, text in GROUPS[name].items():
+        listed.command(other, help=text)(lambda: None)
+    return typer.main.get_command(listed)
 
 
 def _app_of(name: str) -> typer.Typer:
@@ -84,7 +130,7 @@ def _app_of(name: str) -> typer.Typer:
 
 app = typer.Typer(
     name="lasfast",
-    cls=_LazyGroup,
+    cls=_lazy(_command),
     help="Fast one-shot search of convolutional networks.",
     no_args_is_help=True,
     add_completion=False,

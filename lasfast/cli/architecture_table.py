@@ -21,6 +21,7 @@ from lasfast.runtime import distributed
 from lasfast.study.architecture_table import compare
 from lasfast.study.files import JOURNAL, TABLE
 from lasfast.study.table_parts import shard_directory
+from lasfast.supernets import LayerAssignmentSupernet
 
 RELATION_PICTURE = "relation.png"
 
@@ -88,6 +89,8 @@ def register(app: typer.Typer) -> None:
 
         lasfast dataset --depths 4-15 --data cifar100 --preset nir-cifar100 --max-layers 13 --test
 
+        lasfast dataset --depths 3-5 --data imagefolder:photos --supernet mynet.py:MyNet
+
         lasfast dataset --depths 4-8 --data digits --relation
 
         lasfast dataset --depths 4-15 --data cifar100 --max-layers 13 --shard 3/16 --resume
@@ -105,18 +108,15 @@ def register(app: typer.Typer) -> None:
         if options.relation and len(depths) < 2:
             raise ValueError(f"--relation needs two depths or more, as --depths 4-6, got {options.depths}")
         setup.check_family(options)
-        groups = setup.GROUPS[options.supernet]
-        if options.max_layers is None:
-            max_layers = (max(1, depths[-1] - groups + 1),) * groups  # every assignment of the depth
-        else:
-            max_layers = setup.parse_max_layers(options, depths[-1])
+        if not setup.is_own(options):
+            setup.parse_max_layers(options, depths[-1])  # before the images are read
         given = TrainingSetup.of(options)
         if options.test and given.settings.validates:
             raise ValueError(
                 "--test must be without --standalone-keep-best and --standalone-early-stopping, which would "
                 "choose by the test split"
             )
-        supernet = setup.make_supernet(options, given.data, max_layers, options.seed).to(given.device)
+        supernet = _supernet(options, given, depths).to(given.device)
         architectures, directory = list(supernet.space.enumerate(depth=depths)), options.directory
         if shard:
             number, shards = shard
@@ -129,7 +129,7 @@ def register(app: typer.Typer) -> None:
             f"{given.settings.standalone_epochs} epochs each, in {directory}, on "
             f"{setup.describe_machine(given.device)}"
         )
-        given.console.print(f"{given.data!r}")
+        given.console.print(given.data.summary("train", "validation"))
         if distributed.world().main and not shard and (options.resume or not (directory / JOURNAL).exists()):
             write_config(directory, options, ("dataset",), anew=True)  # more depths may be asked for
         _, rows = train_from_scratch(
@@ -163,6 +163,25 @@ def register(app: typer.Typer) -> None:
             picture = plot_inheritance(accuracies, directory / RELATION_PICTURE)
             results.print(f"picture: {picture}")
         results.print(f"table: {directory / TABLE}")
+
+
+def _supernet(
+    options: ArchitectureTableOptions, given: TrainingSetup, depths: range
+) -> LayerAssignmentSupernet:
+    """Return the supernet that has the assignments of these depths, all of them unless options bound it."""
+    if not setup.is_own(options):
+        groups = setup.GROUPS[options.supernet]
+        most = (max(1, depths[-1] - groups + 1),) * groups
+        if options.max_layers is not None:
+            most = setup.parse_max_layers(options, depths[-1])
+        return setup.make_supernet(options, given.data, most, options.seed)
+    supernet = setup.make_own_supernet(options, given.data, None, options.seed)
+    if not isinstance(supernet, LayerAssignmentSupernet):
+        raise ValueError(
+            f"--supernet must be one of layer assignments, whose depths a table has, got {options.supernet}, "
+            f"which has {supernet.space}; lasfast train takes one architecture of it"
+        )
+    return supernet
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

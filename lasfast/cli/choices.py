@@ -117,6 +117,10 @@ class EvolutionOptions(ChoiceSearchOptions):
     ] = None
     top: Annotated[int, panel("Search", "How many of the best so far are parents, k.")] = 10
     probability: Annotated[float, panel("Search", "Probability that a decision mutates.")] = 0.1
+    share: Annotated[
+        float,
+        panel("Search", "Share of children that begin as a parent does, which are measured faster together."),
+    ] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +272,7 @@ def register(app: typer.Typer) -> None:
                 generations=generations,
                 top=options.top,
                 probability=options.probability,
+                share=options.share,
                 seed=options.seed,
             )
 

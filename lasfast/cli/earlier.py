@@ -17,8 +17,8 @@ from lasfast.cli import setup
 from lasfast.cli.config import CONFIG, absolute, read_config
 from lasfast.cli.model import make_model_supernet
 from lasfast.cli.options import (
+    CalibrationOptions,
     ChoiceOptions,
-    DataOptions,
     ModelSearchOptions,
     SearchOptions,
     SizeOptions,
@@ -39,7 +39,7 @@ T = TypeVar("T", bound=TrainingCommandOptions)
 PLACES = {"data", "data_root", "download", "workers", "fast_decode", "list_anew"}
 PLACES |= {"validation_archives", "test_archives"}
 """Options that say where images are and how they are read: they may be others, if the images are the same."""
-ADOPTED = names_of(DataOptions, SupernetOptions, SizeOptions, ModelSearchOptions)
+ADOPTED = names_of(CalibrationOptions, SupernetOptions, SizeOptions, ModelSearchOptions)
 ADOPTED -= {"weights", "adapt_epochs", "tune_epochs"}
 """Options that say which images and which supernet a search has."""
 
@@ -194,14 +194,15 @@ def open_run(
         directory: the search's.
         device: where to measure.
         console: where to say what is loaded.
-        told: the options that say which supernet and images a run has that was made from Python.
+        told: the options that say which supernet and images a run has that was made from Python. Of other
+            runs, they say where the images are now.
         changes: options to take in place of the search's.
 
     Raises:
         FileNotFoundError: there is no search, or it has no weights that can be taken again.
     """
     if (directory / CONFIG).exists() or not (directory / JOURNAL).exists():
-        config = read_config(directory, RunOptions)
+        config = _elsewhere(read_config(directory, RunOptions), told)
         trained = EarlierRun.read(directory)  # this run, or the one whose supernet it has taken
     else:
         config = options_of_python(directory, RunOptions() if told is None else told)
@@ -223,6 +224,15 @@ def open_run(
         normalized = Evaluator(supernet, data.calibration, data.validation)
         saved.check_images(evaluator, normalized)
     return OpenedRun(evaluator, trained, data)
+
+
+def _elsewhere(config: RunOptions, told: RunOptions | None) -> RunOptions:
+    """Return the options of a run, with those that were told now of where its images are."""
+    fields = [field for field in dataclasses.fields(RunOptions) if field.name in PLACES]
+    given: dict[str, Any] = {field.name: getattr(told, field.name, field.default) for field in fields}
+    return dataclasses.replace(
+        config, **{field.name: given[field.name] for field in fields if given[field.name] != field.default}
+    )
 
 
 def options_of_python(directory: Path, told: RunOptions) -> RunOptions:

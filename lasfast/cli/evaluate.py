@@ -14,7 +14,7 @@ from lasfast.cli.display import make_console
 from lasfast.cli.earlier import PLACES, RunOptions, open_run
 from lasfast.cli.names import NAMES, parse_architecture
 from lasfast.cli.options import (
-    DataOptions,
+    CalibrationOptions,
     MachineOptions,
     SizeOptions,
     SupernetOptions,
@@ -28,7 +28,7 @@ from lasfast.report import candidates_of, ranking_table
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateCommandOptions(MachineOptions, DataOptions, SizeOptions, SupernetOptions):
+class EvaluateCommandOptions(MachineOptions, CalibrationOptions, SizeOptions, SupernetOptions):
     """Options of `lasfast evaluate`.
 
     Those of images and supernet are for runs made from Python.
@@ -74,7 +74,7 @@ def register(app: typer.Typer) -> None:
         device = setup.make_device(options)
         given = {"precision": options.precision, "statistics": options.statistics}
         changes = {name: value for name, value in given.items() if value is not None}
-        own = names_of(DataOptions, SizeOptions, SupernetOptions) | {"seed"}
+        own = names_of(CalibrationOptions, SizeOptions, SupernetOptions) | {"seed"}
         if (options.run / CONFIG).exists():
             refuse(options, own - PLACES, f"is known of {options.run}")
         told = RunOptions(**{name: getattr(options, name) for name in own})

@@ -22,7 +22,7 @@ from lasfast.cli.display import (
 )
 from lasfast.cli.from_scratch import show_rows, train_from_scratch
 from lasfast.cli.setup import TrainingSetup
-from lasfast.cli.winner import Winner, epochs, measure_on_test
+from lasfast.cli.winner import Winner, epochs, measure_on_test, measure_together
 from lasfast.costs import LatencyTable
 from lasfast.evaluation import latency
 from lasfast.evaluation.evaluator import Evaluator
@@ -32,7 +32,6 @@ from lasfast.measurements.measurement import Measurement
 from lasfast.report import Run, front_table, plot_search, winners_table, write_candidates
 from lasfast.report.leave import CANDIDATES, PICTURE
 from lasfast.runtime import distributed
-from lasfast.runtime.distributed import World
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
@@ -80,19 +79,18 @@ def finish(given: TrainingSetup, study: Study, result: StudyResult, ending: Endi
     directory, main = study.directory, distributed.world().main
     run = Run.load(directory) if main else None
     written = {} if run is None else _show_search(given.console, study, run, result)
-    winner: Winner | None
     searched = result.best
     if ending.count:
         winner, searched = _retrain(study, result, ending, directory / "scratch")
         written["scratch/"] = "the networks trained from scratch"
     else:
         winner = _inherited(given, study, result.best, ending)
-    if winner is None or run is None:
-        return
-    if ending.latency_table is not None and not ending.supernet:
+    if run is not None and ending.latency_table is not None and not ending.supernet:
         _show_latency(given, study, winner, LatencyTable.load(ending.latency_table))
     if ending.test:
         winner = measure_on_test(make_console(), given, winner)
+    if run is None:
+        return
     network = winner.write(directory, given.data)
     written[network.name] = f"the winner, {winner.weights}: `lasfast predict` and `lasfast export` take it"
     was_trained = isinstance(study.evaluator, Evaluator) and (ending.count or ending.tune_epochs)
@@ -186,11 +184,7 @@ def _inherited(given: TrainingSetup, study: Study, best: Measured, ending: Endin
         network = _tune(given, network, path, best.architecture, ending)
         weights += f", trained on for {epochs(ending.tune_epochs)}"
     # The supernet may have been trained further since the best was measured.
-    world = distributed.world()
-    if given.settings.batch_norm == "global":
-        found = _measure(given, network, best.architecture, world)
-    else:  # the statistics of the first process count
-        found = world.share(lambda: _measure(given, network, best.architecture))
+    found = measure_together(given, network, given.data.validation, best.architecture)
     if ending.tune_epochs:
         make_console().print(f"trained on for {epochs(ending.tune_epochs)}: top-1 {format_top1(found)}")
     elif found.top1 != best.top1:
@@ -201,12 +195,10 @@ def _inherited(given: TrainingSetup, study: Study, best: Measured, ending: Endin
     return _winner(study, network, found, weights)
 
 
-def _measure(
-    given: TrainingSetup, network: nn.Module, architecture: Architecture, world: World | None = None
-) -> Measurement:
-    """Return how good a network is with the weights that it has, which processes may find out together."""
+def _measure(given: TrainingSetup, network: nn.Module, architecture: Architecture) -> Measurement:
+    """Return how good a network is with the weights that it has, as this process alone finds it."""
     precision = given.settings.precision
-    return evaluate_network(network, given.data.validation, architecture, precision=precision, world=world)
+    return evaluate_network(network, given.data.validation, architecture, precision=precision)
 
 
 def _winner(study: Study, network: nn.Module, found: Measurement, weights: str) -> Winner:
@@ -242,13 +234,8 @@ def _tune(
     return trainer.trained.eval()
 
 
-def _retrain(
-    study: Study, result: StudyResult, ending: Ending, directory: Path
-) -> tuple[Winner | None, Measured]:
-    """Train the best, and a baseline, from scratch; show them, and return the best then, and as searched.
-
-    The winner is None on all ranks but the first, which has the file of its weights.
-    """
+def _retrain(study: Study, result: StudyResult, ending: Ending, directory: Path) -> tuple[Winner, Measured]:
+    """Train the best, and a baseline, from scratch; show them, and return the best then, and as searched."""
     given, supernet = ending.given, ending.supernet or study.evaluator.supernet
     finalists = {one.architecture: one for one in _finalists(study, result, ending.count)}
     notes = dict.fromkeys(finalists, "searched")
@@ -269,8 +256,6 @@ def _retrain(
         distill=ending.distill,
         data_parallel=ending.baseline,  # else as the search has trained it, by one process
     )
-    if not distributed.world().main:
-        return None, result.best
     shown = [row for row in rows if row.architecture in notes]
     title = f"trained from scratch, {given.settings.standalone_epochs} epochs"
     show_rows(given.console, supernet.space, title, shown, notes)

@@ -10,7 +10,7 @@ import typer
 
 from lasfast import costs
 from lasfast.cli.model import check_for_model, check_without_model, read_supernet
-from lasfast.cli.options import ModelOptions, command, panel
+from lasfast.cli.options import ModelOptions, command, names_of, panel, refuse
 from lasfast.cli.prefix_tree import PrefixTreeOptions, describe_prefix_tree
 from lasfast.constraints import Bound
 from lasfast.runtime import gpu_check
@@ -54,12 +54,16 @@ def register(app: typer.Typer) -> None:
         """
         if options.model is not None:
             check_for_model(options)
+            refuse(options, ["json", "prefix_tree"], "is not for a --model")
             typer.echo(_describe_model(options))
             return
         check_without_model(options)
+        refuse(options, ["num_classes"], "is of a --model, and none is given")
         if options.prefix_tree is not None:
+            refuse(options, ["json"], "is not for a --prefix-tree")
             _print_lines(describe_prefix_tree(options, options.prefix_tree))
             return
+        refuse(options, names_of(PrefixTreeOptions), "is of a --prefix-tree or a --model, and none is given")
         facts = gather()
         for index, device in enumerate(facts["native"]["cuda"]["devices"]):
             device["check"] = _checked(index) if device["supported"] else None

@@ -12,15 +12,21 @@ from rich.console import Console
 
 from lasfast.cli import setup
 from lasfast.cli.display import format_seconds, make_console
-from lasfast.cli.options import MachineOptions, SizeOptions, SupernetOptions, command, panel, precision_option
+from lasfast.cli.options import (
+    MachineOptions,
+    SizeOptions,
+    SupernetOptions,
+    command,
+    panel,
+    precision_option,
+    refuse,
+)
 from lasfast.costs import LatencyTable
 from lasfast.evaluation import latency
 from lasfast.report.tables import make_table
 from lasfast.supernets import Supernet
 
-app = typer.Typer(
-    help="Time a supernet's layers on this machine.", no_args_is_help=True, rich_markup_mode="markdown"
-)
+app = typer.Typer(rich_markup_mode="markdown")
 
 LINE_SECONDS = 5.0  # between lines about long work
 
@@ -161,6 +167,8 @@ def _supernet(options: LatencyOptions) -> Supernet:
     device = setup.make_device(options)
     if options.seconds < 0:
         raise ValueError(f"--seconds must not be negative, got {options.seconds}")
+    if options.supernet in setup.CHOICE_FAMILIES:
+        refuse(options, ["depth"], "is for supernets of layer assignments")
     images = setup.ImageKind(options.classes, options.channels, setup.parse_image_size(options.image_size))
     supernet = setup.make_any_supernet(options, images, depth=options.depth, size=options, seed=0)
     return supernet.to(device)

@@ -70,7 +70,6 @@ class DataOptions:
     download: Annotated[bool, panel("Data", "Download a named set that is not there.", "--download")] = False
     limit: Annotated[int | None, panel("Data", "Train on this many images, class-balanced.")] = None
     validation: Annotated[int | None, panel("Data", "Training images held out for validation.")] = None
-    calibration: Annotated[int, panel("Data", "Training images that BatchNorm is recalibrated on.")] = 1000
     image_size: Annotated[int | None, panel("Data", "Resize image folders to this size.")] = None
     validation_archives: Annotated[
         str | None, panel("Data", "Archives of webdataset:PATTERN that have validation images.")
@@ -96,6 +95,13 @@ class DataOptions:
         int | None,
         panel("Machine", "Processes that decode large images (default: one for each core, at most 8)."),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions(DataOptions):
+    """Options that say which images are used by commands that measure with inherited weights."""
+
+    calibration: Annotated[int, panel("Data", "Training images that BatchNorm is recalibrated on.")] = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -499,7 +505,7 @@ class TrainOptions(OptimizerOptions, LossOptions, AugmentationOptions, Standalon
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(CalibrationOptions):
     """Options that say how candidates are measured."""
 
     statistics: Annotated[
@@ -672,6 +678,7 @@ def refuse(options: Any, names: Iterable[str], why: str) -> None:
 
 ARGUMENTS = {
     "bounds": "--constraint",
+    "depth": "--depths",
     "name": "--data",
     "settings": "--preset",
     "target": "--constraint",

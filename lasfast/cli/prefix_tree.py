@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from lasfast.cli import setup
-from lasfast.cli.options import SizeOptions, SupernetOptions, panel
+from lasfast.cli.options import FamilyOptions, SizeOptions, panel
 from lasfast.engine import NotLowerableError
 from lasfast.engine.lower import lower
 from lasfast.engine.schedule import Call
@@ -18,7 +18,7 @@ from lasfast.supernets import Supernet
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrefixTreeOptions(SizeOptions, SupernetOptions):
+class PrefixTreeOptions(SizeOptions, FamilyOptions):
     """The supernet, and the size of the images."""
 
     image_size: Annotated[

@@ -14,12 +14,12 @@ from lasfast.cli.context import find_command
 from lasfast.cli.display import make_console
 from lasfast.cli.options import command, panel
 from lasfast.core.files import atomic_write_json
-from lasfast.measurements.journal import Journal
+from lasfast.measurements.journal import Journal, JournalError
 from lasfast.runtime import distributed
 from lasfast.study.files import JOURNAL
 
-FARTHER = {"depth": ("nir",), "generations": ("evolution",), "evaluations": ("evolution", "layernas")}
-"""Options by which a search that has ended goes on, and the searches that do so to the same bytes."""
+FARTHER = ("depth", "generations", "evaluations")
+"""Options by which a search that has ended goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,11 @@ class ResumeOptions:
         int | None, panel("Search", "Go on to so many generations, of a search by evolution.")
     ] = None
     evaluations: Annotated[
-        int | None, panel("Search", "Go on to so many architectures, of a search by evolution or LayerNAS.")
+        int | None,
+        panel(
+            "Search",
+            "Go on to so many architectures, of a search that has --evaluations or --samples.",
+        ),
     ] = None
     quiet: Annotated[bool, panel("Machine", "Print the result only.", "--quiet", "-q")] = False
 
@@ -47,8 +51,8 @@ def register(app: typer.Typer) -> None:
         """Go on with a run that was stopped, whatever it was, by its own recorded command.
 
         That is a search with all its trainings, `lasfast train` or `lasfast dataset`. A search that has ended
-        goes on with a greater --depth, or more --generations or --evaluations, in the same supernet, as if it
-        had been so from the first.
+        goes on with a greater --depth (NIR), more --generations (evolution) or more --evaluations (all
+        others), in the same supernet, as if it had been so from the first.
 
         **Examples**
 
@@ -57,6 +61,8 @@ def register(app: typer.Typer) -> None:
         lasfast resume runs/nir-photos --depth 15
 
         lasfast resume runs/evolution-photos --generations 40
+
+        lasfast resume runs/predictor-photos --evaluations 500
 
         torchrun --nproc-per-node 2 -m lasfast resume runs/nir-photos
         """
@@ -67,12 +73,13 @@ def register(app: typer.Typer) -> None:
                 "give that command again, with --resume"
             )
         wanted = {name: getattr(options, name) for name in FARTHER if getattr(options, name) is not None}
-        for name, value in wanted.items():
-            _check_farther(name, value, config)
-        again = config | wanted | {"directory": str(options.run)}
-        if wanted and again.get("population", 0) is None:  # whose default depends on the evaluations
+        if wanted:
             header, _ = Journal.read(options.run / JOURNAL)
-            again["population"] = header["searcher"]["population"]
+            for name, value in wanted.items():
+                _check_farther(name, value, config, header)
+            if config.get("population", 0) is None:  # whose default depends on the evaluations
+                wanted["population"] = header["searcher"]["population"]
+        again = config | wanted | {"directory": str(options.run)}
         words = words_of(again) + ["--resume"] + ["--quiet"] * options.quiet
         make_console(options.quiet).print(f"lasfast {' '.join(words)}", soft_wrap=True)
         writes = bool(wanted) and distributed.world().main
@@ -80,20 +87,53 @@ def register(app: typer.Typer) -> None:
             atomic_write_json(options.run / CONFIG, config | wanted)
         try:
             _run(words)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError) as error:
             if writes:  # nothing goes on by them
                 atomic_write_json(options.run / CONFIG, config)
+            if wanted and config[COMMAND][-1] == "auto" and isinstance(error, JournalError):
+                raise ValueError(
+                    f"--evaluations {options.evaluations}: with so many, auto would have searched otherwise "
+                    f"from the first; start another run, or give fewer ({error})"
+                ) from error
             raise
 
 
-def _check_farther(name: str, value: int, config: Mapping[str, Any]) -> None:
-    """Raise a ValueError where a run has no such option, or went as far."""
-    if config[COMMAND][-1] not in FARTHER[name]:
+def _check_farther(name: str, value: int, config: Mapping[str, Any], header: Mapping[str, Any]) -> None:
+    """Raise a ValueError where a run does not end by such an option, or went as far."""
+    if name not in _ends_by(config):
         words = " ".join(config[COMMAND])
-        raise ValueError(f"--{name} {value} is not for a run of lasfast {words}; leave it out")
-    before = config[name]
-    if before is not None and value <= before:
+        others = " or ".join(f"--{other}" for other in _ends_by(config))
+        rest = f"give {others} instead" if others else "leave it out"
+        raise ValueError(f"--{name} {value} is not for a run of lasfast {words}; {rest}")
+    before = _reached(name, config, header["searcher"])
+    if before is None:
+        raise ValueError(f"--{name} {value} would add nothing: the run had no bound, and went to its own end")
+    if value <= before:
         raise ValueError(f"--{name} must be more than the run's, {before}, got {value}")
+
+
+def _ends_by(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the options that say how far a search goes."""
+    kind, *rest = config[COMMAND]
+    if kind != "search" or rest == ["itnas"]:
+        return ()
+    if rest == ["nir"]:
+        return ("depth",) if config["evaluations"] is None else ("depth", "evaluations")
+    if rest != ["evolution"]:
+        return ("evaluations",)
+    either = ("generations", "evaluations")
+    return tuple(name for name in either if config[name] is not None) or either
+
+
+def _reached(name: str, config: Mapping[str, Any], searcher: Mapping[str, Any]) -> int | None:
+    """Return how far a search was to go, which its default says where it has no option; None is no bound."""
+    if config[name] is None and name == "evaluations":
+        if searcher["name"] == "random":
+            name = "samples"
+        elif searcher["name"] == "evolution":
+            return int(searcher["population"] * (searcher["generations"] + 1))
+    found: int | None = searcher[name] if config.get(name) is None else config[name]
+    return found
 
 
 def _run(words: list[str]) -> None:

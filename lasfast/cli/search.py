@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -24,12 +25,7 @@ from lasfast.cli.search_table import TableOptions, search_table
 from lasfast.constraints import Constraint
 from lasfast.searchers import NIR, Random, Searcher
 
-app = typer.Typer(
-    help="Search for the best architecture; in several processes by "
-    "`torchrun --nproc-per-node 2 -m lasfast search ...`.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-)
+app = typer.Typer(rich_markup_mode="markdown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +52,12 @@ class RandomOptions(SearchOptions, ChoiceOptions, TableOptions):
 
     supernet_epochs: Annotated[
         int | None, panel("Training", "Epochs of training a supernet of choices, before the search.")
+    ] = None
+    epochs: Annotated[
+        int | None,
+        panel(
+            "Training", "Epochs of training the supernet: --epochs-per-step, or of choices --supernet-epochs."
+        ),
     ] = None
     samples: Annotated[
         int, panel("Search", "How many architectures to try, unless --evaluations says it.")
@@ -118,7 +120,7 @@ def random(options: RandomOptions) -> None:
 
     lasfast search random --depth 9 --samples 20
 
-    lasfast search random --data cifar10 --depth 12 --samples 50 --epochs-per-step 60
+    lasfast search random --data cifar10 --depth 12 --samples 50 --epochs 60
 
     lasfast search random --data cifar10 --supernet proxyless --constraint "flops<=60M" --samples 1000
 
@@ -126,6 +128,7 @@ def random(options: RandomOptions) -> None:
 
     lasfast search random --table nasbench_macro.npz --constraint "flops<=42M" --samples 400
     """
+    options = _with_epochs(options)
     samples = options.samples if options.evaluations is None else options.evaluations
 
     def make(space: Any, constraint: Constraint | None) -> Searcher:
@@ -149,6 +152,17 @@ def random(options: RandomOptions) -> None:
     else:
         refuse(options, names_of(OneShotOptions), "is for supernets of choices")
         search_assignments("random", options, make_of_depth, "uniform")
+
+
+def _with_epochs(options: RandomOptions) -> RandomOptions:
+    """Return the options with --epochs under the name that it has for their supernet."""
+    if options.epochs is None:
+        return options
+    name = "epochs_per_step" if setup.is_of_assignments(options) else "supernet_epochs"
+    if getattr(options, name) is not None:
+        raise ValueError(f"--epochs and --{name.replace('_', '-')} say the same: give one of them")
+    given: dict[str, Any] = {name: options.epochs, "epochs": None}
+    return dataclasses.replace(options, **given)
 
 
 choices.register(app)

@@ -112,10 +112,6 @@ def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearche
     """
     check_without_model(options)
     setup.check_any_family(options)
-    if options.supernet in setup.CHOICE_FAMILIES:
-        refuse(options, ["max_layers"], "is for supernets of layer assignments")
-    elif options.supernet in setup.FAMILIES:
-        refuse(options, names_of(SizeOptions), "is for supernets of choices")
     if options.standalone:
         refuse(options, SUPERNET_TRAINING, "trains a supernet, and --standalone trains none")
     distill = setup.make_distillation(options)

@@ -18,16 +18,20 @@ from lasfast import costs, supernets
 from lasfast.cli.display import make_console
 from lasfast.cli.functions import load_function
 from lasfast.cli.options import (
+    CalibrationOptions,
     CellOptions,
     DataOptions,
     DistillOptions,
     FamilyOptions,
     MachineOptions,
+    SizeOptions,
     SupernetOptions,
     SupernetSearchOptions,
     ThreadOptions,
     TrainingCommandOptions,
     TrainOptions,
+    names_of,
+    refuse,
 )
 from lasfast.constraints import Bound, Constraint
 from lasfast.core.checks import check_choice
@@ -137,6 +141,9 @@ def load_data(options: DataOptions, seed: int, console: Console) -> Dataset:
 
     One process of each machine goes first, which may download them, and checks files of images.
     """
+    calibration = CalibrationOptions.calibration
+    if isinstance(options, CalibrationOptions):
+        calibration = options.calibration
     with distributed.world().first_here():
         return lasfast.data.load(
             options.data,
@@ -144,7 +151,7 @@ def load_data(options: DataOptions, seed: int, console: Console) -> Dataset:
             download=options.download,
             limit=options.limit,
             validation=options.validation,
-            calibration=options.calibration,
+            calibration=calibration,
             image_size=options.image_size,
             validation_archives=options.validation_archives,
             test_archives=options.test_archives,
@@ -177,9 +184,14 @@ def check_family(options: FamilyOptions) -> None:
 
 
 def check_any_family(options: FamilyOptions) -> None:
-    """Raise ValueError where there is no such family, of layer assignments or of choices."""
-    if not is_own(options):
-        check_choice("--supernet", options.supernet, (*FAMILIES, *CHOICE_FAMILIES))
+    """Raise ValueError where there is no such family, or where options are of families of the other kind."""
+    if is_own(options):
+        return
+    check_choice("--supernet", options.supernet, (*FAMILIES, *CHOICE_FAMILIES))
+    if options.supernet in CHOICE_FAMILIES:
+        refuse(options, ["max_layers"], "is for supernets of layer assignments")
+    else:
+        refuse(options, names_of(SizeOptions), "is for supernets of choices")
 
 
 def parse_counts(name: str, text: str, family: str) -> tuple[int, ...]:
@@ -233,7 +245,7 @@ class ImageKind:
 
 
 def make_supernet(
-    options: SupernetOptions, data: Dataset | ImageKind, max_layers: tuple[int, ...], seed: int
+    options: FamilyOptions, data: Dataset | ImageKind, max_layers: tuple[int, ...], seed: int
 ) -> LayerAssignmentSupernet:
     """Build the supernet for the images, its initial weights a function of the seed."""
     arguments: dict[str, Any] = {"dropout": options.dropout or 0.0}

@@ -100,7 +100,7 @@ def register(app: typer.Typer) -> None:
             f"training {type(supernet).__name__} {name} from scratch in {directory}, on "
             f"{setup.describe_machine(given.device)}"
         )
-        console.print(f"{data!r}")
+        console.print(data.summary("train", "validation"))
         if options.test:
             _ = data.test  # read now, so that what is missing or broken is found before the training
         if distributed.world().main:
@@ -111,13 +111,13 @@ def register(app: typer.Typer) -> None:
             builder, rows = train_from_scratch(
                 given, supernet, [architecture], directory, keep_weights=True, resume=options.resume
             )
-        if not distributed.world().main:
-            return
         winner = Winner.trained(builder, rows, architecture, data)
         results = make_console()
         show_rows(results, supernet.space, "validation", rows, {})
         if options.test:
             winner = measure_on_test(results, given, winner)
+        if not distributed.world().main:
+            return
         path = winner.write(directory, data)
         results.print(f"network: {path} (`lasfast predict` and `lasfast export` take it)", soft_wrap=True)
 

@@ -13,9 +13,11 @@ from torch import nn
 from lasfast import costs
 from lasfast.cli.setup import TrainingSetup
 from lasfast.data import Dataset
+from lasfast.data.dataset import LabeledImages
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.measurements.measurement import Measurement
 from lasfast.report.leave import write_network
+from lasfast.runtime import distributed
 from lasfast.spaces import Architecture
 from lasfast.study.architecture_table import Row
 from lasfast.study.result import Measured, format_top1
@@ -45,7 +47,10 @@ class Winner:
     def trained(
         cls, builder: TableBuilder, rows: Iterable[Row], architecture: Architecture, data: Dataset
     ) -> Winner:
-        """Return the winner that a table's builder trained from scratch; `rows` are the table's."""
+        """Return the winner that a table's builder trained from scratch; `rows` are the table's.
+
+        All processes call this.
+        """
         [row] = [row for row in rows if row.architecture == architecture]
         images = data.describe()["validation"]
         measured = Measured(
@@ -77,11 +82,21 @@ class Winner:
         )
 
 
+def measure_together(
+    given: TrainingSetup, network: nn.Module, images: LabeledImages, architecture: Architecture
+) -> Measurement:
+    """Return how good a trained network is on images; all processes call this, and share the images out."""
+    world, precision = distributed.world(), given.settings.precision
+    if given.settings.batch_norm == "global":
+        return evaluate_network(network, images, architecture, precision=precision, world=world)
+    # Each process has statistics of its own, of which those of the first count.
+    return world.share(lambda: evaluate_network(network, images, architecture, precision=precision))
+
+
 def measure_on_test(results: Console, given: TrainingSetup, winner: Winner) -> Winner:
-    """Measure a winner on the test split, print that, and return the winner with it."""
-    precision, architecture = given.settings.precision, winner.measured.architecture
+    """Measure a winner on the test split, print that, and return it with that; all processes call this."""
     network = winner.network.to(given.device)
-    tested = evaluate_network(network, given.data.test, architecture, precision=precision)
+    tested = measure_together(given, network, given.data.test, winner.measured.architecture)
     results.print(f"test: top-1 {format_top1(tested)}, {tested.images} images")
     return dataclasses.replace(winner, tested=tested)
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lasfast.core.files import atomic_write
 
 logger = logging.getLogger("lasfast")
+T = TypeVar("T")
 
 
 def directory() -> Path:
@@ -51,6 +52,32 @@ def save(file: Path, content: bytes) -> None:
         os.replace(own, file)
     except OSError as error:
         logger.warning("%s cannot be written (%s): the next process does it again", file, error)
+
+
+def save_entries(file: Path, version: int, entries: Mapping[str, Any]) -> None:
+    """Replace a file of the directory by JSON values by key, which `load_entries` reads."""
+    save(file, json.dumps({"format": version, "entries": entries}).encode())
+
+
+def load_entries(file: Path, version: int, read: Callable[[Any], T], again: str) -> dict[str, T]:
+    """Return the entries of a file by key; none where there is no file, or one of another version.
+
+    Args:
+        file: what `save_entries` wrote.
+        version: the version of the entries' format.
+        read: makes an entry of its JSON value.
+        again: what a damaged file leads to, as a warning says it: "listing the folders again".
+    """
+    try:
+        content: Any = json.loads(file.read_bytes())
+        if content["format"] != version:
+            return {}
+        return {key: read(value) for key, value in content["entries"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        logger.warning("%s cannot be read (%s): %s", file, error, again)
+        return {}
 
 
 def save_json(file: Path, value: Any) -> None:

@@ -98,9 +98,11 @@ class Dataset:
 
     def __repr__(self) -> str:
         """Return a line that says what the set is and how many images each part has."""
-        counts = ", ".join(
-            f"{part} {self.description[part]}" for part in ("train", "calibration", "validation")
-        )
+        return self.summary("train", "calibration", "validation")
+
+    def summary(self, *parts: str) -> str:
+        """Return a line that says what the set is and how many images these parts have."""
+        counts = ", ".join(f"{part} {self.description[part]}" for part in parts)
         height, width = self.image_size
         return (
             f"Dataset({self.name!r}: {self.num_classes} classes, {self.channels}x{height}x{width}; {counts})"

@@ -9,23 +9,19 @@ listed again, the others are not.
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lasfast.core import cache
 from lasfast.data.errors import DataError
 
-logger = logging.getLogger("lasfast")
-
 MANY = 20_000  # names of files below a folder; fewer are listed in less time than it takes to explain
 SETTLED = 2_000_000_000  # ns: two changes within a tick of the clock, at most 2 s, have the same time
 EARLIEST = 365 * 11 * 86_400 * 10**9  # ns, about 1981: read-only images have times of 1970 or 1980 throughout
-FORMAT = 1
+FORMAT = 2
 
 
 class Listed(NamedTuple):
@@ -60,10 +56,17 @@ class Folders:
 
     def __init__(self, root: Path | None = None, *, anew: bool = False) -> None:
         self._file = None if root is None else _file_of(root)
-        self._before = {} if self._file is None or anew else _load(self._file)
+        self._before = {} if self._file is None or anew else self._kept(self._file)
         self._seen: dict[str, Listed] = {}
         self.kept = 0
         """The number of folders that were not listed, since they are as they were."""
+
+    @staticmethod
+    def _kept(file: Path) -> dict[str, Listed]:
+        """Return the lists that a file has, by the absolute path of their folder."""
+        return cache.load_entries(
+            file, FORMAT, lambda parts: Listed(*map(list, parts)), "listing the folders again"
+        )
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """Return the names of the folders and of the files in a folder that are not hidden, each sorted.
@@ -103,8 +106,7 @@ class Folders:
         if self._file is not None and sum(len(one.files) for one in self._seen.values()) >= MANY:
             known = {key: one for key, one in self._seen.items() if one.stamp}
             if any(self._before.get(key) != one for key, one in known.items()):
-                content = {"format": FORMAT, "folders": _load(self._file) | known}
-                cache.save(self._file, json.dumps(content).encode())
+                cache.save_entries(self._file, FORMAT, self._kept(self._file) | known)
         if not self.kept:
             return ""
         return (
@@ -158,17 +160,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _file_of(root: Path) -> Path:
     key = hashlib.blake2b(os.fsencode(os.path.abspath(root)), digest_size=6).hexdigest()
     return cache.directory() / f"folders-{key}.json"
-
-
-def _load(file: Path) -> dict[str, Listed]:
-    """Return the lists that a file has, by the absolute path of their folder."""
-    try:
-        content: Any = json.loads(file.read_bytes())
-        if content["format"] != FORMAT:
-            return {}
-        return {key: Listed(*map(list, parts)) for key, parts in content["folders"].items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        logger.warning("%s cannot be read (%s): listing the folders again", file, error)
-        return {}

@@ -10,8 +10,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import itertools
-import json
-import logging
 import os
 import re
 import tarfile
@@ -29,13 +27,11 @@ from lasfast.data.folder import IMAGE_SUFFIXES, FolderSource, ImageFiles
 from lasfast.data.listing import MANY, stamp_of, tells
 from lasfast.data.places import Member, Place
 
-logger = logging.getLogger("lasfast")
-
 LABEL = ".cls"
 BETWEEN = "::"  # between patterns, as in the WebDataset package
 BLOCK = 512  # bytes of a tar archive's headers
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
-FORMAT = 1
+FORMAT = 2
 
 Sample = tuple[str, int, int, int]
 """The name of an image, its offset and its size in bytes, and its class."""
@@ -164,7 +160,8 @@ def _files_of(pattern: str, list_anew: bool) -> tuple[ImageFiles, int]:
         twice = next(one for one in archives if archives.count(one) > 1)
         raise DataError(f"{pattern}: {twice} is named more than once, so its images would be, too")
     file = _file_of(archives)
-    before = {} if list_anew else _load(file)
+    again = "reading the archives through again"
+    before = {} if list_anew else cache.load_entries(file, FORMAT, _index, again)
 
     def index(archive: str) -> tuple[Index, bool]:
         known = before.get(os.path.abspath(archive))
@@ -182,7 +179,7 @@ def _files_of(pattern: str, list_anew: bool) -> tuple[ImageFiles, int]:
     named = dict(zip(archives, indices, strict=True))
     if kept < len(archives) and sum(len(one.samples) for one in indices) >= MANY:
         content = {os.path.abspath(archive): one for archive, one in named.items() if one.stamp}
-        cache.save(file, json.dumps({"format": FORMAT, "archives": content}).encode())
+        cache.save_entries(file, FORMAT, content)
     places: list[Place] = []
     labels: list[int] = []
     for archive, one in named.items():
@@ -292,20 +289,7 @@ def _file_of(archives: Sequence[str]) -> Path:
     return cache.directory() / f"archives-{hashlib.blake2b(text, digest_size=6).hexdigest()}.json"
 
 
-def _load(file: Path) -> dict[str, Index]:
-    """Return the indices that a file has, by the absolute path of their archive."""
-    try:
-        content: Any = json.loads(file.read_bytes())
-        if content["format"] != FORMAT:
-            return {}
-        return {
-            key: Index(
-                [(str(name), int(at), int(size), int(label)) for name, at, size, label in samples], *rest
-            )
-            for key, (samples, *rest) in content["archives"].items()
-        }
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        logger.warning("%s cannot be read (%s): reading the archives through again", file, error)
-        return {}
+def _index(parts: Sequence[Any]) -> Index:
+    """Return an index as it was kept."""
+    samples, *rest = parts
+    return Index([(str(name), int(at), int(size), int(label)) for name, at, size, label in samples], *rest)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lasfast.data.normalization import Normalization
+from lasfast.engine.scores import Scores
 from lasfast.engine.target import Target
 from lasfast.ir.layers import Shape
 from lasfast.ir.prefix_tree import PrefixTree
@@ -70,6 +71,25 @@ class Backend(ABC):
     ) -> dict[int, Tensor]:
         """Return the logits [N, classes] (float32) of every leaf for a batch of images [N, C, H, W]."""
         return next(self.predict_batches(tree, statistics, iter([images])))
+
+    def score_batches(
+        self, tree: PrefixTree, statistics: list[NodeStatistics], batches: Iterable[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return class ranks (int64) and losses (float64) [paths, images] of batches of (images, labels [N]).
+
+        A class rank says how many classes are before the right one; with NaN, it is beyond all others.
+        """
+        scores = Scores()
+        waiting: list[Tensor] = []
+
+        def images_of_batches() -> Iterator[Tensor]:
+            for images, labels in batches:
+                waiting.append(labels)
+                yield images
+
+        for outputs in self.predict_batches(tree, statistics, images_of_batches()):
+            scores.add(torch.stack([outputs[leaf] for leaf in tree.leaves]), waiting.pop(0))
+        return scores.result()
 
     @abstractmethod
     def peak_bytes(self, tree: PrefixTree, image_shape: Shape, images: int) -> int:

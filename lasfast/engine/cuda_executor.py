@@ -9,7 +9,7 @@ Nothing here waits for the device. What is run again and again with the same sha
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from lasfast.engine.cuda_layout import (
     tensor_maps,
 )
 from lasfast.engine.executor import Executor, Packing
+from lasfast.engine.scores import Tally
 from lasfast.engine.target import Target
 from lasfast.runtime.autotune import fastest, register
 from lasfast.runtime.cuda_graphs import Replays
@@ -93,8 +94,10 @@ class CudaExecutor(Executor):
         work = partial(self._run, plan, space, images, logits)
         self._replays.run((len(images), space.data_ptr()), work)
 
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor, tally: Tally | None = None) -> Tensor:
         """Return logits [leaves, N, classes], by the fastest of the ways, which all give the same bits.
+
+        A tally, which expects these images, scores the logits. That is a part of the CUDA graph.
 
         One way is by levels, as many images at a time as there is memory for, with or without tensor maps.
         The others, where a few images' values fit into a multiprocessor, take these images through all
@@ -102,10 +105,11 @@ class CudaExecutor(Executor):
         """
         images, logits = self._keep(images, len(self.schedule.leaves))
         plans = self._resident_plans(len(images))
-        ways = {"levels": partial(self._predict_by_levels, images, logits)}
+        given = images, logits, tally
+        ways = {"levels": partial(self._predict_by_levels, *given)}
         if self._mapped and self._makes_maps(len(images)):
-            ways[MAPPED_LEVELS] = partial(self._predict_by_levels, images, logits, MAPPED)
-        ways |= {name: partial(self._predict_resident, plan, images, logits) for name, plan in plans.items()}
+            ways[MAPPED_LEVELS] = partial(self._predict_by_levels, *given, MAPPED)
+        ways |= {name: partial(self._predict_resident, plan, *given) for name, plan in plans.items()}
         # Trees of about one size share a choice, so that not every new one is measured.
         size = len(self.operations).bit_length()
         shape = "x".join(map(str, images.shape))
@@ -116,7 +120,9 @@ class CudaExecutor(Executor):
         ways[self.way]()
         return logits
 
-    def _predict_by_levels(self, images: Tensor, logits: Tensor, purpose: int = PREDICTION) -> None:
+    def _predict_by_levels(
+        self, images: Tensor, logits: Tensor, tally: Tally | None, purpose: int = PREDICTION
+    ) -> None:
         count = len(images)
         block, space = self._space(count)
 
@@ -126,7 +132,17 @@ class CudaExecutor(Executor):
                 self._run(self._plan(block, purpose), space, images[part], logits[:, part])
 
         self._plan(block, purpose)  # not while a graph is recorded
-        self._replays.run((purpose, count, block, space.data_ptr()), work)
+        self._queue((purpose, count, block, space.data_ptr()), work, logits, tally)
+
+    def _queue(self, key: Hashable, work: Callable[[], None], logits: Tensor, tally: Tally | None) -> None:
+        """Queue what computes the logits, and the tally that scores them."""
+
+        def scored() -> None:
+            work()
+            if tally is not None:
+                tally.score(logits, early=not self.schedule.calls)
+
+        self._replays.run((key, tally and tally.memory), scored)
 
     def _makes_maps(self, count: int) -> bool:
         """Return whether so many images can be predicted by tensor maps; make them, or never try again."""
@@ -150,7 +166,9 @@ class CudaExecutor(Executor):
             self._maps[key] = tensor_maps(self.native, self.native_tables, plan.host, plan.needs, space)
         return self._maps[key]
 
-    def _predict_resident(self, plan: LaunchPlan, images: Tensor, logits: Tensor) -> None:
+    def _predict_resident(
+        self, plan: LaunchPlan, images: Tensor, logits: Tensor, tally: Tally | None
+    ) -> None:
         def work() -> None:
             self.native.schedule_run_resident_cuda(
                 self._resident_tables,
@@ -164,7 +182,7 @@ class CudaExecutor(Executor):
                 stream_of(images.device),
             )
 
-        self._replays.run((RESIDENT, plan.images, *images.shape), work)
+        self._queue((RESIDENT, plan.images, *images.shape), work, logits, tally)
 
     def _resident_plans(self, count: int) -> dict[str, LaunchPlan]:
         """Return plans for as many images as fit into a multiprocessor; none where not one does.

@@ -26,6 +26,7 @@ from lasfast.engine.executor import Executor
 from lasfast.engine.layout import Layout
 from lasfast.engine.lower import lower
 from lasfast.engine.schedule import BatchNorm, fits
+from lasfast.engine.scores import Tally
 from lasfast.ir.layers import Shape
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime import compiled
@@ -116,15 +117,32 @@ class NativeBackend(Backend):
         """Give the logits of every leaf for each batch (see `Backend.predict_batches`)."""
         executors: dict[Shape, Executor] = {}
         for images in batches:
-            images = self._prepared(tree, images)
-            shape = tuple(images.shape[1:])
-            if shape not in executors:
-                executors[shape] = self._executor(tree, shape, len(images), calibration=False)
-                executors[shape].load_statistics(statistics)
-            executor = executors[shape]
+            images, executor = self._predictor(tree, statistics, images, executors)
             logits = executor.predict(images)
             self.way = executor.way
             yield dict(zip(executor.schedule.leaves, logits, strict=True))
+
+    def score_batches(
+        self, tree: PrefixTree, statistics: list[NodeStatistics], batches: Iterable[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return class ranks and losses of batches (see `Backend.score_batches`).
+
+        On a GPU, logits are scored where they are predicted, in the same CUDA graph.
+        """
+        if not self._kind.cuda:
+            return super().score_batches(tree, statistics, batches)
+        leaves = sorted(set(tree.leaves))  # in the order of a schedule's
+        tally = Tally(self.target.native, len(leaves), self.target.device)
+        executors: dict[Shape, Executor] = {}
+        for images, labels in batches:
+            images, executor = self._predictor(tree, statistics, images, executors)
+            assert isinstance(executor, CudaExecutor)
+            tally.expect(labels)
+            executor.predict(images, tally)
+            self.way = executor.way
+        rows = [leaves.index(leaf) for leaf in tree.leaves]
+        class_ranks, losses = tally.result()
+        return class_ranks[rows], losses[rows]
 
     def peak_bytes(self, tree: PrefixTree, image_shape: Shape, images: int) -> int:
         """Return the bytes of a calibration batch, or of predicting where that needs more."""
@@ -190,6 +208,21 @@ class NativeBackend(Backend):
             raise ValueError(f"images are on {images.device}, but the supernet is on {device}")
         dtype = torch.float32 if target.normalization is None else torch.uint8
         return images.detach().to(dtype).contiguous()
+
+    def _predictor(
+        self,
+        tree: PrefixTree,
+        statistics: list[NodeStatistics],
+        images: Tensor,
+        executors: dict[Shape, Executor],
+    ) -> tuple[Tensor, Executor]:
+        """Return prepared images, and what predicts those of their shape, which `executors` keeps."""
+        images = self._prepared(tree, images)
+        shape = tuple(images.shape[1:])
+        if shape not in executors:
+            executors[shape] = self._executor(tree, shape, len(images), calibration=False)
+            executors[shape].load_statistics(statistics)
+        return images, executors[shape]
 
     def _executor(self, tree: PrefixTree, image_shape: Shape, images: int, *, calibration: bool) -> Executor:
         """Return the fastest executor for batches of so many images that the memory allows."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lasfast.engine import Backend
 from lasfast.engine.backend import NodeStatistics
 from lasfast.evaluation.images import Images, watch_sizes
-from lasfast.evaluation.scoring import Answers, Scores
+from lasfast.evaluation.scoring import Answers
 from lasfast.ir.layers import Path
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.measurements.measurement import Measurement
@@ -133,17 +132,9 @@ class Measurer:
         batch = self.validation_batch or self.backend.usual_batch(self.images.shape)
         if self.memory_budget is not None:
             batch = min(batch, self.backend.prediction_batch(tree, self.images.shape, self.memory_budget))
-        scores = Scores()
-        labels_of_batches: list[Tensor] = []
-
-        def images_of_batches() -> Iterator[Tensor]:
-            for images, labels in self.images.validation_batches(batch, self._device, start, stop):
-                labels_of_batches.append(labels)
-                yield images
-
-        for outputs in self.backend.predict_batches(tree, statistics, images_of_batches()):
-            scores.add(torch.stack([outputs[leaf] for leaf in tree.leaves]), labels_of_batches.pop(0))
-        return dict(zip(tree.paths, scores.answers(), strict=True))
+        parts = self.images.validation_batches(batch, self._device, start, stop)
+        scores = self.backend.score_batches(tree, statistics, parts)
+        return dict(zip(tree.paths, Answers.of_networks(*scores), strict=True))
 
     def _measurement(self, answers: Answers) -> Measurement:
         """Return the measurement that answers make, its images in the order in which they were given.

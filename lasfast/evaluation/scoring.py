@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lasfast.core.checks import check_choice
+from lasfast.engine.scores import Scores
 from lasfast.evaluation.images import Validation, batches
 from lasfast.execution.interpret import evaluation_mode
 from lasfast.ir.precision import PRECISIONS
@@ -20,11 +20,6 @@ from lasfast.runtime.distributed import World
 from lasfast.runtime.placement import device_of
 from lasfast.runtime.precision import autocast
 from lasfast.spaces import Architecture
-
-NEVER = 1 << 30
-"""The class rank of a row with NaN, beyond all others."""
-SCORED_AT_ONCE = 16 << 20
-"""Logits wait until they take so many bytes, since scoring takes a dozen small kernels for each batch."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +39,12 @@ class Answers:
         """A flag for each answer that says whether it is right: bool [N]."""
         right: np.ndarray = self.class_ranks == 0
         return right
+
+    @classmethod
+    def of_networks(cls, class_ranks: Tensor, losses: Tensor) -> list[Answers]:
+        """Return the answers of each network, of class ranks and losses [networks, N]."""
+        rows = class_ranks.cpu().numpy(), losses.cpu().numpy()
+        return [cls(*of_one) for of_one in zip(*rows, strict=True)]
 
     @classmethod
     def concatenate(cls, parts: Sequence[Answers]) -> Answers:
@@ -78,49 +79,6 @@ class Answers:
         )
 
 
-class Scores:
-    """Scores the answers of several networks, batch by batch. It waits for their device only at the end.
-
-    What is counted for one network does not depend on the others, to the last bit.
-    """
-
-    def __init__(self) -> None:
-        self._class_ranks: list[Tensor] = []
-        self._losses: list[Tensor] = []
-        self._waiting: list[tuple[Tensor, Tensor]] = []
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Take in logits [networks, N, classes], which it keeps, and labels [N]. A row with NaN is wrong."""
-        self._waiting.append((logits, labels))
-        if sum(one.nbytes for one, _ in self._waiting) >= SCORED_AT_ONCE:
-            self._score()
-
-    def _score(self) -> None:
-        """Score what waits."""
-        if not self._waiting:
-            return
-        logits = torch.cat([one for one, _ in self._waiting], 1)
-        labels = torch.cat([one for _, one in self._waiting])
-        self._waiting = []
-        own = labels.expand(logits.shape[:2])
-        losses = F.cross_entropy(logits.double().flatten(0, 1), own.flatten(), reduction="none")
-        self._losses.append(losses.view(own.shape))
-        self._class_ranks.append(torch.where(logits.isnan().any(2), NEVER, _class_ranks(logits, own)))
-
-    def answers(self) -> list[Answers]:
-        """Return the answers of each network to all images so far."""
-        self._score()
-        class_ranks, losses = (torch.cat(one, 1).cpu().numpy() for one in (self._class_ranks, self._losses))
-        return [Answers(*of_one) for of_one in zip(class_ranks, losses, strict=True)]
-
-
-def _class_ranks(logits: Tensor, own: Tensor) -> Tensor:
-    """Return how many classes are before the right one; of equal logits, the first class comes first."""
-    right = logits.gather(2, own[..., None])
-    first = torch.arange(logits.shape[2], device=logits.device) < own[..., None]
-    return ((logits > right) | ((logits == right) & first)).sum(2)
-
-
 def evaluate_network(
     network: nn.Module,
     validation: Validation,
@@ -149,6 +107,6 @@ def evaluate_network(
         for images, labels in batches(validation, batch, device, world.rank, world.size):
             scores.add(network(images).float()[None], labels)
             sizes.append(len(labels))
-    shares = world.gather(scores.answers()[0].split(sizes) if sizes else [])
+    shares = world.gather(Answers.of_networks(*scores.result())[0].split(sizes) if sizes else [])
     every = [part for parts in itertools.zip_longest(*shares) for part in parts if part is not None]
     return Answers.concatenate(every).measurement(architecture)

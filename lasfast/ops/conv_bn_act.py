@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lasfast.ir.activations import ACTIVATIONS
-from lasfast.ops import bn_act_kernels
+from lasfast.ops import bn_act_kernels, packing
 from lasfast.ops.bn_act import bn_act, follow, is_direct
 from lasfast.ops.bn_act_schema import TENSORS, BnActInputs, empty_gradients
 from lasfast.ops.derivatives import first_order, refuse_forward_mode
@@ -158,7 +158,7 @@ class _Direct(torch.autograd.Function):
     ) -> Tensor:
         running_mean, running_var, weight, bias, residual, *rest = norm
         running = running_mean, running_var
-        packed = convolution.pack(kernel) if ctx.needs_input_grad[4] else None
+        packed = packing.packed(convolution, kernel) if ctx.needs_input_grad[4] else None
         y, mean, var = convolution.forward_statistics(input, kernel, packed)
         if is_distributed(ranks):
             rows = y.numel() // y.shape[1]

@@ -178,8 +178,9 @@ class Convolution:
             lambda: self._output(input, weight),
         )
 
-    def pack(self, weight: Tensor) -> Packed | None:
-        """Return the weight packed for `forward_statistics` and for the gradient of the input, by one launch.
+    @property
+    def packing(self) -> NhwcKernels | None:
+        """The kernels that take a packed weight, in `forward_statistics` and for the gradient of the input.
 
         None stands for a weight that each of them packs for itself, or reads as it is: on the CPU, and until
         lasfast's kernels are known to be the fastest for both.
@@ -187,7 +188,7 @@ class Convolution:
         ours = self._kernels.get(_WITH_STATISTICS)
         names = (_WITH_STATISTICS, "grad_input", _GRADIENTS)
         known = all(self._fastest_ways.get(name) in ("native", "warpgroups") for name in names)
-        return ours.pack(weight) if known and isinstance(ours, NhwcKernels) else None
+        return ours if known and isinstance(ours, NhwcKernels) and ours.takes_packed else None
 
     def forward_statistics(
         self, input: Tensor, weight: Tensor, packed: Packed | None = None

@@ -5,7 +5,7 @@ Arguments were checked by the caller. What is overwritten is returned.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -113,11 +113,13 @@ class Packed(NamedTuple):
     """A weight as CUDA's kernels read it in the passes over windows: uint8.
 
     Behind the forward pass's stand counters, which its kernel needs to be zero and leaves so. A pass that is
-    given this has to be queued right behind a kernel of lasfast's: it may begin before that has ended.
+    given this has to be queued right behind a kernel of lasfast's: it may begin before that has ended. That
+    does not hold for the forward pass where the weight was packed `ahead`, with others.
     """
 
     forward: Tensor
     grad_input: Tensor
+    ahead: bool
 
 
 class NhwcKernels:
@@ -151,7 +153,8 @@ class NhwcKernels:
         self._kind, self._on_cpu = placement
         self.depthwise = groups == size[1] == output[1]
         self._passes: dict[str, _Pass] = {}
-        self._packed_params: dict[str, Any] = {}  # for the passes that can read a packed weight
+        # For the passes that can read a packed weight; whether they begin early.
+        self._packed_params: dict[tuple[str, bool], Any] = {}
         known = dtype in DTYPES and weight_dtype in DTYPES and kernels.available()
         if not known or weight[2] != weight[3] or not (self.depthwise or groups == 1):
             return
@@ -202,8 +205,8 @@ class NhwcKernels:
         The weight is packed anew where `packed` is None.
         """
         statistics = (0 if one is None else one.data_ptr() for one in (mean, var))
-        rows = None if packed is None else packed.forward
-        return self._run("forward", input, weight, output, *statistics, packed=rows)
+        rows, early = (None, False) if packed is None else (packed.forward, not packed.ahead)
+        return self._run("forward", input, weight, output, *statistics, packed=rows, early=early)
 
     def grad_input(
         self, grad_output: Tensor, weight: Tensor, result: Tensor, packed: Packed | None = None
@@ -212,18 +215,19 @@ class NhwcKernels:
         rows = None if packed is None else packed.grad_input
         return self._run("grad_input", grad_output, weight, result, packed=rows)
 
-    def pack(self, weight: Tensor) -> Packed | None:
-        """Return the weight packed for both of these by one launch; None where they do not take it packed."""
-        if len(self._packed_params) < 2:
-            return None
-        forward, grad_input = self._packed_params["forward"], self._packed_params["grad_input"]
-        ask, kinds = self._module.conv2d_nhwc_packed_bytes_cuda, self._module.Pass
-        sizes = ask(forward, kinds.forward), ask(grad_input, kinds.grad_input)
-        packed = Packed(*torch.empty(sum(sizes), dtype=torch.uint8, device=weight.device).split(sizes))
-        where = placement.of(weight).arguments
-        to = packed.forward.data_ptr(), packed.grad_input.data_ptr()
-        self._module.conv2d_nhwc_pack_cuda(forward, weight.data_ptr(), *where, *to)
-        return packed
+    @property
+    def takes_packed(self) -> bool:
+        """Whether both of these take a weight that `pack` gave."""
+        return all((which, True) in self._packed_params for which in ("forward", "grad_input"))
+
+    def row(self, weight: Tensor, ahead: bool) -> tuple[Packed, tuple[Any, ...]]:
+        """Return room for a packed weight, and what the compiled module has to know in order to pack it."""
+        params, kinds = self._packed_params["forward", True], self._module.Pass
+        ask = self._module.conv2d_nhwc_packed_bytes_cuda
+        sizes = ask(params, kinds.forward), ask(params, kinds.grad_input)
+        forward, grad_input = torch.empty(sum(sizes), dtype=torch.uint8, device=weight.device).split(sizes)
+        to = forward.data_ptr(), grad_input.data_ptr()
+        return Packed(forward, grad_input, ahead), (params, weight.data_ptr(), *to)
 
     def grad_weight(self, grad_output: Tensor, input: Tensor, result: Tensor) -> Tensor:
         """Overwrite the slice of `result`, fp32, that the convolution read; the rest stays as it is."""
@@ -302,7 +306,8 @@ class NhwcKernels:
         if why_not is None:
             self._add("conv2d_nhwc", which, params, self._on_cpu)
             if self._kind == "cuda" and which != "grad_weight":
-                self._packed_params[which] = make(packed=True, early=True)
+                for early in (False, True):
+                    self._packed_params[which, early] = make(packed=True, early=early)
 
     def _add(self, name: str, which: str, params: Any, on_cpu: tuple[int, ...]) -> None:
         """Add a pass; on the CPU its need for memory depends on what `on_cpu` has of the placement."""
@@ -318,12 +323,25 @@ class NhwcKernels:
         result: Tensor,
         *more: int,
         packed: Tensor | None = None,
+        early: bool = True,
     ) -> Tensor:
         function, params, workspace_bytes = self._passes[which]
         if packed is not None:
-            params, second = self._packed_params[which], packed
+            params, second = self._packed_params[which, early], packed
         arguments = _arguments_for(self._kind, self._on_cpu, result)
         return _run(function, (params,), (first, second), workspace_bytes, arguments, result, *more)
+
+
+def pack(weights: Sequence[tuple[NhwcKernels, Tensor]], *, ahead: bool) -> list[Packed]:
+    """Return weights packed for the forward pass and for the gradient of the input, by few launches.
+
+    Args:
+        weights: at least one, each with the kernels that will read it, which take it packed.
+        ahead: whether anything is queued before these kernels but that.
+    """
+    packed, rows = zip(*(kernels.row(weight, ahead) for kernels, weight in weights), strict=True)
+    compiled.load().conv2d_nhwc_pack_cuda(list(rows), *placement.of(weights[0][1]).arguments)
+    return list(packed)
 
 
 def _depthwise_stride(stride: Size) -> tuple[int, int, int]:

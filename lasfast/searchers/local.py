@@ -31,6 +31,8 @@ class LocalSearch(ProductSearcher):
         place: the architecture whose neighbours are measured, and its value; None before the first is known.
     """
 
+    extent = "evaluations"
+
     def __init__(
         self,
         space: ProductSpace,
@@ -60,7 +62,7 @@ class LocalSearch(ProductSearcher):
 
     def propose(self) -> list[Architecture]:
         """Return neighbours in random order, or a random architecture to start from."""
-        wanted = min(self.children, self.evaluations - len(self.known))
+        wanted = self.evaluations - len(self.known)
         if wanted < 1:
             return []
         rng = random.Random(f"{self.seed} {self.step}")
@@ -69,7 +71,7 @@ class LocalSearch(ProductSearcher):
         neighbours = list(self.new_neighbours(self.place[0]))
         self._starts = not neighbours
         if neighbours:
-            return rng.sample(neighbours, min(wanted, len(neighbours)))
+            return rng.sample(neighbours, min(self.children, len(neighbours)))[:wanted]
         return self.new_sample(rng, 1, self.is_new)
 
     def describe(self) -> dict[str, Any]:

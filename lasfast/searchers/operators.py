@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from lasfast.constraints import BoundedSampler, Cost
@@ -16,6 +17,7 @@ Result: TypeAlias = tuple[Architecture, float]
 
 ATTEMPTS = 100  # how often to draw, at most, for each architecture that is wanted
 ENUMERABLE = 100_000  # spaces of up to so many are enumerated where drawing finds too few
+DRAWS = 5000  # how often to draw from a larger space before all draws are made within the bounds
 NEAREST = 200  # from how many random architectures one of a wanted cost is chosen
 
 logger = logging.getLogger("lasfast")
@@ -62,19 +64,28 @@ def one_of_each(space: SearchSpace, accept: Callable[[Architecture], bool]) -> C
 
 
 def draw_distinct(
-    draw: Callable[[], Architecture | None], wanted: int, accept: Callable[[Architecture], bool]
+    draw: Callable[[], Architecture | None],
+    wanted: int,
+    accept: Callable[[Architecture], bool],
+    draws: int | None = None,
+    patience: int | None = None,
 ) -> list[Architecture]:
-    """Return `wanted` different architectures that `accept` takes, or what ATTEMPTS draws for each find.
+    """Return `wanted` different architectures that `accept` takes, or what so many draws find.
 
-    A draw may find none, and then gives None.
+    A draw may find none, and then gives None. Unless `draws` says how many there are, ATTEMPTS are made for
+    each architecture that is wanted. With `patience`, drawing ends where so many draws in a row have found
+    nothing new.
     """
     found: dict[Architecture, None] = {}
-    for _ in range(ATTEMPTS * wanted):
+    in_vain = 0
+    for _ in range(ATTEMPTS * wanted if draws is None else draws):
+        if len(found) == wanted or in_vain == patience:
+            break
         candidate = draw()
+        in_vain += 1
         if candidate is not None and candidate not in found and accept(candidate):
             found[candidate] = None
-            if len(found) == wanted:
-                break
+            in_vain = 0
     return list(found)
 
 
@@ -133,6 +144,8 @@ def sample_distinct(
 ) -> list[Architecture]:
     """Draw different architectures that `accept` takes, uniformly, and of those that share a key the first.
 
+    Fewer are the first of more: a search that is asked for more goes on from what it has.
+
     Args:
         space: the architectures to draw from.
         rng: the generator.
@@ -145,20 +158,29 @@ def sample_distinct(
     """
     size = space.count(**among)
     accept = one_of_each(space, accept)
-    if size <= 2 * wanted:
-        accepted = [architecture for architecture in space.enumerate(**among) if accept(architecture)]
-        return rng.sample(accepted, min(wanted, len(accepted)))
-    found = draw_distinct(lambda: space.sample(rng, **among), wanted, accept)
-    if len(found) < wanted and size <= ENUMERABLE:
-        known = set(found)
-        others = [one for one in space.enumerate(**among) if one not in known and accept(one)]
-        found += rng.sample(others, min(wanted - len(found), len(others)))
-    elif len(found) < wanted and limits and isinstance(space, ProductSpace) and not among:
+
+    def draw() -> Architecture:
+        return space.sample(rng, **among)
+
+    # How often is drawn before another way is taken must not depend on how many are wanted.
+    if size <= ENUMERABLE:
+        found = draw_distinct(draw, wanted, accept, draws=size)
+        if len(found) < wanted:
+            known = set(found)
+            others = [one for one in space.enumerate(**among) if one not in known and accept(one)]
+            rng.shuffle(others)
+            found += others[: wanted - len(found)]
+        return found
+    if not limits or not isinstance(space, ProductSpace) or among:
+        return draw_distinct(draw, wanted, accept)
+    found = draw_distinct(draw, wanted, accept, draws=DRAWS)
+    if len(found) < wanted:
         known, sampler = set(found), BoundedSampler(space, limits)
-        if sampler.share:
-            found += draw_distinct(
-                lambda: sampler.draw(rng), wanted - len(found), lambda one: one not in known and accept(one)
-            )
+        found += draw_distinct(
+            partial(sampler.draw, rng) if sampler.share else draw,
+            wanted - len(found),
+            lambda one: one not in known and accept(one),
+        )
     return found
 
 

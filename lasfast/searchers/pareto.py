@@ -35,6 +35,8 @@ class ParetoLocalSearch(ProductSearcher):
         optima: (architecture, value) of the Pareto front of the completed steps, the cheapest first.
     """
 
+    extent = "evaluations"
+
     def __init__(
         self,
         space: ProductSpace,
@@ -70,13 +72,13 @@ class ParetoLocalSearch(ProductSearcher):
         rng = random.Random(f"{self.seed} {self.step}")
         if not self.history:
             return initial_sample(self.space, rng, self.initial, self.admits, self.constraint)
-        wanted = min(self.children, self.evaluations - len(self.known))
+        wanted = self.evaluations - len(self.known)
         if wanted < 1:
             return []
         for optimum, _ in rng.sample(self.optima, len(self.optima)):
             if neighbours := list(self.new_neighbours(optimum)):
-                return rng.sample(neighbours, min(wanted, len(neighbours)))
-        return self.new_sample(rng, wanted, self.is_new)
+                return rng.sample(neighbours, min(self.children, len(neighbours)))[:wanted]
+        return self.new_sample(rng, self.children, self.is_new)[:wanted]
 
     def describe(self) -> dict[str, Any]:
         """Return name, hyper-parameters and space, as JSON values."""

@@ -46,6 +46,8 @@ class Predictor(ProductSearcher):
         seed: the seed of the searcher's own generator.
     """
 
+    extent = "evaluations"
+
     def __init__(
         self,
         space: ProductSpace,
@@ -74,8 +76,8 @@ class Predictor(ProductSearcher):
             return initial_sample(self.space, rng, self.initial, self.admits, self.constraint)
         wanted = min(self.children, self.evaluations - len(self.known))
         pool = self._pool(rng) if wanted else []
-        if len(pool) <= wanted:
-            return pool
+        if len(pool) <= self.children:
+            return pool[:wanted]
         scores = normal_scores(list(self.known.values()))
         process = GaussianProcess(self._kernel(), list(self.known), scores)
         prediction = process.predict(pool)

@@ -25,6 +25,8 @@ class Random(Searcher):
         seed: the seed of the searcher's own generator.
     """
 
+    extent = "samples"
+
     def __init__(
         self,
         space: SearchSpace,

@@ -15,6 +15,7 @@ from lasfast.data.normalization import Normalization
 from lasfast.engine import NativeBackend, TorchBackend
 from lasfast.engine.backend import Backend
 from lasfast.engine.native_backend import EXECUTORS
+from lasfast.engine.scores import Scores
 from lasfast.ir.layers import Path
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime.placement import device_of
@@ -112,9 +113,28 @@ def _logits(
         for outputs in backend.predict_batches(tree, statistics, images)
     ]
     first, *recorded, last = every
-    if isinstance(backend, NativeBackend) and not all(torch.equal(first, one) for one in recorded):
-        raise DisagreementError("other bits when the batch comes again, as a CUDA graph on a GPU")
+    if isinstance(backend, NativeBackend):
+        if not all(torch.equal(first, one) for one in recorded):
+            raise DisagreementError("other bits when the batch comes again, as a CUDA graph on a GPU")
+        if EXECUTORS[first.device.type].cuda:
+            _check_scores(backend.score_batches(tree, statistics, _labelled(images)), every)
     return [first, last]
+
+
+def _check_scores(ours: tuple[Tensor, Tensor], logits: Sequence[Tensor]) -> None:
+    """Raise unless these are what PyTorch finds for the logits of labelled batches."""
+    theirs = Scores()
+    for one, labels in _labelled(logits, 1):
+        theirs.add(one, labels)
+    for what, found, expected in zip(("class ranks", "losses"), ours, theirs.result(), strict=True):
+        if not torch.allclose(found, expected, rtol=1e-12, atol=1e-12):
+            raise DisagreementError(f"other {what} than PyTorch's for the same logits")
+
+
+def _labelled(batches: Sequence[Tensor], dim: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give each batch, of which `dim` counts the images, with their labels."""
+    for batch in batches:
+        yield batch, torch.arange(batch.shape[dim], device=batch.device) % CLASSES
 
 
 def _made(make: Callable[[], Supernet]) -> Supernet:

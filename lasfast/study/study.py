@@ -161,8 +161,9 @@ class Study:
         With `resume=True`, a study in `directory` goes on where it stopped, or is read again if it had ended,
         the weights included; where there is none yet, it starts.
 
-        A study that has ended goes on farther, where its searcher has a greater depth or number of
-        generations, or the study more `evaluations`, and all else is the same: as if it had been so at first.
+        A study that has ended goes on farther, where its searcher has a greater `Searcher.extent` (a depth or
+        a number of generations, evaluations or samples), or the study more `evaluations`, and all else is the
+        same: as if it had been so at first.
 
         Raises:
             FileExistsError: there is a study in `directory`, and `resume` is False.
@@ -387,9 +388,24 @@ class Study:
     def _go_farther(self, path: Path) -> None:
         """Let a journal say how far the search goes now, if that is farther and all else is the same."""
         header, _ = Journal.read(path)
-        if header != self.description and self._goes_beyond(header):
-            Journal.rewrite_header(path, self.description)
-            path.with_name(RESULT).unlink(missing_ok=True)
+        if header == self.description or not self._goes_beyond(header):
+            return
+        if self._trained_for_fewer(header):
+            raise JournalError(
+                f"{path} cannot go on to more architectures: its supernet was trained for those of each "
+                "step, and more of them would have been another training; start the search anew elsewhere"
+            )
+        Journal.rewrite_header(path, self.description)
+        path.with_name(RESULT).unlink(missing_ok=True)
+
+    def _trained_for_fewer(self, earlier: dict[str, Any]) -> bool:
+        """Return whether the supernet may have been trained for a step that has more architectures now."""
+        if self.trainer is None or not self.trainer.epochs(1):
+            return False
+        now, extent = self.description["searcher"], self.searcher.extent
+        by_number = extent is not None and now[extent] == self.searcher.most  # not by depth or generations
+        farther = by_number and earlier["searcher"] != now
+        return farther or earlier.get("budget") != self.description.get("budget")
 
     def _goes_beyond(self, earlier: dict[str, Any]) -> bool:
         """Return whether a description is that of this study, or of one that ended sooner."""

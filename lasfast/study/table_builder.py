@@ -170,12 +170,14 @@ class TableBuilder:
     def network(self, architecture: Architecture) -> fx.GraphModule:
         """Return the trained network of an architecture, in evaluation mode.
 
+        Within `lasfast.distributed.start`, all processes call this, and rank 0 alone reads the file.
+
         Raises:
             FileNotFoundError: its weights were not kept (`keep_weights`).
             CheckpointError: they are damaged.
         """
         network = self.supernet.extract(architecture)
-        tensors, _ = checkpoint.load(self._weights_path(architecture))
+        tensors, _ = self._world.share(lambda: checkpoint.load(self._weights_path(architecture)))
         network.load_state_dict(tensors)
         if self.settings.channels_last:  # as it was measured: another layout rounds otherwise
             network.to(memory_format=torch.channels_last)

@@ -14,6 +14,7 @@ from torch import Tensor
 from lasfast.core.checks import check_choice
 from lasfast.data.protocols import TrainingImages
 from lasfast.data.training import as_training_images, augmented, first_image, on_device, shards
+from lasfast.ops.packing import Packings
 from lasfast.runtime.precision import deterministic_cudnn
 from lasfast.runtime.seeds import derive, torch_seed
 from lasfast.train.curriculum import DROPOUT, MIXING, Curriculum, Schedule
@@ -89,6 +90,7 @@ class Trainer:
             rule_of(settings),
             () if settings.bias_decay else biases_and_norms(self.module),
         )
+        self.packings = Packings()
         self.mixing: Mixing | None = None
         weights = None
         if settings.mixes or settings.class_weights is not None:
@@ -263,7 +265,8 @@ class Trainer:
         The last are the logits of the path among these that teaches the later ones, if there is one.
         """
         update.take_gradients()  # of somebody else
-        logits = self.forward(images, paths)
+        with self.packings.ahead((tuple(paths), images.shape)):
+            logits = self.forward(images, paths)
         full = self.objective.full_logits(logits, paths)
         loss = self.loss(logits, labels, paths, targets if full is None else full)
         share = loss * (len(labels) / size)  # of the whole batch's mean

@@ -537,13 +537,18 @@ def test_broken_test_images_are_found_before_training(lasfast, tmp_path, size: i
 def test_the_list_of_commands_says_what_their_help_says_and_imports_no_torch() -> None:
     for name, (_, text) in cli.COMMANDS.items():
         command = typer.main.get_command(cli._app_of(name))
-        assert text.rstrip(".") in " ".join(command.help.split()), name
-    code = (
-        "import sys; from lasfast.cli import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
-    )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert all(name in printed for name in cli.COMMANDS)
-    assert "torch" not in printed.splitlines()[-1].split()
+        if name in cli.GROUPS:
+            assert command.commands.keys() == cli.GROUPS[name].keys()
+            for below, own in cli.GROUPS[name].items():
+                assert " ".join(command.commands[below].help.split()).startswith(own), below
+        else:
+            assert text.rstrip(".") in " ".join(command.help.split()), name
+    for words, listed in (([], cli.COMMANDS), *(([name], below) for name, below in cli.GROUPS.items())):
+        code = f"import sys; from lasfast.cli import app; app({[*words, '--help']}, standalone_mode=False)"
+        command = [sys.executable, "-c", f"{code}; print(*sys.modules)"]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert all(name in printed for name in listed)
+        assert "torch" not in printed.splitlines()[-1].split(), words
 
 
 def test_a_search_is_verified_to_the_bit(searched, lasfast, tmp_path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import lasfast as package
+from lasfast.deploy.formats import load_program
 
 # Next to no learning: sums over ranks are in another order, and what a ReLU makes of it grows batch by batch.
 QUICK = [
@@ -158,12 +159,15 @@ def test_other_commands_run_in_one_process(tmp_path):
 
 @pytest.mark.slow
 def test_training_from_scratch_leaves_the_row_of_one_process(lasfast, tmp_path):
-    scratch = ["train", "2-1-1", "--standalone-epochs", "2", *QUICK]
+    scratch = ["train", "2-1-1", "--standalone-epochs", "2", "--test", *QUICK]
     status, out, err = finish(torchrun(*scratch, "-o", tmp_path / "two"))
     assert status == 0, err
     assert "2 processes" in " ".join(out.split())
-    assert out.count("\nnetwork: ") == 1
+    assert out.count("\nnetwork: ") == out.count("\ntest: top-1") == 1
     assert lasfast(*scratch, "-o", tmp_path / "one", "-q")[0] == 0
+    cards = [load_program(tmp_path / name / "2-1-1.pt2")[1] for name in ("one", "two")]
+    assert cards[0].accuracy["test_top1"] == pytest.approx(cards[1].accuracy["test_top1"], abs=0.01)
+    assert cards[0].accuracy["test_images"] == cards[1].accuracy["test_images"]
     assert_same_journals(tmp_path / "two", tmp_path / "one", least=1)
     names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
     assert names[0] == names[1] >= {"2-1-1.pt2", "weights", "table.csv"}

@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lasfast import cli, data
+from examples.own_supernet import GatedNet
+from lasfast import cli, costs, data
 from lasfast.deploy.formats import load_program
 from lasfast.measurements.journal import Journal
 from lasfast.study.architecture_table import load_table
@@ -95,7 +96,7 @@ def test_training_takes_images_supernet_and_settings_from_a_run(searched, lasfas
     name = result["highest"]["text"]
     directory = searched / f"train-{name}"
     assert f"training PlainNet {name} from scratch in {directory}" in out
-    assert "train 100, calibration 50, validation 60" in out
+    assert "train 100, validation 60)" in out
     (row,) = load_table(directory)
     assert row.epochs == 1
     assert load_program(directory / f"{name}.pt2")[1].accuracy["test_images"] > 0
@@ -163,11 +164,14 @@ def test_an_own_supernet_is_searched_and_its_networks_trained(lasfast, without_e
     folder = tmp_path / "mine"
     folder.mkdir()
     example = Path(__file__).parents[2] / "examples" / "own_supernet.py"
-    (folder / "mynet.py").write_text(example.read_text())
+    choices = "def choices(num_classes, in_channels):\n    from lasfast.supernets import MacroNet\n"
+    choices += "    return MacroNet(num_classes, in_channels, stem='cifar', width=0.2)\n"
+    (folder / "mynet.py").write_text(f"{example.read_text()}\n\n{choices}")
     before = Path.cwd()
     os.chdir(folder)
     try:
         tiny = ["--limit", 100, "--validation", 60, "--warm-up-epochs", 1, "--epochs", 1, *THREADS]
+        alone = ["--limit", 100, "--validation", 60, "--epochs", 1, *THREADS]
         own = ["--supernet", "mynet.py:GatedNet"]
         status, out, err = lasfast("search", "nir", *own, "--depth", 4, *tiny, "-o", "run")
         assert status == 0, err
@@ -179,6 +183,23 @@ def test_an_own_supernet_is_searched_and_its_networks_trained(lasfast, without_e
         assert "missing a required argument: 'channels'" in err
         status, _, err = lasfast("search", "evolution", "--supernet", "mynet.py:torch.zeros", "-o", "no")
         assert "mynet.py has no function 'torch.zeros'" in err
+        table = ["dataset", "--depths", "3-4", *own, *alone]
+        status, out, err = lasfast(*table, "--max-layers", "2,3", "-o", "table")
+        assert status == 0, err
+        assert "training 4 assignments of GatedNet from scratch" in out
+        rows = {row.architecture: row for row in load_table(folder / "table")}
+        assert list(rows) == [(1, 2), (2, 1), (1, 3), (2, 2)]
+        assert rows[1, 2].params == costs.params(GatedNet((2, 3), 10, 1), (1, 2))
+        status, _, err = lasfast("dataset", "--depths", "3-9", *own, "--max-layers", "2,3", "-o", "no")
+        assert "--depths must be from 2 to 5, what LayerAssignmentSpace(" in err
+        status, _, err = lasfast("dataset", "--supernet", "mynet.py:choices", *alone, "-o", "no")
+        assert (
+            "--supernet must be one of layer assignments, whose depths a table has, got mynet.py:choices"
+            in err
+        )
+        status, _, err = lasfast("dataset", "--supernet", "proxyless", "-o", "no")
+        assert "'mobilenet-v1', 'resnet50', got 'proxyless'" in err
+        assert not (folder / "no").exists()
     finally:
         os.chdir(before)
     # From elsewhere, the run finds its files.

@@ -147,14 +147,14 @@ def test_names_of_any_bytes_are_kept(folder):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"format": 1}', '{"format": 0, "folders": {}}', '{"format": 1, "folders": []}']
+    "content", ["", "[]", '{"format": 2}', '{"format": 1, "folders": {}}', '{"format": 2, "entries": []}']
 )
 def test_a_damaged_file_is_made_again(folder, content, caplog):
     first, read = listed(folder)
     [file] = cache.directory().glob("folders-*.json")
     file.write_text(content)
     assert listed(folder) == (first, read)
-    assert ("cannot be read" in caplog.text) == ('"format": 0' not in content)
+    assert ("cannot be read" in caplog.text) == ('"format": 1' not in content)
     assert json.loads(file.read_text())["format"] == listing.FORMAT
 
 

@@ -158,7 +158,7 @@ def test_archives_are_read_through_once(make_classes):
         open_archives(pattern, None, None, list_anew=True)
         assert through.call_count == 5
     [file] = cache.directory().glob("archives-*.json")
-    file.write_text(json.dumps({"format": 1, "archives": {"a": 3}}))
+    file.write_text(json.dumps({"format": 2, "entries": {"a": 3}}))
     assert len(open_archives(pattern, None, None).pool.paths) == 6
 
 

@@ -201,12 +201,12 @@ def test_as_many_images_are_predicted_at_once_as_are_usual_for_the_backend(
     evaluator = lasfast.Evaluator(supernet, calibration, validation, backend)
     [expected], before = evaluator([(1, 1, 1)]), evaluator.describe()
     asked: list[int] = []
-    original = evaluator.backend.predict_batches
+    original = evaluator.backend.score_batches
 
-    def predict_batches(tree, statistics, batches):
-        return original(tree, statistics, (asked.append(len(one)) or one for one in batches))
+    def score_batches(tree, statistics, batches):
+        return original(tree, statistics, (asked.append(len(one[1])) or one for one in batches))
 
-    monkeypatch.setattr(evaluator.backend, "predict_batches", predict_batches)
+    monkeypatch.setattr(evaluator.backend, "score_batches", score_batches)
     monkeypatch.setattr(evaluator.backend, "usual_batch", lambda shape: 30 if shape == (3, 12, 12) else 0)
     [measurement] = evaluator([(1, 1, 1)])
     assert measurement.correct == expected.correct

@@ -120,12 +120,12 @@ def test_a_race_of_unsorted_images_is_fair(supernet, calibration, validation, ba
         supernet, calibration, (images[order], labels[order]), backend, validation_batch=10
     )
     seen = []
-    original = evaluator.backend.predict_batches
+    original = evaluator.backend.score_batches
 
-    def predict_batches(plan, statistics, batches):
-        return original(plan, statistics, (seen.append(batch.clone()) or batch for batch in batches))
+    def score_batches(plan, statistics, batches):
+        return original(plan, statistics, (seen.append(batch[0].clone()) or batch for batch in batches))
 
-    evaluator.backend.predict_batches = predict_batches
+    evaluator.backend.score_batches = score_batches
     evaluator.race(ARCHITECTURES[:2], keep=1)
     classes = [labels[(images == image).flatten(1).all(1)].item() for image in seen[0]]
     assert len(set(classes)) > 2

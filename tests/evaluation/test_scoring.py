@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn
 
 from lasfast.data import FolderLoader
-from lasfast.evaluation import scoring
-from lasfast.evaluation.scoring import Scores, evaluate_network
+from lasfast.engine.scores import Scores
+from lasfast.evaluation.scoring import Answers, evaluate_network
 from lasfast.runtime.distributed import World
 
 
@@ -20,7 +20,8 @@ def measured(logits, labels, batch):
     scores = Scores()
     for part in range(0, len(labels), batch):
         scores.add(logits[:, part : part + batch], labels[part : part + batch])
-    return [answers.measurement((number,)) for number, answers in enumerate(scores.answers())]
+    every = Answers.of_networks(*scores.result())
+    return [answers.measurement((number,)) for number, answers in enumerate(every)]
 
 
 @pytest.mark.parametrize("classes", [2, 5, 17])
@@ -37,49 +38,6 @@ def test_shares_and_means_are_pytorchs(classes: int) -> None:
         assert result.top5 == int(five.sum()) / 41
         assert result.loss == pytest.approx(float(F.cross_entropy(one.double(), labels)), rel=1e-12)
         assert result.correct == np.packbits(right.numpy()).tobytes()
-
-
-def test_a_network_alone_and_among_others_has_the_same_bits() -> None:
-    logits, labels = torch.randn(7, 100, 10), torch.randint(0, 10, (100,))
-    together = measured(logits, labels, 33)
-    for number in range(7):
-        [alone] = measured(logits[number : number + 1], labels, 33)
-        assert (alone.loss, alone.correct) == (together[number].loss, together[number].correct)
-
-
-def test_equal_logits_are_ranked_in_order() -> None:
-    """A network that says the same of every class is right by chance alone."""
-    [result] = measured(torch.zeros(1, 100, 10), torch.arange(100) % 10, 100)
-    assert (result.top1, result.top5) == (0.1, 0.5)
-
-
-@pytest.mark.parametrize("classes", [3, 10])
-def test_nan_is_never_right_and_infinity_may_be(classes: int) -> None:
-    logits = torch.zeros(1, 4, classes)
-    logits[0, 0, 1] = logits[0, 1, 0] = torch.nan
-    logits[0, 2, 0] = torch.inf
-    logits[0, 3, 0] = -torch.inf
-    [result] = measured(logits, torch.zeros(4, dtype=torch.int64), 4)
-    assert result.correct == np.packbits([False, False, True, False]).tobytes()
-    assert result.top5 == (0.5 if classes == 3 else 0.25)
-
-
-def test_batches_are_scored_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scoring takes many small kernels on a GPU, whatever the size of the batch."""
-    logits, labels = torch.randn(3, 100, 10), torch.randint(0, 10, (100,))
-    expected, scored = measured(logits, labels, 100), []
-    original = F.cross_entropy
-
-    def cross_entropy(x: torch.Tensor, *more: torch.Tensor, **names: str) -> torch.Tensor:
-        scored.append(len(x))
-        return original(x, *more, **names)
-
-    monkeypatch.setattr(F, "cross_entropy", cross_entropy)
-    assert measured(logits, labels, 7) == expected
-    assert scored == [300]
-    monkeypatch.setattr(scoring, "SCORED_AT_ONCE", 3 * 14 * 10 * 4)
-    assert measured(logits, labels, 7) == expected
-    assert scored == [300, *[42] * 7, 6]
 
 
 class Threads(World):

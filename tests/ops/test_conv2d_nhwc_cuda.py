@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lasfast.ops.sliced_conv2d_kernels import NhwcKernels
+from lasfast.ops.sliced_conv2d_kernels import NhwcKernels, pack
 from tests.ops.test_conv2d_nhwc import PASSES, STORAGE, Case, Problem, expect_close, relative_error
 
 CASES = [  # batch, c_in, size, c_out, kernel, stride, padding
@@ -250,12 +250,34 @@ def test_emulated_weight_that_is_packed_for_both_passes_at_once(
 
     expected = forward(), grad_input()
     emulated_place.noted_launches()
-    packed = kernels.pack(weight)
-    assert packed is not None
+    assert kernels.takes_packed
+    [packed] = pack([(kernels, weight)], ahead=False)
     assert sum(emulated_place.noted_launches().values()) == 1
     assert torch.equal(forward(None, None, packed), expected[0])
     assert torch.equal(grad_input(packed), expected[1])
     assert sum(emulated_place.noted_launches().values()) == 2
+
+
+def test_emulated_weights_that_are_packed_together(
+    emulated_place: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of other sizes and types, and more than one launch takes: the bytes are those of each alone."""
+    monkeypatch.setattr(torch, "empty", torch.zeros)  # what lies between them is alike, too
+    weights = []
+    for types in ((torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.bfloat16,) * 2):
+        for number in range(10):
+            case = CASES[number % len(CASES)]
+            problem = Problem.random(case, *types, "contiguous" if number % 2 else "channels_last")
+            kernels = NhwcKernels.of(problem.x, problem.weight, problem.grad, case.stride, case.padding)
+            weights += [(kernels, problem.weight)] * (2 if types[0] == torch.bfloat16 else 1)
+    emulated_place.noted_launches()
+    together = pack(weights, ahead=True)
+    assert sum(emulated_place.noted_launches().values()) == 2 + 1 + 2  # 18 of them in each
+    for one, packed in zip(weights, together, strict=True):
+        [alone] = pack([one], ahead=False)
+        for which in ("forward", "grad_input"):
+            assert torch.equal(getattr(alone, which), getattr(packed, which))
+        assert (alone.ahead, packed.ahead) == (False, True)
 
 
 @pytest.mark.parametrize("c_out", [8, 40, 136])
@@ -267,8 +289,7 @@ def test_emulated_statistics_of_many_tiles_are_pooled_where_they_are_computed(
         Case(17, 8, (16, 16), c_out, 1, 1, 0), torch.bfloat16, torch.float32, "channels_last"
     )
     kernels = NhwcKernels.of(problem.x, problem.weight, problem.grad, 1, 0)
-    packed = kernels.pack(problem.weight)
-    assert packed is not None
+    [packed] = pack([(kernels, problem.weight)], ahead=False)
     results = []
     for order in (False, False, True):
         emulated_place.set_reversed(order)

@@ -59,6 +59,7 @@ SEARCHERS = {
     "random, the whole space": lambda: Random(LayerAssignmentSpace(2, 3), samples=100),
     "random choices": lambda: Random(CHOICES, samples=20, constraint=SUM),
     "evolution": lambda: Evolution(CHOICES, population=8, generations=3, top=4),
+    "evolution that shares": lambda: Evolution(CHOICES, population=8, generations=3, top=4, share=0.7),
     "evolution within a constraint": lambda: Evolution(CHOICES, constraint=SUM, population=6, generations=4),
     "evolution to the last": lambda: Evolution(ChoiceSpace([2, 3]), population=4, generations=5, seed=2),
     "evolution of layer assignments": lambda: Evolution(
@@ -395,6 +396,27 @@ def test_a_damaged_state_is_refused_and_leaves_the_searcher_as_it_was(make, dama
     with pytest.raises(ValueError, match="state"):
         searcher.load_state(damage(saved(play(make()))))
     assert saved(searcher) == before
+
+
+@pytest.mark.parametrize("children", [1, 3, 20])
+def test_goes_on_to_a_greater_extent_as_if_it_had_had_that_from_the_first(make, children):
+    def results(extent):
+        searcher = make()
+        setattr(searcher, searcher.extent, extent)
+        if hasattr(searcher, "children"):
+            searcher.children = children
+        return play(searcher).results
+
+    if make().extent is None:
+        assert isinstance(make(), ITNAS)
+        return
+    longest = results(25)
+    lengths = set()
+    for extent in (1, 2, 3, 5, 8, 12, 13, 19, 22):
+        found = results(extent)
+        assert found == longest[: len(found)]
+        lengths.add(len(found))
+    assert len(lengths) > 1 or len(longest) == make().space.count()
 
 
 def test_leaves_the_global_generators_alone(make):

@@ -59,6 +59,52 @@ def test_half_are_crossovers_of_the_best_and_half_are_mutations():
     assert searcher.finished
 
 
+def common_beginning(one, other):
+    return next((at for at, pair in enumerate(zip(one, other, strict=True)) if len({*pair}) > 1), len(one))
+
+
+def test_children_begin_as_a_parent_does_where_they_are_to_share():
+    """With so many options, a child and a parent begin with the same one by inheriting it alone."""
+    kept = {}
+    for share in (0.0, 1.0):
+        searcher = Evolution(
+            ChoiceSpace([40] * 12), population=40, generations=8, share=share, probability=0.9, seed=3
+        )
+        lengths = []
+        while candidates := searcher.ask():
+            parents = [architecture for architecture, _ in searcher.parents]
+            lengths += [
+                max(common_beginning(child, parent) for parent in parents)
+                for child in (candidates if parents else [])
+            ]
+            for candidate in candidates:
+                searcher.tell(candidate, value(candidate))
+        kept[share] = lengths
+    # A few are random, where no new child is found.
+    assert kept[1.0].count(0) < 0.1 * len(kept[1.0]) < 0.3 * len(kept[0.0]) < kept[0.0].count(0)
+    assert sum(kept[1.0]) / len(kept[1.0]) > 2 * sum(kept[0.0]) / len(kept[0.0])
+
+
+def test_sharing_children_mutate_as_many_decisions():
+    parent = (0,) * 12
+
+    def changed(share):
+        searcher = Evolution(ChoiceSpace([1000] * 12), population=400, generations=1, top=1, share=share)
+        for candidate in searcher.ask():
+            searcher.tell(candidate, 0.0)
+        searcher.parents = [(parent, 1.0)]
+        return [differences(parent, child) for child in searcher.propose()]
+
+    plain, sharing = changed(0.0), changed(1.0)
+    assert sum(sharing) / len(sharing) == pytest.approx(sum(plain) / len(plain), rel=0.15)
+
+
+def test_without_sharing_nothing_is_drawn_otherwise():
+    """Journals of searches that did not know of it are gone on with."""
+    assert "share" not in Evolution(SPACE).describe()
+    assert Evolution(SPACE, share=0.5).describe()["share"] == 0.5
+
+
 def test_the_last_generation_is_ranked_too():
     searcher = Evolution(SPACE, population=6, generations=3)
     while candidates := searcher.ask():
@@ -165,6 +211,7 @@ def test_other_searchers_keep_within_constraints_too():
         (Evolution, {"generations": -1}, ValueError, "generations must be at least 0"),
         (Evolution, {"top": 0}, ValueError, "top must be at least 1"),
         (Evolution, {"probability": 0}, ValueError, "probability must be above 0"),
+        (Evolution, {"share": 1.5}, ValueError, "share must be from 0 to 1, got 1.5"),
         (Evolution, {"probability": 1.5}, ValueError, "probability must be above 0 and at most 1"),
         (Evolution, {"seed": 1.0}, TypeError, "seed must be an int"),
         (RegularizedEvolution, {"sample": 0}, ValueError, "sample must be at least 1"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lasfast.constraints import Constraint
 from lasfast.searchers import operators
+from lasfast.searchers.limits import limits_of
 from lasfast.spaces import ChoiceSpace
 
 results = st.lists(
@@ -69,6 +70,19 @@ def test_draws_new_ones_within_bounds():
     assert len(tried) == 2 * operators.ATTEMPTS
 
 
+def test_drawing_ends_where_patience_does():
+    drawn = [(0,), (1,), (1,), (0,), (2,), (2,), (1,), (0,), (3,)]
+    assert operators.draw_distinct(iter(drawn).__next__, 4, lambda _: True, patience=4) == [
+        (0,),
+        (1,),
+        (2,),
+        (3,),
+    ]
+    draws = iter(drawn)
+    assert operators.draw_distinct(draws.__next__, 4, lambda _: True, patience=3) == [(0,), (1,), (2,)]
+    assert list(draws) == [(3,)]
+
+
 @pytest.mark.parametrize("wanted", [2, 3])
 def test_samples_every_subset_alike(wanted):
     """By drawing (2 of 8, 5 of which are accepted) and from the whole space (3 of 5)."""
@@ -81,6 +95,26 @@ def test_samples_every_subset_alike(wanted):
     assert len(counts) == 10
     assert min(counts.values()) > 140
     assert max(counts.values()) < 260
+
+
+@pytest.mark.parametrize("share", [1, 0.5, 0.02])
+@pytest.mark.parametrize("options", [[8], [3] * 5, [4] * 20])
+def test_a_smaller_sample_is_the_beginning_of_a_larger(monkeypatch, share, options):
+    """From spaces that are listed where draws find too few, and from one too large for that."""
+    monkeypatch.setattr(operators, "DRAWS", 50)
+    space = ChoiceSpace(options)
+    listed = space.count() < 1000
+    cost = (lambda one: random.Random(str(one)).random()) if listed else sum
+    cheap = Constraint(f"cost<={share if listed else max(2, 30 * share)}", {"cost": cost})
+
+    def draw(wanted):
+        return operators.sample_distinct(space, random.Random(1), wanted, cheap, limits_of(cheap))
+
+    longest = draw(200)
+    accepted = sum(map(cheap, space.enumerate())) if listed else 200
+    assert len(longest) == len(set(longest)) == min(200, accepted)
+    for wanted in range(0, 200, 7):
+        assert draw(wanted) == longest[:wanted]
 
 
 def test_a_rare_kind_is_found_where_the_space_can_be_gone_through(monkeypatch):

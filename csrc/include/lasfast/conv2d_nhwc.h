@@ -97,10 +97,16 @@ int64_t conv2d_nhwc_workspace_cuda(const Conv2dNhwcParams& p, Pass pass);
 // them as they were, so that one call at a time may read what was packed.
 int64_t conv2d_nhwc_packed_bytes_cuda(const Conv2dNhwcParams& p, Pass pass);
 
-// Packs the weight for the forward pass and for the gradient of the input in one launch. Each packs it for
-// itself where it is not `packed`. Both results are aligned to 16 bytes.
-Status conv2d_nhwc_pack_cuda(const Conv2dNhwcParams& p, const void* weight, int device, void* stream,
-                             void* forward, void* grad_input);
+// A weight, and what it is packed to for the forward pass and for the gradient of the input, each of which
+// packs it for itself where it is not `packed`. Both results are aligned to 16 bytes.
+struct Conv2dNhwcPacking {
+  Conv2dNhwcParams params;
+  const void* weight;
+  void *forward, *grad_input;
+};
+
+// Packs weights in few launches: in one where there are at most 18, all of the same types.
+Status conv2d_nhwc_pack_cuda(const Conv2dNhwcPacking* packings, int64_t count, int device, void* stream);
 
 Status conv2d_nhwc_forward_cuda(const Conv2dNhwcParams& p, const void* input, const void* weight,
                                 void* workspace, int device, void* stream, void* output, float* mean,

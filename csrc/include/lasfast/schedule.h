@@ -264,4 +264,21 @@ Status schedule_run_cuda(const ScheduleTables& tables, const CudaPass& pass);
 // are not looked at. It gives the same bits as schedule_run_cuda does for the same operations.
 Status schedule_run_resident_cuda(const ScheduleTables& tables, const CudaPass& pass);
 
+// The logits of a pass, and where their scores go. A row of logits with NaN, or whose label is no class, has
+// never_right and the loss NaN.
+struct CudaTally {
+  int64_t networks, images, classes;
+  const float* logits;    // [networks, images, classes]
+  const int64_t* labels;  // [1 + images]: the place of the first image's scores, then the label of each
+  int64_t capacity;       // images that these two have room for:
+  int32_t* class_ranks;   // [networks, capacity], how many classes are before the right one
+  double* losses;         // [networks, capacity], cross-entropy
+};
+constexpr int32_t never_right = 1 << 30;
+
+// Queues the scoring of logits, in one launch, and returns. Of equal logits, the first class comes first.
+// Scores of a network do not depend on the others. With `early`, a pass is queued right before: scoring may
+// then begin before it has ended.
+Status schedule_tally_cuda(const CudaTally& tally, bool early, int device, void* stream);
+
 }  // namespace lasfast

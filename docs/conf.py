@@ -62,7 +62,8 @@ NAVIGATION = {
     ],
     "Methods": ["nir", "layernas", "evolution", "itnas", "bit-widths", "papers"],
     "Measured": [
-        *("performance", "ranking", "relation", "searchers", "searchers-cells", "sharing", "one-shot", "tabular-macro", "recipe-figures"),
+        *("performance", "ranking", "relation", "searchers", "searchers-cells", "sharing", "one-shot"),
+        *("tabular-macro", "recipe-figures"),
     ],
     "Reference": ["reference"],
     "The project": ["/ARCHITECTURE", "/CONTRIBUTING", "releasing", "/CHANGELOG"],

@@ -47,7 +47,8 @@ What limits it: `layernas-frontier` is made of 1x1 convolutions, in which fillin
 longer than multiplying, and of depthwise ones up to 7x7, which have no use for tiles; `nir-residual` and
 `nir-plain` have three candidates, that share little; what vector instructions do beside the tiles seems to
 slow these down (as if both drew on one power budget); and in fp32, PyTorch's convolutions are near the peak
-themselves, so that only sharing and fusion are left to gain.
+themselves, so that only sharing, fusion and [fewer products](#winograds-algorithm) are left to gain: these
+tables of fp32 were made before lasfast had Winograd's algorithm.
 
 ![Times faster than PyTorch](performance.png)
 """

@@ -270,7 +270,15 @@ def _about(of: Problem) -> dict[str, Any]:
     """Return the record of a problem without methods."""
     problem = _problem(of)
     limit = None if of.cost is None else problem.limit
-    return {"limit": limit, "cells": len(problem.truth), "best": round(100 * problem.best, 3), "methods": {}}
+    seen = {one: float(problem.table.accuracies[problem.table.row(one)].mean()) for one in problem.truth}
+    chosen = problem.truth[max(seen, key=seen.__getitem__)]
+    return {
+        "limit": limit,
+        "cells": len(problem.truth),
+        "best": round(100 * problem.best, 3),
+        "regret_of_all": round(100 * (problem.best - chosen), 4),
+        "methods": {},
+    }
 
 
 def _summary(pool: Any, problem: Problem, name: str, seeds: int) -> dict[str, Any]:
@@ -306,7 +314,8 @@ def page(source: Path, target: Path) -> None:
     for title, problem in found["problems"].items():
         lines += [
             f"## {title}\n",
-            f"{problem['cells']:,} cells; the best has {problem['best']:.2f} %.\n",
+            f"{problem['cells']:,} cells; the best has {problem['best']:.2f} %. A search of all of them has a "
+            f"regret of {problem['regret_of_all']:.2f}.\n",
             *markdown(
                 ["searcher", *(f"after {budget}" for budget in BUDGETS), "CPU s"],
                 [
@@ -332,7 +341,7 @@ def _summary_lines(problems: dict[str, Any]) -> list[str]:
         for at in range(len(BUDGETS)):
             played = [one["methods"] for one in problems.values() if name in one["methods"]]
             known = [methods for methods in played if methods[name]["regret"][at][0] is not None]
-            level = sum(_is_level(methods, name, at) for methods in known)
+            level = sum(is_level(methods, name, at) for methods in known)
             counts.append(f"{level} of {len(known)}" if known else "")
         rows.append([name, *counts])
     return [
@@ -343,7 +352,7 @@ def _summary_lines(problems: dict[str, Any]) -> list[str]:
     ]
 
 
-def _is_level(methods: dict[str, Any], name: str, at: int) -> bool:
+def is_level(methods: dict[str, Any], name: str, at: int) -> bool:
     """Return whether a searcher's regret can not be told from the least."""
     known = [one["regret"][at] for one in methods.values() if one["regret"][at][0] is not None]
     best, error = min(known)

@@ -18,6 +18,7 @@ from PIL import Image
 from typer.core import TyperGroup
 
 import lasfast
+from benchmarks import record_cells
 from lasfast import cli
 from lasfast.train import presets
 
@@ -126,15 +127,29 @@ def test_the_standard_errors_are_those_of_the_formula() -> None:
         assert f"| {percent} % | {' | '.join(errors)} |" in CHOOSING
 
 
-def test_the_regrets_are_those_of_the_page_that_is_made_of_the_record() -> None:
-    page = (ROOT / "docs" / "searchers.md").read_text()
-    within = page.partition("## 60%")[2].partition("\n## ")[0]
+def test_the_regrets_are_those_of_the_record() -> None:
+    problems = record("searchers-cells")["problems"]
+    methods = problems["cifar100, no bound"]["methods"]
     rows = re.findall(
-        r"^\| ([\w ,]+) \| (\d.*) \|$", CHOOSING.partition("## Which searcher")[2], re.MULTILINE
+        r"^\| ([^|]+) \| (\d[^|]+) \| ([^|]+) \| ([^|]+) \|$",
+        CHOOSING.partition("## Which searcher")[2],
+        re.MULTILINE,
     )
     assert len(rows) == 4
-    for name, regrets in rows:
-        assert f"| {name} | 20 | {regrets} |" in within
+    for name, *regrets in rows:
+        assert regrets == [f"{mean:.2f} ± {error:.2f}" for mean, error in methods[name]["regret"][:3]]
+
+
+def test_auto_is_level_with_the_best_searchers_as_often_as_is_said() -> None:
+    problems = record("searchers-cells")["problems"]
+    assert len(problems) == len(record_cells.PROBLEMS)
+    level = [
+        record_cells.is_level(problem["methods"], record_cells.AUTO, at)
+        for problem in problems.values()
+        for at in range(len(record_cells.BUDGETS))
+    ]
+    assert f"in {sum(level)} of {len(level)} cases" in CHOOSING_TEXT
+    assert f"in {sum(level)} of {len(level)} cases" in " ".join((ROOT / "README.md").read_text().split())
 
 
 def test_the_figures_of_ten_thousand_images_are_those_of_the_records() -> None:

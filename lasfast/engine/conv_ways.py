@@ -134,9 +134,9 @@ class Trial:
             ],
         )
         generator = torch.Generator().manual_seed(0)  # not one that others use
-        self.arena = torch.randn(sum(elements) * self.images, generator=generator)
-        self.weight = torch.randn(out_channels, in_channels, 3, 3, generator=generator)
-        self.logits = torch.empty(1)  # of no leaf
+        self.arena = torch.randn(sum(elements) * self.images, generator=generator, dtype=torch.float32)
+        self.weight = torch.randn(out_channels, in_channels, 3, 3, generator=generator, dtype=torch.float32)
+        self.logits = torch.empty(1, dtype=torch.float32)  # of no leaf
         self.passes: dict[int, _Pass] = {}
 
     def run(self, side: int) -> None:

@@ -314,8 +314,8 @@ def page(source: Path, target: Path) -> None:
     for title, problem in found["problems"].items():
         lines += [
             f"## {title}\n",
-            f"{problem['cells']:,} cells; the best has {problem['best']:.2f} %. A search of all of them has a "
-            f"regret of {problem['regret_of_all']:.2f}.\n",
+            f"{problem['cells']:,} cells; the best has {problem['best']:.2f} %. A search of all of them has "
+            f"a regret of {problem['regret_of_all']:.2f}.\n",
             *markdown(
                 ["searcher", *(f"after {budget}" for budget in BUDGETS), "CPU s"],
                 [

@@ -10,7 +10,7 @@ from lasfast.runtime.winograd import TILES
 PASSES = ("prediction", "calibration", "forward", "grad_input")
 TARGET = 1.6
 LIMITS = {"winograd 2x2": 2, "winograd 4x4": 4}
-"""How many times larger than PyTorch's errors may be."""
+"""Errors may be so many times larger than PyTorch's."""
 
 TEXT = """## Winograd's algorithm
 

@@ -108,7 +108,7 @@ def fastest(size: Size, share: autotune.Share = autotune.alone) -> int:
 
 
 class _Pass(NamedTuple):
-    """What a pass reads: the first two are where the tables say."""
+    """The arguments of a pass: the first two are where the tables say."""
 
     operations: np.ndarray
     packed: Tensor

@@ -65,7 +65,7 @@ class AgainstChance:
 
 @dataclasses.dataclass(frozen=True)
 class Inheritance:
-    """How far the best assignments of a table inherit from those of the depth before.
+    """The extent to which the best assignments of a table inherit from those of the depth before.
 
     Attributes:
         top: of how many best assignments `inherits_from_top` speaks.

@@ -217,7 +217,7 @@ class NhwcKernels:
 
     @property
     def takes_packed(self) -> bool:
-        """Whether both of these take a weight that `pack` gave."""
+        """True where both of these take a weight that `pack` gave."""
         return all((which, True) in self._packed_params for which in ("forward", "grad_input"))
 
     def row(self, weight: Tensor, ahead: bool) -> tuple[Packed, tuple[Any, ...]]:

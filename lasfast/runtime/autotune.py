@@ -37,7 +37,7 @@ MOST_BUSY = 64 * BUSY  # more than queuing a training step takes
 MARGIN = 0.95  # what another way's time must be below, of the first's, to be taken instead
 
 Share = Callable[[Callable[[], str | None]], str | None]
-"""How processes share a choice: see `fastest`."""
+"""The way in which processes share a choice (see `fastest`)."""
 
 _registered: dict[str, None] = {}
 """The names of all ways, in the order in which they were registered."""

@@ -135,7 +135,7 @@ def test_what_was_measured_is_remembered(
 def test_processes_that_share_candidates_out_agree(
     measured, net: supernets.Supernet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This one takes what rank 0 took, and measures nothing."""
+    """A process takes what rank 0 took, and measures nothing."""
     monkeypatch.setattr(conv_ways, "Trial", measures_again)
     tree = PrefixTree([net.path(architecture) for architecture in net.space.enumerate()])
     NativeBackend(net).agree(tree, (3, 17, 17), lambda work: "winograd 2x2")

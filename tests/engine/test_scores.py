@@ -15,7 +15,7 @@ from lasfast.supernets import ResidualNet
 
 @pytest.fixture(params=["torch", "cuda", "cuda, reversed"])
 def scored(request):
-    """What gives class ranks and losses of logits [networks, N, classes], in batches of so many images."""
+    """A function that gives class ranks and losses of logits [networks, N, classes], in batches of so many."""
     if request.param != "torch":
         request.getfixturevalue("emulated_cuda")
         compiled.load().set_reversed("reversed" in request.param)

@@ -50,7 +50,7 @@ app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=Tru
 FAMILIES: dict[str, type[LayerAssignmentSupernet]] = {"residual": ResidualNet, "plain": PlainNet}
 DEPTHS = range(4, 9)
 WAYS = {"NIR": 1, "NIR, two parents": 2, "uniform": 0}
-"""So many parents are kept; of 0, all assignments are trained, and the best of each depth is taken."""
+"""So many parents are kept. Of 0, all assignments are trained; the best of each depth is taken."""
 KINDS = {"MB3 3x3": 1, "MB6 5x5": 2}
 """The kinds of layers of NAS-Bench-Macro, by the options that stand for them."""
 DATA = "imagefolder:data/cifar10-16"

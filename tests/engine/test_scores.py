@@ -15,7 +15,7 @@ from lasfast.supernets import ResidualNet
 
 @pytest.fixture(params=["torch", "cuda", "cuda, reversed"])
 def scored(request):
-    """A function that gives class ranks and losses of logits [networks, N, classes], in batches of so many."""
+    """A function that gives class ranks and losses of logits [networks, N, classes], in some batches."""
     if request.param != "torch":
         request.getfixturevalue("emulated_cuda")
         compiled.load().set_reversed("reversed" in request.param)

@@ -40,6 +40,7 @@ from lasfast.report import plot_inheritance
 from lasfast.searchers import NIR
 from lasfast.spaces import Architecture
 from lasfast.study.architecture_table import load_table
+from lasfast.study.files import JOURNAL
 from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import MacroNet, PlainNet, ResidualNet
 from lasfast.supernets.base import LayerAssignmentSupernet
@@ -107,7 +108,7 @@ def train(
     )
     began = time.process_time()
     builder.run(
-        resume=(builder.directory / "journal.jsonl").exists(),
+        resume=(builder.directory / JOURNAL).exists(),
         on_row=lambda row: typer.echo(
             f"{row.architecture}: {row.top1:.4f}, {time.process_time() - began:.0f} CPU s"
         ),

@@ -99,12 +99,11 @@ def register(app: typer.Typer) -> None:
         """
         depths = _parse_depths(options.depths)
         shard = None if options.shard is None else _parse_shard(options.shard)
-        if shard and options.compare is not None:
-            raise ValueError("--compare is of a whole table: leave it out where --shard trains a part of one")
-        if shard and options.relation:
-            raise ValueError(
-                "--relation is of a whole table: leave it out where --shard trains a part of one"
-            )
+        for name, is_given in (("compare", options.compare is not None), ("relation", options.relation)):
+            if shard and is_given:
+                raise ValueError(
+                    f"--{name} is of a whole table: leave it out where --shard trains a part of one"
+                )
         if options.relation and len(depths) < 2:
             raise ValueError(f"--relation needs two depths or more, as --depths 4-6, got {options.depths}")
         setup.check_family(options)

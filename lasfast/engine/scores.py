@@ -15,7 +15,7 @@ NEVER = 1 << 30
 AT_ONCE = 16 << 20
 """Bytes: of logits that wait to be scored together, or of scores that have a place."""
 SCORE_BYTES, LABEL_BYTES = 4 + 8, 8
-"""Of a class rank and a loss; of a label."""
+"""The bytes of a class rank and a loss, and those of a label."""
 
 
 class Scores:

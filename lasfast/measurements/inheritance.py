@@ -113,6 +113,7 @@ def inheritance(
     generator = np.random.default_rng(seed)
     shuffled = [generator.permuted(np.repeat(values, draws, axis=0), axis=1) for values in known]
     found, chance = _Figures.of(known, heirs, top), _Figures.of(shuffled, heirs, top)
+    of_two, of_random = _regrets(known, heirs, 2), _random_regrets(known, heirs)
     steps = [
         InheritanceStep(
             depth=sum(level[0]),
@@ -122,8 +123,8 @@ def inheritance(
             inherits_from_best=bool(found.from_best[0, at]),
             inherits_from_top=bool(found.from_top[0, at]),
             regret=float(found.regret[0, at]),
-            regret_of_two=float(found.regret_of_two[0, at]),
-            regret_of_random=float(found.regret_of_random[0, at]),
+            regret_of_two=float(of_two[at][0]),
+            regret_of_random=float(of_random[at][0]),
         )
         for at, (level, values) in enumerate(zip(levels[1:], known[1:], strict=True))
     ]
@@ -143,20 +144,17 @@ class _Figures:
     from_best: np.ndarray
     from_top: np.ndarray
     regret: np.ndarray
-    regret_of_two: np.ndarray
-    regret_of_random: np.ndarray
 
     @classmethod
     def of(cls, values: Sequence[np.ndarray], heirs: Sequence[np.ndarray], top: int) -> _Figures:
         """Return the figures of tables with accuracies [tables, assignments] for each depth."""
-        ranks = [np.argsort(np.argsort(-one, axis=1, kind="stable"), axis=1) for one in values]
+        ranks = list(map(_ranks, values))
         best, among = [], []
         for (before, here), matrix in zip(pairwise(ranks), heirs, strict=True):
             parents = matrix.T[here.argmin(axis=1)]  # of each table's best, [tables, assignments before]
             best.append((parents & (before < 1)).any(axis=1))
             among.append((parents & (before < top)).any(axis=1))
-        columns = (best, among, _regrets(values, heirs, 1), _regrets(values, heirs, 2))
-        return cls(*(np.stack(one, axis=1) for one in (*columns, _random_regrets(values, heirs))))
+        return cls(*(np.stack(one, axis=1) for one in (best, among, _regrets(values, heirs, 1))))
 
 
 def _levels(accuracies: Mapping[Architecture, float]) -> list[list[Architecture]]:
@@ -187,9 +185,14 @@ def _regrets(values: Sequence[np.ndarray], heirs: Sequence[np.ndarray], beam: in
     return regrets
 
 
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return the rank of each value in its row, 0 for the greatest; of equal ones, the first comes first."""
+    return np.argsort(np.argsort(-values, axis=1, kind="stable"), axis=1)
+
+
 def _best(values: np.ndarray, count: int) -> np.ndarray:
-    """Return which are the `count` best of each row, bool of the same shape; of equal ones, the first."""
-    return np.argsort(np.argsort(-values, axis=1, kind="stable"), axis=1) < count
+    """Return which are the `count` best of each row, bool of the same shape."""
+    return _ranks(values) < count
 
 
 def _random_regrets(values: Sequence[np.ndarray], heirs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -13,8 +13,9 @@ from lasfast.study.architecture_table import load_table
 from lasfast.train import checkpoint
 
 SPACE = CellSpace(2)
-IMAGES = ["--limit", 120, "--validation", 60, "--calibration", 60, "--threads", 1]
-TINY = ["--cells", 3, "--cell-channels", 4, "--cell-nodes", 2, *IMAGES]
+CELLS = ["--cells", 3, "--cell-channels", 4, "--cell-nodes", 2]
+IMAGES = ["--limit", 120, "--validation", 60, "--threads", 1]
+TINY = [*CELLS, *IMAGES, "--calibration", 60]
 TEXT = "sep3.0+skip.1-dil3.0+avg3.2--max3.0+skip.1-skip.0+sep5.1"
 
 
@@ -119,7 +120,7 @@ def test_other_searches_find_cells(lasfast, without_exports, tmp_path) -> None:
 
 
 def test_cells_are_trained_from_their_text(lasfast, tmp_path) -> None:
-    arguments = ["--supernet", "cells", *TINY, "--standalone-epochs", 1, "-o", tmp_path]
+    arguments = ["--supernet", "cells", *CELLS, *IMAGES, "--standalone-epochs", 1, "-o", tmp_path]
     status, out, err = lasfast("train", TEXT, *arguments)
     assert status == 0, err
     assert f"training CellNet {short_name(TEXT)} from scratch" in out

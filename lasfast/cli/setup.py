@@ -36,7 +36,7 @@ from lasfast.cli.options import (
 from lasfast.constraints import Bound, Constraint
 from lasfast.core.checks import check_choice
 from lasfast.data import Augmentation, Dataset, TensorImages, TrainingImages
-from lasfast.runtime import distributed
+from lasfast.runtime import compiled, distributed
 from lasfast.runtime.seeds import torch_seed
 from lasfast.spaces import CellSpace, ProductSpace
 from lasfast.supernets import CellNet, ChoiceSupernet, LayerAssignmentSupernet, Supernet
@@ -106,6 +106,7 @@ class TrainingSetup:
         """Set up what the options ask for; images are split by their seed, unless another is given."""
         console, device = make_console(options.quiet), make_device(options)
         settings = make_settings(options)
+        say_if_slow(console, device, settings.precision)
         data = load_data(options, options.seed if split_seed is None else split_seed, console)
         images = data.train.to(device) if isinstance(data.train, TensorImages) else data.train
         return cls(console, device, settings, data, images)
@@ -127,6 +128,15 @@ def make_device(options: MachineOptions) -> torch.device:
         raise ValueError("--device cuda: torch finds no usable NVIDIA GPU here; use --device cpu")
     use_cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
     return distributed.world().device("cuda" if use_cuda else "cpu")
+
+
+def say_if_slow(console: Console, device: torch.device, precision: str) -> None:
+    """Say that a precision takes longer than fp32 here, where it does."""
+    if precision == "bf16" and device.type == "cpu" and compiled.bf16_is_slow():
+        console.print(
+            f"[yellow]--precision bf16 is slower than fp32 here[/]: the processor ({compiled.isa()}) has no "
+            "instructions for it"
+        )
 
 
 def describe_machine(device: torch.device) -> str:

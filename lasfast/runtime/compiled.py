@@ -21,6 +21,8 @@ import torch
 
 MINIMUM_CAPABILITY = (8, 0)
 """The lowest compute capability of GPUs that run the kernels: they copy asynchronously and multiply bf16."""
+BF16_ISAS = ("avx512_bf16", "amx")
+"""Instruction sets that multiply bf16; on the others, PyTorch and lasfast convert to fp32 first."""
 
 _C: ModuleType | None
 _error: ImportError | None
@@ -69,6 +71,11 @@ def isa() -> str:
             f"LASFAST_ISA must be one of {', '.join(supported)}, got {wanted!r}, which {lacks} lacks"
         )
     return wanted
+
+
+def bf16_is_slow() -> bool:
+    """Return whether CPU kernels run that have no instructions for products of bf16."""
+    return available() and isa() not in BF16_ISAS
 
 
 def isa_number() -> int:

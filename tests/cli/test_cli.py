@@ -27,6 +27,7 @@ from lasfast.cli.display import (
     make_console,
     watch,
 )
+from lasfast.cli.setup import say_if_slow
 from lasfast.cli.terminal import IN_ASCII, print_anything
 from lasfast.study.architecture_table import load_table
 from lasfast.train import checkpoint
@@ -414,6 +415,19 @@ def test_a_gpu_that_is_not_there_is_named(lasfast, monkeypatch) -> None:
     status, _, err = lasfast("search", "nir", "--device", "cuda")
     assert status == 2
     assert err.startswith("error: --device cuda: torch finds no usable NVIDIA GPU here; use --device cpu\n")
+
+
+@pytest.mark.parametrize(
+    ("isa", "precision", "slow"),
+    [("generic", "bf16", True), ("avx512", "bf16", True), ("generic", "fp32", False), ("amx", "bf16", False)],
+)
+def test_a_precision_that_is_slow_here_is_said(isa: str, precision: str, slow: bool, monkeypatch) -> None:
+    monkeypatch.setattr("lasfast.runtime.compiled.isa", lambda: isa)
+    monkeypatch.setattr("lasfast.runtime.compiled.available", lambda: True)
+    written = io.StringIO()
+    say_if_slow(Console(file=written, width=200), torch.device("cpu"), precision)
+    text = f"--precision bf16 is slower than fp32 here: the processor ({isa}) has no instructions for it\n"
+    assert written.getvalue() == (text if slow else "")
 
 
 def test_the_traceback_is_there_for_who_asks(lasfast, monkeypatch) -> None:

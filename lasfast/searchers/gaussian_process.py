@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # loads linalg and optimize when they are first asked for, which takes half a second
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.optimize import minimize
 
 from lasfast.spaces import Architecture
 
@@ -56,7 +55,7 @@ def likeliest_kernel(architectures: Sequence[Architecture], values: Array) -> Ke
         for noise in NOISES
     )
     first = np.log([decay] * len(differing) + [noise])
-    found = minimize(
+    found = scipy.optimize.minimize(
         _loss, first, (first, differing, values), "L-BFGS-B", True, options={"maxiter": ITERATIONS}
     )
     *decays, noise = np.exp(found.x)
@@ -76,8 +75,8 @@ class GaussianProcess:
         self.kernel = kernel
         self._known = np.array(architectures)
         covariance = self.correlation(self._known, self._known) + kernel.noise * np.eye(len(values))
-        self._factor = cho_factor(covariance, lower=True)
-        self._weights = cho_solve(self._factor, values)
+        self._factor = scipy.linalg.cho_factor(covariance, lower=True)
+        self._weights = scipy.linalg.cho_solve(self._factor, values)
 
     def correlation(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> Array:
         """Return the correlations of architectures [N, decisions] and [M, decisions], [N, M]."""
@@ -90,7 +89,7 @@ class GaussianProcess:
         """Return what is expected of other architectures."""
         others = np.array(architectures)
         correlations = self.correlation(self._known, others)
-        explained = solve_triangular(self._factor[0], correlations, lower=True)
+        explained = scipy.linalg.solve_triangular(self._factor[0], correlations, lower=True)
         return Prediction(self, others, correlations.T @ self._weights, explained)
 
 
@@ -143,12 +142,12 @@ def _log_likelihood(correlations: Array, noise: float, values: Array) -> tuple[f
 
     And what gives twice its gradient by the covariances, [N, N].
     """
-    factor = cho_factor(correlations + noise * np.eye(len(values)), lower=True)
-    weights = cho_solve(factor, values)
+    factor = scipy.linalg.cho_factor(correlations + noise * np.eye(len(values)), lower=True)
+    weights = scipy.linalg.cho_solve(factor, values)
     scale = max(float(values @ weights) / len(values), 1e-12)
     likelihood = -len(values) / 2 * np.log(scale) - float(np.log(np.diag(factor[0])).sum())
 
     def slopes() -> Array:
-        return np.outer(weights, weights) / scale - cho_solve(factor, np.eye(len(values)))
+        return np.outer(weights, weights) / scale - scipy.linalg.cho_solve(factor, np.eye(len(values)))
 
     return likelihood, slopes

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+import scipy
 
 from lasfast.constraints import BoundedSampler
 from lasfast.core.checks import as_int
@@ -144,7 +144,7 @@ def normal_scores(values: Sequence[float]) -> Array:
     """Return for each value [N] the quantile of the normal distribution at its rank; equal ones are equal."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks = np.cumsum(counts) - (counts - 1) / 2
-    scores: Array = ndtri(ranks / (len(values) + 1))[places]
+    scores: Array = scipy.special.ndtri(ranks / (len(values) + 1))[places]
     return scores
 
 
@@ -153,5 +153,5 @@ def expected_improvement(mean: Array, variance: Array, best: float) -> Array:
     deviation = np.sqrt(variance)
     score = (mean - best) / deviation
     density = np.exp(-(score**2) / 2) / np.sqrt(2 * np.pi)
-    improvement: Array = deviation * (score * ndtr(score) + density)
+    improvement: Array = deviation * (score * scipy.special.ndtr(score) + density)
     return improvement

@@ -37,6 +37,7 @@ import typer
 
 from benchmarks import _harness
 from benchmarks._optuna import Optuna
+from benchmarks._replay import play, regrets
 from benchmarks.record_tabular import cell, markdown, mean_and_error
 from lasfast.constraints import Constraint
 from lasfast.measurements.schema import Schema
@@ -213,20 +214,6 @@ def _problem(of: Problem) -> Bounded:
     return _problems[of]
 
 
-def _regrets(problem: Bounded, searcher: Searcher | Optuna, most: int) -> list[float | None]:
-    """Return the regret in points after each evaluation, None before one within the bound."""
-    evaluator = TabularEvaluator(problem.table)
-    regrets: list[float | None] = []
-    seen, regret = -1.0, None
-    while len(regrets) < most and (asked := searcher.ask()):
-        for one in evaluator(asked):
-            searcher.tell(one.architecture, one)
-            if one.top1 > seen and one.architecture in problem.truth:
-                seen, regret = one.top1, 100 * (problem.best - problem.truth[one.architecture])
-            regrets.append(regret)
-    return regrets
-
-
 def _play(job: tuple[Problem, str, int]) -> tuple[list[float | None], float]:
     """Run a method with a seed; return its regret after each budget, and the CPU seconds it took."""
     of, name, seed = job
@@ -234,7 +221,8 @@ def _play(job: tuple[Problem, str, int]) -> tuple[list[float | None], float]:
     began = time.process_time()
     curves = {}
     for most, make in METHODS[name]:
-        curve = _regrets(problem, make(problem, most, seed), most)
+        measured = play(make(problem, most, seed), TabularEvaluator(problem.table), most)
+        curve = regrets(measured, problem.truth.get, problem.best)
         curves |= {
             budget: curve[:budget][-1] for budget in BUDGETS if budget <= most and budget not in curves
         }

@@ -32,6 +32,7 @@ from scipy.stats import kendalltau
 
 import lasfast
 from benchmarks import _harness
+from benchmarks._replay import play, regrets
 from benchmarks.record_tabular import LAYERNAS, SHARES, Problem, cell, markdown, mean_and_error
 from lasfast import costs
 from lasfast.data import Dataset
@@ -277,15 +278,8 @@ def _search(job: tuple[str, float, int]) -> list[float | None]:
     evaluator = TabularEvaluator(problem.seen, run=0)
     searcher: Searcher = SEARCHERS[name](problem, seed)
     best = problem.table.best(problem.within)[1]
-    regrets: list[float | None] = []
-    found: tuple[float, float] | None = None
-    while candidates := searcher.ask():
-        for one in evaluator(candidates):
-            searcher.tell(one.architecture, one)
-            if problem.within(one.architecture) and (found is None or one.top1 > found[0]):
-                found = one.top1, problem.truth[problem.table.row(one.architecture)]
-            regrets.append(None if found is None else 100 * (best - found[1]))
-    return [regrets[min(budget, len(regrets)) - 1] for budget in BUDGETS]
+    curve = regrets(play(searcher, evaluator), problem.judged, best)
+    return [curve[min(budget, len(curve)) - 1] for budget in BUDGETS]
 
 
 def judge(asked: list[Architecture], right: np.ndarray, table: ArchitectureTable) -> dict[str, Any]:

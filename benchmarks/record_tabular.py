@@ -31,6 +31,8 @@ import typer
 
 from benchmarks import _harness
 from benchmarks._optuna import Optuna
+from benchmarks._replay import play, regrets
+from lasfast.measurements.measurement import Measurement
 from lasfast.measurements.schema import Schema
 from lasfast.measurements.table import ArchitectureTable
 from lasfast.measurements.tabular import TabularEvaluator
@@ -72,6 +74,10 @@ class Problem:
     def within(self, architecture: Architecture) -> bool:
         """Return whether a network is within the bound."""
         return self.flops(architecture) <= self.limit
+
+    def judged(self, architecture: Architecture) -> float | None:
+        """Return the mean accuracy of a network; None if it is not within the bound."""
+        return self.truth[self.table.row(architecture)] if self.within(architecture) else None
 
     def shuffled(self, seed: int) -> Problem:
         """Return the same problem with the layers in another order."""
@@ -140,8 +146,8 @@ OTHERS: dict[str, Make] = {
 }
 """Optuna's, and searchers of whole fronts."""
 
-Run: TypeAlias = tuple[dict[str, Any], list[tuple[Architecture, float]]]
-"""A searcher's description, and what it measured in order: architectures, with the accuracies that it saw."""
+Run: TypeAlias = tuple[dict[str, Any], list[Measurement]]
+"""A searcher's description, and what it measured, in order."""
 _problems: dict[float, Problem] = {}
 
 
@@ -160,11 +166,7 @@ def _run(name: str, problem: Problem, seed: int) -> Run:
     """Search a problem on one training run of each network."""
     evaluator = TabularEvaluator(problem.table, run=seed % problem.table.accuracies.shape[1])
     searcher = _make(name, problem, seed)
-    measured = []
-    while candidates := searcher.ask():
-        for measurement in evaluator(candidates):
-            searcher.tell(measurement.architecture, measurement)
-            measured.append((measurement.architecture, measurement.top1))
+    measured = list(play(searcher, evaluator))
     return searcher.describe(), measured
 
 
@@ -174,20 +176,14 @@ def _regrets(job: tuple[str, float, int]) -> tuple[dict[str, Any], list[float | 
     problem = _problems[share].shuffled(seed) if name.startswith(LAYERNAS) else _problems[share]
     best = problem.table.best(problem.within)[1]
     settings, measured = _run(name, problem, seed)
-    regrets: list[float | None] = []
-    found: tuple[float, float] | None = None  # the accuracy that the searcher sees, and the mean one
-    for architecture, top1 in measured:
-        if problem.within(architecture) and (found is None or top1 > found[0]):
-            found = top1, problem.truth[problem.table.row(architecture)]
-        regrets.append(None if found is None else 100 * (best - found[1]))
-    return settings, regrets
+    return settings, regrets(measured, problem.judged, best)
 
 
 def _hypervolumes(job: tuple[str, int]) -> list[float]:
     """Run one search without a bound; return the share of the hypervolume that it has after each budget."""
     name, seed = job
     problem = _problems[SHARES[-1]]
-    asked = [architecture for architecture, _ in _run(name, problem, seed)[1]]
+    asked = [one.architecture for one in _run(name, problem, seed)[1]]
     whole = _hypervolume(problem, problem.table.architectures)
     return [100 * _hypervolume(problem, asked[:budget]) / whole for budget in BUDGETS]
 

@@ -20,7 +20,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Measure architectures with the weights they inherit from a study's supernet."),
     "verify": (
         "verify",
-        "Measure candidates of a search again, and compare every bit; exit status 1 if any is wrong.",
+        "Replay a search, measure candidates again, and compare every bit; exit status 1 if any is wrong.",
     ),
     "train": (
         "train",

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
+
+if TYPE_CHECKING:  # it takes torch to import
+    from lasfast.study.result import StudyResult
 
 CONTEXT = "context"
 """The argument of a command's function that typer gives its context."""
 running: ContextVar[typer.Context] = ContextVar("running")
 """The context of the command that runs."""
+replayed: ContextVar[list[StudyResult] | None] = ContextVar("replayed", default=None)
+"""Where a search that is replayed leaves its result; it then shows and writes nothing."""
 
 
 def given_options() -> set[str]:
@@ -30,3 +35,9 @@ def find_command(words: Sequence[str]) -> tuple[Any, list[str]]:
     while isinstance(command, TyperGroup):
         _, command, rest = command.resolve_command(context, rest)
     return command, rest
+
+
+def run_command(words: Sequence[str]) -> None:
+    """Run a command of this program within another."""
+    command, rest = find_command(words)
+    command.main(args=rest, prog_name="lasfast", standalone_mode=False)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lasfast.cli.config import COMMAND, CONFIG, read_options, words_of
-from lasfast.cli.context import find_command
+from lasfast.cli.context import run_command
 from lasfast.cli.display import make_console
 from lasfast.cli.options import command, panel
 from lasfast.core.files import atomic_write_json
@@ -86,7 +86,7 @@ def register(app: typer.Typer) -> None:
         if writes:
             atomic_write_json(options.run / CONFIG, config | wanted)
         try:
-            _run(words)
+            run_command(words)
         except (ValueError, TypeError) as error:
             if writes:  # nothing goes on by them
                 atomic_write_json(options.run / CONFIG, config)
@@ -134,9 +134,3 @@ def _reached(name: str, config: Mapping[str, Any], searcher: Mapping[str, Any]) 
             return int(searcher["population"] * (searcher["generations"] + 1))
     found: int | None = searcher[name] if config.get(name) is None else config[name]
     return found
-
-
-def _run(words: list[str]) -> None:
-    """Run a command of this program."""
-    found, rest = find_command(words)
-    found.main(args=rest, prog_name="lasfast", standalone_mode=False)

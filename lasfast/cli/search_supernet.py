@@ -15,6 +15,7 @@ from rich.text import Text
 from lasfast import costs
 from lasfast.cli import setup
 from lasfast.cli.config import write_config
+from lasfast.cli.context import replayed
 from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay, watch
 from lasfast.cli.earlier import EarlierRun, SavedWeights
 from lasfast.cli.finish import Ending, finish, leave_best
@@ -272,7 +273,7 @@ def run_search(
     console, data = given.console, given.data
     teach = read_teacher(options, data) if isinstance(options, SearchOptions | ChoiceOptions) else None
     ending = _ending(options, given, retrained)
-    main = distributed.world().main
+    main, replays = distributed.world().main, replayed.get()
     source = options.data.rpartition("/")[2].replace(":", "-")
     source = re.split(r"[{*?]", source)[0].rstrip("-_.") or "data"  # of train-{000..146}.tar, "train"
     directory = options.directory or Path("runs") / f"{name}-{source}"
@@ -291,7 +292,7 @@ def run_search(
             trainer=trainer,
             directory=directory,
             callbacks=[display, *trackers],
-            baselines=_baselines(options, supernet),
+            baselines=0 if replays is not None else _baselines(options, supernet),
             evaluations=options.evaluations if isinstance(options, BudgetOptions) else None,
         )
         console.print(Text.assemble((name, "bold"), f" search{what} in {directory}"))
@@ -306,6 +307,9 @@ def run_search(
                 if main:
                     leave_best(given, study)
                 raise
+    if replays is not None:
+        replays.append(result)
+        return
     with resumable(directory):
         finish(given, study, result, dataclasses.replace(ending, distill=teach and teach(study)))
 

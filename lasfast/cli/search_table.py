@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lasfast.cli.config import write_config
+from lasfast.cli.context import replayed
 from lasfast.cli.display import FrontDisplay, format_seconds, make_console, show_written
 from lasfast.cli.options import (
     BudgetOptions,
@@ -155,7 +156,9 @@ def search_table(
         write_config(directory, options, ("search", name))
     with resumable(directory):
         result = study.run(resume=study_options.resume)
-    if main:
+    if (replays := replayed.get()) is not None:
+        replays.append(result)
+    elif main:
         _finish(console, study, result, table, constraint)
 
 

@@ -1,21 +1,27 @@
-"""`lasfast verify RUN`: measure candidates of a finished search again, and compare every bit."""
+"""`lasfast verify RUN`: replay a finished search, measure candidates again, and compare every bit."""
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
 from lasfast.cli import setup
+from lasfast.cli.config import COMMAND, CONFIG, read_options, words_of
+from lasfast.cli.context import replayed, run_command, running
 from lasfast.cli.display import make_console
 from lasfast.cli.earlier import open_run
 from lasfast.cli.options import MachineOptions, command
-from lasfast.measurements.journal import Journal
+from lasfast.measurements.journal import Journal, JournalError
 from lasfast.report import Run
-from lasfast.study.files import JOURNAL
+from lasfast.study.files import CHECKPOINT, JOURNAL, RESULT
+from lasfast.study.result import StudyResult
 from lasfast.supernets import LayerAssignmentSupernet
 
 ROUNDING = 0.01
@@ -35,11 +41,13 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "verify", VerifyOptions)
     def verify(options: VerifyOptions) -> None:
-        """Measure candidates of a search again, and compare every bit; exit status 1 if any is wrong.
+        """Replay a search, measure candidates again, and compare every bit; exit status 1 if any is wrong.
 
-        The journal is read, of which each line has a checksum, and the weights of the end are loaded. Random
-        candidates that were measured with these are measured again. On the machine and build of the search,
-        every bit agrees. On another, sums are rounded otherwise, and a few images may differ.
+        The journal is read, of which each line has a checksum. The command of the run searches by its
+        measurements, and has to ask for the same candidates and to find the same best. The weights of the end
+        are loaded, and random candidates that were measured with these are measured again. On the machine and
+        build of the search, every bit agrees. On another, sums are rounded otherwise, and a few images may
+        differ. In a table, nothing is measured again.
 
         **Examples**
 
@@ -52,7 +60,10 @@ def register(app: typer.Typer) -> None:
             raise ValueError(f"--candidates must be 1 or more, got {options.candidates}")
         if not Run.load(options.run).finished:
             raise ValueError(f"{options.run} has not finished: --resume it first")
-        _, entries = Journal.read(options.run / JOURNAL)
+        header, entries = Journal.read(options.run / JOURNAL)
+        make_console().print(f"{len(entries)} measurements read; {_replay(options.run)}")
+        if header["supernet"] is None:
+            return
         evaluator, trained, _ = open_run(options.run, setup.make_device(options), console)
         last = max(step for step, _ in entries)
         # A supernet of layer assignments is trained on in each step, so that earlier weights are gone.
@@ -62,10 +73,7 @@ def register(app: typer.Typer) -> None:
         again = evaluator([one.architecture for one in sample])
         pairs = list(zip(sample, again, strict=True))
         agree = sum(one == other for one, other in pairs)
-        make_console().print(
-            f"{len(entries)} measurements read; {agree} of {len(sample)} that were measured again agree in "
-            "every bit"
-        )
+        make_console().print(f"{agree} of {len(sample)} that were measured again agree in every bit")
         if agree < len(sample):
             images = sample[0].images
             most = max(int((one.right() != other.right()).sum()) for one, other in pairs)
@@ -75,3 +83,32 @@ def register(app: typer.Typer) -> None:
                 + ("that may be rounding, as on another machine" if rounding else "that is no rounding")
             )
             raise typer.Exit(0 if rounding else 1)
+
+
+def _replay(run: Path) -> str:
+    """Search by the measurements of a run, in a copy of it, and say what came of it.
+
+    Raises:
+        JournalError: the searcher asks for other candidates.
+        ValueError: it finds another result than the run has.
+    """
+    if not (run / CONFIG).exists() or COMMAND not in (config := read_options(run)):
+        return "no command made the run, so the search by them is not replayed"
+    with TemporaryDirectory(prefix="lasfast-verify-") as copy:
+        for name in (CONFIG, JOURNAL, CHECKPOINT):
+            if (run / name).exists():
+                shutil.copy(run / name, copy)
+        results: list[StudyResult] = []
+        token, context = replayed.set(results), running.get()
+        try:
+            run_command([*words_of(config | {"directory": copy}), "--resume", "--quiet"])
+        except JournalError as error:
+            raise JournalError(str(error).replace(copy, str(run))) from error
+        finally:
+            replayed.reset(token)
+            running.set(context)
+    again = json.loads(json.dumps(results[0].to_json()))
+    found = json.loads((run / RESULT).read_text(encoding="utf-8"))
+    if other := [name for name in again if again[name] != found[name]]:
+        raise ValueError(f"{run / RESULT} must be what the search by {JOURNAL} finds, got another {other[0]}")
+    return f"the search by them is the same, and finds {results[0].best.name}"

@@ -56,6 +56,28 @@ def test_searches_within_a_constraint(lasfast, table, tmp_path, name: str) -> No
     assert lasfast(*arguments, "--resume")[0] == 0
     assert (tmp_path / "run" / "journal.jsonl").read_bytes() == before
 
+    status, out, err = lasfast("verify", tmp_path / "run")
+    assert status == 0, err
+    text = f"{before.count(b'crc') - 1} measurements read; the search by them is the same, and finds "
+    assert text + best["text"] in out
+    assert (tmp_path / "run" / "journal.jsonl").read_bytes() == before
+
+
+def test_a_result_that_the_journal_does_not_give_is_found(lasfast, table, tmp_path) -> None:
+    run = tmp_path / "run"
+    assert lasfast("search", "random", "--table", table, "--samples", 5, "-o", run)[0] == 0
+    result = json.loads((run / "result.json").read_text())
+    worst = min(itertools.chain(*result["steps"]), key=lambda one: one["top1"])
+    (run / "result.json").write_text(json.dumps(result | {"best": worst}))
+    status, _, err = lasfast("verify", run)
+    assert status == 2
+    assert "result.json must be what the search by journal.jsonl finds, got another best" in err
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"seed": 1}))
+    status, _, err = lasfast("verify", run)
+    assert status == 2
+    assert f"{run / 'journal.jsonl'} belongs to a study with other settings: searcher.seed is 0 there" in err
+
 
 def test_whole_layers_is_dynamic_programming(lasfast, table, tmp_path) -> None:
     arguments = ["--whole-layers", "--replicas", 1, "--constraint", "flops<=5M", "-o", tmp_path]

@@ -30,9 +30,10 @@ constexpr int64_t block_values = 32 << 10;  // at least, of all but the last blo
 constexpr int64_t most_blocks = 256;
 constexpr int64_t piece_values = 8 << 10;  // of a residual that is widened
 
-constexpr KernelTables<BnActKernels> kernels = {{LASFAST_GENERIC(bn_act_kernels),
-                                                 LASFAST_AVX2(bn_act_kernels), LASFAST_AVX512(bn_act_kernels),
-                                                 LASFAST_AVX512_BF16(bn_act_kernels), nullptr}};
+constexpr KernelTables<BnActKernels> kernels = {
+    {LASFAST_GENERIC(bn_act_kernels), LASFAST_AVX2(bn_act_kernels), LASFAST_AVX512(bn_act_kernels),
+     LASFAST_AVX512_BF16(bn_act_kernels), nullptr, LASFAST_NEON(bn_act_kernels),
+     LASFAST_NEON_BF16(bn_act_kernels)}};
 
 // The least multiple of both a row and a vector that is long enough; longest for the widest vector.
 int64_t wide_row(int64_t channels, int64_t vector) {

@@ -42,5 +42,7 @@ extern const BnActKernels generic_bn_act_kernels;
 extern const BnActKernels avx2_bn_act_kernels;
 extern const BnActKernels avx512_bn_act_kernels;
 extern const BnActKernels avx512_bf16_bn_act_kernels;  // for amx, too
+extern const BnActKernels neon_bn_act_kernels;
+extern const BnActKernels neon_bf16_bn_act_kernels;
 
 }  // namespace lasfast

@@ -139,11 +139,11 @@ bool empty(const Conv2dNhwcParams& p) {
 
 constexpr KernelTables<GradWeightKernels> on_floats = {
     {LASFAST_GENERIC(grad_weight_kernels), LASFAST_AVX2(grad_weight_kernels),
-     LASFAST_AVX512(grad_weight_kernels), nullptr, nullptr}};
-// The first three are not reached: bf16 has been refused there.
-constexpr KernelTables<GradWeightKernels> on_bf16 = {{LASFAST_GENERIC(grad_weight_kernels), nullptr, nullptr,
-                                                      LASFAST_AVX512_BF16(grad_weight_kernels),
-                                                      LASFAST_AMX(grad_weight_kernels)}};
+     LASFAST_AVX512(grad_weight_kernels), nullptr, nullptr, LASFAST_NEON(grad_weight_kernels), nullptr}};
+// The others are not reached: bf16 has been refused there.
+constexpr KernelTables<GradWeightKernels> on_bf16 = {
+    {LASFAST_GENERIC(grad_weight_kernels), nullptr, nullptr, LASFAST_AVX512_BF16(grad_weight_kernels),
+     LASFAST_AMX(grad_weight_kernels), nullptr, LASFAST_NEON_BF16(grad_weight_kernels)}};
 
 const GradWeightKernels& grad_weight_kernels(Dtype storage, Isa isa) {
   return storage == Dtype::float32 ? on_floats[isa] : on_bf16[isa];
@@ -171,8 +171,8 @@ Status validate(const Conv2dNhwcParams& p) {
 Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa) {
   if (const Status status = validate(p); !status.ok()) return status;
   if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
-  if (p.storage == Dtype::bfloat16 && isa < Isa::avx512_bf16)
-    return unsupported("bf16 needs avx512_bf16 or amx");
+  if (p.storage == Dtype::bfloat16 && !multiplies_bf16(isa))
+    return unsupported("bf16 needs avx512_bf16, amx or neon_bf16");
   if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");
   if (empty(p) || pass == Pass::grad_weight) return {};
   if (p.tile && (p.kernel != 3 || p.stride != 1 || p.padding > 2 || p.weight != Dtype::float32))

@@ -80,6 +80,8 @@ extern const GradWeightKernels avx2_grad_weight_kernels;
 extern const GradWeightKernels avx512_grad_weight_kernels;
 extern const GradWeightKernels avx512_bf16_grad_weight_kernels;  // these two on bf16, the others on fp32
 extern const GradWeightKernels amx_grad_weight_kernels;
+extern const GradWeightKernels neon_grad_weight_kernels;       // on fp32
+extern const GradWeightKernels neon_bf16_grad_weight_kernels;  // on bf16
 void avx512_bf16_pack_pairs(const PackPairs& a);
 
 }  // namespace lasfast

@@ -218,6 +218,20 @@ void pack_by_pairs(const Source<W>& source, const CellConvolution& conv, const B
   pairs.packed += 2 * tile_cells;
   avx512_bf16_pack_pairs(pairs);
 }
+#else
+template <class W>
+void pack_by_pairs(const Source<W>& source, const CellConvolution& conv, const Block& block) {
+  const W* const weight = source.weight + block.out % source.c.width * source.out_step();
+  const int64_t out_step = source.out_step(), in_step = source.in_step();
+  auto* to = reinterpret_cast<uint16_t*>(block.packed);
+  for (int64_t t = 0; t < block.taps; ++t)
+    for (int64_t c = 0; c < 2 * conv.cells.size; c += 2)
+      for (int64_t i = 0; i < block.width; ++i)
+        for (int64_t k = c; k < c + 2; ++k) {
+          const bool exists = block.offset[t] >= 0 && i < block.outs && k < conv.channels;
+          *to++ = to_bf16(exists ? source.value(weight[block.offset[t] + i * out_step + k * in_step]) : 0.f);
+        }
+}
 #endif
 
 template <class W>
@@ -241,9 +255,13 @@ void pack(const Source<W>& source, const CellConvolution& conv, int threads, Isa
     block.width = c.width - first > vector ? most : vector;
     block.taps = offsets(source, block.out, block.offset);
     block.packed += channel_bytes(block.taps) * first;
+    if (conv.pairs) {
+      pack_by_pairs(source, conv, block);
+      continue;
+    }
 #ifdef LASFAST_HAS_AVX512_BF16
-    if (conv.pairs || conv.tiles) {
-      conv.pairs ? pack_by_pairs(source, conv, block) : pack_by_tiles(source, conv, block);
+    if (conv.tiles) {
+      pack_by_tiles(source, conv, block);
       continue;
     }
 #endif

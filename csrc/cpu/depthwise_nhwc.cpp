@@ -28,7 +28,8 @@ constexpr int most_width = 16;              // of vectors
 
 constexpr KernelTables<DepthwiseKernels> kernels = {
     {LASFAST_GENERIC(depthwise_kernels), LASFAST_AVX2(depthwise_kernels), LASFAST_AVX512(depthwise_kernels),
-     LASFAST_AVX512_BF16(depthwise_kernels), nullptr}};
+     LASFAST_AVX512_BF16(depthwise_kernels), nullptr, LASFAST_NEON(depthwise_kernels),
+     LASFAST_NEON_BF16(depthwise_kernels)}};
 
 Status check(const DepthwiseNhwcParams& p, int threads, Isa isa) {
   if (const Status status = validate(p); !status.ok()) return status;

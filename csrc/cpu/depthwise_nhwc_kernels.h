@@ -68,5 +68,7 @@ extern const DepthwiseKernels generic_depthwise_kernels;
 extern const DepthwiseKernels avx2_depthwise_kernels;
 extern const DepthwiseKernels avx512_depthwise_kernels;
 extern const DepthwiseKernels avx512_bf16_depthwise_kernels;  // for amx, too
+extern const DepthwiseKernels neon_depthwise_kernels;
+extern const DepthwiseKernels neon_bf16_depthwise_kernels;
 
 }  // namespace lasfast

@@ -27,6 +27,16 @@
 #else
 #define LASFAST_AMX(table) nullptr
 #endif
+#ifdef LASFAST_HAS_NEON
+#define LASFAST_NEON(table) &neon_##table
+#else
+#define LASFAST_NEON(table) nullptr
+#endif
+#ifdef LASFAST_HAS_NEON_BF16
+#define LASFAST_NEON_BF16(table) &neon_bf16_##table
+#else
+#define LASFAST_NEON_BF16(table) nullptr
+#endif
 
 namespace lasfast {
 

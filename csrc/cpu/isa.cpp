@@ -2,7 +2,8 @@
 
 #ifdef LASFAST_HAS_AVX512_BF16
 #include <cpuid.h>
-
+#endif
+#if defined(LASFAST_HAS_AVX512_BF16) || defined(LASFAST_HAS_NEON_BF16)
 #include <algorithm>
 #include <chrono>
 
@@ -11,6 +12,9 @@
 #if defined(LASFAST_HAS_AMX) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
+#if defined(LASFAST_HAS_NEON_BF16) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace lasfast {
@@ -26,7 +30,20 @@ bool find_avx512_bf16() {
   constexpr unsigned avx512_bf16 = 1u << 5;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & avx512_bf16);
 }
+#endif
 
+#ifdef LASFAST_HAS_NEON_BF16
+bool find_neon_bf16() {
+#ifdef __linux__
+  constexpr unsigned long bf16 = 1ul << 14;  // HWCAP2_BF16, which headers have from Linux 5.6 on
+  return getauxval(AT_HWCAP2) & bf16;
+#else
+  return false;
+#endif
+}
+#endif
+
+#if defined(LASFAST_HAS_AVX512_BF16) || defined(LASFAST_HAS_NEON_BF16)
 // An instruction on pairs does the work of two on fp32 values. On Zen 4 and 5 it takes as long as one of
 // these; an Intel processor was seen on which it takes as long as four. So far apart, a measurement tells
 // them even on a busy machine, where each loop's shortest time counts, and it holds for processors that
@@ -88,6 +105,10 @@ const char* isa_name(Isa isa) {
       return "avx512_bf16";
     case Isa::amx:
       return "amx";
+    case Isa::neon:
+      return "neon";
+    case Isa::neon_bf16:
+      return "neon_bf16";
   }
   return "unknown";
 }
@@ -120,6 +141,18 @@ bool isa_compiled(Isa isa) {
 #else
       return false;
 #endif
+    case Isa::neon:
+#ifdef LASFAST_HAS_NEON
+      return true;
+#else
+      return false;
+#endif
+    case Isa::neon_bf16:
+#ifdef LASFAST_HAS_NEON_BF16
+      return true;
+#else
+      return false;
+#endif
   }
   return false;
 }
@@ -141,15 +174,19 @@ bool isa_supported(Isa isa) {
   static const bool amx = find_amx();
   if (isa == Isa::amx) return amx;
 #endif
-  return isa == Isa::generic;
+#ifdef LASFAST_HAS_NEON_BF16
+  static const bool neon_bf16 = find_neon_bf16();
+  if (isa == Isa::neon_bf16) return neon_bf16;
+#endif
+  return isa == Isa::generic || isa == Isa::neon;  // NEON is part of 64-bit ARM
 }
 
 Isa isa_preferred() {
   for (int i = isa_count - 1; i > 0; --i) {
     const Isa isa = static_cast<Isa>(i);
     if (!isa_supported(isa)) continue;
-#ifdef LASFAST_HAS_AVX512_BF16
-    if (isa == Isa::avx512_bf16 && !pairs_pay()) continue;
+#if defined(LASFAST_HAS_AVX512_BF16) || defined(LASFAST_HAS_NEON_BF16)
+    if ((isa == Isa::avx512_bf16 || isa == Isa::neon_bf16) && !pairs_pay()) continue;
 #endif
     return isa;
   }

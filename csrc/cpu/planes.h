@@ -61,5 +61,6 @@ struct PlaneKernels {
 extern const PlaneKernels generic_plane_kernels;
 extern const PlaneKernels avx2_plane_kernels;
 extern const PlaneKernels avx512_plane_kernels;
+extern const PlaneKernels neon_plane_kernels;
 
 }  // namespace lasfast

@@ -20,7 +20,8 @@ namespace lasfast {
 const ScheduleKernels& schedule_kernels(Isa isa) {
   static constexpr KernelTables<ScheduleKernels> kernels = {
       {LASFAST_GENERIC(schedule_kernels), LASFAST_AVX2(schedule_kernels), LASFAST_AVX512(schedule_kernels),
-       LASFAST_AVX512_BF16(schedule_kernels), LASFAST_AMX(schedule_kernels)}};
+       LASFAST_AVX512_BF16(schedule_kernels), LASFAST_AMX(schedule_kernels), LASFAST_NEON(schedule_kernels),
+       LASFAST_NEON_BF16(schedule_kernels)}};
   return kernels[isa];
 }
 

@@ -122,5 +122,7 @@ extern const ScheduleKernels avx2_schedule_kernels;
 extern const ScheduleKernels avx512_schedule_kernels;
 extern const ScheduleKernels avx512_bf16_schedule_kernels;  // dense ones on bf16 by pairs
 extern const ScheduleKernels amx_schedule_kernels;          // dense convolutions on bf16 by tiles
+extern const ScheduleKernels neon_schedule_kernels;
+extern const ScheduleKernels neon_bf16_schedule_kernels;  // dense ones on bf16 by pairs
 
 }  // namespace lasfast

@@ -23,7 +23,9 @@ static_assert(max_kernel == schedule_max_kernel);
 const ScheduleKernels& schedule_kernels(Isa isa);  // isa is compiled in
 
 inline bool by_tiles(Dtype storage, Isa isa) { return storage == Dtype::bfloat16 && isa == Isa::amx; }
-inline bool by_pairs(Dtype storage, Isa isa) { return storage == Dtype::bfloat16 && isa == Isa::avx512_bf16; }
+inline bool by_pairs(Dtype storage, Isa isa) {
+  return storage == Dtype::bfloat16 && multiplies_bf16(isa) && isa != Isa::amx;
+}
 
 // Returns whether `other` is an operand of the operation; else it is added to its result.
 inline bool is_binary(const Operation& op) { return op.kind == Kind::gate || op.kind == Kind::arrange; }

@@ -27,7 +27,8 @@ constexpr int64_t band_floats = 128 << 10;  // of planes per item: a quarter of 
 constexpr int64_t block_floats = 1 << 20;   // of planes per block of images in the weight gradient
 
 constexpr KernelTables<PlaneKernels> kernels = {{LASFAST_GENERIC(plane_kernels), LASFAST_AVX2(plane_kernels),
-                                                 LASFAST_AVX512(plane_kernels), nullptr, nullptr}};
+                                                 LASFAST_AVX512(plane_kernels), nullptr, nullptr,
+                                                 LASFAST_NEON(plane_kernels), nullptr}};
 
 Status check(const SlicedConv2dParams& p, int threads, Isa isa) {
   if (const Status status = validate(p); !status.ok()) return status;

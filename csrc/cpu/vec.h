@@ -3,7 +3,7 @@
 //
 //   Vec::width, zero(), set(x), broadcast(p)  (of *p),
 //   load(p), load_partial(p, n), store(p), store_partial(p, n)  (float and Bf16),
-//   fma(a, b, c), add, sub, mul, div(a, b), max(a, b), min(a, b)  (b where either is NaN), sum(),
+//   fma(a, b, c), add, sub, mul, div(a, b), max(a, b), min(a, b)  (NaN where b is), sum(),
 //   nan_or(a, b)  (a where a is NaN, else b), select_above(a, x, b, c)  (b where a > x, else c),
 //   zero_outside(a, x, low, high)  (0 where x <= low or x >= high, else a: a bound that is NaN is none),
 //   add_exponent(a, t)  (adds the integer in the low bits of t to the exponent of a),

@@ -68,9 +68,9 @@ def sliced_conv2d(
         input is.
 
     lasfast's kernels take float32 on the CPU and on CUDA, bfloat16 (with fp32 sums) on CUDA and, in
-    channels_last, on processors with AMX or AVX-512 BF16; where PyTorch's are faster for a shape (see
-    `lasfast.runtime.autotune`), and for everything else, those run. On CUDA, tensor cores multiply what is in
-    channels_last, float32 as TF32 where torch lets its own convolutions do so (see
+    channels_last, on processors with AMX or AVX-512 BF16 and on 64-bit ARM with BF16; where PyTorch's are
+    faster for a shape (see `lasfast.runtime.autotune`), and for everything else, those run. On CUDA, tensor
+    cores multiply what is in channels_last, float32 as TF32 where torch lets its own convolutions do so (see
     `lasfast.runtime.precision.fp32_products`). The same inputs give the same bits. The gradient of `weight`
     has its full size and is zero outside the slice. Under autocast the input is cast, as for `F.conv2d`, and
     the weight is rounded as it is read.

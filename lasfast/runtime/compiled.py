@@ -2,8 +2,9 @@
 
 This imports without the compiled module, too; then :func:`load` raises, and says what to do about it.
 
-``LASFAST_ISA=generic|avx2|avx512|avx512_bf16|amx`` forces the CPU kernels' instruction set. It is read at
-every call, so tests can go through all of them in one process.
+``LASFAST_ISA`` forces the CPU kernels' instruction set: ``generic``, on x86-64 ``avx2``, ``avx512``,
+``avx512_bf16`` or ``amx``, on 64-bit ARM ``neon`` or ``neon_bf16``. It is read at every call, so tests can go
+through all of them in one process.
 """
 
 from __future__ import annotations

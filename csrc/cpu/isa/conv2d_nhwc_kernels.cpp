@@ -39,10 +39,23 @@ inline void multiply(const Steps<typename M::Cell>& s, int64_t pitch, bool first
       const auto add = [&](Vec(&to)[P][N]) __attribute__((always_inline)) {
         M w[N];
         for (int v = 0; v < N; ++v) w[v] = M::load(right + v * W);
+        if constexpr (M::lanes == 4 && P % 4 == 0) {  // one load has four left values, which are neighbours
 #pragma GCC unroll 24
-        for (int p = 0; p < P; ++p) {
-          const M x = M::set(left + p);
-          for (int v = 0; v < N; ++v) to[p][v] = M::add(x, w[v], to[p][v]);
+          for (int p = 0; p < P; p += 4) {
+            const M x = M::load(left + p);
+            for (int v = 0; v < N; ++v) {
+              to[p][v] = M::template add_lane<0>(x, w[v], to[p][v]);
+              to[p + 1][v] = M::template add_lane<1>(x, w[v], to[p + 1][v]);
+              to[p + 2][v] = M::template add_lane<2>(x, w[v], to[p + 2][v]);
+              to[p + 3][v] = M::template add_lane<3>(x, w[v], to[p + 3][v]);
+            }
+          }
+        } else {
+#pragma GCC unroll 24
+          for (int p = 0; p < P; ++p) {
+            const M x = M::set(left + p);
+            for (int v = 0; v < N; ++v) to[p][v] = M::add(x, w[v], to[p][v]);
+          }
         }
         left += left_inner;
         right += right_inner;
@@ -69,6 +82,12 @@ LASFAST_INLINE Vec join(const Bf16* from, int64_t image, int64_t images, int n) 
   const __m256i odd = _mm256_maskz_loadu_epi16(images > 1 ? Vec::first(n) : __mmask16{0}, from + image);
   return {_mm512_castsi512_ps(
       _mm512_or_si512(_mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16)))};
+}
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+LASFAST_INLINE Vec join(const Bf16* from, int64_t image, int64_t images, int n) {
+  const uint16x4x2_t pairs =
+      vzip_u16(Vec::load_bits(from, n), images > 1 ? Vec::load_bits(from + image, n) : vdup_n_u16(0));
+  return {vreinterpretq_f32_u16(vcombine_u16(pairs.val[0], pairs.val[1]))};
 }
 #endif
 
@@ -167,7 +186,7 @@ void run(const GradWeightItem& a) {
 }  // namespace
 
 namespace lasfast {
-#ifdef LASFAST_FOR_AVX512_BF16
+#if defined(LASFAST_FOR_AVX512_BF16) || defined(LASFAST_FOR_NEON_BF16)
 const GradWeightKernels LASFAST_TABLE(grad_weight_kernels) = {PairProduct::values, sizeof(PairProduct::Cell),
                                                               false, run<PairProduct>, store};
 #else

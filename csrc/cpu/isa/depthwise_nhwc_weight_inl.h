@@ -5,7 +5,13 @@
 
 namespace {
 
-constexpr int weight_sums = W == 16 ? 28 : 12;  // in registers, of which there are 32 or 16
+// In registers, of which there are 32 or 16. (With NEON, whose products take no operand from memory, those
+// that are multiplied need registers, too.)
+#ifdef LASFAST_VEC_NEON
+constexpr int weight_sums = 21;
+#else
+constexpr int weight_sums = W == 16 ? 28 : 12;
+#endif
 
 template <class T>
 struct WeightPlane {

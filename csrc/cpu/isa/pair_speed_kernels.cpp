@@ -1,7 +1,7 @@
 // Multiplies fp32 values and pairs of bf16 values as fast as registers allow, for isa_preferred() to time.
 #include "../pair_speed_kernels.h"
 
-#include <immintrin.h>
+#include "product_inl.h"
 
 namespace {
 
@@ -11,16 +11,16 @@ constexpr int sums = 24;  // enough to hide how long one takes
 // one, and their total is the result, or it would compute none.
 template <class F>
 inline float repeat(int count, F step) {
-  __m512 sum[sums];
+  Vec sum[sums];
 #pragma GCC unroll 24
-  for (int i = 0; i < sums; ++i) sum[i] = _mm512_set1_ps(static_cast<float>(i));
+  for (int i = 0; i < sums; ++i) sum[i] = Vec::set(static_cast<float>(i));
   for (int k = 0; k < count; ++k) {
 #pragma GCC unroll 24
     for (int i = 0; i < sums; ++i) sum[i] = step(sum[i]);
   }
 #pragma GCC unroll 24
-  for (int i = 1; i < sums; ++i) sum[0] = _mm512_add_ps(sum[0], sum[i]);
-  return _mm512_cvtss_f32(sum[0]);
+  for (int i = 1; i < sums; ++i) sum[0] = Vec::add(sum[0], sum[i]);
+  return sum[0].sum();
 }
 
 }  // namespace
@@ -28,17 +28,16 @@ inline float repeat(int count, F step) {
 namespace lasfast {
 
 float multiply_floats(int count) {
-  const __m512 one = _mm512_set1_ps(1.f);
-  return repeat(count,
-                [=](__m512 sum) __attribute__((always_inline)) { return _mm512_fmadd_ps(one, one, sum); });
+  const Vec one = Vec::set(1.f);
+  return repeat(count, [=](Vec sum) __attribute__((always_inline)) { return Vec::fma(one, one, sum); });
 }
 
 float multiply_pairs(int count) {
-  const __m512i bits = _mm512_set1_epi32(0x3f803f80);  // ones
-  __m512bh ones;
-  __builtin_memcpy(&ones, &bits, sizeof ones);
+  PairProduct::Cell bits = 0x3f803f80;  // ones
+  __asm__("" : "+r"(bits));  // GCC 12 writes a constant vector of them as what its assembler does not know
+  const PairProduct ones = PairProduct::set(&bits);
   return repeat(count,
-                [=](__m512 sum) __attribute__((always_inline)) { return _mm512_dpbf16_ps(sum, ones, ones); });
+                [=](Vec sum) __attribute__((always_inline)) { return PairProduct::add(ones, ones, sum); });
 }
 
 }  // namespace lasfast

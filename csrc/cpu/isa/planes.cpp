@@ -33,6 +33,7 @@ void correlate_tile(const CorrelateArgs& a, int64_t m0, int64_t q) {
   const float* weight[M];
   for (int r = 0; r < M; ++r) weight[r] = a.weight + at_most(m0 + r, a.m - 1) * a.weight_m;
   Vec acc[M][N];
+#pragma GCC unroll 16
   for (int r = 0; r < M; ++r)
     for (int v = 0; v < N; ++v) acc[r][v] = Vec::zero();
   for (int64_t c = 0; c < a.channels; ++c) {
@@ -43,17 +44,20 @@ void correlate_tile(const CorrelateArgs& a, int64_t m0, int64_t q) {
       const int64_t offset = channel + a.tap_weight[t];
       Vec x[N];
       for (int v = 0; v < N; ++v) x[v] = Vec::load(from + v * W);
+#pragma GCC unroll 16
       for (int r = 0; r < M; ++r) {
         const Vec w = Vec::broadcast(weight[r] + offset);
         for (int v = 0; v < N; ++v) acc[r][v] = Vec::fma(x[v], w, acc[r][v]);
       }
     }
   }
-  alignas(64) float values[N * W];
-  for (int r = 0; r < M && m0 + r < a.m; ++r) {
-    for (int v = 0; v < N; ++v) acc[r][v].store(values + v * W);
-    scatter(a, a.output + (m0 + r) * a.output_m, values, q, N * W);
-  }
+  // (If this loop ended early, the sums would be in memory, where each step above stored them.)
+  alignas(64) float values[M][N * W];
+#pragma GCC unroll 16
+  for (int r = 0; r < M; ++r)
+    for (int v = 0; v < N; ++v) acc[r][v].store(values[r] + v * W);
+  for (int r = 0; r < M && m0 + r < a.m; ++r)
+    scatter(a, a.output + (m0 + r) * a.output_m, values[r], q, N * W);
 }
 
 // Computes all positions from q on, in tiles of N vectors, then of fewer.
@@ -80,6 +84,7 @@ inline void dot_step(const float* l, const float* p, const int64_t* left, const 
   Vec lv[M];
   for (int r = 0; r < M; ++r)
     lv[r] = Partial ? Vec::load_partial(l + left[r] + x, count) : Vec::load(l + left[r] + x);
+#pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
     const Vec pv = Partial ? Vec::load_partial(p + right[n] + x, count) : Vec::load(p + right[n] + x);
     for (int r = 0; r < M; ++r) acc[r][n] = Vec::fma(lv[r], pv, acc[r][n]);
@@ -98,6 +103,7 @@ void dot_tile(const DotArgs& a, int64_t m0, int64_t column0, int64_t image0, int
     right[n] = column / a.taps * a.plane_channel + a.tap_plane[column % a.taps];
   }
   Vec acc[M][N];
+#pragma GCC unroll 16
   for (int r = 0; r < M; ++r)
     for (int n = 0; n < N; ++n) acc[r][n] = Vec::zero();
   const float* l = a.left + image0 * a.left_image;
@@ -112,8 +118,12 @@ void dot_tile(const DotArgs& a, int64_t m0, int64_t column0, int64_t image0, int
           dot_step<M, N, true>(l, p, left, right, row * a.pitch + x, static_cast<int>(at_most(W, a.cols - x)),
                                acc);
   }
-  for (int r = 0; r < M && m0 + r < a.m; ++r) {
-    for (int n = 0; n < N && column0 + n < columns; ++n) {
+#pragma GCC unroll 16
+  for (int r = 0; r < M; ++r) {
+    if (m0 + r >= a.m) break;
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) {
+      if (column0 + n >= columns) break;
       const int64_t channel = (column0 + n) / a.taps, tap = (column0 + n) % a.taps;
       float* to = a.result + (m0 + r) * a.result_m + channel * a.result_channel + a.tap_weight[tap];
       const float value = acc[r][n].sum();
@@ -133,9 +143,9 @@ void dot_all(const DotArgs& a) {
         dot_tile<M, N>(a, m0, column, image, at_most(images, a.images - image));
 }
 
-// The sizes of tiles depend on how many registers there are, and were tried out.
+// The sizes of tiles depend on how many registers there are. (Those of x86-64 were tried out.)
 #if defined(LASFAST_FOR_AVX512)
-constexpr int rows_of_dots = 4;
+constexpr int rows_of_dots = 4, columns_of_dots = 6, columns_of_one_row = 9;
 
 void correlate(const CorrelateArgs& a) {
   const int64_t end = (a.rows - 1) * a.pitch + a.cols;
@@ -144,10 +154,18 @@ void correlate(const CorrelateArgs& a) {
   correlate_rows<4, 6>(a, m0, 2, end);
   correlate_rows<1, 8>(a, m0, 1, end);
 }
+#elif defined(LASFAST_FOR_NEON)
+constexpr int rows_of_dots = 4, columns_of_dots = 5, columns_of_one_row = 9;
 
-void dot(const DotArgs& a) { a.m == 1 ? dot_all<1, 9>(a) : dot_all<rows_of_dots, 6>(a); }
+void correlate(const CorrelateArgs& a) {
+  const int64_t end = (a.rows - 1) * a.pitch + a.cols;
+  int64_t m0 = 0;
+  correlate_rows<8, 2>(a, m0, 5, end);
+  correlate_rows<4, 4>(a, m0, 2, end);
+  correlate_rows<1, 8>(a, m0, 1, end);
+}
 #else
-constexpr int rows_of_dots = 3;
+constexpr int rows_of_dots = 3, columns_of_dots = 3, columns_of_one_row = isa == lasfast::Isa::avx2 ? 9 : 6;
 
 void correlate(const CorrelateArgs& a) {
   const int64_t end = (a.rows - 1) * a.pitch + a.cols;
@@ -156,12 +174,11 @@ void correlate(const CorrelateArgs& a) {
   correlate_rows<4, 2>(a, m0, 2, end);
   correlate_rows<1, 8>(a, m0, 1, end);
 }
+#endif
 
 void dot(const DotArgs& a) {
-  constexpr int one_row = isa == lasfast::Isa::avx2 ? 9 : 6;
-  a.m == 1 ? dot_all<1, one_row>(a) : dot_all<rows_of_dots, 3>(a);
+  a.m == 1 ? dot_all<1, columns_of_one_row>(a) : dot_all<rows_of_dots, columns_of_dots>(a);
 }
-#endif
 
 }  // namespace
 

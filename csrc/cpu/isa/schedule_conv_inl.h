@@ -12,6 +12,12 @@ constexpr int convolution_cells = isa == lasfast::Isa::generic       ? 4
                                   : isa == lasfast::Isa::avx2        ? 6
                                   : isa == lasfast::Isa::avx512_bf16 ? 12
                                                                      : 8;
+// And so many cells by one vector. (With NEON, whose inputs are vectors, these need registers, too.)
+#ifdef LASFAST_VEC_NEON
+constexpr int convolution_cells_of_one = 12;
+#else
+constexpr int convolution_cells_of_one = 2 * convolution_cells;
+#endif
 
 inline int64_t cell_row(const Cells& cells) { return cells.phases * cells.cols * cells.group; }
 
@@ -136,6 +142,16 @@ void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, int64_t c, int64_t 
   }
 }
 
+// Adds the products of lane `lane` of P vectors of inputs by N vectors of weights.
+template <int lane, class M, int P, int N>
+LASFAST_INLINE void add_lane(const M (&x)[P], const typename M::Cell* weight, Vec (&sum)[P][N]) {
+  M w[N];
+  for (int v = 0; v < N; ++v) w[v] = M::load(weight + (lane * N + v) * W);
+#pragma GCC unroll 24
+  for (int p = 0; p < P; ++p)
+    for (int v = 0; v < N; ++v) sum[p][v] = M::template add_lane<lane>(x[p], w[v], sum[p][v]);
+}
+
 template <class M, int P, int N, class C = typename M::Cell>
 inline void convolution_tile(const C* cells, int64_t size, const Taps& taps, const C* weight, float* acc) {
   constexpr int G = (P + 2) / 3;
@@ -166,7 +182,17 @@ inline void convolution_tile(const C* cells, int64_t size, const Taps& taps, con
     };
     int64_t c = 0;
     for (; c + 4 <= size; c += 4) {
-      for (int u = 0; u < 4; ++u) add(u);
+      if constexpr (M::lanes == 4) {
+        M x[P];
+#pragma GCC unroll 24
+        for (int p = 0; p < P; ++p) x[p] = M::load(from[p / 3] + p % 3 * size);
+        add_lane<0>(x, weight, sum);
+        add_lane<1>(x, weight, sum);
+        add_lane<2>(x, weight, sum);
+        add_lane<3>(x, weight, sum);
+      } else {
+        for (int u = 0; u < 4; ++u) add(u);
+      }
       advance(4);
     }
     for (; c < size; ++c) {
@@ -259,8 +285,8 @@ void convolution(const ItemArgs& a) {
         if (wide)
           convolution_row<M, convolution_cells, 2, T, U>(a, row, taps, weight, position, 0, length, c, start);
         else
-          convolution_row<M, 2 * convolution_cells, 1, T, U>(a, row, taps, weight, position, 0, length, c,
-                                                             start);
+          convolution_row<M, convolution_cells_of_one, 1, T, U>(a, row, taps, weight, position, 0, length, c,
+                                                                start);
       });
       const int64_t width = wide ? 2 * W : W;
       weight += taps.count * a.cells.size * width;

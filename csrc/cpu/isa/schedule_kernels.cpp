@@ -260,7 +260,7 @@ void dense(const ItemArgs& a, const Bf16*, const U*) {
 #else
 template <class U>
 void dense(const ItemArgs& a, const Bf16*, const U*) {
-#ifdef LASFAST_FOR_AVX512_BF16
+#if defined(LASFAST_FOR_AVX512_BF16) || defined(LASFAST_FOR_NEON_BF16)
   convolution<PairProduct, Bf16, U>(a);
 #else
   convolution<FloatProduct, Bf16, U>(a);

@@ -195,7 +195,7 @@ void winograd(const ItemArgs& a) {
         if (width > W)
           winograd_products<convolution_cells, 2>(from, a.in_channels, one, weight, to, tiles);
         else
-          winograd_products<2 * convolution_cells, 1>(from, a.in_channels, one, weight, to, tiles);
+          winograd_products<convolution_cells_of_one, 1>(from, a.in_channels, one, weight, to, tiles);
         weight += a.in_channels * width;
         c += width;
       }

@@ -25,6 +25,12 @@
 #elif defined(LASFAST_FOR_AMX)
 #define LASFAST_ISA amx
 #include "vec_avx512.h"
+#elif defined(LASFAST_FOR_NEON)
+#define LASFAST_ISA neon
+#include "vec_neon.h"
+#elif defined(LASFAST_FOR_NEON_BF16)
+#define LASFAST_ISA neon_bf16
+#include "vec_neon.h"
 #endif
 
 // The name of this instruction set's table: avx2_plane_kernels for plane_kernels.

@@ -8,7 +8,7 @@
 // fp32, in an order that does not depend on the number of threads: the same inputs give the same bits.
 // Nothing is allocated, or kept between calls.
 //
-// All passes: on fp32 values with any instruction set, on bf16 values with Isa::avx512_bf16 and Isa::amx.
+// All passes: on fp32 values with any instruction set, on bf16 values where multiplies_bf16(isa).
 // Kernels up to 11, and in the forward pass paddings below the kernel. Everything else gives
 // Code::unsupported. With a `tile`, forward and gradient of the input run by Winograd's algorithm (see
 // Operation::tile): kernels of 3, stride 1, paddings up to 2, on fp32 values and weights.
@@ -17,7 +17,7 @@
 // make all outputs of their tiles not finite. The weight's gradient
 // may multiply them by the padding's zeros, unless c_in is a multiple of 64. The input's gradient may
 // multiply them by zeros for taps that a position has not, with a padding of the kernel's size or more. And
-// avx512_bf16 takes what is below the least normal number for zero.
+// avx512_bf16 and neon_bf16 take what is below the least normal number for zero.
 #pragma once
 
 #include <cstdint>

@@ -15,7 +15,7 @@ SANITIZED_TESTS := $(wildcard tests/engine/test_schedule_*.py tests/ops/test_*_n
   tests/engine/test_scores.py tests/ops/test_packing.py tests/ops/test_sgd.py
 BIN := $(VENV)/bin
 NATIVE := $(shell find csrc -type f)
-NATIVE_CODE := $(filter %.h %.hpp %.cuh %.cpp %.cu,$(NATIVE))
+NATIVE_CODE := $(filter %.h %.hpp %.cuh %.cpp %.cu,$(NATIVE) $(wildcard tests/native/*))
 STUB := csrc/bindings/make_stub.py
 PYTHON_CODE := $(wildcard lasfast tests examples benchmarks .ci docs/conf.py setup.py $(STUB))
 

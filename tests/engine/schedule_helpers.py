@@ -13,11 +13,11 @@ from torch import Tensor
 from lasfast.engine.cuda_layout import CALIBRATION, MAPPED, PREDICTION
 from lasfast.engine.schedule import Kind, norm_fields, operation_fields, records, value_fields
 from lasfast.runtime import compiled
+from tests.isas import ISAS as CPU_ISAS
 
 FORWARD, REVERSED = -1, -2
 CUDA = {"cuda": FORWARD, "cuda reversed": REVERSED}
 """CUDA's kernels on the host, with blocks and threads in either order; tests know them by these numbers."""
-CPU_ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
 ISAS = (*CPU_ISAS, *CUDA)
 STORAGES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ACTIVATIONS = [lambda x: x, F.relu, F.relu6, F.hardswish, F.silu, torch.sigmoid, F.hardsigmoid]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.isas import ISAS
 
-@pytest.fixture(params=("generic", "avx2", "avx512", "avx512_bf16", "amx"))
+
+@pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each instruction set that this machine and build have, which the kernels then use."""
     from lasfast.runtime import compiled

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from lasfast.runtime import compiled
+from tests.isas import BF16_ISAS, ISAS
 
 LAST = torch.channels_last
 STORAGE = {torch.float32: 0, torch.bfloat16: 1}
-ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
-BF16_ISAS = ("avx512_bf16", "amx")
 PASSES = ("forward", "grad_input", "grad_weight")
 
 

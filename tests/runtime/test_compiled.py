@@ -24,8 +24,8 @@ def test_the_best_instruction_set_is_chosen_and_any_can_be_forced(monkeypatch: p
     monkeypatch.delenv("LASFAST_ISA", raising=False)
     supported = compiled.load().isas_supported()
     assert supported[0] == "generic"
-    # avx512_bf16 is taken where it was measured to pay; amx, and all that is worse, without asking.
-    best = [supported[-1]] if supported[-1] != "avx512_bf16" else supported[-2:]
+    # avx512_bf16 and neon_bf16 are taken where they were measured to pay, the others without asking.
+    best = supported[-2:] if supported[-1].endswith("_bf16") else [supported[-1]]
     assert compiled.isa() in best
     assert compiled.isa() == compiled.isa()
     for name in supported:
@@ -46,6 +46,8 @@ def test_supported_instruction_sets_are_those_the_kernel_reports() -> None:
         ("avx512", "avx512f"),
         ("avx512_bf16", "avx512_bf16"),
         ("amx", "amx_bf16"),
+        ("neon", "asimd"),
+        ("neon_bf16", "bf16"),
     ):
         expected = flag in flags and name in module.isas_compiled()
         assert (name in module.isas_supported()) == expected
@@ -56,9 +58,8 @@ def test_an_unknown_instruction_set_is_an_error_before_any_work(monkeypatch: pyt
     from lasfast.ops import sliced_conv2d
 
     monkeypatch.setenv("LASFAST_ISA", "avx1024")
-    with pytest.raises(
-        ValueError, match="LASFAST_ISA must be one of generic, avx2, avx512, avx512_bf16, amx, got 'avx1024'"
-    ):
+    known = "generic, avx2, avx512, avx512_bf16, amx, neon, neon_bf16"
+    with pytest.raises(ValueError, match=f"LASFAST_ISA must be one of {known}, got 'avx1024'"):
         sliced_conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3), 1, 1)
 
 
@@ -205,7 +206,7 @@ def test_files_for_one_instruction_set_share_no_code_with_the_rest() -> None:
     own = {f'"{"lasfast" if header in public else ".."}/{header.name}"' for header in headers}
     for path in (cpu / "isa").iterdir():
         text = path.read_text()
-        allowed = {"<cstdint>", "<immintrin.h>", *own}
+        allowed = {"<cstdint>", "<immintrin.h>", "<arm_neon.h>", *own}
         allowed |= {f'"{other.name}"' for other in path.parent.glob("*.h")}
         assert set(re.findall(r"#include\s*(\S+)", text)) <= allowed, path
         assert "std::" not in text, path

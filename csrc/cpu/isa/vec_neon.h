@@ -26,7 +26,10 @@ struct Vec {
     if (n == 1) r = vld1q_lane_f32(p, r, 0);
     return {r};
   }
-  LASFAST_INLINE static Vec widen(uint16x4_t bits) { return {vreinterpretq_f32_u32(vshll_n_u16(bits, 16))}; }
+  LASFAST_INLINE static Vec widen(uint16x4_t bits) {
+    const uint16x4_t zero = vdup_n_u16(0);
+    return {vreinterpretq_f32_u16(vzip1q_u16(vcombine_u16(zero, zero), vcombine_u16(bits, zero)))};
+  }
   LASFAST_INLINE static uint16x4_t load_bits(const lasfast::Bf16* p) {
     return vld1_u16(reinterpret_cast<const uint16_t*>(p));
   }

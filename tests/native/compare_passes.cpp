@@ -1,6 +1,7 @@
 // The passes of training: convolutions, depthwise ones, batch norm with its activation.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "compare.h"
@@ -254,9 +255,11 @@ void compare_rounding() {
   const Tensor mean(channels, fp32, 0), var(channels, fp32, 0);
   for (int64_t c = 0; c < channels; ++c) var.set(c, 1.f);
   x.set(10, NAN), x.set(20, INFINITY), x.set(30, -INFINITY);
+  const Tensor bias(channels, fp32, 0);
+  std::memset(bias.floats() + 3, 0xff, sizeof(float));  // a NaN that rounding as a number would make zero
   check("bn_act, rounding", 0, [&](Isa isa, int threads, unsigned char fill) -> Results {
     const Tensor scratch = workspace(bn_act_workspace_cpu(p, threads)), y(rows * channels, bf16, fill);
-    must(bn_act_forward_cpu(p, x.data(), mean.floats(), var.floats(), weight.floats(), nullptr, nullptr,
+    must(bn_act_forward_cpu(p, x.data(), mean.floats(), var.floats(), weight.floats(), bias.floats(), nullptr,
                             scratch.data(), threads, isa, y.data()));
     return {y};
   });

@@ -22,7 +22,7 @@ import torch
 
 MINIMUM_CAPABILITY = (8, 0)
 """The lowest compute capability of GPUs that run the kernels: they copy asynchronously and multiply bf16."""
-BF16_ISAS = ("avx512_bf16", "amx")
+BF16_ISAS = ("avx512_bf16", "amx", "neon_bf16")
 """Instruction sets that multiply bf16; on the others, PyTorch and lasfast convert to fp32 first."""
 
 _C: ModuleType | None

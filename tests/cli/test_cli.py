@@ -33,7 +33,7 @@ from lasfast.study.architecture_table import load_table
 from lasfast.train import checkpoint
 from lasfast.train.progress import Progress
 
-ALONE = ["--standalone-epochs", "1", "--threads", "1"]
+ALONE = ["--limit", "200", "--standalone-epochs", "1", "--threads", "1"]
 QUICK = ["--warm-up-epochs", "1", "--epochs-per-step", "1", *ALONE]
 
 
@@ -272,7 +272,7 @@ def test_dataset_trains_every_assignment_and_compares(searched, lasfast, tmp_pat
 
 
 def test_a_table_may_be_of_the_test_split(lasfast, tmp_path) -> None:
-    arguments = ["dataset", "--depths", 3, "--limit", 60, "--test", "-o", tmp_path, *ALONE]
+    arguments = ["dataset", "--depths", 3, "--test", "-o", tmp_path, *ALONE]
     status, out, err = lasfast(*arguments)
     assert status == 0, err
     assert "1 networks trained from scratch, on the test split" in out

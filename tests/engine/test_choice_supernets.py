@@ -42,12 +42,26 @@ def test_every_option_is_native(choice_supernet, calibration: bool, cuda: bool) 
     assert not schedule.calls
 
 
-def test_backends_agree(kernels, choice_net, calibration, images) -> None:
+@pytest.fixture(scope="module")
+def by_torch(choice_net):
+    """A function that gives the logits of PyTorch's backend, computed once for all kernels."""
+    known = {}
+
+    def run_once(tree, calibration, images, precision="fp32"):
+        key = images.shape, precision
+        if key not in known:
+            known[key] = logits(TorchBackend(choice_net, precision), tree, calibration, images)
+        return known[key]
+
+    return run_once
+
+
+def test_backends_agree(kernels, choice_net, calibration, images, by_torch) -> None:
     tree = sampled(choice_net)
     assert tree.sharing_ratio > 1
-    truth = logits(TorchBackend(choice_net), tree, calibration, images)
+    truth = by_torch(tree, calibration, images)
     ours = logits(NativeBackend(choice_net), tree, calibration, images)
-    torchs_bf16 = logits(TorchBackend(choice_net, "bf16"), tree, calibration, images)
+    torchs_bf16 = by_torch(tree, calibration, images, "bf16")
     ours_bf16 = logits(NativeBackend(choice_net, "bf16"), tree, calibration, images)
     for leaf in truth:
         assert error(ours[leaf], truth[leaf]) <= 1e-4
@@ -55,12 +69,12 @@ def test_backends_agree(kernels, choice_net, calibration, images) -> None:
         assert 0 < error(ours_bf16[leaf], truth[leaf]) <= bound
 
 
-def test_backends_agree_on_odd_sizes(kernels, choice_net) -> None:
+def test_backends_agree_on_odd_sizes(kernels, choice_net, by_torch) -> None:
     tree = sampled(choice_net)
     generator = torch.Generator().manual_seed(3)
     batches = [torch.randn(count, 3, 17, 11, generator=generator) for count in (9, 6)]
     images = torch.randn(3, 3, 13, 19, generator=generator)
-    truth = logits(TorchBackend(choice_net), tree, batches, images)
+    truth = by_torch(tree, batches, images)
     for leaf, ours in logits(NativeBackend(choice_net), tree, batches, images).items():
         assert error(ours, truth[leaf]) <= 1e-4
 

@@ -3,6 +3,7 @@
     python -m benchmarks.record_ranking train runs/ranking/uniform
     python -m benchmarks.record_ranking train runs/ranking/uniform-cost --sampling uniform-cost
     python -m benchmarks.record_ranking measure runs/ranking/uniform TABLE.npz
+    python -m benchmarks.record_ranking measure runs/ranking/uniform TABLE.npz --begin 1250
     python -m benchmarks.record_ranking record runs/ranking TABLE.npz benchmarks/results/ranking-macro.json
     python -m benchmarks.record_ranking page benchmarks/results/ranking-macro.json docs/ranking.md
 
@@ -51,7 +52,7 @@ CHUNK = 81
 """Architectures that are measured between two notes of the file: those with the same first four decisions."""
 BANDS = 10
 BUDGETS = (50, 100, 200, 400)
-IMAGES = (125, 250, 500, 1000, 2500)
+IMAGES = (125, 250, 500, 1000, 2500, 5000)
 SAMPLE, FEW = 200, 250
 """How many networks are measured at earlier epochs, and without recalibration; the latter on a few images."""
 
@@ -146,13 +147,15 @@ def measure(
     table: Path,
     data: str = "imagefolder:data/cifar10",
     precision: str = "bf16",
-    count: int = 2500,
+    begin: int = 0,
+    count: int = 1250,
     some: int = 0,
     threads: int = 1,
 ) -> None:
     """Measure networks with the weights that were trained, and a few with those of earlier epochs.
 
-    `count` images are predicted. `some` is how many random networks are measured; 0 measures all.
+    Of the images, which are in random order, `count` are predicted from `begin` on; a second run with the
+    next ones adds to the first. `some` is how many random networks are measured; 0 measures all.
     """
     torch.set_num_threads(threads)
     images, supernet = load(data), make()
@@ -161,7 +164,8 @@ def measure(
     epochs = about["epochs"]
     pixels, labels = images.validation
     # In a random order, so that the first images are a sample of all.
-    taken = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:count]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    taken = order[begin : begin + count]
     validation = pixels[taken], labels[taken]
     # A sample's beginning is a sample, too.
     shuffled = random.Random("sample").sample(all_networks := networks(supernet), len(all_networks))
@@ -170,11 +174,11 @@ def measure(
         supernet.load_state_dict(checkpoint.load(directory / f"epoch{done}.safetensors")[0])
         asked = wanted if done == epochs else sample
         evaluator = lasfast.Evaluator(supernet, images.calibration, validation, "native", precision)
-        _measure(evaluator, asked, directory / f"measured-epoch{done}.json")
+        _measure(evaluator, asked, directory / f"measured-epoch{done}-from{begin:04d}.json")
     supernet.load_state_dict(checkpoint.load(directory / f"epoch{epochs}.safetensors")[0])
     plain = directory / "measured-without-recalibration.json"
     if not plain.exists():
-        few = pixels[taken[:FEW]], labels[taken[:FEW]]
+        few = pixels[order[:FEW]], labels[order[:FEW]]
         rows = []
         for one in sample:
             found = evaluate_network(supernet.extract(one), few, one, precision=precision)
@@ -198,12 +202,21 @@ def _measure(evaluator: lasfast.Evaluator, asked: list[Architecture], path: Path
         typer.echo(f"{path.stem}: {len(found['rows'])} of {len(asked)}, {rate:.2f} a CPU second")
 
 
-def read(path: Path) -> tuple[list[Architecture], np.ndarray, float]:
-    """Return the architectures of a file, which images each got right (bool [N, images]), and CPU seconds."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    bits = [np.frombuffer(bytes.fromhex(row["correct"]), np.uint8) for row in found["rows"]]
-    right = np.unpackbits(np.stack(bits), axis=1, count=found["images"]).astype(bool)
-    return [tuple(row["architecture"]) for row in found["rows"]], right, found["seconds"]
+def read(directory: Path, name: str) -> tuple[list[Architecture], np.ndarray, float]:
+    """Return the architectures of some files, which images each got right (bool [N, images]), and seconds.
+
+    The files are those of one measurement, each of other images.
+    """
+    asked: list[Architecture] = []
+    parts, seconds = [], 0.0
+    for path in sorted(directory.glob(f"{name}*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        bits = [np.frombuffer(bytes.fromhex(row["correct"]), np.uint8) for row in found["rows"]]
+        parts.append(np.unpackbits(np.stack(bits), axis=1, count=found["images"]).astype(bool))
+        measured = [tuple(row["architecture"]) for row in found["rows"]]
+        assert asked in ([], measured), f"{path} must have the networks of the files before it"
+        asked, seconds = measured, seconds + found["seconds"]
+    return asked, np.concatenate(parts, axis=1), seconds
 
 
 def tau(first: np.ndarray, second: np.ndarray) -> float:
@@ -217,12 +230,12 @@ def _judge_sample(
     """Return how some networks are ranked at several epochs; after the last, on few images, in two ways."""
     taus = {}
     for done in (epochs // 4, epochs // 2):
-        some, theirs, _ = read(place / f"measured-epoch{done}.json")
+        some, theirs, _ = read(place, f"measured-epoch{done}-")
         truth = table.accuracies[[table.row(one) for one in some]].mean(axis=1)
         taus[str(done)] = tau(theirs.mean(axis=1), truth)
     whole = right[[asked.index(one) for one in some]]
     taus[str(epochs)] = tau(whole.mean(axis=1), truth)
-    again, plain, _ = read(place / "measured-without-recalibration.json")
+    again, plain, _ = read(place, "measured-without-recalibration")
     assert again == some, "the same networks are measured in each way"
     few = plain.shape[1]
     return {
@@ -362,7 +375,7 @@ def record(directory: Path, table: Path, output: Path, seeds: int = 100, process
     for place in sorted(one for one in directory.iterdir() if (one / "training.json").exists()):
         training = json.loads((place / "training.json").read_text(encoding="utf-8"))
         epochs = training["epochs"]
-        asked, right, seconds = read(place / f"measured-epoch{epochs}.json")
+        asked, right, seconds = read(place, f"measured-epoch{epochs}-")
         one: dict[str, Any] = {"training": training, "images": right.shape[1], "seconds": seconds}
         one["whole"] = judge(asked, right, known)
         one["sample"] = _judge_sample(place, epochs, asked, right, known)

@@ -226,6 +226,12 @@ def test_the_figures_of_installing_are_those_of_the_record() -> None:
     page = (DOCS / "install.md").read_text()
     assert f"| CPU kernels alone | {minutes:.1f} minutes | {build['wheel_bytes'] / 1e6:.1f} MB |" in page
     assert f"{cuda:.1f} GB" in page
+    release = record["builds"]["80;90a;100;120;90-virtual"]
+    minutes, wheel = release["cpu_seconds"] / 60, release["wheel_bytes"] / 1e6
+    assert f"for `80;90a;100;120;90-virtual` | {minutes:.1f} minutes | {wheel:.1f} MB |" in page
+    releasing = " ".join((DOCS / "releasing.md").read_text().split())
+    [built] = release["libraries"].values()
+    assert f"has {wheel:.1f} MB, its module {built / 1e6:.1f} MB; it took {minutes:.1f} minutes" in releasing
     module = record["module"]
     size, packed = (f"{module[name] / 1e6:.0f} MB" for name in ("bytes", "bytes_in_wheel"))
     for text in (page, (DOCS / "releasing.md").read_text()):

@@ -233,7 +233,8 @@ def _judge_sample(
         some, theirs, _ = read(place, f"measured-epoch{done}-")
         truth = table.accuracies[[table.row(one) for one in some]].mean(axis=1)
         taus[str(done)] = tau(theirs.mean(axis=1), truth)
-    whole = right[[asked.index(one) for one in some]]
+    # Earlier epochs may have been measured on the first images alone.
+    whole = right[[asked.index(one) for one in some], : theirs.shape[1]]
     taus[str(epochs)] = tau(whole.mean(axis=1), truth)
     again, plain, _ = read(place, "measured-without-recalibration")
     assert again == some, "the same networks are measured in each way"

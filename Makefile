@@ -7,6 +7,8 @@ TEST_ARGS ?=
 # The tests' tensors are tiny: a second thread gives little, and on a busy machine waiting for it costs tenfold.
 # Tests of threads set their own number.
 ONE_THREAD := OMP_NUM_THREADS=1
+# One process runs all tests of a file, which share what takes long to make. Each process takes more than 1 GB.
+PROCESSES := --numprocesses auto --maxprocesses 4 --dist loadfile
 BENCH_ARGS ?=
 
 VENV := .venv
@@ -29,7 +31,7 @@ demo: $(VENV)/.package  ## install, then search layer assignments for handwritte
 	$(BIN)/lasfast search nir $(DEMO_ARGS)
 
 test: $(VENV)/.test  ## run the test-suite (TEST_ARGS="-m slow" for the slow tests)
-	$(ONE_THREAD) $(BIN)/python -m pytest $(TEST_ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest $(PROCESSES) $(TEST_ARGS)
 
 # Each file of tests leaves a stamp once it has passed: what was interrupted goes on where it was.
 sanitize: $(SANITIZED_TESTS:tests/%.py=$(SANITIZED)/passed/%)  ## run the tests of single operations on native code built with sanitizers

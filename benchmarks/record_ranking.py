@@ -52,7 +52,9 @@ CHUNK = 81
 """Architectures that are measured between two notes of the file: those with the same first four decisions."""
 BANDS = 10
 BUDGETS = (50, 100, 200, 400)
-IMAGES = (125, 250, 500, 1000, 2500, 5000)
+IMAGES = (125, 250, 500, 1000, 2000)
+DRAWS = 20
+"""So many samples of some of the images are drawn."""
 SAMPLE, FEW = 200, 250
 """How many networks are measured at earlier epochs, and without recalibration; the latter on a few images."""
 
@@ -323,12 +325,18 @@ def judge(asked: list[Architecture], right: np.ndarray, table: ArchitectureTable
         "tau_of_halves": tau(*halves),
         "tau_between_runs": _between_runs(table.accuracies[rows]),
         "by_images": {
-            str(count): tau(right[:, :count].mean(axis=1), truth)
-            for count in IMAGES
-            if count <= right.shape[1]
+            str(count): _by_images(right, count, truth) for count in IMAGES if count < right.shape[1]
         },
         "bands": bands,
     }
+
+
+def _by_images(right: np.ndarray, count: int, truth: np.ndarray) -> list[float]:
+    """Return the mean tau of samples of the images, and its standard deviation."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.choice(right.shape[1], count, replace=False) for _ in range(DRAWS)]
+    taus = [tau(right[:, images].mean(axis=1), truth) for images in drawn]
+    return [round(statistics.mean(taus), 4), round(statistics.stdev(taus), 4)]
 
 
 def _between_runs(accuracies: np.ndarray) -> float:
@@ -465,15 +473,19 @@ def _supernet_lines(name: str, one: dict[str, Any], seeds: int) -> list[str]:
         ),
         "",
     ]
-    images = ", ".join(f"{value:.2f} with {int(count):,}" for count, value in whole["by_images"].items())
+    images = ", ".join(
+        f"{mean:.2f} ± {deviation:.2f} with {int(count):,}"
+        for count, (mean, deviation) in whole["by_images"].items()
+    )
     sample = one["sample"]
     after = ", ".join(
         f"{value:.2f} after {epochs} epochs" for epochs, value in sample["after_epochs"].items()
     )
     lines += [
-        f"By images, tau is {images}. For {sample['networks']} random networks, it is {after}. On the first "
-        f"{sample['few_images']:,} images, it is {sample['recalibrated']:.2f} for these with recalibration, "
-        f"and {sample['not_recalibrated']:.2f} with the statistics that training left.\n",
+        f"On samples of the images, tau is {images} (means of {DRAWS} samples ± their standard deviation). "
+        f"For {sample['networks']} random networks, it is {after}. On the first {sample['few_images']:,} "
+        f"images, it is {sample['recalibrated']:.2f} for these with recalibration, and "
+        f"{sample['not_recalibrated']:.2f} with the statistics that training left.\n",
         "Regret, in points of trained accuracy, of choosing the network within a bound on FLOPs that has the "
         "highest one-shot accuracy of all that were measured, the most FLOPs, or any:\n",
         *markdown(
@@ -502,19 +514,12 @@ def _supernet_lines(name: str, one: dict[str, Any], seeds: int) -> list[str]:
         "",
     ]
     better = sum(band["one_shot"] > band["flops_alone"] for band in whole["bands"])
-    pays, not_ = (
-        " and ".join(
-            _bound(share)
-            for share, choice in one["choices"].items()
-            if (choice["one_shot"] < choice["most_flops"]) is wanted
-        )
-        for wanted in (True, False)
-    )
+    pays = [share for share, choice in one["choices"].items() if choice["one_shot"] < choice["most_flops"]]
+    where = " and ".join(map(_bound, pays)) if pays else "none of the bounds"
     lines += [
         f"In words: one-shot accuracies rank networks of about as many FLOPs better than FLOPs do in {better}"
-        f" of {len(whole['bands'])} ranges. Choosing by them beats taking the most FLOPs within bounds of "
-        f"{pays or 'no size'}, and does not within {not_ or 'no other'}. {training['epochs']} epochs are "
-        "few; longer training and more images are not in this record.\n",
+        f" of {len(whole['bands'])} ranges. Choosing by them beats taking the most FLOPs within {where}. "
+        f"{training['epochs']} epochs are few; longer training is not in this record.\n",
     ]
     if one["searches"]:
         lines += [*_search_lines(one["searches"], seeds), ""]

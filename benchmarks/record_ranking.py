@@ -433,10 +433,32 @@ def page(source: Path, target: Path) -> None:
     found = json.loads(source.read_text(encoding="utf-8"))
     some = next(iter(found["supernets"].values()))
     lines = [INTRODUCTION.format(**found["table"], images=some["images"], record=source.name)]
+    lines += [*_summary_lines(found["supernets"]), ""]
     for name, one in found["supernets"].items():
         lines += _supernet_lines(name, one, found["seeds"])
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
     typer.echo(f"wrote {target}")
+
+
+def _summary_lines(supernets: dict[str, Any]) -> list[str]:
+    """Return a table of all supernets."""
+    first = next(iter(supernets.values()))
+    whole, shares = first["whole"], first["choices"]
+    rows = []
+    for name, one in supernets.items():
+        tenths = statistics.mean(band["one_shot"] for band in one["whole"]["bands"])
+        regrets_of = [f"{choice['one_shot']:.2f}" for choice in one["choices"].values()]
+        rows.append([f"`{name}`", f"{one['whole']['tau']:.2f}", f"{tenths:.2f}", *regrets_of])
+    alone = statistics.mean(band["flops_alone"] for band in whole["bands"])
+    most = [f"{choice['most_flops']:.2f}" for choice in shares.values()]
+    rows.append(["FLOPs alone", f"{whole['tau_of_flops']:.2f}", f"{alone:.2f}", *most])
+    heads = ["paths drawn by", "tau", "within a tenth", *(f"regret, {_bound(share)}" for share in shares)]
+    return [
+        "In short: tau of all networks and within a tenth of them by FLOPs, and how many points of trained "
+        "accuracy one loses by choosing the highest one-shot accuracy within a bound on FLOPs. Each supernet "
+        "was trained once, so that some of what differs between them is chance.\n",
+        *markdown(heads, rows),
+    ]
 
 
 def _supernet_lines(name: str, one: dict[str, Any], seeds: int) -> list[str]:

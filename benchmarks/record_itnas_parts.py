@@ -47,7 +47,7 @@ WAYS: dict[str, dict[str, bool]] = {
     "DARTS": {"transition": False, "gumbel": False, "none": True},
 }
 UNTRAINED = "ITNAS, untrained"
-"""This way prunes the parameters that ITNAS begins with."""
+"""The way that prunes the parameters which ITNAS begins with."""
 PRUNINGS = ("iterative", "hard")
 WHOLE = f"ITNAS, {PRUNINGS[0]} pruning"
 RANDOM, MATCHED = "any", "as many inner edges"

@@ -17,7 +17,7 @@ CONTEXT = "context"
 running: ContextVar[typer.Context] = ContextVar("running")
 """The context of the command that runs."""
 replayed: ContextVar[list[StudyResult] | None] = ContextVar("replayed", default=None)
-"""Where a search that is replayed leaves its result; it then shows and writes nothing."""
+"""A search that is replayed leaves its result in this list, and shows and writes nothing."""
 
 
 def given_options() -> set[str]:

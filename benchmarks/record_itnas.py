@@ -23,6 +23,7 @@ import typer
 import lasfast
 from benchmarks import _harness
 from lasfast import costs
+from lasfast.data import Dataset
 from lasfast.searchers import ITNAS
 from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
@@ -103,20 +104,19 @@ def record(
     ]
     every = [one for architectures in found.values() for one in architectures]
     for seed in range(seeds):
-        builder = TableBuilder(
-            supernet,
-            images.train,
-            images.test,
-            every,
-            directory / f"seed{seed}",
-            "small",
-            standalone_epochs=standalone_epochs,
-            seed=seed,
-        )
+        builder = from_scratch(supernet, images, every, directory / f"seed{seed}", standalone_epochs, seed)
         top1 = {row.architecture: row.top1 for row in builder.run(resume=True)}
         for one, network in zip(every, result["networks"], strict=True):
             network["top1"].append(top1[one])
         _harness.write(result, output)
+
+
+def from_scratch(
+    supernet: CellNet, images: Dataset, cells: list[Architecture], place: Path, epochs: int, seed: int
+) -> TableBuilder:
+    """Return what trains cells from scratch and tests them."""
+    settings = preset("small", standalone_epochs=epochs, seed=seed)
+    return TableBuilder(supernet, images.train, images.test, cells, place, settings)
 
 
 def shallow(architecture: Architecture) -> Architecture:

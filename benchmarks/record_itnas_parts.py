@@ -27,15 +27,13 @@ import typer
 
 import lasfast
 from benchmarks import _harness
-from benchmarks.record_itnas import SEARCH
+from benchmarks.record_itnas import SEARCH, from_scratch
 from benchmarks.record_tabular import markdown, mean_and_error
 from lasfast.data import Dataset
 from lasfast.searchers.itnas import prune
 from lasfast.spaces import Architecture, CellSpace
 from lasfast.spaces.cell import INPUTS, Cell
 from lasfast.study.architecture_table import load_table
-from lasfast.study.files import JOURNAL
-from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import CellNet
 from lasfast.train import ITNASTrainer, preset
 
@@ -140,18 +138,8 @@ def train(
     every = [one for cells in found["cells"].values() for one in cells.values()]
     every = list(dict.fromkeys([*every, *itertools.chain(*drawn.values())]))
     for seed in range(seeds):
-        builder = TableBuilder(
-            supernet,
-            images.train,
-            images.test,
-            every,
-            directory / f"seed{seed}",
-            preset("small", standalone_epochs=epochs, seed=seed),
-        )
-        builder.run(
-            resume=(builder.directory / JOURNAL).exists(),
-            on_row=lambda row: typer.echo(f"{row.top1:.4f}, {row.architecture}"),
-        )
+        builder = from_scratch(supernet, images, every, directory / f"seed{seed}", epochs, seed)
+        builder.run(resume=True, on_row=lambda row: typer.echo(f"{row.top1:.4f}, {row.architecture}"))
 
 
 @app.command()

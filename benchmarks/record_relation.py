@@ -40,7 +40,6 @@ from lasfast.report import plot_inheritance
 from lasfast.searchers import NIR
 from lasfast.spaces import Architecture
 from lasfast.study.architecture_table import load_table
-from lasfast.study.files import JOURNAL
 from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import MacroNet, PlainNet, ResidualNet
 from lasfast.supernets.base import LayerAssignmentSupernet
@@ -108,7 +107,7 @@ def train(
     )
     began = time.process_time()
     builder.run(
-        resume=(builder.directory / JOURNAL).exists(),
+        resume=True,
         on_row=lambda row: typer.echo(
             f"{row.architecture}: {row.top1:.4f}, {time.process_time() - began:.0f} CPU s"
         ),

@@ -38,6 +38,10 @@ def find_command(words: Sequence[str]) -> tuple[Any, list[str]]:
 
 
 def run_command(words: Sequence[str]) -> None:
-    """Run a command of this program within another."""
+    """Run a command of this program within another, which then is the one that runs again."""
+    outer = running.get()
     command, rest = find_command(words)
-    command.main(args=rest, prog_name="lasfast", standalone_mode=False)
+    try:
+        command.main(args=rest, prog_name="lasfast", standalone_mode=False)
+    finally:
+        running.set(outer)

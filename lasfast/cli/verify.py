@@ -14,7 +14,7 @@ import typer
 
 from lasfast.cli import setup
 from lasfast.cli.config import COMMAND, CONFIG, read_options, words_of
-from lasfast.cli.context import replayed, run_command, running
+from lasfast.cli.context import replayed, run_command
 from lasfast.cli.display import make_console
 from lasfast.cli.earlier import open_run
 from lasfast.cli.options import MachineOptions, command
@@ -99,14 +99,13 @@ def _replay(run: Path) -> str:
             if (run / name).exists():
                 shutil.copy(run / name, copy)
         results: list[StudyResult] = []
-        token, context = replayed.set(results), running.get()
+        token = replayed.set(results)
         try:
             run_command([*words_of(config | {"directory": copy}), "--resume", "--quiet"])
         except JournalError as error:
             raise JournalError(str(error).replace(copy, str(run))) from error
         finally:
             replayed.reset(token)
-            running.set(context)
     again = json.loads(json.dumps(results[0].to_json()))
     found = json.loads((run / RESULT).read_text(encoding="utf-8"))
     if other := [name for name in again if again[name] != found[name]]:

@@ -565,6 +565,17 @@ def test_the_list_of_commands_says_what_their_help_says_and_imports_no_torch() -
         assert "torch" not in printed.splitlines()[-1].split(), words
 
 
+@pytest.mark.parametrize("policy", [None, "active"])
+def test_idle_threads_sleep_unless_the_environment_says_otherwise(policy) -> None:
+    code = "import os, sys; from lasfast import cli; sys.argv = ['lasfast', '--version']; "
+    code += "os.environ.pop('OMP_WAIT_POLICY', None); " if policy is None else ""
+    code += "import atexit; atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'])); cli.main()"
+    environment = os.environ | ({} if policy is None else {"OMP_WAIT_POLICY": policy})
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines() == [__version__, policy or "passive"]
+
+
 def test_a_search_is_verified_to_the_bit(searched, lasfast, tmp_path) -> None:
     status, out, err = lasfast("verify", searched, "--threads", 1, "-q")
     assert status == 0, err

@@ -43,8 +43,9 @@ def train_with_checkpoints(
     what: str,
     directory: Path | None,
     world: World,
+    over: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train to the end, and write checkpoints on the way.
+    """Train to the end, or until the time for it is over, and write checkpoints on the way.
 
     Args:
         training: trains a batch for each progress that it gives.
@@ -54,6 +55,7 @@ def train_with_checkpoints(
         what: the training's name, for the text of the interruption.
         directory: where the checkpoints are; None where none are written.
         world: the processes that train together, which write and stop after the same batch.
+        over: says whether the time for it is over; the batch at hand is finished, and a checkpoint written.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; the batch at hand was finished, and a checkpoint written.
@@ -61,8 +63,8 @@ def train_with_checkpoints(
     with deferred_interrupt() as interrupted:
         for progress in training:
             on_progress(progress)
-            due, stop = world.any(clock.due, interrupted())
-            if due or stop:
+            due, stop, end = world.any(clock.due, interrupted(), over())
+            if due or stop or end:
                 save()
                 clock.restart()
             if stop:
@@ -72,3 +74,5 @@ def train_with_checkpoints(
                 raise KeyboardInterrupt(
                     f"{where}; {directory} holds everything up to here: resume it to go on"
                 )
+            if end:
+                return

@@ -12,6 +12,8 @@ RESULT = "result.json"
 """The result of a study, when it has finished."""
 LOG = "log.jsonl"
 """Times and losses of a study, for information: it is not read again."""
+CLOCK = "seconds.json"
+"""The seconds that a study has taken so far, of one that may take so many and no more."""
 TABLE = "table.csv"
 """The table of trained networks."""
 

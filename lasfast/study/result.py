@@ -152,6 +152,7 @@ class StudyResult:
         certainty: whether the best can be told from the others; None where measurements do not say which
             images were right, as those of a table.
         comparison: how the best compares with what costs the same, where the study was asked for it.
+        ended_by_seconds: whether the search ended because its seconds were spent.
     """
 
     best: Measured
@@ -162,6 +163,7 @@ class StudyResult:
     candidates: list[Measured] = dataclasses.field(repr=False)
     certainty: Certainty | None = None
     comparison: Comparison | None = None
+    ended_by_seconds: bool = False
 
     @property
     def why_best(self) -> str:
@@ -207,6 +209,7 @@ class StudyResult:
         candidates = iter(self.candidates)
         certain = {} if self.certainty is None else {"certainty": self.certainty.to_json()}
         compared = {} if self.comparison is None else {"comparison": self.comparison.to_json()}
+        ended = {"ended_by": "seconds"} if self.ended_by_seconds else {}
         return {
             "format": 1,
             "study": self.description,
@@ -215,5 +218,6 @@ class StudyResult:
             "winners": {str(depth): winner.to_json() for depth, winner in self.winners.items()},
             **certain,
             **compared,
+            **ended,
             "steps": [[next(candidates).to_json() for _ in step] for step in self.steps],
         }

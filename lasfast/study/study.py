@@ -24,7 +24,7 @@ import torch
 
 from lasfast.constraints import UnknownCostError, known_cost
 from lasfast.core.checks import as_int, as_number
-from lasfast.core.files import atomic_write_text, naming
+from lasfast.core.files import atomic_write_json, atomic_write_text, naming
 from lasfast.measurements.evaluation import Evaluation
 from lasfast.measurements.journal import Entry, Journal, JournalError
 from lasfast.measurements.measurement import Measurement
@@ -36,8 +36,9 @@ from lasfast.spaces import Architecture
 from lasfast.study.certainty import certainty_of
 from lasfast.study.checkpoints import CheckpointClock, train_with_checkpoints
 from lasfast.study.comparison import compare
-from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT, refuse_started
+from lasfast.study.files import CHECKPOINT, CLOCK, JOURNAL, LOG, RESULT, refuse_started
 from lasfast.study.result import Measured, StudyResult, choose_best
+from lasfast.study.stopwatch import Stopwatch
 from lasfast.train import PathTrainer, Progress, checkpoint
 
 
@@ -99,8 +100,12 @@ class Study:
             the weights at the end, which is fair where these were not trained for some architectures alone.
         evaluations: how many architectures the search measures at most, whatever its searcher would; None
             bounds nothing.
-        seconds: how long the trainings of what it measures may take in all, by the training times of a table;
-            None bounds nothing. The search ends with the first that does not fit.
+        seconds: how long the search may take; None bounds nothing. In a supernet, these are seconds of the
+            wall clock, in all runs of the study: training counts, what comes before and after the search does
+            not. When they are spent, a batch of training or the candidates that are being measured are
+            finished, which are as many as seemed to fit, and the search ends with the best so far. In a
+            table, they are the training times of what is measured, and the search ends with the first
+            architecture that does not fit.
 
     Within `lasfast.distributed.start`, all processes make and run the same study: they train together, and
     share out what is to be measured. Rank 0 alone calls callbacks, and reads and writes files.
@@ -144,11 +149,15 @@ class Study:
         if self.evaluations is not None and (searcher.most or math.inf) <= self.evaluations:
             self.evaluations = None  # the searcher ends by itself
         self.seconds = None if seconds is None else as_number("seconds", seconds, above=0)
-        timed = isinstance(evaluator, TabularEvaluator) and evaluator.training_cost == SECONDS
-        if seconds is not None and not timed:
+        of_table = isinstance(evaluator, TabularEvaluator)
+        if seconds is not None and of_table and getattr(evaluator, "training_cost", None) != SECONDS:
+            raise ValueError(f"seconds must be None for a table without training times, got {seconds}")
+        if seconds is not None and searcher.after_training:
             raise ValueError(
-                f"seconds must be None unless the evaluator is a table with training times, got {seconds}"
+                f"seconds must be None for a searcher that asks only once training has ended, got {seconds}"
             )
+        self._stopwatch = Stopwatch(None if of_table else self.seconds)
+        self._pace: float | None = None  # seconds for each candidate, of those that were measured last
         self.description: dict[str, Any] = {}
         self._journal: Journal | None = None
         self._log: Callable[..., None] = _no_log
@@ -162,8 +171,8 @@ class Study:
         the weights included; where there is none yet, it starts.
 
         A study that has ended goes on farther, where its searcher has a greater `Searcher.extent` (a depth or
-        a number of generations, evaluations or samples), or the study more `evaluations`, and all else is the
-        same: as if it had been so at first.
+        a number of generations, evaluations or samples), or the study more `evaluations` or `seconds`, and all
+        else is the same: as if it had been so at first.
 
         Raises:
             FileExistsError: there is a study in `directory`, and `resume` is False.
@@ -171,6 +180,7 @@ class Study:
                 is running it; the text says which, and what to do.
             NonFiniteLossError: training diverged; the last checkpoint stays.
             ValueError: nothing was measured, or nothing that may be the best; the journal has what was.
+            TimeoutError: all `seconds` were spent before anything was measured; with more, the study goes on.
             KeyboardInterrupt: Ctrl-C was pressed. The batch at hand was finished, and the study can be
                 resumed.
         """
@@ -186,6 +196,7 @@ class Study:
                 callback.on_start(self)
             try:
                 steps = self._search(journaled)
+                self._stopwatch.stop()
                 result = self._result(steps)
                 self._write(result)
                 if self.baselines:
@@ -213,19 +224,18 @@ class Study:
         """Run the loop and return the measurements of each step; `journaled` are those of an earlier run."""
         steps: list[list[Measurement]] = []
         used = 0
-        self._train(0, ())
-        while candidates := self._affordable(self.searcher.ask(), steps):
+        trained = self._train(0, (), replayed=bool(journaled))
+        while trained and (candidates := self._affordable(self.searcher.ask(), steps)):
             step = self.searcher.step + 1
             known = journaled[used : used + len(candidates)]
             used += len(known)
             self._check_replay(step, candidates, known)
-            self._train(step, candidates)
+            trained = self._train(step, candidates, replayed=bool(known))
             measurements = [measurement for _, measurement in known]
-            if len(known) < len(candidates):
-                measurements += self._measure(step, candidates)[len(known) :]
-                if self._journal is not None:
-                    self._journal.append(step, measurements[len(known) :])
-                self._written += len(candidates) - len(known)
+            if trained:
+                measurements += self._measure(step, candidates[len(known) :])
+            if not measurements:
+                break
             for measurement in measurements:
                 self.searcher.tell(measurement.architecture, measurement)
             steps.append(measurements)
@@ -245,25 +255,48 @@ class Study:
         """Return the first of these candidates, those that the budget has room for."""
         if self.evaluations is not None:
             candidates = candidates[: self.evaluations - sum(map(len, steps))]
-        if self.seconds is not None:
-            assert isinstance(self.evaluator, TabularEvaluator)
+        if self.seconds is not None and isinstance(self.evaluator, TabularEvaluator):
             measured = [measurement.architecture for step in steps for measurement in step]
             spent = itertools.accumulate(self.evaluator.trainings([*measured, *candidates]))
             candidates = candidates[: sum(total <= self.seconds for total in spent) - len(measured)]
         return candidates
 
     def _measure(self, step: int, candidates: Sequence[Architecture]) -> list[Measurement]:
-        began = time.perf_counter()
-        measurements = self.evaluator(candidates)
-        results = {self._text(m.architecture): m.top1 for m in measurements}
-        self._log("evaluation", step=step, seconds=time.perf_counter() - began, top1=results)
+        """Measure candidates of a step, and write the journal, until the seconds are spent.
+
+        All are measured at once, or, where there are seconds, as many as fit in those that are left.
+        """
+        measurements: list[Measurement] = []
+        while (rest := candidates[len(measurements) :]) and not self._is_over():
+            room = self._world.share(lambda: self._stopwatch.room(self._pace))
+            part = rest if room is None else rest[: max(room, self._world.size)]
+            began = self._stopwatch.spent
+            found = self.evaluator(part)
+            seconds = self._stopwatch.spent - began
+            self._pace = seconds / len(part)
+            results = {self._text(one.architecture): one.top1 for one in found}
+            self._log("evaluation", step=step, seconds=seconds, top1=results)
+            if self._journal is not None:
+                self._journal.append(step, found)
+            self._save_clock()
+            self._written += len(part)
+            measurements += found
         return measurements
 
-    def _train(self, step: int, candidates: Sequence[Architecture]) -> None:
-        """Train a step from the position of the weights; do nothing if they are past it."""
+    def _is_over(self) -> bool:
+        """Return whether the seconds are spent, on which all processes agree."""
+        return self._stopwatch.most is not None and self._world.any(self._stopwatch.over)[0]
+
+    def _train(self, step: int, candidates: Sequence[Architecture], *, replayed: bool) -> bool:
+        """Train a step from the position of the weights, and return whether that is done.
+
+        It is not where the seconds are spent before. A step that was measured is trained in any case.
+        """
         trainer = self.trainer
         if trainer is None or trainer.finished(step):
-            return
+            return True
+        if not replayed and self._is_over():
+            return False
         at, batch = trainer.position
         train_with_checkpoints(
             trainer.train(step, candidates, start=batch if at == step else 0),
@@ -273,7 +306,9 @@ class Study:
             what=f"step {step}",
             directory=self.directory,
             world=self._world,
+            over=lambda: not replayed and self._stopwatch.over,
         )
+        return trainer.finished(step)
 
     def _on_progress(self, progress: Progress) -> None:
         for callback in self.callbacks:
@@ -285,9 +320,10 @@ class Study:
         """Open the study's files, and bring all processes to the state that these hold."""
         self.description = description = self._describe()
         self._world.check_same("study", description | {"initial_weights": None})  # rank 0's are taken
-        journaled, self.description, self._saved = self._world.share(
-            lambda: (self._open(resume, cleanup), self.description, self._saved)
+        journaled, self.description, self._saved, before = self._world.share(
+            lambda: (self._open(resume, cleanup), self.description, self._saved, self._open_clock(cleanup))
         )
+        self._stopwatch.start(before)
         self._written = len(journaled)
         self._clock.restart()
         if self._world.size > 1:
@@ -334,6 +370,25 @@ class Study:
         cleanup.callback(setattr, self, "_log", _no_log)
         self._log("resume" if started else "start", measured=len(journal.entries))
         return list(journal.entries)
+
+    def _open_clock(self, cleanup: ExitStack) -> float:
+        """Return the seconds that earlier runs of the study took; keep the file that says so up to date."""
+        if self.directory is None or self._stopwatch.most is None:
+            return 0.0
+        cleanup.callback(self._save_clock)
+        path = self.directory / CLOCK
+        try:
+            return as_number(SECONDS, json.loads(path.read_text(encoding="utf-8"))[SECONDS], minimum=0)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise JournalError(
+                f"{path} is missing or damaged ({error!r}): restore it, or write the seconds that the search "
+                f'has taken into it, as {{"{SECONDS}": 60}}'
+            ) from error
+
+    def _save_clock(self) -> None:
+        """Write the seconds that the study has taken, of one that may take so many."""
+        if self.directory is not None and self._stopwatch.most is not None and self._world.main:
+            atomic_write_json(self.directory / CLOCK, {SECONDS: self._stopwatch.spent})
 
     def _describe(self) -> dict[str, Any]:
         """Return what the result is a function of, as JSON values: the journal's header."""
@@ -405,7 +460,8 @@ class Study:
         now, extent = self.description["searcher"], self.searcher.extent
         by_number = extent is not None and now[extent] == self.searcher.most  # not by depth or generations
         farther = by_number and earlier["searcher"] != now
-        return farther or earlier.get("budget") != self.description.get("budget")
+        before, budget = (one.get("budget", {}) for one in (earlier, self.description))
+        return farther or before.get("evaluations") != budget.get("evaluations")
 
     def _goes_beyond(self, earlier: dict[str, Any]) -> bool:
         """Return whether a description is that of this study, or of one that ended sooner."""
@@ -416,12 +472,14 @@ class Study:
         if extent is not None and _is_at_most(searcher.get(extent), now[extent]):
             searcher[extent] = now[extent]
         budget, own = dict(earlier.get("budget", {})), self.description.get("budget", {})
-        if "evaluations" in budget and _is_at_most(budget["evaluations"], self.evaluations):
-            budget = {**budget, "evaluations": own.get("evaluations")}
+        for name, most in (("evaluations", self.evaluations), ("seconds", self.seconds)):
+            if name in budget and _is_at_most(budget[name], most):
+                budget[name] = own.get(name)
         adjusted = {**earlier, "searcher": searcher, "budget": budget}
         return adjusted == {**self.description, "budget": {**dict.fromkeys(budget), **own}}
 
     def _checkpoint(self) -> None:
+        self._save_clock()
         if self.trainer is None or self.directory is None:
             return
         tensors, values = self.trainer.state()
@@ -445,6 +503,9 @@ class Study:
 
     def _result(self, steps: list[list[Measurement]]) -> StudyResult:
         candidates = [self._measured(measurement) for step in steps for measurement in step]
+        ended_by_seconds = self._ended_by_seconds(len(candidates))
+        if not candidates and ended_by_seconds:
+            raise TimeoutError(f"{self.seconds} seconds were spent before anything was measured")
         if not candidates:
             raise ValueError("the searcher asked for no architecture at all; nothing was measured")
         by_architecture = {candidate.architecture: candidate for candidate in candidates}
@@ -466,7 +527,22 @@ class Study:
         certainty = certainty_of(
             (best.name, best.measurement), [(one.name, one.measurement) for one in others.values()]
         )
-        return StudyResult(best, highest, winners, steps, self.description, candidates, certainty)
+        return StudyResult(
+            best,
+            highest,
+            winners,
+            steps,
+            self.description,
+            candidates,
+            certainty,
+            ended_by_seconds=ended_by_seconds,
+        )
+
+    def _ended_by_seconds(self, measured: int) -> bool:
+        """Return whether a search that has ended would go on if it had more seconds."""
+        if self.seconds is None or measured == self.evaluations:
+            return False
+        return bool(self.searcher.ask())
 
     def _cost(self, candidate: Measured) -> float:
         """Return the cost that the best is chosen by: the searcher's, or bit operations, or FLOPs."""
@@ -501,7 +577,7 @@ class Study:
         )
 
 
-def _is_at_most(earlier: int | None, now: int | None) -> bool:
+def _is_at_most(earlier: float | None, now: float | None) -> bool:
     """Return whether a number is at most another, where None has no bound."""
     return now is None or (earlier is not None and earlier <= now)
 

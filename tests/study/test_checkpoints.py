@@ -18,7 +18,7 @@ def training(batches=3):
         yield dataclasses.replace(PROGRESS, batch=batch)
 
 
-def train(seconds, on_progress=lambda progress: None, directory=None, world=None):
+def train(seconds, on_progress=lambda progress: None, directory=None, world=None, **options):
     """Train three batches, and return how many were done at each checkpoint."""
     done, saved = [], []
     train_with_checkpoints(
@@ -29,6 +29,7 @@ def train(seconds, on_progress=lambda progress: None, directory=None, world=None
         what="step 4",
         directory=directory,
         world=world or World(),
+        **options,
     )
     return saved
 
@@ -41,9 +42,15 @@ def test_a_checkpoint_is_written_when_it_is_due(seconds, saved):
 def test_all_processes_write_when_one_is_due():
     class Late(World):
         def any(self, *flags):
-            return (True, False)
+            return (True, *flags[1:])
 
     assert train(1000, world=Late()) == [1, 2, 3]
+
+
+def test_training_ends_with_a_checkpoint_when_its_time_is_over():
+    seen = []
+    assert train(1000, seen.append, over=lambda: len(seen) == 2) == [2]
+    assert len(seen) == 2
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from lasfast.report import (
     choice_text,
     comparison_table,
     comparison_text,
+    end_text,
     ranking_table,
     space_of,
 )
@@ -146,10 +147,10 @@ class FrontDisplay(Callback):
         if budgets:
             self._most = min(*budgets, study.evaluator.space.count())
             self.console.print(f"{self._most} architectures are measured, at most")
-        else:
+        elif study.seconds is None:
             self.console.print(
                 f"this search has no end but its own, and there are {study.evaluator.space.count():.3g} "
-                "architectures; --evaluations bounds it, and Ctrl-C leaves the best so far"
+                "architectures; --evaluations or --seconds bound it, and Ctrl-C leaves the best so far"
             )
 
     def on_progress(self, progress: Training) -> None:
@@ -265,6 +266,13 @@ def watch(
         meter.show(title(architecture), progress, left)
 
     return show
+
+
+def show_end(console: Console, run: Run) -> None:
+    """Show what ended a finished search, if it was the seconds that it might take."""
+    if text := end_text(run):
+        more = f"`lasfast resume {run.directory} --seconds ...` goes on with more"
+        console.print(f"{text}; {more}", soft_wrap=True)
 
 
 def show_cells(console: Console, run: Run) -> None:

@@ -174,11 +174,13 @@ class OpenedRun(NamedTuple):
         evaluator: measures as the search did at its end.
         trained: the run of the supernet, which is this search or the one whose supernet it has taken.
         data: the search's images.
+        step: the step of `trained` that the weights are of; None where nothing was trained.
     """
 
     evaluator: Evaluator
     trained: EarlierRun
     data: Dataset
+    step: int | None
 
 
 def open_run(
@@ -223,7 +225,7 @@ def open_run(
         # In Python, images may have been given as numbers, which are other bits than the bytes.
         normalized = Evaluator(supernet, data.calibration, data.validation)
         saved.check_images(evaluator, normalized)
-    return OpenedRun(evaluator, trained, data)
+    return OpenedRun(evaluator, trained, data, None if saved is None else saved.step)
 
 
 def _elsewhere(config: RunOptions, told: RunOptions | None) -> RunOptions:

@@ -105,7 +105,7 @@ def _write_inherited(run: Path, text: str, console: Console) -> Path:
     """Write the network of an architecture with the weights that it inherits; return the .pt2 file."""
     if not run.is_dir():
         raise ValueError(f"--architecture is of a run's directory, got the file {run}")
-    evaluator, _, data = open_run(run, torch.device("cpu"), console)
+    evaluator, _, data, _ = open_run(run, torch.device("cpu"), console)
     architecture = parse_architecture(text, evaluator.space, run)
     network = evaluator.extract(architecture)
     found = evaluate_network(network, data.validation, architecture)

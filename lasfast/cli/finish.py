@@ -17,6 +17,7 @@ from lasfast.cli.display import (
     show_certainty,
     show_choice,
     show_comparison,
+    show_end,
     show_whole_text,
     show_written,
 )
@@ -110,6 +111,7 @@ def _show_search(console: Console, study: Study, run: Run, result: StudyResult) 
     if not run.is_derived:
         console.print(front_table(f"{run.title}: the Pareto front", run.front))
         console.print(f"{result.best.name} is the best: {result.why_best}", soft_wrap=True)
+    show_end(console, run)
     show_cells(console, run)
     show_certainty(console, run)
     show_comparison(console, run)

@@ -562,6 +562,14 @@ class BudgetOptions(StudyOptions):
     """Options of every search that measures many architectures."""
 
     evaluations: Annotated[int | None, panel("Search", "Architectures to measure at most.")] = None
+    seconds: Annotated[
+        float | None,
+        panel(
+            "Search",
+            "Seconds that the search may take, training its supernet included; in a --table, that training "
+            "what is measured may take, by the --time-column.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from lasfast.cli.display import (
     show_certainty,
     show_choice,
     show_comparison,
+    show_end,
     show_whole_text,
 )
 from lasfast.cli.options import command
@@ -96,6 +97,7 @@ def register(app: typer.Typer) -> None:
             candidates = (one for step in run.steps for one in step)
             best = sorted(candidates, key=lambda one: -one.measurement.top1)[:10]
             console.print(front_table(f"{run.title}: the ten best so far (not finished)", best))
+        show_end(console, run)
         if run.best is not None:
             show_whole_text(console, run.best)
         show_choice(console, run)

@@ -18,7 +18,7 @@ from lasfast.measurements.journal import Journal, JournalError
 from lasfast.runtime import distributed
 from lasfast.study.files import JOURNAL
 
-FARTHER = ("depth", "generations", "evaluations")
+FARTHER = ("depth", "generations", "evaluations", "seconds")
 """Options by which a search that has ended goes on."""
 
 
@@ -40,6 +40,9 @@ class ResumeOptions:
             "Go on to so many architectures, of a search that has --evaluations or --samples.",
         ),
     ] = None
+    seconds: Annotated[
+        float | None, panel("Search", "Go on for so many seconds in all, of a search that has --seconds.")
+    ] = None
     quiet: Annotated[bool, panel("Machine", "Print the result only.", "--quiet", "-q")] = False
 
 
@@ -51,8 +54,8 @@ def register(app: typer.Typer) -> None:
         """Go on with a run that was stopped, whatever it was, by its own recorded command.
 
         That is a search with all its trainings, `lasfast train` or `lasfast dataset`. A search that has ended
-        goes on with a greater --depth (NIR), more --generations (evolution) or more --evaluations (all
-        others), in the same supernet, as if it had been so from the first.
+        goes on with a greater --depth (NIR), more --generations (evolution), more --evaluations (all others)
+        or more --seconds (if it had some), in the same supernet, as if it had been so from the first.
 
         **Examples**
 
@@ -90,7 +93,7 @@ def register(app: typer.Typer) -> None:
         except (ValueError, TypeError) as error:
             if writes:  # nothing goes on by them
                 atomic_write_json(options.run / CONFIG, config)
-            if wanted and config[COMMAND][-1] == "auto" and isinstance(error, JournalError):
+            if "evaluations" in wanted and config[COMMAND][-1] == "auto" and isinstance(error, JournalError):
                 raise ValueError(
                     f"--evaluations {options.evaluations}: with so many, auto would have searched otherwise "
                     f"from the first; start another run, or give fewer ({error})"
@@ -98,7 +101,7 @@ def register(app: typer.Typer) -> None:
             raise
 
 
-def _check_farther(name: str, value: int, config: Mapping[str, Any], header: Mapping[str, Any]) -> None:
+def _check_farther(name: str, value: float, config: Mapping[str, Any], header: Mapping[str, Any]) -> None:
     """Raise a ValueError where a run does not end by such an option, or went as far."""
     if name not in _ends_by(config):
         words = " ".join(config[COMMAND])
@@ -117,20 +120,21 @@ def _ends_by(config: Mapping[str, Any]) -> tuple[str, ...]:
     kind, *rest = config[COMMAND]
     if kind != "search" or rest == ["itnas"]:
         return ()
+    seconds = ("seconds",) if config.get("seconds") is not None else ()
     if rest == ["nir"]:
-        return ("depth",) if config["evaluations"] is None else ("depth", "evaluations")
+        return ("depth", *(() if config["evaluations"] is None else ("evaluations",)), *seconds)
     if rest != ["evolution"]:
-        return ("evaluations",)
+        return ("evaluations", *seconds)
     either = ("generations", "evaluations")
-    return tuple(name for name in either if config[name] is not None) or either
+    return (*(tuple(name for name in either if config[name] is not None) or either), *seconds)
 
 
-def _reached(name: str, config: Mapping[str, Any], searcher: Mapping[str, Any]) -> int | None:
+def _reached(name: str, config: Mapping[str, Any], searcher: Mapping[str, Any]) -> float | None:
     """Return how far a search was to go, which its default says where it has no option; None is no bound."""
     if config[name] is None and name == "evaluations":
         if searcher["name"] == "random":
             name = "samples"
         elif searcher["name"] == "evolution":
             return int(searcher["population"] * (searcher["generations"] + 1))
-    found: int | None = searcher[name] if config.get(name) is None else config[name]
+    found: float | None = searcher[name] if config.get(name) is None else config[name]
     return found

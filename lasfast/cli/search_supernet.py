@@ -16,7 +16,7 @@ from lasfast import costs
 from lasfast.cli import setup
 from lasfast.cli.config import write_config
 from lasfast.cli.context import replayed
-from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay, watch
+from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay, format_seconds, watch
 from lasfast.cli.earlier import EarlierRun, SavedWeights
 from lasfast.cli.finish import Ending, finish, leave_best
 from lasfast.cli.model import begins_untrained, check_for_model, check_without_model, make_model_supernet
@@ -293,11 +293,13 @@ def run_search(
             directory=directory,
             callbacks=[display, *trackers],
             baselines=0 if replays is not None else _baselines(options, supernet),
-            evaluations=options.evaluations if isinstance(options, BudgetOptions) else None,
+            **_budget(options),
         )
         console.print(Text.assemble((name, "bold"), f" search{what} in {directory}"))
         console.print(f"{data!r}")
         console.print(f"{_title(supernet)}; {options.precision} on {setup.describe_machine(given.device)}")
+        if study.seconds is not None:
+            console.print(f"the search ends when {format_seconds(study.seconds)} are spent, if not before")
         if main:
             write_config(directory, options, ("search", name), more)
         with resumable(directory):
@@ -312,6 +314,13 @@ def run_search(
         return
     with resumable(directory):
         finish(given, study, result, dataclasses.replace(ending, distill=teach and teach(study)))
+
+
+def _budget(options: SupernetSearchOptions) -> dict[str, Any]:
+    """Return what bounds a search of many architectures: their number, and the seconds that it takes."""
+    if not isinstance(options, BudgetOptions):
+        return {}
+    return {"evaluations": options.evaluations, "seconds": options.seconds}
 
 
 def _trackers(names: str | None, directory: Path) -> list[Callback]:

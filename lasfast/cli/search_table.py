@@ -14,7 +14,7 @@ from rich.text import Text
 
 from lasfast.cli.config import write_config
 from lasfast.cli.context import replayed
-from lasfast.cli.display import FrontDisplay, format_seconds, make_console, show_written
+from lasfast.cli.display import FrontDisplay, format_seconds, make_console, show_end, show_written
 from lasfast.cli.options import (
     BudgetOptions,
     ChoiceOptions,
@@ -85,10 +85,6 @@ class TableOptions:
     table_run: Annotated[
         int | None, panel("Table", "Take the accuracies of this run, from 0 (default: their mean).")
     ] = None
-    seconds: Annotated[
-        float | None,
-        panel("Table", "Seconds that training what is measured may take in all, by the --time-column."),
-    ] = None
 
 
 def read_table(options: TableOptions) -> ArchitectureTable:
@@ -145,7 +141,7 @@ def search_table(
         directory=directory,
         callbacks=[FrontDisplay(console)],
         evaluations=study_options.evaluations,
-        seconds=options.seconds,
+        seconds=study_options.seconds,
     )
     within = "" if constraint is None else f" within {constraint}"
     console.print(
@@ -174,6 +170,7 @@ def _finish(
     evaluator, within = study.evaluator, constraint or (lambda _: True)
     run = Run.load(study.directory)
     console.print(front_table(f"{run.title}: the Pareto front", run.front))
+    show_end(console, run)
     architecture, accuracy = table.best(within)
     picture = plot_search(run, study.directory / "search.png")
     measured = [measurement.architecture for measurement in result.measurements]

@@ -20,7 +20,7 @@ from lasfast.cli.earlier import open_run
 from lasfast.cli.options import MachineOptions, command
 from lasfast.measurements.journal import Journal, JournalError
 from lasfast.report import Run
-from lasfast.study.files import CHECKPOINT, JOURNAL, RESULT
+from lasfast.study.files import CHECKPOINT, CLOCK, JOURNAL, RESULT
 from lasfast.study.result import StudyResult
 from lasfast.supernets import LayerAssignmentSupernet
 
@@ -64,11 +64,14 @@ def register(app: typer.Typer) -> None:
         make_console().print(f"{len(entries)} measurements read; {_replay(options.run)}")
         if header["supernet"] is None:
             return
-        evaluator, trained, _ = open_run(options.run, setup.make_device(options), console)
-        last = max(step for step, _ in entries)
+        evaluator, trained, _, at = open_run(options.run, setup.make_device(options), console)
         # A supernet of layer assignments is trained on in each step, so that earlier weights are gone.
         changed = isinstance(evaluator.supernet, LayerAssignmentSupernet) and trained.directory == options.run
+        last = max(*(step for step, _ in entries), at or 0)
         known = [one for step, one in entries if step == last or not changed]
+        if not known:
+            make_console().print("none is measured again: the supernet was trained on after the last")
+            return
         sample = random.Random("verify").sample(known, min(options.candidates, len(known)))
         again = evaluator([one.architecture for one in sample])
         pairs = list(zip(sample, again, strict=True))
@@ -95,7 +98,7 @@ def _replay(run: Path) -> str:
     if not (run / CONFIG).exists() or COMMAND not in (config := read_options(run)):
         return "no command made the run, so the search by them is not replayed"
     with TemporaryDirectory(prefix="lasfast-verify-") as copy:
-        for name in (CONFIG, JOURNAL, CHECKPOINT):
+        for name in (CONFIG, JOURNAL, CHECKPOINT, CLOCK):
             if (run / name).exists():
                 shutil.copy(run / name, copy)
         results: list[StudyResult] = []

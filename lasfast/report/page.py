@@ -14,7 +14,7 @@ from markupsafe import Markup
 from lasfast.core.files import atomic_write_text
 from lasfast.report.plot import draw_search
 from lasfast.report.run import Candidate, Run
-from lasfast.report.tables import certainty_text, choice_text, cost_columns
+from lasfast.report.tables import certainty_text, choice_text, cost_columns, end_text
 from lasfast.study.result import format_top1
 
 
@@ -96,7 +96,8 @@ def verdict(run: Run) -> str:
         f" {near} of the {len(candidates)} measurements lie within one standard error of the highest: the "
         "order among these may be chance."
     )
-    return f"{found} {why}{chance if near > 1 else ''}"
+    ended = f" {end_text(run)}." if run.ended_by_seconds else ""
+    return f"{found} {why}{chance if near > 1 else ''}{ended}"
 
 
 def _svg(run: Run) -> Markup:

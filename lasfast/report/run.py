@@ -12,6 +12,7 @@ from typing import Any
 
 from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement
+from lasfast.measurements.schema import SECONDS
 from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
 from lasfast.spaces.described import space_of_description
@@ -79,6 +80,7 @@ class Run:
         highest: the one of the highest accuracy among those that might be the best; None while it runs.
         certainty: whether that can be told from the others, where the measurements say it.
         comparison: how it compares with what costs the same, where the study was asked for it.
+        ended_by_seconds: whether it ended because its seconds were spent.
     """
 
     directory: Path
@@ -89,6 +91,7 @@ class Run:
     highest: Candidate | None = None
     certainty: Certainty | None = None
     comparison: Comparison | None = None
+    ended_by_seconds: bool = False
 
     @classmethod
     def load(
@@ -141,7 +144,8 @@ class Run:
         )
         certain = Certainty.from_json(result["certainty"]) if "certainty" in result else None
         compared = Comparison.from_json(result["comparison"]) if "comparison" in result else None
-        return cls(directory, description, read, bool(result), best, highest, certain, compared)
+        ended = result.get("ended_by") == SECONDS
+        return cls(directory, description, read, bool(result), best, highest, certain, compared, ended)
 
     @property
     def has_depths(self) -> bool:

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from lasfast.constraints import Bound
+from lasfast.measurements.schema import SECONDS
 from lasfast.report.run import Candidate, Run
 from lasfast.spaces.names import short_name
 from lasfast.study.certainty import Certainty
@@ -116,6 +117,13 @@ def certainty_text(certainty: Certainty) -> str:
             advice += f", or some {certainty.images_needed:,} validation images, which tell these two apart"
         lines.append(f"{advice}.")
     return "\n".join(lines)
+
+
+def end_text(run: Run) -> str:
+    """Return that a search ended because its seconds were spent; "" where they did not end it."""
+    if not run.ended_by_seconds:
+        return ""
+    return f"The search ended because its {run.description['budget'][SECONDS]:,.10g} seconds were spent"
 
 
 def choice_text(run: Run) -> str:

@@ -171,8 +171,8 @@ class Study:
         the weights included; where there is none yet, it starts.
 
         A study that has ended goes on farther, where its searcher has a greater `Searcher.extent` (a depth or
-        a number of generations, evaluations or samples), or the study more `evaluations` or `seconds`, and all
-        else is the same: as if it had been so at first.
+        a number of generations, evaluations or samples), or the study more `evaluations` or `seconds`, and
+        all else is the same: as if it had been so at first.
 
         Raises:
             FileExistsError: there is a study in `directory`, and `resume` is False.
@@ -180,7 +180,7 @@ class Study:
                 is running it; the text says which, and what to do.
             NonFiniteLossError: training diverged; the last checkpoint stays.
             ValueError: nothing was measured, or nothing that may be the best; the journal has what was.
-            TimeoutError: all `seconds` were spent before anything was measured; with more, the study goes on.
+            TimeoutError: all `seconds` were spent before anything was measured; the study resumes with more.
             KeyboardInterrupt: Ctrl-C was pressed. The batch at hand was finished, and the study can be
                 resumed.
         """
@@ -505,7 +505,10 @@ class Study:
         candidates = [self._measured(measurement) for step in steps for measurement in step]
         ended_by_seconds = self._ended_by_seconds(len(candidates))
         if not candidates and ended_by_seconds:
-            raise TimeoutError(f"{self.seconds} seconds were spent before anything was measured")
+            resume = "try" if self.directory is None else f"resume {self.directory} with"
+            raise TimeoutError(
+                f"{self.seconds:.10g} seconds were not enough to measure anything; {resume} more of them"
+            )
         if not candidates:
             raise ValueError("the searcher asked for no architecture at all; nothing was measured")
         by_architecture = {candidate.architecture: candidate for candidate in candidates}

@@ -328,7 +328,7 @@ def test_every_help_page_explains_itself(lasfast, name: str) -> None:
         (["evolution", "--table", "TABLE", "--table-run", "1"], "run must be below 1"),
         (["evolution", "--table", "nothing.npz"], "nothing.npz"),
         (["pareto", "--table", "TABLE"], "--constraint must be given: it names the cost of the front"),
-        (["evolution", "--table", "TABLE", "--seconds", "9"], "--seconds must be None unless the evaluator"),
+        (["evolution", "--table", "TABLE", "--seconds", "9"], "--seconds must be None for a table without"),
         (
             ["layernas", "--table", "TABLE", "--constraint", "flops>=0", "--default", "9-9"],
             "error: --default 9-9: text",

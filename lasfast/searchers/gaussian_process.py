@@ -20,6 +20,8 @@ NOISES = (1e-4, 1e-3, 1e-2, 0.1, 0.3)
 SPREAD = 1.0
 """The standard deviation of the logarithms of decays and noise before anything is known."""
 ITERATIONS = 30
+SPARE = 32
+"""So many rows are allocated at a time for what is supposed."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,10 @@ def likeliest_kernel(architectures: Sequence[Architecture], values: Array) -> Ke
     known = np.array(architectures)
     differing = np.moveaxis(known[:, None] != known[None], 2, 0).astype(np.float64)
     count = differing.sum(0)
+    correlations = ((decay, np.exp(-decay * count)) for decay in DECAYS)
     _, decay, noise = max(
-        (_log_likelihood(np.exp(-decay * count), noise, values)[0], decay, noise)
-        for decay in DECAYS
+        (_log_likelihood(alike, noise, values)[0], decay, noise)
+        for decay, alike in correlations
         for noise in NOISES
     )
     first = np.log([decay] * len(differing) + [noise])
@@ -82,7 +85,9 @@ class GaussianProcess:
         """Return the correlations of architectures [N, decisions] and [M, decisions], [N, M]."""
         total = np.zeros((len(one), len(other)))
         for decision, decay in enumerate(self.kernel.decays):
-            total += decay * (one[:, decision, None] != other[None, :, decision])
+            options, places = np.unique(one[:, decision], return_inverse=True)
+            rows = decay * (options[:, None] != other[None, :, decision])  # of few options, one for each
+            total += rows[places]
         return np.exp(-total)
 
     def predict(self, architectures: Sequence[Architecture]) -> Prediction:
@@ -104,7 +109,8 @@ class Prediction:
     def __init__(
         self, process: GaussianProcess, architectures: NDArray[np.int64], mean: Array, explained: Array
     ):
-        self._process, self._architectures, self._explained = process, architectures, explained
+        self._process, self._architectures = process, architectures
+        self._explained, self._rows = explained, len(explained)
         self.mean = mean
         self.variance = np.maximum(1 - (explained**2).sum(0), 1e-12)
 
@@ -112,9 +118,14 @@ class Prediction:
         """Let the value of the architecture at a place be its mean, which leaves less variance elsewhere."""
         one = self._architectures[place : place + 1]
         prior = self._process.correlation(one, self._architectures)[0]
-        covariance = prior - self._explained[:, place] @ self._explained
+        explained = self._explained[: self._rows]
+        covariance = prior - explained[:, place] @ explained
         scale = 1 / np.sqrt(self.variance[place] + self._process.kernel.noise)
-        self._explained = np.vstack([self._explained, covariance * scale])
+        if self._rows == len(self._explained):  # its rows are copied once for many more, not once for each
+            spare = np.empty((SPARE, explained.shape[1]), order="F")
+            self._explained = np.asfortranarray(np.vstack([explained, spare]))
+        self._explained[self._rows] = covariance * scale
+        self._rows += 1
         self.variance = np.maximum(self.variance - (covariance * scale) ** 2, 1e-12)
 
 

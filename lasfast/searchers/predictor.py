@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -106,8 +106,9 @@ class Predictor(ProductSearcher):
         accept = one_of_each(self.space, self.is_unknown)
         best = ranked(self.known.items())[:BEST]
         pool = [one for parent, _ in best for one in self.new_neighbours(parent) if accept(one)]
-        if self._list is not None:
-            left = list(filter(accept, self._list))
+        if self._listed is not None:
+            taken = self._keys.union(map(self.space.key, pool))
+            left = [one for key, one in self._listed.items() if key not in taken]
             return pool + rng.sample(left, min(POOL, len(left)))
         wanted = len(pool) + POOL
         for _ in range(TRIES * POOL):
@@ -119,9 +120,14 @@ class Predictor(ProductSearcher):
         return pool
 
     @cached_property
-    def _list(self) -> list[Architecture] | None:
-        """All architectures that may be asked for, of a small space."""
-        return list(filter(self.admits, self.space.enumerate())) if self.space.count() <= LISTED else None
+    def _listed(self) -> dict[Hashable, Architecture] | None:
+        """By its key, the first architecture of each function that may be asked for, of a small space."""
+        if self.space.count() > LISTED:
+            return None
+        found: dict[Hashable, Architecture] = {}
+        for architecture in filter(self.admits, self.space.enumerate()):
+            found.setdefault(self.space.key(architecture), architecture)
+        return found
 
     @cached_property
     def _draw(self) -> Callable[[random.Random], Architecture | None]:

@@ -1,7 +1,8 @@
 """Searchers judged on tables that none of their settings was chosen on: the cells of NAS-Bench-201.
 
     python -m benchmarks.record_cells table CELLS.csv LATENCIES.pt cells.npz
-    python -m benchmarks.record_cells record cells.npz benchmarks/results/searchers-cells.json --optuna
+    python -m benchmarks.record_cells record cells.npz runs.jsonl --optuna
+    python -m benchmarks.record_cells summary cells.npz runs.jsonl benchmarks/results/searchers-cells.json
     python -m benchmarks.record_cells page benchmarks/results/searchers-cells.json docs/searchers-cells.md
 
 `table` reads public files: accuracies of all 15,625 cells on three data sets after 12 epochs (the data frame
@@ -11,8 +12,9 @@ HW-NAS-Bench (data/nasbench201/latency/raspi4.pt of HayeonLee/HELP). Multiply-ad
 
 A searcher sees validation accuracies. Regret is the highest test accuracy of all cells within the bound, less
 that of the cell with the highest validation accuracy of those it measured. Settings are those of the command
-line for the budget; LayerNAS gets the layers in another order for each seed. What `record` has is not run
-again, so that it can be stopped and goes on.
+line for the budget; LayerNAS gets the layers in another order for each seed. `record` writes a line for each
+search, and runs those that its file lacks: it can be stopped, and run in pieces (`--only`, `--seeds`) whose
+files are then joined.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ import multiprocessing
 import random
 import re
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +40,11 @@ import torch
 import typer
 
 from benchmarks import _harness
-from benchmarks._optuna import Optuna
+from benchmarks._optuna import ATTEMPTS, Optuna
 from benchmarks._replay import play, regrets
 from benchmarks.record_tabular import cell, markdown, mean_and_error
 from lasfast.constraints import Constraint
+from lasfast.core.files import atomic_write_text
 from lasfast.measurements.schema import Schema
 from lasfast.measurements.table import ArchitectureTable
 from lasfast.measurements.tabular import TabularEvaluator
@@ -104,7 +109,7 @@ NAMES = {"flops": "FLOPs", "latency": "measured latency"}
 PROBLEMS = (
     *(Problem(images) for images in SETS),
     *(Problem("cifar100", "flops", share) for share in (0.75, 0.5, 0.25)),
-    *(Problem("cifar100", "latency", share) for share in (0.5, 0.25)),
+    *(Problem("cifar100", "latency", share) for share in (0.75, 0.5, 0.25)),
 )
 
 
@@ -185,7 +190,13 @@ def _climb(problem: Bounded, evaluations: int, seed: int) -> LocalSearch:
     return LocalSearch(problem.space, constraint=problem.constraint, evaluations=evaluations, seed=seed)
 
 
-AUTO, LAYERNAS, TPE = "`auto`, chosen by the budget", "LayerNAS, best parents", "Optuna's TPE"
+def _optuna(sampler: str, problem: Bounded, evaluations: int, seed: int) -> Optuna:
+    within = {} if problem.constraint is None else {"cost": problem.cost, "limit": problem.limit}
+    return Optuna(sampler, problem.space, evaluations, seed, **within)
+
+
+AUTO, LAYERNAS = "`auto`, chosen by the budget", "LayerNAS, best parents"
+TPE, NSGA = "Optuna's TPE", "Optuna's NSGA-II, population of 50"
 METHODS: dict[str, list[tuple[int, Make]]] = {
     # Up to 200 evaluations, it is one searcher with one setting, of which fewer see the beginning.
     AUTO: [(budget, _auto) for budget in (200, 400, 800, 1500)],
@@ -196,10 +207,9 @@ METHODS: dict[str, list[tuple[int, Make]]] = {
     "evolution, generations of 20": [(LONGEST, partial(_evolve, 20))],
     "evolution, generations of 50": [(LONGEST, partial(_evolve, 50))],
     LAYERNAS: [(LONGEST, _layernas)],
-    TPE: [(200, lambda problem, most, seed: Optuna("TPESampler", problem.space, most, seed))],
+    TPE: [(400, partial(_optuna, "TPESampler"))],
+    NSGA: [(400, partial(_optuna, "NSGAIISampler"))],
 }
-SLOW = (AUTO, TPE)
-"""These take seconds a search, and get fewer seeds."""
 _path: list[Path] = []
 _problems: dict[Problem, Bounded] = {}
 
@@ -227,35 +237,75 @@ def _play(job: tuple[Problem, str, int]) -> tuple[list[float | None], float]:
             budget: curve[:budget][-1] for budget in BUDGETS if budget <= most and budget not in curves
         }
     seconds = time.process_time() - began
-    return [curves.get(budget) for budget in BUDGETS], seconds
+    found = [curves.get(budget) for budget in BUDGETS]
+    return [None if regret is None else round(regret, 6) for regret in found], seconds
 
 
 @app.command()
 def record(
-    table: Path,
-    output: Path,
-    seeds: int = 100,
-    slow_seeds: int = 20,
-    optuna: bool = False,
-    processes: int = 1,
+    table: Path, runs: Path, seeds: int = 100, only: str = "", optuna: bool = False, processes: int = 1
 ) -> None:
-    """Run all searches; `optuna` adds its TPE, where nothing is bounded."""
+    """Run the searches that a file lacks, and write a line for each.
+
+    `optuna` adds Optuna's samplers. `only` takes the problems and searchers alone whose title has this text,
+    such as "cifar100, 25% of the FLOPs" or "TPE".
+    """
     _open(table)
-    found: dict[str, Any] = {"problems": {}}
-    if output.exists():
-        found = json.loads(output.read_text(encoding="utf-8"))
-    with multiprocessing.Pool(processes, _open, (table,)) as pool:
-        for problem, name in itertools.product(PROBLEMS, METHODS):
-            known = found["problems"].setdefault(problem.title, _about(problem))
-            if name in known["methods"] or (name == TPE and (problem.cost is not None or not optuna)):
-                continue
-            known["methods"][name] = _summary(pool, problem, name, slow_seeds if name in SLOW else seeds)
-            typer.echo(f"{problem.title}, {name}: {known['methods'][name]}")
-            _harness.write(found | {"record": "cells", "machine": _harness.machine()}, output)
+    known = list(_read(runs))
+    done = {(one["problem"], one["method"], one["seed"]) for one in known}
+    jobs = [
+        (problem, name, seed)
+        for problem, name in itertools.product(PROBLEMS, METHODS)
+        for seed in range(seeds)
+        if only in f"{problem.title}, {name}" and (optuna or name not in (TPE, NSGA))
+        if (problem.title, name, seed) not in done
+    ]
+    typer.echo(f"{len(jobs)} searches are left")
+    atomic_write_text(runs, "".join(json.dumps(one) + "\n" for one in known))  # without half a line
+    by = {name: {"optuna": version("optuna")} for name in (TPE, NSGA)} if optuna else {}
+    began, spent = time.perf_counter(), 0.0
+    with multiprocessing.Pool(processes, _open, (table,)) as pool, runs.open("a", encoding="utf-8") as file:
+        for number, (regret, seconds) in enumerate(pool.imap(_play, jobs), start=1):
+            problem, name, seed = jobs[number - 1]
+            line = {"problem": problem.title, "method": name, "seed": seed, **by.get(name, {})}
+            file.write(json.dumps({**line, "regret": regret, "seconds": round(seconds, 3)}) + "\n")
+            file.flush()
+            spent += seconds
+            if (seed + 1) % 10 == 0 or number == len(jobs):
+                minutes = (time.perf_counter() - began) / 60
+                typer.echo(
+                    f"{number} of {len(jobs)} in {minutes:.1f} min, {spent / 60:.1f} CPU min: "
+                    f"{problem.title}, {name}, seed {seed}"
+                )
+
+
+def _read(runs: Path) -> Iterator[dict[str, Any]]:
+    """Give the searches of a file, without half a line that a kill may have left at its end."""
+    if runs.exists():
+        lines = runs.read_text(encoding="utf-8").splitlines(keepends=True)
+        yield from (json.loads(line) for line in lines if line.endswith("\n"))
+
+
+@app.command()
+def summary(table: Path, runs: Path, output: Path) -> None:
+    """Write the record of a file of searches: of each problem and searcher the mean over its seeds."""
+    _open(table)
+    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
+    for one in _read(runs):
+        found[one["problem"], one["method"]][one["seed"]] = one
+    problems: dict[str, dict[str, Any]] = {
+        problem.title: {**_about(problem), "methods": {}} for problem in PROBLEMS
+    }
+    for problem, name in itertools.product(PROBLEMS, METHODS):
+        if of_seeds := found.get((problem.title, name)):
+            problems[problem.title]["methods"][name] = _summary(list(of_seeds.values()))
+    versions = {one["optuna"] for one in _read(runs) if "optuna" in one}
+    about = {"record": "cells", "machine": _harness.machine(), "optuna": ", ".join(sorted(versions))}
+    _harness.write({"problems": problems, **about}, output)
 
 
 def _about(of: Problem) -> dict[str, Any]:
-    """Return the record of a problem without methods."""
+    """Return the record of a problem, without its methods."""
     problem = _problem(of)
     limit = None if of.cost is None else problem.limit
     seen = {one: float(problem.table.accuracies[problem.table.row(one)].mean()) for one in problem.truth}
@@ -265,18 +315,16 @@ def _about(of: Problem) -> dict[str, Any]:
         "cells": len(problem.truth),
         "best": round(100 * problem.best, 3),
         "regret_of_all": round(100 * (problem.best - chosen), 4),
-        "methods": {},
     }
 
 
-def _summary(pool: Any, problem: Problem, name: str, seeds: int) -> dict[str, Any]:
+def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a method's mean regrets after the budgets with their errors, and its CPU seconds a search."""
-    runs = pool.map(_play, [(problem, name, seed) for seed in range(seeds)])
-    regrets = zip(*(after for after, _ in runs), strict=True)
+    regrets = zip(*(one["regret"] for one in runs), strict=True)
     return {
-        "seeds": seeds,
+        "seeds": len(runs),
         "regret": [[None, None] if None in one else mean_and_error(list(one)) for one in regrets],
-        "seconds": mean_and_error([seconds for _, seconds in runs])[0],
+        "seconds": mean_and_error([one["seconds"] for one in runs])[0],
     }
 
 
@@ -285,10 +333,16 @@ INTRODUCTION = """# Searchers on tables that nothing was tuned on
 Our searchers' settings were chosen on NAS-Bench-Macro ([there](searchers.md)). Here they are judged on the
 15,625 cells of NAS-Bench-201: accuracies on three data sets after 12 epochs, and latencies measured on a
 Raspberry Pi 4. A searcher sees validation accuracies. Regret is in points of test accuracy, to the best cell
-within the bound; a search of all cells has some, too. Means of {seeds} seeds ± one standard error; of `auto`
-and Optuna's TPE, which take seconds a search, {slow_seeds}. Made from
+within the bound; a search of all cells has some, too. Means of {seeds} seeds ± one standard error. Made from
 [the record](../benchmarks/results/{record}) by `python -m benchmarks.record_cells page`; the script says
-where the tables come from. Optuna is compared only where nothing is bounded.
+where the tables come from.
+
+Optuna {optuna} has its default settings: TPE begins with 10 random trials, NSGA-II has a population of 50 and
+accuracy for its one objective. Within a bound, it is told by how much each proposal exceeds the bound, as its
+constraints are (`Trial.set_constraint`, which both samplers take into account). What exceeds the bound counts
+as no evaluation, since its cost is known beforehand, nor does what was measured before. A search by Optuna
+ends after 400 evaluations, or after {attempts} times as many proposals; the columns then have what it found.
+CPU seconds are those of a search to the last column, and of all four searches for `auto`.
 """
 
 
@@ -296,9 +350,10 @@ where the tables come from. Optuna is compared only where nothing is bounded.
 def page(source: Path, target: Path) -> None:
     """Write the page of a record."""
     found = json.loads(source.read_text(encoding="utf-8"))
-    some = next(iter(found["problems"].values()))["methods"]
-    seeds = {key: some[name]["seeds"] for key, name in (("seeds", "random"), ("slow_seeds", AUTO))}
-    lines = [INTRODUCTION.format(record=source.name, **seeds), *_summary_lines(found["problems"])]
+    every = [one["seeds"] for problem in found["problems"].values() for one in problem["methods"].values()]
+    seeds = str(min(every)) if min(every) == max(every) else f"{min(every)} to {max(every)}"
+    text = INTRODUCTION.format(record=source.name, seeds=seeds, optuna=found["optuna"], attempts=ATTEMPTS)
+    lines = [text, *_summary_lines(found["problems"])]
     for title, problem in found["problems"].items():
         lines += [
             f"## {title}\n",

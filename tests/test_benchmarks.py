@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
+import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from benchmarks import (
     _harness,
+    _optuna,
     _tuned,
     bench_conv_train,
     bench_evaluate,
     bench_tiles,
     bench_train,
     launch_kernels,
+    record_cells,
     record_winograd,
     report_gpu,
     report_winograd,
@@ -26,9 +31,11 @@ from benchmarks import (
 from lasfast import supernets
 from lasfast.engine import conv_tiles
 from lasfast.engine.native_backend import why_missing
+from lasfast.measurements.measurement import Measurement
 from lasfast.runtime import compiled, gpu_check, kernels
 from lasfast.runtime.gpu_check import CheckResult
 from lasfast.runtime.precision import fp32_products, fp32_products_as
+from lasfast.spaces import ChoiceSpace
 
 FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
@@ -229,3 +236,81 @@ def test_winograds_algorithm_is_recorded_and_reported(monkeypatch: pytest.Monkey
     assert "- prediction, the fastest way of each size: target 1.6x, measured 1.00x, missed." in page
     assert "- calibration, the fastest way of each size: target 1.6x, measured 2.00x, met." in page
     assert "- errors of winograd 4x4: at most 4 times PyTorch's, measured 4.5, missed." in page
+
+
+def test_searches_of_cells_are_recorded_in_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cells = np.array([*itertools.product(range(3), repeat=6)])
+    accuracies = 50 + np.random.default_rng(0).uniform(0, 30, (2, len(cells), 3))
+    sets = np.array(record_cells.SETS)
+    columns = {"arch": cells, "sets": sets, "valid": accuracies[0], "test": accuracies[1]}
+    np.savez(tmp_path / "cells.npz", **columns, flops=10 + cells.sum(1), raspi4=1.0 + cells[:, 0])
+    few = [record_cells.PROBLEMS[0], record_cells.PROBLEMS[5]]
+    monkeypatch.setattr(record_cells, "PROBLEMS", few)
+    kept = ("random", "local search", record_cells.LAYERNAS)
+    monkeypatch.setattr(
+        record_cells, "METHODS", {name: [(60, record_cells.METHODS[name][0][1])] for name in kept}
+    )
+    monkeypatch.setattr(record_cells, "_problems", {})
+    table, whole, pieces = (tmp_path / name for name in ("cells.npz", "whole.jsonl", "pieces.jsonl"))
+    record_cells.record(table, whole, seeds=3)
+    record_cells.record(table, pieces, seeds=2, only="local")
+    with pieces.open("a") as file:
+        file.write('{"problem": "cifar10, no')  # killed here
+    record_cells.record(table, pieces, seeds=3)
+    pieces.write_text(pieces.read_text() + whole.read_text())  # what two pieces have counts once
+    found = []
+    for runs in (whole, pieces):
+        record_cells.summary(table, runs, tmp_path / "record.json")
+        record = json.loads((tmp_path / "record.json").read_text())
+        found.append({title: problem["methods"] for title, problem in record["problems"].items()})
+        record_cells.page(tmp_path / "record.json", tmp_path / "page.md")
+    assert [list(methods) for methods in found[0].values()] == [list(kept)] * 2
+    for methods, others in zip(*(one.values() for one in found), strict=True):
+        for name in kept:
+            assert methods[name]["seeds"] == others[name]["seeds"] == 3
+            assert methods[name]["regret"] == others[name]["regret"]
+    page = (tmp_path / "page.md").read_text()
+    assert "Means of 3 seeds" in page
+    assert "## cifar100, 25% of the FLOPs" in page
+
+
+def test_what_optuna_proposes_beyond_a_bound_counts_as_no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for Optuna proposes all architectures in order, the first one twice."""
+    space = ChoiceSpace([["a", "b", "c"]] * 2)
+    proposals = iter([(0, 0), *itertools.product(range(3), repeat=2)])
+    told: list[tuple[tuple[int, ...], float, float]] = []
+
+    class Trial:
+        def __init__(self) -> None:
+            self.proposal, self.excess = next(proposals), float("nan")
+
+        def suggest_categorical(self, name: str, options: list[int]) -> int:
+            return self.proposal[int(name)]
+
+        def set_constraint(self, name: str, excess: float) -> None:
+            self.excess = excess
+
+    def tell(trial: Trial, values: list[float]) -> None:
+        told.append((trial.proposal, *values, trial.excess))
+
+    stand_in = SimpleNamespace(
+        logging=SimpleNamespace(set_verbosity=lambda level: None, ERROR=0),
+        samplers=SimpleNamespace(TPESampler=lambda seed: None),
+        create_study=lambda sampler, directions: SimpleNamespace(ask=Trial, tell=tell),
+        __version__="5",
+    )
+    monkeypatch.setitem(sys.modules, "optuna", stand_in)
+    searcher = _optuna.Optuna("TPESampler", space, 3, 0, lambda one: 1.0 + one[1], limit=2)
+    asked = []
+    while candidates := searcher.ask():
+        (one,) = candidates
+        asked.append(one)
+        searcher.tell(one, Measurement(one, 0.5, 0.5, 1.0, 10))
+    assert asked == [(0, 0), (0, 1), (1, 0)]
+    assert told == [
+        ((0, 0), 0.5, -0.5),
+        ((0, 0), 0.5, -0.5),
+        ((0, 1), 0.5, 0.0),
+        ((0, 2), 0.0, 0.5),
+        ((1, 0), 0.5, -0.5),
+    ]

@@ -58,8 +58,10 @@ def test_normal_scores_go_by_ranks() -> None:
     assert normal_scores([-1000, 2, 1.1, 1.1]) == pytest.approx(scores)
 
 
-def test_the_process_is_the_textbooks() -> None:
-    """Rasmussen and Williams 2006, Eqs. 2.25 and 2.26, by plain inversion; then with one value more."""
+@pytest.mark.parametrize("spare", [1, 32])
+def test_the_process_is_the_textbooks(monkeypatch: pytest.MonkeyPatch, spare: int) -> None:
+    """Rasmussen and Williams 2006, Eqs. 2.25 and 2.26, by plain inversion; then with two values more."""
+    monkeypatch.setattr("lasfast.searchers.gaussian_process.SPARE", spare)
     rng = random.Random(0)
     known, others = ([SPACE.sample(rng) for _ in range(count)] for count in (12, 5))
     values = normal_scores([hits(one) for one in known])

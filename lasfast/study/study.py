@@ -4,7 +4,8 @@ A step of the loop asks the searcher for candidates, trains the supernet for the
 measurements to the journal, and tells them to the searcher. Resuming runs the same loop from the beginning:
 measurements come from the journal, and training that was done is skipped. Since training, measuring and
 searching are functions of their seeds and position, a study that is killed at any moment and resumed ends
-with the same bytes as one that never was.
+with the same bytes as one that never was. Of one that may take so many seconds, the clock says after how
+many measurements it ends, and nothing else.
 """
 
 from __future__ import annotations

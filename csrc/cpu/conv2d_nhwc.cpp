@@ -174,12 +174,12 @@ Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa) {
   if (p.storage == Dtype::bfloat16 && !multiplies_bf16(isa))
     return unsupported("bf16 needs avx512_bf16, amx or neon_bf16");
   if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");
-  if (empty(p) || pass == Pass::grad_weight) return {};
+  if (empty(p) || (pass == Pass::grad_weight && !p.tile)) return {};
   if (p.tile && (p.kernel != 3 || p.stride != 1 || p.padding > 2 || p.weight != Dtype::float32))
     return unsupported("a tile is for a kernel of 3, stride 1, a padding of 2 at most, and an fp32 weight");
   if (pass == Pass::grad_input && p.kernel + p.padding > schedule_max_kernel)
     return unsupported("the padding is too large");
-  const Convolution c(p, pass, isa);
+  const Convolution c(p, pass == Pass::grad_weight ? Pass::forward : pass, isa);
   if (const Status status = check_weighted(c.operation(), c.input()); !status.ok())
     return unsupported(status.what);
   if (const Status status = check_winograd(c.operation(), p.storage); !status.ok())
@@ -190,7 +190,8 @@ Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa) {
 int64_t conv2d_nhwc_workspace_cpu(const Conv2dNhwcParams& p, Pass pass, int threads, Isa isa) {
   if (!check(p, pass, threads, isa).ok() || empty(p)) return 0;
   if (pass == Pass::grad_weight)
-    return grad_weight_workspace(p, grad_weight_kernels(p.storage, isa), threads);
+    return p.tile ? winograd_grad_weight_workspace(p, threads)
+                  : grad_weight_workspace(p, grad_weight_kernels(p.storage, isa), threads);
   const Layout layout(Convolution(p, pass, isa), isa);
   return scratch_line + layout.weight_bytes + layout.partial_bytes + threads * layout.thread_bytes();
 }
@@ -223,7 +224,8 @@ Status conv2d_nhwc_grad_weight_cpu(const Conv2dNhwcParams& p, const void* grad_o
                                    void* workspace, int threads, Isa isa, float* result) {
   if (const Status status = check(p, Pass::grad_weight, threads, isa); !status.ok()) return status;
   if (!empty(p)) {
-    grad_weight(p, grad_weight_kernels(p.storage, isa), grad_output, input, workspace, threads, result);
+    const auto run = p.tile ? winograd_grad_weight : grad_weight;
+    run(p, grad_weight_kernels(p.storage, isa), grad_output, input, workspace, threads, result);
     return {};
   }
   const int64_t* step = p.weight_stride;

@@ -42,6 +42,33 @@ struct GradWeightItem {
   float* sums;  // overwritten
 };
 
+// The same by Winograd's algorithm (see WinogradBlock in schedule_kernels.h): tiles of inputs and of the
+// gradient are transformed; at each position of a transformed tile, the sum over tiles is a product of two
+// matrices; and the sums, transformed back, are the gradient of the weight.
+//   left   [positions][tiles][left_pitch]
+//   right  [panels of 32 right channels, or of 16 if there are no more][positions][tiles][panel]
+//   sums   [panels][positions][left channels][panel]
+struct WinogradGradWeightItem {
+  GradWeightSide input, grad;  // of the first image, row, and channel that the item has
+  int64_t side;                // 2 or 4
+  int64_t in_height, in_width, out_height, out_width, padding;
+  int64_t rows, cols;                           // of tiles, of an image
+  int64_t first, tiles;                         // the item's, numbered by image, row and column
+  int64_t block;                                // tiles at a time
+  int64_t left_pitch, left_plane, right_plane;  // floats from tile to tile, and from position to position
+  float *left_scratch, *right_scratch;
+  float* sums;  // overwritten
+};
+
+// What the sums of `parts` items, which are added up in order, give for some right channels.
+struct WinogradGradWeightSums {
+  const float* sums;  // of the first left channel and position
+  int64_t side, parts, part_floats, plane, panel;
+  int64_t left_channels;
+  int64_t row_floats, column_floats;  // from one row and column of the kernel to the next
+  float* taps;                        // [3][3][left channels][16], overwritten
+};
+
 // The sums of `parts` items, which are added up in order, and where they are stored.
 struct GradWeightResult {
   const float* sums;
@@ -58,6 +85,9 @@ struct GradWeightKernels {
   bool tiles;
   void (*run)(const GradWeightItem&);
   void (*store)(const GradWeightResult&, int64_t right_tile);  // what one tile of right channels gives
+  // Of fp32 values alone.
+  void (*run_winograd)(const WinogradGradWeightItem&);
+  void (*transform_winograd)(const WinogradGradWeightSums&);
 };
 
 // Weights of up to 16 output channels as pairs of input channels, [piece of 16 pairs][tap][pair][16][2];

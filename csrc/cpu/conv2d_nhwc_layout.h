@@ -52,4 +52,10 @@ int64_t grad_weight_workspace(const Conv2dNhwcParams& p, const GradWeightKernels
 void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, const void* grad_output,
                  const void* input, void* workspace, int threads, float* result);
 
+// The same by Winograd's algorithm.
+int64_t winograd_grad_weight_workspace(const Conv2dNhwcParams& p, int threads);
+void winograd_grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels,
+                          const void* grad_output, const void* input, void* workspace, int threads,
+                          float* result);
+
 }  // namespace lasfast

@@ -68,11 +68,6 @@ struct WinogradBlock {
   int64_t input_plane, product_plane;
 };
 
-// For a side of 4, a polynomial is taken at 0, the two numbers, their negatives, and infinity. (1 and 2 are
-// usual. With these, rounding errors are less than half as large, since their powers are nearer to 1; the
-// powers that the transforms have are exact in fp32.)
-constexpr double winograd_near = 0.625, winograd_far = 1.5;
-
 struct TapRange {
   int64_t first, last;  // both included
 };

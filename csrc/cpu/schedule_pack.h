@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "schedule_layout.h"
+#include "winograd_points.h"
 
 namespace lasfast {
 

@@ -1,5 +1,6 @@
 // How a convolution is cut into items, blocks and scratch for Winograd's algorithm: what packing, checking
-// and running agree on (see WinogradBlock).
+// and running agree on (see WinogradBlock). (conv2d_nhwc_winograd_weight.cpp has that for the gradient of the
+// weight.)
 #pragma once
 
 #include <algorithm>
@@ -15,6 +16,13 @@ namespace lasfast {
 constexpr int64_t winograd_tiles = 24;
 constexpr int64_t winograd_far_bytes = 4 << 20;  // of weights
 constexpr int64_t winograd_most_images = 16;     // of an item
+
+// So many floats or a few more: an odd number of lines, so that what lies at the same place of all planes is
+// of different cache sets.
+inline int64_t odd_lines(int64_t floats) {
+  constexpr int64_t line = scratch_line / 4;
+  return (divide_up(floats, line) / 2 * 2 + 1) * line;
+}
 
 struct WinogradConvolution {
   WinogradBlock block;
@@ -37,16 +45,9 @@ struct WinogradConvolution {
     item_images = std::min(most, divide_up(tiles, each));
     item_images = divide_up(images, divide_up(images, item_images));
     block.tiles = std::min(tiles, item_images * each);
-    block.input_plane = plane(block.tiles * in);
-    block.product_plane = plane(block.tiles * out);
+    block.input_plane = odd_lines(block.tiles * in);
+    block.product_plane = odd_lines(block.tiles * out);
     block_bytes = round_to(positions * (block.input_plane + block.product_plane) * 4, scratch_line);
-  }
-
- private:
-  // An odd number of lines, so that what lies at the same place of all planes is of different cache sets.
-  static int64_t plane(int64_t floats) {
-    constexpr int64_t line = scratch_line / 4;
-    return (divide_up(floats, line) / 2 * 2 + 1) * line;
   }
 };
 

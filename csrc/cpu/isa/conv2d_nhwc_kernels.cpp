@@ -12,8 +12,9 @@ namespace {
 constexpr int product_cells = isa == lasfast::Isa::generic ? 4 : isa == lasfast::Isa::avx2 ? 6 : 12;
 constexpr int64_t panel = 2 * tile;  // right channels that are together, position by position
 
-// Adds the products of P left values and N vectors to sums: P rows, `pitch` floats apart, of N vectors.
-template <class M, int P, int N>
+// Adds the products of P left values and N vectors to sums: P rows, `pitch` floats apart, of N vectors. Where
+// they are `apart`, they are summed before that: sums of sums have smaller errors than one long sum.
+template <class M, int P, int N, bool apart = false>
 inline void multiply(const Steps<typename M::Cell>& s, int64_t pitch, bool first, float* sums) {
   // Few sums would wait for one another: then several positions have sums of their own.
   constexpr int U = P * N < 4 ? 4 : P * N < 8 ? 2 : 1;
@@ -21,7 +22,7 @@ inline void multiply(const Steps<typename M::Cell>& s, int64_t pitch, bool first
 #pragma GCC unroll 24
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < N; ++v) {
-      sum[0][p][v] = first ? Vec::zero() : Vec::load(sums + p * pitch + v * W);
+      sum[0][p][v] = first || apart ? Vec::zero() : Vec::load(sums + p * pitch + v * W);
       for (int u = 1; u < U; ++u) sum[u][p][v] = Vec::zero();
     }
   // The longer loop is inside.
@@ -70,7 +71,9 @@ inline void multiply(const Steps<typename M::Cell>& s, int64_t pitch, bool first
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < N; ++v) {
       for (int u = 1; u < U; ++u) sum[0][p][v] = Vec::add(sum[0][p][v], sum[u][p][v]);
-      sum[0][p][v].store(sums + p * pitch + v * W);
+      float* const to = sums + p * pitch + v * W;
+      if (apart && !first) sum[0][p][v] = Vec::add(Vec::load(to), sum[0][p][v]);
+      sum[0][p][v].store(to);
     }
 }
 
@@ -185,12 +188,16 @@ void run(const GradWeightItem& a) {
 
 }  // namespace
 
-namespace lasfast {
 #if defined(LASFAST_FOR_AVX512_BF16) || defined(LASFAST_FOR_NEON_BF16)
-const GradWeightKernels LASFAST_TABLE(grad_weight_kernels) = {PairProduct::values, sizeof(PairProduct::Cell),
-                                                              false, run<PairProduct>, store};
-#else
+namespace lasfast {
 const GradWeightKernels LASFAST_TABLE(grad_weight_kernels) = {
-    FloatProduct::values, sizeof(FloatProduct::Cell), false, run<FloatProduct>, store};
-#endif
+    PairProduct::values, sizeof(PairProduct::Cell), false, run<PairProduct>, store, nullptr, nullptr};
 }  // namespace lasfast
+#else
+#include "conv2d_nhwc_winograd_inl.h"
+namespace lasfast {
+const GradWeightKernels LASFAST_TABLE(grad_weight_kernels) = {
+    FloatProduct::values, sizeof(FloatProduct::Cell), false, run<FloatProduct>, store,
+    run_winograd,         transform_winograd};
+}  // namespace lasfast
+#endif

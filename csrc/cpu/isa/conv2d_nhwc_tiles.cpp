@@ -213,6 +213,6 @@ void run(const GradWeightItem& a) {
 }  // namespace
 
 namespace lasfast {
-const GradWeightKernels LASFAST_TABLE(grad_weight_kernels) = {images_together, sizeof(Value), true, run,
-                                                              store};
+const GradWeightKernels LASFAST_TABLE(grad_weight_kernels) = {images_together, sizeof(Value), true,   run,
+                                                              store,           nullptr,       nullptr};
 }

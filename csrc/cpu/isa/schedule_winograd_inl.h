@@ -1,81 +1,10 @@
 // 3x3 convolutions by Winograd's algorithm (see WinogradBlock in schedule_kernels.h), on vectors of channels;
 // part of schedule_kernels.cpp.
+#include "winograd_inl.h"
 
 namespace {
 
 using lasfast::WinogradBlock;
-
-// The transforms of one row or column. Those of two dimensions are these along each.
-template <int side>
-struct WinogradTransform;
-
-template <>
-struct WinogradTransform<2> {
-  LASFAST_INLINE static void input(const Vec (&d)[4], Vec (&t)[4]) {
-    t[0] = Vec::sub(d[0], d[2]);
-    t[1] = Vec::add(d[1], d[2]);
-    t[2] = Vec::sub(d[2], d[1]);
-    t[3] = Vec::sub(d[3], d[1]);
-  }
-  LASFAST_INLINE static void output(const Vec (&m)[4], Vec (&y)[2]) {
-    y[0] = Vec::add(m[0], Vec::add(m[1], m[2]));
-    y[1] = Vec::add(m[3], Vec::sub(m[1], m[2]));
-  }
-};
-
-template <>
-struct WinogradTransform<4> {
-  static constexpr float a = static_cast<float>(lasfast::winograd_near);
-  static constexpr float b = static_cast<float>(lasfast::winograd_far);
-
-  LASFAST_INLINE static void input(const Vec (&d)[6], Vec (&t)[6]) {
-    const auto fma = [](float factor, Vec x, Vec sum)
-                         __attribute__((always_inline)) { return Vec::fma(Vec::set(factor), x, sum); };
-    const Vec even_a = fma(-b * b, d[2], d[4]), odd_a = fma(-b * b, d[1], d[3]);
-    const Vec even_b = fma(-a * a, d[2], d[4]), odd_b = fma(-a * a, d[1], d[3]);
-    t[0] = fma(a * a * b * b, d[0], fma(-a * a - b * b, d[2], d[4]));
-    t[1] = fma(a, odd_a, even_a);
-    t[2] = fma(-a, odd_a, even_a);
-    t[3] = fma(b, odd_b, even_b);
-    t[4] = fma(-b, odd_b, even_b);
-    t[5] = fma(a * a * b * b, d[1], fma(-a * a - b * b, d[3], d[5]));
-  }
-  LASFAST_INLINE static void output(const Vec (&m)[6], Vec (&y)[4]) {
-    const auto two = [](float f, Vec x, float g, Vec z) __attribute__((always_inline)) {
-      return Vec::fma(Vec::set(f), x, Vec::mul(Vec::set(g), z));
-    };
-    const Vec even_a = Vec::add(m[1], m[2]), odd_a = Vec::sub(m[1], m[2]);
-    const Vec even_b = Vec::add(m[3], m[4]), odd_b = Vec::sub(m[3], m[4]);
-    y[0] = Vec::add(m[0], Vec::add(even_a, even_b));
-    y[1] = two(a, odd_a, b, odd_b);
-    y[2] = two(a * a, even_a, b * b, even_b);
-    y[3] = Vec::fma(Vec::set(a * a * a), odd_a, Vec::fma(Vec::set(b * b * b), odd_b, m[5]));
-  }
-};
-
-// Tiles beside each other, the first of which is number `number` of its block.
-struct WinogradStrip {
-  int64_t image, row, col, tiles, number;
-};
-constexpr int64_t winograd_strip =
-    8;  // tiles of a strip: what is between the steps of a transform stays near
-
-// Calls f(strip) for `count` tiles of the item from `first` on.
-template <class F>
-LASFAST_INLINE void for_strips(const WinogradBlock& b, int64_t first, int64_t count, F f) {
-  WinogradStrip s = {first / (b.rows * b.cols), first / b.cols % b.rows, first % b.cols, 0, 0};
-  while (s.number < count) {
-    s.tiles = at_most(at_most(b.cols - s.col, count - s.number), winograd_strip);
-    f(s);
-    s.number += s.tiles;
-    s.col += s.tiles;
-    if (s.col < b.cols) continue;
-    s.col = 0;
-    if (++s.row < b.rows) continue;
-    s.row = 0;
-    ++s.image;
-  }
-}
 
 // Fills the inputs of a strip's tiles, n channels from c on, as `cells` [side + 2, columns, W], and
 // transforms the columns. Lanes beyond n are left as they are.
@@ -185,7 +114,8 @@ void winograd(const ItemArgs& a) {
   const int64_t all = a.images * b.rows * b.cols;
   for (int64_t first = 0; first < all; first += b.tiles) {
     const int64_t tiles = at_most(all - first, b.tiles);
-    for_strips(b, first, tiles, [&](const WinogradStrip& s) { winograd_inputs<side>(a, s, inputs); });
+    for_strips(b.rows, b.cols, first, tiles,
+               [&](const WinogradStrip& s) { winograd_inputs<side>(a, s, inputs); });
     const float* weight = static_cast<const float*>(a.weight);
     for (int64_t t = 0; t < positions; ++t)
       for (int64_t c = 0; c < a.out_channels;) {
@@ -199,7 +129,7 @@ void winograd(const ItemArgs& a) {
         weight += a.in_channels * width;
         c += width;
       }
-    for_strips(b, first, tiles, [&](const WinogradStrip& s) {
+    for_strips(b.rows, b.cols, first, tiles, [&](const WinogradStrip& s) {
       ItemArgs image = a;
       const int64_t output = s.image * a.out_height * a.out_width;
       image.images = 1;

@@ -10,11 +10,12 @@
 //
 // All passes: on fp32 values with any instruction set, on bf16 values where multiplies_bf16(isa).
 // Kernels up to 11, and in the forward pass paddings below the kernel. Everything else gives
-// Code::unsupported. With a `tile`, forward and gradient of the input run by Winograd's algorithm (see
-// Operation::tile): kernels of 3, stride 1, paddings up to 2, on fp32 values and weights.
+// Code::unsupported. With a `tile`, passes run by Winograd's algorithm (see Operation::tile): kernels of 3,
+// stride 1, paddings up to 2, on fp32 values and weights.
 //
 // Values that are not finite do what they do by the definition, with three exceptions. With a `tile`, they
-// make all outputs of their tiles not finite. The weight's gradient
+// make all outputs of their tiles, and all taps of the weight's gradient for their channels, not finite. The
+// weight's gradient
 // may multiply them by the padding's zeros, unless c_in is a multiple of 64. The input's gradient may
 // multiply them by zeros for taps that a position has not, with a padding of the kernel's size or more. And
 // avx512_bf16 and neon_bf16 take what is below the least normal number for zero.

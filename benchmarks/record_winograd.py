@@ -31,6 +31,7 @@ ELEMENTS = 1 << 17
 BATCH = 8
 """So many times as many images, and at most `TRAINED`, are a batch of training."""
 TRAINED = 128
+EVALUATION, TRAINING = ("prediction", "calibration"), ("forward", "grad_input", "grad_weight")
 WAYS = {"direct": 0, **TILES}
 
 
@@ -46,24 +47,26 @@ def shapes(largest: int) -> dict[str, tuple[int, int]]:
 
 def runs_of(x: Tensor, weight: Tensor, which: str) -> dict[str, Callable[[], object]]:
     """Return what computes a pass in each way, and in PyTorch."""
-    if which in ("prediction", "calibration"):
+    if which in EVALUATION:
         calibration = which == "calibration"
         ours = {name: native_run(weight, x, "fp32", calibration, tile) for name, tile in WAYS.items()}
         return {**ours, "torch": torch_run(weight, x, "fp32", calibration)}
     last = x.to(memory_format=torch.channels_last)
     weight = weight.to(memory_format=torch.channels_last)
-    result = torch.empty_like(last)
+    result = torch.empty_like(weight if which == "grad_weight" else last)
+    operands = (last, last if which == "grad_weight" else weight, result)
 
     def native(tile: int) -> Callable[[], object]:
-        kernels = NhwcKernels.of(last, weight, result, 1, 1, tile=tile)
-        return lambda: getattr(kernels, which)(last, weight, result)
+        kernels = NhwcKernels.of(last, weight, last, 1, 1, tile=tile)
+        return lambda: getattr(kernels, which)(*operands)
 
     def theirs() -> Tensor:
         if which == "forward":
             return F.conv2d(last, weight, padding=1)
-        mask = [True, False, False]
+        mask = [which == "grad_input", which == "grad_weight", False]
         backward = torch.ops.aten.convolution_backward
-        return backward(last, last, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask)[0]
+        both = backward(last, last, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask)
+        return both[mask.index(True)]
 
     return {**{name: native(tile) for name, tile in WAYS.items()}, "torch": theirs}
 
@@ -88,8 +91,8 @@ def measure(rounds: int, largest: int) -> dict[str, Any]:
         x = random_images(count, channels, size, "cpu")
         weight = random_images(channels, channels, 3, "cpu") / (9 * channels) ** 0.5
         shape: dict[str, Any] = {"errors": errors_of(x, weight)}
-        for which in ("prediction", "calibration", "forward", "grad_input"):
-            trained = which in ("forward", "grad_input")
+        for which in (*EVALUATION, *TRAINING):
+            trained = which in TRAINING
             values = x.repeat(BATCH, 1, 1, 1)[:TRAINED] if trained else x
             with torch.inference_mode():
                 seconds = _harness.paired(runs_of(values, weight, which), rounds, clock=time.thread_time)

@@ -7,7 +7,6 @@ from typing import Any
 
 from lasfast.runtime.winograd import TILES
 
-PASSES = ("prediction", "calibration", "forward", "grad_input")
 TARGET = 1.6
 LIMITS = {"winograd 2x2": 2, "winograd 4x4": 4}
 """Errors may be so many times larger than PyTorch's."""
@@ -16,7 +15,7 @@ TEXT = """## Winograd's algorithm
 
 fp32 convolutions of 3x3 and stride 1 on the CPU, in tiles of 2x2 and of 4x4 outputs: times faster than
 lasfast's direct kernels, pair by pair. Prediction and calibration are fused with the batch norms and ReLUs
-around them; the last two are passes of training, which transform the weight each time. Errors are relative to
+around them; the others are passes of training, which transform the weight each time. Errors are relative to
 float64, over those of PyTorch's fp32. Evaluation and training take the fastest way for each size, as measured
 on the machine.
 """
@@ -25,20 +24,21 @@ on the machine.
 def winograd(record: dict[str, Any]) -> str:
     """Return the table of times faster than the direct kernels, and of errors."""
     machine, shapes = record["machine"], record["shapes"]
+    passes = passes_of(shapes)
     lines = [
         TEXT,
         f"{machine['processor']}, one thread, {machine['native']['isa']['selected']} kernels, torch "
         f"{machine['torch']}; load of the machine beforehand {machine['load_before']:.1f}.\n",
-        f"| channels | {' | '.join(PASSES)} | errors |",
-        "|---" * (len(PASSES) + 2) + "|",
+        f"| channels | {' | '.join(passes)} | errors |",
+        "|---" * (len(passes) + 2) + "|",
     ]
     for name, shape in shapes.items():
-        cells = [" / ".join(f"{shape[which]['direct / '][way]:.2f}" for way in TILES) for which in PASSES]
+        cells = [" / ".join(f"{shape[which]['direct / '][way]:.2f}" for way in TILES) for which in passes]
         errors = " / ".join(f"{error:.1f}" for error in error_ratios(shape).values())
         lines.append(f"| {name} | {' | '.join(cells)} | {errors} |")
-    means = (" / ".join(f"**{mean(shapes, which, way):.2f}**" for way in TILES) for which in PASSES)
+    means = (" / ".join(f"**{mean(shapes, which, way):.2f}**" for way in TILES) for which in passes)
     lines.append(f"| **geometric mean** | {' | '.join(means)} | |\n")
-    for which in PASSES:
+    for which in passes:
         value = geometric_mean(
             max(1.0, *(shape[which]["direct / "][way] for way in TILES)) for shape in shapes.values()
         )
@@ -51,6 +51,11 @@ def winograd(record: dict[str, Any]) -> str:
         outcome = "met" if most <= limit else "missed"
         lines.append(f"- errors of {way}: at most {limit} times PyTorch's, measured {most:.1f}, {outcome}.")
     return "\n".join(lines) + "\n"
+
+
+def passes_of(shapes: dict[str, Any]) -> list[str]:
+    """Return the passes that a record has."""
+    return [name for name in next(iter(shapes.values())) if name != "errors"]
 
 
 def mean(shapes: dict[str, Any], which: str, way: str) -> float:

@@ -227,12 +227,15 @@ def test_winograds_algorithm_is_recorded_and_reported(monkeypatch: pytest.Monkey
         monkeypatch.setattr(record_winograd, name, value)
     record = {"machine": _harness.machine(), "shapes": record_winograd.measure(1, largest=8)}
     (shape,) = record["shapes"].values()
-    for which in report_winograd.PASSES:
+    for which in report_winograd.passes_of(record["shapes"]):
         shape[which]["direct / "] |= {"winograd 2x2": 0.5, "winograd 4x4": 0.25}
     shape["calibration"]["direct / "]["winograd 4x4"] = 2.0
     shape["errors"] = {"winograd 2x2": 1e-7, "winograd 4x4": 9e-7, "torch": 2e-7}
     page = report_winograd.winograd(record)
-    assert "| 8 at 4x4 | 0.50 / 0.25 | 0.50 / 2.00 | 0.50 / 0.25 | 0.50 / 0.25 | 0.5 / 4.5 |" in page
+    assert (
+        "| 8 at 4x4 | 0.50 / 0.25 | 0.50 / 2.00 | 0.50 / 0.25 | 0.50 / 0.25 | 0.50 / 0.25 | 0.5 / 4.5 |"
+        in page
+    )
     assert "- prediction, the fastest way of each size: target 1.6x, measured 1.00x, missed." in page
     assert "- calibration, the fastest way of each size: target 1.6x, measured 2.00x, met." in page
     assert "- errors of winograd 4x4: at most 4 times PyTorch's, measured 4.5, missed." in page

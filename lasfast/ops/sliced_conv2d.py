@@ -30,7 +30,7 @@ from lasfast.ops.sliced_conv2d_schema import (
 from lasfast.runtime import autotune, kernels, placement
 from lasfast.runtime.placement import Placement
 from lasfast.runtime.precision import fp32_products
-from lasfast.runtime.winograd import tiles_for
+from lasfast.runtime.winograd import LEAST_POSITIONS, tiles_for
 
 autotune.register("native", "torch", "warpgroups")
 
@@ -167,8 +167,11 @@ class Convolution:
             if placement.kind == "cuda" and groups == 1 and kernels.has_warpgroups(device):
                 self._others["warpgroups"] = _by_pass(make(warpgroups=True))
             if placement.kind == "cpu" and groups == 1:
+                batch, _, height, width = geometry.output
                 for name, tile in tiles_for(geometry.input[1], geometry.output[1]).items():
                     self._others[name] = _by_pass(make(tile=tile))
+                    if batch * height * width < LEAST_POSITIONS:
+                        self._others[name].pop("grad_weight", None)
 
     def forward(self, input: Tensor, weight: Tensor) -> Tensor:
         """Return the output [N, c_out, H', W']."""

@@ -15,6 +15,8 @@ LEAST_CHANNELS = 8
 """Convolutions of fewer channels in or out are computed in other ways."""
 MOST_BYTES = 16 << 20
 """A way whose transformed weights would take more is not taken: other caches and memory pay for them."""
+LEAST_POSITIONS = 2048
+"""Gradients of weights that are sums over fewer outputs are computed in other ways: with less error."""
 
 autotune.register(*TILES)
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lasfast.runtime import compiled
+from lasfast.ops.sliced_conv2d import find, known_convolution
+from lasfast.runtime import autotune, compiled
+from lasfast.runtime.winograd import TILES
 from tests.isas import BF16_ISAS, ISAS
 
 LAST = torch.channels_last
@@ -284,6 +286,29 @@ def test_errors_of_weight_gradients_by_tiles_are_near_those_of_torch(
     truth, theirs = (problem.truth("grad_weight", dtype) for dtype in (torch.float64, torch.float32))
     (ours,) = problem.run("grad_weight", isa, threads)
     assert relative_error(ours, truth) <= times * relative_error(theirs, truth)
+
+
+@pytest.mark.parametrize(("images", "offered"), [(31, False), (32, True)])
+def test_weight_gradients_by_tiles_are_sums_over_many_outputs(
+    images: int, offered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def fastest(key: str, device: torch.device, ways: dict) -> str:
+        asked[key.split()[1]] = set(ways)
+        return "native"
+
+    monkeypatch.setattr(autotune, "fastest", fastest)
+    monkeypatch.delenv("LASFAST_CHOICE", raising=False)
+    known_convolution.cache_clear()  # which may know a way
+    values = torch.randn(images, 8, 8, 8).to(memory_format=LAST)
+    weight = torch.randn(8, 8, 3, 3)
+    convolution = find(values, weight, 8, 8, 1, 1, 1)
+    convolution.grad_weight(values, values)
+    convolution.grad_input(values, weight)
+    known_convolution.cache_clear()
+    assert (TILES.keys() <= asked["grad_weight"]) == offered
+    assert TILES.keys() <= asked["grad_input"]
 
 
 @pytest.mark.parametrize("tile", [2, 4])

@@ -300,28 +300,30 @@ def share(network, supernet):
 
 
 def compare(workload, supernet, images, step, precision):
-    """Return the relative errors of a batch's losses and gradients, ours and PyTorch's, against fp32."""
+    """Return the relative errors of a batch's losses and gradients, ours and PyTorch's, against float64."""
     batch, labels = images[0][:BATCH], images[1][:BATCH]
     found = {}
     products = fp32_products()
-    for name, way, multiplied, fused in (
-        ("truth", "fp32", "exact", False),
-        ("torch", precision, products, False),
-        ("ours", precision, products, True),
+    exact = copy.deepcopy(supernet).double()
+    for name, network, way, multiplied, fused in (
+        ("truth", exact, "fp64", "exact", False),
+        ("torch", supernet, precision, products, False),
+        ("ours", supernet, precision, products, True),
     ):
-        supernet.zero_grad()
-        run = supernet.layer_runner(fused=fused)
+        network.zero_grad()
+        run = network.layer_runner(fused=fused)
         losses = []
         with fp32_products_as(multiplied):
             for path in step:
                 with torch.autocast(batch.device.type, torch.bfloat16, enabled=way == "bf16"):
                     value = batch.contiguous(memory_format=torch.channels_last)
-                    for layer in supernet.path(path):
+                    value = value.double() if way == "fp64" else value
+                    for layer in network.path(path):
                         value = run(layer, value)
-                losses.append(F.cross_entropy(value.float(), labels))
+                losses.append(F.cross_entropy(value if way == "fp64" else value.float(), labels))
             torch.stack(losses).sum().backward()
-        gradients = [one.grad.flatten() for one in supernet.parameters() if one.grad is not None]
-        found[name] = torch.stack(losses).detach(), torch.cat(gradients)
+        gradients = [one.grad.flatten().double() for one in network.parameters() if one.grad is not None]
+        found[name] = torch.stack(losses).detach().double(), torch.cat(gradients)
     supernet.zero_grad()
     errors = {
         name: [
@@ -331,9 +333,12 @@ def compare(workload, supernet, images, step, precision):
         for name in ("ours", "torch")
     }
     rounded = _harness.is_rounded(precision, batch.device)
-    limit = 2 * errors["torch"][1] + 0.01 if rounded else 1e-3
+    theirs = errors["torch"][1]
+    limit = (
+        2 * theirs + 0.01 if rounded else 4 * theirs + 1e-4
+    )  # of one convolution, Winograd's may be 4 times
     if not errors["ours"][1] <= limit:
-        raise SystemExit(f"gradients differ from PyTorch's by {errors['ours'][1]:.2g}, more than {limit:.2g}")
+        raise SystemExit(f"gradients are wrong by {errors['ours'][1]:.2g}, more than {limit:.2g}")
     return {name: dict(zip(("loss", "gradient"), pair, strict=True)) for name, pair in errors.items()}
 
 

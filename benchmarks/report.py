@@ -88,7 +88,7 @@ def main() -> None:
     parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]
     parts.append(operations(read("operations.json")))
     parts += [training_operations(read(path.name)) for path in RESULTS.glob("operations-training.json")]
-    parts += [winograd(read("winograd.json")), gpu()]
+    parts += [winograd([read("winograd.json"), read("winograd-avx2.json")]), gpu()]
     (ROOT / "docs" / "performance.md").write_text("\n".join(parts), encoding="utf-8")
     draw(records, ROOT / "docs" / "performance.png")
 

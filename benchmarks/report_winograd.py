@@ -21,12 +21,16 @@ on the machine.
 """
 
 
-def winograd(record: dict[str, Any]) -> str:
+def winograd(records: list[dict[str, Any]]) -> str:
+    """Return the section of some machines' records."""
+    return "\n".join([TEXT, *map(_table, records)])
+
+
+def _table(record: dict[str, Any]) -> str:
     """Return the table of times faster than the direct kernels, and of errors."""
     machine, shapes = record["machine"], record["shapes"]
     passes = passes_of(shapes)
     lines = [
-        TEXT,
         f"{machine['processor']}, one thread, {machine['native']['isa']['selected']} kernels, torch "
         f"{machine['torch']}; load of the machine beforehand {machine['load_before']:.1f}.\n",
         f"| channels | {' | '.join(passes)} | errors |",

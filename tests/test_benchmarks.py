@@ -231,7 +231,7 @@ def test_winograds_algorithm_is_recorded_and_reported(monkeypatch: pytest.Monkey
         shape[which]["direct / "] |= {"winograd 2x2": 0.5, "winograd 4x4": 0.25}
     shape["calibration"]["direct / "]["winograd 4x4"] = 2.0
     shape["errors"] = {"winograd 2x2": 1e-7, "winograd 4x4": 9e-7, "torch": 2e-7}
-    page = report_winograd.winograd(record)
+    page = report_winograd.winograd([record])
     assert (
         "| 8 at 4x4 | 0.50 / 0.25 | 0.50 / 2.00 | 0.50 / 0.25 | 0.50 / 0.25 | 0.50 / 0.25 | 0.5 / 4.5 |"
         in page

@@ -197,6 +197,15 @@ def test_the_figures_of_smaller_networks_are_those_of_the_records() -> None:
         assert times.format(*(f"{one:.0f}" for one in searching)) in text
 
 
+def test_what_spinning_threads_cost_is_that_of_the_record() -> None:
+    ways = json.loads((ROOT / "benchmarks" / "results" / "waiting.json").read_text())["ways"]
+    text = " ".join((DOCS / "workflow.md").read_text().split())
+    spinning, sleeping = (ways[f"2 {way}"]["median"] for way in ("spinning", "sleeping"))
+    assert f"took {spinning:.0f} seconds with spinning threads, and {sleeping:.0f} with sleeping ones" in text
+    alone = {round(ways[f"1 {way}"]["median"]) for way in ("spinning", "sleeping")}
+    assert alone == {int(*re.findall(r"one alone took (\d+) in both ways", text))}
+
+
 def test_the_rates_of_processes_are_those_of_the_record() -> None:
     ways = json.loads((ROOT / "benchmarks" / "results" / "processes.json").read_text())["ways"]
     one, threads, two = (way["images_per_second"] for way in ways.values())

@@ -54,6 +54,8 @@ WAYS = {"NIR": 1, "NIR, two parents": 2, "uniform": 0}
 KINDS = {"MB3 3x3": 1, "MB6 5x5": 2}
 """The kinds of layers of NAS-Bench-Macro, by the options that stand for them."""
 DATA = "imagefolder:data/cifar10-16"
+LIKELY = 0.05
+"""What is as likely as this by chance, or likelier, is not told from it."""
 
 
 @app.command()
@@ -393,8 +395,28 @@ def _relation_lines(family: str, found: dict[str, Any], picture: str) -> list[st
         "\nPoints behind the best of each depth of a search that knows these accuracies, and goes on with "
         "the best heir alone, with the best two, or with any heir:\n",
         *markdown(["depth", "best heir", "best two", "any heir"], steps),
-        "",
+        _verdict(found),
     ]
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    """Return in words what trained networks show of the relation."""
+    relation = found["relation"]
+    best, regret = relation["from_best"], relation["regret"]
+    likely, less = ("" if one["p"] < LIKELY else "not " for one in (best, regret))
+    taus = [one["tau_between_seeds"] for one in found["depths"] if one["tau_between_seeds"] is not None]
+    noise = ""
+    if taus:
+        noise = (
+            " Two trainings of the same networks agree on the order within a depth by a tau of "
+            f"{min(taus):.2f} to {max(taus):.2f}: much of what tells these networks apart is the noise of "
+            "their training."
+        )
+    return (
+        f"\nIn words: that the best inherits from the best is {likely}told from chance here, and keeping to "
+        f"the best heir does {less}lose less than by chance ({_points(regret['found'])} points beside "
+        f"{_points(regret['by_chance'])}).{noise}\n"
+    )
 
 
 def _search_lines(found: dict[str, Any]) -> list[str]:
@@ -430,8 +452,8 @@ def _search_lines(found: dict[str, Any]) -> list[str]:
 def _macro_lines(macro: dict[str, Any]) -> list[str]:
     """Return what is said of the table's networks."""
     relations = macro.values()
-    likely = sum(one["from_best"]["p"] < 0.05 for one in relations)
-    greedy = sum(one["regret"]["p"] < 0.05 for one in relations)
+    likely = sum(one["from_best"]["p"] < LIKELY for one in relations)
+    greedy = sum(one["regret"]["p"] < LIKELY for one in relations)
     worst = max(step["regret"] for one in relations for step in one["steps"])
     of_two = max(step["regret_of_two"] for one in relations for step in one["steps"])
     any_heir = statistics.fmean(step["regret_of_random"] for one in relations for step in one["steps"])

@@ -197,6 +197,19 @@ def test_the_figures_of_smaller_networks_are_those_of_the_records() -> None:
         assert times.format(*(f"{one:.0f}" for one in searching)) in text
 
 
+def test_what_the_page_of_nir_says_of_trained_networks_is_in_the_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "relation.json").read_text())["trained"][
+        "residual"
+    ]
+    text = " ".join((DOCS / "nir.md").read_text().split())
+    assert f"Among {len(record['networks'])} small residual networks" in text
+    assert len(record["networks"][0]["top1"]) == 2
+    assert min(record["relation"][name]["p"] for name in ("from_best", "regret")) > 0.05
+    regret = record["relation"]["regret"]
+    found, by_chance = (f"{100 * regret[name]:.2f}" for name in ("found", "by_chance"))
+    assert f"the best heir loses {found} points on average, where chance has {by_chance}" in text
+
+
 def test_what_spinning_threads_cost_is_that_of_the_record() -> None:
     ways = json.loads((ROOT / "benchmarks" / "results" / "waiting.json").read_text())["ways"]
     text = " ".join((DOCS / "workflow.md").read_text().split())

@@ -202,7 +202,8 @@ def test_files_for_one_instruction_set_share_no_code_with_the_rest() -> None:
     """What they include or define could be linked in their variant, and then run on every machine."""
     cpu = ROOT / "csrc/cpu"
     public = [ROOT / "csrc/include/lasfast" / name for name in ("activation.h", "isa.h")]
-    headers = [*public, cpu / "planes.h", cpu / "vec.h", *cpu.glob("*_kernels.h")]
+    shared = [cpu / name for name in ("planes.h", "vec.h", "winograd_points.h")]
+    headers = [*public, *shared, *cpu.glob("*_kernels.h")]
     own = {f'"{"lasfast" if header in public else ".."}/{header.name}"' for header in headers}
     for path in (cpu / "isa").iterdir():
         text = path.read_text()

@@ -55,7 +55,7 @@ KINDS = {"MB3 3x3": 1, "MB6 5x5": 2}
 """The kinds of layers of NAS-Bench-Macro, by the options that stand for them."""
 DATA = "imagefolder:data/cifar10-16"
 LIKELY = 0.05
-"""What is as likely as this by chance, or likelier, is not told from it."""
+"""A relation that is as likely as this by chance, or likelier, is not told from it."""
 
 
 @app.command()

@@ -290,8 +290,9 @@ def _read(runs: Path) -> Iterator[dict[str, Any]]:
 def summary(table: Path, runs: Path, output: Path) -> None:
     """Write the record of a file of searches: of each problem and searcher the mean over its seeds."""
     _open(table)
+    every = list(_read(runs))
     found: dict[tuple[str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
-    for one in _read(runs):
+    for one in every:
         found[one["problem"], one["method"]][one["seed"]] = one
     problems: dict[str, dict[str, Any]] = {
         problem.title: {**_about(problem), "methods": {}} for problem in PROBLEMS
@@ -299,7 +300,7 @@ def summary(table: Path, runs: Path, output: Path) -> None:
     for problem, name in itertools.product(PROBLEMS, METHODS):
         if of_seeds := found.get((problem.title, name)):
             problems[problem.title]["methods"][name] = _summary(list(of_seeds.values()))
-    versions = {one["optuna"] for one in _read(runs) if "optuna" in one}
+    versions = {one["optuna"] for one in every if "optuna" in one}
     about = {"record": "cells", "machine": _harness.machine(), "optuna": ", ".join(sorted(versions))}
     _harness.write({"problems": problems, **about}, output)
 

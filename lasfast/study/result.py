@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from lasfast.measurements.measurement import Measurement
+from lasfast.measurements.schema import SECONDS
 from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
 from lasfast.spaces.names import short_name
@@ -209,7 +210,7 @@ class StudyResult:
         candidates = iter(self.candidates)
         certain = {} if self.certainty is None else {"certainty": self.certainty.to_json()}
         compared = {} if self.comparison is None else {"comparison": self.comparison.to_json()}
-        ended = {"ended_by": "seconds"} if self.ended_by_seconds else {}
+        ended = {"ended_by": SECONDS} if self.ended_by_seconds else {}
         return {
             "format": 1,
             "study": self.description,

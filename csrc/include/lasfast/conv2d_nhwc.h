@@ -15,10 +15,9 @@
 //
 // Values that are not finite do what they do by the definition, with three exceptions. With a `tile`, they
 // make all outputs of their tiles, and all taps of the weight's gradient for their channels, not finite. The
-// weight's gradient
-// may multiply them by the padding's zeros, unless c_in is a multiple of 64. The input's gradient may
-// multiply them by zeros for taps that a position has not, with a padding of the kernel's size or more. And
-// avx512_bf16 and neon_bf16 take what is below the least normal number for zero.
+// weight's gradient may multiply them by the padding's zeros, unless c_in is a multiple of 64. The input's
+// gradient may multiply them by zeros for taps that a position has not, with a padding of the kernel's size
+// or more. And avx512_bf16 and neon_bf16 take what is below the least normal number for zero.
 #pragma once
 
 #include <cstdint>

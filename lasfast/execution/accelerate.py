@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from lasfast.execution.choice import FUSED, MODES, OWN, OWN_IN_CHANNELS_LAST, quickest_ways
-from lasfast.execution.fused_call import as_contiguous, run
+from lasfast.execution.fused_call import as_contiguous, run, run_depthwise
 from lasfast.execution.fx_memory import Memory, effect_of, is_known, is_outside
 from lasfast.execution.fx_modes import Reading, read_in_both_modes
 from lasfast.execution.fx_ops import UntraceableError, callee, record_of
@@ -21,6 +21,7 @@ from lasfast.execution.fx_tracer import LEAVES
 from lasfast.execution.structure import Structure
 from lasfast.ir.fusion import Chain, Stage, match
 from lasfast.ir.layers import Activation, Op, Opaque
+from lasfast.nn import depthwise
 from lasfast.nn.plain import is_plain
 from lasfast.ops.derivatives import is_transformed
 
@@ -34,13 +35,14 @@ def accelerate(model: nn.Module, images: Tensor | None = None) -> nn.Module:
     """Return a module that computes what `model` does, with lasfast's fused operators, forward and backward.
 
     Each `nn.BatchNorm2d` takes in the convolution whose output it alone reads, a sum with another value of
-    the same shape, and the activation behind: ``act(batch_norm(conv(x)) + other)`` in few passes over
-    memory. Everything else stays PyTorch's. The result is a module of a subclass of the model's class, with
-    the model's own weights, buffers, submodules and hooks, not copies: a state dict moves both ways, and
-    training the one trains the other. Training mode and evaluation mode, frozen norms, autocast, copies,
-    pickles and `torch.compile` work as before. Convolution weights are put into channels_last, unless the
-    model's code asks for the usual order of elements (`x.view(n, -1)`). Its attribute
-    `fused_graph` is the `torch.fx.Graph` that it runs in its present mode.
+    the same shape, and the activation behind: ``act(batch_norm(conv(x)) + other)`` in few passes over memory.
+    Depthwise convolutions without a norm behind them run in lasfast's kernels, too (`lasfast.ops.depthwise`).
+    Everything else stays PyTorch's. The result is a module of a subclass of the model's class, with the
+    model's own weights, buffers, submodules and hooks, not copies: a state dict moves both ways, and training
+    the one trains the other. Training mode and evaluation mode, frozen norms, autocast, copies, pickles and
+    `torch.compile` work as before. Convolution weights are put into channels_last, unless the model's code
+    asks for the usual order of elements (`x.view(n, -1)`). Its attribute `fused_graph` is the
+    `torch.fx.Graph` that it runs in its present mode.
 
     Not every network is quicker fused. With `images`, a training step and an evaluation of this batch are
     timed on a copy of the model: by its own forward, by that of images in channels_last, and fused. In each
@@ -304,8 +306,7 @@ class _FusedGraph:
 
     def fuse(self, *, moves_weights: bool) -> None:
         """Fuse all chains that may be; then let values be in channels_last, and weights if these may move."""
-        chains = [chain for chain in self._chains() if Stage.NORM in chain.parts]
-        movable = [parts for chain in chains if (parts := self._movable_part(chain))]
+        movable = [parts for chain in self._chains() if (parts := self._movable_part(chain))]
         if not movable or not self.pinned.isdisjoint(self._in_other_layouts()):
             return
         follows_layout = self._follow_layout()
@@ -367,17 +368,26 @@ class _FusedGraph:
         )
 
     def _movable_part(self, chain: Chain) -> dict[Stage, fx.Node]:
-        """Return the longest beginning of a chain, up to its norm at least, that may run where it ends."""
+        """Return the longest beginning of a chain that may run where it ends, and that has a kernel.
+
+        It goes up to the norm at least, or is a depthwise convolution alone.
+        """
         parts = {stage: self.nodes[number] for stage, number in chain.parts.items()}
-        while Stage.NORM in parts and not self._is_movable(parts):
+        while parts and not (self._has_kernel(parts) and self._is_movable(parts)):
             parts.popitem()
-        return parts if Stage.NORM in parts else {}
+        return parts
+
+    def _has_kernel(self, parts: dict[Stage, fx.Node]) -> bool:
+        if Stage.NORM in parts:
+            return True
+        conv = self._convolution(parts[Stage.HEAD]) if Stage.HEAD in parts else None
+        return conv is not None and depthwise.takes(conv)
 
     def _is_movable(self, parts: dict[Stage, fx.Node]) -> bool:
         """Return whether nobody can tell that all of a chain runs where its last node does, out of place."""
         chain = list(parts.values())
         end = self.places[chain[-1]]
-        if self.calls[self.modules[_norm_of(parts[Stage.NORM])]] > 1:
+        if Stage.NORM in parts and self.calls[self.modules[_norm_of(parts[Stage.NORM])]] > 1:
             return False  # its statistics would be updated in another order
         if any(self.memory.place(node) in self.pinned for node in chain):
             return False
@@ -478,7 +488,7 @@ class _FusedGraph:
         if node.op == "call_module":
             module = self.modules[str(node.target)]
             return inputs if type(module) in LEAVES else (node,) if isinstance(module, nn.Flatten) else ()
-        if callee(node) is run:
+        if callee(node) in (run, run_depthwise):
             return inputs
         return (node,) if getattr(callee(node), "__name__", "") in _MAY_COPY else ()
 
@@ -503,6 +513,9 @@ class _FusedGraph:
 
     def _fuse(self, parts: dict[Stage, fx.Node]) -> None:
         """Replace the nodes of a chain by one."""
+        if Stage.NORM not in parts:
+            self._replace_depthwise(parts[Stage.HEAD])
+            return
         chain = list(parts.values())
         conv, norm, added = parts.get(Stage.HEAD), parts[Stage.NORM], parts.get(Stage.SUM)
         residual = None if added is None else next(one for one in added.all_input_nodes if one is not norm)
@@ -519,6 +532,13 @@ class _FusedGraph:
         )
         for one in (*reversed(chain), *read):
             self.graph.erase_node(one)
+
+    def _replace_depthwise(self, conv: fx.Node) -> None:
+        with self.graph.inserting_before(conv):
+            module = self.graph.get_attr(str(conv.target))
+            node = self._wrapped(run_depthwise, conv.args[0], module)
+        conv.replace_all_uses_with(node)
+        self.graph.erase_node(conv)
 
     def _wrapped(self, function: Callable[..., Any], *arguments: Any) -> fx.Node:
         """Append a call that tracing the code again must not go into."""

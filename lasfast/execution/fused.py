@@ -13,6 +13,7 @@ from lasfast.ir import layers
 from lasfast.ir.fusion import Chain, Stage, match_layer
 from lasfast.ir.layers import Layer, Op
 from lasfast.ops import bn_act, conv_bn_act, sliced_conv2d
+from lasfast.ops.depthwise import depthwise_conv2d
 from lasfast.ops.process_ranks import ProcessRanks
 
 MOMENTUM = 0.1  # of the supernet's own running statistics; torch's default
@@ -66,6 +67,11 @@ def _is_sliceable(op: Op) -> TypeGuard[layers.Conv2d]:
     return isinstance(op, layers.Conv2d) and op.dilation == 1 and isinstance(op.padding, int)
 
 
+def _is_depthwise(op: layers.Conv2d) -> bool:
+    """Return whether the operator for depthwise convolutions can run this one, dilated or not."""
+    return op.groups == op.in_channels == op.out_channels > 1 and isinstance(op.padding, int)
+
+
 @lru_cache(maxsize=4096)
 def _last_uses(layer: Layer) -> tuple[tuple[int, ...], ...]:
     return last_uses([step.inputs for step in fused_steps(layer)])
@@ -84,7 +90,7 @@ def run_fused(layer: Layer, x: Tensor, modules: Modules, ranks: ProcessRanks | N
         inputs = [values[source] for source in step.inputs]
         if isinstance(step.op, layers.BatchNorm2d):
             output = _run_fused(step, step.op, modules, ranks, *inputs)
-        elif _is_sliceable(step.op):
+        elif isinstance(step.op, layers.Conv2d) and (_is_depthwise(step.op) or _is_sliceable(step.op)):
             output = _run_conv(step.op, modules, *inputs)
         else:
             output = run_op(step.op, modules, *inputs)
@@ -141,7 +147,10 @@ def _run_fused(
 def _run_conv(op: layers.Conv2d, modules: Modules, x: Tensor) -> Tensor:
     weight = _weight(op, modules)
     assert isinstance(op.padding, int)
-    y = sliced_conv2d(x, weight, op.in_channels, op.out_channels, op.stride, op.padding, op.groups)
+    if _is_depthwise(op):
+        y = depthwise_conv2d(x, weight, op.stride, op.padding, op.dilation)
+    else:
+        y = sliced_conv2d(x, weight, op.in_channels, op.out_channels, op.stride, op.padding, op.groups)
     bias = modules[op.module].bias
     return y + leading(bias, op.out_channels).to(y.dtype).view(1, -1, 1, 1) if op.bias else y
 

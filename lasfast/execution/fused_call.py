@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lasfast.nn.conv_bn_act import fused
+from lasfast.nn.depthwise import depthwise
 from lasfast.ops.activations import FUNCTIONS
 from lasfast.ops.sliced_conv2d_schema import output_size
 
@@ -36,6 +37,11 @@ def run(
     else:
         y = fused(x, conv, norm)
     return FUNCTIONS[activation](y if residual is None else y + residual)
+
+
+def run_depthwise(x: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
+    """Return conv(x) in new memory; an x of other channels or dimensions is the module's to refuse."""
+    return depthwise(x, conv) if x.dim() == 4 and x.shape[1] == conv.in_channels else conv(x)
 
 
 def _output_shape(x: torch.Tensor, conv: nn.Conv2d | None) -> tuple[int, ...]:

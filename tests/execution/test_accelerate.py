@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lasfast
-from lasfast.execution.fused_call import as_contiguous, run
+from lasfast.execution.fused_call import as_contiguous, run, run_depthwise
 
 torchvision = pytest.importorskip("torchvision", exc_type=(ImportError, RuntimeError))
 
@@ -74,6 +74,49 @@ def test_every_norm_takes_in_its_neighbours(one_thread: None) -> None:
     left = [node.target for node in network.fused_graph.nodes if node.op in ("call_module", "call_function")]
     assert [one for one in left if one is not run] == ["biased", as_contiguous]  # mean() is a method
     assert_trains_alike(network, theirs, torch.randn(3, 4, 8, 8))
+
+
+class Separable(nn.Module):
+    """Depthwise convolutions without norms: biased, strided, dilated, of a subclass, called twice."""
+
+    class Other(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.biased = nn.Conv2d(16, 16, 7, padding=3, groups=16)
+        self.strided = nn.Conv2d(16, 16, 5, 2, 2, groups=16, bias=False)
+        self.dilated = nn.Conv2d(16, 16, 3, 2, 2, dilation=2, groups=16)
+        self.reflecting = nn.Conv2d(16, 16, 3, padding=1, groups=16, padding_mode="reflect")
+        self.other = self.Other(16, 16, 3, padding=1, groups=16)
+        self.twice = nn.Conv2d(16, 16, 3, padding=4, dilation=4, groups=16)
+        self.norm = nn.GroupNorm(1, 16)
+        self.pointwise, self.last_norm = nn.Conv2d(16, 6, 1), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.biased(x)).relu_() + x
+        x = self.other(self.reflecting(self.dilated(x)) + self.strided(x))
+        return self.last_norm(self.pointwise(self.twice(self.twice(x)))).mean((2, 3))
+
+
+def test_depthwise_convolutions_without_norms(one_thread: None) -> None:
+    torch.manual_seed(0)
+    model = Separable().train()
+    theirs = copy.deepcopy(model)
+    network = lasfast.accelerate(model)
+    read = [node.args[1].target for node in network.fused_graph.nodes if node.target is run_depthwise]
+    assert read == ["biased", "dilated", "strided", "twice", "twice"]
+    x = torch.randn(3, 16, 12, 12)
+    assert_trains_alike(network, theirs, x)
+    network.eval()
+    torch.testing.assert_close(network(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError, match="channels"):  # PyTorch's own words
+        network(x[:, :8])
+    calls = []
+    network.dilated.register_forward_hook(lambda *_: calls.append(1))
+    network(x)
+    assert calls == [1]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5"])

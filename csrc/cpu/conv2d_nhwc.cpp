@@ -6,6 +6,7 @@
 #include "lasfast/conv2d_nhwc.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "conv2d_nhwc_layout.h"
@@ -73,12 +74,27 @@ void interleave(const Conv2dNhwcParams& p, const Convolution& c, const char* fro
       }
 }
 
+// What becomes of the sums besides that they are stored; all null: nothing.
+struct Then {
+  float *mean, *variance;
+  const Conv2dNhwcPrediction* prediction;
+};
+
+// Writes the scale and the shift that a norm multiplies with and adds: [2][channels].
+void write_affine(const Conv2dNhwcPrediction& a, int64_t channels, float* to) {
+  for (int64_t o = 0; o < channels; ++o) {
+    const double scale = (a.weight ? a.weight[o] : 1.0) / std::sqrt(a.variance[o] + double{a.eps});
+    to[o] = static_cast<float>(scale);
+    to[channels + o] = static_cast<float>((a.bias ? a.bias[o] : 0.0) - a.mean[o] * scale);
+  }
+}
+
 Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* weight, void* workspace,
-           int threads, Isa isa, void* output, float* mean, float* variance) {
+           int threads, Isa isa, void* output, const Then& then = {}) {
   const Convolution c(p, pass, isa);
   const Layout layout(c, isa);
   char* const packed = align_line(workspace);
-  auto* const partial = reinterpret_cast<float*>(packed + layout.weight_bytes);
+  auto* const partial = reinterpret_cast<float*>(packed + layout.weight_bytes);  // or scale and shift
   char* const own = packed + layout.weight_bytes + layout.partial_bytes;
   if (c.tile)
     pack_winograd(p, c, weight, threads, isa, packed);
@@ -103,6 +119,13 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
   args.winograd = layout.block;
   args.phases = c.phased ? c.phases : 0;
   args.tap_ranges = ranges;
+  const Conv2dNhwcPrediction* const prediction = then.prediction;
+  if (prediction) {
+    write_affine(*prediction, c.out_channels, partial);
+    args.out = {partial, partial + c.out_channels, prediction->activation};
+    args.other_channels = prediction->residual ? prediction->residual_channels : 0;
+  }
+  const int64_t other_bytes = c.out_height * c.out_width * args.other_channels * itemsize(c.storage);
   const int64_t in_bytes = c.in_channels * c.in_height * c.in_width * itemsize(c.storage);
   const int64_t out_bytes = itemsize(c.storage) * (c.phased ? p.c_in * p.height * p.width
                                                             : c.out_channels * c.out_height * c.out_width);
@@ -118,17 +141,19 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
     args.output = c.phased ? phases : result;
     args.sums = reinterpret_cast<float*>(scratch);
     args.cell_scratch = scratch + layout.sums_bytes;
-    args.partial = mean ? partial + i * 2 * args.out_channels : nullptr;
+    if (args.other_channels)
+      args.other = static_cast<const char*>(prediction->residual) + first * other_bytes;
+    args.partial = then.mean ? partial + i * 2 * args.out_channels : nullptr;
     p.storage == Dtype::float32 ? kernels.run_f32(args) : kernels.run_bf16(args);
     if (c.phased) interleave(p, c, phases, args.images, result);
   }
-  if (!mean) return {};
+  if (!then.mean) return {};
   const PartialStatistics statistics{partial,     args.out_channels, layout.items,
                                      layout.each, c.images,          c.out_height * c.out_width};
   for (int64_t o = 0; o < args.out_channels; ++o) {
     const Moments moments = statistics.merged(o);
-    mean[o] = static_cast<float>(moments.mean);
-    variance[o] = static_cast<float>(moments.variance);
+    then.mean[o] = static_cast<float>(moments.mean);
+    then.variance[o] = static_cast<float>(moments.variance);
   }
   return {};
 }
@@ -206,7 +231,20 @@ Status conv2d_nhwc_forward_cpu(const Conv2dNhwcParams& p, const void* input, con
       return invalid("a convolution of nothing has no statistics, and needs channels");
     return {};
   }
-  return run(p, Pass::forward, input, weight, workspace, threads, isa, output, mean, variance);
+  return run(p, Pass::forward, input, weight, workspace, threads, isa, output, {mean, variance, nullptr});
+}
+
+Status conv2d_nhwc_predict_cpu(const Conv2dNhwcParams& p, const void* input, const void* weight,
+                               const Conv2dNhwcPrediction& then, void* workspace, int threads, Isa isa,
+                               void* output) {
+  if (const Status status = check(p, Pass::forward, threads, isa); !status.ok()) return status;
+  if (!then.mean || !then.variance) return invalid("mean or variance is missing");
+  if (!is_known(then.activation)) return invalid("the activation is unknown");
+  if (then.residual && (then.residual_channels < 0 || then.residual_channels > p.c_out))
+    return invalid("the residual has more channels than the output");
+  if (empty(p))
+    return p.batch * p.c_out * p.out_height * p.out_width > 0 ? invalid("nothing is convolved") : Status{};
+  return run(p, Pass::forward, input, weight, workspace, threads, isa, output, {nullptr, nullptr, &then});
 }
 
 Status conv2d_nhwc_grad_input_cpu(const Conv2dNhwcParams& p, const void* grad_output, const void* weight,
@@ -217,7 +255,7 @@ Status conv2d_nhwc_grad_input_cpu(const Conv2dNhwcParams& p, const void* grad_ou
                 0);
     return {};
   }
-  return run(p, Pass::grad_input, grad_output, weight, workspace, threads, isa, grad_input, nullptr, nullptr);
+  return run(p, Pass::grad_input, grad_output, weight, workspace, threads, isa, grad_input);
 }
 
 Status conv2d_nhwc_grad_weight_cpu(const Conv2dNhwcParams& p, const void* grad_output, const void* input,

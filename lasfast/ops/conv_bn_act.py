@@ -14,6 +14,7 @@ from lasfast.ops.bn_act_schema import TENSORS, BnActInputs, empty_gradients
 from lasfast.ops.derivatives import first_order, refuse_forward_mode
 from lasfast.ops.process_ranks import ProcessRanks, is_distributed
 from lasfast.ops.sliced_conv2d import Convolution, find, sliced_conv2d, sliced_conv2d_statistics
+from lasfast.ops.sliced_conv2d_kernels import Norm
 from lasfast.ops.sliced_conv2d_schema import Size, as_arguments
 
 
@@ -128,16 +129,20 @@ def _fits(size: Size, ranks: ProcessRanks | None, input: Tensor, *norm: Any) -> 
 
 def _infer(convolution: Convolution, kernel: Tensor, input: Tensor, *norm: Any) -> Tensor:
     """Compute what the operators do where nothing is trained and no gradient is recorded."""
-    y = convolution.forward(input, kernel)
-    mean, var, weight, bias, residual, *rest = norm
-    return bn_act_kernels.bn_act(BnActInputs(y, mean, var, weight, bias, _like(y, residual), *rest))
+    mean, var, weight, bias, residual, training, eps, activation = norm
+    parts = mean, var, weight, bias, _like(input, residual)
+
+    def in_two(y: Tensor) -> Tensor:
+        return bn_act_kernels.bn_act(BnActInputs(y, *parts, training, eps, activation))
+
+    return convolution.predict(input, kernel, Norm(*parts, eps, activation), in_two)
 
 
-def _like(y: Tensor, residual: Tensor | None) -> Tensor | None:
-    """Return the residual in the dtype and layout of y."""
+def _like(values: Tensor, residual: Tensor | None) -> Tensor | None:
+    """Return the residual in the dtype of the values, in channels_last."""
     if residual is None:
         return None
-    return residual.to(y.dtype).contiguous(memory_format=torch.channels_last)
+    return residual.to(values.dtype).contiguous(memory_format=torch.channels_last)
 
 
 class _Direct(torch.autograd.Function):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lasfast.ops import reference
 from lasfast.ops.derivatives import refuse_forward_mode
-from lasfast.ops.sliced_conv2d_kernels import PASSES, NhwcKernels, Packed, StridedKernels
+from lasfast.ops.sliced_conv2d_kernels import PASSES, NhwcKernels, Norm, Packed, StridedKernels
 from lasfast.ops.sliced_conv2d_schema import (
     Geometry,
     Size,
@@ -35,7 +35,7 @@ from lasfast.runtime.winograd import LEAST_POSITIONS, tiles_for
 autotune.register("native", "torch", "warpgroups")
 
 T = TypeVar("T")
-_WITH_STATISTICS, _GRADIENTS = "forward with statistics", "gradients"
+_WITH_STATISTICS, _PREDICTION, _GRADIENTS = "forward with statistics", "prediction", "gradients"
 _ON_CUDA = Placement("cuda", (0, 0))
 
 
@@ -151,7 +151,7 @@ class Convolution:
             f"{tuple(geometry.input)} to {geometry.output[1]}, kernel {tuple(geometry.weight[2:])} "
             f"stride {stride} padding {padding} groups {groups}, {how}"
         )
-        by_name = (*PASSES, _WITH_STATISTICS, _GRADIENTS) if wanted == "native" else ()
+        by_name = (*PASSES, _WITH_STATISTICS, _PREDICTION, _GRADIENTS) if wanted == "native" else ()
         self._fastest_ways: dict[str, str] = dict.fromkeys(by_name, "native")
         self._kernels: dict[str, StridedKernels | NhwcKernels] = {}
         self._others: dict[str, dict[str, NhwcKernels]] = {}  # the same in other ways, by their names
@@ -179,6 +179,16 @@ class Convolution:
             "forward",
             lambda ours: ours.forward(input, weight, self._empty(self.geometry.output)),
             lambda: self._output(input, weight),
+        )
+
+    def predict(
+        self, input: Tensor, weight: Tensor, norm: Norm, in_two: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return what follows the convolution, [N, c_out, H', W']: `in_two` computes it of the output."""
+        return self._run(
+            _PREDICTION,
+            lambda ours: ours.predict(input, weight, norm, self._empty(self.geometry.output)),
+            lambda: in_two(self.forward(input, weight)),
         )
 
     @property
@@ -332,6 +342,8 @@ def _by_pass(nhwc: NhwcKernels) -> dict[str, NhwcKernels]:
     names = [which for which in PASSES if nhwc.has(which)]
     if "forward" in names:
         names.append(_WITH_STATISTICS)
+    if nhwc.can_predict:
+        names.append(_PREDICTION)
     return dict.fromkeys(names, nhwc)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lasfast.ir.activations import ACTIVATIONS
 from lasfast.ops.sliced_conv2d_schema import Geometry, Size
 from lasfast.runtime import compiled, kernels, placement
 from lasfast.runtime.placement import Placement
@@ -122,6 +123,23 @@ class Packed(NamedTuple):
     ahead: bool
 
 
+class Norm(NamedTuple):
+    """What follows a convolution where nothing is trained: a batch norm, a sum and an activation.
+
+    Attributes:
+        mean, var, weight, bias: float32 [c_out]; of the last two, None is 1 and 0.
+        residual: [N, <= c_out, H', W'] in the dtype and layout of the values, or None.
+    """
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    residual: Tensor | None
+    eps: float
+    activation: str
+
+
 class NhwcKernels:
     """The kernels of one convolution on dense channels_last values, depthwise or of one group.
 
@@ -207,6 +225,32 @@ class NhwcKernels:
         statistics = (0 if one is None else one.data_ptr() for one in (mean, var))
         rows, early = (None, False) if packed is None else (packed.forward, not packed.ahead)
         return self._run("forward", input, weight, output, *statistics, packed=rows, early=early)
+
+    @property
+    def can_predict(self) -> bool:
+        """True where `predict` is there."""
+        return self._kind == "cpu" and not self.depthwise and self.has("forward")
+
+    def predict(self, input: Tensor, weight: Tensor, norm: Norm, output: Tensor) -> Tensor:
+        """Overwrite `output` [N, c_out, H', W'] with what follows the convolution, in one pass."""
+        _, params, workspace_bytes = self._passes["forward"]
+        workspace = torch.empty(workspace_bytes, dtype=torch.uint8)
+        vectors = [None if one is None else one.contiguous() for one in norm[:4]]
+        residual = norm.residual
+        self._module.conv2d_nhwc_predict_cpu(
+            params,
+            input.data_ptr(),
+            weight.data_ptr(),
+            *(0 if one is None else one.data_ptr() for one in vectors),
+            norm.eps,
+            0 if residual is None else residual.data_ptr(),
+            0 if residual is None else residual.shape[1],
+            ACTIVATIONS[norm.activation].code,
+            workspace.data_ptr(),
+            *self._on_cpu,
+            output.data_ptr(),
+        )
+        return output
 
     def grad_input(
         self, grad_output: Tensor, weight: Tensor, result: Tensor, packed: Packed | None = None

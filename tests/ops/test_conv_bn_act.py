@@ -186,24 +186,40 @@ def test_evaluation_and_running_statistics() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("autocast", [False, True])
-def test_without_gradients_evaluation_has_the_same_bits(name: str, autocast: bool, choice: None) -> None:
+def test_without_gradients_evaluation_is_as_exact(
+    name: str, autocast: bool, isa: str, choice: None, one_thread: None
+) -> None:
+    """One pass computes what two do, as near to float64 as these, whatever is added."""
     (x, weight, scale, shift, residual), (c_out, stride, padding, groups) = tensors(name)
     mean, var = torch.rand(c_out), 0.5 + torch.rand(c_out)
+    whole = F.pad(residual, (0, 0, 0, 0, 0, c_out - residual.shape[1]))
+    parts = ((scale, shift, residual), (scale, shift, whole), (None, shift, None), (None, None, residual))
 
-    def infer() -> Tensor:
+    def infer(*parts: Tensor | None, activation: str) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             return conv_bn_act(
-                x, weight, mean, var, scale, shift, residual,
+                x, weight, mean, var, *parts, activation=activation,
                 c_out=c_out, stride=stride, padding=padding, groups=groups, training=False,
             )  # fmt: skip
 
-    recorded = infer()
-    for mode in (torch.no_grad, torch.inference_mode):
-        with mode():
-            result = infer()
-        assert torch.equal(result, recorded)
-        assert result.dtype == recorded.dtype
-        assert result.stride() == recorded.stride()
+    def true(scale: Tensor | None, shift: Tensor | None, residual: Tensor | None, activation: str) -> Tensor:
+        active = weight[:c_out, : x.shape[1] // groups].double()
+        y = F.conv2d(x.double(), active, None, stride, padding, 1, groups)
+        numbers = (None if one is None else one.double() for one in (mean, var, scale, shift))
+        y = F.batch_norm(y, *numbers, False)
+        if residual is not None:
+            y = y + F.pad(residual.double(), (0, 0, 0, 0, 0, c_out - residual.shape[1]))
+        return ACTIVATIONS[activation](y)
+
+    for some, activation in zip(parts, (*ACTIVATIONS, "none"), strict=True):
+        recorded, truth = infer(*some, activation=activation), true(*some, activation)
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                result = infer(*some, activation=activation)
+                assert torch.equal(result, infer(*some, activation=activation))
+            assert (result.dtype, result.stride()) == (recorded.dtype, recorded.stride())
+            error, before = ((one.double() - truth).norm() for one in (result, recorded))
+            assert error <= 1.5 * before + 1e-6 * truth.norm()
 
 
 def test_without_gradients_evaluation_names_what_is_wrong() -> None:

@@ -17,5 +17,8 @@ enum class Activation : int32_t {
   hardsigmoid = 6,
 };
 constexpr int activation_count = 7;
+constexpr bool is_known(Activation kind) {
+  return static_cast<int>(kind) >= 0 && static_cast<int>(kind) < activation_count;
+}
 
 }  // namespace lasfast

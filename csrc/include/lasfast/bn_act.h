@@ -47,8 +47,7 @@ inline Status validate(const BnActParams& p) {
   if (p.residual_channels < 0 || p.residual_channels > p.channels)
     return invalid("residual_channels must be between 0 and channels");
   if (!is_known(p.storage)) return invalid("storage must be float32 or bfloat16");
-  const int activation = static_cast<int>(p.activation);
-  if (activation < 0 || activation >= activation_count) return invalid("activation is unknown");
+  if (!is_known(p.activation)) return invalid("activation is unknown");
   return {};
 }
 

@@ -16,6 +16,7 @@
 #include "lasfast/activation.h"
 #include "lasfast/dtype.h"
 #include "lasfast/isa.h"
+#include "lasfast/prediction.h"
 #include "lasfast/schedule.h"
 #include "lasfast/status.h"
 
@@ -107,6 +108,19 @@ auto why_not(const char* where, Status (*supported)(P...)) {
   };
 }
 
+// A pass that predicts: `where` is what errors begin with.
+template <class Params>
+auto prediction(const char* where, Status (*run)(const Params&, const void*, const void*, const Prediction&,
+                                                 void*, int, Isa, void*)) {
+  return [=](const Params& params, Pointer<const void> input, Pointer<const void> weight,
+             Pointer<const float> mean, Pointer<const float> var, Pointer<const float> bn_weight,
+             Pointer<const float> bn_bias, float eps, Pointer<const void> residual, int64_t residual_channels,
+             Activation activation, Pointer<void> workspace, int threads, Isa isa, Pointer<void> output) {
+    const Prediction then{mean, var, bn_weight, bn_bias, eps, residual, residual_channels, activation};
+    run_and_raise(where, [&] { return run(params, input, weight, then, workspace, threads, isa, output); });
+  };
+}
+
 // Where a pass runs: the end of its name, and the two parameters between its workspace and its outputs.
 struct Place {
   const char *suffix, *first, *second;
@@ -115,6 +129,15 @@ struct Place {
 };
 constexpr Place cpu = {"_cpu", "threads", "isa"};
 constexpr Place cuda = {"_cuda", "device", "stream"};
+
+// Defines the function of a prediction on the CPU.
+template <class Function>
+void bind_prediction(pybind11::module_& m, const char* pass, Function function) {
+  using pybind11::arg;
+  m.def(cpu.named(pass).c_str(), function, arg("params"), arg("input"), arg("weight"), arg("mean"),
+        arg("var"), arg("bn_weight"), arg("bn_bias"), arg("eps"), arg("residual"), arg("residual_channels"),
+        arg("activation"), arg("workspace"), arg("threads"), arg("isa"), arg("output"));
+}
 
 // The numbers of an enum's members by their names, for Python to compare with its own.
 template <class Enum>

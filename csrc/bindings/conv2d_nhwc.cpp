@@ -44,16 +44,6 @@ void bind_passes(py::module_& m, const Place& place, Forward forward, GradInput 
         arg("grad_output"), arg("input"), workspace, first, second, arg("grad_weight"));
 }
 
-void predict(const Conv2dNhwcParams& params, Pointer<const void> input, Pointer<const void> weight,
-             Pointer<const float> mean, Pointer<const float> var, Pointer<const float> scale,
-             Pointer<const float> shift, float eps, Pointer<const void> residual, int64_t residual_channels,
-             Activation activation, Pointer<void> workspace, int threads, Isa isa, Pointer<void> output) {
-  const Conv2dNhwcPrediction then{mean, var, scale, shift, eps, residual, residual_channels, activation};
-  run_and_raise(where, [&] {
-    return conv2d_nhwc_predict_cpu(params, input, weight, then, workspace, threads, isa, output);
-  });
-}
-
 #ifdef LASFAST_CUDA
 using Packing = std::tuple<Conv2dNhwcParams, Pointer<const void>, Pointer<void>, Pointer<void>>;
 
@@ -79,9 +69,7 @@ void bind_conv2d_nhwc(py::module_& m) {
   m.def("conv2d_nhwc_workspace_cpu", &conv2d_nhwc_workspace_cpu, arg("params"), arg("which"), arg("threads"),
         arg("isa"));
   bind_passes(m, cpu, &conv2d_nhwc_forward_cpu, &conv2d_nhwc_grad_input_cpu, &conv2d_nhwc_grad_weight_cpu);
-  m.def("conv2d_nhwc_predict_cpu", &predict, arg("params"), arg("input"), arg("weight"), arg("mean"),
-        arg("var"), arg("bn_weight"), arg("bn_bias"), arg("eps"), arg("residual"), arg("residual_channels"),
-        arg("activation"), arg("workspace"), arg("threads"), arg("isa"), arg("output"));
+  bind_prediction(m, "conv2d_nhwc_predict", prediction(where, &conv2d_nhwc_predict_cpu));
 #ifdef LASFAST_CUDA
   m.def("conv2d_nhwc_why_not_cuda", why_not(where, &conv2d_nhwc_supported_cuda), arg("params"), arg("which"),
         "Why a pass cannot be run; None where it can.");

@@ -69,6 +69,7 @@ void bind_depthwise_nhwc(py::module_& m) {
         arg("isa"));
   bind_passes(m, cpu, &depthwise_nhwc_forward_cpu, &depthwise_nhwc_grad_input_cpu,
               &depthwise_nhwc_grad_weight_cpu, &depthwise_nhwc_backward_cpu);
+  bind_prediction(m, "depthwise_nhwc_predict", prediction(where, &depthwise_nhwc_predict_cpu));
 #ifdef LASFAST_CUDA
   m.def("depthwise_nhwc_why_not_cuda", why_not(where, &depthwise_nhwc_supported_cuda), arg("params"),
         "Why the passes cannot be run; None where they can.");

@@ -6,11 +6,11 @@
 #include "lasfast/conv2d_nhwc.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "conv2d_nhwc_layout.h"
 #include "dispatch.h"
+#include "norm_affine.h"
 #include "partial_statistics.h"
 #include "schedule_check.h"
 
@@ -77,17 +77,8 @@ void interleave(const Conv2dNhwcParams& p, const Convolution& c, const char* fro
 // What becomes of the sums besides that they are stored; all null: nothing.
 struct Then {
   float *mean, *variance;
-  const Conv2dNhwcPrediction* prediction;
+  const Prediction* prediction;
 };
-
-// Writes the scale and the shift that a norm multiplies with and adds: [2][channels].
-void write_affine(const Conv2dNhwcPrediction& a, int64_t channels, float* to) {
-  for (int64_t o = 0; o < channels; ++o) {
-    const double scale = (a.weight ? a.weight[o] : 1.0) / std::sqrt(a.variance[o] + double{a.eps});
-    to[o] = static_cast<float>(scale);
-    to[channels + o] = static_cast<float>((a.bias ? a.bias[o] : 0.0) - a.mean[o] * scale);
-  }
-}
 
 Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* weight, void* workspace,
            int threads, Isa isa, void* output, const Then& then = {}) {
@@ -119,9 +110,13 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
   args.winograd = layout.block;
   args.phases = c.phased ? c.phases : 0;
   args.tap_ranges = ranges;
-  const Conv2dNhwcPrediction* const prediction = then.prediction;
+  const Prediction* const prediction = then.prediction;
   if (prediction) {
-    write_affine(*prediction, c.out_channels, partial);
+    for (int64_t o = 0; o < c.out_channels; ++o) {
+      const ScaleShift affine = norm_affine(*prediction, o);
+      partial[o] = affine.scale;
+      partial[c.out_channels + o] = affine.shift;
+    }
     args.out = {partial, partial + c.out_channels, prediction->activation};
     args.other_channels = prediction->residual ? prediction->residual_channels : 0;
   }
@@ -235,13 +230,9 @@ Status conv2d_nhwc_forward_cpu(const Conv2dNhwcParams& p, const void* input, con
 }
 
 Status conv2d_nhwc_predict_cpu(const Conv2dNhwcParams& p, const void* input, const void* weight,
-                               const Conv2dNhwcPrediction& then, void* workspace, int threads, Isa isa,
-                               void* output) {
+                               const Prediction& then, void* workspace, int threads, Isa isa, void* output) {
   if (const Status status = check(p, Pass::forward, threads, isa); !status.ok()) return status;
-  if (!then.mean || !then.variance) return invalid("mean or variance is missing");
-  if (!is_known(then.activation)) return invalid("the activation is unknown");
-  if (then.residual && (then.residual_channels < 0 || then.residual_channels > p.c_out))
-    return invalid("the residual has more channels than the output");
+  if (const Status status = validate(then, p.c_out); !status.ok()) return status;
   if (empty(p))
     return p.batch * p.c_out * p.out_height * p.out_width > 0 ? invalid("nothing is convolved") : Status{};
   return run(p, Pass::forward, input, weight, workspace, threads, isa, output, {nullptr, nullptr, &then});

@@ -14,6 +14,7 @@
 #include "depthwise_nhwc_kernels.h"
 #include "dispatch.h"
 #include "lasfast/round.h"
+#include "norm_affine.h"
 #include "scratch.h"
 #include "threads.h"
 #include "vec.h"
@@ -30,6 +31,15 @@ constexpr KernelTables<DepthwiseKernels> kernels = {
     {LASFAST_GENERIC(depthwise_kernels), LASFAST_AVX2(depthwise_kernels), LASFAST_AVX512(depthwise_kernels),
      LASFAST_AVX512_BF16(depthwise_kernels), nullptr, LASFAST_NEON(depthwise_kernels),
      LASFAST_NEON_BF16(depthwise_kernels)}};
+
+// Fewer channels than a vector of AVX-512 has take partial loads, one output at a time; AVX2's is half as
+// wide.
+const DepthwiseKernels& kernels_for(const DepthwiseNhwcParams& p, Isa isa) {
+  const DepthwiseKernels& own = kernels[isa];
+  const DepthwiseKernels& narrower = kernels[Isa::avx2];
+  const bool is_narrow = p.channels < own.width && narrower.width < own.width;
+  return is_narrow && isa_supported(Isa::avx2) ? narrower : own;
+}
 
 Status check(const DepthwiseNhwcParams& p, int threads, Isa isa) {
   if (const Status status = validate(p); !status.ok()) return status;
@@ -144,9 +154,13 @@ void pack(const DepthwiseNhwcParams& p, Pass pass, const void* weight, int width
 }
 
 DepthwiseArgs arguments(const DepthwiseNhwcParams& p, const Piece& piece, const float* weight) {
-  return {nullptr,      nullptr,     piece.images, p.channels, p.height,  p.width,
-          p.out_height, p.out_width, p.kernel,     p.stride,   p.padding, piece.row,
-          piece.rows,   {},          weight,       nullptr,    nullptr};
+  DepthwiseArgs a{};
+  a.images = piece.images, a.channels = p.channels;
+  a.height = p.height, a.width = p.width, a.out_height = p.out_height, a.out_width = p.out_width;
+  a.kernel = p.kernel, a.stride = p.stride, a.padding = p.padding;
+  a.row = piece.row, a.rows = piece.rows;
+  a.weight = weight;
+  return a;
 }
 
 // Statistics of all pieces from those of each, [pieces][mean, squares][slots].
@@ -173,6 +187,39 @@ void merge_statistics(const DepthwiseNhwcParams& p, const Pieces& pieces, const 
       mean[begin + i] = static_cast<float>(average[i]);
       variance[begin + i] = static_cast<float>(squares[i] / total);
     }
+  }
+}
+
+// Where the workspace of a forward pass goes on behind the packed weight.
+float* behind_weight(const DepthwiseNhwcParams& p, void* workspace, Isa isa) {
+  const int width = kernels_for(p, isa).width;
+  return align_line<float>(workspace) + p.kernel * p.kernel * vector_count(p, width) * width;
+}
+
+// Runs the forward pass, on the last of `then` and with the statistics of each piece, if these are wanted.
+void run_forward(const DepthwiseNhwcParams& p, const void* input, const void* weight, void* workspace,
+                 int threads, Isa isa, void* output, const DepthwiseArgs& then, float* statistics) {
+  const DepthwiseKernels& run = kernels_for(p, isa);
+  const auto forward = run.passes[static_cast<int>(p.storage)].forward;
+  const int64_t slots = vector_count(p, run.width) * run.width, pixel = p.channels * itemsize(p.storage);
+  const Pieces pieces(p, p.out_height);
+  float* const packed = align_line<float>(workspace);
+  pack(p, Pass::forward, weight, run.width, packed);
+
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t i = 0; i < pieces.count; ++i) {
+    const Piece piece(p, pieces, p.out_height, i);
+    DepthwiseArgs a = arguments(p, piece, packed);
+    a.from = bytes_at(input, piece.image * p.height * p.width * pixel);
+    a.to = bytes_at(output, piece.image * p.out_height * p.out_width * pixel);
+    a.scale = then.scale, a.shift = then.shift, a.activation = then.activation;
+    if (statistics) {
+      a.mean = statistics + 2 * i * slots;
+      a.squares = a.mean + slots;
+    }
+    a.ahead = ahead_of(p, pieces, p.out_height, i, input, p.height * p.width * pixel, output,
+                       p.out_height * p.out_width * pixel);
+    forward(a);
   }
 }
 
@@ -235,7 +282,7 @@ int64_t depthwise_nhwc_workspace_cpu(const DepthwiseNhwcParams& p, Pass pass, Is
   if (!validate(p).ok() || !isa_supported(isa)) return 0;
   if (p.batch * p.channels == 0) return 0;
   if (pass != Pass::grad_input && p.out_height * p.out_width == 0) return 0;
-  const int width = kernels[isa].width;
+  const int width = kernels_for(p, isa).width;
   const int64_t slots = vector_count(p, width) * width, taps = p.kernel * p.kernel * slots;
   int64_t floats = taps;
   if (pass == Pass::forward) floats += 2 * slots * Pieces(p, p.out_height).count;
@@ -255,29 +302,35 @@ Status depthwise_nhwc_forward_cpu(const DepthwiseNhwcParams& p, const void* inpu
     }
     return {};
   }
-  const DepthwiseKernels& run = kernels[isa];
-  const auto forward = run.passes[static_cast<int>(p.storage)].forward;
-  const int64_t slots = vector_count(p, run.width) * run.width, pixel = p.channels * itemsize(p.storage);
-  const Pieces pieces(p, p.out_height);
-  float* packed = align_line<float>(workspace);
-  float* statistics = packed + p.kernel * p.kernel * slots;
-  pack(p, Pass::forward, weight, run.width, packed);
+  float* const statistics = mean ? behind_weight(p, workspace, isa) : nullptr;
+  DepthwiseArgs args{};
+  run_forward(p, input, weight, workspace, threads, isa, output, args, statistics);
+  if (mean)
+    merge_statistics(p, Pieces(p, p.out_height), statistics, kernels_for(p, isa).width, mean, variance);
+  return {};
+}
 
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < pieces.count; ++i) {
-    const Piece piece(p, pieces, p.out_height, i);
-    DepthwiseArgs a = arguments(p, piece, packed);
-    a.from = bytes_at(input, piece.image * p.height * p.width * pixel);
-    a.to = bytes_at(output, piece.image * p.out_height * p.out_width * pixel);
-    if (mean) {
-      a.mean = statistics + 2 * i * slots;
-      a.squares = a.mean + slots;
-    }
-    a.ahead = ahead_of(p, pieces, p.out_height, i, input, p.height * p.width * pixel, output,
-                       p.out_height * p.out_width * pixel);
-    forward(a);
+Status depthwise_nhwc_predict_cpu(const DepthwiseNhwcParams& p, const void* input, const void* weight,
+                                  const Prediction& then, void* workspace, int threads, Isa isa,
+                                  void* output) {
+  if (const Status status = check(p, threads, isa); !status.ok()) return status;
+  if (const Status status = validate(then, p.channels); !status.ok()) return status;
+  if (then.residual) return unsupported("a depthwise convolution takes no residual");
+  if (p.batch * p.out_height * p.out_width * p.channels == 0) return {};
+  const int width = kernels_for(p, isa).width;
+  const int64_t slots = vector_count(p, width) * width;
+  float* const scale = behind_weight(p, workspace, isa);
+  for (int64_t slot = 0; slot < slots; ++slot) {
+    const int64_t channel = slot_begin(p, slot / width, width) + slot % width;
+    const ScaleShift affine = channel < p.channels ? norm_affine(then, channel) : ScaleShift{0.f, 0.f};
+    scale[slot] = affine.scale;
+    scale[slots + slot] = affine.shift;
   }
-  if (mean) merge_statistics(p, pieces, statistics, run.width, mean, variance);
+  DepthwiseArgs args{};
+  args.scale = scale;
+  args.shift = scale + slots;
+  args.activation = then.activation;
+  run_forward(p, input, weight, workspace, threads, isa, output, args, nullptr);
   return {};
 }
 
@@ -286,7 +339,7 @@ Status depthwise_nhwc_grad_input_cpu(const DepthwiseNhwcParams& p, const void* g
                                      void* grad_input) {
   if (const Status status = check(p, threads, isa); !status.ok()) return status;
   if (p.batch * p.height * p.width * p.channels == 0) return {};
-  const DepthwiseKernels& run = kernels[isa];
+  const DepthwiseKernels& run = kernels_for(p, isa);
   const auto gradient = run.passes[static_cast<int>(p.storage)].grad_input;
   const int64_t pixel = p.channels * itemsize(p.storage);
   const Pieces pieces(p, p.height);
@@ -310,8 +363,8 @@ Status depthwise_nhwc_grad_weight_cpu(const DepthwiseNhwcParams& p, const void* 
                                       const void* input, void* workspace, int threads, Isa isa,
                                       float* grad_weight) {
   if (const Status status = check(p, threads, isa); !status.ok()) return status;
-  weight_gradient(p, grad_output, input, align_line<float>(workspace), threads, kernels[isa], p.weight_stride,
-                  grad_weight, [](const Pieces&, int64_t) {});
+  weight_gradient(p, grad_output, input, align_line<float>(workspace), threads, kernels_for(p, isa),
+                  p.weight_stride, grad_weight, [](const Pieces&, int64_t) {});
   return {};
 }
 
@@ -320,11 +373,11 @@ Status depthwise_nhwc_backward_cpu(const DepthwiseNhwcParams& p, const void* gra
                                    int threads, Isa isa, void* grad_input, float* grad_weight) {
   if (const Status status = check(p, threads, isa); !status.ok()) return status;
   if (p.batch * p.out_height * p.out_width * p.channels == 0) {  // no pieces
-    weight_gradient(p, grad_output, input, nullptr, threads, kernels[isa], grad_weight_stride, grad_weight,
-                    [](const Pieces&, int64_t) {});
+    weight_gradient(p, grad_output, input, nullptr, threads, kernels_for(p, isa), grad_weight_stride,
+                    grad_weight, [](const Pieces&, int64_t) {});
     return depthwise_nhwc_grad_input_cpu(p, grad_output, weight, workspace, threads, isa, grad_input);
   }
-  const DepthwiseKernels& run = kernels[isa];
+  const DepthwiseKernels& run = kernels_for(p, isa);
   const auto gradient = run.passes[static_cast<int>(p.storage)].grad_input;
   const int64_t pixel = p.channels * itemsize(p.storage);
   const int64_t image = p.height * p.width * pixel, out_image = p.out_height * p.out_width * pixel;

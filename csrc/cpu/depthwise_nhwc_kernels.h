@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "lasfast/activation.h"
+
 namespace lasfast {
 
 // Memory that the next piece uses, read and written or read twice: prefetched evenly while this one is worked
@@ -38,6 +40,10 @@ struct DepthwiseArgs {
 
   float* mean;  // [vectors][width] of this piece, with the sum of squared deviations; null: not wanted
   float* squares;
+
+  // What is stored: activation(scale * sum + shift), [vectors][width] each; null: the sum.
+  const float *scale, *shift;
+  Activation activation;
 };
 
 // sums[v][r][s] (+)= sum over the piece's output positions of grad_output * input, at tap r, s.

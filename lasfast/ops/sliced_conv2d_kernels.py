@@ -228,16 +228,17 @@ class NhwcKernels:
 
     @property
     def can_predict(self) -> bool:
-        """True where `predict` is there."""
-        return self._kind == "cpu" and not self.depthwise and self.has("forward")
+        """True where `predict` is there, for depthwise convolutions without a residual alone."""
+        return self._kind == "cpu" and self.has("forward")
 
     def predict(self, input: Tensor, weight: Tensor, norm: Norm, output: Tensor) -> Tensor:
         """Overwrite `output` [N, c_out, H', W'] with what follows the convolution, in one pass."""
         _, params, workspace_bytes = self._passes["forward"]
+        name = "depthwise_nhwc" if self.depthwise else "conv2d_nhwc"
         workspace = torch.empty(workspace_bytes, dtype=torch.uint8)
         vectors = [None if one is None else one.contiguous() for one in norm[:4]]
         residual = norm.residual
-        self._module.conv2d_nhwc_predict_cpu(
+        getattr(self._module, f"{name}_predict_cpu")(
             params,
             input.data_ptr(),
             weight.data_ptr(),

@@ -22,6 +22,7 @@ CASES = {  # x, weight, (c_out, stride, padding, groups)
     "stride 2": ((3, 8, 9, 9), (8, 8, 3, 3), (8, 2, 1, 1)),
     "depthwise": ((3, 17, 8, 6), (20, 1, 3, 3), (17, 1, 1, 17)),
     "depthwise stride 2": ((3, 16, 9, 8), (16, 1, 5, 5), (16, 2, 2, 16)),
+    "depthwise narrow": ((4, 9, 9, 7), (9, 1, 3, 3), (9, 1, 1, 9)),
     "groups": ((3, 8, 6, 6), (12, 4, 3, 3), (12, 1, 1, 2)),
 }
 
@@ -193,7 +194,10 @@ def test_without_gradients_evaluation_is_as_exact(
     (x, weight, scale, shift, residual), (c_out, stride, padding, groups) = tensors(name)
     mean, var = torch.rand(c_out), 0.5 + torch.rand(c_out)
     whole = F.pad(residual, (0, 0, 0, 0, 0, c_out - residual.shape[1]))
-    parts = ((scale, shift, residual), (scale, shift, whole), (None, shift, None), (None, None, residual))
+    parts = (
+        *((scale, shift, None) for _ in ACTIVATIONS),
+        *((scale, shift, residual), (None, shift, whole), (None, None, residual)),
+    )
 
     def infer(*parts: Tensor | None, activation: str) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -211,7 +215,7 @@ def test_without_gradients_evaluation_is_as_exact(
             y = y + F.pad(residual.double(), (0, 0, 0, 0, 0, c_out - residual.shape[1]))
         return ACTIVATIONS[activation](y)
 
-    for some, activation in zip(parts, (*ACTIVATIONS, "none"), strict=True):
+    for some, activation in zip(parts, 2 * [*ACTIVATIONS], strict=True):
         recorded, truth = infer(*some, activation=activation), true(*some, activation)
         for mode in (torch.no_grad, torch.inference_mode):
             with mode():

@@ -8,6 +8,7 @@
 
 #include "../depthwise_nhwc_kernels.h"
 
+#include "activations_inl.h"
 #include "target.h"
 
 namespace {
@@ -103,6 +104,14 @@ struct Statistics {
   }
 };
 
+// What follows the sums in prediction.
+struct Finish {
+  Vec scale, shift;
+  Activate activate;
+
+  LASFAST_INLINE Vec operator()(Vec sum) const { return activate(Vec::fma(sum, scale, shift)); }
+};
+
 // One phase of some images, `n` channels of them.
 template <class T>
 struct Planes {
@@ -111,8 +120,9 @@ struct Planes {
   int64_t images, in_image, out_image;                   // pitches of images,
   int64_t in_rows, in_cols, in_pitch, out_pitch, pixel;  // rows and pixels, in elements
   Axis y, x;
-  const float* weight;  // [y.taps][x.taps][W]
-  Statistics* statistics;
+  const float* weight;     // [y.taps][x.taps][W]
+  Statistics* statistics;  // or null
+  const Finish* finish;    // or null
   Prefetch* ahead;
   int n;
 };
@@ -137,6 +147,8 @@ LASFAST_INLINE void tile(const Planes<T>& p, const T* rows, int64_t count, const
           sum[(x - s) / S] = Vec::fma(v, w[s], sum[(x - s) / S]);
     }
   }
+  if (p.finish)
+    for (int i = 0; i < P; ++i) sum[i] = (*p.finish)(sum[i]);
   const int64_t step = p.x.out_step * pixel;
 #pragma GCC unroll 8
   for (int i = 0; i < P; ++i)
@@ -195,6 +207,7 @@ void correlate_plain(const Planes<T>& p) {
           const Vec v = whole ? Vec::load(from) : Vec::load_partial(from, p.n);
           sum[0] = Vec::fma(v, Vec::load(weight + (r * p.x.taps + s) * W), sum[0]);
         }
+      if (p.finish) sum[0] = (*p.finish)(sum[0]);
       if (whole)
         sum[0].store(out);
       else
@@ -234,10 +247,12 @@ void forward(const DepthwiseArgs& a) {
     const int64_t c = vector_channel(v, channels);
     Statistics statistics;
     statistics.count = 0;
+    const Finish finish{a.scale ? Vec::load(a.scale + v * W) : Vec::zero(),
+                        a.scale ? Vec::load(a.shift + v * W) : Vec::zero(), Activate(a.activation)};
     correlate_any<T>({static_cast<const T*>(a.from) + c, static_cast<T*>(a.to) + c, a.images,
                       a.height * in_pitch, a.out_height * out_pitch, a.height, a.width, in_pitch, out_pitch,
-                      channels, y, x, a.weight + v * taps * W, a.mean ? &statistics : nullptr, &ahead,
-                      static_cast<int>(at_most(channels, W))});
+                      channels, y, x, a.weight + v * taps * W, a.mean ? &statistics : nullptr,
+                      a.scale ? &finish : nullptr, &ahead, static_cast<int>(at_most(channels, W))});
     if (a.mean) statistics.store(a.mean + v * W, a.squares + v * W);
   }
 }
@@ -256,7 +271,7 @@ void grad_input(const DepthwiseArgs& a) {
         const Axis x = gradient_axis(a, phase_x, 0, a.width);
         correlate_any<T>({static_cast<const T*>(a.from) + c, static_cast<T*>(a.to) + c, a.images,
                           a.out_height * out_pitch, a.height * in_pitch, a.out_height, a.out_width, out_pitch,
-                          in_pitch, channels, y, x, weight, nullptr, &ahead,
+                          in_pitch, channels, y, x, weight, nullptr, nullptr, &ahead,
                           static_cast<int>(at_most(channels, W))});
         weight += y.taps * x.taps * W;
       }

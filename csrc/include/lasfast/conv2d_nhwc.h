@@ -22,9 +22,9 @@
 
 #include <cstdint>
 
-#include "lasfast/activation.h"
 #include "lasfast/dtype.h"
 #include "lasfast/isa.h"
+#include "lasfast/prediction.h"
 #include "lasfast/sliced_conv2d.h"
 #include "lasfast/status.h"
 
@@ -66,21 +66,9 @@ Status conv2d_nhwc_forward_cpu(const Conv2dNhwcParams& p,
                                float* mean,       // [c_out], or null
                                float* variance);  // [c_out], or null
 
-// What follows a convolution where nothing is trained:
-//   activation((sums - mean) / sqrt(variance + eps) * weight + bias + residual)
-struct Conv2dNhwcPrediction {
-  const float *mean, *variance;  // [c_out]
-  const float *weight, *bias;    // [c_out]; null: 1 and 0
-  float eps;
-  const void* residual;       // [batch, out_height, out_width, residual_channels], or null
-  int64_t residual_channels;  // at most c_out: those that it lacks count as zero
-  Activation activation;
-};
-
 // Overwrites output with what follows the forward pass, which is not stored itself.
 Status conv2d_nhwc_predict_cpu(const Conv2dNhwcParams& p, const void* input, const void* weight,
-                               const Conv2dNhwcPrediction& then, void* workspace, int threads, Isa isa,
-                               void* output);
+                               const Prediction& then, void* workspace, int threads, Isa isa, void* output);
 
 // Overwrites grad_input.
 Status conv2d_nhwc_grad_input_cpu(const Conv2dNhwcParams& p,

@@ -13,6 +13,7 @@
 
 #include "lasfast/dtype.h"
 #include "lasfast/isa.h"
+#include "lasfast/prediction.h"
 #include "lasfast/sliced_conv2d.h"  // Pass
 #include "lasfast/status.h"
 
@@ -56,6 +57,11 @@ Status depthwise_nhwc_forward_cpu(const DepthwiseNhwcParams& p,
                                   void* output,      // [batch, out_height, out_width, channels]
                                   float* mean,       // [channels] or null
                                   float* variance);  // [channels] or null
+
+// Overwrites output with what follows the forward pass, which is not stored itself; without a residual.
+Status depthwise_nhwc_predict_cpu(const DepthwiseNhwcParams& p, const void* input, const void* weight,
+                                  const Prediction& then, void* workspace, int threads, Isa isa,
+                                  void* output);
 
 // Overwrites grad_input.
 Status depthwise_nhwc_grad_input_cpu(const DepthwiseNhwcParams& p,

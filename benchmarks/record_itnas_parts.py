@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import typer
+from scipy.stats import kendalltau
 
 import lasfast
 from benchmarks import _harness
@@ -163,6 +166,7 @@ def record(directory: Path, output: Path, count: int = 50, data: str = DATA) -> 
         "epochs": found["epochs"],
         "trainings": len(tables),
         "random": {name: {"cells": len(some), "top1": mean_and_error(some)} for name, some in values.items()},
+        "inner_edges": _of_inner_edges(space, drawn[RANDOM], top1),
         "ways": {},
     }
     of: dict[str, list[float]] = {}
@@ -184,12 +188,24 @@ def record(directory: Path, output: Path, count: int = 50, data: str = DATA) -> 
     _harness.write(result, output)
 
 
-def _percentile(values: list[float], among: list[float]) -> float:
-    """Return the mean share of random cells, in percent, that values exceed; half of those that are equal."""
-    shares = [
-        100 * statistics.fmean((value > other) + (value == other) / 2 for other in among) for value in values
-    ]
-    return round(statistics.fmean(shares), 1)
+def _percentile(values: list[float], among: list[float]) -> list[float]:
+    """Return which share of random cells, in percent, a value exceeds (half of those that are equal): the
+    mean over values and its standard error."""
+    return mean_and_error(
+        [
+            100 * statistics.fmean((value > other) + (value == other) / 2 for other in among)
+            for value in values
+        ]
+    )
+
+
+def _of_inner_edges(
+    space: CellSpace, cells: list[Architecture], top1: Callable[[Architecture], float]
+) -> dict[str, float]:
+    """Return the mean number of inner edges of random cells, and how it goes with their accuracies."""
+    edges = [sum(map(inner_edges, space.cells(one))) for one in cells]
+    tau = kendalltau(edges, [top1(one) for one in cells])
+    return {"mean": statistics.fmean(edges) / 2, "tau": float(tau.statistic), "p": float(tau.pvalue)}
 
 
 INTRODUCTION = """# ITNAS, taken apart
@@ -201,6 +217,9 @@ left out. Both prunings were applied to what was learned. Each pair of cells was
 inner edges as those that ITNAS found. A cell without inner edges is shallow, and in so short a training
 that may count for more than its operations. Made from [the record](../benchmarks/results/{record}) by
 `python -m benchmarks.record_itnas_parts page`.
+
+*Above* is the share of random cells that a cell is better than, 50 % by chance. Errors are standard errors
+over searches.
 """
 
 
@@ -215,8 +234,7 @@ def page(source: Path, target: Path) -> None:
             name,
             f"{one['inner_edges']:.1f}",
             _points(one["top1"]),
-            f"{one['percentile'][RANDOM]:.0f} %",
-            f"{one['percentile'][MATCHED]:.0f} %",
+            *(f"{value:.0f} ± {error:.0f} %" for value, error in one["percentile"].values()),
             _points(one["difference"]),
         ]
         for name, one in found["ways"].items()
@@ -228,10 +246,40 @@ def page(source: Path, target: Path) -> None:
         INTRODUCTION.format(
             train=found["images"]["train"], searches=some["searches"], record=source.name, **found
         ),
-        *markdown([*heads, "difference from ITNAS, by seed"], rows),
+        *markdown([*heads, "difference from the first, by seed"], rows),
+        "",
+        _in_words(found),
     ]
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
     typer.echo(f"wrote {target}")
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    """Return what the table shows and what it does not, in sentences."""
+    ways, some, edges = found["ways"], found["random"], found["inner_edges"]
+    whole = ways[WHOLE]
+    above, error = whole["percentile"][MATCHED]
+    better = "better" if above - 2 * error > 50 else "not told from chance, as measured"
+    gap = some[MATCHED]["top1"][0] - some[RANDOM]["top1"][0]
+    gap_error = math.hypot(some[MATCHED]["top1"][1], some[RANDOM]["top1"][1])
+    others = {name: one["difference"] for name, one in ways.items() if name != WHOLE}
+    told = [name for name, (mean, error) in others.items() if abs(mean) > 2 * error]
+    least = 2 * statistics.fmean(error for _, error in others.values())
+    minutes = sum(one["seconds"] * one["searches"] for one in ways.values()) / 60 / len(PRUNINGS)
+    difference = (
+        f"these make a difference of more than two standard errors: {'; '.join(told)}"
+        if told
+        else "no part makes a difference of more than two standard errors"
+    )
+    return (
+        f"In words: beside random cells with as many inner edges, those of ITNAS are {better} "
+        f"({above:.0f} ± {error:.0f} % are worse). Random cells with as few inner edges as ITNAS' have "
+        f"{gap:.2f} ± {gap_error:.2f} points more than any random ones, which have {edges['mean']:.1f} inner "
+        f"edges; among these, fewer edges go with more accuracy by a tau of {-edges['tau']:.2f} "
+        f"(p = {edges['p']:.2g}). Left out, {difference}; differences of less than some {least:.1f} points "
+        f"could not be told. The searches took {minutes:.0f} minutes of one core. These networks are tiny and "
+        "far from trained to the end, and searches are few."
+    )
 
 
 def _points(value: list[float]) -> str:

@@ -277,8 +277,8 @@ def _in_words(found: dict[str, Any]) -> str:
         f"{gap:.2f} ± {gap_error:.2f} points more than any random ones, which have {edges['mean']:.1f} inner "
         f"edges; among these, fewer edges go with more accuracy by a tau of {-edges['tau']:.2f} "
         f"(p = {edges['p']:.2g}). Left out, {difference}; differences of less than some {least:.1f} points "
-        f"could not be told. The searches took {minutes:.0f} minutes of one core. These networks are tiny and "
-        "far from trained to the end, and searches are few."
+        f"could not be told. The searches took {minutes:.0f} minutes of one core. These networks are tiny "
+        "and far from trained to the end, and searches are few."
     )
 
 

@@ -445,8 +445,33 @@ def _search_lines(found: dict[str, Any]) -> list[str]:
         "paths of all depths, as many updates as NIR makes. *Gap* is the mean difference to accuracies from "
         "scratch (Eq. 7), *tau* the mean over depths.\n",
         *markdown(["search", *(f"depth {depth}" for depth in DEPTHS), "gap", "tau", "CPU minutes"], rows),
-        "",
+        _search_verdict(found),
     ]
+
+
+def _search_verdict(found: dict[str, Any]) -> str:
+    """Return in words what searches are worth at the last depth, beside an assignment drawn at random."""
+    last = found["depths"][-1]
+    regrets = {
+        way: {
+            one["seed"]: 100 * one["depths"][-1]["regret"] for one in found["searches"] if one["way"] == way
+        }
+        for way in WAYS
+    }
+    parts = []
+    for way, of_seeds in regrets.items():
+        mean, error = mean_and_error(list(of_seeds.values()))
+        better = "" if mean + 2 * error < 100 * last["regret_of_any"] else "not "
+        parts.append(f"{way} is {better}better than that by more than two standard errors")
+    text = (
+        f"\nIn words: at depth {last['depth']}, an assignment drawn at random is "
+        f"{_points(last['regret_of_any'])} points behind the best; {'; '.join(parts)}."
+    )
+    for way in [way for way in WAYS if way != "uniform"]:
+        differences = [regret - regrets["uniform"][seed] for seed, regret in regrets[way].items()]
+        mean, error = mean_and_error(differences)
+        text += f" What {way} chose is {cell([mean, error])} points further behind than what `uniform` did."
+    return text + "\n"
 
 
 def _macro_lines(macro: dict[str, Any]) -> list[str]:

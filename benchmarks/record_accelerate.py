@@ -1,18 +1,23 @@
-"""Is an accelerated network ever slower than the model? Networks of torchvision, fused and as measured.
+"""Is an accelerated network ever slower than the model? Fused and as measured, of torchvision and timm.
 
     python -m benchmarks.record_accelerate record benchmarks/results/accelerate.json
-    python -m benchmarks.record_accelerate page benchmarks/results/accelerate.json docs/any-network.md
+    python -m benchmarks.record_accelerate record benchmarks/results/accelerate-224.json --size 224 --batch 2
+    python -m benchmarks.record_accelerate page docs/any-network.md benchmarks/results/accelerate*.json
 
 `record` times training steps (forward, backward) and evaluations of one batch on one thread, in turns: of the
 model as it comes and with its weights in channels_last; of `accelerate(model)`; and of `accelerate(model,
 images)`, which chose before, for both of these. What the file has already is not done again. `page` writes
-the table into the page.
+the tables into the page.
 """
 
 from __future__ import annotations
 
 import copy
+import importlib
+import itertools
 import json
+import math
+import statistics
 import textwrap
 import time
 from collections.abc import Callable
@@ -34,11 +39,16 @@ app = typer.Typer(help=__doc__, rich_markup_mode="markdown", no_args_is_help=Tru
 NETWORKS = (
     "resnet18",
     "resnet50",
+    "densenet121",
     "mobilenet_v2",
     "mobilenet_v3_small",
+    "efficientnet_b0",
     "regnet_y_400mf",
     "shufflenet_v2_x1_0",
+    "timm:convnext_atto",
+    "timm:resnetv2_50",
 )
+"""Names of torchvision's networks, and of timm's."""
 PRECISIONS = ("fp32", "bf16")
 MODES = ("training", "evaluation")
 HEADING = "## Appendix: how much faster\n"
@@ -77,7 +87,7 @@ def record(output: Path, only: str = "", batch: int = 8, size: int = 64, rounds:
 def timed(name: str, precision: str, batch: int, size: int, rounds: int) -> dict[str, Any]:
     """Return what was chosen for a network, and the CPU seconds of each way in each mode and round."""
     torch.manual_seed(0)
-    model = torchvision.models.get_model(name, num_classes=10)
+    model = make(name)
     images, labels = torch.randn(batch, 3, size, size), torch.randint(10, (batch,))
     laid_out = copy.deepcopy(model).to(memory_format=torch.channels_last)
     with autocast(images.device, precision):
@@ -93,6 +103,15 @@ def timed(name: str, precision: str, batch: int, size: int, rounds: int) -> dict
         "chosen": {way: one.extra_repr() for way, one in zip(WAYS[-2:], chosen, strict=True)},
         "cpu_seconds": seconds,
     }
+
+
+def make(name: str) -> nn.Module:
+    """Return a network of `NETWORKS` with random weights."""
+    library, _, plain = name.rpartition(":")
+    if not library:
+        model: nn.Module = torchvision.models.get_model(plain, num_classes=10)
+        return model
+    return importlib.import_module(library).create_model(plain, num_classes=10)  # type: ignore[no-any-return]
 
 
 def _step(network: nn.Module, images: Tensor, labels: Tensor, precision: str) -> None:
@@ -135,45 +154,72 @@ def summary(found: dict[str, Any]) -> str:
     )
 
 
+INTRODUCTION = """How many times faster than the model networks of torchvision and timm are on one thread:
+fused, compared with the model in channels_last; and as chosen with `images`, for the model as it comes and for the
+model in channels_last (`model.to(memory_format=...)`), compared with the same model. CPU time on a busy
+machine, the shortest of several rounds in turns. Where the model's own forward is chosen, the figure is the
+error of the measurement. Made by `python -m benchmarks.record_accelerate page`.
+"""
+
+
 @app.command()
-def page(source: Path, target: Path) -> None:
-    """Write the text of a record into the page, in the place of that section."""
-    found = json.loads(source.read_text(encoding="utf-8"))
+def page(target: Path, sources: list[Path]) -> None:
+    """Write the text of records into the page, in the place of that section."""
     before, heading, rest = target.read_text(encoding="utf-8").partition(HEADING)
     if not heading:
         raise typer.BadParameter(f"{target} has no heading {HEADING.strip()!r}")
     after = rest[rest.index("\n## ") :]
-    rows, fused, same, other = [], [], [], []
+    parts = [INTRODUCTION]
+    for source in sources:
+        parts += _section(source)
+    filled = (
+        one if one.startswith(("|", "#")) else textwrap.fill(one, 120, break_on_hyphens=False)
+        for one in map(str.strip, parts)
+    )
+    target.write_text(before + heading + "\n" + "\n\n".join(filled) + "\n" + after, encoding="utf-8")
+    typer.echo(f"wrote {target}")
+
+
+def _section(source: Path) -> list[str]:
+    """Return the heading, the text and the table of a record."""
+    found = json.loads(source.read_text(encoding="utf-8"))
+    rows = []
     for name, precisions in found["networks"].items():
         for precision, one in precisions.items():
-            by_mode = [[times_faster(one, mode, way) for way in FIGURES] for mode in MODES]
-            for mode, (of_fused, *of_chosen) in zip(MODES, by_mode, strict=True):
-                fused.append(of_fused)
-                for way, figure in zip(WAYS[-2:], of_chosen, strict=True):
-                    (same if chosen_way(one, mode, way) == "own forward" else other).append(figure)
-            cells = (f"{figure:.2f}" for figures in by_mode for figure in figures)
+            cells = (f"{times_faster(one, mode, way):.2f}" for mode in MODES for way in FIGURES)
             rows.append(f"| {name} | {precision} | {' | '.join(cells)} |")
-    text = f"""\
-How many times faster than the model networks of torchvision are on one thread, with {found["batch"]} images
-of {found["size"]}x{found["size"]}: fused, compared with the model in channels_last; and as chosen with
-`images`, for the model as it comes and for the model in channels_last (`model.to(memory_format=...)`),
-compared with the same model. CPU time on a busy machine, the shortest of {found["rounds"]} rounds in turns.
-Fused, they are {min(fused):.2f} to {max(fused):.2f} times as fast. In {len(other)} of
-{len(same) + len(other)} cases another way than the model's own is chosen, {min(other):.2f} to
-{max(other):.2f} times as fast; in the others the model runs as before, and the figures ({min(same):.2f} to
-{max(same):.2f}) are the error of the measurement. Made from
-[the record](../benchmarks/results/{source.name}) by `python -m benchmarks.record_accelerate page`.
-
-| network | | training: fused | chosen | in channels_last | evaluation: fused | chosen | in channels_last |
-|---|---|--:|--:|--:|--:|--:|--:|
-{chr(10).join(rows)}
-"""
-    parts = (
-        one if one.startswith("|") else textwrap.fill(one, 120, break_on_hyphens=False)
-        for one in text.strip().split("\n\n")
-    )
-    target.write_text(before + heading + "\n" + "\n\n".join(parts) + "\n" + after, encoding="utf-8")
-    typer.echo(f"wrote {target}")
+    means = []
+    for mode, precision in itertools.product(MODES, PRECISIONS):
+        every = [one[precision] for one in found["networks"].values() if precision in one]
+        fused, chosen = (
+            math.exp(statistics.fmean(math.log(times_faster(one, mode, way)) for one in every))
+            for way in ("fused", "chosen, channels_last")
+        )
+        means.append(f"{mode} in {precision} {fused:.2f} fused and {chosen:.2f} chosen")
+    every_case = [
+        (chosen_way(one, mode, way), times_faster(one, mode, way))
+        for precisions in found["networks"].values()
+        for one in precisions.values()
+        for mode, way in itertools.product(MODES, WAYS[-2:])
+    ]
+    other = [figure for chosen, figure in every_case if chosen != "own forward"]
+    same = [figure for chosen, figure in every_case if chosen == "own forward"]
+    return [
+        f"### {found['batch']} images of {found['size']}x{found['size']}",
+        f"Geometric means over {len(found['networks'])} networks, beside the model in channels_last: "
+        f"{'; '.join(means)}. In {len(other)} of {len(every_case)} cases another way than the model's own is "
+        f"chosen, {min(other):.2f} to {max(other):.2f} times as fast; in the others the model runs as before "
+        f"({min(same):.2f} to {max(same):.2f}, the error of the measurement). From "
+        f"[the record](../benchmarks/results/{source.name}).",
+        "\n".join(
+            [
+                "| network | | training: fused | chosen | in channels_last "
+                "| evaluation: fused | chosen | in channels_last |",
+                "|---|---|--:|--:|--:|--:|--:|--:|",
+                *rows,
+            ]
+        ),
+    ]
 
 
 if __name__ == "__main__":

@@ -137,9 +137,11 @@ def in_turns(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list
 
 
 def times_faster(found: dict[str, Any], mode: str, way: str) -> float:
-    """Return how many times faster a way is than the model, by the shortest times."""
-    shortest = {name: min(values) for name, values in found["cpu_seconds"][mode].items()}
-    return shortest[FIGURES[way]] / shortest[way]
+    """Return how many times faster a way is than the model: the median over rounds."""
+    seconds = found["cpu_seconds"][mode]
+    return statistics.median(
+        theirs / ours for theirs, ours in zip(seconds[FIGURES[way]], seconds[way], strict=True)
+    )
 
 
 def chosen_way(found: dict[str, Any], mode: str, way: str) -> str:
@@ -154,10 +156,11 @@ def summary(found: dict[str, Any]) -> str:
     )
 
 
-INTRODUCTION = """How many times faster than the model networks of torchvision and timm are on one thread:
-fused, compared with the model in channels_last; and as chosen with `images`, for the model as it comes and for the
-model in channels_last (`model.to(memory_format=...)`), compared with the same model. CPU time on a busy
-machine, the shortest of several rounds in turns. Where the model's own forward is chosen, the figure is the
+INTRODUCTION = """\
+How many times faster than the model networks of torchvision and timm are on one thread: fused, compared with
+the model in channels_last; and as chosen with `images`, for the model as it comes and for the model in
+channels_last (`model.to(memory_format=...)`), compared with the same model. CPU time on a busy machine: ways
+take turns, and the median of the quotients counts. Where the model's own forward is chosen, the figure is the
 error of the measurement. Made by `python -m benchmarks.record_accelerate page`.
 """
 

@@ -16,6 +16,7 @@ import importlib
 import json
 import logging
 import os
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ MEASURE = "measure"  # what LASFAST_CHOICE says by default
 RUNS = 3  # of each way, after one to warm up
 BUSY = 4_000_000  # clock cycles of a GPU, about two milliseconds: more than queuing an operation takes
 MOST_BUSY = 64 * BUSY  # more than queuing a training step takes
+LEAST = 1e-9  # seconds: no run is taken for shorter
 MARGIN = 0.95  # what another way's time must be below, of the first's, to be taken instead
 
 Share = Callable[[Callable[[], str | None]], str | None]
@@ -76,14 +78,14 @@ def fastest(
         ways: the ways, each a name and what computes it.
         share: calls its argument in one of the processes that choose together and returns the result in
             all of them, so that all take the same way.
-        runs: how often each way is timed, at least 1; the shortest time counts.
+        runs: how often each way is timed, at least 1.
 
     Raises:
         ValueError: LASFAST_CHOICE is not the name of any way.
     """
     taken = share(lambda: _without_measuring(key, device, list(ways)))
     if taken is None:
-        times = _shortest_times(ways, device, runs)
+        times = _relative_times(ways, device, runs)
         taken = share(lambda: _remember_fastest(key, device, times))
     assert taken is not None
     if is_measuring() and len(ways) > 1 and not is_capturing(device):
@@ -131,7 +133,7 @@ def _check_known(wanted: str) -> None:
 
 
 def _remember_fastest(key: str, device: torch.device, times: Mapping[str, float]) -> str:
-    """Return the way to take by the seconds that each took, and keep its name."""
+    """Return the way to take by the time of each, and keep its name."""
     first, best = next(iter(times)), min(times, key=lambda name: times[name])
     taken = best if times[best] < MARGIN * times[first] else first
     file = _file(device)
@@ -144,19 +146,19 @@ def _remember_fastest(key: str, device: torch.device, times: Mapping[str, float]
     return taken
 
 
-def _shortest_times(
+def _relative_times(
     ways: Mapping[str, Callable[[], Any]], device: torch.device, runs: int
 ) -> dict[str, float]:
-    """Return the seconds of the shortest run of each way; infinity for one that is unfit.
+    """Return the time of each way as a share of the first fit one's; infinity for one that is unfit.
 
-    The ways take turns, so that what else the machine does hits all of them alike.
+    The ways take turns, and those of a turn are compared, of which the median counts: some processors are
+    half as fast again in one moment as in the next, which the shortest times would take for a way's merit.
     """
     fit = {name: way for name, way in ways.items() if _is_fit(way)}
-    times = dict.fromkeys(ways, float("inf"))
-    for _ in range(runs):
-        for name, way in fit.items():
-            times[name] = min(times[name], _time(way, device))
-    return times
+    turns = [[_time(way, device) for way in fit.values()] for _ in range(runs)]
+    shares = ([one / max(turn[0], LEAST) for one in turn] for turn in turns)
+    medians = map(statistics.median, zip(*shares, strict=True))
+    return dict.fromkeys(ways, float("inf")) | dict(zip(fit, medians, strict=True))
 
 
 def _is_fit(run: Callable[[], Any]) -> bool:

@@ -90,8 +90,10 @@ def fused(
     if channels > norm.num_features:
         raise ValueError(f"c_out must be at most the {norm.num_features} features, got {channels}")
     mean, var, by_batch, factor = begin_batch(norm, channels)
-    weight, bias = (None if one is None else one[:channels] for one in (norm.weight, norm.bias))
-    vectors = (mean, var, weight, bias, residual)
+    parameters: list[Tensor | None] = [norm.weight, norm.bias]
+    if channels < norm.num_features:
+        parameters = [None if one is None else one[:channels] for one in parameters]
+    vectors = (mean, var, *parameters, residual)
     arguments: dict[str, Any] = {
         "training": by_batch,
         "momentum": factor,

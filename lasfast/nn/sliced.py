@@ -129,4 +129,6 @@ def begin_batch(norm: nn.BatchNorm2d, channels: int) -> tuple[Tensor | None, Ten
         return None, None, True, factor
     if norm.training and not norm.track_running_stats:
         return None, None, True, factor
-    return mean[:channels], var[:channels], norm.training, factor
+    if channels < norm.num_features:  # a view takes longer than a small layer's arithmetic
+        mean, var = mean[:channels], var[:channels]
+    return mean, var, norm.training, factor

@@ -130,6 +130,8 @@ def bn_act(
     result: Tensor
     if training and is_distributed(ranks):
         result = _Distributed.apply(ranks, *inputs)
+    elif direct and not torch.is_grad_enabled():
+        result = bn_act_kernels.bn_act(BnActInputs(*inputs))
     else:
         run = _Direct.apply if direct else torch.ops.lasfast.bn_act
         result = run(*inputs)

@@ -6,6 +6,7 @@ import copy
 import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -182,8 +183,7 @@ def _with_forward(
     for node in (node for graph in graphs for node in graph.nodes):
         if node.op == "get_attr" and node.target in reading.constants:
             node.target = f"{CONSTANTS}.{node.target}"
-    runs = {graph: _compiled(graph, kind.__name__) for graph in graphs}
-    in_evaluation, in_training = (runs[reading.graphs[training]] for training in (False, True))
+    runs: dict[fx.Graph, Callable[..., Any]] = {}
     required = sum(node.op == "placeholder" for node in reading.graphs[True].nodes)
     structure: Structure
 
@@ -198,7 +198,7 @@ def _with_forward(
             return kind.forward(self, *args, **kwargs)
         if way == OWN_IN_CHANNELS_LAST:
             return _in_channels_last(kind.forward, self, *args)
-        return in_training(self, *args) if self.training else in_evaluation(self, *args)
+        return runs[reading.graphs[self.training]](*args)
 
     @functools.wraps(kind.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -220,6 +220,7 @@ def _with_forward(
     network: nn.Module = _shared(model, accelerated)
     vars(network)[CONSTANTS] = constants
     structure = Structure(network, _called(graphs))
+    runs |= {graph: _compiled(graph, network, kind.__name__) for graph in graphs}
     return network
 
 
@@ -238,13 +239,27 @@ def _called(graphs: list[fx.Graph]) -> set[str]:
     return {str(node.target) for node in nodes if node.op == "call_module"} - read
 
 
-def _compiled(graph: fx.Graph, name: str) -> Callable[..., Any]:
-    """Return the function of a network and its arguments that runs a graph."""
-    code = graph.python_code("self")
+def _compiled(graph: fx.Graph, network: nn.Module, name: str) -> Callable[..., Any]:
+    """Return the function that runs a graph of a network, while this has the modules that it has now.
+
+    These are looked up once: by their dotted names, that takes as long at each call as to run small layers.
+    """
+    flat = fx.Graph()
+    flat.output(flat.graph_copy(graph, {}))
+    modules = SimpleNamespace()
+    owners = dict(network.named_modules(remove_duplicate=False)) | {CONSTANTS: vars(network)[CONSTANTS]}
+    keys = {name: f"m{number}" for number, name in enumerate(owners)}
+    for node in flat.nodes:
+        if node.op not in ("get_attr", "call_module"):
+            continue
+        target = str(node.target)
+        owner, _, attribute = (target, "", "") if target in owners else target.rpartition(".")
+        setattr(modules, keys[owner], owners[owner])
+        node.target = f"{keys[owner]}.{attribute}" if attribute else keys[owner]
+    code = flat.python_code("self")
     names = dict(code.globals)
     exec(compile(code.src, f"<accelerated {name}>", "exec"), names)
-    forward: Callable[..., Any] = names["forward"]
-    return forward
+    return functools.partial(names["forward"], modules)
 
 
 def _shared(model: nn.Module, kind: type) -> Any:

@@ -26,6 +26,8 @@ import math
 import multiprocessing
 import random
 import re
+import statistics
+import textwrap
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -334,7 +336,7 @@ INTRODUCTION = """# Searchers on tables that nothing was tuned on
 Our searchers' settings were chosen on NAS-Bench-Macro ([there](searchers.md)). Here they are judged on the
 15,625 cells of NAS-Bench-201: accuracies on three data sets after 12 epochs, and latencies measured on a
 Raspberry Pi 4. A searcher sees validation accuracies. Regret is in points of test accuracy, to the best cell
-within the bound; a search of all cells has some, too. Means of {seeds} seeds ± one standard error. Made from
+within the bound; a search of all cells has some, too. Means ± one standard error over {seeds}. Made from
 [the record](../benchmarks/results/{record}) by `python -m benchmarks.record_cells page`; the script says
 where the tables come from.
 
@@ -351,10 +353,11 @@ CPU seconds are those of a search to the last column, and of all four searches f
 def page(source: Path, target: Path) -> None:
     """Write the page of a record."""
     found = json.loads(source.read_text(encoding="utf-8"))
-    every = [one["seeds"] for problem in found["problems"].values() for one in problem["methods"].values()]
-    seeds = str(min(every)) if min(every) == max(every) else f"{min(every)} to {max(every)}"
-    text = INTRODUCTION.format(record=source.name, seeds=seeds, optuna=found["optuna"], attempts=ATTEMPTS)
-    lines = [text, *_summary_lines(found["problems"])]
+    text = INTRODUCTION.format(
+        record=source.name, seeds=_seeds(found["problems"]), optuna=found["optuna"], attempts=ATTEMPTS
+    )
+    filled = (textwrap.fill(one, 120, break_on_hyphens=False) for one in text.strip().split("\n\n"))
+    lines = ["\n\n".join(filled) + "\n", *_summary_lines(found["problems"])]
     for title, problem in found["problems"].items():
         lines += [
             f"## {title}\n",
@@ -371,6 +374,17 @@ def page(source: Path, target: Path) -> None:
         ]
     target.write_text("\n".join(lines), encoding="utf-8")
     typer.echo(f"wrote {target}")
+
+
+def _seeds(problems: dict[str, Any]) -> str:
+    """Return in words how many seeds the searchers have: first the number that most have."""
+    least: dict[str, int] = {}
+    for problem in problems.values():
+        for name, one in problem["methods"].items():
+            least[name] = min(one["seeds"], least.get(name, one["seeds"]))
+    usual = statistics.mode(least.values())
+    fewer = [f"{count} of {name}" for name, count in least.items() if count != usual]
+    return f"{usual} seeds" + (f" ({'; '.join(fewer)})" if fewer else "")
 
 
 def _cell(of: list[float | None]) -> str:

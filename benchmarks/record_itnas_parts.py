@@ -158,6 +158,10 @@ def record(directory: Path, output: Path, count: int = 50, data: str = DATA) -> 
     def top1(one: Architecture) -> float:
         return 100 * statistics.fmean(table[one] for table in tables)
 
+    # Training may have been stopped: random cells that it did not come to are left out.
+    drawn = {
+        name: [one for one in cells if all(one in table for table in tables)] for name, cells in drawn.items()
+    }
     values = {name: sorted(map(top1, cells)) for name, cells in drawn.items()}
     result: dict[str, Any] = {
         "benchmark": "itnas-parts",

@@ -63,7 +63,7 @@ NAVIGATION = {
     "Methods": ["nir", "layernas", "evolution", "itnas", "bit-widths", "papers"],
     "Measured": [
         *("performance", "ranking", "relation", "searchers", "searchers-cells", "sharing", "one-shot"),
-        *("tabular-macro", "recipe-figures"),
+        *("tabular-macro", "itnas-parts", "recipe-figures"),
     ],
     "Reference": ["reference"],
     "The project": ["/ARCHITECTURE", "/CONTRIBUTING", "releasing", "/CHANGELOG"],

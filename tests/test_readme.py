@@ -11,6 +11,7 @@ import torch
 
 import lasfast
 from benchmarks.record_itnas import table_lines
+from benchmarks.record_tabular import cell, mean_and_error
 from lasfast import cli
 from lasfast.train import presets
 
@@ -203,11 +204,21 @@ def test_what_the_page_of_nir_says_of_trained_networks_is_in_the_record() -> Non
     ]
     text = " ".join((DOCS / "nir.md").read_text().split())
     assert f"Among {len(record['networks'])} small residual networks" in text
-    assert len(record["networks"][0]["top1"]) == 2
+    assert len(record["networks"][0]["top1"]) == 3
     assert min(record["relation"][name]["p"] for name in ("from_best", "regret")) > 0.05
     regret = record["relation"]["regret"]
     found, by_chance = (f"{100 * regret[name]:.2f}" for name in ("found", "by_chance"))
     assert f"the best heir loses {found} points on average, where chance has {by_chance}" in text
+    behind: dict[str, dict[int, float]] = {"NIR": {}, "uniform": {}, "NIR, two parents": {}}
+    for one in record["searches"]:
+        behind[one["way"]][one["seed"]] = 100 * one["depths"][-1]["regret"]
+    nir, uniform = behind["NIR"], behind["uniform"]
+    assert len(nir) == 5
+    assert f"was {cell(mean_and_error(list(nir.values())))} points behind the best (five seeds)" in text
+    assert f"drawn at random ({100 * record['depths'][-1]['regret_of_any']:.2f})" in text
+    assert (
+        f"{cell(mean_and_error([nir[seed] - uniform[seed] for seed in nir]))} points further behind" in text
+    )
 
 
 def test_what_spinning_threads_cost_is_that_of_the_record() -> None:

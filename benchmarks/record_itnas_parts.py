@@ -20,7 +20,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -216,9 +216,9 @@ INTRODUCTION = """# ITNAS, taken apart
 
 What are the parts of ITNAS each worth? Its cells were learned on {train:,} images of CIFAR-10 with 16x16
 pixels, in {epochs} epochs and 3 cells of 8 channels, with {searches} seeds; once whole, and with one part
-left out. Both prunings were applied to what was learned. Each pair of cells was then trained from scratch
-{trainings} times and tested, and so were random cells. Half of the random cells are any; half have as many
-inner edges as those that ITNAS found. A cell without inner edges is shallow, and in so short a training
+left out. Both prunings were applied to what was learned. Each pair of cells was then trained from scratch and
+tested (trainings of each: {trainings}), and so were {cells} random ones. Half of these are any; half have as
+many inner edges as those that ITNAS found. A cell without inner edges is shallow, and in so short a training
 that may count for more than its operations. Made from [the record](../benchmarks/results/{record}) by
 `python -m benchmarks.record_itnas_parts page`.
 
@@ -248,7 +248,11 @@ def page(source: Path, target: Path) -> None:
     ]
     lines = [
         INTRODUCTION.format(
-            train=found["images"]["train"], searches=some["searches"], record=source.name, **found
+            train=found["images"]["train"],
+            searches=some["searches"],
+            record=source.name,
+            cells=sum(one["cells"] for one in found["random"].values()),
+            **found,
         ),
         *markdown([*heads, "difference from the first, by seed"], rows),
         "",
@@ -261,19 +265,17 @@ def page(source: Path, target: Path) -> None:
 def _in_words(found: dict[str, Any]) -> str:
     """Return what the table shows and what it does not, in sentences."""
     ways, some, edges = found["ways"], found["random"], found["inner_edges"]
-    whole = ways[WHOLE]
-    above, error = whole["percentile"][MATCHED]
-    better = "better" if above - 2 * error > 50 else "not told from chance, as measured"
+    above = ways[WHOLE]["percentile"][MATCHED][0]
+    error = _pooled(one["percentile"][MATCHED][1] for one in ways.values())
+    better = "better" if above - 2 * error > 50 else "not told apart"
     gap = some[MATCHED]["top1"][0] - some[RANDOM]["top1"][0]
     gap_error = math.hypot(some[MATCHED]["top1"][1], some[RANDOM]["top1"][1])
     others = {name: one["difference"] for name, one in ways.items() if name != WHOLE}
-    told = [name for name, (mean, error) in others.items() if abs(mean) > 2 * error]
-    least = 2 * statistics.fmean(error for _, error in others.values())
+    least = 2 * _pooled(error for _, error in others.values())
+    told = [name for name, (mean, _) in others.items() if abs(mean) > least]
     minutes = sum(one["seconds"] * one["searches"] for one in ways.values()) / 60 / len(PRUNINGS)
     difference = (
-        f"these make a difference of more than two standard errors: {'; '.join(told)}"
-        if told
-        else "no part makes a difference of more than two standard errors"
+        f"these make a difference: {'; '.join(told)}" if told else "no part makes a difference that is told"
     )
     return (
         f"In words: beside random cells with as many inner edges, those of ITNAS are {better} "
@@ -281,9 +283,15 @@ def _in_words(found: dict[str, Any]) -> str:
         f"{gap:.2f} ± {gap_error:.2f} points more than any random ones, which have {edges['mean']:.1f} inner "
         f"edges; among these, fewer edges go with more accuracy by a tau of {-edges['tau']:.2f} "
         f"(p = {edges['p']:.2g}). Left out, {difference}; differences of less than some {least:.1f} points "
-        f"could not be told. The searches took {minutes:.0f} minutes of one core. These networks are tiny "
+        f"could not be told (two standard errors, taken from all ways together). The searches took "
+        f"{minutes:.0f} minutes of one core. These networks are tiny "
         "and far from trained to the end, and searches are few."
     )
+
+
+def _pooled(errors: Iterable[float]) -> float:
+    """Return the standard error of any way, by those of all: a few searches do not tell each way's own."""
+    return math.sqrt(statistics.fmean(error**2 for error in errors))
 
 
 def _points(value: list[float]) -> str:

@@ -375,11 +375,8 @@ class _FusedGraph:
         return (
             conv is not None
             and conv.bias is None
-            and conv.padding_mode == "zeros"
-            and not isinstance(conv.padding, str)
-            and conv.padding[0] == conv.padding[1]
-            and conv.stride[0] == conv.stride[1]
             and conv.dilation == (1, 1)
+            and depthwise.has_equal_axes(conv)
         )
 
     def _movable_part(self, chain: Chain) -> dict[Stage, fx.Node]:

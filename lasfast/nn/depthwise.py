@@ -10,14 +10,18 @@ from lasfast.ops.depthwise import depthwise_conv2d
 from lasfast.ops.derivatives import is_transformed
 
 
-def takes(conv: nn.Conv2d) -> bool:
-    """Return whether `depthwise` can stand for a convolution."""
+def has_equal_axes(conv: nn.Conv2d) -> bool:
+    """Return whether a convolution pads with as many zeros, and steps as far, in both axes."""
     return (
-        conv.groups == conv.in_channels == conv.out_channels > 1
-        and conv.padding_mode == "zeros"
+        conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
         and all(pair[0] == pair[1] for pair in (conv.padding, conv.stride, conv.dilation))
     )
+
+
+def takes(conv: nn.Conv2d) -> bool:
+    """Return whether `depthwise` can stand for a convolution."""
+    return conv.groups == conv.in_channels == conv.out_channels > 1 and has_equal_axes(conv)
 
 
 def depthwise(x: Tensor, conv: nn.Conv2d) -> Tensor:

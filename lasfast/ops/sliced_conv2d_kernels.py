@@ -124,7 +124,7 @@ class Packed(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """What follows a convolution where nothing is trained: a batch norm, a sum and an activation.
+    """A batch norm, a sum and an activation, which follow a convolution where nothing is trained.
 
     Attributes:
         mean, var, weight, bias: float32 [c_out]; of the last two, None is 1 and 0.

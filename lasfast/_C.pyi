@@ -402,6 +402,23 @@ def conv2d_nhwc_pack_cuda(
     """Each weight: parameters, its address, where to for the forward pass and the input's gradient."""
 
 def conv2d_nhwc_packed_bytes_cuda(params: Conv2dNhwcParams, which: Pass) -> int: ...
+def conv2d_nhwc_predict_cpu(
+    params: Conv2dNhwcParams,
+    input: int,
+    weight: int,
+    mean: int,
+    var: int,
+    bn_weight: int,
+    bn_bias: int,
+    eps: float,
+    residual: int,
+    residual_channels: int,
+    activation: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    output: int,
+) -> None: ...
 def conv2d_nhwc_why_not(params: Conv2dNhwcParams, which: Pass, isa: int) -> str | None:
     """Why a pass cannot be run; None where it can."""
 
@@ -498,6 +515,23 @@ def depthwise_nhwc_grad_weight_cuda(
     device: int,
     stream: int,
     grad_weight: int,
+) -> None: ...
+def depthwise_nhwc_predict_cpu(
+    params: DepthwiseNhwcParams,
+    input: int,
+    weight: int,
+    mean: int,
+    var: int,
+    bn_weight: int,
+    bn_bias: int,
+    eps: float,
+    residual: int,
+    residual_channels: int,
+    activation: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    output: int,
 ) -> None: ...
 def depthwise_nhwc_why_not_cuda(params: DepthwiseNhwcParams) -> str | None:
     """Why the passes cannot be run; None where they can."""

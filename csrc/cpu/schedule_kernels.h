@@ -3,7 +3,8 @@
 //
 // A convolution first copies its input, normalised, rectified and padded, into *cells*: one per padded
 // position, the channels of an image contiguous. `group` images are interleaved, position by position, so
-// that rows of small images fill registers too; with a stride s, rows and columns are parted into s phases.
+// that rows of small images fill registers too; with a stride s, rows and columns are parted into s phases
+// (but of depthwise convolutions, whose cells are the padded positions as they come, W channels at a time).
 // Then each tap of the kernel is a constant shift, and neighbouring outputs read neighbouring cells:
 //   cell(r, x, g) = (((r % s * rows + r / s) * phases + x % s) * cols + x / s) * group + g
 // where r, x count padded rows of the band and padded columns.
@@ -36,8 +37,8 @@ struct Cells {
   int64_t size;           // elements from cell to cell: of fp32, of pairs of bf16, for tiles of bf16
   int64_t chunks, plane;  // for tiles: pieces of 32 values, and elements from one to the next
   int64_t columns;        // for tiles: how many a cell of the last piece holds
-  int64_t room;           // for tiles: elements from one band's cells to those of the next
-  int64_t band;           // output rows at a time
+  int64_t room;  // elements from one band's cells to those of the next (tiles) or to sums (depthwise)
+  int64_t band;  // output rows at a time
 };
 
 enum class Task : int32_t {

@@ -16,6 +16,7 @@ constexpr int64_t cell_budget_bytes = 384 << 10;  // of cells at a time: they sh
 constexpr int64_t near_budget_bytes = 24 << 10;   // the same for the first level, where bands share no rows
 constexpr int64_t large_weight_bytes = 1 << 20;   // which then should not be read for every few positions
 constexpr int64_t tile_images = 16;               // of one item by tiles: its bands follow one another
+constexpr int64_t depthwise_rows = 4;             // of outputs at a time, at most
 constexpr int64_t tile_cells = 16, tile_depth = 32;  // of a tile: rows, and bf16 values per row
 
 static_assert(max_kernel == schedule_max_kernel);
@@ -60,14 +61,16 @@ struct CellConvolution {
   int64_t row_taps() const { return divide_up(kernel, cells.columns); }  // of the last piece
 
  private:
+  // Returns how many positions of an axis so many outputs take, in each phase.
+  int64_t padded(int64_t outputs) const {
+    return depthwise ? (outputs - 1) * stride + kernel : outputs + divide_up(kernel, stride) - 1;
+  }
   int64_t bytes(int64_t band, int64_t group) const;
 };
 
 inline int64_t CellConvolution::bytes(int64_t band, int64_t group) const {
-  const int64_t more = divide_up(kernel, stride) - 1;
   const int64_t elements = tiles ? cells.chunks * tile_depth : cells.size;
-  return cells.phases * (band + more) * cells.phases * (out_width + more) * group * elements *
-         (tiles ? 2 : 4);
+  return cells.phases * padded(band) * cells.phases * padded(out_width) * group * elements * (tiles ? 2 : 4);
 }
 
 inline CellConvolution::CellConvolution(const Operation& op, const Value& input, Dtype storage, Isa isa,
@@ -89,7 +92,7 @@ inline CellConvolution::CellConvolution(const Operation& op, const Value& input,
   }
   out_height = flatten ? 1 : (input.height + 2 * padding - kernel) / stride + 1;
   out_width = flatten ? 1 : (input.width + 2 * padding - kernel) / stride + 1;
-  cells.phases = std::min(kernel, stride);
+  cells.phases = depthwise ? 1 : std::min(kernel, stride);
   cells.size = depthwise ? schedule_kernels(isa).width : pairs ? divide_up(channels, 2) : channels;
   cells.columns = 1;
   if (tiles) {
@@ -127,15 +130,18 @@ inline CellConvolution::CellConvolution(const Operation& op, const Value& input,
     const int64_t budget = tiles && kernel == 1 ? near_budget : cell_budget_bytes;
     while (cells.band > 1 && bytes(cells.band, group) > budget) cells.band = (cells.band + 1) / 2;
   }
-  const int64_t more = divide_up(kernel, stride) - 1;
-  cells.rows = cells.band + more;
-  cells.cols = out_width + more;
+  cells.rows = padded(cells.band);
+  cells.cols = padded(out_width);
   if (tiles && !flatten)
     cells.plane = cells.phases * cells.rows * cells.phases * cells.cols * group * tile_depth;
   cell_bytes = round_to(bytes(cells.band, group) + cell_slack_bytes, scratch_line);
   if (tiles) {
     cells.room = cell_bytes / 2;
     cell_bytes *= 2;
+  }
+  if (depthwise) {
+    cells.room = cell_bytes / 4;
+    cell_bytes += depthwise_rows * out_width * cells.size * 4;
   }
 }
 

@@ -34,21 +34,43 @@ def test_convolution(case: str, fusion: str, storage: str, isa: int) -> None:
 
 @pytest.mark.parametrize("fusion", ["plain", "everything"])
 @pytest.mark.parametrize(
-    ("channels", "size", "kernel", "stride"),
+    ("channels", "size", "kernel", "stride", "padding"),
     [
-        (16, (8, 8), 3, 1),
-        (37, (9, 12), 3, 2),
-        (96, (14, 14), 5, 1),
-        (24, (15, 13), 7, 2),
-        (5, (4, 1), 1, 1),
-        (64, (70, 40), 3, 1),
+        (16, (8, 8), 3, 1, 1),
+        (37, (9, 12), 3, 2, 1),
+        (96, (14, 14), 5, 1, 2),
+        (24, (15, 13), 7, 2, 3),
+        (5, (4, 1), 1, 1, 0),
+        (64, (70, 40), 3, 1, 1),
+        # On CPUs, tiles of two rows and of four; rows and columns that overlap; none at all.
+        (16, (7, 7), 7, 1, 3),
+        (17, (5, 4), 5, 1, 2),
+        (16, (3, 6), 3, 1, 1),
+        (16, (2, 2), 5, 2, 2),
+        # Padding that is less or more than half a kernel, whose columns are not skipped.
+        (16, (9, 10), 5, 1, 0),
+        (16, (4, 9), 3, 1, 2),
+        (16, (9, 8), 7, 1, 6),
+        (16, (11, 17), 4, 1, 1),
+        (16, (10, 9), 3, 3, 1),
+        # Bands, of which the last has one row.
+        (16, (57, 400), 3, 1, 1),
+        (16, (131, 110), 5, 2, 2),
     ],
 )
 def test_depthwise(
-    channels: int, size: tuple[int, int], kernel: int, stride: int, fusion: str, storage: str, isa: int
+    channels: int,
+    size: tuple[int, int],
+    kernel: int,
+    stride: int,
+    padding: int,
+    fusion: str,
+    storage: str,
+    isa: int,
 ) -> None:
-    x, weight = randn(3, channels, *size), randn(channels, 1, kernel, kernel, seed=1) / kernel
-    convolution_agrees(x, weight, fusion, storage, isa, stride, kernel // 2, channels)
+    images = 3 if size[0] < 100 else 1
+    x, weight = randn(images, channels, *size), randn(channels, 1, kernel, kernel, seed=1) / kernel
+    convolution_agrees(x, weight, fusion, storage, isa, stride, padding, channels)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

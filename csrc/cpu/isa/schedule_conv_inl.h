@@ -96,11 +96,9 @@ struct Phase {
   }
 };
 
-// Fills all padded rows of the band of `rows` output rows from y0 on, with n channels from c on. `bordered`:
-// the padding is there already.
+// Fills all padded rows of the band of `rows` output rows from y0 on.
 template <class M, class T>
-void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, int64_t c, int64_t n, bool bordered,
-                typename M::Cell* cells) {
+void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, typename M::Cell* cells) {
   using D = typename M::Stored;
   constexpr bool even = M::values == 2;
   const Cells& e = a.cells;
@@ -112,7 +110,7 @@ void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, int64_t c, int64_t 
     __builtin_memset(cells, 0, e.group * e.size * sizeof *cells);
     for (int64_t g = 0; g < a.images; ++g)
       fill_positions(a, input + g * image, channels, reinterpret_cast<D*>(cells + g * e.size), channels,
-                     a.in_height * a.in_width, c, n);
+                     a.in_height * a.in_width, 0, channels);
     return;
   }
 
@@ -122,22 +120,19 @@ void fill_cells(const ItemArgs& a, int64_t y0, int64_t rows, int64_t c, int64_t 
     auto* row = cells + ((r % s) * e.rows + r / s) * row_cells * e.size;
     const int64_t y = y0 * s + r - a.padding;
     const bool inside = y >= 0 && y < a.in_height;
-    if (!bordered && (!inside || a.images < e.group))
-      __builtin_memset(row, 0, row_cells * e.size * sizeof *row);
+    if (!inside || a.images < e.group) __builtin_memset(row, 0, row_cells * e.size * sizeof *row);
     if (!inside) continue;
     for (int64_t f = 0; f < e.phases; ++f) {
       const Phase p(a, f);
       auto* to = row + f * e.cols * pitch;
-      if (!bordered) {
-        __builtin_memset(to, 0, p.left * pitch * sizeof *to);
-        __builtin_memset(to + p.right * pitch, 0, (p.steps - p.right) * pitch * sizeof *to);
-      }
+      __builtin_memset(to, 0, p.left * pitch * sizeof *to);
+      __builtin_memset(to + p.right * pitch, 0, (p.steps - p.right) * pitch * sizeof *to);
       if (p.right == p.left) continue;
       const T* from = input + (y * a.in_width + p.column) * channels;
       for (int64_t g = 0; g < a.images; ++g)
         fill_positions(a, from + g * image, s * channels,
                        reinterpret_cast<D*>(to + p.left * pitch + g * e.size), pitch * M::values,
-                       p.right - p.left, c, n, even);
+                       p.right - p.left, 0, channels, even);
     }
   }
 }
@@ -275,7 +270,7 @@ void convolution(const ItemArgs& a) {
     if (in_place<M, T>(a))
       cells = reinterpret_cast<const C*>(static_cast<const T*>(a.input) + y0 * a.in_width * a.in_channels);
     else
-      fill_cells<M, T>(a, y0, rows, 0, a.in_channels, false, scratch);
+      fill_cells<M, T>(a, y0, rows, scratch);
     const C* weight = static_cast<const C*>(a.weight);
     for (int64_t c = 0; c < a.out_channels;) {
       const int64_t part = c / part_channels;
@@ -292,82 +287,6 @@ void convolution(const ItemArgs& a) {
       weight += taps.count * a.cells.size * width;
       c += width;
     }
-  }
-}
-
-template <int P>
-inline void depthwise_tile(const float* cells, const Taps& taps, const float* weight, float* acc) {
-  Vec sum[P];
-  for (int p = 0; p < P; ++p) sum[p] = Vec::zero();
-  for (int64_t t = 0; t < taps.count; ++t) {
-    const Vec w = Vec::load(weight + t * W);
-    const float* from = cells + taps.shift[t];
-    for (int p = 0; p < P; ++p) sum[p] = Vec::fma(Vec::load(from + p * W), w, sum[p]);
-  }
-  for (int p = 0; p < P; ++p) sum[p].store(acc + p * W);
-}
-
-// The same for a kernel of known size and stride 1, which loads each cell of a row once.
-template <int P, int kernel>
-inline void depthwise_row(const float* cells, int64_t row, const float* weight, float* acc) {
-  Vec sum[P];
-  for (int p = 0; p < P; ++p) sum[p] = Vec::zero();
-  for (int r = 0; r < kernel; ++r, cells += row, weight += kernel * W) {
-    Vec w[kernel];
-    for (int i = 0; i < kernel; ++i) w[i] = Vec::load(weight + i * W);
-#pragma GCC unroll 16
-    for (int x = 0; x < P + kernel - 1; ++x) {
-      const Vec v = Vec::load(cells + x * W);
-#pragma GCC unroll 16
-      for (int i = 0; i < kernel; ++i)
-        if (x >= i && x - i < P) sum[x - i] = Vec::fma(v, w[i], sum[x - i]);
-    }
-  }
-  for (int p = 0; p < P; ++p) sum[p].store(acc + p * W);
-}
-
-// Takes one vector of channels after the other: their cells stay in the first-level cache.
-template <class T, class U>
-void depthwise(const ItemArgs& a) {
-  constexpr int together = 8, most = 64;  // cells in registers, and to finish at a time
-  const Taps taps(a);
-  const int64_t row = cell_row(a.cells) * W;
-  float* cells = static_cast<float*>(a.cell_scratch);
-  alignas(64) float acc[most * W];
-  for (int64_t c = 0; c < a.out_channels; c += W) {
-    const float* weight = static_cast<const float*>(a.weight) + c * taps.count;
-    int64_t first = 0, count = 0;  // position and number of those in acc
-    const auto flush = [&] {
-      finish<T, U>(a, acc, W, first, 0, count, c, first == 0);
-      first += count;
-      count = 0;
-    };
-    for (int64_t y0 = 0; y0 < a.out_height; y0 += a.cells.band) {
-      const int64_t rows = at_most(a.out_height - y0, a.cells.band);
-      const bool bordered = c > 0 && rows == a.out_height;
-      fill_cells<FloatProduct, T>(a, y0, rows, c, at_most(a.out_channels - c, W), bordered, cells);
-      for_rows(a, cells, y0, rows, [&](const float* from, int64_t, int64_t length, bool) {
-        for (int64_t cell = 0; cell < length;) {
-          if (count > most - together) flush();
-          float* const to = acc + count * W;
-          const bool wide = length - cell >= together;
-          if (wide && a.stride == 1 && a.kernel == 3)
-            depthwise_row<together, 3>(from + cell * W, row, weight, to);
-          else if (wide && a.stride == 1 && a.kernel == 5)
-            depthwise_row<together, 5>(from + cell * W, row, weight, to);
-          else if (wide && a.stride == 1 && a.kernel == 7)
-            depthwise_row<together, 7>(from + cell * W, row, weight, to);
-          else if (wide)
-            depthwise_tile<together>(from + cell * W, taps, weight, to);
-          else
-            depthwise_tile<1>(from + cell * W, taps, weight, to);
-          const int64_t done = wide ? together : 1;
-          count += done;
-          cell += done;
-        }
-      });
-    }
-    if (count > 0) flush();
   }
 }
 

@@ -242,6 +242,7 @@ void input(const ItemArgs& a) {
 #include "schedule_conv_inl.h"
 // (These need what schedule_conv_inl.h defines.)
 #include "schedule_channels_inl.h"
+#include "schedule_depthwise_inl.h"
 #include "schedule_winograd_inl.h"
 #ifdef LASFAST_FOR_AMX
 #include "tile_config_amx.h"

@@ -37,7 +37,7 @@ struct Convolution {
   Operation operation() const;
   Value input() const;
   CellConvolution in_cells(Isa isa) const;
-  WinogradConvolution in_tiles(Isa isa) const { return {operation(), input(), isa, images}; }
+  WinogradConvolution in_tiles(Isa isa) const { return {operation(), input(), storage, isa, images}; }
 };
 
 // Bytes of the packed weight, and packing it.

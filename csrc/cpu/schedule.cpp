@@ -32,7 +32,7 @@ bool is_dense(const Operation& op) { return op.kind == Kind::conv2d || op.kind =
 // Returns how many images an item is of.
 int64_t item_images(const ScheduleTables& t, const Operation& op, Dtype storage, Isa isa, int64_t images) {
   if (!is_dense(op)) return 1;
-  if (op.tile) return WinogradConvolution(op, t.values[op.input], isa, images).item_images;
+  if (op.tile) return WinogradConvolution(op, t.values[op.input], storage, isa, images).item_images;
   return CellConvolution(op, t.values[op.input], storage, isa, images).item_images();
 }
 
@@ -49,7 +49,7 @@ int64_t thread_bytes(const ScheduleTables& t, Dtype storage, Isa isa, int64_t im
     const Operation& op = t.operations[i];
     int64_t bytes = sums_bytes(op);
     if (op.tile) {
-      bytes += WinogradConvolution(op, t.values[op.input], isa, images).block_bytes;
+      bytes += WinogradConvolution(op, t.values[op.input], storage, isa, images).block_bytes;
     } else if (is_dense(op)) {
       const CellConvolution conv(op, t.values[op.input], storage, isa, images);
       bytes += conv.cell_bytes;
@@ -163,7 +163,7 @@ struct Pass {
         a.cell_scratch = scratch + round_to(sums_bytes(op), scratch_line);
         if (op.tile) {
           a.task = Task::winograd;
-          a.winograd = WinogradConvolution(op, in, isa, capacity).block;
+          a.winograd = WinogradConvolution(op, in, storage, isa, capacity).block;
           break;
         }
         const CellConvolution conv(op, in, storage, isa, capacity);

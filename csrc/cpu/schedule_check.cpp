@@ -181,12 +181,13 @@ Status check_weighted(const Operation& op, const Value& input) {
   return check_window(op, input, Value{});
 }
 
-Status check_winograd(const Operation& op, Dtype storage) {
+Status check_winograd(const Operation& op, Dtype storage, Isa isa) {
   if (op.tile == 0) return {};
   if (op.tile != 2 && op.tile != 4) return invalid("an operation's tile is none of 0, 2 and 4");
-  if (op.kind != Kind::conv2d || op.kernel != 3 || op.stride != 1 || op.groups != 1 ||
-      storage != Dtype::float32)
-    return invalid("an operation with a tile is no fp32 3x3 convolution of one group and stride 1");
+  if (op.kind != Kind::conv2d || op.kernel != 3 || op.stride != 1 || op.groups != 1)
+    return invalid("an operation with a tile is no 3x3 convolution of one group and stride 1");
+  if (by_tiles(storage, isa) || (by_pairs(storage, isa) && op.tile > 2))
+    return invalid("an operation's tile is for other products of bf16 values");
   return {};
 }
 
@@ -251,7 +252,7 @@ Status check_schedule(const ScheduleTables& t, Dtype storage, Isa isa, int threa
   if (!isa_supported(isa)) return unsupported("this machine or build lacks the instruction set asked for");
   if (threads < 1 || threads > 1 << 16) return invalid("threads must be at least 1");
   for (int64_t i = 0; t.operations && i < t.operation_count; ++i)
-    if (const Status status = check_winograd(t.operations[i], storage); !status.ok()) return status;
+    if (const Status status = check_winograd(t.operations[i], storage, isa); !status.ok()) return status;
   const auto packed = [isa](const Operation& op, const Value& input, Dtype storage) {
     return schedule_packed_bytes_cpu(op, input, storage, isa);
   };

@@ -12,7 +12,7 @@ Status check_weighted(const Operation& op, const Value& input);
 
 // Checks on the CPU that an operation is one that Winograd's algorithm computes, where its tile asks for
 // that.
-Status check_winograd(const Operation& op, Dtype storage);
+Status check_winograd(const Operation& op, Dtype storage, Isa isa);
 
 // An arena: how many images it has room for, and how many bytes (< 0: not known yet).
 struct Room {

@@ -60,12 +60,14 @@ enum class Task : int32_t {
 // transformed weights; and the products, transformed back, are tiles of outputs.
 //
 // The item's tiles are numbered by image, row and column. A block of them is computed at a time: the
-// transformed inputs [positions][tiles][in], `input_plane` floats from position to position, then the
+// transformed inputs [positions][tiles][cells], `input_plane` cells from position to position, then the
 // products [positions][blocks of channels as weights have them][tiles][block], `product_plane` floats apart.
+// A cell is a channel in fp32 or, where bf16 values are multiplied by pairs, two channels.
 struct WinogradBlock {
   int64_t side;        // 2 or 4
   int64_t rows, cols;  // of tiles, of an image
   int64_t tiles;       // at a time
+  int64_t cells;       // of a tile's position
   int64_t input_plane, product_plane;
 };
 

@@ -25,8 +25,9 @@ struct Source {
 }  // namespace
 
 int64_t schedule_packed_bytes_cpu(const Operation& op, const Value& input, Dtype storage, Isa isa) {
-  if (!check_weighted(op, input).ok() || !check_winograd(op, storage).ok() || !isa_compiled(isa)) return 0;
-  if (op.tile) return WinogradConvolution(op, input, isa, 1).packed_bytes;
+  if (!check_weighted(op, input).ok() || !isa_compiled(isa) || !check_winograd(op, storage, isa).ok())
+    return 0;
+  if (op.tile) return WinogradConvolution(op, input, storage, isa, 1).packed_bytes;
   const CellConvolution conv(op, input, storage, isa, 1);
   if (conv.tiles) return tile_steps(conv) * tile_depth * round_to(op.out_channels, tile_cells) * 2;
   const int64_t per_channel = conv.kernel * conv.kernel * (conv.depthwise ? 1 : conv.cells.size);
@@ -36,14 +37,14 @@ int64_t schedule_packed_bytes_cpu(const Operation& op, const Value& input, Dtype
 Status schedule_pack_cpu(const Operation& op, const Value& input, Dtype storage, Isa isa, const float* weight,
                          const int64_t weight_stride[4], void* packed) {
   if (const Status status = check_weighted(op, input); !status.ok()) return status;
-  if (const Status status = check_winograd(op, storage); !status.ok()) return status;
+  if (const Status status = check_winograd(op, storage, isa); !status.ok()) return status;
   if (!isa_compiled(isa)) return unsupported("this build lacks the instruction set asked for");
   if (!weight || !packed) return invalid("the weight or its packed form is missing");
   if (op.tile) {
     const int64_t* step = weight_stride;
     const WinogradWeight whole = {weight,  step[0],         step[1],       step[2],
                                   step[3], op.out_channels, input.channels};
-    pack_winograd(whole, op.tile, schedule_kernels(isa).width, 1, static_cast<float*>(packed));
+    pack_winograd(whole, op.tile, by_pairs(storage, isa), schedule_kernels(isa).width, 1, packed);
     return {};
   }
   const CellConvolution conv(op, input, storage, isa, 1);

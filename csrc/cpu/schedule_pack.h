@@ -2,7 +2,7 @@
 //
 //   vectors  [blocks of 2 W output channels, a last one of W where that is enough][taps][in][block] fp32
 //   pairs    the same, of [pairs of in] and [block][2] bf16
-//   Winograd [positions of a transformed tile][blocks as of vectors][in][block] fp32, transformed
+//   Winograd [positions of a transformed tile][as of vectors or of pairs, without taps], transformed
 //   tiles    [output channels / 16][steps][16 pairs][16 output channels][2] bf16: what a
 //            step's tile of inputs is multiplied by
 #pragma once
@@ -101,17 +101,32 @@ struct WinogradWeight {
   int64_t out_channels, in_channels;
 };
 
-// Packs the output channels o .. o + block - 1 of it for Winograd's algorithm.
-template <int side>
-void pack_winograd_block(const WinogradWeight& w, int64_t width, int64_t o, int64_t block, float* packed) {
+// Copies `count` channels' transformed weights [count, block] to where they are packed.
+inline void put_winograd(const float* from, int64_t count, int64_t block, float* packed) {
+  std::memcpy(packed, from, static_cast<size_t>(count * block) * sizeof(float));
+}
+// The same for pairs: a channel that is missing has zeros.
+inline void put_winograd(const float* from, int64_t count, int64_t block, uint16_t* packed) {
+  for (int64_t c = 0; c < count; c += 2, from += 2 * block)
+    for (int64_t i = 0; i < block; ++i) {
+      *packed++ = to_bf16(from[i]);
+      *packed++ = to_bf16(c + 1 < count ? from[block + i] : 0.f);
+    }
+}
+
+// Packs the output channels o .. o + block - 1 of it for Winograd's algorithm: T is float, or uint16_t for
+// pairs.
+template <int side, class T>
+void pack_winograd_block(const WinogradWeight& w, int64_t width, int64_t o, int64_t block, void* to) {
   constexpr int size = side + 2;
-  constexpr int64_t together =
-      8;  // channels: what goes to a position is then longer than a line of the cache
-  const int64_t plane = w.in_channels * round_to(w.out_channels, width);
+  // Channels: what goes to a position is then longer than a line of the cache.
+  constexpr int64_t together = 8;
+  const int64_t in = round_to(w.in_channels, sizeof(float) / sizeof(T));
+  const int64_t plane = in * round_to(w.out_channels, width);
   const int64_t outs = std::min(block, w.out_channels - o);
   WinogradLanes taps[3][3] = {}, rows[3][size], both[size];
   float some[size * size][together * WinogradLanes::most];
-  packed += w.in_channels * o;
+  T* packed = static_cast<T*>(to) + in * o;
   for (int64_t first = 0; first < w.in_channels; first += together, packed += together * block) {
     const int64_t count = std::min(together, w.in_channels - first);
     for (int64_t c = 0; c < count; ++c) {
@@ -127,14 +142,16 @@ void pack_winograd_block(const WinogradWeight& w, int64_t width, int64_t o, int6
             some[r * size + s][c * block + i] = static_cast<float>(both[s].v[i]);
       }
     }
-    for (int64_t t = 0; t < size * size; ++t)
-      std::memcpy(packed + t * plane, some[t], static_cast<size_t>(count * block) * sizeof(float));
+    for (int64_t t = 0; t < size * size; ++t) put_winograd(some[t], count, block, packed + t * plane);
   }
 }
 
 // Packs all of it, for vectors of `width` floats, on so many threads.
-inline void pack_winograd(const WinogradWeight& w, int64_t side, int64_t width, int threads, float* packed) {
-  const auto pack = side == 2 ? pack_winograd_block<2> : pack_winograd_block<4>;
+inline void pack_winograd(const WinogradWeight& w, int64_t side, bool pairs, int64_t width, int threads,
+                          void* packed) {
+  const auto pack = side == 4 ? pack_winograd_block<4, float>
+                    : pairs   ? pack_winograd_block<2, uint16_t>
+                              : pack_winograd_block<2, float>;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t o = 0; o < w.out_channels; o += 2 * width)
     pack(w, width, o, w.out_channels - o <= width ? width : 2 * width, packed);

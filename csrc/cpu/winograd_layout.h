@@ -30,9 +30,12 @@ struct WinogradConvolution {
   int64_t block_bytes, packed_bytes;
 
   // `images`: how many there are to compute.
-  WinogradConvolution(const Operation& op, const Value& input, Isa isa, int64_t images) : block{} {
+  WinogradConvolution(const Operation& op, const Value& input, Dtype storage, Isa isa, int64_t images)
+      : block{} {
     const int64_t positions = (op.tile + 2) * (op.tile + 2), width = schedule_kernels(isa).width;
-    const int64_t in = input.channels, out = round_to(op.out_channels, width);
+    const int64_t in = by_pairs(storage, isa) ? divide_up(input.channels, 2) : input.channels;
+    const int64_t out = round_to(op.out_channels, width);
+    block.cells = in;
     block.side = op.tile;
     block.rows = divide_up(input.height + 2 * op.padding - 2, op.tile);
     block.cols = divide_up(input.width + 2 * op.padding - 2, op.tile);

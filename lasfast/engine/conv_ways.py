@@ -1,4 +1,4 @@
-"""The way in which the CPU computes a 3x3 convolution in fp32: measured once for its size, then remembered.
+"""The way in which the CPU computes a 3x3 convolution: measured once for its size, then remembered.
 
 It is the sum over the window or Winograd's algorithm (`lasfast.runtime.winograd`), which computes tiles of
 outputs. Which one is taken depends on the convolution alone, not on how many images or candidates there are,
@@ -37,7 +37,8 @@ POSITIONS = 512
 PRODUCTS = 1 << 25
 """The same for products of the sum over the window: a millisecond or more."""
 
-FP32 = PRECISIONS["fp32"].code
+CPU = torch.device("cpu")
+_NAMES = {precision.code: name for name, precision in PRECISIONS.items()}
 
 autotune.register(DIRECT)
 
@@ -59,9 +60,41 @@ class Size(NamedTuple):
         sides = min(height, MOST_SIDE), min(width, MOST_SIDE)
         return cls(_rounded(in_channels), _rounded(out_channels), *sides)
 
-    def ways(self) -> dict[str, int]:
-        """Return the ways in which such a convolution may be computed, the direct one first: their `tile`."""
-        return {DIRECT: 0, **tiles_for(self.in_channels, self.out_channels)}
+    def ways(self, storage: int) -> dict[str, int]:
+        """Return the ways in which such a convolution may be computed, the direct one first: their `tile`.
+
+        Of bf16 values, kernels offer some ways or none, which depends on how they multiply these.
+        """
+        tiles = tiles_for(self.in_channels, self.out_channels)
+        return {
+            DIRECT: 0,
+            **{name: side for name, side in tiles.items() if _packed_bytes(self, storage, side)},
+        }
+
+    def elements(self) -> tuple[int, int]:
+        """Return how many elements of an arena its input and its output take for an image."""
+        first, second = (
+            -(-channels * self.height * self.width // ALIGNMENT) * ALIGNMENT for channels in self[:2]
+        )
+        return first, second
+
+    def records(self, side: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return such a convolution with this `tile`: its one operation, and its input and output."""
+        values = [
+            value_fields(channels, self.height, self.width, offset=offset)
+            for channels, offset in zip(self[:2], (0, self.elements()[0]), strict=True)
+        ]
+        fields = {"kernel": 3, "padding": 1, "out_channels": self.out_channels, "tile": side, "weight": 0}
+        operation = operation_fields(Kind.CONV2D, input=0, output=1, **fields)
+        return records("Operation", [operation]), records("Value", values)
+
+
+def _packed_bytes(size: Size, storage: int, side: int) -> int:
+    """Return how many bytes the weight takes with this `tile`, 0 where kernels do not compute it so."""
+    operations, values = size.records(side)
+    where = operations.ctypes.data, values.ctypes.data, storage, compiled.isa_number()
+    packed: int = compiled.load().schedule_packed_bytes(*where)
+    return packed
 
 
 def _rounded(channels: int) -> int:
@@ -75,8 +108,6 @@ def with_ways(schedule: Schedule, storage: int, share: autotune.Share = autotune
 
     `share` is that of `lasfast.runtime.autotune.fastest`.
     """
-    if storage != FP32:
-        return schedule
     values, operations = schedule.values, schedule.operations.copy()
     fits = dense_convolutions(operations) & (operations["kernel"] == 3) & (operations["stride"] == 1)
     taken: dict[Size, int] = {}
@@ -88,29 +119,30 @@ def with_ways(schedule: Schedule, storage: int, share: autotune.Share = autotune
             sides = int(source["height"]) + padding, int(source["width"]) + padding
             size = Size.of(in_channels, out_channels, *sides)
             if size not in taken:
-                taken[size] = fastest(size, share)
+                taken[size] = fastest(size, storage, share)
             operation["tile"] = taken[size]
     operations.setflags(write=False)
     return replace(schedule, operations=operations)
 
 
-def fastest(size: Size, share: autotune.Share = autotune.alone) -> int:
+def fastest(size: Size, storage: int, share: autotune.Share = autotune.alone) -> int:
     """Return the `tile` of the way that is fastest for this size, as measured now or before."""
-    sides = size.ways()
-    trial = cache(partial(Trial, size))  # made where something is measured
+    sides = size.ways(storage)
+    trial = cache(partial(Trial, size, storage))  # made where something is measured
 
     def run(side: int) -> None:
         trial().run(side)
 
     ways = {name: partial(run, side) for name, side in sides.items()}
     what = f"3x3, {size.in_channels} to {size.out_channels} channels, {size.height}x{size.width}"
-    return sides[autotune.fastest(f"convolution in fp32, {what}", torch.device("cpu"), ways, share)]
+    return sides[autotune.fastest(f"convolution in {_NAMES[storage]}, {what}", CPU, ways, share)]
 
 
 class _Pass(NamedTuple):
-    """The arguments of a pass: the first two are where the tables say."""
+    """The arguments of a pass: the first three are where the tables say."""
 
     operations: np.ndarray
+    values: np.ndarray
     packed: Tensor
     tables: Any
     scratch: Tensor
@@ -119,22 +151,16 @@ class _Pass(NamedTuple):
 class Trial:
     """A convolution of some size on random values of a few images, computed in each way, on one thread."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, storage: int) -> None:
+        self.size, self.storage = size, storage
         self.module, self.isa = compiled.load(), compiled.isa_number()
         in_channels, out_channels, height, width = size
-        positions = height * width
         wanted = max(POSITIONS, PRODUCTS // (9 * in_channels * out_channels))
-        self.images = -(-wanted // positions)
-        elements = [-(-channels * positions // ALIGNMENT) * ALIGNMENT for channels in size[:2]]
-        self.values = records(
-            "Value",
-            [
-                value_fields(in_channels, height, width),
-                value_fields(out_channels, height, width, offset=elements[0]),
-            ],
-        )
+        self.images = -(-wanted // (height * width))
+        elements = sum(size.elements()) * self.images
         generator = torch.Generator().manual_seed(0)  # not one that others use
-        self.arena = torch.randn(sum(elements) * self.images, generator=generator, dtype=torch.float32)
+        dtype = getattr(torch, PRECISIONS[_NAMES[storage]].dtype)
+        self.arena = torch.randn(elements, generator=generator, dtype=torch.float32).to(dtype)
         self.weight = torch.randn(out_channels, in_channels, 3, 3, generator=generator, dtype=torch.float32)
         self.logits = torch.empty(1, dtype=torch.float32)  # of no leaf
         self.passes: dict[int, _Pass] = {}
@@ -143,28 +169,26 @@ class Trial:
         """Compute the convolution with this `tile`; the weight is packed the first time."""
         if side not in self.passes:
             self.passes[side] = self._pass(side)
-        _, _, tables, scratch = self.passes[side]
+        *_, tables, scratch = self.passes[side]
         arena, images = self.arena.data_ptr(), self.arena.data_ptr()  # no operation reads images
         self.module.schedule_predict(
-            *(tables, FP32, self.isa, 1, (0, 1), images, self.images, self.images, 0, 0),
+            *(tables, self.storage, self.isa, 1, (0, 1), images, self.images, self.images, 0, 0),
             *(arena, self.arena.nbytes, scratch.data_ptr(), self.logits.data_ptr()),
         )
 
     def _pass(self, side: int) -> _Pass:
         """Return what a pass of the one operation reads, with this `tile`."""
-        module, addresses = self.module, self.values.ctypes.data
-        fields = {"kernel": 3, "padding": 1, "out_channels": len(self.weight), "tile": side, "weight": 0}
-        operations = records("Operation", [operation_fields(Kind.CONV2D, input=0, output=1, **fields)])
-        where = operations.ctypes.data, addresses, FP32, self.isa
-        packed = torch.empty(module.schedule_packed_bytes(*where), dtype=torch.uint8)
-        module.schedule_pack(*where, self.weight.data_ptr(), self.weight.stride(), packed.data_ptr())
-        tables = module.ScheduleTables(
-            values=addresses,
-            value_count=len(self.values),
+        operations, values = self.size.records(side)
+        where = operations.ctypes.data, values.ctypes.data, self.storage, self.isa
+        packed = torch.empty(self.module.schedule_packed_bytes(*where), dtype=torch.uint8)
+        self.module.schedule_pack(*where, self.weight.data_ptr(), self.weight.stride(), packed.data_ptr())
+        tables = self.module.ScheduleTables(
+            values=values.ctypes.data,
+            value_count=len(values),
             operations=operations.ctypes.data,
             operation_count=len(operations),
             weights=packed.data_ptr(),
             weight_bytes=packed.numel(),
         )
-        size = module.schedule_scratch_bytes(tables, FP32, self.isa, self.images, 1, False)
-        return _Pass(operations, packed, tables, torch.empty(size, dtype=torch.uint8))
+        size = self.module.schedule_scratch_bytes(tables, self.storage, self.isa, self.images, 1, False)
+        return _Pass(operations, values, packed, tables, torch.empty(size, dtype=torch.uint8))

@@ -1,8 +1,9 @@
 """Winograd's minimal filtering algorithm on the CPU: its names among ways to compute, and what it may be for.
 
 Lavin and Gray 2016, F(2x2, 3x3) and F(4x4, 3x3): 2.25 and 4 times fewer products than a sum over the window,
-for what goes in and comes out is transformed, and for larger weights. It computes fp32 convolutions of one
-group, a kernel of 3 and stride 1.
+for what goes in and comes out is transformed, and for larger weights. It computes convolutions of one group,
+a kernel of 3 and stride 1: in fp32, and in evaluation of bf16 values that AMX does not multiply. Where these
+are multiplied by pairs, their transforms are rounded to bf16, which allows for tiles of 2x2 alone.
 """
 
 from __future__ import annotations

@@ -12,12 +12,15 @@ from lasfast.engine.cpu_layout import CpuLayout
 from lasfast.engine.lower import lower
 from lasfast.engine.native_backend import why_missing
 from lasfast.engine.schedule import Kind
+from lasfast.ir.precision import PRECISIONS
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.runtime.winograd import TILES
 from tests.conftest import shaken
+from tests.engine.schedule_helpers import isa_number
 
 CPU = torch.device("cpu")
 WAYS = {DIRECT: 0, **TILES}
+FP32, BF16 = (PRECISIONS[name].code for name in ("fp32", "bf16"))
 
 pytestmark = pytest.mark.skipif(why_missing(CPU) is not None, reason="lasfast's compiled module is not built")
 
@@ -51,9 +54,9 @@ def test_sizes_are_rounded_up() -> None:
 
 
 def test_large_weights_are_not_transformed() -> None:
-    assert list(Size.of(256, 256, 8, 8).ways()) == ["direct", "winograd 2x2", "winograd 4x4"]
-    assert list(Size.of(512, 512, 8, 8).ways()) == ["direct", "winograd 2x2"]
-    assert list(Size.of(1024, 512, 8, 8).ways()) == ["direct"]
+    assert list(Size.of(256, 256, 8, 8).ways(FP32)) == ["direct", "winograd 2x2", "winograd 4x4"]
+    assert list(Size.of(512, 512, 8, 8).ways(FP32)) == ["direct", "winograd 2x2"]
+    assert list(Size.of(1024, 512, 8, 8).ways(FP32)) == ["direct"]
 
 
 @pytest.mark.parametrize(("way", "tile"), WAYS.items())
@@ -71,7 +74,26 @@ def test_convolutions_that_fit_are_computed_so(
         assert operation["tile"] == (tile if fits and not stem else 0)
         taken.append(fits and not stem)
     assert any(taken)
-    assert not layout_of(net, "bf16", calibration=calibration).operations["tile"].any()
+
+
+@pytest.mark.parametrize(
+    ("isa", "ways"),
+    [
+        ("generic", ["direct", "winograd 2x2", "winograd 4x4"]),
+        ("avx2", ["direct", "winograd 2x2", "winograd 4x4"]),
+        ("avx512_bf16", ["direct", "winograd 2x2"]),
+        ("amx", ["direct"]),
+    ],
+)
+def test_the_ways_of_bf16_are_those_of_its_products(
+    isa: str, ways: list[str], net: supernets.Supernet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isa_number(isa)  # skips where it is missing
+    monkeypatch.setenv("LASFAST_ISA", isa)
+    assert list(Size.of(64, 64, 8, 8).ways(BF16)) == ways
+    monkeypatch.setenv("LASFAST_CHOICE", "winograd 2x2")
+    tiles = layout_of(net, "bf16").operations["tile"]
+    assert set(tiles.tolist()) == ({0, 2} if len(ways) > 1 else {0})
 
 
 def test_transformed_weights_count(net: supernets.Supernet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,14 +170,14 @@ def test_the_fastest_way_is_taken(measured, monkeypatch: pytest.MonkeyPatch) -> 
     ran: list[int] = []
     monkeypatch.setattr(conv_ways.Trial, "run", lambda _, side: ran.append(side))
     monkeypatch.setattr("lasfast.runtime.autotune._time", lambda way, _: (way(), seconds[ran[-1]])[1])
-    assert conv_ways.fastest(Size.of(16, 16, 8, 8)) == 4
+    assert conv_ways.fastest(Size.of(16, 16, 8, 8), FP32) == 4
     seconds[0] = 0.5
-    assert conv_ways.fastest(Size.of(16, 16, 8, 8)) == 4  # as before
-    assert conv_ways.fastest(Size.of(16, 24, 8, 8)) == 0
+    assert conv_ways.fastest(Size.of(16, 16, 8, 8), FP32) == 4  # as before
+    assert conv_ways.fastest(Size.of(16, 24, 8, 8), FP32) == 0
 
 
 def test_a_trial_computes_the_same_in_each_way() -> None:
-    trial, results = conv_ways.Trial(Size.of(16, 24, 9, 7)), []
+    trial, results = conv_ways.Trial(Size.of(16, 24, 9, 7), FP32), []
     inputs = 16 * 63 * trial.images
     source = trial.arena[:inputs].clone()
     for side in WAYS.values():

@@ -37,7 +37,7 @@ class Network {
     Operation& op = add(Kind::conv2d, input, output);
     op.kernel = narrow(kernel), op.stride = narrow(stride), op.padding = narrow(padding);
     op.groups = depthwise ? values_[input].channels : 1;
-    op.tile = storage_ == Dtype::float32 ? narrow(tile) : 0;
+    op.tile = storage_ == Dtype::float32 || !tile ? narrow(tile) : 2;  // as pairs of bf16 values allow
     add_weight(op);
     add_norm(op, activation);
     return output;

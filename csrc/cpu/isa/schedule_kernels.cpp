@@ -258,19 +258,34 @@ template <class U>
 void dense(const ItemArgs& a, const Bf16*, const U*) {
   tile_convolution<U>(a);
 }
+template <class U>
+void in_blocks(const ItemArgs&, const Bf16*, const U*) {}  // tiles have no way by blocks
+#elif defined(LASFAST_FOR_AVX512_BF16) || defined(LASFAST_FOR_NEON_BF16)
+template <class U>
+void dense(const ItemArgs& a, const Bf16*, const U*) {
+  convolution<PairProduct, Bf16, U>(a);
+}
+template <class U>
+void in_blocks(const ItemArgs& a, const Bf16*, const U*) {
+  winograd<2, PairProduct, Bf16, U>(a);
+}
 #else
 template <class U>
 void dense(const ItemArgs& a, const Bf16*, const U*) {
-#if defined(LASFAST_FOR_AVX512_BF16) || defined(LASFAST_FOR_NEON_BF16)
-  convolution<PairProduct, Bf16, U>(a);
-#else
   convolution<FloatProduct, Bf16, U>(a);
-#endif
+}
+template <class U>
+void in_blocks(const ItemArgs& a, const Bf16*, const U*) {
+  a.winograd.side == 2 ? winograd<2, FloatProduct, Bf16, U>(a) : winograd<4, FloatProduct, Bf16, U>(a);
 }
 #endif
 template <class U>
 void dense(const ItemArgs& a, const float*, const U*) {
   convolution<FloatProduct, float, U>(a);
+}
+template <class U>
+void in_blocks(const ItemArgs& a, const float*, const U*) {
+  a.winograd.side == 2 ? winograd<2, FloatProduct, float, U>(a) : winograd<4, FloatProduct, float, U>(a);
 }
 
 template <class T, class U>
@@ -304,7 +319,7 @@ void run(const ItemArgs& a) {
       arrange<T, U>(a);
       break;
     case Task::winograd:
-      if constexpr (sizeof(T) == sizeof(float)) a.winograd.side == 2 ? winograd<2>(a) : winograd<4>(a);
+      in_blocks(a, static_cast<const T*>(nullptr), static_cast<const U*>(nullptr));
       break;
   }
   if (a.partial) close_statistics(a);

@@ -93,7 +93,9 @@ struct Operation {
   int32_t first;         // of the channels that an arrangement takes; 0 for every other kind
   int32_t tile;          // CUDA: 1 + the number of a convolution's tile, see below; 0: the usual one.
                          // CPU: 2 or 4 output rows and columns that Winograd's algorithm computes at once,
-                         // for fp32 3x3 convolutions of one group and stride 1; 0: a sum over the window
+                         // for 3x3 convolutions of one group and stride 1, in fp32, and of bf16 values
+                         // that are not multiplied by tiles (2 alone where they are by pairs); 0: a sum
+                         // over the window
   int64_t weight;        // byte offset of its packed weight (64-byte aligned), or -1
   int64_t bias;          // offset in biases, or -1
 };

@@ -56,7 +56,8 @@ class Machine:
 
     Attributes:
         rate: multiply-adds a second of dense products in the precision.
-        vector_rate: the same of vector instructions in fp32.
+        vector_rate: the same of vector instructions in fp32, in which values of any precision can be
+            multiplied: where this is higher, it bounds the roof.
         levels: the caches, the smallest first, then the memory.
     """
 
@@ -71,7 +72,7 @@ class Machine:
     def seconds(self, work: Work) -> tuple[float, float]:
         """Return the seconds of the multiply-adds alone, and those of the bytes alone."""
         level = self.level(work.bytes if work.held is None else work.held)
-        return work.products / self.rate, work.bytes / level.bandwidth
+        return work.products / max(self.rate, self.vector_rate), work.bytes / level.bandwidth
 
     def roof(self, work: Work) -> float:
         """Return the seconds that an operation takes at the least."""
@@ -96,6 +97,7 @@ class Sum:
         seconds: what they took.
         roof: what they would take at their roof.
         own_roof: the same if the caches had to hold nothing but what one operation reads and writes.
+        precision_roof: the same as `roof` if nothing could be multiplied but in the precision.
         by_products: the part of `roof` of operations that multiply-adds bound.
         products, bytes: those of all of them.
     """
@@ -104,6 +106,7 @@ class Sum:
     seconds: float = 0.0
     roof: float = 0.0
     own_roof: float = 0.0
+    precision_roof: float = 0.0
     by_products: float = 0.0
     products: float = 0.0
     bytes: float = 0.0
@@ -114,6 +117,7 @@ class Sum:
         self.operations += times
         self.seconds += times * seconds
         self.roof += times * max(multiplying, moving)
+        self.precision_roof += times * max(work.products / machine.rate, moving)
         self.own_roof += times * machine.roof(replace(work, held=None))
         self.products += times * work.products
         self.bytes += times * work.bytes
@@ -140,13 +144,9 @@ def as_json(sums: Sums) -> dict[str, Any]:
 
 
 def measure(precision: str, sizes: dict[str, int] | None = None, rounds: int = 7) -> Machine:
-    """Measure this machine, for values of a precision; `sizes` are those of its caches.
-
-    Values of bf16 may be multiplied in fp32, where that is faster.
-    """
-    vector_rate = _harness.peak_flops("fp32")
-    rate = max(vector_rate, _harness.peak_flops(precision)) if precision != "fp32" else vector_rate
-    return Machine(rate, vector_rate, levels(cache_sizes() if sizes is None else sizes, rounds))
+    """Measure this machine, for values of a precision; `sizes` are those of its caches."""
+    rates = _harness.peak_flops(precision), _harness.peak_flops("fp32")
+    return Machine(*rates, levels(cache_sizes() if sizes is None else sizes, rounds))
 
 
 def cache_sizes() -> dict[str, int]:

@@ -2,12 +2,13 @@
 
     python -m benchmarks.record_roofline evaluation benchmarks/results/roofline-bf16.json [WORKLOADS]
     python -m benchmarks.record_roofline training benchmarks/results/roofline-bf16.json [WORKLOADS]
-    python -m benchmarks.record_roofline evaluation NAME.json --isa avx512_bf16
-    python -m benchmarks.record_roofline evaluation NAME.json --precision fp32
+    python -m benchmarks.record_roofline evaluation NAME.json --isa avx512_bf16 --images 60 --rounds 1
+    python -m benchmarks.record_roofline evaluation NAME.json --precision fp32 --images 60 --rounds 1
 
-The roof of an operation is the longer of two times: its multiply-adds at the rate of a large product, and its
-bytes, read and written once, at the bandwidth of the level of cache that the working set fits, as a copy has
-it. The working set is the arena of a block of images in prediction, all values of the batch in calibration,
+The roof of an operation is the longer of two times: its multiply-adds at the rate of a large product, in the
+precision or in fp32 (in which values of bf16 can be multiplied as well, on some processors faster), and its
+bytes, read and written once, at the bandwidth that a copy has in the level of cache that the working set
+fits. The working set is the arena of a block of images in prediction, all values of the batch in calibration,
 and what an operation reads and writes in training. One thread; random images. What the record holds of the
 machine and of other workloads stays.
 """
@@ -43,7 +44,7 @@ def evaluation(
     isa: str = "amx",
     images: int = 250,
     calibration: int = bench_evaluate.CALIBRATION_BATCH,
-    rounds: int = 3,
+    rounds: Annotated[int, typer.Option(help="of the batch of calibration")] = 3,
 ) -> None:
     """Time the operations of calibration and prediction, scaled to the workload's numbers of images."""
 
@@ -140,15 +141,14 @@ def measure_training(name: str, machine: _roof.Machine, precision: str, steps: i
 def totals(kinds: Any, seconds: float) -> dict[str, float]:
     """Return what all operations would take at their roofs, and as which part of the time that is."""
     kinds = list(kinds)
-    roof, own_roof, inside = (
-        sum(getattr(one, name) for one in kinds) for name in ("roof", "own_roof", "seconds")
-    )
+    sums = {name: sum(getattr(one, name) for one in kinds) for name in vars(_roof.Sum())}
     return {
         "seconds": seconds,
-        "roof_seconds": roof,
-        "of roof": roof / seconds,
-        "of own roof": own_roof / seconds,
-        "outside of operations": max(0.0, 1 - inside / seconds),
+        "roof_seconds": sums["roof"],
+        "of roof": sums["roof"] / seconds,
+        "of own roof": sums["own_roof"] / seconds,
+        "of precision's roof": sums["precision_roof"] / seconds,
+        "outside of operations": max(0.0, 1 - sums["seconds"] / seconds),
     }
 
 

@@ -23,14 +23,15 @@ TEXT = f"""## How near the roof
 
 Most layers cannot reach the peak, whoever computes them: they have too few multiply-adds for the bytes that
 they move. The roof of an operation is the longer of two times: its multiply-adds at the rate of a large
-product, and what it reads and writes, each value once, at the bandwidth that a copy has in the level of cache
-that the working set fits. In prediction, this is a thread's arena for a block of images; in calibration, that
-for a batch of 125 images; in training, what the operation reads and writes. Operations are timed one by one,
-in the order of the pass, and the time that the roof is compared with is that of the whole pass: for an
-evaluation with the lowering of candidates and the packing of weights, without the scoring of logits; for
-training a sequential step on 128 images. Times are the processor's, of one thread; images are random. A
-convolution by [Winograd's algorithm](#winograds-algorithm) has fewer products than its roof counts. The
-target is {100 * TARGET:.0f} % of the roof, as the geometric mean over workloads.
+product, in the precision or in fp32, whichever is faster; and what it reads and writes, each value once, at
+the bandwidth that a copy has in the level of cache that the working set fits. In prediction, this is a
+thread's arena for a block of images; in calibration, that for a batch of 125 images; in training, what the
+operation reads and writes. Operations are timed one by one, in the order of the pass, and the time that the
+roof is compared with is that of the whole pass: for an evaluation with the lowering of candidates and the
+packing of weights, without the scoring of logits; for training a sequential step on 128 images. Times are the
+processor's, of one thread; images are random. A convolution by [Winograd's algorithm](#winograds-algorithm)
+has fewer products than its roof counts. The target is {100 * TARGET:.0f} % of the roof, as the geometric mean
+over workloads.
 """
 
 
@@ -100,7 +101,9 @@ def _targets(records: list[dict[str, Any]], part: str) -> str:
     for one in records:
         value = fraction(one, part)
         outcome = "met" if value >= TARGET else "missed"
-        own = "" if part == "training" else _own(one, part)
+        own = _own(one, part) if part == "evaluation" else ""
+        if one["limits"]["rate"] < one["limits"]["vector_rate"]:
+            own += _in_precision(one, part)
         lines.append(
             f"- {_way(one)}: {100 * TARGET:.0f} % of the roof; measured {100 * value:.0f} %, {outcome}{own}."
             f" Of the time beyond the roof, {_lost(one, part)}."
@@ -111,6 +114,14 @@ def _targets(records: list[dict[str, Any]], part: str) -> str:
 def _own(record: dict[str, Any], part: str) -> str:
     value = fraction(record, part, "of own roof")
     return f" ({100 * value:.0f} % if caches had to hold no more than what one operation reads and writes)"
+
+
+def _in_precision(record: dict[str, Any], part: str) -> str:
+    rate, value = record["limits"]["rate"] / 1e9, fraction(record, part, "of precision's roof")
+    return (
+        f". Products in {record['precision']} by these instructions are slower on this processor than in "
+        f"fp32, {rate:.0f} G/s: by this rate, it is {100 * value:.0f} %"
+    )
 
 
 def _lost(record: dict[str, Any], part: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks._roof import CLOCK, Machine, Sums, Work, convolution_kind, count, touched
+from benchmarks._roof import CLOCK, Machine, Sums, Work, convolution_kind, count, products_by, touched
 from lasfast.engine.cpu_executor import CpuExecutor
 from lasfast.engine.cpu_layout import CpuLayout
 from lasfast.engine.layout import PARAMETERS
@@ -66,7 +66,7 @@ def work_of(schedule: Schedule, index: int, images: int, itemsize: int) -> Work:
     read, weights, products = channels * positions * itemsize, 0, 0
     if kind == Kind.CONV2D:
         weights = out_channels * channels // int(operation["groups"]) * kernel**2
-        products = weights * out_height * out_width
+        products = products_by(int(operation["tile"]), weights * out_height * out_width)
     elif kind == Kind.LINEAR:
         weights = products = out_channels * channels * height * width
         read = channels * height * width * itemsize

@@ -30,7 +30,7 @@ class Work:
     """What an operation has to do at the least.
 
     Attributes:
-        products: multiply-adds.
+        products: multiply-adds, of the algorithm that it is computed by.
         bytes: what it reads and what it writes, each once.
         held: bytes that the cache would have to hold for the operation to find there what it reads; by
             default those that it reads and writes.
@@ -145,8 +145,9 @@ def as_json(sums: Sums) -> dict[str, Any]:
 
 def measure(precision: str, sizes: dict[str, int] | None = None, rounds: int = 7) -> Machine:
     """Measure this machine, for values of a precision; `sizes` are those of its caches."""
-    rates = _harness.peak_flops(precision), _harness.peak_flops("fp32")
-    return Machine(*rates, levels(cache_sizes() if sizes is None else sizes, rounds))
+    vector_rate = _harness.peak_flops("fp32")
+    rate = vector_rate if precision == "fp32" else _harness.peak_flops(precision)
+    return Machine(rate, vector_rate, levels(cache_sizes() if sizes is None else sizes, rounds))
 
 
 def cache_sizes() -> dict[str, int]:
@@ -204,3 +205,12 @@ def touched(height: int, width: int, out_height: int, out_width: int, kernel: in
     if kernel >= stride:
         return height * width
     return min(height * width, out_height * out_width * kernel**2)
+
+
+def products_by(tile: int, direct: int) -> int:
+    """Return the products of a 3x3 convolution by Winograd's algorithm, by tiles of so many rows.
+
+    A `tile` of 0 is none. The sums over the window, `direct`, have 9 for each output; a tile has as many as
+    its input has elements.
+    """
+    return direct if tile == 0 else direct * (tile + 2) ** 2 // (9 * tile**2)

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks._roof import CLOCK, Machine, Sums, Work, convolution_kind, count, touched
+from benchmarks._roof import CLOCK, Machine, Sums, Work, convolution_kind, count, products_by, touched
 from lasfast.ops import bn_act_kernels, sgd
 from lasfast.ops.bn_act_schema import BnActInputs
 from lasfast.ops.sliced_conv2d import Convolution
+from lasfast.runtime.winograd import TILES
 
 FORWARD, GRAD_INPUT, GRAD_WEIGHT, BOTH = (
     "forward",
@@ -29,6 +30,11 @@ FORWARD, GRAD_INPUT, GRAD_WEIGHT, BOTH = (
     "gradient of weight",
     "both gradients",
 )
+PASSES_BY_NAME = {
+    FORWARD: "forward with statistics",
+    GRAD_INPUT: "grad_input",
+    GRAD_WEIGHT: "grad_weight",
+}
 NORM = "batch norm, sum, activation"
 KINDS = {
     "copy of values": ("_to_copy", "copy_", "clone", "cat", "constant_pad_nd"),
@@ -54,6 +60,7 @@ def convolution_work(convolution: Convolution, which: str) -> Work:
     kernel = geometry.weight[2:]
     weights = out_channels * channels // geometry.groups * kernel[0] * kernel[1]
     products = images * out_height * out_width * weights
+    products = products_by(_tile(convolution, which), products)
     positions = touched(height, width, out_height, out_width, max(kernel), geometry.stride)
     read = images * channels * positions * itemsize
     whole = images * channels * height * width * itemsize
@@ -65,6 +72,11 @@ def convolution_work(convolution: Convolution, which: str) -> Work:
         GRAD_WEIGHT: Work(products, read + out + weight),
         BOTH: Work(2 * products, read + whole + out + 2 * weight),
     }[which]
+
+
+def _tile(convolution: Convolution, which: str) -> int:
+    """Return the tile of Winograd's algorithm by which a pass was computed, 0 where it was by none."""
+    return TILES.get(convolution._fastest_ways.get(PASSES_BY_NAME.get(which, ""), ""), 0)
 
 
 def kind_of(convolution: Convolution, which: str) -> str:

@@ -73,6 +73,10 @@ def test_operations_of_a_kind_add_up() -> None:
     assert (one.operations, one.products) == (2, 7500)
 
 
+def test_winograds_algorithm_has_fewer_products() -> None:
+    assert [_roof.products_by(tile, 36 * 16) for tile in (0, 2, 4)] == [36 * 16, 16 * 16, 9 * 16]
+
+
 def schedule(kind: Kind, source: tuple[int, ...], out: tuple[int, ...], **fields: int) -> Any:
     """A schedule of one operation, which has another value of the output's size beside it."""
     values = records("Value", [value_fields(*source), value_fields(*out), value_fields(*out)])
@@ -114,6 +118,15 @@ def test_what_an_operation_has_to_do(
 
 
 @native
+@pytest.mark.parametrize("tile", [0, 2, 4])
+def test_an_operation_by_winograds_algorithm_has_its_products(tile: int) -> None:
+    fields = {"kernel": 3, "padding": 1, "tile": tile}
+    one = schedule(Kind.CONV2D, (16, 8, 8), (24, 8, 8), **fields)
+    work = _operation_times.work_of(one, 0, images=1, itemsize=4)
+    assert work.products == 24 * 16 * 64 * {0: 9, 2: 4, 4: 2.25}[tile]
+
+
+@native
 def test_logits_and_images_are_in_fp32() -> None:
     linear = schedule(Kind.LINEAR, (16, 1, 1), (10, 1, 1), output=NONE, leaf=0)
     assert _operation_times.work_of(linear, 0, 3, 2) == Work(3 * 160, 3 * (2 * 16 + 4 * 10) + 2 * 160)
@@ -135,7 +148,7 @@ def test_kinds_have_names(kind: Kind, channels: int, fields: dict[str, int], nam
     assert _operation_times.kind_of(schedule(kind, (channels, 8, 8), (channels, 8, 8), **fields), 0) == name
 
 
-def test_what_a_pass_of_training_has_to_do() -> None:
+def test_what_a_pass_of_training_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.zeros(2, 16, 8, 8), torch.zeros(32, 24, 3, 3)  # of which a slice is read
     x = x.to(memory_format=torch.channels_last)
     convolution = find(*as_arguments(x, weight, 16, 24, 1, 1, 1))
@@ -149,6 +162,10 @@ def test_what_a_pass_of_training_has_to_do() -> None:
     for which, work in expected.items():
         assert _step_times.convolution_work(convolution, which) == work
         assert _step_times.kind_of(convolution, which) == f"3x3, {which}"
+    by_tiles = {"grad_input": "winograd 2x2", "grad_weight": "torch"}
+    monkeypatch.setattr(convolution, "_fastest_ways", by_tiles)
+    found = [_step_times.convolution_work(convolution, which).products for which in expected]
+    assert found == [products, products * 4 // 9, products, 2 * products]
 
 
 def test_bandwidths_are_those_of_copies() -> None:

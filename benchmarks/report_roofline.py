@@ -31,10 +31,10 @@ operation reads and writes. Operations are timed one by one, in the order of the
 roof is compared with is that of the whole pass: for an evaluation with the lowering of candidates and the
 packing of weights, without the scoring of logits; for training a sequential step on 128 images. Times are the
 processor's, of one thread; images are random. Of a convolution by
-[Winograd's algorithm](#winograds-algorithm), the roof counts the products that this has. AMX's
-tiles are no use for depthwise convolutions, which vector instructions bound before the roof does: of each kind of
-operation, the tables have the part of their products as well. The target is {100 * TARGET:.0f} % of the
-roof, as the geometric mean over workloads.
+[Winograd's algorithm](#winograds-algorithm), the roof counts the products that this has. AMX's tiles are no
+use for depthwise convolutions, and their roof does not know that: the last column has the part that each kind
+reaches of what vector instructions multiply in fp32. The target is {100 * TARGET:.0f} % of the roof, as the
+geometric mean over workloads.
 """
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.report_gpu import gpu, not_compiled
 from benchmarks.report_operations import operations, training_operations
+from benchmarks.report_roofline import roofline
 from benchmarks.report_training import accuracy, searches, training, training_table
 from benchmarks.report_winograd import winograd
 from lasfast.report.plot import COLORS
@@ -48,7 +49,8 @@ longer than multiplying, and of depthwise ones up to 7x7, which have no use for 
 `nir-plain` have three candidates, that share little; what vector instructions do beside the tiles seems to
 slow these down (as if both drew on one power budget); and in fp32, PyTorch's convolutions are near the peak
 themselves, so that only sharing, fusion and [fewer products](#winograds-algorithm) are left to gain, by which
-fractions of peak exceed 100 %.
+fractions of peak exceed 100 %. What each kind of layer takes, and what it could take at the least, is said
+[below](#how-near-the-roof).
 
 ![Times faster than PyTorch](performance.png)
 """
@@ -86,6 +88,7 @@ def main() -> None:
     whole_searches = ("demo.json", "demo-bf16.json", "search.json", "without-amx-demo.json")
     parts.append(searches([read(name) for name in whole_searches]))
     parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]
+    parts.append(roofline([read(path.name) for path in sorted(RESULTS.glob("roofline-*.json"))]))
     parts.append(operations(read("operations.json")))
     parts += [training_operations(read(path.name)) for path in RESULTS.glob("operations-training.json")]
     parts += [winograd([read("winograd.json"), read("winograd-avx2.json")]), gpu()]

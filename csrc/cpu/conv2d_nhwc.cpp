@@ -195,9 +195,10 @@ Status conv2d_nhwc_supported(const Conv2dNhwcParams& p, Pass pass, Isa isa) {
     return unsupported("bf16 needs avx512_bf16, amx or neon_bf16");
   if (p.kernel > schedule_max_kernel) return unsupported("the kernel is too large");
   if (empty(p) || (pass == Pass::grad_weight && !p.tile)) return {};
-  if (p.tile && (p.kernel != 3 || p.stride != 1 || p.padding > 2 || p.storage != Dtype::float32 ||
-                 p.weight != Dtype::float32))
-    return unsupported("a tile is for a kernel of 3, stride 1, a padding of 2 at most, fp32, an fp32 weight");
+  if (p.tile && (p.kernel != 3 || p.stride != 1 || p.padding > 2 || p.weight != Dtype::float32))
+    return unsupported("a tile is for a kernel of 3, stride 1, a padding of 2 at most, and an fp32 weight");
+  if (p.tile && pass == Pass::grad_weight && p.storage != Dtype::float32)
+    return unsupported("the gradient of a weight has tiles in fp32 alone");
   if (pass == Pass::grad_input && p.kernel + p.padding > schedule_max_kernel)
     return unsupported("the padding is too large");
   const Convolution c(p, pass == Pass::grad_weight ? Pass::forward : pass, isa);

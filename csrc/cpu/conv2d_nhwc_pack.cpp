@@ -296,7 +296,7 @@ void pack_winograd(const Conv2dNhwcParams& p, const Convolution& c, const void* 
     whole.row_step = -step[2];
     whole.column_step = -step[3];
   }
-  pack_winograd(whole, c.tile, false, schedule_kernels(isa).width, threads, packed);
+  pack_winograd(whole, c.tile, by_pairs(c.storage, isa), schedule_kernels(isa).width, threads, packed);
 }
 
 }  // namespace lasfast

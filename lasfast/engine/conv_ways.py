@@ -65,7 +65,7 @@ class Size(NamedTuple):
 
         Of bf16 values, kernels offer some ways or none, which depends on how they multiply these.
         """
-        tiles = tiles_for(self.in_channels, self.out_channels)
+        tiles = tiles_for(*self)
         return {
             DIRECT: 0,
             **{name: side for name, side in tiles.items() if _packed_bytes(self, storage, side)},

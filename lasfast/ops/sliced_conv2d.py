@@ -168,7 +168,7 @@ class Convolution:
                 self._others["warpgroups"] = _by_pass(make(warpgroups=True))
             if placement.kind == "cpu" and groups == 1:
                 batch, _, height, width = geometry.output
-                for name, tile in tiles_for(geometry.input[1], geometry.output[1]).items():
+                for name, tile in tiles_for(geometry.input[1], *geometry.output[1:]).items():
                     self._others[name] = _by_pass(make(tile=tile))
                     if batch * height * width < LEAST_POSITIONS:
                         self._others[name].pop("grad_weight", None)

@@ -164,9 +164,9 @@ class Problem:
         assert bool((workspace[-5:] == 255).all())
         return results
 
-    def truth(self, which: str, dtype: torch.dtype = torch.float64) -> Tensor:
-        """What PyTorch computes in `dtype`, from the weight as the values are stored."""
-        case, weight = self.case, self.weight.to(self.x.dtype)
+    def truth(self, which: str, dtype: torch.dtype = torch.float64, *, rounded: bool = True) -> Tensor:
+        """What PyTorch computes in `dtype`, from the weight as the values are stored, or as it is."""
+        case, weight = self.case, self.weight.to(self.x.dtype) if rounded else self.weight
         x, weight, grad = (t.to(dtype, memory_format=LAST) for t in (self.x, weight, self.grad))
         if which == "forward":
             return torch.conv2d(x, weight, None, case.stride, case.padding)
@@ -181,8 +181,8 @@ def relative_error(a: Tensor, truth: Tensor) -> float:
     return float((a.double() - truth).norm() / truth.norm().clamp_min(1e-30))
 
 
-def expect_close(problem: Problem, which: str, result: Tensor) -> None:
-    truth = problem.truth(which)
+def expect_close(problem: Problem, which: str, result: Tensor, *, rounded: bool = True) -> None:
+    truth = problem.truth(which, rounded=rounded)
     assert result.shape == truth.shape
     error = relative_error(result, truth)
     if problem.x.dtype == torch.float32:
@@ -270,6 +270,25 @@ def test_tiles_agree_with_float64(case: Case, tile: int, isa: str) -> None:
     problem.tile = 0
     assert not torch.equal(problem.run("forward", isa)[0], y)
     assert not torch.equal(problem.run("grad_weight", isa)[0], gradients[1])
+
+
+@pytest.mark.parametrize("case", [case for case in TILED if min(case.size) > 2], ids=str)
+def test_tiles_of_bf16_agree_with_float64(case: Case, bf16_isa: str) -> None:
+    """Pairs of bf16 values are multiplied in tiles of two; AMX has tiles of its own."""
+    problem = Problem.random(case, torch.bfloat16, torch.float32, "contiguous")
+    problem.tile = 2
+    if bf16_isa == "amx":
+        with pytest.raises(NotImplementedError, match="other products"):
+            problem.run("forward", bf16_isa)
+        return
+    y, mean, variance = problem.run("forward", bf16_isa, statistics=True)
+    gradient = problem.run("grad_input", bf16_isa)[0]
+    for which, result in (("forward", y), ("grad_input", gradient)):
+        expect_close(problem, which, result, rounded=False)  # a weight is rounded once it is transformed
+    again = [*problem.run("forward", bf16_isa, 3, statistics=True), *problem.run("grad_input", bf16_isa, 3)]
+    assert all(torch.equal(a, b) for a, b in zip((y, mean, variance, gradient), again, strict=True))
+    with pytest.raises(NotImplementedError, match="in fp32 alone"):
+        problem.run("grad_weight", bf16_isa)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -11,7 +11,6 @@ of all.
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 import typer
 
 from benchmarks import _harness
+from benchmarks.bench_demo import used
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 WAYS = {"spinning": {"GOMP_SPINCOUNT": "300000"}, "sleeping": {"OMP_WAIT_POLICY": "passive"}}
@@ -34,7 +34,7 @@ def searched(way: str, searches: int) -> tuple[float, float]:
     """Return the seconds, and the processor seconds, of so many searches at once."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     with tempfile.TemporaryDirectory() as directory:
-        began, used = time.perf_counter(), _used()
+        began, before = time.perf_counter(), used()
         running = [
             subprocess.Popen(
                 [sys.executable, "-m", "lasfast", *SEARCH, "--directory", f"{directory}/{number}"],
@@ -46,13 +46,7 @@ def searched(way: str, searches: int) -> tuple[float, float]:
         statuses = [one.wait() for one in running]
         if any(statuses):
             raise SystemExit("a search failed; what it wrote says why")
-        return time.perf_counter() - began, _used() - used
-
-
-def _used() -> float:
-    """Return the processor seconds of all processes that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+        return time.perf_counter() - began, used() - before
 
 
 @app.command()

@@ -2,8 +2,8 @@
 
 Lavin and Gray 2016, F(2x2, 3x3) and F(4x4, 3x3): 2.25 and 4 times fewer products than a sum over the window,
 for what goes in and comes out is transformed, and for larger weights. It computes convolutions of one group,
-a kernel of 3 and stride 1, in fp32, and those of bf16 values but on AMX (there, no gradients of weights). Where
-bf16 values are multiplied by pairs, their transforms are rounded to bf16, which allows for tiles of 2x2 alone.
+a kernel of 3 and stride 1: in fp32, and of bf16 values where AMX does not multiply them (but no gradients of
+weights). Where these are multiplied by pairs, transforms are rounded to bf16: that allows for tiles of 2x2.
 """
 
 from __future__ import annotations

@@ -35,6 +35,21 @@ def paired(runs, rounds, warm_up=1, once=(), clock=time.perf_counter):
     return seconds
 
 
+def clock(device, threads):
+    """Return the clock to time work with: one thread's own on a CPU, so that other work counts less."""
+    return time.process_time if device == "cpu" and threads == 1 else time.perf_counter
+
+
+def conditions(record):
+    """Return in words under which conditions a record was made."""
+    limited = record.get("most_of_onednn")
+    return (
+        f"load of the machine beforehand {record['machine']['load_before']:.1f}"
+        + ("; seconds of the processor" if record.get("clock") == "process_time" else "")
+        + (f"; PyTorch's kernels, too, were kept to `{limited}`" if limited else "")
+    )
+
+
 def ratio(seconds, baseline, ours):
     """Return the median of baseline / ours over the rounds that have both."""
     return statistics.median(b / o for b, o in zip(seconds[baseline], seconds[ours], strict=False))

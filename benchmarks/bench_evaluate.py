@@ -20,6 +20,7 @@ timed, the logits of eight candidates are compared. `sequential`, the slowest, r
 import argparse
 import itertools
 import json
+import os
 import random
 import statistics
 from dataclasses import dataclass
@@ -119,6 +120,8 @@ def measure_all(options):
         "calibration_batch": CALIBRATION_BATCH,
         "machine": _harness.machine(),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+        "clock": _harness.clock(options.device, options.threads).__name__,
+        "most_of_onednn": os.environ.get("ONEDNN_MAX_CPU_ISA"),
         "peak_flops": _harness.peak_flops(options.precision, options.device),
         "workloads": {},
     }
@@ -208,7 +211,8 @@ def measure(workload, options, peak, modes):
     runs["native"]()  # warm up; `compare` did so for the others
     predicted["native"] = evaluator["native"].backend.way
     rounds = 2 if options.quick else options.rounds
-    seconds = _harness.paired(runs, rounds, warm_up=0, once=["sequential"])
+    clock = _harness.clock(options.device, options.threads)
+    seconds = _harness.paired(runs, rounds, warm_up=0, once=["sequential"], clock=clock)
     tree = PrefixTree([supernet.path(candidate) for candidate in candidates])
     flops = tree_flops(tree, tuple(calibration.shape[1:])) * sum(counts)
     return {

@@ -16,6 +16,7 @@ import argparse
 import copy
 import itertools
 import json
+import os
 import random
 import statistics
 import time
@@ -89,6 +90,8 @@ def measure_all(options):
         "batch": BATCH,
         "machine": _harness.machine(),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+        "clock": _harness.clock(options.device, options.threads).__name__,
+        "most_of_onednn": os.environ.get("ONEDNN_MAX_CPU_ISA"),
         "peak_flops": _harness.peak_flops(options.precision, options.device),
         "workloads": {},
     }
@@ -121,7 +124,8 @@ def measure(workload, options, peak):
     for name_of_ours in set(runs) - {"eager", "tuned"}:
         for _ in range(1 if workload.before else 10):  # after ten random paths, most shapes have occurred
             runs[name_of_ours]()
-    seconds = _harness.paired(runs, options.rounds)
+    clock = _harness.clock(options.device, options.threads)
+    seconds = _harness.paired(runs, options.rounds, clock=clock)
     chosen = list(itertools.islice(step_paths(workload, supernet), options.steps))
     shape = (3, workload.image_size, workload.image_size)
     flops = (

@@ -13,6 +13,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks import _harness
 from benchmarks.report_gpu import gpu, not_compiled
 from benchmarks.report_operations import operations, training_operations
 from benchmarks.report_roofline import roofline
@@ -118,7 +119,7 @@ def section(title: str, record: dict[str, Any]) -> str:
         f"{title}\n",
         f"{machine['processor']}, {machine['threads']} thread(s), "
         f"{machine['native']['isa']['selected']} kernels, torch {machine['torch']}; {images}{scale}; "
-        f"load of the machine beforehand {machine['load_before']:.1f}.\n",
+        f"{_harness.conditions(record)}.\n",
         "| workload | candidates | images | native, s | "
         + " | ".join(f"times faster than {name}" for name in baselines)
         + " | of peak |",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from benchmarks import _harness
+
 TARGETS = {"sequential": {"tuned": 1.4, "eager": 4.0}, "joint": {"tuned": 1.8}}
 
 TEXT = """## Training
@@ -35,8 +37,8 @@ def training_table(record: dict[str, Any]) -> str:
     images = "random images" if record["data"] == "random images" else "CIFAR-10 images"
     lines = [
         f"{record['precision']}, {machine['processor']}, {machine['threads']} thread(s), "
-        f"{machine['native']['isa']['selected']} kernels, torch {machine['torch']}; {images}; load of the "
-        f"machine beforehand {machine['load_before']:.1f}.\n",
+        f"{machine['native']['isa']['selected']} kernels, torch {machine['torch']}; {images}; "
+        f"{_harness.conditions(record)}.\n",
         "| workload | tuned is | tuned, steps/s | sequential, steps/s | "
         + " | ".join(f"{update} / {other}" for update, other in columns)
         + " | of peak |",

@@ -63,6 +63,8 @@ On processors with AVX-512 BF16 and no AMX, kernels multiply pairs of bf16 value
 as PyTorch's do. Evaluation, then training:
 """
 
+WINOGRAD = ("winograd.json", "winograd-avx2.json", "winograd-bf16.json")
+
 ARM = """## 64-bit ARM
 
 No speed was measured on ARM. The kernels for NEON were compiled, and run under an emulator, which has no
@@ -92,7 +94,7 @@ def main() -> None:
     parts.append(roofline([read(path.name) for path in sorted(RESULTS.glob("roofline-*.json"))]))
     parts.append(operations(read("operations.json")))
     parts += [training_operations(read(path.name)) for path in RESULTS.glob("operations-training.json")]
-    parts += [winograd([read("winograd.json"), read("winograd-avx2.json")]), gpu()]
+    parts += [winograd([read(name) for name in WINOGRAD]), gpu()]
     (ROOT / "docs" / "performance.md").write_text("\n".join(parts), encoding="utf-8")
     draw(records, ROOT / "docs" / "performance.png")
 

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
         train,
     )
     from lasfast.evaluation import latency
+    from lasfast.evaluation.accelerate import accelerate
     from lasfast.evaluation.evaluator import Evaluator
     from lasfast.evaluation.recalibration import calibrate, update_bn
     from lasfast.evaluation.standalone import StandaloneEvaluator
-    from lasfast.execution.accelerate import accelerate
     from lasfast.measurements import ranking
     from lasfast.measurements.measurement import Measurement
     from lasfast.measurements.table import ArchitectureTable
@@ -60,7 +60,7 @@ _OBJECTS = {
     "StandaloneEvaluator": "lasfast.evaluation.standalone",
     "Study": "lasfast.study.study",
     "TabularEvaluator": "lasfast.measurements.tabular",
-    "accelerate": "lasfast.execution.accelerate",
+    "accelerate": "lasfast.evaluation.accelerate",
     "calibrate": "lasfast.evaluation.recalibration",
     "update_bn": "lasfast.evaluation.recalibration",
 }

@@ -122,6 +122,11 @@ class NativeBackend(Backend):
             self.way = executor.way
             yield dict(zip(executor.schedule.leaves, logits, strict=True))
 
+    def predictor(self, tree: PrefixTree, images: Tensor) -> Executor:
+        """Return what predicts images like these, with the weights of now and no statistics yet."""
+        images = self._prepared(tree, images)
+        return self._executor(tree, tuple(images.shape[1:]), len(images), calibration=False)
+
     def score_batches(
         self, tree: PrefixTree, statistics: list[NodeStatistics], batches: Iterable[tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
@@ -220,7 +225,7 @@ class NativeBackend(Backend):
         images = self._prepared(tree, images)
         shape = tuple(images.shape[1:])
         if shape not in executors:
-            executors[shape] = self._executor(tree, shape, len(images), calibration=False)
+            executors[shape] = self.predictor(tree, images)
             executors[shape].load_statistics(statistics)
         return images, executors[shape]
 

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from lasfast.execution.choice import FUSED, MODES, OWN, OWN_IN_CHANNELS_LAST, quickest_ways
+from lasfast.execution.choice import (
+    FUSED,
+    MODES,
+    ONE_PASS,
+    OWN,
+    OWN_IN_CHANNELS_LAST,
+    OnePass,
+    quickest_ways,
+)
 from lasfast.execution.fused_call import as_contiguous, run, run_depthwise
 from lasfast.execution.fx_memory import Memory, effect_of, is_known, is_outside
 from lasfast.execution.fx_modes import Reading, read_in_both_modes
@@ -32,45 +40,13 @@ CONSTANTS = "_lasfast_constants"
 """The attribute of an accelerated model that has the tensors which its code makes."""
 
 
-def accelerate(model: nn.Module, images: Tensor | None = None) -> nn.Module:
-    """Return a module that computes what `model` does, with lasfast's fused operators, forward and backward.
+def accelerate(
+    model: nn.Module, images: Tensor | None = None, one_pass: Callable[[nn.Module], OnePass] | None = None
+) -> nn.Module:
+    """Return a module that computes what `model` does, in other ways; see `lasfast.evaluation.accelerate`.
 
-    Each `nn.BatchNorm2d` takes in the convolution whose output it alone reads, a sum with another value of
-    the same shape, and the activation behind: ``act(batch_norm(conv(x)) + other)`` in few passes over memory.
-    Depthwise convolutions without a norm behind them run in lasfast's kernels, too (`lasfast.ops.depthwise`).
-    Everything else stays PyTorch's. The result is a module of a subclass of the model's class, with the
-    model's own weights, buffers, submodules and hooks, not copies: a state dict moves both ways, and training
-    the one trains the other. Training mode and evaluation mode, frozen norms, autocast, copies, pickles and
-    `torch.compile` work as before. Convolution weights are put into channels_last, unless the model's code
-    asks for the usual order of elements (`x.view(n, -1)`). Its attribute `fused_graph` is the
-    `torch.fx.Graph` that it runs in its present mode.
-
-    Not every network is quicker fused. With `images`, a training step and an evaluation of this batch are
-    timed on a copy of the model: by its own forward, by that of images in channels_last, and fused. In each
-    mode, the result runs its own forward as the model does, unless another way takes 5 % less time. Weights
-    stay as they lie in memory, `repr` says what runs, and `fused_graph` is None where that is not fused.
-    Autocast counts: call `accelerate` within the context in which the network is to run. The choice is
-    remembered on this machine; ``LASFAST_CHOICE`` may make it: ``native`` to run fused, ``torch`` for the
-    model's own forward (see `lasfast.runtime.autotune`).
-
-    What is not understood is called as it is. Modules are not looked into that have hooks, parametrizations
-    or a `forward` of their own, that `torch.fx` cannot trace (control flow that depends on tensors), whose
-    code differs between training and evaluation, or that draw random numbers or change their attributes.
-    (The `forward` of `model` itself may depend on its own mode.)
-    Ops that others would see in another order are not fused: where a value is changed in place in between.
-    With other arguments than the required tensors, or where modules have got hooks, other attributes or other
-    submodules since, the model's own `forward` runs. PyTorch's operators run within the transforms of
-    `torch.func`, and second derivatives raise NotImplementedError. On a GPU where lasfast's
-    kernels failed their check (see `lasfast.runtime.gpu_check`), PyTorch's compute the same.
-
-    Args:
-        model: any network whose own `forward`, apart from its modules, `torch.fx` can trace.
-        images: a batch like those that it will run on, [N, C, H, W], on the model's device. The model must
-            be one that `copy.deepcopy` takes. None runs it fused in both modes.
-
-    Raises:
-        TypeError: `model` is not a module, or `images` no tensor.
-        ValueError: one of the above holds for the `forward` of `model` itself; the message says what.
+    `one_pass` makes what runs a network as one pass of the compiled module. With `images`, that is a way to
+    run the model in evaluation mode, if it can.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
@@ -78,22 +54,42 @@ def accelerate(model: nn.Module, images: Tensor | None = None) -> nn.Module:
         raise TypeError(f"images must be a torch.Tensor, got a {type(images).__name__}")
     if isinstance(model, _Accelerated):
         model = model._lasfast_original()
-    return _accelerated(model, None if images is None else _measured(model, images))
+    return _accelerated(model, None if images is None else _measured(model, images, one_pass), one_pass)
 
 
-def _measured(model: nn.Module, images: Tensor) -> dict[bool, str]:
+_Maker = Callable[[nn.Module], OnePass] | None
+
+
+def _measured(model: nn.Module, images: Tensor, one_pass: _Maker) -> dict[bool, str]:
     """Return the quickest way to run a model in each mode; the model stays as it is."""
-    network = _accelerated(copy.deepcopy(model), dict.fromkeys(MODES, FUSED))
+    network = _accelerated(copy.deepcopy(model), dict.fromkeys(MODES, FUSED), one_pass)
     assert isinstance(network, _Accelerated)
     offered = [OWN, FUSED]
     if network._lasfast_is_layout_free and images.dim() == 4:
         offered.insert(1, OWN_IN_CHANNELS_LAST)
-    runs = {way: functools.partial(network._lasfast_run, way) for way in offered}
+    runs = {way: functools.partial(network._lasfast_run, way) for way in (*offered, ONE_PASS)}
+    in_mode = {True: offered, False: [*offered, ONE_PASS] if _has_one_pass(network, images) else offered}
     code = "\n".join(graph.python_code("self").src for graph in network._lasfast_graphs.values())
-    return quickest_ways(runs, network, images, code)
+    by_mode = {mode: {way: runs[way] for way in ways} for mode, ways in in_mode.items()}
+    return quickest_ways(by_mode, network, images, code)
 
 
-def _accelerated(model: nn.Module, ways: dict[bool, str] | None) -> nn.Module:
+def _has_one_pass(network: _Accelerated, images: Tensor) -> bool:
+    """Return whether a network in evaluation mode can be run as one pass of the compiled module."""
+    assert isinstance(network, nn.Module)
+    one_pass = network._lasfast_one_pass
+    if one_pass is None or not network._lasfast_keeps_arguments:
+        return False
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    with torch.no_grad():
+        can = one_pass.run(images) is not None
+    for module, training in modes:
+        module.training = training
+    return can
+
+
+def _accelerated(model: nn.Module, ways: dict[bool, str] | None, one_pass: _Maker) -> nn.Module:
     """Return a module that shares everything with a model, and runs in some way in each mode.
 
     Without ways, all is fused, and weights are laid out for that.
@@ -102,7 +98,7 @@ def _accelerated(model: nn.Module, ways: dict[bool, str] | None) -> nn.Module:
     graphs = [_FusedGraph(model, one, reading.layout_free) for one in dict.fromkeys(reading.graphs.values())]
     for graph in graphs:
         graph.fuse(moves_weights=ways is None)
-    return _with_forward(model, reading, graphs, ways)
+    return _with_forward(model, reading, graphs, ways, one_pass)
 
 
 class _Accelerated:
@@ -114,6 +110,9 @@ class _Accelerated:
     _lasfast_is_layout_free: bool
     _lasfast_run: Callable[..., Any]
     _lasfast_ways: dict[bool, str] | None
+    _lasfast_keeps_arguments: bool
+    _lasfast_maker: _Maker
+    _lasfast_one_pass: OnePass | None
     _lasfast_constants: nn.Module
 
     @property
@@ -134,8 +133,14 @@ class _Accelerated:
         """Return a module of the model's own class that shares everything with this one."""
         assert isinstance(self, nn.Module)
         model: nn.Module = _shared(self, self._lasfast_kind)
-        del vars(model)[CONSTANTS]
+        del vars(model)[CONSTANTS], vars(model)[_PASS]
         return model
+
+    def train(self, mode: bool = True) -> Any:
+        """Change the mode; changes of weights that nobody has counted (see `OnePass`) are then seen."""
+        if self._lasfast_one_pass is not None:
+            self._lasfast_one_pass.forget()
+        return super().train(mode)  # type: ignore[misc]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         """Move the constants, too: they are no buffers, since the model has the same buffers."""
@@ -144,30 +149,42 @@ class _Accelerated:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         original = copy.deepcopy(self._lasfast_original(), memo)
-        result = memo[id(self)] = _accelerated_again(original, self._lasfast_ways)
+        result = memo[id(self)] = _accelerated_again(original, self._lasfast_ways, self._lasfast_maker)
         return result
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _accelerated_again, (self._lasfast_original(), self._lasfast_ways)
+        return _accelerated_again, (self._lasfast_original(), self._lasfast_ways, self._lasfast_maker)
 
 
-_WORDS = {OWN: "own forward", OWN_IN_CHANNELS_LAST: "own forward in channels_last", FUSED: "fused"}
+_PASS = "_lasfast_one_pass"
+_WORDS = {
+    OWN: "own forward",
+    OWN_IN_CHANNELS_LAST: "own forward in channels_last",
+    FUSED: "fused",
+    ONE_PASS: "one pass",
+}
 
 
-def _accelerated_again(model: nn.Module, ways: dict[bool, str] | None = None) -> nn.Module:
+def _accelerated_again(
+    model: nn.Module, ways: dict[bool, str] | None = None, one_pass: _Maker = None
+) -> nn.Module:
     """Return an accelerated copy of a model that was read before.
 
     It is the model itself where modules have changed since so that it cannot be read: an accelerated network
     runs the model's own forward then, too.
     """
     try:
-        return _accelerated(model, ways)
+        return _accelerated(model, ways, one_pass)
     except ValueError:
         return model
 
 
 def _with_forward(
-    model: nn.Module, reading: Reading, fused_graphs: list[_FusedGraph], ways: dict[bool, str] | None
+    model: nn.Module,
+    reading: Reading,
+    fused_graphs: list[_FusedGraph],
+    ways: dict[bool, str] | None,
+    one_pass: _Maker,
 ) -> nn.Module:
     """Return a module that shares everything with a model, and runs graphs instead of its forward.
 
@@ -198,6 +215,10 @@ def _with_forward(
             return kind.forward(self, *args, **kwargs)
         if way == OWN_IN_CHANNELS_LAST:
             return _in_channels_last(kind.forward, self, *args)
+        if way == ONE_PASS:
+            run = vars(self)[_PASS].run
+            result = run(*args) if len(args) == 1 else None
+            return kind.forward(self, *args) if result is None else result
         return runs[reading.graphs[self.training]](*args)
 
     @functools.wraps(kind.forward)
@@ -211,6 +232,8 @@ def _with_forward(
         "_lasfast_is_layout_free": all(graph.is_layout_free for graph in fused_graphs),
         "_lasfast_run": run_in,
         "_lasfast_ways": ways,
+        "_lasfast_keeps_arguments": not any(graph.changes_arguments() for graph in fused_graphs),
+        "_lasfast_maker": one_pass,
         "__module__": kind.__module__,
     }
     try:
@@ -219,6 +242,7 @@ def _with_forward(
         raise ValueError(f"model must be of a class that others can inherit from: {error}") from error
     network: nn.Module = _shared(model, accelerated)
     vars(network)[CONSTANTS] = constants
+    vars(network)[_PASS] = None if one_pass is None else one_pass(model)
     structure = Structure(network, _called(graphs))
     runs |= {graph: _compiled(graph, network, kind.__name__) for graph in graphs}
     return network
@@ -325,7 +349,7 @@ class _FusedGraph:
         if not movable or not self.pinned.isdisjoint(self._in_other_layouts()):
             return
         follows_layout = self._follow_layout()
-        self.is_layout_free = not follows_layout and not self._changes_arguments()
+        self.is_layout_free = not follows_layout and not self.changes_arguments()
         if moves_weights and not follows_layout:
             self._put_weights_into_channels_last()
         for parts in movable:
@@ -418,7 +442,7 @@ class _FusedGraph:
                     return False
         return True
 
-    def _changes_arguments(self) -> bool:
+    def changes_arguments(self) -> bool:
         """Return whether a node may change what the caller gave: then a copy will not do."""
         written = (one for writes in self.writes.values() for one in writes)
         return any(other.op == "placeholder" for one in written for other in self.memory.sharing(one))

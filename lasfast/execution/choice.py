@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,28 @@ MODES = {True: "training", False: "evaluation"}
 """The modes by the value of `nn.Module.training`."""
 OWN, OWN_IN_CHANNELS_LAST, FUSED = "torch", "torch in channels_last", "native"
 """The ways to run a network: by its own forward, as that of images in channels_last, and fused."""
+ONE_PASS = "one pass"
+"""A way to run a network in evaluation mode: as one pass of the compiled module."""
+autotune.register(ONE_PASS)
 RUNS = 7
 """Each way is timed so often: more often than single operators, since whole networks are closer."""
 
 
+class OnePass(Protocol):
+    """What runs a network in evaluation mode as one pass of the compiled module."""
+
+    def run(self, images: Tensor) -> Tensor | None:
+        """Return what the network gives for images; None where it has to be called itself."""
+
+    def forget(self) -> None:
+        """Take the weights anew at the next call."""
+
+
 def quickest_ways(
-    runs: Mapping[str, Callable[[Tensor], object]], network: nn.Module, images: Tensor, code: str
+    runs: Mapping[bool, Mapping[str, Callable[[Tensor], object]]],
+    network: nn.Module,
+    images: Tensor,
+    code: str,
 ) -> dict[bool, str]:
     """Return the quickest way to run a network in each mode, by the values of `nn.Module.training`.
 
@@ -31,7 +48,7 @@ def quickest_ways(
     the choice. torch's generators are left as they were.
 
     Args:
-        runs: the network's outputs for images, by the name of the way.
+        runs: in each mode, the network's outputs for images, by the name of the way.
         network: what all of these run, in whichever mode it is; it is trained on.
         images: a batch, [N, C, H, W].
         code: text that says what the network computes, beside its modules.
@@ -41,8 +58,10 @@ def quickest_ways(
     with seeds.torch_seed(0, images.device):
         for training in (network.training, not network.training):  # norms may be frozen in the present mode
             step = _train if training else _evaluate
-            steps = {name: partial(step, network, run, images) for name, run in runs.items()}
-            ways[training] = autotune.fastest(f"{key} {MODES[training]}", images.device, steps, runs=RUNS)
+            steps = {name: partial(step, network, run, images) for name, run in runs[training].items()}
+            # What was chosen among others says nothing of all of them.
+            among = f"{MODES[training]} among {', '.join(steps)}"
+            ways[training] = autotune.fastest(f"{key} {among}", images.device, steps, runs=RUNS)
     return ways
 
 

@@ -35,7 +35,7 @@ from lasfast.ops.bn_act_schema import (
     saved_inputs,
     statistics_dtype,
 )
-from lasfast.ops.derivatives import first_order, refuse_forward_mode
+from lasfast.ops.derivatives import first_order, is_watched, refuse_forward_mode
 from lasfast.ops.process_ranks import ProcessRanks, is_distributed, merge_statistics
 
 
@@ -165,14 +165,7 @@ def is_direct(x: Tensor) -> bool:
 
     They cannot where somebody watches the operators, or where x only stands for a tensor.
     """
-    return (
-        not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and type(x) in (Tensor, Parameter)
-        and bn_act_kernels.supports(x)
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._are_functorch_transforms_active()
-    )
+    return not is_watched() and type(x) in (Tensor, Parameter) and bn_act_kernels.supports(x)
 
 
 def _check_running(x: Tensor, running: Running) -> None:

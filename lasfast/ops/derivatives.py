@@ -22,6 +22,16 @@ def is_transformed() -> bool:
     return in_forward_mode() or torch._C._are_functorch_transforms_active()
 
 
+def is_watched() -> bool:
+    """Return whether somebody follows PyTorch's operators: a compiler, a tracer, a mode or a transform."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
 def refuse_forward_mode(name: str, *tensors: Tensor | None) -> None:
     """Raise NotImplementedError where a tensor has a derivative in forward mode: it would be lost."""
     if not in_forward_mode():

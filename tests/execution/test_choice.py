@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import lasfast
-from lasfast.execution import choice, fused_call
+from lasfast.execution import accelerate, choice, fused_call
 from lasfast.runtime import autotune
 
 
@@ -70,7 +69,7 @@ def deciding(**chosen: str) -> Callable[..., str]:
         assert list(ways) == ["torch", "torch in channels_last", "native"]
         for run in ways.values():
             run()
-        return chosen[key.rpartition(" ")[2]]
+        return chosen[key.partition(" among ")[0].rpartition(" ")[2]]
 
     return fastest
 
@@ -91,7 +90,7 @@ def test_what_is_quicker_fused_runs_fused(
     model: Network, images: Tensor, measured: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(Network, "seconds", 0.02)
-    network = lasfast.accelerate(model, images)
+    network = accelerate(model, images)
     assert network.train().fused_graph is not None
     assert network.eval().fused_graph is not None
     assert "training: fused, evaluation: fused, of two layers" in repr(network)
@@ -107,19 +106,19 @@ def test_what_is_slower_fused_runs_its_own_forward(
         return fused(*args)
 
     monkeypatch.setattr(fused_call, "fused", slowly)
-    network = lasfast.accelerate(model, images)
+    network = accelerate(model, images)
     assert network.train().fused_graph is None
     assert network.eval().fused_graph is None
 
 
 def test_the_choice_is_remembered(model: Network, images: Tensor, measured: Path, monkeypatch) -> None:
-    lasfast.accelerate(model, images)
+    accelerate(model, images)
     before = [file.read_text() for file in measured.iterdir()]
     forbid_steps(monkeypatch)
-    lasfast.accelerate(copy.deepcopy(model), torch.zeros_like(images))
+    accelerate(copy.deepcopy(model), torch.zeros_like(images))
     assert [file.read_text() for file in measured.iterdir()] == before
     with pytest.raises(AssertionError, match="is timed"):  # another shape is another choice
-        lasfast.accelerate(model, images[:2])
+        accelerate(model, images[:2])
 
 
 @pytest.mark.parametrize("training", ["torch", "torch in channels_last", "native"])
@@ -130,7 +129,7 @@ def test_each_mode_runs_what_was_chosen(
     """It computes what the model does, in copies and pickles, too; nothing of the model has changed."""
     theirs, before, numbers = copy.deepcopy(model), state(model), torch.get_rng_state()
     monkeypatch.setattr(autotune, "fastest", deciding(training=training, evaluation=evaluation))
-    network = lasfast.accelerate(model, images)
+    network = accelerate(model, images)
     assert torch.equal(torch.get_rng_state(), numbers)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(one.grad is None for one in model.parameters())
@@ -185,7 +184,7 @@ def test_another_layout_is_offered_only_where_nobody_could_tell(
         return "native"
 
     monkeypatch.setattr(autotune, "fastest", fastest)
-    lasfast.accelerate(kind(), images)
+    accelerate(kind(), images)
     assert offered == [["torch", "native"]] * 2
 
 
@@ -202,7 +201,7 @@ def test_frozen_norms_are_timed_as_such(
         return "native"
 
     monkeypatch.setattr(autotune, "fastest", fastest)
-    lasfast.accelerate(model, images)
+    accelerate(model, images)
     assert seen == [False] * 6
     assert model.bn2.training
     assert not model.bn1.training
@@ -214,11 +213,11 @@ def test_the_environment_decides(
 ) -> None:
     monkeypatch.setenv("LASFAST_CHOICE", wanted)
     forbid_steps(monkeypatch)
-    network = lasfast.accelerate(model, images)
+    network = accelerate(model, images)
     for training in (True, False):
         assert (network.train(training).fused_graph is None) == (wanted == "torch")
 
 
 def test_images_are_a_tensor(model: Network) -> None:
     with pytest.raises(TypeError, match=r"images must be a torch\.Tensor, got a list"):
-        lasfast.accelerate(model, [1])
+        accelerate(model, [1])

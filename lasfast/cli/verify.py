@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,7 +48,7 @@ def register(app: typer.Typer) -> None:
         measurements, and has to ask for the same candidates and to find the same best. The weights of the end
         are loaded, and random candidates that were measured with these are measured again. On the machine and
         build of the search, every bit agrees. On another, sums are rounded otherwise, and a few images may
-        differ. In a table, nothing is measured again.
+        differ. Nothing is measured again in a table, or where each candidate was trained from scratch.
 
         **Examples**
 
@@ -61,10 +62,19 @@ def register(app: typer.Typer) -> None:
         if not Run.load(options.run).finished:
             raise ValueError(f"{options.run} has not finished: --resume it first")
         header, entries = Journal.read(options.run / JOURNAL)
-        make_console().print(f"{len(entries)} measurements read; {_replay(options.run)}")
-        if header["supernet"] is None:
+        found = json.loads((options.run / RESULT).read_text(encoding="utf-8"))
+        if (measured := sum(map(len, found.get("steps", [])))) > len(entries):
+            raise JournalError(
+                f"{options.run / JOURNAL} must hold the {measured} measurements of {RESULT}, "
+                f"got {len(entries)}: the others are lost"
+            )
+        inherited = header["supernet"] is not None and "standalone" not in header["evaluator"]
+        # Weights are read first: a replay without them would train the supernet again.
+        opened = open_run(options.run, setup.make_device(options), console) if inherited else None
+        make_console().print(f"{len(entries)} measurements read; {_replay(options.run, found)}")
+        if opened is None:
             return
-        evaluator, trained, _, at = open_run(options.run, setup.make_device(options), console)
+        evaluator, trained, _, at = opened
         # A supernet of layer assignments is trained on in each step, so that earlier weights are gone.
         changed = isinstance(evaluator.supernet, LayerAssignmentSupernet) and trained.directory == options.run
         last = max(*(step for step, _ in entries), at or 0)
@@ -88,8 +98,12 @@ def register(app: typer.Typer) -> None:
             raise typer.Exit(0 if rounding else 1)
 
 
-def _replay(run: Path) -> str:
+def _replay(run: Path, found: Mapping[str, Any]) -> str:
     """Search by the measurements of a run, in a copy of it, and say what came of it.
+
+    Args:
+        run: the directory of the run.
+        found: the result that it has.
 
     Raises:
         JournalError: the searcher asks for other candidates.
@@ -110,7 +124,6 @@ def _replay(run: Path) -> str:
         finally:
             replayed.reset(token)
     again = json.loads(json.dumps(results[0].to_json()))
-    found = json.loads((run / RESULT).read_text(encoding="utf-8"))
-    if other := [name for name in again if again[name] != found[name]]:
+    if other := [name for name in again if name not in found or again[name] != found[name]]:
         raise ValueError(f"{run / RESULT} must be what the search by {JOURNAL} finds, got another {other[0]}")
     return f"the search by them is the same, and finds {results[0].best.name}"

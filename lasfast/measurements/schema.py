@@ -71,7 +71,7 @@ class Schema:
         own = cls("architecture", "top1")
         try:
             names = _names(path, (own.architecture, own.accuracy))
-        except (ValueError, zipfile.BadZipFile) as error:
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no table of architectures: {error}") from error
         schema = own if {own.architecture, own.accuracy} <= names else cls()
         return cls(schema.architecture, schema.accuracy, tuple(one for one in cls.costs if one in names))
@@ -171,6 +171,21 @@ class Columns:
             raise ValueError(f"{name}: the set must be one of {', '.join(names) or 'none'}, got {wanted!r}")
         return column[:, names.index(wanted)]
 
+    def _refuse_sets(self, name: str) -> None:
+        """Raise ValueError where a column has a value for each data set that a text array of the file names.
+
+        Their mean would be taken for that of several runs.
+        """
+        column = self._columns.get(name)
+        if column is None or column.ndim != 2 or column.shape[1] in (1, len(column)):
+            return
+        for labels in self._columns.values():
+            if labels.dtype.kind == "U" and labels.shape == column.shape[1:]:
+                raise ValueError(
+                    f"{name} must be of one data set, got those of {', '.join(labels)}; "
+                    f"write {name}[{labels[0]}]"
+                )
+
     def numbers(self, name: str) -> np.ndarray:
         """Return a column as float64 [N, runs], NaN for empty fields.
 
@@ -180,7 +195,11 @@ class Columns:
         column = self._read[name]
         if column.dtype.kind == "U":
             column = np.where(column == "", "nan", column)
-        numbers: np.ndarray = column.astype(np.float64)
+        try:
+            numbers: np.ndarray = column.astype(np.float64)
+        except ValueError:
+            wrong = next(text for text in column.ravel().tolist() if not _is_number(text))
+            raise ValueError(f"{name} must be numbers, or empty where unknown, got {wrong!r}") from None
         if numbers.ndim not in (1, 2):
             raise ValueError(
                 f"{name} must be [N] or [N, runs], got shape {numbers.shape}; write {name}[0] to "
@@ -190,6 +209,7 @@ class Columns:
 
     def shares(self, name: str) -> np.ndarray:
         """Return a column of accuracies as shares, [N, runs]; it is in percent where any is above 1."""
+        self._refuse_sets(name)
         numbers = self.numbers(name)
         return numbers / 100 if (numbers > 1).any() else numbers
 
@@ -229,6 +249,14 @@ class Columns:
         names = [sorted(set(taken)) for taken in zip(*rows, strict=True)]
         numbers = [{option: at for at, option in enumerate(options)} for options in names]
         return np.array([[at[part] for at, part in zip(numbers, row, strict=True)] for row in rows]), names
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_npz(path: Path) -> bool:

@@ -119,7 +119,7 @@ class ArchitectureTable:
                 keys=None if keys is None else [key for key, one in zip(keys, full, strict=True) if one],
                 names=names,
             )
-        except (ValueError, TypeError, zipfile.BadZipFile) as error:
+        except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no table of architectures by {schema}: {error}") from error
 
     def __len__(self) -> int:

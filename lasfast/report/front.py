@@ -20,7 +20,7 @@ def draw_front(figure: Figure, run: Run) -> None:
     each candidate in order. It is alone while a study runs, since costs are not written yet.
     """
     candidates = [one for step in run.steps for one in step]
-    if any(one.flops is None for one in candidates):
+    if any(one.flops is None and one.latency is None and one.own is None for one in candidates):
         _draw_steps(figure.subplots(), run)
         return
     accuracy, method = figure.subplots(1, 2, width_ratios=(1, 1))
@@ -88,10 +88,14 @@ def _dots(axes: Axes, places: list[float] | list[int], candidates: list[Candidat
 
 def _amount(one: Candidate) -> float:
     """Return the cost in the unit of `_cost_label`."""
+    if one.own is not None:
+        return one.own[1]
     return 1e3 * one.latency[1] if one.latency else one.cost / 1e6
 
 
 def _cost_label(candidates: list[Candidate]) -> str:
+    if own := candidates[0].own:
+        return f"{own[0]} (s)" if own[0] == "latency" else own[0]
     if latency := candidates[0].latency:
         return f"{latency[0]} (ms)"
     return "bit operations (M)" if any(one.bitops for one in candidates) else "multiply-adds (M)"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lasfast.constraints import parse_bounds
 from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement
 from lasfast.measurements.schema import SECONDS
@@ -32,6 +33,8 @@ TITLES = {
 
 NO_COSTS = ("text", "name", "architecture", "top1", "top5", "loss", "images", "test_top1")
 """The entries of an architecture in the result of a study that are no costs."""
+SHOWN_COSTS = ("flops", "params", "bitops")
+"""The costs that reports show of any search."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Candidate:
     """A measured architecture of a step, as a report shows it, with those costs that are known.
 
     `costs` are all of them by name. `latency` is the name of a latency that the search is bounded in, with
-    its seconds.
+    its seconds. `own` is the name of a cost of a table's own that the search is bounded in, with its amount.
     """
 
     text: str
@@ -49,6 +52,7 @@ class Candidate:
     params: float | None = None
     bitops: float | None = None
     latency: tuple[str, float] | None = None
+    own: tuple[str, float] | None = None
     costs: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -58,7 +62,12 @@ class Candidate:
 
     @property
     def cost(self) -> float:
-        """The cost that accuracy is compared with: latency, bit operations or FLOPs; 0 if none is known."""
+        """The cost that accuracy is compared with; 0 if none is known.
+
+        That is a table's own where the search is bounded in it, or latency, bit operations or FLOPs.
+        """
+        if self.own is not None:
+            return self.own[1]
         return (self.latency[1] if self.latency else None) or self.bitops or self.flops or 0
 
     @property
@@ -136,12 +145,18 @@ class Run:
             written = known.get(architecture, {}).get("text")
             return written or (space.format(architecture) if space else "-".join(map(str, architecture)))
 
-        read = tuple(tuple(candidates_of(step, costs, text)) for _, step in sorted(steps.items()))
+        own = _own_cost(description)
+        read = tuple(tuple(candidates_of(step, costs, text, own)) for _, step in sorted(steps.items()))
         candidates = {one.measurement.architecture: one for step in read for one in step}
-        best, highest = (
-            candidates[tuple(result[which]["architecture"])] if which in result else None
-            for which in ("best", "highest")
-        )
+        chosen = {
+            which: tuple(result[which]["architecture"]) for which in ("best", "highest") if which in result
+        }
+        if lost := [one for one in chosen.values() if one not in candidates]:
+            raise ValueError(
+                f"{journal} must hold the measurement of {text(lost[0])}, which {directory / RESULT} has, "
+                f"got {len(candidates)} others: its end is lost"
+            )
+        best, highest = (candidates.get(chosen.get(which, ())) for which in ("best", "highest"))
         certain = Certainty.from_json(result["certainty"]) if "certainty" in result else None
         compared = Comparison.from_json(result["comparison"]) if "comparison" in result else None
         ended = result.get("ended_by") == SECONDS
@@ -192,10 +207,12 @@ def candidates_of(
     measurements: Sequence[Measurement],
     costs: Callable[[Architecture], Mapping[str, float]],
     text: Callable[[Architecture], str] = lambda architecture: "-".join(map(str, architecture)),
+    own: str = "",
 ) -> list[Candidate]:
     """Return a step's measurements as candidates, the best of each depth marked (the first of equals).
 
     `costs` gives the costs of an architecture by name, as far as they are known, and `text` its text form.
+    `own` is the name of the cost that `Candidate.own` is.
     """
     best: dict[int, Measurement] = {}
     for measurement in sorted(measurements, key=lambda one: -one.top1):
@@ -207,10 +224,25 @@ def candidates_of(
             one is best[sum(one.architecture)],
             **{name: costs(one.architecture).get(name) for name in ("flops", "params", "bitops")},
             latency=latency_of(costs(one.architecture)),
+            own=(own, costs(one.architecture)[own]) if own in costs(one.architecture) else None,
             costs=costs(one.architecture),
         )
         for one in measurements
     ]
+
+
+def _own_cost(description: Mapping[str, Any]) -> str:
+    """Return the cost that a search in a table is bounded in first; "" where reports have it anyway."""
+    if description["supernet"] is not None:
+        return ""
+    searcher = description["searcher"]
+    name = searcher.get("cost")
+    if name is None and searcher.get("constraint"):
+        try:
+            name = parse_bounds(searcher["constraint"])[0].cost
+        except ValueError:  # it is a function, from Python
+            return ""
+    return "" if name is None or name in SHOWN_COSTS or name.startswith("latency@") else str(name)
 
 
 def _read_result(path: Path) -> dict[str, Any]:

@@ -99,7 +99,8 @@ def certainty_text(certainty: Certainty) -> str:
     winner, rival, alike = certainty.winner, certainty.rival, certainty.alike
     difference = f"(difference {100 * certainty.difference:+.1f} ± {100 * certainty.error:.1f} points)"
     if certainty.rival_is_alike:
-        more = f", nor from {alike - 1} others of {certainty.measured}" if alike > 1 else ""
+        others = "another" if alike == 2 else f"{alike - 1} others"
+        more = f", nor from {others} of {certainty.measured}" if alike > 1 else ""
         lines = [f"{winner} is not distinguishable from {rival} {difference}{more}."]
     else:
         lines = [
@@ -160,6 +161,9 @@ def cost_columns(shown: Sequence[Candidate]) -> dict[str, Callable[[Candidate], 
         columns["Mbitops"] = lambda one: megas(one.bitops)
     if latency := next((one.latency for one in shown if one.latency), None):
         columns[f"{latency[0]} (ms)"] = lambda one: f"{1e3 * one.latency[1]:.2f}" if one.latency else ""
+    if own := next((one.own for one in shown if one.own), None):
+        quantity = partial(Bound(own[0]).quantity, digits=4)
+        columns[own[0]] = lambda one: quantity(one.own[1]) if one.own else ""
     return columns
 
 

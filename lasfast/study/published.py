@@ -68,7 +68,7 @@ def read_published(path: Path, epochs: int | None = None) -> dict[str, np.ndarra
         return _nas_bench_101(path, epochs) if path.suffix == ".tfrecord" else _nas_bench_201(path, epochs)
     except (KeyError, IndexError, TypeError, ValueError, EOFError, OSError, struct.error) as error:
         raise ValueError(f"{path} is no published table that lasfast reads: {error!r}") from error
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, RuntimeError) as error:  # the latter of torch, for a damaged archive
         raise ValueError(f"{path} is not read: {error}") from error
 
 

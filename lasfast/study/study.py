@@ -152,7 +152,9 @@ class Study:
         self.seconds = None if seconds is None else as_number("seconds", seconds, above=0)
         of_table = isinstance(evaluator, TabularEvaluator)
         if seconds is not None and of_table and getattr(evaluator, "training_cost", None) != SECONDS:
-            raise ValueError(f"seconds must be None for a table without training times, got {seconds}")
+            raise ValueError(
+                f"seconds must be None for a table without training times (--time-column), got {seconds}"
+            )
         if seconds is not None and searcher.after_training:
             raise ValueError(
                 f"seconds must be None for a searcher that asks only once training has ended, got {seconds}"

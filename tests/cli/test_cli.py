@@ -591,6 +591,10 @@ def test_a_search_is_verified_to_the_bit(searched, lasfast, tmp_path) -> None:
     assert status == 1
     assert "0 of 2 that were measured again agree" in out
     assert "that is no rounding" in out
+    (run / "checkpoint.safetensors").unlink()
+    status, out, err = lasfast("verify", run, "--threads", 1)
+    assert (status, out) == (2, ""), "the supernet is not trained again"
+    assert "has no weights" in err
     (run / "result.json").unlink()
     status, _, err = lasfast("verify", run)
     assert status == 2

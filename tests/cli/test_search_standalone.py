@@ -33,6 +33,9 @@ def test_candidates_are_trained_from_scratch(lasfast, without_exports, tmp_path)
     assert not (tmp_path / "checkpoint.safetensors").exists()
     assert "trained from scratch, has none" in lasfast("evaluate", best["text"], "--run", tmp_path)[2]
     before = (tmp_path / "journal.jsonl").read_bytes()
+    status, out, err = lasfast("verify", tmp_path, "--threads", 1)
+    assert status == 0, err
+    assert "3 measurements read; the search by them is the same" in out
     assert lasfast(*arguments, "--resume")[0] == 0
     assert (tmp_path / "journal.jsonl").read_bytes() == before
 

@@ -275,6 +275,34 @@ def test_measured_latencies_are_no_sums_over_layers(lasfast, tmp_path, name: str
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.parametrize(("cost", "shown"), [("latency=t:ms", "2ms"), ("energy=t", "2")])
+def test_the_front_is_of_the_cost_that_is_bounded(lasfast, tmp_path, cost: str, shown: str) -> None:
+    rows = [f"{a}-{b},{50 + 3 * a + b},{1000 - a},{1 + a + b}" for a in range(3) for b in range(2)]
+    (tmp_path / "t.csv").write_text("\n".join(["arch,mean_acc,flops,t", *rows]) + "\n")
+    name, run = cost.partition("=")[0], tmp_path / "run"
+    arguments = ["--table", tmp_path / "t.csv", "--cost-columns", f"{cost},flops", "--evaluations", 20]
+    status, out, err = lasfast("search", "pareto", *arguments, "--constraint", f"{name}>=0", "-o", run)
+    assert status == 0, err
+    front = [line.split() for line in out.splitlines() if re.match(r" \d-\d ", line)]
+    assert [one[0] for one in front] == ["0-0", "1-0", "2-0", "2-1"]
+    assert front[1][-1] == shown
+    status, out, _ = lasfast("report", run, "--plot", tmp_path / "plot.svg")
+    assert status == 0
+    assert out.count("\n 2-1 ") == 1
+    assert f"<!-- {name}" in (tmp_path / "plot.svg").read_text()
+
+
+def test_a_journal_that_lost_its_end_is_found(lasfast, table, tmp_path) -> None:
+    run = tmp_path / "run"
+    assert lasfast("search", "random", "--table", table, "--samples", 5, "-o", run)[0] == 0
+    lines = (run / "journal.jsonl").read_text().splitlines(keepends=True)
+    for kept in (5, 1):  # the header, and four measurements or none
+        (run / "journal.jsonl").write_text("".join(lines[:kept]))
+        status, _, err = lasfast("verify", run)
+        assert status == 2
+        assert "journal.jsonl must hold the" in err
+
+
 def test_a_search_that_ends_before_anything_fits_says_so(lasfast, table, tmp_path) -> None:
     """LayerNAS begins with what costs most."""
     run = tmp_path / "run"

@@ -248,6 +248,28 @@ def test_what_a_schema_has_wrong_is_named(tmp_path, schema, problem):
         ArchitectureTable.load(write_sets(tmp_path / "t.npz"), schema)
 
 
+def test_data_sets_are_not_averaged_as_runs(tmp_path):
+    path = write_sets(tmp_path / "t.npz")
+    for schema in (Schema("networks", "test", ()), Schema("networks", "valid[0]", (), "test")):
+        with pytest.raises(ValueError, match=r"of cifar10, cifar100; write test\[cifar10\]"):
+            ArchitectureTable.load(path, schema)
+    runs = ArchitectureTable.load(write_sets(path, sets=np.arange(2)), Schema("networks", "test", ()))
+    assert runs.accuracies.shape == (12, 2), "nothing says that they are of two sets"
+
+
+def test_an_empty_file_is_named(tmp_path):
+    (tmp_path / "t.npz").touch()
+    for schema in (None, Schema()):
+        with pytest.raises(ValueError, match=r"t\.npz is no table of architectures"):
+            ArchitectureTable.load(tmp_path / "t.npz", schema)
+
+
+def test_what_is_no_number_is_named(tmp_path):
+    text = "arch,mean_acc,flops\n0-0,50,3\n0-1,51,n/a\n"
+    with pytest.raises(ValueError, match="flops must be numbers, or empty where unknown, got 'n/a'"):
+        ArchitectureTable.load(write_csv(tmp_path / "t.csv", text))
+
+
 def test_rows_that_lack_a_number_are_left_out(tmp_path, caplog):
     text = "arch,mean_acc,flops\n0-0,50,3\n0-1,,4\n1-0,52,\n1-1,53,6\n"
     table = ArchitectureTable.load(write_csv(tmp_path / "t.csv", text))

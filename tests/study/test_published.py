@@ -226,6 +226,9 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     torch.save({"meta_archs": [Harmful()]}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match=r"a\.pth is not read"):
         read_published(tmp_path / "a.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"cut\.pth is not read"):
+        read_published(tmp_path / "cut.pth")
     with pytest.raises(ValueError, match=r"b\.pickle\.pbz2 is no published table .*arch2infos"):
         read_published(write_pickle(tmp_path / "b.pickle.pbz2", {}))
     path = write_101(tmp_path / "cut.tfrecord")

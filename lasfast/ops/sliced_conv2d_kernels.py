@@ -232,7 +232,7 @@ class NhwcKernels:
     @property
     def can_predict(self) -> bool:
         """True where `predict` is there."""
-        return self._kind == "cpu" and self.has("forward")
+        return "predict" in self._passes
 
     @property
     def takes_residual(self) -> bool:
@@ -241,12 +241,11 @@ class NhwcKernels:
 
     def predict(self, input: Tensor, weight: Tensor, norm: Norm, output: Tensor) -> Tensor:
         """Overwrite `output` [N, c_out, H', W'] with what follows the convolution, in one pass."""
-        _, params, workspace_bytes = self._passes["forward"]
-        name = "depthwise_nhwc" if self.depthwise else "grouped_nhwc" if self._grouped else "conv2d_nhwc"
+        function, params, workspace_bytes = self._passes["predict"]
         workspace = torch.empty(workspace_bytes, dtype=torch.uint8)
         vectors = [None if one is None else one.contiguous() for one in norm[:4]]
         residual = norm.residual
-        getattr(self._module, f"{name}_predict_cpu")(
+        function(
             params,
             input.data_ptr(),
             weight.data_ptr(),
@@ -374,6 +373,8 @@ class NhwcKernels:
         ask = getattr(self._module, f"{name}_workspace_{self._kind}")
         size = ask(params, getattr(self._module.Pass, which), *(on_cpu if self._kind == "cpu" else ()))
         self._passes[which] = _Pass(getattr(self._module, f"{name}_{which}_{self._kind}"), params, size)
+        if which == "forward" and self._kind == "cpu":
+            self._passes["predict"] = _Pass(getattr(self._module, f"{name}_predict_cpu"), params, size)
 
     def _run(
         self,

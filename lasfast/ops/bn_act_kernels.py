@@ -132,7 +132,7 @@ def bn_act_in_training(
     right before, so that the launch may begin before that has ended.
     """
     mean, var = running
-    followed = mean is not None and var is not None and inputs.x.is_cuda
+    followed = mean is not None and var is not None and placement.of(inputs.x).kind == "cuda"
     if not followed or not _are_plain(mean, var, inputs.mean, inputs.var) or not _is_dense(inputs.x):
         update_running(running, (inputs.mean, inputs.var), momentum, _rows(inputs.x)[0])
         return bn_act(inputs), None

@@ -59,6 +59,22 @@ class DepthwiseNhwcParams:
         storage: int,
     ) -> None: ...
 
+class GroupedNhwcParams:
+    """`sizes` are (images, groups), `input` and `output` are (channels, height, width)."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        input: Sequence[int],
+        output: Sequence[int],
+        kernel: int,
+        stride: int,
+        padding: int,
+        weight_stride: Sequence[int],
+        weight_dtype: int,
+        storage: int,
+    ) -> None: ...
+
 class Conv2dNhwcParams:
     """`input` and `output` are (channels, height, width)."""
 
@@ -538,6 +554,53 @@ def depthwise_nhwc_why_not_cuda(params: DepthwiseNhwcParams) -> str | None:
 
 def depthwise_nhwc_workspace_cpu(params: DepthwiseNhwcParams, which: Pass, isa: int) -> int: ...
 def depthwise_nhwc_workspace_cuda(params: DepthwiseNhwcParams, which: Pass) -> int: ...
+def grouped_nhwc_forward_cpu(
+    params: GroupedNhwcParams,
+    input: int,
+    weight: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    output: int,
+    mean: int,
+    variance: int,
+) -> None: ...
+def grouped_nhwc_grad_input_cpu(
+    params: GroupedNhwcParams,
+    grad_output: int,
+    weight: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_input: int,
+) -> None: ...
+def grouped_nhwc_grad_weight_cpu(
+    params: GroupedNhwcParams,
+    grad_output: int,
+    input: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    grad_weight: int,
+) -> None: ...
+def grouped_nhwc_predict_cpu(
+    params: GroupedNhwcParams,
+    input: int,
+    weight: int,
+    mean: int,
+    var: int,
+    bn_weight: int,
+    bn_bias: int,
+    eps: float,
+    residual: int,
+    residual_channels: int,
+    activation: int,
+    workspace: int,
+    threads: int,
+    isa: int,
+    output: int,
+) -> None: ...
+def grouped_nhwc_workspace_cpu(params: GroupedNhwcParams, which: Pass, threads: int, isa: int) -> int: ...
 def isa_names() -> list[str]:
     """The names of all instruction sets; an instruction set's number is its place among them."""
 

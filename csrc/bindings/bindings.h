@@ -150,6 +150,7 @@ pybind11::dict numbers(std::initializer_list<std::pair<const char*, Enum>> membe
 void bind_bn_act(pybind11::module_& m);
 void bind_conv2d_nhwc(pybind11::module_& m);
 void bind_depthwise_nhwc(pybind11::module_& m);
+void bind_grouped_nhwc(pybind11::module_& m);
 void bind_schedule(pybind11::module_& m);
 void bind_sgd(pybind11::module_& m);
 void bind_sliced_conv2d(pybind11::module_& m);

@@ -114,6 +114,7 @@ PYBIND11_MODULE(LASFAST_MODULE, m) {
       .value("grad_input", Pass::grad_input)
       .value("grad_weight", Pass::grad_weight);
   bind_depthwise_nhwc(m);
+  bind_grouped_nhwc(m);
   bind_conv2d_nhwc(m);
   bind_sliced_conv2d(m);
 #ifdef LASFAST_CUDA

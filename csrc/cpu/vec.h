@@ -7,7 +7,7 @@
 //   nan_or(a, b)  (a where a is NaN, else b), select_above(a, x, b, c)  (b where a > x, else c),
 //   zero_outside(a, x, low, high)  (0 where x <= low or x >= high, else a: a bound that is NaN is none),
 //   add_exponent(a, t)  (adds the integer in the low bits of t to the exponent of a),
-//   gather(p, indices)  (p[indices[i]]).
+//   gather(p, indices)  (p[indices[i]]), permute(a, lanes(indices))  (a[indices[i]]).
 #pragma once
 
 #include <cstdint>

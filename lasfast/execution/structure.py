@@ -31,7 +31,7 @@ class Structure:
 
     def holds(self) -> bool:
         """Return whether the modules are as they were."""
-        return all(part.holds() for part in self._parts)
+        return all(map(_Part.holds, self._parts))
 
 
 class _Part:
@@ -53,10 +53,13 @@ class _Part:
         return (
             type(module) is self.kind
             and len(attributes) == self.count
-            and all(map(is_, map(attributes.get, self.names), self.values))
             and len(children) == len(self.children)
-            and all(map(is_, children.values(), self.children))
-            and [value is None for value in module._parameters.values()] == self.lacks
+            and (not self.names or all(map(is_, map(attributes.get, self.names), self.values)))
+            and (not children or all(map(is_, children.values(), self.children)))
+            and (
+                not (self.lacks or module._parameters)
+                or [value is None for value in module._parameters.values()] == self.lacks
+            )
             and (self.is_root or is_plain(module))
         )
 

@@ -34,4 +34,4 @@ def depthwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
     if not is_plain(conv):
         return conv(x.contiguous(memory_format=torch.channels_last))
     y = depthwise_conv2d(x, conv.weight, conv.stride[0], int(conv.padding[0]), conv.dilation[0])
-    return y if conv.bias is None else y + conv.bias.to(y.dtype).view(1, -1, 1, 1)
+    return y if conv.bias is None else y.add_(conv.bias.to(y.dtype).view(1, -1, 1, 1))  # nobody else has y

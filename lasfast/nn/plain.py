@@ -20,7 +20,13 @@ def is_plain(module: nn.Module) -> bool:
     for name in _HOOKS:
         if attributes[name]:
             return False
-    return not replaced_methods(module)
+    # As `replaced_methods`, which takes three times as long: each call of a network asks for every layer.
+    forward, conv_forward, call = _METHODS
+    return (
+        attributes.get(forward) is None
+        and attributes.get(conv_forward) is None
+        and attributes.get(call) is None
+    )
 
 
 def replaced_methods(module: nn.Module) -> list[str]:

@@ -88,7 +88,7 @@ class _Passes:
         self._eps = inputs.eps
         dense = [None if p is None else p.contiguous() for p in (mean, var, weight, bias)]
         self._tensors = [x.contiguous(memory_format=_LAST), *dense, residual]
-        self._addresses = [_address(tensor) for tensor in self._tensors]
+        self._addresses = [0 if one is None else one.data_ptr() for one in self._tensors]
         self._kind, self._arguments = placement.of(x)
         self._workspace = _workspace(x.device, self._kind, rows, channels, narrow, self._arguments[0])
 

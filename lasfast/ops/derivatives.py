@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 
 
 def in_forward_mode() -> bool:
@@ -45,7 +44,7 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Let a backward refuse to be differentiated itself, where the graph of gradients is asked for.
 
     PyTorch's `once_differentiable` raises an error only if autograd comes to it. On the way to chosen inputs
-    (`torch.autograd.grad`) autograd leaves it out, and second derivatives are zero.
+    (`torch.autograd.grad`) autograd leaves it out, and second derivatives are zero. It takes longer, too.
     """
 
     @functools.wraps(backward)
@@ -55,6 +54,6 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
                 "lasfast's fused operators have no second derivatives (create_graph=True); use PyTorch's "
                 "modules, for an accelerated network the model that it was made of"
             )
-        return once_differentiable(backward)(ctx, *gradients)
+        return backward(ctx, *gradients)
 
     return checked

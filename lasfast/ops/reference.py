@@ -45,32 +45,23 @@ def sliced_conv2d_grad_input(
 
 
 def sliced_conv2d_grad_weight(
-    grad_output: Tensor, input: Tensor, grad_weight: Tensor, stride: int, padding: int, groups: int
-) -> None:
-    """Overwrite the slice of `grad_weight` that the convolution read."""
-    active = grad_weight[: grad_output.shape[1], : input.shape[1] // groups]
-    active.copy_(conv2d_weight(input, active.shape, grad_output, stride, padding, 1, groups))
+    grad_output: Tensor, input: Tensor, weight_size: Sequence[int], stride: int, padding: int, groups: int
+) -> Tensor:
+    """Return the gradient of the slice of a weight of this size that the convolution read."""
+    active = (grad_output.shape[1], input.shape[1] // groups, *weight_size[2:])
+    return conv2d_weight(input, active, grad_output, stride, padding, 1, groups)
 
 
 def sliced_conv2d_gradients(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    grad_weight: Tensor,
-    stride: int,
-    padding: int,
-    groups: int,
-) -> Tensor:
-    """Return the gradient of the input, and overwrite the slice of `grad_weight`: one call for both."""
-    c_out, c_in = grad_output.shape[1], input.shape[1] // groups
-    active = weight[:c_out, :c_in].to(input.dtype)
+    grad_output: Tensor, input: Tensor, weight: Tensor, stride: int, padding: int, groups: int
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the input and of the slice of the weight: one call for both."""
+    active = weight[: grad_output.shape[1], : input.shape[1] // groups].to(input.dtype)
     steps = ([stride] * 2, [padding] * 2, [1, 1])
     of_input, of_weight, _ = torch.ops.aten.convolution_backward(
         grad_output, input, active, None, *steps, False, [0, 0], groups, (True, True, False)
     )
-    grad_weight[:c_out, :c_in].copy_(of_weight)
-    result: Tensor = of_input
-    return result
+    return of_input, of_weight
 
 
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -146,6 +146,8 @@ class Convolution:
         if placement.kind == "cuda":
             how = "TF32" if tf32 else "exact"
         stride, padding, groups = self._numbers
+        active = geometry.output[1], geometry.input[1] // groups
+        self._is_whole = active == tuple(geometry.weight[:2])  # the slice is all of the weight
         self._key = (
             f"{dtype} {weight_dtype} {'channels_last' if channels_last else 'strided'} "
             f"{tuple(geometry.input)} to {geometry.output[1]}, kernel {tuple(geometry.weight[2:])} "
@@ -190,7 +192,7 @@ class Convolution:
             return in_two(self.forward(input, weight))
 
         known = self._kernels.get(_PREDICTION)
-        if norm.residual is not None and isinstance(known, NhwcKernels) and known.depthwise:
+        if norm.residual is not None and isinstance(known, NhwcKernels) and not known.takes_residual:
             return theirs()
         return self._run(
             _PREDICTION,
@@ -251,9 +253,8 @@ class Convolution:
         """Return the gradient of the whole weight, laid out like it."""
 
         def in_torch() -> Tensor:
-            gradient = self._zeros(self._weight_dtype)
-            reference.sliced_conv2d_grad_weight(grad_output, input, gradient, *self._numbers)
-            return gradient
+            size = self.geometry.weight
+            return self._whole(reference.sliced_conv2d_grad_weight(grad_output, input, size, *self._numbers))
 
         return self._run(
             "grad_weight",
@@ -291,19 +292,30 @@ class Convolution:
             return of_both[0], of_both[1].to(self._weight_dtype)
 
         def in_torch() -> tuple[Tensor | None, Tensor | None]:
-            gradient = self._zeros(self._weight_dtype)
-            result = reference.sliced_conv2d_gradients(grad_output, input, weight, gradient, *self._numbers)
-            return self._laid_out(result), gradient
+            grad_input, of_slice = reference.sliced_conv2d_gradients(
+                grad_output, input, weight, *self._numbers
+            )
+            return self._laid_out(grad_input), self._whole(of_slice)
 
         fused = isinstance(ours, NhwcKernels) and ours.depthwise
         return self._fastest(_GRADIENTS, in_one if fused else in_two, in_torch)
 
     def _zeros(self, dtype: torch.dtype) -> Tensor:
         """Return memory for the weight's gradient, zero where no filter of the slice writes."""
-        size, output, weight, *_, groups = self.geometry
-        gradient = torch.empty_strided(weight, self._grad_stride, dtype=dtype, device=self._device)
-        whole = (output[1], size[1] // groups) == tuple(weight[:2])
-        return gradient if whole else gradient.zero_()
+        size = self.geometry.weight
+        gradient = torch.empty_strided(size, self._grad_stride, dtype=dtype, device=self._device)
+        return gradient if self._is_whole else gradient.zero_()
+
+    def _whole(self, of_slice: Tensor) -> Tensor:
+        """Return the gradient of the whole weight, laid out like it, from that of the slice."""
+        size, stride = self.geometry.weight, self._grad_stride
+        if self._is_whole and of_slice.dtype == self._weight_dtype:
+            steps = zip(size, of_slice.stride(), stride, strict=True)
+            if all(length == 1 or ours == theirs for length, ours, theirs in steps):
+                return of_slice.as_strided(size, stride)  # where there is one value, any stride is as good
+        gradient = self._zeros(self._weight_dtype)
+        gradient[: of_slice.shape[0], : of_slice.shape[1]].copy_(of_slice)
+        return gradient
 
     def _output(self, input: Tensor, weight: Tensor) -> Tensor:
         """Return PyTorch's output."""

@@ -141,7 +141,7 @@ class Norm(NamedTuple):
 
 
 class NhwcKernels:
-    """The kernels of one convolution on dense channels_last values, depthwise or of one group.
+    """The kernels of one convolution on dense channels_last values; on CUDA, depthwise or of one group.
 
     Args:
         geometry: the sizes; kernels are square.
@@ -174,7 +174,8 @@ class NhwcKernels:
         # For the passes that can read a packed weight; whether they begin early.
         self._packed_params: dict[tuple[str, bool], Any] = {}
         known = dtype in DTYPES and weight_dtype in DTYPES and kernels.available()
-        if not known or weight[2] != weight[3] or not (self.depthwise or groups == 1):
+        self._grouped = groups > 1 and not self.depthwise
+        if not known or weight[2] != weight[3] or (self._grouped and self._kind == "cuda"):
             return
         self._module = compiled.load()
         codes = DTYPES[dtype], DTYPES[weight_dtype]
@@ -182,6 +183,8 @@ class NhwcKernels:
             stride = grad_stride if which == "grad_weight" else weight_stride
             if self.depthwise:
                 self._add_depthwise(which, geometry, stride, *codes)
+            elif self._grouped:
+                self._add_grouped(which, geometry, stride, *codes)
             else:
                 self._add_dense(which, geometry, stride, *codes, tf32, warpgroups, tile)
 
@@ -228,17 +231,21 @@ class NhwcKernels:
 
     @property
     def can_predict(self) -> bool:
-        """True where `predict` is there, for depthwise convolutions without a residual alone."""
-        return self._kind == "cpu" and self.has("forward")
+        """True where `predict` is there."""
+        return "predict" in self._passes
+
+    @property
+    def takes_residual(self) -> bool:
+        """True where what `predict` computes may have a residual."""
+        return not (self.depthwise or self._grouped)
 
     def predict(self, input: Tensor, weight: Tensor, norm: Norm, output: Tensor) -> Tensor:
         """Overwrite `output` [N, c_out, H', W'] with what follows the convolution, in one pass."""
-        _, params, workspace_bytes = self._passes["forward"]
-        name = "depthwise_nhwc" if self.depthwise else "conv2d_nhwc"
+        function, params, workspace_bytes = self._passes["predict"]
         workspace = torch.empty(workspace_bytes, dtype=torch.uint8)
         vectors = [None if one is None else one.contiguous() for one in norm[:4]]
         residual = norm.residual
-        getattr(self._module, f"{name}_predict_cpu")(
+        function(
             params,
             input.data_ptr(),
             weight.data_ptr(),
@@ -314,6 +321,15 @@ class NhwcKernels:
         if self._kind == "cpu" or self._module.depthwise_nhwc_why_not_cuda(params) is None:
             self._add("depthwise_nhwc", which, params, self._on_cpu[1:])
 
+    def _add_grouped(
+        self, which: str, geometry: Geometry, weight_stride: Size, code: int, weight_code: int
+    ) -> None:
+        size, output, weight, *numbers, groups = geometry
+        params = self._module.GroupedNhwcParams(
+            (size[0], groups), size[1:], output[1:], weight[2], *numbers, weight_stride, weight_code, code
+        )
+        self._add("grouped_nhwc", which, params, self._on_cpu)
+
     def _add_dense(
         self,
         which: str,
@@ -357,6 +373,8 @@ class NhwcKernels:
         ask = getattr(self._module, f"{name}_workspace_{self._kind}")
         size = ask(params, getattr(self._module.Pass, which), *(on_cpu if self._kind == "cpu" else ()))
         self._passes[which] = _Pass(getattr(self._module, f"{name}_{which}_{self._kind}"), params, size)
+        if which == "forward" and self._kind == "cpu":
+            self._passes["predict"] = _Pass(getattr(self._module, f"{name}_predict_cpu"), params, size)
 
     def _run(
         self,

@@ -1,4 +1,4 @@
-// The passes of training: convolutions, depthwise ones, batch norm with its activation.
+// The passes of training: convolutions, depthwise and grouped ones, batch norm with its activation.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -8,6 +8,7 @@
 #include "lasfast/bn_act.h"
 #include "lasfast/conv2d_nhwc.h"
 #include "lasfast/depthwise_nhwc.h"
+#include "lasfast/grouped_nhwc.h"
 #include "lasfast/sliced_conv2d.h"
 
 namespace compare {
@@ -179,6 +180,53 @@ void compare_depthwise(const Depthwise& c, Dtype dtype) {
         });
 }
 
+// ---- grouped_nhwc
+
+struct Grouped {
+  int64_t batch, groups, reads, gives, height, width, kernel, stride, padding;
+};
+
+void compare_grouped(const Grouped& c, Dtype dtype) {
+  GroupedNhwcParams p{};
+  p.batch = c.batch, p.groups = c.groups, p.height = c.height, p.width = c.width;
+  p.c_in = c.groups * c.reads, p.c_out = c.groups * c.gives;
+  p.out_height = out_size(c.height, c.kernel, c.stride, c.padding);
+  p.out_width = out_size(c.width, c.kernel, c.stride, c.padding);
+  p.kernel = c.kernel, p.stride = c.stride, p.padding = c.padding;
+  set_strides(p.weight_stride, c.reads + wider, c.kernel, c.kernel, false);
+  p.weight_dtype = p.storage = dtype;
+  const int64_t inputs = c.batch * c.height * c.width * p.c_in;
+  const int64_t outputs = c.batch * p.out_height * p.out_width * p.c_out;
+  const int64_t weights = (p.c_out + wider) * p.weight_stride[0];
+  const Tensor input = random(inputs, dtype, 1), weight = random(weights, dtype, 2);
+  const Tensor grad = random(outputs, dtype, 3);
+  const std::string what = std::to_string(c.groups) + " groups, " + std::to_string(c.reads) + " to " +
+                           std::to_string(c.gives) + ", kernel " + std::to_string(c.kernel) + ", stride " +
+                           std::to_string(c.stride) + (dtype == bf16 ? ", bf16" : "");
+  const auto scratch_of = [p](Pass pass, Isa isa, int threads) {
+    return workspace(grouped_nhwc_workspace_cpu(p, pass, threads, isa));
+  };
+  check("grouped_nhwc forward, " + what, tolerance(dtype),
+        [&](Isa isa, int threads, unsigned char fill) -> Results {
+          const Tensor scratch = scratch_of(Pass::forward, isa, threads);
+          Tensor output(outputs, dtype, fill), mean(p.c_out, fp32, fill), variance(p.c_out, fp32, fill);
+          must(grouped_nhwc_forward_cpu(p, input.data(), weight.data(), scratch.data(), threads, isa,
+                                        output.data(), mean.floats(), variance.floats()));
+          return {output, mean, variance};
+        });
+  check("grouped_nhwc gradients, " + what, tolerance(dtype),
+        [&](Isa isa, int threads, unsigned char fill) -> Results {
+          Tensor grad_input(inputs, dtype, fill), grad_weight(weights, fp32, 0x3f);
+          const Tensor of_input = scratch_of(Pass::grad_input, isa, threads);
+          must(grouped_nhwc_grad_input_cpu(p, grad.data(), weight.data(), of_input.data(), threads, isa,
+                                           grad_input.data()));
+          const Tensor of_weight = scratch_of(Pass::grad_weight, isa, threads);
+          must(grouped_nhwc_grad_weight_cpu(p, grad.data(), input.data(), of_weight.data(), threads, isa,
+                                            grad_weight.floats()));
+          return {grad_input, grad_weight};
+        });
+}
+
 // ---- bn_act
 
 void compare_bn_act(int64_t channels, int64_t residual_channels, Activation activation, Dtype dtype) {
@@ -296,6 +344,13 @@ void compare_passes() {
       {1, 6, 10, 10, 3, 3, 0}, {1, 9, 6, 17, 2, 1, 0},   {1, 8, 5, 5, 1, 1, 0}};
   for (const Dtype dtype : {fp32, bf16})
     for (const Depthwise& c : depthwise) compare_depthwise(c, dtype);
+
+  constexpr Grouped grouped[] = {{2, 5, 4, 4, 9, 11, 3, 1, 1},   {5, 3, 8, 8, 4, 4, 3, 1, 1},
+                                 {9, 7, 8, 8, 2, 2, 3, 1, 1},    {2, 3, 2, 2, 10, 12, 3, 2, 1},
+                                 {1, 2, 16, 16, 8, 9, 3, 2, 1},  {2, 3, 6, 10, 7, 5, 3, 1, 0},
+                                 {1, 2, 24, 20, 5, 19, 1, 1, 0}, {2, 4, 4, 4, 11, 11, 5, 3, 2}};
+  for (const Dtype dtype : {fp32, bf16})
+    for (const Grouped& c : grouped) compare_grouped(c, dtype);
 
   constexpr int64_t widths[][2] = {{1, 0}, {3, 3}, {4, 0}, {7, 5}, {12, 12}, {24, 1}, {64, 0}, {130, 129}};
   for (const Dtype dtype : {fp32, bf16})

@@ -74,6 +74,11 @@ struct Vec {
   LASFAST_INLINE static Vec gather(const float* p, const int32_t* indices) {
     return {_mm256_i32gather_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices)), 4)};
   }
+  using Lanes = __m256i;
+  LASFAST_INLINE static Lanes lanes(const int32_t* indices) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices));
+  }
+  LASFAST_INLINE static Vec permute(Vec a, Lanes l) { return {_mm256_permutevar8x32_ps(a.v, l)}; }
   LASFAST_INLINE static Vec add_exponent(Vec a, Vec t) {
     return {_mm256_castsi256_ps(
         _mm256_add_epi32(_mm256_castps_si256(a.v), _mm256_slli_epi32(_mm256_castps_si256(t.v), 23)))};

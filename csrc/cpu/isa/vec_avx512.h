@@ -85,6 +85,9 @@ struct Vec {
   LASFAST_INLINE static Vec gather(const float* p, const int32_t* indices) {
     return {_mm512_i32gather_ps(_mm512_loadu_si512(indices), p, 4)};
   }
+  using Lanes = __m512i;
+  LASFAST_INLINE static Lanes lanes(const int32_t* indices) { return _mm512_loadu_si512(indices); }
+  LASFAST_INLINE static Vec permute(Vec a, Lanes l) { return {_mm512_permutexvar_ps(l, a.v)}; }
   LASFAST_INLINE static Vec add_exponent(Vec a, Vec t) {
     return {_mm512_castsi512_ps(
         _mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_slli_epi32(_mm512_castps_si512(t.v), 23)))};

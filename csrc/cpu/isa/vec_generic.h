@@ -65,6 +65,11 @@ struct Vec {
   LASFAST_INLINE static Vec gather(const float* p, const int32_t* indices) {
     return {Floats{p[indices[0]], p[indices[1]], p[indices[2]], p[indices[3]]}};
   }
+  using Lanes = const int32_t*;
+  LASFAST_INLINE static Lanes lanes(const int32_t* indices) { return indices; }
+  LASFAST_INLINE static Vec permute(Vec a, Lanes l) {
+    return {Floats{a.v[l[0]], a.v[l[1]], a.v[l[2]], a.v[l[3]]}};
+  }
   LASFAST_INLINE static Vec add_exponent(Vec a, Vec t) {
     return {reinterpret_cast<Floats>(reinterpret_cast<Bits>(a.v) + (reinterpret_cast<Bits>(t.v) << 23))};
   }

@@ -92,6 +92,14 @@ struct Vec {
     r = vld1q_lane_f32(p + indices[2], r, 2);
     return {vld1q_lane_f32(p + indices[3], r, 3)};
   }
+  using Lanes = uint8x16_t;  // the bytes of each lane
+  LASFAST_INLINE static Lanes lanes(const int32_t* indices) {
+    const uint32x4_t first = vmulq_n_u32(vreinterpretq_u32_s32(vld1q_s32(indices)), 0x04040404);
+    return vreinterpretq_u8_u32(vaddq_u32(first, vdupq_n_u32(0x03020100)));
+  }
+  LASFAST_INLINE static Vec permute(Vec a, Lanes l) {
+    return {vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(a.v), l))};
+  }
   LASFAST_INLINE static Vec add_exponent(Vec a, Vec t) {
     const uint32x4_t exponent = vshlq_n_u32(vreinterpretq_u32_f32(t.v), 23);
     return {vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(a.v), exponent))};

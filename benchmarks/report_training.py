@@ -76,8 +76,10 @@ def searches(records: list[dict[str, Any]]) -> str:
     lines = [
         "## Whole searches\n",
         "The same NIR search with the same seeds, with lasfast as it comes or with PyTorch's operators "
-        "alone (channels_last, fused SGD), alternated, one thread, medians. Digits are 8x8, and their layers "
-        "in fp32 take little longer than calling one does: on the processor with AMX lasfast, which times "
+        "alone (channels_last, fused SGD), alternated, one thread, medians (on CIFAR-10, of the processor's "
+        "seconds). Training takes most of the time: what [training](#training) gains is what a search gains. "
+        "`--update joint` trains with fewer updates, of all candidates at once. Digits are 8x8, and their "
+        "layers in fp32 take little longer than calling one does: on the processor with AMX lasfast, which times "
         "both, trained with PyTorch's.\n",
         "| search | lasfast, s | PyTorch, s | times faster | of which evaluations, s |",
         "|---|---|---|---|---|",
@@ -88,17 +90,34 @@ def searches(records: list[dict[str, Any]]) -> str:
         "cifar10": "CIFAR-10, bf16, depth 9",
     }
     for record in records:
-        native, torch = (statistics.median(record["seconds"][name]) for name in ("native", "torch"))
-        inside = " and ".join(
-            f"{statistics.median(record['evaluation_seconds'][name]):.1f}" for name in ("native", "torch")
-        )
         isa = record["machine"]["native"]["isa"]["selected"]
         where = "" if isa == "amx" else f", {isa} kernels"
-        lines.append(
-            f"| {names[record['benchmark']]}{where} | {native:.1f} | {torch:.1f} | "
-            f"{record['times_faster']['seconds']:.2f} | {inside} |"
-        )
-    return "\n".join(lines) + "\n"
+        for way in (one for one in ("native", "joint") if one in record["seconds"]):
+            ours, theirs = (statistics.median(record["seconds"][name]) for name in (way, "torch"))
+            inside = " and ".join(
+                f"{statistics.median(record['evaluation_seconds'][name]):.1f}" for name in (way, "torch")
+            )
+            how = ", `--update joint`" if way == "joint" else ""
+            faster = _harness.ratio(record["seconds"], "torch", way)
+            lines.append(
+                f"| {names[record['benchmark']]}{how}{where} | {ours:.1f} | {theirs:.1f} | {faster:.2f} | "
+                f"{inside} |"
+            )
+    return "\n".join([*lines, "", *(_winners(one["top1"]) for one in records if "top1" in one)]) + "\n"
+
+
+def _winners(top1: dict[str, list[float]]) -> str:
+    """Return in words how the winners of whole searches compare, seed by seed."""
+    said = []
+    for way, words in {"native": "lasfast", "joint": "lasfast with `--update joint`"}.items():
+        apart = [100 * (one - other) for one, other in zip(top1[way], top1["torch"], strict=True)]
+        error = statistics.stdev(apart) / len(apart) ** 0.5
+        said.append(f"of {words}, {statistics.fmean(apart):+.1f} ± {error:.1f} points from that")
+    theirs = 100 * statistics.fmean(top1["torch"])
+    return (
+        f"The winners on CIFAR-10 have these accuracies on the validation images, with inherited weights, in "
+        f"{len(top1['torch'])} seeds: with PyTorch's operators {theirs:.1f} % on average; {'; '.join(said)}."
+    )
 
 
 def accuracy(record: dict[str, Any]) -> str:

@@ -79,8 +79,8 @@ def searches(records: list[dict[str, Any]]) -> str:
         "alone (channels_last, fused SGD), alternated, one thread, medians (on CIFAR-10, of the processor's "
         "seconds). Training takes most of the time: what [training](#training) gains is what a search gains. "
         "`--update joint` trains with fewer updates, of all candidates at once. Digits are 8x8, and their "
-        "layers in fp32 take little longer than calling one does: on the processor with AMX lasfast, which times "
-        "both, trained with PyTorch's.\n",
+        "layers in fp32 take little longer than calling one does: on the processor with AMX lasfast, which "
+        "times both, trained with PyTorch's.\n",
         "| search | lasfast, s | PyTorch, s | times faster | of which evaluations, s |",
         "|---|---|---|---|---|",
     ]

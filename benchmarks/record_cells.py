@@ -290,8 +290,12 @@ def _read(runs: Path) -> Iterator[dict[str, Any]]:
 
 @app.command()
 def summary(table: Path, runs: Path, output: Path) -> None:
-    """Write the record of a file of searches: of each problem and searcher the mean over its seeds."""
+    """Write the record of a file of searches: of each problem and searcher the mean over its seeds.
+
+    Where the record is there, it keeps a searcher whose mean is over more seeds.
+    """
     _open(table)
+    kept = json.loads(output.read_text(encoding="utf-8"))["problems"] if output.exists() else {}
     every = list(_read(runs))
     found: dict[tuple[str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
     for one in every:
@@ -300,8 +304,11 @@ def summary(table: Path, runs: Path, output: Path) -> None:
         problem.title: {**_about(problem), "methods": {}} for problem in PROBLEMS
     }
     for problem, name in itertools.product(PROBLEMS, METHODS):
-        if of_seeds := found.get((problem.title, name)):
-            problems[problem.title]["methods"][name] = _summary(list(of_seeds.values()))
+        of_seeds = list(found.get((problem.title, name), {}).values())
+        known = kept.get(problem.title, {}).get("methods", {}).get(name, {"seeds": 0})
+        if of_seeds or known["seeds"]:
+            methods = problems[problem.title]["methods"]
+            methods[name] = _summary(of_seeds) if len(of_seeds) > known["seeds"] else known
     versions = {one["optuna"] for one in every if "optuna" in one}
     about = {"record": "cells", "machine": _harness.machine(), "optuna": ", ".join(sorted(versions))}
     _harness.write({"problems": problems, **about}, output)

@@ -209,6 +209,8 @@ def measure(workload, options, peak, modes):
         runs[forced] = partial(predict_by, forced, evaluator["native"], candidates, predicted)
         runs[forced]()
     runs["native"]()  # warm up; `compare` did so for the others
+    if way == "compiled":
+        runs["tuned"]()  # compiles for the batches that were not tried
     predicted["native"] = evaluator["native"].backend.way
     rounds = 2 if options.quick else options.rounds
     clock = _harness.clock(options.device, options.threads)

@@ -208,7 +208,7 @@ def _with_forward(
         if way == OWN:
             return kind.forward(self, *args, **kwargs)
         as_read = not kwargs and len(args) == required and all(isinstance(x, torch.Tensor) for x in args)
-        if is_pinned:
+        if is_pinned and way != ONE_PASS:  # which reads weights in any layout, and gives no views
             as_read = as_read and all(x.is_contiguous() for x in (*args, *self.parameters()))
         # What a compiler compiles it watches by itself.
         if not as_read or not (torch.compiler.is_compiling() or structure.holds()):
@@ -332,7 +332,11 @@ class _FusedGraph:
             self.memory.place(value)
             for node in self.nodes
             for value in self._perhaps_copied(node)
-            if self._is_written(value, self.places[node], len(self.nodes), [])
+            if (
+                self._is_told_from_copies(node)
+                if value is node
+                else self._is_written(value, self.places[node], len(self.nodes), [])
+            )
         }
         asking = [node for node in self.nodes if self._may_ask_for_layout(node)]
         self.copying = [node for node in asking if self._takes_copies(node)]
@@ -456,6 +460,27 @@ class _FusedGraph:
             if node not in chain
             for written in self.writes[node]
         )
+
+    def _is_told_from_copies(self, node: fx.Node) -> bool:
+        """Return whether anybody could tell whether a node gives a view of what it reads, or a copy.
+
+        That is so where a change through the one is seen through the other.
+        """
+        views = {node}
+        for other in self.nodes[self.places[node] + 1 :]:
+            if not views.isdisjoint(self.shares[other]):
+                views.add(other)
+        others = {one for one in self.memory.sharing(node) if one not in views}
+        for other in self.nodes[self.places[node] + 1 :]:
+            if not others.isdisjoint(self.shares[other]):
+                others.add(other)
+        for place in range(self.places[node] + 1, len(self.nodes)):
+            for written in self.writes[self.nodes[place]]:
+                seen = (others if written in views else set()) | (views if written in others else set())
+                readers = {user for one in seen for user in one.users}
+                if any(map(is_outside, seen)) or any(self.places[one] >= place for one in readers):
+                    return True
+        return False
 
     def _sees(self, value: fx.Node, place: int, end: int, chain: list[fx.Node]) -> bool:
         """Return whether somebody reads a value from before the chain's end after a place in it."""

@@ -407,6 +407,37 @@ def test_writes_through_copies_for_either_layout_of_images(one_thread: None) -> 
     assert not torch.allclose(*results, rtol=0.1, atol=0.1)
 
 
+class WrittenBehindFlatten(Base):
+    """What was flattened is read by nobody else, as in networks with a dropout in place before their head."""
+
+    def forward(self, x):
+        x = torch.relu(self.bn(self.conv(self.begin(x))))
+        x = x.flatten(1)
+        x.mul_(2)
+        return x.tanh()
+
+
+class ReadBehindFlatten(Base):
+    """What is changed is read through another view."""
+
+    def forward(self, x):
+        x = torch.relu(self.bn(self.conv(self.begin(x))))
+        y, z = x[:, 1:], x.flatten(1)
+        z.mul_(2)
+        return y.tanh()
+
+
+@pytest.mark.parametrize(("kind", "follows"), [(WrittenBehindFlatten, False), (ReadBehindFlatten, True)])
+def test_a_copy_is_made_where_somebody_could_tell(kind: type[Base], follows: bool, one_thread: None) -> None:
+    """Where nobody could, the network runs fused with weights in channels_last, too."""
+    torch.manual_seed(0)
+    model = kind().train().to(memory_format=torch.channels_last)
+    network = lasfast.accelerate(copy.deepcopy(model), torch.randn(2, 3, 6, 6))
+    assert network._lasfast_is_layout_free is not follows
+    for other in (network, lasfast.accelerate(copy.deepcopy(model))):
+        assert_alike(other, copy.deepcopy(model), gradients=False)
+
+
 class WrittenThroughContiguous(Base):
     """It is a copy where the convolution's weights are in channels_last."""
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import lasfast
+from benchmarks.record_accelerate import times_faster
 from benchmarks.record_itnas import table_lines
 from benchmarks.record_tabular import cell, mean_and_error
 from lasfast import cli
@@ -167,6 +168,20 @@ def test_the_speeds_of_training_are_those_of_the_record() -> None:
 
     tuned = statistics.geometric_mean(one["times_faster"]["sequential"]["tuned"] for one in workloads)
     assert f"training is **{tuned:.1f} times faster**" in text
+
+
+def test_the_speeds_of_accelerated_networks_are_those_of_the_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "accelerate.json").read_text())
+    assert len(record["networks"]) == 10
+    means = [
+        statistics.geometric_mean(
+            times_faster(one[precision], "evaluation", "chosen, channels_last")
+            for one in record["networks"].values()
+        )
+        for precision in ("bf16", "fp32")
+    ]
+    said = "predict **{:.1f} times** as fast in bf16, and **{:.1f} times** in fp32".format(*means)
+    assert said in " ".join(README.split())
 
 
 def beside(network: str, other: str) -> str:

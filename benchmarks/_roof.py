@@ -27,7 +27,7 @@ CLOCK = time.thread_time
 
 @dataclass(frozen=True)
 class Work:
-    """What an operation has to do at the least.
+    """The least that an operation has to do.
 
     Attributes:
         products: multiply-adds, of the algorithm that it is computed by.
@@ -52,7 +52,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Machine:
-    """What one thread of the machine can do.
+    """The most that one thread of the machine can do.
 
     Attributes:
         rate: multiply-adds a second of dense products in the precision.

@@ -41,7 +41,7 @@ WAYS = {
     "torch": ("--backend", "torch", "--operators", "torch"),
     "joint": ("--backend", "native", "--operators", "auto", "--update", "joint"),
 }
-"""What the runs are called, and the options that they differ in."""
+"""The options that the runs differ in, by their names."""
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 class Found(NamedTuple):
-    """What a search says: the seconds that it evaluated, and its winner's accuracy with inherited weights."""
+    """A search has evaluated for so many seconds; its winner has this accuracy with inherited weights."""
 
     evaluation_seconds: float
     top1: float

@@ -1,4 +1,4 @@
-"""How near do evaluation and training come to what the machine can do? Time over the roof, by kind of layer.
+"""Record how near evaluation and training come to what the machine can do: time over the roof, by kind.
 
     python -m benchmarks.record_roofline evaluation benchmarks/results/roofline-bf16.json [WORKLOADS]
     python -m benchmarks.record_roofline training benchmarks/results/roofline-bf16.json [WORKLOADS]
@@ -32,7 +32,7 @@ from lasfast.runtime import compiled
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 MOST_OF_PYTORCH = {"avx512_bf16": "AVX512_CORE_BF16"}
-"""What PyTorch's kernels may use of a processor that has more, for an instruction set of lasfast's."""
+"""The most that PyTorch's kernels may use of a processor, by an instruction set of lasfast's."""
 Measure = Callable[[str, _roof.Machine], dict[str, Any]]
 
 

@@ -1,4 +1,4 @@
-"""How much faster are evaluation and training with more threads than one?
+"""Record how much faster evaluation and training are with more threads than one.
 
     python -m benchmarks.record_threads benchmarks/results/threads.json [WORKLOADS]
 

@@ -8,6 +8,7 @@ these are seen by samples of each tensor, which any change of all its values cha
 
 from __future__ import annotations
 
+import copy
 import threading
 from operator import is_
 
@@ -18,8 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lasfast.engine import NativeBackend, NotLowerableError
 from lasfast.evaluation.readable import CannotError, ReadNetwork
-from lasfast.execution.interpret import evaluation_mode
-from lasfast.ir.layers import Shape
+from lasfast.ir.layers import Layer, Shape
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.ops.derivatives import is_watched
 
@@ -72,38 +72,46 @@ class OnePass:
 class _Ready:
     """A network that was read for images of one size, and what runs it in one precision."""
 
-    def __init__(self, network: nn.Module, tree: PrefixTree, images: Tensor, precision: str) -> None:
-        with evaluation_mode(network):
-            self.dtype = network(images[:1]).dtype
+    def __init__(
+        self, network: nn.Module, layer: Layer, dtype: torch.dtype, images: Tensor, precision: str
+    ) -> None:
+        self.dtype = dtype
         self.tables = [
             table for module in network.modules() for table in (module._parameters, module._buffers) if table
         ]
+        self.shapes = [tensor.shape for tensor in self._present()]
         self.tensors: list[Tensor] = []
         self.states: list[tuple[int, int]] = []
         self.views: list[Tensor] = []
         self.samples = torch.empty(0, dtype=torch.int32)
-        self.executor = NativeBackend(network, precision).predictor(tree, images)
+        self.executor = NativeBackend(network, precision).predictor(PrefixTree([(layer,)]), images)
         self.norms = dict(network.named_modules())
 
     @classmethod
     def of(cls, network: nn.Module, images: Tensor, precision: str) -> _Ready | None:
         """Return the network with what runs it; None where it has no such pass."""
-        norms = {name: one for name, one in network.named_modules() if isinstance(one, _BatchNorm)}
+        twin = copy.deepcopy(network).eval()  # whose norms change their mode while it is read
+        norms = {name: one for name, one in twin.named_modules() if isinstance(one, _BatchNorm)}
         if any(norm.running_mean is None for norm in norms.values()):
             return None
         try:
             with torch.autocast("cpu", enabled=False):
-                layer = ReadNetwork.of(network, norms, images).layer
-            return cls(network, PrefixTree([(layer,)]), images, precision)
+                layer = ReadNetwork.of(twin, norms, images).layer
+            return cls(network, layer, twin(images[:1].clone()).dtype, images, precision)
         except (CannotError, NotLowerableError, ValueError):
             return None
 
-    def run(self, images: Tensor) -> Tensor:
-        """Return the output for images of its size."""
-        tensors = [tensor for table in self.tables for tensor in table.values() if tensor is not None]
-        states = [(tensor._version, tensor.data_ptr()) for tensor in tensors]
+    def run(self, images: Tensor) -> Tensor | None:
+        """Return the output for images of its size; None with other parameters than it was read with."""
+        tensors = self._present()
+        try:
+            states = [(tensor._version, tensor.data_ptr()) for tensor in tensors]
+        except RuntimeError:  # made in inference mode, where nothing is counted
+            return None
         same = len(tensors) == len(self.tensors) and all(map(is_, tensors, self.tensors))
         if not same or states != self.states:
+            if [tensor.shape for tensor in tensors] != self.shapes or not all(map(_is_readable, tensors)):
+                return None
             self.tensors, self.states = tensors, states
             self.views = [_sampled(tensor) for tensor in tensors if tensor.dtype == torch.float32]
             same = False
@@ -113,6 +121,10 @@ class _Ready:
             self._load()
         return self.executor.predict(images.detach().contiguous())[0].to(self.dtype)
 
+    def _present(self) -> list[Tensor]:
+        """Return the parameters and buffers of now."""
+        return [tensor for table in self.tables for tensor in table.values() if tensor is not None]
+
     def _load(self) -> None:
         """Pack the weights, and take the running statistics, as they are now."""
         self.executor.load_parameters()
@@ -121,6 +133,11 @@ class _Ready:
             for norm in self.executor.schedule.batch_norms
         }
         self.executor.load_statistics([statistics])
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    """Return whether the compiled module can read a parameter or a buffer."""
+    return tensor.device.type == "cpu" and (tensor.dtype == torch.float32 or not tensor.is_floating_point())
 
 
 def _sampled(tensor: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ RUNS = 7
 
 
 class OnePass(Protocol):
-    """What runs a network in evaluation mode as one pass of the compiled module."""
+    """It runs a network in evaluation mode as one pass of the compiled module."""
 
     def run(self, images: Tensor) -> Tensor | None:
         """Return what the network gives for images; None where it has to be called itself."""

@@ -159,6 +159,21 @@ def test_changed_weights_are_seen(
         assert error(one_pass.run(images), after) < 1e-5
 
 
+@pytest.mark.parametrize("change", ["shape", "dtype", "inference"])
+def test_parameters_of_another_kind_are_left_alone(change: str, network: Network, images: Tensor) -> None:
+    one_pass = OnePass(network)
+    with torch.no_grad():
+        assert one_pass.run(images) is not None
+        if change == "shape":
+            network.conv.weight = nn.Parameter(network.conv.weight[:8, :8].clone())
+        elif change == "dtype":
+            network.double()
+        else:
+            with torch.inference_mode():
+                network.conv.weight = nn.Parameter(network.conv.weight.clone(), requires_grad=False)
+        assert one_pass.run(images) is None
+
+
 @torch.no_grad()
 def test_parameters_of_a_functional_call_are_seen(network: Network, images: Tensor) -> None:
     one_pass = OnePass(network)
@@ -232,6 +247,7 @@ def test_a_network_without_such_a_pass_is_left_alone(images: Tensor) -> None:
 
 @torch.no_grad()
 def test_threads_take_turns(network: Network, images: Tensor) -> None:
+    """The first of them reads the network, whose modes the others see meanwhile."""
     one_pass, truth = OnePass(network), network(images)
     batches = [images + number for number in range(4)]
     truths, errors = [network(batch) for batch in batches], []

@@ -90,7 +90,7 @@ def errors_of(x: Tensor, weight: Tensor, precision: str, ways: dict[str, int]) -
     return {name: float((one.double() - truth).norm() / truth.norm()) for name, one in results.items()}
 
 
-def measure(rounds: int, largest: int, precision: str) -> dict[str, Any]:
+def measure(rounds: int, largest: int, precision: str = "fp32") -> dict[str, Any]:
     """Return seconds, ratios and errors for each shape."""
     measured: dict[str, Any] = {}
     for name, (channels, size) in shapes(largest).items():

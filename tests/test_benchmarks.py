@@ -24,8 +24,10 @@ from benchmarks import (
     bench_train,
     launch_kernels,
     record_cells,
+    record_threads,
     record_winograd,
     report_gpu,
+    report_training,
     report_winograd,
 )
 from lasfast import supernets
@@ -241,6 +243,51 @@ def test_winograds_algorithm_is_recorded_and_reported(monkeypatch: pytest.Monkey
     assert "- errors of winograd 4x4: at most 4 times PyTorch's, measured 4.5, missed." in page
 
 
+def test_winograds_algorithm_is_recorded_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the ways that there are for pairs, and the passes that these have."""
+    if "avx512_bf16" not in (compiled.load().isas_supported() if compiled.available() else []):
+        pytest.skip("this machine or build has no avx512_bf16")
+    monkeypatch.setenv("LASFAST_ISA", "avx512_bf16")
+    for name, value in {"CHANNELS": (8,), "SIZES": (4,), "ELEMENTS": 1}.items():
+        monkeypatch.setattr(record_winograd, name, value)
+    record = {
+        "precision": "bf16",
+        "machine": _harness.machine(),
+        "shapes": record_winograd.measure(1, 8, "bf16"),
+    }
+    page = report_winograd.winograd([record])
+    assert "| channels | prediction | calibration | forward | grad_input | errors |" in page
+    assert "- errors of winograd 2x2: at most 2 times PyTorch's" in page
+    assert "4x4: at most" not in page
+
+
+def test_threads_take_turns() -> None:
+    counts: list[int] = []
+    before = torch.get_num_threads()
+    found = record_threads.timed(lambda: counts.append(torch.get_num_threads()), 2, rounds=3)
+    torch.set_num_threads(before)
+    assert counts == [1, 2, 1, 2, 1, 2, 2, 1, 1, 2]
+    assert found["threads"] == 2
+    assert set(found["seconds"]) == {"1", "2"}
+
+
+def test_whole_searches_are_reported_with_their_winners() -> None:
+    seconds = {"native": [2.0, 2.0, 2.0], "torch": [4.0, 5.0, 4.0], "joint": [1.0, 1.0, 1.0]}
+    top1 = {"native": [0.5, 0.6, 0.7], "torch": [0.5, 0.61, 0.69], "joint": [0.4, 0.5, 0.6]}
+    record = {
+        "benchmark": "cifar10",
+        "machine": {"native": {"isa": {"selected": "amx"}}},
+        "seconds": seconds,
+        "evaluation_seconds": seconds,
+        "top1": top1,
+    }
+    page = report_training.searches([record])
+    assert "| CIFAR-10, bf16, depth 9 | 2.0 | 4.0 | 2.00 | 2.0 and 4.0 |" in page
+    assert "| CIFAR-10, bf16, depth 9, `--update joint` | 1.0 | 4.0 | 4.00 | 1.0 and 4.0 |" in page
+    assert "60.0 % on average; of lasfast, +0.0 ± 0.6 points" in page
+    assert "`--update joint`, -10.0 ± 0.6 points" in page
+
+
 def test_searches_of_cells_are_recorded_in_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cells = np.array([*itertools.product(range(3), repeat=6)])
     accuracies = 50 + np.random.default_rng(0).uniform(0, 30, (2, len(cells), 3))
@@ -263,6 +310,7 @@ def test_searches_of_cells_are_recorded_in_pieces(monkeypatch: pytest.MonkeyPatc
     pieces.write_text(pieces.read_text() + whole.read_text())  # what two pieces have counts once
     found = []
     for runs in (whole, pieces):
+        (tmp_path / "record.json").unlink(missing_ok=True)
         record_cells.summary(table, runs, tmp_path / "record.json")
         record = json.loads((tmp_path / "record.json").read_text())
         found.append({title: problem["methods"] for title, problem in record["problems"].items()})
@@ -272,6 +320,14 @@ def test_searches_of_cells_are_recorded_in_pieces(monkeypatch: pytest.MonkeyPatc
         for name in kept:
             assert methods[name]["seeds"] == others[name]["seeds"] == 3
             assert methods[name]["regret"] == others[name]["regret"]
+    for seeds, kept_seeds in ((4, 4), (2, 4)):  # a searcher's summary over more seeds stays
+        fewer = tmp_path / f"{seeds}.jsonl"
+        record_cells.record(table, fewer, seeds=seeds, only="local")
+        record_cells.summary(table, fewer, tmp_path / "record.json")
+        record = json.loads((tmp_path / "record.json").read_text())
+        for problem in record["problems"].values():
+            seeds_of = {name: one["seeds"] for name, one in problem["methods"].items()}
+            assert seeds_of == {"random": 3, "local search": kept_seeds, record_cells.LAYERNAS: 3}
     page = " ".join((tmp_path / "page.md").read_text().split())
     assert "one standard error over 3 seeds. Made" in page
     assert "## cifar100, 25% of the FLOPs" in page

@@ -184,7 +184,7 @@ def test_seconds_that_cannot_be_are_refused():
             tiny_study(None, train=False, seconds=seconds)
     table = ArchitectureTable([(0, 0), (0, 1)], np.array([[0.5], [0.6]]), {})
     evaluator = TabularEvaluator(table)
-    with pytest.raises(ValueError, match="seconds must be None for a table without training times, got 9"):
+    with pytest.raises(ValueError, match=r"without training times \(--time-column\), got 9"):
         Study(Random(table.space(), samples=2), evaluator, seconds=9)
     supernet = tiny_study(None, train=False).evaluator
     with pytest.raises(ValueError, match="seconds must be None for a searcher that asks only once training"):

@@ -17,7 +17,7 @@ from benchmarks import _harness
 from benchmarks.report_gpu import gpu, not_compiled
 from benchmarks.report_operations import operations, training_operations
 from benchmarks.report_roofline import roofline
-from benchmarks.report_training import accuracy, searches, training, training_table
+from benchmarks.report_training import accuracy, searches, threads, training, training_table
 from benchmarks.report_winograd import winograd
 from lasfast.report.plot import COLORS
 
@@ -60,7 +60,8 @@ fractions of peak exceed 100 %. What each kind of layer takes, and what it could
 WITHOUT_AMX = """## bf16 without AMX
 
 On processors with AVX-512 BF16 and no AMX, kernels multiply pairs of bf16 values with vector instructions,
-as PyTorch's do. Evaluation, then training:
+as PyTorch's do. Evaluation, then training. Both were measured before 3x3 convolutions in bf16 could run by
+[Winograd's algorithm](#winograds-algorithm), which takes a little more than half of their time:
 """
 
 WINOGRAD = ("winograd.json", "winograd-avx2.json", "winograd-bf16.json")
@@ -90,6 +91,7 @@ def main() -> None:
     parts += [training_table(read("without-amx-train.json")), ARM]
     whole_searches = ("demo.json", "demo-bf16.json", "search.json", "without-amx-demo.json")
     parts.append(searches([read(name) for name in whole_searches]))
+    parts += [threads(read(path.name)) for path in RESULTS.glob("threads.json")]
     parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]
     parts.append(roofline([read(path.name) for path in sorted(RESULTS.glob("roofline-*.json"))]))
     parts.append(operations(read("operations.json")))

@@ -120,6 +120,41 @@ def _winners(top1: dict[str, list[float]]) -> str:
     )
 
 
+THREADS = """## Threads
+
+Evaluation and training of the workloads above, on fewer images, with one thread and with one for each core,
+in turns. In evaluation, threads share out blocks of images in prediction, and operations and images in
+calibration, as each comes free. In training, each operation is shared out by itself, and Python's part is one
+thread's. Each thread's scratch memory begins at a line of the cache of its own. With more cores, there are as
+many blocks of prediction as threads, until a block has four images. Of machines with several processors, none
+was tried, and memory is not kept near each of them.
+"""
+TARGET_OF_TWO = 1.9
+
+
+def threads(record: dict[str, Any]) -> str:
+    """Return how much faster more threads are, from the record of `record_threads`."""
+    machine = record["machine"]
+    lines = [
+        THREADS,
+        f"{record['precision']}, {machine['processor']}, {machine['native']['isa']['selected']} kernels, "
+        f"torch {machine['torch']}; {_harness.conditions(record)}.\n",
+        "| workload | threads | one thread, s | all, s | times faster |",
+        "|---|---|---|---|---|",
+    ]
+    for part in ("evaluation", "training"):
+        for name, one in record[part].items():
+            count = str(one["threads"])
+            alone, together = (f"{one['seconds'][key]:.2f}" for key in ("1", count))
+            lines.append(f"| {part}, `{name}` | {count} | {alone} | {together} | {one['times_faster']:.2f} |")
+    lines.append("")
+    for part in ("evaluation", "training"):
+        value = statistics.geometric_mean(one["times_faster"] for one in record[part].values())
+        outcome = "met" if value >= TARGET_OF_TWO else "missed"
+        lines.append(f"- {part}, two threads: target {TARGET_OF_TWO}x, measured {value:.2f}x, {outcome}.")
+    return "\n".join(lines) + "\n"
+
+
 def accuracy(record: dict[str, Any]) -> str:
     """Return whether training in bf16 ends where fp32 does."""
     lines = [

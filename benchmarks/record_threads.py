@@ -49,7 +49,8 @@ def record(
             torch.manual_seed(0)
             run = evaluation(name, precision, images) if part == "evaluation" else training(name, precision)
             # After ten random paths, most shapes have occurred, and ways were measured for them.
-            warm_up = 10 if name.startswith("spos") and part == "training" else 2
+            random = part == "training" and not bench_train.WORKLOADS[name].before
+            warm_up = 10 if random else 2
             found[part][name] = one = timed(run, os.cpu_count() or 1, rounds, warm_up)
             faster = f"{one['times_faster']:.2f} times faster with {one['threads']} threads"
             typer.echo(f"{part} of {name}: {faster}")

@@ -22,6 +22,7 @@ from lasfast.evaluation.readable import CannotError, ReadNetwork
 from lasfast.ir.layers import Layer, Shape
 from lasfast.ir.prefix_tree import PrefixTree
 from lasfast.ops.derivatives import is_watched
+from lasfast.runtime import seeds
 
 SAMPLES = 8
 """Changes that PyTorch does not count are looked for in so many values of each tensor."""
@@ -95,9 +96,11 @@ class _Ready:
         if any(norm.running_mean is None for norm in norms.values()):
             return None
         try:
-            with torch.autocast("cpu", enabled=False):
-                layer = ReadNetwork.of(twin, norms, images).layer
-            return cls(network, layer, twin(images[:1].clone()).dtype, images, precision)
+            with seeds.torch_seed(0, images.device):  # what it draws while it is tried counts for nobody
+                with torch.autocast("cpu", enabled=False):
+                    layer = ReadNetwork.of(twin, norms, images).layer
+                dtype = twin(images[:1].clone()).dtype
+            return cls(network, layer, dtype, images, precision)
         except (CannotError, NotLowerableError, ValueError):
             return None
 

@@ -245,6 +245,23 @@ def test_a_network_without_such_a_pass_is_left_alone(images: Tensor) -> None:
     assert OnePass(nn.Sequential(*list(made().children())[:2]).eval()).run(images) is None  # gives values
 
 
+class Drawing(Network):
+    """It draws numbers in evaluation mode, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + F.dropout(torch.ones_like(x), training=True))
+
+
+@torch.no_grad()
+def test_random_numbers_go_on_as_they_were(images: Tensor) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    network = Drawing().eval()
+    torch.manual_seed(3)
+    assert OnePass(network).run(images) is None
+    assert torch.equal(torch.rand(4), expected)
+
+
 @torch.no_grad()
 def test_threads_take_turns(network: Network, images: Tensor) -> None:
     """The first of them reads the network, whose modes the others see meanwhile."""

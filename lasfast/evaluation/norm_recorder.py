@@ -19,6 +19,11 @@ from lasfast.engine.calibration import CONVENTIONS, RunningStatistics
 Norms = dict[str, _BatchNorm]
 
 
+def norms_of(network: nn.Module) -> Norms:
+    """Return the batch norms of a network by their names."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+
+
 @dataclass
 class NormStatistics:
     """The statistics that batches of images gave for one batch norm.

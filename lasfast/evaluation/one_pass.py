@@ -15,9 +15,9 @@ from operator import is_
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lasfast.engine import NativeBackend, NotLowerableError
+from lasfast.evaluation.norm_recorder import norms_of
 from lasfast.evaluation.readable import CannotError, ReadNetwork
 from lasfast.ir.layers import Layer, Shape
 from lasfast.ir.prefix_tree import PrefixTree
@@ -92,7 +92,7 @@ class _Ready:
     def of(cls, network: nn.Module, images: Tensor, precision: str) -> _Ready | None:
         """Return the network with what runs it; None where it has no such pass."""
         twin = copy.deepcopy(network).eval()  # whose norms change their mode while it is read
-        norms = {name: one for name, one in twin.named_modules() if isinstance(one, _BatchNorm)}
+        norms = norms_of(twin)
         if any(norm.running_mean is None for norm in norms.values()):
             return None
         try:

@@ -10,14 +10,20 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from lasfast.core.checks import check_choice
 from lasfast.engine import CONVENTIONS
 from lasfast.engine.backend import BACKENDS
 from lasfast.evaluation.images import watch_sizes
-from lasfast.evaluation.norm_recorder import NormRecorder, Norms, NormStatistics, listed, ready_to_record
+from lasfast.evaluation.norm_recorder import (
+    NormRecorder,
+    Norms,
+    NormStatistics,
+    listed,
+    norms_of,
+    ready_to_record,
+)
 from lasfast.evaluation.readable import CannotError, ReadNetwork, SizesError, calibrate_read
 from lasfast.execution.interpret import evaluation_mode
 from lasfast.ir.precision import PRECISIONS
@@ -155,7 +161,7 @@ def _unwrapped(network: nn.Module) -> nn.Module:
 def _norms_of(network: nn.Module) -> Norms:
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch.nn.Module or a list of them, got {type(network).__name__}")
-    return {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+    return norms_of(network)
 
 
 def _check_together(networks: Sequence[nn.Module], norms: Sequence[Norms]) -> torch.device:

@@ -27,6 +27,7 @@ from lasfast.execution.fx_memory import Memory, effect_of, is_known, is_outside
 from lasfast.execution.fx_modes import Reading, read_in_both_modes
 from lasfast.execution.fx_ops import UntraceableError, callee, record_of
 from lasfast.execution.fx_tracer import LEAVES
+from lasfast.execution.interpret import evaluation_mode
 from lasfast.execution.structure import Structure
 from lasfast.ir.fusion import Chain, Stage, match
 from lasfast.ir.layers import Activation, Op, Opaque
@@ -80,13 +81,8 @@ def _has_one_pass(network: _Accelerated, images: Tensor) -> bool:
     one_pass = network._lasfast_one_pass
     if one_pass is None or not network._lasfast_keeps_arguments:
         return False
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    with torch.no_grad():
-        can = one_pass.run(images) is not None
-    for module, training in modes:
-        module.training = training
-    return can
+    with evaluation_mode(network), torch.no_grad():
+        return one_pass.run(images) is not None
 
 
 def _accelerated(model: nn.Module, ways: dict[bool, str] | None, one_pass: _Maker) -> nn.Module:

@@ -66,6 +66,12 @@ as PyTorch's do. Evaluation, then training. Both were measured before 3x3 convol
 
 WINOGRAD = ("winograd.json", "winograd-avx2.json", "winograd-bf16.json")
 
+AVX2 = """## AVX2 alone
+
+Many processors have neither AVX-512 nor bf16. There, fp32 is the precision to take: bf16 would be multiplied
+in fp32 all the same. Evaluation, then training:
+"""
+
 ARM = """## 64-bit ARM
 
 No speed was measured on ARM. The kernels for NEON were compiled, and run under an emulator, which has no
@@ -88,8 +94,15 @@ def main() -> None:
     parts += [training(read("train-bf16.json")), training_table(read("train-fp32.json"))]
     parts.append(accuracy(read("accuracy.json")))
     parts += [section(WITHOUT_AMX, read("without-amx-evaluate.json"))]
-    parts += [training_table(read("without-amx-train.json")), ARM]
-    whole_searches = ("demo.json", "demo-bf16.json", "search.json", "without-amx-demo.json")
+    parts += [training_table(read("without-amx-train.json"))]
+    parts += [section(AVX2, read("avx2-evaluate.json")), training_table(read("avx2-train.json")), ARM]
+    whole_searches = (
+        "demo.json",
+        "demo-bf16.json",
+        "search.json",
+        "search-avx2.json",
+        "without-amx-demo.json",
+    )
     parts.append(searches([read(name) for name in whole_searches]))
     parts += [threads(read(path.name)) for path in RESULTS.glob("threads.json")]
     parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]

@@ -17,6 +17,7 @@ WAYS = {
     ("bf16", "amx"): "bf16, AMX",
     ("bf16", "avx512_bf16"): "bf16, AVX-512",
     ("fp32", "amx"): "fp32, AVX-512",
+    ("fp32", "avx2"): "fp32, AVX2",
 }
 """By precision and instruction set; AMX has no products of fp32."""
 
@@ -57,20 +58,21 @@ def _way(record: dict[str, Any]) -> str:
 
 def _limits(records: list[dict[str, Any]]) -> str:
     """Return the table of what the machine can do."""
-    machine = records[0]["machine"]
     names = [level["name"] for level in records[0]["limits"]["levels"]]
-    loads = " and ".join(f"{one['machine']['load_before']:.1f}" for one in records)
+    versions = " and ".join(sorted({one["machine"]["torch"] for one in records}))
     lines = [
-        f"{machine['processor']}, torch {machine['torch']}; load of the machine beforehand {loads}. "
-        "Measured limits, multiply-adds and bytes a second of one thread:\n",
-        f"| | products, G/s | fp32 by vectors, G/s | {' | '.join(f'{name}, GB/s' for name in names)} |",
-        "|---" * (len(names) + 3) + "|",
+        f"Measured limits (torch {versions}), in multiply-adds and bytes a second of one thread:\n",
+        "| | processor | load beforehand | products, G/s | fp32 by vectors, G/s | "
+        f"{' | '.join(f'{name}, GB/s' for name in names)} |",
+        "|---" * (len(names) + 5) + "|",
     ]
     for one in records:
-        limits = one["limits"]
-        rates = " | ".join(f"{Level(**level).bandwidth / 1e9:.0f}" for level in limits["levels"])
+        limits, machine = one["limits"], one["machine"]
+        rates = [limits["rate"], limits["vector_rate"]]
+        rates += [Level(**level).bandwidth for level in limits["levels"]]
         lines.append(
-            f"| {_way(one)} | {limits['rate'] / 1e9:.0f} | {limits['vector_rate'] / 1e9:.0f} | {rates} |"
+            f"| {_way(one)} | {machine['processor']} | {machine['load_before']:.1f} | "
+            f"{' | '.join(f'{rate / 1e9:.0f}' for rate in rates)} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -71,6 +71,14 @@ def mean(workloads: dict[str, Any], update: str, other: str) -> float:
     )
 
 
+SEARCHES = {
+    "demo": "`make demo` (digits, fp32, with retraining)",
+    "demo-bf16": "the same in bf16",
+    "cifar10": "CIFAR-10, bf16, depth 9",
+    "cifar10-fp32": "CIFAR-10, fp32, depth 9",
+}
+
+
 def searches(records: list[dict[str, Any]]) -> str:
     """Return the times of whole searches, with lasfast's kernels and with PyTorch's operators."""
     lines = [
@@ -84,11 +92,6 @@ def searches(records: list[dict[str, Any]]) -> str:
         "| search | lasfast, s | PyTorch, s | times faster | of which evaluations, s |",
         "|---|---|---|---|---|",
     ]
-    names = {
-        "demo": "`make demo` (digits, fp32, with retraining)",
-        "demo-bf16": "the same in bf16",
-        "cifar10": "CIFAR-10, bf16, depth 9",
-    }
     for record in records:
         isa = record["machine"]["native"]["isa"]["selected"]
         where = "" if isa == "amx" else f", {isa} kernels"
@@ -100,23 +103,28 @@ def searches(records: list[dict[str, Any]]) -> str:
             how = ", `--update joint`" if way == "joint" else ""
             faster = _harness.ratio(record["seconds"], "torch", way)
             lines.append(
-                f"| {names[record['benchmark']]}{how}{where} | {ours:.1f} | {theirs:.1f} | {faster:.2f} | "
+                f"| {SEARCHES[record['benchmark']]}{how}{where} | {ours:.1f} | {theirs:.1f} | {faster:.2f} | "
                 f"{inside} |"
             )
-    return "\n".join([*lines, "", *(_winners(one["top1"]) for one in records if "top1" in one)]) + "\n"
+    winners = "\n".join(_winners(one) for one in records if "top1" in one)
+    return "\n".join([*lines, "", WINNERS, winners]) + "\n"
 
 
-def _winners(top1: dict[str, list[float]]) -> str:
+WINNERS = """The winners on CIFAR-10 have these accuracies on the validation images, with inherited weights:
+"""
+
+
+def _winners(record: dict[str, Any]) -> str:
     """Return in words how the winners of whole searches compare, seed by seed."""
-    said = []
+    top1, said = record["top1"], []
     for way, words in {"native": "lasfast", "joint": "lasfast with `--update joint`"}.items():
         apart = [100 * (one - other) for one, other in zip(top1[way], top1["torch"], strict=True)]
         error = statistics.stdev(apart) / len(apart) ** 0.5
         said.append(f"of {words}, {statistics.fmean(apart):+.1f} ± {error:.1f} points from that")
     theirs = 100 * statistics.fmean(top1["torch"])
     return (
-        f"The winners on CIFAR-10 have these accuracies on the validation images, with inherited weights, in "
-        f"{len(top1['torch'])} seeds: with PyTorch's operators {theirs:.1f} % on average; {'; '.join(said)}."
+        f"- {SEARCHES[record['benchmark']]}, {len(top1['torch'])} seeds: with PyTorch's operators "
+        f"{theirs:.1f} % on average; {'; '.join(said)}."
     )
 
 

@@ -14,7 +14,8 @@ A searcher sees validation accuracies. Regret is the highest test accuracy of al
 that of the cell with the highest validation accuracy of those it measured. Settings are those of the command
 line for the budget; LayerNAS gets the layers in another order for each seed. `record` writes a line for each
 search, and runs those that its file lacks: it can be stopped, and run in pieces (`--only`, `--seeds`) whose
-files are then joined.
+files are then joined. `summary` adds seeds to those that the record has already: to one of 30 seeds, the ten
+of `--first 30 --seeds 40`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import statistics
 import textwrap
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -245,9 +246,15 @@ def _play(job: tuple[Problem, str, int]) -> tuple[list[float | None], float]:
 
 @app.command()
 def record(
-    table: Path, runs: Path, seeds: int = 100, only: str = "", optuna: bool = False, processes: int = 1
+    table: Path,
+    runs: Path,
+    seeds: int = 100,
+    first: int = 0,
+    only: str = "",
+    optuna: bool = False,
+    processes: int = 1,
 ) -> None:
-    """Run the searches that a file lacks, and write a line for each.
+    """Run the searchers that a file lacks, with the seeds from `first` up to `seeds`, a line for each.
 
     `optuna` adds Optuna's samplers. `only` takes the problems and searchers alone whose title has this text,
     such as "cifar100, 25% of the FLOPs" or "TPE".
@@ -257,8 +264,8 @@ def record(
     done = {(one["problem"], one["method"], one["seed"]) for one in known}
     jobs = [
         (problem, name, seed)
+        for seed in range(first, seeds)
         for problem, name in itertools.product(PROBLEMS, METHODS)
-        for seed in range(seeds)
         if only in f"{problem.title}, {name}" and (optuna or name not in (TPE, NSGA))
         if (problem.title, name, seed) not in done
     ]
@@ -273,7 +280,7 @@ def record(
             file.write(json.dumps({**line, "regret": regret, "seconds": round(seconds, 3)}) + "\n")
             file.flush()
             spent += seconds
-            if (seed + 1) % 10 == 0 or number == len(jobs):
+            if number % 10 == 0 or number == len(jobs):
                 minutes = (time.perf_counter() - began) / 60
                 typer.echo(
                     f"{number} of {len(jobs)} in {minutes:.1f} min, {spent / 60:.1f} CPU min: "
@@ -292,10 +299,12 @@ def _read(runs: Path) -> Iterator[dict[str, Any]]:
 def summary(table: Path, runs: Path, output: Path) -> None:
     """Write the record of a file of searches: of each problem and searcher the mean over its seeds.
 
-    Where the record is there, it keeps a searcher whose mean is over more seeds.
+    Where the record is there, its means are over the seeds from 0. Seeds that follow them are added; where
+    the file has more seeds from 0, the mean is over these alone.
     """
     _open(table)
-    kept = json.loads(output.read_text(encoding="utf-8"))["problems"] if output.exists() else {}
+    known_record = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
+    kept = known_record.get("problems", {})
     every = list(_read(runs))
     found: dict[tuple[str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
     for one in every:
@@ -304,12 +313,15 @@ def summary(table: Path, runs: Path, output: Path) -> None:
         problem.title: {**_about(problem), "methods": {}} for problem in PROBLEMS
     }
     for problem, name in itertools.product(PROBLEMS, METHODS):
-        of_seeds = list(found.get((problem.title, name), {}).values())
+        of_seeds = found.get((problem.title, name), {})
         known = kept.get(problem.title, {}).get("methods", {}).get(name, {"seeds": 0})
-        if of_seeds or known["seeds"]:
-            methods = problems[problem.title]["methods"]
-            methods[name] = _summary(of_seeds) if len(of_seeds) > known["seeds"] else known
+        anew, following = _consecutive(of_seeds, 0), _consecutive(of_seeds, known["seeds"])
+        if len(anew) > known["seeds"]:
+            problems[problem.title]["methods"][name] = _summary(anew)
+        elif known["seeds"]:
+            problems[problem.title]["methods"][name] = _joined(known, following)
     versions = {one["optuna"] for one in every if "optuna" in one}
+    versions |= {*known_record.get("optuna", "").split(", ")} - {""}
     about = {"record": "cells", "machine": _harness.machine(), "optuna": ", ".join(sorted(versions))}
     _harness.write({"problems": problems, **about}, output)
 
@@ -336,6 +348,36 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "regret": [[None, None] if None in one else mean_and_error(list(one)) for one in regrets],
         "seconds": mean_and_error([one["seconds"] for one in runs])[0],
     }
+
+
+def _consecutive(runs: dict[int, dict[str, Any]], first: int) -> list[dict[str, Any]]:
+    """Return the runs of the seeds from `first` on, up to the first that is missing."""
+    return [runs[seed] for seed in itertools.takewhile(runs.__contains__, itertools.count(first))]
+
+
+def _joined(known: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the summary of a method over the seeds of one and the runs of others."""
+    if not runs:
+        return known
+    added = _summary(runs)
+    counts = known["seeds"], added["seeds"]
+    regrets = [
+        [None, None] if None in (*one, *other) else _pooled(counts, (one, other))
+        for one, other in zip(known["regret"], added["regret"], strict=True)
+    ]
+    seconds = sum(count * one["seconds"] for count, one in zip(counts, (known, added), strict=True))
+    return {"seeds": sum(counts), "regret": regrets, "seconds": round(seconds / sum(counts), 4)}
+
+
+def _pooled(counts: Sequence[int], parts: Sequence[Sequence[float]]) -> list[float]:
+    """Return mean and standard error of all numbers, by those of the parts that they were divided into."""
+    total = sum(counts)
+    mean = sum(count * own for count, (own, _) in zip(counts, parts, strict=True)) / total
+    squares = sum(
+        count * (count - 1) * error**2 + count * (own - mean) ** 2
+        for count, (own, error) in zip(counts, parts, strict=True)
+    )
+    return [round(mean, 4), round(math.sqrt(squares / (total - 1) / total), 4)]
 
 
 INTRODUCTION = """# Searchers on tables that nothing was tuned on

@@ -328,6 +328,17 @@ def test_searches_of_cells_are_recorded_in_pieces(monkeypatch: pytest.MonkeyPatc
         for problem in record["problems"].values():
             seeds_of = {name: one["seeds"] for name, one in problem["methods"].items()}
             assert seeds_of == {"random": 3, "local search": kept_seeds, record_cells.LAYERNAS: 3}
+    record_cells.record(table, pieces, first=3, seeds=5, only="random")
+    (tmp_path / "added.jsonl").write_text("".join(pieces.read_text().splitlines(keepends=True)[-4:]))
+    record_cells.summary(table, tmp_path / "added.jsonl", tmp_path / "record.json")
+    added = json.loads((tmp_path / "record.json").read_text())["problems"]
+    (tmp_path / "record.json").unlink()
+    record_cells.summary(table, pieces, tmp_path / "record.json")
+    for title, problem in json.loads((tmp_path / "record.json").read_text())["problems"].items():
+        joined, at_once = (one["methods"]["random"] for one in (added[title], problem))
+        assert joined["seeds"] == at_once["seeds"] == 5
+        for one, other in zip(joined["regret"], at_once["regret"], strict=True):
+            assert one == ([None, None] if None in other else pytest.approx(other, abs=2e-4))
     page = " ".join((tmp_path / "page.md").read_text().split())
     assert "one standard error over 3 seeds. Made" in page
     assert "## cifar100, 25% of the FLOPs" in page

@@ -51,6 +51,7 @@ def record(path: Path, precision: str = "fp32", rounds: int = 9) -> None:
         "record": "bottlenecks",
         "precision": precision,
         "machine": _harness.machine(),
+        "clock": "process_time",
         "cache_bytes": cache_bytes(),
         "channels": {},
     }

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks import _harness
+from benchmarks.report_bottlenecks import bottlenecks
 from benchmarks.report_gpu import gpu, not_compiled
 from benchmarks.report_operations import operations, training_operations
 from benchmarks.report_roofline import roofline
@@ -107,7 +108,7 @@ def main() -> None:
     parts += [threads(read(path.name)) for path in RESULTS.glob("threads.json")]
     parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]
     parts.append(roofline([read(path.name) for path in sorted(RESULTS.glob("roofline-*.json"))]))
-    parts.append(operations(read("operations.json")))
+    parts += [bottlenecks(read("bottlenecks.json")), operations(read("operations.json"))]
     parts += [training_operations(read(path.name)) for path in RESULTS.glob("operations-training.json")]
     parts += [winograd([read(name) for name in WINOGRAD]), gpu()]
     (ROOT / "docs" / "performance.md").write_text("\n".join(parts), encoding="utf-8")

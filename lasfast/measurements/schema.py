@@ -19,6 +19,7 @@ from lasfast.core.csv_rows import read_rows
 SECONDS = "seconds"
 """The name of the cost that is how long a training took."""
 _COST = re.compile(r"(?:(?P<name>[A-Za-z_]\w*(?:@[\w.-]+)?)=)?(?P<column>.+?)(?::(?P<unit>[A-Za-z]+))?")
+MOST_DIGITS = 9  # of an option that is a number
 _SET = re.compile(r"(?P<column>.+)\[(?P<set>[^\[\]]+)\]")
 
 
@@ -148,7 +149,7 @@ class Columns:
         """Read a file; raise ValueError where it is damaged, or does not fit the schema."""
         if _is_npz(path):
             with np.load(path, allow_pickle=False) as file:
-                return cls(schema, {name: file[name] for name in file.files})
+                return cls(schema, {name: _decoded(file[name]) for name in file.files})
         names, rows = read_rows(path, schema.columns())
         return cls(
             schema, {name: np.array([row[at] for _, row in rows], str) for at, name in enumerate(names)}
@@ -162,14 +163,26 @@ class Columns:
         if match is None or match["column"] not in self._columns:
             return None
         column, wanted = self._columns[match["column"]], match["set"]
-        sets = column.shape[1] if column.ndim > 1 else 0
-        names = [str(number) for number in range(sets)]
-        for labels in self._columns.values():
-            if labels.dtype.kind == "U" and labels.shape == (sets,) and wanted in labels:
-                names = labels.tolist()
-        if wanted not in names:
-            raise ValueError(f"{name}: the set must be one of {', '.join(names) or 'none'}, got {wanted!r}")
-        return column[:, names.index(wanted)]
+        if column.ndim < 2:
+            raise ValueError(f"{name} must be a set of a column [N, sets], got shape {column.shape}")
+        labels, numbers = self._labels(column), list(map(str, range(column.shape[1])))
+        for known in (*labels, numbers):
+            if wanted in known:
+                return column[:, known.index(wanted)]
+        known = [one for names in labels for one in names] or numbers
+        raise ValueError(f"{name}: the set must be one of {', '.join(known)}, got {wanted!r}")
+
+    def _labels(self, column: np.ndarray) -> list[list[str]]:
+        """Return the text arrays of the file that have a name for each set of a column [N, sets, ...]."""
+        arrays = [one for one in self._columns.values() if one.dtype.kind == "U"]
+        return [one.tolist() for one in arrays if one.shape == column.shape[1:2]]
+
+    def _one_set(self, name: str) -> str:
+        """Return the advice that says how one set of a column [N, sets, ...] is written."""
+        column = self._read[name]
+        if labels := self._labels(column):
+            return f"write {name}[SET], where SET is one of {', '.join(labels[0])}"
+        return f"write {name}[0] to {name}[{column.shape[1] - 1}] for one of its sets"
 
     def _refuse_sets(self, name: str) -> None:
         """Raise ValueError where a column has a value for each data set that a text array of the file names.
@@ -179,12 +192,11 @@ class Columns:
         column = self._columns.get(name)
         if column is None or column.ndim != 2 or column.shape[1] in (1, len(column)):
             return
-        for labels in self._columns.values():
-            if labels.dtype.kind == "U" and labels.shape == column.shape[1:]:
-                raise ValueError(
-                    f"{name} must be of one data set, got those of {', '.join(labels)}; "
-                    f"write {name}[{labels[0]}]"
-                )
+        if labels := self._labels(column):
+            raise ValueError(
+                f"{name} must be of one data set, got those of {', '.join(labels[0])}; "
+                f"write {name}[{labels[0][0]}]"
+            )
 
     def numbers(self, name: str) -> np.ndarray:
         """Return a column as float64 [N, runs], NaN for empty fields.
@@ -193,24 +205,43 @@ class Columns:
             ValueError: the column has other values, or several sets.
         """
         column = self._read[name]
+        if column.dtype.kind not in "biufU":
+            raise ValueError(f"{name} must be numbers, got {column.dtype}")
         if column.dtype.kind == "U":
             column = np.where(column == "", "nan", column)
         try:
             numbers: np.ndarray = column.astype(np.float64)
         except ValueError:
-            wrong = next(text for text in column.ravel().tolist() if not _is_number(text))
-            raise ValueError(f"{name} must be numbers, or empty where unknown, got {wrong!r}") from None
-        if numbers.ndim not in (1, 2):
-            raise ValueError(
-                f"{name} must be [N] or [N, runs], got shape {numbers.shape}; write {name}[0] to "
-                f"{name}[{numbers.shape[1] - 1}] for one of its sets"
+            row, wrong = next(
+                (row, text)
+                for row, texts in enumerate(column.reshape(len(column), -1).tolist())
+                for text in texts
+                if not _is_number(text)
             )
+            advice = "; write numbers without commas, and decimals behind a point" if "," in wrong else ""
+            raise ValueError(
+                f"{name} must be numbers, or empty where unknown, got {wrong!r}{self._of(row)}{advice}"
+            ) from None
+        if numbers.ndim not in (1, 2):
+            advice = f"; {self._one_set(name)}" if numbers.ndim == 3 else ""
+            raise ValueError(f"{name} must be [N] or [N, runs], got shape {numbers.shape}{advice}")
         return numbers[:, None] if numbers.ndim == 1 else numbers
+
+    def _of(self, row: int) -> str:
+        """Return of which architecture the values of a row are, as the end of a sentence."""
+        architecture = self._architectures[row].tolist()
+        return f" of {'-'.join(map(str, architecture)) if isinstance(architecture, list) else architecture}"
 
     def shares(self, name: str) -> np.ndarray:
         """Return a column of accuracies as shares, [N, runs]; it is in percent where any is above 1."""
         self._refuse_sets(name)
         numbers = self.numbers(name)
+        beyond = (numbers < 0) | (numbers > 100)
+        if beyond.any():
+            row, run = np.argwhere(beyond)[0].tolist()
+            raise ValueError(
+                f"{name} must be shares from 0 to 1, or percent, got {numbers[row, run]:.10g}{self._of(row)}"
+            )
         return numbers / 100 if (numbers > 1).any() else numbers
 
     def cost(self, cost: CostColumn) -> np.ndarray:
@@ -219,7 +250,7 @@ class Columns:
         if numbers.shape[1] != 1:
             raise ValueError(
                 f"cost {cost.name} must have a number for each architecture, got shape {numbers.shape}; "
-                f"write {cost.column}[0] to {cost.column}[{numbers.shape[1] - 1}] for one of its sets"
+                f"{self._one_set(cost.column)}"
             )
         return numbers * cost.size
 
@@ -236,19 +267,34 @@ class Columns:
         Options that have names are numbered in the order of the alphabet.
 
         Raises:
-            ValueError: texts have different numbers of decisions.
+            ValueError: texts have different numbers of decisions, or options without a name.
         """
         if self._architectures.dtype.kind != "U":
             return self._architectures, None
+        if self._architectures.ndim != 1:
+            raise ValueError(f"architectures must be texts [N], got shape {self._architectures.shape}")
         rows = [text.split("-") for text in self._architectures.tolist()]
-        lengths = {*map(len, rows)}
-        if len(lengths) != 1:
-            raise ValueError(f"architectures must have as many decisions each, got {sorted(lengths)}")
+        for row in rows:
+            if len(row) != len(rows[0]):
+                first, other = "-".join(rows[0]), "-".join(row)
+                raise ValueError(
+                    f"architectures must have as many decisions each, joined by '-', got {first!r} with "
+                    f"{len(rows[0])} and {other!r} with {len(row)}; a name of an option has no '-' in it"
+                )
+            if not all(map(str.strip, row)):
+                raise ValueError(f"architectures must be options joined by '-', got {'-'.join(row)!r}")
         if all(part.isdecimal() for row in rows for part in row):
+            if longest := next((part for row in rows for part in row if len(part) > MOST_DIGITS), ""):
+                raise ValueError(f"options must be numbers of up to {MOST_DIGITS} digits, got {longest}")
             return np.array(rows).astype(np.int64), None
         names = [sorted(set(taken)) for taken in zip(*rows, strict=True)]
         numbers = [{option: at for at, option in enumerate(options)} for options in names]
         return np.array([[at[part] for at, part in zip(numbers, row, strict=True)] for row in rows]), names
+
+
+def _decoded(column: np.ndarray) -> np.ndarray:
+    """Return a column of bytes as text, and others as they are."""
+    return np.char.decode(column, "utf-8") if column.dtype.kind == "S" else column
 
 
 def _is_number(value: Any) -> bool:

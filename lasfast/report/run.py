@@ -90,6 +90,7 @@ class Run:
         certainty: whether that can be told from the others, where the measurements say it.
         comparison: how it compares with what costs the same, where the study was asked for it.
         ended_by_seconds: whether it ended because its seconds were spent.
+        ended_early: what it has not reached of what it was to, and why, in a sentence; "" for nothing.
     """
 
     directory: Path
@@ -101,6 +102,7 @@ class Run:
     certainty: Certainty | None = None
     comparison: Comparison | None = None
     ended_by_seconds: bool = False
+    ended_early: str = ""
 
     @classmethod
     def load(
@@ -160,7 +162,18 @@ class Run:
         certain = Certainty.from_json(result["certainty"]) if "certainty" in result else None
         compared = Comparison.from_json(result["comparison"]) if "comparison" in result else None
         ended = result.get("ended_by") == SECONDS
-        return cls(directory, description, read, bool(result), best, highest, certain, compared, ended)
+        return cls(
+            directory,
+            description,
+            read,
+            bool(result),
+            best,
+            highest,
+            certain,
+            compared,
+            ended_by_seconds=ended,
+            ended_early=result.get("ended_early", ""),
+        )
 
     @property
     def has_depths(self) -> bool:

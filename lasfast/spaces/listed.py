@@ -148,10 +148,37 @@ class ListedAssignmentSpace(LayerAssignmentSpace):
         most = [max(layers) for layers in zip(*self._listed, strict=True)]
         super().__init__(len(most), most)
         self.max_depth = max(map(sum, self._listed))
+        self._ordered = sorted(self._listed, key=lambda one: (sum(one), one))
+
+    def __repr__(self) -> str:
+        return f"ListedAssignmentSpace({len(self._listed)} of {super().__repr__()})"
 
     def lacks(self, architecture: Architecture) -> bool:
         """Return whether an assignment is not listed."""
         return architecture not in self._listed
+
+    def count(self, depth: int | Iterable[int] | None = None) -> int:
+        """Return how many assignments of the depth(s) are listed."""
+        return len(list(self.enumerate(depth)))
+
+    def enumerate(self, depth: int | Iterable[int] | None = None) -> Iterator[Architecture]:
+        """Yield the listed assignments of the depth(s), by depth and then in dictionary order."""
+        depths = self.depths(depth)
+        return iter([one for one in self._ordered if sum(one) in depths])
+
+    def sample(self, rng: random.Random, depth: int | Iterable[int] | None = None) -> Architecture:
+        """Draw one listed assignment, of the depth(s) if any; all have the same probability.
+
+        Raises:
+            ValueError: none of the depth(s) is listed.
+        """
+        if not (listed := list(self.enumerate(depth))):
+            raise ValueError(f"depth must be one that {self} lists, got {depth!r}")
+        return rng.choice(listed)
+
+    def largest(self) -> Architecture | None:
+        """Return the assignment with every group at its bound, if it is listed."""
+        return None if self.lacks(self.deepest) else self.deepest
 
     def describe(self) -> dict[str, Any]:
         """Return groups and bounds, and how many are listed with a checksum of them."""

@@ -13,8 +13,15 @@ from rich.console import Console
 from rich.text import Text
 
 from lasfast.cli.config import write_config
-from lasfast.cli.context import replayed
-from lasfast.cli.display import FrontDisplay, format_seconds, make_console, show_certainty, show_end, show_written
+from lasfast.cli.context import Replay, replayed
+from lasfast.cli.display import (
+    FrontDisplay,
+    format_seconds,
+    make_console,
+    show_certainty,
+    show_end,
+    show_written,
+)
 from lasfast.cli.options import (
     BudgetOptions,
     ChoiceOptions,
@@ -172,7 +179,7 @@ def search_table(
     with resumable(directory):
         result = study.run(resume=study_options.resume)
     if (replays := replayed.get()) is not None:
-        replays.append(result)
+        replays.append(Replay(result, searcher, baselines=0))
     elif main:
         _finish(console, study, result, evaluator, within)
 
@@ -197,9 +204,7 @@ def _finish(
     show_written(console, study.directory, written)
 
 
-def _standing_text(
-    searcher: Searcher, evaluator: TabularEvaluator, winner: Architecture, within: str
-) -> str:
+def _standing_text(searcher: Searcher, evaluator: TabularEvaluator, winner: Architecture, within: str) -> str:
     """Return what the best is that the search might have found, and whether the winner is as good."""
     depths = (-math.inf, math.inf)
     if isinstance(searcher, NIR):

@@ -27,9 +27,7 @@ def read_rows(path: Path, wanted: Collection[str]) -> tuple[list[str], list[tupl
             fields than the first.
     """
     text = path.read_bytes().decode("utf-8-sig")
-    separator = next(
-        (one for one in SEPARATORS if {*wanted} <= {*_lines(text, one, most=1)[0][1]}), ","
-    )
+    separator = next((one for one in SEPARATORS if {*wanted} <= {*_lines(text, one, most=1)[0][1]}), ",")
     (_, names), *rows = _lines(text, separator)
     twice = [name for name in wanted if names.count(name) > 1]
     if twice:

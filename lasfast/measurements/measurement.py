@@ -57,9 +57,7 @@ class Measurement:
             if not unknown and not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
         if self.error_of_runs is not None:
-            set_field(
-                self, "error_of_runs", float(as_number("error_of_runs", self.error_of_runs, minimum=0))
-            )
+            set_field(self, "error_of_runs", float(as_number("error_of_runs", self.error_of_runs, minimum=0)))
         if not isinstance(self.correct, bytes):
             raise TypeError(f"correct must be bytes, got {type(self.correct).__name__}")
         if self.correct:

@@ -159,8 +159,11 @@ class Run:
                 f"got {len(candidates)} others: its end is lost"
             )
         best, highest = (candidates.get(chosen.get(which, ())) for which in ("best", "highest"))
-        certain = Certainty.from_json(result["certainty"]) if "certainty" in result else None
-        compared = Comparison.from_json(result["comparison"]) if "comparison" in result else None
+        try:
+            certain = Certainty.from_json(result["certainty"]) if "certainty" in result else None
+            compared = Comparison.from_json(result["comparison"]) if "comparison" in result else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(directory / RESULT, error) from error
         ended = result.get("ended_by") == SECONDS
         return cls(
             directory,
@@ -264,11 +267,11 @@ def _read_result(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); delete it and resume the study to write it again"
-        ) from error
+        raise _damaged(path, error) from error
     if not isinstance(result, dict):
-        raise ValueError(
-            f"{path} is damaged (no JSON object); delete it and resume the study to write it again"
-        )
+        raise _damaged(path, "no JSON object")
     return result
+
+
+def _damaged(path: Path, what: object) -> ValueError:
+    return ValueError(f"{path} is damaged ({what}); delete it and resume the study to write it again")

@@ -24,7 +24,7 @@ class ListedSpace(ProductSpace):
             these. None takes all for different.
 
     Attributes:
-        options: for each decision, the range from the least option that is listed to the greatest.
+        options: for each decision, the options that are listed, ascending.
 
     Raises:
         ValueError: the list is empty, has an architecture twice or with other decisions, or has options
@@ -44,12 +44,10 @@ class ListedSpace(ProductSpace):
         self._rows = {architecture: row for row, architecture in enumerate(self._architectures)}
         if len(self._rows) < len(self._architectures):
             raise ValueError("architectures must be different, but one is there more than once")
-        self.options = tuple(
-            range(min(taken), max(taken) + 1) for taken in zip(*self._architectures, strict=True)
-        )
+        self.options = tuple(map(_ascending, zip(*self._architectures, strict=True)))
         self.names = None if names is None else tuple(map(tuple, names))
         if self.names is not None:
-            counts, needed = list(map(len, self.names)), [options.stop for options in self.options]
+            counts, needed = list(map(len, self.names)), [options[-1] + 1 for options in self.options]
             if len(counts) != len(needed) or any(a < b for a, b in zip(counts, needed, strict=True)):
                 raise ValueError(f"names must be {needed} for the decisions, got {counts}")
         self._keys = None if keys is None else list(keys)
@@ -183,6 +181,13 @@ class ListedAssignmentSpace(LayerAssignmentSpace):
     def describe(self) -> dict[str, Any]:
         """Return groups and bounds, and how many are listed with a checksum of them."""
         return {**super().describe(), "name": "ListedAssignmentSpace", **_listed(sorted(self._listed))}
+
+
+def _ascending(taken: Iterable[int]) -> Sequence[int]:
+    """Return the different numbers in order; as a range, where none between them is missing."""
+    numbers = sorted({*taken})
+    between = range(numbers[0], numbers[-1] + 1)
+    return between if len(numbers) == len(between) else tuple(numbers)
 
 
 def _listed(content: Sequence[object]) -> dict[str, Any]:

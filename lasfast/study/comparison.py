@@ -230,7 +230,7 @@ def _baseline(
         lead=lead,
         lead_error=lead_error,
         paired=paired,
-        verdict=ITSELF if winner in others else _verdict(lead, lead_error, measured),
+        verdict=ITSELF if winner in others else verdict_of(lead, lead_error, measured),
     )
 
 
@@ -239,7 +239,8 @@ def _error_of_mean(values: np.ndarray) -> float:
     return float(np.std(values)) / math.sqrt(len(values))
 
 
-def _verdict(lead: float, error: float, measured: int) -> str:
+def verdict_of(lead: float, error: float, measured: int) -> str:
+    """Return a lead in words, of a winner that is the best of so many; noise is taken where none is known."""
     if lead > errors_of_a_lead(measured) * error:
         return BETTER
     return WORSE if lead < -errors_of_a_lead(1) * error else UNSURE

@@ -96,8 +96,14 @@ def test_several_runs_are_read(tmp_path):
     [
         ({"macs": None}, "there is no column macs; it has networks, accuracy"),
         ({"accuracy": np.full(12, np.nan)}, "accuracies must be finite numbers"),
-        ({"accuracy": np.full(12, 101.0)}, "accuracy must be shares from 0 to 1, or percent, got 101 of 0-0-0"),
-        ({"accuracy": np.full(12, -0.1)}, "accuracy must be shares from 0 to 1, or percent, got -0.1 of 0-0-0"),
+        (
+            {"accuracy": np.full(12, 101.0)},
+            "accuracy must be shares from 0 to 1, or percent, got 101 of 0-0-0",
+        ),
+        (
+            {"accuracy": np.full(12, -0.1)},
+            "accuracy must be shares from 0 to 1, or percent, got -0.1 of 0-0-0",
+        ),
         ({"accuracy": np.zeros(11)}, "accuracy must have a value for each of the 12 architectures"),
         ({"macs": np.zeros((12, 2))}, r"cost macs must have a number for each .*\(12, 2\)"),
         ({"networks": np.zeros((12, 3), int)}, "must be different, got 0-0-0 12 times; several trainings"),

@@ -99,7 +99,7 @@ class TableOptions:
         int | None,
         panel(
             "Table",
-            "On how many images the accuracies were measured, for their standard errors (default: not known).",
+            "On how many images the accuracies were measured, for their standard errors (default: unknown).",
         ),
     ] = None
 
@@ -244,4 +244,4 @@ def _with_accuracies(evaluator: TabularEvaluator, architecture: Architecture) ->
 
 
 def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

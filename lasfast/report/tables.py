@@ -133,7 +133,7 @@ def end_text(run: Run) -> str:
 
 
 def unknown_noise_text(run: Run) -> str:
-    """Return that nothing says how large the noise of the accuracies is, and what would; "" where that is known."""
+    """Return that nothing tells how large the noise of a search is, and what would; "" where it is known."""
     if run.best is None or not math.isnan(run.best.measurement.standard_error):
         return ""
     return (

@@ -161,10 +161,8 @@ def test_searches_what_dataset_writes(lasfast, tmp_path, name: str, best: str) -
         assert header["searcher"]["depth"] == 9
         assert "and there are 14 architectures;" in out
         assert "8 of 14 architectures measured" in out
-        assert (
-            "the best there is, of 14 architectures of 3 to 6 layers: 5-1  top-1 72.00 %; the winner is this one"
-            in out
-        )
+        best = "of 14 architectures of 3 to 6 layers: 5-1  top-1 72.00 %; the winner is this one"
+        assert f"the best there is, {best}" in out
 
 
 def test_a_published_table_becomes_one_to_search(lasfast, tmp_path) -> None:
@@ -389,6 +387,14 @@ def test_every_help_page_explains_itself(lasfast, name: str) -> None:
             "error: --default 9-9: text",
         ),
         (["random", "--samples", "5", "--depth", "5", "--constraint", "flops<=1k"], "constraint must leave"),
+        (
+            ["random", "--table", "TABLE", "--table-images", "0"],
+            "error: --table-images must be at least 1, got 0",
+        ),
+        (
+            ["nir", "--table", "TABLE", "--key-column", "flops"],
+            "--key-column flops is not for layer assignments, which compute different functions",
+        ),
     ],
 )
 def test_mistakes_are_named_in_a_line(lasfast, table, tmp_path, monkeypatch, arguments, message: str) -> None:
@@ -398,3 +404,73 @@ def test_mistakes_are_named_in_a_line(lasfast, table, tmp_path, monkeypatch, arg
     assert err.startswith("error: ")
     assert message in err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_that_cannot_reach_its_depth_says_so_everywhere(lasfast, tmp_path) -> None:
+    table, run = write_assignments(tmp_path / "table.csv"), tmp_path / "run"
+    arguments = [
+        "--table",
+        table,
+        "--depth",
+        6,
+        "--constraint",
+        "flops<=4M",
+        "--table-images",
+        2500,
+        "-o",
+        run,
+    ]
+    status, out, err = lasfast("search", "nir", *arguments)
+    assert status == 0, err
+    said = "The search ended at depth 4 of 6: no assignment in the space with one layer more than 3-1 meets "
+    said += "flops<=4M (they have 5M flops)."
+    assert said in out
+    assert "best: 3-1  top-1 64.0 ± 1.0 %" in out
+    assert json.loads((run / "result.json").read_text())["ended_early"] == said
+    status, out, err = lasfast("report", run, "--html", "--candidates")
+    assert status == 0, err
+    assert said in out
+    assert "nan" not in out
+    assert said.replace("<=", "&lt;=") in (run / "report.html").read_text()
+    status, out, err = lasfast("verify", run)
+    assert status == 0, err
+
+
+@pytest.mark.parametrize(("name", "evaluations"), [("random", 9), ("layernas", 9)])
+def test_evaluations_that_a_table_does_not_have_are_explained(
+    lasfast, sets, tmp_path, name, evaluations
+) -> None:
+    """The nine functions of the table are fewer than what may be measured."""
+    arguments = [*sets, "--constraint", "latency<=6ms@phone", "--evaluations", 50, "-o", tmp_path]
+    status, out, err = lasfast("search", name, *arguments)
+    assert status == 0, err
+    assert re.search(
+        rf"The search measured {evaluations} of the 50 architectures that it .* latency<=6ms@phone", out
+    )
+
+
+def test_the_accuracies_of_one_run_are_compared_with_those_of_that_run(lasfast, tmp_path) -> None:
+    accuracies = np.array([[50.0, 90.0], [60.0, 40.0], [70.0, 30.0], [65.0, 35.0]])
+    np.savez(tmp_path / "t.npz", arch=np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), mean_acc=accuracies)
+    random = ["search", "random", "--table", tmp_path / "t.npz"]
+    status, out, err = lasfast(*random, "--table-run", 0, "-o", tmp_path / "run")
+    assert status == 0, err
+    assert (
+        "the best there is, of 4 architectures, by run 0: 1-0  top-1 70.00 %; the winner is this one\n" in out
+    )
+    assert "±" not in out
+    status, out, err = lasfast(*random, "-o", tmp_path / "mean")
+    assert status == 0, err
+    assert "the best there is, of 4 architectures: 0-0  top-1 70.00 %; the winner is this one\n" in out
+    assert "best: 0-0  top-1 70.0 ± 20.0 %" in out, "the standard error of the mean of both runs"
+
+
+@pytest.mark.parametrize("rows", [6, 5])
+def test_options_may_have_any_names(lasfast, tmp_path, rows: int) -> None:
+    names = [f"{a}-{b}" for a in ("3x3 conv", "<skip>") for b in ("ü", "a,b", "[x]")][:rows]
+    np.savez(tmp_path / "t.npz", arch=np.array(names), mean_acc=50.0 + np.arange(rows))
+    status, out, err = lasfast("search", "auto", "--table", tmp_path / "t.npz", "-o", tmp_path / "run")
+    assert status == 0, err
+    assert f"best: {names[-1]}  top-1 5{rows - 1}.00 %" in out
+    status, out, err = lasfast("report", tmp_path / "run", "--html")
+    assert status == 0, err

@@ -371,6 +371,6 @@ def test_the_listed_network_that_is_most_like_a_candidate_stands_for_it():
 def test_evaluations_that_are_left_over_are_explained():
     searcher = run(LayerNAS(ChoiceSpace([2, 2]), cost=sum, target=(0, 2), evaluations=30), sum)
     assert searcher.ended_early == (
-        "The search measured 4 of the 30 architectures that it might: no candidate has an option left that may "
-        "meet 0<=cost<=2."
+        "The search measured 4 of the 30 architectures that it might: no candidate has an option left that "
+        "may meet 0<=cost<=2."
     )

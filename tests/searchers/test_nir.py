@@ -138,7 +138,7 @@ FEW = [(1, 2), (2, 1), (1, 3), (2, 2), (3, 1), (4, 1)]
         (FEW, 5, None, ""),
         (FEW, 9, None, "at depth 5 of 9: none of the 6 assignments in the space is deeper."),
         (
-            FEW[:5] + [(1, 4)],
+            [*FEW[:5], (1, 4)],
             5,
             None,
             "at depth 4 of 5: none of the 6 assignments in the space has one layer more than 3-1.",
@@ -147,7 +147,8 @@ FEW = [(1, 2), (2, 1), (1, 3), (2, 2), (3, 1), (4, 1)]
             FEW,
             5,
             "flops<=4M",
-            "at depth 4 of 5: no assignment in the space with one layer more than 3-1 meets flops<=4M (they have 5M flops).",
+            "at depth 4 of 5: no assignment in the space with one layer more than 3-1 meets flops<=4M "
+            "(they have 5M flops).",
         ),
         ([(1, 2), (2, 1)], 3, None, ""),
     ],

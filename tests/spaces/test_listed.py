@@ -64,7 +64,7 @@ def test_only_listed_assignments_are_counted_and_drawn() -> None:
     assert list(space.enumerate()) == [(1, 2), (2, 1), (1, 3), (3, 1)]
     assert {space.sample(random.Random(seed)) for seed in range(40)} == {*listed}
     assert {space.sample(random.Random(seed), depth=4) for seed in range(20)} == {(3, 1), (1, 3)}
-    with pytest.raises(ValueError, match="depth must be one that ListedAssignmentSpace.* lists, got 2"):
+    with pytest.raises(ValueError, match=r"depth must be one that ListedAssignmentSpace.* lists, got 2"):
         space.sample(random.Random(0), depth=2)
     assert space.largest() is None
     assert ListedAssignmentSpace([*listed, (3, 3)]).largest() == (3, 3)

@@ -189,7 +189,8 @@ def _finish(
 ) -> None:
     assert study.directory is not None
     run = Run.load(study.directory)
-    console.print(front_table(f"{run.title}: the Pareto front", run.front))
+    if run.front:
+        console.print(front_table(f"{run.title}: the Pareto front", run.front))
     show_end(console, run)
     show_certainty(console, run)
     picture = plot_search(run, study.directory / "search.png")

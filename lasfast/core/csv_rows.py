@@ -42,6 +42,17 @@ def read_rows(path: Path, wanted: Collection[str]) -> tuple[list[str], list[tupl
     return names, rows
 
 
+def possible_names(path: Path) -> set[str]:
+    """Return the names in the first line, whichever character separates them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty, not UTF-8 or no csv.
+    """
+    text = path.read_bytes().decode("utf-8-sig")
+    return {name for separator in SEPARATORS for name in _lines(text, separator, most=1)[0][1]}
+
+
 def _lines(text: str, separator: str, most: int | None = None) -> list[tuple[int, list[str]]]:
     """Return number and fields of each line, or of the first `most`, that are not empty."""
     lines = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +14,12 @@ import numpy as np
 
 from lasfast.constraints import units_of
 from lasfast.core.checks import check_choice
-from lasfast.core.csv_rows import read_rows
+from lasfast.core.csv_rows import possible_names, read_rows
 
 SECONDS = "seconds"
 """The name of the cost that is how long a training took."""
+NO_COSTS = ("text", "name", "architecture", "top1", "top5", "loss", "images", "error_of_runs", "test_top1")
+"""The entries of an architecture in the result of a study that are no costs."""
 _COST = re.compile(r"(?:(?P<name>[A-Za-z_]\w*(?:@[\w.-]+)?)=)?(?P<column>.+?)(?::(?P<unit>[A-Za-z]+))?")
 MOST_DIGITS = 9  # of an option that is a number
 _SET = re.compile(r"(?P<column>.+)\[(?P<set>[^\[\]]+)\]")
@@ -71,7 +73,7 @@ class Schema:
         """
         own = cls("architecture", "top1")
         try:
-            names = _names(path, (own.architecture, own.accuracy))
+            names = _names(path)
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no table of architectures: {error}") from error
         schema = own if {own.architecture, own.accuracy} <= names else cls()
@@ -87,7 +89,7 @@ class Schema:
         """Return the costs, that of training among them.
 
         Raises:
-            ValueError: two have the same name.
+            ValueError: two have the same name, or one has a name that results have for something else.
         """
         costs = list(map(_cost, self.costs))
         if self.seconds is not None:
@@ -95,6 +97,11 @@ class Schema:
         names = [one.name for one in costs]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"costs must have different names, but {twice} is there more than once")
+        if taken := next((name for name in names if name in NO_COSTS), None):
+            raise ValueError(
+                f"costs must have other names than {', '.join(NO_COSTS)}, which results have anyway, got "
+                f"{taken}; write NAME={taken}"
+            )
         return costs
 
     def columns(self) -> list[str]:
@@ -137,7 +144,11 @@ class Columns:
         if missing:
             raise ValueError(f"there is no column {', '.join(missing)}; it has {', '.join(columns)}")
         self._architectures = self._read[schema.architecture]
+        if not self._architectures.ndim:
+            raise ValueError(f"{schema.architecture} must be a column [N, ...], got a single value")
         rows = self._architectures.shape[:1]
+        if not rows[0]:
+            raise ValueError("there must be a row for each architecture, got none")
         for name, column in self._read.items():
             if column.shape[:1] != rows:
                 raise ValueError(
@@ -149,7 +160,9 @@ class Columns:
         """Read a file; raise ValueError where it is damaged, or does not fit the schema."""
         if _is_npz(path):
             with np.load(path, allow_pickle=False) as file:
-                return cls(schema, {name: _decoded(file[name]) for name in file.files})
+                columns = {name: file[name] for name in file.files}
+            arrays = {name: one for name, one in columns.items() if isinstance(one, np.ndarray)}
+            return cls(schema, {name: _decoded(column) for name, column in arrays.items()})
         names, rows = read_rows(path, schema.columns())
         return cls(
             schema, {name: np.array([row[at] for _, row in rows], str) for at, name in enumerate(names)}
@@ -255,11 +268,11 @@ class Columns:
         return numbers * cost.size
 
     def keys(self, name: str) -> list[Any]:
-        """Return a column [N] as a list."""
+        """Return a column [N] as a list, in which an architecture without a key shares it with no other."""
         column = self._read[name]
         if column.ndim != 1:
             raise ValueError(f"{name} must be [N], got shape {column.shape}")
-        return list(column.tolist())
+        return [(row,) if key == "" or key != key else key for row, key in enumerate(column.tolist())]
 
     def architectures(self) -> tuple[np.ndarray, list[list[str]] | None]:
         """Return the architectures as ints [N, decisions], and the names of options if they have names.
@@ -310,9 +323,9 @@ def _is_npz(path: Path) -> bool:
     return path.suffix.lower() == ".npz"
 
 
-def _names(path: Path, wanted: Collection[str]) -> set[str]:
-    """Return the names of a file's columns, of which those that are wanted tell a csv's separator."""
+def _names(path: Path) -> set[str]:
+    """Return the names of a file's columns, in a csv by any separator."""
     if not _is_npz(path):
-        return set(read_rows(path, wanted)[0])
+        return possible_names(path)
     with np.load(path, allow_pickle=False) as file:
         return set(file.files)

@@ -123,7 +123,10 @@ class ArchitectureTable:
             known = [accuracies, *costs.values(), *([] if tests is None else [tests])]
             full = np.all([np.isfinite(one).any(axis=1) for one in known], axis=0)
             if not full.any():
-                raise ValueError("accuracies must be finite numbers in some row where costs are, too")
+                names = ", ".join(dict.fromkeys(schema.columns()))
+                raise ValueError(
+                    f"some row must have all of {names}, got {len(full)} that lack a number each"
+                )
             if lacking := int((~full).sum()):
                 logger.warning("%s: %d of %d rows lack a number and are left out", path, lacking, len(full))
             return cls(
@@ -198,9 +201,9 @@ class ArchitectureTable:
         usual = all(map(is_option_name, itertools.chain(*self.names or ())))
         if self.keys is None and usual and np.min(self.architectures) >= 0:
             layers = counts if self.names is None else [list(names) for names in self.names]
-            space = ChoiceSpace(layers)
-            if len(self) == space.count():
-                return space
+            sizes = counts if self.names is None else list(map(len, self.names))
+            if math.prod(sizes) == len(self):
+                return ChoiceSpace(layers)
         return ListedSpace(self.architectures, names=self.names, keys=self.keys)
 
     def assignments(self) -> ListedAssignmentSpace:

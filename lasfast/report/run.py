@@ -13,7 +13,7 @@ from typing import Any
 from lasfast.constraints import parse_bounds
 from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement
-from lasfast.measurements.schema import SECONDS
+from lasfast.measurements.schema import NO_COSTS, SECONDS
 from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
 from lasfast.spaces.described import space_of_description
@@ -31,8 +31,6 @@ TITLES = {
 }
 
 
-NO_COSTS = ("text", "name", "architecture", "top1", "top5", "loss", "images", "test_top1")
-"""The entries of an architecture in the result of a study that are no costs."""
 SHOWN_COSTS = ("flops", "params", "bitops")
 """The costs that reports show of any search."""
 
@@ -69,6 +67,11 @@ class Candidate:
         if self.own is not None:
             return self.own[1]
         return (self.latency[1] if self.latency else None) or self.bitops or self.flops or 0
+
+    @property
+    def has_cost(self) -> bool:
+        """Whether `cost` is known."""
+        return any(one is not None for one in (self.own, self.latency, self.bitops, self.flops))
 
     @property
     def depth(self) -> int:
@@ -202,7 +205,7 @@ class Run:
     @property
     def front(self) -> list[Candidate]:
         """The Pareto front of accuracy and cost, the cheapest first; [] where no costs are known."""
-        known = {one.measurement.architecture: one for step in self.steps for one in step if one.cost}
+        known = {one.measurement.architecture: one for step in self.steps for one in step if one.has_cost}
         values = [(architecture, one.measurement.top1) for architecture, one in known.items()]
         return [known[one] for one, _ in pareto_front(values, lambda one: known[one].cost)]
 

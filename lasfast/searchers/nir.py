@@ -74,8 +74,8 @@ class NIR(Searcher):
         admitted = [heir for heir in heirs if self.admits(heir)]
         if not self.history and all(map(self.space.lacks, heirs)):
             raise ValueError(
-                f"space must have an assignment with one layer more than the start {self.start}, "
-                f"{self.space} has none"
+                f"space must have an assignment with one layer more than {self.space.format(self.start)}, "
+                f"where the search starts, got {self.space}, which has none"
             )
         if not admitted and not self.history:
             what = f"constraint must leave assignments with one layer more than the start {self.start}"

@@ -131,6 +131,7 @@ def test_reads_csv_with_other_columns(lasfast, tmp_path) -> None:
     status, out, err = lasfast("search", "evolution", *arguments)
     assert status == 0, err
     assert "best: 2-0  top-1 70.00 %" in out
+    assert "\n 0-0  " in out, "what costs nothing is on the front"
 
 
 def write_assignments(path):

@@ -157,6 +157,11 @@ def search_table(
     )
     constraint = None
     if study_options.constraint is not None:
+        if not table.costs:
+            raise ValueError(
+                f"--constraint must bound a cost, but {options.table} has none of {', '.join(Schema.costs)}; "
+                "--cost-columns names columns of costs"
+            )
         constraint = Constraint(study_options.constraint, {cost: table.cost(cost) for cost in table.costs})
     searcher = make_searcher(space, constraint)
     assert options.table is not None
@@ -220,7 +225,7 @@ def _standing_text(searcher: Searcher, evaluator: TabularEvaluator, winner: Arch
     among = f"{_counted(standing.functions, 'function')} in " if several else ""
     among += _counted(standing.architectures, "architecture") + within
     if isinstance(searcher, NIR):
-        among += f" of {depths[0]} to {depths[1]} layers"
+        among += f" of {' to '.join(map(str, dict.fromkeys(depths)))} layers"
     if evaluator.run is not None:
         among += f", by run {evaluator.run}"
     text = f"the best there is, of {among}: {_with_accuracies(evaluator, standing.best)}"

@@ -142,7 +142,9 @@ class Columns:
         self._read = {name: self._find(name) for name in schema.columns()}
         missing = [name for name, column in self._read.items() if column is None]
         if missing:
-            raise ValueError(f"there is no column {', '.join(missing)}; it has {', '.join(columns)}")
+            raise ValueError(
+                f"there is no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}"
+            )
         self._architectures = self._read[schema.architecture]
         if not self._architectures.ndim:
             raise ValueError(f"{schema.architecture} must be a column [N, ...], got a single value")

@@ -475,3 +475,11 @@ def test_options_may_have_any_names(lasfast, tmp_path, rows: int) -> None:
     assert f"best: {names[-1]}  top-1 5{rows - 1}.00 %" in out
     status, out, err = lasfast("report", tmp_path / "run", "--html")
     assert status == 0, err
+
+
+def test_a_table_without_costs_is_named_where_one_is_bounded(lasfast, tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("arch,mean_acc,t\n0-0,50,1\n0-1,51,2\n")
+    arguments = ["--table", tmp_path / "t.csv", "--constraint", "t<=1", "-o", tmp_path / "run"]
+    status, _, err = lasfast("search", "random", *arguments)
+    assert status == 2
+    assert "t.csv has none of flops, params; --cost-columns names columns of costs" in err

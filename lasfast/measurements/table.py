@@ -123,9 +123,9 @@ class ArchitectureTable:
             known = [accuracies, *costs.values(), *([] if tests is None else [tests])]
             full = np.all([np.isfinite(one).any(axis=1) for one in known], axis=0)
             if not full.any():
-                names = ", ".join(dict.fromkeys(schema.columns()))
+                needed = ", ".join(dict.fromkeys(schema.columns()))
                 raise ValueError(
-                    f"some row must have all of {names}, got {len(full)} that lack a number each"
+                    f"some row must have all of {needed}, got {len(full)} that lack a number each"
                 )
             if lacking := int((~full).sum()):
                 logger.warning("%s: %d of %d rows lack a number and are left out", path, lacking, len(full))

@@ -4,20 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
-if TYPE_CHECKING:  # it takes torch to import
+if TYPE_CHECKING:  # they take torch to import
+    from lasfast.searchers import Searcher
     from lasfast.study.result import StudyResult
 
 CONTEXT = "context"
 """The argument of a command's function that typer gives its context."""
 running: ContextVar[typer.Context] = ContextVar("running")
 """The context of the command that runs."""
-replayed: ContextVar[list[StudyResult] | None] = ContextVar("replayed", default=None)
-"""A search that is replayed leaves its result in this list, and shows and writes nothing."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A search that was done again by the measurements of its journal.
+
+    Attributes:
+        result: what it found, without a comparison.
+        searcher: has searched.
+        baselines: with how many random architectures its command compares the winner; 0 for no comparison.
+    """
+
+    result: StudyResult
+    searcher: Searcher
+    baselines: int
+
+
+replayed: ContextVar[list[Replay] | None] = ContextVar("replayed", default=None)
+"""A search that is replayed leaves itself in this list, and shows and writes nothing."""
 
 
 def given_options() -> set[str]:

@@ -26,6 +26,7 @@ from lasfast.report import (
     end_text,
     ranking_table,
     space_of,
+    unknown_noise_text,
 )
 from lasfast.runtime import distributed
 from lasfast.searchers import NIR
@@ -269,10 +270,12 @@ def watch(
 
 
 def show_end(console: Console, run: Run) -> None:
-    """Show what ended a finished search, if it was the seconds that it might take."""
+    """Show what ended a finished search before it had reached all that it was to, if anything did."""
     if text := end_text(run):
         more = f"`lasfast resume {run.directory} --seconds ...` goes on with more"
         console.print(f"{text}; {more}", soft_wrap=True)
+    if run.ended_early:
+        console.print(run.ended_early, soft_wrap=True)
 
 
 def show_cells(console: Console, run: Run) -> None:
@@ -287,9 +290,11 @@ def show_cells(console: Console, run: Run) -> None:
 
 
 def show_certainty(console: Console, run: Run) -> None:
-    """Show whether what a finished search found can be told from the others, if that is known."""
+    """Show whether what a finished search found can be told from the others, or that nothing tells it."""
     if run.certainty is not None:
         console.print(certainty_text(run.certainty))
+    elif text := unknown_noise_text(run):
+        console.print(text, soft_wrap=True)
 
 
 def show_choice(console: Console, run: Run) -> None:

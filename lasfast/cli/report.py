@@ -91,7 +91,8 @@ def register(app: typer.Typer) -> None:
             )
         elif run.finished:
             what = "what pruning left" if run.is_derived else "the Pareto front"
-            console.print(front_table(f"{run.title}: {what}", run.front))
+            if run.front:
+                console.print(front_table(f"{run.title}: {what}", run.front))
             show_cells(console, run)
         else:
             candidates = (one for step in run.steps for one in step)

@@ -91,13 +91,9 @@ def nir(options: NIROptions) -> None:
     def make(space: Any, constraint: Constraint | None) -> Searcher:
         return NIR(space, depth=options.depth, beam=options.beam, constraint=constraint)
 
-    def make_of_table(space: Any, constraint: Constraint | None) -> Searcher:
-        depth = min(options.depth, space.max_depth)
-        return NIR(space, depth=depth, beam=options.beam, constraint=constraint)
-
     if options.table is not None:
         refuse(options, ["update"], "is for supernets of layer assignments, not for a --table")
-        search_table("nir", options, options, make_of_table, assignments=True)
+        search_table("nir", options, options, make, assignments=True)
     elif names_run(options):
         search_again("nir", options, make)
     elif options.model is not None:

@@ -15,7 +15,7 @@ from rich.text import Text
 from lasfast import costs
 from lasfast.cli import setup
 from lasfast.cli.config import write_config
-from lasfast.cli.context import replayed
+from lasfast.cli.context import Replay, replayed
 from lasfast.cli.display import FrontDisplay, Meter, StudyDisplay, format_seconds, watch
 from lasfast.cli.earlier import EarlierRun, SavedWeights
 from lasfast.cli.finish import Ending, finish, leave_best
@@ -310,7 +310,7 @@ def run_search(
                     leave_best(given, study)
                 raise
     if replays is not None:
-        replays.append(result)
+        replays.append(Replay(result, searcher, _baselines(options, supernet)))
         return
     with resumable(directory):
         finish(given, study, result, dataclasses.replace(ending, distill=teach and teach(study)))

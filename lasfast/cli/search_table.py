@@ -13,8 +13,15 @@ from rich.console import Console
 from rich.text import Text
 
 from lasfast.cli.config import write_config
-from lasfast.cli.context import replayed
-from lasfast.cli.display import FrontDisplay, format_seconds, make_console, show_end, show_written
+from lasfast.cli.context import Replay, replayed
+from lasfast.cli.display import (
+    FrontDisplay,
+    format_seconds,
+    make_console,
+    show_certainty,
+    show_end,
+    show_written,
+)
 from lasfast.cli.options import (
     BudgetOptions,
     ChoiceOptions,
@@ -27,12 +34,15 @@ from lasfast.cli.options import (
 )
 from lasfast.cli.terminal import resumable
 from lasfast.constraints import Constraint
+from lasfast.core.checks import as_int
 from lasfast.measurements.schema import SECONDS, Schema
-from lasfast.measurements.table import ArchitectureTable, mean_of_runs
+from lasfast.measurements.table import ArchitectureTable
 from lasfast.measurements.tabular import TabularEvaluator
 from lasfast.report import Run, front_table, plot_search
 from lasfast.runtime import distributed
-from lasfast.searchers import Searcher
+from lasfast.searchers import NIR, Searcher
+from lasfast.searchers.limits import condition_text, limits_of
+from lasfast.spaces import Architecture
 from lasfast.study.files import JOURNAL, RESULT
 from lasfast.study.result import StudyResult
 from lasfast.study.study import Study
@@ -85,6 +95,13 @@ class TableOptions:
     table_run: Annotated[
         int | None, panel("Table", "Take the accuracies of this run, from 0 (default: their mean).")
     ] = None
+    table_images: Annotated[
+        int | None,
+        panel(
+            "Table",
+            "On how many images the accuracies were measured, for their standard errors (default: unknown).",
+        ),
+    ] = None
 
 
 def read_table(options: TableOptions) -> ArchitectureTable:
@@ -124,13 +141,27 @@ def search_table(
     of_searches = names_of(StudyOptions, BudgetOptions, MachineOptions) | {"seed"}
     of_networks = names_of(SearchOptions, ChoiceOptions) - of_searches - ({"depth"} if assignments else set())
     refuse(options, of_networks, "is not for the search of a --table")
+    if assignments:
+        refuse(options, ["key_column"], "is not for layer assignments, which compute different functions")
     console = make_console(study_options.quiet)
     table = read_table(options)
     space = table.assignments() if assignments else table.space()
     training_cost = None if options.time_column is None else SECONDS
-    evaluator = TabularEvaluator(table, space=space, run=options.table_run, training_cost=training_cost)
+    images = options.table_images
+    evaluator = TabularEvaluator(
+        table,
+        space=space,
+        run=options.table_run,
+        images=None if images is None else as_int("--table-images", images, minimum=1),
+        training_cost=training_cost,
+    )
     constraint = None
     if study_options.constraint is not None:
+        if not table.costs:
+            raise ValueError(
+                f"--constraint must bound a cost, but {options.table} has none of {', '.join(Schema.costs)}; "
+                "--cost-columns names columns of costs"
+            )
         constraint = Constraint(study_options.constraint, {cost: table.cost(cost) for cost in table.costs})
     searcher = make_searcher(space, constraint)
     assert options.table is not None
@@ -143,7 +174,7 @@ def search_table(
         evaluations=study_options.evaluations,
         seconds=study_options.seconds,
     )
-    within = "" if constraint is None else f" within {constraint}"
+    within = "" if constraint is None else f" within {condition_text(limits_of(constraint))}"
     console.print(
         Text.assemble((name, "bold"), f" search of {space}{within}, {options.table}, in {directory}")
     )
@@ -153,37 +184,70 @@ def search_table(
     with resumable(directory):
         result = study.run(resume=study_options.resume)
     if (replays := replayed.get()) is not None:
-        replays.append(result)
+        replays.append(Replay(result, searcher, baselines=0))
     elif main:
-        _finish(console, study, result, table, constraint)
+        _finish(console, study, result, evaluator, within)
 
 
 def _finish(
-    console: Console,
-    study: Study,
-    result: StudyResult,
-    table: ArchitectureTable,
-    constraint: Constraint | None,
+    console: Console, study: Study, result: StudyResult, evaluator: TabularEvaluator, within: str
 ) -> None:
     assert study.directory is not None
-    assert isinstance(study.evaluator, TabularEvaluator)
-    evaluator, within = study.evaluator, constraint or (lambda _: True)
     run = Run.load(study.directory)
-    console.print(front_table(f"{run.title}: the Pareto front", run.front))
+    if run.front:
+        console.print(front_table(f"{run.title}: the Pareto front", run.front))
     show_end(console, run)
-    architecture, accuracy = table.best(within)
+    show_certainty(console, run)
     picture = plot_search(run, study.directory / "search.png")
     measured = [measurement.architecture for measurement in result.measurements]
-    console.print(f"{len(measured)} of {len(table)} architectures measured")
+    console.print(f"{len(measured)} of {len(evaluator.table)} architectures measured")
     if evaluator.training_cost is not None:
         console.print(f"training them takes {format_seconds(math.fsum(evaluator.trainings(measured)))}")
-    text = f"the best there is: {evaluator.space.name(architecture)}  top-1 {100 * accuracy:.2f} %"
-    if table.test_accuracies is not None:
-        tests = mean_of_runs(table.test_accuracies)
-        most = max(tests[row] for row, one in enumerate(table.architectures) if within(one))
-        text += f", test {100 * tests[table.row(architecture)]:.2f} %; the highest test {100 * most:.2f} %"
-    console.print(text)
+    console.print(_standing_text(study.searcher, evaluator, result.best.architecture, within), soft_wrap=True)
     test = "" if result.best.test_top1 is None else f"  test {100 * result.best.test_top1:.2f} %"
     make_console().print(f"best: {result.best}{test}")
     written = {JOURNAL: "every measurement", RESULT: "all candidates with costs", picture.name: "the picture"}
     show_written(console, study.directory, written)
+
+
+def _standing_text(searcher: Searcher, evaluator: TabularEvaluator, winner: Architecture, within: str) -> str:
+    """Return what the best is that the search might have found, and whether the winner is as good."""
+    depths = (-math.inf, math.inf)
+    if isinstance(searcher, NIR):
+        depths = (sum(searcher.start) + 1, min(searcher.depth, searcher.space.max_depth))
+
+    def might_win(architecture: Architecture) -> bool:
+        able = searcher.admits(architecture) and searcher.may_win(architecture)
+        return able and depths[0] <= sum(architecture) <= depths[1]
+
+    standing = evaluator.standing(winner, might_win)
+    several = standing.functions < standing.architectures
+    among = f"{_counted(standing.functions, 'function')} in " if several else ""
+    among += _counted(standing.architectures, "architecture") + within
+    if isinstance(searcher, NIR):
+        among += f" of {' to '.join(map(str, dict.fromkeys(depths)))} layers"
+    if evaluator.run is not None:
+        among += f", by run {evaluator.run}"
+    text = f"the best there is, of {among}: {_with_accuracies(evaluator, standing.best)}"
+    if standing.best == winner:
+        text += "; the winner is this one"
+    elif standing.computes_best:
+        text += "; the winner computes the same function"
+    elif standing.better == 0:
+        text += "; the winner is as accurate"
+    else:
+        text += f"; more accurate than the winner: {standing.better}"
+    if standing.best_test is not None:
+        text += f"\nthe highest test accuracy of these: {_with_accuracies(evaluator, standing.best_test)}"
+    return text
+
+
+def _with_accuracies(evaluator: TabularEvaluator, architecture: Architecture) -> str:
+    """Return the name of an architecture and its accuracies."""
+    top1, test = evaluator.top1(architecture), evaluator.test_top1(architecture)
+    tested = "" if test is None else f", test {100 * test:.2f} %"
+    return f"{evaluator.space.name(architecture)}  top-1 {100 * top1:.2f} %{tested}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

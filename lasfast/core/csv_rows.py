@@ -7,7 +7,7 @@ import io
 from collections.abc import Collection
 from pathlib import Path
 
-SEPARATORS = ",;\t"
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
 def read_rows(path: Path, wanted: Collection[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -27,9 +27,7 @@ def read_rows(path: Path, wanted: Collection[str]) -> tuple[list[str], list[tupl
             fields than the first.
     """
     text = path.read_bytes().decode("utf-8-sig")
-    separator = next(
-        (one for one in SEPARATORS if {*wanted} <= {*_lines(text, one, most=1)[0][1]}), SEPARATORS[0]
-    )
+    separator = next((one for one in SEPARATORS if {*wanted} <= {*_lines(text, one, most=1)[0][1]}), ",")
     (_, names), *rows = _lines(text, separator)
     twice = [name for name in wanted if names.count(name) > 1]
     if twice:
@@ -37,8 +35,22 @@ def read_rows(path: Path, wanted: Collection[str]) -> tuple[list[str], list[tupl
     for number, fields in rows:
         fields += [""] * (len(names) - len(fields))
         if len(fields) > len(names):
-            raise ValueError(f"line {number} has {len(fields)} fields, but the first {len(names)}")
+            raise ValueError(
+                f"line {number} has {len(fields)} fields, but the first {len(names)}: a field with a "
+                f"{SEPARATORS[separator]} in it must stand in double quotes, and decimals behind a point"
+            )
     return names, rows
+
+
+def possible_names(path: Path) -> set[str]:
+    """Return the names in the first line, whichever character separates them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty, not UTF-8 or no csv.
+    """
+    text = path.read_bytes().decode("utf-8-sig")
+    return {name for separator in SEPARATORS for name in _lines(text, separator, most=1)[0][1]}
 
 
 def _lines(text: str, separator: str, most: int | None = None) -> list[tuple[int, list[str]]]:

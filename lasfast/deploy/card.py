@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lasfast._version import __version__
+from lasfast.core.checks import as_int
 from lasfast.data import Dataset
 from lasfast.measurements.measurement import Measurement
 
@@ -132,5 +133,5 @@ def _accuracy(measurement: Measurement) -> dict[str, float]:
     return {
         "top1": measurement.top1,
         "standard_error": measurement.standard_error,
-        "images": measurement.images,
+        "images": as_int("images", measurement.images),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +14,14 @@ import numpy as np
 
 from lasfast.constraints import units_of
 from lasfast.core.checks import check_choice
-from lasfast.core.csv_rows import read_rows
+from lasfast.core.csv_rows import possible_names, read_rows
 
 SECONDS = "seconds"
 """The name of the cost that is how long a training took."""
+NO_COSTS = ("text", "name", "architecture", "top1", "top5", "loss", "images", "error_of_runs", "test_top1")
+"""The entries of an architecture in the result of a study that are no costs."""
 _COST = re.compile(r"(?:(?P<name>[A-Za-z_]\w*(?:@[\w.-]+)?)=)?(?P<column>.+?)(?::(?P<unit>[A-Za-z]+))?")
+MOST_DIGITS = 9  # of an option that is a number
 _SET = re.compile(r"(?P<column>.+)\[(?P<set>[^\[\]]+)\]")
 
 
@@ -70,7 +73,7 @@ class Schema:
         """
         own = cls("architecture", "top1")
         try:
-            names = _names(path, (own.architecture, own.accuracy))
+            names = _names(path)
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no table of architectures: {error}") from error
         schema = own if {own.architecture, own.accuracy} <= names else cls()
@@ -86,7 +89,7 @@ class Schema:
         """Return the costs, that of training among them.
 
         Raises:
-            ValueError: two have the same name.
+            ValueError: two have the same name, or one has a name that results have for something else.
         """
         costs = list(map(_cost, self.costs))
         if self.seconds is not None:
@@ -94,6 +97,11 @@ class Schema:
         names = [one.name for one in costs]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"costs must have different names, but {twice} is there more than once")
+        if taken := next((name for name in names if name in NO_COSTS), None):
+            raise ValueError(
+                f"costs must have other names than {', '.join(NO_COSTS)}, which results have anyway, got "
+                f"{taken}; write NAME={taken}"
+            )
         return costs
 
     def columns(self) -> list[str]:
@@ -134,9 +142,15 @@ class Columns:
         self._read = {name: self._find(name) for name in schema.columns()}
         missing = [name for name, column in self._read.items() if column is None]
         if missing:
-            raise ValueError(f"there is no column {', '.join(missing)}; it has {', '.join(columns)}")
+            raise ValueError(
+                f"there is no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}"
+            )
         self._architectures = self._read[schema.architecture]
+        if not self._architectures.ndim:
+            raise ValueError(f"{schema.architecture} must be a column [N, ...], got a single value")
         rows = self._architectures.shape[:1]
+        if not rows[0]:
+            raise ValueError("there must be a row for each architecture, got none")
         for name, column in self._read.items():
             if column.shape[:1] != rows:
                 raise ValueError(
@@ -148,7 +162,9 @@ class Columns:
         """Read a file; raise ValueError where it is damaged, or does not fit the schema."""
         if _is_npz(path):
             with np.load(path, allow_pickle=False) as file:
-                return cls(schema, {name: file[name] for name in file.files})
+                columns = {name: file[name] for name in file.files}
+            arrays = {name: one for name, one in columns.items() if isinstance(one, np.ndarray)}
+            return cls(schema, {name: _decoded(column) for name, column in arrays.items()})
         names, rows = read_rows(path, schema.columns())
         return cls(
             schema, {name: np.array([row[at] for _, row in rows], str) for at, name in enumerate(names)}
@@ -162,14 +178,26 @@ class Columns:
         if match is None or match["column"] not in self._columns:
             return None
         column, wanted = self._columns[match["column"]], match["set"]
-        sets = column.shape[1] if column.ndim > 1 else 0
-        names = [str(number) for number in range(sets)]
-        for labels in self._columns.values():
-            if labels.dtype.kind == "U" and labels.shape == (sets,) and wanted in labels:
-                names = labels.tolist()
-        if wanted not in names:
-            raise ValueError(f"{name}: the set must be one of {', '.join(names) or 'none'}, got {wanted!r}")
-        return column[:, names.index(wanted)]
+        if column.ndim < 2:
+            raise ValueError(f"{name} must be a set of a column [N, sets], got shape {column.shape}")
+        labels, numbers = self._labels(column), list(map(str, range(column.shape[1])))
+        for known in (*labels, numbers):
+            if wanted in known:
+                return column[:, known.index(wanted)]
+        known = [one for names in labels for one in names] or numbers
+        raise ValueError(f"{name}: the set must be one of {', '.join(known)}, got {wanted!r}")
+
+    def _labels(self, column: np.ndarray) -> list[list[str]]:
+        """Return the text arrays of the file that have a name for each set of a column [N, sets, ...]."""
+        arrays = [one for one in self._columns.values() if one.dtype.kind == "U"]
+        return [one.tolist() for one in arrays if one.shape == column.shape[1:2]]
+
+    def _one_set(self, name: str) -> str:
+        """Return the advice that says how one set of a column [N, sets, ...] is written."""
+        column = self._read[name]
+        if labels := self._labels(column):
+            return f"write {name}[SET], where SET is one of {', '.join(labels[0])}"
+        return f"write {name}[0] to {name}[{column.shape[1] - 1}] for one of its sets"
 
     def _refuse_sets(self, name: str) -> None:
         """Raise ValueError where a column has a value for each data set that a text array of the file names.
@@ -179,12 +207,11 @@ class Columns:
         column = self._columns.get(name)
         if column is None or column.ndim != 2 or column.shape[1] in (1, len(column)):
             return
-        for labels in self._columns.values():
-            if labels.dtype.kind == "U" and labels.shape == column.shape[1:]:
-                raise ValueError(
-                    f"{name} must be of one data set, got those of {', '.join(labels)}; "
-                    f"write {name}[{labels[0]}]"
-                )
+        if labels := self._labels(column):
+            raise ValueError(
+                f"{name} must be of one data set, got those of {', '.join(labels[0])}; "
+                f"write {name}[{labels[0][0]}]"
+            )
 
     def numbers(self, name: str) -> np.ndarray:
         """Return a column as float64 [N, runs], NaN for empty fields.
@@ -193,24 +220,43 @@ class Columns:
             ValueError: the column has other values, or several sets.
         """
         column = self._read[name]
+        if column.dtype.kind not in "biufU":
+            raise ValueError(f"{name} must be numbers, got {column.dtype}")
         if column.dtype.kind == "U":
             column = np.where(column == "", "nan", column)
         try:
             numbers: np.ndarray = column.astype(np.float64)
         except ValueError:
-            wrong = next(text for text in column.ravel().tolist() if not _is_number(text))
-            raise ValueError(f"{name} must be numbers, or empty where unknown, got {wrong!r}") from None
-        if numbers.ndim not in (1, 2):
-            raise ValueError(
-                f"{name} must be [N] or [N, runs], got shape {numbers.shape}; write {name}[0] to "
-                f"{name}[{numbers.shape[1] - 1}] for one of its sets"
+            row, wrong = next(
+                (row, text)
+                for row, texts in enumerate(column.reshape(len(column), -1).tolist())
+                for text in texts
+                if not _is_number(text)
             )
+            advice = "; write numbers without commas, and decimals behind a point" if "," in wrong else ""
+            raise ValueError(
+                f"{name} must be numbers, or empty where unknown, got {wrong!r}{self._of(row)}{advice}"
+            ) from None
+        if numbers.ndim not in (1, 2):
+            advice = f"; {self._one_set(name)}" if numbers.ndim == 3 else ""
+            raise ValueError(f"{name} must be [N] or [N, runs], got shape {numbers.shape}{advice}")
         return numbers[:, None] if numbers.ndim == 1 else numbers
+
+    def _of(self, row: int) -> str:
+        """Return of which architecture the values of a row are, as the end of a sentence."""
+        architecture = self._architectures[row].tolist()
+        return f" of {'-'.join(map(str, architecture)) if isinstance(architecture, list) else architecture}"
 
     def shares(self, name: str) -> np.ndarray:
         """Return a column of accuracies as shares, [N, runs]; it is in percent where any is above 1."""
         self._refuse_sets(name)
         numbers = self.numbers(name)
+        beyond = (numbers < 0) | (numbers > 100)
+        if beyond.any():
+            row, run = np.argwhere(beyond)[0].tolist()
+            raise ValueError(
+                f"{name} must be shares from 0 to 1, or percent, got {numbers[row, run]:.10g}{self._of(row)}"
+            )
         return numbers / 100 if (numbers > 1).any() else numbers
 
     def cost(self, cost: CostColumn) -> np.ndarray:
@@ -219,16 +265,16 @@ class Columns:
         if numbers.shape[1] != 1:
             raise ValueError(
                 f"cost {cost.name} must have a number for each architecture, got shape {numbers.shape}; "
-                f"write {cost.column}[0] to {cost.column}[{numbers.shape[1] - 1}] for one of its sets"
+                f"{self._one_set(cost.column)}"
             )
         return numbers * cost.size
 
     def keys(self, name: str) -> list[Any]:
-        """Return a column [N] as a list."""
+        """Return a column [N] as a list, in which an architecture without a key shares it with no other."""
         column = self._read[name]
         if column.ndim != 1:
             raise ValueError(f"{name} must be [N], got shape {column.shape}")
-        return list(column.tolist())
+        return [(row,) if key == "" or key != key else key for row, key in enumerate(column.tolist())]
 
     def architectures(self) -> tuple[np.ndarray, list[list[str]] | None]:
         """Return the architectures as ints [N, decisions], and the names of options if they have names.
@@ -236,19 +282,34 @@ class Columns:
         Options that have names are numbered in the order of the alphabet.
 
         Raises:
-            ValueError: texts have different numbers of decisions.
+            ValueError: texts have different numbers of decisions, or options without a name.
         """
         if self._architectures.dtype.kind != "U":
             return self._architectures, None
+        if self._architectures.ndim != 1:
+            raise ValueError(f"architectures must be texts [N], got shape {self._architectures.shape}")
         rows = [text.split("-") for text in self._architectures.tolist()]
-        lengths = {*map(len, rows)}
-        if len(lengths) != 1:
-            raise ValueError(f"architectures must have as many decisions each, got {sorted(lengths)}")
+        for row in rows:
+            if len(row) != len(rows[0]):
+                first, other = "-".join(rows[0]), "-".join(row)
+                raise ValueError(
+                    f"architectures must have as many decisions each, joined by '-', got {first!r} with "
+                    f"{len(rows[0])} and {other!r} with {len(row)}; a name of an option has no '-' in it"
+                )
+            if not all(map(str.strip, row)):
+                raise ValueError(f"architectures must be options joined by '-', got {'-'.join(row)!r}")
         if all(part.isdecimal() for row in rows for part in row):
+            if longest := next((part for row in rows for part in row if len(part) > MOST_DIGITS), ""):
+                raise ValueError(f"options must be numbers of up to {MOST_DIGITS} digits, got {longest}")
             return np.array(rows).astype(np.int64), None
         names = [sorted(set(taken)) for taken in zip(*rows, strict=True)]
         numbers = [{option: at for at, option in enumerate(options)} for options in names]
         return np.array([[at[part] for at, part in zip(numbers, row, strict=True)] for row in rows]), names
+
+
+def _decoded(column: np.ndarray) -> np.ndarray:
+    """Return a column of bytes as text, and others as they are."""
+    return np.char.decode(column, "utf-8") if column.dtype.kind == "S" else column
 
 
 def _is_number(value: Any) -> bool:
@@ -264,9 +325,9 @@ def _is_npz(path: Path) -> bool:
     return path.suffix.lower() == ".npz"
 
 
-def _names(path: Path, wanted: Collection[str]) -> set[str]:
-    """Return the names of a file's columns, of which those that are wanted tell a csv's separator."""
+def _names(path: Path) -> set[str]:
+    """Return the names of a file's columns, in a csv by any separator."""
     if not _is_npz(path):
-        return set(read_rows(path, wanted)[0])
+        return possible_names(path)
     with np.load(path, allow_pickle=False) as file:
         return set(file.files)

@@ -7,7 +7,9 @@ is such a table; others are read from npz or csv files.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
+import math
 import os
 import zipfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -20,6 +22,7 @@ from lasfast.constraints import Cost, NamedCost, UnknownCostError
 from lasfast.core.checks import check_choice
 from lasfast.measurements.schema import Columns, Schema
 from lasfast.spaces import Architecture, ChoiceSpace, ListedAssignmentSpace, ListedSpace
+from lasfast.spaces.choice import is_option_name
 
 logger = logging.getLogger("lasfast")
 
@@ -66,9 +69,14 @@ class ArchitectureTable:
         self.architectures: list[Architecture] = [tuple(row) for row in architectures.tolist()]
         self._rows = {architecture: row for row, architecture in enumerate(self.architectures)}
         rows = len(self.architectures)
+        self.names = None if names is None else tuple(map(tuple, names))
         if len(self._rows) < rows:
             twice = next(one for row, one in enumerate(self.architectures) if self._rows[one] != row)
-            raise ValueError(f"architectures must be different, but {twice} is there more than once")
+            raise ValueError(
+                f"architectures must be different, got {self._text(twice)} "
+                f"{self.architectures.count(twice)} times; several trainings of one are runs in one row, "
+                "[N, runs] in an .npz, or take their mean; of other repeats keep one row"
+            )
         self.accuracies = _shares("accuracies", accuracies, rows)
         self.test_accuracies = (
             None if test_accuracies is None else _shares("test_accuracies", test_accuracies, rows)
@@ -77,7 +85,14 @@ class ArchitectureTable:
         self.keys = None if keys is None else list(keys)
         if self.keys is not None and len(self.keys) != rows:
             raise ValueError(f"keys must be one for each of the {rows} architectures, got {len(self.keys)}")
-        self.names = None if names is None else tuple(map(tuple, names))
+        for name, column in self.costs.items():
+            if (column < 0).any():
+                row = int(np.argmax(column < 0))
+                text = self._text(self.architectures[row])
+                raise ValueError(
+                    f"cost {name} must be 0 or more, got {column[row]:.10g} of {text}; where it is not "
+                    "known, leave a .csv's field empty, and write NaN in an .npz"
+                )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], schema: Schema | None = None) -> ArchitectureTable:
@@ -108,7 +123,10 @@ class ArchitectureTable:
             known = [accuracies, *costs.values(), *([] if tests is None else [tests])]
             full = np.all([np.isfinite(one).any(axis=1) for one in known], axis=0)
             if not full.any():
-                raise ValueError("accuracies must be finite numbers in some row where costs are, too")
+                needed = ", ".join(dict.fromkeys(schema.columns()))
+                raise ValueError(
+                    f"some row must have all of {needed}, got {len(full)} that lack a number each"
+                )
             if lacking := int((~full).sum()):
                 logger.warning("%s: %d of %d rows lack a number and are left out", path, lacking, len(full))
             return cls(
@@ -121,6 +139,12 @@ class ArchitectureTable:
             )
         except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no table of architectures by {schema}: {error}") from error
+
+    def _text(self, architecture: Architecture) -> str:
+        """Return an architecture by the names of its options, or by their numbers where they have none."""
+        if self.names is None:
+            return "-".join(map(str, architecture))
+        return "-".join(names[option] for names, option in zip(self.names, architecture, strict=True))
 
     def __len__(self) -> int:
         return len(self.architectures)
@@ -169,15 +193,17 @@ class ArchitectureTable:
     def space(self) -> ChoiceSpace | ListedSpace:
         """Return the space of the architectures.
 
-        That is a `ChoiceSpace` where the table holds all combinations of its options, numbered from 0, and
-        no two of the same function; else the list of those that it holds.
+        That is a `ChoiceSpace` where the table holds all combinations of its options, numbered from 0 or with
+        names that such a space may have, and no two of the same function; else the list of those that it
+        holds.
         """
         counts = [int(most) + 1 for most in np.max(self.architectures, axis=0)]
-        if self.keys is None and np.min(self.architectures) >= 0:
+        usual = all(map(is_option_name, itertools.chain(*self.names or ())))
+        if self.keys is None and usual and np.min(self.architectures) >= 0:
             layers = counts if self.names is None else [list(names) for names in self.names]
-            space = ChoiceSpace(layers)
-            if len(self) == space.count():
-                return space
+            sizes = counts if self.names is None else list(map(len, self.names))
+            if math.prod(sizes) == len(self):
+                return ChoiceSpace(layers)
         return ListedSpace(self.architectures, names=self.names, keys=self.keys)
 
     def assignments(self) -> ListedAssignmentSpace:
@@ -209,6 +235,16 @@ class ArchitectureTable:
 def mean_of_runs(accuracies: np.ndarray) -> np.ndarray:
     """Return the mean accuracy of the runs that were made, [N], of accuracies [N, runs]."""
     return accuracies.mean(axis=1) if np.isfinite(accuracies).all() else np.nanmean(accuracies, axis=1)
+
+
+def errors_of_runs(accuracies: np.ndarray) -> list[float | None]:
+    """Return the standard errors of `mean_of_runs`; None where fewer than two runs were made."""
+    runs = np.isfinite(accuracies).sum(axis=1)
+    squares = np.nansum((accuracies - mean_of_runs(accuracies)[:, None]) ** 2, axis=1)
+    return [
+        math.sqrt(square / (made - 1) / made) if made > 1 else None
+        for square, made in zip(squares.tolist(), runs.tolist(), strict=True)
+    ]
 
 
 def _shares(name: str, values: Any, rows: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from lasfast.report.tables import (
     end_text,
     front_table,
     ranking_table,
+    unknown_noise_text,
     winners_table,
 )
 
@@ -39,6 +40,7 @@ __all__ = [
     "pruned_so_far",
     "ranking_table",
     "space_of",
+    "unknown_noise_text",
     "winners_table",
     "write_candidates",
     "write_page",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def write_candidates(run: Run, path: str | os.PathLike[str]) -> Path:
 
     Columns are `rank` (by accuracy), `name`, `architecture` (the whole text form), `step` (from 1), `top1`,
     `standard_error` and `top5` (from 0 to 1), `loss`, `images`, the costs by their names, as far as they are
-    known (seconds for latencies), and `is_best` (1 or 0). Equal studies give equal bytes.
+    known (seconds for latencies), and `is_best` (1 or 0). An error that is not known is empty. Equal studies
+    give equal bytes.
 
     Raises:
         ValueError: nothing was measured yet.
@@ -32,6 +34,8 @@ def write_candidates(run: Run, path: str | os.PathLike[str]) -> Path:
     lines.writerow(["rank", "name", "architecture", "step", *measured, *costs, "is_best"])
     for rank, (step, one) in enumerate(rows, start=1):
         values = [getattr(one.measurement, name) for name in measured]
+        if math.isnan(one.measurement.standard_error):
+            values[measured.index("standard_error")] = None
         known = [one.costs.get(name, "") for name in costs]
         best = run.best is not None and one.text == run.best.text
         lines.writerow([rank, one.name, one.text, step, *values, *known, int(best)])

@@ -14,7 +14,13 @@ from markupsafe import Markup
 from lasfast.core.files import atomic_write_text
 from lasfast.report.plot import draw_search
 from lasfast.report.run import Candidate, Run
-from lasfast.report.tables import certainty_text, choice_text, cost_columns, end_text
+from lasfast.report.tables import (
+    certainty_text,
+    choice_text,
+    cost_columns,
+    end_text,
+    unknown_noise_text,
+)
 from lasfast.study.result import format_top1
 
 
@@ -83,7 +89,7 @@ def verdict(run: Run) -> str:
         )
     best, top1 = run.best, format_top1(run.best.measurement)
     found = f"The best is {best.name}, with a top-1 accuracy of {top1} when it was found."
-    limit = highest.measurement.top1 - highest.measurement.standard_error
+    limit = highest.measurement.top1 - highest.measurement.standard_error  # NaN where that is not known
     near = sum(one.measurement.top1 >= limit for one in candidates)
     other = f"The highest is {format_top1(highest.measurement)}, of {highest.name}"
     if best.measurement.top1 == highest.measurement.top1:
@@ -97,7 +103,9 @@ def verdict(run: Run) -> str:
         "order among these may be chance."
     )
     ended = f" {end_text(run)}." if run.ended_by_seconds else ""
-    return f"{found} {why}{chance if near > 1 else ''}{ended}"
+    early = f" {run.ended_early}" if run.ended_early else ""
+    unknown = f" {noise}" if (noise := unknown_noise_text(run)) else ""
+    return f"{found} {why}{chance if near > 1 else unknown}{ended}{early}"
 
 
 def _svg(run: Run) -> Markup:

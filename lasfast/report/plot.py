@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,9 @@ def _draw_depths(figure: Figure, run: Run) -> None:
 def _plot_accuracy(axes: Axes, run: Run) -> None:
     candidates = [one for step in run.steps for one in step]
     winners = run.winners
+    # Where nothing says how large they are, errors are left out.
+    errors = {depth: one.measurement.standard_error for depth, one in winners.items()}
+    known = not any(map(math.isnan, errors.values()))
     axes.plot(
         [one.depth for one in candidates],
         [100 * one.measurement.top1 for one in candidates],
@@ -70,18 +74,18 @@ def _plot_accuracy(axes: Axes, run: Run) -> None:
     axes.errorbar(
         list(winners),
         [100 * one.measurement.top1 for one in winners.values()],
-        [100 * one.measurement.standard_error for one in winners.values()],
+        [100 * error for error in errors.values()] if known else None,
         marker="o",
         markersize=6,
         capsize=2,
         elinewidth=0.8,
         color=COLORS[0],
-        label="winner (± 1 standard error)",
+        label="winner (± 1 standard error)" if known else "winner",
     )
     for depth, one in winners.items():
         axes.annotate(
             one.name,
-            (depth, 100 * (one.measurement.top1 + one.measurement.standard_error)),
+            (depth, 100 * (one.measurement.top1 + (errors[depth] if known else 0))),
             xytext=(0, 4),
             textcoords="offset points",
             ha="center",

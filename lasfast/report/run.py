@@ -13,7 +13,7 @@ from typing import Any
 from lasfast.constraints import parse_bounds
 from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement
-from lasfast.measurements.schema import SECONDS
+from lasfast.measurements.schema import NO_COSTS, SECONDS
 from lasfast.searchers.operators import pareto_front
 from lasfast.spaces import Architecture
 from lasfast.spaces.described import space_of_description
@@ -31,8 +31,6 @@ TITLES = {
 }
 
 
-NO_COSTS = ("text", "name", "architecture", "top1", "top5", "loss", "images", "test_top1")
-"""The entries of an architecture in the result of a study that are no costs."""
 SHOWN_COSTS = ("flops", "params", "bitops")
 """The costs that reports show of any search."""
 
@@ -71,6 +69,11 @@ class Candidate:
         return (self.latency[1] if self.latency else None) or self.bitops or self.flops or 0
 
     @property
+    def has_cost(self) -> bool:
+        """Whether `cost` is known."""
+        return any(one is not None for one in (self.own, self.latency, self.bitops, self.flops))
+
+    @property
     def depth(self) -> int:
         """The number of layers of an assignment."""
         return sum(self.measurement.architecture)
@@ -90,6 +93,7 @@ class Run:
         certainty: whether that can be told from the others, where the measurements say it.
         comparison: how it compares with what costs the same, where the study was asked for it.
         ended_by_seconds: whether it ended because its seconds were spent.
+        ended_early: what it has not reached of what it was to, and why, in a sentence; "" for nothing.
     """
 
     directory: Path
@@ -101,6 +105,7 @@ class Run:
     certainty: Certainty | None = None
     comparison: Comparison | None = None
     ended_by_seconds: bool = False
+    ended_early: str = ""
 
     @classmethod
     def load(
@@ -157,10 +162,24 @@ class Run:
                 f"got {len(candidates)} others: its end is lost"
             )
         best, highest = (candidates.get(chosen.get(which, ())) for which in ("best", "highest"))
-        certain = Certainty.from_json(result["certainty"]) if "certainty" in result else None
-        compared = Comparison.from_json(result["comparison"]) if "comparison" in result else None
+        try:
+            certain = Certainty.from_json(result["certainty"]) if "certainty" in result else None
+            compared = Comparison.from_json(result["comparison"]) if "comparison" in result else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(directory / RESULT, error) from error
         ended = result.get("ended_by") == SECONDS
-        return cls(directory, description, read, bool(result), best, highest, certain, compared, ended)
+        return cls(
+            directory,
+            description,
+            read,
+            bool(result),
+            best,
+            highest,
+            certain,
+            compared,
+            ended_by_seconds=ended,
+            ended_early=result.get("ended_early", ""),
+        )
 
     @property
     def has_depths(self) -> bool:
@@ -186,7 +205,7 @@ class Run:
     @property
     def front(self) -> list[Candidate]:
         """The Pareto front of accuracy and cost, the cheapest first; [] where no costs are known."""
-        known = {one.measurement.architecture: one for step in self.steps for one in step if one.cost}
+        known = {one.measurement.architecture: one for step in self.steps for one in step if one.has_cost}
         values = [(architecture, one.measurement.top1) for architecture, one in known.items()]
         return [known[one] for one, _ in pareto_front(values, lambda one: known[one].cost)]
 
@@ -251,11 +270,11 @@ def _read_result(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); delete it and resume the study to write it again"
-        ) from error
+        raise _damaged(path, error) from error
     if not isinstance(result, dict):
-        raise ValueError(
-            f"{path} is damaged (no JSON object); delete it and resume the study to write it again"
-        )
+        raise _damaged(path, "no JSON object")
     return result
+
+
+def _damaged(path: Path, what: object) -> ValueError:
+    return ValueError(f"{path} is damaged ({what}); delete it and resume the study to write it again")

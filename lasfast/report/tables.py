@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -24,12 +25,13 @@ def ranking_table(title: str, candidates: Iterable[Candidate]) -> Table:
     """Return a table of the candidates of a step, the best first."""
     ranked = sorted(candidates, key=lambda one: -one.measurement.top1)
     costs = cost_columns(ranked)
-    table = make_table(title, "rank", "architecture", "top-1", "loss", *costs)
+    known = ["loss"] if any(not math.isnan(one.measurement.loss) for one in ranked) else []
+    table = make_table(title, "rank", "architecture", "top-1", *known, *costs)
     for rank, one in enumerate(ranked, start=1):
         style = "bold green" if one.won else None
         cells = [
             format_top1(one.measurement),
-            f"{one.measurement.loss:.3f}",
+            *(f"{one.measurement.loss:.3f}" for _ in known),
             *(cost(one) for cost in costs.values()),
         ]
         table.add_row(str(rank), one.name, *cells, style=style)
@@ -65,7 +67,8 @@ def comparison_table(title: str, comparison: Comparison) -> Table:
     top1 = format_top1(comparison)
     table.add_row("winner", short_name(comparison.winner), quantity(comparison.winner_cost), top1, "", "")
     for one in comparison.baselines:
-        lead = "" if one.verdict == ITSELF else f"{100 * one.lead:+.1f} ± {100 * one.lead_error:.1f} points"
+        error = "" if math.isnan(one.lead_error) else f" ± {100 * one.lead_error:.1f}"
+        lead = "" if one.verdict == ITSELF else f"{100 * one.lead:+.1f}{error} points"
         table.add_row(
             one.kind,
             f"{len(one.architectures)} of them" if one.kind == RANDOM else short_name(one.architectures[0]),
@@ -87,6 +90,8 @@ def comparison_text(comparison: Comparison) -> str:
     ]
     paired = all(one.paired for one in comparison.baselines)
     images = "leads are those on the same images" if paired else "errors are those of separate images"
+    if math.isnan(comparison.standard_error):
+        images = "on how many images is not known, so that no lead is told from noise"
     lines.append(
         f"All were measured together; {images}. The winner is the best of {comparison.measured} on these, so "
         f"it counts as better only from {comparison.errors_of_a_lead:.1f} standard errors on."
@@ -127,6 +132,16 @@ def end_text(run: Run) -> str:
     return f"The search ended because its {run.description['budget'][SECONDS]:,.10g} seconds were spent"
 
 
+def unknown_noise_text(run: Run) -> str:
+    """Return that nothing tells how large the noise of a search is, and what would; "" where it is known."""
+    if run.best is None or not math.isnan(run.best.measurement.standard_error):
+        return ""
+    return (
+        "How far chance moves the accuracies of the table is not known: the number of images that they were "
+        "measured on (--table-images) would tell it, or several runs of each network."
+    )
+
+
 def choice_text(run: Run) -> str:
     """Return what it means that the best is cheaper than the most accurate; "" where it is that one.
 
@@ -136,7 +151,7 @@ def choice_text(run: Run) -> str:
     if best is None or highest is None or best.name == highest.name:
         return ""
     images, error = highest.measurement.images, 100 * highest.measurement.standard_error
-    if 100 * (highest.measurement.top1 - best.measurement.top1) > error:
+    if images is None or 100 * (highest.measurement.top1 - best.measurement.top1) > error:
         return ""  # the best was chosen by another rule
     times = f" for {highest.cost / best.cost:.1f} times the cost" if best.cost else ""
     return (

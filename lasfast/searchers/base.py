@@ -14,7 +14,7 @@ import numpy as np
 from lasfast.constraints import Constraint, Cost, UnknownCostError
 from lasfast.core.checks import as_int
 from lasfast.measurements.measurement import Measurement, as_value
-from lasfast.searchers.limits import limits_of
+from lasfast.searchers.limits import condition_text, limits_of
 from lasfast.searchers.operators import Result, pareto_front, ranked
 from lasfast.spaces.base import Architecture, SearchSpace
 
@@ -205,6 +205,18 @@ class Searcher(abc.ABC):
         if cost is None:
             raise ValueError("cost must be given: this searcher knows of none")
         return pareto_front(self.results, cost)
+
+    @property
+    def ended_early(self) -> str:
+        """A sentence that says what the search has not reached of what it was to, and why; "" for nothing."""
+        measured = len(self.results)
+        if self.most is None or measured >= self.most or not self.finished:
+            return ""
+        condition = condition_text(limits_of(self.constraint), self.constraint)
+        return (
+            f"The search measured {measured} of the {self.most} architectures that it was to: it found no "
+            f"other in {self.space}{f' that meets {condition}' if condition else ''}."
+        )
 
     def may_win(self, architecture: Architecture) -> bool:
         """Return whether an architecture may be the best; a search method may ask for others on its way."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from lasfast.constraints import Cost, NamedCost, UnknownCostError, describe_function
 from lasfast.core.checks import as_int, as_real, check_choice
 from lasfast.searchers.base import Searcher
-from lasfast.searchers.limits import limit, limits_of, unmet
+from lasfast.searchers.limits import condition_text, limit, limits_of, unmet
 from lasfast.searchers.operators import Result
 from lasfast.searchers.reach import Reach
-from lasfast.spaces import Architecture, ProductSpace
+from lasfast.spaces import Architecture, ListedAssignmentSpace, ListedSpace, ProductSpace
 
 
 @dataclass
@@ -44,7 +47,8 @@ class LayerNAS(Searcher):
     candidate has an option left. An option is dropped where no completion can meet the target
     (`lasfast.searchers.reach`). Where that cannot be told, it is kept, and its turn comes once no other is
     left. The default option costs no evaluation: the child is the parent's own network. Nor does any other
-    child whose function was evaluated (`SearchSpace.key`).
+    child whose function was evaluated (`SearchSpace.key`). Where the space is a list that lacks a candidate's
+    own network, such as a table with missing rows, the one in the list that is most like it stands for it.
 
     The first step asks for every option of the first layer. `parents=None, children=None` goes on from all
     candidates with all options, and with `replicas=1` that is Algorithm 2, plain dynamic programming.
@@ -122,12 +126,14 @@ class LayerNAS(Searcher):
         self.phi = phi
         super().__init__(space, constraint)
         limits = [limit(cost, *self.target), *limits_of(constraint)]
+        self._limits = limits
         self.reach = Reach(space, limits, self.admits)
         self.cost = NamedCost(limits[0][0].cost, self.reach.cost)
         self._given_cost = cost
         self.default = self._default() if default is None else space.validate(default)
         if self.reach.reaches(()) is False:
             raise unmet(f"target must leave architectures of {space}", limits, self.reach.tried(), constraint)
+        self._stand_ins: dict[Architecture, Architecture] = {}
         self._extremes = list(map(self._extremes_of, range(len(space.options) + 1)))
 
     def _default(self) -> Architecture:
@@ -150,12 +156,11 @@ class LayerNAS(Searcher):
 
         Where the space lacks one of these, it is the least and the greatest cost of a candidate.
         """
-        ends = [self.complete(end[:layer]) for end in (self.reach.cheapest, self.reach.dearest)]
+        ends = [self._with_default(end[:layer]) for end in (self.reach.cheapest, self.reach.dearest)]
         if not any(map(self.space.lacks, ends)):
             cheapest, dearest = map(self.reach.cost, ends)
             return cheapest, dearest
-        rest = self.default[layer:]
-        costs = [self.reach.cost(one) for one in self.space.enumerate() if one[layer:] == rest]
+        costs = [self.reach.cost(self.complete(one)) for one in {one[:layer] for one in self._listed}]
         return min(costs), max(costs)
 
     def begin(self) -> None:
@@ -187,8 +192,38 @@ class LayerNAS(Searcher):
                 self._keep(beginning, value)
 
     def complete(self, beginning: Architecture) -> Architecture:
-        """Return the architecture of a candidate, which takes the default option at all further layers."""
+        """Return the architecture of a candidate, which takes the default option at all further layers.
+
+        Where the space is a list that lacks this, it takes the default option at as many of them as one in
+        the list does, the dearest of these.
+        """
+        architecture = self._with_default(beginning)
+        if not self.space.lacks(architecture):
+            return architecture
+        if beginning not in self._stand_ins:
+            self._stand_ins[beginning] = self._nearest(architecture, len(beginning))
+        return self._stand_ins[beginning]
+
+    def _with_default(self, beginning: Architecture) -> Architecture:
         return (*beginning, *self.default[len(beginning) :])
+
+    @cached_property
+    def _listed(self) -> list[Architecture]:
+        """The architectures in dictionary order, where they are a list, and none elsewhere."""
+        listed = isinstance(self.space, ListedSpace | ListedAssignmentSpace)
+        return sorted(self.space.enumerate()) if listed else []
+
+    def _nearest(self, architecture: Architecture, layer: int) -> Architecture:
+        """Return what is listed, begins alike and then differs least; the architecture where nothing does."""
+
+        def likeness(one: Architecture) -> tuple[int, float]:
+            same = sum(a == b for a, b in zip(one[layer:], architecture[layer:], strict=True))
+            return same, self.reach.cost(one)
+
+        beginning = architecture[:layer]
+        first = bisect.bisect_left(self._listed, beginning)
+        alike = itertools.takewhile(lambda one: one[:layer] == beginning, self._listed[first:])
+        return max(alike, key=likeness, default=architecture)
 
     def _key(self, beginning: Architecture) -> Hashable:
         """Return what the candidate's architecture shares with those of the same function."""
@@ -274,6 +309,17 @@ class LayerNAS(Searcher):
         bucket.append(Candidate(beginning, value, untried))
         bucket.sort(key=lambda candidate: -candidate.value)
         del bucket[self.replicas :]
+
+    @property
+    def ended_early(self) -> str:
+        """A sentence that says how many of `evaluations` are left over, and why; "" for none."""
+        measured = len(self.results)
+        if self.evaluations is None or measured >= self.evaluations or not self.finished:
+            return ""
+        return (
+            f"The search measured {measured} of the {self.evaluations} architectures that it might: no "
+            f"candidate has an option left that may meet {condition_text(self._limits, self.constraint)}."
+        )
 
     @property
     def named_costs(self) -> dict[str, Cost]:

@@ -46,13 +46,24 @@ def unmet(
         tried: architectures whose costs the error tells, from the least to the greatest.
         condition: a further condition that must be met; None for none.
     """
-    limits, tried = list(limits), list(tried)
-    got = [bound.readable() for bound, _ in limits]
+    limits = list(limits)
+    have = f", which have {ranges}" if (ranges := ranges_of(limits, tried)) else ""
+    got = condition_text(limits, condition)
+    return ValueError(f"{what}{have}; got {got}: none that meets it was found")
+
+
+def condition_text(limits: Iterable[Limit], condition: Callable[..., object] | None = None) -> str:
+    """Return limits, and a further condition that must be met, as text; "" for none."""
+    texts = [bound.readable() for bound, _ in limits]
     if condition is not None and not isinstance(condition, Constraint):
-        got.append(str(describe_function(condition)))
-    ranges = [_range(bound, cost, tried) for bound, cost in limits]
-    have = f", which have {', '.join(ranges)}" if ranges else ""
-    return ValueError(f"{what}{have}; got {','.join(got)}: none that meets it was found")
+        texts.append(str(describe_function(condition)))
+    return ",".join(texts)
+
+
+def ranges_of(limits: Iterable[Limit], tried: Iterable[Architecture]) -> str:
+    """Return the least and the greatest of the costs that are bounded, as text; "" where none is."""
+    tried = list(tried)
+    return ", ".join(_range(bound, cost, tried) for bound, cost in limits)
 
 
 def _range(bound: Bound, cost: Cost, tried: Iterable[Architecture]) -> str:
@@ -65,4 +76,5 @@ def _range(bound: Bound, cost: Cost, tried: Iterable[Architecture]) -> str:
             unknown = str(error)
     if not known:
         return f"unknown {bound.cost} ({unknown})"
-    return f"{bound.quantity(min(known))} to {bound.quantity(max(known))} {bound.cost}"
+    ends = dict.fromkeys(map(bound.quantity, (min(known), max(known))))
+    return f"{' to '.join(ends)} {bound.cost}"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from lasfast.constraints import describe_function
 from lasfast.core.checks import as_int
 from lasfast.searchers.base import Searcher, best_per_depth
-from lasfast.searchers.limits import limits_of, unmet
+from lasfast.searchers.limits import condition_text, limits_of, ranges_of, unmet
 from lasfast.searchers.operators import Result, ranked
-from lasfast.spaces import Architecture, LayerAssignmentSpace
+from lasfast.spaces import Architecture, LayerAssignmentSpace, ListedAssignmentSpace
 
 
 class NIR(Searcher):
@@ -25,7 +26,8 @@ class NIR(Searcher):
 
     Args:
         space: the space of layer assignments.
-        depth: the depth to reach, beyond that of `start`.
+        depth: the depth to reach, beyond that of `start`. It may be greater than any that a list of
+            assignments has, such as a table's: the search then ends before, and `ended_early` says where.
         beam: how many assignments of a depth are kept as parents; 1 in the paper.
         start: the assignment to start from; None is one layer in each group.
         constraint: says whether an assignment may be proposed; the search ends where none may. A lower bound
@@ -53,7 +55,8 @@ class NIR(Searcher):
         self.start = space.seed_architecture if start is None else space.validate(start)
         self.depth = as_int("depth", depth, minimum=1)
         self.beam = as_int("beam", beam, minimum=1)
-        if not sum(self.start) < self.depth <= space.max_depth:
+        most = math.inf if isinstance(space, ListedAssignmentSpace) else space.max_depth
+        if not sum(self.start) < self.depth <= most:
             raise ValueError(
                 f"depth must be from {sum(self.start) + 1} (one layer more than the start {self.start}) "
                 f"to {space.max_depth} (all that {space} has), got {depth}"
@@ -65,20 +68,54 @@ class NIR(Searcher):
         Raises:
             ValueError: none of the first heirs is in the space, or meets the constraint.
         """
-        parents = [architecture for architecture, _ in self.kept] if self.history else [self.start]
-        if sum(parents[0]) == self.depth:
+        if self.reached == self.depth:
             return []
-        heirs = dict.fromkeys(child for parent in parents for child in self.space.inherit(parent))
+        heirs = self._heirs()
         admitted = [heir for heir in heirs if self.admits(heir)]
         if not self.history and all(map(self.space.lacks, heirs)):
             raise ValueError(
-                f"space must have an assignment with one layer more than the start {self.start}, "
-                f"{self.space} has none"
+                f"space must have an assignment with one layer more than {self.space.format(self.start)}, "
+                f"where the search starts, got {self.space}, which has none"
             )
         if not admitted and not self.history:
             what = f"constraint must leave assignments with one layer more than the start {self.start}"
             raise unmet(what, limits_of(self.constraint), heirs, self.constraint)
         return admitted
+
+    def _heirs(self) -> list[Architecture]:
+        """Return the assignments with one layer more than a parent, whether or not they are admitted."""
+        parents = self._parents()
+        return list(dict.fromkeys(child for parent in parents for child in self.space.inherit(parent)))
+
+    def _parents(self) -> list[Architecture]:
+        return [architecture for architecture, _ in self.kept] if self.history else [self.start]
+
+    @property
+    def reached(self) -> int:
+        """The greatest depth that was completed; before the first, that of the start."""
+        return sum(self._parents()[0])
+
+    @property
+    def ended_early(self) -> str:
+        """A sentence that says at which depth the search stands, and why; "" where it has reached `depth`."""
+        if self.reached == self.depth:
+            return ""
+        return f"The search ended at depth {self.reached} of {self.depth}: {self._why_ended()}."
+
+    def _why_ended(self) -> str:
+        if not self.finished:
+            return "its budget was spent"
+        listed = f"none of the {self.space.count()} assignments in the space"
+        if self.reached == self.space.max_depth:
+            return f"{listed} is deeper"
+        heirs = self._heirs()
+        there = [heir for heir in heirs if not self.space.lacks(heir)]
+        what = f"one layer more than {' or '.join(map(self.space.format, self._parents()))}"
+        if not there:
+            return f"{listed} has {what}"
+        limits = limits_of(self.constraint)
+        have = f" (they have {ranges})" if (ranges := ranges_of(limits, there)) else ""
+        return f"no assignment in the space with {what} meets {condition_text(limits, self.constraint)}{have}"
 
     @property
     def kept(self) -> list[Result]:

@@ -192,12 +192,17 @@ def _as_options(name: str, options: object) -> tuple[Option, ...]:
     return tuple(options)
 
 
+def is_option_name(text: str) -> bool:
+    """Return whether an option of a `ChoiceSpace` may have this name."""
+    return re.fullmatch(r"[A-Za-z0-9_.+:]+", text) is not None
+
+
 def _name(option: Option) -> str:
     """Return the name of an option in an architecture's text form."""
     if isinstance(option, tuple) and option:
         return "x".join(map(_name, option))
     if isinstance(option, bool) or not isinstance(option, str | int):
         raise TypeError(f"an option must be a string, an int or a tuple of these, got {option!r}")
-    if not re.fullmatch(r"[A-Za-z0-9_.+:]+", str(option)):
+    if not is_option_name(str(option)):
         raise ValueError(f"an option's name must be of letters, digits and _ . + : alone, got {option!r}")
     return str(option)

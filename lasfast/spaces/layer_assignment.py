@@ -131,7 +131,7 @@ class LayerAssignmentSpace(ProductSpace):
             for rest in self._fill(group + 1, layers - own):
                 yield (own, *rest)
 
-    def largest(self) -> Architecture:
+    def largest(self) -> Architecture | None:
         """Return the deepest assignment."""
         return self.deepest
 

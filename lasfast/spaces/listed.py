@@ -24,7 +24,7 @@ class ListedSpace(ProductSpace):
             these. None takes all for different.
 
     Attributes:
-        options: for each decision, the range from the least option that is listed to the greatest.
+        options: for each decision, the options that are listed, ascending.
 
     Raises:
         ValueError: the list is empty, has an architecture twice or with other decisions, or has options
@@ -44,12 +44,10 @@ class ListedSpace(ProductSpace):
         self._rows = {architecture: row for row, architecture in enumerate(self._architectures)}
         if len(self._rows) < len(self._architectures):
             raise ValueError("architectures must be different, but one is there more than once")
-        self.options = tuple(
-            range(min(taken), max(taken) + 1) for taken in zip(*self._architectures, strict=True)
-        )
+        self.options = tuple(map(_ascending, zip(*self._architectures, strict=True)))
         self.names = None if names is None else tuple(map(tuple, names))
         if self.names is not None:
-            counts, needed = list(map(len, self.names)), [options.stop for options in self.options]
+            counts, needed = list(map(len, self.names)), [options[-1] + 1 for options in self.options]
             if len(counts) != len(needed) or any(a < b for a, b in zip(counts, needed, strict=True)):
                 raise ValueError(f"names must be {needed} for the decisions, got {counts}")
         self._keys = None if keys is None else list(keys)
@@ -148,14 +146,48 @@ class ListedAssignmentSpace(LayerAssignmentSpace):
         most = [max(layers) for layers in zip(*self._listed, strict=True)]
         super().__init__(len(most), most)
         self.max_depth = max(map(sum, self._listed))
+        self._ordered = sorted(self._listed, key=lambda one: (sum(one), one))
+
+    def __repr__(self) -> str:
+        return f"ListedAssignmentSpace({len(self._listed)} of {super().__repr__()})"
 
     def lacks(self, architecture: Architecture) -> bool:
         """Return whether an assignment is not listed."""
         return architecture not in self._listed
 
+    def count(self, depth: int | Iterable[int] | None = None) -> int:
+        """Return how many assignments of the depth(s) are listed."""
+        return len(list(self.enumerate(depth)))
+
+    def enumerate(self, depth: int | Iterable[int] | None = None) -> Iterator[Architecture]:
+        """Yield the listed assignments of the depth(s), by depth and then in dictionary order."""
+        depths = self.depths(depth)
+        return iter([one for one in self._ordered if sum(one) in depths])
+
+    def sample(self, rng: random.Random, depth: int | Iterable[int] | None = None) -> Architecture:
+        """Draw one listed assignment, of the depth(s) if any; all have the same probability.
+
+        Raises:
+            ValueError: none of the depth(s) is listed.
+        """
+        if not (listed := list(self.enumerate(depth))):
+            raise ValueError(f"depth must be one that {self} lists, got {depth!r}")
+        return rng.choice(listed)
+
+    def largest(self) -> Architecture | None:
+        """Return the assignment with every group at its bound, if it is listed."""
+        return None if self.lacks(self.deepest) else self.deepest
+
     def describe(self) -> dict[str, Any]:
         """Return groups and bounds, and how many are listed with a checksum of them."""
         return {**super().describe(), "name": "ListedAssignmentSpace", **_listed(sorted(self._listed))}
+
+
+def _ascending(taken: Iterable[int]) -> Sequence[int]:
+    """Return the different numbers in order; as a range, where none between them is missing."""
+    numbers = sorted({*taken})
+    between = range(numbers[0], numbers[-1] + 1)
+    return between if len(numbers) == len(between) else tuple(numbers)
 
 
 def _listed(content: Sequence[object]) -> dict[str, Any]:

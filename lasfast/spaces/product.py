@@ -20,7 +20,7 @@ class ProductSpace(SearchSpace):
         options: for each decision, the ints it may take.
     """
 
-    options: tuple[range, ...]
+    options: tuple[Sequence[int], ...]
 
     def count(self) -> int:
         """Return how many combinations there are."""
@@ -93,7 +93,7 @@ class ProductSpace(SearchSpace):
         return tuple(map(ordered, range(len(self.options))))
 
 
-def _another(options: range, taken: int, rng: random.Random) -> int:
+def _another(options: Sequence[int], taken: int, rng: random.Random) -> int:
     """Draw an option other than the one taken."""
     number = rng.randrange(len(options) - 1)
     return options[number + (number >= options.index(taken))]

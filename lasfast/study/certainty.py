@@ -79,9 +79,9 @@ def certainty_of(
     (rival, _), (difference, error) = max(
         zip(others, differences, strict=True), key=lambda pair: pair[0][1].top1
     )
-    needed = None
+    needed, images = None, len(best.right())
     if 0 < abs(difference) <= errors * error:
-        needed = math.ceil(best.images * (errors * error / difference) ** 2)
+        needed = math.ceil(images * (errors * error / difference) ** 2)
     tau = _tau_of_halves(measurements)
     return Certainty(
         winner=text,
@@ -90,7 +90,7 @@ def certainty_of(
         rival=rival,
         difference=difference,
         error=error,
-        images=best.images,
+        images=images,
         images_needed=needed,
         tau=None if math.isnan(tau) else tau,
     )
@@ -98,7 +98,7 @@ def certainty_of(
 
 def _tau_of_halves(measurements: Sequence[Measurement]) -> float:
     """Return the rank correlation by two halves of the images, drawn at random, always the same ones."""
-    images = measurements[0].images
+    images = len(measurements[0].right())
     half = np.zeros(images, bool)
     half[random.Random("halves").sample(range(images), images // 2)] = True
     rights = [(one.right()[half].mean(), one.right()[~half].mean()) for one in measurements]

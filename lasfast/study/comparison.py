@@ -14,7 +14,7 @@ import numpy as np
 
 from lasfast.constraints import Bound, Cost, NamedCost, UnknownCostError
 from lasfast.measurements.evaluation import Evaluation
-from lasfast.measurements.measurement import Measurement
+from lasfast.measurements.measurement import Measurement, json_of_number, number_of_json
 from lasfast.searchers import Searcher
 from lasfast.searchers.limits import limit, limits_of
 from lasfast.searchers.operators import sample_distinct
@@ -25,6 +25,7 @@ SAME_COST = 0.05
 CHANCE = 0.05
 """A difference that is called one is noise with at most this probability."""
 WHOLE, SCALED, RANDOM = "whole network", "scaled alike", "random"
+_ERRORS = ("standard_error", "lead_error")
 BETTER, WORSE, UNSURE, ITSELF = WORDS = "better", "worse", "not told from noise", "the same network"
 
 
@@ -39,11 +40,12 @@ class Baseline:
         architectures: their text forms.
         costs: the least and the greatest of their costs.
         top1: the mean of their shares of right answers.
-        standard_error: that of the mean, over the images.
+        standard_error: that of the mean, over the images; NaN where it is not known.
         deviation: the standard deviation of their shares of right answers; 0 for a single one.
         better: how many of them are better than the winner.
         lead: the winner's top-1 less theirs.
-        lead_error: the standard error of the lead over the images and, of random ones, over which were drawn.
+        lead_error: the standard error of the lead over the images and, of random ones, over which were drawn;
+            NaN where that over the images is not known.
         paired: whether that is the error of a difference on the same images. If measurements do not say which
             images were right, it is that of separate samples, which is greater.
         verdict: the lead in words, one of `WORDS`, by the rule that `Comparison` has.
@@ -94,16 +96,27 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        for one in (values, *values["baselines"]):
+            one |= {name: json_of_number(one[name]) for name in _ERRORS if name in one}
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Comparison:
         """Read what `to_json` gave."""
         baselines = tuple(
-            Baseline(**one | {"architectures": tuple(one["architectures"]), "costs": tuple(one["costs"])})
+            Baseline(
+                **_with_errors(one)
+                | {"architectures": tuple(one["architectures"]), "costs": tuple(one["costs"])}
+            )
             for one in values["baselines"]
         )
-        return cls(**{**values, "baselines": baselines})
+        return cls(**_with_errors(values) | {"baselines": baselines})
+
+
+def _with_errors(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON values with the errors as numbers, of which NaN is no JSON value."""
+    return {name: number_of_json(value) if name in _ERRORS else value for name, value in values.items()}
 
 
 def compare(
@@ -217,7 +230,7 @@ def _baseline(
         lead=lead,
         lead_error=lead_error,
         paired=paired,
-        verdict=ITSELF if winner in others else _verdict(lead, lead_error, measured),
+        verdict=ITSELF if winner in others else verdict_of(lead, lead_error, measured),
     )
 
 
@@ -226,7 +239,8 @@ def _error_of_mean(values: np.ndarray) -> float:
     return float(np.std(values)) / math.sqrt(len(values))
 
 
-def _verdict(lead: float, error: float, measured: int) -> str:
+def verdict_of(lead: float, error: float, measured: int) -> str:
+    """Return a lead in words, of a winner that is the best of so many; noise is taken where none is known."""
     if lead > errors_of_a_lead(measured) * error:
         return BETTER
     return WORSE if lead < -errors_of_a_lead(1) * error else UNSURE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -99,11 +100,13 @@ def choose_best(
     Args:
         candidates: one or more.
         cost: returns what a candidate costs.
-        exact: whether accuracies have no error that counts; the highest then is the best.
+        exact: whether accuracies have no error that counts; the highest then is the best, as where the error
+            is not known.
     """
     highest = min(candidates, key=lambda one: (-one.top1, cost(one)))
-    error = 0.0 if exact else highest.measurement.standard_error
-    near = [one for one in candidates if one.top1 >= highest.top1 - error]
+    error = highest.measurement.standard_error
+    least = highest.top1 if exact or math.isnan(error) else highest.top1 - error
+    near = [one for one in candidates if one.top1 >= least]
     return min(near, key=lambda one: (cost(one), -one.top1)), highest
 
 
@@ -126,11 +129,13 @@ class Accuracy(Protocol):
 
     @property
     def standard_error(self) -> float:
-        """The standard error of that share."""
+        """The standard error of that share; NaN where it is not known."""
 
 
 def format_top1(of: Accuracy) -> str:
-    """Return an accuracy with its standard error as text, such as 93.1 ± 0.6 %."""
+    """Return an accuracy with its standard error as text, such as 93.1 ± 0.6 %, or 93.12 % without one."""
+    if math.isnan(of.standard_error):
+        return f"{100 * of.top1:.2f} %"
     return f"{100 * of.top1:.1f} ± {100 * of.standard_error:.1f} %"
 
 
@@ -154,6 +159,8 @@ class StudyResult:
             images were right, as those of a table.
         comparison: how the best compares with what costs the same, where the study was asked for it.
         ended_by_seconds: whether the search ended because its seconds were spent.
+        ended_early: a sentence that says what the search has not reached of what it was to, such as a depth,
+            and why; "" for nothing.
     """
 
     best: Measured
@@ -165,10 +172,13 @@ class StudyResult:
     certainty: Certainty | None = None
     comparison: Comparison | None = None
     ended_by_seconds: bool = False
+    ended_early: str = ""
 
     @property
     def why_best(self) -> str:
         """A clause that says by which rule the best was chosen."""
+        if self.description.get("supernet", "") is None and self.best == self.highest:
+            return "it has the highest accuracy"
         if self.best == self.highest:
             return "it has the highest accuracy, and none within one standard error of it is cheaper"
         return (
@@ -194,7 +204,7 @@ class StudyResult:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the best, by which rule, and the Pareto front as a table."""
-        said = html.escape(f"The best is {self.best}: {self.why_best}.")
+        said = html.escape(f"The best is {self.best}: {self.why_best}. {self.ended_early}".strip())
         if "flops" not in self.best.costs:
             return f"<p>{said}</p>"
         rows = "".join(
@@ -211,6 +221,7 @@ class StudyResult:
         certain = {} if self.certainty is None else {"certainty": self.certainty.to_json()}
         compared = {} if self.comparison is None else {"comparison": self.comparison.to_json()}
         ended = {"ended_by": SECONDS} if self.ended_by_seconds else {}
+        early = {"ended_early": self.ended_early} if self.ended_early else {}
         return {
             "format": 1,
             "study": self.description,
@@ -220,5 +231,6 @@ class StudyResult:
             **certain,
             **compared,
             **ended,
+            **early,
             "steps": [[next(candidates).to_json() for _ in step] for step in self.steps],
         }

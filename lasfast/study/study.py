@@ -542,6 +542,7 @@ class Study:
             candidates,
             certainty,
             ended_by_seconds=ended_by_seconds,
+            ended_early=self.searcher.ended_early,
         )
 
     def _ended_by_seconds(self, measured: int) -> bool:

@@ -81,6 +81,15 @@ def test_a_network_is_searched_with_its_weights(
     assert status == 0, err
     assert f"{100 * best['top1']:.1f} ±" in out
 
+    status, out, err = lasfast("verify", run, "--threads", 1, "-q")
+    assert status == 0, err
+    assert re.search(r"the comparison with \d+ others agrees in every bit\n$", out)
+    compared["baselines"][0]["lead_error"] /= 2
+    (run / "result.json").write_text(json.dumps(result))
+    status, _, err = lasfast("verify", run, "--threads", 1, "--candidates", 1, "-q")
+    assert status == 2
+    assert "result.json must have the comparison that is measured again, got another baselines" in err
+
 
 def write_program(network: nn.Module, path: Path) -> None:
     """Write a program of normalized images, as torch makes it."""

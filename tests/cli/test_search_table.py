@@ -9,6 +9,8 @@ import re
 import numpy as np
 import pytest
 
+from lasfast.study.comparison import Comparison
+
 SEARCHES = {
     "layernas": ["--buckets", 10, "--replicas", 2],
     "evolution": ["--population", 8, "--generations", 3],
@@ -44,11 +46,16 @@ def test_searches_within_a_constraint(lasfast, table, tmp_path, name: str) -> No
     arguments += ["--constraint", "flops<=5M,params<=800k"]
     status, out, err = lasfast(*arguments)
     assert status == 0, err
-    assert re.search(r"the best there is: 2-1-1-0  top-1 70\.66 %", out)
+    assert (
+        "the best there is, of 49 architectures within flops<=5M,params<=800k: 2-1-1-0  top-1 70.66 %; "
+        in out
+    )
     best = json.loads((tmp_path / "run" / "result.json").read_text())["best"]
     assert best["flops"] <= 5e6
     assert best["params"] <= 8e5
-    assert f"best: {best['text']}  top-1 {100 * best['top1']:.1f} ± 0.5 %" in out
+    assert f"best: {best['text']}  top-1 {100 * best['top1']:.2f} %  " in out
+    assert "±" not in out, "nothing says on how many images accuracies were measured"
+    assert "--table-images" in out
     assert (tmp_path / "run" / "search.png").read_bytes().startswith(b"\x89PNG")
 
     before = (tmp_path / "run" / "journal.jsonl").read_bytes()
@@ -63,6 +70,10 @@ def test_searches_within_a_constraint(lasfast, table, tmp_path, name: str) -> No
     assert (tmp_path / "run" / "journal.jsonl").read_bytes() == before
 
 
+def compared() -> dict:
+    return Comparison("flops", "0-0-0-0", 1e6, 0.5, 0.1, 5, ()).to_json()
+
+
 def test_a_result_that_the_journal_does_not_give_is_found(lasfast, table, tmp_path) -> None:
     run = tmp_path / "run"
     assert lasfast("search", "random", "--table", table, "--samples", 5, "-o", run)[0] == 0
@@ -72,6 +83,18 @@ def test_a_result_that_the_journal_does_not_give_is_found(lasfast, table, tmp_pa
     status, _, err = lasfast("verify", run)
     assert status == 2
     assert "result.json must be what the search by journal.jsonl finds, got another best" in err
+    for more, text in (
+        (
+            {"ended_early": "at depth 1"},
+            "must be what the search by journal.jsonl finds, got another ended_early",
+        ),
+        ({"comparison": {"baselines": []}}, "result.json is damaged"),
+        ({"comparison": compared()}, "must have no comparison, for which the command does not ask"),
+    ):
+        (run / "result.json").write_text(json.dumps(result | more))
+        status, _, err = lasfast("verify", run)
+        assert status == 2
+        assert text in err
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"seed": 1}))
     status, _, err = lasfast("verify", run)
@@ -97,9 +120,7 @@ def test_whole_layers_is_dynamic_programming(lasfast, table, tmp_path) -> None:
 def test_quiet_prints_the_result_only(lasfast, table, tmp_path) -> None:
     status, out, err = lasfast("search", "random", "--table", table, "--samples", 5, "-q", "-o", tmp_path)
     assert (status, err) == (0, "")
-    assert re.fullmatch(
-        r"best: \d-\d-\d-\d  top-1 \d+\.\d ± 0\.\d %  \d\.0 MFLOPs  \d+\.\d+ [kM] params\n", out
-    )
+    assert re.fullmatch(r"best: \d-\d-\d-\d  top-1 \d+\.\d\d %  \d\.0 MFLOPs  \d+\.\d+ [kM] params\n", out)
 
 
 def test_reads_csv_with_other_columns(lasfast, tmp_path) -> None:
@@ -109,7 +130,8 @@ def test_reads_csv_with_other_columns(lasfast, tmp_path) -> None:
     arguments = ["--table", tmp_path / "t.csv", *columns, "--constraint", "macs<=2", "-o", tmp_path / "run"]
     status, out, err = lasfast("search", "evolution", *arguments)
     assert status == 0, err
-    assert "best: 2-0  top-1 70.0 ± 0.5 %" in out
+    assert "best: 2-0  top-1 70.00 %" in out
+    assert "\n 0-0  " in out, "what costs nothing is on the front"
 
 
 def write_assignments(path):
@@ -137,8 +159,11 @@ def test_searches_what_dataset_writes(lasfast, tmp_path, name: str, best: str) -
     assert f"best: {best}  top-1" in out
     if name == "nir":
         header = json.loads((tmp_path / "run" / "journal.jsonl").read_text().splitlines()[0])
-        assert header["searcher"]["depth"] == 6
+        assert header["searcher"]["depth"] == 9
+        assert "and there are 14 architectures;" in out
         assert "8 of 14 architectures measured" in out
+        best = "of 14 architectures of 3 to 6 layers: 5-1  top-1 72.00 %; the winner is this one"
+        assert f"the best there is, {best}" in out
 
 
 def test_a_published_table_becomes_one_to_search(lasfast, tmp_path) -> None:
@@ -162,7 +187,7 @@ def test_a_published_table_becomes_one_to_search(lasfast, tmp_path) -> None:
     arguments = ["--table", tmp_path / "sizes.npz", *columns, "--evaluations", 3, "-o", tmp_path / "run"]
     status, out, err = lasfast("search", "auto", *arguments)
     assert status == 0, err
-    assert re.search(r"best: \d+-\d+-8-8-8  top-1 5\d\.0 .* test 40\.00 %", out)
+    assert re.search(r"best: \d+-\d+-8-8-8  top-1 5\d\.00 % .* test 40\.00 %", out)
     assert "training them takes 3:00" in out
     assert lasfast("table", source, tmp_path / "sizes.csv")[0] == 2
 
@@ -205,11 +230,12 @@ def test_a_table_of_several_data_sets_with_units_and_twins(lasfast, sets, tmp_pa
     assert "8 of 27 architectures measured" in out, "one of each function"
     assert "training them takes 4:00:00" in out
     assert re.search(
-        r"best there is: op\d-op2-op1  top-1 52\.10 %, test 42\.10 %; the highest test 42\.10", out
+        r"the best there is, of 8 functions in 24 architectures within latency<=5ms@phone: op\d-op2-op1  "
+        r"top-1 52\.10 %, test 42\.10 %; the winner (is this one|computes the same function)\n"
+        r"the highest test accuracy of these: op\d-op2-op1  top-1 52\.10 %, test 42\.10 %\n",
+        out,
     )
-    assert re.search(
-        r"best: op\d-op2-op1  top-1 52\.1 ± 0\.5 %  5\.00 ms \(latency@phone\)  test 42\.10 %", out
-    )
+    assert re.search(r"best: op\d-op2-op1  top-1 52\.10 %  5\.00 ms \(latency@phone\)  test 42\.10 %", out)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["best"]["test_top1"] == pytest.approx(0.421)
     assert all("test_top1" not in one for step in result["steps"] for one in step)
@@ -362,6 +388,14 @@ def test_every_help_page_explains_itself(lasfast, name: str) -> None:
             "error: --default 9-9: text",
         ),
         (["random", "--samples", "5", "--depth", "5", "--constraint", "flops<=1k"], "constraint must leave"),
+        (
+            ["random", "--table", "TABLE", "--table-images", "0"],
+            "error: --table-images must be at least 1, got 0",
+        ),
+        (
+            ["nir", "--table", "TABLE", "--key-column", "flops"],
+            "--key-column flops is not for layer assignments, which compute different functions",
+        ),
     ],
 )
 def test_mistakes_are_named_in_a_line(lasfast, table, tmp_path, monkeypatch, arguments, message: str) -> None:
@@ -371,3 +405,81 @@ def test_mistakes_are_named_in_a_line(lasfast, table, tmp_path, monkeypatch, arg
     assert err.startswith("error: ")
     assert message in err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_that_cannot_reach_its_depth_says_so_everywhere(lasfast, tmp_path) -> None:
+    table, run = write_assignments(tmp_path / "table.csv"), tmp_path / "run"
+    arguments = [
+        "--table",
+        table,
+        "--depth",
+        6,
+        "--constraint",
+        "flops<=4M",
+        "--table-images",
+        2500,
+        "-o",
+        run,
+    ]
+    status, out, err = lasfast("search", "nir", *arguments)
+    assert status == 0, err
+    said = "The search ended at depth 4 of 6: no assignment in the space with one layer more than 3-1 meets "
+    said += "flops<=4M (they have 5M flops)."
+    assert said in out
+    assert "best: 3-1  top-1 64.0 ± 1.0 %" in out
+    assert json.loads((run / "result.json").read_text())["ended_early"] == said
+    status, out, err = lasfast("report", run, "--html", "--candidates")
+    assert status == 0, err
+    assert said in out
+    assert "nan" not in out
+    assert said.replace("<=", "&lt;=") in (run / "report.html").read_text()
+    status, out, err = lasfast("verify", run)
+    assert status == 0, err
+
+
+@pytest.mark.parametrize(("name", "evaluations"), [("random", 9), ("layernas", 9)])
+def test_evaluations_that_a_table_does_not_have_are_explained(
+    lasfast, sets, tmp_path, name, evaluations
+) -> None:
+    """The nine functions of the table are fewer than what may be measured."""
+    arguments = [*sets, "--constraint", "latency<=6ms@phone", "--evaluations", 50, "-o", tmp_path]
+    status, out, err = lasfast("search", name, *arguments)
+    assert status == 0, err
+    assert re.search(
+        rf"The search measured {evaluations} of the 50 architectures that it .* latency<=6ms@phone", out
+    )
+
+
+def test_the_accuracies_of_one_run_are_compared_with_those_of_that_run(lasfast, tmp_path) -> None:
+    accuracies = np.array([[50.0, 90.0], [60.0, 40.0], [70.0, 30.0], [65.0, 35.0]])
+    np.savez(tmp_path / "t.npz", arch=np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), mean_acc=accuracies)
+    random = ["search", "random", "--table", tmp_path / "t.npz"]
+    status, out, err = lasfast(*random, "--table-run", 0, "-o", tmp_path / "run")
+    assert status == 0, err
+    assert (
+        "the best there is, of 4 architectures, by run 0: 1-0  top-1 70.00 %; the winner is this one\n" in out
+    )
+    assert "±" not in out
+    status, out, err = lasfast(*random, "-o", tmp_path / "mean")
+    assert status == 0, err
+    assert "the best there is, of 4 architectures: 0-0  top-1 70.00 %; the winner is this one\n" in out
+    assert "best: 0-0  top-1 70.0 ± 20.0 %" in out, "the standard error of the mean of both runs"
+
+
+@pytest.mark.parametrize("rows", [6, 5])
+def test_options_may_have_any_names(lasfast, tmp_path, rows: int) -> None:
+    names = [f"{a}-{b}" for a in ("3x3 conv", "<skip>") for b in ("ü", "a,b", "[x]")][:rows]
+    np.savez(tmp_path / "t.npz", arch=np.array(names), mean_acc=50.0 + np.arange(rows))
+    status, out, err = lasfast("search", "auto", "--table", tmp_path / "t.npz", "-o", tmp_path / "run")
+    assert status == 0, err
+    assert f"best: {names[-1]}  top-1 5{rows - 1}.00 %" in out
+    status, out, err = lasfast("report", tmp_path / "run", "--html")
+    assert status == 0, err
+
+
+def test_a_table_without_costs_is_named_where_one_is_bounded(lasfast, tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("arch,mean_acc,t\n0-0,50,1\n0-1,51,2\n")
+    arguments = ["--table", tmp_path / "t.csv", "--constraint", "t<=1", "-o", tmp_path / "run"]
+    status, _, err = lasfast("search", "random", *arguments)
+    assert status == 2
+    assert "t.csv has none of flops, params; --cost-columns names columns of costs" in err

@@ -127,3 +127,19 @@ def test_value_of_a_measurement_or_number():
         as_value(math.inf, "accuracy")
     with pytest.raises(TypeError, match="value must be a real number, got None"):
         as_value(None)
+
+
+def test_errors_are_those_of_the_runs_or_of_the_images_or_not_known():
+    unknown = Measurement((1,), 0.5, math.nan, math.nan, None)
+    assert math.isnan(unknown.standard_error)
+    assert Measurement((1,), 0.5, math.nan, math.nan, 100).standard_error == 0.05
+    runs = Measurement((1,), 0.5, math.nan, math.nan, 100, error_of_runs=0.01)
+    assert runs.standard_error == 0.01
+    for one in (unknown, runs):
+        again = Measurement.from_json(json.loads(json.dumps(one.to_json(), allow_nan=False)))
+        assert (again.images, again.error_of_runs) == (one.images, one.error_of_runs)
+    assert "error_of_runs" not in unknown.to_json(), "journals of earlier versions have none"
+    with pytest.raises(ValueError, match=r"error_of_runs must be at least 0, got -0\.1"):
+        Measurement((1,), 0.5, 1.0, 0.1, None, error_of_runs=-0.1)
+    with pytest.raises(TypeError, match="images must be an int, got None"):
+        Measurement((1,), 0.5, 1.0, 0.1, None, b"\x80")

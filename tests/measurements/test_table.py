@@ -1,4 +1,5 @@
 import itertools
+import zipfile
 
 import numpy as np
 import pytest
@@ -95,20 +96,37 @@ def test_several_runs_are_read(tmp_path):
     ("change", "problem"),
     [
         ({"macs": None}, "there is no column macs; it has networks, accuracy"),
-        ({"accuracy": np.full(12, np.nan)}, "accuracies must be finite numbers"),
-        ({"accuracy": np.full(12, 101.0)}, "accuracies must be shares from 0 to 1"),
-        ({"accuracy": np.full(12, -0.1)}, "accuracies must be shares from 0 to 1"),
+        ({"accuracy": np.full(12, np.nan)}, "some row must have all of networks, accuracy, macs, got 12"),
+        (
+            {"accuracy": np.full(12, 101.0)},
+            "accuracy must be shares from 0 to 1, or percent, got 101 of 0-0-0",
+        ),
+        (
+            {"accuracy": np.full(12, -0.1)},
+            "accuracy must be shares from 0 to 1, or percent, got -0.1 of 0-0-0",
+        ),
         ({"accuracy": np.zeros(11)}, "accuracy must have a value for each of the 12 architectures"),
         ({"macs": np.zeros((12, 2))}, r"cost macs must have a number for each .*\(12, 2\)"),
-        ({"networks": np.zeros((12, 3), int)}, r"must be different, but \(0, 0, 0\) is there more than once"),
+        ({"networks": np.zeros((12, 3), int)}, "must be different, got 0-0-0 12 times; several trainings"),
         ({"networks": np.zeros((12, 3))}, r"architectures must be ints \[N, layers\], got float64"),
-        ({"networks": np.array(["0-1"] * 12)}, r"must be different, but \(0, 1\) is there more than once"),
-        ({"networks": np.array(["0-1"] * 11 + ["0"])}, r"must have as many decisions each, got \[1, 2\]"),
+        ({"networks": np.array(["a-b"] * 12)}, r"must be different, got a-b 12 times; .* keep one row"),
+        (
+            {"networks": np.array(["0-1"] * 11 + ["0"])},
+            r"as many decisions each, joined by '-', got '0-1' with 2 and '0' with 1; a name .* has no '-'",
+        ),
+        ({"networks": np.array(["0-1"] * 11 + ["0-"])}, r"must be options joined by '-', got '0-'"),
+        ({"networks": np.array(["0"] * 11 + ["9" * 20])}, "must be numbers of up to 9 digits, got 9999"),
+        ({"networks": np.array([["0-1", "1-1"]] * 12)}, r"architectures must be texts \[N\], got shape"),
+        ({"macs": np.arange(12) - 2}, r"cost macs must be 0 or more, got -2 of 0-0-0; where it is not known"),
+        ({"macs": np.full(12, "1,5")}, r"macs must be numbers, .* got '1,5' of 0-0-0; .* behind a point"),
+        ({"macs": np.zeros(12, complex)}, "macs must be numbers, got complex128"),
         (
             {"accuracy": np.zeros((12, 3, 2))},
             r"must be \[N\] or .* write accuracy\[0\] to .*2\]",
         ),
         ({"networks": np.array([{}] * 12)}, "allow_pickle=False"),
+        ({"networks": np.array("0-1")}, r"networks must be a column \[N, ...\], got a single value"),
+        ({"networks": np.array([], str), "accuracy": [], "macs": []}, "must be a row for each architecture"),
     ],
 )
 def test_a_table_that_does_not_fit_is_named(tmp_path, change, problem):
@@ -233,12 +251,17 @@ def test_one_of_several_data_sets_is_read_with_units_and_keys(tmp_path):
 @pytest.mark.parametrize(
     ("schema", "problem"),
     [
-        (Schema("networks", "valid", ()), r"write valid\[0\] to valid\[1\] for one of its sets"),
-        (Schema("networks", "valid[svhn]"), r"the set must be one of 0, 1, got 'svhn'"),
-        (Schema("networks", "test[2]"), "the set must be one of 0, 1, got '2'"),
+        (Schema("networks", "valid", ()), r"write valid\[SET\], where SET is one of cifar10, cifar100"),
+        (Schema("networks", "valid[svhn]"), "the set must be one of cifar10, cifar100, got 'svhn'"),
+        (Schema("networks", "test[2]"), "the set must be one of cifar10, cifar100, got '2'"),
+        (Schema("networks", "hours[0]"), r"hours\[0\] must be a set of a column \[N, sets\], got shape"),
         (Schema("networks", "test[0]", ("valid[0]",)), r"cost valid\[0\] must have a number for each"),
         (Schema("networks", "test[0]", ("latency=hours:h",)), "the unit of latency must be one of s, ms, us"),
         (Schema("networks", "test[0]", ("a=hours", "a=key")), "a is there more than once"),
+        (
+            Schema("networks", "test[0]", ("loss=hours",)),
+            "must have other names than .*, got loss; write NAME=loss",
+        ),
         (Schema("networks", "test[0]", ("nothing",)), "there is no column nothing; it has networks, sets"),
         (Schema("networks", "test[0]", (), None, None, "test"), r"test must be \[N\]"),
     ],
@@ -281,3 +304,36 @@ def test_rows_that_lack_a_number_are_left_out(tmp_path, caplog):
 def test_columns_are_named_by_commas_and_quotes():
     assert Schema.split('flops, "a,b" ,latency=t:ms,') == ("flops", "a,b", "latency=t:ms")
     assert Schema.split("") == ()
+
+
+def test_default_columns_are_found_by_any_separator(tmp_path):
+    text = "arch;mean_acc;flops\n0-0;50;3\n0-1;51;4\n"
+    assert ArchitectureTable.load(write_csv(tmp_path / "t.csv", text)).costs.keys() == {"flops"}
+    commas = write_csv(tmp_path / "t.csv", text.replace("50", "50,3"))
+    with pytest.raises(ValueError, match=r"mean_acc must be numbers, .* got '50,3' of 0-0; write .* a point"):
+        ArchitectureTable.load(commas)
+    fields = write_csv(tmp_path / "t.csv", "arch,mean_acc\n0-0,50,3\n")
+    with pytest.raises(ValueError, match="line 2 has 3 fields, but the first 2: a field with a comma"):
+        ArchitectureTable.load(fields)
+
+
+def test_architectures_without_a_key_share_it_with_none(tmp_path):
+    schema = Schema("arch", "mean_acc", (), key="key")
+    text = "arch,mean_acc,key\n0-0,50,\n0-1,51,\n1-0,52,a\n1-1,53,a\n"
+    space = ArchitectureTable.load(write_csv(tmp_path / "t.csv", text), schema).space()
+    assert len({space.key(one) for one in space.enumerate()}) == 3
+
+
+def test_texts_may_be_bytes_and_other_files_beside_the_columns(tmp_path):
+    path = write_npz(
+        tmp_path / "t.npz", networks=np.array([b"a-b", b"a-c"]), accuracy=[0.5, 0.6], macs=[1, 2]
+    )
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("readme.txt", "networks")
+    assert ArchitectureTable.load(path, SCHEMA).names == (("a",), ("b", "c"))
+
+
+def test_large_numbers_of_options_take_no_memory(tmp_path):
+    text = "arch,mean_acc\n999999999-0,50\n0-0,51\n"
+    space = ArchitectureTable.load(write_csv(tmp_path / "t.csv", text)).space()
+    assert space.options == ((0, 999_999_999), range(1))

@@ -9,7 +9,9 @@ import pytest
 from lasfast.constraints import Constraint
 from lasfast.measurements.table import ArchitectureTable
 from lasfast.measurements.tabular import TabularEvaluator
+from lasfast.report import comparison_text
 from lasfast.searchers import Evolution, LayerNAS
+from lasfast.study.comparison import UNSURE, Comparison
 from lasfast.study.study import Study
 
 ARCHITECTURES = list(itertools.product(range(2), range(3), range(2)))
@@ -120,3 +122,49 @@ def test_a_searcher_of_another_space_is_refused():
     searcher = Evolution(chain_table(4).space(), population=4)
     with pytest.raises(ValueError, match="which is not in the table's space"):
         Study(searcher, TabularEvaluator(chain_table(3)))
+
+
+def test_noise_is_told_where_it_is_known():
+    one, several = small_table(runs=1), small_table(runs=3)
+    first = ARCHITECTURES[:1]
+    assert math.isnan(TabularEvaluator(one)(first)[0].standard_error)
+    [of_images] = TabularEvaluator(one, images=400)(first)
+    assert of_images.standard_error == math.sqrt(of_images.top1 * (1 - of_images.top1) / 400)
+    runs = several.accuracies[0]
+    [of_runs] = TabularEvaluator(several, images=400)(first)
+    assert of_runs.standard_error == pytest.approx(runs.std(ddof=1) / math.sqrt(3))
+    assert math.isnan(TabularEvaluator(several, run=0)(first)[0].standard_error)
+    runs[1:] = np.nan
+    assert math.isnan(TabularEvaluator(several)(first)[0].standard_error), "one run was made"
+
+
+def test_the_standing_counts_functions_by_the_accuracies_that_are_searched():
+    accuracies = np.array([[0.5, 0.9], [0.7, 0.1], [0.8, 0.2], [0.6, 0.3]])
+    architectures = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    tests = [0.4, 0.3, 0.2, 0.1]
+    table = ArchitectureTable(architectures, accuracies, {}, keys="abba", test_accuracies=tests)
+    standing = TabularEvaluator(table, run=0).standing((0, 1))
+    assert (standing.best, standing.top1, standing.best_test) == ((1, 0), 0.8, (0, 0))
+    assert (standing.architectures, standing.functions) == (4, 2)
+    assert (standing.better, standing.computes_best) == (0, True), "(1, 0) computes the same"
+    by_mean = TabularEvaluator(table).standing((1, 1))
+    assert (by_mean.best, by_mean.better, by_mean.computes_best) == ((0, 0), 1, True)
+    few = TabularEvaluator(table, run=1).standing((1, 0), lambda one: one != (0, 0))
+    assert (few.best, few.architectures, few.functions, few.better) == ((1, 1), 3, 2, 1)
+    with pytest.raises(ValueError, match="accept must take at least one architecture of the table"):
+        TabularEvaluator(table).standing((1, 0), lambda _: False)
+
+
+def test_a_comparison_in_a_table_tells_no_lead_from_noise_that_is_not_known(tmp_path):
+    table = chain_table()
+    within = Constraint("flops<=550", {"flops": table.cost("flops")})
+    searcher = Evolution(table.space(), constraint=within, population=10, generations=1)
+    comparison = Study(searcher, TabularEvaluator(table), directory=tmp_path, baselines=5).run().comparison
+    assert {one.verdict for one in comparison.baselines} == {UNSURE}
+    assert all(math.isnan(one.lead_error) for one in comparison.baselines)
+    written = json.loads((tmp_path / "result.json").read_text())["comparison"]
+    assert written["standard_error"] == "nan"
+    read = Comparison.from_json(written)
+    assert math.isnan(read.standard_error)
+    assert json.loads(json.dumps(read.to_json())) == written
+    assert "on how many images is not known, so that no lead is told from noise" in comparison_text(read)

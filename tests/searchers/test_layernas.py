@@ -10,7 +10,7 @@ from lasfast.constraints import Constraint, NamedCost
 from lasfast.searchers import LayerNAS, reach
 from lasfast.searchers.limits import limit
 from lasfast.searchers.reach import Reach
-from lasfast.spaces import ChoiceSpace, VirtualLayer
+from lasfast.spaces import ChoiceSpace, ListedSpace, VirtualLayer
 
 
 def run(searcher, value):
@@ -339,3 +339,38 @@ def test_the_costs_of_target_and_constraint_have_their_names():
     searcher = LayerNAS(ChoiceSpace([3, 3]), cost=cost, target=(0, 4), constraint=within)
     assert searcher.named_costs == {"latency@cpu": cost, "params": sum}
     assert LayerNAS(ChoiceSpace([3, 3]), cost=sum, target=(0, 4)).named_costs == {}
+
+
+@given(problems(), st.data())
+def test_lists_with_many_holes_are_searched_to_the_end(problem, data):
+    """Where all are kept, all that is listed is found, whatever networks with default options are missing."""
+    space, cost, value, target = problem
+    everything = list(space.enumerate())
+    listed = data.draw(st.lists(st.sampled_from(everything), min_size=1, unique=True))
+    meeting = [one for one in listed if target[0] <= cost(one) <= target[1]]
+    make = lambda **settings: LayerNAS(ListedSpace(listed), cost=cost, target=target, **settings)  # noqa: E731
+    if not meeting:
+        with pytest.raises(ValueError, match="target must leave architectures of ListedSpace"):
+            make()
+        return
+    searcher = run(make(replicas=len(listed)), value)
+    assert {*meeting} <= {one for one, _ in searcher.results} <= {*listed}
+    assert searcher.best[1] == max(map(value, meeting))
+    assert run(make(replicas=1, buckets=1), value).best[0] in meeting
+
+
+def test_the_listed_network_that_is_most_like_a_candidate_stands_for_it():
+    searcher = LayerNAS(ListedSpace([(2, 2, 2), (0, 2, 0), (0, 0, 2), (1, 0, 0)]), cost=sum, target=(0, 9))
+    assert searcher.default == (2, 2, 2)
+    assert searcher.complete((2,)) == (2, 2, 2)
+    assert searcher.complete((0,)) == (0, 0, 2), "as dear and as like as (0, 2, 0), and before it"
+    assert searcher.complete((1,)) == (1, 0, 0)
+    assert searcher.complete((0, 2)) == (0, 2, 0)
+
+
+def test_evaluations_that_are_left_over_are_explained():
+    searcher = run(LayerNAS(ChoiceSpace([2, 2]), cost=sum, target=(0, 2), evaluations=30), sum)
+    assert searcher.ended_early == (
+        "The search measured 4 of the 30 architectures that it might: no candidate has an option left that "
+        "may meet 0<=cost<=2."
+    )

@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lasfast.constraints import Constraint
 from lasfast.searchers import NIR
-from lasfast.spaces import LayerAssignmentSpace
+from lasfast.spaces import LayerAssignmentSpace, ListedAssignmentSpace
 
 
 def run(searcher, value):
@@ -126,3 +127,42 @@ def test_impossible_searches_are_refused(arguments, error, text):
 def test_needs_layer_assignments():
     with pytest.raises(TypeError, match="space must be a LayerAssignmentSpace, got int"):
         NIR(3, depth=5)
+
+
+FEW = [(1, 2), (2, 1), (1, 3), (2, 2), (3, 1), (4, 1)]
+
+
+@pytest.mark.parametrize(
+    ("listed", "depth", "bounds", "said"),
+    [
+        (FEW, 5, None, ""),
+        (FEW, 9, None, "at depth 5 of 9: none of the 6 assignments in the space is deeper."),
+        (
+            [*FEW[:5], (1, 4)],
+            5,
+            None,
+            "at depth 4 of 5: none of the 6 assignments in the space has one layer more than 3-1.",
+        ),
+        (
+            FEW,
+            5,
+            "flops<=4M",
+            "at depth 4 of 5: no assignment in the space with one layer more than 3-1 meets flops<=4M "
+            "(they have 5M flops).",
+        ),
+        ([(1, 2), (2, 1)], 3, None, ""),
+    ],
+)
+def test_a_search_that_ends_early_says_where_and_why(listed, depth, bounds, said):
+    flops = {"flops": lambda one: 1e6 * sum(one)}
+    constraint = None if bounds is None else Constraint(bounds, flops)
+    space = ListedAssignmentSpace(listed)
+    searcher = run(NIR(space, depth=depth, constraint=constraint), lambda one: one[0])
+    assert searcher.ended_early == (said and f"The search ended {said}")
+
+
+def test_a_search_that_is_ended_says_where():
+    searcher = NIR(LayerAssignmentSpace(2, 4), depth=5)
+    for _ in range(2):
+        searcher.tell(searcher.ask()[0], 1)
+    assert searcher.ended_early == "The search ended at depth 3 of 5: its budget was spent."

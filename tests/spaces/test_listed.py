@@ -49,6 +49,28 @@ def test_layer_assignments_reach_as_deep_as_the_deepest() -> None:
     assert space.describe() != ListedAssignmentSpace([(1, 2), (3, 1), (3, 2)]).describe()
 
 
+def test_options_that_are_not_listed_are_none() -> None:
+    space = ListedSpace([(8, 0), (1024, 0), (8, 1)])
+    assert space.options == ((8, 1024), range(2))
+    assert space.vary((8, 0), random.Random(0)) in {(1024, 0), (8, 1)}
+    assert space.by_cost(sum) == ((8, 1024), (1, 0))
+
+
+def test_only_listed_assignments_are_counted_and_drawn() -> None:
+    listed = [(3, 1), (1, 2), (2, 1), (1, 3)]
+    space = ListedAssignmentSpace(listed)
+    assert space.count() == 4
+    assert [space.count(depth) for depth in (2, 3, 4, [3, 4])] == [0, 2, 2, 4]
+    assert list(space.enumerate()) == [(1, 2), (2, 1), (1, 3), (3, 1)]
+    assert {space.sample(random.Random(seed)) for seed in range(40)} == {*listed}
+    assert {space.sample(random.Random(seed), depth=4) for seed in range(20)} == {(3, 1), (1, 3)}
+    with pytest.raises(ValueError, match=r"depth must be one that ListedAssignmentSpace.* lists, got 2"):
+        space.sample(random.Random(0), depth=2)
+    assert space.largest() is None
+    assert ListedAssignmentSpace([*listed, (3, 3)]).largest() == (3, 3)
+    assert repr(space) == "ListedAssignmentSpace(4 of LayerAssignmentSpace(2, (3, 3)))"
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

@@ -89,6 +89,7 @@ class Run:
         highest: the one of the highest accuracy among those that might be the best; None while it runs.
         certainty: whether that can be told from the others, where the measurements say it.
         comparison: how it compares with what costs the same, where the study was asked for it.
+        from_scratch: the same of networks that were trained from scratch, where a command has trained them.
         ended_by_seconds: whether it ended because its seconds were spent.
     """
 
@@ -101,6 +102,7 @@ class Run:
     certainty: Certainty | None = None
     comparison: Comparison | None = None
     ended_by_seconds: bool = False
+    from_scratch: Comparison | None = None
 
     @classmethod
     def load(
@@ -158,9 +160,14 @@ class Run:
             )
         best, highest = (candidates.get(chosen.get(which, ())) for which in ("best", "highest"))
         certain = Certainty.from_json(result["certainty"]) if "certainty" in result else None
-        compared = Comparison.from_json(result["comparison"]) if "comparison" in result else None
+        compared, scratch = (
+            Comparison.from_json(result[name]) if name in result else None
+            for name in ("comparison", "from_scratch")
+        )
         ended = result.get("ended_by") == SECONDS
-        return cls(directory, description, read, bool(result), best, highest, certain, compared, ended)
+        return cls(
+            directory, description, read, bool(result), best, highest, certain, compared, ended, scratch
+        )
 
     @property
     def has_depths(self) -> bool:

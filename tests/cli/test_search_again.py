@@ -141,7 +141,15 @@ def check_the_best_few(directory, out) -> None:
             ["--weights", "nowhere"],
             "--weights must be the directory of an earlier search where no --model is",
         ),
-        (["--retrain-best", 2], "--retrain-best and --retrain-preset are of --retrain: give that, too"),
+        (
+            ["--retrain-best", 2],
+            "--retrain-best, --retrain-preset and --retrain-random are of --retrain: give",
+        ),
+        (
+            ["--retrain-random", 2],
+            "--retrain-best, --retrain-preset and --retrain-random are of --retrain: give",
+        ),
+        (["--retrain", "--retrain-random", -1], "--retrain-random must be 0 or more, got -1"),
         (["--retrain", "--retrain-best", 0], "--retrain-best must be 1 or more, got 0"),
         (["--retrain", "--retrain-preset", "spos"], "--retrain-preset must be one of 'small', "),
         (["--retrain", "--tune-epochs", 1], "--retrain trains the winner from scratch, --tune-epochs on"),

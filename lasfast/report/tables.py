@@ -129,21 +129,19 @@ def comparison_text(comparison: Comparison) -> str:
             "need not be better, and one that is not ahead has not been shown to be better than chance."
         )
         if advice := _advice(comparison):
-            lines.append(f"What would help: `--retrain {advice}, and the winner, from scratch.")
+            lines.append(f"What would help: `--retrain {advice} and the winner from scratch.")
     return "\n".join(lines)
 
 
 def _advice(comparison: Comparison) -> str:
-    """Return the option that trains enough random ones, and what it does; "" where there are none."""
-    fewest, others = (
-        fewest_random(1 if comparison.weights == FAVORED else comparison.measured),
-        comparison.others,
-    )
+    """Return the option that trains enough random ones and what it does, after a backtick; "" for none."""
+    finalists = comparison.measured if comparison.weights == SCRATCH else 1
+    fewest, others = fewest_random(finalists), comparison.others
     if others == 0:
         return ""
     if others is not None and others <= fewest:
-        return f"--retrain-random {others}`, which trains all others of depth {comparison.winner_cost:.0f}"
-    return f"--retrain-random {fewest}`, which trains random ones"
+        return f"--retrain-random {others}` trains all others of depth {comparison.winner_cost:.0f}"
+    return f"--retrain-random {fewest}` trains random ones"
 
 
 def _scratch_text(comparison: Comparison) -> str:
@@ -163,7 +161,8 @@ def _scratch_text(comparison: Comparison) -> str:
             "count."
         )
         if advice := _advice(comparison):
-            lines.append(f"What would help: `{advice}, too, so that chance has a probability.")
+            more = "too, and says how probably one of them would do as well"
+            lines.append(f"What would help: `{advice}, {more}.")
         return "\n".join(lines)
     count, chance = len(drawn.architectures), drawn.chance(comparison.measured)
     lines.append(

@@ -196,6 +196,10 @@ def test_assignments_are_searched_again(lasfast, without_exports, tmp_path) -> N
     assert status == 0, err
     assert "step 2, depth 5" in out
     assert "epoch 1/1" not in out
+    assert "beside" not in out  # the weights were trained for the candidates of another search
+    status, _, err = lasfast("search", "nir", *again, "--baselines", 2, "-o", tmp_path / "no")
+    assert status == 2
+    assert "--baselines 2 is not for weights that were trained for the candidates of a search" in err
     bounded = ["--constraint", "flops<=1.5M", "--population", 3, "--generations", 1, "--top", 2, *THREADS]
     status, out, err = lasfast("search", "evolution", *again[:2], *bounded, "-o", tmp_path / "evolution")
     assert status == 0, err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +36,12 @@ from lasfast.report import Run, front_table, plot_search, winners_table, write_c
 from lasfast.report.leave import CANDIDATES, PICTURE
 from lasfast.runtime import distributed
 from lasfast.spaces import Architecture
+from lasfast.study.architecture_table import Row
 from lasfast.study.comparison import EVEN, RANDOM, Comparison, compare_from_scratch, random_of_same_cost
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
 from lasfast.study.result import Measured, StudyResult, format_top1
 from lasfast.study.study import Study
+from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
 from lasfast.train import Distillation, StandaloneTrainer, SupernetTrainer
 from lasfast.train.adapt import SLOWER
@@ -252,26 +255,32 @@ def _retrain(
     """
     given, supernet = ending.given, ending.supernet or study.evaluator.supernet
     finalists = {one.architecture: one for one in _finalists(study, result, ending.count)}
-    groups = _baselines(study, result.best.architecture, ending.drawn) if ending.baseline else {}
+
+    def train(architectures: Iterable[Architecture]) -> tuple[TableBuilder, list[Row]]:
+        return train_from_scratch(
+            given,
+            supernet,
+            architectures,
+            directory,
+            keep_weights=True,
+            resume=True,
+            distill=ending.distill,
+            data_parallel=ending.baseline,  # else as the search has trained it, by one process
+        )
+
+    given.console.print("training from scratch")
+    best = result.best
+    if len(finalists) > 1:  # what the best costs decides which baselines are trained
+        top1 = {row.architecture: row.top1 for row in train(finalists)[1]}
+        best = max(finalists.values(), key=lambda one: top1[one.architecture])  # of equal ones, as searched
+    groups = _baselines(study, best.architecture, ending.drawn) if ending.baseline else {}
     notes = dict.fromkeys(finalists, "searched")
     for kind, group in groups.items():
         notes |= {one: f"{notes[one]}, {kind}" if one in notes else kind for one in group}
-    given.console.print("training from scratch")
-    builder, rows = train_from_scratch(
-        given,
-        supernet,
-        notes,
-        directory,
-        keep_weights=True,
-        resume=True,
-        distill=ending.distill,
-        data_parallel=ending.baseline,  # else as the search has trained it, by one process
-    )
+    builder, rows = train(notes)
     shown = [row for row in rows if row.architecture in notes]
     title = f"trained from scratch, {given.settings.standalone_epochs} epochs"
     show_rows(given.console, supernet.space, title, shown, notes)
-    top1 = {row.architecture: row.top1 for row in shown}
-    best = max(finalists.values(), key=lambda one: top1[one.architecture])  # of equal ones, as searched
     winner = Winner.trained(builder, rows, best.architecture, given.data)
     compared = None
     if any(groups.values()) and distributed.world().main:

@@ -193,7 +193,7 @@ def compare_from_scratch(
         searcher: has searched.
         winner: what it found, or the best of its finalists after their training.
         trained: the measurements after training, of the winner and of all in `groups`.
-        groups: what the winner is compared with, by kind; `RANDOM` are those that `random_of_same_cost` gave.
+        groups: what the winner is compared with, by kind; `RANDOM` is what `random_of_same_cost` gave for it.
         finalists: of how many that were trained the winner is the best.
 
     Raises:
@@ -201,11 +201,7 @@ def compare_from_scratch(
         ValueError: the searcher has no cost, and the evaluator knows no FLOPs.
     """
     bound, cost = _cost_of(evaluator, searcher, winner)
-    # Of several finalists, the best may be one that was drawn as well.
-    others = {RANDOM: [one for one in groups.get(RANDOM, ()) if one != winner]}
-    return _compared(
-        evaluator, searcher, bound, cost, winner, trained, {**groups, **others}, finalists, SCRATCH
-    )
+    return _compared(evaluator, searcher, bound, cost, winner, trained, groups, finalists, SCRATCH)
 
 
 def random_of_same_cost(

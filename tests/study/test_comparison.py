@@ -245,14 +245,6 @@ def test_the_first_random_ones_are_those_that_are_measured_with_inherited_weight
     assert list(of(compare(judge, searcher, (3, 2, 2), 9, 8), RANDOM).architectures)[:4] == drawn
 
 
-def test_of_several_finalists_the_best_may_have_been_drawn_as_well() -> None:
-    one, other = (0, 0, 0, 0, 0, 0), (1, 0, 0, 0, 0, 0)
-    trained = {one: Measurement(one, 0.5, 1.0, 1.0, IMAGES), other: Measurement(other, 0.9, 1.0, 1.0, IMAGES)}
-    searcher = Random(SPACE, samples=1)
-    found = compare_from_scratch(Judge(None), searcher, one, trained, {RANDOM: [one, other]}, 2)
-    assert of(found, RANDOM).architectures == (SPACE.format(other),)
-
-
 def test_a_comparison_of_an_older_version_is_read() -> None:
     written = scratch(0.9, 0.7, [0.5]).to_json()
     assert Comparison.from_json(json.loads(json.dumps(written))).to_json() == written

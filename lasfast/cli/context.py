@@ -28,11 +28,13 @@ class Replay:
         result: what it found, without a comparison.
         searcher: has searched.
         baselines: with how many random architectures its command compares the winner; 0 for no comparison.
+        weights: which weights are compared (`Comparison.weights`).
     """
 
     result: StudyResult
     searcher: Searcher
-    baselines: int
+    baselines: int = 0
+    weights: str = ""
 
 
 replayed: ContextVar[list[Replay] | None] = ContextVar("replayed", default=None)

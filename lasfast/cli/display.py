@@ -316,6 +316,14 @@ def show_comparison(console: Console, run: Run) -> None:
         console.print(comparison_text(run.comparison))
 
 
+def show_from_scratch(console: Console, run: Run) -> None:
+    """Show how what a search found compares with what costs the same, if all were trained from scratch."""
+    if run.from_scratch is not None:
+        title = f"{run.title}: the winner beside others, from scratch"
+        console.print(comparison_table(title, run.from_scratch))
+        console.print(comparison_text(run.from_scratch))
+
+
 def show_written(console: Console, directory: Path, written: Mapping[str, str]) -> None:
     """Print the files that a command left in a directory, each with what it holds."""
     console.print(f"\nwritten to {directory}:")

@@ -79,6 +79,11 @@ class SavedWeights:
         """True where the search has measured something with them, which it does not before it has trained."""
         return bool(self.metadata.get("journal_entries"))
 
+    @property
+    def favor_candidates(self) -> bool:
+        """True where the search trained them for its own candidates, as those of layer assignments do."""
+        return "paths" in (self.metadata["study"]["trainer"] or {})
+
     def load_into(self, supernet: Supernet) -> None:
         """Give them to a supernet; CheckpointError where it is not the one that they are of."""
         study = self.metadata.get("study", {})  # other commands have checkpoints, too

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from lasfast.cli.display import (
     show_choice,
     show_comparison,
     show_end,
+    show_from_scratch,
     show_whole_text,
     show_written,
 )
@@ -29,15 +30,18 @@ from lasfast.evaluation import latency
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.evaluation.scoring import evaluate_network
 from lasfast.ir import layers
+from lasfast.measurements.journal import Journal
 from lasfast.measurements.measurement import Measurement
 from lasfast.report import Run, front_table, plot_search, winners_table, write_candidates
 from lasfast.report.leave import CANDIDATES, PICTURE
 from lasfast.runtime import distributed
-from lasfast.searchers.operators import sample_nearest
 from lasfast.spaces import Architecture
+from lasfast.study.architecture_table import Row
+from lasfast.study.comparison import EVEN, RANDOM, Comparison, compare_from_scratch, random_of_same_cost
 from lasfast.study.files import CHECKPOINT, JOURNAL, LOG, RESULT
 from lasfast.study.result import Measured, StudyResult, format_top1
 from lasfast.study.study import Study
+from lasfast.study.table_builder import TableBuilder
 from lasfast.supernets import LayerAssignmentSupernet, Supernet
 from lasfast.train import Distillation, StandaloneTrainer, SupernetTrainer
 from lasfast.train.adapt import SLOWER
@@ -53,7 +57,8 @@ class Ending:
     Attributes:
         given: the images, the device and the settings of that training.
         count: how many of the best are trained from scratch; with 0, the best keeps its inherited weights.
-        baseline: whether a baseline is trained beside them.
+        baseline: whether baselines are trained beside them.
+        drawn: how many random ones are among these; None is none of layer assignments, and one of others.
         supernet: gives the networks that are trained from scratch; None is the supernet that was searched.
         tune_epochs: how long, where none is trained from scratch, the best is trained on.
         distill: how it learns in these trainings; None is from labels.
@@ -64,6 +69,7 @@ class Ending:
     given: TrainingSetup
     count: int
     baseline: bool
+    drawn: int | None = None
     supernet: Supernet | None = None
     tune_epochs: int = 0
     distill: Distillation | None = None
@@ -82,8 +88,12 @@ def finish(given: TrainingSetup, study: Study, result: StudyResult, ending: Endi
     written = {} if run is None else _show_search(given.console, study, run, result)
     searched = result.best
     if ending.count:
-        winner, searched = _retrain(study, result, ending, directory / "scratch")
+        winner, searched, compared = _retrain(study, result, ending, directory / "scratch")
         written["scratch/"] = "the networks trained from scratch"
+        if run is not None and compared is not None:
+            study.write(dataclasses.replace(result, from_scratch=compared))
+            run = dataclasses.replace(run, from_scratch=compared)
+            show_from_scratch(given.console, run)
     else:
         winner = _inherited(given, study, result.best, ending)
     if run is not None and ending.latency_table is not None and not ending.supernet:
@@ -236,38 +246,52 @@ def _tune(
     return trainer.trained.eval()
 
 
-def _retrain(study: Study, result: StudyResult, ending: Ending, directory: Path) -> tuple[Winner, Measured]:
-    """Train the best, and a baseline, from scratch; show them, and return the best then, and as searched."""
+def _retrain(
+    study: Study, result: StudyResult, ending: Ending, directory: Path
+) -> tuple[Winner, Measured, Comparison | None]:
+    """Train the best, and baselines, from scratch; show them.
+
+    The best then is returned, the same as searched, and how it compares with the baselines.
+    """
     given, supernet = ending.given, ending.supernet or study.evaluator.supernet
     finalists = {one.architecture: one for one in _finalists(study, result, ending.count)}
+
+    def train(architectures: Iterable[Architecture]) -> tuple[TableBuilder, list[Row]]:
+        return train_from_scratch(
+            given,
+            supernet,
+            architectures,
+            directory,
+            keep_weights=True,
+            resume=True,
+            distill=ending.distill,
+            data_parallel=ending.baseline,  # else as the search has trained it, by one process
+        )
+
+    given.console.print("training from scratch")
+    best = result.best
+    if len(finalists) > 1:  # what the best costs decides which baselines are trained
+        top1 = {row.architecture: row.top1 for row in train(finalists)[1]}
+        best = max(finalists.values(), key=lambda one: top1[one.architecture])  # of equal ones, as searched
+    groups = _baselines(study, best.architecture, ending.drawn) if ending.baseline else {}
     notes = dict.fromkeys(finalists, "searched")
-    text = "training from scratch"
-    if ending.baseline:
-        kind, baseline = _baseline(study, result.best.architecture, given.settings.seed)
-        notes[baseline] = f"searched, {kind}" if baseline in finalists else kind
-        if baseline == result.best.architecture:
-            text = f"the winner is the {kind} one"
-    given.console.print(text)
-    builder, rows = train_from_scratch(
-        given,
-        supernet,
-        notes,
-        directory,
-        keep_weights=True,
-        resume=True,
-        distill=ending.distill,
-        data_parallel=ending.baseline,  # else as the search has trained it, by one process
-    )
+    for kind, group in groups.items():
+        notes |= {one: f"{notes[one]}, {kind}" if one in notes else kind for one in group}
+    builder, rows = train(notes)
     shown = [row for row in rows if row.architecture in notes]
     title = f"trained from scratch, {given.settings.standalone_epochs} epochs"
     show_rows(given.console, supernet.space, title, shown, notes)
-    top1 = {row.architecture: row.top1 for row in shown}
-    best = max(finalists.values(), key=lambda one: top1[one.architecture])  # of equal ones, as searched
     winner = Winner.trained(builder, rows, best.architecture, given.data)
+    compared = None
+    if any(groups.values()) and distributed.world().main:
+        trained = {one.architecture: one for _, one in Journal.read(directory / JOURNAL)[1]}
+        compared = compare_from_scratch(
+            study.evaluator, study.searcher, best.architecture, trained, groups, len(finalists)
+        )
     if supernet is not study.evaluator.supernet:
-        return winner, best  # a larger network, whose costs are its own
+        return winner, best, compared  # a larger network, whose costs are its own
     measured = dataclasses.replace(winner.measured, costs=best.costs)
-    return dataclasses.replace(winner, measured=measured), best
+    return dataclasses.replace(winner, measured=measured), best, compared
 
 
 def _finalists(study: Study, result: StudyResult, count: int) -> list[Measured]:
@@ -279,24 +303,18 @@ def _finalists(study: Study, result: StudyResult, count: int) -> list[Measured]:
     return list(distinct.values())[:count]
 
 
-def _baseline(study: Study, winner: Architecture, seed: int) -> tuple[str, Architecture]:
-    """Return the kind and the architecture of the baseline, which the winner is compared with.
+def _baselines(study: Study, winner: Architecture, drawn: int | None) -> dict[str, list[Architecture]]:
+    """Return by kind the architectures that the winner is compared with from scratch.
 
-    That is the handcrafted assignment of its depth, if a paper has one, or else the most even one. Where
-    nothing has a depth, it is the one of some hundred random architectures within the constraint whose cost
-    (the constraint's first, or FLOPs) is nearest to the winner's.
+    Of layer assignments, one is the handcrafted assignment of the winner's depth, if a paper has one, or else
+    the most even one. Others are drawn at random, of the winner's cost.
     """
-    supernet, searcher = study.evaluator.supernet, study.searcher
+    supernet, groups = study.evaluator.supernet, {}
     if isinstance(supernet, LayerAssignmentSupernet):
         assignment = supernet.handcrafted(sum(winner))
-        return "handcrafted" if assignment in supernet.handcrafted_assignments else "even", assignment
-
-    def admits(architecture: Architecture) -> bool:
-        return architecture != winner and searcher.admits(architecture)
-
-    def flops(architecture: Architecture) -> float:
-        return study.evaluator.costs(architecture)["flops"]
-
-    rng = random.Random(f"baseline {seed}")
-    cost = searcher.cost or flops
-    return "random", sample_nearest(searcher.space, rng, cost, cost(winner), admits) or winner
+        kind = "handcrafted" if assignment in supernet.handcrafted_assignments else EVEN
+        groups[kind] = [assignment]
+    if drawn is None:
+        drawn = 0 if groups else 1
+    groups[RANDOM] = random_of_same_cost(study.evaluator, study.searcher, winner, drawn) if drawn else []
+    return groups

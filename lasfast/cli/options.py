@@ -596,6 +596,14 @@ class SupernetSearchOptions(StudyOptions, EvaluateOptions, FamilyOptions, Traini
         str | None,
         panel("Search", "The preset of --retrain, as spos-retrain (default: that of the search)."),
     ] = None
+    retrain_random: Annotated[
+        int | None,
+        panel(
+            "Search",
+            "In --retrain, train so many random architectures of the winner's cost from scratch, too; 19 can "
+            "show that the winner is better than chance (default: 0 for layer assignments, else 1).",
+        ),
+    ] = None
     test: Annotated[
         bool, panel("Search", "At the end, measure the winner on the test split, too.", "--test")
     ] = False
@@ -617,8 +625,8 @@ class FinalistOptions:
         int | None,
         panel(
             "Search",
-            "At the end, measure so many random architectures of the winner's cost beside it, and the whole "
-            "network, for searches of choices or of a --model; 0 compares with nothing (default: 20, and 0 "
+            "At the end, measure so many random architectures of the winner's cost beside it, the whole "
+            "network, and one that is scaled alike everywhere; 0 compares with nothing (default: 20, and 0 "
             "with --standalone).",
         ),
     ] = None

@@ -18,6 +18,7 @@ from lasfast.cli.display import (
     show_choice,
     show_comparison,
     show_end,
+    show_from_scratch,
     show_whole_text,
 )
 from lasfast.cli.options import command
@@ -104,6 +105,7 @@ def register(app: typer.Typer) -> None:
         show_choice(console, run)
         show_certainty(console, run)
         show_comparison(console, run)
+        show_from_scratch(console, run)
         path = plot_search(run, options.plot or run.directory / "search.png")
         console.print(f"picture: {path}")
         if options.csv is not None:

@@ -70,7 +70,6 @@ def search_assignments(
 ) -> None:
     """Search layer assignments, training the supernet for the candidates of each step."""
     check_without_model(options)
-    refuse(options, ["baselines"], "is for searches of choices and of a --model")
     setup.check_family(options)
     if not setup.is_own(options):
         setup.parse_max_layers(options, options.depth)  # before the images are read
@@ -126,10 +125,8 @@ def search_choices(name: str, options: ChoiceOptions, make_searcher: MakeSearche
         options, given.data, depth=SearchOptions.depth, size=options, seed=options.seed
     ).to(given.device)
     more = {}
-    if isinstance(supernet, LayerAssignmentSupernet):
-        refuse(options, ["baselines"], "is for searches of choices and of a --model")
-        if not setup.is_own(options):
-            more = {"max_layers": supernet.space.format(supernet.space.max_layers)}
+    if isinstance(supernet, LayerAssignmentSupernet) and not setup.is_own(options):
+        more = {"max_layers": supernet.space.format(supernet.space.max_layers)}
     constraint = _constraint(options, supernet, given.data)
     searcher = make_searcher(supernet.space, constraint)
     trainer = None
@@ -196,8 +193,9 @@ def search_again(
     given = set_up(options, split_seed=earlier.options.seed)
     supernet = earlier.make_supernet(given.data).to(given.device)
     saved.load_into(supernet)
+    if saved.favor_candidates:
+        refuse(options, ["baselines"], "is not for weights that were trained for the candidates of a search")
     if isinstance(supernet, LayerAssignmentSupernet):
-        refuse(options, ["baselines"], "is for searches of choices and of a --model")
         make_searcher = make_of_depth or make_searcher
     elif make_of_depth is not None:
         refuse(options, ["depth"], "is for supernets of layer assignments")
@@ -216,8 +214,13 @@ def set_up(options: SupernetSearchOptions, split_seed: int | None = None) -> Tra
     count = options.retrain_best if isinstance(options, FinalistOptions) else 1
     if count < 1:
         raise ValueError(f"--retrain-best must be 1 or more, got {count}")
-    if not options.retrain and (count > 1 or options.retrain_preset is not None):
-        raise ValueError("--retrain-best and --retrain-preset are of --retrain: give that, too")
+    if (options.retrain_random or 0) < 0:
+        raise ValueError(f"--retrain-random must be 0 or more, got {options.retrain_random}")
+    of_retrain = (options.retrain_preset, options.retrain_random)
+    if not options.retrain and (count > 1 or any(one is not None for one in of_retrain)):
+        raise ValueError(
+            "--retrain-best, --retrain-preset and --retrain-random are of --retrain: give that, too"
+        )
     if options.retrain_preset is not None:
         check_choice("--retrain-preset", options.retrain_preset, tuple(PRESETS))
     if options.retrain and isinstance(options, ModelSearchOptions) and options.tune_epochs:
@@ -292,7 +295,7 @@ def run_search(
             trainer=trainer,
             directory=directory,
             callbacks=[display, *trackers],
-            baselines=0 if replays is not None else _baselines(options, supernet),
+            baselines=0 if replays is not None else _baselines(options, saved),
             **_budget(options),
         )
         console.print(Text.assemble((name, "bold"), f" search{what} in {directory}"))
@@ -310,7 +313,7 @@ def run_search(
                     leave_best(given, study)
                 raise
     if replays is not None:
-        replays.append(Replay(result, searcher, _baselines(options, supernet)))
+        replays.append(Replay(result, searcher, _baselines(options, saved), study.weights))
         return
     with resumable(directory):
         finish(given, study, result, dataclasses.replace(ending, distill=teach and teach(study)))
@@ -354,9 +357,9 @@ def _trains_each(options: SupernetSearchOptions) -> bool:
     return isinstance(options, OneShotOptions) and options.standalone
 
 
-def _baselines(options: SupernetSearchOptions, supernet: Supernet) -> int:
+def _baselines(options: SupernetSearchOptions, saved: SavedWeights | None) -> int:
     """Return with how many random architectures the winner is compared; to train them would take long."""
-    if isinstance(supernet, LayerAssignmentSupernet) or not isinstance(options, FinalistOptions):
+    if not isinstance(options, FinalistOptions) or (saved is not None and saved.favor_candidates):
         return 0
     if options.baselines is None:
         return 0 if _trains_each(options) else BASELINES
@@ -376,6 +379,7 @@ def _ending(options: SupernetSearchOptions, given: TrainingSetup, retrained: Sup
         given,
         count=count if options.retrain or _trains_each(options) else 0,
         baseline=options.retrain,
+        drawn=options.retrain_random,
         supernet=retrained,
         tune_epochs=options.tune_epochs if isinstance(options, ModelSearchOptions) else 0,
         latency_table=options.latency_table,

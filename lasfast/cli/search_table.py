@@ -184,7 +184,7 @@ def search_table(
     with resumable(directory):
         result = study.run(resume=study_options.resume)
     if (replays := replayed.get()) is not None:
-        replays.append(Replay(result, searcher, baselines=0))
+        replays.append(Replay(result, searcher))
     elif main:
         _finish(console, study, result, evaluator, within)
 

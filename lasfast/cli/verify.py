@@ -21,7 +21,7 @@ from lasfast.cli.earlier import OpenedRun, open_run
 from lasfast.cli.options import MachineOptions, command
 from lasfast.measurements.journal import Entry, Journal, JournalError
 from lasfast.report import Run
-from lasfast.study.comparison import ITSELF, compare, verdict_of
+from lasfast.study.comparison import ITSELF, Baseline, Comparison, compare, verdict_of
 from lasfast.study.files import CHECKPOINT, CLOCK, JOURNAL, RESULT
 from lasfast.study.result import StudyResult
 from lasfast.supernets import LayerAssignmentSupernet
@@ -30,6 +30,8 @@ ROUNDING = 0.01
 """Up to this share of the images may be right in one measurement and wrong in the other by rounding."""
 ROUNDED = ("top1", "standard_error", "deviation", "lead", "lead_error")
 """The figures of a comparison that are sums over images."""
+COMPARISONS = ("comparison", "from_scratch")
+"""What `result.json` has beside what the search by its journal finds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,9 @@ def register(app: typer.Typer) -> None:
             make_console().print(text, soft_wrap=True)
         elif replay is not None and replay.baselines:
             make_console().print(f"{RESULT} has no comparison to verify, for which the command asks")
+        if "from_scratch" in found:
+            text = "the comparison from scratch is not verified: its networks would have to be trained again"
+            make_console().print(text, soft_wrap=True)
 
 
 def _replay(run: Path) -> Replay | None:
@@ -117,7 +122,7 @@ def _check_found(run: Path, found: Mapping[str, Any], again: StudyResult) -> Non
     """Raise ValueError where a run has another result than the search by its journal; but for comparisons."""
     wanted = _as_json(again.to_json())
     for name in (*wanted, *found):
-        if name != "comparison" and (name not in found or found[name] != wanted.get(name)):
+        if name not in COMPARISONS and (name not in found or found[name] != wanted.get(name)):
             raise ValueError(f"{run / RESULT} must be what the search by {JOURNAL} finds, got another {name}")
 
 
@@ -175,7 +180,7 @@ def _compare_again(
     if opened is None:
         return "the comparison is not verified: its networks would have to be trained again"
     best, measured = replay.result.best.architecture, len(replay.result.candidates)
-    comparison = compare(opened.evaluator, replay.searcher, best, measured, replay.baselines)
+    comparison = compare(opened.evaluator, replay.searcher, best, measured, replay.baselines, replay.weights)
     again = _as_json(comparison.to_json())
     if found == again:
         others = sum(len(one.architectures) for one in comparison.baselines)
@@ -191,21 +196,23 @@ def _is_rounding(found: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
     pairs = list(zip((found, *found["baselines"]), (again, *again["baselines"]), strict=False))
     if len(found["baselines"]) != len(again["baselines"]) or any(a.keys() != b.keys() for a, b in pairs):
         return False
-    follow = {"baselines", "better", "verdict"}  # from the figures
+    follow = {"baselines", "better", "level", "verdict"}  # from the figures
+    read, other_read = Comparison.from_json(found), Comparison.from_json(again)
     return all(
         abs(one[name] - other[name]) <= 2 * ROUNDING if name in ROUNDED else one[name] == other[name]
         for one, other in pairs
         for name in other.keys() - follow
-    ) and all(_fits(one, other, found) for one, other in pairs[1:])
+    ) and all(
+        _fits(read, one, other) for one, other in zip(read.baselines, other_read.baselines, strict=True)
+    )
 
 
-def _fits(baseline: Mapping[str, Any], again: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+def _fits(found: Comparison, baseline: Baseline, again: Baseline) -> bool:
     """Return whether the lead of a winner and the verdict follow from the other figures of a baseline."""
-    verdict = verdict_of(baseline["lead"], baseline["lead_error"], found["measured"])
-    if again["verdict"] == ITSELF:
+    verdict = verdict_of(baseline, found.measured, found.weights)
+    if again.verdict == ITSELF:
         verdict = ITSELF
-    lead = found["top1"] - baseline["top1"]
-    return abs(baseline["lead"] - lead) < 1e-9 and baseline["verdict"] == verdict
+    return abs(baseline.lead - (found.top1 - baseline.top1)) < 1e-9 and baseline.verdict == verdict
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from lasfast.report.run import Candidate, Run
 from lasfast.report.tables import (
     certainty_text,
     choice_text,
+    comparison_rows,
+    comparison_text,
     cost_columns,
     end_text,
     unknown_noise_text,
@@ -65,6 +67,14 @@ def write_page(
         verdict=verdict(run),
         choice=choice_text(run),
         certainty="" if run.certainty is None else certainty_text(run.certainty),
+        comparisons=[
+            (title, comparison_rows(one), comparison_text(one))
+            for title, one in (
+                ("The winner beside others", run.comparison),
+                ("The winner beside others, from scratch", run.from_scratch),
+            )
+            if one is not None
+        ],
         facts=[*facts, ("architectures measured", str(len(candidates)))],
         figure=figure,
         columns=["architecture", "top-1", *costs],

@@ -92,6 +92,7 @@ class Run:
         highest: the one of the highest accuracy among those that might be the best; None while it runs.
         certainty: whether that can be told from the others, where the measurements say it.
         comparison: how it compares with what costs the same, where the study was asked for it.
+        from_scratch: the same of networks that were trained from scratch, where a command has trained them.
         ended_by_seconds: whether it ended because its seconds were spent.
         ended_early: what it has not reached of what it was to, and why, in a sentence; "" for nothing.
     """
@@ -105,6 +106,7 @@ class Run:
     certainty: Certainty | None = None
     comparison: Comparison | None = None
     ended_by_seconds: bool = False
+    from_scratch: Comparison | None = None
     ended_early: str = ""
 
     @classmethod
@@ -164,7 +166,10 @@ class Run:
         best, highest = (candidates.get(chosen.get(which, ())) for which in ("best", "highest"))
         try:
             certain = Certainty.from_json(result["certainty"]) if "certainty" in result else None
-            compared = Comparison.from_json(result["comparison"]) if "comparison" in result else None
+            compared, scratch = (
+                Comparison.from_json(result[name]) if name in result else None
+                for name in ("comparison", "from_scratch")
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(directory / RESULT, error) from error
         ended = result.get("ended_by") == SECONDS
@@ -178,6 +183,7 @@ class Run:
             certain,
             compared,
             ended_by_seconds=ended,
+            from_scratch=scratch,
             ended_early=result.get("ended_early", ""),
         )
 

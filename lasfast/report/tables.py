@@ -14,7 +14,18 @@ from lasfast.measurements.schema import SECONDS
 from lasfast.report.run import Candidate, Run
 from lasfast.spaces.names import short_name
 from lasfast.study.certainty import Certainty
-from lasfast.study.comparison import ITSELF, RANDOM, Comparison
+from lasfast.study.comparison import (
+    AHEAD,
+    CHANCE,
+    FAVORED,
+    ITSELF,
+    RANDOM,
+    SCRATCH,
+    UNSURE,
+    Baseline,
+    Comparison,
+    fewest_random,
+)
 from lasfast.study.result import format_params, format_top1
 
 MOST_IMAGES = 1_000_000
@@ -61,27 +72,47 @@ def front_table(title: str, front: Iterable[Candidate]) -> Table:
 
 def comparison_table(title: str, comparison: Comparison) -> Table:
     """Return a table of what a search found, and of what it is compared with."""
-    columns = ("beside", "architecture", comparison.cost, "top-1", "the winner's lead", "the winner is")
+    columns, *rows = comparison_rows(comparison)
     table = make_table(title, *columns)
-    quantity = partial(Bound(comparison.cost).quantity, digits=4)
-    top1 = format_top1(comparison)
-    table.add_row("winner", short_name(comparison.winner), quantity(comparison.winner_cost), top1, "", "")
-    for one in comparison.baselines:
-        error = "" if math.isnan(one.lead_error) else f" ± {100 * one.lead_error:.1f}"
-        lead = "" if one.verdict == ITSELF else f"{100 * one.lead:+.1f}{error} points"
-        table.add_row(
-            one.kind,
-            f"{len(one.architectures)} of them" if one.kind == RANDOM else short_name(one.architectures[0]),
-            " to ".join(dict.fromkeys(map(quantity, one.costs))),
-            format_top1(one),
-            lead,
-            one.verdict,
-        )
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
+def comparison_rows(comparison: Comparison) -> list[list[str]]:
+    """Return the names of the columns, the row of what a search found, and those of what it is beside."""
+    quantity = partial(Bound(comparison.cost).quantity, digits=4)
+    top1 = format_top1(comparison)
+    return [
+        ["beside", "architecture", comparison.cost, "top-1", "the winner's lead", "the winner is"],
+        ["winner", short_name(comparison.winner), quantity(comparison.winner_cost), top1, "", ""],
+        *(
+            [
+                one.kind,
+                f"{len(one.architectures)} of them" if one.kind == RANDOM else _name(one),
+                " to ".join(dict.fromkeys(map(quantity, one.costs))),
+                format_top1(one),
+                "" if one.verdict == ITSELF else _points(one),
+                one.verdict,
+            ]
+            for one in comparison.baselines
+        ),
+    ]
+
+
+def _name(one: Baseline) -> str:
+    return short_name(one.architectures[0])
+
+
+def _points(one: Baseline) -> str:
+    error = "" if math.isnan(one.lead_error) else f" ± {100 * one.lead_error:.1f}"
+    return f"{100 * one.lead:+.1f}{error} points"
+
+
 def comparison_text(comparison: Comparison) -> str:
-    """Return the sentences that say how the comparison was made, and how the random ones spread."""
+    """Return the sentences that say how the comparison was made, what it shows, and what it does not."""
+    if comparison.weights == SCRATCH:
+        return _scratch_text(comparison)
     lines = [
         f"Of {len(one.architectures)} random ones, top-1 has a standard deviation of "
         f"{100 * one.deviation:.1f} points; {one.better or 'none'} had a higher one than the winner."
@@ -96,6 +127,59 @@ def comparison_text(comparison: Comparison) -> str:
         f"All were measured together; {images}. The winner is the best of {comparison.measured} on these, so "
         f"it counts as better only from {comparison.errors_of_a_lead:.1f} standard errors on."
     )
+    if comparison.weights == FAVORED:
+        lines.append(
+            "The supernet was trained for the candidates of the search and the whole network. Others would "
+            "have better weights, too, if it had been trained for them. So a winner that is ahead of them "
+            "need not be better, and one that is not ahead has not been shown to be better than chance."
+        )
+        if advice := _advice(comparison):
+            lines.append(f"What would help: `--retrain {advice} and the winner from scratch.")
+    return "\n".join(lines)
+
+
+def _advice(comparison: Comparison) -> str:
+    """Return the option that trains enough random ones and what it does, after a backtick; "" for none."""
+    finalists = comparison.measured if comparison.weights == SCRATCH else 1
+    fewest, others = fewest_random(finalists), comparison.others
+    if others == 0:
+        return ""
+    if others is not None and others <= fewest:
+        return f"--retrain-random {others}` trains all others of depth {comparison.winner_cost:.0f}"
+    return f"--retrain-random {fewest}` trains random ones"
+
+
+def _scratch_text(comparison: Comparison) -> str:
+    """Return what a comparison of networks says that were trained from scratch."""
+    winner, lines, drawn = short_name(comparison.winner), [], None
+    for one in comparison.baselines:
+        if one.kind == RANDOM:
+            drawn = one
+        elif one.verdict == ITSELF:
+            lines.append(f"{winner} is the {one.kind} one itself.")
+        else:
+            said = {UNSURE: "not distinguishable from", AHEAD: "ahead of"}.get(one.verdict, one.verdict)
+            lines.append(f"{winner} is {said} {_name(one)}, the {one.kind} one (difference {_points(one)}).")
+    if drawn is None:
+        lines.append(
+            "Each was trained once. Another training would give other accuracies, which these errors do not "
+            "count."
+        )
+        if advice := _advice(comparison):
+            more = "too, and says how probably one of them would do as well"
+            lines.append(f"What would help: `{advice}, {more}.")
+        return "\n".join(lines)
+    count, chance = len(drawn.architectures), drawn.chance(comparison.measured)
+    lines.append(
+        f"{winner} is better than {count - drawn.better - drawn.level} of {count} random ones, as good as "
+        f"{drawn.level}, and worse than {drawn.better}. If it had been drawn at random, too, it would do as "
+        f"well with a probability of {100 * chance:.0f} %; up to {100 * CHANCE:.0f} %, it counts as better. "
+        "That holds whatever the noise of training."
+    )
+    if count == comparison.others and count < fewest_random(comparison.measured):
+        lines.append("There are no others, and these are too few to call one better. Other seeds would help.")
+    elif count < fewest_random(comparison.measured):
+        lines.append(f"What would help: `{_advice(comparison)}.")
     return "\n".join(lines)
 
 

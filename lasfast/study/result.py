@@ -158,6 +158,7 @@ class StudyResult:
         certainty: whether the best can be told from the others; None where measurements do not say which
             images were right, as those of a table.
         comparison: how the best compares with what costs the same, where the study was asked for it.
+        from_scratch: the same of networks that were trained from scratch, where a caller has trained them.
         ended_by_seconds: whether the search ended because its seconds were spent.
         ended_early: a sentence that says what the search has not reached of what it was to, such as a depth,
             and why; "" for nothing.
@@ -172,6 +173,7 @@ class StudyResult:
     certainty: Certainty | None = None
     comparison: Comparison | None = None
     ended_by_seconds: bool = False
+    from_scratch: Comparison | None = None
     ended_early: str = ""
 
     @property
@@ -220,6 +222,7 @@ class StudyResult:
         candidates = iter(self.candidates)
         certain = {} if self.certainty is None else {"certainty": self.certainty.to_json()}
         compared = {} if self.comparison is None else {"comparison": self.comparison.to_json()}
+        scratch = {} if self.from_scratch is None else {"from_scratch": self.from_scratch.to_json()}
         ended = {"ended_by": SECONDS} if self.ended_by_seconds else {}
         early = {"ended_early": self.ended_early} if self.ended_early else {}
         return {
@@ -230,6 +233,7 @@ class StudyResult:
             "winners": {str(depth): winner.to_json() for depth, winner in self.winners.items()},
             **certain,
             **compared,
+            **scratch,
             **ended,
             **early,
             "steps": [[next(candidates).to_json() for _ in step] for step in self.steps],

@@ -36,7 +36,7 @@ from lasfast.searchers import Searcher
 from lasfast.spaces import Architecture
 from lasfast.study.certainty import certainty_of
 from lasfast.study.checkpoints import CheckpointClock, train_with_checkpoints
-from lasfast.study.comparison import compare
+from lasfast.study.comparison import FAVORED, INHERITED, compare
 from lasfast.study.files import CHECKPOINT, CLOCK, JOURNAL, LOG, RESULT, refuse_started
 from lasfast.study.result import Measured, StudyResult, choose_best
 from lasfast.study.stopwatch import Stopwatch
@@ -99,6 +99,7 @@ class Study:
             winner, the whole network and one that is scaled alike everywhere to this cost
             (`lasfast.study.comparison`); 0 compares the winner with nothing. The evaluator measures all with
             the weights at the end, which is fair where these were not trained for some architectures alone.
+            If the trainer trains for each step's candidates, the comparison says so.
         evaluations: how many architectures the search measures at most, whatever its searcher would; None
             bounds nothing.
         seconds: how long the search may take; None bounds nothing. In a supernet, these are seconds of the
@@ -201,10 +202,10 @@ class Study:
                 steps = self._search(journaled)
                 self._stopwatch.stop()
                 result = self._result(steps)
-                self._write(result)
+                self.write(result)
                 if self.baselines:
                     result = self._compared(result)
-                    self._write(result)
+                    self.write(result)
             except BaseException:
                 for callback in self.callbacks:
                     callback.on_stop()
@@ -458,7 +459,7 @@ class Study:
 
     def _trained_for_fewer(self, earlier: dict[str, Any]) -> bool:
         """Return whether the supernet may have been trained for a step that has more architectures now."""
-        if self.trainer is None or not self.trainer.epochs(1):
+        if not self._trains_in_steps():
             return False
         now, extent = self.description["searcher"], self.searcher.extent
         by_number = extent is not None and now[extent] == self.searcher.most  # not by depth or generations
@@ -557,14 +558,24 @@ class Study:
             return float(self.searcher.cost(candidate.architecture))
         return candidate.costs.get("bitops", candidate.costs.get("flops", 0.0))
 
+    @property
+    def weights(self) -> str:
+        """The weights that are compared: `FAVORED` if each step trains its candidates, else `INHERITED`."""
+        return FAVORED if self._trains_in_steps() else INHERITED
+
     def _compared(self, result: StudyResult) -> StudyResult:
         """Return the result with its comparison, which is measured anew each time: it has no journal."""
         began, winner, measured = time.perf_counter(), result.best.architecture, len(result.candidates)
-        found = compare(self.evaluator, self.searcher, winner, measured, self.baselines)
+        found = compare(self.evaluator, self.searcher, winner, measured, self.baselines, self.weights)
         self._log("comparison", seconds=time.perf_counter() - began)
         return dataclasses.replace(result, comparison=found)
 
-    def _write(self, result: StudyResult) -> None:
+    def _trains_in_steps(self) -> bool:
+        """Return whether the supernet is trained for the candidates of each step, as NIR does."""
+        return self.trainer is not None and bool(self.trainer.epochs(1))
+
+    def write(self, result: StudyResult) -> None:
+        """Write result.json: the result of `run`, to which the caller may have added `from_scratch`."""
         if self.directory is not None and self._world.main:
             text = json.dumps(result.to_json(), indent=1, allow_nan=False)
             atomic_write_text(self.directory / RESULT, text + "\n")

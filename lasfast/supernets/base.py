@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -216,6 +216,10 @@ class LayerAssignmentSupernet(Supernet):
             path += group[:count]
             path += end
         return (*path, *self._head)
+
+    def scaled(self) -> Iterator[Architecture]:
+        """Give the most even assignment of each depth, from the shallowest on."""
+        return map(self.space.even, self.space.depths())
 
     def handcrafted(self, depth: int) -> Architecture:
         """Return the handcrafted assignment of a depth: the paper's if it has one, else the most even."""

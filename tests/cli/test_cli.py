@@ -120,6 +120,44 @@ def test_a_finished_search_is_shown_again(searched, lasfast) -> None:
     assert (searched / "journal.jsonl").read_bytes() == before
 
 
+def test_the_end_says_what_the_comparison_shows(searched, lasfast) -> None:
+    result = json.loads((searched / "result.json").read_text())
+    inherited, scratch = result["comparison"], result["from_scratch"]
+    assert (inherited["weights"], inherited["cost"]) == ("inherited, trained for the candidates", "depth")
+    assert [one["kind"] for one in inherited["baselines"]] == ["whole network", "even", "random"]
+    assert [one["kind"] for one in scratch["baselines"]] == ["even"]
+    assert inherited["winner"] == scratch["winner"] == result["best"]["text"]
+    status, out, err = lasfast("report", searched, "--html")
+    assert status == 0, err
+    page = html.unescape((searched / "report.html").read_text())
+    for text in (" ".join(out.split()), " ".join(page.split())):
+        assert "The supernet was trained for the candidates of the search and the whole network." in text
+        assert "Each was trained once." in text
+        assert "What would help: `--retrain --retrain-random" in text
+
+
+def test_more_random_ones_are_trained_later(searched, lasfast, tmp_path) -> None:
+    """What was trained from scratch before is not trained again, and the best stays."""
+    run = tmp_path / "run"
+    shutil.copytree(searched, run)
+    before = json.loads((run / "result.json").read_text())
+    arguments = ["search", "nir", "--depth", 5, "--retrain", "-o", run, *QUICK, "--resume"]
+    status, out, err = lasfast(*arguments, "--retrain-random", 2)
+    assert status == 0, err
+    after = json.loads((run / "result.json").read_text())
+    kinds = {one["kind"]: one["architectures"] for one in after["from_scratch"]["baselines"]}
+    assert len(kinds["random"]) == 2
+    assert set(kinds["random"]) <= set(after["comparison"]["baselines"][-1]["architectures"])
+    table = {row.architecture for row in load_table(searched / "scratch")}
+    drawn = {tuple(map(int, one.split("-"))) for one in kinds["random"]}
+    trained = set(re.findall(r"^(\S+) \(\d/\d\)  epoch", out, re.MULTILINE))
+    assert trained == {"-".join(map(str, one)) for one in drawn - table}
+    assert "random ones, as good as" in out
+    del after["from_scratch"], before["from_scratch"]
+    assert after == before
+    assert lasfast(*arguments, "--retrain-random", 2)[0] == 0  # the same bytes
+
+
 def test_other_settings_do_not_resume(searched, lasfast) -> None:
     status, _, err = lasfast("search", "nir", "--depth", 5, "-o", searched, *QUICK, "--seed", 1, "--resume")
     assert status == 2

@@ -141,7 +141,15 @@ def check_the_best_few(directory, out) -> None:
             ["--weights", "nowhere"],
             "--weights must be the directory of an earlier search where no --model is",
         ),
-        (["--retrain-best", 2], "--retrain-best and --retrain-preset are of --retrain: give that, too"),
+        (
+            ["--retrain-best", 2],
+            "--retrain-best, --retrain-preset and --retrain-random are of --retrain: give",
+        ),
+        (
+            ["--retrain-random", 2],
+            "--retrain-best, --retrain-preset and --retrain-random are of --retrain: give",
+        ),
+        (["--retrain", "--retrain-random", -1], "--retrain-random must be 0 or more, got -1"),
         (["--retrain", "--retrain-best", 0], "--retrain-best must be 1 or more, got 0"),
         (["--retrain", "--retrain-preset", "spos"], "--retrain-preset must be one of 'small', "),
         (["--retrain", "--tune-epochs", 1], "--retrain trains the winner from scratch, --tune-epochs on"),
@@ -188,6 +196,10 @@ def test_assignments_are_searched_again(lasfast, without_exports, tmp_path) -> N
     assert status == 0, err
     assert "step 2, depth 5" in out
     assert "epoch 1/1" not in out
+    assert "beside" not in out  # the weights were trained for the candidates of another search
+    status, _, err = lasfast("search", "nir", *again, "--baselines", 2, "-o", tmp_path / "no")
+    assert status == 2
+    assert "--baselines 2 is not for weights that were trained for the candidates of a search" in err
     bounded = ["--constraint", "flops<=1.5M", "--population", 3, "--generations", 1, "--top", 2, *THREADS]
     status, out, err = lasfast("search", "evolution", *again[:2], *bounded, "-o", tmp_path / "evolution")
     assert status == 0, err

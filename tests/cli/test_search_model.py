@@ -320,10 +320,6 @@ def test_a_missing_library_is_named(monkeypatch) -> None:
             "--warm-up-epochs 2 is for supernets of layer assignments",
         ),
         (
-            ("search", "random", "--baselines", "3"),
-            "--baselines 3 is for searches of choices and of a --model",
-        ),
-        (
             ("search", "local", "--model", "FILE", "--table", "t.npz"),
             "is not for the search of a --table; leave it out",
         ),

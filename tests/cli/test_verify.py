@@ -1,6 +1,7 @@
 """What `lasfast verify` takes for the same comparison."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,16 +9,16 @@ import pytest
 
 from lasfast.cli.context import Replay
 from lasfast.cli.verify import _compare_again, _is_rounding
-from lasfast.study.comparison import ITSELF, RANDOM, WHOLE, Baseline, Comparison, verdict_of
+from lasfast.study.comparison import INHERITED, ITSELF, RANDOM, WHOLE, Baseline, Comparison, verdict_of
 
 
 def comparison(top1: float = 0.8, measured: int = 20) -> dict:
     """Return the comparison of a winner with the whole network and with seven random ones, as JSON values."""
 
     def baseline(kind: str, own: float, better: int) -> Baseline:
-        verdict = verdict_of(top1 - own, 0.02, measured)
         texts = ("0-0",) if kind == WHOLE else ("0-1", "1-0")
-        return Baseline(kind, texts, (9.0, 10.0), own, 0.01, 0.0, better, top1 - own, 0.02, True, verdict)
+        found = Baseline(kind, texts, (9.0, 10.0), own, 0.01, 0.0, better, top1 - own, 0.02, True, ITSELF)
+        return dataclasses.replace(found, verdict=verdict_of(found, measured, INHERITED))
 
     baselines = baseline(WHOLE, 0.81, 1), baseline(RANDOM, 0.7, 0)
     return json.loads(json.dumps(Comparison("flops", "1-1", 9.5, top1, 0.01, measured, baselines).to_json()))

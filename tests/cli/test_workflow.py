@@ -222,7 +222,9 @@ def test_layer_assignments_are_searched_by_any_searcher(lasfast, without_exports
         run = tmp_path / name
         status, out, err = lasfast("search", name, "--supernet", "residual", *more, *tiny, "-o", run)
         assert status == 0, err
-        best = json.loads((run / "result.json").read_text())["best"]
+        result = json.loads((run / "result.json").read_text())
+        best, compared = result["best"], result["comparison"]
+        assert (compared["weights"], compared["cost"]) == ("inherited", "flops")
         assert re.fullmatch(r"[123]-[123]-[123]", best["text"])
         assert best["flops"] <= 2e6
         status, out, err = lasfast("evaluate", "best", "--run", run, *THREADS)

@@ -11,23 +11,32 @@ import pytest
 import torch
 
 import lasfast
-from lasfast.constraints import Constraint
+from lasfast.constraints import Constraint, NamedCost
 from lasfast.measurements.measurement import Measurement
-from lasfast.searchers import Random
+from lasfast.searchers import NIR, Random
 from lasfast.spaces import ChoiceSpace
 from lasfast.study.comparison import (
+    AHEAD,
+    BEHIND,
     BETTER,
+    EVEN,
+    FAVORED,
+    INHERITED,
     ITSELF,
     RANDOM,
     SCALED,
+    SCRATCH,
     UNSURE,
     WHOLE,
     WORSE,
     Comparison,
     compare,
+    compare_from_scratch,
+    fewest_random,
+    random_of_same_cost,
 )
 from lasfast.study.study import Study
-from lasfast.supernets import from_model
+from lasfast.supernets import PlainNet, from_model
 from tests.supernets.elastic_networks import shaken
 
 IMAGES = 400
@@ -37,10 +46,9 @@ SPACE = ChoiceSpace([4] * 6, largest=[3] * 6)
 class Judge:
     """An evaluation of a space in which each architecture is right with a probability of its own."""
 
-    space, supernet = SPACE, None
-
-    def __init__(self, shares, tells: bool = True) -> None:
+    def __init__(self, shares, tells: bool = True, supernet=None) -> None:
         self.shares, self.tells, self.asked = shares, tells, []
+        self.supernet, self.space = supernet, SPACE if supernet is None else supernet.space
 
     def __call__(self, architectures):
         self.asked.append(list(architectures))
@@ -134,6 +142,116 @@ def test_where_nothing_says_which_images_were_right_errors_are_greater() -> None
     assert apart.lead == pytest.approx(paired.lead)
     assert apart.lead_error > 1.2 * paired.lead_error
     assert not apart.paired
+
+
+@pytest.fixture(scope="module")
+def assignments():
+    """A supernet of layer assignments: six others have the depth of 3-1-1, and as many FLOPs do few."""
+    return PlainNet((4, 4, 4), num_classes=3)
+
+
+def test_layer_assignments_are_compared_with_those_of_the_same_depth(assignments) -> None:
+    judge = Judge(lambda one: 0.5, supernet=assignments)
+    searcher = NIR(assignments.space, depth=7)
+    comparison = compare(judge, searcher, (3, 1, 1), 9, 20)
+    assert (comparison.cost, comparison.winner_cost, comparison.others) == ("depth", 5, 5)
+    assert of(comparison, EVEN).architectures == ("1-2-2",)
+    assert sorted(of(comparison, RANDOM).architectures) == ["1-1-3", "1-2-2", "1-3-1", "2-1-2", "2-2-1"]
+    assert of(comparison, WHOLE).architectures == ("4-4-4",)
+    assert len(judge.asked) == 1
+    assert of(compare(judge, searcher, (1, 2, 2), 9, 20), EVEN).verdict == ITSELF
+
+
+def test_layer_assignments_within_a_bound_are_compared_with_those_of_the_same_cost(assignments) -> None:
+    judge = Judge(lambda one: 0.5, supernet=assignments)
+    costs = {"weight": NamedCost("weight", lambda one: float(one[0] + 2 * one[1] + 4 * one[2]))}
+    searcher = NIR(assignments.space, depth=7, constraint=Constraint("weight<=11", costs))
+    comparison = compare(judge, searcher, (3, 2, 1), 9, 20)
+    assert (comparison.cost, comparison.winner_cost, comparison.others) == ("weight", 11, None)
+    assert sorted(of(comparison, RANDOM).architectures) == ["1-1-2", "1-3-1"]
+    assert len(of(comparison, EVEN).architectures) == 1
+
+
+def test_weights_trained_for_candidates_make_a_winner_ahead_and_not_better(assignments) -> None:
+    """The whole network is trained, too, so that it compares as ever; and nothing excuses a lag."""
+    winner, searcher = (3, 2, 2), NIR(assignments.space, depth=7)
+    for own, others in ((0.9, 0.5), (0.5, 0.9), (0.7, 0.7)):
+        judge = Judge(
+            lambda one, own=own, others=others: own if one == winner else others, supernet=assignments
+        )
+        fair, favored = (
+            {one.kind: one.verdict for one in compare(judge, searcher, winner, 9, 9, weights).baselines}
+            for weights in (INHERITED, FAVORED)
+        )
+        word = BETTER if own > others else UNSURE if own == others else WORSE
+        assert fair == dict.fromkeys((WHOLE, EVEN, RANDOM), word)
+        assert favored == fair | (dict.fromkeys((EVEN, RANDOM), AHEAD) if own > others else {})
+
+
+def scratch(winner: float, even: float, drawn: list[float], finalists: int = 1) -> Comparison:
+    """A comparison of networks that were trained from scratch, with these shares of right answers."""
+    judge = Judge(lambda one: shares[one])
+    architectures = [(0, 0, 0, a, b, c) for a in range(4) for b in range(4) for c in range(4)]
+    shares = dict(zip(architectures, [winner, even, *drawn], strict=False))
+    trained = {one: Measurement(one, top1, 1.0, 1.0, IMAGES) for one, top1 in shares.items()}
+    best, middle, *others = shares
+    searcher = Random(SPACE, samples=1)
+    return compare_from_scratch(judge, searcher, best, trained, {EVEN: [middle], RANDOM: others}, finalists)
+
+
+@pytest.mark.parametrize(
+    ("winner", "drawn", "finalists", "word", "chance"),
+    [
+        (0.9, [0.5] * 19, 1, BETTER, 1 / 20),
+        (0.9, [0.5] * 18, 1, UNSURE, 1 / 19),
+        (0.9, [0.5] * 18 + [0.9], 1, UNSURE, 2 / 20),
+        (0.9, [0.5] * 38 + [0.95], 1, BETTER, 2 / 40),
+        (0.9, [0.5] * 19, 2, UNSURE, 2 / 20),
+        (0.5, [0.9] * 19, 1, WORSE, 1),
+        (0.5, [0.9] * 18 + [0.5], 1, UNSURE, 1),
+        (0.9, [0.1], 1, UNSURE, 1 / 2),
+    ],
+)
+def test_from_scratch_the_rank_among_random_ones_decides(winner, drawn, finalists, word, chance) -> None:
+    comparison = scratch(winner, 0.7, drawn, finalists)
+    found = of(comparison, RANDOM)
+    assert (comparison.weights, comparison.measured) == (SCRATCH, finalists)
+    assert found.verdict == word
+    assert found.chance(finalists) == pytest.approx(chance)
+    assert found.level == drawn.count(winner)
+    assert of(comparison, EVEN).verdict == (AHEAD if winner > 0.7 else BEHIND)
+    assert (word == BETTER) <= (len(drawn) >= fewest_random(finalists))
+
+
+def test_a_winner_drawn_at_random_is_seldom_called_better_whatever_the_noise() -> None:
+    """Trainings that differ by far more than the noise of their images, in a skewed way."""
+    rng, called = np.random.default_rng(0), 0
+    for _ in range(300):
+        winner, *drawn = 1 - 0.5 * rng.random(20) ** 4
+        called += of(scratch(winner, 0.7, drawn), RANDOM).verdict == BETTER
+    assert 5 <= called <= 25
+
+
+def test_from_scratch_the_spread_of_random_ones_counts_as_noise_of_the_winner() -> None:
+    drawn = [0.6, 0.7, 0.8]
+    found, images = of(scratch(0.8, 0.7, drawn), RANDOM), of(scratch(0.8, 0.7, [0.7]), RANDOM)
+    assert found.deviation == pytest.approx(0.1)
+    assert found.lead_error > 0.1 * math.sqrt(1 + 1 / 3) > 3 * images.lead_error
+
+
+def test_the_first_random_ones_are_those_that_are_measured_with_inherited_weights(assignments) -> None:
+    judge, searcher = Judge(lambda one: 0.5, supernet=assignments), NIR(assignments.space, depth=7)
+    drawn = [assignments.space.format(one) for one in random_of_same_cost(judge, searcher, (3, 2, 2), 4)]
+    assert list(of(compare(judge, searcher, (3, 2, 2), 9, 8), RANDOM).architectures)[:4] == drawn
+
+
+def test_a_comparison_of_an_older_version_is_read() -> None:
+    written = scratch(0.9, 0.7, [0.5]).to_json()
+    assert Comparison.from_json(json.loads(json.dumps(written))).to_json() == written
+    del written["weights"], written["others"]
+    for one in written["baselines"]:
+        del one["level"]
+    assert Comparison.from_json(written).weights == INHERITED
 
 
 def study(directory: Path, baselines: int = 0, constraint: str = "flops<=60%") -> Study:

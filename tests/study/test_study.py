@@ -20,6 +20,7 @@ from lasfast.data.images import TensorImages
 from lasfast.evaluation.evaluator import Evaluator
 from lasfast.measurements.journal import JournalError
 from lasfast.searchers import NIR, Random
+from lasfast.study.comparison import FAVORED, INHERITED
 from lasfast.study.result import format_params, format_top1
 from lasfast.study.study import Callback, Study
 from lasfast.supernets import ResidualNet
@@ -46,6 +47,13 @@ def tiny_study(directory, *, settings=SETTINGS, depth=6, weights=0, searcher=Non
     trainer = SupernetTrainer(supernet, data, settings) if train else None
     searcher = searcher(supernet.space) if searcher else NIR(supernet.space, depth=depth)
     return Study(searcher, evaluator, trainer=trainer, directory=directory, **options)
+
+
+def test_a_comparison_says_for_what_the_weights_were_trained() -> None:
+    for train, weights in ((True, FAVORED), (False, INHERITED)):
+        result = tiny_study(None, depth=4, train=train, baselines=3).run()
+        assert result.comparison.weights == weights
+        assert result.comparison.cost == "depth"
 
 
 def contents(directory):

@@ -91,7 +91,7 @@ def main() -> None:
     parts += [training_table(read("without-amx-train.json")), ARM]
     whole_searches = ("demo.json", "demo-bf16.json", "search.json", "without-amx-demo.json")
     parts.append(searches([read(name) for name in whole_searches]))
-    parts += [threads(read(path.name)) for path in RESULTS.glob("threads.json")]
+    parts += [threads(read(path.name), read("grain.json")) for path in RESULTS.glob("threads.json")]
     parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]
     parts.append(roofline([read(path.name) for path in sorted(RESULTS.glob("roofline-*.json"))]))
     parts.append(operations(read("operations.json")))

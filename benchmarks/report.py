@@ -105,7 +105,7 @@ def main() -> None:
         "without-amx-demo.json",
     )
     parts.append(searches([read(name) for name in whole_searches]))
-    parts += [threads(read(path.name)) for path in RESULTS.glob("threads.json")]
+    parts += [threads(read(path.name), read("grain.json")) for path in RESULTS.glob("threads.json")]
     parts += [agreement(one_by_one, whole), searchers(read("searchers.json"))]
     parts.append(roofline([read(path.name) for path in sorted(RESULTS.glob("roofline-*.json"))]))
     parts += [bottlenecks(read("bottlenecks.json")), operations(read("operations.json"))]

@@ -134,14 +134,44 @@ Evaluation and training of the workloads above, on fewer images, with one thread
 in turns. In evaluation, threads share out blocks of images in prediction, and operations and images in
 calibration, as each comes free. In training, each operation is shared out by itself, and Python's part is one
 thread's. Each thread's scratch memory begins at a line of the cache of its own. With more cores, there are as
-many blocks of prediction as threads, until a block has four images. Of machines with several processors, none
-was tried, and memory is not kept near each of them.
+many blocks of prediction as threads, until a block has four images.
+"""
+MANY_CORES = """### Which work is shared out
+
+A region whose threads sleep in between costs about {thread} us for each of them, as below. An operation of
+training takes all threads where that is less than they save of one thread's time, which is told from its
+multiply-adds, bytes and weights (`csrc/cpu/threads.h`): {least} us for two threads, and {most} us for 64.
+Otherwise it takes one. It takes no number in between: GNU's runtime ends the threads that a smaller team
+leaves out, and makes them again for the next.
+
+{table}
+
+### On paper: 64 cores
+
+More than {cores} cores were not tried. If all that two threads lose above were one thread's work, 64 would
+be {evaluation:.1f} times as fast as one in evaluation and {training:.1f} times in training.
+
+- In prediction, 64 threads have a block each from 256 images on, and meet only at the end. In calibration,
+  they share the images of all operations of a level of the tree, and meet after each level. One thread
+  plans a pass and packs its weights.
+- In training, they meet after each operation. A batch norm has a block for each 32,768 values, an update
+  one for each 2,048 weights, a convolution one for one to 16 images. The gradient of a dense convolution's
+  weight has at most eight but in wide layers, since each has sums of its own: a third of the multiply-adds
+  has eight threads. With all else shared by 64, that alone allows {gradient:.0f} times one thread's speed.
+  Several processes of eight threads (`torchrun`) should use 64 cores better than one.
+- False sharing was looked for in the code. What a thread writes of its own begins at a line of the cache.
+  Results are cut into runs, one for each thread or item, which share a line at their ends at most. Counters
+  of calibration share lines: each is written once an item.
+- On machines with several processors, memory lies near the thread that wrote it first. That is each
+  thread's own one for scratch memory and for the arenas of prediction, and the main one's for images and
+  weights. Activations of training go to whichever thread is free, so that with two processors about half
+  are far. A process on each (`numactl --cpunodebind=0 --membind=0`) avoids it. This was not tried.
 """
 TARGET_OF_TWO = 1.9
 
 
-def threads(record: dict[str, Any]) -> str:
-    """Return how much faster more threads are, from the record of `record_threads`."""
+def threads(record: dict[str, Any], grain: dict[str, Any]) -> str:
+    """Return how much faster more threads are, from the records of `record_threads` and `record_grain`."""
     machine = record["machine"]
     lines = [
         THREADS,
@@ -156,11 +186,53 @@ def threads(record: dict[str, Any]) -> str:
             alone, together = (f"{one['seconds'][key]:.2f}" for key in ("1", count))
             lines.append(f"| {part}, `{name}` | {count} | {alone} | {together} | {one['times_faster']:.2f} |")
     lines.append("")
+    faster = {}
     for part in ("evaluation", "training"):
-        value = statistics.geometric_mean(one["times_faster"] for one in record[part].values())
+        value = faster[part] = statistics.geometric_mean(one["times_faster"] for one in record[part].values())
         outcome = "met" if value >= TARGET_OF_TWO else "missed"
         lines.append(f"- {part}, two threads: target {TARGET_OF_TWO}x, measured {value:.2f}x, {outcome}.")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n\n" + many_cores(faster, grain)
+
+
+THREAD_US = 10
+"""The microseconds that csrc/cpu/threads.h reckons a region to cost for each of its threads (`thread_ns`)."""
+SHARED = 64 / (2 / 3 + 64 / 8 / 3)
+"""How many times as fast 64 threads train where eight at most share a third of the work."""
+
+
+def many_cores(faster: dict[str, float], grain: dict[str, Any]) -> str:
+    """Return which work is shared out, and what 64 cores would do, from how much faster two threads are."""
+    serial = {part: 2 / value - 1 for part, value in faster.items()}  # Amdahl's law
+    machine, took = grain["machine"], grain["one_thread_ns"]
+    regions = {name: value for name, value in grain["region_us"].items() if name != "4 after 1"}
+    table = [
+        f"{machine['processor']}, {machine['cores']} cores, {machine['native']['isa']['selected']} kernels; "
+        f"{_harness.conditions(grain)}.\n",
+        "| threads of an empty region | us |",
+        "|---|---|",
+        *(
+            f"| {name.replace('after', 'after a region of')} | {value:.0f} |"
+            for name, value in regions.items()
+        ),
+        "",
+        f"One thread takes {took['multiply-add']:.3f} ns for a multiply-add of a 3x3 convolution, "
+        f"{took['byte']:.3f} ns for a byte of a batch norm, and {took['weight']:.1f} ns to pack a weight, or "
+        f"{took['weight, winograd']:.1f} ns for tiles of 4.",
+    ]
+    return MANY_CORES.format(
+        table="\n".join(table),
+        cores=machine["cores"],
+        gradient=SHARED,
+        thread=THREAD_US,
+        least=_least_work(2),
+        most=_least_work(64),
+        **{part: 1 / (share + (1 - share) / 64) for part, share in serial.items()},
+    )
+
+
+def _least_work(threads: int) -> str:
+    """Return the microseconds that `paying_threads` of csrc/cpu/threads.h shares out at the least."""
+    return f"{THREAD_US * threads**2 / (threads - 1):.0f}"
 
 
 def accuracy(record: dict[str, Any]) -> str:

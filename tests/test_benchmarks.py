@@ -24,6 +24,7 @@ from benchmarks import (
     bench_train,
     launch_kernels,
     record_cells,
+    record_grain,
     record_threads,
     record_winograd,
     report_gpu,
@@ -269,6 +270,22 @@ def test_threads_take_turns() -> None:
     assert counts == [1, 2, 1, 2, 1, 2, 2, 1, 1, 2]
     assert found["threads"] == 2
     assert set(found["seconds"]) == {"1", "2"}
+
+
+def test_regions_of_threads_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or "libgomp" not in maps.read_text(encoding="utf-8"):
+        pytest.skip("GNU's runtime of OpenMP is not in use")
+    monkeypatch.setattr(record_grain, "CALLS", 3)
+    monkeypatch.setattr(record_grain, "TEAMS", (1, 2))
+    found = record_grain.regions()
+    assert list(found) == ["1", "2", "4 after 1", "4 after 3"]
+    assert min(found.values()) > 0
+
+
+def test_the_page_has_the_cost_of_a_thread_that_kernels_go_by() -> None:
+    code = (Path(__file__).parents[1] / "csrc/cpu/threads.h").read_text(encoding="utf-8")
+    assert f"thread_ns = {report_training.THREAD_US}'000;" in code
 
 
 def test_whole_searches_are_reported_with_their_winners() -> None:

@@ -97,8 +97,10 @@ Status check(const BnActParams& p, int threads, Isa isa) {
 }
 
 template <class Run>
-void for_blocks(const Blocks& blocks, int threads, bool backwards, const Run& run) {
-#pragma omp parallel num_threads(static_cast<int>(std::min<int64_t>(threads, blocks.count)))
+void for_blocks(const BnActParams& p, const Blocks& blocks, int threads, bool backwards, const Run& run) {
+  const double bytes = double{2} * p.rows * p.channels * itemsize(p.storage);  // one tensor in, one out
+  const int team = paying_threads(threads, blocks.count, bytes * byte_ns);
+#pragma omp parallel num_threads(team)
   {
 #ifdef _OPENMP
     const int64_t thread = omp_get_thread_num(), of = omp_get_num_threads();
@@ -238,7 +240,7 @@ Status batch_statistics_cpu(const BnActParams& p, const void* x, void* workspace
   whole.x = x;
   whole.width = width;
 
-  for_blocks(blocks, threads, true, [&](int64_t i, int64_t thread) {
+  for_blocks(p, blocks, threads, true, [&](int64_t i, int64_t thread) {
     float* sums = space.sums + thread * space.thread_floats;
     float* shift = sums + 2 * width;
     BnActRows a = part(whole, p, i * blocks.block, blocks.wide_rows(i), blocks.tail_of(i), false);
@@ -306,7 +308,7 @@ Status bn_act_forward_cpu(const BnActParams& p, const void* x, const float* mean
   a.x = x;
   a.residual = residual;
   a.output = y;
-  for_blocks(blocks, threads, false, [&](int64_t i, int64_t thread) {
+  for_blocks(p, blocks, threads, false, [&](int64_t i, int64_t thread) {
     run_block(run.forward[static_cast<int>(p.storage)], a, p, blocks, i, false,
               space.widened + thread * 2 * space.widened_bytes, space.widened_bytes);
   });
@@ -331,7 +333,7 @@ Status bn_act_sums_cpu(const BnActParams& p, const void* grad, const void* x, co
     a.grad = grad;
     a.residual = residual;
     a.output = grad_residual;
-    for_blocks(blocks, threads, true, [&](int64_t i, int64_t thread) {
+    for_blocks(p, blocks, threads, true, [&](int64_t i, int64_t thread) {
       BnActRows own = a;
       own.sums = space.sums + thread * space.thread_floats;
       std::fill_n(own.sums, 2 * width, 0.f);
@@ -379,7 +381,7 @@ Status bn_act_grad_x_cpu(const BnActParams& p, const void* grad, const void* x, 
     a.grad_mean = grad_mean;
     a.grad_slope = grad_slope;
   }
-  for_blocks(blocks, threads, false, [&](int64_t i, int64_t thread) {
+  for_blocks(p, blocks, threads, false, [&](int64_t i, int64_t thread) {
     run_block(run.grad_x[static_cast<int>(p.storage)], a, p, blocks, i, false,
               space.widened + thread * 2 * space.widened_bytes, space.widened_bytes);
   });

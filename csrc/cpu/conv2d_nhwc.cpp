@@ -125,7 +125,8 @@ Status run(const Conv2dNhwcParams& p, Pass pass, const void* input, const void* 
   const int64_t out_bytes = itemsize(c.storage) * (c.phased ? p.c_in * p.height * p.width
                                                             : c.out_channels * c.out_height * c.out_width);
   const ScheduleKernels& kernels = schedule_kernels(isa);
-#pragma omp parallel for schedule(dynamic) num_threads(threads) firstprivate(args)
+  const int team = paying_threads(threads, layout.items, multiply_adds(p) * multiply_add_ns);
+#pragma omp parallel for schedule(dynamic) num_threads(team) firstprivate(args)
   for (int64_t i = 0; i < layout.items; ++i) {
     const int64_t first = i * layout.each;
     char* const scratch = own + thread_number() * layout.thread_bytes();

@@ -120,8 +120,10 @@ void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, co
   char* const scratch = align_line(workspace);
   float* const sums = reinterpret_cast<float*>(scratch + threads * split.scratch_bytes());
 
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t i = 0; i < split.parts * split.slabs; ++i) {
+  const int64_t items = split.parts * split.slabs;
+  const int team = paying_threads(threads, items, multiply_adds(p) * multiply_add_ns);
+#pragma omp parallel for schedule(dynamic) num_threads(team)
+  for (int64_t i = 0; i < items; ++i) {
     const int64_t part = i / split.slabs, slab = i % split.slabs;
     const int64_t first = part * split.part_images;
     char* const own = scratch + thread_number() * split.scratch_bytes();
@@ -138,8 +140,10 @@ void grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& kernels, co
   }
 
   const int64_t right_tiles = split.item.right_tiles, *step = p.weight_stride;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < split.slabs * right_tiles; ++i) {
+  const int64_t stored = split.slabs * right_tiles;
+  const int storing_team = paying_threads(threads, stored, weight_count(p) * weight_ns);
+#pragma omp parallel for schedule(static) num_threads(storing_team)
+  for (int64_t i = 0; i < stored; ++i) {
     const int64_t slab = i / right_tiles, channels = split.slab_channels(slab);
     const int64_t left_step = step[split.swapped ? 0 : 1], right_step = step[split.swapped ? 1 : 0];
     const int64_t row_floats = kernels.tiles ? tile : right_tiles * tile;

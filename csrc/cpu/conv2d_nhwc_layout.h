@@ -40,6 +40,14 @@ struct Convolution {
   WinogradConvolution in_tiles(Isa isa) const { return {operation(), input(), storage, isa, images}; }
 };
 
+// What a pass multiplies, and what its weight has.
+inline double multiply_adds(const Conv2dNhwcParams& p) {
+  return double{1} * p.batch * p.out_height * p.out_width * p.c_out * p.c_in * p.kernel * p.kernel;
+}
+inline double weight_count(const Conv2dNhwcParams& p) {
+  return double{1} * p.c_out * p.c_in * p.kernel * p.kernel;
+}
+
 // Bytes of the packed weight, and packing it.
 int64_t packed_bytes(const Convolution& c, const CellConvolution& conv, Isa isa);
 void pack_weight(const Conv2dNhwcParams& p, const Convolution& c, const CellConvolution& conv,

@@ -243,8 +243,10 @@ void pack(const Source<W>& source, const CellConvolution& conv, int threads, Isa
     if (!conv.tiles) return 4 * taps * conv.cells.size;
     return 2 * tile_depth * (c.phased ? taps * conv.cells.chunks : tile_steps(conv));
   };
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < c.phases * c.phases * blocks; ++i) {
+  const int64_t items = c.phases * c.phases * blocks;
+  const int team = paying_threads(threads, items, weight_count(source.p) * weight_ns);
+#pragma omp parallel for schedule(static) num_threads(team)
+  for (int64_t i = 0; i < items; ++i) {
     const int64_t phase = i / blocks, first = i % blocks * most;
     Block block;
     block.packed = packed;

@@ -85,8 +85,10 @@ void winograd_grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& ke
   float* const scratch = align_line<float>(workspace);
   float* const sums = scratch + threads * split.thread_floats();
 
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t i = 0; i < split.parts * split.slabs; ++i) {
+  const int64_t items = split.parts * split.slabs;
+  const int team = paying_threads(threads, items, multiply_adds(p) * multiply_add_ns);
+#pragma omp parallel for schedule(dynamic) num_threads(team)
+  for (int64_t i = 0; i < items; ++i) {
     const int64_t part = i / split.slabs, slab = i % split.slabs;
     float* const own = scratch + thread_number() * split.thread_floats();
     WinogradGradWeightItem item = split.item;
@@ -102,7 +104,8 @@ void winograd_grad_weight(const Conv2dNhwcParams& p, const GradWeightKernels& ke
   }
 
   const int64_t right_tiles = divide_up(p.c_out, width), *step = p.weight_stride;
-#pragma omp parallel for schedule(static) num_threads(threads)
+  const int storing_team = paying_threads(threads, right_tiles, weight_count(p) * weight_ns);
+#pragma omp parallel for schedule(static) num_threads(storing_team)
   for (int64_t n = 0; n < right_tiles; ++n) {
     float* const taps = scratch + thread_number() * split.thread_floats();
     for (int64_t slab = 0; slab < split.slabs; ++slab) {

@@ -50,6 +50,12 @@ int64_t image_bytes(const DepthwiseNhwcParams& p) {
   return (p.height * p.width + p.out_height * p.out_width) * p.channels * itemsize(p.storage);
 }
 
+// What a pass over a batch takes one thread.
+double pass_ns(const DepthwiseNhwcParams& p) {
+  const double multiply_adds = double{1} * p.out_height * p.out_width * p.channels * p.kernel * p.kernel;
+  return p.batch * (multiply_adds * multiply_add_ns + image_bytes(p) * byte_ns);
+}
+
 // Says how a batch of images of `height` rows is cut.
 struct Pieces {
   int64_t images, rows, bands, count;
@@ -206,7 +212,8 @@ void run_forward(const DepthwiseNhwcParams& p, const void* input, const void* we
   float* const packed = align_line<float>(workspace);
   pack(p, Pass::forward, weight, run.width, packed);
 
-#pragma omp parallel for schedule(static) num_threads(threads)
+  const int team = paying_threads(threads, pieces.count, pass_ns(p));
+#pragma omp parallel for schedule(static) num_threads(team)
   for (int64_t i = 0; i < pieces.count; ++i) {
     const Piece piece(p, pieces, p.out_height, i);
     DepthwiseArgs a = arguments(p, piece, packed);
@@ -243,10 +250,11 @@ void weight_gradient(const DepthwiseNhwcParams& p, const void* grad_output, cons
   const Pieces pieces(p, p.out_height);
   const int64_t parts = part_count(p, pieces.count);
   // Channels do not meet, so that where parts are few, threads share those too.
-  const int64_t blocks = std::min(vectors, divide_up(threads, parts));
+  const int64_t blocks = std::min(vectors, divide_up(threads, parts)), items = parts * blocks;
 
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t item = 0; item < parts * blocks; ++item) {
+  const int team = paying_threads(threads, items, pass_ns(p));
+#pragma omp parallel for schedule(static) num_threads(team)
+  for (int64_t item = 0; item < items; ++item) {
     const int64_t part = item / blocks, block = item % blocks;
     const int64_t begin = pieces.count * part / parts, end = pieces.count * (part + 1) / parts;
     const int64_t vector = vectors * block / blocks, next = vectors * (block + 1) / blocks;
@@ -262,7 +270,8 @@ void weight_gradient(const DepthwiseNhwcParams& p, const void* grad_output, cons
     }
   }
 
-#pragma omp parallel for schedule(static) num_threads(threads)
+  const int adding_team = paying_threads(threads, vectors, double{4} * parts * part_floats * byte_ns);
+#pragma omp parallel for schedule(static) num_threads(adding_team)
   for (int64_t v = 0; v < vectors; ++v) {
     float* total = sums + v * taps * width;
     for (int64_t part = 1; part < parts; ++part)
@@ -346,7 +355,8 @@ Status depthwise_nhwc_grad_input_cpu(const DepthwiseNhwcParams& p, const void* g
   float* packed = align_line<float>(workspace);
   pack(p, Pass::grad_input, weight, run.width, packed);
 
-#pragma omp parallel for schedule(static) num_threads(threads)
+  const int team = paying_threads(threads, pieces.count, pass_ns(p));
+#pragma omp parallel for schedule(static) num_threads(team)
   for (int64_t i = 0; i < pieces.count; ++i) {
     const Piece piece(p, pieces, p.height, i);
     DepthwiseArgs a = arguments(p, piece, packed);

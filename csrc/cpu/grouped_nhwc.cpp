@@ -40,6 +40,18 @@ bool has_values(const GroupedNhwcParams& p) {
   return p.batch * p.c_in * p.height * p.width * p.c_out * p.out_height * p.out_width > 0;
 }
 
+double weight_count(const GroupedNhwcParams& p) {
+  return double{1} * p.c_out * (p.c_in / p.groups) * p.kernel * p.kernel;
+}
+
+// What a pass over a batch takes one thread.
+double pass_ns(const GroupedNhwcParams& p) {
+  const double values =
+      double{1} * p.c_in * p.height * p.width + double{1} * p.c_out * p.out_height * p.out_width;
+  const double multiply_adds = weight_count(p) * p.out_height * p.out_width;
+  return p.batch * (multiply_adds * multiply_add_ns + values * itemsize(p.storage) * byte_ns);
+}
+
 // The vectors that hold `results` channels of each group, computed from `sources` of the same group.
 struct Vectors {
   int64_t width, groups, results, sources;
@@ -229,7 +241,8 @@ void pack_vector(const GroupedNhwcParams& p, Pass pass, const Vectors& vectors, 
 template <class T>
 void pack(const GroupedNhwcParams& p, Pass pass, const Windows& windows, const T* weight, int threads,
           float* packed) {
-#pragma omp parallel for schedule(static) num_threads(threads)
+  const int team = paying_threads(threads, windows.vectors.count, weight_count(p) * weight_ns);
+#pragma omp parallel for schedule(static) num_threads(team)
   for (int64_t v = 0; v < windows.vectors.count; ++v)
     pack_vector(p, pass, windows.vectors, v, weight, packed + v * windows.vector_weights);
 }
@@ -291,8 +304,10 @@ void run(const GroupedNhwcParams& p, Pass pass, const void* from, const void* we
   vectors.fill_orders(orders);
   if (then.prediction) fill_affine(vectors, *then.prediction, behind);
 
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < windows.pieces.count * vectors.count; ++i) {
+  const int64_t items = windows.pieces.count * vectors.count;
+  const int team = paying_threads(threads, items, pass_ns(p));
+#pragma omp parallel for schedule(static) num_threads(team)
+  for (int64_t i = 0; i < items; ++i) {
     const int64_t v = i % vectors.count;
     const Piece piece(windows.pieces, i / vectors.count);
     const auto at = [&](auto* values, const GroupedSide& side, int64_t channel) {
@@ -426,8 +441,10 @@ Status grouped_nhwc_grad_weight_cpu(const GroupedNhwcParams& p, const void* grad
   float* const own = sums + gradient.parts * gradient.part_floats + gradient.order_floats;
   vectors.fill_orders(orders);
 
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t item = 0; item < gradient.parts * vectors.count; ++item) {
+  const int64_t items = gradient.parts * vectors.count;
+  const int team = paying_threads(threads, items, pass_ns(p));
+#pragma omp parallel for schedule(static) num_threads(team)
+  for (int64_t item = 0; item < items; ++item) {
     const int64_t part = item / vectors.count, v = item % vectors.count;
     const int64_t begin = gradient.pieces.count * part / gradient.parts;
     const int64_t end = gradient.pieces.count * (part + 1) / gradient.parts;
@@ -451,7 +468,8 @@ Status grouped_nhwc_grad_weight_cpu(const GroupedNhwcParams& p, const void* grad
     }
   }
 
-#pragma omp parallel for schedule(static) num_threads(threads)
+  const int adding_team = paying_threads(threads, vectors.count, weight_count(p) * weight_ns);
+#pragma omp parallel for schedule(static) num_threads(adding_team)
   for (int64_t v = 0; v < vectors.count; ++v) {
     float* const total = sums + v * gradient.vector_sums;
     for (int64_t part = 1; part < gradient.parts; ++part)

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "schedule_layout.h"
+#include "threads.h"
 #include "winograd_points.h"
 
 namespace lasfast {
@@ -152,7 +153,9 @@ inline void pack_winograd(const WinogradWeight& w, int64_t side, bool pairs, int
   const auto pack = side == 4 ? pack_winograd_block<4, float>
                     : pairs   ? pack_winograd_block<2, uint16_t>
                               : pack_winograd_block<2, float>;
-#pragma omp parallel for schedule(static) num_threads(threads)
+  const double ns = weight_ns * 9 * w.in_channels * w.out_channels;
+  const int team = paying_threads(threads, divide_up(w.out_channels, 2 * width), ns);
+#pragma omp parallel for schedule(static) num_threads(team)
   for (int64_t o = 0; o < w.out_channels; o += 2 * width)
     pack(w, width, o, w.out_channels - o <= width ? width : 2 * width, packed);
 }

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "threads.h"
+
 namespace lasfast {
 namespace {
 
@@ -30,7 +32,12 @@ void for_runs(const SgdPart& part, int64_t begin, int64_t end, const Run& run) {
 
 template <class Run>
 void for_chunks(const SgdParams& p, const SgdPart* parts, int threads, const Run& run) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (p.chunks > 1)
+  double values_of_all = 0;
+  for (int64_t i = 0; i < p.parts; ++i)
+    values_of_all += double{1} * parts[i].size[0] * parts[i].size[1] * parts[i].size[2];
+  // Three tensors are read, and two are written.
+  const int team = paying_threads(threads, p.chunks, values_of_all * 5 * sizeof(float) * byte_ns);
+#pragma omp parallel for num_threads(team) schedule(static)
   for (int64_t chunk = 0; chunk < p.chunks; ++chunk) {
     const SgdPart* const part =
         std::upper_bound(parts, parts + p.parts, chunk,

@@ -35,6 +35,12 @@ Status check(const SlicedConv2dParams& p, int threads, Isa isa) {
   return check_run(threads, isa);
 }
 
+// What a pass takes one thread.
+double pass_ns(const SlicedConv2dParams& p) {
+  return multiply_add_ns * p.batch * p.c_out * p.out_height * p.out_width * (p.c_in / p.groups) * p.kernel_h *
+         p.kernel_w;
+}
+
 // Says how forward and input gradient are cut into items.
 struct Bands {
   int64_t rows, per_image, item_floats;
@@ -110,8 +116,10 @@ void forward_plain(const SlicedConv2dParams& p, const float* input, const float*
                    float* output) {
   const int64_t cin = p.c_in / p.groups, cout = p.c_out / p.groups;
   const int64_t *is = p.input_stride, *ws = p.weight_stride, *os = p.output_stride;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t item = 0; item < p.batch * p.c_out; ++item) {
+  const int64_t items = p.batch * p.c_out;
+  const int team = paying_threads(threads, items, pass_ns(p));
+#pragma omp parallel for schedule(static) num_threads(team)
+  for (int64_t item = 0; item < items; ++item) {
     const int64_t n = item / p.c_out, o = item % p.c_out;
     const float* image = input + n * is[0] + o / cout * cin * is[1];
     for (int64_t y = 0; y < p.out_height; ++y)
@@ -132,8 +140,10 @@ void grad_input_plain(const SlicedConv2dParams& p, const float* grad_output, con
                       float* grad_input) {
   const int64_t cin = p.c_in / p.groups, cout = p.c_out / p.groups;
   const int64_t *is = p.input_stride, *ws = p.weight_stride, *os = p.output_stride;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t item = 0; item < p.batch * p.c_in; ++item) {
+  const int64_t items = p.batch * p.c_in;
+  const int team = paying_threads(threads, items, pass_ns(p));
+#pragma omp parallel for schedule(static) num_threads(team)
+  for (int64_t item = 0; item < items; ++item) {
     const int64_t n = item / p.c_in, channel = item % p.c_in, i = channel % cin, o0 = channel / cin * cout;
     for (int64_t y = 0; y < p.height; ++y)
       for (int64_t x = 0; x < p.width; ++x) {
@@ -193,8 +203,10 @@ Status sliced_conv2d_forward_cpu(const SlicedConv2dParams& p, const float* input
   float* scratch = align_line<float>(shifts + 2 * p.kernel_h * p.kernel_w);
   const int64_t channel_floats = planes.channel_floats(bands.rows);
 
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t item = 0; item < p.batch * p.groups * bands.per_image; ++item) {
+  const int64_t items = p.batch * p.groups * bands.per_image;
+  const int team = paying_threads(threads, items, pass_ns(p));
+#pragma omp parallel for schedule(static) num_threads(team)
+  for (int64_t item = 0; item < items; ++item) {
     const int64_t band = item % bands.per_image, g = item / bands.per_image % p.groups;
     const int64_t n = item / bands.per_image / p.groups;
     const int64_t y0 = band * bands.rows, rows = std::min(bands.rows, p.out_height - y0);
@@ -239,8 +251,10 @@ Status sliced_conv2d_grad_input_cpu(const SlicedConv2dParams& p, const float* gr
         for (int64_t u = 0; u < x.taps(b); ++u)
           taps.add(-t * pitch - u, (a + p.stride * t) * ws[2] + (b + p.stride * u) * ws[3]);
 
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t item = 0; item < p.batch * p.groups * bands.per_image; ++item) {
+  const int64_t items = p.batch * p.groups * bands.per_image;
+  const int team = paying_threads(threads, items, pass_ns(p));
+#pragma omp parallel for schedule(static) num_threads(team)
+  for (int64_t item = 0; item < items; ++item) {
     const int64_t g = item / bands.per_image % p.groups, n = item / bands.per_image / p.groups;
     const int64_t begin = y.low + item % bands.per_image * bands.rows;
     const int64_t end = std::min(begin + bands.rows, y.high + 1);
@@ -303,7 +317,8 @@ Status sliced_conv2d_grad_weight_cpu(const SlicedConv2dParams& p, const float* g
   const int64_t m_items = divide_up(cout, run.dot_m), c_items = divide_up(cin, piece);
   std::fill_n(right + blocks.images * blocks.plane_image, blocks.slack, 0.f);
   bool row_by_row = false;
-#pragma omp parallel num_threads(threads)
+  const int team = paying_threads(threads, p.groups * m_items * c_items, pass_ns(p));
+#pragma omp parallel num_threads(team)
   for (int64_t n0 = 0; n0 < p.batch; n0 += blocks.images) {
     const int64_t images = std::min(blocks.images, p.batch - n0);
 #pragma omp for schedule(static) nowait

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -185,6 +188,21 @@ def test_same_bits_whatever_the_threads(missing: int | None, dtype: torch.dtype,
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are not listed here")
+def test_few_blocks_leave_the_other_threads_alive() -> None:
+    """GNU's runtime ends the threads that a smaller team leaves out, and takes long to make them again."""
+    before = torch.get_num_threads()
+    alive = []
+    try:
+        torch.set_num_threads(3)
+        for size in ((11, 20, 41, 40), (16, 16, 16, 16), (11, 20, 41, 40)):  # many blocks, two, many
+            bn_act(torch.randn(size).to(memory_format=LAST), None, None, training=True)
+            alive.append(set(os.listdir("/proc/self/task")))
+    finally:
+        torch.set_num_threads(before)
+    assert alive[0] == alive[2]
 
 
 # (No NaN: torch's own vectorized and plain loops differ in the gradients that they give it.)

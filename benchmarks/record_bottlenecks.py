@@ -26,8 +26,9 @@ from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from benchmarks import _harness
+from benchmarks._roof import cache_sizes
 from lasfast.engine import NativeBackend
-from lasfast.engine.cpu_layout import Cut, cache_bytes
+from lasfast.engine.cpu_layout import Cut
 from lasfast.evaluation.norm_recorder import norms_of
 from lasfast.evaluation.readable import ReadNetwork
 from lasfast.ir.prefix_tree import PrefixTree
@@ -52,7 +53,7 @@ def record(path: Path, precision: str = "fp32", rounds: int = 9) -> None:
         "precision": precision,
         "machine": _harness.machine(),
         "clock": "process_time",
-        "cache_bytes": cache_bytes(),
+        "cache_bytes": cache_sizes()["L2"],
         "channels": {},
     }
     for channels in CHANNELS:

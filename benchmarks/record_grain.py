@@ -62,10 +62,11 @@ def lower_quartile(values: list[float]) -> float:
 
 
 def _runtime() -> str:
-    """Return the file of the OpenMP runtime that torch has loaded."""
-    files = {line.split()[-1] for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()}
-    (found,) = (file for file in files if "libgomp" in file)
-    return found
+    """Return the file of the OpenMP runtime that torch has loaded; others may have one of their own."""
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    files = {line.split()[-1] for line in lines if "libgomp" in line}
+    of_torch = Path(torch.__file__).parent
+    return next((file for file in sorted(files) if Path(file).is_relative_to(of_torch)), min(files))
 
 
 def work() -> dict[str, float]:

@@ -26,7 +26,7 @@ def bottlenecks(record: dict[str, Any]) -> str:
     """Return the section."""
     machine = record["machine"]
     least, *sides = next(iter(record["channels"].values()))["seconds"]
-    cache = f"{record['cache_bytes'] // 1024} KiB of cache for each core"
+    cache = f"{record['cache_bytes'] // 1024} KiB of second-level cache for each core"
     lines = [
         TEXT.format(least=least),
         f"{record['precision']}, {machine['processor']}, {machine['native']['isa']['selected']} kernels, one "

@@ -85,7 +85,8 @@ def searches(records: list[dict[str, Any]]) -> str:
         "## Whole searches\n",
         "The same NIR search with the same seeds, with lasfast as it comes or with PyTorch's operators "
         "alone (channels_last, fused SGD), alternated, one thread, medians (on CIFAR-10, of the processor's "
-        "seconds). Training takes most of the time: what [training](#training) gains is what a search gains. "
+        "seconds, but for evaluations, which a clock times: other work lengthens them). "
+        "Training takes most of the time: what [training](#training) gains is what a search gains. "
         "`--update joint` trains with fewer updates, of all candidates at once. Digits are 8x8, and their "
         "layers in fp32 take little longer than calling one does: on the processor with AMX lasfast, which "
         "times both, trained with PyTorch's.\n",
@@ -119,11 +120,13 @@ def _winners(record: dict[str, Any]) -> str:
     top1, said = record["top1"], []
     for way, words in {"native": "lasfast", "joint": "lasfast with `--update joint`"}.items():
         apart = [100 * (one - other) for one, other in zip(top1[way], top1["torch"], strict=True)]
-        error = statistics.stdev(apart) / len(apart) ** 0.5
-        said.append(f"of {words}, {statistics.fmean(apart):+.1f} ± {error:.1f} points from that")
+        error = f" ± {statistics.stdev(apart) / len(apart) ** 0.5:.1f}" if len(apart) > 1 else ""
+        said.append(f"of {words}, {statistics.fmean(apart):+.1f}{error} points from that")
     theirs = 100 * statistics.fmean(top1["torch"])
+    count = len(top1["torch"])
+    seeds = f"{count} seed{'s' if count > 1 else ''}"
     return (
-        f"- {SEARCHES[record['benchmark']]}, {len(top1['torch'])} seeds: with PyTorch's operators "
+        f"- {SEARCHES[record['benchmark']]}, {seeds}: with PyTorch's operators "
         f"{theirs:.1f} % on average; {'; '.join(said)}."
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -15,6 +14,9 @@ from lasfast.engine.schedule import Schedule
 from lasfast.engine.target import Target
 from lasfast.runtime import compiled
 
+BLOCK_BYTES = 4 << 20
+"""A block's arena has no more, unless four images take it: several times a core's own cache, since the arena
+counts values that wait for another candidate, too. A quarter and twice as much took as long with AVX2."""
 SHARED_BYTES = 64 << 20
 """Bytes of values that torch reads or writes: enough images at a time that a call of it costs little."""
 
@@ -67,9 +69,8 @@ class CpuLayout(Layout):
         """Return how to predict a batch within the memory budget."""
         threads = min(torch.get_num_threads(), images)
         per_image = max(1, self.schedule.arena * self.itemsize)
-        # The arena counts values that wait for another candidate, too, so several times the cache is right;
-        # and each block reads the weights once, so that very small blocks read little else.
-        block = min(max(4, 4 * cache_bytes() // per_image), -(-images // threads))
+        # Each block reads the weights once, so that very small blocks read little else.
+        block = min(max(4, BLOCK_BYTES // per_image), -(-images // threads))
         shared = self.schedule.shared * self.itemsize
         most = max(1, min(images, SHARED_BYTES // shared)) if shared else 1
         budget = self.target.memory_budget
@@ -106,10 +107,3 @@ def _even(images: int, most: int, threads: int = 1) -> int:
     """Return how many images each thread takes at a time: at most `most`, and in every round as many."""
     rounds = -(-images // (most * threads))
     return -(-images // (rounds * threads))
-
-
-def cache_bytes() -> int:
-    """Return the size of a core's own cache (level 2) in bytes, or a common one where it is not known."""
-    name = "SC_LEVEL2_CACHE_SIZE"
-    size = os.sysconf(name) if name in getattr(os, "sysconf_names", {}) else 0
-    return size if size > 0 else 1 << 20

@@ -80,7 +80,7 @@ class Measurer:
         return RaceResult(
             kept=sorted((measured[number] for number in race.alive), key=lambda one: -one.top1),
             dropped=[one for number, one in enumerate(measured) if number not in kept],
-            predicted=sum(len(one.right()) for one in measured),
+            predicted=sum(len(part.right) for parts in answers for part in parts),
             full=race.images * len(architectures),
         )
 

@@ -27,11 +27,8 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 
 from benchmarks import _harness
 from benchmarks._roof import cache_sizes
-from lasfast.engine import NativeBackend
 from lasfast.engine.cpu_layout import Cut
-from lasfast.evaluation.norm_recorder import norms_of
-from lasfast.evaluation.readable import ReadNetwork
-from lasfast.ir.prefix_tree import PrefixTree
+from lasfast.evaluation.one_pass import _Ready
 from lasfast.runtime.precision import torch_dtype
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
@@ -88,16 +85,10 @@ def timed(channels: int, precision: str, rounds: int) -> dict[str, Any]:
 def prepared(network: nn.Module, side: int, precision: str) -> Any:
     """Return what predicts images of a size, one at a time."""
     images = torch.randn(POSITIONS // side**2, 3, side, side)
-    layer = ReadNetwork.of(network, norms_of(network), images).layer
-    executor = NativeBackend(network, precision).predictor(PrefixTree([(layer,)]), images)
-    executor.load_parameters()
-    modules = dict(network.named_modules())
-    statistics_of = {
-        norm.module: (modules[norm.module].running_mean, modules[norm.module].running_var)
-        for norm in executor.schedule.batch_norms
-    }
-    executor.load_statistics([statistics_of])
-    return partial(executor._predict, images, Cut(threads=1, block=1, images=len(images)))
+    ready = _Ready.of(network, images, precision)
+    assert ready is not None, "the network can be read"
+    ready._load()
+    return partial(ready.executor._predict, images, Cut(threads=1, block=1, images=len(images)))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ ROUNDING = 0.01
 ROUNDED = ("top1", "standard_error", "deviation", "lead", "lead_error")
 """The figures of a comparison that are sums over images."""
 COMPARISONS = ("comparison", "from_scratch")
-"""What `result.json` has beside what the search by its journal finds."""
+"""These entries of `result.json` are no part of what the search by its journal finds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,7 @@ class Candidate:
 
     @property
     def has_cost(self) -> bool:
-        """Whether `cost` is known."""
+        """It is true where `cost` is known."""
         return any(one is not None for one in (self.own, self.latency, self.bitops, self.flops))
 
     @property
